@@ -1,0 +1,2 @@
+//! fisherflow.
+fn main() {}
