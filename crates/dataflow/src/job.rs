@@ -1,0 +1,136 @@
+//! What a run is asked to do: the run file after every default and path is resolved.
+
+use std::collections::BTreeMap;
+
+use fisherflow_curvature::StructureKind;
+use fisherflow_network::{Arithmetic, Description};
+use fisherflow_spectra::CatalogueColumns;
+use fisherflow_store::{OnBadObject, StoreOptions};
+
+/// One run, resolved: nothing here is relative, and nothing is left to a default.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The trained network.
+    pub network: NetworkSource,
+    /// The spectra that the Hessian is summed over.
+    pub catalogue: CatalogueSource,
+    /// The spectra whose error bars are asked for.
+    pub predict: Predict,
+    /// How each layer's curvature is held.
+    pub curvature: Curvature,
+    /// Where the residual covariance of the labels comes from.
+    pub noise: Noise,
+    /// Prior precision of every weight: `delta`, in normalised units, on the scale of the SUM over spectra.
+    pub prior_precision: f64,
+    /// Arithmetic, batches and groups.
+    pub compute: Compute,
+    /// URI of the output.
+    pub output: String,
+    /// What to do where the output already holds another run.
+    pub existing_output: ExistingOutput,
+    /// Credentials and endpoints of the object stores.
+    pub store: StoreOptions,
+}
+
+/// A network file, and what the run file says about it.
+#[derive(Clone, Debug)]
+pub struct NetworkSource {
+    /// URI of the file.
+    pub uri: String,
+    /// What the run file says; the file's own description wins.
+    pub said: Description,
+}
+
+/// A catalogue and its columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogueSource {
+    /// URI, with `*` where it names many objects.
+    pub uri: String,
+    /// Which column is what.
+    pub columns: CatalogueColumns,
+    /// Whether an object that cannot be read ends the run.
+    pub on_bad_object: OnBadObject,
+}
+
+/// What to predict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predict {
+    /// The catalogue; `None` where it is the one of the fit: then one pass serves both.
+    pub catalogue: Option<CatalogueSource>,
+    /// Whether `jacobians/` is written.
+    pub jacobians: bool,
+}
+
+/// The structure of each layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curvature {
+    /// Every layer not named below.
+    pub structure: StructureKind,
+    /// By layer name.
+    pub by_layer: BTreeMap<String, StructureKind>,
+}
+
+/// The residual covariance R of the labels.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Noise {
+    /// From the residuals of the held-out fraction of the catalogue.
+    Holdout,
+    /// Given: `[K][K]`, in label units.
+    Covariance(Vec<Vec<f64>>),
+}
+
+/// Arithmetic, batches and groups.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// Arithmetic of the products, and a worker's own threads.
+    pub arithmetic: Arithmetic,
+    /// Spectra a batch.
+    pub batch: usize,
+    /// Spectra a reduction group, at least: groups are whole row groups.
+    pub group: u64,
+    /// Share of the catalogue held out from the sums, chosen by hash of id; in `[0, 1)`.
+    pub holdout_fraction: f64,
+}
+
+/// What to do where the output already holds another run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExistingOutput {
+    /// Refuse, naming the run that holds it.
+    Refuse,
+    /// Delete it first.
+    Overwrite,
+}
+
+/// The processes and workers of the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// This process's position in `addresses`.
+    pub process: usize,
+    /// `host:port` of every process; one entry, unused, for a single process.
+    pub addresses: Vec<String>,
+    /// Workers (threads) a process.
+    pub workers: usize,
+}
+
+/// The stages of a run, each runnable alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Noise, references and curvature sums: writes `posterior/hessian/`.
+    Fit,
+    /// Prior and inverse of each block: writes the rest of `posterior/`.
+    Invert,
+    /// Error bars: writes `predictions/` and `jacobians/`, and commits the manifest.
+    Predict,
+    /// All of them.
+    Run,
+}
+
+/// How far a run is; called from worker threads.
+pub trait Progress: Send + Sync {
+    /// A pass over spectra begins (`fit`, `predict`, ...), with the number it will touch in this process's share of the whole run.
+    fn begin(&self, pass: &str, spectra: u64);
+    /// So many more spectra are done.
+    fn advance(&self, spectra: u64);
+    /// The pass is over.
+    fn end(&self);
+}
