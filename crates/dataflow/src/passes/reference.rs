@@ -52,7 +52,7 @@ impl HeldOut {
         let network = &context.network;
         Self {
             references: ReferenceSums::empty(network.dense_layers(), network.n_labels()),
-            residuals: ResidualSums::empty(network.n_labels()),
+            residuals: ResidualSums::new(network.n_labels()),
         }
     }
 }
@@ -67,8 +67,7 @@ impl GroupFold<Rc<Differentiated>> for Fold {
 
     fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
         self.sums.references.accumulate(&held_out.backward.captures)?;
-        let labelled = held_out.labelled();
-        Ok(self.sums.residuals.accumulate(&labelled.residuals, labelled.label_covariance.as_deref())?)
+        Ok(self.sums.residuals.accumulate(&held_out.residuals(), held_out.batch.label_covariance.as_deref())?)
     }
 
     fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOut)>, RunError> {
