@@ -114,15 +114,22 @@ impl Context {
         Ok(covariances)
     }
 
-    /// The posterior of every block, from the files that `invert` wrote; the first worker to ask reads them.
-    pub(crate) fn posterior(&self, inverted: &InvertState) -> Result<Posterior, RunError> {
+    /// Loads the posterior of every block from the files that `invert` wrote; the first worker to ask reads them for all.
+    pub(crate) fn load_posterior(&self, inverted: &InvertState) -> Result<(), RunError> {
         let mut posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = posterior.as_ref() {
-            return Ok(Arc::clone(loaded));
+        if posterior.is_none() {
+            let blocks = self.blocks.iter().zip(&inverted.blocks);
+            let loaded: Result<Vec<_>, _> =
+                blocks.map(|(plan, info)| files::read_inverse(self, plan, info.clone())).collect();
+            *posterior = Some(Arc::new(loaded?));
         }
-        let blocks = self.blocks.iter().zip(&inverted.blocks);
-        let loaded = blocks.map(|(plan, info)| files::read_inverse(self, plan, info.clone())).collect::<Result<Vec<_>, _>>()?;
-        Ok(Arc::clone(posterior.insert(Arc::new(loaded))))
+        Ok(())
+    }
+
+    /// The posterior of every block, once loaded.
+    pub(crate) fn posterior(&self) -> Result<Posterior, RunError> {
+        let posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
+        posterior.clone().ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
     }
 
     fn identity(&self) -> String {
