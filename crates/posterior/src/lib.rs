@@ -23,8 +23,10 @@ mod kronecker;
 mod matrices;
 mod noise;
 mod precision;
+mod predictive;
 mod product;
 mod psd;
+mod pulls;
 
 #[cfg(test)]
 mod brute_force;
@@ -38,4 +40,6 @@ pub use invert::{BlockPosterior, invert, precision_from_matrices};
 pub use matrices::{Factor, NamedMatrix, hessian_from_matrices, hessian_matrices};
 pub use noise::{NOISE_FLOOR, NoiseEstimate, ResidualSums};
 pub use precision::Precision;
+pub use predictive::covariance_of_blocks;
 pub use psd::{Clipped, clip_to_psd};
+pub use pulls::{PullSums, Pulls};
