@@ -102,6 +102,13 @@ pub struct ClusterArgs {
     /// Workers (threads) of each process
     #[arg(short = 'w', long, default_value_t = 1, value_name = "W")]
     pub workers: usize,
+    /// File with the secret that the processes prove to one another; needed where they are on several machines [default: the
+    /// environment variable FISHERFLOW_CLUSTER_SECRET]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Seconds to wait for the other processes at start-up
+    #[arg(long, default_value_t = 300, value_name = "S")]
+    pub deadline: u64,
 }
 
 /// A run file, and how to train.

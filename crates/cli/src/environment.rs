@@ -9,6 +9,8 @@ pub struct Environment {
     pub aws: Vec<(String, String)>,
     /// Names of `AWS_*` variables whose values are not text.
     pub unreadable: Vec<String>,
+    /// `FISHERFLOW_CLUSTER_SECRET`: what the processes of a cluster prove to one another that they know.
+    pub cluster_secret: Option<OsString>,
     /// `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
     /// `FISHERFLOW_LOG`: what to log, as `fisherflow_store=debug,info`; goes before `-v` and `-q`.
@@ -33,6 +35,8 @@ impl Environment {
                     Ok(value) => read.aws.push((name, value)),
                     Err(_) => read.unreadable.push(name),
                 }
+            } else if name == "FISHERFLOW_CLUSTER_SECRET" {
+                read.cluster_secret = Some(value);
             } else if name == "NO_COLOR" {
                 read.no_color = !value.is_empty();
             } else if name == "FISHERFLOW_LOG" {
@@ -53,7 +57,7 @@ impl std::fmt::Debug for Environment {
             .field("unreadable", &self.unreadable)
             .field("no_color", &self.no_color)
             .field("log", &self.log)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,6 +71,7 @@ mod tests {
             [
                 ("AWS_SECRET_ACCESS_KEY", "hush"),
                 ("AWS_REGION", "eu-west-1"),
+                ("FISHERFLOW_CLUSTER_SECRET", "hush too"),
                 ("PATH", "/bin"),
                 ("NO_COLOR", ""),
                 ("FISHERFLOW_LOG", "debug"),
@@ -76,6 +81,7 @@ mod tests {
         let names: Vec<&str> = read.aws.iter().map(|(k, _)| k.as_str()).collect();
         assert_eq!(names, ["AWS_REGION", "AWS_SECRET_ACCESS_KEY"]);
         assert!(!read.no_color);
+        assert_eq!(read.cluster_secret, Some("hush too".into()));
         assert_eq!(read.log.as_deref(), Some("debug"));
         assert!(!format!("{read:?}").contains("hush"));
     }

@@ -97,16 +97,12 @@ fn parse(path: &Path, text: &str, processes: usize) -> Result<Vec<String>, Hostf
     Ok(addresses)
 }
 
-/// `host:port`; an IPv6 address in brackets.
+/// `host:port`, the host a name or an IPv4 address.
 fn is_address(said: &str) -> bool {
-    let Some((host, port)) = said.rsplit_once(':') else {
-        return false;
-    };
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let host_is_one = !host.is_empty()
-        && !host.contains(char::is_whitespace)
-        && (bracketed || !host.contains(':'));
-    host_is_one && port.parse::<u16>().is_ok_and(|p| p != 0)
+    said.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_one = !host.is_empty() && !host.contains(|c: char| c == ':' || c.is_whitespace());
+        is_one && port.parse::<u16>().is_ok_and(|p| p != 0)
+    })
 }
 
 #[cfg(test)]
@@ -119,9 +115,9 @@ mod tests {
 
     #[test]
     fn takes_the_first_lines() {
-        let text = "node-0:2101\n\n# spare\n node-1:2101 \n[::1]:2101\n";
+        let text = "node-0:2101\n\n# spare\n node-1:2101 \n10.0.0.2:2101\n";
         assert_eq!(hosts(text, 2).unwrap(), ["node-0:2101", "node-1:2101"]);
-        assert_eq!(hosts(text, 3).unwrap()[2], "[::1]:2101");
+        assert_eq!(hosts(text, 3).unwrap()[2], "10.0.0.2:2101");
         assert_eq!(localhost(2), ["localhost:2101", "localhost:2102"]);
     }
 
@@ -131,7 +127,7 @@ mod tests {
             hosts("a:1\n", 2).unwrap_err(),
             "hosts.txt has 1 addresses, -n 2 needs a line of host:port for each process"
         );
-        for bad in ["a", "a:", ":1", "a:0", "a:70000", "::1:2101", "a b:1"] {
+        for bad in ["a", "a:", ":1", "a:0", "a:70000", "[::1]:2101", "a b:1"] {
             assert_eq!(
                 hosts(&format!("ok:1\n{bad}\n"), 2).unwrap_err(),
                 format!("hosts.txt:2: `{bad}` is no address, expected host:port")

@@ -140,7 +140,7 @@ impl CatalogueKeys {
         let mask = match (self.mask.flatten(), self.bad_bits) {
             (Some(column), bits) => Some(Mask {
                 column,
-                bad_bits: bits.unwrap_or_else(|| (0..MASK_BITS).collect()),
+                bad_bits: bits.unwrap_or_default(),
             }),
             (None, _) => {
                 if let Some(bits) = table.get("bad_bits") {
