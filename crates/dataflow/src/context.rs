@@ -102,6 +102,11 @@ impl Context {
         rows::is_in_sums(batch, row, &self.job.compute, &self.job.noise)
     }
 
+    /// Whether a row of the fit's catalogue is kept out of the sums because the noise comes from its residuals.
+    pub(crate) fn is_held_out(&self, batch: &SpectrumBatch, row: usize) -> bool {
+        rows::is_kept_out(batch, row, &self.job.compute, &self.job.noise)
+    }
+
     /// The batches of a group, read ahead on the store's threads.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
         Box::new(catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES).map(|batch| batch.map_err(RunError::from)))
