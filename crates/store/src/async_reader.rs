@@ -123,7 +123,10 @@ impl ObjectReader {
     }
 
     /// The footer, and the schema it states without the hints of the Arrow library that wrote it: lists are lists, strings are strings.
-    pub async fn footer(&self, offsets: PageIndexPolicy) -> Result<ArrowReaderMetadata, StoreError> {
+    pub async fn footer(
+        &self,
+        offsets: PageIndexPolicy,
+    ) -> Result<ArrowReaderMetadata, StoreError> {
         if self.version.size == 0 {
             return Err(StoreError::EmptyObject {
                 object: self.version.path.clone(),

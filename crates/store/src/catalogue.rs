@@ -409,12 +409,7 @@ fn agrees(
     same_types(object, &opened.row_schema, by, expected)
 }
 
-fn same_types(
-    object: &str,
-    found: &Schema,
-    by: &str,
-    expected: &Schema,
-) -> Result<(), StoreError> {
+fn same_types(object: &str, found: &Schema, by: &str, expected: &Schema) -> Result<(), StoreError> {
     for (field, expected) in found.fields().iter().zip(expected.fields()) {
         if field.data_type() != expected.data_type() {
             return Err(StoreError::ColumnType {

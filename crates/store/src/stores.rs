@@ -323,11 +323,7 @@ impl Stores {
         })
     }
 
-    async fn list_under(
-        &self,
-        base: &Location,
-        deep: bool,
-    ) -> Result<Vec<ObjectMeta>, StoreError> {
+    async fn list_under(&self, base: &Location, deep: bool) -> Result<Vec<ObjectMeta>, StoreError> {
         let prefix = (!base.path.is_root()).then_some(&base.path);
         let listed = if deep {
             base.store.list(prefix).try_collect().await
@@ -348,11 +344,7 @@ impl Stores {
     /// The client of a bucket. The first contact is impatient, so that a wrong endpoint or missing credentials are told within seconds;
     /// afterwards the client is patient with a store that is busy.
     fn bucket(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        let mut known = self
-            .inner
-            .s3
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.inner.s3.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = known.get(bucket) {
             return Ok(Arc::clone(store));
         }
@@ -457,9 +449,17 @@ pub(crate) fn failed(
         },
         _ if location.place == Place::Local => {
             if source.text().contains("ermission denied") {
-                return StoreError::Denied { uri, action: action.done(), source };
+                return StoreError::Denied {
+                    uri,
+                    action: action.done(),
+                    source,
+                };
             }
-            StoreError::Transfer { uri, action: action.done(), source }
+            StoreError::Transfer {
+                uri,
+                action: action.done(),
+                source,
+            }
         }
         _ => s3_failed(uri, action, source, endpoint),
     }
@@ -467,16 +467,30 @@ pub(crate) fn failed(
 
 fn s3_failed(uri: String, action: Action, source: Cause, endpoint: Option<&str>) -> StoreError {
     let says = |parts: &[&str]| parts.iter().any(|part| source.text().contains(part));
-    if says(&["169.254.169.254", "metadata/token", "redential", "nstance metadata"]) {
+    if says(&[
+        "169.254.169.254",
+        "metadata/token",
+        "redential",
+        "nstance metadata",
+    ]) {
         StoreError::NoCredentials { uri, source }
-    } else if says(&["error sending request", "onnection refused", "dns error", "onnect"]) {
+    } else if says(&[
+        "error sending request",
+        "onnection refused",
+        "dns error",
+        "onnect",
+    ]) {
         StoreError::Unreachable {
             uri,
             endpoint: endpoint.unwrap_or("the S3 endpoint of AWS").to_owned(),
             source,
         }
     } else {
-        StoreError::Transfer { uri, action: action.done(), source }
+        StoreError::Transfer {
+            uri,
+            action: action.done(),
+            source,
+        }
     }
 }
 
