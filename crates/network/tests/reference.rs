@@ -2,28 +2,24 @@
 //!
 //! The arrays lie outside the repository; where they are absent each test says so and passes.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use candle_core::{DType, Tensor, npy};
+use candle_core::{DType, Tensor};
 use fisherflow_network::{Arithmetic, Backward, Description, Forward, InputJacobian, Network, Precision};
 
-/// Array name to its f64 values and shape.
-type Arrays = HashMap<String, (Vec<f64>, Vec<usize>)>;
+#[path = "../../curvature/tests/curvature/npz.rs"]
+mod npz;
+
+type Arrays = BTreeMap<String, npz::Array>;
 
 fn arrays(case: &str) -> Option<Arrays> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference").join(format!("{case}.npz"));
-    if !path.exists() {
-        println!("skipped: {} is not there", path.display());
-        return None;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../../shared/reference/{case}.npz"));
+    if path.exists() {
+        return Some(npz::read(&path));
     }
-    let file = npy::NpzTensors::new(&path).unwrap();
-    let mut arrays = Arrays::new();
-    for name in file.names() {
-        let Ok(Some(tensor)) = file.get(name) else { continue };
-        arrays.insert(name.clone(), (values(&tensor), tensor.dims().to_vec()));
-    }
-    Some(arrays)
+    println!("skipped: {} is absent", path.display());
+    None
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -34,7 +30,7 @@ fn network(arrays: &Arrays, activation: &str, precision: Precision) -> Network {
     let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = (0..3)
         .flat_map(|l| [(format!("W_{l}"), format!("{l}.weight")), (format!("b_{l}"), format!("{l}.bias"))])
         .map(|(array, tensor)| {
-            let (values, shape) = &arrays[&array];
+            let npz::Array { shape, values } = &arrays[&array];
             (tensor, values.iter().flat_map(|v| v.to_le_bytes()).collect(), shape.clone())
         })
         .collect();
@@ -50,7 +46,7 @@ fn network(arrays: &Arrays, activation: &str, precision: Precision) -> Network {
 }
 
 fn passes(network: &Network, arrays: &Arrays) -> (Forward, Backward) {
-    let flux = network.flux_tensor(&arrays["X"].0).unwrap();
+    let flux = network.flux_tensor(&arrays["X"].values).unwrap();
     let forward = network.forward(&flux).unwrap();
     let backward = network.backward(&forward, InputJacobian::Wanted).unwrap();
     (forward, backward)
@@ -95,9 +91,9 @@ fn check(case: &str, activation: &str) {
         let network = network(&arrays, activation, precision);
         let (forward, backward) = passes(&network, &arrays);
         let (n, k) = (forward.batch(), network.n_labels());
-        assert_close("f", &values(forward.output()), &arrays["f"].0, tolerance);
+        assert_close("f", &values(forward.output()), &arrays["f"].values, tolerance);
         let jacobian = swapped(&values(&backward.input_jacobian.unwrap()), k, n);
-        assert_close("J", &jacobian, &arrays["J"].0, tolerance);
+        assert_close("J", &jacobian, &arrays["J"].values, tolerance);
 
         let mut weight_jacobian = vec![Vec::new(); n * k];
         for (l, capture) in backward.captures.iter().enumerate() {
@@ -106,8 +102,8 @@ fn check(case: &str, activation: &str) {
             let inputs = values(&capture.input);
             let with_bias: Vec<f64> =
                 inputs.chunks_exact(shape.inputs).flat_map(|row| row.iter().copied().chain([1.0])).collect();
-            assert_close("A", &outer_sum(&with_bias, shape.inputs + 1), &arrays[&format!("A_{l}")].0, tolerance);
-            assert_close("G", &outer_sum(&gradients, shape.outputs), &arrays[&format!("G_{l}")].0, tolerance);
+            assert_close("A", &outer_sum(&with_bias, shape.inputs + 1), &arrays[&format!("A_{l}")].values, tolerance);
+            assert_close("G", &outer_sum(&gradients, shape.outputs), &arrays[&format!("G_{l}")].values, tolerance);
             for (nk, row) in weight_jacobian.iter_mut().enumerate() {
                 let (n_of, k_of) = (nk / k, nk % k);
                 let gradient = &gradients[(k_of * n + n_of) * shape.outputs..][..shape.outputs];
@@ -117,8 +113,8 @@ fn check(case: &str, activation: &str) {
                 row.extend_from_slice(gradient);
             }
         }
-        if let Some((expected, _)) = arrays.get("Jw") {
-            assert_close("Jw", &weight_jacobian.concat(), expected, tolerance);
+        if let Some(expected) = arrays.get("Jw") {
+            assert_close("Jw", &weight_jacobian.concat(), &expected.values, tolerance);
         }
     }
 }
