@@ -4,5 +4,6 @@ mod brute_force;
 mod centring;
 mod failures;
 mod identities;
+mod npz;
 mod oracle;
 mod shared_reference;

@@ -1,64 +1,50 @@
 //! Reference outputs of a small ReLU network (float64, made with another framework and checked against five others), where they are at hand.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use candle_core::{DType, Device, npy::NpzTensors};
+use candle_core::DType;
 use fisherflow_curvature::{LabelPrecision, Matrix, ReferenceSums, StructureKind};
 
 use crate::brute_force::{
     Between, Dense, Mlp, block, curvature, dense, diagonal, kronecker, layers_of, relative_error,
     sums,
 };
+use crate::npz::{self, Array};
 
 const TOLERANCE: f64 = 1e-9;
 
-fn file(name: &str) -> Option<PathBuf> {
+type Arrays = BTreeMap<String, Array>;
+
+fn arrays(name: &str) -> Option<Arrays> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../../shared/reference")
         .join(name);
     if path.exists() {
-        return Some(path);
+        return Some(npz::read(&path));
     }
     println!("skipped: {} is absent", path.display());
     None
 }
 
-/// An array's values, row-major, and its shape.
-fn array(file: &NpzTensors, name: &str) -> (Vec<f64>, Vec<usize>) {
-    let tensor = file
-        .get(name)
-        .unwrap()
-        .unwrap_or_else(|| panic!("no array {name}"))
-        .to_device(&Device::Cpu)
-        .unwrap();
-    let values = tensor
-        .to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap();
-    (values, tensor.dims().to_vec())
-}
-
-fn matrix(file: &NpzTensors, name: &str) -> Matrix {
-    let (values, dims) = array(file, name);
+fn matrix(arrays: &Arrays, name: &str) -> Matrix {
+    let Array { shape, values } = &arrays[name];
     Matrix {
-        rows: dims[0],
-        cols: dims[1],
-        values,
+        rows: shape[0],
+        cols: shape[1],
+        values: values.clone(),
     }
 }
 
 /// The network, its spectra, and for each weight in our order its place in the reference's: there each layer is W, then b.
-fn case(file: &NpzTensors) -> (Mlp, Vec<Vec<f64>>, Vec<usize>) {
+fn case(arrays: &Arrays) -> (Mlp, Vec<Vec<f64>>, Vec<usize>) {
     let mut layers = Vec::new();
     let mut places = Vec::new();
     let mut start = 0;
     for l in 0..3 {
-        let (w, dims) = array(file, &format!("W_{l}"));
-        let (b, _) = array(file, &format!("b_{l}"));
-        let (outputs, inputs) = (dims[0], dims[1]);
+        let Array { shape, values: w } = &arrays[&format!("W_{l}")];
+        let b = &arrays[&format!("b_{l}")].values;
+        let (outputs, inputs) = (shape[0], shape[1]);
         let mut weights = Vec::new();
         for o in 0..outputs {
             weights.extend(&w[o * inputs..(o + 1) * inputs]);
@@ -73,13 +59,13 @@ fn case(file: &NpzTensors) -> (Mlp, Vec<Vec<f64>>, Vec<usize>) {
             weights,
         });
     }
-    let (x, dims) = array(file, "X");
+    let Array { shape, values: x } = &arrays["X"];
     (
         Mlp {
             layers,
             between: Between::Relu,
         },
-        x.chunks(dims[1]).map(<[f64]>::to_vec).collect(),
+        x.chunks(shape[1]).map(<[f64]>::to_vec).collect(),
         places,
     )
 }
@@ -102,11 +88,10 @@ fn permuted(matrix: &Matrix, places: &[usize]) -> Matrix {
 
 #[test]
 fn tiny_mlp() {
-    let Some(path) = file("tiny_mlp.npz") else {
+    let Some(arrays) = arrays("tiny_mlp.npz") else {
         return;
     };
-    let file = NpzTensors::new(path).unwrap();
-    let (net, spectra, places) = case(&file);
+    let (net, spectra, places) = case(&arrays);
     let shapes = net.shapes();
     let precision = LabelPrecision::constant(
         &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
@@ -115,7 +100,7 @@ fn tiny_mlp() {
     .unwrap();
     let batches = [(net.captures(&spectra, DType::F64), precision)];
 
-    let ggn = permuted(&matrix(&file, "ggn"), &places);
+    let ggn = permuted(&matrix(&arrays, "ggn"), &places);
     let full = curvature(
         &block(&shapes, StructureKind::Full, &[0, 1, 2]),
         &batches,
@@ -123,7 +108,7 @@ fn tiny_mlp() {
     );
     assert!(relative_error(dense(&full), &ggn) < TOLERANCE);
 
-    let (reference_diagonal, _) = array(&file, "ggn_diag");
+    let reference_diagonal = &arrays["ggn_diag"].values;
     let mut means = ReferenceSums::empty(&shapes, 3);
     means.accumulate(&batches[0].0).unwrap();
     let means = means.finish().unwrap();
@@ -167,21 +152,19 @@ fn tiny_mlp() {
         );
         let found = structure.curvature(&sums).unwrap();
         let (a, g) = kronecker(&found);
-        assert!(relative_error(a, &matrix(&file, &format!("A_{layer}"))) < TOLERANCE);
-        assert!(relative_error(g, &matrix(&file, &format!("G_{layer}"))) < TOLERANCE);
+        assert!(relative_error(a, &matrix(&arrays, &format!("A_{layer}"))) < TOLERANCE);
+        assert!(relative_error(g, &matrix(&arrays, &format!("G_{layer}"))) < TOLERANCE);
     }
 }
 
 #[test]
 fn tiny_mlp_blocks_are_blocks_of_the_hessian() {
-    let (Some(path), Some(inverse)) = (file("tiny_mlp.npz"), file("tiny_mlp_inverse.npz")) else {
+    let (Some(of_net), Some(inverse)) = (arrays("tiny_mlp.npz"), arrays("tiny_mlp_inverse.npz"))
+    else {
         return;
     };
-    let (net, spectra, places) = case(&NpzTensors::new(path).unwrap());
-    let hessian = permuted(
-        &matrix(&NpzTensors::new(inverse).unwrap(), "hessian"),
-        &places,
-    );
+    let (net, spectra, places) = case(&of_net);
+    let hessian = permuted(&matrix(&inverse, "hessian"), &places);
     let shapes = net.shapes();
     let precision = LabelPrecision::constant(
         &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
