@@ -37,8 +37,10 @@ pub(crate) struct Context {
     pub(crate) job: Arc<Job>,
     /// Names everything that decides the bits of the output: build, settings, network, catalogues.
     pub(crate) run_id: String,
+    pub(crate) stores: Stores,
     pub(crate) network: Network,
     pub(crate) network_sha256: String,
+    pub(crate) network_bytes: u64,
     pub(crate) blocks: Vec<BlockPlan>,
     pub(crate) fit: GroupedCatalogue,
     /// `None` where the catalogue of the fit is the one to predict.
@@ -75,6 +77,8 @@ impl Context {
             job,
             network,
             network_sha256,
+            network_bytes: bytes.len() as u64,
+            stores,
             blocks,
             fit,
             predict,

@@ -11,6 +11,7 @@
 mod block_info;
 mod captures;
 mod contraction;
+mod cost;
 mod dense;
 mod diagonal;
 mod eigen;
@@ -32,6 +33,7 @@ mod pulls;
 mod brute_force;
 
 pub use block_info::BlockInfo;
+pub use cost::inverse_flops;
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};
 pub use flux_covariance::flux_covariance;

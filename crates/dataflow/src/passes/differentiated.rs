@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use candle_core::{DType, Tensor};
 use fisherflow_network::{Backward, InputJacobian, LayerCapture};
-use fisherflow_spectra::{PixelPopulation, SpectrumBatch};
+use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -64,10 +64,10 @@ pub(crate) fn differentiate(
 ) -> Result<Rc<Differentiated>, RunError> {
     if let Some(population) = population {
         batch.impute(population)?;
-    } else if batch.has_masked_pixels() {
+    } else if batch.flags.iter().any(|flags| flags.contains(RowFlags::PIXELS_MASKED)) {
         return Err(RunError::Refused(format!(
-            "{} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
-            batch.shard
+            "row group {} of {} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
+            batch.shard.row_group, batch.shard.object.path
         )));
     }
     let network = &context.network;
