@@ -13,6 +13,7 @@ mod manifest;
 mod mesh;
 mod operators;
 mod passes;
+mod plan;
 mod run;
 mod stage_state;
 mod stages;
@@ -22,5 +23,6 @@ pub use job::{
     CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Progress, Stage,
 };
 pub use passes::predict::PredictCounts;
+pub use plan::{BlockFacts, CataloguePlan, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};
 pub use run::{Outcome, RunSummary, run};
 pub use stage_state::FitCounts;
