@@ -37,8 +37,10 @@ pub(crate) struct Context {
     pub(crate) job: Arc<Job>,
     /// Names everything that decides the bits of the output: build, settings, network, catalogues.
     pub(crate) run_id: String,
+    pub(crate) stores: Stores,
     pub(crate) network: Network,
     pub(crate) network_sha256: String,
+    pub(crate) network_bytes: u64,
     pub(crate) blocks: Vec<BlockPlan>,
     pub(crate) fit: GroupedCatalogue,
     /// `None` where the catalogue of the fit is the one to predict.
@@ -75,6 +77,8 @@ impl Context {
             job,
             network,
             network_sha256,
+            network_bytes: bytes.len() as u64,
+            stores,
             blocks,
             fit,
             predict,
@@ -102,6 +106,11 @@ impl Context {
         rows::is_in_sums(batch, row, &self.job.compute, &self.job.noise)
     }
 
+    /// Whether a row of the fit's catalogue is kept out of the sums because the noise comes from its residuals.
+    pub(crate) fn is_held_out(&self, batch: &SpectrumBatch, row: usize) -> bool {
+        rows::is_kept_out(batch, row, &self.job.compute, &self.job.noise)
+    }
+
     /// The batches of a group, read ahead on the store's threads.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
         Box::new(catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES).map(|batch| batch.map_err(RunError::from)))
@@ -114,15 +123,22 @@ impl Context {
         Ok(covariances)
     }
 
-    /// The posterior of every block, from the files that `invert` wrote; the first worker to ask reads them.
-    pub(crate) fn posterior(&self, inverted: &InvertState) -> Result<Posterior, RunError> {
+    /// Loads the posterior of every block from the files that `invert` wrote; the first worker to ask reads them for all.
+    pub(crate) fn load_posterior(&self, inverted: &InvertState) -> Result<(), RunError> {
         let mut posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = posterior.as_ref() {
-            return Ok(Arc::clone(loaded));
+        if posterior.is_none() {
+            let blocks = self.blocks.iter().zip(&inverted.blocks);
+            let loaded: Result<Vec<_>, _> =
+                blocks.map(|(plan, info)| files::read_inverse(self, plan, info.clone())).collect();
+            *posterior = Some(Arc::new(loaded?));
         }
-        let blocks = self.blocks.iter().zip(&inverted.blocks);
-        let loaded = blocks.map(|(plan, info)| files::read_inverse(self, plan, info.clone())).collect::<Result<Vec<_>, _>>()?;
-        Ok(Arc::clone(posterior.insert(Arc::new(loaded))))
+        Ok(())
+    }
+
+    /// The posterior of every block, once loaded.
+    pub(crate) fn posterior(&self) -> Result<Posterior, RunError> {
+        let posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
+        posterior.clone().ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
     }
 
     fn identity(&self) -> String {

@@ -85,7 +85,7 @@ impl Network {
                     }
                     let width = grad.dims()[2];
                     let below = dense.vjp(&grad.reshape((n_seeds * batch, width))?, threads)?;
-                    grad = below.reshape((n_seeds, batch, ()))?;
+                    grad = below.reshape((n_seeds, batch, input.dims()[1]))?;
                 }
             }
         }
@@ -120,7 +120,7 @@ impl Network {
                 let weight = self.weight_by_flux(dense, inverse_scale)?;
                 let rows = scaled.reshape((n_labels * batch, width))?;
                 let jacobian = crate::product::product(&rows, weight, self.arithmetic.threads)?;
-                Ok(jacobian.reshape((n_labels, batch, ()))?)
+                Ok(jacobian.reshape((n_labels, batch, self.n_inputs()))?)
             }
             (_, InverseScale::Uniform(_)) => Ok(scaled),
             (_, InverseScale::ByPixel(row)) => Ok(scaled.broadcast_mul(row)?),

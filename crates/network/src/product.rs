@@ -228,7 +228,9 @@ mod tests {
             }
             if m * n * k > 0 {
                 let out = product(&inside(&a), &inside(&b), 1).unwrap();
-                assert_eq!(values(&out), values(&product(&a, &b, 1).unwrap()));
+                for (out, e) in values(&out).iter().zip(&expected) {
+                    assert!((out - e).abs() < 1e-13 * (1.0 + k as f64));
+                }
             }
         }
     }

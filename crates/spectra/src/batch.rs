@@ -183,8 +183,10 @@ pub enum MaskKind {
 pub struct RawRow<'a> {
     /// Whether the identifier is there.
     pub has_id: bool,
-    /// The flux; `None` = null. A null pixel is NaN here and marked in `masked`.
+    /// The flux; `None` = null.
     pub flux: Option<&'a [f64]>,
+    /// The pixels whose flux is null: masked, whatever the flux holds there. `None`: no pixel is null.
+    pub null_pixels: Option<&'a [bool]>,
     /// Its standard deviations or inverse variances; `None` = null. Not looked at where the flux is exact.
     pub error: Option<&'a [f64]>,
     /// The bad pixels by the mask column; `None` = null. Not looked at where there is no mask.
@@ -316,10 +318,14 @@ impl SpectrumBatchBuilder {
         }
         let mut n_good = 0;
         for (pixel, &f) in flux.iter().enumerate() {
-            let masked = self.shape.mask == MaskKind::Given
-                && row
-                    .mask
-                    .is_none_or(|mask| mask.get(pixel).copied().unwrap_or(true));
+            let null = row
+                .null_pixels
+                .is_some_and(|null| null.get(pixel).copied().unwrap_or(true));
+            let masked = null
+                || self.shape.mask == MaskKind::Given
+                    && row
+                        .mask
+                        .is_none_or(|mask| mask.get(pixel).copied().unwrap_or(true));
             let error = || {
                 row.error
                     .and_then(|error| error.get(pixel).copied())

@@ -13,7 +13,9 @@ mod row_flags;
 mod shard;
 mod simulate;
 
-pub use batch::{BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatch, SpectrumBatchBuilder};
+pub use batch::{
+    BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatch, SpectrumBatchBuilder,
+};
 pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;
 pub use group_plan::plan_groups;

@@ -16,8 +16,11 @@ pub(crate) mod population;
 pub(crate) mod predict;
 pub(crate) mod reference;
 
-mod differentiated;
-mod rows;
+pub(crate) mod differentiated;
+pub(crate) mod rows;
+
+mod budget;
+mod flux_part;
 
 use std::sync::Arc;
 use std::time::Duration;
