@@ -68,7 +68,7 @@ struct BesideBars {
 
 impl Write for &BesideBars {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        let mut write = || std::io::stderr().write_all(buffer);
+        let write = || std::io::stderr().write_all(buffer);
         match &self.bars {
             Some(bars) => bars.suspend(write),
             None => write(),

@@ -5,6 +5,7 @@ use fisherflow_network::{Activation, Precision};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
 use fisherflow_store::OnBadObject;
 
+use super::network::LabelsTable;
 use super::*;
 
 /// A run file of every table, in which tests replace lines.
