@@ -48,11 +48,13 @@ BANDS = ["J_2MASS", "H_2MASS", "KS_2MASS"]
 ZERO_POINTS = [3.129e-13, 1.133e-13, 4.283e-14]
 # Photometric quality A or B of 2MASS: signal-to-noise 7 or better.
 MOST_MAGNITUDE_ERROR = 0.155
+# 2MASS never quotes less than this; smaller errors belong to the filters of another survey.
+LEAST_MAGNITUDE_ERROR = 0.01
 # How well a SpeX prism spectrum reproduces a colour, besides the magnitudes' errors [mag].
 FLUX_CALIBRATION = 0.05
 # The tables round a type to a whole subtype, a uniform error; splat writes ":" for more than 1 and "::" for more than 2 subtypes.
 TYPE_ERROR = {"": math.sqrt(1.0 / 12.0), ":": 1.0, "::": 2.0}
-# Of the spread between a SpeX type and the published type of the same object, this much is more than a matter of taste.
+# Two typings of one object differ by about one subtype; where they differ by more than this, one of them is wrong.
 MOST_TYPE_DIFFERENCE = 3.0
 TEST_FRACTION = 0.2
 
@@ -127,7 +129,7 @@ def filter_response(wheel, band):
 
 
 def synthetic_magnitudes(wavelength, flux, responses):
-    """Magnitudes of a spectrum in the bands, up to one constant (the spectra are not in absolute units alike)."""
+    """Magnitudes of a spectrum in the bands, up to one constant (not all spectra are in absolute units)."""
     flux = np.where(np.isfinite(flux), flux, 0.0)
     magnitudes = []
     for (grid, response), zero_point in zip(responses, ZERO_POINTS):
@@ -161,7 +163,7 @@ def number(text):
 def one_name_per_object(sources):
     """Entries of the source table that are one object on the sky, by source key: the table has repeats under other keys.
 
-    Joined are entries with the same designation, the same SIMBAD object, the same three magnitudes, or within 10 arcsec.
+    Joined are entries with the same name, designation, SIMBAD object or three magnitudes, and those within 10 arcsec.
     """
     parent = {row["SOURCE_KEY"]: row["SOURCE_KEY"] for row in sources}
 
@@ -174,7 +176,7 @@ def one_name_per_object(sources):
         first, second = sorted([root(a), root(b)])
         parent[second] = first
 
-    for columns in (["DESIGNATION"], ["SIMBAD_NAME"], BANDS):
+    for columns in (["NAME"], ["DESIGNATION"], ["SIMBAD_NAME"], BANDS):
         seen = {}
         for row in sources:
             value = tuple(row[column].strip() for column in columns)
@@ -282,6 +284,7 @@ def spectra(wheel):
     funnel.keep("SpeX type M0 to T9", has_type)
     funnel.keep("J, H and Ks with errors", has_magnitudes)
     funnel.keep(f"errors at most {MOST_MAGNITUDE_ERROR} mag", lambda row: max(row["errors"]) <= MOST_MAGNITUDE_ERROR)
+    funnel.keep(f"errors at least {LEAST_MAGNITUDE_ERROR} mag", lambda row: min(row["errors"]) >= LEAST_MAGNITUDE_ERROR)
     funnel.keep("at least 95 % of the grid", covers_grid)
     funnel.keep("median signal-to-noise at least 10", lambda row: row["snr"] >= 10.0)
     funnel.keep("type within 3 of the published one", types_agree)
