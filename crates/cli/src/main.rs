@@ -1,2 +1,24 @@
-//! fisherflow.
-fn main() {}
+//! `fisherflow`: error bars for neural networks over whole catalogues of spectra.
+//!
+//! What was typed ([`args`]) and what the run file says ([`run_file`]) is resolved once into what is meant ([`resolve`]), and carried out
+//! ([`commands`]). Only this crate reads arguments and the environment.
+
+mod args;
+mod commands;
+mod environment;
+mod exit_code;
+mod hostfile;
+mod logging;
+mod printing;
+mod progress;
+mod resolve;
+mod run_file;
+
+fn main() -> std::process::ExitCode {
+    let args: args::Args = clap::Parser::parse();
+    let environment = environment::Environment::read();
+    let terminal = logging::start(&args.logging, &environment);
+    let done = resolve::resolve(args.command, &environment)
+        .and_then(|task| commands::carry_out(task, &terminal));
+    exit_code::of(done, &terminal)
+}

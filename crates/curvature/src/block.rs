@@ -3,6 +3,8 @@
 use fisherflow_network::DenseShape;
 use serde::{Deserialize, Serialize};
 
+use crate::CurvatureError;
+
 /// How a block of the GGN is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -15,6 +17,17 @@ pub enum StructureKind {
     Kfac,
     /// The diagonal alone.
     Diagonal,
+}
+
+impl std::fmt::Display for StructureKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Block => "block",
+            Self::Kfac => "kfac",
+            Self::Diagonal => "diagonal",
+        })
+    }
 }
 
 /// One block of the Hessian.
@@ -62,6 +75,32 @@ pub struct BlockSums {
     pub n_spectra: u64,
     /// The structure's own layout.
     pub sums: Vec<f64>,
+}
+
+impl BlockSums {
+    /// Adds the sums over other spectra of the same block. Floating-point addition is not associative: a run merges in a fixed order.
+    ///
+    /// # Errors
+    /// Sums of another block, structure or length; nothing is added then.
+    pub fn merge(&mut self, other: &Self) -> Result<(), CurvatureError> {
+        if (self.block, self.structure, self.sums.len())
+            != (other.block, other.structure, other.sums.len())
+        {
+            return Err(CurvatureError::SumsDiffer {
+                block: self.block,
+                structure: self.structure,
+                length: self.sums.len(),
+                found_block: other.block,
+                found_structure: other.structure,
+                found_length: other.sums.len(),
+            });
+        }
+        self.n_spectra += other.n_spectra;
+        for (sum, value) in self.sums.iter_mut().zip(&other.sums) {
+            *sum += value;
+        }
+        Ok(())
+    }
 }
 
 /// A dense matrix, row-major.

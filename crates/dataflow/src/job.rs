@@ -1,6 +1,7 @@
 //! What a run is asked to do: the run file after every default and path is resolved.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fisherflow_curvature::StructureKind;
 use fisherflow_network::{Arithmetic, Description};
@@ -102,7 +103,7 @@ pub enum ExistingOutput {
 }
 
 /// The processes and workers of the run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// This process's position in `addresses`.
     pub process: usize,
@@ -110,6 +111,20 @@ pub struct Cluster {
     pub addresses: Vec<String>,
     /// Workers (threads) a process.
     pub workers: usize,
+    /// The secret that every process proves to know; may be empty where all of them are on this machine.
+    pub secret: Vec<u8>,
+    /// How long to wait for the other processes at start-up.
+    pub deadline: Duration,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("process", &self.process)
+            .field("addresses", &self.addresses)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The stages of a run, each runnable alone.
@@ -123,6 +138,19 @@ pub enum Stage {
     Predict,
     /// All of them.
     Run,
+}
+
+impl Stage {
+    /// The command that runs it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fit => "fit",
+            Self::Invert => "invert",
+            Self::Predict => "predict",
+            Self::Run => "run",
+        }
+    }
 }
 
 /// How far a run is; called from worker threads.

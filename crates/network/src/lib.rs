@@ -1,24 +1,29 @@
 //! Networks over candle tensors: forward, K backward passes at once, layer capture, and the Jacobian of labels by flux.
 
+mod activation;
+mod arithmetic;
+mod backward;
 mod capture;
+mod dense;
+mod description;
+mod error;
+mod he_normal;
+mod labels;
+mod layer_spec;
+mod natural_order;
+mod nearest_name;
+mod network;
+mod normalisation;
+pub mod product;
+mod safetensors;
 
+pub use activation::Activation;
+pub use arithmetic::{Arithmetic, Precision};
+pub use backward::{Backward, InputJacobian};
 pub use capture::LayerCapture;
-
-/// A dense layer's name and size, as `Network::dense_layers` lists them.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct DenseShape {
-    /// The name its tensors carry: `layers.0` for `layers.0.weight` and `layers.0.bias`.
-    pub name: String,
-    /// Number of inputs.
-    pub inputs: usize,
-    /// Number of outputs.
-    pub outputs: usize,
-}
-
-impl DenseShape {
-    /// Number of weights, the biases included.
-    #[must_use]
-    pub fn n_weights(&self) -> usize {
-        self.outputs * (self.inputs + 1)
-    }
-}
+pub use dense::DenseShape;
+pub use description::{Description, LabelsDescription, METADATA_KEY};
+pub use error::NetworkError;
+pub use labels::Labels;
+pub use layer_spec::LayerSpec;
+pub use network::{Forward, Network};

@@ -1,1 +1,47 @@
-//! fisherflow.
+//! Prior and curvature to posterior: the inverse of every block, the predictive covariance it gives each star, and the error budget.
+//!
+//! A block of the Hessian arrives as a [`BlockCurvature`](fisherflow_curvature::BlockCurvature): a sum over spectra, in normalised
+//! label units. [`invert`] adds the prior precision `delta` and gives the block's posterior: `P = H + delta I` as a [`Precision`], whose
+//! [`covariance_of`](Precision::covariance_of) is the weights' part of a star's error, `J_theta P^-1 J_theta^T`. The photons' part is
+//! [`flux_covariance`]; what held-out residuals show beyond both is [`BudgetSums::intrinsic`]; [`ErrorBudget::total`] adds the three.
+//!
+//! Everything here is arithmetic on arrays: no files, no threads of its own beyond those of the matrix products. Factorisations and
+//! eigenproblems are always f64; the products of a prediction follow the captures' type.
+
+mod block_info;
+mod captures;
+mod contraction;
+mod cost;
+mod dense;
+mod diagonal;
+mod eigen;
+mod error;
+mod error_budget;
+mod flux_covariance;
+mod intrinsic;
+mod invert;
+mod kronecker;
+mod matrices;
+mod noise;
+mod precision;
+mod predictive;
+mod product;
+mod psd;
+mod pulls;
+
+#[cfg(test)]
+mod brute_force;
+
+pub use block_info::BlockInfo;
+pub use cost::inverse_flops;
+pub use error::PosteriorError;
+pub use error_budget::{ErrorBudget, in_label_units};
+pub use flux_covariance::flux_covariance;
+pub use intrinsic::{BudgetSums, IntrinsicEstimate};
+pub use invert::{BlockPosterior, invert, precision_from_matrices};
+pub use matrices::{Factor, NamedMatrix, hessian_from_matrices, hessian_matrices};
+pub use noise::{NOISE_FLOOR, NoiseEstimate, ResidualSums};
+pub use precision::Precision;
+pub use predictive::covariance_of_blocks;
+pub use psd::{Clipped, clip_to_psd};
+pub use pulls::{PullSums, Pulls};

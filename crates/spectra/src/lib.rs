@@ -1,1 +1,26 @@
-//! fisherflow.
+//! What a spectrum, a catalogue and a shard are: columns, row flags, batches of spectra, masked pixels, the held-out fraction, and
+//! simulated spectra.
+//!
+//! Invariant: no I/O. Bytes become batches in `fisherflow-store`.
+
+mod batch;
+mod columns;
+mod error;
+mod group_plan;
+mod holdout;
+mod masked_pixels;
+mod row_flags;
+mod shard;
+mod simulate;
+
+pub use batch::{
+    BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatch, SpectrumBatchBuilder,
+};
+pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
+pub use error::SpectraError;
+pub use group_plan::plan_groups;
+pub use holdout::{holdout_hash, is_held_out};
+pub use masked_pixels::{PixelPopulation, PixelSums};
+pub use row_flags::{FlagDescription, RowFlags};
+pub use shard::{Group, ObjectVersion, Shard};
+pub use simulate::{SimulatedSpectrum, Simulation};

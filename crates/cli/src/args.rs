@@ -1,0 +1,191 @@
+//! What was typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+/// Error bars for neural networks over whole catalogues of spectra.
+///
+/// One run file says everything a run depends on. Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong, 3 data refused,
+/// 75 a process was lost: run again.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "fisherflow", version, max_term_width = 100)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How much to say.
+    #[command(flatten)]
+    pub logging: LoggingArgs,
+}
+
+/// How much to say about it, on standard error.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LoggingArgs {
+    /// Say more: once for what happens, twice for details, thrice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing but errors, and show no progress
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Form of the log lines
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORM")]
+    pub log: LogFormat,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Time, level and fields, to be read
+    Text,
+    /// A JSON object a line, to be collected
+    Json,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Do every stage and leave a complete output
+    Run(StageArgs),
+    /// Print what a run would do, and touch nothing
+    Plan(FileArgs),
+    /// Only the fit: noise, references and the Hessian's sums
+    Fit(StageArgs),
+    /// Only the inverse of what was fitted
+    Invert(StageArgs),
+    /// Only the error bars, from what was inverted
+    Predict(StageArgs),
+    /// Train the network of a run file on its catalogue
+    Train(TrainArgs),
+    /// Show any network, catalogue or output
+    Inspect(UriArgs),
+    /// Check an output against its manifest
+    Verify(UriArgs),
+    /// Write a catalogue of simulated spectra
+    Simulate(SimulateArgs),
+    /// Tell what an output holds
+    Report(UriArgs),
+}
+
+/// A run file.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FileArgs {
+    /// The run file (TOML)
+    pub file: PathBuf,
+}
+
+/// A run file, and where to run it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StageArgs {
+    /// The run file (TOML)
+    pub file: PathBuf,
+    /// Processes and workers.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Delete what the output holds of another run first
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Processes and workers; the same for every process but for `--process`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClusterArgs {
+    /// Number of processes of the run
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
+    pub processes: usize,
+    /// Which of them this one is, from 0
+    #[arg(short = 'p', long, value_name = "P")]
+    pub process: Option<usize>,
+    /// File with a host:port of each process a line, in order [default: localhost:2101, 2102, ...]
+    #[arg(long, value_name = "FILE")]
+    pub hostfile: Option<PathBuf>,
+    /// Workers (threads) of each process
+    #[arg(short = 'w', long, default_value_t = 1, value_name = "W")]
+    pub workers: usize,
+    /// File with the secret that the processes prove to one another; needed where they are on several machines [default: the
+    /// environment variable FISHERFLOW_CLUSTER_SECRET]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Seconds to wait for the other processes at start-up
+    #[arg(long, default_value_t = 300, value_name = "S")]
+    pub deadline: u64,
+}
+
+/// A run file, and how to train.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TrainArgs {
+    /// The run file (TOML), with [train]; the network is written to its network.uri
+    pub file: PathBuf,
+    /// Threads; the result does not depend on them [default: compute.threads]
+    #[arg(short, long, value_name = "T")]
+    pub threads: Option<usize>,
+    /// Replace the network if it is there
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// A URI or path.
+#[derive(Clone, Debug, clap::Args)]
+pub struct UriArgs {
+    /// A path, or the URI of an object store
+    pub uri: String,
+}
+
+/// A simulated catalogue.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SimulateArgs {
+    /// Folder of the Parquet objects: a path, or the URI of an object store
+    pub out: String,
+    /// Number of spectra
+    #[arg(long, value_name = "N")]
+    pub spectra: u64,
+    /// Pixels of each
+    #[arg(long, default_value_t = 7213, value_name = "D")]
+    pub pixels: usize,
+    /// Seed: the same spectra for the same seed, however many objects
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub seed: u64,
+    /// Number of objects that they are spread over
+    #[arg(long, default_value_t = 1, value_name = "M")]
+    pub objects: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn places_processes_and_workers_as_timely_does() {
+        let args = parse("fisherflow run a.toml -n 2 -p 1 -w 4 --hostfile hosts").unwrap();
+        let Command::Run(stage) = args.command else {
+            panic!("not run")
+        };
+        assert_eq!(stage.cluster.processes, 2);
+        assert_eq!(stage.cluster.process, Some(1));
+        assert_eq!(stage.cluster.workers, 4);
+        assert!(!stage.overwrite);
+    }
+
+    #[test]
+    fn wrong_arguments_exit_with_2() {
+        for line in [
+            "fisherflow",
+            "fisherflow rum a.toml",
+            "fisherflow run",
+            "fisherflow run a.toml -w many",
+            "fisherflow run a.toml -q -v",
+            "fisherflow simulate out",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

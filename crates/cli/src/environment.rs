@@ -1,0 +1,88 @@
+//! The environment variables that matter; nothing below this crate reads any.
+
+use std::ffi::OsString;
+
+/// What the environment says.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `AWS_*`, in the order of their names: credentials and endpoints of the object stores. Values are secrets.
+    pub aws: Vec<(String, String)>,
+    /// Names of `AWS_*` variables whose values are not text.
+    pub unreadable: Vec<String>,
+    /// `FISHERFLOW_CLUSTER_SECRET`: what the processes of a cluster prove to one another that they know.
+    pub cluster_secret: Option<OsString>,
+    /// `NO_COLOR` is set and not empty (no-color.org).
+    pub no_color: bool,
+    /// `FISHERFLOW_LOG`: what to log, as `fisherflow_store=debug,info`; goes before `-v` and `-q`.
+    pub log: Option<String>,
+}
+
+impl Environment {
+    /// The environment of this process.
+    pub fn read() -> Self {
+        Self::of(std::env::vars_os())
+    }
+
+    /// The environment that these variables make.
+    pub fn of(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut read = Self::default();
+        for (name, value) in variables {
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            if name.starts_with("AWS_") {
+                match value.into_string() {
+                    Ok(value) => read.aws.push((name, value)),
+                    Err(_) => read.unreadable.push(name),
+                }
+            } else if name == "FISHERFLOW_CLUSTER_SECRET" {
+                read.cluster_secret = Some(value);
+            } else if name == "NO_COLOR" {
+                read.no_color = !value.is_empty();
+            } else if name == "FISHERFLOW_LOG" {
+                read.log = value.into_string().ok().filter(|v| !v.is_empty());
+            }
+        }
+        read.aws.sort();
+        read.unreadable.sort();
+        read
+    }
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.aws.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Environment")
+            .field("aws", &names)
+            .field("unreadable", &self.unreadable)
+            .field("no_color", &self.no_color)
+            .field("log", &self.log)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_matters_and_shows_no_secret() {
+        let read = Environment::of(
+            [
+                ("AWS_SECRET_ACCESS_KEY", "hush"),
+                ("AWS_REGION", "eu-west-1"),
+                ("FISHERFLOW_CLUSTER_SECRET", "hush too"),
+                ("PATH", "/bin"),
+                ("NO_COLOR", ""),
+                ("FISHERFLOW_LOG", "debug"),
+            ]
+            .map(|(k, v)| (k.into(), v.into())),
+        );
+        let names: Vec<&str> = read.aws.iter().map(|(k, _)| k.as_str()).collect();
+        assert_eq!(names, ["AWS_REGION", "AWS_SECRET_ACCESS_KEY"]);
+        assert!(!read.no_color);
+        assert_eq!(read.cluster_secret, Some("hush too".into()));
+        assert_eq!(read.log.as_deref(), Some("debug"));
+        assert!(!format!("{read:?}").contains("hush"));
+    }
+}

@@ -1,0 +1,144 @@
+//! What can end a command, and the exit code that tells a scheduler about it.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use fisherflow_dataflow::RunError;
+use fisherflow_store::StoreError;
+
+use crate::args::LogFormat;
+use crate::hostfile::HostfileError;
+use crate::logging::Terminal;
+use crate::run_file::RunFileError;
+
+/// The run failed.
+const FAILED: u8 = 1;
+/// The run file or the arguments are wrong.
+const WRONG: u8 = 2;
+/// Data are refused.
+const REFUSED: u8 = 3;
+
+/// What ended a command.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// The run file is wrong.
+    #[error(transparent)]
+    RunFile(#[from] RunFileError),
+    /// The arguments are wrong.
+    #[error("{0}")]
+    Arguments(String),
+    /// The hostfile is wrong.
+    #[error(transparent)]
+    Hostfile(#[from] HostfileError),
+    /// The file of `--secret-file` cannot be read.
+    #[error("cannot read the secret file {}", path.display())]
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The folder that relative paths start from cannot be found.
+    #[error("cannot find the folder of {file}")]
+    Folder {
+        /// A file in it.
+        file: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The run ended early.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Reading or writing.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What stands at a URI is not what it should be.
+    #[error("{uri}: {problem}")]
+    Refused {
+        /// The URI.
+        uri: String,
+        /// What is wrong, and the remedy.
+        problem: String,
+    },
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output")]
+    Output(#[from] std::io::Error),
+}
+
+impl CliError {
+    /// The folder of `file` cannot be found.
+    pub fn folder(file: &str, source: std::io::Error) -> Self {
+        let file = file.to_owned();
+        Self::Folder { file, source }
+    }
+
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost: run again.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::RunFile(_)
+            | Self::Arguments(_)
+            | Self::Hostfile(_)
+            | Self::SecretFile { .. }
+            | Self::Folder { .. } => WRONG,
+            Self::Run(error) => error.exit_code(),
+            Self::Store(error) if error.is_refusal() => REFUSED,
+            Self::Refused { .. } => REFUSED,
+            Self::Store(_) | Self::Output(_) => FAILED,
+        }
+    }
+}
+
+/// Says what went wrong, with its causes, and gives its exit code.
+pub fn of(done: Result<(), CliError>, terminal: &Terminal) -> ExitCode {
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    let code = error.exit_code();
+    match terminal.format {
+        LogFormat::Text => eprintln!("error: {}", chain(&error)),
+        LogFormat::Json => tracing::error!(exit_code = code, error = chain(&error)),
+    }
+    ExitCode::from(code)
+}
+
+/// An error and its causes, none said twice.
+fn chain(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said.push_str(": ");
+            said.push_str(&text);
+        }
+        cause = error.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let source = std::io::Error::other("no such file");
+        let error = CliError::folder("a.toml", source);
+        assert_eq!(chain(&error), "cannot find the folder of a.toml: no such file");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn refused_data_exit_with_3() {
+        let error = CliError::Refused {
+            uri: "out".to_owned(),
+            problem: "is empty".to_owned(),
+        };
+        assert_eq!(error.exit_code(), 3);
+        assert_eq!(error.to_string(), "out: is empty");
+    }
+}

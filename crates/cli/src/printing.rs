@@ -1,0 +1,207 @@
+//! What a command prints on standard output: aligned facts and tables, of one screen.
+
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
+
+/// Lines to be printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    lines: Vec<String>,
+}
+
+/// Rows of cells; a column of numbers is set flush right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grid {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Page {
+    /// An empty page.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One line.
+    pub fn line(&mut self, text: impl Into<String>) -> &mut Self {
+        self.lines.push(text.into());
+        self
+    }
+
+    /// An empty line, except at the top.
+    pub fn gap(&mut self) -> &mut Self {
+        if !self.lines.is_empty() {
+            self.lines.push(String::new());
+        }
+        self
+    }
+
+    /// Names and values, the values below each other.
+    pub fn facts<N: AsRef<str>>(&mut self, facts: &[(N, String)]) -> &mut Self {
+        let width = facts
+            .iter()
+            .map(|(n, _)| n.as_ref().chars().count())
+            .max()
+            .unwrap_or(0);
+        for (name, value) in facts {
+            self.line(format!("{:<width$}  {value}", name.as_ref()));
+        }
+        self
+    }
+
+    /// A table.
+    pub fn grid(&mut self, grid: &Grid) -> &mut Self {
+        self.lines.extend(grid.lines());
+        self
+    }
+
+    /// Prints the page; a reader that left, as `head` does, is no error.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn print(&self) -> std::io::Result<()> {
+        let mut text = self.lines.join("\n");
+        text.push('\n');
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+            done => done,
+        }
+    }
+}
+
+impl Display for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}
+
+impl Grid {
+    /// A table with these columns.
+    pub fn new(header: &[&str]) -> Self {
+        Self {
+            header: header.iter().map(|h| (*h).to_owned()).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// One more row.
+    pub fn row(&mut self, cells: Vec<String>) -> &mut Self {
+        self.rows.push(cells);
+        self
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let columns = self.header.len();
+        let all = || std::iter::once(&self.header).chain(&self.rows);
+        let width = |c: usize| {
+            all()
+                .filter_map(|r| r.get(c))
+                .map(|s| s.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let right: Vec<bool> = (0..columns)
+            .map(|c| {
+                let mut cells = self.rows.iter().filter_map(|r| r.get(c)).peekable();
+                cells.peek().is_some() && cells.all(|s| is_number(s))
+            })
+            .collect();
+        all()
+            .map(|row| {
+                let cells: Vec<String> = row
+                    .iter()
+                    .zip(widths.iter().zip(&right))
+                    .map(|(cell, (w, right))| match right {
+                        true => format!("{cell:>w$}"),
+                        false => format!("{cell:<w$}"),
+                    })
+                    .collect();
+                cells.join("  ").trim_end().to_owned()
+            })
+            .collect()
+    }
+}
+
+/// Whether a cell is set flush right.
+fn is_number(cell: &str) -> bool {
+    cell.is_empty() || cell == "-" || cell.replace(',', "").parse::<f64>().is_ok()
+}
+
+/// `17,629,443`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `1.5 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{n} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// Up to six digits, with an exponent where the number is very large or small.
+pub fn number(x: f64) -> String {
+    let magnitude = x.abs();
+    if x == 0.0 || (1e-4..1e7).contains(&magnitude) {
+        let decimals = if magnitude >= 1e3 { 1 } else { 6 };
+        let fixed = format!("{x:.decimals$}");
+        match fixed.contains('.') {
+            true => fixed.trim_end_matches('0').trim_end_matches('.').to_owned(),
+            false => fixed,
+        }
+    } else {
+        format!("{x:.4e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_easily() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(17_629_443), "17,629,443");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(3 << 29), "1.5 GiB");
+        assert_eq!(number(4700.0), "4700");
+        assert_eq!(number(-0.25), "-0.25");
+        assert_eq!(number(1.2e-9), "1.2000e-9");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let mut grid = Grid::new(&["layer", "weights"]);
+        grid.row(vec!["layers.0".to_owned(), count(14_774_272)]);
+        grid.row(vec!["l".to_owned(), count(99)]);
+        let mut page = Page::new();
+        page.gap()
+            .facts(&[("a", "1".to_owned()), ("long", "2".to_owned())])
+            .gap()
+            .grid(&grid);
+        assert_eq!(
+            page.to_string(),
+            "a     1\nlong  2\n\nlayer        weights\nlayers.0  14,774,272\nl                 99"
+        );
+    }
+}

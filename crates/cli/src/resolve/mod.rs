@@ -1,0 +1,116 @@
+//! What was typed, the run file and the environment, resolved once into what is meant.
+
+mod cluster;
+mod job;
+mod object_store;
+mod training;
+
+use fisherflow_dataflow::{Cluster, ExistingOutput, Job, Stage};
+use fisherflow_store::StoreOptions;
+
+use crate::args::{Command, SimulateArgs};
+use crate::environment::Environment;
+use crate::exit_code::CliError;
+use crate::run_file::{Folder, RunFile};
+
+pub use training::Training;
+
+/// What is meant: nothing is relative, and nothing is left to a default.
+#[derive(Debug)]
+pub enum Task {
+    /// Stages of a run.
+    Run {
+        /// The run.
+        job: Box<Job>,
+        /// Which stages.
+        stage: Stage,
+        /// Where.
+        cluster: Cluster,
+    },
+    /// What a run would do.
+    Plan(Box<Job>),
+    /// The training of a network.
+    Train(Box<Training>),
+    /// What stands at a URI.
+    Inspect(Place),
+    /// Whether an output is as its manifest says.
+    Verify(Place),
+    /// A catalogue of simulated spectra.
+    Simulate(Place, SimulateArgs),
+    /// What an output holds.
+    Report(Place),
+}
+
+/// A URI, and how to reach it.
+#[derive(Debug)]
+pub struct Place {
+    /// An absolute path, or a URI.
+    pub uri: String,
+    /// Credentials and endpoints.
+    pub store: StoreOptions,
+}
+
+/// Resolves a command.
+///
+/// # Errors
+/// The run file, the arguments or the environment are wrong.
+pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliError> {
+    let place = |uri: &str| -> Result<Place, CliError> {
+        let uri = Folder::current()
+            .map_err(|source| CliError::folder(".", source))?
+            .locate(uri);
+        Ok(Place {
+            store: object_store::options(environment, &[&uri])?,
+            uri,
+        })
+    };
+    let stage = match &command {
+        Command::Fit(_) => Stage::Fit,
+        Command::Invert(_) => Stage::Invert,
+        Command::Predict(_) => Stage::Predict,
+        _ => Stage::Run,
+    };
+    match command {
+        Command::Run(args)
+        | Command::Fit(args)
+        | Command::Invert(args)
+        | Command::Predict(args) => {
+            let existing = existing(args.overwrite);
+            let run_file = RunFile::read(&args.file)?;
+            Ok(Task::Run {
+                cluster: cluster::cluster(&args.cluster, environment)?,
+                job: Box::new(job::job(&run_file, &folder(&args.file)?, existing, environment)?),
+                stage,
+            })
+        }
+        Command::Plan(args) => {
+            let run_file = RunFile::read(&args.file)?;
+            let folder = folder(&args.file)?;
+            let job = job::job(&run_file, &folder, ExistingOutput::Refuse, environment)?;
+            Ok(Task::Plan(Box::new(job)))
+        }
+        Command::Train(args) => {
+            let run_file = RunFile::read(&args.file)?;
+            let training = training::training(&run_file, &folder(&args.file)?, &args, environment)?;
+            Ok(Task::Train(Box::new(training)))
+        }
+        Command::Inspect(args) => Ok(Task::Inspect(place(&args.uri)?)),
+        Command::Verify(args) => Ok(Task::Verify(place(&args.uri)?)),
+        Command::Simulate(args) => Ok(Task::Simulate(place(&args.out)?, args)),
+        Command::Report(args) => Ok(Task::Report(place(&args.uri)?)),
+    }
+}
+
+/// The folder that the paths of a run file start from.
+fn folder(file: &std::path::Path) -> Result<Folder, CliError> {
+    Folder::of(file).map_err(|source| CliError::folder(&file.display().to_string(), source))
+}
+
+/// What becomes of what is there.
+fn existing(overwrite: bool) -> ExistingOutput {
+    if overwrite {
+        ExistingOutput::Overwrite
+    } else {
+        ExistingOutput::Refuse
+    }
+}

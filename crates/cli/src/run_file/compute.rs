@@ -1,0 +1,56 @@
+//! `[compute]`: arithmetic, batches, threads and reduction groups.
+
+use fisherflow_network::Precision;
+
+use super::error::RunFileError;
+use super::table::Table;
+
+/// Keys of `[compute]`.
+pub const KEYS: &[&str] = &["precision", "batch", "threads", "group"];
+
+/// `[compute]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComputeTable {
+    /// Arithmetic of the products; sums are f64 always.
+    pub precision: Precision,
+    /// Spectra a batch.
+    pub batch: usize,
+    /// Threads of a worker.
+    pub threads: usize,
+    /// Spectra a reduction group, at least: groups are whole row groups.
+    pub group: u64,
+}
+
+impl Default for ComputeTable {
+    fn default() -> Self {
+        Self {
+            precision: Precision::F32,
+            batch: 512,
+            threads: 1,
+            group: 4096,
+        }
+    }
+}
+
+impl ComputeTable {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// Wrong values.
+    pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
+        let mut read = Self::default();
+        if let Some(e) = table.get("precision") {
+            read.precision = e.choice(&[("f32", Precision::F32), ("f64", Precision::F64)], &[])?;
+        }
+        if let Some(e) = table.get("batch") {
+            read.batch = e.count(1)?;
+        }
+        if let Some(e) = table.get("threads") {
+            read.threads = e.count(1)?;
+        }
+        if let Some(e) = table.get("group") {
+            read.group = e.integer(1)?;
+        }
+        Ok(read)
+    }
+}

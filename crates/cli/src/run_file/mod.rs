@@ -1,0 +1,273 @@
+//! The run file: one TOML document that says everything a run depends on.
+//!
+//! What is read here is what was written: paths are still relative, and what only some commands need may be absent. `crate::resolve` turns
+//! it into what is meant. Every error says file, line, key, what is expected and what to do.
+
+mod catalogue;
+mod compute;
+mod curvature;
+mod error;
+mod location;
+mod nearest;
+mod network;
+mod noise;
+mod output;
+mod predict;
+mod prior;
+mod table;
+#[cfg(test)]
+mod tests;
+mod train;
+
+use std::path::Path;
+
+pub use catalogue::CatalogueTable;
+pub use compute::ComputeTable;
+pub use curvature::CurvatureTable;
+pub use error::{At, RunFileError};
+pub use location::Folder;
+pub use nearest::{listed, nearest};
+pub use network::{LabelsTable, NetworkTable};
+pub use noise::NoiseTable;
+pub use output::OutputTable;
+pub use predict::PredictTable;
+pub use prior::PriorTable;
+pub use train::TrainTable;
+
+use catalogue::CatalogueKeys;
+use noise::Fits;
+use table::{Source, Table};
+
+/// The version of the contract that this reads.
+const VERSION: u64 = 1;
+
+/// Keys of the root.
+const KEYS: &[&str] = &[
+    "version",
+    "network",
+    "catalogue",
+    "predict",
+    "curvature",
+    "noise",
+    "prior",
+    "compute",
+    "output",
+    "train",
+];
+
+/// Every table and its keys, to say where a misplaced key belongs.
+const TABLES: &[(&str, &[&str])] = &[
+    ("network", network::KEYS),
+    ("network.labels", network::LABEL_KEYS),
+    ("catalogue", catalogue::KEYS),
+    ("predict", predict::OWN_KEYS),
+    ("curvature", curvature::KEYS),
+    ("noise", noise::KEYS),
+    ("prior", prior::KEYS),
+    ("compute", compute::KEYS),
+    ("output", output::KEYS),
+    ("train", train::KEYS),
+];
+
+/// A run file as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunFile {
+    /// The file as the user named it, and the line that errors about absent tables point at.
+    pub at: At,
+    /// `[network]`.
+    pub network: NetworkTable,
+    /// `[catalogue]`.
+    pub catalogue: CatalogueTable,
+    /// `[predict]`; left out: the catalogue itself, without Jacobians.
+    pub predict: PredictTable,
+    /// `[curvature]`; training does without.
+    pub curvature: Option<CurvatureTable>,
+    /// `[noise]`; left out: from a holdout of a tenth.
+    pub noise: NoiseTable,
+    /// `[prior]`; training does without.
+    pub prior: Option<PriorTable>,
+    /// `[compute]`; left out: f32, batches of 512, one thread, groups of 4,096.
+    pub compute: ComputeTable,
+    /// `[output]`; training does without.
+    pub output: Option<OutputTable>,
+    /// `[train]`; only training needs it.
+    pub train: Option<TrainTable>,
+}
+
+impl RunFile {
+    /// Reads a run file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, or breaks the contract.
+    pub fn read(path: &Path) -> Result<Self, RunFileError> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&file, text),
+            Err(source) => Err(RunFileError::Unreadable { file, source }),
+        }
+    }
+
+    /// Reads the text of a run file that the user calls `file`.
+    ///
+    /// # Errors
+    /// The text is not TOML, or breaks the contract.
+    pub fn parse(file: &str, text: String) -> Result<Self, RunFileError> {
+        let source = Source::new(file, text);
+        let document = source.parse()?;
+        let root = Table::root(&source, &document);
+        check_version(&root)?;
+        root.only(KEYS, TABLES)?;
+        let tables = Tables { root: &root };
+
+        let network = tables.required("network", network::KEYS)?;
+        let network = NetworkTable::read(&network)?;
+        let (catalogue, fit) = read_catalogue(&tables, &network)?;
+        let mut predict = PredictTable::default();
+        let predict_keys: Vec<&str> =
+            [catalogue::KEYS, predict::OWN_KEYS].concat();
+        if let Some(table) = tables.optional("predict", &predict_keys)? {
+            predict = PredictTable::read(&table, &fit)?;
+        }
+        let mut catalogue = catalogue;
+        if predict.catalogue.is_none() {
+            catalogue.columns.keep.clone_from(&predict.keep_columns);
+        }
+        let fits = Fits {
+            labels: match catalogue.columns.labels.len() {
+                0 => network.labels.count(),
+                n => Some(n),
+            },
+            label_errors: fit.label_errors.is_some(),
+        };
+        let noise = match tables.optional("noise", noise::KEYS)? {
+            Some(table) => NoiseTable::read(&table, fits)?,
+            None => NoiseTable::default(),
+        };
+        if noise.covariance.is_none() && catalogue.columns.labels.is_empty() {
+            return Err(tables.required("catalogue", catalogue::KEYS)?.missing(
+                "labels",
+                "the noise comes from held-out residuals: name the columns of labels, or give [noise] covariance = [[...]]",
+            ));
+        }
+        Ok(Self {
+            at: root.at().clone(),
+            network,
+            catalogue,
+            predict,
+            curvature: tables
+                .optional("curvature", curvature::KEYS)?
+                .map(|t| CurvatureTable::read(&t))
+                .transpose()?,
+            noise,
+            prior: tables
+                .optional("prior", prior::KEYS)?
+                .map(|t| PriorTable::read(&t))
+                .transpose()?,
+            compute: tables
+                .optional("compute", compute::KEYS)?
+                .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t))?,
+            output: tables
+                .optional("output", output::KEYS)?
+                .map(|t| OutputTable::read(&t))
+                .transpose()?,
+            train: tables
+                .optional("train", train::KEYS)?
+                .map(|t| TrainTable::read(&t))
+                .transpose()?,
+        })
+    }
+
+    /// `[curvature]`.
+    ///
+    /// # Errors
+    /// The file has none.
+    pub fn curvature(&self) -> Result<&CurvatureTable, RunFileError> {
+        let remedy = "add it with structure = \"full\", \"block\", \"kfac\" or \"diagonal\"";
+        self.curvature.as_ref().ok_or_else(|| self.absent("[curvature]", remedy))
+    }
+
+    /// `[prior]`.
+    ///
+    /// # Errors
+    /// The file has none.
+    pub fn prior(&self) -> Result<&PriorTable, RunFileError> {
+        let remedy = format!("add it with precision; {}", prior::REMEDY);
+        self.prior.as_ref().ok_or_else(|| self.absent("[prior]", &remedy))
+    }
+
+    /// `[output]`.
+    ///
+    /// # Errors
+    /// The file has none.
+    pub fn output(&self) -> Result<&OutputTable, RunFileError> {
+        let remedy = "add it with uri = \"out/<name>\"";
+        self.output.as_ref().ok_or_else(|| self.absent("[output]", remedy))
+    }
+
+    /// `[train]`.
+    ///
+    /// # Errors
+    /// The file has none.
+    pub fn train(&self) -> Result<&TrainTable, RunFileError> {
+        let remedy = "add it with hidden = [64, 32] and epochs = 100";
+        self.train.as_ref().ok_or_else(|| self.absent("[train]", remedy))
+    }
+
+    fn absent(&self, key: &str, remedy: &str) -> RunFileError {
+        RunFileError::Missing {
+            at: self.at.clone(),
+            key: key.to_owned(),
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+/// The tables of the root, each checked for unknown keys as it is taken.
+struct Tables<'r, 'd> {
+    root: &'r Table<'d>,
+}
+
+impl<'d> Tables<'_, 'd> {
+    fn optional(&self, name: &str, known: &[&str]) -> Result<Option<Table<'d>>, RunFileError> {
+        let table = self.root.table(name)?;
+        if let Some(table) = &table {
+            table.only(known, TABLES)?;
+        }
+        Ok(table)
+    }
+
+    fn required(&self, name: &str, known: &[&str]) -> Result<Table<'d>, RunFileError> {
+        self.optional(name, known)?
+            .ok_or_else(|| self.root.missing(name, format!("add the table [{name}]")))
+    }
+}
+
+/// Refuses a file of another version before anything else is said about it.
+fn check_version(root: &Table<'_>) -> Result<(), RunFileError> {
+    let entry = root
+        .get("version")
+        .ok_or_else(|| root.missing("version", "write version = 1 at the top of the file"))?;
+    match entry.integer(1)? {
+        VERSION => Ok(()),
+        other => Err(entry.unsupported(format!("version {other}"), "it reads version = 1")),
+    }
+}
+
+/// `[catalogue]`, and its keys as `[predict]` inherits them.
+fn read_catalogue(
+    tables: &Tables<'_, '_>,
+    network: &NetworkTable,
+) -> Result<(CatalogueTable, CatalogueKeys), RunFileError> {
+    let table = tables.required("catalogue", catalogue::KEYS)?;
+    let keys = CatalogueKeys::read(&table)?;
+    if let (Some(columns), Some(labels), Some(k)) =
+        (&keys.labels, table.get("labels"), network.labels.count())
+        && columns.len() != k
+    {
+        return Err(labels.invalid(format!(
+            "names {} columns, [network.labels] has {k}: one a label, in the network's order",
+            columns.len()
+        )));
+    }
+    Ok((keys.clone().complete(&table, Vec::new())?, keys))
+}

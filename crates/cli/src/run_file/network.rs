@@ -1,0 +1,196 @@
+//! `[network]` and `[network.labels]`: the trained network, and what its file does not say itself.
+
+use super::error::RunFileError;
+use super::table::{Entry, Table};
+
+/// Keys of `[network]`.
+pub const KEYS: &[&str] = &["uri", "layers", "input_mean", "input_scale", "labels"];
+/// Keys of `[network.labels]`.
+pub const LABEL_KEYS: &[&str] = &["names", "units", "mean", "scale"];
+
+/// Formats of the contract that a later version reads.
+const LATER: &[&str] = &["keras", "h5", "onnx", "pt", "npz"];
+
+/// `[network]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkTable {
+    /// The file, as written: relative to the run file, or a URI.
+    pub uri: String,
+    /// Names of layers, in order; only where the file does not say.
+    pub layers: Option<Vec<String>>,
+    /// Flux units: network input = (flux - `input_mean`) / `input_scale`; one value, or one a pixel.
+    pub input_mean: Option<Vec<f64>>,
+    /// Flux units; one value, or one a pixel.
+    pub input_scale: Option<Vec<f64>>,
+    /// `[network.labels]`.
+    pub labels: LabelsTable,
+}
+
+/// `[network.labels]`: label = output * scale + mean.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LabelsTable {
+    /// Names, in the network's order.
+    pub names: Option<Vec<String>>,
+    /// Units.
+    pub units: Option<Vec<String>>,
+    /// In label units.
+    pub mean: Option<Vec<f64>>,
+    /// In label units.
+    pub scale: Option<Vec<f64>>,
+}
+
+impl NetworkTable {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// Missing, unknown or wrong keys.
+    pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
+        let uri = table
+            .get("uri")
+            .ok_or_else(|| table.missing("uri", "write uri = \"network.safetensors\""))?;
+        let labels = match table.table("labels")? {
+            Some(labels) => {
+                labels.only(LABEL_KEYS, super::TABLES)?;
+                LabelsTable::read(&labels)?
+            }
+            None => LabelsTable::default(),
+        };
+        Ok(Self {
+            uri: safetensors(&uri)?,
+            layers: table.get("layers").map(|e| layers(&e)).transpose()?,
+            input_mean: table
+                .get("input_mean")
+                .map(|e| per_pixel(&e, |_| true, ""))
+                .transpose()?,
+            input_scale: table
+                .get("input_scale")
+                .map(|e| per_pixel(&e, |x| x > 0.0, "above 0"))
+                .transpose()?,
+            labels,
+        })
+    }
+}
+
+impl LabelsTable {
+    fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
+        let read = Self {
+            names: table
+                .get("names")
+                .map(|e| e.distinct_strings())
+                .transpose()?,
+            units: table
+                .get("units")
+                .map(|e| units(&e))
+                .transpose()?,
+            mean: table.get("mean").map(|e| e.numbers()).transpose()?,
+            scale: table.get("scale").map(|e| scales(&e)).transpose()?,
+        };
+        let lengths = [
+            ("names", read.names.as_ref().map(Vec::len)),
+            ("units", read.units.as_ref().map(Vec::len)),
+            ("mean", read.mean.as_ref().map(Vec::len)),
+            ("scale", read.scale.as_ref().map(Vec::len)),
+        ];
+        let mut given = lengths.iter().filter_map(|(key, n)| n.map(|n| (key, n)));
+        if let Some((first, n)) = given.next()
+            && let Some((other, m)) = given.find(|(_, m)| *m != n)
+            && let Some(entry) = table.get(other)
+        {
+            return Err(entry.invalid(format!(
+                "has {m} values, `network.labels.{first}` has {n}: one a label in each"
+            )));
+        }
+        Ok(read)
+    }
+
+    /// The number of labels, where the table says it.
+    pub fn count(&self) -> Option<usize> {
+        let lists = [&self.mean, &self.scale].map(|l| l.as_ref().map(Vec::len));
+        let names = [&self.names, &self.units].map(|l| l.as_ref().map(Vec::len));
+        names.into_iter().chain(lists).flatten().next()
+    }
+}
+
+/// The URI of a safetensors file.
+fn safetensors(entry: &Entry<'_>) -> Result<String, RunFileError> {
+    let uri = entry.string()?;
+    let extension = uri
+        .rsplit('/')
+        .next()
+        .and_then(|name| name.rsplit_once('.'))
+        .map(|(_, e)| e.to_lowercase());
+    match extension.as_deref() {
+        Some("safetensors") => Ok(uri),
+        Some(e) if LATER.contains(&e) => {
+            Err(entry.unsupported(format!("a .{e} network"), "convert it to .safetensors"))
+        }
+        _ => Err(entry.invalid(format!(
+            "is \"{uri}\", expected a file whose name ends in .safetensors"
+        ))),
+    }
+}
+
+/// Names of layers that the network crate knows.
+fn layers(entry: &Entry<'_>) -> Result<Vec<String>, RunFileError> {
+    let mut names = Vec::new();
+    for element in entry.array("an array of layer names")? {
+        let name = element.string()?;
+        name.parse::<fisherflow_network::LayerSpec>()
+            .map_err(|e| element.invalid(format!("is not a layer: {e}")))?;
+        names.push(name);
+    }
+    if names.is_empty() {
+        return Err(entry.invalid("is empty; leave it out where the file describes itself"));
+    }
+    Ok(names)
+}
+
+/// One number for all pixels, or one a pixel.
+fn per_pixel(
+    entry: &Entry<'_>,
+    allowed: impl Fn(f64) -> bool,
+    which: &str,
+) -> Result<Vec<f64>, RunFileError> {
+    if entry.is_string() {
+        return Err(entry.unsupported("a file of numbers", "write one number, or an array of one a pixel"));
+    }
+    if !entry.is_array() {
+        let x = entry
+            .number()
+            .map_err(|_| entry.wrong_type("a number, or an array of one number a pixel"))?;
+        return if allowed(x) {
+            Ok(vec![x])
+        } else {
+            Err(entry.invalid(format!("is {x}, expected a number {which}")))
+        };
+    }
+    let numbers = entry.numbers()?;
+    if numbers.is_empty() {
+        return Err(entry.invalid("is empty, expected one number a pixel"));
+    }
+    match numbers.iter().position(|x| !allowed(*x)) {
+        Some(i) => Err(entry.invalid(format!(
+            "has {} at pixel {i}, expected numbers {which}",
+            numbers[i]
+        ))),
+        None => Ok(numbers),
+    }
+}
+
+/// Units: strings, and `""` where a label has none.
+fn units(entry: &Entry<'_>) -> Result<Vec<String>, RunFileError> {
+    entry
+        .array("an array of strings")?
+        .iter()
+        .map(Entry::text)
+        .collect()
+}
+
+/// Positive numbers.
+fn scales(entry: &Entry<'_>) -> Result<Vec<f64>, RunFileError> {
+    let scales = entry.numbers()?;
+    match scales.iter().find(|s| **s <= 0.0) {
+        Some(s) => Err(entry.invalid(format!("has {s}, expected numbers above 0"))),
+        None => Ok(scales),
+    }
+}

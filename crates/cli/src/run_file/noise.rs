@@ -1,0 +1,193 @@
+//! `[noise]`: the residual covariance R of the labels.
+
+use super::error::RunFileError;
+use super::table::{Entry, Table};
+
+/// Keys of `[noise]`.
+pub const KEYS: &[&str] = &["from", "covariance", "holdout_fraction"];
+
+/// Share of the catalogue that is held out where the run file does not say.
+pub const DEFAULT_HOLDOUT_FRACTION: f64 = 0.1;
+
+/// `[noise]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoiseTable {
+    /// `[K][K]` in label units; `None` is `from = "holdout"`.
+    pub covariance: Option<Vec<Vec<f64>>>,
+    /// Share of the catalogue held out, by hash of id; in `[0, 1)`, above 0 where the residuals are measured.
+    pub holdout_fraction: f64,
+}
+
+impl Default for NoiseTable {
+    fn default() -> Self {
+        Self {
+            covariance: None,
+            holdout_fraction: DEFAULT_HOLDOUT_FRACTION,
+        }
+    }
+}
+
+/// What a given covariance must fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fits {
+    /// Number of labels, where the run file says it.
+    pub labels: Option<usize>,
+    /// Whether the stars bring label errors of their own, so that R alone need not be invertible.
+    pub label_errors: bool,
+}
+
+impl NoiseTable {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// Both or wrong sources; a covariance that is not K x K, symmetric, and positive definite (semidefinite with label errors).
+    pub fn read(table: &Table<'_>, fits: Fits) -> Result<Self, RunFileError> {
+        if let Some(from) = table.get("from") {
+            from.choice(&[("holdout", ())], &[])?;
+            if table.get("covariance").is_some() {
+                return Err(from.invalid(
+                    "stands beside a covariance: keep from = \"holdout\" or covariance = [[...]]",
+                ));
+            }
+        }
+        let covariance = table
+            .get("covariance")
+            .map(|e| covariance(&e, fits))
+            .transpose()?;
+        let holdout_fraction = match table.get("holdout_fraction") {
+            None => DEFAULT_HOLDOUT_FRACTION,
+            Some(e) => {
+                let x = e.number()?;
+                let low_enough = x < 1.0;
+                let high_enough = x > 0.0 || (x == 0.0 && covariance.is_some());
+                if !(low_enough && high_enough) {
+                    return Err(e.invalid(format!(
+                        "is {x}, expected a share above 0 and below 1{}",
+                        if covariance.is_some() { ", or 0" } else { "" }
+                    )));
+                }
+                x
+            }
+        };
+        Ok(Self {
+            covariance,
+            holdout_fraction,
+        })
+    }
+}
+
+/// A covariance that is one.
+fn covariance(entry: &Entry<'_>, fits: Fits) -> Result<Vec<Vec<f64>>, RunFileError> {
+    let rows = entry
+        .array("an array of rows of numbers")?
+        .iter()
+        .map(Entry::numbers)
+        .collect::<Result<Vec<_>, _>>()?;
+    let k = fits.labels.unwrap_or(rows.len());
+    if rows.is_empty() || rows.len() != k || rows.iter().any(|r| r.len() != k) {
+        let sizes: Vec<String> = rows.iter().map(|r| r.len().to_string()).collect();
+        return Err(entry.invalid(format!(
+            "has rows of {} numbers, expected {k} rows of {k}: one a label",
+            if sizes.is_empty() { "no".to_owned() } else { sizes.join(", ") }
+        )));
+    }
+    for i in 0..k {
+        for j in 0..i {
+            if rows[i][j] != rows[j][i] {
+                return Err(entry.invalid(format!(
+                    "is not symmetric: row {i} column {j} is {}, row {j} column {i} is {}",
+                    rows[i][j], rows[j][i]
+                )));
+            }
+        }
+        if rows[i][i] < 0.0 {
+            return Err(entry.invalid(format!("has the negative variance {} of label {i}", rows[i][i])));
+        }
+    }
+    let least = least_correlation_eigenvalue(&rows);
+    let rounding = 1e-12 * k as f64;
+    if least < -rounding {
+        return Err(entry.invalid(
+            "is not positive semidefinite: a combination of labels has a negative variance",
+        ));
+    }
+    if !fits.label_errors && least < rounding {
+        return Err(entry.invalid(
+            "is singular: a combination of labels has no variance; give a larger one, or label_errors in [catalogue]",
+        ));
+    }
+    Ok(rows)
+}
+
+/// The least eigenvalue of the correlation matrix, by cyclic Jacobi rotations; a label without variance counts as one of eigenvalue 0, and
+/// one that covaries all the same as negative.
+fn least_correlation_eigenvalue(covariance: &[Vec<f64>]) -> f64 {
+    let k = covariance.len();
+    let mut a = vec![vec![0.0; k]; k];
+    for i in 0..k {
+        for j in 0..k {
+            let scale = (covariance[i][i] * covariance[j][j]).sqrt();
+            a[i][j] = match (scale > 0.0, covariance[i][j] == 0.0) {
+                (true, _) => covariance[i][j] / scale,
+                (false, true) => 0.0,
+                (false, false) => return -1.0,
+            };
+        }
+    }
+    for _sweep in 0..50 {
+        let off: f64 = (0..k)
+            .flat_map(|i| (0..i).map(move |j| (i, j)))
+            .map(|(i, j)| a[i][j] * a[i][j])
+            .sum();
+        if off < 1e-30 {
+            break;
+        }
+        for p in 0..k {
+            for q in p + 1..k {
+                rotate(&mut a, p, q);
+            }
+        }
+    }
+    (0..k).map(|i| a[i][i]).fold(f64::INFINITY, f64::min)
+}
+
+/// The Jacobi rotation that makes `a[p][q]` zero (Golub and Van Loan, section 8.5).
+fn rotate(a: &mut [Vec<f64>], p: usize, q: usize) {
+    if a[p][q] == 0.0 {
+        return;
+    }
+    let theta = (a[q][q] - a[p][p]) / (2.0 * a[p][q]);
+    let t = theta.signum() / (theta.abs() + theta.hypot(1.0));
+    let c = 1.0 / t.hypot(1.0);
+    let s = t * c;
+    for row in a.iter_mut() {
+        let (x, y) = (row[p], row[q]);
+        row[p] = c * x - s * y;
+        row[q] = s * x + c * y;
+    }
+    for j in 0..a.len() {
+        let (x, y) = (a[p][j], a[q][j]);
+        a[p][j] = c * x - s * y;
+        a[q][j] = s * x + c * y;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eigenvalues_of_a_known_matrix() {
+        // Correlations 1/2 between all three: eigenvalues 2, 1/2, 1/2; the units do not matter.
+        let c = vec![
+            vec![1e4, 50.0, 5.0],
+            vec![50.0, 1.0, 0.05],
+            vec![5.0, 0.05, 0.01],
+        ];
+        assert!((least_correlation_eigenvalue(&c) - 0.5).abs() < 1e-12);
+        let indefinite = vec![vec![1.0, 2.0], vec![2.0, 1.0]];
+        assert!((least_correlation_eigenvalue(&indefinite) + 1.0).abs() < 1e-12);
+        assert_eq!(least_correlation_eigenvalue(&[vec![0.0, 1.0], vec![1.0, 1.0]]), -1.0);
+        assert_eq!(least_correlation_eigenvalue(&[vec![0.0]]), 0.0);
+    }
+}

@@ -1,0 +1,31 @@
+//! `[output]`: where the run writes.
+
+use super::error::RunFileError;
+use super::table::Table;
+
+/// Keys of `[output]`.
+pub const KEYS: &[&str] = &["uri"];
+
+/// `[output]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputTable {
+    /// As written: relative to the run file, or a URI.
+    pub uri: String,
+}
+
+impl OutputTable {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// Missing or wrong values.
+    pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
+        let uri = table
+            .get("uri")
+            .ok_or_else(|| table.missing("uri", "write uri = \"out/<name>\""))?;
+        let said = uri.string()?;
+        if said.contains(['*', '?', '[']) {
+            return Err(uri.invalid(format!("is \"{said}\", expected one folder, without wildcards")));
+        }
+        Ok(Self { uri: said })
+    }
+}

@@ -1,0 +1,55 @@
+//! `[predict]`: whose error bars, and what is written with them.
+
+use super::catalogue::{CatalogueKeys, CatalogueTable};
+use super::error::RunFileError;
+use super::table::Table;
+
+/// Keys of `[predict]` beyond those of `[catalogue]`.
+pub const OWN_KEYS: &[&str] = &["jacobians", "keep_columns"];
+
+/// `[predict]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PredictTable {
+    /// The catalogue; `None` where it is the one of the fit.
+    pub catalogue: Option<CatalogueTable>,
+    /// Whether `jacobians/` is written.
+    pub jacobians: bool,
+    /// Columns that pass through to the predictions.
+    pub keep_columns: Vec<String>,
+}
+
+impl PredictTable {
+    /// Reads the table; what it does not say of a catalogue is as in `fit`, and a table that says nothing of one, or the same, means the
+    /// fit's own.
+    ///
+    /// # Errors
+    /// Wrong values.
+    pub fn read(table: &Table<'_>, fit: &CatalogueKeys) -> Result<Self, RunFileError> {
+        let jacobians = match table.get("jacobians") {
+            Some(e) => e.boolean()?,
+            None => false,
+        };
+        let keep_columns = match table.get("keep_columns") {
+            Some(e) => e.distinct_strings()?,
+            None => Vec::new(),
+        };
+        let said = CatalogueKeys::read(table)?;
+        let whole = said.clone().or_columns_of(fit);
+        let truth = CatalogueKeys {
+            labels: said.labels.or(fit.labels.clone()),
+            label_errors: said.label_errors.or(fit.label_errors.clone()),
+            holdout_group: said.holdout_group.or(fit.holdout_group.clone()),
+            ..whole.clone()
+        };
+        let catalogue = if truth == *fit {
+            None
+        } else {
+            Some(whole.complete(table, keep_columns.clone())?)
+        };
+        Ok(Self {
+            catalogue,
+            jacobians,
+            keep_columns,
+        })
+    }
+}

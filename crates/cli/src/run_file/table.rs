@@ -1,0 +1,432 @@
+//! A TOML table read key by key, so that unknown keys and wrong types are errors that say file and line.
+
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{At, RunFileError};
+use super::nearest::{listed, nearest};
+
+/// The text of a run file, and where its lines begin.
+pub struct Source {
+    file: Arc<str>,
+    text: String,
+}
+
+impl Source {
+    /// The text of the file that the user calls `file`.
+    pub fn new(file: &str, text: String) -> Self {
+        Self {
+            file: file.into(),
+            text,
+        }
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The line of a byte offset.
+    pub fn at(&self, offset: usize) -> At {
+        let end = offset.min(self.text.len());
+        let newlines = self.text.as_bytes()[..end]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
+        At {
+            file: Arc::clone(&self.file),
+            line: newlines + 1,
+        }
+    }
+
+    /// The document's root table.
+    ///
+    /// # Errors
+    /// [`RunFileError::Syntax`] where the text is not TOML.
+    pub fn parse(&self) -> Result<DeTable<'_>, RunFileError> {
+        DeTable::parse(&self.text)
+            .map(toml::Spanned::into_inner)
+            .map_err(|e| RunFileError::Syntax {
+                at: self.at(e.span().map_or(0, |s| s.start)),
+                message: e.message().to_owned(),
+            })
+    }
+}
+
+/// One table of the document.
+pub struct Table<'d> {
+    source: &'d Source,
+    name: String,
+    at: At,
+    entries: &'d DeTable<'d>,
+}
+
+/// One key and its value, or one element of an array.
+pub struct Entry<'d> {
+    source: &'d Source,
+    key: String,
+    at: At,
+    value: &'d DeValue<'d>,
+}
+
+impl<'d> Table<'d> {
+    /// The root of the document.
+    pub fn root(source: &'d Source, entries: &'d DeTable<'d>) -> Self {
+        Self {
+            source,
+            name: String::new(),
+            at: source.at(0),
+            entries,
+        }
+    }
+
+    /// Where the table begins.
+    pub fn at(&self) -> &At {
+        &self.at
+    }
+
+    /// The key with the table's name before it.
+    pub fn full(&self, key: &str) -> String {
+        if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        }
+    }
+
+    /// Refuses every key that is not in `known`.
+    ///
+    /// # Errors
+    /// [`RunFileError::UnknownKey`] for the first such key of the file; `elsewhere` lists the keys of the other tables, for a key that
+    /// stands under the wrong header.
+    pub fn only(&self, known: &[&str], elsewhere: &[(&str, &[&str])]) -> Result<(), RunFileError> {
+        let first = self
+            .entries
+            .keys()
+            .filter(|k| !known.contains(&k.get_ref().as_ref()))
+            .min_by_key(|k| k.span().start);
+        let Some(key) = first else { return Ok(()) };
+        let name = key.get_ref().as_ref();
+        let home = elsewhere.iter().find(|(_, keys)| keys.contains(&name));
+        let remedy = match (home, nearest(name, known)) {
+            (Some((table, _)), _) => format!("it is a key of [{table}]"),
+            (None, Some(near)) => format!(
+                "the nearest known key is `{}`; {} has the keys {}",
+                self.full(near),
+                self.title(),
+                listed(known)
+            ),
+            (None, None) => format!("{} has no keys", self.title()),
+        };
+        Err(RunFileError::UnknownKey {
+            at: self.source.at(key.span().start),
+            key: self.full(name),
+            remedy,
+        })
+    }
+
+    /// What a reader calls the table.
+    fn title(&self) -> String {
+        if self.name.is_empty() {
+            "a run file".to_owned()
+        } else {
+            format!("[{}]", self.name)
+        }
+    }
+
+    /// The value of a key, where the file has it.
+    pub fn get(&self, key: &str) -> Option<Entry<'d>> {
+        self.entries
+            .iter()
+            .find(|(k, _)| k.get_ref().as_ref() == key)
+            .map(|(k, v)| Entry {
+                source: self.source,
+                key: self.full(key),
+                at: self.source.at(k.span().start),
+                value: v.get_ref(),
+            })
+    }
+
+    /// Every key and its value, in the order of the file.
+    pub fn entries(&self) -> Vec<(String, Entry<'d>)> {
+        let mut all: Vec<_> = self.entries.iter().collect();
+        all.sort_by_key(|(k, _)| k.span().start);
+        all.into_iter()
+            .map(|(k, v)| {
+                let name = k.get_ref().to_string();
+                let entry = Entry {
+                    source: self.source,
+                    key: self.full(&format!("\"{name}\"")),
+                    at: self.source.at(k.span().start),
+                    value: v.get_ref(),
+                };
+                (name, entry)
+            })
+            .collect()
+    }
+
+    /// The table under a key, where the file has it.
+    ///
+    /// # Errors
+    /// [`RunFileError::WrongType`] where the key holds anything else.
+    pub fn table(&self, key: &str) -> Result<Option<Table<'d>>, RunFileError> {
+        let Some(entry) = self.get(key) else {
+            return Ok(None);
+        };
+        match entry.value {
+            DeValue::Table(entries) => Ok(Some(Table {
+                source: self.source,
+                name: entry.key,
+                at: entry.at,
+                entries,
+            })),
+            _ => Err(entry.wrong_type("a table")),
+        }
+    }
+
+    /// The error for a key that must be there.
+    pub fn missing(&self, key: &str, remedy: impl Into<String>) -> RunFileError {
+        RunFileError::Missing {
+            at: self.at.clone(),
+            key: self.full(key),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl<'d> Entry<'d> {
+    /// Where it stands.
+    pub fn at(&self) -> &At {
+        &self.at
+    }
+
+    /// A string that is not empty.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn string(&self) -> Result<String, RunFileError> {
+        match self.value {
+            DeValue::String(s) if !s.trim().is_empty() => Ok(s.to_string()),
+            DeValue::String(_) => Err(self.invalid("is empty")),
+            _ => Err(self.wrong_type("a string")),
+        }
+    }
+
+    /// A string, empty or not.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn text(&self) -> Result<String, RunFileError> {
+        match self.value {
+            DeValue::String(s) => Ok(s.to_string()),
+            _ => Err(self.wrong_type("a string")),
+        }
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn boolean(&self) -> Result<bool, RunFileError> {
+        match self.value {
+            DeValue::Boolean(b) => Ok(*b),
+            _ => Err(self.wrong_type("true or false")),
+        }
+    }
+
+    /// A finite number; integers count.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn number(&self) -> Result<f64, RunFileError> {
+        let text = match self.value {
+            DeValue::Float(f) => f.as_str(),
+            DeValue::Integer(i) if i.radix() == 10 => i.as_str(),
+            _ => return Err(self.wrong_type("a number")),
+        };
+        match text.parse::<f64>() {
+            Ok(x) if x.is_finite() => Ok(x),
+            _ => Err(self.invalid(format!("is {text}, expected a finite number"))),
+        }
+    }
+
+    /// An integer of at least `least`.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn integer(&self, least: u64) -> Result<u64, RunFileError> {
+        let DeValue::Integer(i) = self.value else {
+            return Err(self.wrong_type("an integer"));
+        };
+        match u64::from_str_radix(i.as_str(), i.radix()) {
+            Ok(n) if n >= least => Ok(n),
+            _ => Err(self.invalid(format!("is {i}, expected an integer of at least {least}"))),
+        }
+    }
+
+    /// An integer of at least `least` that counts things in memory.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn count(&self, least: u64) -> Result<usize, RunFileError> {
+        let n = self.integer(least)?;
+        usize::try_from(n)
+            .map_err(|_| self.invalid(format!("is {n}, more than this machine can count")))
+    }
+
+    /// The elements of an array, each with its own line; `of` says what an array of what is expected.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn array(&self, of: &str) -> Result<Vec<Entry<'d>>, RunFileError> {
+        let DeValue::Array(elements) = self.value else {
+            return Err(self.wrong_type(of));
+        };
+        Ok(elements
+            .iter()
+            .enumerate()
+            .map(|(i, v)| Entry {
+                source: self.source,
+                key: format!("{}[{i}]", self.key),
+                at: self.source.at(v.span().start),
+                value: v.get_ref(),
+            })
+            .collect())
+    }
+
+    /// An array of strings, none empty.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn strings(&self) -> Result<Vec<String>, RunFileError> {
+        self.array("an array of strings")?
+            .iter()
+            .map(Entry::string)
+            .collect()
+    }
+
+    /// An array of different strings, none empty.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn distinct_strings(&self) -> Result<Vec<String>, RunFileError> {
+        let names = self.strings()?;
+        for (i, name) in names.iter().enumerate() {
+            if names[..i].contains(name) {
+                return Err(self.invalid(format!("names `{name}` twice")));
+            }
+        }
+        Ok(names)
+    }
+
+    /// An array of finite numbers.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn numbers(&self) -> Result<Vec<f64>, RunFileError> {
+        self.array("an array of numbers")?
+            .iter()
+            .map(Entry::number)
+            .collect()
+    }
+
+    /// Whether the value is a string.
+    pub fn is_string(&self) -> bool {
+        matches!(self.value, DeValue::String(_))
+    }
+
+    /// Whether the value is an array.
+    pub fn is_array(&self) -> bool {
+        matches!(self.value, DeValue::Array(_))
+    }
+
+    /// Whether the value is `true` or `false`.
+    pub fn is_boolean(&self) -> bool {
+        matches!(self.value, DeValue::Boolean(_))
+    }
+
+    /// One of the `supported` names; the names in `later` are in the contract but not yet in this version.
+    ///
+    /// # Errors
+    /// [`RunFileError::Unsupported`] for a name in `later`, [`RunFileError::Invalid`] with the nearest name for any other.
+    pub fn choice<T: Copy>(
+        &self,
+        supported: &[(&str, T)],
+        later: &[&str],
+    ) -> Result<T, RunFileError> {
+        let said = self.string()?;
+        if let Some((_, value)) = supported.iter().find(|(name, _)| *name == said) {
+            return Ok(*value);
+        }
+        let names: Vec<&str> = supported.iter().map(|(name, _)| *name).collect();
+        if later.contains(&said.as_str()) {
+            return Err(
+                self.unsupported(format!("\"{said}\""), format!("use {}", alternatives(&names)))
+            );
+        }
+        let all: Vec<&str> = names.iter().chain(later).copied().collect();
+        let near = nearest(&said, &all).unwrap_or_default();
+        Err(self.invalid(format!(
+            "is \"{said}\", expected {}; the nearest is \"{near}\"",
+            alternatives(&names)
+        )))
+    }
+
+    /// The error for a value of another type.
+    pub fn wrong_type(&self, expected: &str) -> RunFileError {
+        RunFileError::WrongType {
+            at: self.at.clone(),
+            key: self.key.clone(),
+            expected: expected.to_owned(),
+            found: found(self.value),
+        }
+    }
+
+    /// The error for a value that makes no sense.
+    pub fn invalid(&self, problem: impl Into<String>) -> RunFileError {
+        RunFileError::Invalid {
+            at: self.at.clone(),
+            key: self.key.clone(),
+            problem: problem.into(),
+        }
+    }
+
+    /// The error for a value that a later version will take.
+    pub fn unsupported(
+        &self,
+        said: impl Into<String>,
+        supported: impl Into<String>,
+    ) -> RunFileError {
+        RunFileError::Unsupported {
+            at: self.at.clone(),
+            key: self.key.clone(),
+            said: said.into(),
+            supported: supported.into(),
+        }
+    }
+}
+
+/// `"a", "b" or "c"`.
+fn alternatives(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|n| format!("\"{n}\"")).collect();
+    match quoted.split_last() {
+        None => "nothing".to_owned(),
+        Some((only, [])) => only.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+/// A value as an error names it: its type, and the value itself where it is short.
+fn found(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(s) if s.len() <= 40 => format!("the string \"{s}\""),
+        DeValue::String(_) => "a long string".to_owned(),
+        DeValue::Integer(i) => format!("the integer {i}"),
+        DeValue::Float(f) => format!("the number {f}"),
+        DeValue::Boolean(b) => b.to_string(),
+        DeValue::Datetime(d) => format!("the date {d}"),
+        DeValue::Array(a) => format!("an array of {}", a.iter().count()),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}

@@ -1,0 +1,120 @@
+//! The rows of numbers that a structure sums, read out of a batch's captures and checked against the layer.
+
+use candle_core::{DType, Tensor};
+use fisherflow_network::{DenseShape, LayerCapture};
+
+use crate::products::Element;
+use crate::{CurvatureError, LabelPrecision};
+
+/// The capture of the dense layer counted `layer`, its shapes and types checked.
+pub(crate) fn capture_of<'a>(
+    captures: &'a [LayerCapture],
+    layer: usize,
+    shape: &DenseShape,
+    n_labels: usize,
+    batch: usize,
+) -> Result<&'a LayerCapture, CurvatureError> {
+    let capture = captures.iter().find(|c| c.layer == layer).ok_or_else(|| {
+        CurvatureError::MissingCapture {
+            layer: shape.name.clone(),
+        }
+    })?;
+    let expected_input = vec![batch, 1, shape.inputs];
+    let expected_grad = vec![n_labels, batch, 1, shape.outputs];
+    for (tensor, found, expected) in [
+        ("input", capture.input.dims(), expected_input),
+        ("output_grad", capture.output_grad.dims(), expected_grad),
+    ] {
+        if found != expected {
+            return Err(CurvatureError::CaptureShape {
+                layer: shape.name.clone(),
+                tensor,
+                found: found.to_vec(),
+                expected,
+            });
+        }
+    }
+    let (input, grad) = (capture.input.dtype(), capture.output_grad.dtype());
+    if !matches!(input, DType::F32 | DType::F64) {
+        return Err(CurvatureError::CaptureType {
+            layer: shape.name.clone(),
+            tensor: "input",
+            found: input,
+        });
+    }
+    if grad != input {
+        return Err(CurvatureError::CaptureType {
+            layer: shape.name.clone(),
+            tensor: "output_grad",
+            found: grad,
+        });
+    }
+    Ok(capture)
+}
+
+/// A tensor's values in its own type, which is `T`, row-major.
+pub(crate) fn values<T: Element>(
+    tensor: &Tensor,
+    shape: &DenseShape,
+) -> Result<Vec<T>, CurvatureError> {
+    tensor
+        .flatten_all()
+        .and_then(|flat| flat.to_vec1())
+        .map_err(|source| CurvatureError::CaptureValues {
+            layer: shape.name.clone(),
+            source,
+        })
+}
+
+/// A tensor's values in f64, whichever of f32 and f64 it holds, row-major.
+pub(crate) fn values_f64(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<f64>, CurvatureError> {
+    match tensor.dtype() {
+        DType::F32 => Ok(values::<f32>(tensor, shape)?
+            .into_iter()
+            .map(f64::from)
+            .collect()),
+        _ => values(tensor, shape),
+    }
+}
+
+/// Whitened gradients, `[batch, K, out]`: row j of spectrum n is `sum_k F_n,kj (g_nk - mean_k)`.
+///
+/// `grad` is `[K, batch, out]`, `mean` is `[K, out]` (none: 0). The sum is taken in f64 and rounded once to `T`.
+pub(crate) fn whitened_gradients<T: Element>(
+    grad: &[T],
+    outputs: usize,
+    precision: &LabelPrecision,
+    mean: Option<&[f64]>,
+) -> Vec<T> {
+    let (k, batch) = (precision.n_labels, precision.batch());
+    debug_assert_eq!(grad.len(), k * batch * outputs);
+    let mut whitened = Vec::with_capacity(grad.len());
+    let mut row = vec![0.0; outputs];
+    for (n, factor) in precision.factor.chunks_exact(k * k).enumerate() {
+        for j in 0..k {
+            row.fill(0.0);
+            for l in j..k {
+                let weight = factor[l * k + j];
+                let gradient = &grad[(l * batch + n) * outputs..][..outputs];
+                match mean {
+                    Some(mean) => {
+                        for ((x, g), m) in row
+                            .iter_mut()
+                            .zip(gradient)
+                            .zip(&mean[l * outputs..][..outputs])
+                        {
+                            *x += weight * (g.to_f64() - m);
+                        }
+                    }
+                    None => {
+                        for (x, g) in row.iter_mut().zip(gradient) {
+                            *x += weight * g.to_f64();
+                        }
+                    }
+                }
+            }
+            whitened.extend(row.iter().map(|&x| T::from_f64(x)));
+        }
+    }
+    whitened
+}

@@ -1,0 +1,134 @@
+//! Exact dense curvature, `H = sum_n J_n^T Lam_n J_n`: of one layer (`block`) or of several with their cross terms (`full`).
+//!
+//! J is the weight Jacobian, whose row k is the layers' `g_k (x) [a; 1]` one after another. Its rows whitened by the factor of `Lam_n` are formed
+//! some spectra at a time, in f64 whatever the captures' type, and their Gram matrix is added to the packed lower triangle of H. In f64 no
+//! reference is needed.
+
+use fisherflow_network::LayerCapture;
+
+use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
+use crate::packed::{packed_len, row_of, unpack};
+use crate::products::add_gram;
+use crate::structure::{Structure, check_sums};
+use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision};
+
+/// Number of values of Jacobian rows formed at once (32 MiB): more spectra at once for a small block, one for a very large one.
+const ROWS_AT_ONCE: usize = 1 << 22;
+
+/// The exact dense structure of one or several layers.
+pub(crate) struct Dense {
+    plan: BlockPlan,
+    n_labels: usize,
+    threads: usize,
+}
+
+/// A layer's share of the Jacobian rows of a batch, in f64.
+struct LayerRows {
+    inputs: usize,
+    outputs: usize,
+    /// `a [batch, in]`.
+    input: Vec<f64>,
+    /// Whitened g, `[batch, K, out]`.
+    gradients: Vec<f64>,
+}
+
+impl Dense {
+    pub(crate) fn new(plan: &BlockPlan, n_labels: usize, threads: usize) -> Self {
+        Self {
+            plan: plan.clone(),
+            n_labels,
+            threads,
+        }
+    }
+
+    /// The layer whose weights the row `row` of H belongs to.
+    fn layer_of(&self, row: usize) -> String {
+        let mut end = 0;
+        self.plan
+            .shapes
+            .iter()
+            .find(|shape| {
+                end += shape.n_weights();
+                row < end
+            })
+            .map_or_else(String::new, |shape| shape.name.clone())
+    }
+}
+
+impl Structure for Dense {
+    fn plan(&self) -> &BlockPlan {
+        &self.plan
+    }
+
+    fn sums_len(&self) -> usize {
+        packed_len(self.plan.n_weights())
+    }
+
+    fn accumulate(
+        &self,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+        sums: &mut BlockSums,
+    ) -> Result<(), CurvatureError> {
+        check_sums(self, sums)?;
+        let batch = precision.batch();
+        precision.check(self.n_labels, batch)?;
+        let mut layers = Vec::with_capacity(self.plan.shapes.len());
+        for (&layer, shape) in self.plan.layers.iter().zip(&self.plan.shapes) {
+            let capture = capture_of(captures, layer, shape, self.n_labels, batch)?;
+            let gradients = values_f64(&capture.output_grad, shape)?;
+            layers.push(LayerRows {
+                inputs: shape.inputs,
+                outputs: shape.outputs,
+                input: values_f64(&capture.input, shape)?,
+                gradients: whitened_gradients(&gradients, shape.outputs, precision, None),
+            });
+        }
+        let width = self.plan.n_weights();
+        let at_once = (ROWS_AT_ONCE / (self.n_labels * width).max(1)).clamp(1, batch.max(1));
+        let mut rows = Vec::with_capacity(at_once * self.n_labels * width);
+        for first in (0..batch).step_by(at_once) {
+            rows.clear();
+            for row in first * self.n_labels..batch.min(first + at_once) * self.n_labels {
+                for layer in &layers {
+                    layer.push_row(row, self.n_labels, &mut rows);
+                }
+            }
+            add_gram(&rows, width, &mut sums.sums, self.threads);
+        }
+        sums.n_spectra += batch as u64;
+        Ok(())
+    }
+
+    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+        check_sums(self, sums)?;
+        if let Some(at) = sums.sums.iter().position(|x| !x.is_finite()) {
+            return Err(CurvatureError::NonFiniteSums {
+                block: self.plan.name(),
+                layer: self.layer_of(row_of(at)),
+                part: "matrix",
+                n_spectra: sums.n_spectra,
+            });
+        }
+        let hessian = unpack(&sums.sums, self.plan.n_weights(), |_, _, value| value);
+        Ok(BlockCurvature {
+            n_spectra: sums.n_spectra,
+            form: CurvatureForm::Dense(hessian),
+        })
+    }
+
+    fn flops(&self, n_spectra: u64) -> f64 {
+        n_spectra as f64 * 2.0 * self.n_labels as f64 * self.sums_len() as f64
+    }
+}
+
+impl LayerRows {
+    /// Appends `g (x) [a; 1]`, with the whitened gradient in `row` = spectrum * K + j.
+    fn push_row(&self, row: usize, n_labels: usize, rows: &mut Vec<f64>) {
+        let input = &self.input[row / n_labels * self.inputs..][..self.inputs];
+        for g in &self.gradients[row * self.outputs..][..self.outputs] {
+            rows.extend(input.iter().map(|a| g * a));
+            rows.push(*g);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The diagonal of the curvature of one layer: `diag(H)[o, i] = sum_n (sum_kl Lam_n,kl g_k,o g_l,o) [a; 1]_i^2`.
+//!
+//! With whitened gradients the inner sum is a sum of K squares, so the whole is a product of squares: all terms are positive, no reference is
+//! needed, and the product may be taken in the captures' type. Batches are added in f64; the bias column is summed in f64 alone.
+
+use candle_core::DType;
+use fisherflow_network::LayerCapture;
+
+use crate::captured_rows::{capture_of, values, whitened_gradients};
+use crate::products::{Element, add_cross};
+use crate::structure::{Structure, check_sums};
+use crate::{
+    BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix,
+};
+
+/// The diagonal structure of one layer. Its sums are `[out, in + 1]`, bias last.
+pub(crate) struct Diagonal {
+    plan: BlockPlan,
+    n_labels: usize,
+    threads: usize,
+}
+
+impl Diagonal {
+    pub(crate) fn new(plan: &BlockPlan, n_labels: usize, threads: usize) -> Self {
+        Self {
+            plan: plan.clone(),
+            n_labels,
+            threads,
+        }
+    }
+
+    /// Adds a batch whose captures are of type `T`.
+    fn add<T: Element>(
+        &self,
+        capture: &LayerCapture,
+        precision: &LabelPrecision,
+        sums: &mut [f64],
+    ) -> Result<(), CurvatureError> {
+        let shape = &self.plan.shapes[0];
+        let (outputs, stride) = (shape.outputs, shape.inputs + 1);
+        let mut input: Vec<T> = values(&capture.input, shape)?;
+        let gradients: Vec<T> = values(&capture.output_grad, shape)?;
+        for value in &mut input {
+            *value *= *value;
+        }
+        let whitened = whitened_gradients(&gradients, outputs, precision, None);
+        drop(gradients);
+        let mut squares = Vec::with_capacity(precision.batch() * outputs);
+        let mut square = vec![0.0; outputs];
+        for spectrum in whitened.chunks_exact(self.n_labels * outputs) {
+            square.fill(0.0);
+            for row in spectrum.chunks_exact(outputs) {
+                for (sum, value) in square.iter_mut().zip(row) {
+                    *sum += value.to_f64() * value.to_f64();
+                }
+            }
+            squares.extend(square.iter().map(|&x| T::from_f64(x)));
+            for (row, square) in sums.chunks_exact_mut(stride).zip(&square) {
+                row[shape.inputs] += square;
+            }
+        }
+        add_cross(
+            &squares,
+            outputs,
+            &input,
+            shape.inputs,
+            sums,
+            stride,
+            self.threads,
+        );
+        Ok(())
+    }
+}
+
+impl Structure for Diagonal {
+    fn plan(&self) -> &BlockPlan {
+        &self.plan
+    }
+
+    fn sums_len(&self) -> usize {
+        self.plan.n_weights()
+    }
+
+    fn accumulate(
+        &self,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+        sums: &mut BlockSums,
+    ) -> Result<(), CurvatureError> {
+        check_sums(self, sums)?;
+        let batch = precision.batch();
+        precision.check(self.n_labels, batch)?;
+        let capture = capture_of(
+            captures,
+            self.plan.layers[0],
+            &self.plan.shapes[0],
+            self.n_labels,
+            batch,
+        )?;
+        match capture.input.dtype() {
+            DType::F32 => self.add::<f32>(capture, precision, &mut sums.sums)?,
+            _ => self.add::<f64>(capture, precision, &mut sums.sums)?,
+        }
+        sums.n_spectra += batch as u64;
+        Ok(())
+    }
+
+    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+        check_sums(self, sums)?;
+        if sums.sums.iter().any(|x| !x.is_finite()) {
+            return Err(CurvatureError::NonFiniteSums {
+                block: self.plan.name(),
+                layer: self.plan.shapes[0].name.clone(),
+                part: "diagonal",
+                n_spectra: sums.n_spectra,
+            });
+        }
+        let shape = &self.plan.shapes[0];
+        let diagonal = Matrix {
+            rows: shape.outputs,
+            cols: shape.inputs + 1,
+            values: sums.sums.clone(),
+        };
+        Ok(BlockCurvature {
+            n_spectra: sums.n_spectra,
+            form: CurvatureForm::Diagonal(diagonal),
+        })
+    }
+
+    fn flops(&self, n_spectra: u64) -> f64 {
+        let shape = &self.plan.shapes[0];
+        n_spectra as f64 * 2.0 * shape.outputs as f64 * shape.inputs as f64
+    }
+}

@@ -1,0 +1,167 @@
+//! What can go wrong while curvature is planned, summed or re-formed.
+
+use candle_core::DType;
+
+use crate::StructureKind;
+
+/// Why a curvature could not be planned, summed or re-formed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CurvatureError {
+    /// A structure was asked for by the name of a layer that the network does not have.
+    #[error("the network has no dense layer `{name}`; the nearest is `{nearest}`")]
+    UnknownLayer {
+        /// The name asked for.
+        name: String,
+        /// The network's layer with the most similar name.
+        nearest: String,
+    },
+    /// There is no dense layer to plan blocks for.
+    #[error("the network has no dense layer, so there is no curvature to sum")]
+    NoLayers,
+    /// The sums of a block do not fit in memory.
+    #[error(
+        "block {block} held as `{structure}` needs {bytes} bytes for its sums, which cannot be allocated; \
+         choose `kfac` or `diagonal` for its layers"
+    )]
+    TooLarge {
+        /// The block's name.
+        block: String,
+        /// How it is held.
+        structure: StructureKind,
+        /// Bytes of its sums.
+        bytes: u64,
+    },
+    /// A block's layer is not among the captures.
+    #[error(
+        "layer {layer} has no capture in this batch; a batch must carry the captures of all dense layers"
+    )]
+    MissingCapture {
+        /// The layer's name.
+        layer: String,
+    },
+    /// A captured tensor has another shape than its layer.
+    #[error("layer {layer}: captured {tensor} has shape {found:?}, expected {expected:?}")]
+    CaptureShape {
+        /// The layer's name.
+        layer: String,
+        /// `input` or `output_grad`.
+        tensor: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the layer, the labels and the batch ask for.
+        expected: Vec<usize>,
+    },
+    /// A captured tensor is neither f32 nor f64, or the two tensors of a capture differ.
+    #[error("layer {layer}: captured {tensor} is {found:?}; captures are both f32 or both f64")]
+    CaptureType {
+        /// The layer's name.
+        layer: String,
+        /// `input` or `output_grad`.
+        tensor: &'static str,
+        /// Its type.
+        found: DType,
+    },
+    /// The device did not hand out the values of a capture.
+    #[error("layer {layer}: the values of a capture could not be read from the device")]
+    CaptureValues {
+        /// The layer's name.
+        layer: String,
+        /// The tensor library's error.
+        #[source]
+        source: candle_core::Error,
+    },
+    /// Label covariances or precisions that are not `batch` square matrices of the network's labels.
+    #[error("{what} has {found} values, expected {expected}")]
+    LabelShape {
+        /// What was given.
+        what: &'static str,
+        /// Number of values.
+        found: usize,
+        /// Number of values that the labels and the batch ask for.
+        expected: usize,
+    },
+    /// A covariance or precision of labels that is not symmetric and positive (a precision may be singular, a covariance may not).
+    #[error(
+        "{what} of spectrum {spectrum} of the batch is not symmetric and positive definite (at label {label}); \
+         give a larger noise covariance or drop the spectrum"
+    )]
+    LabelMatrix {
+        /// `label covariance` or `label precision`.
+        what: &'static str,
+        /// Row in the batch.
+        spectrum: usize,
+        /// The label whose pivot fails, counted from 0.
+        label: usize,
+    },
+    /// The references do not have the sizes of the network's layers.
+    #[error(
+        "reference {what} of layer {layer} has {found} values, expected {expected}; compute the references again for this network"
+    )]
+    ReferenceShape {
+        /// The layer's name.
+        layer: String,
+        /// `input mean` or `gradient mean`.
+        what: &'static str,
+        /// Number of values.
+        found: usize,
+        /// Number of values that the layer asks for.
+        expected: usize,
+    },
+    /// A reference that is NaN or infinite.
+    #[error(
+        "reference {what} of layer {layer} is not finite over {n_spectra} spectra; look for a spectrum whose activations overflow"
+    )]
+    ReferenceNotFinite {
+        /// The layer's name.
+        layer: String,
+        /// `input mean` or `gradient mean`.
+        what: &'static str,
+        /// Number of spectra summed over.
+        n_spectra: u64,
+    },
+    /// Sums of two different things were to be added.
+    #[error(
+        "sums of block {found_block} (`{found_structure}`, {found_length} values) cannot be added to sums of block {block} \
+         (`{structure}`, {length} values); they come from another network or other settings"
+    )]
+    SumsDiffer {
+        /// Id of the block added to.
+        block: usize,
+        /// How it is held.
+        structure: StructureKind,
+        /// Number of its values.
+        length: usize,
+        /// Id of the block added.
+        found_block: usize,
+        /// How that one is held.
+        found_structure: StructureKind,
+        /// Number of its values.
+        found_length: usize,
+    },
+    /// Reference sums of two different networks were to be added.
+    #[error(
+        "reference sums of {found} values cannot be added to reference sums of {expected} values; they come from another network"
+    )]
+    ReferenceSumsDiffer {
+        /// Number of values added to.
+        expected: usize,
+        /// Number of values added.
+        found: usize,
+    },
+    /// A block's sums hold a NaN or an infinity.
+    #[error(
+        "the {part} of block {block} is not finite at layer {layer} after {n_spectra} spectra; \
+         look for a spectrum whose activations overflow, or compute in f64"
+    )]
+    NonFiniteSums {
+        /// The block's name.
+        block: String,
+        /// The layer's name.
+        layer: String,
+        /// Which of the sums.
+        part: &'static str,
+        /// Number of spectra summed over.
+        n_spectra: u64,
+    },
+}

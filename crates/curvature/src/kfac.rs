@@ -1,0 +1,285 @@
+//! Kronecker-factored curvature of one layer: `H ~ S_G (x) S_A / n` (Martens and Grosse 2015, arXiv:1503.05671), with all K outputs of
+//! every spectrum instead of sampled ones.
+//!
+//! `S_A = sum_n [a; 1][a; 1]^T` and `S_G = sum_n sum_kl Lam_n,kl g_k g_l^T`, both about no reference. What is summed is about the references
+//! `a0` and `gbar_k`, with `b = a - a0` and `d_k = g_k - gbar_k`:
+//!
+//! `S_A' = sum b b^T`, `s = sum b`, `S_G' = sum_n sum_kl Lam_n,kl d_k d_l^T`, `t_l = sum_n sum_k Lam_n,lk d_k`, `L = sum_n Lam_n`.
+//!
+//! From these, exactly and in f64,
+//!
+//! `S_A = [S_A' + a0 s^T + s a0^T + n a0 a0^T, s + n a0; (s + n a0)^T, n]`,
+//! `S_G = S_G' + sum_l (t_l gbar_l^T + gbar_l t_l^T) + sum_kl L_kl gbar_k gbar_l^T`.
+//!
+//! The products of a batch are taken in the captures' type and added in f64, their diagonals are sums of squares in f64. `b` and the whitened
+//! `d` are rounded to the captures' type first and every sum is of the rounded rows, so all of them describe one and the same Gram matrix.
+
+use candle_core::DType;
+use fisherflow_network::LayerCapture;
+
+use crate::captured_rows::{capture_of, values, whitened_gradients};
+use crate::packed::{mirror, packed_len, unpack};
+use crate::products::{Element, add_gram};
+use crate::structure::{Structure, check_sums};
+use crate::{
+    BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix,
+    References,
+};
+
+/// The Kronecker-factored structure of one layer.
+pub(crate) struct Kfac {
+    plan: BlockPlan,
+    n_labels: usize,
+    threads: usize,
+    /// `a0 [in]`.
+    input_mean: Vec<f64>,
+    /// `gbar [K, out]`.
+    gradient_mean: Vec<f64>,
+}
+
+/// The sums of a layer, cut out of their one vector.
+struct Parts<S> {
+    /// `S_A'`, packed lower, `[in, in]`.
+    input_moment: S,
+    /// `s [in]`.
+    input_sum: S,
+    /// `S_G'`, packed lower, `[out, out]`.
+    gradient_moment: S,
+    /// `t [K, out]`.
+    gradient_sum: S,
+    /// `L [K, K]`.
+    precision_sum: S,
+}
+
+impl Kfac {
+    pub(crate) fn new(
+        plan: &BlockPlan,
+        references: &References,
+        n_labels: usize,
+        threads: usize,
+    ) -> Result<Self, CurvatureError> {
+        let (input_mean, gradient_mean) =
+            references.of_layer(plan.layers[0], &plan.shapes[0], n_labels)?;
+        Ok(Self {
+            plan: plan.clone(),
+            n_labels,
+            threads,
+            input_mean: input_mean.to_vec(),
+            gradient_mean: gradient_mean.to_vec(),
+        })
+    }
+
+    /// Lengths of the parts, in the order in which they are stored.
+    fn lengths(&self) -> [usize; 5] {
+        let (inputs, outputs) = (self.plan.shapes[0].inputs, self.plan.shapes[0].outputs);
+        [
+            packed_len(inputs),
+            inputs,
+            packed_len(outputs),
+            self.n_labels * outputs,
+            self.n_labels * self.n_labels,
+        ]
+    }
+
+    fn parts<'a>(&self, sums: &'a [f64]) -> Parts<&'a [f64]> {
+        let [a, s, g, t, _] = self.lengths();
+        let (input_moment, rest) = sums.split_at(a);
+        let (input_sum, rest) = rest.split_at(s);
+        let (gradient_moment, rest) = rest.split_at(g);
+        let (gradient_sum, precision_sum) = rest.split_at(t);
+        Parts {
+            input_moment,
+            input_sum,
+            gradient_moment,
+            gradient_sum,
+            precision_sum,
+        }
+    }
+
+    fn parts_mut<'a>(&self, sums: &'a mut [f64]) -> Parts<&'a mut [f64]> {
+        let [a, s, g, t, _] = self.lengths();
+        let (input_moment, rest) = sums.split_at_mut(a);
+        let (input_sum, rest) = rest.split_at_mut(s);
+        let (gradient_moment, rest) = rest.split_at_mut(g);
+        let (gradient_sum, precision_sum) = rest.split_at_mut(t);
+        Parts {
+            input_moment,
+            input_sum,
+            gradient_moment,
+            gradient_sum,
+            precision_sum,
+        }
+    }
+
+    /// Adds a batch whose captures are of type `T`.
+    fn add<T: Element>(
+        &self,
+        capture: &LayerCapture,
+        precision: &LabelPrecision,
+        parts: Parts<&mut [f64]>,
+    ) -> Result<(), CurvatureError> {
+        let shape = &self.plan.shapes[0];
+        let (k, outputs) = (self.n_labels, shape.outputs);
+        let mut input: Vec<T> = values(&capture.input, shape)?;
+        let gradients: Vec<T> = values(&capture.output_grad, shape)?;
+        for row in input.chunks_exact_mut(shape.inputs) {
+            for ((value, mean), sum) in row
+                .iter_mut()
+                .zip(&self.input_mean)
+                .zip(parts.input_sum.iter_mut())
+            {
+                *value = T::from_f64(value.to_f64() - mean);
+                *sum += value.to_f64();
+            }
+        }
+        add_gram(&input, shape.inputs, parts.input_moment, self.threads);
+        drop(input);
+
+        let whitened =
+            whitened_gradients(&gradients, outputs, precision, Some(&self.gradient_mean));
+        drop(gradients);
+        // Lam d = F (F^T d): the rows are already whitened once.
+        for (factor, rows) in precision
+            .factor
+            .chunks_exact(k * k)
+            .zip(whitened.chunks_exact(k * outputs))
+        {
+            for (l, sum) in parts.gradient_sum.chunks_exact_mut(outputs).enumerate() {
+                for (j, row) in rows.chunks_exact(outputs).enumerate().take(l + 1) {
+                    let weight = factor[l * k + j];
+                    for (sum, value) in sum.iter_mut().zip(row) {
+                        *sum += weight * value.to_f64();
+                    }
+                }
+            }
+        }
+        for lam in precision.lam.chunks_exact(k * k) {
+            for (sum, value) in parts.precision_sum.iter_mut().zip(lam) {
+                *sum += value;
+            }
+        }
+        add_gram(&whitened, outputs, parts.gradient_moment, self.threads);
+        Ok(())
+    }
+
+    /// `S_A [in + 1, in + 1]` about 0.
+    fn input_factor(&self, parts: &Parts<&[f64]>, n: f64) -> Matrix {
+        let inputs = self.input_mean.len();
+        let (mean, sum) = (&self.input_mean, parts.input_sum);
+        let side = inputs + 1;
+        let mut values = vec![0.0; side * side];
+        let mut rest = parts.input_moment;
+        for (i, row) in values.chunks_exact_mut(side).enumerate() {
+            if i == inputs {
+                for ((to, s), m) in row.iter_mut().zip(sum).zip(mean) {
+                    *to = s + n * m;
+                }
+                row[inputs] = n;
+            } else {
+                let (moments, after) = rest.split_at(i + 1);
+                rest = after;
+                // S'_ij + a0_i s_j + (s_i + n a0_i) a0_j
+                let (mean_i, total_i) = (mean[i], sum[i] + n * mean[i]);
+                for (((to, moment), s), m) in row.iter_mut().zip(moments).zip(sum).zip(mean) {
+                    *to = moment + (mean_i * s + total_i * m);
+                }
+            }
+        }
+        mirror(&mut values, side);
+        Matrix {
+            rows: side,
+            cols: side,
+            values,
+        }
+    }
+
+    /// `S_G [out, out]` about 0.
+    fn gradient_factor(&self, parts: &Parts<&[f64]>) -> Matrix {
+        let (k, outputs) = (self.n_labels, self.plan.shapes[0].outputs);
+        let (mean, sum) = (&self.gradient_mean, parts.gradient_sum);
+        // u_l = t_l + sum_k L_kl gbar_k, so that S_G = S_G' + sum_l (u_l gbar_l^T + gbar_l t_l^T).
+        let mut total = sum.to_vec();
+        for (l, total) in total.chunks_exact_mut(outputs).enumerate() {
+            for (other, mean) in mean.chunks_exact(outputs).enumerate() {
+                let weight = parts.precision_sum[other * k + l];
+                for (to, m) in total.iter_mut().zip(mean) {
+                    *to += weight * m;
+                }
+            }
+        }
+        unpack(parts.gradient_moment, outputs, |i, j, moment| {
+            let shift: f64 = (0..k)
+                .map(|l| l * outputs)
+                .map(|l| total[l + i] * mean[l + j] + mean[l + i] * sum[l + j])
+                .sum();
+            moment + shift
+        })
+    }
+}
+
+impl Structure for Kfac {
+    fn plan(&self) -> &BlockPlan {
+        &self.plan
+    }
+
+    fn sums_len(&self) -> usize {
+        self.lengths().iter().sum()
+    }
+
+    fn accumulate(
+        &self,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+        sums: &mut BlockSums,
+    ) -> Result<(), CurvatureError> {
+        check_sums(self, sums)?;
+        let batch = precision.batch();
+        precision.check(self.n_labels, batch)?;
+        let capture = capture_of(
+            captures,
+            self.plan.layers[0],
+            &self.plan.shapes[0],
+            self.n_labels,
+            batch,
+        )?;
+        let parts = self.parts_mut(&mut sums.sums);
+        match capture.input.dtype() {
+            DType::F32 => self.add::<f32>(capture, precision, parts)?,
+            _ => self.add::<f64>(capture, precision, parts)?,
+        }
+        sums.n_spectra += batch as u64;
+        Ok(())
+    }
+
+    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+        check_sums(self, sums)?;
+        let parts = self.parts(&sums.sums);
+        for (part, values) in [
+            ("input second moment", parts.input_moment),
+            ("input sum", parts.input_sum),
+            ("gradient second moment", parts.gradient_moment),
+            ("gradient sum", parts.gradient_sum),
+            ("sum of label precisions", parts.precision_sum),
+        ] {
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err(CurvatureError::NonFiniteSums {
+                    block: self.plan.name(),
+                    layer: self.plan.shapes[0].name.clone(),
+                    part,
+                    n_spectra: sums.n_spectra,
+                });
+            }
+        }
+        let a = self.input_factor(&parts, sums.n_spectra as f64);
+        let g = self.gradient_factor(&parts);
+        Ok(BlockCurvature {
+            n_spectra: sums.n_spectra,
+            form: CurvatureForm::Kronecker { a, g },
+        })
+    }
+
+    fn flops(&self, n_spectra: u64) -> f64 {
+        let [a, _, g, _, _] = self.lengths();
+        n_spectra as f64 * 2.0 * (a as f64 + self.n_labels as f64 * g as f64)
+    }
+}

@@ -1,0 +1,108 @@
+//! What every structure of a block does: add batches to its sums, and say what curvature the sums add up to.
+
+use fisherflow_network::LayerCapture;
+
+use crate::dense::Dense;
+use crate::diagonal::Diagonal;
+use crate::kfac::Kfac;
+use crate::{
+    BlockCurvature, BlockPlan, BlockSums, CurvatureError, LabelPrecision, References, StructureKind,
+};
+
+/// A block in its structure. It holds no sums: those are [`BlockSums`], which it alone can read.
+pub trait Structure: Send {
+    /// The block.
+    fn plan(&self) -> &BlockPlan;
+
+    /// Number of values in the block's sums.
+    fn sums_len(&self) -> usize;
+
+    /// Adds a batch. `captures` are those of all layers (the block takes its own), `precision` has one `[K, K]` for each spectrum.
+    ///
+    /// The sums have the same bits for any number of threads.
+    ///
+    /// # Errors
+    /// Captures or precisions that do not fit the block or the batch; nothing is added then.
+    fn accumulate(
+        &self,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+        sums: &mut BlockSums,
+    ) -> Result<(), CurvatureError>;
+
+    /// The curvature that the sums add up to, about no reference: 0 over no spectra.
+    ///
+    /// # Errors
+    /// Sums of another block, or sums that are not finite.
+    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError>;
+
+    /// Floating-point operations (a multiplication and an addition are two) of the products over `n_spectra` spectra.
+    fn flops(&self, n_spectra: u64) -> f64;
+
+    /// Bytes of the block's sums, in memory and in a checkpoint.
+    fn bytes(&self) -> u64 {
+        (self.sums_len() as u64).saturating_mul(size_of::<f64>() as u64)
+    }
+
+    /// Sums over no spectra.
+    ///
+    /// # Errors
+    /// Sums that do not fit in memory.
+    fn empty(&self) -> Result<BlockSums, CurvatureError> {
+        let plan = self.plan();
+        let mut sums = Vec::new();
+        sums.try_reserve_exact(self.sums_len())
+            .map_err(|_| CurvatureError::TooLarge {
+                block: plan.name(),
+                structure: plan.structure,
+                bytes: self.bytes(),
+            })?;
+        sums.resize(self.sums_len(), 0.0);
+        Ok(BlockSums {
+            block: plan.id,
+            structure: plan.structure,
+            n_spectra: 0,
+            sums,
+        })
+    }
+}
+
+/// The structure that a block's plan asks for.
+///
+/// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
+///
+/// # Errors
+/// References of other sizes than the block's layers.
+pub fn structure_of(
+    plan: &BlockPlan,
+    references: &References,
+    n_labels: usize,
+    threads: usize,
+) -> Result<Box<dyn Structure>, CurvatureError> {
+    Ok(match plan.structure {
+        StructureKind::Full | StructureKind::Block => Box::new(Dense::new(plan, n_labels, threads)),
+        StructureKind::Kfac => Box::new(Kfac::new(plan, references, n_labels, threads)?),
+        StructureKind::Diagonal => Box::new(Diagonal::new(plan, n_labels, threads)),
+    })
+}
+
+/// Checks that the sums are of this block.
+pub(crate) fn check_sums(
+    structure: &dyn Structure,
+    sums: &BlockSums,
+) -> Result<(), CurvatureError> {
+    let plan = structure.plan();
+    if (sums.block, sums.structure, sums.sums.len())
+        == (plan.id, plan.structure, structure.sums_len())
+    {
+        return Ok(());
+    }
+    Err(CurvatureError::SumsDiffer {
+        block: plan.id,
+        structure: plan.structure,
+        length: structure.sums_len(),
+        found_block: sums.block,
+        found_structure: sums.structure,
+        found_length: sums.sums.len(),
+    })
+}

@@ -1,0 +1,139 @@
+//! Timely's workers, over threads and processes, and what becomes of a lost peer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use timely::WorkerConfig;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Config, Hooks};
+use timely::execute::execute_from;
+use timely::worker::Worker;
+
+use crate::error::RunError;
+use crate::fault::Faults;
+use crate::job::Cluster;
+use crate::mesh;
+
+/// Runs `work` on every worker of this process and returns what the first of them returns.
+///
+/// `run` names the run that all processes must share. A panic in a worker, and in a cluster the loss of any peer, comes back as an
+/// error. After an error in a cluster the sockets are left as they are: the process is expected to exit, which tells its peers.
+pub(crate) fn execute<T: Send + 'static>(
+    cluster: &Cluster,
+    run: &str,
+    faults: &Arc<Faults>,
+    work: impl Fn(&mut Worker) -> Result<T, RunError> + Send + Sync + 'static,
+) -> Result<T, RunError> {
+    let processes = cluster.addresses.len();
+    let (builders, others) = if processes > 1 {
+        let sockets = mesh::connect(cluster, run, cluster.deadline)?;
+        quiet_communication_panics();
+        let local =
+            ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
+        let (builders, guard) = initialize_networking_from_sockets(
+            local,
+            sockets,
+            cluster.process,
+            cluster.workers,
+            Hooks::default(),
+        )
+        .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
+        (
+            builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
+            Box::new(guard) as Box<dyn std::any::Any + Send>,
+        )
+    } else {
+        Config::Process(cluster.workers)
+            .try_build()
+            .map_err(RunError::Internal)?
+    };
+    let in_worker = Arc::clone(faults);
+    let guards = execute_from(builders, others, WorkerConfig::default(), move |worker| {
+        let outcome =
+            std::panic::catch_unwind(AssertUnwindSafe(|| work(worker))).unwrap_or_else(|panic| {
+                let said = said(&*panic);
+                Err(if is_communication(&said) {
+                    RunError::PeerLost(said)
+                } else {
+                    RunError::Internal(said)
+                })
+            });
+        if outcome.is_err() {
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        }
+        outcome
+            .map_err(|error| {
+                if !matches!(error, RunError::Stopped) {
+                    in_worker.raise(error);
+                }
+            })
+            .ok()
+    })
+    .map_err(RunError::Internal)?;
+    // The workers are joined one by one, and the communication threads only if all went well: joining those of a lost peer panics.
+    let finished = loop {
+        if faults.raised()
+            || guards
+                .guards()
+                .iter()
+                .all(std::thread::JoinHandle::is_finished)
+        {
+            break !faults.raised();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    if !finished && processes > 1 {
+        std::mem::forget(guards);
+        return Err(faults
+            .take()
+            .unwrap_or_else(|| RunError::Internal("a worker stopped without a reason".into())));
+    }
+    let results = std::panic::catch_unwind(AssertUnwindSafe(move || {
+        guards
+            .join()
+            .into_iter()
+            .collect::<Result<Vec<_>, String>>()
+    }));
+    if let Some(fault) = faults.take() {
+        return Err(fault);
+    }
+    match results {
+        Ok(Ok(results)) => results
+            .into_iter()
+            .flatten()
+            .next()
+            .ok_or_else(|| RunError::Internal("a worker stopped without a result".into())),
+        Ok(Err(said)) => Err(RunError::Internal(said)),
+        Err(panic) => Err(RunError::PeerLost(said(&*panic))),
+    }
+}
+
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_else(|| "panic without words".into())
+}
+
+/// Timely reports a lost peer only as a panic; its texts are part of its documented behaviour.
+fn is_communication(said: &str) -> bool {
+    said.starts_with("timely communication error") || said.contains("MergeQueue")
+}
+
+/// A lost peer panics several threads at once; one readable line is enough.
+fn quiet_communication_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let communication = std::thread::current()
+            .name()
+            .is_some_and(|name| name.starts_with("timely:"))
+            && info.payload_as_str().is_some_and(is_communication);
+        if !communication && std::thread::current().name() != Some("main") {
+            before(info);
+        }
+    }));
+}

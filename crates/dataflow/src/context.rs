@@ -1,0 +1,203 @@
+//! What every worker of a process shares during a run.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fisherflow_curvature::{BlockPlan, plan_blocks};
+use fisherflow_network::Network;
+use fisherflow_posterior::{Precision, in_label_units};
+use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
+use fisherflow_store::{Catalogue, Output, Stores};
+use sha2::{Digest, Sha256};
+
+use crate::error::RunError;
+use crate::fault::Faults;
+use crate::files;
+use crate::job::{CatalogueSource, Job, Progress};
+use crate::operators::GroupReader;
+use crate::passes::rows;
+use crate::stage_state::InvertState;
+
+/// Bytes of decoded spectra that a group's reader may hold ready.
+const PREFETCH_BYTES: usize = 64 << 20;
+
+/// Threads of a process that wait for disks and networks.
+const IO_THREADS: usize = 2;
+
+/// A catalogue with its fixed reduction groups.
+pub(crate) struct GroupedCatalogue {
+    pub(crate) catalogue: Catalogue,
+    pub(crate) groups: Vec<Group>,
+}
+
+/// The posterior of every block, loaded once a process.
+pub(crate) type Posterior = Arc<Vec<Box<dyn Precision>>>;
+
+/// What every worker of a process shares during a run.
+pub(crate) struct Context {
+    pub(crate) job: Arc<Job>,
+    /// Names everything that decides the bits of the output: build, settings, network, catalogues.
+    pub(crate) run_id: String,
+    pub(crate) stores: Stores,
+    pub(crate) network: Network,
+    pub(crate) network_sha256: String,
+    pub(crate) network_bytes: u64,
+    pub(crate) blocks: Vec<BlockPlan>,
+    pub(crate) fit: GroupedCatalogue,
+    /// `None` where the catalogue of the fit is the one to predict.
+    pub(crate) predict: Option<GroupedCatalogue>,
+    pub(crate) output: Output,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) progress: Arc<dyn Progress>,
+    /// Threads that one block's inverse may use while the process's other workers wait for theirs.
+    pub(crate) cores: usize,
+    posterior: Mutex<Option<Posterior>>,
+}
+
+impl Context {
+    /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
+    pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<dyn Progress>) -> Result<Self, RunError> {
+        let stores = Stores::new(job.store.clone(), IO_THREADS)?;
+        let bytes = stores.read(&job.network.uri)?;
+        let network = Network::from_safetensors(&bytes, &job.network.said, job.compute.arithmetic)
+            .map_err(|source| RunError::NetworkFile { uri: job.network.uri.clone(), source })?;
+        let blocks = plan_blocks(network.dense_layers(), job.curvature.structure, &job.curvature.by_layer)
+            .map_err(|error| RunError::Usage(format!("[curvature.layers]: {error}")))?;
+        let fit = GroupedCatalogue::open(&stores, &job.catalogue, job.compute.group, &network)?;
+        let predict = job
+            .predict
+            .catalogue
+            .as_ref()
+            .map(|source| GroupedCatalogue::open(&stores, source, job.compute.group, &network))
+            .transpose()?;
+        let network_sha256 = hex(&Sha256::digest(&bytes));
+        let output = Output::open(&stores, &job.output)?;
+        let mut context = Self {
+            cores: workers * job.compute.arithmetic.threads,
+            run_id: String::new(),
+            job,
+            network,
+            network_sha256,
+            network_bytes: bytes.len() as u64,
+            stores,
+            blocks,
+            fit,
+            predict,
+            output,
+            faults: Arc::default(),
+            progress,
+            posterior: Mutex::default(),
+        };
+        context.run_id = context.identity();
+        Ok(context)
+    }
+
+    /// Whether the fit's own backward passes serve the prediction too.
+    pub(crate) fn is_fused(&self) -> bool {
+        self.predict.is_none()
+    }
+
+    /// The catalogue whose error bars are asked for.
+    pub(crate) fn predicted(&self) -> &GroupedCatalogue {
+        self.predict.as_ref().unwrap_or(&self.fit)
+    }
+
+    /// Whether a row of the fit's catalogue is counted in the sums.
+    pub(crate) fn is_in_sums(&self, batch: &SpectrumBatch, row: usize) -> bool {
+        rows::is_in_sums(batch, row, &self.job.compute, &self.job.noise)
+    }
+
+    /// Whether a row of the fit's catalogue is kept out of the sums because the noise comes from its residuals.
+    pub(crate) fn is_held_out(&self, batch: &SpectrumBatch, row: usize) -> bool {
+        rows::is_kept_out(batch, row, &self.job.compute, &self.job.noise)
+    }
+
+    /// The batches of a group, read ahead on the store's threads.
+    pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
+        Box::new(catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES).map(|batch| batch.map_err(RunError::from)))
+    }
+
+    /// Covariances in label units, `[n, K, K]`, in normalised label units.
+    pub(crate) fn in_normalised_units(&self, mut covariances: Vec<f64>) -> Result<Vec<f64>, RunError> {
+        let inverse: Vec<f64> = self.network.labels().scale.iter().map(|scale| 1.0 / scale).collect();
+        in_label_units(&mut covariances, &inverse)?;
+        Ok(covariances)
+    }
+
+    /// Loads the posterior of every block from the files that `invert` wrote; the first worker to ask reads them for all.
+    pub(crate) fn load_posterior(&self, inverted: &InvertState) -> Result<(), RunError> {
+        let mut posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
+        if posterior.is_none() {
+            let blocks = self.blocks.iter().zip(&inverted.blocks);
+            let loaded: Result<Vec<_>, _> =
+                blocks.map(|(plan, info)| files::read_inverse(self, plan, info.clone())).collect();
+            *posterior = Some(Arc::new(loaded?));
+        }
+        Ok(())
+    }
+
+    /// The posterior of every block, once loaded.
+    pub(crate) fn posterior(&self) -> Result<Posterior, RunError> {
+        let posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
+        posterior.clone().ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
+    }
+
+    fn identity(&self) -> String {
+        let job = &self.job;
+        let mut hash = Sha256::new();
+        let mut add = |what: &str, value: &str| {
+            hash.update((value.len() as u64).to_le_bytes());
+            hash.update(what);
+            hash.update(value);
+        };
+        add("version", env!("CARGO_PKG_VERSION"));
+        add("network", &self.network_sha256);
+        add("said", &format!("{:?}", job.network.said));
+        add("fit", &self.fit.catalogue.etags_sha256());
+        add("fit columns", &format!("{:?}", job.catalogue.columns));
+        add("predict", &self.predict.as_ref().map_or_else(String::new, |predict| predict.catalogue.etags_sha256()));
+        add("predict columns", &format!("{:?}", job.predict.catalogue.as_ref().map(|source| &source.columns)));
+        add("jacobians", &job.predict.jacobians.to_string());
+        add("curvature", &format!("{:?}", job.curvature));
+        add("noise", &format!("{:?}", job.noise));
+        add("prior", &format!("{:?}", job.prior_precision));
+        add("precision", &format!("{:?}", job.compute.arithmetic.precision));
+        add("batch", &job.compute.batch.to_string());
+        add("group", &job.compute.group.to_string());
+        add("holdout", &format!("{:?}", job.compute.holdout_fraction));
+        hex(&hash.finalize())[..16].to_string()
+    }
+}
+
+impl GroupedCatalogue {
+    fn open(stores: &Stores, source: &CatalogueSource, group: u64, network: &Network) -> Result<Self, RunError> {
+        let catalogue = Catalogue::open(stores, &source.uri, &source.columns, source.on_bad_object)?;
+        if catalogue.n_rows() == 0 {
+            return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
+        }
+        if catalogue.n_pixels() != network.n_inputs() {
+            return Err(RunError::Refused(format!(
+                "spectra in {} have {} pixels in column \"{}\", and the network takes {}: resample the spectra to the network's grid, or \
+                 name the column that holds it",
+                source.uri,
+                catalogue.n_pixels(),
+                source.columns.flux,
+                network.n_inputs()
+            )));
+        }
+        let labels = source.columns.labels.len();
+        if labels != 0 && labels != network.n_labels() {
+            return Err(RunError::Usage(format!(
+                "{} has {labels} label columns named, and the network gives {} labels ({}): name one column a label, in that order",
+                source.uri,
+                network.n_labels(),
+                network.labels().names.join(", ")
+            )));
+        }
+        let groups = plan_groups(catalogue.shards().iter().cloned(), group);
+        Ok(Self { catalogue, groups })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

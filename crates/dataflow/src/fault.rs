@@ -1,0 +1,38 @@
+//! The first fault of a process, seen by all its workers.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::RunError;
+
+/// Where an operator leaves its error: timely's operators return nothing, so the pass that runs them looks here.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    raised: AtomicBool,
+    first: Mutex<Option<RunError>>,
+}
+
+impl Faults {
+    /// Records `error` unless an earlier one stands; every worker of the process then stops at its next step.
+    pub(crate) fn raise(&self, error: RunError) {
+        let mut first = self
+            .first
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        first.get_or_insert(error);
+        self.raised.store(true, Ordering::Release);
+    }
+
+    /// Whether a fault was raised.
+    pub(crate) fn raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire)
+    }
+
+    /// Takes the fault out.
+    pub(crate) fn take(&self) -> Option<RunError> {
+        self.first
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
+    }
+}

@@ -1,0 +1,48 @@
+//! `conclude`: what is done with a total by the worker that owns it.
+
+use std::sync::Arc;
+
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+
+use super::Part;
+use crate::error::RunError;
+use crate::fault::Faults;
+
+/// `conclude` on totals.
+pub(crate) trait Conclude<'scope, P> {
+    /// Applies `conclusion` to each total, where it is.
+    fn conclude<U: 'static>(
+        self,
+        name: &str,
+        faults: &Arc<Faults>,
+        conclusion: impl FnMut(u64, P) -> Result<U, RunError> + 'static,
+    ) -> StreamVec<'scope, u64, Part<U>>;
+}
+
+impl<'scope, P: 'static> Conclude<'scope, P> for StreamVec<'scope, u64, Part<P>> {
+    fn conclude<U: 'static>(
+        self,
+        name: &str,
+        faults: &Arc<Faults>,
+        mut conclusion: impl FnMut(u64, P) -> Result<U, RunError> + 'static,
+    ) -> StreamVec<'scope, u64, Part<U>> {
+        let faults = Arc::clone(faults);
+        self.unary(Pipeline, name, move |_, _| {
+            move |input, output| {
+                input.for_each(|capability, parts| {
+                    for Part { key, value } in parts.drain(..) {
+                        if faults.raised() {
+                            continue;
+                        }
+                        match conclusion(key, value) {
+                            Ok(value) => output.session(&capability).give(Part { key, value }),
+                            Err(error) => faults.raise(error),
+                        }
+                    }
+                });
+            }
+        })
+    }
+}

@@ -1,0 +1,48 @@
+//! `differentiate`: what is computed from each batch by itself.
+
+use std::sync::Arc;
+
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+
+use super::GroupItem;
+use crate::error::RunError;
+use crate::fault::Faults;
+
+/// `differentiate` on the batches of a group.
+pub(crate) trait Differentiate<'scope, T> {
+    /// Applies `derive` to every batch, in order, on the worker that fetched it.
+    fn differentiate<U: Clone + 'static>(
+        self,
+        faults: &Arc<Faults>,
+        derive: impl FnMut(T) -> Result<U, RunError> + 'static,
+    ) -> StreamVec<'scope, u64, GroupItem<U>>;
+}
+
+impl<'scope, T: 'static> Differentiate<'scope, T> for StreamVec<'scope, u64, GroupItem<T>> {
+    fn differentiate<U: Clone + 'static>(
+        self,
+        faults: &Arc<Faults>,
+        mut derive: impl FnMut(T) -> Result<U, RunError> + 'static,
+    ) -> StreamVec<'scope, u64, GroupItem<U>> {
+        let faults = Arc::clone(faults);
+        self.unary(Pipeline, "Differentiate", move |_, _| {
+            move |input, output| {
+                input.for_each(|capability, items| {
+                    let mut session = output.session(&capability);
+                    for item in items.drain(..) {
+                        match item {
+                            GroupItem::End => session.give(GroupItem::End),
+                            GroupItem::Batch(_) if faults.raised() => {}
+                            GroupItem::Batch(batch) => match derive(batch) {
+                                Ok(derived) => session.give(GroupItem::Batch(derived)),
+                                Err(error) => faults.raise(error),
+                            },
+                        }
+                    }
+                });
+            }
+        })
+    }
+}

@@ -1,0 +1,21 @@
+//! The parts of a batch's error budget that the network and its posterior give.
+
+use fisherflow_posterior::{flux_covariance, in_label_units};
+
+use super::differentiated::{Differentiated, not_computed};
+use crate::context::Context;
+use crate::error::RunError;
+
+/// `J_x C_flux J_x^T` of every row: `[n, K, K]`, label units.
+pub(crate) fn flux_part(differentiated: &Differentiated) -> Result<Vec<f64>, RunError> {
+    let jacobian = differentiated.backward.input_jacobian.as_ref().ok_or_else(not_computed)?;
+    Ok(flux_covariance(jacobian, &differentiated.batch.variance)?)
+}
+
+/// `J_theta P^-1 J_theta^T` of every row, summed over the blocks of weights: `[n, K, K]`, label units.
+pub(crate) fn weights_part(context: &Context, differentiated: &Differentiated) -> Result<Vec<f64>, RunError> {
+    let mut covariance =
+        fisherflow_posterior::covariance_of_blocks(&context.posterior()?, &differentiated.backward.captures)?;
+    in_label_units(&mut covariance, &context.network.labels().scale)?;
+    Ok(covariance)
+}

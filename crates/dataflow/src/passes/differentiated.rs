@@ -1,0 +1,85 @@
+//! One batch through the network: labels, layer captures and, where asked for, the Jacobian by flux.
+
+use std::rc::Rc;
+
+use candle_core::{DType, Tensor};
+use fisherflow_network::{Backward, InputJacobian, LayerCapture};
+use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
+
+use crate::context::Context;
+use crate::error::RunError;
+
+/// A batch and what the network makes of it.
+pub(crate) struct Differentiated {
+    /// The spectra, masked pixels replaced.
+    pub(crate) batch: SpectrumBatch,
+    /// The network's labels: `[n, K]`, label units.
+    pub(crate) labels: Vec<f64>,
+    /// Layer captures and, if wanted, `J_x`.
+    pub(crate) backward: Backward,
+}
+
+impl Differentiated {
+    /// `label - prediction` of every row, `[n, K]`, label units; NaN where a label is missing; empty where the catalogue names no labels.
+    pub(crate) fn residuals(&self) -> Vec<f64> {
+        self.batch.labels.iter().zip(&self.labels).map(|(label, predicted)| label - predicted).collect()
+    }
+
+    /// J_x as it is written: `[K, n, D]`, label unit per flux unit.
+    pub(crate) fn jacobian_f32(&self) -> Result<Vec<f32>, RunError> {
+        let jacobian = self.backward.input_jacobian.as_ref().ok_or_else(not_computed)?;
+        let values = || jacobian.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
+        values().map_err(|error: candle_core::Error| RunError::Internal(error.to_string()))
+    }
+
+    /// The captures of some rows.
+    pub(crate) fn captures_of(&self, rows: &[usize]) -> Result<Vec<LayerCapture>, RunError> {
+        let captures = &self.backward.captures;
+        if rows.len() == self.batch.n_rows() {
+            return Ok(captures.clone());
+        }
+        let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let Some(device) = captures.first().map(|capture| capture.input.device().clone()) else { return Ok(Vec::new()) };
+        let tensor = || {
+            let rows = Tensor::from_slice(&rows, rows.len(), &device)?;
+            captures.iter().map(|capture| capture.select(&rows)).collect::<candle_core::Result<Vec<_>>>()
+        };
+        tensor().map_err(|error| RunError::Internal(error.to_string()))
+    }
+
+    /// The labels' own covariances of some rows, `[n, K, K]`, in the catalogue's units.
+    pub(crate) fn label_covariance_of(&self, rows: &[usize]) -> Option<Vec<f64>> {
+        let all = self.batch.label_covariance.as_ref()?;
+        let size = self.batch.n_labels * self.batch.n_labels;
+        Some(rows.iter().flat_map(|row| &all[row * size..(row + 1) * size]).copied().collect())
+    }
+}
+
+/// Replaces masked pixels, then runs one forward and K backward passes at once.
+pub(crate) fn differentiate(
+    context: &Context,
+    population: Option<&PixelPopulation>,
+    mut batch: SpectrumBatch,
+    input_jacobian: InputJacobian,
+) -> Result<Rc<Differentiated>, RunError> {
+    if let Some(population) = population {
+        batch.impute(population)?;
+    } else if batch.flags.iter().any(|flags| flags.contains(RowFlags::PIXELS_MASKED)) {
+        return Err(RunError::Refused(format!(
+            "row group {} of {} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
+            batch.shard.row_group, batch.shard.object.path
+        )));
+    }
+    let network = &context.network;
+    let flux = network.flux_tensor(&batch.flux)?;
+    let forward = network.forward(&flux)?;
+    let labels = forward.labels(network)?;
+    let backward = network.backward(&forward, input_jacobian)?;
+    context.progress.advance(batch.n_rows() as u64);
+    Ok(Rc::new(Differentiated { batch, labels, backward }))
+}
+
+/// J_x is asked for where no pass computed it.
+pub(crate) fn not_computed() -> RunError {
+    RunError::Internal("the input Jacobian is needed and was not computed".into())
+}

@@ -1,0 +1,65 @@
+//! The passes of a run over spectra and blocks, each one dataflow.
+//!
+//! ```text
+//! population  held-out rows   -> mean and variance of each pixel: what a masked pixel is replaced with
+//! reference   held-out rows   -> residuals (the noise R), mean activations and gradients (the sums' reference)
+//! curvature   training rows   -> sums of every block -> posterior/hessian      (and J_x, C_flux of all rows, if they are to be predicted)
+//! invert      blocks          -> posterior/inverse, posterior/marginal_variance
+//! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
+//! predict     rows to predict -> predictions/, jacobians/
+//! ```
+
+pub(crate) mod calibrate;
+pub(crate) mod curvature;
+pub(crate) mod invert;
+pub(crate) mod population;
+pub(crate) mod predict;
+pub(crate) mod reference;
+
+pub(crate) mod differentiated;
+pub(crate) mod rows;
+
+mod budget;
+mod flux_part;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use timely::dataflow::{ProbeHandle, Scope, StreamVec};
+use timely::worker::Worker;
+
+use crate::context::{Context, GroupedCatalogue};
+use crate::error::RunError;
+use crate::operators::{Fetch, GroupItem, plan};
+use fisherflow_spectra::SpectrumBatch;
+
+/// Builds one dataflow and runs it to its end, on this worker together with all others.
+///
+/// # Errors
+/// The fault stays in the context, for the process to report: what comes back here only ends the worker.
+pub(crate) fn run<R>(
+    worker: &mut Worker,
+    context: &Context,
+    build: impl FnOnce(Scope<'_, u64>, &ProbeHandle<u64>) -> Result<R, RunError>,
+) -> Result<R, RunError> {
+    let probe = ProbeHandle::new();
+    let built = worker.dataflow::<u64, _, _>(|scope| build(scope, &probe))?;
+    while !probe.done() {
+        if context.faults.raised() {
+            return Err(RunError::Stopped);
+        }
+        worker.step_or_park(Some(Duration::from_millis(50)));
+    }
+    if context.faults.raised() { Err(RunError::Stopped) } else { Ok(built) }
+}
+
+/// plan -> exchange -> fetch: the spectra of a catalogue, at the workers that own their groups.
+fn spectra<'scope>(
+    scope: Scope<'scope, u64>,
+    context: &Arc<Context>,
+    from: impl Fn(&Context) -> &GroupedCatalogue + Copy + 'static,
+) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
+    let reading = Arc::clone(context);
+    plan(scope, from(context).groups.clone())
+        .fetch(&context.faults, move |group| reading.read(&from(&reading).catalogue, group))
+}

@@ -1,0 +1,182 @@
+//! Predict pass: the error budget of every row of the catalogue to predict, one output file a group.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fisherflow_network::InputJacobian;
+use fisherflow_posterior::{ErrorBudget, PullSums};
+use fisherflow_spectra::{PixelPopulation, RowFlags};
+use fisherflow_store::{PredictionRows, PredictionWriter, WrittenFile};
+use serde::{Deserialize, Serialize};
+use timely::worker::Worker;
+
+use super::budget::{flux_part, weights_part};
+use super::differentiated::{Differentiated, differentiate};
+use super::flux_part::FluxPartReader;
+use super::{run, spectra};
+use crate::context::Context;
+use crate::error::RunError;
+use crate::files::{self, JacobianPart};
+use crate::operators::{Accumulate, Differentiate, Gather, GroupFold};
+
+/// What the predictions hold, and how large their errors are against residuals that the sums have not seen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Predicted {
+    pub(crate) counts: PredictCounts,
+    pub(crate) pulls: PullSums,
+    pub(crate) files: Vec<WrittenFile>,
+}
+
+/// Rows of the catalogue to predict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictCounts {
+    /// All of them: rows of `predictions/`.
+    pub spectra: u64,
+    /// Null, with a flag that says why.
+    pub bad: u64,
+    /// With at least one masked pixel.
+    pub pixels_masked: u64,
+}
+
+/// Predicts every row; `intrinsic`: C_intrinsic, `[K, K]`, label units.
+pub(crate) fn predict(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    population: Option<&PixelPopulation>,
+    intrinsic: &[f64],
+) -> Result<Predicted, RunError> {
+    // The fit's own passes have left J_x and the photons' part where they serve here too.
+    let input_jacobian = if context.is_fused() { InputJacobian::NotWanted } else { InputJacobian::Wanted };
+    let groups = run(worker, context, |scope, probe| {
+        let (deriving, population) = (Arc::clone(context), population.cloned());
+        Ok(spectra(scope, context, Context::predicted)
+            .differentiate(&context.faults, move |batch| differentiate(&deriving, population.as_ref(), batch, input_jacobian))
+            .accumulate("Predict", &context.faults, Fold::new(context, intrinsic))
+            .gather(probe))
+    })?;
+    let mut total = Predicted::none(context);
+    for group in groups.take().into_values() {
+        total.counts.spectra += group.counts.spectra;
+        total.counts.bad += group.counts.bad;
+        total.counts.pixels_masked += group.counts.pixels_masked;
+        total.pulls.merge(&group.pulls)?;
+        total.files.extend(group.files);
+    }
+    Ok(total)
+}
+
+impl Predicted {
+    fn none(context: &Context) -> Self {
+        Self { counts: PredictCounts::default(), pulls: PullSums::new(context.network.n_labels()), files: Vec::new() }
+    }
+}
+
+struct Fold {
+    context: Arc<Context>,
+    intrinsic: Vec<f64>,
+    open: Option<Part>,
+    done: Predicted,
+}
+
+/// The files of the group at hand.
+struct Part {
+    predictions: PredictionWriter,
+    jacobians: Option<JacobianPart>,
+    flux: Option<FluxPartReader>,
+}
+
+impl Fold {
+    fn new(context: &Arc<Context>, intrinsic: &[f64]) -> Self {
+        Self { context: Arc::clone(context), intrinsic: intrinsic.to_vec(), open: None, done: Predicted::none(context) }
+    }
+
+    fn part(&mut self, group: u64) -> Result<&mut Part, RunError> {
+        if self.open.is_none() {
+            let context = &self.context;
+            self.open = Some(Part {
+                predictions: files::predictions(context, group)?,
+                jacobians: (context.job.predict.jacobians && !context.is_fused())
+                    .then(|| JacobianPart::open(context, group))
+                    .transpose()?,
+                flux: context.is_fused().then(|| FluxPartReader::open(context, group)).transpose()?,
+            });
+        }
+        self.open.as_mut().ok_or_else(|| RunError::Internal("a part was not opened".into()))
+    }
+}
+
+impl GroupFold<Rc<Differentiated>> for Fold {
+    type Output = Predicted;
+
+    fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
+        let context = Arc::clone(&self.context);
+        let intrinsic = self.intrinsic.clone();
+        let part = self.part(group)?;
+        let flux = match &mut part.flux {
+            Some(reader) => reader.next(all.batch.n_rows())?,
+            None => flux_part(&all)?,
+        };
+        let weights = weights_part(&context, &all)?;
+        let budget = ErrorBudget::total(context.network.n_labels(), &flux, &weights, &intrinsic)?;
+        let flags = flags(&context, &all);
+        part.predictions.append(&PredictionRows {
+            rows: &all.batch.rows,
+            labels: &all.labels,
+            covariance: &budget.covariance,
+            flux: &flux,
+            weights: &weights,
+            intrinsic: &intrinsic.repeat(flags.len()),
+            n_pix_good: &all.batch.n_pix_good,
+            flags: &flags,
+        })?;
+        if let Some(jacobians) = &mut part.jacobians {
+            jacobians.append(&all)?;
+        }
+        let counts = &mut self.done.counts;
+        counts.spectra += flags.len() as u64;
+        counts.pixels_masked += flags.iter().filter(|flags| flags.contains(RowFlags::PIXELS_MASKED)).count() as u64;
+        if all.batch.n_labels > 0 {
+            let unseen = unseen_residuals(&all, &flags);
+            self.done.pulls.accumulate(&unseen, &budget.covariance, all.batch.label_covariance.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, group: u64) -> Result<Vec<(u64, Predicted)>, RunError> {
+        if let Some(part) = self.open.take() {
+            self.done.counts.bad += part.predictions.n_bad();
+            self.done.files.push(part.predictions.finish()?);
+            if let Some(jacobians) = part.jacobians {
+                self.done.files.push(jacobians.finish()?);
+            }
+        }
+        let none = Predicted::none(&self.context);
+        Ok(vec![(group, std::mem::replace(&mut self.done, none))])
+    }
+}
+
+/// The catalogue's flags, and what the fit did with the row where it is in the catalogue of the fit.
+fn flags(context: &Context, all: &Differentiated) -> Vec<RowFlags> {
+    let mut flags = all.batch.flags.clone();
+    if context.is_fused() {
+        for (row, flags) in flags.iter_mut().enumerate().filter(|(_, flags)| !flags.is_bad()) {
+            if context.is_in_sums(&all.batch, row) {
+                flags.insert(RowFlags::IN_SUMS);
+            } else if context.is_held_out(&all.batch, row) {
+                flags.insert(RowFlags::HELD_OUT);
+            }
+        }
+    }
+    flags
+}
+
+/// The residuals of good rows that are not in the sums; NaN for the others, whose residuals the network has been fitted to.
+fn unseen_residuals(all: &Differentiated, flags: &[RowFlags]) -> Vec<f64> {
+    let mut residuals = all.residuals();
+    for (row, flags) in residuals.chunks_exact_mut(all.batch.n_labels.max(1)).zip(flags) {
+        if flags.is_bad() || flags.contains(RowFlags::IN_SUMS) {
+            row.fill(f64::NAN);
+        }
+    }
+    residuals
+}

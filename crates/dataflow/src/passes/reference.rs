@@ -1,0 +1,76 @@
+//! Reference pass: residuals, mean activations and mean gradients of held-out spectra.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fisherflow_curvature::ReferenceSums;
+use fisherflow_network::InputJacobian;
+use fisherflow_posterior::ResidualSums;
+use fisherflow_spectra::PixelPopulation;
+use serde::{Deserialize, Serialize};
+use timely::worker::Worker;
+
+use super::differentiated::{Differentiated, differentiate};
+use super::{rows, run, spectra};
+use crate::context::Context;
+use crate::error::RunError;
+use crate::operators::{Accumulate, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+
+/// What the held-out spectra tell before the sums begin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct HeldOut {
+    pub(crate) references: ReferenceSums,
+    pub(crate) residuals: ResidualSums,
+}
+
+/// The totals over held-out spectra.
+pub(crate) fn reference(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    population: Option<&PixelPopulation>,
+) -> Result<HeldOut, RunError> {
+    let total = run(worker, context, |scope, probe| {
+        let (deriving, population) = (Arc::clone(context), population.cloned());
+        Ok(spectra(scope, context, |context| &context.fit)
+            .differentiate(&context.faults, move |batch| {
+                let held_out = batch.select(&rows::held_out(&batch, &deriving.job.compute))?;
+                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::NotWanted)
+            })
+            .accumulate("HeldOut", &context.faults, Fold { context: Arc::clone(context), sums: HeldOut::none(context) })
+            .reduce_in_group_order(&context.faults, |total: &mut HeldOut, group| {
+                total.references.merge(&group.references)?;
+                Ok(total.residuals.merge(&group.residuals)?)
+            })
+            .gather(probe))
+    })?;
+    let total = total.borrow_mut().remove(&0);
+    Ok(total.unwrap_or_else(|| HeldOut::none(context)))
+}
+
+impl HeldOut {
+    fn none(context: &Context) -> Self {
+        let network = &context.network;
+        Self {
+            references: ReferenceSums::empty(network.dense_layers(), network.n_labels()),
+            residuals: ResidualSums::new(network.n_labels()),
+        }
+    }
+}
+
+struct Fold {
+    context: Arc<Context>,
+    sums: HeldOut,
+}
+
+impl GroupFold<Rc<Differentiated>> for Fold {
+    type Output = HeldOut;
+
+    fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
+        self.sums.references.accumulate(&held_out.backward.captures)?;
+        Ok(self.sums.residuals.accumulate(&held_out.residuals(), held_out.batch.label_covariance.as_deref())?)
+    }
+
+    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOut)>, RunError> {
+        Ok(vec![(0, std::mem::replace(&mut self.sums, HeldOut::none(&self.context)))])
+    }
+}

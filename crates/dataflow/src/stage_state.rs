@@ -1,0 +1,90 @@
+//! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
+
+use fisherflow_curvature::References;
+use fisherflow_posterior::{BlockInfo, NoiseEstimate};
+use fisherflow_spectra::PixelPopulation;
+use fisherflow_store::WrittenFile;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::context::Context;
+use crate::error::RunError;
+
+/// What `fit` found, beside `posterior/hessian/`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FitState {
+    pub(crate) run_id: String,
+    /// What a masked pixel is replaced with; `None` where nothing is known: then no pixel may be masked.
+    pub(crate) population: Option<PixelPopulation>,
+    /// What the sums were taken about.
+    pub(crate) references: References,
+    /// The residual covariance R of the labels and what it was made of; `None` where the run file gives R.
+    pub(crate) estimate: Option<NoiseEstimate>,
+    /// Rows of the catalogue, and what became of them.
+    pub(crate) counts: FitCounts,
+    pub(crate) files: Vec<WrittenFile>,
+}
+
+/// Rows of the fit's catalogue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FitCounts {
+    /// All of them.
+    pub spectra: u64,
+    /// Counted in the sums.
+    pub in_sums: u64,
+    /// Held out from the sums.
+    pub held_out: u64,
+    /// Without a prediction: see the flags.
+    pub bad: u64,
+    /// Good, but without all their labels or the labels' errors: not counted in the sums.
+    pub unlabelled: u64,
+}
+
+/// What `invert` found, beside the rest of `posterior/`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct InvertState {
+    pub(crate) run_id: String,
+    pub(crate) blocks: Vec<BlockInfo>,
+    pub(crate) files: Vec<WrittenFile>,
+}
+
+impl FitCounts {
+    /// Adds the counts of other rows.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.spectra += other.spectra;
+        self.in_sums += other.in_sums;
+        self.held_out += other.held_out;
+        self.bad += other.bad;
+        self.unlabelled += other.unlabelled;
+    }
+}
+
+/// Reads what `stage` left, if it belongs to the run `run_id`.
+pub(crate) fn read<T: DeserializeOwned>(context: &Context, stage: &str) -> Result<Option<T>, RunError> {
+    #[derive(Deserialize)]
+    struct Owner {
+        run_id: String,
+    }
+    let uri = context.output.child(&path(stage));
+    if !context.stores.exists(&uri)? {
+        return Ok(None);
+    }
+    let bytes = context.stores.read(&uri)?;
+    let damaged = |error: serde_json::Error| RunError::Refused(format!("{uri}: {error}: run `fisherflow {stage}` again"));
+    let owner: Owner = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if owner.run_id != context.run_id {
+        return Ok(None);
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// Writes what `stage` leaves.
+pub(crate) fn write<T: Serialize>(context: &Context, stage: &str, state: &T) -> Result<(), RunError> {
+    let bytes = serde_json::to_vec_pretty(state).map_err(|error| RunError::Internal(error.to_string()))?;
+    context.output.put(&path(stage), bytes)?;
+    Ok(())
+}
+
+fn path(stage: &str) -> String {
+    format!("stages/{stage}.json")
+}

@@ -1,0 +1,130 @@
+//! The stages of a run, in order, on every worker: each goes on from what the one before left in the output.
+
+use std::sync::Arc;
+
+use fisherflow_posterior::{IntrinsicEstimate, NoiseEstimate};
+use timely::worker::Worker;
+
+use crate::context::Context;
+use crate::error::RunError;
+use crate::job::{Noise, Stage};
+use crate::passes::predict::Predicted;
+use crate::passes::{calibrate, curvature, invert, population, predict, reference};
+use crate::stage_state::{self, FitState, InvertState};
+
+/// What the stages that ran found.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) fit: FitState,
+    pub(crate) invert: Option<InvertState>,
+    /// C_intrinsic's estimate, where held-out spectra have labels, and the predictions.
+    pub(crate) predict: Option<(Option<IntrinsicEstimate>, Predicted)>,
+}
+
+/// Runs `stage` on this worker, together with all others.
+pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) -> Result<Found, RunError> {
+    let fitted = stage_state::read(context, "fit")?;
+    let fit = match (stage, fitted) {
+        (Stage::Run, Some(fitted)) => fitted,
+        (Stage::Invert | Stage::Predict, fitted) => fitted.ok_or_else(|| missing(context, "fit"))?,
+        (Stage::Run | Stage::Fit, _) => fit(worker, context)?,
+    };
+    if stage == Stage::Fit {
+        return Ok(Found { fit, invert: None, predict: None });
+    }
+    let inverted = stage_state::read(context, "invert")?;
+    let inverted = match (stage, inverted) {
+        (Stage::Run, Some(inverted)) => inverted,
+        (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,
+        _ => invert(worker, context, &fit)?,
+    };
+    if stage == Stage::Invert {
+        return Ok(Found { fit, invert: Some(inverted), predict: None });
+    }
+    let predicted = predict(worker, context, &fit, &inverted)?;
+    Ok(Found { fit, invert: Some(inverted), predict: Some(predicted) })
+}
+
+fn missing(context: &Context, stage: &str) -> RunError {
+    RunError::Refused(format!(
+        "{} holds no `{stage}` of this run ({}): run `fisherflow {stage}` with the same run file first, or `fisherflow run`",
+        context.output.uri(),
+        context.run_id
+    ))
+}
+
+/// Noise, references and curvature sums.
+fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
+    let spectra = context.fit.catalogue.n_rows();
+    context.progress.begin("population", spectra);
+    let population = population::population(worker, context)?;
+    context.progress.begin("reference", spectra);
+    let held_out = reference::reference(worker, context, population.as_ref())?;
+    let (noise, estimate) = noise(context, &held_out)?;
+    let references = held_out.references.finish()?;
+    let normalised = context.in_normalised_units(noise)?;
+    context.progress.begin("curvature", spectra);
+    let fitted = curvature::curvature(worker, context, population.as_ref(), &references, &normalised)?;
+    context.progress.end();
+    if fitted.counts.in_sums == 0 {
+        return Err(RunError::Refused(format!(
+            "no spectrum of {} can be counted in the Hessian: {} are bad, {} lack labels or their errors, {} are held out",
+            context.job.catalogue.uri, fitted.counts.bad, fitted.counts.unlabelled, fitted.counts.held_out
+        )));
+    }
+    let state = FitState {
+        run_id: context.run_id.clone(),
+        population,
+        references,
+        estimate,
+        counts: fitted.counts,
+        files: fitted.files,
+    };
+    if worker.index() == 0 {
+        stage_state::write(context, "fit", &state)?;
+    }
+    Ok(state)
+}
+
+/// R in label units, `[K, K]`: as given, or estimated from the residuals of held-out spectra.
+fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, Option<NoiseEstimate>), RunError> {
+    if let Noise::Covariance(given) = &context.job.noise {
+        return Ok((given.concat(), None));
+    }
+    let estimate = held_out.residuals.noise().map_err(|error| {
+        RunError::Refused(format!(
+            "no noise from held-out residuals of {}: {error}; name its label columns, raise noise.holdout_fraction, or give \
+             noise.covariance",
+            context.job.catalogue.uri
+        ))
+    })?;
+    Ok((estimate.covariance.clone(), Some(estimate)))
+}
+
+fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result<InvertState, RunError> {
+    context.progress.begin("invert", context.blocks.len() as u64);
+    let state = invert::inverse(worker, context, fit.counts.in_sums)?;
+    context.progress.end();
+    if worker.index() == 0 {
+        stage_state::write(context, "invert", &state)?;
+    }
+    Ok(state)
+}
+
+fn predict(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    fit: &FitState,
+    inverted: &InvertState,
+) -> Result<(Option<IntrinsicEstimate>, Predicted), RunError> {
+    context.load_posterior(inverted)?;
+    context.progress.begin("calibrate", context.fit.catalogue.n_rows());
+    let budget = calibrate::calibrate(worker, context, fit.population.as_ref())?;
+    let intrinsic = (budget.n_spectra() > 0).then(|| budget.intrinsic()).transpose()?;
+    let k = context.network.n_labels();
+    let covariance = intrinsic.as_ref().map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
+    context.progress.begin("predict", context.predicted().catalogue.n_rows());
+    let predicted = predict::predict(worker, context, fit.population.as_ref(), &covariance)?;
+    context.progress.end();
+    Ok((intrinsic, predicted))
+}

@@ -1,0 +1,262 @@
+//! What can be wrong with a network, its file, or what it is asked to do.
+
+use thiserror::Error;
+
+/// Any failure of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// The bytes are not a safetensors file.
+    #[error("not a safetensors file, or a damaged one: {reason}")]
+    NotSafetensors {
+        /// What the reader met.
+        reason: String,
+    },
+    /// The metadata entry `fisherflow.network` cannot be read.
+    #[error("the file's metadata `fisherflow.network` is not a description of a network")]
+    Metadata(#[source] serde_json::Error),
+    /// The metadata entry is of a version this program does not know.
+    #[error("the file describes its network in version {found}; this program knows version {known}: update it")]
+    MetadataVersion {
+        /// The file's version.
+        found: u64,
+        /// The newest version known.
+        known: u64,
+    },
+    /// A tensor that the description needs is not there.
+    #[error("the network file has no tensor `{name}` (nearest: `{nearest}`); every dense layer needs a weight and a bias")]
+    MissingTensor {
+        /// The tensor's name.
+        name: String,
+        /// The nearest name that is there.
+        nearest: String,
+    },
+    /// A tensor that no dense layer uses.
+    #[error("tensor `{name}` {shape:?} of the network file belongs to no dense layer; only networks of dense layers are supported")]
+    StrayTensor {
+        /// The tensor's name.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A file without any weights.
+    #[error("the network file holds no dense layer: no tensor is called `<layer>.weight`")]
+    NoLayers,
+    /// A tensor of a type that is no number.
+    #[error("tensor `{name}` holds {dtype}; weights must be f64, f32, f16 or bf16")]
+    TensorType {
+        /// The tensor's name.
+        name: String,
+        /// Its element type.
+        dtype: String,
+    },
+    /// A tensor of the wrong shape.
+    #[error("tensor `{name}` has shape {found:?}, expected {expected}")]
+    TensorShape {
+        /// The tensor's name.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What the layer needs, in words.
+        expected: String,
+    },
+    /// A layer that does not fit the one before it.
+    #[error("layer `{layer}` has {inputs} inputs, the layer before it (`{before}`) has {outputs} outputs")]
+    LayerChain {
+        /// The layer.
+        layer: String,
+        /// Its number of inputs.
+        inputs: usize,
+        /// The dense layer before it.
+        before: String,
+        /// That layer's number of outputs.
+        outputs: usize,
+    },
+    /// A weight that is not finite.
+    #[error("element {index} of tensor `{name}` is not a finite number in {precision}")]
+    NotFinite {
+        /// The tensor's name.
+        name: String,
+        /// Row-major position.
+        index: usize,
+        /// The arithmetic it was read for.
+        precision: String,
+    },
+    /// A file that does not say what lies between its dense layers, and neither does the run file.
+    #[error(
+        "the network file does not say what lies between its {n_dense} dense layers ({names}): say so, as in \
+         layers = [\"dense\", \"relu\", \"dense\"]"
+    )]
+    LayersUnsaid {
+        /// Number of dense layers in the file.
+        n_dense: usize,
+        /// Their names.
+        names: String,
+    },
+    /// The run file and the network file disagree about the layers.
+    #[error("the network file says its layers are {file}, the run file says {said}; leave `layers` out of the run file")]
+    LayersDisagree {
+        /// The file's layers.
+        file: String,
+        /// The run file's layers.
+        said: String,
+    },
+    /// As many dense layers were said as the file does not hold.
+    #[error("`layers` names {said} dense layers, the network file holds {found}: {names}")]
+    DenseCount {
+        /// How many were said.
+        said: usize,
+        /// How many the file holds.
+        found: usize,
+        /// Their names.
+        names: String,
+    },
+    /// A layer name that is not known.
+    #[error("unknown layer `{name}`; the nearest known one is `{nearest}`")]
+    UnknownLayer {
+        /// The name.
+        name: String,
+        /// The nearest known name.
+        nearest: String,
+    },
+    /// A number in a layer name that makes no sense there.
+    #[error("layer `{name}`: {reason}")]
+    LayerNumber {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A precision that is not known.
+    #[error("unknown precision `{name}`; the nearest known one is `{nearest}`")]
+    UnknownPrecision {
+        /// The name.
+        name: String,
+        /// The nearest known name.
+        nearest: String,
+    },
+    /// Label names, units, means or scales in another number than the network has outputs.
+    #[error("{count} label {what} given, the network has {outputs} outputs")]
+    LabelCount {
+        /// `names`, `units`, `means` or `scales`.
+        what: &'static str,
+        /// How many were given.
+        count: usize,
+        /// Number of network outputs.
+        outputs: usize,
+    },
+    /// A label name used twice.
+    #[error("the label name `{name}` is given twice")]
+    LabelTwice {
+        /// The name.
+        name: String,
+    },
+    /// A normalisation of another length than a spectrum.
+    #[error("{what} has {count} values, the network takes {inputs} (or a single one for all)")]
+    NormalisationLength {
+        /// `input_mean` or `input_scale`.
+        what: &'static str,
+        /// How many were given.
+        count: usize,
+        /// Number of network inputs.
+        inputs: usize,
+    },
+    /// A normalisation that is not finite, or a scale that is not positive.
+    #[error("{what}[{index}] is {value}; {remedy}")]
+    NormalisationValue {
+        /// `input_mean`, `input_scale`, `label mean` or `label scale`.
+        what: &'static str,
+        /// Position.
+        index: usize,
+        /// The value.
+        value: f64,
+        /// What it must be.
+        remedy: &'static str,
+    },
+    /// Spectra of another length than the network takes.
+    #[error("the spectra have {found} values, not a whole number of spectra of the network's {inputs} pixels")]
+    FluxLength {
+        /// Number of values.
+        found: usize,
+        /// Number of network inputs.
+        inputs: usize,
+    },
+    /// A tensor of spectra of another shape than `[batch, n_inputs]`.
+    #[error("the tensor of spectra has shape {found:?}, expected [batch, {inputs}]")]
+    FluxShape {
+        /// Its shape.
+        found: Vec<usize>,
+        /// Number of network inputs.
+        inputs: usize,
+    },
+    /// A forward pass of another network.
+    #[error("the forward pass kept {found} layers, the network has {expected}: it is another network's")]
+    ForeignForward {
+        /// Layers kept.
+        found: usize,
+        /// The network's layers.
+        expected: usize,
+    },
+    /// A network asked for with widths that are none.
+    #[error("widths {widths:?} describe no network: at least an input and an output width, all positive, are needed")]
+    Widths {
+        /// The widths.
+        widths: Vec<usize>,
+    },
+    /// A training recipe that cannot be followed.
+    #[error("training recipe: {what} is {value}; {remedy}")]
+    Recipe {
+        /// The setting.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        remedy: &'static str,
+    },
+    /// A training set whose parts disagree.
+    #[error("the {set} set says {n_spectra} spectra of {n_pixels} pixels and {n_labels} labels, but holds {flux} flux values and {labels} label values")]
+    TrainingSetShape {
+        /// `training` or `validation`.
+        set: &'static str,
+        /// Number of spectra.
+        n_spectra: usize,
+        /// Pixels a spectrum.
+        n_pixels: usize,
+        /// Labels a spectrum.
+        n_labels: usize,
+        /// Flux values held.
+        flux: usize,
+        /// Label values held.
+        labels: usize,
+    },
+    /// A training set without spectra.
+    #[error("the training set is empty")]
+    EmptyTrainingSet,
+    /// A flux or label that is not finite.
+    #[error("spectrum {row} of the {set} set has a {what} that is not finite; leave such rows out")]
+    TrainingValue {
+        /// `training` or `validation`.
+        set: &'static str,
+        /// The row.
+        row: usize,
+        /// `flux` or `label`.
+        what: &'static str,
+    },
+    /// The loss is no number any more.
+    #[error("training diverged in epoch {epoch}: the loss is {loss}; lower the learning rate")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The loss.
+        loss: f64,
+    },
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// Writing a safetensors file failed.
+    #[error("the network cannot be written as safetensors")]
+    Write(#[source] safetensors::SafeTensorError),
+    /// Writing the description failed.
+    #[error("the network's description cannot be written as JSON")]
+    WriteMetadata(#[source] serde_json::Error),
+}

@@ -1,0 +1,76 @@
+//! Fresh weights: He normal, as Keras' `he_normal`, with biases 0.
+//!
+//! He et al. 2015 (arXiv:1502.01852): variance `2 / fan_in`. As in Keras, the normal is cut at two standard deviations and widened
+//! so that its variance is `2 / fan_in` after the cut.
+
+use candle_core::Tensor;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+
+use crate::activation::Activation;
+use crate::arithmetic::{Arithmetic, Precision};
+use crate::error::NetworkError;
+use crate::labels::Labels;
+use crate::layer_spec::LayerSpec;
+use crate::network::Network;
+
+/// Standard deviation of a standard normal cut at -2 and 2.
+const CUT_NORMAL_STD: f64 = 0.879_625_661_034_239_8;
+
+impl Network {
+    /// A network of fresh weights: dense layers of the given widths (input, hidden ones, output) with `activation` between them, called
+    /// `layers.0`, `layers.2`, ... The same seed gives the same weights on any machine; f32 weights are those of f64, rounded.
+    ///
+    /// # Errors
+    /// Widths that describe no network, labels or normalisation that do not fit it.
+    pub fn he_normal(
+        widths: &[usize],
+        activation: Activation,
+        labels: Labels,
+        input_mean: &[f64],
+        input_scale: &[f64],
+        seed: u64,
+        arithmetic: Arithmetic,
+    ) -> Result<Self, NetworkError> {
+        if widths.len() < 2 || widths.contains(&0) {
+            return Err(NetworkError::Widths {
+                widths: widths.to_vec(),
+            });
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let device = arithmetic.device();
+        let mut specs = Vec::new();
+        let mut dense = Vec::new();
+        for pair in widths.windows(2) {
+            let (inputs, outputs) = (pair[0], pair[1]);
+            if !specs.is_empty() {
+                specs.push(LayerSpec::Activation(activation));
+            }
+            let name = format!("layers.{}", specs.len());
+            specs.push(LayerSpec::Dense);
+            let std = (2.0 / inputs as f64).sqrt() / CUT_NORMAL_STD;
+            let draws = std::iter::repeat_with(|| std * cut_normal(&mut rng)).take(outputs * inputs);
+            let weight = match arithmetic.precision {
+                Precision::F32 => {
+                    Tensor::from_vec(draws.map(|w| w as f32).collect::<Vec<_>>(), (outputs, inputs), &device)?
+                }
+                Precision::F64 => Tensor::from_vec(draws.collect::<Vec<f64>>(), (outputs, inputs), &device)?,
+            };
+            let bias = Tensor::zeros(outputs, arithmetic.precision.dtype(), &device)?;
+            dense.push((name, weight, bias));
+        }
+        let labels = |outputs| labels.check(outputs).map(|()| labels);
+        Self::assemble(&specs, dense, labels, input_mean, input_scale, arithmetic)
+    }
+}
+
+/// A standard normal between -2 and 2.
+fn cut_normal(rng: &mut ChaCha8Rng) -> f64 {
+    loop {
+        let z: f64 = rng.sample(StandardNormal);
+        if z.abs() <= 2.0 {
+            return z;
+        }
+    }
+}

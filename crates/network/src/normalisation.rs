@@ -1,0 +1,113 @@
+//! How flux becomes the network's input: `x = (flux - mean) / scale`, pixel by pixel.
+
+use candle_core::Tensor;
+
+use crate::arithmetic::Arithmetic;
+use crate::error::NetworkError;
+use crate::labels::{check_finite, check_positive};
+
+/// The normalisation of a network's input.
+#[derive(Clone, Debug)]
+pub(crate) struct InputNormalisation {
+    /// `[D]`, flux units.
+    pub mean: Vec<f64>,
+    /// `[D]`, flux units, positive.
+    pub scale: Vec<f64>,
+    /// `[1, D]` in the arithmetic's type; `None` where every mean is 0.
+    mean_row: Option<Tensor>,
+    /// How `1 / scale` is applied.
+    inverse_scale: InverseScale,
+}
+
+/// `1 / scale` of all pixels.
+#[derive(Clone, Debug)]
+pub(crate) enum InverseScale {
+    /// The same for every pixel.
+    Uniform(f64),
+    /// `[1, D]` in the arithmetic's type.
+    ByPixel(Tensor),
+}
+
+impl InputNormalisation {
+    /// `mean` and `scale` have `inputs` values or one for all.
+    pub fn new(mean: &[f64], scale: &[f64], inputs: usize, arithmetic: &Arithmetic) -> Result<Self, NetworkError> {
+        let mean = for_all_pixels("input_mean", mean, inputs)?;
+        let scale = for_all_pixels("input_scale", scale, inputs)?;
+        check_finite("input_mean", &mean)?;
+        check_positive("input_scale", &scale)?;
+        let row = |values: Vec<f64>| {
+            Tensor::from_vec(values, (1, inputs), &arithmetic.device())?.to_dtype(arithmetic.precision.dtype())
+        };
+        let mean_row = if mean.iter().all(|m| *m == 0.0) { None } else { Some(row(mean.clone())?) };
+        let first = scale.first().copied().unwrap_or(1.0);
+        let inverse_scale = if scale.iter().all(|s| *s == first) {
+            InverseScale::Uniform(1.0 / first)
+        } else {
+            InverseScale::ByPixel(row(scale.iter().map(|s| 1.0 / s).collect())?)
+        };
+        Ok(Self {
+            mean,
+            scale,
+            mean_row,
+            inverse_scale,
+        })
+    }
+
+    /// The network's input of `flux`, `[batch, D]`; no copy where there is nothing to do.
+    pub fn apply(&self, flux: &Tensor) -> Result<Tensor, NetworkError> {
+        let centred = match &self.mean_row {
+            None => flux.clone(),
+            Some(mean) => flux.broadcast_sub(mean)?,
+        };
+        Ok(match &self.inverse_scale {
+            InverseScale::Uniform(1.0) => centred,
+            InverseScale::Uniform(s) => centred.affine(*s, 0.0)?,
+            InverseScale::ByPixel(row) => centred.broadcast_mul(row)?,
+        })
+    }
+
+    /// `1 / scale`.
+    pub fn inverse_scale(&self) -> &InverseScale {
+        &self.inverse_scale
+    }
+}
+
+/// One value a pixel.
+fn for_all_pixels(what: &'static str, values: &[f64], inputs: usize) -> Result<Vec<f64>, NetworkError> {
+    match values.len() {
+        n if n == inputs => Ok(values.to_vec()),
+        1 => Ok(vec![values[0]; inputs]),
+        count => Err(NetworkError::NormalisationLength { what, count, inputs }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arithmetic::Precision;
+
+    const F64: Arithmetic = Arithmetic {
+        precision: Precision::F64,
+        threads: 1,
+    };
+
+    #[test]
+    fn one_value_serves_all_pixels() {
+        let flux = Tensor::new(&[[1.0f64, 2.0, 4.0]], &F64.device()).unwrap();
+        for scale in [vec![0.5], vec![0.5; 3], vec![0.5, 1.0, 2.0]] {
+            let normalisation = InputNormalisation::new(&[1.0], &scale, 3, &F64).unwrap();
+            let x: Vec<f64> = normalisation.apply(&flux).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let expected = if scale.len() == 3 && scale[2] == 2.0 { [0.0, 1.0, 1.5] } else { [0.0, 2.0, 6.0] };
+            assert_eq!(x, expected);
+        }
+    }
+
+    #[test]
+    fn a_wrong_length_carries_both_sides() {
+        let said = InputNormalisation::new(&[0.0, 1.0], &[1.0], 3, &F64).unwrap_err().to_string();
+        assert_eq!(said, "input_mean has 2 values, the network takes 3 (or a single one for all)");
+        let said = InputNormalisation::new(&[0.0], &[1.0, 0.0, 1.0], 3, &F64).unwrap_err().to_string();
+        assert_eq!(said, "input_scale[1] is 0; it must be a finite number above 0");
+        assert!(InputNormalisation::new(&[f64::NAN], &[1.0], 3, &F64).is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! What is known of a block after its inversion: its size, its certificate, and every numerical repair.
+
+use fisherflow_curvature::{BlockPlan, StructureKind};
+use serde::{Deserialize, Serialize};
+
+/// A block's line in `posterior/blocks.parquet`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockInfo {
+    /// The block's id in the run's plan.
+    pub block: usize,
+    /// The names of its layers, in its order.
+    pub layers: Vec<String>,
+    /// How it is held.
+    pub structure: StructureKind,
+    /// Number of weights, biases included: the side of the matrix.
+    pub n_weights: u64,
+    /// Number of spectra that the Hessian is a sum over.
+    pub n_spectra: u64,
+    /// `delta`, in normalised label units, on the scale of the sum over spectra.
+    pub prior_precision: f64,
+    /// `ln det P`, `P = H + delta I`.
+    pub log_det: f64,
+    /// `gamma = tr(H P^-1) = sum lambda / (lambda + delta)`: how many weights the data determine. Over the whole network it cannot
+    /// exceed the number of outputs times the number of spectra; where it does, the structure counts information that is not there.
+    pub effective_parameters: f64,
+    /// Smallest eigenvalue of `P`; none for a dense block, whose eigenvalues are not computed.
+    pub smallest_eigenvalue: Option<f64>,
+    /// Largest eigenvalue of `P`; none for a dense block.
+    pub largest_eigenvalue: Option<f64>,
+    /// Largest over smallest eigenvalue of `P`; for a dense block `|P|_1 |P^-1|_1`, which is never smaller than that ratio.
+    pub condition: f64,
+    /// Number of eigenvalues of the factors (of the elements, for a diagonal) that were negative from rounding and were set to 0.
+    pub clipped_eigenvalues: u64,
+    /// The most negative of them, relative to its factor's largest; 0 where none was clipped.
+    pub most_negative_eigenvalue: f64,
+    /// What was added to the diagonal beyond the prior. 0: a block that cannot be factored is refused, not repaired.
+    pub jitter: f64,
+}
+
+/// The numbers of a [`BlockInfo`] that its structure finds out.
+pub(crate) struct Certificate {
+    pub log_det: f64,
+    pub effective_parameters: f64,
+    pub eigenvalues: Option<(f64, f64)>,
+    pub condition: f64,
+    pub clipped_eigenvalues: u64,
+    pub most_negative_eigenvalue: f64,
+}
+
+impl BlockInfo {
+    /// The certificate of a block of this plan.
+    pub(crate) fn new(
+        plan: &BlockPlan,
+        n_spectra: u64,
+        prior_precision: f64,
+        certificate: Certificate,
+    ) -> Self {
+        Self {
+            block: plan.id,
+            layers: plan.shapes.iter().map(|s| s.name.clone()).collect(),
+            structure: plan.structure,
+            n_weights: plan.n_weights() as u64,
+            n_spectra,
+            prior_precision,
+            log_det: certificate.log_det,
+            effective_parameters: certificate.effective_parameters,
+            smallest_eigenvalue: certificate.eigenvalues.map(|(smallest, _)| smallest),
+            largest_eigenvalue: certificate.eigenvalues.map(|(_, largest)| largest),
+            condition: certificate.condition,
+            clipped_eigenvalues: certificate.clipped_eigenvalues,
+            most_negative_eigenvalue: certificate.most_negative_eigenvalue,
+            jitter: 0.0,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The diagonal alone: `P^-1 = 1 / (d + delta)`, weight by weight.
+
+use std::sync::OnceLock;
+
+use candle_core::{DType, WithDType};
+use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
+use fisherflow_network::{DenseShape, LayerCapture};
+
+use crate::block_info::Certificate;
+use crate::captures::Wanted;
+use crate::contraction::contract;
+use crate::matrices::single_layer;
+use crate::product::Scalar;
+use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
+
+/// The variances of a layer's weights.
+pub(crate) struct DiagonalPrecision {
+    index: usize,
+    shape: DenseShape,
+    info: BlockInfo,
+    /// `1 / (d + delta)`, `[out, in + 1]`.
+    variance: Matrix,
+    threads: usize,
+    /// The variances as `[in + 1, out]`, in the type of the captures that came.
+    in_f32: OnceLock<Vec<f32>>,
+    in_f64: OnceLock<Vec<f64>>,
+}
+
+impl DiagonalPrecision {
+    /// Adds the prior and takes the reciprocal.
+    pub(crate) fn invert(
+        plan: &BlockPlan,
+        n_spectra: u64,
+        diagonal: Matrix,
+        prior_precision: f64,
+        threads: usize,
+    ) -> Result<Self, PosteriorError> {
+        let mut variance = diagonal;
+        let most = variance.values.iter().copied().fold(0.0, f64::max);
+        let least = variance.values.iter().copied().fold(f64::INFINITY, f64::min);
+        let rounding = variance.values.len() as f64 * f64::EPSILON * most;
+        if least < -rounding {
+            return Err(PosteriorError::Indefinite {
+                block: plan.name(),
+                factor: Factor::Diagonal,
+                smallest: least,
+                largest: most,
+            });
+        }
+        // Below the smallest normal number the reciprocal overflows.
+        if prior_precision == 0.0 && least < f64::MIN_POSITIVE {
+            return Err(PosteriorError::SingularSpectrum {
+                block: plan.name(),
+                prior_precision,
+                smallest: least,
+                largest: most,
+            });
+        }
+        let (mut log_det, mut effective_parameters, mut clipped) = (0.0, 0.0, 0);
+        for value in &mut variance.values {
+            let d = value.max(0.0);
+            clipped += u64::from(*value < 0.0);
+            log_det += (d + prior_precision).ln();
+            effective_parameters += d / (d + prior_precision);
+            *value = 1.0 / (d + prior_precision);
+        }
+        let ends = (least.max(0.0) + prior_precision, most + prior_precision);
+        let certificate = Certificate {
+            log_det,
+            effective_parameters,
+            eigenvalues: Some(ends),
+            condition: ends.1 / ends.0,
+            clipped_eigenvalues: clipped,
+            most_negative_eigenvalue: if clipped == 0 { 0.0 } else { least / most },
+        };
+        let info = BlockInfo::new(plan, n_spectra, prior_precision, certificate);
+        Self::new(plan, variance, info, threads)
+    }
+
+    /// From variances that were computed before.
+    pub(crate) fn new(
+        plan: &BlockPlan,
+        variance: Matrix,
+        info: BlockInfo,
+        threads: usize,
+    ) -> Result<Self, PosteriorError> {
+        Ok(Self {
+            index: plan.layers.first().copied().unwrap_or_default(),
+            shape: single_layer(plan)?.clone(),
+            info,
+            variance,
+            threads,
+            in_f32: OnceLock::new(),
+            in_f64: OnceLock::new(),
+        })
+    }
+
+    fn transposed<T: WithDType>(&self) -> Vec<T> {
+        let (outputs, inputs) = (self.variance.rows, self.variance.cols);
+        let mut values = Vec::with_capacity(outputs * inputs);
+        for j in 0..inputs {
+            for o in 0..outputs {
+                values.push(T::from_f64(self.variance.values[o * inputs + j]));
+            }
+        }
+        values
+    }
+
+    fn predict<T: Scalar>(
+        &self,
+        wanted: &Wanted<'_>,
+        capture: &LayerCapture,
+        inverse: &[T],
+    ) -> Result<Vec<f64>, PosteriorError> {
+        let sides = wanted.sides::<T>(capture)?;
+        Ok(contract(
+            sides.input,
+            &sides.grad,
+            inverse,
+            sides.batch,
+            sides.n_outputs,
+            self.threads,
+        ))
+    }
+}
+
+impl Precision for DiagonalPrecision {
+    fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
+        if v.len() != self.variance.values.len() {
+            return Err(PosteriorError::Shape {
+                what: format!("the vector to solve block {} for", self.shape.name),
+                expected: vec![self.variance.values.len()],
+                found: vec![v.len()],
+            });
+        }
+        Ok(v.iter()
+            .zip(&self.variance.values)
+            .map(|(v, variance)| v * variance)
+            .collect())
+    }
+
+    fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
+        let wanted = Wanted {
+            index: self.index,
+            shape: &self.shape,
+            structure: StructureKind::Diagonal,
+        };
+        let capture = wanted.find(captures)?;
+        if capture.input.dtype() == DType::F32 {
+            let inverse = self.in_f32.get_or_init(|| self.transposed());
+            self.predict(&wanted, capture, inverse)
+        } else {
+            let inverse = self.in_f64.get_or_init(|| self.transposed());
+            self.predict(&wanted, capture, inverse)
+        }
+    }
+
+    fn marginal_variance(&self) -> Vec<Matrix> {
+        vec![self.variance.clone()]
+    }
+
+    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
+        vec![NamedMatrix::new(
+            &self.shape.name,
+            Factor::Diagonal,
+            self.variance.clone(),
+        )]
+    }
+
+    fn info(&self) -> &BlockInfo {
+        &self.info
+    }
+}

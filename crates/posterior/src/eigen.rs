@@ -1,0 +1,181 @@
+//! Eigendecomposition of a factor that is a sum of squares, in f64, with rounding's negative eigenvalues set to 0.
+//!
+//! Always on one thread: faer's tridiagonalisation adds the threads' partial sums, so its last bits would depend on their number.
+
+use faer::diag::DiagMut;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
+use faer::{MatMut, MatRef, Par};
+use fisherflow_curvature::Matrix;
+
+use crate::{Factor, PosteriorError};
+
+/// A negative eigenvalue larger than this share of the largest is no rounding error.
+const INDEFINITE: f64 = 1e-3;
+
+/// Eigenvalues and eigenvectors of a symmetric positive semidefinite matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Eigenpairs {
+    /// Ascending, none negative.
+    pub values: Vec<f64>,
+    /// `[n, n]` row-major: eigenvector j is column j.
+    pub vectors: Vec<f64>,
+    /// How many eigenvalues were negative and are 0 now.
+    pub clipped: u64,
+    /// The most negative, relative to the largest.
+    pub most_negative: f64,
+}
+
+/// Decomposes a symmetric matrix of which one triangle is read.
+pub(crate) fn decompose(
+    matrix: Matrix,
+    block: &str,
+    factor: Factor,
+) -> Result<Eigenpairs, PosteriorError> {
+    let n = matrix.rows;
+    let request =
+        self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, Default::default());
+    let mut workspace = MemBuffer::try_new(request).map_err(|_| PosteriorError::Memory {
+        block: block.to_owned(),
+        bytes: request.unaligned_bytes_required(),
+    })?;
+    let mut values = vec![0.0; n];
+    let mut vectors = vec![0.0; n * n];
+    self_adjoint_evd(
+        MatRef::from_column_major_slice(&matrix.values, n, n),
+        DiagMut::from_slice_mut(&mut values),
+        Some(MatMut::from_column_major_slice_mut(&mut vectors, n, n)),
+        Par::Seq,
+        MemStack::new(&mut workspace),
+        Default::default(),
+    )
+    .map_err(|_| PosteriorError::Eigenvalues {
+        block: block.to_owned(),
+        factor,
+    })?;
+    drop((matrix, workspace));
+    transpose_square(&mut vectors, n);
+
+    let (smallest, largest) = match (values.first(), values.last()) {
+        (Some(&smallest), Some(&largest)) => (smallest, largest),
+        _ => (0.0, 0.0),
+    };
+    if smallest < -INDEFINITE * largest.max(0.0) {
+        return Err(PosteriorError::Indefinite {
+            block: block.to_owned(),
+            factor,
+            smallest,
+            largest,
+        });
+    }
+    let mut clipped = 0;
+    for value in values.iter_mut().filter(|v| **v < 0.0) {
+        *value = 0.0;
+        clipped += 1;
+    }
+    Ok(Eigenpairs {
+        values,
+        vectors,
+        clipped,
+        most_negative: if clipped == 0 {
+            0.0
+        } else {
+            smallest / largest
+        },
+    })
+}
+
+/// Transposes in place, tile by tile.
+fn transpose_square(values: &mut [f64], n: usize) {
+    const TILE: usize = 32;
+    for top in (0..n).step_by(TILE) {
+        for left in (top..n).step_by(TILE) {
+            for i in top..(top + TILE).min(n) {
+                for j in left.max(i + 1)..(left + TILE).min(n) {
+                    values.swap(i * n + j, j * n + i);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brute_force::Numbers;
+
+    fn gram(n: usize, rank: usize, seed: u64) -> Matrix {
+        let mut numbers = Numbers::new(seed);
+        let x: Vec<f64> = (0..rank * n).map(|_| numbers.next()).collect();
+        let mut values = vec![0.0; n * n];
+        for i in 0..n {
+            for j in 0..n {
+                values[i * n + j] = (0..rank).map(|r| x[r * n + i] * x[r * n + j]).sum();
+            }
+        }
+        Matrix {
+            rows: n,
+            cols: n,
+            values,
+        }
+    }
+
+    #[test]
+    fn the_factors_multiply_back_and_no_eigenvalue_is_negative() {
+        for (n, rank) in [(1, 1), (5, 9), (40, 7), (150, 300)] {
+            let matrix = gram(n, rank, n as u64);
+            let pairs = decompose(matrix.clone(), "layers.0", Factor::KronA).unwrap();
+            assert!(pairs.values.iter().all(|&v| v >= 0.0));
+            assert!(pairs.values.is_sorted());
+            let scale = pairs.values[n - 1];
+            for i in 0..n {
+                for j in 0..n {
+                    let back: f64 = (0..n)
+                        .map(|k| {
+                            pairs.vectors[i * n + k] * pairs.values[k] * pairs.vectors[j * n + k]
+                        })
+                        .sum();
+                    let found = matrix.values[i * n + j];
+                    assert!((back - found).abs() < 1e-13 * n as f64 * scale);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_sum_of_squares_is_refused() {
+        let matrix = Matrix {
+            rows: 2,
+            cols: 2,
+            values: vec![1.0, 2.0, 2.0, 1.0],
+        };
+        let error = decompose(matrix, "layers.0", Factor::KronG).unwrap_err();
+        assert!(matches!(error, PosteriorError::Indefinite { .. }));
+        assert!(error.to_string().contains("kron_g of block layers.0"));
+    }
+
+    #[test]
+    fn rounding_below_zero_is_clipped_and_counted() {
+        let matrix = Matrix {
+            rows: 2,
+            cols: 2,
+            values: vec![1.0, 0.0, 0.0, -1e-12],
+        };
+        let pairs = decompose(matrix, "layers.0", Factor::KronG).unwrap();
+        assert_eq!(pairs.values, [0.0, 1.0]);
+        assert_eq!(pairs.clipped, 1);
+        assert_eq!(pairs.most_negative, -1e-12);
+    }
+
+    #[test]
+    fn transposing_twice_changes_nothing() {
+        let n = 71;
+        let start: Vec<f64> = (0..n * n).map(|i| i as f64).collect();
+        let mut values = start.clone();
+        transpose_square(&mut values, n);
+        assert_eq!(values[1], start[n]);
+        assert_eq!(values[70 * n + 3], start[3 * n + 70]);
+        transpose_square(&mut values, n);
+        assert_eq!(values, start);
+    }
+}

@@ -1,0 +1,245 @@
+//! Why a posterior, a covariance or an error budget cannot be had.
+
+use fisherflow_curvature::StructureKind;
+
+use crate::Factor;
+
+/// What can go wrong between the sums over spectra and the error budget.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PosteriorError {
+    /// The prior precision is no precision.
+    #[error(
+        "the prior precision of block {block} is {value}: it must be a finite number, 0 or larger"
+    )]
+    Prior {
+        /// The block's name.
+        block: String,
+        /// What was given.
+        value: f64,
+    },
+    /// A dense block has no Cholesky factor, or only one that is rounding error.
+    #[error(
+        "block {block} with prior precision {prior_precision} is singular: the pivot of weight {pivot} of {n_weights} ({layer}, output \
+         {output}, {input}) is 0 to rounding. Raise the prior precision, sum over more spectra, or hold the layer by another structure"
+    )]
+    Singular {
+        /// The block's name.
+        block: String,
+        /// The prior precision that was added.
+        prior_precision: f64,
+        /// Where the factorisation stopped, in the block's order of weights.
+        pivot: usize,
+        /// Size of the block.
+        n_weights: usize,
+        /// The layer of that weight.
+        layer: String,
+        /// The layer's output that the weight leads to.
+        output: usize,
+        /// The layer's input that the weight comes from, in words.
+        input: String,
+    },
+    /// A Kronecker or diagonal block without prior has an eigenvalue that is 0 to rounding.
+    #[error(
+        "block {block} with prior precision {prior_precision} is singular: eigenvalues run from {smallest:e} to {largest:e}. Raise the \
+         prior precision, sum over more spectra, or hold the layer by another structure"
+    )]
+    SingularSpectrum {
+        /// The block's name.
+        block: String,
+        /// The prior precision that was added.
+        prior_precision: f64,
+        /// The smallest eigenvalue of the block.
+        smallest: f64,
+        /// The largest.
+        largest: f64,
+    },
+    /// A sum that must be positive semidefinite is not, by far more than rounding.
+    #[error(
+        "{factor} of block {block} is no sum of squares: its eigenvalues run from {smallest:e} to {largest:e}; the sums are damaged, \
+         compute them again"
+    )]
+    Indefinite {
+        /// The block's name.
+        block: String,
+        /// Which matrix.
+        factor: Factor,
+        /// Its smallest eigenvalue.
+        smallest: f64,
+        /// Its largest.
+        largest: f64,
+    },
+    /// A matrix holds a NaN or an infinity.
+    #[error(
+        "row {row} of {factor} of block {block} holds a value that is not finite: the sums are damaged, or a network's output overflowed"
+    )]
+    NotFinite {
+        /// The block's name.
+        block: String,
+        /// Which matrix.
+        factor: Factor,
+        /// Its first row with such a value.
+        row: usize,
+    },
+    /// An eigendecomposition did not converge.
+    #[error("the eigenvalues of {factor} of block {block} did not converge")]
+    Eigenvalues {
+        /// The block's name.
+        block: String,
+        /// Which matrix.
+        factor: Factor,
+    },
+    /// A factorisation's workspace does not fit.
+    #[error(
+        "no memory for the {bytes} bytes of workspace that block {block} needs: hold the layer by another structure"
+    )]
+    Memory {
+        /// The block's name.
+        block: String,
+        /// How much was asked for.
+        bytes: usize,
+    },
+    /// A curvature, or a set of matrices, of another structure than the plan says.
+    #[error("block {block} is planned as {planned:?}, but its curvature is {found}")]
+    Form {
+        /// The block's name.
+        block: String,
+        /// What the plan says.
+        planned: StructureKind,
+        /// What was handed over.
+        found: &'static str,
+    },
+    /// A plan of one structure with a number of layers that this structure cannot cover.
+    #[error("block {block} covers {layers} layers, but {structure:?} holds one layer a block")]
+    Layers {
+        /// The block's name.
+        block: String,
+        /// How it is held.
+        structure: StructureKind,
+        /// Number of layers in its plan.
+        layers: usize,
+    },
+    /// The stored facts of a block belong to another one.
+    #[error("the stored facts of block {block} have {what} {found}, expected {expected}")]
+    Info {
+        /// The block's name.
+        block: String,
+        /// Which fact.
+        what: &'static str,
+        /// What the plan says.
+        expected: String,
+        /// What is stored.
+        found: String,
+    },
+    /// A matrix, vector or tensor of the wrong size.
+    #[error("{what} has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// What it is, with the layer's or block's name.
+        what: String,
+        /// What it should be.
+        expected: Vec<usize>,
+        /// What it is.
+        found: Vec<usize>,
+    },
+    /// A layer of the block is not among the captures.
+    #[error("layer {layer} (dense layer {index}) is not among the {found} captures of the batch")]
+    MissingCapture {
+        /// The layer's name.
+        layer: String,
+        /// Its position in the network.
+        index: usize,
+        /// How many captures there are.
+        found: usize,
+    },
+    /// A structure that handles one shared position a spectrum was given more.
+    #[error(
+        "layer {layer} has {shared} shared positions a spectrum, and {structure:?} handles one: hold it by another structure"
+    )]
+    SharedPositions {
+        /// The layer's name.
+        layer: String,
+        /// Number of positions.
+        shared: usize,
+        /// How the block is held.
+        structure: StructureKind,
+    },
+    /// Captures of a type that products are not made in.
+    #[error("{what} is of type {found}, expected f32 or f64 throughout")]
+    Type {
+        /// Which tensor.
+        what: String,
+        /// Its type.
+        found: String,
+    },
+    /// A name of a matrix that this version does not know.
+    #[error("unknown factor {name:?}: expected one of {known}")]
+    UnknownFactor {
+        /// The name.
+        name: String,
+        /// The known names.
+        known: String,
+    },
+    /// A matrix of the block is missing.
+    #[error("block {block} has no matrix {factor} of layer {layer}")]
+    MissingMatrix {
+        /// The block's name.
+        block: String,
+        /// The layer's (a full block's: the block's) name.
+        layer: String,
+        /// Which matrix.
+        factor: Factor,
+    },
+    /// A matrix that the block does not have, or a second one of the same name.
+    #[error(
+        "block {block} has one matrix too many: {factor} of layer {layer}, which its structure does not have, or has once"
+    )]
+    UnexpectedMatrix {
+        /// The block's name.
+        block: String,
+        /// The layer it names.
+        layer: String,
+        /// Which matrix.
+        factor: Factor,
+    },
+    /// A variance or covariance that is none.
+    #[error("row {row} of {what} holds {value}: {remedy}")]
+    Value {
+        /// Which array.
+        what: &'static str,
+        /// The spectrum, counted from the start of the batch.
+        row: usize,
+        /// The value.
+        value: f64,
+        /// What it must be.
+        remedy: &'static str,
+    },
+    /// Nothing was summed.
+    #[error(
+        "no held-out spectrum with all its labels: {skipped} were left out because a label or a covariance is missing. Raise \
+         holdout_fraction, or give the covariance"
+    )]
+    NoResiduals {
+        /// How many were left out.
+        skipped: u64,
+    },
+    /// A label is met exactly, so its noise has no scale.
+    #[error(
+        "label {label} (counted from 0) has residual 0 for all {n} held-out spectra: it carries no information on the noise; give the \
+         noise as a covariance"
+    )]
+    NoNoise {
+        /// The label.
+        label: usize,
+        /// Number of spectra.
+        n: u64,
+    },
+    /// A small covariance could not be decomposed.
+    #[error("{what} holds a value that is not finite")]
+    Covariance {
+        /// Which covariance.
+        what: &'static str,
+    },
+    /// The device refused.
+    #[error("the device that holds the captures refused")]
+    Device(#[from] candle_core::Error),
+}

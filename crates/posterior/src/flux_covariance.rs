@@ -1,0 +1,137 @@
+//! The photons' part of the error: `C_flux = J_x diag(variance) J_x^T` for each spectrum, summed in f64.
+
+use candle_core::{DType, Tensor, WithDType};
+
+use crate::PosteriorError;
+use crate::captures::with_values;
+use crate::product::dot;
+
+/// `[batch, K, K]`, row-major, exactly symmetric, in the units of the labels squared.
+///
+/// `input_jacobian`: `[K, batch, D]` in f32 or f64, label unit per flux unit; `variance`: `[batch, D]`, flux unit squared.
+///
+/// # Errors
+/// If the sizes do not agree, the Jacobian is of another type, or a variance is negative or not finite: a masked pixel must have been
+/// given a variance before.
+pub fn flux_covariance(
+    input_jacobian: &Tensor,
+    variance: &[f64],
+) -> Result<Vec<f64>, PosteriorError> {
+    let &[k, batch, pixels] = input_jacobian.dims() else {
+        return Err(PosteriorError::Shape {
+            what: "the input Jacobian".to_owned(),
+            expected: vec![0, 0, 0],
+            found: input_jacobian.dims().to_vec(),
+        });
+    };
+    if variance.len() != batch * pixels {
+        return Err(PosteriorError::Shape {
+            what: "the flux variance".to_owned(),
+            expected: vec![batch, pixels],
+            found: vec![variance.len()],
+        });
+    }
+    if let Some(at) = variance.iter().position(|v| !v.is_finite() || *v < 0.0) {
+        return Err(PosteriorError::Value {
+            what: "the flux variance",
+            row: at / pixels,
+            value: variance[at],
+            remedy: "a pixel's variance must be finite and 0 or larger; give masked pixels the population's",
+        });
+    }
+    let jacobian = input_jacobian.contiguous()?;
+    match jacobian.dtype() {
+        DType::F32 => with_values(&jacobian, |j: &[f32]| contract(j, variance, k, batch, pixels)),
+        DType::F64 => with_values(&jacobian, |j: &[f64]| contract(j, variance, k, batch, pixels)),
+        other => Err(PosteriorError::Type {
+            what: "the input Jacobian".to_owned(),
+            found: other.as_str().to_owned(),
+        }),
+    }
+}
+
+fn contract<T: WithDType>(
+    jacobian: &[T],
+    variance: &[f64],
+    k: usize,
+    batch: usize,
+    pixels: usize,
+) -> Vec<f64> {
+    let mut covariance = vec![0.0; batch * k * k];
+    if pixels == 0 {
+        return covariance;
+    }
+    let mut spectrum = vec![0.0; k * pixels];
+    let mut weighted = vec![0.0; pixels];
+    for n in 0..batch {
+        for (i, row) in spectrum.chunks_exact_mut(pixels).enumerate() {
+            let at = (i * batch + n) * pixels;
+            for (to, &from) in row.iter_mut().zip(&jacobian[at..at + pixels]) {
+                *to = from.to_f64();
+            }
+        }
+        let variance = &variance[n * pixels..(n + 1) * pixels];
+        for (i, row) in spectrum.chunks_exact(pixels).enumerate() {
+            for ((w, j), v) in weighted.iter_mut().zip(row).zip(variance) {
+                *w = j * v;
+            }
+            for (l, other) in spectrum.chunks_exact(pixels).take(i + 1).enumerate() {
+                let sum = dot(&weighted, other);
+                covariance[(n * k + i) * k + l] = sum;
+                covariance[(n * k + l) * k + i] = sum;
+            }
+        }
+    }
+    covariance
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::brute_force::Numbers;
+
+    #[test]
+    fn it_is_the_direct_sum() {
+        let (k, batch, pixels) = (3, 5, 37);
+        let mut numbers = Numbers::new(3);
+        let j: Vec<f64> = (0..k * batch * pixels).map(|_| numbers.next()).collect();
+        let v: Vec<f64> = (0..batch * pixels).map(|_| numbers.next().abs()).collect();
+        let tensor = Tensor::from_slice(&j, (k, batch, pixels), &Device::Cpu).unwrap();
+        let found = flux_covariance(&tensor, &v).unwrap();
+        let single = flux_covariance(&tensor.to_dtype(DType::F32).unwrap(), &v).unwrap();
+        for n in 0..batch {
+            for a in 0..k {
+                for b in 0..k {
+                    let direct: f64 = (0..pixels)
+                        .map(|d| {
+                            j[(a * batch + n) * pixels + d]
+                                * v[n * pixels + d]
+                                * j[(b * batch + n) * pixels + d]
+                        })
+                        .sum();
+                    let at = (n * k + a) * k + b;
+                    assert!((found[at] - direct).abs() < 1e-13);
+                    assert!((single[at] - direct).abs() < 1e-5);
+                }
+            }
+        }
+        // A view that is not contiguous is the same Jacobian.
+        let turned = tensor.transpose(0, 1).unwrap().contiguous().unwrap();
+        let view = turned.transpose(0, 1).unwrap();
+        assert_eq!(flux_covariance(&view, &v).unwrap(), found);
+    }
+
+    #[test]
+    fn a_variance_that_is_none_is_named() {
+        let j = Tensor::ones((1, 2, 3), DType::F64, &Device::Cpu).unwrap();
+        for bad in [f64::NAN, -1.0, f64::INFINITY] {
+            let error = flux_covariance(&j, &[1.0, 1.0, 1.0, 1.0, bad, 1.0]).unwrap_err();
+            assert!(error.to_string().starts_with("row 1 of the flux variance"));
+        }
+        assert!(flux_covariance(&j, &[1.0]).is_err());
+        assert!(flux_covariance(&j.flatten_all().unwrap(), &[1.0; 6]).is_err());
+        assert!(flux_covariance(&j.to_dtype(DType::U8).unwrap(), &[1.0; 6]).is_err());
+    }
+}

@@ -1,0 +1,149 @@
+//! From a block's curvature and prior to its posterior, and from stored matrices back to it.
+
+use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, StructureKind};
+
+use crate::dense::DensePrecision;
+use crate::diagonal::DiagonalPrecision;
+use crate::eigen::Eigenpairs;
+use crate::kronecker::KroneckerPrecision;
+use crate::matrices::{MatrixSet, check_curvature, single_layer};
+use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
+
+/// A block's posterior.
+pub struct BlockPosterior {
+    /// `P = H + delta I`, factored.
+    pub precision: Box<dyn Precision>,
+    /// Its certificate.
+    pub info: BlockInfo,
+}
+
+/// Adds the prior precision `delta` to a block's curvature and inverts it: `P = H + delta I`.
+///
+/// `prior_precision` is in normalised label units and on the scale of the SUM over spectra that the curvature is. Where no spectrum was
+/// summed the posterior is the prior. Of symmetric matrices one triangle is read. `threads` is for Cholesky factorisations and products,
+/// whose results do not depend on it; eigenproblems are solved on one thread, so that theirs do not either.
+///
+/// # Errors
+/// If the prior precision is negative or not finite; if the curvature is not of the plan's structure and size, or not finite; if
+/// `H + delta I` is singular, which names the block, the pivot and the remedy.
+pub fn invert(
+    plan: &BlockPlan,
+    curvature: BlockCurvature,
+    prior_precision: f64,
+    threads: usize,
+) -> Result<BlockPosterior, PosteriorError> {
+    check_prior(plan, prior_precision)?;
+    check_curvature(plan, &curvature)?;
+    let n = curvature.n_spectra;
+    let precision: Box<dyn Precision> = match curvature.form {
+        CurvatureForm::Dense(h) => Box::new(DensePrecision::invert(
+            plan,
+            n,
+            h,
+            prior_precision,
+            threads,
+        )?),
+        CurvatureForm::Kronecker { a, g } => Box::new(KroneckerPrecision::invert(
+            plan,
+            n,
+            a,
+            g,
+            prior_precision,
+            threads,
+        )?),
+        CurvatureForm::Diagonal(d) => Box::new(DiagonalPrecision::invert(
+            plan,
+            n,
+            d,
+            prior_precision,
+            threads,
+        )?),
+    };
+    let info = precision.info().clone();
+    Ok(BlockPosterior { precision, info })
+}
+
+/// A block's posterior again from its [`inverse_matrices`](Precision::inverse_matrices) and its facts; it predicts bit for bit what the
+/// first did.
+///
+/// # Errors
+/// If the facts are of another block, or a matrix of the block's structure is missing, there twice, of another size, or not finite.
+pub fn precision_from_matrices(
+    plan: &BlockPlan,
+    matrices: Vec<NamedMatrix>,
+    info: BlockInfo,
+    threads: usize,
+) -> Result<Box<dyn Precision>, PosteriorError> {
+    check_info(plan, &info)?;
+    check_prior(plan, info.prior_precision)?;
+    let mut set = MatrixSet::new(plan, matrices);
+    let precision: Box<dyn Precision> = match plan.structure {
+        StructureKind::Full | StructureKind::Block => {
+            let p = plan.n_weights();
+            let inverse = set.take(Factor::Dense, p, p)?;
+            Box::new(DensePrecision::new(plan, inverse, info, threads))
+        }
+        StructureKind::Kfac => {
+            let shape = single_layer(plan)?;
+            let mut pairs = |vectors, values, n| -> Result<Eigenpairs, PosteriorError> {
+                Ok(Eigenpairs {
+                    vectors: set.take(vectors, n, n)?.values,
+                    values: set.take(values, 1, n)?.values,
+                    clipped: 0,
+                    most_negative: 0.0,
+                })
+            };
+            let a = pairs(
+                Factor::AEigenvectors,
+                Factor::AEigenvalues,
+                shape.inputs + 1,
+            )?;
+            let g = pairs(Factor::GEigenvectors, Factor::GEigenvalues, shape.outputs)?;
+            Box::new(KroneckerPrecision::new(plan, a, g, info, threads)?)
+        }
+        StructureKind::Diagonal => {
+            let shape = single_layer(plan)?;
+            let variance = set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?;
+            Box::new(DiagonalPrecision::new(plan, variance, info, threads)?)
+        }
+    };
+    set.finish()?;
+    Ok(precision)
+}
+
+fn check_prior(plan: &BlockPlan, prior_precision: f64) -> Result<(), PosteriorError> {
+    if prior_precision.is_finite() && prior_precision >= 0.0 {
+        Ok(())
+    } else {
+        Err(PosteriorError::Prior {
+            block: plan.name(),
+            value: prior_precision,
+        })
+    }
+}
+
+fn check_info(plan: &BlockPlan, info: &BlockInfo) -> Result<(), PosteriorError> {
+    let names: Vec<&str> = plan.shapes.iter().map(|s| s.name.as_str()).collect();
+    let facts = [
+        ("layers", names.join("+"), info.layers.join("+")),
+        (
+            "structure",
+            format!("{:?}", plan.structure),
+            format!("{:?}", info.structure),
+        ),
+        (
+            "a number of weights of",
+            plan.n_weights().to_string(),
+            info.n_weights.to_string(),
+        ),
+    ];
+    match facts.into_iter().find(|(_, expected, found)| expected != found) {
+        None => Ok(()),
+        Some((what, expected, found)) => Err(PosteriorError::Info {
+            block: plan.name(),
+            what,
+            expected,
+            found,
+        }),
+    }
+}

@@ -1,0 +1,138 @@
+//! Matrix products in f32 and f64, bitwise the same for any number of threads.
+
+use candle_core::WithDType;
+use faer::{Accum, MatMut, MatRef, Par};
+
+/// A type that products are made in.
+pub(crate) trait Scalar: WithDType {
+    /// `dst = lhs rhs`.
+    fn multiply(dst: MatMut<'_, Self>, lhs: MatRef<'_, Self>, rhs: MatRef<'_, Self>, par: Par);
+}
+
+impl Scalar for f32 {
+    fn multiply(dst: MatMut<'_, Self>, lhs: MatRef<'_, Self>, rhs: MatRef<'_, Self>, par: Par) {
+        faer::linalg::matmul::matmul(dst, Accum::Replace, lhs, rhs, 1.0, par);
+    }
+}
+
+impl Scalar for f64 {
+    fn multiply(dst: MatMut<'_, Self>, lhs: MatRef<'_, Self>, rhs: MatRef<'_, Self>, par: Par) {
+        faer::linalg::matmul::matmul(dst, Accum::Replace, lhs, rhs, 1.0, par);
+    }
+}
+
+/// A row-major array as a matrix.
+pub(crate) fn rows<T>(values: &[T], rows: usize, cols: usize) -> MatRef<'_, T> {
+    MatRef::from_row_major_slice(values, rows, cols)
+}
+
+/// faer's parallelism for a number of threads.
+pub(crate) fn par(threads: usize) -> Par {
+    if threads > 1 {
+        Par::rayon(threads)
+    } else {
+        Par::Seq
+    }
+}
+
+/// `lhs rhs`, row-major.
+///
+/// A matrix times a vector is done on one thread: faer splits that sum by thread, while a product of matrices is split by its output.
+pub(crate) fn product<T: Scalar>(
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    threads: usize,
+) -> Vec<T> {
+    let (m, k, n) = (lhs.nrows(), lhs.ncols(), rhs.ncols());
+    debug_assert_eq!(k, rhs.nrows());
+    let mut out = vec![T::zero(); m * n];
+    if m == 0 || n == 0 || k == 0 {
+        return out;
+    }
+    let threads = if m == 1 || n == 1 || k == 1 {
+        1
+    } else {
+        threads
+    };
+    T::multiply(
+        MatMut::from_row_major_slice_mut(&mut out, m, n),
+        lhs,
+        rhs,
+        par(threads),
+    );
+    out
+}
+
+/// `sum a b`, in eight sums that are added in one fixed order.
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f64 = a
+        .remainder()
+        .iter()
+        .zip(b.remainder())
+        .map(|(x, y)| x * y)
+        .sum();
+    for (x, y) in a.zip(b) {
+        for (sum, (x, y)) in sums.iter_mut().zip(x.iter().zip(y)) {
+            *sum += x * y;
+        }
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brute_force::Numbers;
+
+    fn both<T: Scalar>(m: usize, k: usize, n: usize) {
+        let mut numbers = Numbers::new((m * 1000 + k) as u64);
+        let mut draw = |len: usize| -> Vec<T> {
+            (0..len).map(|_| T::from_f64(numbers.next())).collect()
+        };
+        let (a, b) = (draw(m * k), draw(k * n));
+        let one = product(rows(&a, m, k), rows(&b, k, n), 1);
+        for threads in [2, 3, 8] {
+            let more = product(rows(&a, m, k), rows(&b, k, n), threads);
+            assert!(one == more, "{m} {k} {n} on {threads} threads");
+        }
+        for i in 0..m {
+            for j in 0..n {
+                let direct: f64 = (0..k)
+                    .map(|l| a[i * k + l].to_f64() * b[l * n + j].to_f64())
+                    .sum();
+                assert!((one[i * n + j].to_f64() - direct).abs() < 1e-4 * (k as f64).sqrt());
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_right_and_do_not_depend_on_threads() {
+        for (m, k, n) in [
+            (3, 5, 4),
+            (1, 700, 300),
+            (300, 700, 1),
+            (64, 1, 64),
+            (96, 1100, 130),
+            (257, 600, 259),
+        ] {
+            both::<f32>(m, k, n);
+            both::<f64>(m, k, n);
+        }
+    }
+
+    #[test]
+    fn dot_products_of_any_length() {
+        for len in [0, 1, 7, 8, 9, 40] {
+            let a: Vec<f64> = (0..len).map(f64::from).collect();
+            let expected: f64 = (0..len).map(|i| f64::from(i * i)).sum();
+            assert_eq!(dot(&a, &a), expected);
+        }
+    }
+
+    #[test]
+    fn nothing_times_something_is_nothing() {
+        assert!(product::<f64>(rows(&[], 0, 3), rows(&[0.0; 6], 3, 2), 2).is_empty());
+    }
+}

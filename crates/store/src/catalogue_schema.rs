@@ -1,0 +1,201 @@
+//! Whether the columns of an object are there, and of a type that can be used.
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
+
+use crate::StoreError;
+use crate::error::nearest;
+
+/// Checks the schema of one object against the columns.
+///
+/// # Errors
+/// A column is missing, or of a type that cannot be used; the object, the column and the remedy are named.
+pub(crate) fn check_schema(
+    object: &str,
+    schema: &Schema,
+    columns: &CatalogueColumns,
+) -> Result<(), StoreError> {
+    let check = |column: &str, fits: fn(&DataType) -> bool, expected: &str| {
+        let field = find(object, schema, column)?;
+        if fits(field.data_type()) {
+            Ok(())
+        } else {
+            Err(StoreError::ColumnType {
+                object: object.to_owned(),
+                column: column.to_owned(),
+                found: type_name(field.data_type()),
+                expected: expected.to_owned(),
+            })
+        }
+    };
+    check(&columns.id, is_key, "a string or an integer")?;
+    check(&columns.flux, is_float_list, "a list of float or double")?;
+    match &columns.error {
+        FluxError::Sigma(column) | FluxError::Ivar(column) => {
+            check(column, is_float_list, "a list of float or double")?;
+        }
+        FluxError::Exact => {}
+    }
+    if let Some(mask) = &columns.mask {
+        check(&mask.column, is_mask_list, "a list of integers or booleans")?;
+    }
+    for label in &columns.labels {
+        check(label, is_number, "a number")?;
+    }
+    match &columns.label_errors {
+        LabelErrors::None => {}
+        LabelErrors::Sigma(sigmas) => {
+            for sigma in sigmas {
+                check(sigma, is_number, "a number")?;
+            }
+        }
+        LabelErrors::Covariance(column) => {
+            check(column, is_float_list, "a list of float or double")?;
+        }
+    }
+    if let Some(group) = &columns.holdout_group {
+        check(group, is_key, "a string or an integer")?;
+    }
+    for column in &columns.keep {
+        find(object, schema, column)?;
+    }
+    Ok(())
+}
+
+/// The identifier and the kept columns as they are written out again: all may be null, hints of other libraries are gone.
+///
+/// # Errors
+/// A column is missing.
+pub(crate) fn row_schema(
+    object: &str,
+    schema: &Schema,
+    columns: &CatalogueColumns,
+) -> Result<SchemaRef, StoreError> {
+    let mut fields: Vec<Field> = Vec::new();
+    for name in std::iter::once(&columns.id).chain(&columns.keep) {
+        if fields.iter().all(|field| field.name() != name) {
+            let field = find(object, schema, name)?;
+            fields.push(Field::new(name, field.data_type().clone(), true));
+        }
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// A column by name.
+///
+/// # Errors
+/// It is missing; the nearest name is offered.
+pub(crate) fn find<'a>(
+    object: &str,
+    schema: &'a Schema,
+    column: &str,
+) -> Result<&'a Field, StoreError> {
+    schema
+        .fields()
+        .iter()
+        .find(|field| field.name() == column)
+        .map(AsRef::as_ref)
+        .ok_or_else(|| StoreError::MissingColumn {
+            object: object.to_owned(),
+            column: column.to_owned(),
+            nearest: nearest(column, schema.fields().iter().map(|f| f.name().as_str())),
+        })
+}
+
+fn is_key(t: &DataType) -> bool {
+    t.is_integer() || matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+fn is_number(t: &DataType) -> bool {
+    t.is_numeric()
+}
+
+fn element(t: &DataType) -> Option<&DataType> {
+    match t {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field.data_type())
+        }
+        _ => None,
+    }
+}
+
+fn is_float_list(t: &DataType) -> bool {
+    element(t).is_some_and(DataType::is_floating)
+}
+
+fn is_mask_list(t: &DataType) -> bool {
+    element(t).is_some_and(|t| t.is_integer() || *t == DataType::Boolean)
+}
+
+/// A type in the words of those who write catalogues.
+pub(crate) fn type_name(t: &DataType) -> String {
+    match t {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "a string".to_owned(),
+        DataType::Float32 => "float".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        other => match element(other) {
+            Some(element) => format!("a list of {}", type_name(element)),
+            None => other.to_string().to_lowercase(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(t: DataType) -> DataType {
+        DataType::List(Arc::new(Field::new("element", t, true)))
+    }
+
+    fn columns() -> CatalogueColumns {
+        CatalogueColumns {
+            id: "id".into(),
+            flux: "flux".into(),
+            error: FluxError::Sigma("flux_err".into()),
+            mask: None,
+            labels: vec!["teff".into()],
+            label_errors: LabelErrors::None,
+            holdout_group: None,
+            keep: vec!["snr".into()],
+        }
+    }
+
+    fn schema(flux: DataType, sigma: &str) -> Schema {
+        Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("flux", flux, true),
+            Field::new(sigma, list(DataType::Float32), true),
+            Field::new("teff", DataType::Float64, true),
+            Field::new("snr", DataType::Float32, true),
+        ])
+    }
+
+    #[test]
+    fn missing_and_mistyped_columns_are_named() {
+        assert!(
+            check_schema(
+                "/a",
+                &schema(list(DataType::Float64), "flux_err"),
+                &columns()
+            )
+            .is_ok()
+        );
+        let error = check_schema(
+            "/a",
+            &schema(list(DataType::Float64), "flux_error"),
+            &columns(),
+        );
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "/a has no column \"flux_err\"; did you mean \"flux_error\"?"
+        );
+        let error = check_schema("/a", &schema(list(DataType::Utf8), "flux_err"), &columns());
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "column \"flux\" of /a is a list of a string, expected a list of float or double"
+        );
+    }
+}

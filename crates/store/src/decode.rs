@@ -1,0 +1,310 @@
+//! From the columns of a record batch to a batch of spectra. Nulls and wrong lengths become flagged rows.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
+use arrow_array::{
+    Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray, UInt64Array,
+};
+use arrow_cast::cast::{CastOptions, cast_with_options};
+use arrow_schema::{DataType, SchemaRef};
+use fisherflow_spectra::{
+    BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch,
+    SpectrumBatchBuilder,
+};
+
+use crate::StoreError;
+use crate::catalogue_schema::type_name;
+
+/// What decodes the batches of one catalogue.
+#[derive(Clone, Debug)]
+pub(crate) struct Decoder {
+    pub columns: CatalogueColumns,
+    pub row_schema: SchemaRef,
+    pub shape: BatchShape,
+}
+
+/// A column of lists, its elements as f64; null elements are NaN.
+struct Lists {
+    list: ListArray,
+    values: Float64Array,
+}
+
+/// A column of bit fields or booleans a pixel.
+struct Bits {
+    list: ListArray,
+    values: UInt64Array,
+}
+
+/// The record batch and the object that it comes from.
+struct Source<'a> {
+    object: &'a str,
+    batch: &'a RecordBatch,
+}
+
+/// Room for one row, used again for the next.
+#[derive(Default)]
+struct Scratch {
+    flux: Vec<f64>,
+    nulls: Vec<bool>,
+    error: Vec<f64>,
+    mask: Vec<bool>,
+}
+
+impl Decoder {
+    /// The spectra of one record batch.
+    ///
+    /// # Errors
+    /// A column is not as the footer said.
+    pub fn decode(
+        &self,
+        shard: &Shard,
+        first_row: u64,
+        batch: &RecordBatch,
+    ) -> Result<SpectrumBatch, StoreError> {
+        let source = Source {
+            object: &shard.object.path,
+            batch,
+        };
+        let columns = &self.columns;
+        let flux_column = source.lists(&columns.flux)?;
+        let error = match &columns.error {
+            FluxError::Sigma(column) | FluxError::Ivar(column) => Some(source.lists(column)?),
+            FluxError::Exact => None,
+        };
+        let mask = match &columns.mask {
+            Some(mask) => Some((source.bits(&mask.column)?, mask.bad())),
+            None => None,
+        };
+        let labels = source.numbers(&columns.labels)?;
+        let label_sigmas = match &columns.label_errors {
+            LabelErrors::Sigma(sigmas) => source.numbers(sigmas)?,
+            _ => Vec::new(),
+        };
+        let label_covariance = match &columns.label_errors {
+            LabelErrors::Covariance(column) => Some(source.lists(column)?),
+            _ => None,
+        };
+        let ids = source.keys(&columns.id)?;
+        let groups = match &columns.holdout_group {
+            Some(column) => Some(source.keys(column)?),
+            None => None,
+        };
+
+        let mut builder = SpectrumBatchBuilder::new(self.shape, batch.num_rows());
+        let mut scratch = Scratch::default();
+        let (mut label_row, mut label_error_row) = (Vec::new(), Vec::new());
+        for row in 0..batch.num_rows() {
+            let flux = flux_column.row(row, &mut scratch.flux);
+            let null_pixels = match flux {
+                Some(_) => flux_column.null_row(row, &mut scratch.nulls),
+                None => None,
+            };
+            let error = match &error {
+                Some(error) => error.row(row, &mut scratch.error),
+                None => None,
+            };
+            let mask = match &mask {
+                Some((mask, bad)) => mask.bad_row(row, *bad, &mut scratch.mask),
+                None => None,
+            };
+            scalars(&labels, row, &mut label_row);
+            match &label_covariance {
+                Some(covariance) => {
+                    if covariance.row(row, &mut label_error_row).is_none() {
+                        label_error_row.clear();
+                    }
+                }
+                None => scalars(&label_sigmas, row, &mut label_error_row),
+            }
+            let has_id = ids.is_valid(row);
+            let id = if has_id { ids.value(row) } else { "" };
+            let holdout_key = match &groups {
+                Some(groups) if groups.is_valid(row) => groups.value(row),
+                _ => id,
+            };
+            builder.push(&RawRow {
+                has_id,
+                flux,
+                null_pixels,
+                error,
+                mask,
+                labels: &label_row,
+                label_error: &label_error_row,
+                holdout_key,
+            });
+        }
+        Ok(builder.finish(shard.clone(), first_row, self.rows(&source)?)?)
+    }
+
+    /// The identifier and the kept columns.
+    fn rows(&self, source: &Source<'_>) -> Result<RecordBatch, StoreError> {
+        let arrays = self
+            .row_schema
+            .fields()
+            .iter()
+            .map(|field| {
+                let array = source.column(field.name())?;
+                if array.data_type() == field.data_type() {
+                    Ok(array)
+                } else {
+                    source.cast(field.name(), &array, field.data_type())
+                }
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        RecordBatch::try_new(Arc::clone(&self.row_schema), arrays).map_err(|error| {
+            StoreError::ColumnType {
+                object: source.object.to_owned(),
+                column: self.columns.id.clone(),
+                found: error.to_string(),
+                expected: "the columns of the footer".to_owned(),
+            }
+        })
+    }
+}
+
+impl Lists {
+    /// The elements of a row; `None` where the row is null.
+    fn row<'a>(&self, row: usize, scratch: &'a mut Vec<f64>) -> Option<&'a [f64]> {
+        let span = span(&self.list, row)?;
+        scratch.clear();
+        scratch.extend_from_slice(&self.values.values()[span.clone()]);
+        if self.values.null_count() > 0 {
+            for (value, at) in scratch.iter_mut().zip(span) {
+                if self.values.is_null(at) {
+                    *value = f64::NAN;
+                }
+            }
+        }
+        Some(scratch)
+    }
+
+    /// Which elements of a row are null; `None` where none is.
+    fn null_row<'a>(&self, row: usize, scratch: &'a mut Vec<bool>) -> Option<&'a [bool]> {
+        if self.values.null_count() == 0 {
+            return None;
+        }
+        scratch.clear();
+        scratch.extend(span(&self.list, row)?.map(|at| self.values.is_null(at)));
+        Some(scratch)
+    }
+}
+
+impl Bits {
+    /// Which pixels of a row have one of the bad bits, or a null; `None` where the row is null.
+    fn bad_row<'a>(&self, row: usize, bad: u64, scratch: &'a mut Vec<bool>) -> Option<&'a [bool]> {
+        scratch.clear();
+        scratch.extend(
+            span(&self.list, row)?
+                .map(|at| self.values.is_null(at) || self.values.value(at) & bad != 0),
+        );
+        Some(scratch)
+    }
+}
+
+impl Source<'_> {
+    fn column(&self, name: &str) -> Result<ArrayRef, StoreError> {
+        self.batch
+            .column_by_name(name)
+            .cloned()
+            .ok_or_else(|| StoreError::MissingColumn {
+                object: self.object.to_owned(),
+                column: name.to_owned(),
+                nearest: None,
+            })
+    }
+
+    fn cast(&self, name: &str, array: &ArrayRef, to: &DataType) -> Result<ArrayRef, StoreError> {
+        // What has no value in the other type becomes null.
+        let options = CastOptions {
+            safe: true,
+            ..CastOptions::default()
+        };
+        cast_with_options(array, to, &options).map_err(|_| StoreError::ColumnType {
+            object: self.object.to_owned(),
+            column: name.to_owned(),
+            found: type_name(array.data_type()),
+            expected: type_name(to),
+        })
+    }
+
+    fn list(&self, name: &str) -> Result<ListArray, StoreError> {
+        let array = self.column(name)?;
+        array
+            .as_list_opt::<i32>()
+            .cloned()
+            .ok_or_else(|| StoreError::ColumnType {
+                object: self.object.to_owned(),
+                column: name.to_owned(),
+                found: type_name(array.data_type()),
+                expected: "a list".to_owned(),
+            })
+    }
+
+    fn lists(&self, name: &str) -> Result<Lists, StoreError> {
+        let list = self.list(name)?;
+        let values = self.cast(name, list.values(), &DataType::Float64)?;
+        let values = values.as_primitive::<Float64Type>().clone();
+        Ok(Lists { list, values })
+    }
+
+    fn bits(&self, name: &str) -> Result<Bits, StoreError> {
+        let list = self.list(name)?;
+        let values = if *list.values().data_type() == DataType::Boolean {
+            let values = list.values().as_boolean();
+            values
+                .iter()
+                .map(|value| value.map(|bad| if bad { u64::MAX } else { 0 }))
+                .collect()
+        } else if list.values().data_type().is_signed_integer() {
+            // The sign bit of a 32-bit field stays bit 31: widen without a sign.
+            let width = list.values().data_type().primitive_width().unwrap_or(8) * 8;
+            let keep = u64::MAX >> (64 - width);
+            let signed = self.cast(name, list.values(), &DataType::Int64)?;
+            signed
+                .as_primitive::<Int64Type>()
+                .unary(|bits| bits as u64 & keep)
+        } else {
+            let unsigned = self.cast(name, list.values(), &DataType::UInt64)?;
+            unsigned.as_primitive::<UInt64Type>().clone()
+        };
+        Ok(Bits { list, values })
+    }
+
+    /// Columns of numbers, as f64.
+    fn numbers(&self, names: &[String]) -> Result<Vec<Float64Array>, StoreError> {
+        names
+            .iter()
+            .map(|name| {
+                let array = self.cast(name, &self.column(name)?, &DataType::Float64)?;
+                Ok(array.as_primitive::<Float64Type>().clone())
+            })
+            .collect()
+    }
+
+    /// A column of identifiers, as text.
+    fn keys(&self, name: &str) -> Result<StringArray, StoreError> {
+        let array = self.cast(name, &self.column(name)?, &DataType::Utf8)?;
+        Ok(array.as_string::<i32>().clone())
+    }
+}
+
+/// Where the elements of a row are; `None` where the row is null.
+fn span(list: &ListArray, row: usize) -> Option<std::ops::Range<usize>> {
+    let offsets = list.value_offsets();
+    list.is_valid(row)
+        .then(|| offsets[row] as usize..offsets[row + 1] as usize)
+}
+
+/// One value of each column; null = NaN.
+fn scalars(columns: &[Float64Array], row: usize, scratch: &mut Vec<f64>) {
+    scratch.clear();
+    scratch.extend(columns.iter().map(|column| {
+        if column.is_null(row) {
+            f64::NAN
+        } else {
+            column.value(row)
+        }
+    }));
+}

@@ -1,0 +1,383 @@
+//! What can go wrong between the run and its objects.
+
+use std::fmt;
+
+use fisherflow_spectra::SpectraError;
+use thiserror::Error;
+
+/// A failure that names its object and says what to do about it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The URI cannot be a location.
+    #[error("\"{uri}\" is not a usable location: {reason}")]
+    BadUri {
+        /// As given.
+        uri: String,
+        /// What is wrong with it, and the remedy.
+        reason: String,
+    },
+    /// A key of the S3 options that S3 does not have.
+    #[error("unknown S3 option \"{key}\"{}", did_you_mean(.nearest.as_deref()))]
+    UnknownOption {
+        /// As given.
+        key: String,
+        /// The nearest key there is.
+        nearest: Option<String>,
+    },
+    /// The S3 options contradict one another.
+    #[error("the S3 options for {uri} cannot be used")]
+    BadOptions {
+        /// The bucket.
+        uri: String,
+        /// What the client says.
+        #[source]
+        source: Cause,
+    },
+    /// The I/O threads could not be started.
+    #[error("the threads for input and output could not be started")]
+    Runtime(#[source] std::io::Error),
+    /// No object is there.
+    #[error("no object matches {uri}: {hint}")]
+    NoMatch {
+        /// As given.
+        uri: String,
+        /// What was looked for.
+        hint: String,
+    },
+    /// One object is not there.
+    #[error("{uri} does not exist")]
+    NotFound {
+        /// The object.
+        uri: String,
+    },
+    /// The store does not let us.
+    #[error(
+        "{uri} may not be {action}: check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION) and what they permit, or the permissions of the file"
+    )]
+    Denied {
+        /// The object.
+        uri: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// What the store says.
+        #[source]
+        source: Cause,
+    },
+    /// There are no credentials.
+    #[error(
+        "no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a web identity or instance role), or skip_signature = \"true\" for a public bucket"
+    )]
+    NoCredentials {
+        /// The bucket.
+        uri: String,
+        /// Where credentials were looked for.
+        #[source]
+        source: Cause,
+    },
+    /// The endpoint does not answer.
+    #[error(
+        "{endpoint} does not answer for {uri}: check the endpoint (AWS_ENDPOINT_URL) and the network"
+    )]
+    Unreachable {
+        /// The bucket or object.
+        uri: String,
+        /// The endpoint.
+        endpoint: String,
+        /// What the client says.
+        #[source]
+        source: Cause,
+    },
+    /// A transfer failed, retries included.
+    #[error("{uri} could not be {action}")]
+    Transfer {
+        /// The object.
+        uri: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// What the store says.
+        #[source]
+        source: Cause,
+    },
+    /// The output cannot be written to.
+    #[error(
+        "{uri} cannot be written: choose an output under a directory that exists or can be made, and that may be written to"
+    )]
+    NotWritable {
+        /// The object.
+        uri: String,
+        /// What the store says.
+        #[source]
+        source: Cause,
+    },
+    /// The object changed after the run was planned.
+    #[error(
+        "{object} was replaced while the run was reading it: start the run again to plan with the new version"
+    )]
+    Replaced {
+        /// The object.
+        object: String,
+    },
+    /// An object of no bytes.
+    #[error(
+        "{object} is empty (0 bytes): its upload failed, or it is a marker; delete it or write it again"
+    )]
+    EmptyObject {
+        /// The object.
+        object: String,
+    },
+    /// An object that is not Parquet.
+    #[error("{object} is not a Parquet file: it neither begins nor ends as one")]
+    NotParquet {
+        /// The object.
+        object: String,
+    },
+    /// A Parquet file without its end.
+    #[error(
+        "{object} is a truncated Parquet file: it begins as one and has no readable footer; write it again"
+    )]
+    Truncated {
+        /// The object.
+        object: String,
+        /// What the decoder says, where there was something to decode.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// A row group that cannot be decoded.
+    #[error(
+        "row group {row_group} of {object} cannot be read: the file is damaged; write it again"
+    )]
+    BadRowGroup {
+        /// The object.
+        object: String,
+        /// Position of the row group.
+        row_group: usize,
+        /// What the decoder says.
+        #[source]
+        source: Cause,
+    },
+    /// A column is not there.
+    #[error("{object} has no column \"{column}\"{}", did_you_mean(.nearest.as_deref()))]
+    MissingColumn {
+        /// The object.
+        object: String,
+        /// The column.
+        column: String,
+        /// The nearest column there is.
+        nearest: Option<String>,
+    },
+    /// A column of another type than it must have.
+    #[error("column \"{column}\" of {object} is {found}, expected {expected}")]
+    ColumnType {
+        /// The object.
+        object: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// The types it may have.
+        expected: String,
+    },
+    /// Two objects of one catalogue differ in their number of pixels.
+    #[error(
+        "spectra in {object} have {found} pixels, those in {expected_by} have {expected}: one catalogue has one wavelength grid"
+    )]
+    PixelCount {
+        /// The object.
+        object: String,
+        /// Its number of pixels.
+        found: usize,
+        /// The catalogue's.
+        expected: usize,
+        /// The object that set it.
+        expected_by: String,
+    },
+    /// An output column would be there twice.
+    #[error(
+        "column \"{column}\" would be written twice: {reason}; rename it in the catalogue, or leave it out of keep_columns"
+    )]
+    ColumnCollision {
+        /// The column.
+        column: String,
+        /// The two of them.
+        reason: String,
+    },
+    /// The output belongs to another run.
+    #[error(
+        "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, choose another output, or overwrite it if that run is dead"
+    )]
+    Held {
+        /// The output.
+        output: String,
+        /// The run that holds it.
+        run_id: String,
+        /// Its host.
+        host: String,
+        /// Its process.
+        pid: u32,
+        /// When it started.
+        started: String,
+    },
+    /// The output holds another, finished run.
+    #[error(
+        "{output} already holds the finished run {run_id}: choose another output, or overwrite it"
+    )]
+    Complete {
+        /// The output.
+        output: String,
+        /// The run.
+        run_id: String,
+    },
+    /// The output's place holds something that is not ours.
+    #[error(
+        "{output} is not empty and not an output of fisherflow: it holds {object}; choose another output"
+    )]
+    NotOurs {
+        /// The output.
+        output: String,
+        /// One of the objects there.
+        object: String,
+    },
+    /// The commit lost against another one.
+    #[error(
+        "{output} was committed by run {run_id} {difference}: this run's result is not visible"
+    )]
+    CommitConflict {
+        /// The output.
+        output: String,
+        /// The run that committed.
+        run_id: String,
+        /// In what it differs.
+        difference: String,
+    },
+    /// No manifest.
+    #[error("{output} has no manifest.json: no run was finished there")]
+    NotComplete {
+        /// The output.
+        output: String,
+    },
+    /// A document of the output that cannot be understood.
+    #[error("{uri} cannot be understood: it is damaged, or from a newer fisherflow")]
+    BadDocument {
+        /// The object.
+        uri: String,
+        /// What the decoder says.
+        #[source]
+        source: Cause,
+    },
+    /// Arrays that do not fit together.
+    #[error("{what}: {found} values, expected {expected}")]
+    Shape {
+        /// Which array.
+        what: String,
+        /// Its length.
+        found: usize,
+        /// What it should be.
+        expected: usize,
+    },
+    /// A table could not be encoded.
+    #[error("{uri} could not be encoded as Parquet")]
+    Encode {
+        /// The object.
+        uri: String,
+        /// What the encoder says.
+        #[source]
+        source: Cause,
+    },
+    /// A batch or description that cannot be.
+    #[error(transparent)]
+    Spectra(#[from] SpectraError),
+    /// Reading ended before its end.
+    #[error("reading of {object} stopped before its end")]
+    Stopped {
+        /// The object.
+        object: String,
+    },
+}
+
+/// What another library said, as text from which every secret of the options is taken out.
+#[derive(Clone, Debug)]
+pub struct Cause(String);
+
+impl Cause {
+    /// The error and its sources in one line, secrets replaced.
+    pub(crate) fn new(error: &(dyn std::error::Error + 'static), secrets: &[String]) -> Self {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(source) = next {
+            let said = source.to_string();
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            next = source.source();
+        }
+        for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+            text = text.replace(secret.as_str(), "***");
+        }
+        Self(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    /// Text of our own.
+    pub(crate) fn said(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Cause {}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"))
+}
+
+/// The candidate that is spelt most like `name`, if any is at all like it.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    let folded = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let other = candidate.to_lowercase();
+            let likeness = strsim::jaro_winkler(&folded, &other).max(
+                1.0 - strsim::damerau_levenshtein(&folded, &other) as f64
+                    / folded.chars().count().max(other.chars().count()).max(1) as f64,
+            );
+            (likeness, candidate)
+        })
+        .filter(|(likeness, _)| *likeness > 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_taken_out() {
+        let error = std::io::Error::other("signature of hunter2 refused");
+        let cause = Cause::new(&error, &["hunter2".to_owned(), String::new()]);
+        assert_eq!(cause.to_string(), "signature of *** refused");
+    }
+
+    #[test]
+    fn the_nearest_name_is_offered() {
+        assert_eq!(
+            nearest("flux_er", ["flux", "flux_err", "id"]).as_deref(),
+            Some("flux_err")
+        );
+        assert_eq!(nearest("zzz", ["flux", "id"]), None);
+    }
+}

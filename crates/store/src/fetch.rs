@@ -1,0 +1,319 @@
+//! Spectra ahead of their use: row groups are read on the I/O threads, decoded on a thread of their own, and handed over in order.
+//!
+//! Memory in flight is bounded twice: compressed row groups that are read ahead, and decoded batches that wait. Each has half of the
+//! prefetch budget; the one row group and the one batch that are needed next may exceed it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use fisherflow_spectra::{BatchShape, CatalogueColumns, Shard, SpectrumBatch};
+use parquet::arrow::ParquetRecordBatchStreamBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader};
+use parquet::file::metadata::PageIndexPolicy;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::async_reader::ObjectReader;
+use crate::catalogue::{damaged, leaves};
+use crate::decode::Decoder;
+use crate::error::Cause;
+use crate::{StoreError, Stores};
+
+/// A permit stands for this many bytes.
+const PERMIT: usize = 1 << 10;
+
+/// What to fetch.
+pub(crate) struct FetchPlan {
+    pub stores: Stores,
+    pub columns: CatalogueColumns,
+    pub row_schema: SchemaRef,
+    pub shape: BatchShape,
+    pub shards: Vec<Shard>,
+    pub batch_rows: usize,
+    pub prefetch_bytes: usize,
+}
+
+/// The batches of a group, in order; the calling thread blocks until the next one is decoded. Dropping it stops the reading.
+#[derive(Debug)]
+pub struct Fetch {
+    receiver: mpsc::UnboundedReceiver<Message>,
+    /// Keeps the I/O threads.
+    _stores: Stores,
+    /// Of the last message, for the error of a reader that died.
+    object: String,
+    done: bool,
+}
+
+#[derive(Debug)]
+enum Message {
+    Batch(Box<SpectrumBatch>, OwnedSemaphorePermit),
+    Failed(StoreError),
+    Done,
+}
+
+/// A row group that is read and not yet decoded.
+struct RowGroup {
+    reader: ObjectReader,
+    shard: Shard,
+    decoder: ParquetRecordBatchReader,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Iterator for Fetch {
+    type Item = Result<SpectrumBatch, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        match self.receiver.blocking_recv() {
+            Some(Message::Batch(batch, permit)) => {
+                drop(permit);
+                self.object.clone_from(&batch.shard.object.path);
+                Some(Ok(*batch))
+            }
+            Some(Message::Failed(error)) => {
+                self.done = true;
+                Some(Err(error))
+            }
+            Some(Message::Done) => {
+                self.done = true;
+                None
+            }
+            None => {
+                self.done = true;
+                Some(Err(StoreError::Stopped {
+                    object: self.object.clone(),
+                }))
+            }
+        }
+    }
+}
+
+impl Fetch {
+    pub(crate) fn start(plan: FetchPlan) -> Self {
+        let (batches, receiver) = mpsc::unbounded_channel();
+        let object = plan
+            .shards
+            .first()
+            .map_or_else(String::new, |shard| shard.object.path.clone());
+        let readers: Result<Vec<_>, StoreError> = plan
+            .shards
+            .iter()
+            .map(|shard| {
+                ObjectReader::new(&plan.stores, shard.object.clone())
+                    .map(|reader| (shard.clone(), reader))
+            })
+            .collect();
+        let stores = plan.stores.clone();
+        match readers {
+            Ok(readers) => spawn(plan, readers, batches),
+            Err(error) => {
+                // Nobody but us holds the receiver, so this arrives.
+                let _ = batches.send(Message::Failed(error));
+            }
+        }
+        Self {
+            receiver,
+            _stores: stores,
+            object,
+            done: false,
+        }
+    }
+}
+
+fn spawn(
+    plan: FetchPlan,
+    readers: Vec<(Shard, ObjectReader)>,
+    batches: mpsc::UnboundedSender<Message>,
+) {
+    let handle = plan.stores.handle().clone();
+    let row_groups = Budget::new(plan.prefetch_bytes / 2);
+    let waiting = Budget::new(plan.prefetch_bytes / 2);
+    let batch_rows = plan.batch_rows.max(1);
+    let decoder = Decoder {
+        columns: plan.columns,
+        row_schema: plan.row_schema,
+        shape: plan.shape,
+    };
+    let columns = decoder.columns.clone();
+    // The permits bound what is read ahead; the channels only keep the order.
+    let (reads, mut to_decode) = mpsc::unbounded_channel();
+    handle.spawn(async move {
+        let mut footer: Option<(ObjectReader, ArrowReaderMetadata)> = None;
+        for (shard, reader) in readers {
+            let read = async {
+                let known = match footer.take() {
+                    Some((last, known)) if last.is_same(&reader) => known,
+                    _ => reader.footer(PageIndexPolicy::Skip).await?,
+                };
+                footer = Some((reader.clone(), known.clone()));
+                start_row_group(&reader, shard, &columns, known, batch_rows, &row_groups).await
+            };
+            let read = read.await;
+            let failed = read.is_err();
+            if reads.send(read).is_err() || failed {
+                return;
+            }
+        }
+    });
+    let blocking = handle.clone();
+    handle.spawn_blocking(move || {
+        while let Some(row_group) = to_decode.blocking_recv() {
+            let row_group = row_group.and_then(|pending: tokio::task::JoinHandle<_>| {
+                blocking.block_on(pending).unwrap_or_else(|_| {
+                    Err(StoreError::Stopped {
+                        object: "a row group".to_owned(),
+                    })
+                })
+            });
+            let sent = row_group.and_then(|row_group| {
+                decode_row_group(row_group, &decoder, |batch| {
+                    let permit = blocking.block_on(waiting.take(batch_bytes(&batch)))?;
+                    batches.send(Message::Batch(Box::new(batch), permit)).ok()
+                })
+            });
+            match sent {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let _ = batches.send(Message::Failed(error));
+                    return;
+                }
+            }
+        }
+        let _ = batches.send(Message::Done);
+    });
+}
+
+/// Begins to read a row group once the budget has room for it.
+async fn start_row_group(
+    reader: &ObjectReader,
+    shard: Shard,
+    columns: &CatalogueColumns,
+    footer: ArrowReaderMetadata,
+    batch_rows: usize,
+    budget: &Budget,
+) -> Result<tokio::task::JoinHandle<Result<RowGroup, StoreError>>, StoreError> {
+    let Some(meta) = footer
+        .metadata()
+        .row_groups()
+        .get(shard.row_group)
+        .filter(|meta| meta.num_rows().unsigned_abs() == shard.n_rows)
+    else {
+        return Err(StoreError::Replaced {
+            object: shard.object.path.clone(),
+        });
+    };
+    let mask = leaves(&footer, &columns.names());
+    let bytes: u64 = meta
+        .columns()
+        .iter()
+        .enumerate()
+        .filter(|(leaf, _)| mask.leaf_included(*leaf))
+        .map(|(_, column)| column.compressed_size().unsigned_abs())
+        .sum();
+    let permit = budget
+        .take(bytes as usize)
+        .await
+        .ok_or_else(|| StoreError::Stopped {
+            object: shard.object.path.clone(),
+        })?;
+    let reader = reader.clone();
+    Ok(tokio::spawn(async move {
+        let row_group = shard.row_group;
+        let fail = |error| damaged(&reader, row_group, error);
+        let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+            .with_row_groups(vec![row_group])
+            .with_projection(mask)
+            .with_batch_size(batch_rows)
+            .build()
+            .map_err(fail)?;
+        let decoder = stream.next_row_group().await.map_err(fail)?;
+        let Some(decoder) = decoder else {
+            return Err(StoreError::Replaced {
+                object: shard.object.path,
+            });
+        };
+        Ok(RowGroup {
+            reader,
+            shard,
+            decoder,
+            _permit: permit,
+        })
+    }))
+}
+
+/// Bytes that may be in flight.
+#[derive(Clone)]
+struct Budget {
+    semaphore: Arc<Semaphore>,
+    permits: usize,
+}
+
+impl Budget {
+    fn new(bytes: usize) -> Self {
+        let permits = (bytes / PERMIT).clamp(1, u32::MAX as usize / 2);
+        Self {
+            semaphore: Arc::new(Semaphore::new(permits)),
+            permits,
+        }
+    }
+
+    /// Waits for room; what is larger than the whole budget waits for all of it.
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = (bytes / PERMIT).clamp(1, self.permits) as u32;
+        Arc::clone(&self.semaphore)
+            .acquire_many_owned(permits)
+            .await
+            .ok()
+    }
+}
+
+fn batch_bytes(batch: &SpectrumBatch) -> usize {
+    batch.flux.len() * (2 * size_of::<f64>() + 1)
+}
+
+/// Decodes a row group batch by batch; `Ok(false)` where nobody takes them any more.
+fn decode_row_group(
+    mut row_group: RowGroup,
+    decoder: &Decoder,
+    mut send: impl FnMut(SpectrumBatch) -> Option<()>,
+) -> Result<bool, StoreError> {
+    let shard = row_group.shard.clone();
+    let damaged = |says: Cause| StoreError::BadRowGroup {
+        object: shard.object.path.clone(),
+        row_group: shard.row_group,
+        source: says,
+    };
+    let mut first_row = 0;
+    loop {
+        // Damaged bytes can make the decoder panic; that is a fact about the file.
+        let next = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            row_group.decoder.next().map(|batch| {
+                let batch = batch
+                    .map_err(|error| damaged(Cause::new(&error, row_group.reader.secrets())))?;
+                decoder.decode(&shard, first_row, &batch)
+            })
+        }));
+        match next {
+            Ok(Some(batch)) => {
+                let batch = batch?;
+                first_row += batch.n_rows() as u64;
+                if send(batch).is_none() {
+                    return Ok(false);
+                }
+            }
+            Ok(None) => break,
+            Err(_) => return Err(damaged(Cause::said("the decoder gave up"))),
+        }
+    }
+    if first_row == shard.n_rows {
+        Ok(true)
+    } else {
+        Err(damaged(Cause::said(format!(
+            "{first_row} of {} rows",
+            shard.n_rows
+        ))))
+    }
+}

@@ -1,0 +1,146 @@
+//! From a URI to a store and a path in it.
+
+use std::path::{Component, PathBuf};
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use crate::StoreError;
+
+/// One place in one store.
+#[derive(Clone, Debug)]
+pub(crate) struct Location {
+    pub store: Arc<dyn ObjectStore>,
+    pub path: Path,
+    pub place: Place,
+}
+
+/// Which store a place is in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Local,
+    S3 { bucket: String },
+}
+
+/// A URI taken apart; the path may hold `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parsed {
+    pub place: Place,
+    /// Without a leading slash.
+    pub key: String,
+}
+
+impl Place {
+    /// The URI of a path in this store.
+    pub fn uri(&self, key: &str) -> String {
+        match self {
+            Place::Local => format!("/{key}"),
+            Place::S3 { bucket } => format!("s3://{bucket}/{key}"),
+        }
+    }
+}
+
+impl Location {
+    pub fn uri(&self) -> String {
+        self.place.uri(self.path.as_ref())
+    }
+}
+
+/// Takes a URI apart: a plain path, `file://` or `s3://bucket/key`.
+pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
+    let refuse = |reason: &str| StoreError::BadUri {
+        uri: uri.to_owned(),
+        reason: reason.to_owned(),
+    };
+    if uri.is_empty() {
+        return Err(refuse("it is empty"));
+    }
+    if let Some(rest) = uri
+        .strip_prefix("s3://")
+        .or_else(|| uri.strip_prefix("s3a://"))
+    {
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() || bucket.contains('*') {
+            return Err(refuse("the bucket must be named, as in s3://bucket/path"));
+        }
+        return Ok(Parsed {
+            place: Place::S3 {
+                bucket: bucket.to_owned(),
+            },
+            key: key.trim_matches('/').to_owned(),
+        });
+    }
+    let path = if uri.starts_with("file:") {
+        let url = url::Url::parse(uri).map_err(|error| refuse(&error.to_string()))?;
+        url.to_file_path()
+            .map_err(|()| refuse("a file URI has no host: file:///path"))?
+    } else if let Some((scheme, _)) = uri.split_once("://") {
+        return Err(refuse(&format!(
+            "\"{scheme}\" is not supported: use a path, file:// or s3://"
+        )));
+    } else {
+        PathBuf::from(uri)
+    };
+    let absolute = without_dots(&std::path::absolute(&path).map_err(|e| refuse(&e.to_string()))?);
+    let key = absolute
+        .to_str()
+        .ok_or_else(|| refuse("its name is not UTF-8"))?;
+    Ok(Parsed {
+        place: Place::Local,
+        key: key.trim_matches('/').to_owned(),
+    })
+}
+
+/// The path in the store.
+pub(crate) fn store_path(parsed: &Parsed) -> Result<Path, StoreError> {
+    Path::parse(&parsed.key).map_err(|error| StoreError::BadUri {
+        uri: parsed.place.uri(&parsed.key),
+        reason: error.to_string(),
+    })
+}
+
+/// The path without `..`: the directory before it is resolved first where it exists, since it may be a link.
+fn without_dots(path: &std::path::Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                if let Ok(real) = clean.canonicalize() {
+                    clean = real;
+                }
+                clean.pop();
+            }
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_taken_apart() {
+        let s3 = parse("s3://survey/dr17/*.parquet").unwrap();
+        assert_eq!((s3.place.uri(&s3.key)), "s3://survey/dr17/*.parquet");
+        let local = parse("/data/../tmp/./a.parquet").unwrap();
+        assert_eq!(local.place.uri(&local.key), "/tmp/a.parquet");
+        assert_eq!(parse("file:///tmp/a%20b").unwrap().key, "tmp/a b");
+        assert!(parse("relative/x").unwrap().key.ends_with("relative/x"));
+    }
+
+    #[test]
+    fn other_schemes_are_refused() {
+        assert!(
+            parse("gs://b/k")
+                .unwrap_err()
+                .to_string()
+                .contains("\"gs\" is not supported")
+        );
+        assert!(parse("s3:///k").is_err());
+        assert!(parse("").is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! Credentials and endpoints of the object stores, as the command line resolved them.
+
+use std::fmt;
+
+use object_store::aws::AmazonS3ConfigKey;
+
+use crate::StoreError;
+use crate::error::nearest;
+
+/// Options of the object stores. Nothing here is read from the environment: the command line does that.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Keys and values as [`AmazonS3ConfigKey`] spells them (`aws_access_key_id`, `endpoint`, `region`, `allow_http`, ...), lower case.
+    pub s3: Vec<(String, String)>,
+}
+
+/// The options' canonical spellings, for the nearest name.
+const KEYS: &[&str] = &[
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "aws_region",
+    "aws_default_region",
+    "aws_endpoint_url",
+    "aws_endpoint_url_s3",
+    "aws_endpoint_url_sts",
+    "aws_virtual_hosted_style_request",
+    "aws_s3_express",
+    "aws_imdsv1_fallback",
+    "aws_metadata_endpoint",
+    "aws_unsigned_payload",
+    "aws_checksum_algorithm",
+    "aws_container_credentials_relative_uri",
+    "aws_container_credentials_full_uri",
+    "aws_container_authorization_token_file",
+    "aws_web_identity_token_file",
+    "aws_role_arn",
+    "aws_role_session_name",
+    "aws_skip_signature",
+    "aws_disable_tagging",
+    "aws_request_payer",
+    "aws_server_side_encryption",
+    "aws_sse_kms_key_id",
+    "aws_sse_bucket_key_enabled",
+    "aws_sse_customer_key_base64",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "region",
+    "endpoint",
+    "endpoint_url",
+    "skip_signature",
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "timeout",
+    "proxy_url",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "pool_idle_timeout",
+    "pool_max_idle_per_host",
+    "http1_only",
+    "http2_only",
+    "user_agent",
+];
+
+impl StoreOptions {
+    /// Checks that every key is one that S3 has.
+    ///
+    /// # Errors
+    /// The first unknown key, with the nearest one. The bucket and the way of conditional writes are not options: the URI says the one, and
+    /// the other is always by etag.
+    pub fn validate(&self) -> Result<(), StoreError> {
+        self.parsed().map(|_| ())
+    }
+
+    pub(crate) fn parsed(&self) -> Result<Vec<(AmazonS3ConfigKey, &str)>, StoreError> {
+        self.s3
+            .iter()
+            .map(|(key, value)| match key.parse() {
+                Ok(
+                    AmazonS3ConfigKey::Bucket
+                    | AmazonS3ConfigKey::ConditionalPut
+                    | AmazonS3ConfigKey::CopyIfNotExists,
+                )
+                | Err(_) => Err(StoreError::UnknownOption {
+                    key: key.clone(),
+                    nearest: nearest(key, KEYS.iter().copied()),
+                }),
+                Ok(known) => Ok((known, value.as_str())),
+            })
+            .collect()
+    }
+
+    /// Values that no message may show.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        self.s3
+            .iter()
+            .filter(|(key, _)| {
+                ["secret", "access_key", "token", "sse_", "proxy"]
+                    .iter()
+                    .any(|part| key.contains(part))
+            })
+            .map(|(_, value)| value.clone())
+            .filter(|value| value.len() > 3)
+            .collect()
+    }
+
+    /// The endpoint, where one is given.
+    pub(crate) fn endpoint(&self) -> Option<&str> {
+        self.s3
+            .iter()
+            .rev()
+            .find(|(key, _)| {
+                key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata")
+            })
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<&str> = self.s3.iter().map(|(key, _)| key.as_str()).collect();
+        f.debug_struct("StoreOptions").field("s3", &keys).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        let options = StoreOptions {
+            s3: vec![("aws_acces_key_id".into(), "x".into())],
+        };
+        let message = options.validate().unwrap_err().to_string();
+        assert!(
+            message.contains("did you mean \"aws_access_key_id\"?"),
+            "{message}"
+        );
+        assert!(
+            KEYS.iter()
+                .all(|key| key.parse::<AmazonS3ConfigKey>().is_ok())
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let options = StoreOptions {
+            s3: vec![("aws_secret_access_key".into(), "hunter2".into())],
+        };
+        assert_eq!(
+            format!("{options:?}"),
+            "StoreOptions { s3: [\"aws_secret_access_key\"] }"
+        );
+        assert_eq!(options.secrets(), ["hunter2"]);
+    }
+}

@@ -1,0 +1,530 @@
+//! Objects by URI: plain paths, `file://` and `s3://`, over one runtime of I/O threads.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fisherflow_spectra::ObjectVersion;
+use futures::{StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig,
+};
+
+use crate::error::Cause;
+use crate::location::{Location, Place, parse, store_path};
+use crate::{StoreError, StoreOptions};
+
+/// Access to every object store of a run. Clones share connections and threads.
+///
+/// Its methods block the calling thread until the I/O threads are done; they must not be called from an asynchronous runtime.
+#[derive(Clone)]
+pub struct Stores {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: StoreOptions,
+    secrets: Arc<Vec<String>>,
+    local: Arc<dyn ObjectStore>,
+    s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    /// `None` only while it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
+    handle: tokio::runtime::Handle,
+}
+
+/// What became of a conditional write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// The object was not there, and now holds what was given.
+    Created,
+    /// The object was there.
+    AlreadyExists(
+        /// What it holds.
+        Vec<u8>,
+    ),
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Never blocks, so that the last clone may be dropped anywhere.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores")
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stores {
+    /// Stores with `io_threads` threads of their own (at least one).
+    ///
+    /// # Errors
+    /// An unknown option, or threads that could not be started.
+    pub fn new(options: StoreOptions, io_threads: usize) -> Result<Self, StoreError> {
+        options.validate()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(io_threads.max(1))
+            .thread_name("fisherflow-io")
+            .enable_all()
+            .build()
+            .map_err(StoreError::Runtime)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                secrets: Arc::new(options.secrets()),
+                options,
+                local: Arc::new(LocalFileSystem::new()),
+                s3: Mutex::new(HashMap::new()),
+                handle: runtime.handle().clone(),
+                runtime: Some(runtime),
+            }),
+        })
+    }
+
+    /// The whole object.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read(&self, uri: &str) -> Result<Vec<u8>, StoreError> {
+        let location = self.locate(uri)?;
+        self.block_on(async {
+            let result = location.store.get(&location.path).await;
+            let bytes = match result {
+                Ok(object) => object.bytes().await,
+                Err(error) => Err(error),
+            };
+            bytes
+                .map(|bytes| bytes.to_vec())
+                .map_err(|error| self.failed(&location, Action::Read, error))
+        })
+    }
+
+    /// Writes the object, whether it was there or not: all of it or nothing.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, uri: &str, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let location = self.locate(uri)?;
+        self.block_on(location.store.put(&location.path, PutPayload::from(bytes)))
+            .map(|_| ())
+            .map_err(|error| self.failed(&location, Action::Write, error))
+    }
+
+    /// Writes the object if it is not there. Of several that try at once, one creates it. A store that repeated a lost request may answer
+    /// `AlreadyExists` to the one that created it: compare the content.
+    ///
+    /// # Errors
+    /// It cannot be written, or what is there cannot be read.
+    pub fn create(&self, uri: &str, bytes: Vec<u8>) -> Result<Creation, StoreError> {
+        let location = self.locate(uri)?;
+        let options = PutOptions::from(PutMode::Create);
+        let put = location
+            .store
+            .put_opts(&location.path, PutPayload::from(bytes), options);
+        match self.block_on(put) {
+            Ok(_) => Ok(Creation::Created),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => self.read(uri).map(Creation::AlreadyExists),
+            Err(error) => Err(self.failed(&location, Action::Write, error)),
+        }
+    }
+
+    /// Whether the object is there.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn exists(&self, uri: &str) -> Result<bool, StoreError> {
+        self.head(uri).map(|found| found.is_some())
+    }
+
+    /// The object's version; `None` where it is not there.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn head(&self, uri: &str) -> Result<Option<ObjectVersion>, StoreError> {
+        let location = self.locate(uri)?;
+        match self.block_on(location.store.head(&location.path)) {
+            Ok(meta) => Ok(Some(version(&location.place, &meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if location.place == Place::Local && is_absent(&location) => {
+                tracing::debug!(uri, %error, "not a file");
+                Ok(None)
+            }
+            Err(error) => Err(self.failed(&location, Action::Read, error)),
+        }
+    }
+
+    /// The objects that a URI names, by path: the object itself, the `*.parquet` directly in a directory, or, where the URI holds `*`,
+    /// those that match (`*` within one part of the path, `**` over any number of parts). Empty where nothing matches.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn list(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
+        let parsed = parse(uri)?;
+        if !parsed.key.contains('*') {
+            if !uri.ends_with('/')
+                && let Some(object) = self.head(uri)?
+            {
+                return Ok(vec![object]);
+            }
+            return self.list(&format!("{}/*.parquet", uri.trim_end_matches('/')));
+        }
+        let pattern = glob_pattern(&parsed.key).map_err(|reason| StoreError::BadUri {
+            uri: uri.to_owned(),
+            reason,
+        })?;
+        let parts: Vec<&str> = parsed.key.split('/').collect();
+        let literal = parts.iter().take_while(|part| !part.contains('*')).count();
+        let deep = literal + 1 < parts.len() || parsed.key.contains("**");
+        let base = self.locate(&parsed.place.uri(&parts[..literal].join("/")))?;
+        let metas = self.block_on(self.list_under(&base, deep))?;
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let mut objects: Vec<ObjectVersion> = metas
+            .iter()
+            .filter(|meta| pattern.matches_with(meta.location.as_ref(), options))
+            .map(|meta| version(&base.place, meta))
+            .collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Every object under a URI, at any depth, by path.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn list_all(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
+        let base = self.locate(uri)?;
+        let metas = self.block_on(self.list_under(&base, true))?;
+        let mut objects: Vec<ObjectVersion> =
+            metas.iter().map(|m| version(&base.place, m)).collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Deletes one object; none there is no error.
+    ///
+    /// # Errors
+    /// It cannot be deleted.
+    pub fn delete(&self, uri: &str) -> Result<(), StoreError> {
+        let location = self.locate(uri)?;
+        match self.block_on(location.store.delete(&location.path)) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed(&location, Action::Delete, error)),
+        }
+    }
+
+    /// Deletes every object under a URI, and on a disk the directory itself; returns how many objects there were.
+    ///
+    /// # Errors
+    /// One cannot be deleted.
+    pub fn delete_prefix(&self, uri: &str) -> Result<u64, StoreError> {
+        let base = self.locate(uri)?;
+        if base.path.is_root() {
+            return Err(StoreError::BadUri {
+                uri: uri.to_owned(),
+                reason: "everything under a root is not ours to delete".to_owned(),
+            });
+        }
+        let objects = self.list_all(uri)?;
+        if base.place == Place::Local {
+            // Also takes what a killed process left half written, which no listing shows.
+            return match std::fs::remove_dir_all(base.uri()) {
+                Ok(()) => Ok(objects.len() as u64),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+                Err(error) => Err(StoreError::NotWritable {
+                    uri: base.uri(),
+                    source: self.cause(&error),
+                }),
+            };
+        }
+        let deletions = objects.iter().map(|object| {
+            let location = self.locate(&object.path);
+            async move {
+                let location = location?;
+                match location.store.delete(&location.path).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(self.failed(&location, Action::Delete, error)),
+                }
+            }
+        });
+        let deletions: Vec<_> = deletions.collect();
+        self.block_on(
+            futures::stream::iter(deletions)
+                .buffer_unordered(16)
+                .try_collect::<()>(),
+        )?;
+        Ok(objects.len() as u64)
+    }
+
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.inner.handle.block_on(future)
+    }
+
+    pub(crate) fn handle(&self) -> &tokio::runtime::Handle {
+        &self.inner.handle
+    }
+
+    pub(crate) fn secrets(&self) -> Arc<Vec<String>> {
+        Arc::clone(&self.inner.secrets)
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<String> {
+        self.inner.options.endpoint().map(str::to_owned)
+    }
+
+    pub(crate) fn cause(&self, error: &(dyn std::error::Error + 'static)) -> Cause {
+        Cause::new(error, &self.inner.secrets)
+    }
+
+    pub(crate) fn failed(
+        &self,
+        location: &Location,
+        action: Action,
+        error: object_store::Error,
+    ) -> StoreError {
+        failed(
+            location,
+            action,
+            error,
+            &self.inner.secrets,
+            self.inner.options.endpoint(),
+        )
+    }
+
+    /// The store and path of a URI without `*`.
+    pub(crate) fn locate(&self, uri: &str) -> Result<Location, StoreError> {
+        let parsed = parse(uri)?;
+        let path = store_path(&parsed)?;
+        let store = match &parsed.place {
+            Place::Local => Arc::clone(&self.inner.local),
+            Place::S3 { bucket } => self.bucket(bucket)?,
+        };
+        Ok(Location {
+            store,
+            path,
+            place: parsed.place,
+        })
+    }
+
+    async fn list_under(&self, base: &Location, deep: bool) -> Result<Vec<ObjectMeta>, StoreError> {
+        let prefix = (!base.path.is_root()).then_some(&base.path);
+        let listed = if deep {
+            base.store.list(prefix).try_collect().await
+        } else {
+            base.store
+                .list_with_delimiter(prefix)
+                .await
+                .map(|found| found.objects)
+        };
+        match listed {
+            Ok(metas) => Ok(metas),
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(_) if base.place == Place::Local && is_absent(base) => Ok(Vec::new()),
+            Err(error) => Err(self.failed(base, Action::List, error)),
+        }
+    }
+
+    /// The client of a bucket. The first contact is impatient, so that a wrong endpoint or missing credentials are told within seconds;
+    /// afterwards the client is patient with a store that is busy.
+    fn bucket(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        let mut known = self.inner.s3.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = known.get(bucket) {
+            return Ok(Arc::clone(store));
+        }
+        let impatient = RetryConfig {
+            max_retries: 2,
+            retry_timeout: Duration::from_secs(10),
+            ..RetryConfig::default()
+        };
+        let place = Place::S3 {
+            bucket: bucket.to_owned(),
+        };
+        let contact = Location {
+            store: self.build_s3(bucket, impatient)?,
+            path: Path::from("fisherflow-first-contact"),
+            place: place.clone(),
+        };
+        match self.block_on(contact.store.head(&contact.path)) {
+            Err(
+                error @ (object_store::Error::Generic { .. }
+                | object_store::Error::Unauthenticated { .. }),
+            ) => return Err(self.failed(&contact, Action::Read, error)),
+            // Any other answer is an answer: what the credentials permit shows where it is needed.
+            _ => {}
+        }
+        let store = self.build_s3(bucket, RetryConfig::default())?;
+        known.insert(bucket.to_owned(), Arc::clone(&store));
+        Ok(store)
+    }
+
+    fn build_s3(
+        &self,
+        bucket: &str,
+        retry: RetryConfig,
+    ) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        let options = &self.inner.options;
+        // The client's own limit of 30 s is for a whole request with its body: too little for a large range beside a busy CPU.
+        let client = ClientOptions::new()
+            .with_timeout(Duration::from_secs(180))
+            .with_connect_timeout(Duration::from_secs(5))
+            .with_allow_http(options.endpoint().is_some_and(|e| e.starts_with("http://")));
+        let mut builder = AmazonS3Builder::new()
+            .with_client_options(client)
+            .with_bucket_name(bucket)
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_retry(retry);
+        for (key, value) in options.parsed()? {
+            builder = builder.with_config(key, value);
+        }
+        let store = builder.build().map_err(|error| StoreError::BadOptions {
+            uri: format!("s3://{bucket}"),
+            source: self.cause(&error),
+        })?;
+        Ok(Arc::new(store))
+    }
+}
+
+/// What was being done when a store failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Read,
+    Write,
+    List,
+    Delete,
+}
+
+impl Action {
+    fn done(self) -> &'static str {
+        match self {
+            Action::Read => "read",
+            Action::Write => "written",
+            Action::List => "listed",
+            Action::Delete => "deleted",
+        }
+    }
+}
+
+/// From the store's error to a situation that somebody can act on.
+pub(crate) fn failed(
+    location: &Location,
+    action: Action,
+    error: object_store::Error,
+    secrets: &[String],
+    endpoint: Option<&str>,
+) -> StoreError {
+    let uri = location.uri();
+    let source = Cause::new(&error, secrets);
+    if location.place == Place::Local && matches!(action, Action::Write | Action::Delete) {
+        return StoreError::NotWritable { uri, source };
+    }
+    match error {
+        object_store::Error::NotFound { .. } if action != Action::Write => {
+            StoreError::NotFound { uri }
+        }
+        object_store::Error::Precondition { .. } if action == Action::Read => {
+            StoreError::Replaced { object: uri }
+        }
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => StoreError::Denied {
+            uri,
+            action: action.done(),
+            source,
+        },
+        _ if location.place == Place::Local => {
+            if source.text().contains("ermission denied") {
+                return StoreError::Denied {
+                    uri,
+                    action: action.done(),
+                    source,
+                };
+            }
+            StoreError::Transfer {
+                uri,
+                action: action.done(),
+                source,
+            }
+        }
+        _ => s3_failed(uri, action, source, endpoint),
+    }
+}
+
+fn s3_failed(uri: String, action: Action, source: Cause, endpoint: Option<&str>) -> StoreError {
+    let says = |parts: &[&str]| parts.iter().any(|part| source.text().contains(part));
+    if says(&[
+        "169.254.169.254",
+        "metadata/token",
+        "redential",
+        "nstance metadata",
+    ]) {
+        StoreError::NoCredentials { uri, source }
+    } else if says(&[
+        "error sending request",
+        "onnection refused",
+        "dns error",
+        "onnect",
+    ]) {
+        StoreError::Unreachable {
+            uri,
+            endpoint: endpoint.unwrap_or("the S3 endpoint of AWS").to_owned(),
+            source,
+        }
+    } else {
+        StoreError::Transfer {
+            uri,
+            action: action.done(),
+            source,
+        }
+    }
+}
+
+/// Whether nothing, or a directory, is at a path on disk.
+fn is_absent(location: &Location) -> bool {
+    match std::fs::metadata(location.uri()) {
+        Ok(found) => found.is_dir(),
+        Err(error) => matches!(
+            error.kind(),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+        ),
+    }
+}
+
+pub(crate) fn version(place: &Place, meta: &ObjectMeta) -> ObjectVersion {
+    ObjectVersion {
+        path: place.uri(meta.location.as_ref()),
+        size: meta.size,
+        etag: meta.e_tag.clone(),
+    }
+}
+
+/// Only `*` is special: the other wildcards of the shell are ordinary characters of names.
+fn glob_pattern(key: &str) -> Result<glob::Pattern, String> {
+    let mut escaped = String::with_capacity(key.len());
+    for c in key.chars() {
+        match c {
+            '?' | '[' | ']' => {
+                escaped.push('[');
+                escaped.push(c);
+                escaped.push(']');
+            }
+            c => escaped.push(c),
+        }
+    }
+    glob::Pattern::new(&escaped).map_err(|error| error.msg.to_owned())
+}
