@@ -28,6 +28,12 @@ mod psd;
 
 #[cfg(test)]
 mod brute_force;
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod refusals;
 
 pub use block_info::BlockInfo;
 pub use error::PosteriorError;
