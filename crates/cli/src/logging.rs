@@ -16,8 +16,6 @@ pub struct Terminal {
     pub bars: Option<MultiProgress>,
     /// Form of the log lines.
     pub format: LogFormat,
-    /// Whether nothing but errors is wanted.
-    pub quiet: bool,
 }
 
 /// Starts logging.
@@ -46,7 +44,6 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
     Terminal {
         bars,
         format: args.log,
-        quiet: args.quiet,
     }
 }
 

@@ -440,3 +440,39 @@ fn elements_of_arrays_over_lines_have_their_own() {
     let n = line_of("labels = [\"teff\"") + 2;
     assert!(error.starts_with(&format!("run.toml:{n}: `catalogue.labels[1]`")), "{error}");
 }
+
+#[test]
+fn the_reference_has_every_key_and_is_a_run_file() {
+    let reference = include_str!("../../RUN_FILE.md");
+    let toml = reference.split("```toml\n").nth(1).unwrap();
+    let toml = toml.split("```").next().unwrap();
+    parse(toml).unwrap();
+    let later = ["memory"];
+    for (table, keys) in TABLES {
+        for key in keys.iter().filter(|key| !later.contains(key)) {
+            assert!(reference.contains(key), "{table}.{key}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_states_the_defaults() {
+    let reference = include_str!("../../RUN_FILE.md");
+    let stated = |key: &str| -> String {
+        let line = reference.lines().rfind(|l| l.starts_with(&format!("{key} = "))).unwrap();
+        assert!(line.contains("# default"), "{line}");
+        line.split(['=', '#']).nth(1).unwrap().trim().to_owned()
+    };
+    let least = format!("{LEAST}[train]\nhidden = []\nepochs = 1\n");
+    let run = parse(&least).unwrap();
+    let train = run.train.unwrap();
+    assert_eq!(stated("threads"), run.compute.threads.to_string());
+    assert_eq!(stated("group"), run.compute.group.to_string());
+    assert_eq!(stated("holdout_fraction"), run.noise.holdout_fraction.to_string());
+    assert_eq!(stated("batch"), train.batch.to_string());
+    assert_eq!(stated("learning_rate"), train.learning_rate.to_string());
+    assert_eq!(stated("beta_1"), train.beta_1.to_string());
+    assert_eq!(stated("beta_2"), train.beta_2.to_string());
+    assert_eq!(stated("epsilon").parse::<f64>().unwrap(), train.epsilon);
+    assert_eq!(stated("seed"), train.seed.to_string());
+}
