@@ -17,6 +17,7 @@ mod plan;
 mod run;
 mod stage_state;
 mod stages;
+mod train;
 
 pub use error::RunError;
 pub use job::{
@@ -26,3 +27,4 @@ pub use passes::predict::PredictCounts;
 pub use plan::{BlockFacts, CataloguePlan, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};
 pub use run::{Outcome, RunSummary, run};
 pub use stage_state::FitCounts;
+pub use train::{TrainJob, Trained, train};

@@ -6,7 +6,6 @@ use candle_core::{Result, Tensor};
 
 /// An element-wise nonlinearity. Its names are those of [`crate::LayerSpec`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum Activation {
     /// `max(x, 0)`.
     Relu,

@@ -74,3 +74,54 @@ fn cut_normal(rng: &mut ChaCha8Rng) -> f64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(widths: &[usize], seed: u64, precision: Precision) -> Vec<f64> {
+        let n = widths[widths.len() - 1];
+        let labels = Labels::unscaled((0..n).map(|k| k.to_string()).collect(), vec![String::new(); n]);
+        let arithmetic = Arithmetic { precision, threads: 1 };
+        let network =
+            Network::he_normal(widths, Activation::Relu, labels, &[0.0], &[1.0], seed, arithmetic).unwrap();
+        let (weight, bias) = network.dense_weights(0).unwrap();
+        let all = |t: &Tensor| -> Vec<f64> {
+            t.to_dtype(candle_core::DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        assert!(all(bias).iter().all(|b| *b == 0.0));
+        all(weight)
+    }
+
+    #[test]
+    fn variance_is_two_over_the_inputs_and_nothing_lies_beyond_the_cut() {
+        let w = weights(&[200, 1000], 3, Precision::F64);
+        let n = w.len() as f64;
+        let mean = w.iter().sum::<f64>() / n;
+        let variance = w.iter().map(|w| w * w).sum::<f64>() / n;
+        assert!(mean.abs() < 4.0 * (0.01 / n).sqrt(), "{mean}");
+        // the cut normal's fourth moment makes the relative error of the variance about 1.06 / sqrt(n)
+        assert!((variance / 0.01 - 1.0).abs() < 4.5 / n.sqrt(), "{variance}");
+        let cut = 2.0 * 0.1 / CUT_NORMAL_STD;
+        assert!(w.iter().all(|w| w.abs() <= cut) && w.iter().any(|w| w.abs() > 0.99 * cut));
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let first = weights(&[30, 20, 2], 3, Precision::F64);
+        assert_eq!(first, weights(&[30, 20, 2], 3, Precision::F64));
+        assert_ne!(first, weights(&[30, 20, 2], 4, Precision::F64));
+        let narrow = weights(&[30, 20, 2], 3, Precision::F32);
+        assert!(first.iter().zip(&narrow).all(|(a, b)| *a as f32 == *b as f32));
+    }
+
+    #[test]
+    fn widths_that_are_none_are_refused() {
+        for widths in [&[][..], &[3], &[3, 0, 1]] {
+            let labels = Labels::unscaled(vec!["a".into()], vec![String::new()]);
+            let refused =
+                Network::he_normal(widths, Activation::Relu, labels, &[0.0], &[1.0], 0, Arithmetic::default());
+            assert!(matches!(refused, Err(NetworkError::Widths { .. })));
+        }
+    }
+}

@@ -36,7 +36,6 @@ const NAMES: [&str; 11] = [
 /// assert_eq!(layer.to_string(), "leaky_relu(0.3)");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum LayerSpec {
     /// Weights and biases.
     Dense,

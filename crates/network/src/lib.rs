@@ -1,6 +1,7 @@
 //! Networks over candle tensors: forward, K backward passes at once, layer capture, and the Jacobian of labels by flux.
 
 mod activation;
+mod adam;
 mod arithmetic;
 mod backward;
 mod capture;
@@ -16,6 +17,8 @@ mod network;
 mod normalisation;
 pub mod product;
 mod safetensors;
+pub mod train;
+mod training_set;
 
 pub use activation::Activation;
 pub use arithmetic::{Arithmetic, Precision};

@@ -172,6 +172,20 @@ impl Network {
         })
     }
 
+    /// The same network with other weights of the same shapes.
+    pub(crate) fn with_weights(self, weights: Vec<(Tensor, Tensor)>) -> Self {
+        let mut weights = weights.into_iter();
+        let layers = self.layers.into_iter().map(|layer| match layer {
+            Layer::Dense(dense) => Layer::Dense(weights.next().map_or(dense, |(weight, bias)| Dense { weight, bias })),
+            Layer::Activation(_) => layer,
+        });
+        Self {
+            layers: layers.collect(),
+            weight_by_flux: OnceLock::new(),
+            ..self
+        }
+    }
+
     /// Spectra `[batch * D]`, row-major, in flux units, as a tensor `[batch, D]` of the arithmetic's type.
     ///
     /// # Errors

@@ -137,7 +137,10 @@ fn check_info(plan: &BlockPlan, info: &BlockInfo) -> Result<(), PosteriorError> 
             info.n_weights.to_string(),
         ),
     ];
-    match facts.into_iter().find(|(_, expected, found)| expected != found) {
+    match facts
+        .into_iter()
+        .find(|(_, expected, found)| expected != found)
+    {
         None => Ok(()),
         Some((what, expected, found)) => Err(PosteriorError::Info {
             block: plan.name(),

@@ -224,7 +224,13 @@ impl Precision for KroneckerPrecision {
                 g_vectors: to_f32(&self.g.vectors),
                 inverse: self.inverse(),
             });
-            self.predict(&wanted, capture, &own.a_vectors, &own.g_vectors, &own.inverse)
+            self.predict(
+                &wanted,
+                capture,
+                &own.a_vectors,
+                &own.g_vectors,
+                &own.inverse,
+            )
         } else {
             let inverse = self.inverse_f64.get_or_init(|| self.inverse());
             self.predict(&wanted, capture, &self.a.vectors, &self.g.vectors, inverse)

@@ -31,6 +31,12 @@ mod pulls;
 
 #[cfg(test)]
 mod brute_force;
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod refusals;
 
 pub use block_info::BlockInfo;
 pub use cost::inverse_flops;

@@ -38,11 +38,7 @@ pub(crate) fn par(threads: usize) -> Par {
 /// `lhs rhs`, row-major.
 ///
 /// A matrix times a vector is done on one thread: faer splits that sum by thread, while a product of matrices is split by its output.
-pub(crate) fn product<T: Scalar>(
-    lhs: MatRef<'_, T>,
-    rhs: MatRef<'_, T>,
-    threads: usize,
-) -> Vec<T> {
+pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) -> Vec<T> {
     let (m, k, n) = (lhs.nrows(), lhs.ncols(), rhs.ncols());
     debug_assert_eq!(k, rhs.nrows());
     let mut out = vec![T::zero(); m * n];
@@ -88,9 +84,8 @@ mod tests {
 
     fn both<T: Scalar>(m: usize, k: usize, n: usize) {
         let mut numbers = Numbers::new((m * 1000 + k) as u64);
-        let mut draw = |len: usize| -> Vec<T> {
-            (0..len).map(|_| T::from_f64(numbers.next())).collect()
-        };
+        let mut draw =
+            |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(numbers.next())).collect() };
         let (a, b) = (draw(m * k), draw(k * n));
         let one = product(rows(&a, m, k), rows(&b, k, n), 1);
         for threads in [2, 3, 8] {

@@ -4,6 +4,8 @@
 //! Invariant: no I/O. Bytes become batches in `fisherflow-store`.
 
 mod batch;
+#[cfg(test)]
+mod batch_tests;
 mod columns;
 mod error;
 mod group_plan;

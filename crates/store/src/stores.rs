@@ -361,13 +361,13 @@ impl Stores {
             path: Path::from("fisherflow-first-contact"),
             place: place.clone(),
         };
-        match self.block_on(contact.store.head(&contact.path)) {
-            Err(
-                error @ (object_store::Error::Generic { .. }
-                | object_store::Error::Unauthenticated { .. }),
-            ) => return Err(self.failed(&contact, Action::Read, error)),
-            // Any other answer is an answer: what the credentials permit shows where it is needed.
-            _ => {}
+        // Any answer of the store itself will do: what the credentials permit shows where it is needed.
+        if let Err(
+            error @ (object_store::Error::Generic { .. }
+            | object_store::Error::Unauthenticated { .. }),
+        ) = self.block_on(contact.store.head(&contact.path))
+        {
+            return Err(self.failed(&contact, Action::Read, error));
         }
         let store = self.build_s3(bucket, RetryConfig::default())?;
         known.insert(bucket.to_owned(), Arc::clone(&store));

@@ -1,0 +1,253 @@
+//! Network files: round trips, bare state dicts, and what is wrong with the others.
+
+use std::collections::HashMap;
+
+use candle_core::DType;
+use fisherflow_network::{
+    Activation, Arithmetic, Description, Labels, LabelsDescription, Network, NetworkError, Precision,
+};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+const F64: Arithmetic = Arithmetic {
+    precision: Precision::F64,
+    threads: 1,
+};
+
+type Tensors = Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>;
+
+fn f64s(name: &'static str, shape: &[usize], values: &[f64]) -> (&'static str, Dtype, Vec<usize>, Vec<u8>) {
+    (name, Dtype::F64, shape.to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect())
+}
+
+/// 2 -> 3 -> 1, named as torch's `Sequential` names them inside a module.
+fn bare() -> Tensors {
+    vec![
+        f64s("features.2.weight", &[3, 2], &[1.0, 0.0, 0.0, 1.0, -1.0, -1.0]),
+        f64s("features.2.bias", &[3], &[0.0, 0.5, 1.0]),
+        f64s("features.10.weight", &[1, 3], &[1.0, 2.0, 4.0]),
+        f64s("features.10.bias", &[1], &[0.25]),
+    ]
+}
+
+fn file(tensors: &Tensors, metadata: Option<&str>) -> Vec<u8> {
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, data)| (*name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let metadata = metadata.map(|json| HashMap::from([("fisherflow.network".to_owned(), json.to_owned())]));
+    safetensors::serialize(views, metadata).unwrap()
+}
+
+fn said(layers: &[&str]) -> Description {
+    Description {
+        layers: Some(layers.iter().map(|s| (*s).to_owned()).collect()),
+        ..Description::default()
+    }
+}
+
+fn read(tensors: &Tensors, said: &Description) -> Result<Network, NetworkError> {
+    Network::from_safetensors(&file(tensors, None), said, F64)
+}
+
+fn refusal(tensors: &Tensors, said: &Description) -> String {
+    read(tensors, said).unwrap_err().to_string()
+}
+
+fn labels_of(network: &Network, flux: &[f64]) -> Vec<f64> {
+    network.forward(&network.flux_tensor(flux).unwrap()).unwrap().labels(network).unwrap()
+}
+
+const MLP: [&str; 3] = ["dense", "relu", "dense"];
+
+#[test]
+fn a_round_trip_keeps_every_bit() {
+    for precision in [Precision::F32, Precision::F64] {
+        let arithmetic = Arithmetic { precision, threads: 1 };
+        let labels = Labels {
+            names: vec!["teff".into(), "logg".into()],
+            units: vec!["K".into(), String::new()],
+            mean: vec![4700.0 / 3.0, 0.1 + 0.2],
+            scale: vec![1e-300, std::f64::consts::PI],
+        };
+        let mean = [0.1, 0.7, 1.0 / 3.0];
+        let activation = Activation::LeakyRelu { slope: 0.1 + 0.2 };
+        let network =
+            Network::he_normal(&[3, 5, 4, 2], activation, labels.clone(), &mean, &[0.3], 7, arithmetic).unwrap();
+        let bytes = network.to_safetensors().unwrap();
+        let again = Network::from_safetensors(&bytes, &Description::default(), arithmetic).unwrap();
+        assert_eq!(again.to_safetensors().unwrap(), bytes);
+        assert_eq!(again.labels(), &labels);
+        assert_eq!((again.input_mean(), again.input_scale()), (&mean[..], &[0.3; 3][..]));
+        assert_eq!(again.layer_specs(), network.layer_specs());
+        assert_eq!(again.dense_layers(), network.dense_layers());
+        let names: Vec<&str> = again.dense_layers().iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["layers.0", "layers.2", "layers.4"]);
+        assert_eq!((again.n_inputs(), again.n_labels(), again.n_weights()), (3, 2, 20 + 24 + 10));
+        let flux = [0.9, 1.1, 1.0, 0.2, 0.4, 0.6];
+        assert_eq!(labels_of(&again, &flux), labels_of(&network, &flux));
+    }
+}
+
+#[test]
+fn a_bare_state_dict_is_read_in_natural_order() {
+    let description = Description {
+        input_mean: Some(vec![1.0]),
+        input_scale: Some(vec![0.5, 2.0]),
+        labels: Some(LabelsDescription {
+            mean: Some(vec![100.0]),
+            scale: Some(vec![10.0]),
+            ..LabelsDescription::default()
+        }),
+        ..said(&MLP)
+    };
+    let network = read(&bare(), &description).unwrap();
+    assert_eq!(network.labels().names, ["label_0"]);
+    assert_eq!(network.dense_layers()[0].name, "features.2");
+    // x = (2, -1): hidden relu(2, -0.5, 0) = (2, 0, 0), output 2.25
+    assert_eq!(labels_of(&network, &[2.0, -1.0]), [122.5]);
+}
+
+#[test]
+fn the_files_own_description_wins() {
+    let json = r#"{"version": 1, "layers": [{"kind": "dense", "name": "features.2"}, {"kind": "relu"},
+        {"kind": "dense", "name": "features.10"}], "labels": {"names": ["teff"], "units": ["K"]}}"#;
+    let mut tensors = bare();
+    tensors.push(f64s("normalisation.label_scale", &[1], &[10.0]));
+    let description = Description {
+        labels: Some(LabelsDescription {
+            names: Some(vec!["other".into()]),
+            mean: Some(vec![100.0]),
+            scale: Some(vec![3.0]),
+            ..LabelsDescription::default()
+        }),
+        ..Description::default()
+    };
+    let network = Network::from_safetensors(&file(&tensors, Some(json)), &description, F64).unwrap();
+    assert_eq!(network.labels().names, ["teff"]);
+    assert_eq!((network.labels().mean[0], network.labels().scale[0]), (100.0, 10.0));
+    let disagreeing = Network::from_safetensors(&file(&tensors, Some(json)), &said(&["dense", "tanh", "dense"]), F64);
+    let message = disagreeing.unwrap_err().to_string();
+    assert!(message.contains(r#"["dense", "relu", "dense"]"#) && message.contains("tanh"), "{message}");
+    assert!(Network::from_safetensors(&file(&tensors, Some(json)), &said(&MLP), F64).is_ok());
+}
+
+#[test]
+fn half_precision_weights_are_converted() {
+    let mut tensors = bare();
+    // 1.5 in f16 and in bf16
+    tensors[1] = ("features.2.bias", Dtype::F16, vec![3], [0x3e00u16; 3].iter().flat_map(|b| b.to_le_bytes()).collect());
+    tensors[3] = ("features.10.bias", Dtype::BF16, vec![1], 0x3fc0u16.to_le_bytes().to_vec());
+    let network = read(&tensors, &said(&MLP)).unwrap();
+    let (_, bias) = network.dense_weights(0).unwrap();
+    assert_eq!((bias.dtype(), bias.to_vec1::<f64>().unwrap()), (DType::F64, vec![1.5; 3]));
+    assert_eq!(network.dense_weights(1).unwrap().1.to_vec1::<f64>().unwrap(), [1.5]);
+    tensors[3] = ("features.10.bias", Dtype::I32, vec![1], vec![0; 4]);
+    assert_eq!(
+        refusal(&tensors, &said(&MLP)),
+        "tensor `features.10.bias` holds i32; weights must be f64, f32, f16 or bf16"
+    );
+}
+
+#[test]
+fn what_is_no_network_is_named() {
+    for bytes in [&b""[..], b"PK\x03\x04 not a safetensors file", &file(&bare(), None)[..200]] {
+        let refused = Network::from_safetensors(bytes, &said(&MLP), F64).unwrap_err();
+        assert!(matches!(refused, NetworkError::NotSafetensors { .. }), "{refused}");
+    }
+    assert!(matches!(read(&vec![], &Description::default()), Err(NetworkError::NoLayers)));
+    for (json, message) in [
+        ("{}", "the file's metadata `fisherflow.network` is not a description of a network"),
+        (r#"{"version": 2}"#, "the file describes its network in version 2; this program knows version 1: update it"),
+        (r#"{"version": 1, "layers": [{"kind": "danse"}]}"#, "unknown layer `danse`; the nearest known one is `dense`"),
+        (
+            r#"{"version": 1, "layers": [{"kind": "dense", "name": "features.1"}]}"#,
+            "the network file has no tensor `features.1.weight` (nearest: `features.10.weight`); \
+             every dense layer needs a weight and a bias",
+        ),
+    ] {
+        let refused = Network::from_safetensors(&file(&bare(), Some(json)), &Description::default(), F64);
+        assert_eq!(refused.unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn missing_and_stray_tensors_are_named() {
+    let mut tensors = bare();
+    tensors.remove(1);
+    assert!(refusal(&tensors, &said(&MLP)).starts_with("the network file has no tensor `features.2.bias`"));
+    let mut tensors = bare();
+    tensors.push(f64s("bn.running_mean", &[3], &[0.0; 3]));
+    let message = refusal(&tensors, &said(&MLP));
+    assert!(message.starts_with("tensor `bn.running_mean` [3] of the network file belongs to no dense layer"), "{message}");
+}
+
+#[test]
+fn layers_that_do_not_fit_are_named() {
+    assert_eq!(
+        refusal(&bare(), &Description::default()),
+        "the network file does not say what lies between its 2 dense layers (features.2, features.10): say so, as in \
+         layers = [\"dense\", \"relu\", \"dense\"]"
+    );
+    assert_eq!(
+        refusal(&bare(), &said(&["dense"])),
+        "`layers` names 1 dense layers, the network file holds 2: features.2, features.10"
+    );
+    assert!(refusal(&bare(), &said(&["dense", "rellu", "dense"])).contains("`relu`"));
+    let mut tensors = bare();
+    tensors[2] = f64s("features.10.weight", &[1, 5], &[1.0; 5]);
+    assert_eq!(
+        refusal(&tensors, &said(&MLP)),
+        "layer `features.10` has 5 inputs, the layer before it (`features.2`) has 3 outputs"
+    );
+    let mut tensors = bare();
+    tensors[1] = f64s("features.2.bias", &[2], &[1.0; 2]);
+    assert_eq!(
+        refusal(&tensors, &said(&MLP)),
+        "tensor `features.2.bias` has shape [2], expected [3], the layer's outputs"
+    );
+    let mut tensors = bare();
+    tensors[0] = f64s("features.2.weight", &[3, 2, 1], &[1.0; 6]);
+    assert!(refusal(&tensors, &said(&MLP)).contains("expected [outputs, inputs]"));
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let mut tensors = bare();
+    tensors[2] = f64s("features.10.weight", &[1, 3], &[1.0, f64::NAN, 0.0]);
+    assert_eq!(
+        refusal(&tensors, &said(&MLP)),
+        "element 1 of tensor `features.10.weight` is not a finite number in f64"
+    );
+    tensors[2] = f64s("features.10.weight", &[1, 3], &[1.0, 0.0, 1e200]);
+    assert!(read(&tensors, &said(&MLP)).is_ok());
+    let narrow = Network::from_safetensors(&file(&tensors, None), &said(&MLP), Arithmetic::default());
+    assert!(matches!(narrow, Err(NetworkError::NotFinite { index: 2, .. })));
+}
+
+#[test]
+fn labels_and_normalisation_must_fit() {
+    let description = Description {
+        labels: Some(LabelsDescription {
+            names: Some(vec!["a".into(), "b".into()]),
+            ..LabelsDescription::default()
+        }),
+        ..said(&MLP)
+    };
+    assert_eq!(refusal(&bare(), &description), "2 label names given, the network has 1 outputs");
+    let description = Description {
+        input_scale: Some(vec![1.0, 2.0, 3.0]),
+        ..said(&MLP)
+    };
+    assert_eq!(
+        refusal(&bare(), &description),
+        "input_scale has 3 values, the network takes 2 (or a single one for all)"
+    );
+}
+
+#[test]
+fn written_files_carry_the_normalisation_as_f64() {
+    let network = read(&bare(), &said(&MLP)).unwrap();
+    let bytes = network.to_safetensors().unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let scale = tensors.tensor("normalisation.input_scale").unwrap();
+    assert_eq!((scale.dtype(), scale.shape()), (Dtype::F64, &[2][..]));
+}
