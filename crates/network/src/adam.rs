@@ -16,8 +16,8 @@ use crate::network::Network;
 use crate::product::{matrix_of_storage, panel, run_all};
 
 /// Rows and columns of a tile of the gradient: small enough for a core's own cache.
-const TILE_ROWS: usize = 256;
-const TILE_COLUMNS: usize = 384;
+const TILE_ROWS: usize = 64;
+const TILE_COLUMNS: usize = 8192;
 
 /// The settings of a step.
 #[derive(Clone, Copy, Debug)]

@@ -79,6 +79,18 @@ fn on_cpu<T: WithDType + RealField>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Te
 /// `dst = lhs rhs` or `dst += lhs rhs`, on one thread.
 pub(crate) fn panel<T: RealField>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
     matmul(dst, accum, lhs, rhs, faer::traits::math_utils::one(), Par::Seq);
+    release_wide_registers();
+}
+
+/// Marks the upper parts of the vector registers as unused.
+///
+/// The product's assembly kernels leave them in use, and then every plain SSE instruction of this thread, such as those of all
+/// element-wise loops, waits for the one before it. A function compiled for AVX ends with the instruction that mends this.
+fn release_wide_registers() {
+    let values = std::hint::black_box([1.0f32; 16]);
+    pulp::Arch::new().dispatch(|| {
+        std::hint::black_box(values.map(|v| v * v));
+    });
 }
 
 /// The same in fixed panels of columns, or of rows where those are more.
