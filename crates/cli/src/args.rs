@@ -48,7 +48,7 @@ pub enum Command {
     /// Do every stage and leave a complete output
     Run(StageArgs),
     /// Print what a run would do, and touch nothing
-    Plan(FileArgs),
+    Plan(PlanArgs),
     /// Only the fit: noise, references and the Hessian's sums
     Fit(StageArgs),
     /// Only the inverse of what was fitted
@@ -67,11 +67,14 @@ pub enum Command {
     Report(UriArgs),
 }
 
-/// A run file.
+/// A run file, and what its memory depends on.
 #[derive(Clone, Debug, clap::Args)]
-pub struct FileArgs {
+pub struct PlanArgs {
     /// The run file (TOML)
     pub file: PathBuf,
+    /// Workers (threads) of each process
+    #[arg(short = 'w', long, default_value_t = 1, value_name = "W")]
+    pub workers: usize,
 }
 
 /// A run file, and where to run it.

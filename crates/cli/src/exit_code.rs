@@ -53,9 +53,6 @@ pub enum CliError {
     /// The run ended early.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// Reading or writing.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// What stands at a URI is not what it should be.
     #[error("{uri}: {problem}")]
     Refused {
@@ -67,6 +64,12 @@ pub enum CliError {
     /// Standard output cannot be written.
     #[error("cannot write to standard output")]
     Output(#[from] std::io::Error),
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::Run(error.into())
+    }
 }
 
 impl CliError {
@@ -85,9 +88,8 @@ impl CliError {
             | Self::SecretFile { .. }
             | Self::Folder { .. } => WRONG,
             Self::Run(error) => error.exit_code(),
-            Self::Store(error) if error.is_refusal() => REFUSED,
             Self::Refused { .. } => REFUSED,
-            Self::Store(_) | Self::Output(_) => FAILED,
+            Self::Output(_) => FAILED,
         }
     }
 }

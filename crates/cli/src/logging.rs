@@ -16,8 +16,6 @@ pub struct Terminal {
     pub bars: Option<MultiProgress>,
     /// Form of the log lines.
     pub format: LogFormat,
-    /// Whether nothing but errors is wanted.
-    pub quiet: bool,
 }
 
 /// Starts logging.
@@ -46,7 +44,6 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
     Terminal {
         bars,
         format: args.log,
-        quiet: args.quiet,
     }
 }
 
@@ -68,7 +65,7 @@ struct BesideBars {
 
 impl Write for &BesideBars {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        let mut write = || std::io::stderr().write_all(buffer);
+        let write = || std::io::stderr().write_all(buffer);
         match &self.bars {
             Some(bars) => bars.suspend(write),
             None => write(),

@@ -124,9 +124,10 @@ impl Grid {
     }
 }
 
-/// Whether a cell is set flush right.
+/// Whether a cell is a number, with or without a unit, and is set flush right.
 fn is_number(cell: &str) -> bool {
-    cell.is_empty() || cell == "-" || cell.replace(',', "").parse::<f64>().is_ok()
+    let unsigned = cell.strip_prefix('-').unwrap_or(cell);
+    unsigned.is_empty() || unsigned.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// `17,629,443`.
@@ -158,6 +159,18 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// `1.5 G`: floating-point operations with the SI's prefix.
+pub fn flop(n: f64) -> String {
+    const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
+    let mut value = n;
+    let mut prefix = 0;
+    while value >= 1000.0 && prefix + 1 < PREFIXES.len() {
+        value /= 1000.0;
+        prefix += 1;
+    }
+    format!("{value:.1} {}", PREFIXES[prefix]).trim_end().to_owned()
+}
+
 /// Up to six digits, with an exponent where the number is very large or small.
 pub fn number(x: f64) -> String {
     let magnitude = x.abs();
@@ -184,6 +197,8 @@ mod tests {
         assert_eq!(count(17_629_443), "17,629,443");
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(3 << 29), "1.5 GiB");
+        assert_eq!(flop(1.46e11), "146.0 G");
+        assert_eq!(flop(12.0), "12.0");
         assert_eq!(number(4700.0), "4700");
         assert_eq!(number(-0.25), "-0.25");
         assert_eq!(number(1.2e-9), "1.2000e-9");

@@ -4,9 +4,9 @@
 
 use crate::Matrix;
 
-/// Number of values in the lower triangle of an `[n, n]` matrix.
+/// Number of values in the lower triangle of an `[n, n]` matrix; saturates where no memory could hold them.
 pub(crate) const fn packed_len(n: usize) -> usize {
-    n * (n + 1) / 2
+    n.saturating_mul(n.saturating_add(1)) / 2
 }
 
 /// The row that the value at `index` lies in.

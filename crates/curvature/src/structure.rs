@@ -41,7 +41,7 @@ pub trait Structure: Send {
 
     /// Bytes of the block's sums, in memory and in a checkpoint.
     fn bytes(&self) -> u64 {
-        self.sums_len() as u64 * size_of::<f64>() as u64
+        (self.sums_len() as u64).saturating_mul(size_of::<f64>() as u64)
     }
 
     /// Sums over no spectra.

@@ -64,7 +64,13 @@ pub(crate) fn execute<T: Send + 'static>(
                 worker.drop_dataflow(dataflow);
             }
         }
-        outcome.map_err(|error| in_worker.raise(error)).ok()
+        outcome
+            .map_err(|error| {
+                if !matches!(error, RunError::Stopped) {
+                    in_worker.raise(error);
+                }
+            })
+            .ok()
     })
     .map_err(RunError::Internal)?;
     // The workers are joined one by one, and the communication threads only if all went well: joining those of a lost peer panics.

@@ -16,7 +16,16 @@ pub enum RunError {
     /// The data are not what the run file says.
     #[error("{0}")]
     Refused(String),
-    /// The network file, or a product over it.
+    /// A network file that cannot be used.
+    #[error("{uri}: {source}")]
+    NetworkFile {
+        /// The file.
+        uri: String,
+        /// Why.
+        #[source]
+        source: NetworkError,
+    },
+    /// A product over the network.
     #[error(transparent)]
     Network(#[from] NetworkError),
     /// Spectra that are not what they should be.
@@ -34,6 +43,9 @@ pub enum RunError {
     /// Another process of the cluster was lost, or never came.
     #[error("a process of the cluster was lost ({0}): run again")]
     PeerLost(String),
+    /// This worker ends because another one of the process did; the reason is with that one.
+    #[error("stopped")]
+    Stopped,
     /// A defect of fisherflow.
     #[error("internal error, please report it: {0}")]
     Internal(String),
@@ -45,10 +57,28 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Refused(_) | Self::Network(_) | Self::Spectra(_) => 3,
-            Self::Store(error) if error.is_refusal() => 3,
+            Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
+            Self::Store(error) if is_refusal(error) => 3,
             Self::PeerLost(_) => 75,
             _ => 1,
         }
     }
+}
+
+/// Whether the data, not the store, are at fault.
+fn is_refusal(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::NoMatch { .. }
+            | StoreError::Replaced { .. }
+            | StoreError::EmptyObject { .. }
+            | StoreError::NotParquet { .. }
+            | StoreError::Truncated { .. }
+            | StoreError::BadRowGroup { .. }
+            | StoreError::MissingColumn { .. }
+            | StoreError::ColumnType { .. }
+            | StoreError::PixelCount { .. }
+            | StoreError::ColumnCollision { .. }
+            | StoreError::Spectra(_)
+    )
 }

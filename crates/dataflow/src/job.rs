@@ -140,6 +140,19 @@ pub enum Stage {
     Run,
 }
 
+impl Stage {
+    /// The command that runs it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fit => "fit",
+            Self::Invert => "invert",
+            Self::Predict => "predict",
+            Self::Run => "run",
+        }
+    }
+}
+
 /// How far a run is; called from worker threads.
 pub trait Progress: Send + Sync {
     /// A pass over spectra begins (`fit`, `predict`, ...), with the number it will touch in this process's share of the whole run.

@@ -3,10 +3,11 @@
 use fisherflow_curvature::References;
 use fisherflow_posterior::{BlockInfo, NoiseEstimate};
 use fisherflow_spectra::PixelPopulation;
-use fisherflow_store::{Output, WrittenFile};
+use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::context::Context;
 use crate::error::RunError;
 
 /// What `fit` found, beside `posterior/hessian/`.
@@ -17,8 +18,8 @@ pub(crate) struct FitState {
     pub(crate) population: Option<PixelPopulation>,
     /// What the sums were taken about.
     pub(crate) references: References,
-    /// The residual covariance R of the labels.
-    pub(crate) noise: NoiseEstimate,
+    /// The residual covariance R of the labels and what it was made of; `None` where the run file gives R.
+    pub(crate) estimate: Option<NoiseEstimate>,
     /// Rows of the catalogue, and what became of them.
     pub(crate) counts: FitCounts,
     pub(crate) files: Vec<WrittenFile>,
@@ -59,26 +60,29 @@ impl FitCounts {
 }
 
 /// Reads what `stage` left, if it belongs to the run `run_id`.
-pub(crate) fn read<T: DeserializeOwned>(output: &Output, stage: &str, run_id: &str) -> Result<Option<T>, RunError> {
+pub(crate) fn read<T: DeserializeOwned>(context: &Context, stage: &str) -> Result<Option<T>, RunError> {
     #[derive(Deserialize)]
     struct Owner {
         run_id: String,
     }
-    let Some(bytes) = output.read_if_exists(&path(stage))? else { return Ok(None) };
-    let damaged = |error: serde_json::Error| {
-        RunError::Refused(format!("{}/{}: {error}: run `fisherflow {stage}` again", output.uri(), path(stage)))
-    };
+    let uri = context.output.child(&path(stage));
+    if !context.stores.exists(&uri)? {
+        return Ok(None);
+    }
+    let bytes = context.stores.read(&uri)?;
+    let damaged = |error: serde_json::Error| RunError::Refused(format!("{uri}: {error}: run `fisherflow {stage}` again"));
     let owner: Owner = serde_json::from_slice(&bytes).map_err(damaged)?;
-    if owner.run_id != run_id {
+    if owner.run_id != context.run_id {
         return Ok(None);
     }
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
 /// Writes what `stage` leaves.
-pub(crate) fn write<T: Serialize>(output: &Output, stage: &str, state: &T) -> Result<(), RunError> {
+pub(crate) fn write<T: Serialize>(context: &Context, stage: &str, state: &T) -> Result<(), RunError> {
     let bytes = serde_json::to_vec_pretty(state).map_err(|error| RunError::Internal(error.to_string()))?;
-    Ok(output.write(&path(stage), bytes)?)
+    context.output.put(&path(stage), bytes)?;
+    Ok(())
 }
 
 fn path(stage: &str) -> String {

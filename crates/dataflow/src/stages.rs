@@ -17,12 +17,13 @@ use crate::stage_state::{self, FitState, InvertState};
 pub(crate) struct Found {
     pub(crate) fit: FitState,
     pub(crate) invert: Option<InvertState>,
-    pub(crate) predict: Option<(IntrinsicEstimate, Predicted)>,
+    /// C_intrinsic's estimate, where held-out spectra have labels, and the predictions.
+    pub(crate) predict: Option<(Option<IntrinsicEstimate>, Predicted)>,
 }
 
 /// Runs `stage` on this worker, together with all others.
 pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) -> Result<Found, RunError> {
-    let fitted = stage_state::read(&context.output, "fit", &context.run_id)?;
+    let fitted = stage_state::read(context, "fit")?;
     let fit = match (stage, fitted) {
         (Stage::Run, Some(fitted)) => fitted,
         (Stage::Invert | Stage::Predict, fitted) => fitted.ok_or_else(|| missing(context, "fit"))?,
@@ -31,7 +32,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
     if stage == Stage::Fit {
         return Ok(Found { fit, invert: None, predict: None });
     }
-    let inverted = stage_state::read(&context.output, "invert", &context.run_id)?;
+    let inverted = stage_state::read(context, "invert")?;
     let inverted = match (stage, inverted) {
         (Stage::Run, Some(inverted)) => inverted,
         (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,
@@ -55,13 +56,14 @@ fn missing(context: &Context, stage: &str) -> RunError {
 /// Noise, references and curvature sums.
 fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
     let spectra = context.fit.catalogue.n_rows();
-    context.progress.begin("population", spectra);
+    let sample = context.fit.sample_rows();
+    context.progress.begin("population", sample);
     let population = population::population(worker, context)?;
-    context.progress.begin("reference", spectra);
+    context.progress.begin("reference", sample);
     let held_out = reference::reference(worker, context, population.as_ref())?;
-    let noise = noise(context, &held_out)?;
+    let (noise, estimate) = noise(context, &held_out)?;
     let references = held_out.references.finish()?;
-    let normalised = context.in_normalised_units(noise.covariance.clone())?;
+    let normalised = context.in_normalised_units(noise)?;
     context.progress.begin("curvature", spectra);
     let fitted = curvature::curvature(worker, context, population.as_ref(), &references, &normalised)?;
     context.progress.end();
@@ -75,28 +77,29 @@ fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError
         run_id: context.run_id.clone(),
         population,
         references,
-        noise,
+        estimate,
         counts: fitted.counts,
         files: fitted.files,
     };
     if worker.index() == 0 {
-        stage_state::write(&context.output, "fit", &state)?;
+        stage_state::write(context, "fit", &state)?;
     }
     Ok(state)
 }
 
-/// R: as given, or from the residuals of held-out spectra.
-fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<NoiseEstimate, RunError> {
-    match &context.job.noise {
-        Noise::Covariance(given) => Ok(NoiseEstimate::given(given.concat(), &held_out.residuals)),
-        Noise::Holdout => held_out.residuals.noise().map_err(|error| {
-            RunError::Refused(format!(
-                "no noise from held-out residuals of {}: {error}; name its label columns, raise noise.holdout_fraction, or give \
-                 noise.covariance",
-                context.job.catalogue.uri
-            ))
-        }),
+/// R in label units, `[K, K]`: as given, or estimated from the residuals of held-out spectra.
+fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, Option<NoiseEstimate>), RunError> {
+    if let Noise::Covariance(given) = &context.job.noise {
+        return Ok((given.concat(), None));
     }
+    let estimate = held_out.residuals.noise().map_err(|error| {
+        RunError::Refused(format!(
+            "no noise from held-out residuals of {}: {error}; name its label columns, raise noise.holdout_fraction, or give \
+             noise.covariance",
+            context.job.catalogue.uri
+        ))
+    })?;
+    Ok((estimate.covariance.clone(), Some(estimate)))
 }
 
 fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result<InvertState, RunError> {
@@ -104,7 +107,7 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
     let state = invert::inverse(worker, context, fit.counts.in_sums)?;
     context.progress.end();
     if worker.index() == 0 {
-        stage_state::write(&context.output, "invert", &state)?;
+        stage_state::write(context, "invert", &state)?;
     }
     Ok(state)
 }
@@ -114,16 +117,15 @@ fn predict(
     context: &Arc<Context>,
     fit: &FitState,
     inverted: &InvertState,
-) -> Result<(IntrinsicEstimate, Predicted), RunError> {
+) -> Result<(Option<IntrinsicEstimate>, Predicted), RunError> {
     context.load_posterior(inverted)?;
-    context.progress.begin("calibrate", context.fit.catalogue.n_rows());
+    context.progress.begin("calibrate", context.fit.sample_rows());
     let budget = calibrate::calibrate(worker, context, fit.population.as_ref())?;
-    let intrinsic = match budget.n_spectra() {
-        0 => IntrinsicEstimate::none(context.network.n_labels()),
-        _ => budget.intrinsic()?,
-    };
+    let intrinsic = (budget.n_spectra() > 0).then(|| budget.intrinsic()).transpose()?;
+    let k = context.network.n_labels();
+    let covariance = intrinsic.as_ref().map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
     context.progress.begin("predict", context.predicted().catalogue.n_rows());
-    let predicted = predict::predict(worker, context, fit.population.as_ref(), &intrinsic.covariance)?;
+    let predicted = predict::predict(worker, context, fit.population.as_ref(), &covariance)?;
     context.progress.end();
     Ok((intrinsic, predicted))
 }

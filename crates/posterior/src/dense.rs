@@ -4,9 +4,7 @@
 //! spectra as fit in a bounded buffer, in f64, and multiplies them by the inverse.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt::factor::{
-    LltError, cholesky_in_place, cholesky_in_place_scratch,
-};
+use faer::linalg::cholesky::llt::factor::{LltError, cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Accum, MatMut, MatRef};
@@ -209,13 +207,17 @@ fn cholesky(
         Default::default(),
     );
     let threshold = p as f64 * f64::EPSILON;
-    let bad = match factored {
-        Err(LltError::NonPositivePivot { index }) => Some(index),
-        Ok(_) => (0..p).find(|&i| {
+    let (end, failed) = match factored {
+        Err(LltError::NonPositivePivot { index }) => (index.min(p), Some(index)),
+        Ok(_) => (p, None),
+    };
+    // A pivot of rounding error may be positive, and the failure come later.
+    let bad = (0..end)
+        .find(|&i| {
             let pivot = values[i * p + i];
             pivot.is_nan() || pivot * pivot <= threshold * diagonal[i]
-        }),
-    };
+        })
+        .or(failed);
     match bad {
         None => Ok(()),
         Some(pivot) => Err(singular(plan, prior_precision, pivot)),

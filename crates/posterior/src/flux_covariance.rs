@@ -41,8 +41,12 @@ pub fn flux_covariance(
     }
     let jacobian = input_jacobian.contiguous()?;
     match jacobian.dtype() {
-        DType::F32 => with_values(&jacobian, |j: &[f32]| contract(j, variance, k, batch, pixels)),
-        DType::F64 => with_values(&jacobian, |j: &[f64]| contract(j, variance, k, batch, pixels)),
+        DType::F32 => with_values(&jacobian, |j: &[f32]| {
+            contract(j, variance, k, batch, pixels)
+        }),
+        DType::F64 => with_values(&jacobian, |j: &[f64]| {
+            contract(j, variance, k, batch, pixels)
+        }),
         other => Err(PosteriorError::Type {
             what: "the input Jacobian".to_owned(),
             found: other.as_str().to_owned(),

@@ -7,9 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
-use crate::noise::{
-    add, add_outer, all_finite, check_batch, check_covariances, check_merge, mean,
-};
+use crate::noise::{add, add_outer, all_finite, check_batch, check_covariances, check_merge, mean};
 use crate::psd::{clip_to_psd, scale_of};
 
 /// Sums over held-out spectra of residuals and of the parts of their error budget.
@@ -179,8 +177,9 @@ mod tests {
     fn the_estimate_is_the_direct_difference_of_means() {
         let (n, k) = (30, 2);
         let mut numbers = Numbers::new(5);
-        let mut draw =
-            |len: usize, size: f64| -> Vec<f64> { (0..len).map(|_| size * numbers.next()).collect() };
+        let mut draw = |len: usize, size: f64| -> Vec<f64> {
+            (0..len).map(|_| size * numbers.next()).collect()
+        };
         let r = draw(n * k, 3.0);
         let diagonal = |values: Vec<f64>| -> Vec<f64> {
             let mut square = vec![0.0; n * k * k];

@@ -63,8 +63,8 @@ impl KroneckerPrecision {
         threads: usize,
     ) -> Result<Self, PosteriorError> {
         let block = plan.name();
-        let a = decompose(a, &block, Factor::KronA)?;
-        let g = decompose(g, &block, Factor::KronG)?;
+        let a = decompose(a, &block, Factor::KronA, threads)?;
+        let g = decompose(g, &block, Factor::KronG, threads)?;
 
         let (mut log_det, mut effective_parameters) = (0.0, 0.0);
         for &t in &g.values {
@@ -224,7 +224,13 @@ impl Precision for KroneckerPrecision {
                 g_vectors: to_f32(&self.g.vectors),
                 inverse: self.inverse(),
             });
-            self.predict(&wanted, capture, &own.a_vectors, &own.g_vectors, &own.inverse)
+            self.predict(
+                &wanted,
+                capture,
+                &own.a_vectors,
+                &own.g_vectors,
+                &own.inverse,
+            )
         } else {
             let inverse = self.inverse_f64.get_or_init(|| self.inverse());
             self.predict(&wanted, capture, &self.a.vectors, &self.g.vectors, inverse)

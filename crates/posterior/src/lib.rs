@@ -11,6 +11,7 @@
 mod block_info;
 mod captures;
 mod contraction;
+mod cost;
 mod dense;
 mod diagonal;
 mod eigen;
@@ -30,8 +31,15 @@ mod pulls;
 
 #[cfg(test)]
 mod brute_force;
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod refusals;
 
 pub use block_info::BlockInfo;
+pub use cost::inverse_flops;
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};
 pub use flux_covariance::flux_covariance;

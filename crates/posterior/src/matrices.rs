@@ -330,10 +330,7 @@ mod tests {
                 CurvatureForm::Diagonal(matrix(2, 3)),
             ),
         ] {
-            let curvature = BlockCurvature {
-                n_spectra: 7,
-                form,
-            };
+            let curvature = BlockCurvature { n_spectra: 7, form };
             let plan = plan(structure);
             let written = hessian_matrices(&plan, &curvature);
             let read = hessian_from_matrices(&plan, 7, written.clone()).unwrap();

@@ -247,9 +247,11 @@ mod tests {
         let (n, k) = (40, 3);
         let (r, s) = draw(n, k, 1);
         let mut sums = ResidualSums::new(k);
-        sums.accumulate(&r[..15 * k], Some(&s[..15 * k * k])).unwrap();
+        sums.accumulate(&r[..15 * k], Some(&s[..15 * k * k]))
+            .unwrap();
         let mut rest = ResidualSums::new(k);
-        rest.accumulate(&r[15 * k..], Some(&s[15 * k * k..])).unwrap();
+        rest.accumulate(&r[15 * k..], Some(&s[15 * k * k..]))
+            .unwrap();
         sums.merge(&rest).unwrap();
         let noise = sums.noise().unwrap();
         assert_eq!((noise.n_spectra, noise.skipped, noise.clipped), (40, 0, 0));

@@ -4,6 +4,9 @@
 //! Invariant: no I/O. Bytes become batches in `fisherflow-store`.
 
 mod batch;
+mod batch_builder;
+#[cfg(test)]
+mod batch_tests;
 mod columns;
 mod error;
 mod group_plan;
@@ -13,7 +16,10 @@ mod row_flags;
 mod shard;
 mod simulate;
 
-pub use batch::{BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatch, SpectrumBatchBuilder};
+pub use batch::SpectrumBatch;
+pub use batch_builder::{
+    BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatchBuilder,
+};
 pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;
 pub use group_plan::plan_groups;

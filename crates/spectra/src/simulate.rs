@@ -129,10 +129,7 @@ mod tests {
         let (a, b) = (Simulation::new(200, 7), Simulation::new(200, 7));
         assert_eq!(a.spectrum(3), b.spectrum(3));
         assert_ne!(a.spectrum(3).flux, a.spectrum(4).flux);
-        assert_ne!(
-            a.spectrum(3).flux,
-            Simulation::new(200, 8).spectrum(3).flux
-        );
+        assert_ne!(a.spectrum(3).flux, Simulation::new(200, 8).spectrum(3).flux);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::Cause;
+use crate::failure::{Action, failed};
 use crate::location::Location;
-use crate::stores::{Action, failed};
 use crate::{StoreError, Stores};
 
 /// Ranges nearer to each other than this are read in one request.
@@ -123,7 +123,10 @@ impl ObjectReader {
     }
 
     /// The footer, and the schema it states without the hints of the Arrow library that wrote it: lists are lists, strings are strings.
-    pub async fn footer(&self, offsets: PageIndexPolicy) -> Result<ArrowReaderMetadata, StoreError> {
+    pub async fn footer(
+        &self,
+        offsets: PageIndexPolicy,
+    ) -> Result<ArrowReaderMetadata, StoreError> {
         if self.version.size == 0 {
             return Err(StoreError::EmptyObject {
                 object: self.version.path.clone(),

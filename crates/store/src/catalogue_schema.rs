@@ -114,9 +114,9 @@ fn is_number(t: &DataType) -> bool {
 
 fn element(t: &DataType) -> Option<&DataType> {
     match t {
-        DataType::List(field)
-        | DataType::LargeList(field)
-        | DataType::FixedSizeList(field, _) => Some(field.data_type()),
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field.data_type())
+        }
         _ => None,
     }
 }
@@ -175,8 +175,19 @@ mod tests {
 
     #[test]
     fn missing_and_mistyped_columns_are_named() {
-        assert!(check_schema("/a", &schema(list(DataType::Float64), "flux_err"), &columns()).is_ok());
-        let error = check_schema("/a", &schema(list(DataType::Float64), "flux_error"), &columns());
+        assert!(
+            check_schema(
+                "/a",
+                &schema(list(DataType::Float64), "flux_err"),
+                &columns()
+            )
+            .is_ok()
+        );
+        let error = check_schema(
+            "/a",
+            &schema(list(DataType::Float64), "flux_error"),
+            &columns(),
+        );
         assert_eq!(
             error.unwrap_err().to_string(),
             "/a has no column \"flux_err\"; did you mean \"flux_error\"?"

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray, UInt64Array};
+use arrow_array::{
+    Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray, UInt64Array,
+};
 use arrow_cast::cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, SchemaRef};
 use fisherflow_spectra::{
@@ -68,9 +70,7 @@ impl Decoder {
         let columns = &self.columns;
         let flux_column = source.lists(&columns.flux)?;
         let error = match &columns.error {
-            FluxError::Sigma(column) | FluxError::Ivar(column) => {
-                Some(source.lists(column)?)
-            }
+            FluxError::Sigma(column) | FluxError::Ivar(column) => Some(source.lists(column)?),
             FluxError::Exact => None,
         };
         let mask = match &columns.mask {

@@ -52,7 +52,9 @@ pub enum StoreError {
         uri: String,
     },
     /// The store does not let us.
-    #[error("{uri} may not be {action}: check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION) and what they permit, or the permissions of the file")]
+    #[error(
+        "{uri} may not be {action}: check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION) and what they permit, or the permissions of the file"
+    )]
     Denied {
         /// The object.
         uri: String,
@@ -63,7 +65,9 @@ pub enum StoreError {
         source: Cause,
     },
     /// There are no credentials.
-    #[error("no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a web identity or instance role), or skip_signature = \"true\" for a public bucket")]
+    #[error(
+        "no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a web identity or instance role), or skip_signature = \"true\" for a public bucket"
+    )]
     NoCredentials {
         /// The bucket.
         uri: String,
@@ -72,7 +76,9 @@ pub enum StoreError {
         source: Cause,
     },
     /// The endpoint does not answer.
-    #[error("{endpoint} does not answer for {uri}: check the endpoint (AWS_ENDPOINT_URL) and the network")]
+    #[error(
+        "{endpoint} does not answer for {uri}: check the endpoint (AWS_ENDPOINT_URL) and the network"
+    )]
     Unreachable {
         /// The bucket or object.
         uri: String,
@@ -94,7 +100,9 @@ pub enum StoreError {
         source: Cause,
     },
     /// The output cannot be written to.
-    #[error("{uri} cannot be written: choose an output under a directory that exists or can be made, and that may be written to")]
+    #[error(
+        "{uri} cannot be written: choose an output under a directory that exists or can be made, and that may be written to"
+    )]
     NotWritable {
         /// The object.
         uri: String,
@@ -103,13 +111,17 @@ pub enum StoreError {
         source: Cause,
     },
     /// The object changed after the run was planned.
-    #[error("{object} was replaced while the run was reading it: start the run again to plan with the new version")]
+    #[error(
+        "{object} was replaced while the run was reading it: start the run again to plan with the new version"
+    )]
     Replaced {
         /// The object.
         object: String,
     },
     /// An object of no bytes.
-    #[error("{object} is empty (0 bytes): its upload failed, or it is a marker; delete it or write it again")]
+    #[error(
+        "{object} is empty (0 bytes): its upload failed, or it is a marker; delete it or write it again"
+    )]
     EmptyObject {
         /// The object.
         object: String,
@@ -121,7 +133,9 @@ pub enum StoreError {
         object: String,
     },
     /// A Parquet file without its end.
-    #[error("{object} is a truncated Parquet file: it begins as one and has no readable footer; write it again")]
+    #[error(
+        "{object} is a truncated Parquet file: it begins as one and has no readable footer; write it again"
+    )]
     Truncated {
         /// The object.
         object: String,
@@ -130,7 +144,9 @@ pub enum StoreError {
         source: Option<Cause>,
     },
     /// A row group that cannot be decoded.
-    #[error("row group {row_group} of {object} cannot be read: the file is damaged; write it again")]
+    #[error(
+        "row group {row_group} of {object} cannot be read: the file is damaged; write it again"
+    )]
     BadRowGroup {
         /// The object.
         object: String,
@@ -163,7 +179,9 @@ pub enum StoreError {
         expected: String,
     },
     /// Two objects of one catalogue differ in their number of pixels.
-    #[error("spectra in {object} have {found} pixels, those in {expected_by} have {expected}: one catalogue has one wavelength grid")]
+    #[error(
+        "spectra in {object} have {found} pixels, those in {expected_by} have {expected}: one catalogue has one wavelength grid"
+    )]
     PixelCount {
         /// The object.
         object: String,
@@ -175,7 +193,9 @@ pub enum StoreError {
         expected_by: String,
     },
     /// An output column would be there twice.
-    #[error("column \"{column}\" would be written twice: {reason}; rename it in the catalogue, or leave it out of keep_columns")]
+    #[error(
+        "column \"{column}\" would be written twice: {reason}; rename it in the catalogue, or leave it out of keep_columns"
+    )]
     ColumnCollision {
         /// The column.
         column: String,
@@ -183,7 +203,9 @@ pub enum StoreError {
         reason: String,
     },
     /// The output belongs to another run.
-    #[error("{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, choose another output, or overwrite it if that run is dead")]
+    #[error(
+        "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, choose another output, or overwrite it if that run is dead"
+    )]
     Held {
         /// The output.
         output: String,
@@ -197,7 +219,9 @@ pub enum StoreError {
         started: String,
     },
     /// The output holds another, finished run.
-    #[error("{output} already holds the finished run {run_id}: choose another output, or overwrite it")]
+    #[error(
+        "{output} already holds the finished run {run_id}: choose another output, or overwrite it"
+    )]
     Complete {
         /// The output.
         output: String,
@@ -205,7 +229,9 @@ pub enum StoreError {
         run_id: String,
     },
     /// The output's place holds something that is not ours.
-    #[error("{output} is not empty and not an output of fisherflow: it holds {object}; choose another output")]
+    #[error(
+        "{output} is not empty and not an output of fisherflow: it holds {object}; choose another output"
+    )]
     NotOurs {
         /// The output.
         output: String,
@@ -213,7 +239,9 @@ pub enum StoreError {
         object: String,
     },
     /// The commit lost against another one.
-    #[error("{output} was committed by run {run_id} {difference}: this run's result is not visible")]
+    #[error(
+        "{output} was committed by run {run_id} {difference}: this run's result is not visible"
+    )]
     CommitConflict {
         /// The output.
         output: String,
@@ -322,9 +350,10 @@ pub(crate) fn nearest<'a>(
         .into_iter()
         .map(|candidate| {
             let other = candidate.to_lowercase();
-            let likeness = strsim::jaro_winkler(&folded, &other)
-                .max(1.0 - strsim::damerau_levenshtein(&folded, &other) as f64
-                    / folded.chars().count().max(other.chars().count()).max(1) as f64);
+            let likeness = strsim::jaro_winkler(&folded, &other).max(
+                1.0 - strsim::damerau_levenshtein(&folded, &other) as f64
+                    / folded.chars().count().max(other.chars().count()).max(1) as f64,
+            );
             (likeness, candidate)
         })
         .filter(|(likeness, _)| *likeness > 0.6)

@@ -14,7 +14,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::async_reader::ObjectReader;
-use crate::catalogue::{damaged, leaves};
+use crate::catalogue_object::{damaged, leaves};
 use crate::decode::Decoder;
 use crate::error::Cause;
 use crate::{StoreError, Stores};
@@ -223,13 +223,12 @@ async fn start_row_group(
     Ok(tokio::spawn(async move {
         let row_group = shard.row_group;
         let fail = |error| damaged(&reader, row_group, error);
-        let mut stream =
-            ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
-                .with_row_groups(vec![row_group])
-                .with_projection(mask)
-                .with_batch_size(batch_rows)
-                .build()
-                .map_err(fail)?;
+        let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+            .with_row_groups(vec![row_group])
+            .with_projection(mask)
+            .with_batch_size(batch_rows)
+            .build()
+            .map_err(fail)?;
         let decoder = stream.next_row_group().await.map_err(fail)?;
         let Some(decoder) = decoder else {
             return Err(StoreError::Replaced {

@@ -4,17 +4,48 @@
 //! is visible before its manifest.
 
 mod async_reader;
+mod blocks;
 mod catalogue;
+mod catalogue_object;
 mod catalogue_schema;
 mod decode;
 mod error;
+mod failure;
 mod fetch;
+mod flux_part;
+mod jacobians;
+mod lists;
 mod location;
+mod manifest;
+mod marginal_variance;
+mod matrices;
 mod options;
+mod output;
+mod parquet_out;
+mod predictions;
+mod s3_client;
+mod simulated;
 mod stores;
+mod table;
+mod tidy;
+mod timestamp;
+mod verify;
 
+pub use blocks::BlockRow;
 pub use catalogue::{Catalogue, CatalogueSummary, OnBadObject, SkippedObject};
 pub use error::{Cause, StoreError};
 pub use fetch::Fetch;
+pub use flux_part::{FluxPart, FluxPartWriter};
+pub use jacobians::{JacobianRows, JacobianSchema, JacobianWriter};
+pub use manifest::{Manifest, ManifestInput};
+pub use marginal_variance::{MarginalRows, MarginalVarianceWriter};
+pub use matrices::{MatrixRows, MatrixSet, MatrixWriter, StoredMatrices, StoredMatrix};
 pub use options::StoreOptions;
+pub use output::{Claim, Claimed, Output};
+pub use parquet_out::{FileMetadata, WrittenFile};
+pub use predictions::{PredictionRows, PredictionSchema, PredictionWriter};
+pub use simulated::{simulated_columns, write_simulated};
 pub use stores::{Creation, Stores};
+pub use table::{Table, TableBatches};
+pub use timestamp::now_utc;
+pub use verify::Verified;

@@ -45,14 +45,6 @@ impl Location {
     pub fn uri(&self) -> String {
         self.place.uri(self.path.as_ref())
     }
-
-    /// Another path in the same store.
-    pub fn at(&self, path: Path) -> Location {
-        Location {
-            path,
-            ..self.clone()
-        }
-    }
 }
 
 /// Takes a URI apart: a plain path, `file://` or `s3://bucket/key`.

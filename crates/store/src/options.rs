@@ -16,15 +16,52 @@ pub struct StoreOptions {
 
 /// The options' canonical spellings, for the nearest name.
 const KEYS: &[&str] = &[
-    "aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_region", "aws_default_region", "aws_endpoint_url",
-    "aws_endpoint_url_s3", "aws_endpoint_url_sts", "aws_virtual_hosted_style_request", "aws_s3_express", "aws_imdsv1_fallback",
-    "aws_metadata_endpoint", "aws_unsigned_payload", "aws_checksum_algorithm", "aws_container_credentials_relative_uri",
-    "aws_container_credentials_full_uri", "aws_container_authorization_token_file", "aws_web_identity_token_file", "aws_role_arn",
-    "aws_role_session_name", "aws_skip_signature", "aws_disable_tagging", "aws_request_payer", "aws_server_side_encryption",
-    "aws_sse_kms_key_id", "aws_sse_bucket_key_enabled", "aws_sse_customer_key_base64", "access_key_id", "secret_access_key",
-    "session_token", "region", "endpoint", "endpoint_url", "skip_signature", "allow_http", "allow_invalid_certificates",
-    "connect_timeout", "timeout", "proxy_url", "proxy_ca_certificate", "proxy_excludes", "pool_idle_timeout",
-    "pool_max_idle_per_host", "http1_only", "http2_only", "user_agent",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "aws_region",
+    "aws_default_region",
+    "aws_endpoint_url",
+    "aws_endpoint_url_s3",
+    "aws_endpoint_url_sts",
+    "aws_virtual_hosted_style_request",
+    "aws_s3_express",
+    "aws_imdsv1_fallback",
+    "aws_metadata_endpoint",
+    "aws_unsigned_payload",
+    "aws_checksum_algorithm",
+    "aws_container_credentials_relative_uri",
+    "aws_container_credentials_full_uri",
+    "aws_container_authorization_token_file",
+    "aws_web_identity_token_file",
+    "aws_role_arn",
+    "aws_role_session_name",
+    "aws_skip_signature",
+    "aws_disable_tagging",
+    "aws_request_payer",
+    "aws_server_side_encryption",
+    "aws_sse_kms_key_id",
+    "aws_sse_bucket_key_enabled",
+    "aws_sse_customer_key_base64",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "region",
+    "endpoint",
+    "endpoint_url",
+    "skip_signature",
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "timeout",
+    "proxy_url",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "pool_idle_timeout",
+    "pool_max_idle_per_host",
+    "http1_only",
+    "http2_only",
+    "user_agent",
 ];
 
 impl StoreOptions {
@@ -59,7 +96,11 @@ impl StoreOptions {
     pub(crate) fn secrets(&self) -> Vec<String> {
         self.s3
             .iter()
-            .filter(|(key, _)| ["secret", "access_key", "token", "sse_", "proxy"].iter().any(|part| key.contains(part)))
+            .filter(|(key, _)| {
+                ["secret", "access_key", "token", "sse_", "proxy"]
+                    .iter()
+                    .any(|part| key.contains(part))
+            })
             .map(|(_, value)| value.clone())
             .filter(|value| value.len() > 3)
             .collect()
@@ -70,7 +111,9 @@ impl StoreOptions {
         self.s3
             .iter()
             .rev()
-            .find(|(key, _)| key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata"))
+            .find(|(key, _)| {
+                key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata")
+            })
             .map(|(_, value)| value.as_str())
     }
 }
@@ -92,8 +135,14 @@ mod tests {
             s3: vec![("aws_acces_key_id".into(), "x".into())],
         };
         let message = options.validate().unwrap_err().to_string();
-        assert!(message.contains("did you mean \"aws_access_key_id\"?"), "{message}");
-        assert!(KEYS.iter().all(|key| key.parse::<AmazonS3ConfigKey>().is_ok()));
+        assert!(
+            message.contains("did you mean \"aws_access_key_id\"?"),
+            "{message}"
+        );
+        assert!(
+            KEYS.iter()
+                .all(|key| key.parse::<AmazonS3ConfigKey>().is_ok())
+        );
     }
 
     #[test]
@@ -101,7 +150,10 @@ mod tests {
         let options = StoreOptions {
             s3: vec![("aws_secret_access_key".into(), "hunter2".into())],
         };
-        assert_eq!(format!("{options:?}"), "StoreOptions { s3: [\"aws_secret_access_key\"] }");
+        assert_eq!(
+            format!("{options:?}"),
+            "StoreOptions { s3: [\"aws_secret_access_key\"] }"
+        );
         assert_eq!(options.secrets(), ["hunter2"]);
     }
 }

@@ -1,14 +1,45 @@
 //! Each command, from what is meant to what is printed.
 
+mod inspect;
+mod inspect_catalogue;
+mod inspect_network;
+mod output_page;
+mod plan;
+mod run;
+mod simulate;
+mod train;
+mod verify;
+
+use fisherflow_store::Stores;
+
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
-use crate::resolve::Task;
+use crate::resolve::{Place, Task};
+
+/// Threads that read and write where no run does.
+const IO_THREADS: usize = 4;
 
 /// Carries a command out.
 ///
 /// # Errors
 /// Whatever ended it.
-pub fn carry_out(task: Task, _terminal: &Terminal) -> Result<(), CliError> {
-    let _ = task;
-    Ok(())
+pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
+    match task {
+        Task::Run {
+            job,
+            stage,
+            cluster,
+        } => run::run(*job, stage, &cluster, terminal),
+        Task::Plan { job, workers } => plan::plan(*job, workers),
+        Task::Train(training) => train::train(*training, terminal),
+        Task::Inspect(place) => inspect::inspect(&place),
+        Task::Verify(place) => verify::verify(&place),
+        Task::Simulate(place, args) => simulate::simulate(&place, &args),
+        Task::Report(place) => output_page::report(&place),
+    }
+}
+
+/// The stores of a place.
+fn stores(place: &Place) -> Result<Stores, CliError> {
+    Ok(Stores::new(place.store.clone(), IO_THREADS)?)
 }

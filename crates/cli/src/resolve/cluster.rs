@@ -15,8 +15,9 @@ use crate::hostfile;
 /// No process or worker at all, a position that is not there or not said, a hostfile or secret that cannot be read.
 pub fn cluster(args: &ClusterArgs, environment: &Environment) -> Result<Cluster, CliError> {
     let wrong = |problem: String| Err(CliError::Arguments(problem));
-    if args.processes == 0 || args.workers == 0 {
-        return wrong("-n and -w take at least 1".to_owned());
+    let workers = workers(args.workers)?;
+    if args.processes == 0 {
+        return wrong("-n takes at least 1".to_owned());
     }
     let process = match args.process {
         Some(p) if p >= args.processes => {
@@ -55,10 +56,21 @@ pub fn cluster(args: &ClusterArgs, environment: &Environment) -> Result<Cluster,
     Ok(Cluster {
         process,
         addresses,
-        workers: args.workers,
+        workers,
         secret,
         deadline: Duration::from_secs(args.deadline),
     })
+}
+
+/// Workers of each process.
+///
+/// # Errors
+/// None at all.
+pub fn workers(said: usize) -> Result<usize, CliError> {
+    match said {
+        0 => Err(CliError::Arguments("-w takes at least 1".to_owned())),
+        workers => Ok(workers),
+    }
 }
 
 #[cfg(test)]

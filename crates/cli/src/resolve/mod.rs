@@ -28,7 +28,12 @@ pub enum Task {
         cluster: Cluster,
     },
     /// What a run would do.
-    Plan(Box<Job>),
+    Plan {
+        /// The run.
+        job: Box<Job>,
+        /// Workers of each process.
+        workers: usize,
+    },
     /// The training of a network.
     Train(Box<Training>),
     /// What stands at a URI.
@@ -87,7 +92,11 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             let run_file = RunFile::read(&args.file)?;
             let folder = folder(&args.file)?;
             let job = job::job(&run_file, &folder, ExistingOutput::Refuse, environment)?;
-            Ok(Task::Plan(Box::new(job)))
+            let workers = cluster::workers(args.workers)?;
+            Ok(Task::Plan {
+                job: Box::new(job),
+                workers,
+            })
         }
         Command::Train(args) => {
             let run_file = RunFile::read(&args.file)?;

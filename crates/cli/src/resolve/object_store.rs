@@ -1,14 +1,16 @@
 //! `AWS_*` variables into [`StoreOptions`]: read here alone, and only for URIs that need them.
 
-use fisherflow_store::StoreOptions;
+use fisherflow_store::{StoreError, StoreOptions};
 
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 
-/// The options for reaching `uris`.
+/// The options for reaching `uris`: every `AWS_*` variable that the store knows.
+///
+/// Other programs have `AWS_*` variables of their own, so one that the store does not know is no error; it is logged, by its name alone.
 ///
 /// # Errors
-/// A variable that one of them needs is not text, or not one that the store knows.
+/// A variable is not text.
 pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions, CliError> {
     let reaches_s3 = uris
         .iter()
@@ -21,7 +23,55 @@ pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions,
             "the environment variable {name} is not text"
         )));
     }
-    Ok(StoreOptions {
-        s3: environment.aws.clone(),
-    })
+    let mut known = StoreOptions::default();
+    for (name, value) in &environment.aws {
+        let one = StoreOptions {
+            s3: vec![(name.to_lowercase(), value.clone())],
+        };
+        match one.validate() {
+            Ok(()) => known.s3.extend(one.s3),
+            Err(StoreError::UnknownOption { nearest, .. }) => {
+                let nearest = nearest.map(|n| n.to_uppercase());
+                tracing::warn!(variable = name, nearest, "not an option of the object store");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment() -> Environment {
+        Environment::of(
+            [
+                ("AWS_SECRET_ACCESS_KEY", "hush"),
+                ("AWS_ENDPOINT_URL", "http://localhost:9000"),
+                ("AWS_EXECUTION_ENV", "AWS_ECS_FARGATE"),
+                ("AWS_PAGER", ""),
+            ]
+            .map(|(k, v)| (k.into(), v.into())),
+        )
+    }
+
+    #[test]
+    fn takes_the_variables_that_the_store_knows() {
+        let options = options(&environment(), &["/data", "s3://bucket/x"]).unwrap();
+        let names: Vec<&str> = options.s3.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["aws_endpoint_url", "aws_secret_access_key"]);
+        assert!(options.validate().is_ok());
+        assert!(!format!("{options:?}").contains("hush"));
+    }
+
+    #[test]
+    fn local_runs_take_none() {
+        let mut environment = environment();
+        environment.unreadable.push("AWS_X".to_owned());
+        assert!(options(&environment, &["/data/a.parquet"]).unwrap().s3.is_empty());
+        let error = options(&environment, &["s3://b/k"]).unwrap_err();
+        assert_eq!(error.to_string(), "the environment variable AWS_X is not text");
+        assert_eq!(error.exit_code(), 2);
+    }
 }

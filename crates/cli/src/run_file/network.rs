@@ -155,9 +155,12 @@ fn per_pixel(
         return Err(entry.unsupported("a file of numbers", "write one number, or an array of one a pixel"));
     }
     if !entry.is_array() {
-        let x = entry
-            .number()
-            .map_err(|_| entry.wrong_type("a number, or an array of one number a pixel"))?;
+        let x = entry.number().map_err(|error| match error {
+            RunFileError::WrongType { .. } => {
+                entry.wrong_type("a number, or an array of one number a pixel")
+            }
+            other => other,
+        })?;
         return if allowed(x) {
             Ok(vec![x])
         } else {

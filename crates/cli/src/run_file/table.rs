@@ -22,11 +22,6 @@ impl Source {
         }
     }
 
-    /// The text.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// The line of a byte offset.
     pub fn at(&self, offset: usize) -> At {
         let end = offset.min(self.text.len());
@@ -196,11 +191,6 @@ impl<'d> Table<'d> {
 }
 
 impl<'d> Entry<'d> {
-    /// Where it stands.
-    pub fn at(&self) -> &At {
-        &self.at
-    }
-
     /// A string that is not empty.
     ///
     /// # Errors

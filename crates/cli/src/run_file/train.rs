@@ -101,7 +101,7 @@ fn within(table: &Table<'_>, key: &str, default: f64, low: f64, high: f64) -> Re
 fn activation(entry: &Entry<'_>) -> Result<Activation, RunFileError> {
     match entry.string()?.parse::<LayerSpec>() {
         Ok(LayerSpec::Activation(a)) => Ok(a),
-        Ok(LayerSpec::Dense) => Err(entry.invalid("is \"dense\", expected an activation, as \"relu\"")),
+        Ok(other) => Err(entry.invalid(format!("is \"{other}\", expected an activation, as \"relu\""))),
         Err(e) => Err(entry.invalid(format!("is not an activation: {e}"))),
     }
 }

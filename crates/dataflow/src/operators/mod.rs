@@ -15,7 +15,7 @@ pub(crate) use accumulate::{Accumulate, GroupFold};
 pub(crate) use conclude::Conclude;
 pub(crate) use differentiate::Differentiate;
 pub(crate) use fetch::{Fetch, GroupReader};
-pub(crate) use gather::{Gather, Gathered};
+pub(crate) use gather::Gather;
 pub(crate) use plan::{owned, plan};
 pub(crate) use reduce::ReduceInGroupOrder;
 

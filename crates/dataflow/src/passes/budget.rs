@@ -2,17 +2,13 @@
 
 use fisherflow_posterior::{flux_covariance, in_label_units};
 
-use super::differentiated::Differentiated;
+use super::differentiated::{Differentiated, not_computed};
 use crate::context::Context;
 use crate::error::RunError;
 
 /// `J_x C_flux J_x^T` of every row: `[n, K, K]`, label units.
 pub(crate) fn flux_part(differentiated: &Differentiated) -> Result<Vec<f64>, RunError> {
-    let jacobian = differentiated
-        .backward
-        .input_jacobian
-        .as_ref()
-        .ok_or_else(|| RunError::Internal("the input Jacobian is needed and was not computed".into()))?;
+    let jacobian = differentiated.backward.input_jacobian.as_ref().ok_or_else(not_computed)?;
     Ok(flux_covariance(jacobian, &differentiated.batch.variance)?)
 }
 

@@ -14,7 +14,7 @@ use timely::worker::Worker;
 
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPart;
-use super::{rows, run, spectra};
+use super::{run, spectra};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fisherflow_network::{Backward, InputJacobian, LayerCapture};
-use fisherflow_spectra::{PixelPopulation, SpectrumBatch};
+use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -23,6 +23,13 @@ impl Differentiated {
     /// `label - prediction` of every row, `[n, K]`, label units; NaN where a label is missing; empty where the catalogue names no labels.
     pub(crate) fn residuals(&self) -> Vec<f64> {
         self.batch.labels.iter().zip(&self.labels).map(|(label, predicted)| label - predicted).collect()
+    }
+
+    /// J_x as it is written: `[K, n, D]`, label unit per flux unit.
+    pub(crate) fn jacobian_f32(&self) -> Result<Vec<f32>, RunError> {
+        let jacobian = self.backward.input_jacobian.as_ref().ok_or_else(not_computed)?;
+        let values = || jacobian.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
+        values().map_err(|error: candle_core::Error| RunError::Internal(error.to_string()))
     }
 
     /// The captures of some rows.
@@ -57,10 +64,10 @@ pub(crate) fn differentiate(
 ) -> Result<Rc<Differentiated>, RunError> {
     if let Some(population) = population {
         batch.impute(population)?;
-    } else if batch.has_masked_pixels() {
+    } else if batch.flags.iter().any(|flags| flags.contains(RowFlags::PIXELS_MASKED)) {
         return Err(RunError::Refused(format!(
-            "{} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
-            batch.shard
+            "row group {} of {} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
+            batch.shard.row_group, batch.shard.object.path
         )));
     }
     let network = &context.network;
@@ -70,4 +77,9 @@ pub(crate) fn differentiate(
     let backward = network.backward(&forward, input_jacobian)?;
     context.progress.advance(batch.n_rows() as u64);
     Ok(Rc::new(Differentiated { batch, labels, backward }))
+}
+
+/// J_x is asked for where no pass computed it.
+pub(crate) fn not_computed() -> RunError {
+    RunError::Internal("the input Jacobian is needed and was not computed".into())
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_store::WrittenFile;
+use fisherflow_store::{FluxPartWriter, WrittenFile};
 
 use super::budget::flux_part;
 use super::differentiated::Differentiated;
@@ -15,13 +15,12 @@ use crate::operators::GroupFold;
 /// Writes `stages/flux/` and, where asked for, `jacobians/`: a file a group.
 pub(crate) struct FluxPart {
     context: Arc<Context>,
-    covariance: Vec<f64>,
-    jacobians: Option<JacobianPart>,
+    open: Option<(FluxPartWriter, Option<JacobianPart>)>,
 }
 
 impl FluxPart {
     pub(crate) fn new(context: &Arc<Context>) -> Self {
-        Self { context: Arc::clone(context), covariance: Vec::new(), jacobians: None }
+        Self { context: Arc::clone(context), open: None }
     }
 }
 
@@ -29,21 +28,28 @@ impl GroupFold<Rc<Differentiated>> for FluxPart {
     type Output = Vec<WrittenFile>;
 
     fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
-        self.covariance.extend(flux_part(&all)?);
-        if self.context.job.predict.jacobians {
-            let jacobians = match &mut self.jacobians {
-                Some(open) => open,
-                none => none.insert(files::jacobian_part(&self.context, group)?),
-            };
-            jacobians.write(&all, &all.batch.flags)?;
+        let context = &self.context;
+        let (flux, jacobians) = match &mut self.open {
+            Some(open) => open,
+            none => none.insert((
+                context.output.flux_part(group, context.network.n_labels(), &files::metadata(context))?,
+                context.job.predict.jacobians.then(|| JacobianPart::open(context, group)).transpose()?,
+            )),
+        };
+        flux.append(&all.labels, &flux_part(&all)?)?;
+        if let Some(jacobians) = jacobians {
+            jacobians.append(&all)?;
         }
         Ok(())
     }
 
     fn finish(&mut self, group: u64) -> Result<Vec<(u64, Vec<WrittenFile>)>, RunError> {
-        files::write_flux_part(&self.context, group, &std::mem::take(&mut self.covariance))?;
-        let jacobians = self.jacobians.take().map(JacobianPart::finish).transpose()?;
-        Ok(vec![(group, jacobians.into_iter().collect())])
+        let mut files = Vec::new();
+        if let Some((flux, jacobians)) = self.open.take() {
+            flux.finish()?;
+            files.extend(jacobians.map(JacobianPart::finish).transpose()?);
+        }
+        Ok(vec![(group, files)])
     }
 }
 
@@ -56,7 +62,8 @@ pub(crate) struct FluxPartReader {
 impl FluxPartReader {
     pub(crate) fn open(context: &Context, group: u64) -> Result<Self, RunError> {
         let k = context.network.n_labels();
-        Ok(Self { covariance: files::read_flux_part(context, group)?.into_iter(), size: k * k })
+        let part = context.output.read_flux_part(group)?.ok_or_else(foreign)?;
+        Ok(Self { covariance: part.covariance.into_iter(), size: k * k })
     }
 
     /// `[n, K, K]`, label units, of the next `n` rows.
@@ -65,7 +72,11 @@ impl FluxPartReader {
         if rows.len() == n * self.size {
             Ok(rows)
         } else {
-            Err(RunError::Refused("stages/flux/ does not fit the catalogue: run `fisherflow fit` again".into()))
+            Err(foreign())
         }
     }
+}
+
+fn foreign() -> RunError {
+    RunError::Refused("stages/flux/ does not fit the catalogue: run `fisherflow fit` again".into())
 }

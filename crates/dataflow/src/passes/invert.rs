@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_posterior::{BlockInfo, invert};
+use fisherflow_posterior::{BlockInfo, inverse_flops, invert};
 use fisherflow_store::WrittenFile;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
@@ -36,7 +36,7 @@ pub(crate) fn inverse(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
                 let curvature = files::read_hessian(&inverting, plan, n_spectra)?;
                 let posterior = invert(plan, curvature, inverting.job.prior_precision, inverting.cores)?;
                 let files = vec![
-                    files::write_inverse(&inverting, plan, posterior.precision.inverse_matrices())?,
+                    files::write_inverse(&inverting, plan, &posterior.precision.inverse_matrices())?,
                     files::write_marginal_variance(&inverting, plan, &posterior.precision.marginal_variance())?,
                 ];
                 inverting.progress.advance(1);
@@ -52,7 +52,7 @@ pub(crate) fn inverse(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
 /// Which worker inverts which block: the costliest first, each to the worker with the least to do.
 fn owners(context: &Context, workers: usize) -> Vec<usize> {
     let mut by_cost: Vec<(f64, usize)> =
-        context.blocks.iter().enumerate().map(|(block, plan)| (files::cost_of_inverse(plan), block)).collect();
+        context.blocks.iter().enumerate().map(|(block, plan)| (inverse_flops(plan), block)).collect();
     by_cost.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let mut load = vec![0.0; workers];
     let mut owners = vec![0; by_cost.len()];

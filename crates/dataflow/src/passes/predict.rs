@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fisherflow_network::InputJacobian;
 use fisherflow_posterior::{ErrorBudget, PullSums};
 use fisherflow_spectra::{PixelPopulation, RowFlags};
-use fisherflow_store::WrittenFile;
+use fisherflow_store::{PredictionRows, PredictionWriter, WrittenFile};
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
@@ -16,7 +16,7 @@ use super::flux_part::FluxPartReader;
 use super::{run, spectra};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::files::{self, JacobianPart, PredictionPart};
+use crate::files::{self, JacobianPart};
 use crate::operators::{Accumulate, Differentiate, Gather, GroupFold};
 
 /// What the predictions hold, and how large their errors are against residuals that the sums have not seen.
@@ -80,7 +80,7 @@ struct Fold {
 
 /// The files of the group at hand.
 struct Part {
-    predictions: PredictionPart,
+    predictions: PredictionWriter,
     jacobians: Option<JacobianPart>,
     flux: Option<FluxPartReader>,
 }
@@ -94,9 +94,9 @@ impl Fold {
         if self.open.is_none() {
             let context = &self.context;
             self.open = Some(Part {
-                predictions: files::prediction_part(context, group)?,
+                predictions: files::predictions(context, group)?,
                 jacobians: (context.job.predict.jacobians && !context.is_fused())
-                    .then(|| files::jacobian_part(context, group))
+                    .then(|| JacobianPart::open(context, group))
                     .transpose()?,
                 flux: context.is_fused().then(|| FluxPartReader::open(context, group)).transpose()?,
             });
@@ -118,14 +118,22 @@ impl GroupFold<Rc<Differentiated>> for Fold {
         };
         let weights = weights_part(&context, &all)?;
         let budget = ErrorBudget::total(context.network.n_labels(), &flux, &weights, &intrinsic)?;
-        let flags = flags(&context, &all, &budget);
-        part.predictions.write(&all, &flags, &flux, &weights, &intrinsic, &budget)?;
+        let flags = flags(&context, &all);
+        part.predictions.append(&PredictionRows {
+            rows: &all.batch.rows,
+            labels: &all.labels,
+            covariance: &budget.covariance,
+            flux: &flux,
+            weights: &weights,
+            intrinsic: &intrinsic.repeat(flags.len()),
+            n_pix_good: &all.batch.n_pix_good,
+            flags: &flags,
+        })?;
         if let Some(jacobians) = &mut part.jacobians {
-            jacobians.write(&all, &flags)?;
+            jacobians.append(&all)?;
         }
         let counts = &mut self.done.counts;
         counts.spectra += flags.len() as u64;
-        counts.bad += flags.iter().filter(|flags| flags.is_bad()).count() as u64;
         counts.pixels_masked += flags.iter().filter(|flags| flags.contains(RowFlags::PIXELS_MASKED)).count() as u64;
         if all.batch.n_labels > 0 {
             let unseen = unseen_residuals(&all, &flags);
@@ -136,6 +144,7 @@ impl GroupFold<Rc<Differentiated>> for Fold {
 
     fn finish(&mut self, group: u64) -> Result<Vec<(u64, Predicted)>, RunError> {
         if let Some(part) = self.open.take() {
+            self.done.counts.bad += part.predictions.n_bad();
             self.done.files.push(part.predictions.finish()?);
             if let Some(jacobians) = part.jacobians {
                 self.done.files.push(jacobians.finish()?);
@@ -146,23 +155,19 @@ impl GroupFold<Rc<Differentiated>> for Fold {
     }
 }
 
-/// The catalogue's flags, what the fit did with the row, and whether the result can be used.
-fn flags(context: &Context, all: &Differentiated, budget: &ErrorBudget) -> Vec<RowFlags> {
-    let k = budget.n_labels;
-    (0..all.batch.n_rows())
-        .map(|row| {
-            let mut flags = all.batch.flags[row];
-            if context.is_fused() && !flags.is_bad() {
-                flags.insert(if context.is_in_sums(&all.batch, row) { RowFlags::IN_SUMS } else { RowFlags::HELD_OUT });
+/// The catalogue's flags, and what the fit did with the row where it is in the catalogue of the fit.
+fn flags(context: &Context, all: &Differentiated) -> Vec<RowFlags> {
+    let mut flags = all.batch.flags.clone();
+    if context.is_fused() {
+        for (row, flags) in flags.iter_mut().enumerate().filter(|(_, flags)| !flags.is_bad()) {
+            if context.is_in_sums(&all.batch, row) {
+                flags.insert(RowFlags::IN_SUMS);
+            } else if context.is_held_out(&all.batch, row) {
+                flags.insert(RowFlags::HELD_OUT);
             }
-            let labels = &all.labels[row * k..(row + 1) * k];
-            let covariance = &budget.covariance[row * k * k..(row + 1) * k * k];
-            if !labels.iter().chain(covariance).all(|value| value.is_finite()) {
-                flags.insert(RowFlags::RESULT_NOT_FINITE);
-            }
-            flags
-        })
-        .collect()
+        }
+    }
+    flags
 }
 
 /// The residuals of good rows that are not in the sums; NaN for the others, whose residuals the network has been fitted to.

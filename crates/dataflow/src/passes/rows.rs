@@ -16,5 +16,10 @@ pub(crate) fn held_out(batch: &SpectrumBatch, compute: &Compute) -> Vec<usize> {
 pub(crate) fn is_in_sums(batch: &SpectrumBatch, row: usize, compute: &Compute, noise: &Noise) -> bool {
     !batch.is_bad(row)
         && (batch.n_labels == 0 || batch.is_labelled(row))
-        && !(*noise == Noise::Holdout && is_held_out(batch.holdout[row], compute.holdout_fraction))
+        && !is_kept_out(batch, row, compute, noise)
+}
+
+/// Whether a row is kept out of the sums because the noise comes from its residuals.
+pub(crate) fn is_kept_out(batch: &SpectrumBatch, row: usize, compute: &Compute, noise: &Noise) -> bool {
+    *noise == Noise::Holdout && is_held_out(batch.holdout[row], compute.holdout_fraction)
 }

@@ -1,0 +1,163 @@
+//! A Parquet catalogue: its objects, its columns, and its first rows.
+
+use arrow_array::RecordBatch;
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::{DataType, Schema};
+use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
+use fisherflow_store::{Catalogue, OnBadObject, Stores, Table};
+
+use crate::exit_code::CliError;
+use crate::printing::{Grid, Page, bytes, count};
+
+/// Rows shown.
+const ROWS: usize = 3;
+/// Characters of a value shown.
+const WIDTH: usize = 44;
+
+/// What the Parquet objects at `uri` are.
+///
+/// # Errors
+/// Nothing is there, or it is not Parquet.
+pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
+    let table = Table::open(stores, uri)?;
+    let size: u64 = table.objects().iter().map(|object| object.size).sum();
+    let mut page = Page::new();
+    let mut facts = vec![
+        ("catalogue", uri.to_owned()),
+        (
+            "objects",
+            format!("{}, {}", count(table.objects().len() as u64), bytes(size)),
+        ),
+        ("rows", count(table.n_rows())),
+    ];
+    let as_spectra = guessed_columns(table.schema())
+        .and_then(|columns| Catalogue::open(stores, uri, &columns, OnBadObject::Skip).ok());
+    if let Some(catalogue) = &as_spectra {
+        facts.push(("row groups", count(catalogue.shards().len() as u64)));
+        facts.push((
+            "pixels",
+            format!(
+                "{} in {}",
+                count(catalogue.n_pixels() as u64),
+                catalogue.columns().flux
+            ),
+        ));
+    }
+    page.facts(&facts);
+    let first: Option<RecordBatch> = table
+        .batches(None, ROWS)?
+        .next()
+        .transpose()?;
+    page.gap().grid(&columns(table.schema(), first.as_ref()));
+    Ok(page)
+}
+
+/// A row a column, with its first values.
+fn columns(schema: &Schema, first: Option<&RecordBatch>) -> Grid {
+    let shown = first.map_or(0, |rows| rows.num_rows().min(ROWS));
+    let rows: Vec<String> = (0..shown).map(|row| format!("row {row}")).collect();
+    let header: Vec<&str> = ["column", "type"]
+        .into_iter()
+        .chain(rows.iter().map(String::as_str))
+        .collect();
+    let mut grid = Grid::new(&header);
+    for (i, field) in schema.fields().iter().enumerate() {
+        let mut cells = vec![field.name().clone(), type_name(field.data_type())];
+        if let Some(rows) = first {
+            let options = FormatOptions::default().with_null("null");
+            // A type that has no text form is shown by its name alone.
+            if let Ok(formatter) = ArrayFormatter::try_new(rows.column(i), &options) {
+                let value = |row| shortened(&formatter.value(row).to_string());
+                cells.extend((0..shown).map(value));
+            }
+        }
+        grid.row(cells);
+    }
+    grid
+}
+
+/// The columns of spectra that the schema suggests: the first text or integer, and the first list of numbers; enough to count row groups and
+/// pixels.
+fn guessed_columns(schema: &Schema) -> Option<CatalogueColumns> {
+    let named = |wanted: fn(&DataType) -> bool| {
+        let field = schema.fields().iter().find(|f| wanted(f.data_type()))?;
+        Some(field.name().clone())
+    };
+    Some(CatalogueColumns {
+        id: named(|t| t.is_integer() || matches!(t, DataType::Utf8 | DataType::LargeUtf8))?,
+        flux: named(is_list_of_floats)?,
+        error: FluxError::Exact,
+        mask: None,
+        labels: Vec::new(),
+        label_errors: LabelErrors::None,
+        holdout_group: None,
+        keep: Vec::new(),
+    })
+}
+
+/// Whether a column holds lists of floating-point numbers.
+fn is_list_of_floats(data_type: &DataType) -> bool {
+    element(data_type).is_some_and(DataType::is_floating)
+}
+
+/// The type of a list's elements.
+fn element(data_type: &DataType) -> Option<&DataType> {
+    match data_type {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field.data_type())
+        }
+        _ => None,
+    }
+}
+
+/// A type as Parquet's readers call it.
+fn type_name(data_type: &DataType) -> String {
+    if let Some(element) = element(data_type) {
+        return format!("list<{}>", type_name(element));
+    }
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "string".to_owned(),
+        DataType::Float32 => "float".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+/// The beginning of a value.
+fn shortened(value: &str) -> String {
+    if value.chars().count() <= WIDTH {
+        return value.to_owned();
+    }
+    let beginning: String = value.chars().take(WIDTH - 3).collect();
+    format!("{beginning}...")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_schema::Field;
+
+    use super::*;
+
+    #[test]
+    fn columns_of_spectra_are_guessed_by_type() {
+        let list = |t| DataType::List(Arc::new(Field::new("element", t, true)));
+        let schema = Schema::new(vec![
+            Field::new("teff", DataType::Float64, true),
+            Field::new("mask", list(DataType::Int64), true),
+            Field::new("name", DataType::Utf8, false),
+            Field::new("spectrum", list(DataType::Float32), true),
+        ]);
+        let columns = guessed_columns(&schema).unwrap();
+        assert_eq!((columns.id.as_str(), columns.flux.as_str()), ("name", "spectrum"));
+        assert_eq!(type_name(schema.field(3).data_type()), "list<float>");
+        assert!(guessed_columns(&Schema::empty()).is_none());
+    }
+
+    #[test]
+    fn long_values_are_shortened() {
+        assert_eq!(shortened("[1.0]"), "[1.0]");
+        assert_eq!(shortened(&"1".repeat(100)).len(), WIDTH);
+    }
+}

@@ -1,0 +1,9 @@
+//! The structures against what does not share a line with them: dense f64 brute force, finite differences, and reference outputs.
+
+mod brute_force;
+mod centring;
+mod failures;
+mod identities;
+mod npz;
+mod oracle;
+mod shared_reference;

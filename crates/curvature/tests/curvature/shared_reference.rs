@@ -1,0 +1,183 @@
+//! Reference outputs of a small ReLU network (float64, made with another framework and checked against five others), where they are at hand.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::DType;
+use fisherflow_curvature::{LabelPrecision, Matrix, ReferenceSums, StructureKind};
+
+use crate::brute_force::{
+    Between, Dense, Mlp, block, curvature, dense, diagonal, kronecker, layers_of, relative_error,
+    sums,
+};
+use crate::npz::{self, Array};
+
+const TOLERANCE: f64 = 1e-9;
+
+type Arrays = BTreeMap<String, Array>;
+
+fn arrays(name: &str) -> Option<Arrays> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/reference")
+        .join(name);
+    if path.exists() {
+        return Some(npz::read(&path));
+    }
+    println!("skipped: {} is absent", path.display());
+    None
+}
+
+fn matrix(arrays: &Arrays, name: &str) -> Matrix {
+    let Array { shape, values } = &arrays[name];
+    Matrix {
+        rows: shape[0],
+        cols: shape[1],
+        values: values.clone(),
+    }
+}
+
+/// The network, its spectra, and for each weight in our order its place in the reference's: there each layer is W, then b.
+fn case(arrays: &Arrays) -> (Mlp, Vec<Vec<f64>>, Vec<usize>) {
+    let mut layers = Vec::new();
+    let mut places = Vec::new();
+    let mut start = 0;
+    for l in 0..3 {
+        let Array { shape, values: w } = &arrays[&format!("W_{l}")];
+        let b = &arrays[&format!("b_{l}")].values;
+        let (outputs, inputs) = (shape[0], shape[1]);
+        let mut weights = Vec::new();
+        for o in 0..outputs {
+            weights.extend(&w[o * inputs..(o + 1) * inputs]);
+            weights.push(b[o]);
+            places.extend((0..inputs).map(|i| start + o * inputs + i));
+            places.push(start + outputs * inputs + o);
+        }
+        start += outputs * (inputs + 1);
+        layers.push(Dense {
+            inputs,
+            outputs,
+            weights,
+        });
+    }
+    let Array { shape, values: x } = &arrays["X"];
+    (
+        Mlp {
+            layers,
+            between: Between::Relu,
+        },
+        x.chunks(shape[1]).map(<[f64]>::to_vec).collect(),
+        places,
+    )
+}
+
+fn permuted(matrix: &Matrix, places: &[usize]) -> Matrix {
+    let values = places
+        .iter()
+        .flat_map(|i| {
+            places
+                .iter()
+                .map(move |j| matrix.values[i * matrix.cols + j])
+        })
+        .collect();
+    Matrix {
+        rows: places.len(),
+        cols: places.len(),
+        values,
+    }
+}
+
+#[test]
+fn tiny_mlp() {
+    let Some(arrays) = arrays("tiny_mlp.npz") else {
+        return;
+    };
+    let (net, spectra, places) = case(&arrays);
+    let shapes = net.shapes();
+    let precision = LabelPrecision::constant(
+        &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        spectra.len(),
+    )
+    .unwrap();
+    let batches = [(net.captures(&spectra, DType::F64), precision)];
+
+    let ggn = permuted(&matrix(&arrays, "ggn"), &places);
+    let full = curvature(
+        &block(&shapes, StructureKind::Full, &[0, 1, 2]),
+        &batches,
+        &shapes,
+    );
+    assert!(relative_error(dense(&full), &ggn) < TOLERANCE);
+
+    let reference_diagonal = &arrays["ggn_diag"].values;
+    let mut means = ReferenceSums::empty(&shapes, 3);
+    means.accumulate(&batches[0].0).unwrap();
+    let means = means.finish().unwrap();
+    let mut start = 0;
+    for layer in 0..3 {
+        let n_weights = shapes[layer].n_weights();
+        let found = curvature(
+            &block(&shapes, StructureKind::Diagonal, &[layer]),
+            &batches,
+            &shapes,
+        );
+        let found = diagonal(&found);
+        let values = places[start..start + n_weights]
+            .iter()
+            .map(|&i| reference_diagonal[i])
+            .collect();
+        assert!(
+            relative_error(
+                found,
+                &Matrix {
+                    rows: found.rows,
+                    cols: found.cols,
+                    values
+                }
+            ) < TOLERANCE
+        );
+        start += n_weights;
+
+        let exact = curvature(
+            &block(&shapes, StructureKind::Block, &[layer]),
+            &batches,
+            &shapes,
+        );
+        assert!(relative_error(dense(&exact), &layers_of(&ggn, &shapes, &[layer])) < TOLERANCE);
+
+        let (sums, structure) = sums(
+            &block(&shapes, StructureKind::Kfac, &[layer]),
+            &batches,
+            &means,
+            2,
+        );
+        let found = structure.curvature(&sums).unwrap();
+        let (a, g) = kronecker(&found);
+        assert!(relative_error(a, &matrix(&arrays, &format!("A_{layer}"))) < TOLERANCE);
+        assert!(relative_error(g, &matrix(&arrays, &format!("G_{layer}"))) < TOLERANCE);
+    }
+}
+
+#[test]
+fn tiny_mlp_blocks_are_blocks_of_the_hessian() {
+    let (Some(of_net), Some(inverse)) = (arrays("tiny_mlp.npz"), arrays("tiny_mlp_inverse.npz"))
+    else {
+        return;
+    };
+    let (net, spectra, places) = case(&of_net);
+    let hessian = permuted(&matrix(&inverse, "hessian"), &places);
+    let shapes = net.shapes();
+    let precision = LabelPrecision::constant(
+        &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        spectra.len(),
+    )
+    .unwrap();
+    let batches = [(net.captures(&spectra, DType::F64), precision)];
+    for layer in 0..3 {
+        let exact = curvature(
+            &block(&shapes, StructureKind::Block, &[layer]),
+            &batches,
+            &shapes,
+        );
+        assert!(relative_error(dense(&exact), &layers_of(&hessian, &shapes, &[layer])) < TOLERANCE);
+    }
+}

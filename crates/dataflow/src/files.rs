@@ -1,0 +1,203 @@
+//! What goes into which file of the output, and with which metadata.
+
+use fisherflow_curvature::{BlockCurvature, BlockPlan, Matrix, StructureKind};
+use fisherflow_network::Precision as Products;
+use fisherflow_posterior::{
+    BlockInfo, Factor, NamedMatrix, Precision, hessian_from_matrices, hessian_matrices, precision_from_matrices,
+};
+use fisherflow_store::{
+    BlockRow, FileMetadata, JacobianSchema, JacobianWriter, MarginalRows, MatrixRows, MatrixSet, PredictionSchema,
+    PredictionWriter, StoredMatrix, WrittenFile,
+};
+
+use crate::context::Context;
+use crate::error::RunError;
+use crate::job::Noise;
+use crate::passes::differentiated::Differentiated;
+
+/// The metadata of every file: what run it is of, and every convention that its numbers follow.
+pub(crate) fn metadata(context: &Context) -> FileMetadata {
+    let labels = context.network.labels();
+    let convention = serde_json::json!({
+        "hessian": "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
+        "posterior_precision": "P = H + prior_precision * I",
+        "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in",
+        "kfac": "H ~ (kron_g (x) kron_a) / n_spectra, both factors sums",
+        "normalised_labels": "label = output * label_scale + label_mean",
+        "label_mean": labels.mean,
+        "label_scale": labels.scale,
+        "prior_precision": context.job.prior_precision,
+        "noise": match &context.job.noise {
+            Noise::Holdout => serde_json::json!("from held-out residuals"),
+            Noise::Covariance(covariance) => serde_json::json!(covariance),
+        },
+        "masked_pixels": "flux := mean of the held-out spectra at the pixel, variance := their variance there",
+        "products": match context.job.compute.arithmetic.precision { Products::F32 => "f32", Products::F64 => "f64" },
+    });
+    FileMetadata::default()
+        .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
+        .with("fisherflow.schema_version", "1")
+        .with("fisherflow.run_id", context.run_id.as_str())
+        .with("fisherflow.model_sha256", context.network_sha256.as_str())
+        .with("fisherflow.catalogue_etags_sha256", context.predicted().catalogue.etags_sha256())
+        .with("fisherflow.convention", convention.to_string())
+        .with("fisherflow.labels", serde_json::json!(labels.names).to_string())
+        .with("fisherflow.units", serde_json::json!(labels.units).to_string())
+        .with("fisherflow.ucds", serde_json::json!(labels.names.iter().map(|name| ucd(name)).collect::<Vec<_>>()).to_string())
+}
+
+/// The UCD1+ word of a label that surveys name in a known way; empty for others (IVOA, UCD1+ controlled vocabulary 1.5).
+fn ucd(label: &str) -> &'static str {
+    match label.to_ascii_lowercase().as_str() {
+        "teff" | "t_eff" => "phys.temperature.effective",
+        "logg" | "log_g" => "phys.gravity",
+        "fe_h" | "feh" | "m_h" => "phys.abund.Fe",
+        "spt" | "spectral_type" => "src.spType",
+        name if name.starts_with("j_h") || name.starts_with("h_k") => "phot.color",
+        _ => "",
+    }
+}
+
+fn block_name(plan: &BlockPlan) -> String {
+    format!("block-{:03}", plan.id)
+}
+
+/// Writes a block's file of `posterior/hessian/`.
+pub(crate) fn write_hessian(
+    context: &Context,
+    plan: &BlockPlan,
+    curvature: &BlockCurvature,
+) -> Result<WrittenFile, RunError> {
+    let metadata = metadata(context).with("fisherflow.n_spectra", curvature.n_spectra.to_string());
+    write_matrices(context, MatrixSet::Hessian, plan, &hessian_matrices(plan, curvature), &metadata)
+}
+
+/// Reads a block's file of `posterior/hessian/`, a sum over `n_spectra` spectra.
+pub(crate) fn read_hessian(context: &Context, plan: &BlockPlan, n_spectra: u64) -> Result<BlockCurvature, RunError> {
+    let matrices = read_matrices(context, MatrixSet::Hessian, plan)?;
+    Ok(hessian_from_matrices(plan, n_spectra, matrices)?)
+}
+
+/// Writes a block's file of `posterior/inverse/`.
+pub(crate) fn write_inverse(
+    context: &Context,
+    plan: &BlockPlan,
+    matrices: &[NamedMatrix],
+) -> Result<WrittenFile, RunError> {
+    write_matrices(context, MatrixSet::Inverse, plan, matrices, &metadata(context))
+}
+
+/// Reads a block's posterior back.
+pub(crate) fn read_inverse(context: &Context, plan: &BlockPlan, info: BlockInfo) -> Result<Box<dyn Precision>, RunError> {
+    let matrices = read_matrices(context, MatrixSet::Inverse, plan)?;
+    Ok(precision_from_matrices(plan, matrices, info, context.network.arithmetic().threads)?)
+}
+
+fn write_matrices(
+    context: &Context,
+    set: MatrixSet,
+    plan: &BlockPlan,
+    matrices: &[NamedMatrix],
+    metadata: &FileMetadata,
+) -> Result<WrittenFile, RunError> {
+    let mut writer = context.output.matrices(set, &block_name(plan), metadata)?;
+    for NamedMatrix { layer, factor, matrix } in matrices {
+        writer.append(&MatrixRows {
+            layer,
+            factor: factor.as_str(),
+            rows: matrix.rows,
+            cols: matrix.cols,
+            values: &matrix.values,
+        })?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn read_matrices(context: &Context, set: MatrixSet, plan: &BlockPlan) -> Result<Vec<NamedMatrix>, RunError> {
+    let stored = context.output.read_matrices(set, &block_name(plan))?;
+    let named = |StoredMatrix { layer, factor, rows, cols, values }| {
+        let factor: Factor = factor.parse()?;
+        Ok(NamedMatrix { layer, factor, matrix: Matrix { rows, cols, values } })
+    };
+    stored.matrices.into_iter().map(named).collect()
+}
+
+/// Writes a block's file of `posterior/marginal_variance/`: every weight with its standard error.
+pub(crate) fn write_marginal_variance(
+    context: &Context,
+    plan: &BlockPlan,
+    variances: &[Matrix],
+) -> Result<WrittenFile, RunError> {
+    let mut writer = context.output.marginal_variance(&block_name(plan), &metadata(context))?;
+    for ((&layer, shape), variance) in plan.layers.iter().zip(&plan.shapes).zip(variances) {
+        writer.append(&MarginalRows {
+            layer: &shape.name,
+            rows: variance.rows,
+            cols: variance.cols,
+            value: &context.network.weights_and_biases(layer)?,
+            variance: &variance.values,
+        })?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// Writes `posterior/blocks.parquet`.
+pub(crate) fn write_blocks(context: &Context, blocks: &[BlockInfo]) -> Result<WrittenFile, RunError> {
+    let row = |info: &BlockInfo| BlockRow {
+        layer: info.layers.join("+"),
+        structure: structure_name(info.structure).to_string(),
+        n_weights: info.n_weights,
+        n_spectra: info.n_spectra,
+        prior_precision: info.prior_precision,
+        log_det: info.log_det,
+        effective_parameters: info.effective_parameters,
+        condition: info.condition,
+        clipped_eigenvalues: info.clipped_eigenvalues,
+        jitter: info.jitter,
+    };
+    let rows: Vec<BlockRow> = blocks.iter().map(row).collect();
+    Ok(context.output.write_blocks(&rows, &metadata(context))?)
+}
+
+/// The structure as run files name it.
+pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
+    match structure {
+        StructureKind::Full => "full",
+        StructureKind::Block => "block",
+        StructureKind::Kfac => "kfac",
+        StructureKind::Diagonal => "diagonal",
+    }
+}
+
+/// Opens a group's file of `predictions/`.
+pub(crate) fn predictions(context: &Context, group: u64) -> Result<PredictionWriter, RunError> {
+    let rows = context.predicted().catalogue.row_schema();
+    let schema = PredictionSchema::new(rows, &context.network.labels().names)?;
+    Ok(context.output.predictions(group, &schema, &metadata(context))?)
+}
+
+/// A group's file of `jacobians/`.
+pub(crate) struct JacobianPart(JacobianWriter);
+
+impl JacobianPart {
+    /// Opens it.
+    pub(crate) fn open(context: &Context, group: u64) -> Result<Self, RunError> {
+        let rows = context.predicted().catalogue.row_schema();
+        let schema = JacobianSchema::new(rows, &context.network.labels().names, context.network.n_inputs())?;
+        Ok(Self(context.output.jacobians(group, &schema, &metadata(context))?))
+    }
+
+    /// Appends a batch.
+    pub(crate) fn append(&mut self, all: &Differentiated) -> Result<(), RunError> {
+        Ok(self.0.append(&fisherflow_store::JacobianRows {
+            rows: &all.batch.rows,
+            jacobian: &all.jacobian_f32()?,
+            flags: &all.batch.flags,
+        })?)
+    }
+
+    /// Ends it.
+    pub(crate) fn finish(self) -> Result<WrittenFile, RunError> {
+        Ok(self.0.finish()?)
+    }
+}

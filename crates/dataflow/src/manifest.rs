@@ -1,0 +1,90 @@
+//! What the manifest says of a run.
+
+use std::collections::BTreeMap;
+
+use fisherflow_store::{Manifest, ManifestInput, now_utc};
+use serde_json::json;
+
+use crate::context::{Context, GroupedCatalogue};
+use crate::error::RunError;
+use crate::job::Noise;
+use crate::run::RunSummary;
+
+/// The manifest of a complete run.
+pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manifest, RunError> {
+    let job = &context.job;
+    let mut inputs = vec![
+        ManifestInput {
+            role: "network".into(),
+            uri: job.network.uri.clone(),
+            sha256: context.network_sha256.clone(),
+            objects: 1,
+            bytes: context.network_bytes,
+            rows: 0,
+            skipped: Vec::new(),
+        },
+        catalogue("catalogue", &job.catalogue.uri, &context.fit),
+    ];
+    if let (Some(source), Some(predict)) = (&job.predict.catalogue, &context.predict) {
+        inputs.push(catalogue("predict", &source.uri, predict));
+    }
+    let mut counts = BTreeMap::from([
+        ("fit_spectra".to_string(), summary.fit.spectra),
+        ("fit_in_sums".to_string(), summary.fit.in_sums),
+        ("fit_held_out".to_string(), summary.fit.held_out),
+        ("fit_bad".to_string(), summary.fit.bad),
+        ("fit_unlabelled".to_string(), summary.fit.unlabelled),
+    ]);
+    if let Some(predict) = summary.predict {
+        counts.insert("predict_spectra".into(), predict.spectra);
+        counts.insert("predict_bad".into(), predict.bad);
+        counts.insert("predict_pixels_masked".into(), predict.pixels_masked);
+    }
+    let by_layer: BTreeMap<&str, &str> =
+        job.curvature.by_layer.iter().map(|(layer, &kind)| (layer.as_str(), crate::files::structure_name(kind))).collect();
+    let settings = json!({
+        "network": { "weights": summary.n_weights, "labels": summary.labels, "units": summary.units },
+        "catalogue_columns": job.catalogue.columns,
+        "predict_columns": job.predict.catalogue.as_ref().map(|source| &source.columns),
+        "jacobians": job.predict.jacobians,
+        "curvature": { "structure": crate::files::structure_name(job.curvature.structure), "layers": by_layer },
+        "noise": match &job.noise {
+            Noise::Holdout => json!({ "from": "holdout", "holdout_fraction": job.compute.holdout_fraction }),
+            Noise::Covariance(covariance) => json!({ "covariance": covariance }),
+        },
+        "prior_precision": job.prior_precision,
+        "compute": {
+            "precision": format!("{:?}", job.compute.arithmetic.precision).to_lowercase(),
+            "batch": job.compute.batch,
+            "group": job.compute.group,
+        },
+        "noise_estimate": summary.noise,
+        "intrinsic_estimate": summary.intrinsic,
+        "pulls": summary.pulls,
+        "blocks": summary.blocks,
+    });
+    Ok(Manifest {
+        version: Manifest::VERSION,
+        fisherflow: env!("CARGO_PKG_VERSION").into(),
+        run_id: context.run_id.clone(),
+        created: now_utc(),
+        inputs,
+        counts,
+        files: summary.files.clone(),
+        settings,
+        notes: summary.notes.clone(),
+    })
+}
+
+fn catalogue(role: &str, uri: &str, grouped: &GroupedCatalogue) -> ManifestInput {
+    let catalogue = &grouped.catalogue;
+    ManifestInput {
+        role: role.into(),
+        uri: uri.into(),
+        sha256: catalogue.etags_sha256(),
+        objects: catalogue.summary().objects.len() as u64,
+        bytes: catalogue.bytes(),
+        rows: catalogue.n_rows(),
+        skipped: catalogue.skipped().to_vec(),
+    }
+}

@@ -1,0 +1,203 @@
+//! A run from claim to manifest.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fisherflow_posterior::{BlockInfo, IntrinsicEstimate, NoiseEstimate, Pulls};
+use fisherflow_store::{Claim, Claimed, Manifest, WrittenFile, now_utc};
+use serde::Serialize;
+
+use crate::cluster;
+use crate::context::Context;
+use crate::error::RunError;
+use crate::files;
+use crate::job::{Cluster, ExistingOutput, Job, Progress, Stage};
+use crate::manifest::manifest;
+use crate::passes::predict::PredictCounts;
+use crate::stage_state::FitCounts;
+use crate::stages::{self, Found};
+
+/// What a run left, for people to read.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunSummary {
+    /// Names everything that decides the bits of the output.
+    pub run_id: String,
+    /// URI of the output.
+    pub output: String,
+    /// What was asked for.
+    pub stage: &'static str,
+    /// Names of the labels.
+    pub labels: Vec<String>,
+    /// Their units.
+    pub units: Vec<String>,
+    /// Weights of the network.
+    pub n_weights: u64,
+    /// Rows of the fit's catalogue.
+    pub fit: FitCounts,
+    /// R and what it was made of, label units; `None` where it was given.
+    pub noise: Option<NoiseEstimate>,
+    /// The inverted blocks; empty before `invert`.
+    pub blocks: Vec<BlockInfo>,
+    /// C_intrinsic and what it was made of, label units; `None` before `predict`, or without labels.
+    pub intrinsic: Option<IntrinsicEstimate>,
+    /// Rows of the predictions; `None` before `predict`.
+    pub predict: Option<PredictCounts>,
+    /// Pulls of each label over spectra that are not in the sums; `None` where fewer than two have labels.
+    pub pulls: Option<Vec<Pulls>>,
+    /// Files of the output so far.
+    pub files: Vec<WrittenFile>,
+    /// Whether the output is complete: committed by its manifest.
+    pub complete: bool,
+    /// What a reader should know: repairs, clipping, objects left out.
+    pub notes: Vec<String>,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It did what was asked for.
+    Done(Box<RunSummary>),
+    /// The output already holds this very run, complete: nothing was done.
+    AlreadyComplete(Box<Manifest>),
+}
+
+/// Runs a stage, or all of them, on this process's workers together with those of the other processes.
+///
+/// # Errors
+/// Whatever ended it; [`RunError::exit_code`] says with which code the process should end. After an error in a cluster of several
+/// processes the process must exit, so that the others learn of it.
+pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Progress>) -> Result<Outcome, RunError> {
+    let started = Instant::now();
+    let context = Arc::new(Context::open(job, cluster.workers, progress)?);
+    if cluster.process == 0 {
+        if let Some(manifest) = claim(&context)? {
+            return Ok(Outcome::AlreadyComplete(manifest));
+        }
+    }
+    let working = Arc::clone(&context);
+    let identity = format!("{} {stage:?}", context.run_id);
+    let found = cluster::execute(cluster, &identity, &context.faults, move |worker| stages::work(worker, &working, stage))?;
+    let summary = summary(&context, stage, found, cluster.process, started)?;
+    Ok(Outcome::Done(Box::new(summary)))
+}
+
+/// Takes the output for this run; the manifest, where this very run is already complete there.
+fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
+    let output = &context.output;
+    if context.job.existing_output == ExistingOutput::Overwrite {
+        output.overwrite()?;
+    }
+    let claim = Claim {
+        run_id: context.run_id.clone(),
+        host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string(),
+        pid: std::process::id(),
+        started: now_utc(),
+    };
+    match output.claim(&claim)? {
+        Claimed::Fresh => Ok(None),
+        Claimed::TakenOver => {
+            tracing::info!(run_id = %context.run_id, output = %output.uri(), "goes on after the last finished stage");
+            Ok(None)
+        }
+        Claimed::Complete(manifest) => Ok(Some(manifest)),
+    }
+}
+
+fn summary(
+    context: &Context,
+    stage: Stage,
+    found: Found,
+    process: usize,
+    started: Instant,
+) -> Result<RunSummary, RunError> {
+    let blocks = found.invert.as_ref().map(|invert| invert.blocks.clone()).unwrap_or_default();
+    let mut written = found.fit.files.clone();
+    written.extend(found.invert.iter().flat_map(|invert| invert.files.clone()));
+    written.extend(found.predict.iter().flat_map(|(_, predicted)| predicted.files.clone()));
+    let notes = notes(context, &found);
+    let (intrinsic, predicted) = found.predict.map_or((None, None), |(intrinsic, predicted)| (intrinsic, Some(predicted)));
+    let labels = context.network.labels();
+    let mut summary = RunSummary {
+        run_id: context.run_id.clone(),
+        output: context.output.uri().to_string(),
+        stage: stage.name(),
+        labels: labels.names.clone(),
+        units: labels.units.clone(),
+        n_weights: context.network.n_weights() as u64,
+        fit: found.fit.counts,
+        noise: found.fit.estimate.clone(),
+        blocks,
+        intrinsic,
+        predict: predicted.as_ref().map(|predicted| predicted.counts),
+        pulls: predicted.as_ref().and_then(|predicted| predicted.pulls.pulls()),
+        files: written,
+        complete: false,
+        notes,
+        seconds: 0.0,
+    };
+    if process == 0 && predicted.is_some() {
+        summary.files.push(files::write_blocks(context, &summary.blocks)?);
+        summary.files.sort();
+        context.output.commit(&manifest(context, &summary)?)?;
+        context.output.clear_stages()?;
+        summary.complete = true;
+    }
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// Every repair and everything left out, in words.
+fn notes(context: &Context, found: &Found) -> Vec<String> {
+    let mut notes = Vec::new();
+    for catalogue in [Some(&context.fit), context.predict.as_ref()].into_iter().flatten() {
+        for skipped in catalogue.catalogue.skipped() {
+            notes.push(format!("object left out: {}: {}", skipped.object, skipped.reason));
+        }
+    }
+    if let Some(noise) = found.fit.estimate.as_ref().filter(|noise| noise.clipped > 0) {
+        notes.push(format!(
+            "noise: {} of {} eigenvalues of mean(r r^T) - mean(S_y) raised to the floor: the labels' own errors are as large as the residuals",
+            noise.clipped,
+            noise.eigenvalues.len()
+        ));
+    }
+    if let Some(population) = found.fit.population.as_ref().filter(|population| population.borrowed > 0) {
+        notes.push(format!(
+            "masked pixels: {} pixels are good in fewer than two held-out spectra and take the nearest pixel's mean and variance",
+            population.borrowed
+        ));
+    }
+    for info in found.invert.iter().flat_map(|invert| &invert.blocks).filter(|info| info.clipped_eigenvalues > 0) {
+        notes.push(format!(
+            "{}: {} eigenvalues below 0 set to 0, the lowest {:.1e} of the largest",
+            info.layers.join("+"),
+            info.clipped_eigenvalues,
+            info.most_negative_eigenvalue
+        ));
+    }
+    if let Some(invert) = &found.invert {
+        let effective: f64 = invert.blocks.iter().map(|info| info.effective_parameters).sum();
+        let limit = (found.fit.counts.in_sums * context.network.n_labels() as u64) as f64;
+        if effective > limit {
+            notes.push(format!(
+                "effective parameters {effective:.0} exceed labels x spectra = {limit:.0}: the structure counts information that is not there, \
+                 and the weights' part is too small"
+            ));
+        }
+    }
+    if let Some((intrinsic, _)) = &found.predict {
+        match intrinsic {
+            None => notes.push("C_intrinsic is 0: no held-out spectrum has labels to compare with; error bars are not calibrated".into()),
+            Some(intrinsic) if intrinsic.clipped > 0 => notes.push(format!(
+                "C_intrinsic: {} of {} eigenvalues below 0 set to 0: there the photons' part, the weights' part and the labels' own errors already exceed the \
+                 held-out residuals",
+                intrinsic.clipped,
+                intrinsic.eigenvalues.len()
+            )),
+            Some(_) => {}
+        }
+    }
+    notes
+}

@@ -1,0 +1,139 @@
+//! Training a network on a catalogue: what a run calls held out is what training calls validation.
+
+use fisherflow_network::train::{Epoch, Recipe, TrainingReport, TrainingSet, train as fit_network};
+use fisherflow_network::{Arithmetic, Labels};
+use fisherflow_spectra::{PixelPopulation, PixelSums, SpectraError, SpectrumBatch, is_held_out, plan_groups};
+use fisherflow_store::{Catalogue, StoreOptions, Stores};
+
+use crate::error::RunError;
+use crate::job::{CatalogueSource, ExistingOutput};
+
+/// Spectra decoded at a time.
+const BATCH: usize = 512;
+/// Bytes of decoded spectra read ahead.
+const PREFETCH_BYTES: usize = 64 << 20;
+
+/// A network to be trained: the `[train]` table with the tables around it, resolved.
+#[derive(Clone, Debug)]
+pub struct TrainJob {
+    /// Where the trained network is written.
+    pub network: String,
+    /// What to do where a network is there.
+    pub existing_network: ExistingOutput,
+    /// Names of the labels.
+    pub label_names: Vec<String>,
+    /// Units of the labels, empty where a label has none.
+    pub label_units: Vec<String>,
+    /// The training set and, by the holdout rule, the validation set.
+    pub catalogue: CatalogueSource,
+    /// Share of the catalogue in the validation set, by hash of id or of the hold-out group.
+    pub holdout_fraction: f64,
+    /// Layers, optimiser, epochs, seed.
+    pub recipe: Recipe,
+    /// Arithmetic of the products.
+    pub arithmetic: Arithmetic,
+    /// Credentials and endpoints of the object stores.
+    pub store: StoreOptions,
+}
+
+/// What a training did.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// Spectra trained on.
+    pub training: u64,
+    /// Spectra of the validation set.
+    pub validation: u64,
+    /// Spectra left out: bad, or without all their labels.
+    pub left_out: u64,
+    /// Weights of the network.
+    pub n_weights: u64,
+    /// Epochs and losses.
+    pub report: TrainingReport,
+}
+
+/// Trains a network on a catalogue, in memory and in this process alone, and writes it.
+///
+/// # Errors
+/// A network that is there already, a catalogue that cannot be used, a recipe that makes no sense, a loss that becomes infinite.
+pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained, RunError> {
+    let stores = Stores::new(job.store.clone(), 2)?;
+    if job.existing_network == ExistingOutput::Refuse && stores.exists(&job.network)? {
+        return Err(RunError::Usage(format!(
+            "{} exists: choose another network.uri, or train with --overwrite",
+            job.network
+        )));
+    }
+    let source = &job.catalogue;
+    let catalogue = Catalogue::open(&stores, &source.uri, &source.columns, source.on_bad_object)?;
+    let population = population(job, &catalogue)?;
+    let (mut training, mut validation) = (empty(&catalogue), empty(&catalogue));
+    let mut left_out = 0;
+    for_each_batch(&catalogue, |mut batch| {
+        match &population {
+            Some(population) => batch.impute(population)?,
+            None if batch.flags.iter().any(|flags| flags.contains(fisherflow_spectra::RowFlags::PIXELS_MASKED)) => {
+                return Err(RunError::Refused(format!(
+                    "{} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
+                    batch.shard.object.path
+                )));
+            }
+            None => {}
+        }
+        for row in 0..batch.n_rows() {
+            if !batch.is_labelled(row) {
+                left_out += 1;
+            } else if is_held_out(batch.holdout[row], job.holdout_fraction) {
+                push(&mut validation, &batch, row);
+            } else {
+                push(&mut training, &batch, row);
+            }
+        }
+        Ok(())
+    })?;
+    let labels = Labels::unscaled(job.label_names.clone(), job.label_units.clone());
+    let (network, report) = fit_network(&training, &validation, &job.recipe, labels, job.arithmetic, progress)?;
+    stores.write(&job.network, network.to_safetensors()?)?;
+    Ok(Trained {
+        training: training.n_spectra as u64,
+        validation: validation.n_spectra as u64,
+        left_out,
+        n_weights: network.n_weights() as u64,
+        report,
+    })
+}
+
+/// What a masked pixel is replaced with, by the rule of a run: the mean over held-out spectra.
+fn population(job: &TrainJob, catalogue: &Catalogue) -> Result<Option<PixelPopulation>, RunError> {
+    let mut sums = PixelSums::new(catalogue.n_pixels());
+    for_each_batch(catalogue, |batch| {
+        let held_out = (0..batch.n_rows()).filter(|&row| is_held_out(batch.holdout[row], job.holdout_fraction));
+        Ok(sums.accumulate(&batch, held_out)?)
+    })?;
+    match sums.finish() {
+        Err(SpectraError::NoPopulation { .. }) => Ok(None),
+        population => Ok(Some(population?)),
+    }
+}
+
+fn for_each_batch(
+    catalogue: &Catalogue,
+    mut visit: impl FnMut(SpectrumBatch) -> Result<(), RunError>,
+) -> Result<(), RunError> {
+    for group in plan_groups(catalogue.shards().iter().cloned(), u64::MAX) {
+        for batch in catalogue.fetch(&group, BATCH, PREFETCH_BYTES) {
+            visit(batch?)?;
+        }
+    }
+    Ok(())
+}
+
+fn empty(catalogue: &Catalogue) -> TrainingSet {
+    TrainingSet { n_pixels: catalogue.n_pixels(), ..TrainingSet::default() }
+}
+
+fn push(set: &mut TrainingSet, batch: &SpectrumBatch, row: usize) {
+    let (d, k) = (batch.n_pixels, batch.n_labels);
+    set.n_spectra += 1;
+    set.flux.extend(batch.flux[row * d..(row + 1) * d].iter().map(|flux| *flux as f32));
+    set.labels.extend_from_slice(&batch.labels[row * k..(row + 1) * k]);
+}

@@ -1,0 +1,186 @@
+//! The edges of an inversion: no spectra, no prior, a prior or a capture that is none; every structure must answer them alike.
+
+use candle_core::{DType, Tensor};
+use fisherflow_curvature::{BlockCurvature, CurvatureForm, Matrix, StructureKind};
+use fisherflow_network::LayerCapture;
+
+use crate::brute_force::{Mlp, inverse, relative_error};
+use crate::cases::{K, PRIOR, case, cases, draw, matrix, small};
+use crate::{PosteriorError, invert};
+
+#[test]
+fn without_spectra_the_posterior_is_the_prior() {
+    for case in cases() {
+        let zero = |m: &Matrix| matrix(m.rows, vec![0.0; m.values.len()]);
+        let form = match &case.curvature.form {
+            CurvatureForm::Dense(h) => CurvatureForm::Dense(zero(h)),
+            CurvatureForm::Kronecker { a, g } => CurvatureForm::Kronecker {
+                a: zero(a),
+                g: zero(g),
+            },
+            CurvatureForm::Diagonal(d) => CurvatureForm::Diagonal(zero(d)),
+        };
+        let empty = BlockCurvature { n_spectra: 0, form };
+        let p = case.plan.n_weights() as f64;
+        let posterior = invert(&case.plan, empty.clone(), 4.0, 1).unwrap();
+        assert_eq!(posterior.info.effective_parameters, 0.0);
+        assert!((posterior.info.log_det - p * 4.0_f64.ln()).abs() < 1e-12 * p);
+        for variance in posterior.precision.marginal_variance() {
+            assert!(variance.values.iter().all(|v| (v - 0.25).abs() < 1e-15));
+        }
+        let error = invert(&case.plan, empty, 0.0, 1).err().unwrap().to_string();
+        assert!(error.contains(&case.plan.name()), "{error}");
+        assert!(error.contains("singular"), "{error}");
+    }
+}
+
+#[test]
+fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
+    let linear = Mlp::random(&[5, K], 41);
+    let x = draw(5 * 20, 42);
+    for structure in [
+        StructureKind::Block,
+        StructureKind::Kfac,
+        StructureKind::Diagonal,
+    ] {
+        let regular = case(&linear, &x, structure, &[0]);
+        let (m, _) = inverse(&regular.h);
+        let posterior = invert(&regular.plan, regular.curvature, 0.0, 1).unwrap();
+        let found: Vec<f64> = posterior.precision.marginal_variance()[0].values.clone();
+        let expected: Vec<f64> = (0..18).map(|i| m[i * 18 + i]).collect();
+        assert!(relative_error(&found, &expected) < 1e-11);
+        assert!((posterior.info.effective_parameters - 18.0).abs() < 1e-12);
+    }
+    // Two spectra do not determine the 6 weights that lead to an output.
+    let few = case(&linear, &x[..10], StructureKind::Block, &[0]);
+    let error = invert(&few.plan, few.curvature, 0.0, 1).err().unwrap();
+    assert!(matches!(error, PosteriorError::Singular { .. }), "{error}");
+    assert!(
+        error.to_string().contains("layers.0, output 0, input 2"),
+        "{error}"
+    );
+    let few = case(&linear, &x[..10], StructureKind::Kfac, &[0]);
+    let error = invert(&few.plan, few.curvature, 0.0, 1).err().unwrap();
+    assert!(matches!(error, PosteriorError::SingularSpectrum { .. }));
+}
+
+#[test]
+fn a_prior_that_is_no_precision_is_refused() {
+    for case in cases() {
+        for prior in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                invert(&case.plan, case.curvature.clone(), prior, 1).err(),
+                Some(PosteriorError::Prior { .. })
+            ));
+        }
+    }
+}
+
+#[test]
+fn a_curvature_of_another_form_size_or_with_a_nan_is_refused() {
+    let all = cases();
+    for case in &all {
+        let mut damaged = case.curvature.clone();
+        match &mut damaged.form {
+            CurvatureForm::Dense(m)
+            | CurvatureForm::Kronecker { g: m, .. }
+            | CurvatureForm::Diagonal(m) => m.values[1] = f64::NAN,
+        }
+        assert!(matches!(
+            invert(&case.plan, damaged, PRIOR, 1).err(),
+            Some(PosteriorError::NotFinite { row: 0, .. })
+        ));
+        let mut planned = case.plan.clone();
+        planned.shapes[0].outputs += 1;
+        assert!(matches!(
+            invert(&planned, case.curvature.clone(), PRIOR, 1).err(),
+            Some(PosteriorError::Shape { .. })
+        ));
+        let mut planned = case.plan.clone();
+        planned.structure = match planned.structure {
+            StructureKind::Kfac => StructureKind::Diagonal,
+            _ => StructureKind::Kfac,
+        };
+        assert!(matches!(
+            invert(&planned, case.curvature.clone(), PRIOR, 1).err(),
+            Some(PosteriorError::Form { .. })
+        ));
+    }
+}
+
+#[test]
+fn captures_that_do_not_fit_are_refused() {
+    let (mlp, _) = small();
+    let x = draw(6 * 4, 8);
+    let good = mlp.captures(&x, DType::F64);
+    for case in cases() {
+        let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
+        let fails = |change: &dyn Fn(&LayerCapture) -> LayerCapture| {
+            let changed: Vec<LayerCapture> = good.iter().map(change).collect();
+            posterior.precision.covariance_of(&changed).unwrap_err()
+        };
+        let error = posterior.precision.covariance_of(&[]).unwrap_err();
+        assert!(matches!(error, PosteriorError::MissingCapture { .. }));
+        let error = fails(&|c| LayerCapture {
+            layer: c.layer,
+            input: Tensor::cat(&[&c.input, &c.input], 1).unwrap(),
+            output_grad: Tensor::cat(&[&c.output_grad, &c.output_grad], 2).unwrap(),
+        });
+        assert!(matches!(
+            error,
+            PosteriorError::SharedPositions { shared: 2, .. }
+        ));
+        let error = fails(&|c| LayerCapture {
+            input: c.input.narrow(2, 1, 1).unwrap(),
+            ..c.clone()
+        });
+        assert!(matches!(error, PosteriorError::Shape { .. }));
+        let error = fails(&|c| LayerCapture {
+            output_grad: c.output_grad.narrow(1, 0, 2).unwrap(),
+            ..c.clone()
+        });
+        assert!(matches!(error, PosteriorError::Shape { .. }));
+        let error = fails(&|c| LayerCapture {
+            input: c.input.to_dtype(DType::F32).unwrap(),
+            ..c.clone()
+        });
+        assert!(matches!(error, PosteriorError::Type { .. }), "{error}");
+        assert!(error.to_string().contains("f32 and f64"), "{error}");
+
+        // A batch may be empty, and tensors may be views.
+        let none: Vec<LayerCapture> = mlp.captures(&[], DType::F64);
+        let none = posterior.precision.covariance_of(&none).unwrap();
+        assert!(none.is_empty());
+        let views: Vec<LayerCapture> = good
+            .iter()
+            .map(|c| LayerCapture {
+                output_grad: c
+                    .output_grad
+                    .transpose(0, 1)
+                    .unwrap()
+                    .contiguous()
+                    .unwrap()
+                    .transpose(0, 1)
+                    .unwrap(),
+                ..c.clone()
+            })
+            .collect();
+        assert_eq!(
+            posterior.precision.covariance_of(&views).unwrap(),
+            posterior.precision.covariance_of(&good).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_structure_of_one_layer_covers_no_two() {
+    let (mlp, x) = small();
+    for structure in [StructureKind::Kfac, StructureKind::Diagonal] {
+        let mut one = case(&mlp, &x, structure, &[0]);
+        one.plan.layers.push(1);
+        one.plan.shapes.push(mlp.shapes[1].clone());
+        let error = invert(&one.plan, one.curvature, PRIOR, 1).err().unwrap();
+        assert!(matches!(error, PosteriorError::Layers { layers: 2, .. }));
+        assert!(error.to_string().contains("layers.0+layers.2"), "{error}");
+    }
+}

@@ -1,0 +1,149 @@
+//! `posterior/blocks.parquet`: a row a block.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
+
+use crate::error::Cause;
+use crate::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::table::Table;
+use crate::{StoreError, Stores};
+
+/// Where the blocks are, in an output.
+pub(crate) const BLOCKS: &str = "posterior/blocks.parquet";
+
+/// One block of the Hessian. What is NaN is written as null.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockRow {
+    /// Its layers, joined by `+`.
+    pub layer: String,
+    /// `full`, `block`, `kfac`, `diagonal`, ...
+    pub structure: String,
+    /// Its weights.
+    pub n_weights: u64,
+    /// Spectra summed over.
+    pub n_spectra: u64,
+    /// Of every weight, in normalised units, on the scale of the sum over spectra.
+    pub prior_precision: f64,
+    /// Log determinant of the posterior precision.
+    pub log_det: f64,
+    /// `sum lambda / (lambda + delta)`.
+    pub effective_parameters: f64,
+    /// Largest eigenvalue over smallest.
+    pub condition: f64,
+    /// Eigenvalues below zero that were set to zero.
+    pub clipped_eigenvalues: u64,
+    /// What was added to the diagonal to make it factorise.
+    pub jitter: f64,
+}
+
+pub(crate) fn write_blocks(
+    stores: &Stores,
+    output: &str,
+    rows: &[BlockRow],
+    metadata: &FileMetadata,
+) -> Result<WrittenFile, StoreError> {
+    let number = |name: &str| Field::new(name, DataType::Float64, true);
+    let count = |name: &str| Field::new(name, DataType::Int64, false);
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("layer", DataType::Utf8, false),
+        Field::new("structure", DataType::Utf8, false),
+        count("n_weights"),
+        count("n_spectra"),
+        number("prior_precision"),
+        number("log_det"),
+        number("effective_parameters"),
+        number("condition"),
+        count("clipped_eigenvalues"),
+        number("jitter"),
+    ]));
+    let mut out = ParquetOut::create(stores, output, BLOCKS, &schema, metadata)?;
+    let texts = |value: fn(&BlockRow) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+    };
+    let counts = |value: fn(&BlockRow) -> u64| -> ArrayRef {
+        let values = rows.iter().map(value);
+        Arc::new(Int64Array::from_iter_values(
+            values.map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+        ))
+    };
+    let numbers = |value: fn(&BlockRow) -> f64| -> ArrayRef {
+        let values = rows.iter().map(value);
+        Arc::new(
+            values
+                .map(|v| (!v.is_nan()).then_some(v))
+                .collect::<Float64Array>(),
+        )
+    };
+    let columns = vec![
+        texts(|row| &row.layer),
+        texts(|row| &row.structure),
+        counts(|row| row.n_weights),
+        counts(|row| row.n_spectra),
+        numbers(|row| row.prior_precision),
+        numbers(|row| row.log_det),
+        numbers(|row| row.effective_parameters),
+        numbers(|row| row.condition),
+        counts(|row| row.clipped_eigenvalues),
+        numbers(|row| row.jitter),
+    ];
+    let batch = out.batch(&schema, columns)?;
+    out.write(&batch)?;
+    out.finish(&FileMetadata::default())
+}
+
+pub(crate) fn read_blocks(stores: &Stores, uri: &str) -> Result<Vec<BlockRow>, StoreError> {
+    let mut rows = Vec::new();
+    for batch in Table::open(stores, uri)?.batches(None, 1024)? {
+        append_rows(uri, &batch?, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Result<(), StoreError> {
+    let unlike = |column: &str| StoreError::BadDocument {
+        uri: uri.to_owned(),
+        source: Cause::said(format!("column {column} is missing or of another type")),
+    };
+    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| unlike(name));
+    for row in 0..batch.num_rows() {
+        let text = |name: &str| {
+            let array = column(name)?
+                .as_string_opt::<i32>()
+                .ok_or_else(|| unlike(name))?;
+            Ok::<_, StoreError>(array.value(row).to_owned())
+        };
+        let count = |name: &str| {
+            let array = column(name)?
+                .as_primitive_opt::<Int64Type>()
+                .ok_or_else(|| unlike(name))?;
+            Ok::<_, StoreError>(array.value(row).unsigned_abs())
+        };
+        let number = |name: &str| {
+            let array = column(name)?
+                .as_primitive_opt::<Float64Type>()
+                .ok_or_else(|| unlike(name))?;
+            Ok::<_, StoreError>(if array.is_null(row) {
+                f64::NAN
+            } else {
+                array.value(row)
+            })
+        };
+        rows.push(BlockRow {
+            layer: text("layer")?,
+            structure: text("structure")?,
+            n_weights: count("n_weights")?,
+            n_spectra: count("n_spectra")?,
+            prior_precision: number("prior_precision")?,
+            log_det: number("log_det")?,
+            effective_parameters: number("effective_parameters")?,
+            condition: number("condition")?,
+            clipped_eigenvalues: count("clipped_eigenvalues")?,
+            jitter: number("jitter")?,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! Columns of lists with one child field, `element`, that is never null.
+
+use std::sync::Arc;
+
+use arrow_array::ArrayRef;
+use arrow_array::builder::{Float32Builder, Float64Builder, ListBuilder};
+use arrow_schema::{DataType, Field};
+
+/// The field of a list column.
+pub(crate) fn list_field(name: &str, element: DataType, nullable: bool) -> Field {
+    Field::new(
+        name,
+        DataType::List(Arc::new(element_field(element))),
+        nullable,
+    )
+}
+
+/// A column of lists of doubles; `None` = null.
+pub(crate) fn f64_lists<'a>(rows: impl Iterator<Item = Option<&'a [f64]>>) -> ArrayRef {
+    let mut builder =
+        ListBuilder::new(Float64Builder::new()).with_field(element_field(DataType::Float64));
+    for row in rows {
+        if let Some(values) = row {
+            builder.values().append_slice(values);
+        }
+        builder.append(row.is_some());
+    }
+    Arc::new(builder.finish())
+}
+
+/// A column of lists of floats; `None` = null.
+pub(crate) fn f32_lists<'a>(rows: impl Iterator<Item = Option<&'a [f32]>>) -> ArrayRef {
+    let mut builder =
+        ListBuilder::new(Float32Builder::new()).with_field(element_field(DataType::Float32));
+    for row in rows {
+        if let Some(values) = row {
+            builder.values().append_slice(values);
+        }
+        builder.append(row.is_some());
+    }
+    Arc::new(builder.finish())
+}
+
+fn element_field(element: DataType) -> Field {
+    Field::new("element", element, false)
+}

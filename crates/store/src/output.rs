@@ -1,0 +1,385 @@
+//! An output: claimed by one run, written file by file, committed by its manifest.
+//!
+//! `claim.json` is created by a conditional write, so that of two runs on one output the second refuses. `manifest.json` is created by a
+//! conditional write once every file is there; `_SUCCESS` comes last. `predictions/`, `jacobians/` and `posterior/` hold Parquet alone.
+
+use object_store::{ObjectStoreExt, PutPayload};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::blocks::{BLOCKS, read_blocks, write_blocks};
+use crate::catalogue::hex;
+use crate::failure::Action;
+use crate::flux_part::{flux_part_path, read_flux_part};
+use crate::jacobians::JacobianSchema;
+use crate::matrices::read_matrices;
+use crate::{
+    BlockRow, Creation, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest,
+    MarginalVarianceWriter, MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter,
+    StoreError, StoredMatrices, Stores, WrittenFile,
+};
+
+/// Where tables are, in an output.
+pub(crate) const DATA: [&str; 3] = ["predictions", "jacobians", "posterior"];
+/// Where intermediate results are.
+const STAGES: &str = "stages";
+const CLAIM: &str = "claim.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
+pub(crate) const SUCCESS: &str = "_SUCCESS";
+
+/// The place that a run writes to.
+#[derive(Clone, Debug)]
+pub struct Output {
+    stores: Stores,
+    uri: String,
+}
+
+/// Who holds an output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The run: the same for a run that is started again.
+    pub run_id: String,
+    /// Name of its machine.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started: RFC 3339, UTC.
+    pub started: String,
+}
+
+/// How a claim went.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Claimed {
+    /// Nothing was there.
+    Fresh,
+    /// The same run was here before and did not finish.
+    TakenOver,
+    /// The same run was here before and finished.
+    Complete(
+        /// What it committed.
+        Box<Manifest>,
+    ),
+}
+
+impl Output {
+    /// The output at a URI; touches nothing.
+    ///
+    /// # Errors
+    /// The URI cannot be an output.
+    pub fn open(stores: &Stores, uri: &str) -> Result<Self, StoreError> {
+        let location = stores.locate(uri)?;
+        if uri.contains('*') || location.path.is_root() {
+            return Err(StoreError::BadUri {
+                uri: uri.to_owned(),
+                reason: "an output is one directory below the root, without *".to_owned(),
+            });
+        }
+        Ok(Self {
+            stores: stores.clone(),
+            uri: location.uri(),
+        })
+    }
+
+    /// Its URI, absolute.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The URI of something in it.
+    #[must_use]
+    pub fn child(&self, path: &str) -> String {
+        format!("{}/{path}", self.uri)
+    }
+
+    /// Claims the output for a run. Of several at once, one gets it.
+    ///
+    /// # Errors
+    /// Another run holds it ([`StoreError::Held`]) or finished there ([`StoreError::Complete`]), it holds what is not ours
+    /// ([`StoreError::NotOurs`]), or it cannot be written.
+    pub fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let uri = self.child(CLAIM);
+        let document = json(&uri, claim)?;
+        match self.stores.create(&uri, document.clone())? {
+            Creation::Created => {
+                let refused = self.foreign()?;
+                if let Some(error) = refused {
+                    self.stores.delete(&uri)?;
+                    return Err(error);
+                }
+                Ok(Claimed::Fresh)
+            }
+            Creation::AlreadyExists(found) => {
+                let holder: Claim = self.parse(&uri, &found)?;
+                let finished = self.manifest()?;
+                if holder.run_id == claim.run_id {
+                    if let Some(manifest) = finished {
+                        return Ok(Claimed::Complete(Box::new(manifest)));
+                    }
+                    // An answer that got lost: the claim is this very one.
+                    let fresh = holder == *claim;
+                    self.stores.write(&uri, document)?;
+                    return Ok(if fresh {
+                        Claimed::Fresh
+                    } else {
+                        Claimed::TakenOver
+                    });
+                }
+                Err(match finished {
+                    Some(manifest) => StoreError::Complete {
+                        output: self.uri.clone(),
+                        run_id: manifest.run_id,
+                    },
+                    None => StoreError::Held {
+                        output: self.uri.clone(),
+                        run_id: holder.run_id,
+                        host: holder.host,
+                        pid: holder.pid,
+                        started: holder.started,
+                    },
+                })
+            }
+        }
+    }
+
+    /// Who holds it.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn holder(&self) -> Result<Option<Claim>, StoreError> {
+        self.document(CLAIM)
+    }
+
+    /// Deletes the output, so that another run can have it; returns how many objects there were.
+    ///
+    /// # Errors
+    /// It holds something and is no output of ours, or cannot be deleted.
+    pub fn overwrite(&self) -> Result<u64, StoreError> {
+        let objects = self.stores.list_all(&self.uri)?;
+        let marks = [self.child(CLAIM), self.child(MANIFEST)];
+        match objects.first() {
+            Some(object) if objects.iter().all(|o| !marks.contains(&o.path)) => {
+                Err(StoreError::NotOurs {
+                    output: self.uri.clone(),
+                    object: object.path.clone(),
+                })
+            }
+            Some(_) => self.stores.delete_prefix(&self.uri),
+            None => Ok(0),
+        }
+    }
+
+    /// What was committed; `None` where nothing was.
+    ///
+    /// # Errors
+    /// The store does not say, or the manifest cannot be understood.
+    pub fn manifest(&self) -> Result<Option<Manifest>, StoreError> {
+        self.document(MANIFEST)
+    }
+
+    /// Commits: tables that the manifest does not list are deleted, those it lists are looked for, then it becomes visible. Committing the
+    /// same files again is no error.
+    ///
+    /// # Errors
+    /// A file is missing or of another size, or another run committed ([`StoreError::CommitConflict`]).
+    pub fn commit(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let uri = self.child(MANIFEST);
+        self.tidy(manifest)?;
+        let mut document = manifest.clone();
+        document.files.sort();
+        match self.stores.create(&uri, json(&uri, &document)?)? {
+            Creation::Created => {}
+            Creation::AlreadyExists(found) => {
+                let found: Manifest = self.parse(&uri, &found)?;
+                if let Some(difference) = document.difference(&found) {
+                    return Err(StoreError::CommitConflict {
+                        output: self.uri.clone(),
+                        run_id: found.run_id,
+                        difference: difference.to_owned(),
+                    });
+                }
+            }
+        }
+        self.stores.write(&self.child(SUCCESS), Vec::new())
+    }
+
+    /// Writes a file that is no table.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub fn put(&self, path: &str, bytes: Vec<u8>) -> Result<WrittenFile, StoreError> {
+        let location = self.stores.locate(&self.child(path))?;
+        let file = WrittenFile {
+            path: path.to_owned(),
+            rows: 0,
+            bytes: bytes.len() as u64,
+            sha256: hex(&Sha256::digest(&bytes)),
+        };
+        self.stores
+            .block_on(location.store.put(&location.path, PutPayload::from(bytes)))
+            .map_err(|error| self.stores.failed(&location, Action::Write, error))?;
+        Ok(file)
+    }
+
+    /// Begins a part of `predictions/`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn predictions(
+        &self,
+        part: u64,
+        columns: &PredictionSchema,
+        metadata: &FileMetadata,
+    ) -> Result<PredictionWriter, StoreError> {
+        PredictionWriter::create(&self.stores, &self.uri, part, columns, metadata)
+    }
+
+    /// Begins a part of `jacobians/`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn jacobians(
+        &self,
+        part: u64,
+        columns: &JacobianSchema,
+        metadata: &FileMetadata,
+    ) -> Result<JacobianWriter, StoreError> {
+        JacobianWriter::create(&self.stores, &self.uri, part, columns, metadata)
+    }
+
+    /// Begins a part of `stages/flux/`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn flux_part(
+        &self,
+        part: u64,
+        n_labels: usize,
+        metadata: &FileMetadata,
+    ) -> Result<FluxPartWriter, StoreError> {
+        FluxPartWriter::create(&self.stores, &self.uri, part, n_labels, metadata)
+    }
+
+    /// A part of `stages/flux/`; `None` where it was never ended.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read_flux_part(&self, part: u64) -> Result<Option<FluxPart>, StoreError> {
+        read_flux_part(&self.stores, &self.child(&flux_part_path(part)))
+    }
+
+    /// Begins the matrices of a block; `name` is the file's, without its ending.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn matrices(
+        &self,
+        set: MatrixSet,
+        name: &str,
+        metadata: &FileMetadata,
+    ) -> Result<MatrixWriter, StoreError> {
+        MatrixWriter::create(&self.stores, &self.uri, set, name, metadata)
+    }
+
+    /// The matrices of a block.
+    ///
+    /// # Errors
+    /// They are not there, or cannot be read.
+    pub fn read_matrices(&self, set: MatrixSet, name: &str) -> Result<StoredMatrices, StoreError> {
+        let uri = self.child(&format!("{}/{name}.parquet", set.directory()));
+        if !self.stores.exists(&uri)? {
+            return Err(StoreError::NotFound { uri });
+        }
+        read_matrices(&self.stores, &uri)
+    }
+
+    /// Begins the weights of a block.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn marginal_variance(
+        &self,
+        name: &str,
+        metadata: &FileMetadata,
+    ) -> Result<MarginalVarianceWriter, StoreError> {
+        MarginalVarianceWriter::create(&self.stores, &self.uri, name, metadata)
+    }
+
+    /// Writes `posterior/blocks.parquet`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_blocks(
+        &self,
+        rows: &[BlockRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        write_blocks(&self.stores, &self.uri, rows, metadata)
+    }
+
+    /// Reads `posterior/blocks.parquet`.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read_blocks(&self) -> Result<Vec<BlockRow>, StoreError> {
+        read_blocks(&self.stores, &self.child(BLOCKS))
+    }
+
+    /// Deletes the intermediate results.
+    ///
+    /// # Errors
+    /// They cannot be deleted.
+    pub fn clear_stages(&self) -> Result<u64, StoreError> {
+        self.stores.delete_prefix(&self.child(STAGES))
+    }
+
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The error that a place gives which holds something but our claim.
+    fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
+        let claim = self.child(CLAIM);
+        let objects = self.stores.list_all(&self.uri)?;
+        let Some(object) = objects.into_iter().find(|object| object.path != claim) else {
+            return Ok(None);
+        };
+        Ok(Some(match self.manifest()? {
+            Some(manifest) => StoreError::Complete {
+                output: self.uri.clone(),
+                run_id: manifest.run_id,
+            },
+            None => StoreError::NotOurs {
+                output: self.uri.clone(),
+                object: object.path,
+            },
+        }))
+    }
+
+    fn document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let uri = self.child(name);
+        match self.stores.read(&uri) {
+            Ok(bytes) => self.parse(&uri, &bytes).map(Some),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, uri: &str, bytes: &[u8]) -> Result<T, StoreError> {
+        serde_json::from_slice(bytes).map_err(|error| StoreError::BadDocument {
+            uri: uri.to_owned(),
+            source: self.stores.cause(&error),
+        })
+    }
+}
+
+fn json<T: Serialize>(uri: &str, document: &T) -> Result<Vec<u8>, StoreError> {
+    let mut text =
+        serde_json::to_vec_pretty(document).map_err(|error| StoreError::BadDocument {
+            uri: uri.to_owned(),
+            source: crate::error::Cause::new(&error, &[]),
+        })?;
+    text.push(b'\n');
+    Ok(text)
+}
