@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // The report draws from the written Parquet alone, which the store reads for it.
     ("fisherflow-report", &["fisherflow-store"]),
-    // Spectra, store and network for `inspect`, `simulate` and `train`; never the matrices.
+    // Spectra, store and network for `inspect`, `simulate` and `train`; curvature for the names of its structures; never posterior.
     (
         "fisherflow-cli",
         &[
@@ -36,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "fisherflow-spectra",
             "fisherflow-store",
             "fisherflow-network",
+            "fisherflow-curvature",
         ],
     ),
 ];

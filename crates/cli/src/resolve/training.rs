@@ -1,38 +1,13 @@
-//! `[train]` and the tables around it into a [`Training`].
+//! `[train]` and the tables around it into a [`TrainJob`].
 
-use fisherflow_dataflow::{CatalogueSource, ExistingOutput};
-use fisherflow_network::Arithmetic;
-use fisherflow_store::StoreOptions;
+use fisherflow_dataflow::TrainJob;
 
 use crate::args::TrainArgs;
 use crate::environment::Environment;
 use crate::exit_code::CliError;
-use crate::run_file::{Folder, RunFile, RunFileError, TrainTable};
+use crate::run_file::{Folder, RunFile, RunFileError};
 
 use super::{existing, job, object_store};
-
-/// A network to be trained.
-#[derive(Debug)]
-pub struct Training {
-    /// Where the trained network is written.
-    pub network: String,
-    /// What to do where a network is there.
-    pub existing_network: ExistingOutput,
-    /// Names of the labels: as the run file calls them, or the catalogue's columns.
-    pub label_names: Vec<String>,
-    /// Units of the labels, empty where a label has none.
-    pub label_units: Vec<String>,
-    /// The training set and, by the holdout, the validation set.
-    pub catalogue: CatalogueSource,
-    /// Share of the catalogue in the validation set, by hash of id; in `(0, 1)`.
-    pub holdout_fraction: f64,
-    /// The recipe.
-    pub recipe: TrainTable,
-    /// Arithmetic, and the threads that it may use.
-    pub arithmetic: Arithmetic,
-    /// Credentials and endpoints.
-    pub store: StoreOptions,
-}
 
 /// The training of a run file whose paths start from `folder`.
 ///
@@ -43,7 +18,7 @@ pub fn training(
     folder: &Folder,
     args: &TrainArgs,
     environment: &Environment,
-) -> Result<Training, CliError> {
+) -> Result<TrainJob, CliError> {
     let recipe = run_file.train()?.clone();
     let network = &run_file.network;
     let found_out = [
@@ -86,7 +61,7 @@ pub fn training(
     let units = network.labels.units.clone();
     let catalogue = job::catalogue(&run_file.catalogue, folder);
     let target = folder.locate(&network.uri);
-    Ok(Training {
+    Ok(TrainJob {
         store: object_store::options(environment, &[&target, &catalogue.uri])?,
         network: target,
         existing_network: existing(args.overwrite),
