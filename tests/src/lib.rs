@@ -11,11 +11,13 @@ mod outside;
 mod output;
 mod processes;
 mod run_file;
+mod table;
 
 pub use binary::{Ended, fisherflow, repository, run};
 pub use catalogue::{Spectrum, broken_parquet, parquet_bytes, simulated, write_catalogue, write_objects};
 pub use network::{LABELS, he_normal, network};
 pub use outside::{consumer, python, s3_endpoint};
 pub use output::{counts, data_files, digests, has_manifest, manifest, stages_left};
-pub use processes::{Processes, free_addresses};
-pub use run_file::{RunFile, toml_path};
+pub use processes::{Processes, free_addresses, wait_for_file};
+pub use run_file::{RunFile, pipeline, toml_path};
+pub use table::Table;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::binary::repository;
+
 /// A run file over `network.safetensors` and catalogues of a folder, in the order of its tables.
 #[derive(Clone, Debug)]
 pub struct RunFile {
@@ -74,6 +76,34 @@ impl RunFile {
         std::fs::write(&file, self.toml()).expect("a run file can be written");
         file
     }
+}
+
+/// A run file of `pipelines/` with its relative paths made absolute and another output, written to `<folder>/<name>`.
+///
+/// # Panics
+/// There is none, or it names no relative output.
+#[must_use]
+pub fn pipeline(name: &str, folder: &Path, output: &Path) -> PathBuf {
+    let original = repository().join("pipelines").join(name);
+    let toml = std::fs::read_to_string(&original).unwrap_or_else(|error| panic!("{}: {error}", original.display()));
+    let here = toml_path(&repository());
+    let mut table = "";
+    let lines: Vec<String> = toml
+        .lines()
+        .map(|line| {
+            if line.starts_with('[') {
+                table = line;
+            }
+            match (table, line.starts_with("uri = ")) {
+                ("[output]", true) => format!("uri = \"{}\"", toml_path(output)),
+                _ => line.replace("\"../", &format!("\"{here}/")),
+            }
+        })
+        .collect();
+    let copy = folder.join(name);
+    std::fs::write(&copy, lines.join("\n")).expect("a run file can be written");
+    assert!(lines.iter().any(|line| line.contains(&toml_path(output))), "{name} has no output");
+    copy
 }
 
 /// A path as it stands between quotes in TOML.
