@@ -98,8 +98,17 @@ pub fn run(command: &mut Command) -> Ended {
     Ended::of(&command.output().expect("the binary starts"))
 }
 
+/// Builds as a shell would: what `cargo test` tells a test about its own package would make build scripts run again (ring's does).
 fn build() -> PathBuf {
-    let output = Command::new(env!("CARGO"))
+    const OF_THIS_PACKAGE: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    let mut cargo = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if OF_THIS_PACKAGE.iter().any(|start| text.starts_with(start)) {
+            cargo.env_remove(&name);
+        }
+    }
+    let output = cargo
         .args(["build", "--release", "--locked", "-p", "fisherflow-cli", "--message-format", "json"])
         .current_dir(repository())
         .stderr(Stdio::inherit())

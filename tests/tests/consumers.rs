@@ -1,5 +1,4 @@
 //! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it.
-#![expect(missing_docs, reason = "a test")]
 
 use fisherflow_tests::{RunFile, Table, consumer, fisherflow, network, run, simulated, write_objects};
 

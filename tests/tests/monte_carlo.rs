@@ -4,7 +4,6 @@
 //! these labels is a Wishart draw about `cov_flux` = C, so that m (tr(C^-1 S) - ln det(C^-1 S) - K) with m = 999 is chi^2 of
 //! K (K + 1) / 2 = 6 degrees of freedom: variances and covariances in one number. Which stars are locally linear is found without any
 //! Jacobian: the part of the shifts that does not change sign with the noise, (y(x + d) + y(x - d)) / 2 - y(x), is small.
-#![expect(missing_docs, reason = "a test")]
 
 use std::path::Path;
 

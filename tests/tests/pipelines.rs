@@ -1,5 +1,4 @@
 //! Every run file of `pipelines/`, as it is shipped.
-#![expect(missing_docs, reason = "a test")]
 
 use std::fs;
 use std::path::PathBuf;

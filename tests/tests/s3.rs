@@ -1,5 +1,4 @@
 //! A whole run on S3: network and catalogue read from it, the output written to it.
-#![expect(missing_docs, reason = "a test")]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

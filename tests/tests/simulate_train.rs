@@ -1,5 +1,4 @@
 //! From nothing to error bars: simulate a catalogue, train a network on it, run.
-#![expect(missing_docs, reason = "a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

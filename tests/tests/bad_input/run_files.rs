@@ -64,7 +64,7 @@ fn wrong_values_say_what_the_key_takes() {
         ("version = 1", "version = 7", vec!["`version`"]),
         ("version = 1", "", vec!["`version`", "missing"]),
         ("ivar = \"ivar\"", "", vec!["sigma", "ivar", "exact_inputs"]),
-        ("\"kfac\"", "\"kfca\"", vec!["`curvature.structure`", "`kfac`"]),
+        ("\"kfac\"", "\"kfca\"", vec!["`curvature.structure`", "the nearest is \"kfac\""]),
         ("version = 1", "version = = 1", vec!["not valid toml"]),
     ] {
         refused(part, by, &said);
