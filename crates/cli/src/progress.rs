@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fisherflow_dataflow::Progress;
+use fisherflow_network::train::Epoch;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::logging::Terminal;
@@ -32,12 +33,10 @@ struct Bar {
 
 impl Progress for Bar {
     fn begin(&self, pass: &str, spectra: u64) {
-        let style = ProgressStyle::with_template(
-            "{prefix:<12} {wide_bar} {human_pos}/{human_len} spectra  {per_sec}  eta {eta}",
-        )
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.bars.add(ProgressBar::new(spectra));
-        bar.set_style(style);
+        bar.set_style(style(
+            "{prefix:<12} {wide_bar} {human_pos}/{human_len} spectra  {per_sec}  eta {eta}",
+        ));
         bar.set_prefix(pass.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
         if let Some(left) = held(&self.pass).replace(bar) {
@@ -122,6 +121,60 @@ impl Pass {
             eta_s = pace.eta_s.map(rounded),
         );
     }
+}
+
+/// How far a training is.
+pub struct Epochs {
+    bar: Option<ProgressBar>,
+    said: Instant,
+}
+
+impl Epochs {
+    /// The display that fits the terminal.
+    pub fn new(terminal: &Terminal) -> Self {
+        let bar = terminal.bars.as_ref().map(|bars| {
+            let bar = bars.add(ProgressBar::no_length());
+            bar.set_style(style("{wide_bar} epoch {pos}/{len}  {msg}  eta {eta}"));
+            bar
+        });
+        let said = Instant::now();
+        Self { bar, said }
+    }
+
+    /// Shows a finished epoch; the log has one every few seconds, and the last.
+    pub fn show(&mut self, epoch: &Epoch) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(epoch.epochs as u64);
+            bar.set_position(epoch.epoch as u64);
+            let validation = epoch.validation_loss.map(|loss| format!(", validation {loss:.3e}"));
+            bar.set_message(format!(
+                "loss {:.3e}{}",
+                epoch.train_loss,
+                validation.unwrap_or_default()
+            ));
+        } else if self.said.elapsed() >= EVERY || epoch.epoch == epoch.epochs {
+            self.said = Instant::now();
+            tracing::info!(
+                epoch = epoch.epoch,
+                epochs = epoch.epochs,
+                train_loss = epoch.train_loss,
+                validation_loss = epoch.validation_loss,
+                improved = epoch.improved,
+            );
+        }
+    }
+
+    /// The training is over.
+    pub fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar's style; the plain one where the template were wrong.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// The pace of a pass.

@@ -31,7 +31,7 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
             cluster,
         } => run::run(*job, stage, &cluster, terminal),
         Task::Plan { job, workers } => plan::plan(*job, workers),
-        Task::Train(training) => train::train(*training, terminal),
+        Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),
         Task::Simulate(place, args) => simulate::simulate(&place, &args),

@@ -1,16 +1,58 @@
 //! `train`: a network from a catalogue, written to the run file's `network.uri`.
 
+use fisherflow_dataflow::{TrainJob, Trained};
+
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
-use crate::resolve::Training;
+use crate::printing::{Page, count, number};
+use crate::progress;
 
-/// Trains a network.
+/// Trains a network, and prints how it went.
 ///
 /// # Errors
 /// Whatever ended the training.
-pub fn train(training: Training, _terminal: &Terminal) -> Result<(), CliError> {
-    Err(CliError::Arguments(format!(
-        "train is not yet supported by this version of fisherflow: nothing was written to {}",
-        training.network
-    )))
+pub fn train(job: &TrainJob, terminal: &Terminal) -> Result<(), CliError> {
+    let mut epochs = progress::Epochs::new(terminal);
+    let trained = fisherflow_dataflow::train(job, &mut |epoch| epochs.show(&epoch))?;
+    epochs.end();
+    Ok(page(job, &trained).print()?)
+}
+
+fn page(job: &TrainJob, trained: &Trained) -> Page {
+    let report = &trained.report;
+    let loss = |loss: Option<f64>| loss.map_or("none".to_owned(), number);
+    let mut page = Page::new();
+    page.facts(&[
+        (
+            "network",
+            format!("{}, {} weights", job.network, count(trained.n_weights)),
+        ),
+        (
+            "spectra",
+            format!(
+                "{} trained on, {} of validation, {} left out (bad, or without all labels)",
+                count(trained.training),
+                count(trained.validation),
+                count(trained.left_out)
+            ),
+        ),
+        (
+            "epochs",
+            format!(
+                "{}{}, the weights of epoch {} are kept",
+                report.epochs,
+                if report.stopped_early { ", stopped early" } else { "" },
+                report.best_epoch
+            ),
+        ),
+        (
+            "loss",
+            format!(
+                "training {}, validation {}: mean square over spectra and labels, in normalised units",
+                loss(report.train_loss),
+                loss(report.validation_loss)
+            ),
+        ),
+    ]);
+    page
 }

@@ -5,15 +5,13 @@ mod job;
 mod object_store;
 mod training;
 
-use fisherflow_dataflow::{Cluster, ExistingOutput, Job, Stage};
+use fisherflow_dataflow::{Cluster, ExistingOutput, Job, Stage, TrainJob};
 use fisherflow_store::StoreOptions;
 
 use crate::args::{Command, SimulateArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::run_file::{Folder, RunFile};
-
-pub use training::Training;
 
 /// What is meant: nothing is relative, and nothing is left to a default.
 #[derive(Debug)]
@@ -35,7 +33,7 @@ pub enum Task {
         workers: usize,
     },
     /// The training of a network.
-    Train(Box<Training>),
+    Train(Box<TrainJob>),
     /// What stands at a URI.
     Inspect(Place),
     /// Whether an output is as its manifest says.

@@ -1,38 +1,13 @@
-//! `[train]` and the tables around it into a [`Training`].
+//! `[train]` and the tables around it into a [`TrainJob`].
 
-use fisherflow_dataflow::{CatalogueSource, ExistingOutput};
-use fisherflow_network::Arithmetic;
-use fisherflow_store::StoreOptions;
+use fisherflow_dataflow::TrainJob;
 
 use crate::args::TrainArgs;
 use crate::environment::Environment;
 use crate::exit_code::CliError;
-use crate::run_file::{Folder, RunFile, RunFileError, TrainTable};
+use crate::run_file::{Folder, RunFile, RunFileError};
 
 use super::{existing, job, object_store};
-
-/// A network to be trained.
-#[derive(Debug)]
-pub struct Training {
-    /// Where the trained network is written.
-    pub network: String,
-    /// What to do where a network is there.
-    pub existing_network: ExistingOutput,
-    /// Names of the labels: as the run file calls them, or the catalogue's columns.
-    pub label_names: Vec<String>,
-    /// Units of the labels, empty where a label has none.
-    pub label_units: Vec<String>,
-    /// The training set and, by the holdout, the validation set.
-    pub catalogue: CatalogueSource,
-    /// Share of the catalogue in the validation set, by hash of id; in `(0, 1)`.
-    pub holdout_fraction: f64,
-    /// The recipe.
-    pub recipe: TrainTable,
-    /// Arithmetic, and the threads that it may use.
-    pub arithmetic: Arithmetic,
-    /// Credentials and endpoints.
-    pub store: StoreOptions,
-}
 
 /// The training of a run file whose paths start from `folder`.
 ///
@@ -43,7 +18,7 @@ pub fn training(
     folder: &Folder,
     args: &TrainArgs,
     environment: &Environment,
-) -> Result<Training, CliError> {
+) -> Result<TrainJob, CliError> {
     let recipe = run_file.train()?.clone();
     let network = &run_file.network;
     let found_out = [
@@ -86,7 +61,7 @@ pub fn training(
     let units = network.labels.units.clone();
     let catalogue = job::catalogue(&run_file.catalogue, folder);
     let target = folder.locate(&network.uri);
-    Ok(Training {
+    Ok(TrainJob {
         store: object_store::options(environment, &[&target, &catalogue.uri])?,
         network: target,
         existing_network: existing(args.overwrite),
@@ -106,4 +81,64 @@ fn not_for_training(run_file: &RunFile, key: &str, problem: &str) -> CliError {
         key: key.to_owned(),
         problem: problem.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"version = 1
+[network]
+uri = "n.safetensors"
+[network.labels]
+units = ["K"]
+[catalogue]
+uri = "c.parquet"
+id = "id"
+flux = "flux"
+ivar = "ivar"
+labels = ["teff"]
+[train]
+hidden = [8]
+epochs = 2
+"#;
+
+    fn resolved(text: &str, threads: Option<usize>) -> Result<TrainJob, CliError> {
+        let run_file = RunFile::parse("run.toml", text.to_owned())?;
+        let args = TrainArgs {
+            file: "run.toml".into(),
+            threads,
+            overwrite: true,
+        };
+        let folder = Folder::current().unwrap();
+        training(&run_file, &folder, &args, &Environment::default())
+    }
+
+    #[test]
+    fn training_needs_no_curvature_prior_or_output() {
+        let job = resolved(TEXT, Some(2)).unwrap();
+        assert_eq!(job.label_names, ["teff"]);
+        assert_eq!(job.label_units, ["K"]);
+        assert_eq!((job.recipe.hidden.as_slice(), job.recipe.epochs), ([8].as_slice(), 2));
+        assert_eq!(job.arithmetic.threads, 2);
+        assert_eq!(job.holdout_fraction, 0.1);
+        assert_eq!(job.existing_network, fisherflow_dataflow::ExistingOutput::Overwrite);
+    }
+
+    #[test]
+    fn what_training_finds_out_cannot_be_said() {
+        for (line, key) in [
+            ("[network]\ninput_mean = 1", "network.input_mean"),
+            ("[network]\nlayers = [\"dense\"]", "network.layers"),
+            ("[network.labels]\nmean = [1]", "network.labels.mean"),
+        ] {
+            let header = line.lines().next().unwrap();
+            let error = resolved(&TEXT.replacen(header, line, 1), None).unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert!(resolved(TEXT, Some(0)).is_err());
+        let untrained = TEXT.split("[train]").next().unwrap();
+        assert!(resolved(untrained, None).unwrap_err().to_string().contains("`[train]` is missing"));
+    }
 }

@@ -21,6 +21,8 @@ mod train;
 
 use std::path::Path;
 
+use fisherflow_network::train::Recipe;
+
 pub use catalogue::CatalogueTable;
 pub use compute::ComputeTable;
 pub use curvature::CurvatureTable;
@@ -31,7 +33,6 @@ pub use noise::NoiseTable;
 pub use output::OutputTable;
 pub use predict::PredictTable;
 pub use prior::PriorTable;
-pub use train::TrainTable;
 
 use catalogue::CatalogueKeys;
 use noise::Fits;
@@ -90,7 +91,7 @@ pub struct RunFile {
     /// `[output]`; training does without.
     pub output: Option<OutputTable>,
     /// `[train]`; only training needs it.
-    pub train: Option<TrainTable>,
+    pub train: Option<Recipe>,
 }
 
 impl RunFile {
@@ -171,7 +172,7 @@ impl RunFile {
                 .transpose()?,
             train: tables
                 .optional("train", train::KEYS)?
-                .map(|t| TrainTable::read(&t))
+                .map(|t| train::read(&t))
                 .transpose()?,
         })
     }
@@ -207,7 +208,7 @@ impl RunFile {
     ///
     /// # Errors
     /// The file has none.
-    pub fn train(&self) -> Result<&TrainTable, RunFileError> {
+    pub fn train(&self) -> Result<&Recipe, RunFileError> {
         let remedy = "add it with hidden = [64, 32] and epochs = 100";
         self.train.as_ref().ok_or_else(|| self.absent("[train]", remedy))
     }

@@ -239,7 +239,6 @@ fn values_that_make_no_sense_are_refused() {
         ("mask = \"mask\"", "", "`catalogue.bad_bits` has no mask"),
         ("mask = \"mask\"", "mask = true", "false for none"),
         ("format = \"parquet\"", "format = \"parqet\"", "the nearest is \"parquet\""),
-        ("label_errors = [\"e_teff\", \"e_logg\", \"e_fe_h\"]", "label_errors = \"cov\"\nlabels_ = 1", "`catalogue.labels_`"),
         ("labels = [\"teff\", \"logg\", \"fe_h\"]", "labels = [\"teff\"]", "`catalogue.label_errors` names 3 columns, `labels` has 1"),
         ("label_errors = [\"e_teff\", \"e_logg\", \"e_fe_h\"]", "label_errors = [\"e\"]", "`catalogue.label_errors` names 1 columns, `labels` has 3"),
         ("on_bad_object = \"fail\"", "on_bad_object = \"skpi\"", "expected \"fail\" or \"skip\"; the nearest is \"skip\""),

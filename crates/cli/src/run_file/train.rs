@@ -2,6 +2,7 @@
 //!
 //! The validation split is the holdout of `[noise]`: `holdout_fraction` of the stars, by hash of id or of `holdout_group`.
 
+use fisherflow_network::train::Recipe;
 use fisherflow_network::{Activation, LayerSpec};
 
 use super::error::RunFileError;
@@ -21,67 +22,47 @@ pub const KEYS: &[&str] = &[
     "seed",
 ];
 
-/// `[train]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainTable {
-    /// Sizes of the hidden layers, from the input; empty for a linear network.
-    pub hidden: Vec<usize>,
-    /// After every hidden layer.
-    pub activation: Activation,
-    /// At most so many passes over the training set; 0 leaves the network as initialised.
-    pub epochs: usize,
-    /// Spectra a step.
-    pub batch: usize,
-    /// Adam's step.
-    pub learning_rate: f64,
-    /// Adam's decay of the first moment.
-    pub beta_1: f64,
-    /// Adam's decay of the second moment.
-    pub beta_2: f64,
-    /// Adam's divisor floor.
-    pub epsilon: f64,
-    /// Epochs without a better validation loss before training stops; `None`: never.
-    pub patience: Option<usize>,
-    /// Of the initial weights and the order of spectra.
-    pub seed: u64,
-}
-
-impl TrainTable {
-    /// Reads the table. Defaults: relu, batch 64, Adam with learning rate 1e-3, beta_1 0.9, beta_2 0.999 and epsilon 1e-8, no early
-    /// stopping, seed 0.
-    ///
-    /// # Errors
-    /// Missing or wrong values.
-    pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
-        let hidden = table
-            .get("hidden")
-            .ok_or_else(|| table.missing("hidden", "write hidden = [64, 32]: sizes of the hidden layers"))?
+/// Reads the table; what it does not say is as [`Recipe::default`] has it, but for `hidden` and `epochs`, which must be said.
+///
+/// # Errors
+/// Missing or wrong values.
+pub fn read(table: &Table<'_>) -> Result<Recipe, RunFileError> {
+    let need = |key: &str, remedy: &str| table.get(key).ok_or_else(|| table.missing(key, remedy));
+    let mut recipe = Recipe {
+        hidden: need("hidden", "write hidden = [64, 32]: sizes of the hidden layers")?
             .array("an array of layer sizes")?
             .iter()
             .map(|e| e.count(1))
-            .collect::<Result<_, _>>()?;
-        let epochs = table
-            .get("epochs")
-            .ok_or_else(|| table.missing("epochs", "write epochs = 100: at most so many passes over the training set"))?
-            .count(0)?;
-        let share = |key, default| within(table, key, default, 0.0, 1.0);
-        let above_zero = |key, default| within(table, key, default, f64::MIN_POSITIVE, f64::INFINITY);
-        Ok(Self {
-            hidden,
-            activation: match table.get("activation") {
-                Some(e) => activation(&e)?,
-                None => Activation::Relu,
-            },
-            epochs,
-            batch: table.get("batch").map_or(Ok(64), |e| e.count(1))?,
-            learning_rate: above_zero("learning_rate", 1e-3)?,
-            beta_1: share("beta_1", 0.9)?,
-            beta_2: share("beta_2", 0.999)?,
-            epsilon: above_zero("epsilon", 1e-8)?,
-            patience: table.get("patience").map(|e| e.count(1)).transpose()?,
-            seed: table.get("seed").map_or(Ok(0), |e| e.integer(0))?,
-        })
+            .collect::<Result<_, _>>()?,
+        epochs: need("epochs", "write epochs = 100: at most so many passes over the training set")?
+            .count(0)?,
+        ..Recipe::default()
+    };
+    if let Some(e) = table.get("activation") {
+        recipe.activation = activation(&e)?;
     }
+    if let Some(e) = table.get("batch") {
+        recipe.batch = e.count(1)?;
+    }
+    if let Some(e) = table.get("patience") {
+        recipe.patience = Some(e.count(1)?);
+    }
+    if let Some(e) = table.get("seed") {
+        recipe.seed = e.integer(0)?;
+    }
+    for (key, value) in [
+        ("learning_rate", &mut recipe.learning_rate),
+        ("epsilon", &mut recipe.epsilon),
+    ] {
+        *value = within(table, key, *value, f64::MIN_POSITIVE, f64::INFINITY)?;
+    }
+    for (key, value) in [
+        ("beta_1", &mut recipe.beta_1),
+        ("beta_2", &mut recipe.beta_2),
+    ] {
+        *value = within(table, key, *value, 0.0, 1.0)?;
+    }
+    Ok(recipe)
 }
 
 /// A number from `low` to below `high`.
