@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
-use crate::job::{CatalogueSource, Job, Progress};
+use crate::job::{CatalogueSource, Compute, Job, Progress};
 use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::stage_state::InvertState;
@@ -20,13 +20,19 @@ use crate::stage_state::InvertState;
 /// Bytes of decoded spectra that a group's reader may hold ready.
 const PREFETCH_BYTES: usize = 64 << 20;
 
+/// Held-out spectra that are plenty: a variance from so many is good to about 1 %.
+const PLENTY: f64 = 16_384.0;
+
 /// Threads of a process that wait for disks and networks.
 const IO_THREADS: usize = 2;
 
 /// A catalogue with its fixed reduction groups.
 pub(crate) struct GroupedCatalogue {
     pub(crate) catalogue: Catalogue,
+    /// All of them, in order.
     pub(crate) groups: Vec<Group>,
+    /// Those whose held-out spectra give noise, references and calibration: all, or evenly spaced ones where that is plenty.
+    pub(crate) sample: Vec<Group>,
 }
 
 /// The posterior of every block, loaded once a process.
@@ -62,12 +68,12 @@ impl Context {
             .map_err(|source| RunError::NetworkFile { uri: job.network.uri.clone(), source })?;
         let blocks = plan_blocks(network.dense_layers(), job.curvature.structure, &job.curvature.by_layer)
             .map_err(|error| RunError::Usage(format!("[curvature.layers]: {error}")))?;
-        let fit = GroupedCatalogue::open(&stores, &job.catalogue, job.compute.group, &network)?;
+        let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
         let predict = job
             .predict
             .catalogue
             .as_ref()
-            .map(|source| GroupedCatalogue::open(&stores, source, job.compute.group, &network))
+            .map(|source| GroupedCatalogue::open(&stores, source, &job.compute, &network))
             .transpose()?;
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let output = Output::open(&stores, &job.output)?;
@@ -169,7 +175,7 @@ impl Context {
 }
 
 impl GroupedCatalogue {
-    fn open(stores: &Stores, source: &CatalogueSource, group: u64, network: &Network) -> Result<Self, RunError> {
+    fn open(stores: &Stores, source: &CatalogueSource, compute: &Compute, network: &Network) -> Result<Self, RunError> {
         let catalogue = Catalogue::open(stores, &source.uri, &source.columns, source.on_bad_object)?;
         if catalogue.n_rows() == 0 {
             return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
@@ -193,8 +199,16 @@ impl GroupedCatalogue {
                 network.labels().names.join(", ")
             )));
         }
-        let groups = plan_groups(catalogue.shards().iter().cloned(), group);
-        Ok(Self { catalogue, groups })
+        let groups = plan_groups(catalogue.shards().iter().cloned(), compute.group);
+        let plenty = PLENTY / compute.holdout_fraction;
+        let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
+        let sample = groups.iter().step_by(every).cloned().collect();
+        Ok(Self { catalogue, groups, sample })
+    }
+
+    /// Spectra in the sample.
+    pub(crate) fn sample_rows(&self) -> u64 {
+        self.sample.iter().map(Group::n_rows).sum()
     }
 }
 

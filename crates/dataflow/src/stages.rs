@@ -56,9 +56,10 @@ fn missing(context: &Context, stage: &str) -> RunError {
 /// Noise, references and curvature sums.
 fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
     let spectra = context.fit.catalogue.n_rows();
-    context.progress.begin("population", spectra);
+    let sample = context.fit.sample_rows();
+    context.progress.begin("population", sample);
     let population = population::population(worker, context)?;
-    context.progress.begin("reference", spectra);
+    context.progress.begin("reference", sample);
     let held_out = reference::reference(worker, context, population.as_ref())?;
     let (noise, estimate) = noise(context, &held_out)?;
     let references = held_out.references.finish()?;
@@ -118,7 +119,7 @@ fn predict(
     inverted: &InvertState,
 ) -> Result<(Option<IntrinsicEstimate>, Predicted), RunError> {
     context.load_posterior(inverted)?;
-    context.progress.begin("calibrate", context.fit.catalogue.n_rows());
+    context.progress.begin("calibrate", context.fit.sample_rows());
     let budget = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     let intrinsic = (budget.n_spectra() > 0).then(|| budget.intrinsic()).transpose()?;
     let k = context.network.n_labels();

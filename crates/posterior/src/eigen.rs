@@ -1,6 +1,7 @@
 //! Eigendecomposition of a factor that is a sum of squares, in f64, with rounding's negative eigenvalues set to 0.
 //!
-//! Always on one thread: faer's tridiagonalisation adds the threads' partial sums, so its last bits would depend on their number.
+//! faer's tridiagonalisation adds partial sums, one for each part that it is told to split the work into, so the number of parts decides
+//! the last bits. It is fixed here, by the size of the problem alone; `threads` is how many of the parts are worked on at a time.
 
 use faer::diag::DiagMut;
 use faer::dyn_stack::{MemBuffer, MemStack};
@@ -12,6 +13,12 @@ use crate::{Factor, PosteriorError};
 
 /// A negative eigenvalue larger than this share of the largest is no rounding error.
 const INDEFINITE: f64 = 1e-3;
+
+/// How many parts a large problem is split into.
+const PARTS: usize = 8;
+
+/// A problem of fewer rows is not split.
+const LARGE: usize = 256;
 
 /// Eigenvalues and eigenvectors of a symmetric positive semidefinite matrix.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,29 +38,18 @@ pub(crate) fn decompose(
     matrix: Matrix,
     block: &str,
     factor: Factor,
+    threads: usize,
 ) -> Result<Eigenpairs, PosteriorError> {
     let n = matrix.rows;
-    let request =
-        self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, Default::default());
-    let mut workspace = MemBuffer::try_new(request).map_err(|_| PosteriorError::Memory {
-        block: block.to_owned(),
-        bytes: request.unaligned_bytes_required(),
-    })?;
-    let mut values = vec![0.0; n];
-    let mut vectors = vec![0.0; n * n];
-    self_adjoint_evd(
-        MatRef::from_column_major_slice(&matrix.values, n, n),
-        DiagMut::from_slice_mut(&mut values),
-        Some(MatMut::from_column_major_slice_mut(&mut vectors, n, n)),
-        Par::Seq,
-        MemStack::new(&mut workspace),
-        Default::default(),
-    )
-    .map_err(|_| PosteriorError::Eigenvalues {
-        block: block.to_owned(),
-        factor,
-    })?;
-    drop((matrix, workspace));
+    let (mut values, mut vectors) = if n < LARGE {
+        solve(&matrix, Par::Seq, block, factor)?
+    } else {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .build()?;
+        pool.install(|| solve(&matrix, Par::rayon(PARTS), block, factor))?
+    };
+    drop(matrix);
     transpose_square(&mut vectors, n);
 
     let (smallest, largest) = match (values.first(), values.last()) {
@@ -83,6 +79,37 @@ pub(crate) fn decompose(
             smallest / largest
         },
     })
+}
+
+/// Ascending eigenvalues, and eigenvectors one after the other.
+fn solve(
+    matrix: &Matrix,
+    par: Par,
+    block: &str,
+    factor: Factor,
+) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
+    let n = matrix.rows;
+    let request =
+        self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
+    let mut workspace = MemBuffer::try_new(request).map_err(|_| PosteriorError::Memory {
+        block: block.to_owned(),
+        bytes: request.unaligned_bytes_required(),
+    })?;
+    let mut values = vec![0.0; n];
+    let mut vectors = vec![0.0; n * n];
+    self_adjoint_evd(
+        MatRef::from_column_major_slice(&matrix.values, n, n),
+        DiagMut::from_slice_mut(&mut values),
+        Some(MatMut::from_column_major_slice_mut(&mut vectors, n, n)),
+        par,
+        MemStack::new(&mut workspace),
+        Default::default(),
+    )
+    .map_err(|_| PosteriorError::Eigenvalues {
+        block: block.to_owned(),
+        factor,
+    })?;
+    Ok((values, vectors))
 }
 
 /// Transposes in place, tile by tile.
@@ -124,7 +151,7 @@ mod tests {
     fn the_factors_multiply_back_and_no_eigenvalue_is_negative() {
         for (n, rank) in [(1, 1), (5, 9), (40, 7), (150, 300)] {
             let matrix = gram(n, rank, n as u64);
-            let pairs = decompose(matrix.clone(), "layers.0", Factor::KronA).unwrap();
+            let pairs = decompose(matrix.clone(), "layers.0", Factor::KronA, 2).unwrap();
             assert!(pairs.values.iter().all(|&v| v >= 0.0));
             assert!(pairs.values.is_sorted());
             let scale = pairs.values[n - 1];
@@ -143,13 +170,23 @@ mod tests {
     }
 
     #[test]
+    fn threads_change_no_bit() {
+        let matrix = gram(600, 900, 8);
+        let one = decompose(matrix.clone(), "layers.0", Factor::KronA, 1).unwrap();
+        for threads in [0, 2, 3, 9] {
+            let more = decompose(matrix.clone(), "layers.0", Factor::KronA, threads).unwrap();
+            assert!(one == more, "{threads} threads");
+        }
+    }
+
+    #[test]
     fn what_is_no_sum_of_squares_is_refused() {
         let matrix = Matrix {
             rows: 2,
             cols: 2,
             values: vec![1.0, 2.0, 2.0, 1.0],
         };
-        let error = decompose(matrix, "layers.0", Factor::KronG).unwrap_err();
+        let error = decompose(matrix, "layers.0", Factor::KronG, 1).unwrap_err();
         assert!(matches!(error, PosteriorError::Indefinite { .. }));
         assert!(error.to_string().contains("kron_g of block layers.0"));
     }
@@ -161,7 +198,7 @@ mod tests {
             cols: 2,
             values: vec![1.0, 0.0, 0.0, -1e-12],
         };
-        let pairs = decompose(matrix, "layers.0", Factor::KronG).unwrap();
+        let pairs = decompose(matrix, "layers.0", Factor::KronG, 1).unwrap();
         assert_eq!(pairs.values, [0.0, 1.0]);
         assert_eq!(pairs.clipped, 1);
         assert!((pairs.most_negative + 1e-12).abs() < 1e-15);

@@ -89,6 +89,11 @@ pub enum PosteriorError {
         /// Which matrix.
         factor: Factor,
     },
+    /// The threads of an eigenproblem could not be started.
+    #[error(
+        "the threads of an eigenproblem could not be started: give compute.threads a smaller number"
+    )]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// A factorisation's workspace does not fit.
     #[error(
         "no memory for the {bytes} bytes of workspace that block {block} needs: hold the layer by another structure"

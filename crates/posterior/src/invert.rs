@@ -20,8 +20,8 @@ pub struct BlockPosterior {
 /// Adds the prior precision `delta` to a block's curvature and inverts it: `P = H + delta I`.
 ///
 /// `prior_precision` is in normalised label units and on the scale of the SUM over spectra that the curvature is. Where no spectrum was
-/// summed the posterior is the prior. Of symmetric matrices one triangle is read. `threads` is for Cholesky factorisations and products,
-/// whose results do not depend on it; eigenproblems are solved on one thread, so that theirs do not either.
+/// summed the posterior is the prior. Of symmetric matrices one triangle is read. No result depends on
+/// `threads`: an eigenproblem is split by its size, whatever the number of threads.
 ///
 /// # Errors
 /// If the prior precision is negative or not finite; if the curvature is not of the plan's structure and size, or not finite; if

@@ -63,8 +63,8 @@ impl KroneckerPrecision {
         threads: usize,
     ) -> Result<Self, PosteriorError> {
         let block = plan.name();
-        let a = decompose(a, &block, Factor::KronA)?;
-        let g = decompose(g, &block, Factor::KronG)?;
+        let a = decompose(a, &block, Factor::KronA, threads)?;
+        let g = decompose(g, &block, Factor::KronG, threads)?;
 
         let (mut log_det, mut effective_parameters) = (0.0, 0.0);
         for &t in &g.values {

@@ -171,3 +171,16 @@ fn captures_that_do_not_fit_are_refused() {
         );
     }
 }
+
+#[test]
+fn a_structure_of_one_layer_covers_no_two() {
+    let (mlp, x) = small();
+    for structure in [StructureKind::Kfac, StructureKind::Diagonal] {
+        let mut one = case(&mlp, &x, structure, &[0]);
+        one.plan.layers.push(1);
+        one.plan.shapes.push(mlp.shapes[1].clone());
+        let error = invert(&one.plan, one.curvature, PRIOR, 1).err().unwrap();
+        assert!(matches!(error, PosteriorError::Layers { layers: 2, .. }));
+        assert!(error.to_string().contains("layers.0+layers.2"), "{error}");
+    }
+}

@@ -4,6 +4,7 @@
 //! Invariant: no I/O. Bytes become batches in `fisherflow-store`.
 
 mod batch;
+mod batch_builder;
 #[cfg(test)]
 mod batch_tests;
 mod columns;
@@ -15,8 +16,9 @@ mod row_flags;
 mod shard;
 mod simulate;
 
-pub use batch::{
-    BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatch, SpectrumBatchBuilder,
+pub use batch::SpectrumBatch;
+pub use batch_builder::{
+    BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatchBuilder,
 };
 pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;

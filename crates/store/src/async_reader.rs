@@ -17,8 +17,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::Cause;
+use crate::failure::{Action, failed};
 use crate::location::Location;
-use crate::stores::{Action, failed};
 use crate::{StoreError, Stores};
 
 /// Ranges nearer to each other than this are read in one request.

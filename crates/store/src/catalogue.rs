@@ -1,31 +1,23 @@
 //! A catalogue: which objects a URI names, whether they fit together, and which shards they hold.
 
-use std::collections::BTreeMap;
-
-use arrow_array::Array;
-use arrow_array::cast::AsArray;
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::SchemaRef;
 use fisherflow_spectra::{
     BatchShape, CatalogueColumns, ErrorKind, FluxError, Group, LabelErrorKind, LabelErrors,
     MaskKind, ObjectVersion, Shard,
 };
 use futures::StreamExt;
-use parquet::arrow::arrow_reader::ArrowReaderMetadata;
-use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::async_reader::{ObjectReader, store_error};
-use crate::catalogue_schema::{check_schema, row_schema, type_name};
-use crate::error::Cause;
+use crate::async_reader::ObjectReader;
+use crate::catalogue_object::{agrees, open_object, shards};
+use crate::catalogue_schema::row_schema;
 use crate::fetch::{Fetch, FetchPlan};
 use crate::{StoreError, Stores};
 
 /// Footers read at a time.
 const FOOTERS: usize = 16;
-/// Rows looked at for the number of pixels.
-const PROBE: usize = 64;
 
 /// What to do with an object of a catalogue that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,15 +61,6 @@ pub struct Catalogue {
     stores: Stores,
     summary: CatalogueSummary,
     row_schema: SchemaRef,
-}
-
-/// What the footer of one object says.
-struct Opened {
-    version: ObjectVersion,
-    row_schema: SchemaRef,
-    row_groups: Vec<u64>,
-    /// Pixels of a spectrum; `None` where every flux is null or there is no row.
-    n_pixels: Option<usize>,
 }
 
 impl Catalogue {
@@ -291,153 +274,6 @@ impl Catalogue {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-async fn open_object(
-    reader: &ObjectReader,
-    version: ObjectVersion,
-    columns: &CatalogueColumns,
-) -> Result<Opened, StoreError> {
-    let footer = reader.footer(PageIndexPolicy::Skip).await?;
-    check_schema(reader.object(), footer.schema(), columns)?;
-    let row_schema = row_schema(reader.object(), footer.schema(), columns)?;
-    let row_groups: Vec<u64> = footer
-        .metadata()
-        .row_groups()
-        .iter()
-        .map(|group| group.num_rows().unsigned_abs())
-        .collect();
-    let n_pixels = pixels(reader, &footer, &columns.flux).await?;
-    Ok(Opened {
-        version,
-        row_schema,
-        row_groups,
-        n_pixels,
-    })
-}
-
-/// The number of pixels that most of the first spectra have.
-async fn pixels(
-    reader: &ObjectReader,
-    footer: &ArrowReaderMetadata,
-    flux: &str,
-) -> Result<Option<usize>, StoreError> {
-    let groups = footer.metadata().row_groups();
-    let Some(first) = groups.iter().position(|group| group.num_rows() > 0) else {
-        return Ok(None);
-    };
-    // With the offset index only the first pages are read.
-    let footer = reader.footer(PageIndexPolicy::Optional).await?;
-    let mask = leaves(&footer, &[flux]);
-    let damaged = |error| damaged(reader, first, error);
-    let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
-        .with_row_groups(vec![first])
-        .with_projection(mask)
-        .with_limit(PROBE)
-        .with_batch_size(PROBE)
-        .build()
-        .map_err(damaged)?;
-    let mut lengths: BTreeMap<usize, usize> = BTreeMap::new();
-    while let Some(batch) = stream.next().await {
-        let batch = batch.map_err(damaged)?;
-        let Some(list) = batch.column(0).as_list_opt::<i32>() else {
-            return Err(StoreError::ColumnType {
-                object: reader.object().to_owned(),
-                column: flux.to_owned(),
-                found: type_name(batch.column(0).data_type()),
-                expected: "a list of float or double".to_owned(),
-            });
-        };
-        for row in (0..list.len()).filter(|&row| list.is_valid(row)) {
-            *lengths.entry(list.value_length(row) as usize).or_default() += 1;
-        }
-    }
-    // The most frequent; of two as frequent the longer.
-    Ok(lengths
-        .into_iter()
-        .max_by_key(|&(length, count)| (count, length))
-        .map(|(length, _)| length))
-}
-
-/// The leaves of top-level columns.
-pub(crate) fn leaves(footer: &ArrowReaderMetadata, names: &[&str]) -> ProjectionMask {
-    let schema = footer.parquet_schema();
-    let roots = schema
-        .root_schema()
-        .get_fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| names.contains(&field.name()))
-        .map(|(root, _)| root);
-    ProjectionMask::roots(schema, roots)
-}
-
-/// From the decoder's error to one that names the row group.
-pub(crate) fn damaged(
-    reader: &ObjectReader,
-    row_group: usize,
-    error: parquet::errors::ParquetError,
-) -> StoreError {
-    store_error(error).unwrap_or_else(|error| StoreError::BadRowGroup {
-        object: reader.object().to_owned(),
-        row_group,
-        source: Cause::new(&error, reader.secrets()),
-    })
-}
-
-fn agrees(
-    opened: &Opened,
-    first: Option<&(String, SchemaRef)>,
-    n_pixels: usize,
-    pixels_by: &str,
-) -> Result<(), StoreError> {
-    let object = &opened.version.path;
-    if let Some(found) = opened.n_pixels
-        && n_pixels != 0
-        && found != n_pixels
-    {
-        return Err(StoreError::PixelCount {
-            object: object.clone(),
-            found,
-            expected: n_pixels,
-            expected_by: pixels_by.to_owned(),
-        });
-    }
-    let Some((by, expected)) = first else {
-        return Ok(());
-    };
-    same_types(object, &opened.row_schema, by, expected)
-}
-
-fn same_types(object: &str, found: &Schema, by: &str, expected: &Schema) -> Result<(), StoreError> {
-    for (field, expected) in found.fields().iter().zip(expected.fields()) {
-        if field.data_type() != expected.data_type() {
-            return Err(StoreError::ColumnType {
-                object: object.to_owned(),
-                column: field.name().clone(),
-                found: type_name(field.data_type()),
-                expected: format!("{} as in {by}", type_name(expected.data_type())),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn shards(opened: &Opened) -> Vec<Shard> {
-    let mut first_row = 0;
-    let mut shards = Vec::new();
-    for (row_group, &n_rows) in opened.row_groups.iter().enumerate() {
-        if n_rows > 0 {
-            shards.push(Shard {
-                object: opened.version.clone(),
-                row_group,
-                n_rows,
-                first_row,
-            });
-        }
-        first_row += n_rows;
-    }
-    shards
 }
 
 /// Whether leaving the object out is an answer; a store that does not answer at all is none.

@@ -14,7 +14,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::async_reader::ObjectReader;
-use crate::catalogue::{damaged, leaves};
+use crate::catalogue_object::{damaged, leaves};
 use crate::decode::Decoder;
 use crate::error::Cause;
 use crate::{StoreError, Stores};

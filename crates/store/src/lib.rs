@@ -6,9 +6,11 @@
 mod async_reader;
 mod blocks;
 mod catalogue;
+mod catalogue_object;
 mod catalogue_schema;
 mod decode;
 mod error;
+mod failure;
 mod fetch;
 mod flux_part;
 mod jacobians;
@@ -21,9 +23,11 @@ mod options;
 mod output;
 mod parquet_out;
 mod predictions;
+mod s3_client;
 mod simulated;
 mod stores;
 mod table;
+mod tidy;
 mod timestamp;
 mod verify;
 

@@ -25,8 +25,8 @@ use sha2::{Digest, Sha256};
 use crate::async_reader::store_error;
 use crate::catalogue::hex;
 use crate::error::Cause;
+use crate::failure::{Action, failed};
 use crate::location::Location;
-use crate::stores::{Action, failed};
 use crate::{StoreError, Stores};
 
 /// Rows of a row group, at most.

@@ -3,20 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
-use object_store::{
-    ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    RetryConfig,
-};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::error::Cause;
+use crate::failure::{Action, failed, is_absent};
 use crate::location::{Location, Place, parse, store_path};
 use crate::{StoreError, StoreOptions};
 
@@ -25,14 +20,14 @@ use crate::{StoreError, StoreOptions};
 /// Its methods block the calling thread until the I/O threads are done; they must not be called from an asynchronous runtime.
 #[derive(Clone)]
 pub struct Stores {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    options: StoreOptions,
+pub(crate) struct Inner {
+    pub(crate) options: StoreOptions,
     secrets: Arc<Vec<String>>,
     local: Arc<dyn ObjectStore>,
-    s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    pub(crate) s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     /// `None` only while it is dropped.
     runtime: Option<tokio::runtime::Runtime>,
     handle: tokio::runtime::Handle,
@@ -339,169 +334,6 @@ impl Stores {
             Err(_) if base.place == Place::Local && is_absent(base) => Ok(Vec::new()),
             Err(error) => Err(self.failed(base, Action::List, error)),
         }
-    }
-
-    /// The client of a bucket. The first contact is impatient, so that a wrong endpoint or missing credentials are told within seconds;
-    /// afterwards the client is patient with a store that is busy.
-    fn bucket(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        let mut known = self.inner.s3.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = known.get(bucket) {
-            return Ok(Arc::clone(store));
-        }
-        let impatient = RetryConfig {
-            max_retries: 2,
-            retry_timeout: Duration::from_secs(10),
-            ..RetryConfig::default()
-        };
-        let place = Place::S3 {
-            bucket: bucket.to_owned(),
-        };
-        let contact = Location {
-            store: self.build_s3(bucket, impatient)?,
-            path: Path::from("fisherflow-first-contact"),
-            place: place.clone(),
-        };
-        // Any answer of the store itself will do: what the credentials permit shows where it is needed.
-        if let Err(
-            error @ (object_store::Error::Generic { .. }
-            | object_store::Error::Unauthenticated { .. }),
-        ) = self.block_on(contact.store.head(&contact.path))
-        {
-            return Err(self.failed(&contact, Action::Read, error));
-        }
-        let store = self.build_s3(bucket, RetryConfig::default())?;
-        known.insert(bucket.to_owned(), Arc::clone(&store));
-        Ok(store)
-    }
-
-    fn build_s3(
-        &self,
-        bucket: &str,
-        retry: RetryConfig,
-    ) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        let options = &self.inner.options;
-        // The client's own limit of 30 s is for a whole request with its body: too little for a large range beside a busy CPU.
-        let client = ClientOptions::new()
-            .with_timeout(Duration::from_secs(180))
-            .with_connect_timeout(Duration::from_secs(5))
-            .with_allow_http(options.endpoint().is_some_and(|e| e.starts_with("http://")));
-        let mut builder = AmazonS3Builder::new()
-            .with_client_options(client)
-            .with_bucket_name(bucket)
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_retry(retry);
-        for (key, value) in options.parsed()? {
-            builder = builder.with_config(key, value);
-        }
-        let store = builder.build().map_err(|error| StoreError::BadOptions {
-            uri: format!("s3://{bucket}"),
-            source: self.cause(&error),
-        })?;
-        Ok(Arc::new(store))
-    }
-}
-
-/// What was being done when a store failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Read,
-    Write,
-    List,
-    Delete,
-}
-
-impl Action {
-    fn done(self) -> &'static str {
-        match self {
-            Action::Read => "read",
-            Action::Write => "written",
-            Action::List => "listed",
-            Action::Delete => "deleted",
-        }
-    }
-}
-
-/// From the store's error to a situation that somebody can act on.
-pub(crate) fn failed(
-    location: &Location,
-    action: Action,
-    error: object_store::Error,
-    secrets: &[String],
-    endpoint: Option<&str>,
-) -> StoreError {
-    let uri = location.uri();
-    let source = Cause::new(&error, secrets);
-    if location.place == Place::Local && matches!(action, Action::Write | Action::Delete) {
-        return StoreError::NotWritable { uri, source };
-    }
-    match error {
-        object_store::Error::NotFound { .. } if action != Action::Write => {
-            StoreError::NotFound { uri }
-        }
-        object_store::Error::Precondition { .. } if action == Action::Read => {
-            StoreError::Replaced { object: uri }
-        }
-        object_store::Error::PermissionDenied { .. }
-        | object_store::Error::Unauthenticated { .. } => StoreError::Denied {
-            uri,
-            action: action.done(),
-            source,
-        },
-        _ if location.place == Place::Local => {
-            if source.text().contains("ermission denied") {
-                return StoreError::Denied {
-                    uri,
-                    action: action.done(),
-                    source,
-                };
-            }
-            StoreError::Transfer {
-                uri,
-                action: action.done(),
-                source,
-            }
-        }
-        _ => s3_failed(uri, action, source, endpoint),
-    }
-}
-
-fn s3_failed(uri: String, action: Action, source: Cause, endpoint: Option<&str>) -> StoreError {
-    let says = |parts: &[&str]| parts.iter().any(|part| source.text().contains(part));
-    if says(&[
-        "169.254.169.254",
-        "metadata/token",
-        "redential",
-        "nstance metadata",
-    ]) {
-        StoreError::NoCredentials { uri, source }
-    } else if says(&[
-        "error sending request",
-        "onnection refused",
-        "dns error",
-        "onnect",
-    ]) {
-        StoreError::Unreachable {
-            uri,
-            endpoint: endpoint.unwrap_or("the S3 endpoint of AWS").to_owned(),
-            source,
-        }
-    } else {
-        StoreError::Transfer {
-            uri,
-            action: action.done(),
-            source,
-        }
-    }
-}
-
-/// Whether nothing, or a directory, is at a path on disk.
-fn is_absent(location: &Location) -> bool {
-    match std::fs::metadata(location.uri()) {
-        Ok(found) => found.is_dir(),
-        Err(error) => matches!(
-            error.kind(),
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-        ),
     }
 }
 

@@ -12,7 +12,7 @@ use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::async_reader::ObjectReader;
-use crate::catalogue::{damaged, leaves};
+use crate::catalogue_object::{damaged, leaves};
 use crate::catalogue_schema::find;
 use crate::parquet_out::FileMetadata;
 use crate::{StoreError, Stores};

@@ -7,9 +7,9 @@ use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 
 use crate::catalogue::hex;
+use crate::failure::Action;
 use crate::location::Location;
 use crate::output::{DATA, MANIFEST, SUCCESS};
-use crate::stores::Action;
 use crate::{Manifest, Output, StoreError, WrittenFile};
 
 /// Files hashed at a time.

@@ -30,7 +30,7 @@ use timely::worker::Worker;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
-use crate::operators::{Fetch, GroupItem, plan};
+use crate::operators::{Differentiate, Fetch, GroupItem, plan};
 use fisherflow_spectra::SpectrumBatch;
 
 /// Builds one dataflow and runs it to its end, on this worker together with all others.
@@ -53,7 +53,7 @@ pub(crate) fn run<R>(
     if context.faults.raised() { Err(RunError::Stopped) } else { Ok(built) }
 }
 
-/// plan -> exchange -> fetch: the spectra of a catalogue, at the workers that own their groups.
+/// plan -> exchange -> fetch: every spectrum of a catalogue, at the worker that owns its group.
 fn spectra<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
@@ -62,4 +62,19 @@ fn spectra<'scope>(
     let reading = Arc::clone(context);
     plan(scope, from(context).groups.clone())
         .fetch(&context.faults, move |group| reading.read(&from(&reading).catalogue, group))
+}
+
+/// The same for the sample of the fit's catalogue, its held-out spectra alone.
+fn held_out<'scope>(
+    scope: Scope<'scope, u64>,
+    context: &Arc<Context>,
+) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
+    let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
+    plan(scope, context.fit.sample.clone())
+        .fetch(&context.faults, move |group| reading.read(&reading.fit.catalogue, group))
+        .differentiate(&context.faults, move |batch| {
+            let held_out = batch.select(&rows::held_out(&batch, &selecting.job.compute))?;
+            selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);
+            Ok(held_out)
+        })
 }

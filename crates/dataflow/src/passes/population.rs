@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fisherflow_spectra::{PixelPopulation, PixelSums, SpectraError, SpectrumBatch};
 use timely::worker::Worker;
 
-use super::{rows, run, spectra};
+use super::{held_out, run};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Gather, GroupFold, ReduceInGroupOrder};
@@ -13,7 +13,7 @@ use crate::operators::{Accumulate, Gather, GroupFold, ReduceInGroupOrder};
 /// The population, or `None` where no pixel is known: then no pixel may be masked.
 pub(crate) fn population(worker: &mut Worker, context: &Arc<Context>) -> Result<Option<PixelPopulation>, RunError> {
     let total = run(worker, context, |scope, probe| {
-        Ok(spectra(scope, context, |context| &context.fit)
+        Ok(held_out(scope, context)
             .accumulate("Population", &context.faults, Population::new(context))
             .reduce_in_group_order(&context.faults, |total: &mut PixelSums, group| Ok(total.merge(&group)?))
             .gather(probe))
@@ -40,9 +40,8 @@ impl GroupFold<SpectrumBatch> for Population {
     type Output = PixelSums;
 
     fn add(&mut self, _group: u64, batch: SpectrumBatch) -> Result<(), RunError> {
-        let rows = rows::held_out(&batch, &self.context.job.compute);
         self.context.progress.advance(batch.n_rows() as u64);
-        Ok(self.sums.accumulate(&batch, rows)?)
+        Ok(self.sums.accumulate(&batch, 0..batch.n_rows())?)
     }
 
     fn finish(&mut self, _group: u64) -> Result<Vec<(u64, PixelSums)>, RunError> {

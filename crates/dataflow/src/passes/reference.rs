@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::differentiated::{Differentiated, differentiate};
-use super::{rows, run, spectra};
+use super::{held_out, run};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
@@ -31,9 +31,8 @@ pub(crate) fn reference(
 ) -> Result<HeldOut, RunError> {
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(spectra(scope, context, |context| &context.fit)
-            .differentiate(&context.faults, move |batch| {
-                let held_out = batch.select(&rows::held_out(&batch, &deriving.job.compute))?;
+        Ok(held_out(scope, context)
+            .differentiate(&context.faults, move |held_out| {
                 differentiate(&deriving, population.as_ref(), held_out, InputJacobian::NotWanted)
             })
             .accumulate("HeldOut", &context.faults, Fold { context: Arc::clone(context), sums: HeldOut::none(context) })

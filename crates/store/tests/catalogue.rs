@@ -1,0 +1,350 @@
+//! Catalogues of every type that is read, and of everything that can be wrong with one.
+
+mod support;
+
+use std::sync::Arc;
+
+use arrow_array::builder::{Float32Builder, ListBuilder};
+use arrow_array::{ArrayRef, Float64Array, StringArray};
+use fisherflow_spectra::{
+    CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, holdout_hash, plan_groups,
+};
+use fisherflow_store::*;
+use support::*;
+use tempfile::TempDir;
+
+struct Place {
+    directory: TempDir,
+    stores: Stores,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            stores: Stores::new(StoreOptions::default(), 2).unwrap(),
+        }
+    }
+
+    fn uri(&self, name: &str) -> String {
+        self.directory
+            .path()
+            .join(name)
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn write(&self, name: &str, bytes: Vec<u8>) {
+        self.stores.write(&self.uri(name), bytes).unwrap();
+    }
+
+    fn open(&self, columns: &CatalogueColumns) -> Result<Catalogue, StoreError> {
+        Catalogue::open(
+            &self.stores,
+            &self.uri("*.parquet"),
+            columns,
+            OnBadObject::Fail,
+        )
+    }
+
+    /// All spectra in one batch a row group.
+    fn all(&self, columns: &CatalogueColumns) -> Vec<SpectrumBatch> {
+        let catalogue = self.open(columns).unwrap();
+        plan_groups(catalogue.shards().to_vec(), 1)
+            .iter()
+            .flat_map(|group| catalogue.fetch(group, 1000, 1 << 20))
+            .collect::<Result<_, _>>()
+            .unwrap()
+    }
+}
+
+#[test]
+fn every_kind_of_list_and_identifier_is_read() {
+    let reference = {
+        let place = Place::new();
+        place.write("a.parquet", parquet(plain(0, 6, 4), 100));
+        place.all(&columns()).remove(0)
+    };
+    let flux64 = |i, p| f64::from(flux(i, p));
+    let kinds: [(ArrayRef, ArrayRef); 2] = [
+        (large_doubles(6, 4, flux64), large_doubles(6, 4, |_, _| 0.5)),
+        (fixed_floats(6, 4, flux), fixed_floats(6, 4, |_, _| 0.5)),
+    ];
+    for (flux, sigma) in kinds {
+        let place = Place::new();
+        let mut rows = plain(0, 6, 4);
+        set(&mut rows, "flux", flux);
+        set(&mut rows, "flux_err", sigma);
+        set(&mut rows, "id", i64s(7, 6));
+        place.write("a.parquet", parquet(rows, 100));
+        let batch = place.all(&columns()).remove(0);
+        assert_eq!(
+            (&batch.flux, &batch.variance),
+            (&reference.flux, &reference.variance)
+        );
+        assert_eq!(batch.holdout[0], holdout_hash("7"));
+        assert_eq!(
+            batch.rows.schema().field(0).data_type().to_string(),
+            "Int64"
+        );
+        assert_eq!(batch.rows.schema().field(1).name(), "snr");
+    }
+}
+
+#[test]
+fn inverse_variances_masks_label_errors_and_groups_are_read() {
+    let place = Place::new();
+    let mut rows = plain(0, 3, 4);
+    set(
+        &mut rows,
+        "ivar",
+        floats(0, 3, 4, |_, p| if p == 3 { 0.0 } else { 4.0 }),
+    );
+    // Bit 1 is bad, bit 0 is not.
+    set(
+        &mut rows,
+        "mask",
+        ints(3, 4, |i, p| if p == i { 2 } else { 1 }),
+    );
+    set(
+        &mut rows,
+        "cov",
+        floats(0, 3, 4, |_, p| [4.0, 1.0, 1.0, 9.0][p]),
+    );
+    let sources = StringArray::from(vec![Some("s"), None, Some("s")]);
+    set(&mut rows, "source", Arc::new(sources));
+    place.write("a.parquet", parquet(rows.clone(), 100));
+    let mut columns = with_mask(columns());
+    columns.error = FluxError::Ivar("ivar".into());
+    columns.label_errors = LabelErrors::Covariance("cov".into());
+    columns.holdout_group = Some("source".into());
+    let batch = place.all(&columns).remove(0);
+    assert_eq!(batch.good[..4], [false, true, true, false]);
+    assert_eq!(batch.good[8..], [true, true, false, false]);
+    assert_eq!(batch.variance[1], 0.25);
+    assert_eq!(batch.label_covariance.unwrap()[..4], [4.0, 1.0, 1.0, 9.0]);
+    assert_eq!(
+        batch.holdout,
+        [holdout_hash("s"), holdout_hash("star-1"), holdout_hash("s")]
+    );
+    // The same mask as booleans, and sigmas of labels.
+    let place = Place::new();
+    set(&mut rows, "mask", bools(3, 4, |i, p| p == i));
+    set(&mut rows, "e_teff", f64s(0, 3, |_| 50.0));
+    set(
+        &mut rows,
+        "e_logg",
+        f64s(0, 3, |i| if i == 1 { f64::NAN } else { 0.5 }),
+    );
+    place.write("a.parquet", parquet(rows, 100));
+    columns.label_errors = LabelErrors::Sigma(vec!["e_teff".into(), "e_logg".into()]);
+    let again = place.all(&columns).remove(0);
+    assert_eq!(again.good, batch.good);
+    assert_eq!(
+        again.label_covariance.unwrap()[..4],
+        [2500.0, 0.0, 0.0, 0.25]
+    );
+    assert!(again.flags[1].contains(RowFlags::LABEL_ERROR_MISSING));
+}
+
+/// Rows: null, short, null pixel, NaN pixel, good.
+fn broken_flux() -> ArrayRef {
+    let mut builder = ListBuilder::new(Float32Builder::new());
+    let rows: [Option<Vec<Option<f32>>>; 5] = [
+        None,
+        Some(vec![Some(1.0)]),
+        Some(vec![Some(1.0), None, Some(3.0)]),
+        Some(vec![Some(1.0), Some(f32::NAN), Some(3.0)]),
+        Some(vec![Some(1.0), Some(2.0), Some(3.0)]),
+    ];
+    for row in rows {
+        let is_there = row.is_some();
+        row.into_iter()
+            .flatten()
+            .for_each(|value| builder.values().append_option(value));
+        builder.append(is_there);
+    }
+    Arc::new(builder.finish())
+}
+
+#[test]
+fn broken_rows_are_flagged_and_keep_their_place() {
+    let place = Place::new();
+    let mut rows = plain(0, 5, 3);
+    set(&mut rows, "flux", broken_flux());
+    let labels = Float64Array::from(vec![Some(1.0), Some(1.0), Some(1.0), Some(1.0), None]);
+    set(&mut rows, "teff", Arc::new(labels));
+    place.write("a.parquet", parquet(rows, 2));
+    let batches = place.all(&columns());
+    assert_eq!(
+        batches
+            .iter()
+            .map(SpectrumBatch::n_rows)
+            .collect::<Vec<_>>(),
+        [2, 2, 1]
+    );
+    let flags: Vec<RowFlags> = batches.iter().flat_map(|b| b.flags.clone()).collect();
+    assert_eq!(
+        flags,
+        [
+            RowFlags::FLUX_NULL,
+            RowFlags::WRONG_LENGTH,
+            RowFlags::PIXELS_MASKED,
+            RowFlags::FLUX_NOT_FINITE,
+            RowFlags::LABEL_MISSING
+        ]
+    );
+    assert_eq!(batches[1].flux[..3], [1.0, 0.0, 3.0]);
+    assert_eq!(batches[0].n_pixels, 3);
+}
+
+#[test]
+fn no_match_names_the_pattern() {
+    let place = Place::new();
+    let error = place.open(&columns()).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::NoMatch { uri, .. } if uri.ends_with("*.parquet")),
+        "{error}"
+    );
+}
+
+#[test]
+fn objects_that_are_no_parquet_are_told_apart() {
+    let good = parquet(plain(0, 4, 3), 2);
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("empty (0 bytes)", vec![]),
+        ("truncated", good[..good.len() - 20].to_vec()),
+        ("truncated", good[..good.len() / 2].to_vec()),
+        (
+            "not a Parquet file",
+            b"SIMPLE  =                    T / FITS".to_vec(),
+        ),
+        ("not a Parquet file", b"x".to_vec()),
+    ];
+    for (says, bytes) in cases {
+        let place = Place::new();
+        place.write("a.parquet", good.clone());
+        place.write("b.parquet", bytes);
+        let error = place.open(&columns()).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains(says) && message.contains("b.parquet"),
+            "{message}"
+        );
+        let uri = place.uri("*.parquet");
+        let catalogue =
+            Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap();
+        assert_eq!((catalogue.n_rows(), catalogue.skipped().len()), (4, 1));
+        assert!(catalogue.skipped()[0].object.ends_with("b.parquet"));
+    }
+}
+
+#[test]
+fn all_objects_skipped_is_an_error() {
+    let place = Place::new();
+    place.write("a.parquet", vec![]);
+    let uri = place.uri("*.parquet");
+    let error = Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap_err();
+    assert!(
+        error.to_string().contains("all 1 objects were left out"),
+        "{error}"
+    );
+}
+
+#[test]
+fn columns_that_do_not_fit_are_named() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 4, 3), 2));
+    let mut missing = columns();
+    missing.error = FluxError::Sigma("flux_er".into());
+    let error = place.open(&missing).unwrap_err().to_string();
+    assert!(
+        error.ends_with("has no column \"flux_er\"; did you mean \"flux_err\"?"),
+        "{error}"
+    );
+    let mut typed = columns();
+    typed.labels[0] = "id".into();
+    let error = place.open(&typed).unwrap_err().to_string();
+    assert!(
+        error.contains("column \"id\"") && error.contains("is a string, expected a number"),
+        "{error}"
+    );
+    // A kept column of another type in the second object.
+    let mut other = plain(0, 4, 3);
+    set(&mut other, "snr", i64s(0, 4));
+    place.write("b.parquet", parquet(other, 2));
+    let error = place.open(&columns()).unwrap_err().to_string();
+    assert!(
+        error.contains("\"snr\"") && error.contains("b.parquet") && error.contains("a.parquet"),
+        "{error}"
+    );
+}
+
+#[test]
+fn one_catalogue_has_one_number_of_pixels() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 4, 3), 2));
+    place.write("b.parquet", parquet(plain(4, 4, 5), 2));
+    let error = place.open(&columns()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::PixelCount {
+                found: 5,
+                expected: 3,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(error.to_string().contains("b.parquet") && error.to_string().contains("a.parquet"));
+}
+
+#[test]
+fn no_rows_at_all_is_a_catalogue() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 0, 3), 2));
+    let catalogue = place.open(&columns()).unwrap();
+    assert_eq!(
+        (
+            catalogue.n_rows(),
+            catalogue.n_pixels(),
+            catalogue.shards().len()
+        ),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn damaged_pages_are_an_error_that_names_the_row_group() {
+    let place = Place::new();
+    let mut bytes = parquet(plain(0, 400, 30), 200);
+    // The second row group lies in the second half, before the footer.
+    let middle = bytes.len() * 3 / 5;
+    bytes[middle..middle + 4000].fill(0xff);
+    place.write("a.parquet", bytes);
+    let catalogue = place.open(&columns()).unwrap();
+    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20).remove(0);
+    let results: Vec<_> = catalogue.fetch(&group, 1000, 1 << 20).collect();
+    let error = results.into_iter().last().unwrap().unwrap_err();
+    assert!(
+        matches!(&error, StoreError::BadRowGroup { row_group: 1, .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn decoding_does_not_depend_on_batches() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 50, 4), 20));
+    let catalogue = place.open(&columns()).unwrap();
+    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20).remove(0);
+    let read = |rows: usize| -> Vec<f64> {
+        catalogue
+            .fetch(&group, rows, 1 << 16)
+            .flat_map(|batch| batch.unwrap().flux)
+            .collect()
+    };
+    assert_eq!(read(7), read(1000));
+}

@@ -1,0 +1,80 @@
+//! The conformance suite on the local disk, and what only a disk does.
+
+#[path = "support/conformance.rs"]
+mod conformance;
+mod support;
+
+use fisherflow_store::*;
+
+#[test]
+fn the_disk_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 2).unwrap();
+    conformance::conform(&stores, directory.path().to_str().unwrap());
+}
+
+#[test]
+fn an_output_that_cannot_be_written_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"x").unwrap();
+    let mut places = vec![format!("{}/out", file.display())];
+    // Root may write anywhere but here.
+    if std::path::Path::new("/proc/self").exists() {
+        places.push("/proc/fisherflow-out".to_owned());
+    }
+    for place in places {
+        let output = Output::open(&stores, &place).unwrap();
+        let error = output.claim(&conformance::claim_of("r")).unwrap_err();
+        assert!(matches!(error, StoreError::NotWritable { .. }), "{error:?}");
+        assert!(error.to_string().contains(&place), "{error}");
+        let mut writer = output
+            .matrices(MatrixSet::Hessian, "l", &FileMetadata::default())
+            .unwrap();
+        writer
+            .append(&MatrixRows {
+                layer: "l",
+                factor: "dense",
+                rows: 1,
+                cols: 1,
+                values: &[1.0],
+            })
+            .unwrap();
+        let error = writer.finish().unwrap_err();
+        assert!(matches!(error, StoreError::NotWritable { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_given_up_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let output = Output::open(&stores, directory.path().join("out").to_str().unwrap()).unwrap();
+    let mut writer = output
+        .matrices(MatrixSet::Inverse, "l", &FileMetadata::default())
+        .unwrap();
+    writer
+        .append(&MatrixRows {
+            layer: "l",
+            factor: "dense",
+            rows: 1,
+            cols: 1,
+            values: &[1.0],
+        })
+        .unwrap();
+    drop(writer);
+    assert!(stores.list_all(output.uri()).unwrap().is_empty());
+    // What a killed process leaves half written goes with the commit.
+    output.claim(&conformance::claim_of("r")).unwrap();
+    let staged = directory
+        .path()
+        .join("out/predictions/part-00000.parquet#1");
+    std::fs::create_dir_all(staged.parent().unwrap()).unwrap();
+    std::fs::write(&staged, b"half").unwrap();
+    output
+        .commit(&conformance::manifest_of("r", vec![]))
+        .unwrap();
+    assert!(!staged.exists());
+    assert!(output.verify().unwrap().problems.is_empty());
+}

@@ -1,0 +1,367 @@
+//! What is written, read back.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type};
+use arrow_array::{Array, Float32Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
+use fisherflow_spectra::RowFlags;
+use fisherflow_store::*;
+use tempfile::TempDir;
+
+fn place() -> (TempDir, Stores, Output) {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 2).unwrap();
+    let uri = directory.path().join("out").to_str().unwrap().to_owned();
+    let output = Output::open(&stores, &uri).unwrap();
+    (directory, stores, output)
+}
+
+fn rows() -> RecordBatch {
+    let schema = Schema::new(vec![
+        Field::new("apogee_id", DataType::Utf8, true),
+        Field::new("snr", DataType::Float32, true),
+    ]);
+    let ids = StringArray::from(vec!["a", "b", "c"]);
+    let snr = Float32Array::from(vec![Some(100.0), None, Some(30.0)]);
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(snr)]).unwrap()
+}
+
+fn labels() -> Vec<String> {
+    vec!["teff".into(), "logg".into()]
+}
+
+fn one(stores: &Stores, uri: &str) -> RecordBatch {
+    let mut batches = Table::open(stores, uri)
+        .unwrap()
+        .batches(None, 1000)
+        .unwrap();
+    let batch = batches.next().unwrap().unwrap();
+    assert!(batches.next().is_none());
+    batch
+}
+
+#[test]
+fn predictions_have_the_columns_of_the_contract() {
+    let (_directory, stores, output) = place();
+    let schema = PredictionSchema::new(&rows().schema(), &labels()).unwrap();
+    let metadata = FileMetadata::default().with("fisherflow.run_id", "r");
+    let mut writer = output.predictions(3, &schema, &metadata).unwrap();
+    let parts: [Vec<f64>; 3] = [
+        [3.0, 0.5, 0.5, 1.0].repeat(3),
+        [0.5, 0.25, 0.25, 2.0].repeat(3),
+        [0.5, 0.25, 0.25, 1.0].repeat(3),
+    ];
+    let total: Vec<f64> = (0..12).map(|i| parts.iter().map(|p| p[i]).sum()).collect();
+    let batch = PredictionRows {
+        rows: &rows(),
+        labels: &[5000.0, 2.5, 0.0, 0.0, f64::NAN, 2.5],
+        covariance: &total,
+        flux: &parts[0],
+        weights: &parts[1],
+        intrinsic: &parts[2],
+        n_pix_good: &[10, 0, 9],
+        flags: &[RowFlags::PIXELS_MASKED, RowFlags::FLUX_NULL, RowFlags::NONE],
+    };
+    writer.append(&batch).unwrap();
+    let short = PredictionRows {
+        labels: &[1.0],
+        ..batch
+    };
+    assert!(matches!(
+        writer.append(&short).unwrap_err(),
+        StoreError::Shape { .. }
+    ));
+    assert_eq!(writer.n_bad(), 2);
+    let file = writer.finish().unwrap();
+    assert_eq!(
+        (file.path.as_str(), file.rows),
+        ("predictions/part-00003.parquet", 3)
+    );
+    let table = Table::open(&stores, &output.child("predictions")).unwrap();
+    let names: Vec<&str> = table
+        .schema()
+        .fields()
+        .iter()
+        .map(|f| f.name().as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "apogee_id",
+            "snr",
+            "teff",
+            "e_teff",
+            "logg",
+            "e_logg",
+            "rho_teff_logg",
+            "cov",
+            "cov_flux",
+            "cov_weights",
+            "cov_intrinsic",
+            "n_pix_good",
+            "flags",
+            "flag_bad"
+        ]
+    );
+    assert_eq!(table.metadata().0["fisherflow.run_id"], "r");
+    assert!(table.metadata().0["fisherflow.flags"].contains("FLUX_NOT_FINITE"));
+    let read = one(&stores, &output.child("predictions"));
+    let number = |name: &str| read[name].as_primitive::<Float64Type>().clone();
+    assert_eq!(number("e_teff").value(0), 2.0);
+    assert_eq!(number("rho_teff_logg").value(0), 1.0 / 4.0);
+    for name in ["teff", "e_logg", "rho_teff_logg"] {
+        assert_eq!(
+            number(name).nulls().unwrap().iter().collect::<Vec<_>>(),
+            [true, false, false]
+        );
+    }
+    let cov = read["cov"].as_list::<i32>();
+    assert_eq!(
+        cov.value(0).as_primitive::<Float64Type>().values()[..],
+        total[..4]
+    );
+    assert!(cov.is_null(1) && cov.is_null(2));
+    assert_eq!(
+        read["n_pix_good"].as_primitive::<Int32Type>().values()[..],
+        [10, 0, 9]
+    );
+    let flags = read["flags"].as_primitive::<Int64Type>();
+    assert_eq!(flags.value(2), RowFlags::RESULT_NOT_FINITE.bits());
+    assert!(!read["flag_bad"].as_boolean().value(0) && read["flag_bad"].as_boolean().value(2));
+}
+
+#[test]
+fn columns_are_not_written_twice() {
+    let labels = labels();
+    for (name, reason) in [
+        ("teff", "a label"),
+        ("E_Teff", "the error"),
+        ("Flags", "the flags"),
+        ("APOGEE_ID", "kept"),
+    ] {
+        let schema = Schema::new(vec![
+            Field::new("apogee_id", DataType::Utf8, true),
+            Field::new(name, DataType::Float32, true),
+        ]);
+        let error = PredictionSchema::new(&schema, &labels)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("keep_columns") && error.contains(reason),
+            "{error}"
+        );
+    }
+    let schema = Schema::new(vec![Field::new("label", DataType::Utf8, true)]);
+    assert!(JacobianSchema::new(&schema, &labels, 3).is_err());
+}
+
+#[test]
+fn jacobians_have_a_row_a_spectrum_and_label() {
+    let (_directory, stores, output) = place();
+    let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
+    let mut writer = output
+        .jacobians(0, &schema, &FileMetadata::default())
+        .unwrap();
+    let jacobian: Vec<f32> = (0..24).map(|i| i as f32).collect();
+    let flags = [RowFlags::NONE, RowFlags::NO_GOOD_PIXEL, RowFlags::HELD_OUT];
+    writer
+        .append(&JacobianRows {
+            rows: &rows(),
+            jacobian: &jacobian,
+            flags: &flags,
+        })
+        .unwrap();
+    assert_eq!(writer.finish().unwrap().rows, 6);
+    let read = one(&stores, &output.child("jacobians"));
+    let ids: Vec<_> = read["apogee_id"]
+        .as_string::<i32>()
+        .iter()
+        .flatten()
+        .collect();
+    assert_eq!(ids, ["a", "a", "b", "b", "c", "c"]);
+    let labels: Vec<_> = read["label"].as_string::<i32>().iter().flatten().collect();
+    assert_eq!(labels[..2], ["teff", "logg"]);
+    let lists = read["jacobian"].as_list::<i32>();
+    assert!(lists.is_null(2) && lists.is_null(3));
+    // [K, n, D]: label 1 of spectrum 2.
+    assert_eq!(
+        lists.value(5).as_primitive::<Float32Type>().values()[..],
+        [20.0, 21.0, 22.0, 23.0]
+    );
+}
+
+#[test]
+fn matrices_come_back_bit_for_bit() {
+    let (_directory, stores, output) = place();
+    // Several record batches and a factor without rows.
+    let (n, m) = (1500, 1001);
+    let big: Vec<f64> = (0..n * m).map(|i| (i as f64).sin() * 1e-300).collect();
+    let small = [f64::MIN_POSITIVE, -0.0, 3.5];
+    let written = [
+        MatrixRows {
+            layer: "layers.0",
+            factor: "kron_a",
+            rows: n,
+            cols: m,
+            values: &big,
+        },
+        MatrixRows {
+            layer: "layers.0",
+            factor: "empty",
+            rows: 0,
+            cols: 3,
+            values: &[],
+        },
+        MatrixRows {
+            layer: "layers.0",
+            factor: "a_eigenvalues",
+            rows: 1,
+            cols: 3,
+            values: &small,
+        },
+    ];
+    let metadata = FileMetadata::default().with("fisherflow.block", "{}");
+    let mut writer = output
+        .matrices(MatrixSet::Inverse, "layers.0", &metadata)
+        .unwrap();
+    for matrix in &written {
+        writer.append(matrix).unwrap();
+    }
+    let file = writer.finish().unwrap();
+    assert_eq!(file.path, "posterior/inverse/layers.0.parquet");
+    let read = output
+        .read_matrices(MatrixSet::Inverse, "layers.0")
+        .unwrap();
+    assert_eq!(read.metadata.0["fisherflow.block"], "{}");
+    assert_eq!(read.matrices.len(), 3);
+    for (a, b) in written.iter().zip(&read.matrices) {
+        assert_eq!(
+            (a.layer, a.factor, a.rows, a.cols),
+            (b.layer.as_str(), b.factor.as_str(), b.rows, b.cols)
+        );
+        assert!(
+            a.values
+                .iter()
+                .zip(&b.values)
+                .all(|(a, b)| a.to_bits() == b.to_bits())
+        );
+        assert_eq!(b.values.len(), b.rows * b.cols);
+    }
+    let error = output
+        .read_matrices(MatrixSet::Hessian, "layers.0")
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    let read = Table::open(&stores, &output.child("posterior/inverse/*.parquet")).unwrap();
+    assert_eq!(read.n_rows(), 1501);
+}
+
+#[test]
+fn weights_blocks_and_stages_come_back() {
+    let (_directory, stores, output) = place();
+    let mut writer = output
+        .marginal_variance("l", &FileMetadata::default())
+        .unwrap();
+    let layer = MarginalRows {
+        layer: "l",
+        rows: 2,
+        cols: 3,
+        value: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        variance: &[4.0, 4.0, 9.0, 4.0, -1.0, 16.0],
+    };
+    writer.append(&layer).unwrap();
+    assert_eq!(writer.finish().unwrap().rows, 6);
+    let read = one(
+        &stores,
+        &output.child("posterior/marginal_variance/l.parquet"),
+    );
+    let inputs: Vec<_> = read["in_index"]
+        .as_primitive::<Int64Type>()
+        .iter()
+        .collect();
+    assert_eq!(inputs, [Some(0), Some(1), None, Some(0), Some(1), None]);
+    let errors: Vec<_> = read["std_error"]
+        .as_primitive::<Float64Type>()
+        .iter()
+        .collect();
+    assert_eq!(
+        errors,
+        [Some(2.0), Some(2.0), Some(3.0), Some(2.0), None, Some(4.0)]
+    );
+
+    let block = BlockRow {
+        layer: "l".into(),
+        structure: "kfac".into(),
+        n_weights: 6,
+        n_spectra: 100,
+        prior_precision: 1.5,
+        log_det: 3.0,
+        effective_parameters: 2.0,
+        condition: 1e6,
+        clipped_eigenvalues: 1,
+        jitter: 0.0,
+    };
+    output
+        .write_blocks(std::slice::from_ref(&block), &FileMetadata::default())
+        .unwrap();
+    assert_eq!(output.read_blocks().unwrap(), [block]);
+
+    assert!(output.read_flux_part(0).unwrap().is_none());
+    let mut writer = output.flux_part(0, 2, &FileMetadata::default()).unwrap();
+    writer.append(&[1.0, 2.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+    writer.append(&[f64::NAN, 3.0], &[0.0; 4]).unwrap();
+    writer.finish().unwrap();
+    let part = output.read_flux_part(0).unwrap().unwrap();
+    assert_eq!((part.n_rows, part.n_labels), (2, 2));
+    assert!(part.labels[2].is_nan() && part.labels[3] == 3.0);
+    assert_eq!(part.covariance[..4], [1.0, 2.0, 3.0, 4.0]);
+    output.clear_stages().unwrap();
+    assert!(output.read_flux_part(0).unwrap().is_none());
+}
+
+#[test]
+fn the_same_rows_make_the_same_bytes() {
+    let (_directory, _stores, output) = place();
+    let write = |part| {
+        let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
+        let mut writer = output
+            .jacobians(part, &schema, &FileMetadata::default())
+            .unwrap();
+        let rows = rows();
+        let batch = JacobianRows {
+            rows: &rows,
+            jacobian: &[0.5; 24],
+            flags: &[RowFlags::NONE; 3],
+        };
+        writer.append(&batch).unwrap();
+        writer.finish().unwrap().sha256
+    };
+    assert_eq!(write(0), write(1));
+}
+
+#[test]
+fn the_verifier_agrees_with_the_writer() {
+    let (_directory, _stores, output) = place();
+    let claim = Claim {
+        run_id: "r".into(),
+        host: "h".into(),
+        pid: 1,
+        started: now_utc(),
+    };
+    output.claim(&claim).unwrap();
+    let blocks = output.write_blocks(&[], &FileMetadata::default()).unwrap();
+    let manifest = Manifest {
+        version: Manifest::VERSION,
+        fisherflow: "0".into(),
+        run_id: "r".into(),
+        created: now_utc(),
+        inputs: vec![],
+        counts: [].into(),
+        files: vec![blocks],
+        settings: serde_json::Value::Null,
+        notes: vec![],
+    };
+    output.commit(&manifest).unwrap();
+    assert_eq!(output.verify().unwrap().problems, Vec::<String>::new());
+}

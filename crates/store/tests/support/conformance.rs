@@ -1,0 +1,352 @@
+//! What every store must do; run on the local disk and on S3.
+
+use std::sync::Barrier;
+
+use fisherflow_spectra::{RowFlags, Simulation, plan_groups};
+use fisherflow_store::*;
+
+use super::{columns, flux, parquet, plain};
+
+/// Runs the suite under `base`, an empty place.
+pub fn conform(stores: &Stores, base: &str) {
+    objects(stores, &format!("{base}/objects"));
+    conditional_creation(stores, &format!("{base}/create"));
+    catalogues(stores, &format!("{base}/catalogue"));
+    replaced_objects(stores, &format!("{base}/replaced"));
+    claims(stores, &format!("{base}/claims"));
+    outputs(stores, &format!("{base}/output"));
+    large_files(stores, &format!("{base}/large"));
+}
+
+fn objects(stores: &Stores, base: &str) {
+    let uri = format!("{base}/a b/x.bin");
+    assert!(!stores.exists(&uri).unwrap());
+    let error = stores.read(&uri).unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    stores.write(&uri, vec![1, 2, 3]).unwrap();
+    stores.write(&uri, vec![4, 5]).unwrap();
+    assert_eq!(stores.read(&uri).unwrap(), [4, 5]);
+    assert_eq!(stores.head(&uri).unwrap().unwrap().size, 2);
+    for name in [
+        "p/1/s-2.parquet",
+        "p/1/s-1.parquet",
+        "p/2/s-3.parquet",
+        "p/2/t.txt",
+        "p/s-0.parquet",
+    ] {
+        stores.write(&format!("{base}/{name}"), vec![0]).unwrap();
+    }
+    let names = |uri: &str| -> Vec<String> {
+        let listed = stores.list(&format!("{base}/{uri}")).unwrap();
+        listed
+            .iter()
+            .map(|o| o.path.rsplit_once("/p/").unwrap().1.to_owned())
+            .collect()
+    };
+    assert_eq!(
+        names("p/*/s-*.parquet"),
+        ["1/s-1.parquet", "1/s-2.parquet", "2/s-3.parquet"]
+    );
+    assert_eq!(names("p/1/*"), ["1/s-1.parquet", "1/s-2.parquet"]);
+    assert_eq!(names("p"), ["s-0.parquet"]);
+    assert_eq!(names("p/2/"), ["2/s-3.parquet"]);
+    assert_eq!(names("p/2/s-3.parquet"), ["2/s-3.parquet"]);
+    assert_eq!(names("p/**/*.parquet").len(), 4);
+    assert!(
+        stores
+            .list(&format!("{base}/nothing/*.parquet"))
+            .unwrap()
+            .is_empty()
+    );
+    assert!(stores.list(&format!("{base}/nothing")).unwrap().is_empty());
+    stores.delete(&uri).unwrap();
+    stores.delete(&uri).unwrap();
+    assert_eq!(stores.delete_prefix(&format!("{base}/p")).unwrap(), 5);
+    assert!(stores.list_all(base).unwrap().is_empty());
+}
+
+fn conditional_creation(stores: &Stores, base: &str) {
+    let n = 16;
+    let barrier = Barrier::new(n);
+    let uri = format!("{base}/one");
+    let outcomes: Vec<Creation> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..n)
+            .map(|i| {
+                let (uri, barrier) = (&uri, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    stores.create(uri, vec![i as u8]).unwrap()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let winner: Vec<usize> = (0..n)
+        .filter(|&i| outcomes[i] == Creation::Created)
+        .collect();
+    assert_eq!(winner.len(), 1);
+    let holds = vec![winner[0] as u8];
+    assert_eq!(stores.read(&uri).unwrap(), holds);
+    let others = outcomes
+        .iter()
+        .filter(|o| **o == Creation::AlreadyExists(holds.clone()));
+    assert_eq!(others.count(), n - 1);
+}
+
+fn catalogues(stores: &Stores, base: &str) {
+    stores
+        .write(&format!("{base}/a.parquet"), parquet(plain(0, 25, 30), 10))
+        .unwrap();
+    stores
+        .write(&format!("{base}/b.parquet"), parquet(plain(25, 0, 30), 10))
+        .unwrap();
+    stores
+        .write(&format!("{base}/c.parquet"), parquet(plain(25, 7, 30), 10))
+        .unwrap();
+    let catalogue = Catalogue::open(stores, base, &columns(), OnBadObject::Fail).unwrap();
+    assert_eq!((catalogue.n_rows(), catalogue.n_pixels()), (32, 30));
+    let rows: Vec<u64> = catalogue.shards().iter().map(|s| s.n_rows).collect();
+    assert_eq!(rows, [10, 10, 5, 7]);
+    assert_eq!(catalogue.summary().objects.len(), 3);
+    let groups = plan_groups(catalogue.shards().to_vec(), 15);
+    assert_eq!(groups.len(), 2);
+    let again = Catalogue::from_summary(stores, catalogue.summary().clone()).unwrap();
+    for catalogue in [&catalogue, &again] {
+        // A budget of a few bytes must not stop anything.
+        for prefetch in [1, 1 << 20] {
+            let mut i = 0;
+            for group in &groups {
+                for batch in catalogue.fetch(group, 4, prefetch) {
+                    let batch = batch.unwrap();
+                    assert!(batch.n_rows() <= 4);
+                    for row in 0..batch.n_rows() {
+                        assert_eq!(batch.flags[row], RowFlags::NONE);
+                        for p in 0..30 {
+                            assert_eq!(batch.flux[row * 30 + p], f64::from(flux(i, p)));
+                            assert_eq!(batch.variance[row * 30 + p], 0.25);
+                        }
+                        assert_eq!(batch.labels[row * 2], 5000.0 + i as f64);
+                        let in_object = if i < 25 { i } else { i - 25 };
+                        assert_eq!(
+                            batch.shard.first_row + batch.first_row + row as u64,
+                            in_object as u64
+                        );
+                        i += 1;
+                    }
+                }
+            }
+            assert_eq!(i, 32);
+        }
+    }
+    // Stopping early leaves nothing behind that hangs.
+    let mut fetch = catalogue.fetch(&groups[0], 1, 1);
+    assert!(fetch.next().unwrap().is_ok());
+    drop(fetch);
+}
+
+fn replaced_objects(stores: &Stores, base: &str) {
+    let uri = format!("{base}/a.parquet");
+    stores.write(&uri, parquet(plain(0, 8, 5), 4)).unwrap();
+    let catalogue = Catalogue::open(stores, &uri, &columns(), OnBadObject::Fail).unwrap();
+    let group = plan_groups(catalogue.shards().to_vec(), 100).remove(0);
+    let before = catalogue.etags_sha256();
+    stores.write(&uri, parquet(plain(3, 8, 5), 4)).unwrap();
+    let results: Vec<_> = catalogue.fetch(&group, 100, 1 << 20).collect();
+    let error = results.into_iter().last().unwrap().unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Replaced { object } if object.ends_with("a.parquet")),
+        "{error}"
+    );
+    let catalogue = Catalogue::open(stores, &uri, &columns(), OnBadObject::Fail).unwrap();
+    assert_ne!(catalogue.etags_sha256(), before);
+}
+
+pub fn claim_of(run: &str) -> Claim {
+    Claim {
+        run_id: run.into(),
+        host: "node-1".into(),
+        pid: 42,
+        started: "2026-01-01T00:00:00Z".into(),
+    }
+}
+
+fn claims(stores: &Stores, base: &str) {
+    let output = Output::open(stores, &format!("{base}/out")).unwrap();
+    let n = 8;
+    let barrier = Barrier::new(n);
+    let outcomes: Vec<Result<Claimed, StoreError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..n)
+            .map(|i| {
+                let (output, barrier) = (&output, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    output.claim(&claim_of(&format!("run-{i}")))
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(
+        outcomes
+            .iter()
+            .filter(|o| matches!(o, Ok(Claimed::Fresh)))
+            .count(),
+        1
+    );
+    let holder = output.holder().unwrap().unwrap();
+    for error in outcomes.into_iter().filter_map(Result::err) {
+        let message = error.to_string();
+        assert!(matches!(error, StoreError::Held { .. }), "{message}");
+        assert!(
+            message.contains(&holder.run_id) && message.contains("node-1"),
+            "{message}"
+        );
+    }
+    let mut again = holder.clone();
+    again.pid = 43;
+    assert_eq!(output.claim(&again).unwrap(), Claimed::TakenOver);
+    assert_eq!(output.holder().unwrap().unwrap().pid, 43);
+    // What is not ours is neither taken nor deleted.
+    let foreign = Output::open(stores, &format!("{base}/foreign")).unwrap();
+    stores.write(&foreign.child("thesis.tex"), vec![1]).unwrap();
+    for error in [
+        foreign.claim(&holder).unwrap_err(),
+        foreign.overwrite().unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
+    }
+    assert!(stores.exists(&foreign.child("thesis.tex")).unwrap());
+    assert!(!stores.exists(&foreign.child("claim.json")).unwrap());
+}
+
+pub fn manifest_of(run: &str, files: Vec<WrittenFile>) -> Manifest {
+    Manifest {
+        version: Manifest::VERSION,
+        fisherflow: "0.1.0".into(),
+        run_id: run.into(),
+        created: now_utc(),
+        inputs: Vec::new(),
+        counts: [("spectra".to_owned(), 3)].into(),
+        files,
+        settings: serde_json::json!({"batch": 512}),
+        notes: Vec::new(),
+    }
+}
+
+fn outputs(stores: &Stores, base: &str) {
+    let output = Output::open(stores, base).unwrap();
+    assert_eq!(output.claim(&claim_of("one")).unwrap(), Claimed::Fresh);
+    assert!(matches!(
+        output.verify().unwrap_err(),
+        StoreError::NotComplete { .. }
+    ));
+    let values = [1.0, 0.5, 0.5, 2.0];
+    let matrix = MatrixRows {
+        layer: "l",
+        factor: "dense",
+        rows: 2,
+        cols: 2,
+        values: &values,
+    };
+    let write = |name: &str| {
+        let mut writer = output
+            .matrices(MatrixSet::Hessian, name, &FileMetadata::default())
+            .unwrap();
+        writer.append(&matrix).unwrap();
+        writer.finish().unwrap()
+    };
+    let files = vec![
+        write("l"),
+        output.put("report.html", b"<p>".to_vec()).unwrap(),
+    ];
+    write("left-by-an-attempt-before");
+    let manifest = manifest_of("one", files.clone());
+    let mut short = manifest.clone();
+    short.files[0].bytes += 1;
+    assert!(output.commit(&short).is_err());
+    let mut missing = manifest.clone();
+    missing.files[0].path = "posterior/nowhere.parquet".into();
+    assert!(matches!(
+        output.commit(&missing).unwrap_err(),
+        StoreError::NotFound { .. }
+    ));
+    assert!(output.manifest().unwrap().is_none());
+    // The failed commits have deleted what they did not list.
+    let files = vec![write("l"), files[1].clone()];
+    let manifest = manifest_of("one", files);
+    output.commit(&manifest).unwrap();
+    let mut later = manifest.clone();
+    later.created = "2030-01-01T00:00:00Z".into();
+    output.commit(&later).unwrap();
+    let mut sorted = manifest.clone();
+    sorted.files.sort();
+    assert_eq!(output.manifest().unwrap().unwrap(), sorted);
+    let verified = output.verify().unwrap();
+    assert_eq!((verified.files, verified.problems), (2, vec![]));
+    let error = output
+        .commit(&manifest_of("two", manifest.files.clone()))
+        .unwrap_err();
+    assert!(
+        matches!(&error, StoreError::CommitConflict { run_id, .. } if run_id == "one"),
+        "{error}"
+    );
+    let mut other = manifest.clone();
+    other.files[1].sha256 = "00".into();
+    assert!(output.commit(&other).is_err());
+    // Another run is told; the same run is told that it is done.
+    let error = output.claim(&claim_of("two")).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Complete { run_id, .. } if run_id == "one"),
+        "{error}"
+    );
+    assert!(matches!(
+        output.claim(&claim_of("one")).unwrap(),
+        Claimed::Complete(_)
+    ));
+    // Every kind of damage is found.
+    stores
+        .write(&output.child("report.html"), b"<q>".to_vec())
+        .unwrap();
+    stores
+        .write(&output.child("predictions/stray.parquet"), vec![0])
+        .unwrap();
+    stores.delete(&output.child("_SUCCESS")).unwrap();
+    let problems = output.verify().unwrap().problems.join("\n");
+    for part in [
+        "report.html has SHA-256",
+        "stray.parquet is not listed",
+        "_SUCCESS is missing",
+    ] {
+        assert!(problems.contains(part), "{problems}");
+    }
+    assert!(output.overwrite().unwrap() >= 4);
+    assert_eq!(output.claim(&claim_of("two")).unwrap(), Claimed::Fresh);
+}
+
+/// Several parts of an upload, several pieces of a range.
+fn large_files(stores: &Stores, base: &str) {
+    let simulation = Simulation::new(4000, 3);
+    let files = write_simulated(stores, base, &simulation, 1500, 1500).unwrap();
+    assert_eq!((files.len(), files[0].rows), (1, 1500));
+    assert!(files[0].bytes > 36 << 20, "{}", files[0].bytes);
+    let listed = stores.list(base).unwrap();
+    assert_eq!(listed[0].size, files[0].bytes);
+    let catalogue = Catalogue::open(stores, base, &simulated_columns(), OnBadObject::Fail).unwrap();
+    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20).remove(0);
+    let mut i = 0;
+    for batch in catalogue.fetch(&group, 512, 64 << 20) {
+        let batch = batch.unwrap();
+        for row in (0..batch.n_rows()).step_by(100) {
+            let spectrum = simulation.spectrum(i + row as u64);
+            let flux = &batch.flux[row * 4000..(row + 1) * 4000];
+            assert!(
+                flux.iter()
+                    .zip(&spectrum.flux)
+                    .all(|(a, b)| *a == f64::from(*b))
+            );
+            assert_eq!(batch.labels[row * 3..row * 3 + 3], spectrum.labels);
+        }
+        i += batch.n_rows() as u64;
+    }
+    assert_eq!(i, 1500);
+}
