@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fisherflow_posterior::{BlockInfo, IntrinsicEstimate, NoiseEstimate, Pulls};
+use fisherflow_posterior::{BlockInfo, Pulls, ScatterEstimate};
 use fisherflow_store::{Claim, Claimed, Manifest, WrittenFile, now_utc};
 use serde::Serialize;
 
@@ -35,11 +35,11 @@ pub struct RunSummary {
     /// Rows of the fit's catalogue.
     pub fit: FitCounts,
     /// R and what it was made of, label units; `None` where it was given.
-    pub noise: Option<NoiseEstimate>,
+    pub noise: Option<ScatterEstimate>,
     /// The inverted blocks; empty before `invert`.
     pub blocks: Vec<BlockInfo>,
     /// C_intrinsic and what it was made of, label units; `None` before `predict`, or without labels.
-    pub intrinsic: Option<IntrinsicEstimate>,
+    pub intrinsic: Option<ScatterEstimate>,
     /// Rows of the predictions; `None` before `predict`.
     pub predict: Option<PredictCounts>,
     /// Pulls of each label over spectra that are not in the sums; `None` where fewer than two have labels.
@@ -158,7 +158,7 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
     }
     if let Some(noise) = found.fit.estimate.as_ref().filter(|noise| noise.clipped > 0) {
         notes.push(format!(
-            "noise: {} of {} eigenvalues of mean(r r^T) - mean(S_y) raised to the floor: the labels' own errors are as large as the residuals",
+            "noise: {} of {} eigenvalues raised to the floor: there the labels' own errors are as large as the residuals",
             noise.clipped,
             noise.eigenvalues.len()
         ));
@@ -190,10 +190,10 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
     if let Some((intrinsic, _)) = &found.predict {
         match intrinsic {
             None => notes.push("C_intrinsic is 0: no held-out spectrum has labels to compare with; error bars are not calibrated".into()),
-            Some(intrinsic) if intrinsic.clipped > 0 => notes.push(format!(
-                "C_intrinsic: {} of {} eigenvalues below 0 set to 0: there the photons' part, the weights' part and the labels' own errors already exceed the \
-                 held-out residuals",
-                intrinsic.clipped,
+            Some(intrinsic) if intrinsic.vanishing > 0 => notes.push(format!(
+                "C_intrinsic vanishes in {} of {} directions: there the photons' part, the weights' part and the labels' own errors already \
+                 explain the held-out residuals, or exceed them",
+                intrinsic.vanishing,
                 intrinsic.eigenvalues.len()
             )),
             Some(_) => {}

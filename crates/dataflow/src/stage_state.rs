@@ -1,7 +1,7 @@
 //! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
 
 use fisherflow_curvature::References;
-use fisherflow_posterior::{BlockInfo, NoiseEstimate};
+use fisherflow_posterior::{BlockInfo, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
@@ -19,7 +19,7 @@ pub(crate) struct FitState {
     /// What the sums were taken about.
     pub(crate) references: References,
     /// The residual covariance R of the labels and what it was made of; `None` where the run file gives R.
-    pub(crate) estimate: Option<NoiseEstimate>,
+    pub(crate) estimate: Option<ScatterEstimate>,
     /// Rows of the catalogue, and what became of them.
     pub(crate) counts: FitCounts,
     pub(crate) files: Vec<WrittenFile>,

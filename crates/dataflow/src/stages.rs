@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_posterior::{IntrinsicEstimate, NoiseEstimate};
+use fisherflow_posterior::ScatterEstimate;
 use timely::worker::Worker;
 
 use crate::context::Context;
@@ -18,7 +18,7 @@ pub(crate) struct Found {
     pub(crate) fit: FitState,
     pub(crate) invert: Option<InvertState>,
     /// C_intrinsic's estimate, where held-out spectra have labels, and the predictions.
-    pub(crate) predict: Option<(Option<IntrinsicEstimate>, Predicted)>,
+    pub(crate) predict: Option<(Option<ScatterEstimate>, Predicted)>,
 }
 
 /// Runs `stage` on this worker, together with all others.
@@ -88,11 +88,11 @@ fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError
 }
 
 /// R in label units, `[K, K]`: as given, or estimated from the residuals of held-out spectra.
-fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, Option<NoiseEstimate>), RunError> {
+fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, Option<ScatterEstimate>), RunError> {
     if let Noise::Covariance(given) = &context.job.noise {
         return Ok((given.concat(), None));
     }
-    let estimate = held_out.residuals.noise().map_err(|error| {
+    let estimate = held_out.stars.noise().map_err(|error| {
         RunError::Refused(format!(
             "no noise from held-out residuals of {}: {error}; name its label columns, raise noise.holdout_fraction, or give \
              noise.covariance",
@@ -117,11 +117,11 @@ fn predict(
     context: &Arc<Context>,
     fit: &FitState,
     inverted: &InvertState,
-) -> Result<(Option<IntrinsicEstimate>, Predicted), RunError> {
+) -> Result<(Option<ScatterEstimate>, Predicted), RunError> {
     context.load_posterior(inverted)?;
     context.progress.begin("calibrate", context.fit.sample_rows());
-    let budget = calibrate::calibrate(worker, context, fit.population.as_ref())?;
-    let intrinsic = (budget.n_spectra() > 0).then(|| budget.intrinsic()).transpose()?;
+    let held_out = calibrate::calibrate(worker, context, fit.population.as_ref())?;
+    let intrinsic = (held_out.n_spectra() > 0).then(|| held_out.intrinsic()).transpose()?;
     let k = context.network.n_labels();
     let covariance = intrinsic.as_ref().map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
     context.progress.begin("predict", context.predicted().catalogue.n_rows());

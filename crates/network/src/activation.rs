@@ -84,7 +84,9 @@ impl Activation {
             }
             Self::Gelu => {
                 let density = x.sqr()?.affine(-0.5, 0.0)?.exp()?;
-                let tilt = x.mul(&density)?.affine(1.0 / (2.0 * std::f64::consts::PI).sqrt(), 0.0)?;
+                let tilt = x
+                    .mul(&density)?
+                    .affine(1.0 / (2.0 * std::f64::consts::PI).sqrt(), 0.0)?;
                 normal_cdf(x)?.add(&tilt)?
             }
             Self::Silu => {
@@ -171,7 +173,11 @@ mod tests {
             let (up, down) = (value(activation, &up), value(activation, &down));
             for (i, d) in derivative(activation, &x).into_iter().enumerate() {
                 let difference = (up[i] - down[i]) / (2.0 * h);
-                assert!((d - difference).abs() < 2e-10, "{activation:?} at {}: {d} {difference}", x[i]);
+                assert!(
+                    (d - difference).abs() < 2e-10,
+                    "{activation:?} at {}: {d} {difference}",
+                    x[i]
+                );
             }
         }
     }
@@ -235,7 +241,10 @@ mod tests {
             }
         }
         assert_eq!(derivative(Activation::Relu, &[0.0]), [0.0]);
-        assert_eq!(derivative(Activation::ClippedRelu { max: 2.5 }, &[0.0, 1.0, 2.5, 3.0]), [0.0, 1.0, 0.0, 0.0]);
+        assert_eq!(
+            derivative(Activation::ClippedRelu { max: 2.5 }, &[0.0, 1.0, 2.5, 3.0]),
+            [0.0, 1.0, 0.0, 0.0]
+        );
         assert_eq!(value(Activation::Softplus, &[800.0]), [800.0]);
     }
 
@@ -244,7 +253,13 @@ mod tests {
         let x = points();
         for activation in ALL {
             let narrow = tensor(&x).to_dtype(DType::F32).unwrap();
-            let v: Vec<f64> = activation.value(&narrow).unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+            let v: Vec<f64> = activation
+                .value(&narrow)
+                .unwrap()
+                .to_dtype(DType::F64)
+                .unwrap()
+                .to_vec1()
+                .unwrap();
             for (v, expected) in v.into_iter().zip(value(activation, &x)) {
                 assert!((v - expected).abs() < 2e-6, "{activation:?}: {v} {expected}");
             }

@@ -16,8 +16,8 @@ use crate::network::Network;
 use crate::product::{matrix_of_storage, panel, run_all};
 
 /// Rows and columns of a tile of the gradient: small enough for a core's own cache.
-const TILE_ROWS: usize = 256;
-const TILE_COLUMNS: usize = 384;
+const TILE_ROWS: usize = 64;
+const TILE_COLUMNS: usize = 8192;
 
 /// The settings of a step.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,10 @@ struct Moment<T> {
 
 impl Adam {
     pub fn new(network: &Network, rates: Rates) -> Self {
-        let sizes = network.dense_layers().iter().map(|shape| (shape.outputs * shape.inputs, shape.outputs));
+        let sizes = network
+            .dense_layers()
+            .iter()
+            .map(|shape| (shape.outputs * shape.inputs, shape.outputs));
         Self {
             rates,
             steps: 0,
@@ -185,7 +188,13 @@ fn step_weights<T: Element>(
                     panel(gradient, Accum::Replace, by_row, input.subcols(start, columns));
                     for (row, gradient) in tile.chunks_exact(columns).enumerate() {
                         let at = row * inputs + start..row * inputs + start + columns;
-                        T::step(&mut weights[at.clone()], &mut first[at.clone()], &mut second[at], gradient, rates);
+                        T::step(
+                            &mut weights[at.clone()],
+                            &mut first[at.clone()],
+                            &mut second[at],
+                            gradient,
+                            rates,
+                        );
                     }
                 }
             }
@@ -267,7 +276,16 @@ mod tests {
             precision: Precision::F64,
             threads,
         };
-        Network::he_normal(&[inputs, outputs], Activation::Relu, labels, &[0.0], &[1.0], 1, arithmetic).unwrap()
+        Network::he_normal(
+            &[inputs, outputs],
+            Activation::Relu,
+            labels,
+            &[0.0],
+            &[1.0],
+            1,
+            arithmetic,
+        )
+        .unwrap()
     }
 
     fn capture(batch: usize, inputs: usize, outputs: usize, seed: u64) -> LayerCapture {

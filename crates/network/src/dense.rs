@@ -53,7 +53,9 @@ impl Network {
     /// # Errors
     /// Only where the device refuses the copy.
     pub fn weights_and_biases(&self, layer: usize) -> Result<Vec<f64>, NetworkError> {
-        let Some((weight, bias)) = self.dense_weights(layer) else { return Ok(Vec::new()) };
+        let Some((weight, bias)) = self.dense_weights(layer) else {
+            return Ok(Vec::new());
+        };
         let joint = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?;
         Ok(joint.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
     }

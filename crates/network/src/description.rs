@@ -63,7 +63,9 @@ impl LabelsDescription {
     /// The labels of `outputs` outputs, with the defaults filled in.
     pub(crate) fn resolve(self, outputs: usize) -> Result<Labels, NetworkError> {
         let labels = Labels {
-            names: self.names.unwrap_or_else(|| (0..outputs).map(|k| format!("label_{k}")).collect()),
+            names: self
+                .names
+                .unwrap_or_else(|| (0..outputs).map(|k| format!("label_{k}")).collect()),
             units: self.units.unwrap_or_else(|| vec![String::new(); outputs]),
             mean: self.mean.unwrap_or_else(|| vec![0.0; outputs]),
             scale: self.scale.unwrap_or_else(|| vec![1.0; outputs]),
@@ -109,7 +111,9 @@ impl FileDescription {
     }
 
     pub fn parse(json: &str) -> Result<Self, NetworkError> {
-        let version = serde_json::from_str::<VersionOnly>(json).map_err(NetworkError::Metadata)?.version;
+        let version = serde_json::from_str::<VersionOnly>(json)
+            .map_err(NetworkError::Metadata)?
+            .version;
         if version != METADATA_VERSION {
             return Err(NetworkError::MetadataVersion {
                 found: version,
@@ -131,9 +135,15 @@ pub(crate) fn resolve_layers(
     said: Option<&[String]>,
     names_in_file: Vec<String>,
 ) -> Result<Vec<(LayerSpec, Option<String>)>, NetworkError> {
-    let said: Option<Vec<LayerSpec>> = said.map(|names| names.iter().map(|name| name.parse()).collect()).transpose()?;
+    let said: Option<Vec<LayerSpec>> = said
+        .map(|names| names.iter().map(|name| name.parse()).collect())
+        .transpose()?;
     if let Some(file) = file {
-        let specs: Vec<LayerSpec> = file.layers.iter().map(|layer| layer.kind.parse()).collect::<Result<_, _>>()?;
+        let specs: Vec<LayerSpec> = file
+            .layers
+            .iter()
+            .map(|layer| layer.kind.parse())
+            .collect::<Result<_, _>>()?;
         if let Some(said) = said
             && said != specs
         {
@@ -142,8 +152,15 @@ pub(crate) fn resolve_layers(
                 said: listed(&said),
             });
         }
-        if file.layers.iter().all(|layer| layer.name.is_some() || layer.kind != "dense") {
-            return Ok(specs.into_iter().zip(file.layers.iter().map(|layer| layer.name.clone())).collect());
+        if file
+            .layers
+            .iter()
+            .all(|layer| layer.name.is_some() || layer.kind != "dense")
+        {
+            return Ok(specs
+                .into_iter()
+                .zip(file.layers.iter().map(|layer| layer.name.clone()))
+                .collect());
         }
         return with_names(specs, names_in_file);
     }

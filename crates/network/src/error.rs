@@ -24,7 +24,9 @@ pub enum NetworkError {
         known: u64,
     },
     /// A tensor that the description needs is not there.
-    #[error("the network file has no tensor `{name}` (nearest: `{nearest}`); every dense layer needs a weight and a bias")]
+    #[error(
+        "the network file has no tensor `{name}` (nearest: `{nearest}`); every dense layer needs a weight and a bias"
+    )]
     MissingTensor {
         /// The tensor's name.
         name: String,
@@ -32,7 +34,9 @@ pub enum NetworkError {
         nearest: String,
     },
     /// A tensor that no dense layer uses.
-    #[error("tensor `{name}` {shape:?} of the network file belongs to no dense layer; only networks of dense layers are supported")]
+    #[error(
+        "tensor `{name}` {shape:?} of the network file belongs to no dense layer; only networks of dense layers are supported"
+    )]
     StrayTensor {
         /// The tensor's name.
         name: String,
@@ -94,7 +98,9 @@ pub enum NetworkError {
         names: String,
     },
     /// The run file and the network file disagree about the layers.
-    #[error("the network file says its layers are {file}, the run file says {said}; leave `layers` out of the run file")]
+    #[error(
+        "the network file says its layers are {file}, the run file says {said}; leave `layers` out of the run file"
+    )]
     LayersDisagree {
         /// The file's layers.
         file: String,
@@ -214,7 +220,9 @@ pub enum NetworkError {
         remedy: &'static str,
     },
     /// A training set whose parts disagree.
-    #[error("the {set} set says {n_spectra} spectra of {n_pixels} pixels and {n_labels} labels, but holds {flux} flux values and {labels} label values")]
+    #[error(
+        "the {set} set says {n_spectra} spectra of {n_pixels} pixels and {n_labels} labels, but holds {flux} flux values and {labels} label values"
+    )]
     TrainingSetShape {
         /// `training` or `validation`.
         set: &'static str,

@@ -83,11 +83,15 @@ mod tests {
         let n = widths[widths.len() - 1];
         let labels = Labels::unscaled((0..n).map(|k| k.to_string()).collect(), vec![String::new(); n]);
         let arithmetic = Arithmetic { precision, threads: 1 };
-        let network =
-            Network::he_normal(widths, Activation::Relu, labels, &[0.0], &[1.0], seed, arithmetic).unwrap();
+        let network = Network::he_normal(widths, Activation::Relu, labels, &[0.0], &[1.0], seed, arithmetic).unwrap();
         let (weight, bias) = network.dense_weights(0).unwrap();
         let all = |t: &Tensor| -> Vec<f64> {
-            t.to_dtype(candle_core::DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+            t.to_dtype(candle_core::DType::F64)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap()
         };
         assert!(all(bias).iter().all(|b| *b == 0.0));
         all(weight)
@@ -119,8 +123,15 @@ mod tests {
     fn widths_that_are_none_are_refused() {
         for widths in [&[][..], &[3], &[3, 0, 1]] {
             let labels = Labels::unscaled(vec!["a".into()], vec![String::new()]);
-            let refused =
-                Network::he_normal(widths, Activation::Relu, labels, &[0.0], &[1.0], 0, Arithmetic::default());
+            let refused = Network::he_normal(
+                widths,
+                Activation::Relu,
+                labels,
+                &[0.0],
+                &[1.0],
+                0,
+                Arithmetic::default(),
+            );
             assert!(matches!(refused, Err(NetworkError::Widths { .. })));
         }
     }

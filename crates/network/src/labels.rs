@@ -70,14 +70,22 @@ impl Labels {
     #[must_use]
     pub fn from_outputs(&self, outputs: &[f64]) -> Vec<f64> {
         let mean_scale = self.mean.iter().zip(&self.scale).cycle();
-        outputs.iter().zip(mean_scale).map(|(f, (mean, scale))| f * scale + mean).collect()
+        outputs
+            .iter()
+            .zip(mean_scale)
+            .map(|(f, (mean, scale))| f * scale + mean)
+            .collect()
     }
 
     /// Labels `[batch * K]` in their units to normalised outputs.
     #[must_use]
     pub fn to_outputs(&self, labels: &[f64]) -> Vec<f64> {
         let mean_scale = self.mean.iter().zip(&self.scale).cycle();
-        labels.iter().zip(mean_scale).map(|(y, (mean, scale))| (y - mean) / scale).collect()
+        labels
+            .iter()
+            .zip(mean_scale)
+            .map(|(y, (mean, scale))| (y - mean) / scale)
+            .collect()
     }
 }
 

@@ -43,9 +43,33 @@ mod tests {
 
     #[test]
     fn numbers_count_as_numbers() {
-        let mut names = ["fc10", "fc2", "a.10.b", "a.9.c", "features.0", "a.9.b", "a", "é2", "fc02", "features.12", "features.4"];
+        let mut names = [
+            "fc10",
+            "fc2",
+            "a.10.b",
+            "a.9.c",
+            "features.0",
+            "a.9.b",
+            "a",
+            "é2",
+            "fc02",
+            "features.12",
+            "features.4",
+        ];
         names.sort_by(|a, b| natural_order(a, b));
-        let expected = ["a", "a.9.b", "a.9.c", "a.10.b", "fc02", "fc2", "fc10", "features.0", "features.4", "features.12", "é2"];
+        let expected = [
+            "a",
+            "a.9.b",
+            "a.9.c",
+            "a.10.b",
+            "fc02",
+            "fc2",
+            "fc10",
+            "features.0",
+            "features.4",
+            "features.12",
+            "é2",
+        ];
         assert_eq!(names, expected);
     }
 }

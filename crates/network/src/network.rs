@@ -86,7 +86,11 @@ impl Network {
         for spec in specs {
             match *spec {
                 LayerSpec::Activation(activation) => layers.push(Layer::Activation(activation)),
-                LayerSpec::Dense => layers.extend(tensors.next().map(|(_, weight, bias)| Layer::Dense(Dense { weight, bias }))),
+                LayerSpec::Dense => layers.extend(
+                    tensors
+                        .next()
+                        .map(|(_, weight, bias)| Layer::Dense(Dense { weight, bias })),
+                ),
             }
         }
         Ok(Self {
@@ -229,7 +233,10 @@ impl Network {
             kept.push(x);
             x = y;
         }
-        Ok(Forward { inputs: kept, output: x })
+        Ok(Forward {
+            inputs: kept,
+            output: x,
+        })
     }
 }
 

@@ -38,7 +38,11 @@ impl InputNormalisation {
         let row = |values: Vec<f64>| {
             Tensor::from_vec(values, (1, inputs), &arithmetic.device())?.to_dtype(arithmetic.precision.dtype())
         };
-        let mean_row = if mean.iter().all(|m| *m == 0.0) { None } else { Some(row(mean.clone())?) };
+        let mean_row = if mean.iter().all(|m| *m == 0.0) {
+            None
+        } else {
+            Some(row(mean.clone())?)
+        };
         let first = scale.first().copied().unwrap_or(1.0);
         let inverse_scale = if scale.iter().all(|s| *s == first) {
             InverseScale::Uniform(1.0 / first)
@@ -96,17 +100,34 @@ mod tests {
         let flux = Tensor::new(&[[1.0f64, 2.0, 4.0]], &F64.device()).unwrap();
         for scale in [vec![0.5], vec![0.5; 3], vec![0.5, 1.0, 2.0]] {
             let normalisation = InputNormalisation::new(&[1.0], &scale, 3, &F64).unwrap();
-            let x: Vec<f64> = normalisation.apply(&flux).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-            let expected = if scale.len() == 3 && scale[2] == 2.0 { [0.0, 1.0, 1.5] } else { [0.0, 2.0, 6.0] };
+            let x: Vec<f64> = normalisation
+                .apply(&flux)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
+            let expected = if scale.len() == 3 && scale[2] == 2.0 {
+                [0.0, 1.0, 1.5]
+            } else {
+                [0.0, 2.0, 6.0]
+            };
             assert_eq!(x, expected);
         }
     }
 
     #[test]
     fn a_wrong_length_carries_both_sides() {
-        let said = InputNormalisation::new(&[0.0, 1.0], &[1.0], 3, &F64).unwrap_err().to_string();
-        assert_eq!(said, "input_mean has 2 values, the network takes 3 (or a single one for all)");
-        let said = InputNormalisation::new(&[0.0], &[1.0, 0.0, 1.0], 3, &F64).unwrap_err().to_string();
+        let said = InputNormalisation::new(&[0.0, 1.0], &[1.0], 3, &F64)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            said,
+            "input_mean has 2 values, the network takes 3 (or a single one for all)"
+        );
+        let said = InputNormalisation::new(&[0.0], &[1.0, 0.0, 1.0], 3, &F64)
+            .unwrap_err()
+            .to_string();
         assert_eq!(said, "input_scale[1] is 0; it must be a finite number above 0");
         assert!(InputNormalisation::new(&[f64::NAN], &[1.0], 3, &F64).is_err());
     }

@@ -44,7 +44,12 @@ fn product_onto(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize
     if let Some(row) = row
         && (row.dims() != [n] || row.dtype() != lhs.dtype())
     {
-        bail!("row {:?} {:?} cannot be added to a product [{m}, {n}] of {:?}", row.dims(), row.dtype(), lhs.dtype());
+        bail!(
+            "row {:?} {:?} cannot be added to a product [{m}, {n}] of {:?}",
+            row.dims(),
+            row.dtype(),
+            lhs.dtype()
+        );
     }
     match lhs.dtype() {
         DType::F32 if lhs.device().is_cpu() => on_cpu::<f32>(row, lhs, rhs, threads),
@@ -59,7 +64,12 @@ fn product_onto(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize
     }
 }
 
-fn on_cpu<T: WithDType + RealField>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize) -> Result<Tensor> {
+fn on_cpu<T: WithDType + RealField>(
+    row: Option<&Tensor>,
+    lhs: &Tensor,
+    rhs: &Tensor,
+    threads: usize,
+) -> Result<Tensor> {
     let ((m, _), (_, n)) = (lhs.dims2()?, rhs.dims2()?);
     let (lhs, rhs) = (dense_strides(lhs)?, dense_strides(rhs)?);
     let (accum, mut out) = match row {
@@ -71,7 +81,13 @@ fn on_cpu<T: WithDType + RealField>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Te
         let (rhs_storage, rhs_layout) = rhs.storage_and_layout();
         let lhs = matrix::<T>(&lhs_storage, lhs_layout)?;
         let rhs = matrix::<T>(&rhs_storage, rhs_layout)?;
-        panels(MatMut::from_row_major_slice_mut(&mut out, m, n), accum, lhs, rhs, threads);
+        panels(
+            MatMut::from_row_major_slice_mut(&mut out, m, n),
+            accum,
+            lhs,
+            rhs,
+            threads,
+        );
     }
     Tensor::from_vec(out, (m, n), &candle_core::Device::Cpu)
 }
@@ -79,6 +95,18 @@ fn on_cpu<T: WithDType + RealField>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Te
 /// `dst = lhs rhs` or `dst += lhs rhs`, on one thread.
 pub(crate) fn panel<T: RealField>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
     matmul(dst, accum, lhs, rhs, faer::traits::math_utils::one(), Par::Seq);
+    release_wide_registers();
+}
+
+/// Marks the upper parts of the vector registers as unused.
+///
+/// The product's assembly kernels leave them in use, and then every plain SSE instruction of this thread, such as those of all
+/// element-wise loops, waits for the one before it. A function compiled for AVX ends with the instruction that mends this.
+fn release_wide_registers() {
+    let values = std::hint::black_box([1.0f32; 16]);
+    pulp::Arch::new().dispatch(|| {
+        std::hint::black_box(values.map(|v| v * v));
+    });
 }
 
 /// The same in fixed panels of columns, or of rows where those are more.
@@ -144,7 +172,11 @@ fn dense_strides(tensor: &Tensor) -> Result<Tensor> {
     let stride = tensor.stride();
     let by_row = stride[1] == 1 && stride[0] >= cols;
     let by_column = stride[0] == 1 && stride[1] >= rows;
-    if by_row || by_column { Ok(tensor.clone()) } else { tensor.force_contiguous() }
+    if by_row || by_column {
+        Ok(tensor.clone())
+    } else {
+        tensor.force_contiguous()
+    }
 }
 
 /// A matrix over a tensor's own storage, whose rows or columns are contiguous.
@@ -168,7 +200,9 @@ pub(crate) fn matrix_of_storage<'a, T: WithDType>(storage: &'a CpuStorage, layou
     } else if stride[1] == 1 && stride[0] >= cols {
         Ok(MatRef::from_row_major_slice_with_stride(values, rows, cols, stride[0]))
     } else {
-        Ok(MatRef::from_column_major_slice_with_stride(values, rows, cols, stride[1]))
+        Ok(MatRef::from_column_major_slice_with_stride(
+            values, rows, cols, stride[1],
+        ))
     }
 }
 
@@ -187,7 +221,13 @@ mod tests {
     }
 
     fn values(tensor: &Tensor) -> Vec<f64> {
-        tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        tensor
+            .to_dtype(DType::F64)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
     }
 
     fn by_loops(lhs: &Tensor, rhs: &Tensor) -> Vec<f64> {
@@ -206,7 +246,16 @@ mod tests {
 
     #[test]
     fn equals_the_triple_loop_for_every_layout() {
-        for (m, k, n) in [(1, 1, 1), (1, 7, 5), (5, 7, 1), (3, 4, 900), (900, 30, 40), (65, 130, 500), (0, 3, 2), (2, 0, 3)] {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (1, 7, 5),
+            (5, 7, 1),
+            (3, 4, 900),
+            (900, 30, 40),
+            (65, 130, 500),
+            (0, 3, 2),
+            (2, 0, 3),
+        ] {
             let (a, b) = (random(m, k, 1), random(k, n, 2));
             let expected = by_loops(&a, &b);
             let turned = |t: &Tensor| t.t().unwrap().contiguous().unwrap().t().unwrap();
@@ -249,7 +298,13 @@ mod tests {
     #[test]
     fn bits_do_not_depend_on_threads() {
         for dtype in [DType::F32, DType::F64] {
-            for (m, k, n) in [(1, 3000, 2000), (2000, 3000, 1), (64, 700, 1500), (1500, 700, 64), (400, 600, 1000)] {
+            for (m, k, n) in [
+                (1, 3000, 2000),
+                (2000, 3000, 1),
+                (64, 700, 1500),
+                (1500, 700, 64),
+                (400, 600, 1000),
+            ] {
                 let a = random(m, k, 3).to_dtype(dtype).unwrap();
                 let b = random(k, n, 4).to_dtype(dtype).unwrap();
                 let one = values(&product(&a, &b, 1).unwrap());

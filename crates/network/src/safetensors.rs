@@ -12,7 +12,7 @@ use ::safetensors::{Dtype, SafeTensors};
 use candle_core::{DType, Tensor};
 
 use crate::arithmetic::Arithmetic;
-use crate::description::{Description, FileDescription, FileLayer, METADATA_KEY, LabelsDescription, resolve_layers};
+use crate::description::{Description, FileDescription, FileLayer, LabelsDescription, METADATA_KEY, resolve_layers};
 use crate::error::NetworkError;
 use crate::layer_spec::LayerSpec;
 use crate::natural_order::natural_order;
@@ -111,7 +111,10 @@ impl Network {
 
 /// The file's own description, where it has one.
 fn own_description(metadata: &Metadata) -> Result<Option<FileDescription>, NetworkError> {
-    let entry = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
+    let entry = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get(METADATA_KEY));
     entry.map(|json| FileDescription::parse(json)).transpose()
 }
 
@@ -164,8 +167,16 @@ impl TensorFile<'_> {
         let tensor = Tensor::from_raw_buffer(view.data(), stored, view.shape(), &self.arithmetic.device())?;
         let tensor = tensor.to_dtype(dtype)?;
         let bad = match dtype {
-            DType::F32 => tensor.flatten_all()?.to_vec1::<f32>()?.iter().position(|v| !v.is_finite()),
-            _ => tensor.flatten_all()?.to_vec1::<f64>()?.iter().position(|v| !v.is_finite()),
+            DType::F32 => tensor
+                .flatten_all()?
+                .to_vec1::<f32>()?
+                .iter()
+                .position(|v| !v.is_finite()),
+            _ => tensor
+                .flatten_all()?
+                .to_vec1::<f64>()?
+                .iter()
+                .position(|v| !v.is_finite()),
         };
         match bad {
             None => Ok(tensor),
@@ -196,7 +207,8 @@ impl TensorFile<'_> {
         names.sort_unstable();
         for name in names {
             let of_a_layer = |suffix: &str| {
-                name.strip_suffix(suffix).is_some_and(|layer| dense.iter().any(|(known, _, _)| known == layer))
+                name.strip_suffix(suffix)
+                    .is_some_and(|layer| dense.iter().any(|(known, _, _)| known == layer))
             };
             let known = [INPUT_MEAN, INPUT_SCALE, LABEL_MEAN, LABEL_SCALE].contains(&name);
             if !(known || of_a_layer(".weight") || of_a_layer(".bias")) {

@@ -120,8 +120,11 @@ pub fn train(
     let labels = Labels { mean, scale, ..labels };
     let targets = labels.to_outputs(&training.labels);
     let validation_targets = labels.to_outputs(&validation.labels);
-    let widths: Vec<usize> =
-        [training.n_pixels].into_iter().chain(recipe.hidden.iter().copied()).chain([n_labels]).collect();
+    let widths: Vec<usize> = [training.n_pixels]
+        .into_iter()
+        .chain(recipe.hidden.iter().copied())
+        .chain([n_labels])
+        .collect();
     let network = Network::he_normal(
         &widths,
         recipe.activation,
@@ -132,7 +135,11 @@ pub fn train(
         arithmetic,
     )?;
     let validation_loss = |network: &Network| -> Result<Option<f64>, NetworkError> {
-        if validation.n_spectra == 0 { Ok(None) } else { loss(network, validation, &validation_targets).map(Some) }
+        if validation.n_spectra == 0 {
+            Ok(None)
+        } else {
+            loss(network, validation, &validation_targets).map(Some)
+        }
     };
 
     let mut report = TrainingReport {
@@ -183,7 +190,10 @@ pub fn train(
             validation_loss,
             improved,
         });
-        if recipe.patience.is_some_and(|patience| epoch - report.best_epoch >= patience) {
+        if recipe
+            .patience
+            .is_some_and(|patience| epoch - report.best_epoch >= patience)
+        {
             report.stopped_early = epoch < recipe.epochs;
             break;
         }
@@ -233,8 +243,11 @@ fn step(
 ) -> Result<f64, NetworkError> {
     let n_labels = network.n_labels();
     let forward = network.forward(&gathered(network, set, rows.iter().copied())?)?;
-    let wanted: Vec<f64> =
-        rows.iter().flat_map(|row| &targets[row * n_labels..(row + 1) * n_labels]).copied().collect();
+    let wanted: Vec<f64> = rows
+        .iter()
+        .flat_map(|row| &targets[row * n_labels..(row + 1) * n_labels])
+        .copied()
+        .collect();
     let residuals = residuals(forward.output(), &wanted)?;
     let per_value = 2.0 / residuals.len() as f64;
     let seeds: Vec<f64> = residuals.iter().map(|r| per_value * r).collect();
@@ -284,5 +297,8 @@ fn gathered(
 
 /// Weights and biases of all dense layers, which later steps leave alone.
 fn copied_weights(network: &Network) -> Result<Vec<(Tensor, Tensor)>, NetworkError> {
-    network.dense_iter().map(|dense| Ok((dense.weight.copy()?, dense.bias.copy()?))).collect()
+    network
+        .dense_iter()
+        .map(|dense| Ok((dense.weight.copy()?, dense.bias.copy()?)))
+        .collect()
 }

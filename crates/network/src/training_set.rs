@@ -31,8 +31,17 @@ impl TrainingSet {
                 labels: self.labels.len(),
             });
         }
-        let bad_flux = self.flux.iter().position(|f| !f.is_finite()).map(|i| (i / n_pixels, "flux"));
-        let bad_label = || self.labels.iter().position(|y| !y.is_finite()).map(|i| (i / n_labels, "label"));
+        let bad_flux = self
+            .flux
+            .iter()
+            .position(|f| !f.is_finite())
+            .map(|i| (i / n_pixels, "flux"));
+        let bad_label = || {
+            self.labels
+                .iter()
+                .position(|y| !y.is_finite())
+                .map(|i| (i / n_labels, "label"))
+        };
         match bad_flux.or_else(bad_label) {
             None => Ok(()),
             Some((row, what)) => Err(NetworkError::TrainingValue { set, row, what }),
@@ -98,11 +107,20 @@ mod tests {
     #[test]
     fn wrong_sizes_and_values_are_named() {
         assert!(set().check("training", 3, 2).is_ok());
-        assert!(matches!(set().check("training", 3, 3), Err(NetworkError::TrainingSetShape { .. })));
-        assert!(matches!(set().check("validation", 4, 2), Err(NetworkError::TrainingSetShape { .. })));
+        assert!(matches!(
+            set().check("training", 3, 3),
+            Err(NetworkError::TrainingSetShape { .. })
+        ));
+        assert!(matches!(
+            set().check("validation", 4, 2),
+            Err(NetworkError::TrainingSetShape { .. })
+        ));
         let mut bad = set();
         bad.labels[3] = f64::NAN;
         let said = bad.check("validation", 3, 2).unwrap_err().to_string();
-        assert_eq!(said, "spectrum 1 of the validation set has a label that is not finite; leave such rows out");
+        assert_eq!(
+            said,
+            "spectrum 1 of the validation set has a label that is not finite; leave such rows out"
+        );
     }
 }

@@ -55,11 +55,19 @@ fn forward(network: &Network, flux: &[f64]) -> Forward {
 }
 
 fn backward(network: &Network, flux: &[f64]) -> Backward {
-    network.backward(&forward(network, flux), InputJacobian::Wanted).unwrap()
+    network
+        .backward(&forward(network, flux), InputJacobian::Wanted)
+        .unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// `g (x) [a; 1]` of output k and spectrum n, `[out * (in + 1)]`.
@@ -92,10 +100,18 @@ fn nudged(network: &Network, layer: usize, row: usize, column: usize, step: f64)
     });
     let tensors: Vec<_> = tensors.collect();
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
-        (name.as_str(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+        (
+            name.as_str(),
+            safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap(),
+        )
     });
     let bytes = safetensors::serialize(views, header.metadata().clone()).unwrap();
-    Network::from_safetensors(&bytes, &fisherflow_network::Description::default(), network.arithmetic()).unwrap()
+    Network::from_safetensors(
+        &bytes,
+        &fisherflow_network::Description::default(),
+        network.arithmetic(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -147,7 +163,10 @@ fn captures_are_the_central_differences_of_the_outputs_by_the_weights() {
                         for k in 0..3 {
                             let difference = (up[n * 3 + k] - down[n * 3 + k]) / (2.0 * h);
                             let j = weight_jacobian(capture, k, n)[row * (shape.inputs + 1) + column];
-                            assert!((j - difference).abs() < 1e-7, "{activation}, layer {l}: {j} {difference}");
+                            assert!(
+                                (j - difference).abs() < 1e-7,
+                                "{activation}, layer {l}: {j} {difference}"
+                            );
                         }
                     }
                 }
@@ -201,10 +220,18 @@ fn f32_follows_f64() {
         let (a, b) = (values(&a.input_jacobian.unwrap()), values(&b.input_jacobian.unwrap()));
         for (k, (a, b)) in a.chunks(BATCH * WIDTHS[0]).zip(b.chunks(BATCH * WIDTHS[0])).enumerate() {
             let size = labels().scale[k] / 0.2;
-            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * size), "{activation}");
+            assert!(
+                a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * size),
+                "{activation}"
+            );
         }
         let (a, b) = (forward(&narrow, &flux), forward(&wide, &flux));
-        assert!(values(a.output()).iter().zip(values(b.output())).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert!(
+            values(a.output())
+                .iter()
+                .zip(values(b.output()))
+                .all(|(a, b)| (a - b).abs() < 1e-5)
+        );
     }
 }
 
@@ -220,7 +247,10 @@ fn bits_do_not_depend_on_threads() {
                 Network::he_normal(&widths, Activation::Tanh, labels(), &[1.0], &[0.3], 3, arithmetic).unwrap();
             let backward = backward(&network, &flux);
             let mut all = values(&backward.input_jacobian.unwrap());
-            backward.captures.iter().for_each(|c| all.extend(values(&c.output_grad)));
+            backward
+                .captures
+                .iter()
+                .for_each(|c| all.extend(values(&c.output_grad)));
             all
         };
         assert_eq!(run(1), run(2));
@@ -232,12 +262,19 @@ fn an_activation_before_the_first_dense_layer_is_in_the_jacobian() {
     let inner = network(Activation::Tanh, &[1.0], arithmetic(Precision::F64, 1));
     let bytes = inner.to_safetensors().unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let views = file.tensors().into_iter().filter(|(name, _)| name.starts_with("layers."));
+    let views = file
+        .tensors()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("layers."));
     let bare = safetensors::serialize(views, None).unwrap();
     let (flux, h) = (flux(), 1e-6);
     for scale in scales() {
         let said = fisherflow_network::Description {
-            layers: Some(["tanh", "dense", "silu", "dense", "relu", "dense", "sigmoid"].map(str::to_owned).to_vec()),
+            layers: Some(
+                ["tanh", "dense", "silu", "dense", "relu", "dense", "sigmoid"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            ),
             input_scale: Some(scale),
             ..Default::default()
         };
@@ -263,13 +300,32 @@ fn an_activation_before_the_first_dense_layer_is_in_the_jacobian() {
 fn what_does_not_fit_is_refused() {
     let network = network(Activation::Relu, &[1.0], arithmetic(Precision::F64, 1));
     let said = network.flux_tensor(&[1.0; 10]).unwrap_err().to_string();
-    assert_eq!(said, "the spectra have 10 values, not a whole number of spectra of the network's 7 pixels");
+    assert_eq!(
+        said,
+        "the spectra have 10 values, not a whole number of spectra of the network's 7 pixels"
+    );
     let narrow = Tensor::zeros((2, 6), DType::F64, &candle_core::Device::Cpu).unwrap();
     assert!(matches!(network.forward(&narrow), Err(NetworkError::FluxShape { .. })));
-    let other = Network::he_normal(&[7, 3], Activation::Relu, labels(), &[0.0], &[1.0], 1, network.arithmetic());
+    let other = Network::he_normal(
+        &[7, 3],
+        Activation::Relu,
+        labels(),
+        &[0.0],
+        &[1.0],
+        1,
+        network.arithmetic(),
+    );
     let foreign = forward(&other.unwrap(), &flux());
     let refused = network.backward(&foreign, InputJacobian::NotWanted);
     assert!(matches!(refused, Err(NetworkError::ForeignForward { .. })));
     let empty = forward(&network, &[]);
-    assert_eq!(network.backward(&empty, InputJacobian::Wanted).unwrap().input_jacobian.unwrap().dims(), [3, 0, 7]);
+    assert_eq!(
+        network
+            .backward(&empty, InputJacobian::Wanted)
+            .unwrap()
+            .input_jacobian
+            .unwrap()
+            .dims(),
+        [3, 0, 7]
+    );
 }

@@ -23,23 +23,45 @@ fn arrays(case: &str) -> Option<Arrays> {
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 fn network(arrays: &Arrays, activation: &str, precision: Precision) -> Network {
     let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = (0..3)
-        .flat_map(|l| [(format!("W_{l}"), format!("{l}.weight")), (format!("b_{l}"), format!("{l}.bias"))])
+        .flat_map(|l| {
+            [
+                (format!("W_{l}"), format!("{l}.weight")),
+                (format!("b_{l}"), format!("{l}.bias")),
+            ]
+        })
         .map(|(array, tensor)| {
             let npz::Array { shape, values } = &arrays[&array];
-            (tensor, values.iter().flat_map(|v| v.to_le_bytes()).collect(), shape.clone())
+            (
+                tensor,
+                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                shape.clone(),
+            )
         })
         .collect();
     let views = tensors.iter().map(|(name, data, shape)| {
-        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F64, shape.clone(), data).unwrap())
+        (
+            name,
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F64, shape.clone(), data).unwrap(),
+        )
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     let said = Description {
-        layers: Some(["dense", activation, "dense", activation, "dense"].map(str::to_owned).to_vec()),
+        layers: Some(
+            ["dense", activation, "dense", activation, "dense"]
+                .map(str::to_owned)
+                .to_vec(),
+        ),
         ..Description::default()
     };
     Network::from_safetensors(&bytes, &said, Arithmetic { precision, threads: 1 }).unwrap()
@@ -56,7 +78,10 @@ fn passes(network: &Network, arrays: &Arrays) -> (Forward, Backward) {
 fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let size = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let worst = found.iter().zip(expected).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+    let worst = found
+        .iter()
+        .zip(expected)
+        .fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
     assert!(worst <= tolerance * size, "{what}: off by {worst:e} of {size:e}");
 }
 
@@ -100,10 +125,22 @@ fn check(case: &str, activation: &str) {
             let shape = &network.dense_layers()[l];
             let gradients = values(&capture.output_grad);
             let inputs = values(&capture.input);
-            let with_bias: Vec<f64> =
-                inputs.chunks_exact(shape.inputs).flat_map(|row| row.iter().copied().chain([1.0])).collect();
-            assert_close("A", &outer_sum(&with_bias, shape.inputs + 1), &arrays[&format!("A_{l}")].values, tolerance);
-            assert_close("G", &outer_sum(&gradients, shape.outputs), &arrays[&format!("G_{l}")].values, tolerance);
+            let with_bias: Vec<f64> = inputs
+                .chunks_exact(shape.inputs)
+                .flat_map(|row| row.iter().copied().chain([1.0]))
+                .collect();
+            assert_close(
+                "A",
+                &outer_sum(&with_bias, shape.inputs + 1),
+                &arrays[&format!("A_{l}")].values,
+                tolerance,
+            );
+            assert_close(
+                "G",
+                &outer_sum(&gradients, shape.outputs),
+                &arrays[&format!("G_{l}")].values,
+                tolerance,
+            );
             for (nk, row) in weight_jacobian.iter_mut().enumerate() {
                 let (n_of, k_of) = (nk / k, nk % k);
                 let gradient = &gradients[(k_of * n + n_of) * shape.outputs..][..shape.outputs];

@@ -16,7 +16,12 @@ const F64: Arithmetic = Arithmetic {
 type Tensors = Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>;
 
 fn f64s(name: &'static str, shape: &[usize], values: &[f64]) -> (&'static str, Dtype, Vec<usize>, Vec<u8>) {
-    (name, Dtype::F64, shape.to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    (
+        name,
+        Dtype::F64,
+        shape.to_vec(),
+        values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    )
 }
 
 /// 2 -> 3 -> 1, named as torch's `Sequential` names them inside a module.
@@ -53,7 +58,11 @@ fn refusal(tensors: &Tensors, said: &Description) -> String {
 }
 
 fn labels_of(network: &Network, flux: &[f64]) -> Vec<f64> {
-    network.forward(&network.flux_tensor(flux).unwrap()).unwrap().labels(network).unwrap()
+    network
+        .forward(&network.flux_tensor(flux).unwrap())
+        .unwrap()
+        .labels(network)
+        .unwrap()
 }
 
 const MLP: [&str; 3] = ["dense", "relu", "dense"];
@@ -81,7 +90,10 @@ fn a_round_trip_keeps_every_bit() {
         assert_eq!(again.dense_layers(), network.dense_layers());
         let names: Vec<&str> = again.dense_layers().iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["layers.0", "layers.2", "layers.4"]);
-        assert_eq!((again.n_inputs(), again.n_labels(), again.n_weights()), (3, 2, 20 + 24 + 10));
+        assert_eq!(
+            (again.n_inputs(), again.n_labels(), again.n_weights()),
+            (3, 2, 20 + 24 + 10)
+        );
         let flux = [0.9, 1.1, 1.0, 0.2, 0.4, 0.6];
         assert_eq!(labels_of(&again, &flux), labels_of(&network, &flux));
     }
@@ -126,7 +138,10 @@ fn the_files_own_description_wins() {
     assert_eq!((network.labels().mean[0], network.labels().scale[0]), (100.0, 10.0));
     let disagreeing = Network::from_safetensors(&file(&tensors, Some(json)), &said(&["dense", "tanh", "dense"]), F64);
     let message = disagreeing.unwrap_err().to_string();
-    assert!(message.contains(r#"["dense", "relu", "dense"]"#) && message.contains("tanh"), "{message}");
+    assert!(
+        message.contains(r#"["dense", "relu", "dense"]"#) && message.contains("tanh"),
+        "{message}"
+    );
     assert!(Network::from_safetensors(&file(&tensors, Some(json)), &said(&MLP), F64).is_ok());
 }
 
@@ -134,11 +149,24 @@ fn the_files_own_description_wins() {
 fn half_precision_weights_are_converted() {
     let mut tensors = bare();
     // 1.5 in f16 and in bf16
-    tensors[1] = ("features.2.bias", Dtype::F16, vec![3], [0x3e00u16; 3].iter().flat_map(|b| b.to_le_bytes()).collect());
-    tensors[3] = ("features.10.bias", Dtype::BF16, vec![1], 0x3fc0u16.to_le_bytes().to_vec());
+    tensors[1] = (
+        "features.2.bias",
+        Dtype::F16,
+        vec![3],
+        [0x3e00u16; 3].iter().flat_map(|b| b.to_le_bytes()).collect(),
+    );
+    tensors[3] = (
+        "features.10.bias",
+        Dtype::BF16,
+        vec![1],
+        0x3fc0u16.to_le_bytes().to_vec(),
+    );
     let network = read(&tensors, &said(&MLP)).unwrap();
     let (_, bias) = network.dense_weights(0).unwrap();
-    assert_eq!((bias.dtype(), bias.to_vec1::<f64>().unwrap()), (DType::F64, vec![1.5; 3]));
+    assert_eq!(
+        (bias.dtype(), bias.to_vec1::<f64>().unwrap()),
+        (DType::F64, vec![1.5; 3])
+    );
     assert_eq!(network.dense_weights(1).unwrap().1.to_vec1::<f64>().unwrap(), [1.5]);
     tensors[3] = ("features.10.bias", Dtype::I32, vec![1], vec![0; 4]);
     assert_eq!(
@@ -149,15 +177,31 @@ fn half_precision_weights_are_converted() {
 
 #[test]
 fn what_is_no_network_is_named() {
-    for bytes in [&b""[..], b"PK\x03\x04 not a safetensors file", &file(&bare(), None)[..200]] {
+    for bytes in [
+        &b""[..],
+        b"PK\x03\x04 not a safetensors file",
+        &file(&bare(), None)[..200],
+    ] {
         let refused = Network::from_safetensors(bytes, &said(&MLP), F64).unwrap_err();
         assert!(matches!(refused, NetworkError::NotSafetensors { .. }), "{refused}");
     }
-    assert!(matches!(read(&vec![], &Description::default()), Err(NetworkError::NoLayers)));
+    assert!(matches!(
+        read(&vec![], &Description::default()),
+        Err(NetworkError::NoLayers)
+    ));
     for (json, message) in [
-        ("{}", "the file's metadata `fisherflow.network` is not a description of a network"),
-        (r#"{"version": 2}"#, "the file describes its network in version 2; this program knows version 1: update it"),
-        (r#"{"version": 1, "layers": [{"kind": "danse"}]}"#, "unknown layer `danse`; the nearest known one is `dense`"),
+        (
+            "{}",
+            "the file's metadata `fisherflow.network` is not a description of a network",
+        ),
+        (
+            r#"{"version": 2}"#,
+            "the file describes its network in version 2; this program knows version 1: update it",
+        ),
+        (
+            r#"{"version": 1, "layers": [{"kind": "danse"}]}"#,
+            "unknown layer `danse`; the nearest known one is `dense`",
+        ),
         (
             r#"{"version": 1, "layers": [{"kind": "dense", "name": "features.1"}]}"#,
             "the network file has no tensor `features.1.weight` (nearest: `features.10.weight`); \
@@ -177,7 +221,10 @@ fn missing_and_stray_tensors_are_named() {
     let mut tensors = bare();
     tensors.push(f64s("bn.running_mean", &[3], &[0.0; 3]));
     let message = refusal(&tensors, &said(&MLP));
-    assert!(message.starts_with("tensor `bn.running_mean` [3] of the network file belongs to no dense layer"), "{message}");
+    assert!(
+        message.starts_with("tensor `bn.running_mean` [3] of the network file belongs to no dense layer"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -232,7 +279,10 @@ fn labels_and_normalisation_must_fit() {
         }),
         ..said(&MLP)
     };
-    assert_eq!(refusal(&bare(), &description), "2 label names given, the network has 1 outputs");
+    assert_eq!(
+        refusal(&bare(), &description),
+        "2 label names given, the network has 1 outputs"
+    );
     let description = Description {
         input_scale: Some(vec![1.0, 2.0, 3.0]),
         ..said(&MLP)

@@ -53,8 +53,10 @@ fn recipe() -> Recipe {
 fn run(recipe: &Recipe, noise: f64, arithmetic: Arithmetic) -> (Network, TrainingReport, Vec<Epoch>) {
     let (training, validation) = (linear_set(300, noise, 1), linear_set(100, noise, 2));
     let mut epochs = Vec::new();
-    let (network, report) =
-        train(&training, &validation, recipe, labels(), arithmetic, &mut |e| epochs.push(e)).unwrap();
+    let (network, report) = train(&training, &validation, recipe, labels(), arithmetic, &mut |e| {
+        epochs.push(e)
+    })
+    .unwrap();
     (network, report, epochs)
 }
 
@@ -67,7 +69,14 @@ fn validation_loss(network: &Network, noise: f64) -> f64 {
     let set = linear_set(100, noise, 2);
     let flux: Vec<f64> = set.flux.iter().map(|f| f64::from(*f)).collect();
     let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
-    let output: Vec<f64> = forward.output().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let output: Vec<f64> = forward
+        .output()
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap();
     let targets = network.labels().to_outputs(&set.labels);
     output.iter().zip(&targets).map(|(f, y)| (f - y).powi(2)).sum::<f64>() / targets.len() as f64
 }
@@ -96,7 +105,10 @@ fn a_hidden_layer_learns_too() {
         ..recipe()
     };
     let (_, report, _) = run(&recipe, 0.0, arithmetic(Precision::F32, 1));
-    assert!(report.train_loss.unwrap() < 0.02 && report.validation_loss.unwrap() < 0.1, "{report:?}");
+    assert!(
+        report.train_loss.unwrap() < 0.02 && report.validation_loss.unwrap() < 0.1,
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -110,7 +122,10 @@ fn the_same_seed_gives_the_same_bits_on_any_threads() {
         let first = bytes(&run(&recipe, 0.1, arithmetic(precision, 1)).0);
         assert_eq!(first, bytes(&run(&recipe, 0.1, arithmetic(precision, 1)).0));
         assert_eq!(first, bytes(&run(&recipe, 0.1, arithmetic(precision, 2)).0));
-        let other = Recipe { seed: 5, ..recipe.clone() };
+        let other = Recipe {
+            seed: 5,
+            ..recipe.clone()
+        };
         assert_ne!(first, bytes(&run(&other, 0.1, arithmetic(precision, 1)).0));
     }
 }
@@ -124,10 +139,19 @@ fn patience_ends_training_and_the_best_epoch_is_kept() {
         ..recipe()
     };
     let (network, report, epochs) = run(&recipe, 1.0, arithmetic(Precision::F64, 1));
-    assert!(report.stopped_early && report.epochs == report.best_epoch + 5, "{report:?}");
-    let best = epochs.iter().min_by(|a, b| a.validation_loss.partial_cmp(&b.validation_loss).unwrap()).unwrap();
+    assert!(
+        report.stopped_early && report.epochs == report.best_epoch + 5,
+        "{report:?}"
+    );
+    let best = epochs
+        .iter()
+        .min_by(|a, b| a.validation_loss.partial_cmp(&b.validation_loss).unwrap())
+        .unwrap();
     assert_eq!(best.epoch, report.best_epoch);
-    assert_eq!((Some(best.train_loss), best.validation_loss), (report.train_loss, report.validation_loss));
+    assert_eq!(
+        (Some(best.train_loss), best.validation_loss),
+        (report.train_loss, report.validation_loss)
+    );
     assert!(best.improved && !epochs.last().unwrap().improved);
     assert!((validation_loss(&network, 1.0) - report.validation_loss.unwrap()).abs() < 1e-12);
 
@@ -136,7 +160,10 @@ fn patience_ends_training_and_the_best_epoch_is_kept() {
         epochs: report.best_epoch,
         ..recipe
     };
-    assert_eq!(bytes(&network), bytes(&run(&until_best, 1.0, arithmetic(Precision::F64, 1)).0));
+    assert_eq!(
+        bytes(&network),
+        bytes(&run(&until_best, 1.0, arithmetic(Precision::F64, 1)).0)
+    );
 }
 
 #[test]
@@ -160,23 +187,49 @@ fn no_epoch_gives_the_initialised_network() {
 #[test]
 fn what_cannot_be_trained_is_refused() {
     let train_on = |training: &TrainingSet, recipe: &Recipe| {
-        train(training, &TrainingSet::default(), recipe, labels(), Arithmetic::default(), &mut |_| ()).map(|_| ())
+        train(
+            training,
+            &TrainingSet::default(),
+            recipe,
+            labels(),
+            Arithmetic::default(),
+            &mut |_| (),
+        )
+        .map(|_| ())
     };
     let set = linear_set(20, 0.0, 1);
     assert!(train_on(&set, &Recipe { epochs: 1, ..recipe() }).is_ok());
-    assert!(matches!(train_on(&TrainingSet::default(), &recipe()), Err(NetworkError::EmptyTrainingSet)));
+    assert!(matches!(
+        train_on(&TrainingSet::default(), &recipe()),
+        Err(NetworkError::EmptyTrainingSet)
+    ));
     let mut bad = set.clone();
     bad.flux[PIXELS] = f32::NAN;
-    assert!(matches!(train_on(&bad, &recipe()), Err(NetworkError::TrainingValue { row: 1, .. })));
+    assert!(matches!(
+        train_on(&bad, &recipe()),
+        Err(NetworkError::TrainingValue { row: 1, .. })
+    ));
     for wrong in [
         Recipe { batch: 0, ..recipe() },
-        Recipe { learning_rate: -1.0, ..recipe() },
-        Recipe { beta_2: 1.0, ..recipe() },
-        Recipe { hidden: vec![0], ..recipe() },
+        Recipe {
+            learning_rate: -1.0,
+            ..recipe()
+        },
+        Recipe {
+            beta_2: 1.0,
+            ..recipe()
+        },
+        Recipe {
+            hidden: vec![0],
+            ..recipe()
+        },
     ] {
         assert!(matches!(train_on(&set, &wrong), Err(NetworkError::Recipe { .. })));
     }
-    let wild = Recipe { learning_rate: 1e30, ..recipe() };
+    let wild = Recipe {
+        learning_rate: 1e30,
+        ..recipe()
+    };
     let said = train_on(&set, &wild).unwrap_err().to_string();
     assert!(said.starts_with("training diverged in epoch"), "{said}");
 }

@@ -1,7 +1,7 @@
 //! The error of every star: `C_total = C_flux + C_weights + C_intrinsic`, its standard errors and correlations.
 
 use crate::PosteriorError;
-use crate::noise::check_covariances;
+use crate::shape_checks::check_covariances;
 
 /// The total error of a batch of stars. Bad rows, whose parts are NaN, stay NaN.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 //! A block of the Hessian arrives as a [`BlockCurvature`](fisherflow_curvature::BlockCurvature): a sum over spectra, in normalised
 //! label units. [`invert`] adds the prior precision `delta` and gives the block's posterior: `P = H + delta I` as a [`Precision`], whose
 //! [`covariance_of`](Precision::covariance_of) is the weights' part of a star's error, `J_theta P^-1 J_theta^T`. The photons' part is
-//! [`flux_covariance`]; what held-out residuals show beyond both is [`BudgetSums::intrinsic`]; [`ErrorBudget::total`] adds the three.
+//! [`flux_covariance`]; what held-out residuals show beyond both is [`HeldOutStars::intrinsic`]; [`ErrorBudget::total`] adds the three.
 //!
 //! Everything here is arithmetic on arrays: no files, no threads of its own beyond those of the matrix products. Factorisations and
 //! eigenproblems are always f64; the products of a prediction follow the captures' type.
@@ -18,16 +18,18 @@ mod eigen;
 mod error;
 mod error_budget;
 mod flux_covariance;
-mod intrinsic;
+mod held_out;
 mod invert;
 mod kronecker;
 mod matrices;
-mod noise;
 mod precision;
 mod predictive;
 mod product;
 mod psd;
 mod pulls;
+mod scatter;
+mod shape_checks;
+mod small;
 
 #[cfg(test)]
 mod brute_force;
@@ -43,11 +45,11 @@ pub use cost::inverse_flops;
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};
 pub use flux_covariance::flux_covariance;
-pub use intrinsic::{BudgetSums, IntrinsicEstimate};
+pub use held_out::{HeldOutStars, KnownParts};
 pub use invert::{BlockPosterior, invert, precision_from_matrices};
 pub use matrices::{Factor, NamedMatrix, hessian_from_matrices, hessian_matrices};
-pub use noise::{NOISE_FLOOR, NoiseEstimate, ResidualSums};
 pub use precision::Precision;
 pub use predictive::covariance_of_blocks;
 pub use psd::{Clipped, clip_to_psd};
 pub use pulls::{PullSums, Pulls};
+pub use scatter::{NOISE_FLOOR, ScatterEstimate};

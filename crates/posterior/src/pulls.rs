@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
-use crate::noise::{add, check_batch, check_covariances};
+use crate::shape_checks::{check_batch, check_covariances, check_merge};
 
 /// Sums over stars of their pulls, label by label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ impl PullSums {
     /// # Errors
     /// If they are of another number of labels.
     pub fn merge(&mut self, other: &Self) -> Result<(), PosteriorError> {
-        crate::noise::check_merge("pull sums", self.n_labels, other.n_labels)?;
+        check_merge("pull sums", self.n_labels, other.n_labels)?;
         self.n_spectra += other.n_spectra;
         add(&mut self.pull, &other.pull);
         add(&mut self.square, &other.square);
@@ -114,6 +114,10 @@ impl PullSums {
         };
         Some((0..self.n_labels).map(one).collect())
     }
+}
+
+fn add(sum: &mut [f64], values: &[f64]) {
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
 #[cfg(test)]

@@ -94,7 +94,6 @@ async fn probed_pixels(
     let mask = leaves(&footer, &[flux]);
     let damaged = |error| damaged(reader, first, error);
     let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
-        .with_row_groups(vec![first])
         .with_projection(mask)
         .with_limit(PROBE)
         .with_batch_size(PROBE)

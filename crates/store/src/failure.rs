@@ -72,7 +72,7 @@ fn s3_failed(uri: String, action: Action, source: Cause, endpoint: Option<&str>)
     let says = |parts: &[&str]| parts.iter().any(|part| source.text().contains(part));
     if says(&[
         "169.254.169.254",
-        "metadata/token",
+        "/latest/api/token",
         "redential",
         "nstance metadata",
     ]) {

@@ -77,8 +77,10 @@ impl JacobianWriter {
                 uri: self.out.uri().to_owned(),
                 source: crate::error::Cause::new(&error, &[]),
             })?;
-        let labels: Vec<&str> = (0..n).flat_map(|_| self.labels.iter().map(String::as_str)).collect();
-        let labels: ArrayRef = Arc::new(StringArray::from_iter_values(labels));
+        let labels: Vec<&str> = (0..n)
+            .flat_map(|_| self.labels.iter().map(String::as_str))
+            .collect();
+        let labels: ArrayRef = Arc::new(StringArray::from(labels));
         let order = (0..n).flat_map(|row| (0..k).map(move |label| (row, label)));
         let jacobians = f32_lists(order.map(|(row, label)| {
             let start = (label * n + row) * d;

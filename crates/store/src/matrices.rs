@@ -229,11 +229,15 @@ fn append_rows(
     };
     let offsets = lists.value_offsets();
     for at in 0..batch.num_rows() {
-        let full = matrices
+        // The next matrix, and before it those without rows.
+        while matrices
             .last()
-            .is_none_or(|m| m.values.len() == m.rows * m.cols);
-        if full {
-            matrices.extend(pending.by_ref().find(|shape| shape.rows > 0).map(begin));
+            .is_none_or(|m| m.values.len() == m.rows * m.cols)
+        {
+            match pending.next() {
+                Some(shape) => matrices.push(begin(shape)),
+                None => return Err(unlike(uri, "more rows than its metadata says")),
+            }
         }
         let span = offsets[at] as usize..offsets[at + 1] as usize;
         let row = usize::try_from(rows.value(at)).unwrap_or(usize::MAX);

@@ -13,6 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -113,12 +114,12 @@ impl ParquetOut {
             secrets: stores.secrets(),
             endpoint: stores.endpoint(),
         };
-        let writer = AsyncArrowWriter::try_new(
-            writer,
-            Arc::clone(schema),
-            Some(properties(schema, metadata)),
-        )
-        .map_err(|error| encode(stores, &uri, error))?;
+        // Without the hint of the Arrow library: pyarrow then shows our metadata as the schema's.
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties(schema, metadata))
+            .with_skip_arrow_metadata(true);
+        let writer = AsyncArrowWriter::try_new_with_options(writer, Arc::clone(schema), options)
+            .map_err(|error| encode(stores, &uri, error))?;
         Ok(Self {
             stores: stores.clone(),
             writer: Some(writer),

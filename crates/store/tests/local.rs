@@ -1,7 +1,9 @@
 //! The conformance suite on the local disk, and what only a disk does.
 
 #[path = "support/conformance.rs"]
+#[allow(dead_code, reason = "every test file uses its own part of it")]
 mod conformance;
+#[allow(dead_code, reason = "every test file uses its own part of it")]
 mod support;
 
 use fisherflow_store::*;

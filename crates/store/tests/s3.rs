@@ -2,7 +2,9 @@
 //! S3 does not answer.
 
 #[path = "support/conformance.rs"]
+#[allow(dead_code, reason = "every test file uses its own part of it")]
 mod conformance;
+#[allow(dead_code, reason = "every test file uses its own part of it")]
 mod support;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

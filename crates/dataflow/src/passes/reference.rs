@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fisherflow_curvature::ReferenceSums;
 use fisherflow_network::InputJacobian;
-use fisherflow_posterior::ResidualSums;
+use fisherflow_posterior::{HeldOutStars, KnownParts};
 use fisherflow_spectra::PixelPopulation;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
@@ -20,7 +20,7 @@ use crate::operators::{Accumulate, Differentiate, Gather, GroupFold, ReduceInGro
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct HeldOut {
     pub(crate) references: ReferenceSums,
-    pub(crate) residuals: ResidualSums,
+    pub(crate) stars: HeldOutStars,
 }
 
 /// The totals over held-out spectra.
@@ -38,7 +38,7 @@ pub(crate) fn reference(
             .accumulate("HeldOut", &context.faults, Fold { context: Arc::clone(context), sums: HeldOut::none(context) })
             .reduce_in_group_order(&context.faults, |total: &mut HeldOut, group| {
                 total.references.merge(&group.references)?;
-                Ok(total.residuals.merge(&group.residuals)?)
+                Ok(total.stars.merge(&group.stars)?)
             })
             .gather(probe))
     })?;
@@ -51,7 +51,7 @@ impl HeldOut {
         let network = &context.network;
         Self {
             references: ReferenceSums::empty(network.dense_layers(), network.n_labels()),
-            residuals: ResidualSums::new(network.n_labels()),
+            stars: HeldOutStars::new(network.n_labels()),
         }
     }
 }
@@ -66,7 +66,8 @@ impl GroupFold<Rc<Differentiated>> for Fold {
 
     fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
         self.sums.references.accumulate(&held_out.backward.captures)?;
-        Ok(self.sums.residuals.accumulate(&held_out.residuals(), held_out.batch.label_covariance.as_deref())?)
+        let label_covariance = held_out.batch.label_covariance.as_deref();
+        Ok(self.sums.stars.push(&held_out.residuals(), KnownParts { label_covariance, ..KnownParts::default() })?)
     }
 
     fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOut)>, RunError> {

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use fisherflow_spectra::{RowFlags, Simulation, plan_groups};
 use fisherflow_store::*;
 
-use super::{columns, flux, parquet, plain};
+use super::support::{columns, flux, parquet, plain};
 
 /// Runs the suite under `base`, an empty place.
 pub fn conform(stores: &Stores, base: &str) {

@@ -9,6 +9,7 @@ use arrow_array::builder::{
 use arrow_array::{ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, Mask};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 /// Columns `id`, `flux`, `flux_err`, `teff`, `logg`, and `snr` kept.
@@ -25,7 +26,6 @@ pub fn columns() -> CatalogueColumns {
     }
 }
 
-#[allow(dead_code)]
 pub fn with_mask(mut columns: CatalogueColumns) -> CatalogueColumns {
     columns.mask = Some(Mask {
         column: "mask".into(),
@@ -65,7 +65,6 @@ pub fn f64s(first: usize, n: usize, value: impl Fn(usize) -> f64) -> ArrayRef {
     ))
 }
 
-#[allow(dead_code)]
 pub fn i64s(first: usize, n: usize) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(
         (first..first + n).map(|i| i as i64),
@@ -81,7 +80,6 @@ pub fn floats(first: usize, n: usize, d: usize, value: impl Fn(usize, usize) -> 
     Arc::new(builder.finish())
 }
 
-#[allow(dead_code)]
 pub fn large_doubles(n: usize, d: usize, value: impl Fn(usize, usize) -> f64) -> ArrayRef {
     let mut builder = LargeListBuilder::new(Float64Builder::new());
     for i in 0..n {
@@ -91,7 +89,6 @@ pub fn large_doubles(n: usize, d: usize, value: impl Fn(usize, usize) -> f64) ->
     Arc::new(builder.finish())
 }
 
-#[allow(dead_code)]
 pub fn fixed_floats(n: usize, d: usize, value: impl Fn(usize, usize) -> f32) -> ArrayRef {
     let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), d as i32);
     for i in 0..n {
@@ -101,7 +98,6 @@ pub fn fixed_floats(n: usize, d: usize, value: impl Fn(usize, usize) -> f32) -> 
     Arc::new(builder.finish())
 }
 
-#[allow(dead_code)]
 pub fn ints(n: usize, d: usize, value: impl Fn(usize, usize) -> i32) -> ArrayRef {
     let mut builder = ListBuilder::new(Int32Builder::new());
     for i in 0..n {
@@ -111,7 +107,6 @@ pub fn ints(n: usize, d: usize, value: impl Fn(usize, usize) -> i32) -> ArrayRef
     Arc::new(builder.finish())
 }
 
-#[allow(dead_code)]
 pub fn bools(n: usize, d: usize, value: impl Fn(usize, usize) -> bool) -> ArrayRef {
     let mut builder = ListBuilder::new(BooleanBuilder::new());
     for i in 0..n {
@@ -122,7 +117,6 @@ pub fn bools(n: usize, d: usize, value: impl Fn(usize, usize) -> bool) -> ArrayR
 }
 
 /// Replaces or adds a column.
-#[allow(dead_code)]
 pub fn set(columns: &mut Vec<(&'static str, ArrayRef)>, name: &'static str, array: ArrayRef) {
     columns.retain(|(n, _)| *n != name);
     columns.push((name, array));
@@ -134,6 +128,7 @@ pub fn parquet(columns: Vec<(&'static str, ArrayRef)>, group: usize) -> Vec<u8> 
         RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true)))
             .unwrap();
     let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(group))
         .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();

@@ -1,0 +1,160 @@
+//! Held-out stars: their residuals, and what is known of the covariance of each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::PosteriorError;
+use crate::shape_checks::{check_batch, check_covariances, check_merge};
+
+/// Residuals of held-out stars and the known parts of their covariances, star after star in the order they were added.
+///
+/// Units are the caller's, one for all. A few thousand stars are plenty, so they are kept as they are: an estimate that weights each
+/// star by its own errors needs them one by one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutStars {
+    n_labels: usize,
+    skipped: u64,
+    /// `[n, K]`.
+    residual: Vec<f64>,
+    /// The photons' part, `[n, K, K]`.
+    flux: Vec<f64>,
+    /// The weights' part, `[n, K, K]`.
+    weights: Vec<f64>,
+    /// The labels' own, `S_y`, `[n, K, K]`.
+    label_covariance: Vec<f64>,
+}
+
+/// What is known of the covariances of some stars, `[n, K, K]` each; a part that is not known, or not asked for, is 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KnownParts<'a> {
+    /// The photons' part.
+    pub flux: Option<&'a [f64]>,
+    /// The weights' part.
+    pub weights: Option<&'a [f64]>,
+    /// The labels' own covariance.
+    pub label_covariance: Option<&'a [f64]>,
+}
+
+impl HeldOutStars {
+    /// No stars yet, of `n_labels` labels.
+    #[must_use]
+    pub fn new(n_labels: usize) -> Self {
+        Self {
+            n_labels,
+            skipped: 0,
+            residual: Vec::new(),
+            flux: Vec::new(),
+            weights: Vec::new(),
+            label_covariance: Vec::new(),
+        }
+    }
+
+    /// Number of labels K.
+    #[must_use]
+    pub fn n_labels(&self) -> usize {
+        self.n_labels
+    }
+
+    /// Number of stars.
+    #[must_use]
+    pub fn n_spectra(&self) -> u64 {
+        (self.residual.len() / self.n_labels.max(1)) as u64
+    }
+
+    /// Number of stars left out because a residual or a covariance was not finite (a label was missing).
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Adds stars: `residual = label - prediction`, `[n, K]`. A star with a value that is not finite is left out and counted.
+    ///
+    /// # Errors
+    /// If the sizes do not agree.
+    pub fn push(&mut self, residual: &[f64], known: KnownParts<'_>) -> Result<(), PosteriorError> {
+        let k = self.n_labels;
+        let batch = check_batch("residuals", residual, k)?;
+        for (what, part) in [
+            ("flux covariances", known.flux),
+            ("weight covariances", known.weights),
+            ("label covariances", known.label_covariance),
+        ] {
+            if let Some(part) = part {
+                check_covariances(what, part, batch, k)?;
+            }
+        }
+        let finite = |values: &[f64]| values.iter().all(|v| v.is_finite());
+        for star in 0..batch {
+            let residual = &residual[star * k..(star + 1) * k];
+            let of_star = |part: Option<&'_ [f64]>| part.map_or_else(|| vec![0.0; k * k], |p| p[star * k * k..(star + 1) * k * k].to_vec());
+            let parts = [known.flux, known.weights, known.label_covariance].map(of_star);
+            if !finite(residual) || !parts.iter().all(|part| finite(part)) {
+                self.skipped += 1;
+                continue;
+            }
+            let [flux, weights, own] = parts;
+            self.residual.extend_from_slice(residual);
+            self.flux.extend(flux);
+            self.weights.extend(weights);
+            self.label_covariance.extend(own);
+        }
+        Ok(())
+    }
+
+    /// Adds other stars, after these.
+    ///
+    /// # Errors
+    /// If they are of another number of labels.
+    pub fn merge(&mut self, other: &Self) -> Result<(), PosteriorError> {
+        check_merge("held-out stars", self.n_labels, other.n_labels)?;
+        self.skipped += other.skipped;
+        self.residual.extend_from_slice(&other.residual);
+        self.flux.extend_from_slice(&other.flux);
+        self.weights.extend_from_slice(&other.weights);
+        self.label_covariance.extend_from_slice(&other.label_covariance);
+        Ok(())
+    }
+
+    /// Residual `[K]` and the sum of the known parts `[K, K]` of each star.
+    pub(crate) fn stars(&self) -> impl Iterator<Item = (&[f64], Vec<f64>)> {
+        let k = self.n_labels;
+        self.residual.chunks_exact(k.max(1)).enumerate().map(move |(star, residual)| {
+            let at = star * k * k;
+            let known = (at..at + k * k).map(|i| self.flux[i] + self.weights[i] + self.label_covariance[i]).collect();
+            (residual, known)
+        })
+    }
+
+    /// Means over the stars: residual `[K]`, `r r^T`, flux, weights and label covariances `[K, K]`.
+    pub(crate) fn means(&self) -> Means {
+        let k = self.n_labels;
+        let n = self.n_spectra() as f64;
+        let mean = |values: &[f64], width: usize| -> Vec<f64> {
+            let mut sum = vec![0.0; width];
+            for row in values.chunks_exact(width.max(1)) {
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            sum.into_iter().map(|sum| sum / n).collect()
+        };
+        let outer: Vec<f64> = self
+            .residual
+            .chunks_exact(k.max(1))
+            .flat_map(|r| r.iter().flat_map(move |a| r.iter().map(move |b| a * b)))
+            .collect();
+        Means {
+            residual: mean(&self.residual, k),
+            second_moment: mean(&outer, k * k),
+            flux: mean(&self.flux, k * k),
+            weights: mean(&self.weights, k * k),
+            label_covariance: mean(&self.label_covariance, k * k),
+        }
+    }
+}
+
+/// Means over held-out stars.
+pub(crate) struct Means {
+    pub(crate) residual: Vec<f64>,
+    pub(crate) second_moment: Vec<f64>,
+    pub(crate) flux: Vec<f64>,
+    pub(crate) weights: Vec<f64>,
+    pub(crate) label_covariance: Vec<f64>,
+}
