@@ -12,7 +12,7 @@ use crate::printing::{Grid, Page, bytes, count};
 /// Rows shown.
 const ROWS: usize = 3;
 /// Characters of a value shown.
-const WIDTH: usize = 44;
+const WIDTH: usize = 26;
 
 /// What the Parquet objects at `uri` are.
 ///
