@@ -3,8 +3,9 @@
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, Mask};
 use fisherflow_store::OnBadObject;
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys that describe a catalogue.
 pub const KEYS: &[&str] = &[

@@ -6,6 +6,7 @@
 mod catalogue;
 mod compute;
 mod curvature;
+mod entry;
 mod error;
 mod location;
 mod nearest;

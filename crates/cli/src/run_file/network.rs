@@ -1,7 +1,8 @@
 //! `[network]` and `[network.labels]`: the trained network, and what its file does not say itself.
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys of `[network]`.
 pub const KEYS: &[&str] = &["uri", "layers", "input_mean", "input_scale", "labels"];

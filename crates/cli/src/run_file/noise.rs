@@ -1,7 +1,8 @@
 //! `[noise]`: the residual covariance R of the labels.
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys of `[noise]`.
 pub const KEYS: &[&str] = &["from", "covariance", "holdout_fraction"];

@@ -5,8 +5,9 @@
 use fisherflow_network::train::Recipe;
 use fisherflow_network::{Activation, LayerSpec};
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys of `[train]`.
 pub const KEYS: &[&str] = &[
