@@ -8,7 +8,7 @@ use fisherflow_store::WrittenFile;
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
-use crate::printing::{Grid, Page, bytes, count, number};
+use crate::printing::{Grid, Page, bytes, count};
 use crate::progress;
 
 use super::findings::Findings;
@@ -73,7 +73,7 @@ fn page(done: &RunSummary) -> Page {
     let rate = fit.spectra.max(done.predict.map_or(0, |p| p.spectra)) as f64 / done.seconds;
     facts.push((
         "time",
-        format!("{:.1} s, {} spectra/s", done.seconds, number(rate.round())),
+        format!("{:.1} s, {} spectra/s", done.seconds, count(rate as u64)),
     ));
     page.facts(&facts);
     Findings::of_run(done).print_to(&mut page);
