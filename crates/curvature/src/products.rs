@@ -5,9 +5,10 @@
 //! tile a thread.
 
 use candle_core::WithDType;
-use faer::linalg::matmul::{matmul, triangular};
-use faer::traits::ComplexField;
+use faer::linalg::matmul::triangular;
+use faer::traits::RealField;
 use faer::{Accum, MatMut, MatRef, Par};
+use fisherflow_network::product::{multiply, release_wide_registers};
 
 use crate::packed::packed_len;
 
@@ -18,7 +19,7 @@ const TILE: usize = 512;
 const WORTH_SHARING: usize = 1 << 22;
 
 /// What a product is computed in: f32 or f64.
-pub(crate) trait Element: ComplexField + WithDType {}
+pub(crate) trait Element: RealField + WithDType {}
 impl Element for f32 {}
 impl Element for f64 {}
 
@@ -60,13 +61,11 @@ fn gram_panel<T: Element>(x: MatRef<'_, T>, tile: &mut Vec<T>, panel: Panel<'_>)
     let row_at = |row: usize| packed_len(row) - packed_len(first);
     for from in (0..first).step_by(TILE) {
         tile.resize(height * TILE, T::zero_impl());
-        matmul(
+        multiply(
             MatMut::from_row_major_slice_mut(tile, height, TILE),
-            Accum::Replace,
             left,
             x.subcols(from, TILE),
-            T::one_impl(),
-            Par::Seq,
+            1,
         );
         for (row, values) in (first..end).zip(tile.chunks_exact(TILE)) {
             add(&mut sums[row_at(row) + from..][..TILE], values);
@@ -84,6 +83,7 @@ fn gram_panel<T: Element>(x: MatRef<'_, T>, tile: &mut Vec<T>, panel: Panel<'_>)
         T::one_impl(),
         Par::Seq,
     );
+    release_wide_registers();
     for (row, values) in (first..end).zip(tile.chunks_exact(height)) {
         let below = row - first;
         add(&mut sums[row_at(row) + first..][..below], &values[..below]);
@@ -135,13 +135,11 @@ pub(crate) fn add_cross<T: Element>(
         for from in (0..m).step_by(TILE) {
             let width = TILE.min(m - from);
             tile.resize(height * width, T::zero_impl());
-            matmul(
+            multiply(
                 MatMut::from_row_major_slice_mut(tile, height, width),
-                Accum::Replace,
                 x.subcols(panel.first, height).transpose(),
                 y.subcols(from, width),
-                T::one_impl(),
-                Par::Seq,
+                1,
             );
             for (row, values) in panel
                 .sums
