@@ -36,18 +36,11 @@ pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
         facts.push(("row groups", count(catalogue.shards().len() as u64)));
         facts.push((
             "pixels",
-            format!(
-                "{} in {}",
-                count(catalogue.n_pixels() as u64),
-                catalogue.columns().flux
-            ),
+            format!("{} in {}", count(catalogue.n_pixels() as u64), catalogue.columns().flux),
         ));
     }
     page.facts(&facts);
-    let first: Option<RecordBatch> = table
-        .batches(None, ROWS)?
-        .next()
-        .transpose()?;
+    let first: Option<RecordBatch> = table.batches(None, ROWS)?.next().transpose()?;
     page.gap().grid(&columns(table.schema(), first.as_ref()));
     Ok(page)
 }

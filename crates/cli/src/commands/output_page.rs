@@ -6,6 +6,7 @@ use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Place;
 
+use super::findings::Findings;
 use super::{run, stores};
 
 /// Prints what a complete output holds.
@@ -82,6 +83,7 @@ fn complete(output: &Output, manifest: &Manifest) -> Page {
         }
         page.gap().grid(&counts);
     }
+    Findings::of_manifest(manifest).print_to(&mut page);
     page.gap().grid(&run::files(&manifest.files));
     let skipped = manifest.inputs.iter().flat_map(|input| &input.skipped);
     let mut notes = manifest.notes.clone();

@@ -11,6 +11,8 @@ use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count, number};
 use crate::progress;
 
+use super::findings::Findings;
+
 /// Runs stages, and prints their summary in the first process.
 ///
 /// # Errors
@@ -74,12 +76,7 @@ fn page(done: &RunSummary) -> Page {
         format!("{:.1} s, {} spectra/s", done.seconds, number(rate.round())),
     ));
     page.facts(&facts);
-    if done.noise.is_some() || done.intrinsic.is_some() {
-        page.gap().grid(&labels(done));
-    }
-    if !done.blocks.is_empty() {
-        page.gap().grid(&blocks(done));
-    }
+    Findings::of_run(done).print_to(&mut page);
     page.gap().grid(&files(&done.files));
     if !done.notes.is_empty() {
         page.gap();
@@ -88,51 +85,6 @@ fn page(done: &RunSummary) -> Page {
         }
     }
     page
-}
-
-/// A row a label: its error budget over the held-out spectra, and whether the error bars are as large as the errors.
-fn labels(done: &RunSummary) -> Grid {
-    let k = done.labels.len();
-    let sigma = |covariance: Option<&Vec<f64>>, i: usize| {
-        let variance = covariance.and_then(|c| c.get(i * k + i));
-        variance.map_or("-".to_owned(), |v| number(v.max(0.0).sqrt()))
-    };
-    let intrinsic = done.intrinsic.as_ref();
-    let mut grid = Grid::new(&[
-        "label", "unit", "noise", "flux", "weights", "intrinsic", "pull mean", "pull std", "within 1",
-    ]);
-    for (i, label) in done.labels.iter().enumerate() {
-        let pulls = done.pulls.as_ref().and_then(|p| p.get(i));
-        let pull = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
-        grid.row(vec![
-            label.clone(),
-            done.units.get(i).cloned().unwrap_or_default(),
-            sigma(done.noise.as_ref().map(|n| &n.covariance), i),
-            sigma(intrinsic.map(|e| &e.mean_flux), i),
-            sigma(intrinsic.map(|e| &e.mean_weights), i),
-            sigma(intrinsic.map(|e| &e.covariance), i),
-            pull(pulls.map(|p| p.mean)),
-            pull(pulls.map(|p| p.standard_deviation)),
-            pull(pulls.map(|p| p.within_one_sigma)),
-        ]);
-    }
-    grid
-}
-
-/// A row a block of the Hessian.
-fn blocks(done: &RunSummary) -> Grid {
-    let mut grid = Grid::new(&["block", "structure", "weights", "effective", "log det", "condition"]);
-    for block in &done.blocks {
-        grid.row(vec![
-            block.layers.join("+"),
-            format!("{:?}", block.structure).to_lowercase(),
-            count(block.n_weights),
-            format!("{:.1}", block.effective_parameters),
-            format!("{:.1}", block.log_det),
-            format!("{:.1e}", block.condition),
-        ]);
-    }
-    grid
 }
 
 /// A row a folder of the output.
@@ -147,12 +99,7 @@ pub fn files(files: &[WrittenFile]) -> Grid {
     }
     let mut grid = Grid::new(&["folder", "files", "rows", "size"]);
     for (folder, (number, rows, size)) in folders {
-        grid.row(vec![
-            format!("{folder}/"),
-            count(number),
-            count(rows),
-            bytes(size),
-        ]);
+        grid.row(vec![format!("{folder}/"), count(number), count(rows), bytes(size)]);
     }
     grid
 }

@@ -1,8 +1,6 @@
 //! A run file into a [`Job`].
 
-use fisherflow_dataflow::{
-    CatalogueSource, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict,
-};
+use fisherflow_dataflow::{CatalogueSource, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict};
 use fisherflow_network::{Arithmetic, Description, LabelsDescription};
 
 use crate::environment::Environment;

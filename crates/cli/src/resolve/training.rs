@@ -139,6 +139,11 @@ epochs = 2
         }
         assert!(resolved(TEXT, Some(0)).is_err());
         let untrained = TEXT.split("[train]").next().unwrap();
-        assert!(resolved(untrained, None).unwrap_err().to_string().contains("`[train]` is missing"));
+        assert!(
+            resolved(untrained, None)
+                .unwrap_err()
+                .to_string()
+                .contains("`[train]` is missing")
+        );
     }
 }

@@ -45,15 +45,10 @@ impl NoiseTable {
         if let Some(from) = table.get("from") {
             from.choice(&[("holdout", ())], &[])?;
             if table.get("covariance").is_some() {
-                return Err(from.invalid(
-                    "stands beside a covariance: keep from = \"holdout\" or covariance = [[...]]",
-                ));
+                return Err(from.invalid("stands beside a covariance: keep from = \"holdout\" or covariance = [[...]]"));
             }
         }
-        let covariance = table
-            .get("covariance")
-            .map(|e| covariance(&e, fits))
-            .transpose()?;
+        let covariance = table.get("covariance").map(|e| covariance(&e, fits)).transpose()?;
         let holdout_fraction = match table.get("holdout_fraction") {
             None => DEFAULT_HOLDOUT_FRACTION,
             Some(e) => {
@@ -88,7 +83,11 @@ fn covariance(entry: &Entry<'_>, fits: Fits) -> Result<Vec<Vec<f64>>, RunFileErr
         let sizes: Vec<String> = rows.iter().map(|r| r.len().to_string()).collect();
         return Err(entry.invalid(format!(
             "has rows of {} numbers, expected {k} rows of {k}: one a label",
-            if sizes.is_empty() { "no".to_owned() } else { sizes.join(", ") }
+            if sizes.is_empty() {
+                "no".to_owned()
+            } else {
+                sizes.join(", ")
+            }
         )));
     }
     for i in 0..k {
@@ -107,9 +106,7 @@ fn covariance(entry: &Entry<'_>, fits: Fits) -> Result<Vec<Vec<f64>>, RunFileErr
     let least = least_correlation_eigenvalue(&rows);
     let rounding = 1e-12 * k as f64;
     if least < -rounding {
-        return Err(entry.invalid(
-            "is not positive semidefinite: a combination of labels has a negative variance",
-        ));
+        return Err(entry.invalid("is not positive semidefinite: a combination of labels has a negative variance"));
     }
     if !fits.label_errors && least < rounding {
         return Err(entry.invalid(
@@ -179,11 +176,7 @@ mod tests {
     #[test]
     fn eigenvalues_of_a_known_matrix() {
         // Correlations 1/2 between all three: eigenvalues 2, 1/2, 1/2; the units do not matter.
-        let c = vec![
-            vec![1e4, 50.0, 5.0],
-            vec![50.0, 1.0, 0.05],
-            vec![5.0, 0.05, 0.01],
-        ];
+        let c = vec![vec![1e4, 50.0, 5.0], vec![50.0, 1.0, 0.05], vec![5.0, 0.05, 0.01]];
         assert!((least_correlation_eigenvalue(&c) - 0.5).abs() < 1e-12);
         let indefinite = vec![vec![1.0, 2.0], vec![2.0, 1.0]];
         assert!((least_correlation_eigenvalue(&indefinite) + 1.0).abs() < 1e-12);

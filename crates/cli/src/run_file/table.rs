@@ -25,10 +25,7 @@ impl Source {
     /// The line of a byte offset.
     pub fn at(&self, offset: usize) -> At {
         let end = offset.min(self.text.len());
-        let newlines = self.text.as_bytes()[..end]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count();
+        let newlines = self.text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count();
         At {
             file: Arc::clone(&self.file),
             line: newlines + 1,
@@ -261,8 +258,7 @@ impl<'d> Entry<'d> {
     /// Any other value.
     pub fn count(&self, least: u64) -> Result<usize, RunFileError> {
         let n = self.integer(least)?;
-        usize::try_from(n)
-            .map_err(|_| self.invalid(format!("is {n}, more than this machine can count")))
+        usize::try_from(n).map_err(|_| self.invalid(format!("is {n}, more than this machine can count")))
     }
 
     /// The elements of an array, each with its own line; `of` says what an array of what is expected.
@@ -290,10 +286,7 @@ impl<'d> Entry<'d> {
     /// # Errors
     /// Any other value.
     pub fn strings(&self) -> Result<Vec<String>, RunFileError> {
-        self.array("an array of strings")?
-            .iter()
-            .map(Entry::string)
-            .collect()
+        self.array("an array of strings")?.iter().map(Entry::string).collect()
     }
 
     /// An array of different strings, none empty.
@@ -315,10 +308,7 @@ impl<'d> Entry<'d> {
     /// # Errors
     /// Any other value.
     pub fn numbers(&self) -> Result<Vec<f64>, RunFileError> {
-        self.array("an array of numbers")?
-            .iter()
-            .map(Entry::number)
-            .collect()
+        self.array("an array of numbers")?.iter().map(Entry::number).collect()
     }
 
     /// Whether the value is a string.
@@ -340,20 +330,14 @@ impl<'d> Entry<'d> {
     ///
     /// # Errors
     /// [`RunFileError::Unsupported`] for a name in `later`, [`RunFileError::Invalid`] with the nearest name for any other.
-    pub fn choice<T: Copy>(
-        &self,
-        supported: &[(&str, T)],
-        later: &[&str],
-    ) -> Result<T, RunFileError> {
+    pub fn choice<T: Copy>(&self, supported: &[(&str, T)], later: &[&str]) -> Result<T, RunFileError> {
         let said = self.string()?;
         if let Some((_, value)) = supported.iter().find(|(name, _)| *name == said) {
             return Ok(*value);
         }
         let names: Vec<&str> = supported.iter().map(|(name, _)| *name).collect();
         if later.contains(&said.as_str()) {
-            return Err(
-                self.unsupported(format!("\"{said}\""), format!("use {}", alternatives(&names)))
-            );
+            return Err(self.unsupported(format!("\"{said}\""), format!("use {}", alternatives(&names))));
         }
         let all: Vec<&str> = names.iter().chain(later).copied().collect();
         let near = nearest(&said, &all).unwrap_or_default();
@@ -383,11 +367,7 @@ impl<'d> Entry<'d> {
     }
 
     /// The error for a value that a later version will take.
-    pub fn unsupported(
-        &self,
-        said: impl Into<String>,
-        supported: impl Into<String>,
-    ) -> RunFileError {
+    pub fn unsupported(&self, said: impl Into<String>, supported: impl Into<String>) -> RunFileError {
         RunFileError::Unsupported {
             at: self.at.clone(),
             key: self.key.clone(),
