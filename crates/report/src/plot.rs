@@ -12,7 +12,7 @@ use crate::histogram::Bar;
 use crate::ticks::{Scale, label};
 
 const SIZE: (u32, u32) = (960, 600);
-const FONT: i32 = 30;
+const FONT: i32 = 34;
 const INK: RGBColor = RGBColor(34, 34, 34);
 const FAINT: RGBColor = RGBColor(225, 225, 225);
 const LINE: RGBColor = RGBColor(31, 96, 160);
@@ -199,8 +199,8 @@ fn framed(
     let mut chart = ChartBuilder::on(&area)
         .margin(16)
         .margin_right(36)
-        .x_label_area_size(92)
-        .y_label_area_size(138)
+        .x_label_area_size(100)
+        .y_label_area_size(150)
         .build_cartesian_2d(x.places(), y.places())?;
     let (x_ticks, y_ticks) = (x.ticks(), y.ticks());
     let font = ("sans-serif", FONT).into_font().color(&INK);

@@ -14,6 +14,9 @@ pub(crate) struct Settings {
     /// Of each label; none where fewer than two unseen spectra have labels.
     #[serde(default)]
     pub pulls: Option<Vec<Pulls>>,
+    /// How the labels' noise R came about; none where the run file gives it.
+    #[serde(default)]
+    pub noise_estimate: Option<Noise>,
     /// How C_intrinsic came about; none without labels.
     #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
@@ -42,6 +45,15 @@ pub(crate) struct Pulls {
     pub standard_deviation: f64,
     /// Share between -1 and 1.
     pub within_one_sigma: f64,
+}
+
+/// R, from held-out spectra.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Noise {
+    /// `[K, K]`, label units squared.
+    pub covariance: Vec<f64>,
+    /// Number of spectra.
+    pub n_spectra: u64,
 }
 
 /// Means over held-out spectra, `[K, K]` each, label units squared.

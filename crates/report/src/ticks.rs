@@ -45,7 +45,7 @@ pub(crate) fn label(value: f64, ticks: &[f64]) -> String {
         .map(|pair| pair[1] - pair[0])
         .fold(f64::INFINITY, f64::min);
     if !(1e-3..1e6).contains(&largest) || !step.is_finite() {
-        return numbers::significant(value, 3);
+        return numbers::significant(value, 2);
     }
     // As many decimals as the closest ticks need to differ.
     let decimals = (-(step * 1.000_001).log10().floor()).max(0.0) as usize;
@@ -129,10 +129,10 @@ mod tests {
             ["0.05", "0.1", "0.2", "0.5", "1"]
         );
         assert_eq!(
-            labels(Scale::Log, 1e-12, 1e-9),
-            ["1.00e-12", "1.00e-11", "1.00e-10", "1.00e-9"]
+            labels(Scale::Log, 1e-13, 1e-9),
+            ["1.0e-13", "1.0e-12", "1.0e-11", "1.0e-10", "1.0e-9"]
         );
         assert_eq!(labels(Scale::Log, 0.5, 0.6).len(), 6);
-        assert_eq!(labels(Scale::Linear, 2.0, 2.0), ["2.00"]);
+        assert_eq!(labels(Scale::Linear, 2.0, 2.0), ["2.0"]);
     }
 }

@@ -4,7 +4,7 @@ use fisherflow_store::BlockRow;
 
 use crate::findings::Findings;
 use crate::html::{Cell, paragraph, table, warning};
-use crate::numbers::{count, significant};
+use crate::numbers::{count, counted, significant};
 
 /// The section.
 pub(crate) fn blocks(findings: &Findings) -> String {
@@ -24,7 +24,7 @@ pub(crate) fn blocks(findings: &Findings) -> String {
         "clipped",
         "jitter",
     ];
-    table(&header, &rows) + &effective(findings)
+    table(&header, &rows) + &effective(findings) + &noise(findings)
 }
 
 fn block(block: &BlockRow) -> Vec<Cell> {
@@ -71,4 +71,28 @@ fn effective(findings: &Findings) -> String {
     } else {
         paragraph(&compared)
     }
+}
+
+/// How the labels are weighed in the Hessian.
+fn noise(findings: &Findings) -> String {
+    let Some(noise) = &findings.settings.noise_estimate else {
+        return String::new();
+    };
+    let labels = &findings.settings.network.labels;
+    let sigma = |(label, name): (usize, &String)| {
+        let variance = noise.covariance.get(label * (labels.len() + 1));
+        let sigma = variance.copied().unwrap_or(f64::NAN).sqrt();
+        let text = format!(
+            "{name} {} {}",
+            significant(sigma, 3),
+            findings.settings.unit(label)
+        );
+        text.trim_end().to_owned()
+    };
+    let sigmas: Vec<String> = labels.iter().enumerate().map(sigma).collect();
+    paragraph(&format!(
+        "The Hessian weighs the labels by their noise R, from the residuals of {}: {}.",
+        counted(noise.n_spectra, "held-out spectrum", "held-out spectra"),
+        sigmas.join(", ")
+    ))
 }

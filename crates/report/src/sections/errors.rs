@@ -30,7 +30,7 @@ pub(crate) fn errors(findings: &Findings) -> Result<String, ReportError> {
     );
     if stride > 1 {
         out.push_str(&paragraph(&format!(
-            "Quantiles and shares are those of every {stride}th spectrum with an error bar, {} in all; histograms and ranges are over all.",
+            "Quantiles and shares are those of one in {stride} spectra with an error bar, {} in all; histograms and ranges are over all.",
             count(sampled)
         )));
     }
@@ -107,17 +107,14 @@ fn parts(predictions: &Predictions, label: usize, name: &str) -> Vec<Cell> {
     let medians = shares.map(|share| share.map_or(0.0, |share| share.median));
     let mut row = vec![Cell::text(name), Cell::Html(stacked(medians))];
     row.extend(shares.map(|share| {
-        Cell::text(share.map_or_else(
+        let text = share.map_or_else(
             || "–".to_owned(),
-            |share| {
-                format!(
-                    "{} ({}–{})",
-                    percent(share.median),
-                    percent(share.low).trim_end_matches(" %"),
-                    percent(share.high).trim_end_matches(" %")
-                )
+            |Spread { low, median, high }| {
+                let within = |share: f64| percent(share).trim_end_matches(" %").to_owned();
+                format!("{} ({}–{})", percent(median), within(low), within(high))
             },
-        ))
+        );
+        Cell::Number(text)
     }));
     row
 }
@@ -158,7 +155,7 @@ fn plots(
         &points,
         e,
         &x,
-        &format!("the error of {name} against its value"),
+        &format!("the error of {name} against its predicted value"),
     )?);
     let against_pixels = predictions.n_pix_good().zip(predictions.errors(label));
     let points = binned(against_pixels, POINTS, MIN_POINTS);

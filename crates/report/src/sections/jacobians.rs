@@ -16,8 +16,8 @@ pub(crate) fn jacobians(findings: &Findings) -> Result<Option<String>, ReportErr
         return Ok(None);
     };
     let mut out = paragraph(&format!(
-        "The derivative of a label with respect to the flux of each pixel. Its product with the flux error is that pixel's share in the error \
-         bar. From the first {} of {} rows (a row a spectrum and label).",
+        "The derivative of a label with respect to the flux of each pixel: times the flux error, and added up in squares over the pixels, it is \
+         the flux's part of the error bar. From the first {} of {} rows (a row a spectrum and label).",
         count(jacobians.looked_at),
         count(jacobians.rows)
     ));

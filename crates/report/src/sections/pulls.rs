@@ -109,18 +109,19 @@ fn verdict(pulls: &Pulls) -> String {
             significant(scatter, 2)
         )
     };
-    if mean.abs() > of_mean {
+    let biased = mean.abs() > of_mean;
+    if biased {
         let side = if mean < 0.0 { "above" } else { "below" };
         says.push_str(&format!(
             "; the predictions lie on average {} error bars {side} the labels: a bias, which an error bar does not mend",
             significant(mean.abs(), 2)
         ));
     }
-    if right && (within - WITHIN_ONE).abs() > of_share {
+    if right && !biased && (within - WITHIN_ONE).abs() > of_share {
         let shape = if within > WITHIN_ONE {
             "most errors are smaller, and a few large ones make up the scatter"
         } else {
-            "fewer than that are within one error bar"
+            "the errors are not normally distributed"
         };
         says.push_str(&format!(
             "; {} lie within one error bar where 68.3 % are expected: {shape}",
