@@ -52,7 +52,7 @@ pub enum CliError {
     },
     /// The run ended early.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
     /// The page of plots could not be made.
     #[error("report.html cannot be made")]
     Report(#[from] fisherflow_report::ReportError),
@@ -69,9 +69,15 @@ pub enum CliError {
     Output(#[from] std::io::Error),
 }
 
+impl From<RunError> for CliError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
-        Self::Run(error.into())
+        RunError::from(error).into()
     }
 }
 

@@ -90,17 +90,16 @@ fn covariance(entry: &Entry<'_>, fits: Fits) -> Result<Vec<Vec<f64>>, RunFileErr
             }
         )));
     }
-    for i in 0..k {
-        for j in 0..i {
-            if rows[i][j] != rows[j][i] {
+    for (i, row) in rows.iter().enumerate() {
+        for (j, (below, above)) in row[..i].iter().zip(rows.iter().map(|r| r[i])).enumerate() {
+            if *below != above {
                 return Err(entry.invalid(format!(
-                    "is not symmetric: row {i} column {j} is {}, row {j} column {i} is {}",
-                    rows[i][j], rows[j][i]
+                    "is not symmetric: row {i} column {j} is {below}, row {j} column {i} is {above}"
                 )));
             }
         }
-        if rows[i][i] < 0.0 {
-            return Err(entry.invalid(format!("has the negative variance {} of label {i}", rows[i][i])));
+        if row[i] < 0.0 {
+            return Err(entry.invalid(format!("has the negative variance {} of label {i}", row[i])));
         }
     }
     let least = least_correlation_eigenvalue(&rows);
@@ -148,7 +147,7 @@ fn least_correlation_eigenvalue(covariance: &[Vec<f64>]) -> f64 {
     (0..k).map(|i| a[i][i]).fold(f64::INFINITY, f64::min)
 }
 
-/// The Jacobi rotation that makes `a[p][q]` zero (Golub and Van Loan, section 8.5).
+/// The Jacobi rotation that makes `a[p][q]` zero, `p < q` (Golub and Van Loan, section 8.5).
 fn rotate(a: &mut [Vec<f64>], p: usize, q: usize) {
     if a[p][q] == 0.0 {
         return;
@@ -162,10 +161,9 @@ fn rotate(a: &mut [Vec<f64>], p: usize, q: usize) {
         row[p] = c * x - s * y;
         row[q] = s * x + c * y;
     }
-    for j in 0..a.len() {
-        let (x, y) = (a[p][j], a[q][j]);
-        a[p][j] = c * x - s * y;
-        a[q][j] = s * x + c * y;
+    let (above, below) = a.split_at_mut(q);
+    for (x, y) in above[p].iter_mut().zip(&mut below[0]) {
+        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
     }
 }
 
