@@ -46,16 +46,12 @@ pub(crate) fn add_gram<T: Element>(x: &[T], n: usize, packed: &mut [f64], thread
             sums: panel,
         });
     }
-    share(panels, threads, |tile: &mut Vec<T>, panel| {
-        gram_panel(x, tile, panel)
-    });
+    share(panels, threads, |tile: &mut Vec<T>, panel| gram_panel(x, tile, panel));
 }
 
 /// Adds rows `panel.first .. panel.end` of the lower triangle of `X^T X` to the panel's packed rows.
 fn gram_panel<T: Element>(x: MatRef<'_, T>, tile: &mut Vec<T>, panel: Panel<'_>) {
-    let Panel {
-        first, end, sums, ..
-    } = panel;
+    let Panel { first, end, sums, .. } = panel;
     let height = end - first;
     let left = x.subcols(first, height).transpose();
     let row_at = |row: usize| packed_len(row) - packed_len(first);
@@ -90,10 +86,7 @@ fn gram_panel<T: Element>(x: MatRef<'_, T>, tile: &mut Vec<T>, panel: Panel<'_>)
     }
     let mut squares = vec![0.0; height];
     for spectrum in 0..x.nrows() {
-        for (square, value) in squares
-            .iter_mut()
-            .zip(x.row(spectrum).subcols(first, height).iter())
-        {
+        for (square, value) in squares.iter_mut().zip(x.row(spectrum).subcols(first, height).iter()) {
             let value = value.to_f64();
             *square += value * value;
         }
@@ -141,11 +134,7 @@ pub(crate) fn add_cross<T: Element>(
                 y.subcols(from, width),
                 1,
             );
-            for (row, values) in panel
-                .sums
-                .chunks_exact_mut(stride)
-                .zip(tile.chunks_exact(width))
-            {
+            for (row, values) in panel.sums.chunks_exact_mut(stride).zip(tile.chunks_exact(width)) {
                 add(&mut row[from..][..width], values);
             }
         }
@@ -161,11 +150,7 @@ struct Panel<'a> {
 }
 
 /// Runs `work` on every panel, on `threads` threads: the largest panels first, each to the thread with the least so far.
-fn share<T: Element>(
-    mut panels: Vec<Panel<'_>>,
-    threads: usize,
-    work: impl Fn(&mut Vec<T>, Panel<'_>) + Sync,
-) {
+fn share<T: Element>(mut panels: Vec<Panel<'_>>, threads: usize, work: impl Fn(&mut Vec<T>, Panel<'_>) + Sync) {
     let total: usize = panels.iter().map(|p| p.work).sum();
     let run = |panels: Vec<Panel<'_>>| {
         let mut tile = Vec::new();
@@ -211,9 +196,7 @@ mod tests {
     /// Whole numbers, whose products are exact in f32 too.
     fn whole_numbers(len: usize, seed: u64) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..len)
-            .map(|_| f64::from(rng.random_range(-8i32..=8)))
-            .collect()
+        (0..len).map(|_| f64::from(rng.random_range(-8i32..=8))).collect()
     }
 
     fn uniform(len: usize, seed: u64) -> Vec<f32> {

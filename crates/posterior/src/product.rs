@@ -37,12 +37,7 @@ pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a
-        .remainder()
-        .iter()
-        .zip(b.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
+    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
     for (x, y) in a.zip(b) {
         for (sum, (x, y)) in sums.iter_mut().zip(x.iter().zip(y)) {
             *sum += x * y;
@@ -58,8 +53,7 @@ mod tests {
 
     fn check<T: Scalar>(m: usize, k: usize, n: usize, eps: f64) {
         let mut numbers = Numbers::new((m * 1000 + k) as u64);
-        let mut draw =
-            |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(numbers.next())).collect() };
+        let mut draw = |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(numbers.next())).collect() };
         let (a, b) = (draw(m * k), draw(k * n));
         let one = product(rows(&a, m, k), rows(&b, k, n), 1);
         for threads in [2, 3, 8] {
@@ -68,9 +62,7 @@ mod tests {
         }
         for i in 0..m {
             for j in 0..n {
-                let direct: f64 = (0..k)
-                    .map(|l| a[i * k + l].to_f64() * b[l * n + j].to_f64())
-                    .sum();
+                let direct: f64 = (0..k).map(|l| a[i * k + l].to_f64() * b[l * n + j].to_f64()).sum();
                 assert!((one[i * n + j].to_f64() - direct).abs() < eps * (k + 2) as f64);
             }
         }

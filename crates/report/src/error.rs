@@ -16,9 +16,7 @@ pub enum ReportError {
         output: String,
     },
     /// The manifest is of a version that this program does not know.
-    #[error(
-        "{output}/manifest.json has version {found}, expected {expected}: take the program that wrote it"
-    )]
+    #[error("{output}/manifest.json has version {found}, expected {expected}: take the program that wrote it")]
     Version {
         /// The output.
         output: String,
@@ -37,9 +35,7 @@ pub enum ReportError {
         source: serde_json::Error,
     },
     /// A column is not what a run writes.
-    #[error(
-        "column \"{column}\" of {table} is not {expected}: run `fisherflow verify` on the output"
-    )]
+    #[error("column \"{column}\" of {table} is not {expected}: run `fisherflow verify` on the output")]
     Column {
         /// URI of the table.
         table: String,

@@ -38,12 +38,7 @@ pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportE
     }
     let settings = Settings::of(output, &manifest)?;
     let labels = &settings.network.labels;
-    let holds = |folder: &str| {
-        manifest
-            .files
-            .iter()
-            .any(|file| file.path.starts_with(folder))
-    };
+    let holds = |folder: &str| manifest.files.iter().any(|file| file.path.starts_with(folder));
     let predictions = if holds("predictions/") {
         Predictions::read(stores, &output.child("predictions"), labels)?
     } else {

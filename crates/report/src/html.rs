@@ -50,11 +50,7 @@ pub(crate) fn warning(text: &str) -> String {
 /// A table; the header of a column stands as its first row's cell does. Without a header: names and what they are, in lines that break
 /// anywhere.
 pub(crate) fn table(header: &[&str], rows: &[Vec<Cell>]) -> String {
-    let class = if header.is_empty() {
-        " class=\"facts\""
-    } else {
-        ""
-    };
+    let class = if header.is_empty() { " class=\"facts\"" } else { "" };
     let mut out = format!("<div class=\"wide\"><table{class}>\n");
     if !header.is_empty() {
         out.push_str("<thead><tr>");

@@ -36,13 +36,7 @@ impl Jacobians {
             .0
             .get("fisherflow.n_pixels")
             .and_then(|text| text.parse().ok())
-            .ok_or_else(|| {
-                unlike(
-                    uri,
-                    "jacobian",
-                    "of a number of pixels that the metadata names",
-                )
-            })?;
+            .ok_or_else(|| unlike(uri, "jacobian", "of a number of pixels that the metadata names"))?;
         let most = (SPECTRA * labels.len() as u64).min((VALUES / n_pixels.max(1)) as u64);
         // As many rows of each label.
         let most = most - most % labels.len().max(1) as u64;
@@ -56,9 +50,7 @@ impl Jacobians {
             let batch = batch?;
             let names = column(uri, &batch, "label", "text", |c| c.as_string_opt::<i32>())?;
             let expected = format!("lists of {n_pixels} floats");
-            let lists = column(uri, &batch, "jacobian", &expected, |c| {
-                c.as_list_opt::<i32>()
-            })?;
+            let lists = column(uri, &batch, "jacobian", &expected, |c| c.as_list_opt::<i32>())?;
             for row in 0..batch.num_rows() {
                 if looked_at == most {
                     break;
@@ -127,14 +119,8 @@ mod tests {
     fn the_spread_is_that_of_each_pixel() {
         let rows: Vec<f32> = (0..101).flat_map(|i| [i as f32, -2.0 * i as f32]).collect();
         let found = spreads(&rows, 2);
-        assert_eq!(
-            (found[0].low, found[0].median, found[0].high),
-            (16.0, 50.0, 84.0)
-        );
-        assert_eq!(
-            (found[1].low, found[1].median, found[1].high),
-            (-168.0, -100.0, -32.0)
-        );
+        assert_eq!((found[0].low, found[0].median, found[0].high), (16.0, 50.0, 84.0));
+        assert_eq!((found[1].low, found[1].median, found[1].high), (-168.0, -100.0, -32.0));
         assert!(spreads(&[], 2).is_empty());
     }
 

@@ -53,9 +53,7 @@ pub(crate) fn bytes(value: u64) -> String {
 
 /// Commas between thousands, from 10,000 on.
 fn grouped(text: &str) -> String {
-    let (sign, digits) = text
-        .strip_prefix('-')
-        .map_or(("", text), |rest| ("-", rest));
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
     if whole.len() < 5 {
         return text.to_owned();

@@ -22,10 +22,7 @@ pub(crate) fn page(findings: &Findings) -> Result<String, ReportError> {
         ("Counts", Some(sections::counts(findings))),
         ("Error bars", Some(sections::errors(findings)?)),
         ("Are the error bars right?", Some(sections::pulls(findings))),
-        (
-            "Blocks of the weights' posterior",
-            Some(sections::blocks(findings)),
-        ),
+        ("Blocks of the weights' posterior", Some(sections::blocks(findings))),
         ("Which pixels count", sections::jacobians(findings)?),
     ];
     for (heading, section) in sections {

@@ -101,11 +101,7 @@ impl Axis {
         Places {
             low: self.scale.place(self.low),
             high: self.scale.place(self.high),
-            ticks: self
-                .ticks()
-                .into_iter()
-                .map(|tick| self.scale.place(tick))
-                .collect(),
+            ticks: self.ticks().into_iter().map(|tick| self.scale.place(tick)).collect(),
         }
     }
 }
@@ -143,10 +139,7 @@ impl Ranged for Places {
 pub(crate) fn bars(what: &str, x: &Axis, y: &Axis, bars: &[Bar]) -> Result<String, ReportError> {
     draw(what, x, y, |chart| {
         chart.draw_series(bars.iter().filter(|bar| bar.count > 0).map(|bar| {
-            let corners = [
-                (x.place(bar.low), 0.0),
-                (x.place(bar.high), bar.count as f64),
-            ];
+            let corners = [(x.place(bar.low), 0.0), (x.place(bar.high), bar.count as f64)];
             Rectangle::new(corners, LINE.mix(0.75).filled())
         }))?;
         Ok(())
@@ -154,12 +147,7 @@ pub(crate) fn bars(what: &str, x: &Axis, y: &Axis, bars: &[Bar]) -> Result<Strin
 }
 
 /// A line through the points and the band about it.
-pub(crate) fn band(
-    what: &str,
-    x: &Axis,
-    y: &Axis,
-    points: &[BandPoint],
-) -> Result<String, ReportError> {
+pub(crate) fn band(what: &str, x: &Axis, y: &Axis, points: &[BandPoint]) -> Result<String, ReportError> {
     draw(what, x, y, |chart| {
         let lower = points.iter().map(|p| (x.place(p.x), y.place(p.low)));
         let upper = points.iter().rev().map(|p| (x.place(p.x), y.place(p.high)));
@@ -188,12 +176,7 @@ fn draw(
     Ok(svg)
 }
 
-fn framed(
-    svg: &mut String,
-    x: &Axis,
-    y: &Axis,
-    series: impl FnOnce(&mut Chart<'_, '_>) -> Drawn,
-) -> Drawn {
+fn framed(svg: &mut String, x: &Axis, y: &Axis, series: impl FnOnce(&mut Chart<'_, '_>) -> Drawn) -> Drawn {
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)

@@ -108,33 +108,16 @@ impl Predictions {
         (self.sample.len() as u64, self.sample.stride())
     }
 
-    fn add(
-        &mut self,
-        uri: &str,
-        batch: &RecordBatch,
-        labels: &[String],
-        errors: &[String],
-    ) -> Result<(), ReportError> {
+    fn add(&mut self, uri: &str, batch: &RecordBatch, labels: &[String], errors: &[String]) -> Result<(), ReportError> {
         let k = labels.len();
-        let bad: &BooleanArray =
-            column(uri, batch, "flag_bad", "booleans", |c| c.as_boolean_opt())?;
-        let flags: &PrimitiveArray<Int64Type> =
-            column(uri, batch, "flags", "int64", |c| c.as_primitive_opt())?;
-        let good: &PrimitiveArray<Int32Type> =
-            column(uri, batch, "n_pix_good", "int32", |c| c.as_primitive_opt())?;
+        let bad: &BooleanArray = column(uri, batch, "flag_bad", "booleans", |c| c.as_boolean_opt())?;
+        let flags: &PrimitiveArray<Int64Type> = column(uri, batch, "flags", "int64", |c| c.as_primitive_opt())?;
+        let good: &PrimitiveArray<Int32Type> = column(uri, batch, "n_pix_good", "int32", |c| c.as_primitive_opt())?;
         let doubles = |name: &str| -> Result<&Float64Array, ReportError> {
-            column(uri, batch, name, "doubles", |c| {
-                c.as_primitive_opt::<Float64Type>()
-            })
+            column(uri, batch, name, "doubles", |c| c.as_primitive_opt::<Float64Type>())
         };
-        let values = labels
-            .iter()
-            .map(|name| doubles(name))
-            .collect::<Result<Vec<_>, _>>()?;
-        let errors = errors
-            .iter()
-            .map(|name| doubles(name))
-            .collect::<Result<Vec<_>, _>>()?;
+        let values = labels.iter().map(|name| doubles(name)).collect::<Result<Vec<_>, _>>()?;
+        let errors = errors.iter().map(|name| doubles(name)).collect::<Result<Vec<_>, _>>()?;
         let total = Variances::of(uri, batch, "cov", k)?;
         let parts = PARTS
             .iter()
@@ -238,9 +221,5 @@ pub(crate) fn unlike(uri: &str, name: &str, expected: &str) -> ReportError {
 }
 
 fn valid(values: &Float64Array, at: usize) -> f64 {
-    if values.is_null(at) {
-        f64::NAN
-    } else {
-        values.value(at)
-    }
+    if values.is_null(at) { f64::NAN } else { values.value(at) }
 }

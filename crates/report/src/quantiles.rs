@@ -43,14 +43,8 @@ pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
 
 /// The spread of `y` in bins of `x` that hold as many points each, at most `bins` of them and none with fewer than `min_points` (but for
 /// one bin of all points). Points of one abscissa are in one bin.
-pub(crate) fn binned(
-    points: impl Iterator<Item = (f64, f64)>,
-    bins: usize,
-    min_points: usize,
-) -> Vec<BinnedSpread> {
-    let mut points: Vec<(f64, f64)> = points
-        .filter(|(x, y)| x.is_finite() && y.is_finite())
-        .collect();
+pub(crate) fn binned(points: impl Iterator<Item = (f64, f64)>, bins: usize, min_points: usize) -> Vec<BinnedSpread> {
+    let mut points: Vec<(f64, f64)> = points.filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
     points.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let size = points.len().div_ceil(bins.max(1)).max(min_points).max(1);
     let mut found = Vec::new();
@@ -103,10 +97,7 @@ mod tests {
     fn points_of_one_abscissa_stay_together() {
         let points = (0..100).map(|i| (if i < 90 { 1.0 } else { 2.0 }, f64::from(i)));
         let found = binned(points, 10, 5);
-        assert_eq!(
-            found.iter().map(|bin| bin.x).collect::<Vec<_>>(),
-            [1.0, 2.0]
-        );
+        assert_eq!(found.iter().map(|bin| bin.x).collect::<Vec<_>>(), [1.0, 2.0]);
         let few = binned((0..3).map(|i| (f64::from(i), 1.0)), 10, 5);
         assert_eq!(few.len(), 1);
     }

@@ -62,9 +62,7 @@ impl Sample {
 
     /// One number of every row.
     pub fn column(&self, column: usize) -> impl Iterator<Item = f64> + '_ {
-        self.values
-            .chunks_exact(self.width)
-            .map(move |row| row[column])
+        self.values.chunks_exact(self.width).map(move |row| row[column])
     }
 }
 
@@ -80,18 +78,11 @@ mod tests {
                 sample.offer(&[row as f64, -(row as f64)]);
             }
             let stride = sample.stride();
-            let expected: Vec<f64> = (0..n)
-                .step_by(stride as usize)
-                .map(|row| row as f64)
-                .collect();
+            let expected: Vec<f64> = (0..n).step_by(stride as usize).map(|row| row as f64).collect();
             assert_eq!(sample.column(0).collect::<Vec<_>>(), expected, "{n} rows");
             assert!(sample.column(1).all(|value| value <= 0.0));
             assert!(sample.len() <= 8);
-            assert!(
-                n <= 8 || sample.len() > 4,
-                "{n} rows leave {}",
-                sample.len()
-            );
+            assert!(n <= 8 || sample.len() > 4, "{n} rows leave {}", sample.len());
         }
     }
 }

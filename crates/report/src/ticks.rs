@@ -93,10 +93,7 @@ fn log(low: f64, high: f64) -> Vec<f64> {
         .collect();
     // Less than a factor of two or so: as a linear axis.
     if ticks.len() < 3 {
-        return linear(low, high)
-            .into_iter()
-            .filter(|tick| *tick > 0.0)
-            .collect();
+        return linear(low, high).into_iter().filter(|tick| *tick > 0.0).collect();
     }
     ticks
 }
@@ -112,22 +109,13 @@ mod tests {
 
     #[test]
     fn ticks_are_round() {
-        assert_eq!(
-            labels(Scale::Linear, 0.0, 1.0),
-            ["0", "0.2", "0.4", "0.6", "0.8", "1"]
-        );
-        assert_eq!(
-            labels(Scale::Linear, 3510.0, 7490.0),
-            ["4000", "5000", "6000", "7000"]
-        );
+        assert_eq!(labels(Scale::Linear, 0.0, 1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+        assert_eq!(labels(Scale::Linear, 3510.0, 7490.0), ["4000", "5000", "6000", "7000"]);
         assert_eq!(
             labels(Scale::Linear, -0.02, 0.02),
             ["-0.02", "-0.01", "0", "0.01", "0.02"]
         );
-        assert_eq!(
-            labels(Scale::Log, 0.05, 1.2),
-            ["0.05", "0.1", "0.2", "0.5", "1"]
-        );
+        assert_eq!(labels(Scale::Log, 0.05, 1.2), ["0.05", "0.1", "0.2", "0.5", "1"]);
         assert_eq!(
             labels(Scale::Log, 1e-13, 1e-9),
             ["1.0e-13", "1.0e-12", "1.0e-11", "1.0e-10", "1.0e-9"]

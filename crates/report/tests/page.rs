@@ -8,8 +8,8 @@ use arrow_schema::{DataType, Field, Schema};
 use fisherflow_report::{ReportError, write};
 use fisherflow_spectra::RowFlags;
 use fisherflow_store::{
-    BlockRow, FileMetadata, JacobianRows, JacobianSchema, Manifest, ManifestInput, Output,
-    PredictionRows, PredictionSchema, SkippedObject, StoreOptions, Stores, WrittenFile,
+    BlockRow, FileMetadata, JacobianRows, JacobianSchema, Manifest, ManifestInput, Output, PredictionRows,
+    PredictionSchema, SkippedObject, StoreOptions, Stores, WrittenFile,
 };
 use serde_json::json;
 
@@ -104,10 +104,7 @@ impl Synthetic {
     /// The derivative of label k at pixel p in row i is i (k + 1) where p is 7, and 0 elsewhere.
     fn jacobians(mut self, rows: usize) -> Self {
         let schema = JacobianSchema::new(&ids(0, 0).schema(), &labels(), PIXELS).unwrap();
-        let mut writer = self
-            .output
-            .jacobians(0, &schema, &FileMetadata::default())
-            .unwrap();
+        let mut writer = self.output.jacobians(0, &schema, &FileMetadata::default()).unwrap();
         let mut jacobian = vec![0.0_f32; K * rows * PIXELS];
         for k in 0..K {
             for i in 0..rows {
@@ -148,10 +145,7 @@ impl Synthetic {
             clipped_eigenvalues: 17,
             jitter: f64::NAN,
         };
-        let file = self
-            .output
-            .write_blocks(&[block], &FileMetadata::default())
-            .unwrap();
+        let file = self.output.write_blocks(&[block], &FileMetadata::default()).unwrap();
         self.files.push(file);
         self
     }
@@ -181,11 +175,7 @@ impl Synthetic {
                     reason: "truncated & lost".into(),
                 }],
             }],
-            counts: [
-                ("fit_in_sums".to_owned(), 77),
-                ("another_count".to_owned(), 5),
-            ]
-            .into(),
+            counts: [("fit_in_sums".to_owned(), 77), ("another_count".to_owned(), 5)].into(),
             files: self.files.clone(),
             settings,
             notes: vec!["object left out: <part-9>".into()],
@@ -210,10 +200,7 @@ fn row<'a>(page: &'a str, first: &str) -> Vec<&'a str> {
         .unwrap_or_else(|| panic!("no row {first}: {page}"));
     let line = page[start..].lines().next().unwrap();
     line.split("</td>")
-        .filter_map(|cell| {
-            cell.rsplit_once("<td")
-                .map(|(_, cell)| cell.split_once('>').unwrap().1)
-        })
+        .filter_map(|cell| cell.rsplit_once("<td").map(|(_, cell)| cell.split_once('>').unwrap().1))
         .collect()
 }
 
@@ -221,8 +208,7 @@ fn row<'a>(page: &'a str, first: &str) -> Vec<&'a str> {
 fn quantile(values: &[f64], share: f64) -> f64 {
     let place = share * (values.len() - 1) as f64;
     let below = place.floor() as usize;
-    values[below]
-        + (place - below as f64) * (values[(below + 1).min(values.len() - 1)] - values[below])
+    values[below] + (place - below as f64) * (values[(below + 1).min(values.len() - 1)] - values[below])
 }
 
 fn pulls() -> serde_json::Value {
@@ -247,10 +233,7 @@ fn numbers_are_those_of_the_tables() {
     let found = row(&page, "e_teff (K)");
     let digits = |text: &str| text.parse::<f64>().unwrap();
     for (found, expected) in found[1..4].iter().zip(&expected) {
-        assert!(
-            (digits(found) - digits(expected)).abs() <= 0.51,
-            "{found} {expected}"
-        );
+        assert!((digits(found) - digits(expected)).abs() <= 0.51, "{found} {expected}");
     }
     assert_eq!(found[4..], ["50.0", "149", "90"]);
     assert_eq!(row(&page, "e_a&lt;b")[4..], ["0.500", "1.49", "90"]);
@@ -261,29 +244,20 @@ fn numbers_are_those_of_the_tables() {
             && page.contains("20.0 % (20.0–20.0)")
     );
     // Flags by name, from the files' metadata.
-    assert!(
-        page.contains("<td>NO_GOOD_PIXEL</td><td>no prediction</td><td class=\"number\">10</td>")
-    );
+    assert!(page.contains("<td>NO_GOOD_PIXEL</td><td>no prediction</td><td class=\"number\">10</td>"));
     assert!(page.contains("<td>HELD_OUT</td><td></td><td class=\"number\">90</td>"));
-    assert_eq!(
-        row(&page, "in the sums over spectra (the Hessian)")[1],
-        "77"
-    );
+    assert_eq!(row(&page, "in the sums over spectra (the Hessian)")[1], "77");
     assert_eq!(row(&page, "another_count")[1], "5");
     let block = row(&page, "layers.0 + layers.2");
     assert_eq!(
         block[1..],
-        [
-            "full", "4321", "100", "1.00", "123.46", "250.0", "1.00e9", "17", "–"
-        ]
+        ["full", "4321", "100", "1.00", "123.46", "250.0", "1.00e9", "17", "–"]
     );
     assert!(
         page.contains("250.0 effective parameters; 2 labels x 100 spectra")
             && page.contains("counts information that is not there")
     );
-    assert!(
-        page.contains("<strong>teff</strong>: the error bars are as large as the errors scatter")
-    );
+    assert!(page.contains("<strong>teff</strong>: the error bars are as large as the errors scatter"));
     assert!(page.contains("too small: the errors scatter 1.8 times as much (from 400 spectra)"));
     assert!(page.contains("first 200 of 200 rows"));
     // Two histograms, two lines against the label, two Jacobians; every spectrum has as many good pixels.
@@ -303,14 +277,8 @@ fn the_page_is_self_contained_escaped_and_the_same_again() {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(!page.contains("a<b") && page.contains("a&lt;b") && !page.contains("NaN"));
-    assert!(
-        page.contains("s3://survey/&lt;training&gt;")
-            && page.contains("object left out: &lt;part-9&gt;")
-    );
-    assert_eq!(
-        row(&page, "catalogue")[1..3],
-        ["s3://survey/&lt;training&gt;", "3"]
-    );
+    assert!(page.contains("s3://survey/&lt;training&gt;") && page.contains("object left out: &lt;part-9&gt;"));
+    assert_eq!(row(&page, "catalogue")[1..3], ["s3://survey/&lt;training&gt;", "3"]);
     assert!(page.contains("<td>part-9.parquet</td><td>truncated &amp; lost</td>"));
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
     // The report is not among the files that an output is verified against.
@@ -319,30 +287,19 @@ fn the_page_is_self_contained_escaped_and_the_same_again() {
 
 #[test]
 fn how_rows_lie_in_files_does_not_matter() {
-    let one = Synthetic::new()
-        .predictions(60, 60)
-        .commit(json!({}))
-        .page();
+    let one = Synthetic::new().predictions(60, 60).commit(json!({})).page();
     let many = Synthetic::new().predictions(60, 7).commit(json!({})).page();
     let from = |page: &str| page[page.find("<h2>Error bars</h2>").unwrap()..].to_owned();
     assert_eq!(from(&one), from(&many));
-    assert!(
-        !one.contains("Which pixels count"),
-        "there are no jacobians"
-    );
+    assert!(!one.contains("Which pixels count"), "there are no jacobians");
 }
 
 #[test]
 fn outputs_without_rows_or_labels_have_a_page() {
     let empty = Synthetic::new().predictions(0, 10).commit(json!({})).page();
-    assert!(
-        empty.contains("0 of 0 spectra have") && empty.contains("No spectrum has an error bar.")
-    );
+    assert!(empty.contains("0 of 0 spectra have") && empty.contains("No spectrum has an error bar."));
     let nothing = Synthetic::new().commit(json!({})).page();
-    assert!(
-        nothing.contains("were compared with nothing")
-            && nothing.contains("The output has no blocks.")
-    );
+    assert!(nothing.contains("were compared with nothing") && nothing.contains("The output has no blocks."));
     // Rows 3, 13, ... alone are bad: a part of one bad row.
     let bad = Synthetic::new()
         .predictions(4, 1)
@@ -370,10 +327,7 @@ fn what_is_no_finished_output_is_refused() {
     let uri = folder.path().join("none").to_str().unwrap().to_owned();
     let error = write(&stores, &uri).unwrap_err();
     assert!(matches!(&error, ReportError::NotFinished { output } if *output == uri));
-    assert!(
-        error.to_string().contains("no run has finished there"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no run has finished there"), "{error}");
     assert!(!Path::new(&uri).exists(), "nothing is written");
 
     let odd = Synthetic::new().commit(json!({ "network": {} }));

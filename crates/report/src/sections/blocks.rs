@@ -45,18 +45,9 @@ fn block(block: &BlockRow) -> Vec<Cell> {
 /// Effective parameters against what labels and spectra can determine.
 fn effective(findings: &Findings) -> String {
     let labels = findings.settings.network.labels.len() as u64;
-    let spectra = findings
-        .blocks
-        .iter()
-        .map(|block| block.n_spectra)
-        .max()
-        .unwrap_or(0);
+    let spectra = findings.blocks.iter().map(|block| block.n_spectra).max().unwrap_or(0);
     let limit = labels * spectra;
-    let effective: f64 = findings
-        .blocks
-        .iter()
-        .map(|block| block.effective_parameters)
-        .sum();
+    let effective: f64 = findings.blocks.iter().map(|block| block.effective_parameters).sum();
     let compared = format!(
         "All blocks together have {} effective parameters; {} labels x {} spectra can determine at most {}.",
         significant(effective, 4),
@@ -82,11 +73,7 @@ fn noise(findings: &Findings) -> String {
     let sigma = |(label, name): (usize, &String)| {
         let variance = noise.covariance.get(label * (labels.len() + 1));
         let sigma = variance.copied().unwrap_or(f64::NAN).sqrt();
-        let text = format!(
-            "{name} {} {}",
-            significant(sigma, 3),
-            findings.settings.unit(label)
-        );
+        let text = format!("{name} {} {}", significant(sigma, 3), findings.settings.unit(label));
         text.trim_end().to_owned()
     };
     let sigmas: Vec<String> = labels.iter().enumerate().map(sigma).collect();

@@ -51,11 +51,7 @@ fn flags(findings: &Findings) -> String {
             Cell::text(flag.description.as_str()),
         ]
     };
-    let mut seen: Vec<&Flag> = predictions
-        .flags
-        .iter()
-        .filter(|flag| flag.rows > 0)
-        .collect();
+    let mut seen: Vec<&Flag> = predictions.flags.iter().filter(|flag| flag.rows > 0).collect();
     seen.sort_by_key(|flag| flag.bit);
     let never: Vec<&str> = predictions
         .flags
@@ -70,10 +66,7 @@ fn flags(findings: &Findings) -> String {
         table(&["bit", "flag", "", "spectra", "share", "meaning"], &rows)
     };
     if !never.is_empty() {
-        out.push_str(&paragraph(&format!(
-            "On no spectrum: {}.",
-            never.join(", ")
-        )));
+        out.push_str(&paragraph(&format!("On no spectrum: {}.", never.join(", "))));
     }
     out
 }

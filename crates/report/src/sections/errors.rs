@@ -42,11 +42,7 @@ pub(crate) fn errors(findings: &Findings) -> Result<String, ReportError> {
         .enumerate()
         .map(|(label, name)| {
             let unit = findings.settings.unit(label);
-            (
-                label,
-                name.as_str(),
-                super::with_unit(&format!("e_{name}"), unit),
-            )
+            (label, name.as_str(), super::with_unit(&format!("e_{name}"), unit))
         })
         .collect();
     out.push_str("<h3>How large</h3>\n");
@@ -55,15 +51,7 @@ pub(crate) fn errors(findings: &Findings) -> Result<String, ReportError> {
         .map(|(label, _, e)| size(predictions, *label, e))
         .collect();
     out.push_str(&table(
-        &[
-            "error bar",
-            "median",
-            "16 %",
-            "84 %",
-            "smallest",
-            "largest",
-            "spectra",
-        ],
+        &["error bar", "median", "16 %", "84 %", "smallest", "largest", "spectra"],
         &sizes,
     ));
     out.push_str("<h3>Made of</h3>\n");
@@ -71,10 +59,7 @@ pub(crate) fn errors(findings: &Findings) -> Result<String, ReportError> {
         .iter()
         .map(|(label, name, _)| parts(predictions, *label, name))
         .collect();
-    out.push_str(&table(
-        &["label", "", "flux", "weights", "intrinsic"],
-        &parts,
-    ));
+    out.push_str(&table(&["label", "", "flux", "weights", "intrinsic"], &parts));
     out.push_str(
         "<p class=\"small\">Median share of the variance over spectra, in brackets the middle 68 %. Medians need not add up to 100 %. \
          <span class=\"key flux\"></span> flux <span class=\"key weights\"></span> weights <span class=\"key intrinsic\"></span> intrinsic</p>\n",
@@ -95,9 +80,7 @@ fn size(predictions: &Predictions, label: usize, e: &str) -> Vec<Cell> {
     });
     let (smallest, largest) = histogram.range().unwrap_or((f64::NAN, f64::NAN));
     let mut row = vec![Cell::text(e)];
-    row.extend(
-        [median, low, high, smallest, largest].map(|value| Cell::Number(significant(value, 3))),
-    );
+    row.extend([median, low, high, smallest, largest].map(|value| Cell::Number(significant(value, 3))));
     row.push(Cell::Number(count(histogram.n())));
     row
 }
@@ -125,9 +108,7 @@ fn stacked(shares: [f64; 3]) -> String {
     if total <= 0.0 {
         return String::new();
     }
-    let mut out = String::from(
-        "<svg class=\"shares\" viewBox=\"0 0 160 14\" role=\"img\" aria-label=\"shares\">",
-    );
+    let mut out = String::from("<svg class=\"shares\" viewBox=\"0 0 160 14\" role=\"img\" aria-label=\"shares\">");
     let mut start = 0.0;
     for (class, share) in ["flux", "weights", "intrinsic"].into_iter().zip(shares) {
         let width = 160.0 * share / total;
@@ -139,12 +120,7 @@ fn stacked(shares: [f64; 3]) -> String {
     out + "</svg>"
 }
 
-fn plots(
-    findings: &Findings,
-    label: usize,
-    name: &str,
-    e: &str,
-) -> Result<Vec<String>, ReportError> {
+fn plots(findings: &Findings, label: usize, name: &str, e: &str) -> Result<Vec<String>, ReportError> {
     let predictions = &findings.predictions;
     let mut found = Vec::new();
     found.extend(histogram(predictions, label, name, e)?);
@@ -164,12 +140,7 @@ fn plots(
     Ok(found)
 }
 
-fn histogram(
-    predictions: &Predictions,
-    label: usize,
-    name: &str,
-    e: &str,
-) -> Result<Option<String>, ReportError> {
+fn histogram(predictions: &Predictions, label: usize, name: &str, e: &str) -> Result<Option<String>, ReportError> {
     let histogram = &predictions.errors[label];
     let shown = histogram.bars(BARS, TAIL);
     let (Some(first), Some(last)) = (shown.bars.first(), shown.bars.last()) else {
@@ -198,12 +169,7 @@ fn histogram(
 }
 
 /// A plot of binned errors; none where there is but one bin.
-fn against(
-    points: &[BinnedSpread],
-    e: &str,
-    x: &str,
-    what: &str,
-) -> Result<Option<String>, ReportError> {
+fn against(points: &[BinnedSpread], e: &str, x: &str, what: &str) -> Result<Option<String>, ReportError> {
     let [first, .., last] = points else {
         return Ok(None);
     };
@@ -211,10 +177,7 @@ fn against(
         .iter()
         .map(|point| point.spread.low)
         .fold(f64::INFINITY, f64::min);
-    let highest = points
-        .iter()
-        .map(|point| point.spread.high)
-        .fold(0.0, f64::max);
+    let highest = points.iter().map(|point| point.spread.high).fold(0.0, f64::max);
     let lines: Vec<BandPoint> = points
         .iter()
         .map(|point| BandPoint {

@@ -37,10 +37,7 @@ pub(crate) fn jacobians(findings: &Findings) -> Result<Option<String>, ReportErr
             })
             .collect();
         let low = points.iter().map(|p| p.low).fold(f64::INFINITY, f64::min);
-        let high = points
-            .iter()
-            .map(|p| p.high)
-            .fold(f64::NEG_INFINITY, f64::max);
+        let high = points.iter().map(|p| p.high).fold(f64::NEG_INFINITY, f64::max);
         let unit = findings.settings.unit(label);
         let y = super::with_unit(&format!("d {name} / d flux"), unit);
         let svg = band(

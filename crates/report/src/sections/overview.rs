@@ -65,12 +65,7 @@ fn medians(findings: &Findings) -> String {
         return String::new();
     }
     table(
-        &[
-            "label",
-            "unit",
-            "median error bar",
-            "scatter of the pulls (1 is right)",
-        ],
+        &["label", "unit", "median error bar", "scatter of the pulls (1 is right)"],
         &rows,
     )
 }

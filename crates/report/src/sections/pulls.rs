@@ -14,12 +14,7 @@ const SHARE_TOLERANCE: f64 = 0.05;
 
 /// The section.
 pub(crate) fn pulls(findings: &Findings) -> String {
-    let Some(pulls) = findings
-        .settings
-        .pulls
-        .as_deref()
-        .filter(|pulls| !pulls.is_empty())
-    else {
+    let Some(pulls) = findings.settings.pulls.as_deref().filter(|pulls| !pulls.is_empty()) else {
         return warning(
             "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels. Do not take them as \
              calibrated.",
@@ -44,13 +39,7 @@ pub(crate) fn pulls(findings: &Findings) -> String {
         })
         .collect();
     out.push_str(&table(
-        &[
-            "label",
-            "mean",
-            "standard deviation",
-            "within one",
-            "spectra",
-        ],
+        &["label", "mean", "standard deviation", "within one", "spectra"],
         &rows,
     ));
     out.push_str("<ul>\n");
@@ -62,11 +51,7 @@ pub(crate) fn pulls(findings: &Findings) -> String {
         ));
     }
     out.push_str("</ul>\n");
-    let same = findings
-        .manifest
-        .inputs
-        .iter()
-        .all(|input| input.role != "predict");
+    let same = findings.manifest.inputs.iter().all(|input| input.role != "predict");
     if same && findings.settings.intrinsic_estimate.is_some() {
         out.push_str(&paragraph(
             "The intrinsic part was set from the same held-out spectra, so that in the mean it fits them by construction: a catalogue of its own \
@@ -95,9 +80,7 @@ fn verdict(pulls: &Pulls) -> String {
     let of_share = SHARE_TOLERANCE.max(2.0 * (WITHIN_ONE * (1.0 - WITHIN_ONE) / n).sqrt());
     let right = (scatter - 1.0).abs() <= of_scatter;
     let mut says = if right {
-        format!(
-            "the error bars are as large as the errors scatter, as far as these spectra can tell {from}"
-        )
+        format!("the error bars are as large as the errors scatter, as far as these spectra can tell {from}")
     } else if scatter > 1.0 {
         format!(
             "the error bars are too small: the errors scatter {} times as much {from}",
@@ -143,10 +126,7 @@ fn budget(findings: &Findings) -> String {
         .enumerate()
         .map(|(label, name)| {
             let root = |of: fn(&Budget) -> &Vec<f64>| {
-                let variance = of(budget)
-                    .get(label * k + label)
-                    .copied()
-                    .unwrap_or(f64::NAN);
+                let variance = of(budget).get(label * k + label).copied().unwrap_or(f64::NAN);
                 Cell::Number(significant(variance.sqrt(), 3))
             };
             let bias = budget.mean_residual.get(label).copied().unwrap_or(f64::NAN);
@@ -194,17 +174,13 @@ mod tests {
 
     #[test]
     fn pulls_in_words() {
-        assert!(
-            says(1000, 0.02, 1.03, 0.68).starts_with("the error bars are as large as the errors")
-        );
+        assert!(says(1000, 0.02, 1.03, 0.68).starts_with("the error bars are as large as the errors"));
         let small = says(1000, -0.6, 2.0, 0.4);
         assert!(
             small.contains("too small") && small.contains("0.60 error bars above the labels"),
             "{small}"
         );
-        assert!(
-            says(1000, 0.0, 0.5, 0.95).contains("too large: the errors scatter only 0.50 times")
-        );
+        assert!(says(1000, 0.0, 0.5, 0.95).contains("too large: the errors scatter only 0.50 times"));
         assert!(says(1000, 0.0, 1.0, 0.80).contains("a few large ones"));
         // Ten spectra cannot tell 1.3 from 1.
         assert!(says(10, 0.2, 1.3, 0.6).starts_with("the error bars are as large"));

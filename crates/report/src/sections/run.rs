@@ -40,10 +40,7 @@ pub(crate) fn run(findings: &Findings) -> String {
         .collect();
     let mut out = table(&[], &facts);
     out.push_str("<h3>Read</h3>\n");
-    out.push_str(&table(
-        &["role", "URI", "objects", "rows", "size", "SHA-256"],
-        &inputs,
-    ));
+    out.push_str(&table(&["role", "URI", "objects", "rows", "size", "SHA-256"], &inputs));
     out.push_str("<p class=\"small\">SHA-256: of a network's bytes; of the paths, sizes and etags of a catalogue's objects.</p>\n");
     out.push_str("<h3>Settings</h3>\n");
     out.push_str(&table(&[], &settings));
@@ -63,10 +60,7 @@ fn input(input: &ManifestInput) -> Vec<Cell> {
             count(input.rows)
         }),
         Cell::Number(bytes(input.bytes)),
-        Cell::Html(format!(
-            "<code title=\"{0}\">{0}</code>",
-            escape(&input.sha256)
-        )),
+        Cell::Html(format!("<code title=\"{0}\">{0}</code>", escape(&input.sha256))),
     ]
 }
 
