@@ -53,6 +53,9 @@ pub enum CliError {
     /// The run ended early.
     #[error(transparent)]
     Run(Box<RunError>),
+    /// The page of plots could not be made.
+    #[error("report.html cannot be made")]
+    Report(#[from] fisherflow_report::ReportError),
     /// What stands at a URI is not what it should be.
     #[error("{uri}: {problem}")]
     Refused {
@@ -95,7 +98,7 @@ impl CliError {
             | Self::Folder { .. } => WRONG,
             Self::Run(error) => error.exit_code(),
             Self::Refused { .. } => REFUSED,
-            Self::Output(_) => FAILED,
+            Self::Output(_) | Self::Report(_) => FAILED,
         }
     }
 }

@@ -64,8 +64,13 @@ impl Context {
     pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<dyn Progress>) -> Result<Self, RunError> {
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
         let bytes = stores.read(&job.network.uri)?;
-        let network = Network::from_safetensors(&bytes, &job.network.said, job.compute.arithmetic)
-            .map_err(|source| RunError::NetworkFile { uri: job.network.uri.clone(), source })?;
+        let network =
+            Network::from_safetensors(&bytes, &job.network.said, job.compute.arithmetic).map_err(|source| {
+                RunError::NetworkFile {
+                    uri: job.network.uri.clone(),
+                    source,
+                }
+            })?;
         let blocks = plan_blocks(network.dense_layers(), job.curvature.structure, &job.curvature.by_layer)
             .map_err(|error| RunError::Usage(format!("[curvature.layers]: {error}")))?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
@@ -119,7 +124,11 @@ impl Context {
 
     /// The batches of a group, read ahead on the store's threads.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
-        Box::new(catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES).map(|batch| batch.map_err(RunError::from)))
+        Box::new(
+            catalogue
+                .fetch(group, self.job.compute.batch, PREFETCH_BYTES)
+                .map(|batch| batch.map_err(RunError::from)),
+        )
     }
 
     /// Covariances in label units, `[n, K, K]`, in normalised label units.
@@ -134,8 +143,9 @@ impl Context {
         let mut posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
         if posterior.is_none() {
             let blocks = self.blocks.iter().zip(&inverted.blocks);
-            let loaded: Result<Vec<_>, _> =
-                blocks.map(|(plan, info)| files::read_inverse(self, plan, info.clone())).collect();
+            let loaded: Result<Vec<_>, _> = blocks
+                .map(|(plan, info)| files::read_inverse(self, plan, info.clone()))
+                .collect();
             *posterior = Some(Arc::new(loaded?));
         }
         Ok(())
@@ -144,7 +154,9 @@ impl Context {
     /// The posterior of every block, once loaded.
     pub(crate) fn posterior(&self) -> Result<Posterior, RunError> {
         let posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
-        posterior.clone().ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
+        posterior
+            .clone()
+            .ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
     }
 
     fn identity(&self) -> String {
@@ -160,8 +172,17 @@ impl Context {
         add("said", &format!("{:?}", job.network.said));
         add("fit", &self.fit.catalogue.etags_sha256());
         add("fit columns", &format!("{:?}", job.catalogue.columns));
-        add("predict", &self.predict.as_ref().map_or_else(String::new, |predict| predict.catalogue.etags_sha256()));
-        add("predict columns", &format!("{:?}", job.predict.catalogue.as_ref().map(|source| &source.columns)));
+        add(
+            "predict",
+            &self
+                .predict
+                .as_ref()
+                .map_or_else(String::new, |predict| predict.catalogue.etags_sha256()),
+        );
+        add(
+            "predict columns",
+            &format!("{:?}", job.predict.catalogue.as_ref().map(|source| &source.columns)),
+        );
         add("jacobians", &job.predict.jacobians.to_string());
         add("curvature", &format!("{:?}", job.curvature));
         add("noise", &format!("{:?}", job.noise));
@@ -203,7 +224,11 @@ impl GroupedCatalogue {
         let plenty = PLENTY / compute.holdout_fraction;
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
         let sample = groups.iter().step_by(every).cloned().collect();
-        Ok(Self { catalogue, groups, sample })
+        Ok(Self {
+            catalogue,
+            groups,
+            sample,
+        })
     }
 
     /// Spectra in the sample.

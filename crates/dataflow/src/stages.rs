@@ -30,7 +30,11 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         (Stage::Run | Stage::Fit, _) => fit(worker, context)?,
     };
     if stage == Stage::Fit {
-        return Ok(Found { fit, invert: None, predict: None });
+        return Ok(Found {
+            fit,
+            invert: None,
+            predict: None,
+        });
     }
     let inverted = stage_state::read(context, "invert")?;
     let inverted = match (stage, inverted) {
@@ -39,10 +43,18 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         _ => invert(worker, context, &fit)?,
     };
     if stage == Stage::Invert {
-        return Ok(Found { fit, invert: Some(inverted), predict: None });
+        return Ok(Found {
+            fit,
+            invert: Some(inverted),
+            predict: None,
+        });
     }
     let predicted = predict(worker, context, &fit, &inverted)?;
-    Ok(Found { fit, invert: Some(inverted), predict: Some(predicted) })
+    Ok(Found {
+        fit,
+        invert: Some(inverted),
+        predict: Some(predicted),
+    })
 }
 
 fn missing(context: &Context, stage: &str) -> RunError {
@@ -123,8 +135,12 @@ fn predict(
     let held_out = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     let intrinsic = (held_out.n_spectra() > 0).then(|| held_out.intrinsic()).transpose()?;
     let k = context.network.n_labels();
-    let covariance = intrinsic.as_ref().map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
-    context.progress.begin("predict", context.predicted().catalogue.n_rows());
+    let covariance = intrinsic
+        .as_ref()
+        .map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
+    context
+        .progress
+        .begin("predict", context.predicted().catalogue.n_rows());
     let predicted = predict::predict(worker, context, fit.population.as_ref(), &covariance)?;
     context.progress.end();
     Ok((intrinsic, predicted))

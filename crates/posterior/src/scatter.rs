@@ -12,9 +12,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::PosteriorError;
 use crate::held_out::HeldOutStars;
 use crate::psd::{clip_to_psd, scale_of};
-use crate::PosteriorError;
 use crate::small::{add_outer, cholesky, dot, product, solve_columns, solve_transposed, square_root, transposed};
 
 /// The smallest eigenvalue of R, in units of the residuals' root mean square (label by label): 1e-4 is a noise of 1 % of the residuals.
@@ -67,7 +67,10 @@ impl HeldOutStars {
         let estimate = self.scatter(NOISE_FLOOR)?;
         let k = self.n_labels();
         match (0..k).find(|&i| estimate.residual_second_moment[i * k + i] <= 0.0) {
-            Some(label) => Err(PosteriorError::NoNoise { label, n: estimate.n_spectra }),
+            Some(label) => Err(PosteriorError::NoNoise {
+                label,
+                n: estimate.n_spectra,
+            }),
             None => Ok(estimate),
         }
     }
@@ -83,7 +86,9 @@ impl HeldOutStars {
     fn scatter(&self, floor: f64) -> Result<ScatterEstimate, PosteriorError> {
         let k = self.n_labels();
         if self.n_spectra() == 0 {
-            return Err(PosteriorError::NoResiduals { skipped: self.skipped() });
+            return Err(PosteriorError::NoResiduals {
+                skipped: self.skipped(),
+            });
         }
         let means = self.means();
         let scale = scale_of(&means.second_moment, k);
@@ -114,7 +119,11 @@ fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> Result<(Vec<f64>, 
         .stars()
         .map(|(residual, known)| {
             let residual = residual.iter().zip(scale).map(|(r, s)| r / s).collect();
-            let known = known.iter().enumerate().map(|(i, v)| v / (scale[i / k] * scale[i % k])).collect();
+            let known = known
+                .iter()
+                .enumerate()
+                .map(|(i, v)| v / (scale[i / k] * scale[i % k]))
+                .collect();
             (residual, known)
         })
         .collect();
@@ -140,8 +149,14 @@ fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> Result<(Vec<f64>, 
             let weighted: Vec<f64> = inverse.chunks_exact(k).map(|row| dot(row, residual)).collect();
             add_outer(&mut b, &weighted, 1.0);
         }
-        let Some(next) = step(&c, &b, &d, k)? else { return Ok((c, iteration)) };
-        let change = next.iter().zip(&c).map(|(new, old)| (new - old).abs()).fold(0.0, f64::max);
+        let Some(next) = step(&c, &b, &d, k)? else {
+            return Ok((c, iteration));
+        };
+        let change = next
+            .iter()
+            .zip(&c)
+            .map(|(new, old)| (new - old).abs())
+            .fold(0.0, f64::max);
         c = next;
         if change < TOLERANCE {
             return Ok((c, iteration));
@@ -181,7 +196,11 @@ mod tests {
 
     /// `d ln L / dC` of one label: 0 at the maximum.
     fn slope(c: f64, residuals: &[f64], known: &[f64]) -> f64 {
-        residuals.iter().zip(known).map(|(r, v)| (r * r - c - v) / (c + v).powi(2)).sum()
+        residuals
+            .iter()
+            .zip(known)
+            .map(|(r, v)| (r * r - c - v) / (c + v).powi(2))
+            .sum()
     }
 
     #[test]
@@ -202,9 +221,20 @@ mod tests {
         let mut numbers = Numbers::new(3);
         let (residuals, known) = one_label(400, 0.7, &mut numbers);
         let mut stars = HeldOutStars::new(1);
-        stars.push(&residuals, KnownParts { label_covariance: Some(&known), ..KnownParts::default() }).unwrap();
+        stars
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
         let c = stars.intrinsic().unwrap().covariance[0];
-        assert!(slope(c * 0.999, &residuals, &known) > 0.0 && slope(c * 1.001, &residuals, &known) < 0.0, "{c}");
+        assert!(
+            slope(c * 0.999, &residuals, &known) > 0.0 && slope(c * 1.001, &residuals, &known) < 0.0,
+            "{c}"
+        );
         assert!((c.sqrt() - 0.7).abs() < 0.15, "{c}");
     }
 
@@ -219,7 +249,15 @@ mod tests {
             known.extend([own * own, 0.0, 0.0, 0.01]);
         }
         let mut stars = HeldOutStars::new(2);
-        stars.push(&residuals, KnownParts { label_covariance: Some(&known), ..KnownParts::default() }).unwrap();
+        stars
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
         let c = stars.intrinsic().unwrap().covariance;
         // d ln L / dC = 1/2 sum (T^-1 r r^T T^-1 - T^-1), against the size of its own terms.
         let (mut slope, mut size) = ([0.0; 4], 0.0);
@@ -227,13 +265,19 @@ mod tests {
             let t = [c[0] + v[0], c[1] + v[1], c[2] + v[2], c[3] + v[3]];
             let det = t[0] * t[3] - t[1] * t[2];
             let inverse = [t[3] / det, -t[1] / det, -t[2] / det, t[0] / det];
-            let w = [inverse[0] * r[0] + inverse[1] * r[1], inverse[2] * r[0] + inverse[3] * r[1]];
+            let w = [
+                inverse[0] * r[0] + inverse[1] * r[1],
+                inverse[2] * r[0] + inverse[3] * r[1],
+            ];
             for (i, slope) in slope.iter_mut().enumerate() {
                 *slope += w[i / 2] * w[i % 2] - inverse[i];
             }
             size += inverse[0] + inverse[3];
         }
-        assert!(slope.iter().all(|slope| slope.abs() < 1e-4 * size), "{slope:?} of {size}: {c:?}");
+        assert!(
+            slope.iter().all(|slope| slope.abs() < 1e-4 * size),
+            "{slope:?} of {size}: {c:?}"
+        );
         assert!((c[1] / (c[0] * c[3]).sqrt() - 0.86).abs() < 0.1, "{c:?}");
     }
 
@@ -244,7 +288,15 @@ mod tests {
         let half: Vec<f64> = known.iter().map(|v| v / 2.0).collect();
         let quarter: Vec<f64> = known.iter().map(|v| v / 4.0).collect();
         let mut whole = HeldOutStars::new(1);
-        whole.push(&residuals, KnownParts { label_covariance: Some(&known), ..KnownParts::default() }).unwrap();
+        whole
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
         let mut merged = HeldOutStars::new(1);
         for (from, to) in [(0, 40), (40, 100)] {
             let mut group = HeldOutStars::new(1);
@@ -266,7 +318,15 @@ mod tests {
         let mut stars = HeldOutStars::new(1);
         let known = vec![100.0; 50];
         let residuals: Vec<f64> = (0..50).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
-        stars.push(&residuals, KnownParts { label_covariance: Some(&known), ..KnownParts::default() }).unwrap();
+        stars
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
         let intrinsic = stars.intrinsic().unwrap();
         assert_eq!((intrinsic.vanishing, intrinsic.clipped), (1, 0));
         assert!(intrinsic.covariance[0] >= 0.0 && intrinsic.covariance[0] < 0.1);
@@ -281,7 +341,10 @@ mod tests {
         let noise = stars.noise().unwrap();
         assert_eq!((noise.n_spectra, noise.skipped), (2, 1));
         assert!((noise.covariance[0] - 2.5).abs() < 1e-5);
-        assert!(matches!(HeldOutStars::new(1).noise(), Err(PosteriorError::NoResiduals { .. })));
+        assert!(matches!(
+            HeldOutStars::new(1).noise(),
+            Err(PosteriorError::NoResiduals { .. })
+        ));
         let mut exact = HeldOutStars::new(1);
         exact.push(&[0.0, 0.0], KnownParts::default()).unwrap();
         assert!(matches!(exact.noise(), Err(PosteriorError::NoNoise { label: 0, n: 2 })));

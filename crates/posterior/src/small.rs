@@ -63,7 +63,9 @@ pub(crate) fn solve_transposed(factor: &[f64], b: &[f64], k: usize) -> Vec<f64> 
 
 /// `A B`.
 pub(crate) fn product(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
-    (0..k * k).map(|at| (0..k).map(|l| a[at / k * k + l] * b[l * k + at % k]).sum()).collect()
+    (0..k * k)
+        .map(|at| (0..k).map(|l| a[at / k * k + l] * b[l * k + at % k]).sum())
+        .collect()
 }
 
 /// `A^T`.
@@ -81,11 +83,15 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// # Errors
 /// A matrix that is not finite.
 pub(crate) fn square_root(matrix: &[f64], k: usize) -> Result<Vec<f64>, PosteriorError> {
-    let refused = || PosteriorError::Covariance { what: "the scatter of residuals" };
+    let refused = || PosteriorError::Covariance {
+        what: "the scatter of residuals",
+    };
     if matrix.iter().any(|v| !v.is_finite()) {
         return Err(refused());
     }
-    let eigen = MatRef::from_row_major_slice(matrix, k, k).self_adjoint_eigen(Side::Lower).map_err(|_| refused())?;
+    let eigen = MatRef::from_row_major_slice(matrix, k, k)
+        .self_adjoint_eigen(Side::Lower)
+        .map_err(|_| refused())?;
     let (u, s) = (eigen.U(), eigen.S());
     let element = |i: usize, j: usize| (0..k).map(|e| u[(i, e)] * s[e].max(0.0).sqrt() * u[(j, e)]).sum();
     Ok((0..k * k).map(|at| element(at / k, at % k)).collect())
@@ -111,6 +117,9 @@ mod tests {
         let close = |x: &[f64], y: &[f64]| x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-13);
         assert!(close(&product(&root, &root, 3), &a));
         let factor = cholesky(&a, 3).unwrap();
-        assert!(close(&product(&transposed(&factor, 3), &solve_transposed(&factor, &b, 3), 3), &b));
+        assert!(close(
+            &product(&transposed(&factor, 3), &solve_transposed(&factor, &b, 3), 3),
+            &b
+        ));
     }
 }

@@ -9,17 +9,21 @@ use crate::resolve::Place;
 use super::findings::Findings;
 use super::{run, stores};
 
-/// Prints what a complete output holds.
+/// Writes the page of plots of a complete output again, and prints what it holds.
 ///
 /// # Errors
 /// There is no output, it is not complete, or cannot be read.
 pub fn report(place: &Place) -> Result<(), CliError> {
-    let output = Output::open(&stores(place)?, &place.uri)?;
+    let stores = stores(place)?;
+    let output = Output::open(&stores, &place.uri)?;
     let manifest = output.manifest()?.ok_or_else(|| CliError::Refused {
         uri: output.uri().to_owned(),
         problem: "holds no complete output: finish its run first".to_owned(),
     })?;
-    Ok(complete(&output, &manifest).print()?)
+    let report = fisherflow_report::write(&stores, output.uri())?;
+    let mut page = complete(&output, &manifest);
+    page.gap().line(format!("report     {}", report.uri));
+    Ok(page.print()?)
 }
 
 /// What an output holds; `None` where there is none.

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fisherflow_dataflow::{Cluster, Job, Outcome, RunSummary, Stage};
-use fisherflow_store::WrittenFile;
+use fisherflow_store::{Output, Stores, WrittenFile};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::progress;
 
+use super::IO_THREADS;
 use super::findings::Findings;
+
+/// Bytes of an output that a run reads back at once, to check them.
+const READ_BACK: u64 = 1 << 30;
 
 /// Runs stages, and prints their summary in the first process.
 ///
@@ -19,10 +23,19 @@ use super::findings::Findings;
 /// Whatever ended the run.
 pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Result<(), CliError> {
     let display = progress::display(terminal);
+    let stores = Stores::new(job.store.clone(), IO_THREADS)?;
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, display)?;
     if cluster.process == 0 {
         match outcome {
-            Outcome::Done(done) => page(&done).print()?,
+            Outcome::Done(done) if done.complete => {
+                let checked = check(&stores, &done)?;
+                // The output is whole without its page: a page that cannot be drawn fails nobody's night.
+                let report = fisherflow_report::write(&stores, &done.output)
+                    .inspect_err(|error| tracing::warn!(%error, "no report.html"))
+                    .ok();
+                page(&done, &checked, report.as_ref().map(|report| report.uri.as_str())).print()?;
+            }
+            Outcome::Done(done) => page(&done, "no manifest yet", None).print()?,
             Outcome::AlreadyComplete(manifest) => Page::new()
                 .line(format!(
                     "nothing to do: run {} is complete since {}, {} files; --overwrite runs it again",
@@ -36,13 +49,25 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Re
     Ok(())
 }
 
+/// Reads a complete output back against its manifest, unless that would take long; says what was done.
+fn check(stores: &Stores, done: &RunSummary) -> Result<String, CliError> {
+    let size: u64 = done.files.iter().map(|file| file.bytes).sum();
+    if size > READ_BACK {
+        return Ok(format!("complete; {} to read back: fisherflow verify", bytes(size)));
+    }
+    let verified = Output::open(stores, &done.output)?.verify()?;
+    match verified.problems.first() {
+        None => Ok("complete, verified".to_owned()),
+        Some(problem) => Err(CliError::Refused {
+            uri: done.output.clone(),
+            problem: format!("{problem}: the store did not keep what was written"),
+        }),
+    }
+}
+
 /// What a run left.
-fn page(done: &RunSummary) -> Page {
+fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
     let mut page = Page::new();
-    let state = match done.complete {
-        true => "complete".to_owned(),
-        false => format!("{} done, no manifest yet", done.stage),
-    };
     let fit = &done.fit;
     let mut facts = vec![
         ("output", format!("{} ({state})", done.output)),
@@ -75,6 +100,7 @@ fn page(done: &RunSummary) -> Page {
         "time",
         format!("{:.1} s, {} spectra/s", done.seconds, count(rate as u64)),
     ));
+    facts.extend(report.map(|uri| ("report", uri.to_owned())));
     page.facts(&facts);
     Findings::of_run(done).print_to(&mut page);
     page.gap().grid(&files(&done.files));
