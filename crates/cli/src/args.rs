@@ -119,7 +119,7 @@ pub struct ClusterArgs {
 /// A run file, and how to train.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TrainArgs {
-    /// The run file (TOML), with [train]; the network is written to its network.uri
+    /// The run file (TOML) with its train table; the network is written to its network.uri
     pub file: PathBuf,
     /// Threads; the result does not depend on them [default: compute.threads]
     #[arg(short, long, value_name = "T")]
