@@ -54,6 +54,8 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<dyn Progress>,
+    /// Workers of each process.
+    pub(crate) workers: usize,
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
     pub(crate) cores: usize,
     posterior: Mutex<Option<Posterior>>,
@@ -83,6 +85,7 @@ impl Context {
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let output = Output::open(&stores, &job.output)?;
         let mut context = Self {
+            workers: workers.max(1),
             cores: workers * job.compute.arithmetic.threads,
             run_id: String::new(),
             job,
@@ -229,11 +232,6 @@ impl GroupedCatalogue {
             groups,
             sample,
         })
-    }
-
-    /// Spectra in the sample.
-    pub(crate) fn sample_rows(&self) -> u64 {
-        self.sample.iter().map(Group::n_rows).sum()
     }
 }
 
