@@ -71,9 +71,12 @@ pub enum Outcome {
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Progress>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
-    if cluster.process == 0
-        && let Some(manifest) = claim(&context)?
-    {
+    let complete = if cluster.process == 0 {
+        claim(&context)?
+    } else {
+        finished(&context)?
+    };
+    if let Some(manifest) = complete {
         return Ok(Outcome::AlreadyComplete(manifest));
     }
     let working = Arc::clone(&context);
@@ -108,6 +111,17 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
         }
         Claimed::Complete(manifest) => Ok(Some(manifest)),
     }
+}
+
+/// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
+fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
+    if context.job.existing_output == ExistingOutput::Overwrite {
+        return Ok(None);
+    }
+    let manifest = context.output.manifest()?;
+    Ok(manifest
+        .filter(|manifest| manifest.run_id == context.run_id)
+        .map(Box::new))
 }
 
 fn summary(
