@@ -6,10 +6,12 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 /// Error bars for neural networks over whole catalogues of spectra.
 ///
-/// One run file says everything a run depends on. Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong, 3 data refused,
-/// 75 a process was lost: run again.
+/// One run file says everything a run depends on; RUN_FILE.md lists its keys.
+///
+/// Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong,
+/// 3 data refused, 75 a process was lost: run again.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "fisherflow", version, max_term_width = 100)]
+#[command(name = "fisherflow", version, verbatim_doc_comment)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -117,7 +119,7 @@ pub struct ClusterArgs {
 /// A run file, and how to train.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TrainArgs {
-    /// The run file (TOML), with [train]; the network is written to its network.uri
+    /// The run file (TOML) with its train table; the network is written to its network.uri
     pub file: PathBuf,
     /// Threads; the result does not depend on them [default: compute.threads]
     #[arg(short, long, value_name = "T")]

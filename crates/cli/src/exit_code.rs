@@ -52,7 +52,10 @@ pub enum CliError {
     },
     /// The run ended early.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
+    /// The page of plots could not be made.
+    #[error("report.html cannot be made")]
+    Report(#[from] fisherflow_report::ReportError),
     /// What stands at a URI is not what it should be.
     #[error("{uri}: {problem}")]
     Refused {
@@ -66,9 +69,15 @@ pub enum CliError {
     Output(#[from] std::io::Error),
 }
 
+impl From<RunError> for CliError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
-        Self::Run(error.into())
+        RunError::from(error).into()
     }
 }
 
@@ -89,7 +98,7 @@ impl CliError {
             | Self::Folder { .. } => WRONG,
             Self::Run(error) => error.exit_code(),
             Self::Refused { .. } => REFUSED,
-            Self::Output(_) => FAILED,
+            Self::Output(_) | Self::Report(_) => FAILED,
         }
     }
 }

@@ -26,12 +26,7 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
     let watched = is_terminal && args.log == LogFormat::Text && !args.quiet;
     let bars = watched.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
     let writer = BesideBars { bars: bars.clone() };
-    let filter = EnvFilter::builder().parse_lossy(
-        environment
-            .log
-            .as_deref()
-            .unwrap_or_else(|| level(args, watched)),
-    );
+    let filter = EnvFilter::builder().parse_lossy(environment.log.as_deref().unwrap_or_else(|| level(args, watched)));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_terminal && !environment.no_color)
@@ -41,10 +36,7 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
-    Terminal {
-        bars,
-        format: args.log,
-    }
+    Terminal { bars, format: args.log }
 }
 
 /// The least level that is logged.

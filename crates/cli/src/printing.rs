@@ -38,11 +38,7 @@ impl Page {
 
     /// Names and values, the values below each other.
     pub fn facts<N: AsRef<str>>(&mut self, facts: &[(N, String)]) -> &mut Self {
-        let width = facts
-            .iter()
-            .map(|(n, _)| n.as_ref().chars().count())
-            .max()
-            .unwrap_or(0);
+        let width = facts.iter().map(|(n, _)| n.as_ref().chars().count()).max().unwrap_or(0);
         for (name, value) in facts {
             self.line(format!("{:<width$}  {value}", name.as_ref()));
         }

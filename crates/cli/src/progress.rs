@@ -1,4 +1,6 @@
 //! How far a run is: a bar with rate and ETA on a terminal, otherwise a log line of fields every few seconds.
+//!
+//! Every worker of the process tells: a pass that is under way does not begin again, and the next pass ends it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,9 +21,7 @@ pub fn display(terminal: &Terminal) -> Arc<dyn Progress> {
             bars: bars.clone(),
             pass: Mutex::new(None),
         }),
-        None => Arc::new(Lines {
-            pass: Mutex::new(None),
-        }),
+        None => Arc::new(Lines { pass: Mutex::new(None) }),
     }
 }
 
@@ -33,14 +33,18 @@ struct Bar {
 
 impl Progress for Bar {
     fn begin(&self, pass: &str, spectra: u64) {
+        let mut under_way = held(&self.pass);
+        if under_way.as_ref().is_some_and(|bar| bar.prefix() == pass) {
+            return;
+        }
         let bar = self.bars.add(ProgressBar::new(spectra));
         bar.set_style(style(
-            "{prefix:<12} {wide_bar} {human_pos}/{human_len} spectra  {per_sec}  eta {eta}",
+            "{prefix:<12} {wide_bar} {human_pos}/{human_len}  {per_sec}  eta {eta}",
         ));
         bar.set_prefix(pass.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
-        if let Some(left) = held(&self.pass).replace(bar) {
-            left.finish_and_clear();
+        if let Some(before) = under_way.replace(bar) {
+            before.finish_and_clear();
         }
     }
 
@@ -82,9 +86,16 @@ struct Pace {
 
 impl Progress for Lines {
     fn begin(&self, pass: &str, spectra: u64) {
+        let mut under_way = held(&self.pass);
+        if under_way.as_ref().is_some_and(|before| before.name == pass) {
+            return;
+        }
+        if let Some(mut before) = under_way.take() {
+            before.say();
+        }
         let now = Instant::now();
         tracing::info!(pass, done = 0, total = spectra);
-        *held(&self.pass) = Some(Pass {
+        *under_way = Some(Pass {
             name: pass.to_owned(),
             total: spectra,
             done: 0,
@@ -202,9 +213,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn workers_share_a_pass() {
+        let lines = Lines { pass: Mutex::new(None) };
+        lines.begin("population", 10);
+        lines.advance(3);
+        lines.begin("population", 10);
+        lines.advance(4);
+        let done = |lines: &Lines| held(&lines.pass).as_ref().map(|p| (p.name.clone(), p.done));
+        assert_eq!(done(&lines), Some(("population".to_owned(), 7)));
+        lines.begin("reference", 10);
+        assert_eq!(done(&lines), Some(("reference".to_owned(), 0)));
+        lines.end();
+        lines.end();
+        lines.advance(1);
+        assert_eq!(done(&lines), None);
+    }
+
+    #[test]
     fn pace_by_hand() {
         let halfway = pace(500, 1000, Duration::from_secs(10));
-        assert_eq!(halfway, Pace { rate: 50.0, eta_s: Some(10.0) });
+        assert_eq!(
+            halfway,
+            Pace {
+                rate: 50.0,
+                eta_s: Some(10.0)
+            }
+        );
         assert_eq!(pace(0, 1000, Duration::from_secs(10)).eta_s, None);
         assert_eq!(pace(12, 10, Duration::from_secs(1)).eta_s, Some(0.0));
     }

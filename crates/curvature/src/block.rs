@@ -83,9 +83,7 @@ impl BlockSums {
     /// # Errors
     /// Sums of another block, structure or length; nothing is added then.
     pub fn merge(&mut self, other: &Self) -> Result<(), CurvatureError> {
-        if (self.block, self.structure, self.sums.len())
-            != (other.block, other.structure, other.sums.len())
-        {
+        if (self.block, self.structure, self.sums.len()) != (other.block, other.structure, other.sums.len()) {
             return Err(CurvatureError::SumsDiffer {
                 block: self.block,
                 structure: self.structure,

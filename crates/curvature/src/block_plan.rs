@@ -21,10 +21,7 @@ pub fn plan_blocks(
     if shapes.is_empty() {
         return Err(CurvatureError::NoLayers);
     }
-    if let Some(name) = by_layer
-        .keys()
-        .find(|name| shapes.iter().all(|s| s.name != **name))
-    {
+    if let Some(name) = by_layer.keys().find(|name| shapes.iter().all(|s| s.name != **name)) {
         return Err(CurvatureError::UnknownLayer {
             name: name.clone(),
             nearest: nearest(shapes, name),
@@ -34,9 +31,7 @@ pub fn plan_blocks(
     for (layer, shape) in shapes.iter().enumerate() {
         let structure = by_layer.get(&shape.name).copied().unwrap_or(default);
         let joined = match structure {
-            StructureKind::Full => blocks
-                .iter_mut()
-                .find(|b| b.structure == StructureKind::Full),
+            StructureKind::Full => blocks.iter_mut().find(|b| b.structure == StructureKind::Full),
             StructureKind::Block | StructureKind::Kfac | StructureKind::Diagonal => None,
         };
         if let Some(block) = joined {

@@ -14,11 +14,12 @@ pub(crate) fn capture_of<'a>(
     n_labels: usize,
     batch: usize,
 ) -> Result<&'a LayerCapture, CurvatureError> {
-    let capture = captures.iter().find(|c| c.layer == layer).ok_or_else(|| {
-        CurvatureError::MissingCapture {
+    let capture = captures
+        .iter()
+        .find(|c| c.layer == layer)
+        .ok_or_else(|| CurvatureError::MissingCapture {
             layer: shape.name.clone(),
-        }
-    })?;
+        })?;
     let expected_input = vec![batch, 1, shape.inputs];
     let expected_grad = vec![n_labels, batch, 1, shape.outputs];
     for (tensor, found, expected) in [
@@ -53,10 +54,7 @@ pub(crate) fn capture_of<'a>(
 }
 
 /// A tensor's values in its own type, which is `T`, row-major.
-pub(crate) fn values<T: Element>(
-    tensor: &Tensor,
-    shape: &DenseShape,
-) -> Result<Vec<T>, CurvatureError> {
+pub(crate) fn values<T: Element>(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<T>, CurvatureError> {
     tensor
         .flatten_all()
         .and_then(|flat| flat.to_vec1())
@@ -69,10 +67,7 @@ pub(crate) fn values<T: Element>(
 /// A tensor's values in f64, whichever of f32 and f64 it holds, row-major.
 pub(crate) fn values_f64(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<f64>, CurvatureError> {
     match tensor.dtype() {
-        DType::F32 => Ok(values::<f32>(tensor, shape)?
-            .into_iter()
-            .map(f64::from)
-            .collect()),
+        DType::F32 => Ok(values::<f32>(tensor, shape)?.into_iter().map(f64::from).collect()),
         _ => values(tensor, shape),
     }
 }
@@ -98,11 +93,7 @@ pub(crate) fn whitened_gradients<T: Element>(
                 let gradient = &grad[(l * batch + n) * outputs..][..outputs];
                 match mean {
                     Some(mean) => {
-                        for ((x, g), m) in row
-                            .iter_mut()
-                            .zip(gradient)
-                            .zip(&mean[l * outputs..][..outputs])
-                        {
+                        for ((x, g), m) in row.iter_mut().zip(gradient).zip(&mean[l * outputs..][..outputs]) {
                             *x += weight * (g.to_f64() - m);
                         }
                     }

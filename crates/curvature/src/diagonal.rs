@@ -9,9 +9,7 @@ use fisherflow_network::LayerCapture;
 use crate::captured_rows::{capture_of, values, whitened_gradients};
 use crate::products::{Element, add_cross};
 use crate::structure::{Structure, check_sums};
-use crate::{
-    BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix,
-};
+use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix};
 
 /// The diagonal structure of one layer. Its sums are `[out, in + 1]`, bias last.
 pub(crate) struct Diagonal {
@@ -59,15 +57,7 @@ impl Diagonal {
                 row[shape.inputs] += square;
             }
         }
-        add_cross(
-            &squares,
-            outputs,
-            &input,
-            shape.inputs,
-            sums,
-            stride,
-            self.threads,
-        );
+        add_cross(&squares, outputs, &input, shape.inputs, sums, stride, self.threads);
         Ok(())
     }
 }

@@ -33,9 +33,7 @@ pub enum CurvatureError {
         bytes: u64,
     },
     /// A block's layer is not among the captures.
-    #[error(
-        "layer {layer} has no capture in this batch; a batch must carry the captures of all dense layers"
-    )]
+    #[error("layer {layer} has no capture in this batch; a batch must carry the captures of all dense layers")]
     MissingCapture {
         /// The layer's name.
         layer: String,

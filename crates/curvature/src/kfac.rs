@@ -21,10 +21,7 @@ use crate::captured_rows::{capture_of, values, whitened_gradients};
 use crate::packed::{mirror, packed_len, unpack};
 use crate::products::{Element, add_gram};
 use crate::structure::{Structure, check_sums};
-use crate::{
-    BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix,
-    References,
-};
+use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References};
 
 /// The Kronecker-factored structure of one layer.
 pub(crate) struct Kfac {
@@ -58,8 +55,7 @@ impl Kfac {
         n_labels: usize,
         threads: usize,
     ) -> Result<Self, CurvatureError> {
-        let (input_mean, gradient_mean) =
-            references.of_layer(plan.layers[0], &plan.shapes[0], n_labels)?;
+        let (input_mean, gradient_mean) = references.of_layer(plan.layers[0], &plan.shapes[0], n_labels)?;
         Ok(Self {
             plan: plan.clone(),
             n_labels,
@@ -123,11 +119,7 @@ impl Kfac {
         let mut input: Vec<T> = values(&capture.input, shape)?;
         let gradients: Vec<T> = values(&capture.output_grad, shape)?;
         for row in input.chunks_exact_mut(shape.inputs) {
-            for ((value, mean), sum) in row
-                .iter_mut()
-                .zip(&self.input_mean)
-                .zip(parts.input_sum.iter_mut())
-            {
+            for ((value, mean), sum) in row.iter_mut().zip(&self.input_mean).zip(parts.input_sum.iter_mut()) {
                 *value = T::from_f64(value.to_f64() - mean);
                 *sum += value.to_f64();
             }
@@ -135,8 +127,7 @@ impl Kfac {
         add_gram(&input, shape.inputs, parts.input_moment, self.threads);
         drop(input);
 
-        let whitened =
-            whitened_gradients(&gradients, outputs, precision, Some(&self.gradient_mean));
+        let whitened = whitened_gradients(&gradients, outputs, precision, Some(&self.gradient_mean));
         drop(gradients);
         // Lam d = F (F^T d): the rows are already whitened once.
         for (factor, rows) in precision

@@ -23,12 +23,10 @@ impl LabelPrecision {
     /// A `lam` that is not a square matrix, not symmetric, or not positive semi-definite.
     pub fn constant(lam: &[f64], batch: usize) -> Result<Self, CurvatureError> {
         let n_labels = side("label precision", lam)?;
-        let factor = cholesky(lam, n_labels, Pivots::MayVanish).map_err(|label| {
-            CurvatureError::LabelMatrix {
-                what: "label precision",
-                spectrum: 0,
-                label,
-            }
+        let factor = cholesky(lam, n_labels, Pivots::MayVanish).map_err(|label| CurvatureError::LabelMatrix {
+            what: "label precision",
+            spectrum: 0,
+            label,
         })?;
         Ok(Self {
             n_labels,
@@ -41,11 +39,7 @@ impl LabelPrecision {
     ///
     /// # Errors
     /// Sizes that do not agree, or an `R + S_n` that is not symmetric and positive definite; the error names the spectrum.
-    pub fn per_spectrum(
-        noise: &[f64],
-        label_covariance: Option<&[f64]>,
-        batch: usize,
-    ) -> Result<Self, CurvatureError> {
+    pub fn per_spectrum(noise: &[f64], label_covariance: Option<&[f64]>, batch: usize) -> Result<Self, CurvatureError> {
         let k = side("noise covariance", noise)?;
         let Some(own) = label_covariance else {
             let (lam, factor) = invert(noise, k, 0)?;
@@ -158,18 +152,8 @@ fn cholesky(matrix: &[f64], k: usize, pivots: Pivots) -> Result<Vec<f64>, usize>
 }
 
 /// The inverse of a covariance and the Cholesky factor of that inverse.
-fn invert(
-    covariance: &[f64],
-    k: usize,
-    spectrum: usize,
-) -> Result<(Vec<f64>, Vec<f64>), CurvatureError> {
-    let refused = |what| {
-        move |label| CurvatureError::LabelMatrix {
-            what,
-            spectrum,
-            label,
-        }
-    };
+fn invert(covariance: &[f64], k: usize, spectrum: usize) -> Result<(Vec<f64>, Vec<f64>), CurvatureError> {
+    let refused = |what| move |label| CurvatureError::LabelMatrix { what, spectrum, label };
     let lower = cholesky(covariance, k, Pivots::Positive).map_err(refused("label covariance"))?;
     // X = L^-1, lower, by forward substitution; the inverse is X^T X.
     let mut inverse_lower = vec![0.0; k * k];
@@ -214,10 +198,7 @@ mod tests {
 
     fn assert_close(a: &[f64], b: &[f64]) {
         assert_eq!(a.len(), b.len());
-        assert!(
-            a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-12),
-            "{a:?} {b:?}"
-        );
+        assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-12), "{a:?} {b:?}");
     }
 
     #[test]
@@ -237,10 +218,7 @@ mod tests {
             assert_eq!([factor[1], factor[2], factor[5]], [0.0; 3]);
         }
         let constant = LabelPrecision::per_spectrum(&R, None, 2).unwrap();
-        assert_eq!(
-            constant,
-            LabelPrecision::per_spectrum(&R, Some(&[0.0; 18]), 2).unwrap()
-        );
+        assert_eq!(constant, LabelPrecision::per_spectrum(&R, Some(&[0.0; 18]), 2).unwrap());
     }
 
     #[test]
@@ -261,20 +239,13 @@ mod tests {
             vec![-1.0],
             vec![0.0],
         ] {
-            assert!(
-                LabelPrecision::per_spectrum(&bad, None, 1).is_err(),
-                "{bad:?}"
-            );
+            assert!(LabelPrecision::per_spectrum(&bad, None, 1).is_err(), "{bad:?}");
         }
         assert!(LabelPrecision::constant(&[0.0, 1.0, 1.0, 1.0], 1).is_err());
         let own = [vec![0.0; 9], vec![f64::NAN; 9]].concat();
-        let error = LabelPrecision::per_spectrum(&R, Some(&own), 2)
-            .unwrap_err()
-            .to_string();
+        let error = LabelPrecision::per_spectrum(&R, Some(&own), 2).unwrap_err().to_string();
         assert!(error.contains("spectrum 1 of the batch"), "{error}");
-        let error = LabelPrecision::per_spectrum(&R, Some(&own), 3)
-            .unwrap_err()
-            .to_string();
+        let error = LabelPrecision::per_spectrum(&R, Some(&own), 3).unwrap_err().to_string();
         assert_eq!(error, "label covariance has 18 values, expected 27");
         assert!(LabelPrecision::constant(&[], 1).is_err());
     }

@@ -12,11 +12,7 @@ pub(crate) const fn packed_len(n: usize) -> usize {
 /// The row that the value at `index` lies in.
 pub(crate) fn row_of(index: usize) -> usize {
     let guess = ((8 * index + 1).isqrt() - 1) / 2;
-    if packed_len(guess) > index {
-        guess - 1
-    } else {
-        guess
-    }
+    if packed_len(guess) > index { guess - 1 } else { guess }
 }
 
 /// The full symmetric `[n, n]` matrix whose `(i, j)`, `j <= i`, is `value(i, j, packed value)`.

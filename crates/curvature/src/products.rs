@@ -5,9 +5,10 @@
 //! tile a thread.
 
 use candle_core::WithDType;
-use faer::linalg::matmul::{matmul, triangular};
-use faer::traits::ComplexField;
+use faer::linalg::matmul::triangular;
+use faer::traits::RealField;
 use faer::{Accum, MatMut, MatRef, Par};
+use fisherflow_network::product::{multiply, release_wide_registers};
 
 use crate::packed::packed_len;
 
@@ -18,7 +19,7 @@ const TILE: usize = 512;
 const WORTH_SHARING: usize = 1 << 22;
 
 /// What a product is computed in: f32 or f64.
-pub(crate) trait Element: ComplexField + WithDType {}
+pub(crate) trait Element: RealField + WithDType {}
 impl Element for f32 {}
 impl Element for f64 {}
 
@@ -45,28 +46,22 @@ pub(crate) fn add_gram<T: Element>(x: &[T], n: usize, packed: &mut [f64], thread
             sums: panel,
         });
     }
-    share(panels, threads, |tile: &mut Vec<T>, panel| {
-        gram_panel(x, tile, panel)
-    });
+    share(panels, threads, |tile: &mut Vec<T>, panel| gram_panel(x, tile, panel));
 }
 
 /// Adds rows `panel.first .. panel.end` of the lower triangle of `X^T X` to the panel's packed rows.
 fn gram_panel<T: Element>(x: MatRef<'_, T>, tile: &mut Vec<T>, panel: Panel<'_>) {
-    let Panel {
-        first, end, sums, ..
-    } = panel;
+    let Panel { first, end, sums, .. } = panel;
     let height = end - first;
     let left = x.subcols(first, height).transpose();
     let row_at = |row: usize| packed_len(row) - packed_len(first);
     for from in (0..first).step_by(TILE) {
         tile.resize(height * TILE, T::zero_impl());
-        matmul(
+        multiply(
             MatMut::from_row_major_slice_mut(tile, height, TILE),
-            Accum::Replace,
             left,
             x.subcols(from, TILE),
-            T::one_impl(),
-            Par::Seq,
+            1,
         );
         for (row, values) in (first..end).zip(tile.chunks_exact(TILE)) {
             add(&mut sums[row_at(row) + from..][..TILE], values);
@@ -84,16 +79,14 @@ fn gram_panel<T: Element>(x: MatRef<'_, T>, tile: &mut Vec<T>, panel: Panel<'_>)
         T::one_impl(),
         Par::Seq,
     );
+    release_wide_registers();
     for (row, values) in (first..end).zip(tile.chunks_exact(height)) {
         let below = row - first;
         add(&mut sums[row_at(row) + first..][..below], &values[..below]);
     }
     let mut squares = vec![0.0; height];
     for spectrum in 0..x.nrows() {
-        for (square, value) in squares
-            .iter_mut()
-            .zip(x.row(spectrum).subcols(first, height).iter())
-        {
+        for (square, value) in squares.iter_mut().zip(x.row(spectrum).subcols(first, height).iter()) {
             let value = value.to_f64();
             *square += value * value;
         }
@@ -135,19 +128,13 @@ pub(crate) fn add_cross<T: Element>(
         for from in (0..m).step_by(TILE) {
             let width = TILE.min(m - from);
             tile.resize(height * width, T::zero_impl());
-            matmul(
+            multiply(
                 MatMut::from_row_major_slice_mut(tile, height, width),
-                Accum::Replace,
                 x.subcols(panel.first, height).transpose(),
                 y.subcols(from, width),
-                T::one_impl(),
-                Par::Seq,
+                1,
             );
-            for (row, values) in panel
-                .sums
-                .chunks_exact_mut(stride)
-                .zip(tile.chunks_exact(width))
-            {
+            for (row, values) in panel.sums.chunks_exact_mut(stride).zip(tile.chunks_exact(width)) {
                 add(&mut row[from..][..width], values);
             }
         }
@@ -163,11 +150,7 @@ struct Panel<'a> {
 }
 
 /// Runs `work` on every panel, on `threads` threads: the largest panels first, each to the thread with the least so far.
-fn share<T: Element>(
-    mut panels: Vec<Panel<'_>>,
-    threads: usize,
-    work: impl Fn(&mut Vec<T>, Panel<'_>) + Sync,
-) {
+fn share<T: Element>(mut panels: Vec<Panel<'_>>, threads: usize, work: impl Fn(&mut Vec<T>, Panel<'_>) + Sync) {
     let total: usize = panels.iter().map(|p| p.work).sum();
     let run = |panels: Vec<Panel<'_>>| {
         let mut tile = Vec::new();
@@ -213,9 +196,7 @@ mod tests {
     /// Whole numbers, whose products are exact in f32 too.
     fn whole_numbers(len: usize, seed: u64) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..len)
-            .map(|_| f64::from(rng.random_range(-8i32..=8)))
-            .collect()
+        (0..len).map(|_| f64::from(rng.random_range(-8i32..=8))).collect()
     }
 
     fn uniform(len: usize, seed: u64) -> Vec<f32> {

@@ -25,10 +25,7 @@ impl References {
     pub fn zero(shapes: &[DenseShape], n_labels: usize) -> Self {
         Self {
             input_mean: shapes.iter().map(|s| vec![0.0; s.inputs]).collect(),
-            gradient_mean: shapes
-                .iter()
-                .map(|s| vec![0.0; n_labels * s.outputs])
-                .collect(),
+            gradient_mean: shapes.iter().map(|s| vec![0.0; n_labels * s.outputs]).collect(),
         }
     }
 
@@ -53,11 +50,7 @@ impl References {
             }
         };
         part("input mean", &self.input_mean, shape.inputs)?;
-        part(
-            "gradient mean",
-            &self.gradient_mean,
-            n_labels * shape.outputs,
-        )?;
+        part("gradient mean", &self.gradient_mean, n_labels * shape.outputs)?;
         Ok((&self.input_mean[layer], &self.gradient_mean[layer]))
     }
 }
@@ -126,10 +119,7 @@ impl ReferenceSums {
     /// # Errors
     /// Sums of another network.
     pub fn merge(&mut self, other: &Self) -> Result<(), CurvatureError> {
-        if self.shapes != other.shapes
-            || self.n_labels != other.n_labels
-            || self.sums.len() != other.sums.len()
-        {
+        if self.shapes != other.shapes || self.n_labels != other.n_labels || self.sums.len() != other.sums.len() {
             return Err(CurvatureError::ReferenceSumsDiffer {
                 expected: self.sums.len(),
                 found: other.sums.len(),
@@ -217,12 +207,7 @@ mod tests {
 
     fn batch() -> Vec<LayerCapture> {
         vec![
-            capture(
-                0,
-                vec![1.0, 2.0, 3.0, 4.0],
-                vec![1.0, 3.0, 10.0, 30.0],
-                (2, 2, 2, 1),
-            ),
+            capture(0, vec![1.0, 2.0, 3.0, 4.0], vec![1.0, 3.0, 10.0, 30.0], (2, 2, 2, 1)),
             capture(
                 1,
                 vec![5.0, 7.0],
@@ -242,15 +227,8 @@ mod tests {
         let references = twice.finish().unwrap();
         assert_eq!(twice.n, 4);
         assert_eq!(references.input_mean, [vec![2.0, 3.0], vec![6.0]]);
-        assert_eq!(
-            references.gradient_mean,
-            [vec![2.0, 20.0], vec![1.5, 0.0, 0.0, 6.0]]
-        );
-        assert!(
-            twice
-                .merge(&ReferenceSums::empty(&shapes()[..1], 2))
-                .is_err()
-        );
+        assert_eq!(references.gradient_mean, [vec![2.0, 20.0], vec![1.5, 0.0, 0.0, 6.0]]);
+        assert!(twice.merge(&ReferenceSums::empty(&shapes()[..1], 2)).is_err());
     }
 
     #[test]
@@ -277,8 +255,7 @@ mod tests {
         sums.accumulate(&captures).unwrap();
         let error = sums.finish().unwrap_err().to_string();
         assert!(
-            error
-                .starts_with("reference input mean of layer layers.2 is not finite over 2 spectra"),
+            error.starts_with("reference input mean of layer layers.2 is not finite over 2 spectra"),
             "{error}"
         );
     }

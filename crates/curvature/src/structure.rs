@@ -5,9 +5,7 @@ use fisherflow_network::LayerCapture;
 use crate::dense::Dense;
 use crate::diagonal::Diagonal;
 use crate::kfac::Kfac;
-use crate::{
-    BlockCurvature, BlockPlan, BlockSums, CurvatureError, LabelPrecision, References, StructureKind,
-};
+use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, LabelPrecision, References, StructureKind};
 
 /// A block in its structure. It holds no sums: those are [`BlockSums`], which it alone can read.
 pub trait Structure: Send {
@@ -87,14 +85,9 @@ pub fn structure_of(
 }
 
 /// Checks that the sums are of this block.
-pub(crate) fn check_sums(
-    structure: &dyn Structure,
-    sums: &BlockSums,
-) -> Result<(), CurvatureError> {
+pub(crate) fn check_sums(structure: &dyn Structure, sums: &BlockSums) -> Result<(), CurvatureError> {
     let plan = structure.plan();
-    if (sums.block, sums.structure, sums.sums.len())
-        == (plan.id, plan.structure, structure.sums_len())
-    {
+    if (sums.block, sums.structure, sums.sums.len()) == (plan.id, plan.structure, structure.sums_len()) {
         return Ok(());
     }
     Err(CurvatureError::SumsDiffer {

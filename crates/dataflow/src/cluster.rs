@@ -29,16 +29,10 @@ pub(crate) fn execute<T: Send + 'static>(
     let (builders, others) = if processes > 1 {
         let sockets = mesh::connect(cluster, run, cluster.deadline)?;
         quiet_communication_panics();
-        let local =
-            ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
-        let (builders, guard) = initialize_networking_from_sockets(
-            local,
-            sockets,
-            cluster.process,
-            cluster.workers,
-            Hooks::default(),
-        )
-        .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
+        let local = ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
+        let (builders, guard) =
+            initialize_networking_from_sockets(local, sockets, cluster.process, cluster.workers, Hooks::default())
+                .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
         (
             builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
             Box::new(guard) as Box<dyn std::any::Any + Send>,
@@ -50,15 +44,14 @@ pub(crate) fn execute<T: Send + 'static>(
     };
     let in_worker = Arc::clone(faults);
     let guards = execute_from(builders, others, WorkerConfig::default(), move |worker| {
-        let outcome =
-            std::panic::catch_unwind(AssertUnwindSafe(|| work(worker))).unwrap_or_else(|panic| {
-                let said = said(&*panic);
-                Err(if is_communication(&said) {
-                    RunError::PeerLost(said)
-                } else {
-                    RunError::Internal(said)
-                })
-            });
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| work(worker))).unwrap_or_else(|panic| {
+            let said = said(&*panic);
+            Err(if is_communication(&said) {
+                RunError::PeerLost(said)
+            } else {
+                RunError::Internal(said)
+            })
+        });
         if outcome.is_err() {
             for dataflow in worker.installed_dataflows() {
                 worker.drop_dataflow(dataflow);
@@ -75,12 +68,7 @@ pub(crate) fn execute<T: Send + 'static>(
     .map_err(RunError::Internal)?;
     // The workers are joined one by one, and the communication threads only if all went well: joining those of a lost peer panics.
     let finished = loop {
-        if faults.raised()
-            || guards
-                .guards()
-                .iter()
-                .all(std::thread::JoinHandle::is_finished)
-        {
+        if faults.raised() || guards.guards().iter().all(std::thread::JoinHandle::is_finished) {
             break !faults.raised();
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -92,10 +80,7 @@ pub(crate) fn execute<T: Send + 'static>(
             .unwrap_or_else(|| RunError::Internal("a worker stopped without a reason".into())));
     }
     let results = std::panic::catch_unwind(AssertUnwindSafe(move || {
-        guards
-            .join()
-            .into_iter()
-            .collect::<Result<Vec<_>, String>>()
+        guards.join().into_iter().collect::<Result<Vec<_>, String>>()
     }));
     if let Some(fault) = faults.take() {
         return Err(fault);
@@ -128,11 +113,10 @@ fn is_communication(said: &str) -> bool {
 fn quiet_communication_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let communication = std::thread::current()
-            .name()
-            .is_some_and(|name| name.starts_with("timely:"))
-            && info.payload_as_str().is_some_and(is_communication);
-        if !communication && std::thread::current().name() != Some("main") {
+        let communication = info
+            .payload_as_str()
+            .is_some_and(|said| is_communication(said) || said.contains("thread panic"));
+        if !communication {
             before(info);
         }
     }));

@@ -54,6 +54,8 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<dyn Progress>,
+    /// Workers of each process.
+    pub(crate) workers: usize,
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
     pub(crate) cores: usize,
     posterior: Mutex<Option<Posterior>>,
@@ -64,8 +66,13 @@ impl Context {
     pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<dyn Progress>) -> Result<Self, RunError> {
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
         let bytes = stores.read(&job.network.uri)?;
-        let network = Network::from_safetensors(&bytes, &job.network.said, job.compute.arithmetic)
-            .map_err(|source| RunError::NetworkFile { uri: job.network.uri.clone(), source })?;
+        let network =
+            Network::from_safetensors(&bytes, &job.network.said, job.compute.arithmetic).map_err(|source| {
+                RunError::NetworkFile {
+                    uri: job.network.uri.clone(),
+                    source,
+                }
+            })?;
         let blocks = plan_blocks(network.dense_layers(), job.curvature.structure, &job.curvature.by_layer)
             .map_err(|error| RunError::Usage(format!("[curvature.layers]: {error}")))?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
@@ -78,6 +85,7 @@ impl Context {
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let output = Output::open(&stores, &job.output)?;
         let mut context = Self {
+            workers: workers.max(1),
             cores: workers * job.compute.arithmetic.threads,
             run_id: String::new(),
             job,
@@ -119,7 +127,11 @@ impl Context {
 
     /// The batches of a group, read ahead on the store's threads.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
-        Box::new(catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES).map(|batch| batch.map_err(RunError::from)))
+        Box::new(
+            catalogue
+                .fetch(group, self.job.compute.batch, PREFETCH_BYTES)
+                .map(|batch| batch.map_err(RunError::from)),
+        )
     }
 
     /// Covariances in label units, `[n, K, K]`, in normalised label units.
@@ -134,8 +146,9 @@ impl Context {
         let mut posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
         if posterior.is_none() {
             let blocks = self.blocks.iter().zip(&inverted.blocks);
-            let loaded: Result<Vec<_>, _> =
-                blocks.map(|(plan, info)| files::read_inverse(self, plan, info.clone())).collect();
+            let loaded: Result<Vec<_>, _> = blocks
+                .map(|(plan, info)| files::read_inverse(self, plan, info.clone()))
+                .collect();
             *posterior = Some(Arc::new(loaded?));
         }
         Ok(())
@@ -144,7 +157,9 @@ impl Context {
     /// The posterior of every block, once loaded.
     pub(crate) fn posterior(&self) -> Result<Posterior, RunError> {
         let posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
-        posterior.clone().ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
+        posterior
+            .clone()
+            .ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
     }
 
     fn identity(&self) -> String {
@@ -160,8 +175,17 @@ impl Context {
         add("said", &format!("{:?}", job.network.said));
         add("fit", &self.fit.catalogue.etags_sha256());
         add("fit columns", &format!("{:?}", job.catalogue.columns));
-        add("predict", &self.predict.as_ref().map_or_else(String::new, |predict| predict.catalogue.etags_sha256()));
-        add("predict columns", &format!("{:?}", job.predict.catalogue.as_ref().map(|source| &source.columns)));
+        add(
+            "predict",
+            &self
+                .predict
+                .as_ref()
+                .map_or_else(String::new, |predict| predict.catalogue.etags_sha256()),
+        );
+        add(
+            "predict columns",
+            &format!("{:?}", job.predict.catalogue.as_ref().map(|source| &source.columns)),
+        );
         add("jacobians", &job.predict.jacobians.to_string());
         add("curvature", &format!("{:?}", job.curvature));
         add("noise", &format!("{:?}", job.noise));
@@ -203,12 +227,11 @@ impl GroupedCatalogue {
         let plenty = PLENTY / compute.holdout_fraction;
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
         let sample = groups.iter().step_by(every).cloned().collect();
-        Ok(Self { catalogue, groups, sample })
-    }
-
-    /// Spectra in the sample.
-    pub(crate) fn sample_rows(&self) -> u64 {
-        self.sample.iter().map(Group::n_rows).sum()
+        Ok(Self {
+            catalogue,
+            groups,
+            sample,
+        })
     }
 }
 

@@ -70,6 +70,8 @@ fn is_refusal(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::NoMatch { .. }
+            | StoreError::NotFound { .. }
+            | StoreError::NotComplete { .. }
             | StoreError::Replaced { .. }
             | StoreError::EmptyObject { .. }
             | StoreError::NotParquet { .. }

@@ -15,10 +15,7 @@ pub(crate) struct Faults {
 impl Faults {
     /// Records `error` unless an earlier one stands; every worker of the process then stops at its next step.
     pub(crate) fn raise(&self, error: RunError) {
-        let mut first = self
-            .first
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.get_or_insert(error);
         self.raised.store(true, Ordering::Release);
     }

@@ -39,11 +39,17 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         .with("fisherflow.schema_version", "1")
         .with("fisherflow.run_id", context.run_id.as_str())
         .with("fisherflow.model_sha256", context.network_sha256.as_str())
-        .with("fisherflow.catalogue_etags_sha256", context.predicted().catalogue.etags_sha256())
+        .with(
+            "fisherflow.catalogue_etags_sha256",
+            context.predicted().catalogue.etags_sha256(),
+        )
         .with("fisherflow.convention", convention.to_string())
         .with("fisherflow.labels", serde_json::json!(labels.names).to_string())
         .with("fisherflow.units", serde_json::json!(labels.units).to_string())
-        .with("fisherflow.ucds", serde_json::json!(labels.names.iter().map(|name| ucd(name)).collect::<Vec<_>>()).to_string())
+        .with(
+            "fisherflow.ucds",
+            serde_json::json!(labels.names.iter().map(|name| ucd(name)).collect::<Vec<_>>()).to_string(),
+        )
 }
 
 /// The UCD1+ word of a label that surveys name in a known way; empty for others (IVOA, UCD1+ controlled vocabulary 1.5).
@@ -69,7 +75,13 @@ pub(crate) fn write_hessian(
     curvature: &BlockCurvature,
 ) -> Result<WrittenFile, RunError> {
     let metadata = metadata(context).with("fisherflow.n_spectra", curvature.n_spectra.to_string());
-    write_matrices(context, MatrixSet::Hessian, plan, &hessian_matrices(plan, curvature), &metadata)
+    write_matrices(
+        context,
+        MatrixSet::Hessian,
+        plan,
+        &hessian_matrices(plan, curvature),
+        &metadata,
+    )
 }
 
 /// Reads a block's file of `posterior/hessian/`, a sum over `n_spectra` spectra.
@@ -88,9 +100,18 @@ pub(crate) fn write_inverse(
 }
 
 /// Reads a block's posterior back.
-pub(crate) fn read_inverse(context: &Context, plan: &BlockPlan, info: BlockInfo) -> Result<Box<dyn Precision>, RunError> {
+pub(crate) fn read_inverse(
+    context: &Context,
+    plan: &BlockPlan,
+    info: BlockInfo,
+) -> Result<Box<dyn Precision>, RunError> {
     let matrices = read_matrices(context, MatrixSet::Inverse, plan)?;
-    Ok(precision_from_matrices(plan, matrices, info, context.network.arithmetic().threads)?)
+    Ok(precision_from_matrices(
+        plan,
+        matrices,
+        info,
+        context.network.arithmetic().threads,
+    )?)
 }
 
 fn write_matrices(
@@ -115,9 +136,19 @@ fn write_matrices(
 
 fn read_matrices(context: &Context, set: MatrixSet, plan: &BlockPlan) -> Result<Vec<NamedMatrix>, RunError> {
     let stored = context.output.read_matrices(set, &block_name(plan))?;
-    let named = |StoredMatrix { layer, factor, rows, cols, values }| {
+    let named = |StoredMatrix {
+                     layer,
+                     factor,
+                     rows,
+                     cols,
+                     values,
+                 }| {
         let factor: Factor = factor.parse()?;
-        Ok(NamedMatrix { layer, factor, matrix: Matrix { rows, cols, values } })
+        Ok(NamedMatrix {
+            layer,
+            factor,
+            matrix: Matrix { rows, cols, values },
+        })
     };
     stored.matrices.into_iter().map(named).collect()
 }
@@ -128,7 +159,9 @@ pub(crate) fn write_marginal_variance(
     plan: &BlockPlan,
     variances: &[Matrix],
 ) -> Result<WrittenFile, RunError> {
-    let mut writer = context.output.marginal_variance(&block_name(plan), &metadata(context))?;
+    let mut writer = context
+        .output
+        .marginal_variance(&block_name(plan), &metadata(context))?;
     for ((&layer, shape), variance) in plan.layers.iter().zip(&plan.shapes).zip(variances) {
         writer.append(&MarginalRows {
             layer: &shape.name,

@@ -155,10 +155,11 @@ impl Stage {
 
 /// How far a run is; called from worker threads.
 pub trait Progress: Send + Sync {
-    /// A pass over spectra begins (`fit`, `predict`, ...), with the number it will touch in this process's share of the whole run.
-    fn begin(&self, pass: &str, spectra: u64);
-    /// So many more spectra are done.
-    fn advance(&self, spectra: u64);
-    /// The pass is over.
+    /// A pass begins (`population`, `curvature`, ...) over so many spectra of this process, or so many blocks in all for `invert`. A begin
+    /// ends the pass before.
+    fn begin(&self, pass: &str, of: u64);
+    /// So many more are done, in this process.
+    fn advance(&self, done: u64);
+    /// The last pass is over.
     fn end(&self);
 }

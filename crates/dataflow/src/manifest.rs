@@ -40,8 +40,12 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         counts.insert("predict_bad".into(), predict.bad);
         counts.insert("predict_pixels_masked".into(), predict.pixels_masked);
     }
-    let by_layer: BTreeMap<&str, &str> =
-        job.curvature.by_layer.iter().map(|(layer, &kind)| (layer.as_str(), crate::files::structure_name(kind))).collect();
+    let by_layer: BTreeMap<&str, &str> = job
+        .curvature
+        .by_layer
+        .iter()
+        .map(|(layer, &kind)| (layer.as_str(), crate::files::structure_name(kind)))
+        .collect();
     let settings = json!({
         "network": { "weights": summary.n_weights, "labels": summary.labels, "units": summary.units },
         "catalogue_columns": job.catalogue.columns,

@@ -29,11 +29,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// [`RunError::PeerLost`] where the deadline passes, [`RunError::Usage`] where the addresses leave this machine and no secret is given.
-pub(crate) fn connect(
-    cluster: &Cluster,
-    run: &str,
-    deadline: Duration,
-) -> Result<Vec<Option<TcpStream>>, RunError> {
+pub(crate) fn connect(cluster: &Cluster, run: &str, deadline: Duration) -> Result<Vec<Option<TcpStream>>, RunError> {
     let me = cluster.process;
     let addresses = &cluster.addresses;
     if cluster.secret.is_empty() && !addresses.iter().all(|address| stays_here(address)) {
@@ -45,11 +41,7 @@ pub(crate) fn connect(
     }
     let handshake = Handshake {
         digest: Sha256::new()
-            .chain_update(concat!(
-                env!("CARGO_PKG_NAME"),
-                " ",
-                env!("CARGO_PKG_VERSION")
-            ))
+            .chain_update(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")))
             .chain_update(addresses.len().to_be_bytes())
             .chain_update(run)
             .finalize()
@@ -117,11 +109,8 @@ fn listen(address: &str) -> Result<TcpListener, RunError> {
     } else {
         Ipv4Addr::UNSPECIFIED
     };
-    let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), port))
-        .map_err(|e| usage(e.to_string()))?;
-    listener
-        .set_nonblocking(true)
-        .map_err(|e| usage(e.to_string()))?;
+    let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), port)).map_err(|e| usage(e.to_string()))?;
+    listener.set_nonblocking(true).map_err(|e| usage(e.to_string()))?;
     Ok(listener)
 }
 
@@ -199,17 +188,12 @@ impl Handshake {
 
     fn read_hello(&self, stream: &mut TcpStream) -> Result<(usize, [u8; HELLO]), String> {
         let mut hello = [0; HELLO];
-        stream
-            .read_exact(&mut hello)
-            .map_err(|e| format!("no hello: {e}"))?;
+        stream.read_exact(&mut hello).map_err(|e| format!("no hello: {e}"))?;
         if &hello[..8] != MAGIC {
             return Err("not a fisherflow process".into());
         }
         if hello[8..40] != self.digest {
-            return Err(
-                "another build, run file or catalogue: start every process with the same ones"
-                    .into(),
-            );
+            return Err("another build, run file or catalogue: start every process with the same ones".into());
         }
         let index = u32::from_be_bytes([hello[40], hello[41], hello[42], hello[43]]);
         Ok((index as usize, hello))
@@ -217,27 +201,16 @@ impl Handshake {
 
     fn mac(&self, role: &[u8], first: &[u8], second: &[u8]) -> Result<Hmac<Sha256>, String> {
         let mac = Hmac::<Sha256>::new_from_slice(&self.secret).map_err(|e| e.to_string())?;
-        Ok(mac
-            .chain_update(role)
-            .chain_update(first)
-            .chain_update(second))
+        Ok(mac.chain_update(role).chain_update(first).chain_update(second))
     }
 
     fn proof(&self, role: &[u8], ours: &[u8], theirs: &[u8]) -> Result<[u8; 32], String> {
         Ok(self.mac(role, ours, theirs)?.finalize().into_bytes().into())
     }
 
-    fn check(
-        &self,
-        stream: &mut TcpStream,
-        role: &[u8],
-        theirs: &[u8],
-        ours: &[u8],
-    ) -> Result<(), String> {
+    fn check(&self, stream: &mut TcpStream, role: &[u8], theirs: &[u8], ours: &[u8]) -> Result<(), String> {
         let mut proof = [0; 32];
-        stream
-            .read_exact(&mut proof)
-            .map_err(|e| format!("no proof: {e}"))?;
+        stream.read_exact(&mut proof).map_err(|e| format!("no proof: {e}"))?;
         self.mac(role, theirs, ours)?
             .verify_slice(&proof)
             .map_err(|_| "wrong secret".into())
@@ -268,12 +241,8 @@ mod tests {
     }
 
     fn free_addresses(n: usize) -> Vec<String> {
-        let held: Vec<TcpListener> = (0..n)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        held.iter()
-            .map(|l| l.local_addr().unwrap().to_string())
-            .collect()
+        let held: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        held.iter().map(|l| l.local_addr().unwrap().to_string()).collect()
     }
 
     #[test]
@@ -300,16 +269,12 @@ mod tests {
         for (secret, run) in [("wrong", "run"), ("s", "another run")] {
             let addresses = free_addresses(2);
             let (first, second) = (cluster(&addresses, 0, "s"), cluster(&addresses, 1, secret));
-            let waiting =
-                std::thread::spawn(move || connect(&first, "run", Duration::from_secs(2)));
+            let waiting = std::thread::spawn(move || connect(&first, "run", Duration::from_secs(2)));
             assert!(matches!(
                 connect(&second, run, Duration::from_secs(2)),
                 Err(RunError::PeerLost(_))
             ));
-            assert!(matches!(
-                waiting.join().unwrap(),
-                Err(RunError::PeerLost(_))
-            ));
+            assert!(matches!(waiting.join().unwrap(), Err(RunError::PeerLost(_))));
         }
     }
 

@@ -141,7 +141,12 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     }
     let k = n_labels as f64;
     let products = |layers: usize| -> f64 {
-        network.dense_layers().iter().skip(layers).map(|shape| 2.0 * (shape.inputs * shape.outputs) as f64).sum()
+        network
+            .dense_layers()
+            .iter()
+            .skip(layers)
+            .map(|shape| 2.0 * (shape.inputs * shape.outputs) as f64)
+            .sum()
     };
     let (forward, backward) = (products(0), k * products(1));
     let by_flux = k * (products(0) - products(1));
@@ -160,10 +165,19 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     };
     let memory = MemoryPlan {
         fit: sums_bytes * (2 * workers as u64 + 1),
-        invert: context.blocks.iter().map(|block| 4 * matrix_bytes(block)).max().unwrap_or(0),
+        invert: context
+            .blocks
+            .iter()
+            .map(|block| 4 * matrix_bytes(block))
+            .max()
+            .unwrap_or(0),
         predict: posterior_bytes,
     };
-    let pixels = if context.job.predict.jacobians { 4 * n_labels * network.n_inputs() } else { 0 };
+    let pixels = if context.job.predict.jacobians {
+        4 * n_labels * network.n_inputs()
+    } else {
+        0
+    };
     let per_star = 8 * (2 * n_labels + 4 * n_labels * n_labels + 4) + pixels;
     Ok(RunPlan {
         run_id: context.run_id.clone(),

@@ -71,14 +71,19 @@ pub enum Outcome {
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Progress>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
-    if cluster.process == 0 {
-        if let Some(manifest) = claim(&context)? {
-            return Ok(Outcome::AlreadyComplete(manifest));
-        }
+    let complete = if cluster.process == 0 {
+        claim(&context)?
+    } else {
+        finished(&context)?
+    };
+    if let Some(manifest) = complete {
+        return Ok(Outcome::AlreadyComplete(manifest));
     }
     let working = Arc::clone(&context);
     let identity = format!("{} {stage:?}", context.run_id);
-    let found = cluster::execute(cluster, &identity, &context.faults, move |worker| stages::work(worker, &working, stage))?;
+    let found = cluster::execute(cluster, &identity, &context.faults, move |worker| {
+        stages::work(worker, &working, stage)
+    })?;
     let summary = summary(&context, stage, found, cluster.process, started)?;
     Ok(Outcome::Done(Box::new(summary)))
 }
@@ -91,7 +96,10 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
     }
     let claim = Claim {
         run_id: context.run_id.clone(),
-        host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string(),
+        host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .unwrap_or_default()
+            .trim()
+            .to_string(),
         pid: std::process::id(),
         started: now_utc(),
     };
@@ -105,6 +113,17 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
     }
 }
 
+/// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
+fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
+    if context.job.existing_output == ExistingOutput::Overwrite {
+        return Ok(None);
+    }
+    let manifest = context.output.manifest()?;
+    Ok(manifest
+        .filter(|manifest| manifest.run_id == context.run_id)
+        .map(Box::new))
+}
+
 fn summary(
     context: &Context,
     stage: Stage,
@@ -112,12 +131,18 @@ fn summary(
     process: usize,
     started: Instant,
 ) -> Result<RunSummary, RunError> {
-    let blocks = found.invert.as_ref().map(|invert| invert.blocks.clone()).unwrap_or_default();
+    let blocks = found
+        .invert
+        .as_ref()
+        .map(|invert| invert.blocks.clone())
+        .unwrap_or_default();
     let mut written = found.fit.files.clone();
     written.extend(found.invert.iter().flat_map(|invert| invert.files.clone()));
     written.extend(found.predict.iter().flat_map(|(_, predicted)| predicted.files.clone()));
     let notes = notes(context, &found);
-    let (intrinsic, predicted) = found.predict.map_or((None, None), |(intrinsic, predicted)| (intrinsic, Some(predicted)));
+    let (intrinsic, predicted) = found
+        .predict
+        .map_or((None, None), |(intrinsic, predicted)| (intrinsic, Some(predicted)));
     let labels = context.network.labels();
     let mut summary = RunSummary {
         run_id: context.run_id.clone(),
@@ -163,13 +188,23 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
             noise.eigenvalues.len()
         ));
     }
-    if let Some(population) = found.fit.population.as_ref().filter(|population| population.borrowed > 0) {
+    if let Some(population) = found
+        .fit
+        .population
+        .as_ref()
+        .filter(|population| population.borrowed > 0)
+    {
         notes.push(format!(
             "masked pixels: {} pixels are good in fewer than two held-out spectra and take the nearest pixel's mean and variance",
             population.borrowed
         ));
     }
-    for info in found.invert.iter().flat_map(|invert| &invert.blocks).filter(|info| info.clipped_eigenvalues > 0) {
+    for info in found
+        .invert
+        .iter()
+        .flat_map(|invert| &invert.blocks)
+        .filter(|info| info.clipped_eigenvalues > 0)
+    {
         notes.push(format!(
             "{}: {} eigenvalues below 0 set to 0, the lowest {:.1e} of the largest",
             info.layers.join("+"),

@@ -70,7 +70,8 @@ pub(crate) fn read<T: DeserializeOwned>(context: &Context, stage: &str) -> Resul
         return Ok(None);
     }
     let bytes = context.stores.read(&uri)?;
-    let damaged = |error: serde_json::Error| RunError::Refused(format!("{uri}: {error}: run `fisherflow {stage}` again"));
+    let damaged =
+        |error: serde_json::Error| RunError::Refused(format!("{uri}: {error}: run `fisherflow {stage}` again"));
     let owner: Owner = serde_json::from_slice(&bytes).map_err(damaged)?;
     if owner.run_id != context.run_id {
         return Ok(None);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_posterior::ScatterEstimate;
+use fisherflow_spectra::Group;
 use timely::worker::Worker;
 
 use crate::context::Context;
@@ -30,7 +31,11 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         (Stage::Run | Stage::Fit, _) => fit(worker, context)?,
     };
     if stage == Stage::Fit {
-        return Ok(Found { fit, invert: None, predict: None });
+        return Ok(Found {
+            fit,
+            invert: None,
+            predict: None,
+        });
     }
     let inverted = stage_state::read(context, "invert")?;
     let inverted = match (stage, inverted) {
@@ -39,10 +44,18 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         _ => invert(worker, context, &fit)?,
     };
     if stage == Stage::Invert {
-        return Ok(Found { fit, invert: Some(inverted), predict: None });
+        return Ok(Found {
+            fit,
+            invert: Some(inverted),
+            predict: None,
+        });
     }
     let predicted = predict(worker, context, &fit, &inverted)?;
-    Ok(Found { fit, invert: Some(inverted), predict: Some(predicted) })
+    Ok(Found {
+        fit,
+        invert: Some(inverted),
+        predict: Some(predicted),
+    })
 }
 
 fn missing(context: &Context, stage: &str) -> RunError {
@@ -55,18 +68,22 @@ fn missing(context: &Context, stage: &str) -> RunError {
 
 /// Noise, references and curvature sums.
 fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
-    let spectra = context.fit.catalogue.n_rows();
-    let sample = context.fit.sample_rows();
-    context.progress.begin("population", sample);
+    let sample = share(worker, context, &context.fit.sample);
+    begin(worker, context, "population", sample);
     let population = population::population(worker, context)?;
-    context.progress.begin("reference", sample);
+    begin(worker, context, "reference", sample);
     let held_out = reference::reference(worker, context, population.as_ref())?;
     let (noise, estimate) = noise(context, &held_out)?;
     let references = held_out.references.finish()?;
     let normalised = context.in_normalised_units(noise)?;
-    context.progress.begin("curvature", spectra);
+    begin(
+        worker,
+        context,
+        "curvature",
+        share(worker, context, &context.fit.groups),
+    );
     let fitted = curvature::curvature(worker, context, population.as_ref(), &references, &normalised)?;
-    context.progress.end();
+    end(worker, context);
     if fitted.counts.in_sums == 0 {
         return Err(RunError::Refused(format!(
             "no spectrum of {} can be counted in the Hessian: {} are bad, {} lack labels or their errors, {} are held out",
@@ -103,9 +120,9 @@ fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, 
 }
 
 fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result<InvertState, RunError> {
-    context.progress.begin("invert", context.blocks.len() as u64);
+    begin(worker, context, "invert", context.blocks.len() as u64);
     let state = invert::inverse(worker, context, fit.counts.in_sums)?;
-    context.progress.end();
+    end(worker, context);
     if worker.index() == 0 {
         stage_state::write(context, "invert", &state)?;
     }
@@ -119,13 +136,51 @@ fn predict(
     inverted: &InvertState,
 ) -> Result<(Option<ScatterEstimate>, Predicted), RunError> {
     context.load_posterior(inverted)?;
-    context.progress.begin("calibrate", context.fit.sample_rows());
+    begin(
+        worker,
+        context,
+        "calibrate",
+        share(worker, context, &context.fit.sample),
+    );
     let held_out = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     let intrinsic = (held_out.n_spectra() > 0).then(|| held_out.intrinsic()).transpose()?;
     let k = context.network.n_labels();
-    let covariance = intrinsic.as_ref().map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
-    context.progress.begin("predict", context.predicted().catalogue.n_rows());
+    let covariance = intrinsic
+        .as_ref()
+        .map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
+    context
+        .progress
+        .begin("predict", context.predicted().catalogue.n_rows());
     let predicted = predict::predict(worker, context, fit.population.as_ref(), &covariance)?;
-    context.progress.end();
+    end(worker, context);
     Ok((intrinsic, predicted))
+}
+
+/// Spectra of the groups that come to this process's workers.
+fn share(worker: &Worker, context: &Context, groups: &[Group]) -> u64 {
+    let process = |worker: usize| worker / context.workers;
+    let owner = |group: &Group| (group.index % worker.peers() as u64) as usize;
+    groups
+        .iter()
+        .filter(|group| process(owner(group)) == process(worker.index()))
+        .map(Group::n_rows)
+        .sum()
+}
+
+/// Shows that a pass begins; one worker of a process speaks for all.
+fn begin(worker: &Worker, context: &Context, pass: &str, of: u64) {
+    if speaks(worker, context) {
+        context.progress.begin(pass, of);
+    }
+}
+
+/// Shows that the last pass is over.
+fn end(worker: &Worker, context: &Context) {
+    if speaks(worker, context) {
+        context.progress.end();
+    }
+}
+
+fn speaks(worker: &Worker, context: &Context) -> bool {
+    worker.index().is_multiple_of(context.workers)
 }

@@ -71,7 +71,11 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
     for_each_batch(&catalogue, |mut batch| {
         match &population {
             Some(population) => batch.impute(population)?,
-            None if batch.flags.iter().any(|flags| flags.contains(fisherflow_spectra::RowFlags::PIXELS_MASKED)) => {
+            None if batch
+                .flags
+                .iter()
+                .any(|flags| flags.contains(fisherflow_spectra::RowFlags::PIXELS_MASKED)) =>
+            {
                 return Err(RunError::Refused(format!(
                     "{} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
                     batch.shard.object.path
@@ -128,12 +132,16 @@ fn for_each_batch(
 }
 
 fn empty(catalogue: &Catalogue) -> TrainingSet {
-    TrainingSet { n_pixels: catalogue.n_pixels(), ..TrainingSet::default() }
+    TrainingSet {
+        n_pixels: catalogue.n_pixels(),
+        ..TrainingSet::default()
+    }
 }
 
 fn push(set: &mut TrainingSet, batch: &SpectrumBatch, row: usize) {
     let (d, k) = (batch.n_pixels, batch.n_labels);
     set.n_spectra += 1;
-    set.flux.extend(batch.flux[row * d..(row + 1) * d].iter().map(|flux| *flux as f32));
+    set.flux
+        .extend(batch.flux[row * d..(row + 1) * d].iter().map(|flux| *flux as f32));
     set.labels.extend_from_slice(&batch.labels[row * k..(row + 1) * k]);
 }

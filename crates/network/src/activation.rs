@@ -62,13 +62,13 @@ impl Activation {
         }
     }
 
-    /// The derivative of the activation at every element of `x`; `None` where it is 1 everywhere.
+    /// The derivative of the activation at every element of `x`.
     ///
     /// # Errors
     /// Only where the device refuses.
-    pub fn derivative(&self, x: &Tensor) -> Result<Option<Tensor>> {
+    pub fn derivative(&self, x: &Tensor) -> Result<Tensor> {
         let dtype = x.dtype();
-        Ok(Some(match *self {
+        Ok(match *self {
             Self::Relu => x.gt(0.0)?.to_dtype(dtype)?,
             Self::LeakyRelu { slope } => x.gt(0.0)?.to_dtype(dtype)?.affine(1.0 - slope, slope)?,
             Self::Tanh => x.tanh()?.sqr()?.affine(-1.0, 1.0)?,
@@ -96,8 +96,8 @@ impl Activation {
                 s.mul(&inner)?
             }
             Self::ClippedRelu { max } => x.gt(0.0)?.mul(&x.lt(max)?)?.to_dtype(dtype)?,
-            Self::Linear => return Ok(None),
-        }))
+            Self::Linear => x.ones_like()?,
+        })
     }
 }
 
@@ -141,10 +141,7 @@ mod tests {
     }
 
     fn derivative(activation: Activation, x: &[f64]) -> Vec<f64> {
-        match activation.derivative(&tensor(x)).unwrap() {
-            Some(d) => d.to_vec1().unwrap(),
-            None => vec![1.0; x.len()],
-        }
+        activation.derivative(&tensor(x)).unwrap().to_vec1().unwrap()
     }
 
     /// Points without a kink within a difference step.

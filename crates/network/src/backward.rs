@@ -4,11 +4,14 @@
 
 use candle_core::Tensor;
 
+use crate::activation::Activation;
+use crate::blocks::in_blocks;
 use crate::capture::LayerCapture;
 use crate::dense::Dense;
 use crate::error::NetworkError;
 use crate::network::{Forward, Layer, Network};
 use crate::normalisation::InverseScale;
+use crate::product::product;
 
 /// Whether the pass goes on to the flux, which costs the largest product of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,38 +64,39 @@ impl Network {
                 expected: self.layers.len(),
             });
         }
-        let (n_seeds, batch, _) = seeds.dims3()?;
+        let (n_seeds, batch, n_labels) = seeds.dims3()?;
         let threads = self.arithmetic.threads;
         let mut dense_left = self.shapes.len();
         let mut captures = Vec::with_capacity(dense_left);
-        let mut grad = seeds.clone(); // [S, batch, width]
+        let mut grad = seeds.reshape((n_seeds * batch, n_labels))?; // [S * batch, width]
         for (position, (layer, input)) in self.layers.iter().zip(&forward.inputs).enumerate().rev() {
             match layer {
+                Layer::Activation(Activation::Linear) => {}
                 Layer::Activation(activation) => {
-                    if let Some(derivative) = activation.derivative(input)? {
-                        grad = grad.broadcast_mul(&derivative)?;
-                    }
+                    let slope = in_blocks(input, batch, threads, |_, x| activation.derivative(x))?;
+                    grad = in_blocks(&grad, batch, threads, |first, grad| {
+                        grad.mul(&slope.narrow(0, first % batch.max(1), grad.dims2()?.0)?)
+                    })?;
                 }
                 Layer::Dense(dense) => {
                     dense_left -= 1;
+                    let outputs = self.shapes[dense_left].outputs;
                     captures.push(LayerCapture {
                         layer: dense_left,
                         input: input.unsqueeze(1)?,
-                        output_grad: grad.unsqueeze(2)?,
+                        output_grad: grad.reshape((n_seeds, batch, 1, outputs))?,
                     });
                     if position == 0 || dense_left == 0 && input_jacobian == InputJacobian::NotWanted {
                         break;
                     }
-                    let width = grad.dims()[2];
-                    let below = dense.vjp(&grad.reshape((n_seeds * batch, width))?, threads)?;
-                    grad = below.reshape((n_seeds, batch, input.dims()[1]))?;
+                    grad = dense.vjp(&grad, threads)?;
                 }
             }
         }
         captures.reverse();
         let input_jacobian = match input_jacobian {
             InputJacobian::NotWanted => None,
-            InputJacobian::Wanted => Some(self.by_flux(&grad)?),
+            InputJacobian::Wanted => Some(self.by_flux(&grad, batch)?),
         };
         Ok(Backward {
             captures,
@@ -100,31 +104,25 @@ impl Network {
         })
     }
 
-    /// From the gradients at the first layer's pre-activation (or at the input, where the network begins with an activation) to
-    /// `[K, batch, D]`, label unit per flux unit.
-    fn by_flux(&self, grad: &Tensor) -> Result<Tensor, NetworkError> {
-        let (n_labels, batch, width) = grad.dims3()?;
-        let by_label = |factor: f64| -> Result<Tensor, NetworkError> {
-            let scale: Vec<f64> = self.labels.scale.iter().map(|s| s * factor).collect();
-            let scale = Tensor::from_vec(scale, (n_labels, 1, 1), grad.device())?;
-            Ok(grad.broadcast_mul(&scale.to_dtype(grad.dtype())?)?)
-        };
+    /// From the gradients `[K * batch, width]` at the first layer's pre-activation (or at the input, where the network begins with an
+    /// activation) to `[K, batch, D]`, label unit per flux unit.
+    fn by_flux(&self, grad: &Tensor, batch: usize) -> Result<Tensor, NetworkError> {
+        let (threads, n_labels) = (self.arithmetic.threads, self.n_labels());
         let inverse_scale = self.normalisation.inverse_scale();
         let uniform = match inverse_scale {
             InverseScale::Uniform(s) => *s,
             InverseScale::ByPixel(_) => 1.0,
         };
-        let scaled = by_label(uniform)?;
-        match (self.layers.first(), inverse_scale) {
-            (Some(Layer::Dense(dense)), _) => {
-                let weight = self.weight_by_flux(dense, inverse_scale)?;
-                let rows = scaled.reshape((n_labels * batch, width))?;
-                let jacobian = crate::product::product(&rows, weight, self.arithmetic.threads)?;
-                Ok(jacobian.reshape((n_labels, batch, self.n_inputs()))?)
-            }
-            (_, InverseScale::Uniform(_)) => Ok(scaled),
-            (_, InverseScale::ByPixel(row)) => Ok(scaled.broadcast_mul(row)?),
-        }
+        let scaled = in_blocks(grad, batch, threads, |first, grad| {
+            let label = first / batch.max(1);
+            grad.affine(self.labels.scale.get(label).map_or(1.0, |scale| scale * uniform), 0.0)
+        })?;
+        let jacobian = match (self.layers.first(), inverse_scale) {
+            (Some(Layer::Dense(dense)), _) => product(&scaled, self.weight_by_flux(dense, inverse_scale)?, threads)?,
+            (_, InverseScale::Uniform(_)) => scaled,
+            (_, InverseScale::ByPixel(row)) => in_blocks(&scaled, batch, threads, |_, x| x.broadcast_mul(row))?,
+        };
+        Ok(jacobian.reshape((n_labels, batch, self.n_inputs()))?)
     }
 
     /// The first layer's weights over the input scale, so that its product needs no pass over the Jacobian afterwards.
@@ -135,7 +133,8 @@ impl Network {
                 if let Some(weight) = self.weight_by_flux.get() {
                     return Ok(weight);
                 }
-                let weight = dense.weight.broadcast_mul(row)?;
+                let threads = self.arithmetic.threads;
+                let weight = in_blocks(&dense.weight, usize::MAX, threads, |_, w| w.broadcast_mul(row))?;
                 Ok(self.weight_by_flux.get_or_init(|| weight))
             }
         }

@@ -4,6 +4,7 @@ mod activation;
 mod adam;
 mod arithmetic;
 mod backward;
+mod blocks;
 mod capture;
 mod dense;
 mod description;

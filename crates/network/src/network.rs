@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 
 use crate::activation::Activation;
 use crate::arithmetic::{Arithmetic, Precision};
+use crate::blocks::in_blocks;
 use crate::dense::{Dense, DenseShape};
 use crate::error::NetworkError;
 use crate::labels::Labels;
@@ -223,12 +224,14 @@ impl Network {
             });
         }
         let flux = flux.to_dtype(self.arithmetic.precision.dtype())?;
-        let mut x = self.normalisation.apply(&flux)?;
+        let threads = self.arithmetic.threads;
+        let mut x = self.normalisation.apply(&flux, threads)?;
         let mut kept = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let y = match layer {
-                Layer::Dense(dense) => dense.forward(&x, self.arithmetic.threads)?,
-                Layer::Activation(activation) => activation.value(&x)?,
+                Layer::Dense(dense) => dense.forward(&x, threads)?,
+                Layer::Activation(Activation::Linear) => x.clone(),
+                Layer::Activation(activation) => in_blocks(&x, usize::MAX, threads, |_, x| activation.value(x))?,
             };
             kept.push(x);
             x = y;

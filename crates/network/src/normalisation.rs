@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::arithmetic::Arithmetic;
+use crate::blocks::in_blocks;
 use crate::error::NetworkError;
 use crate::labels::{check_finite, check_positive};
 
@@ -58,16 +59,20 @@ impl InputNormalisation {
     }
 
     /// The network's input of `flux`, `[batch, D]`; no copy where there is nothing to do.
-    pub fn apply(&self, flux: &Tensor) -> Result<Tensor, NetworkError> {
-        let centred = match &self.mean_row {
-            None => flux.clone(),
-            Some(mean) => flux.broadcast_sub(mean)?,
-        };
-        Ok(match &self.inverse_scale {
-            InverseScale::Uniform(1.0) => centred,
-            InverseScale::Uniform(s) => centred.affine(*s, 0.0)?,
-            InverseScale::ByPixel(row) => centred.broadcast_mul(row)?,
-        })
+    pub fn apply(&self, flux: &Tensor, threads: usize) -> Result<Tensor, NetworkError> {
+        if self.mean_row.is_none() && matches!(self.inverse_scale, InverseScale::Uniform(1.0)) {
+            return Ok(flux.clone());
+        }
+        Ok(in_blocks(flux, usize::MAX, threads, |_, flux| {
+            let centred = match &self.mean_row {
+                None => flux.clone(),
+                Some(mean) => flux.broadcast_sub(mean)?,
+            };
+            match &self.inverse_scale {
+                InverseScale::Uniform(s) => centred.affine(*s, 0.0),
+                InverseScale::ByPixel(row) => centred.broadcast_mul(row),
+            }
+        })?)
     }
 
     /// `1 / scale`.
@@ -101,7 +106,7 @@ mod tests {
         for scale in [vec![0.5], vec![0.5; 3], vec![0.5, 1.0, 2.0]] {
             let normalisation = InputNormalisation::new(&[1.0], &scale, 3, &F64).unwrap();
             let x: Vec<f64> = normalisation
-                .apply(&flux)
+                .apply(&flux, 1)
                 .unwrap()
                 .flatten_all()
                 .unwrap()

@@ -92,6 +92,11 @@ fn on_cpu<T: WithDType + RealField>(
     Tensor::from_vec(out, (m, n), &candle_core::Device::Cpu)
 }
 
+/// `dst = lhs rhs` on matrices that are no tensors, with the same bits for any number of threads.
+pub fn multiply<T: RealField>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
+    panels(dst, Accum::Replace, lhs, rhs, threads);
+}
+
 /// `dst = lhs rhs` or `dst += lhs rhs`, on one thread.
 pub(crate) fn panel<T: RealField>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
     matmul(dst, accum, lhs, rhs, faer::traits::math_utils::one(), Par::Seq);
@@ -101,8 +106,9 @@ pub(crate) fn panel<T: RealField>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<
 /// Marks the upper parts of the vector registers as unused.
 ///
 /// The product's assembly kernels leave them in use, and then every plain SSE instruction of this thread, such as those of all
-/// element-wise loops, waits for the one before it. A function compiled for AVX ends with the instruction that mends this.
-fn release_wide_registers() {
+/// element-wise loops, waits for the one before it. A function compiled for AVX ends with the instruction that mends this. To be called
+/// after any other use of faer's products on this thread.
+pub fn release_wide_registers() {
     let values = std::hint::black_box([1.0f32; 16]);
     pulp::Arch::new().dispatch(|| {
         std::hint::black_box(values.map(|v| v * v));

@@ -49,12 +49,7 @@ pub(crate) struct Certificate {
 
 impl BlockInfo {
     /// The certificate of a block of this plan.
-    pub(crate) fn new(
-        plan: &BlockPlan,
-        n_spectra: u64,
-        prior_precision: f64,
-        certificate: Certificate,
-    ) -> Self {
+    pub(crate) fn new(plan: &BlockPlan, n_spectra: u64, prior_precision: f64, certificate: Certificate) -> Self {
         Self {
             block: plan.id,
             layers: plan.shapes.iter().map(|s| s.name.clone()).collect(),

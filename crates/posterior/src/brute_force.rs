@@ -18,6 +18,11 @@ impl Numbers {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
     }
+
+    /// Close to standard normal: a sum of twelve.
+    pub fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.next()).sum::<f64>() / 2.0
+    }
 }
 
 /// A network of dense layers with ReLU between them.

@@ -31,18 +31,16 @@ pub(crate) struct Wanted<'a> {
 
 impl Wanted<'_> {
     /// The layer's capture, its shapes and types checked.
-    pub(crate) fn find<'c>(
-        &self,
-        captures: &'c [LayerCapture],
-    ) -> Result<&'c LayerCapture, PosteriorError> {
-        let capture = captures
-            .iter()
-            .find(|c| c.layer == self.index)
-            .ok_or_else(|| PosteriorError::MissingCapture {
-                layer: self.shape.name.clone(),
-                index: self.index,
-                found: captures.len(),
-            })?;
+    pub(crate) fn find<'c>(&self, captures: &'c [LayerCapture]) -> Result<&'c LayerCapture, PosteriorError> {
+        let capture =
+            captures
+                .iter()
+                .find(|c| c.layer == self.index)
+                .ok_or_else(|| PosteriorError::MissingCapture {
+                    layer: self.shape.name.clone(),
+                    index: self.index,
+                    found: captures.len(),
+                })?;
         let wrong = |what: &str, expected: Vec<usize>, tensor: &Tensor| PosteriorError::Shape {
             what: format!("the {what} of layer {}", self.shape.name),
             expected,
@@ -52,11 +50,7 @@ impl Wanted<'_> {
             &[batch, shared, inputs] if inputs == self.shape.inputs => (batch, shared),
             dims => {
                 let batch = dims.first().copied().unwrap_or(0);
-                return Err(wrong(
-                    "input",
-                    vec![batch, 1, self.shape.inputs],
-                    &capture.input,
-                ));
+                return Err(wrong("input", vec![batch, 1, self.shape.inputs], &capture.input));
             }
         };
         match capture.output_grad.dims() {
@@ -92,26 +86,17 @@ impl Wanted<'_> {
     }
 
     /// Both sides of the capture in `T`; converted if it is of the other type.
-    pub(crate) fn sides<T: Scalar>(
-        &self,
-        capture: &LayerCapture,
-    ) -> Result<Sides<T>, PosteriorError> {
+    pub(crate) fn sides<T: Scalar>(&self, capture: &LayerCapture) -> Result<Sides<T>, PosteriorError> {
         let (batch, inputs) = (capture.input.dims()[0], self.shape.inputs);
-        let input = with_values(
-            &capture.input.to_dtype(T::DTYPE)?.contiguous()?,
-            |a: &[T]| {
-                let mut with_one = Vec::with_capacity(batch * (inputs + 1));
-                for row in 0..batch {
-                    with_one.extend_from_slice(&a[row * inputs..(row + 1) * inputs]);
-                    with_one.push(T::one());
-                }
-                with_one
-            },
-        )?;
-        let grad = with_values(
-            &capture.output_grad.to_dtype(T::DTYPE)?.contiguous()?,
-            <[T]>::to_vec,
-        )?;
+        let input = with_values(&capture.input.to_dtype(T::DTYPE)?.contiguous()?, |a: &[T]| {
+            let mut with_one = Vec::with_capacity(batch * (inputs + 1));
+            for row in 0..batch {
+                with_one.extend_from_slice(&a[row * inputs..(row + 1) * inputs]);
+                with_one.push(T::one());
+            }
+            with_one
+        })?;
+        let grad = with_values(&capture.output_grad.to_dtype(T::DTYPE)?.contiguous()?, <[T]>::to_vec)?;
         Ok(Sides {
             batch,
             n_outputs: capture.output_grad.dims()[0],

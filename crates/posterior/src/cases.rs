@@ -82,11 +82,7 @@ pub fn small() -> (Mlp, Vec<f64>) {
 pub fn cases() -> Vec<Case> {
     let (mlp, x) = small();
     let mut cases = Vec::new();
-    for structure in [
-        StructureKind::Block,
-        StructureKind::Kfac,
-        StructureKind::Diagonal,
-    ] {
+    for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Diagonal] {
         for layer in 0..3 {
             cases.push(case(&mlp, &x, structure, &[layer]));
         }

@@ -21,10 +21,7 @@ fn predictive_covariance_is_j_m_jt() {
         let expected = predictive(&mlp.jacobian(&x, &case.plan.layers), &m, K);
         let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
-            let found = posterior
-                .precision
-                .covariance_of(&mlp.captures(&x, dtype))
-                .unwrap();
+            let found = posterior.precision.covariance_of(&mlp.captures(&x, dtype)).unwrap();
             let error = relative_error(&found, &expected);
             assert!(error < tolerance, "{:?} {dtype:?}: {error:e}", case.plan);
             for star in found.chunks_exact(K * K) {
@@ -93,10 +90,7 @@ fn solve_undoes_the_precision_and_variances_are_its_diagonal() {
         let variances = posterior.precision.marginal_variance();
         assert_eq!(variances.len(), case.plan.shapes.len());
         for (variance, shape) in variances.iter().zip(&case.plan.shapes) {
-            assert_eq!(
-                (variance.rows, variance.cols),
-                (shape.outputs, shape.inputs + 1)
-            );
+            assert_eq!((variance.rows, variance.cols), (shape.outputs, shape.inputs + 1));
         }
         let found: Vec<f64> = variances.into_iter().flat_map(|m| m.values).collect();
         let expected: Vec<f64> = (0..p).map(|i| m[i * p + i]).collect();
@@ -162,8 +156,7 @@ fn a_posterior_read_back_answers_bit_for_bit_the_same() {
     for case in cases() {
         let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
         let written = posterior.precision.inverse_matrices();
-        let read = precision_from_matrices(&case.plan, written.clone(), posterior.info.clone(), 2)
-            .unwrap();
+        let read = precision_from_matrices(&case.plan, written.clone(), posterior.info.clone(), 2).unwrap();
         for dtype in [DType::F64, DType::F32] {
             let captures = mlp.captures(&x, dtype);
             let (a, b) = (
@@ -174,10 +167,7 @@ fn a_posterior_read_back_answers_bit_for_bit_the_same() {
         }
         assert_eq!(read.inverse_matrices(), written);
         assert_eq!(read.info(), &posterior.info);
-        assert_eq!(
-            read.marginal_variance(),
-            posterior.precision.marginal_variance()
-        );
+        assert_eq!(read.marginal_variance(), posterior.precision.marginal_variance());
 
         assert!(matches!(
             precision_from_matrices(&case.plan, written[1..].to_vec(), posterior.info.clone(), 1),

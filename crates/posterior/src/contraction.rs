@@ -25,11 +25,7 @@ pub(crate) fn contract<T: Scalar>(
     for a in &mut input {
         *a = *a * *a;
     }
-    let h = product(
-        rows(&input, batch, inputs),
-        rows(inverse, inputs, outputs),
-        threads,
-    );
+    let h = product(rows(&input, batch, inputs), rows(inverse, inputs, outputs), threads);
     let mut spectrum = vec![0.0; n_outputs * outputs];
     let mut weighted = vec![0.0; outputs];
     for n in 0..batch {

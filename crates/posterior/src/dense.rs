@@ -86,11 +86,7 @@ impl Precision for DensePrecision {
                 found: vec![v.len()],
             });
         }
-        Ok(product(
-            rows(&self.inverse.values, p, p),
-            rows(v, p, 1),
-            self.threads,
-        ))
+        Ok(product(rows(&self.inverse.values, p, p), rows(v, p, 1), self.threads))
     }
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
@@ -163,11 +159,7 @@ impl Precision for DensePrecision {
     }
 
     fn inverse_matrices(&self) -> Vec<NamedMatrix> {
-        vec![NamedMatrix::new(
-            &self.plan.name(),
-            Factor::Dense,
-            self.inverse.clone(),
-        )]
+        vec![NamedMatrix::new(&self.plan.name(), Factor::Dense, self.inverse.clone())]
     }
 
     fn info(&self) -> &BlockInfo {
@@ -283,13 +275,7 @@ fn inverse_of_factor(mut factor: Vec<f64>, p: usize, threads: usize) -> Vec<f64>
 }
 
 /// Rows of `J_theta` of `len` spectra from `start` on: `[len, K, p]`.
-fn jacobian(
-    layers: &[Sides<f64>],
-    plan: &BlockPlan,
-    start: usize,
-    len: usize,
-    p: usize,
-) -> Vec<f64> {
+fn jacobian(layers: &[Sides<f64>], plan: &BlockPlan, start: usize, len: usize, p: usize) -> Vec<f64> {
     let k = layers.first().map_or(0, |sides| sides.n_outputs);
     let mut rows = Vec::with_capacity(len * k * p);
     for n in start..start + len {

@@ -37,11 +37,7 @@ impl DiagonalPrecision {
     ) -> Result<Self, PosteriorError> {
         let mut variance = diagonal;
         let most = variance.values.iter().copied().fold(0.0, f64::max);
-        let least = variance
-            .values
-            .iter()
-            .copied()
-            .fold(f64::INFINITY, f64::min);
+        let least = variance.values.iter().copied().fold(f64::INFINITY, f64::min);
         let rounding = variance.values.len() as f64 * f64::EPSILON * most;
         if least < -rounding {
             return Err(PosteriorError::Indefinite {

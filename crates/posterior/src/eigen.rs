@@ -44,9 +44,7 @@ pub(crate) fn decompose(
     let (mut values, mut vectors) = if n < LARGE {
         solve(&matrix, Par::Seq, block, factor)?
     } else {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .build()?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build()?;
         pool.install(|| solve(&matrix, Par::rayon(PARTS), block, factor))?
     };
     drop(matrix);
@@ -73,24 +71,14 @@ pub(crate) fn decompose(
         values,
         vectors,
         clipped,
-        most_negative: if clipped == 0 {
-            0.0
-        } else {
-            smallest / largest
-        },
+        most_negative: if clipped == 0 { 0.0 } else { smallest / largest },
     })
 }
 
 /// Ascending eigenvalues, and eigenvectors one after the other.
-fn solve(
-    matrix: &Matrix,
-    par: Par,
-    block: &str,
-    factor: Factor,
-) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
+fn solve(matrix: &Matrix, par: Par, block: &str, factor: Factor) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
     let n = matrix.rows;
-    let request =
-        self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
+    let request = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
     let mut workspace = MemBuffer::try_new(request).map_err(|_| PosteriorError::Memory {
         block: block.to_owned(),
         bytes: request.unaligned_bytes_required(),
@@ -158,9 +146,7 @@ mod tests {
             for i in 0..n {
                 for j in 0..n {
                     let back: f64 = (0..n)
-                        .map(|k| {
-                            pairs.vectors[i * n + k] * pairs.values[k] * pairs.vectors[j * n + k]
-                        })
+                        .map(|k| pairs.vectors[i * n + k] * pairs.values[k] * pairs.vectors[j * n + k])
                         .sum();
                     let found = matrix.values[i * n + j];
                     assert!((back - found).abs() < 1e-13 * n as f64 * scale);

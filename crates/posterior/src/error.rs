@@ -9,9 +9,7 @@ use crate::Factor;
 #[non_exhaustive]
 pub enum PosteriorError {
     /// The prior precision is no precision.
-    #[error(
-        "the prior precision of block {block} is {value}: it must be a finite number, 0 or larger"
-    )]
+    #[error("the prior precision of block {block} is {value}: it must be a finite number, 0 or larger")]
     Prior {
         /// The block's name.
         block: String,
@@ -90,9 +88,7 @@ pub enum PosteriorError {
         factor: Factor,
     },
     /// The threads of an eigenproblem could not be started.
-    #[error(
-        "the threads of an eigenproblem could not be started: give compute.threads a smaller number"
-    )]
+    #[error("the threads of an eigenproblem could not be started: give compute.threads a smaller number")]
     Threads(#[from] rayon::ThreadPoolBuildError),
     /// A factorisation's workspace does not fit.
     #[error(

@@ -28,12 +28,7 @@ impl ErrorBudget {
     ///
     /// # Errors
     /// If the sizes do not agree.
-    pub fn total(
-        n_labels: usize,
-        flux: &[f64],
-        weights: &[f64],
-        intrinsic: &[f64],
-    ) -> Result<Self, PosteriorError> {
+    pub fn total(n_labels: usize, flux: &[f64], weights: &[f64], intrinsic: &[f64]) -> Result<Self, PosteriorError> {
         let k = n_labels;
         let square = k * k;
         let batch = flux.len() / square.max(1);
@@ -53,9 +48,7 @@ impl ErrorBudget {
                 .collect();
             let error: Vec<f64> = (0..k).map(|i| total[i * k + i].sqrt()).collect();
             for (a, b) in Self::pairs(k) {
-                budget
-                    .correlation
-                    .push(total[a * k + b] / (error[a] * error[b]));
+                budget.correlation.push(total[a * k + b] / (error[a] * error[b]));
             }
             budget.standard_error.extend(error);
             budget.covariance.extend(total);

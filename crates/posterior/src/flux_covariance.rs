@@ -13,10 +13,7 @@ use crate::product::dot;
 /// # Errors
 /// If the sizes do not agree, the Jacobian is of another type, or a variance is negative or not finite: a masked pixel must have been
 /// given a variance before.
-pub fn flux_covariance(
-    input_jacobian: &Tensor,
-    variance: &[f64],
-) -> Result<Vec<f64>, PosteriorError> {
+pub fn flux_covariance(input_jacobian: &Tensor, variance: &[f64]) -> Result<Vec<f64>, PosteriorError> {
     let &[k, batch, pixels] = input_jacobian.dims() else {
         return Err(PosteriorError::Shape {
             what: "the input Jacobian".to_owned(),
@@ -41,12 +38,8 @@ pub fn flux_covariance(
     }
     let jacobian = input_jacobian.contiguous()?;
     match jacobian.dtype() {
-        DType::F32 => with_values(&jacobian, |j: &[f32]| {
-            contract(j, variance, k, batch, pixels)
-        }),
-        DType::F64 => with_values(&jacobian, |j: &[f64]| {
-            contract(j, variance, k, batch, pixels)
-        }),
+        DType::F32 => with_values(&jacobian, |j: &[f32]| contract(j, variance, k, batch, pixels)),
+        DType::F64 => with_values(&jacobian, |j: &[f64]| contract(j, variance, k, batch, pixels)),
         other => Err(PosteriorError::Type {
             what: "the input Jacobian".to_owned(),
             found: other.as_str().to_owned(),
@@ -54,13 +47,7 @@ pub fn flux_covariance(
     }
 }
 
-fn contract<T: WithDType>(
-    jacobian: &[T],
-    variance: &[f64],
-    k: usize,
-    batch: usize,
-    pixels: usize,
-) -> Vec<f64> {
+fn contract<T: WithDType>(jacobian: &[T], variance: &[f64], k: usize, batch: usize, pixels: usize) -> Vec<f64> {
     let mut covariance = vec![0.0; batch * k * k];
     if pixels == 0 {
         return covariance;
@@ -109,11 +96,7 @@ mod tests {
             for a in 0..k {
                 for b in 0..k {
                     let direct: f64 = (0..pixels)
-                        .map(|d| {
-                            j[(a * batch + n) * pixels + d]
-                                * v[n * pixels + d]
-                                * j[(b * batch + n) * pixels + d]
-                        })
+                        .map(|d| j[(a * batch + n) * pixels + d] * v[n * pixels + d] * j[(b * batch + n) * pixels + d])
                         .sum();
                     let at = (n * k + a) * k + b;
                     assert!((found[at] - direct).abs() < 1e-13);

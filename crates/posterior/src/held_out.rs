@@ -85,7 +85,9 @@ impl HeldOutStars {
         let finite = |values: &[f64]| values.iter().all(|v| v.is_finite());
         for star in 0..batch {
             let residual = &residual[star * k..(star + 1) * k];
-            let of_star = |part: Option<&'_ [f64]>| part.map_or_else(|| vec![0.0; k * k], |p| p[star * k * k..(star + 1) * k * k].to_vec());
+            let of_star = |part: Option<&'_ [f64]>| {
+                part.map_or_else(|| vec![0.0; k * k], |p| p[star * k * k..(star + 1) * k * k].to_vec())
+            };
             let parts = [known.flux, known.weights, known.label_covariance].map(of_star);
             if !finite(residual) || !parts.iter().all(|part| finite(part)) {
                 self.skipped += 1;
@@ -117,11 +119,16 @@ impl HeldOutStars {
     /// Residual `[K]` and the sum of the known parts `[K, K]` of each star.
     pub(crate) fn stars(&self) -> impl Iterator<Item = (&[f64], Vec<f64>)> {
         let k = self.n_labels;
-        self.residual.chunks_exact(k.max(1)).enumerate().map(move |(star, residual)| {
-            let at = star * k * k;
-            let known = (at..at + k * k).map(|i| self.flux[i] + self.weights[i] + self.label_covariance[i]).collect();
-            (residual, known)
-        })
+        self.residual
+            .chunks_exact(k.max(1))
+            .enumerate()
+            .map(move |(star, residual)| {
+                let at = star * k * k;
+                let known = (at..at + k * k)
+                    .map(|i| self.flux[i] + self.weights[i] + self.label_covariance[i])
+                    .collect();
+                (residual, known)
+            })
     }
 
     /// Means over the stars: residual `[K]`, `r r^T`, flux, weights and label covariances `[K, K]`.

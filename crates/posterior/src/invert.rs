@@ -36,28 +36,11 @@ pub fn invert(
     check_curvature(plan, &curvature)?;
     let n = curvature.n_spectra;
     let precision: Box<dyn Precision> = match curvature.form {
-        CurvatureForm::Dense(h) => Box::new(DensePrecision::invert(
-            plan,
-            n,
-            h,
-            prior_precision,
-            threads,
-        )?),
-        CurvatureForm::Kronecker { a, g } => Box::new(KroneckerPrecision::invert(
-            plan,
-            n,
-            a,
-            g,
-            prior_precision,
-            threads,
-        )?),
-        CurvatureForm::Diagonal(d) => Box::new(DiagonalPrecision::invert(
-            plan,
-            n,
-            d,
-            prior_precision,
-            threads,
-        )?),
+        CurvatureForm::Dense(h) => Box::new(DensePrecision::invert(plan, n, h, prior_precision, threads)?),
+        CurvatureForm::Kronecker { a, g } => {
+            Box::new(KroneckerPrecision::invert(plan, n, a, g, prior_precision, threads)?)
+        }
+        CurvatureForm::Diagonal(d) => Box::new(DiagonalPrecision::invert(plan, n, d, prior_precision, threads)?),
     };
     let info = precision.info().clone();
     Ok(BlockPosterior { precision, info })
@@ -93,11 +76,7 @@ pub fn precision_from_matrices(
                     most_negative: 0.0,
                 })
             };
-            let a = pairs(
-                Factor::AEigenvectors,
-                Factor::AEigenvalues,
-                shape.inputs + 1,
-            )?;
+            let a = pairs(Factor::AEigenvectors, Factor::AEigenvalues, shape.inputs + 1)?;
             let g = pairs(Factor::GEigenvectors, Factor::GEigenvalues, shape.outputs)?;
             Box::new(KroneckerPrecision::new(plan, a, g, info, threads)?)
         }
@@ -137,10 +116,7 @@ fn check_info(plan: &BlockPlan, info: &BlockInfo) -> Result<(), PosteriorError> 
             info.n_weights.to_string(),
         ),
     ];
-    match facts
-        .into_iter()
-        .find(|(_, expected, found)| expected != found)
-    {
+    match facts.into_iter().find(|(_, expected, found)| expected != found) {
         None => Ok(()),
         Some((what, expected, found)) => Err(PosteriorError::Info {
             block: plan.name(),

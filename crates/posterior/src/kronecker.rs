@@ -203,11 +203,7 @@ impl Precision for KroneckerPrecision {
                 *x /= eigenvalue(s, t, self.info.n_spectra) + self.info.prior_precision;
             }
         }
-        let back = product(
-            rows(&turned, outputs, inputs),
-            vectors.transpose(),
-            self.threads,
-        );
+        let back = product(rows(&turned, outputs, inputs), vectors.transpose(), self.threads);
         Ok(product(u, rows(&back, outputs, inputs), self.threads))
     }
 
@@ -224,13 +220,7 @@ impl Precision for KroneckerPrecision {
                 g_vectors: to_f32(&self.g.vectors),
                 inverse: self.inverse(),
             });
-            self.predict(
-                &wanted,
-                capture,
-                &own.a_vectors,
-                &own.g_vectors,
-                &own.inverse,
-            )
+            self.predict(&wanted, capture, &own.a_vectors, &own.g_vectors, &own.inverse)
         } else {
             let inverse = self.inverse_f64.get_or_init(|| self.inverse());
             self.predict(&wanted, capture, &self.a.vectors, &self.g.vectors, inverse)
@@ -247,11 +237,7 @@ impl Precision for KroneckerPrecision {
         for start in (0..inputs).step_by(MARGINAL_ROWS) {
             let len = MARGINAL_ROWS.min(inputs - start);
             let v2 = squares(&self.a.vectors[start * inputs..(start + len) * inputs]);
-            let inner = product(
-                rows(&v2, len, inputs),
-                rows(&inverse, inputs, outputs),
-                self.threads,
-            );
+            let inner = product(rows(&v2, len, inputs), rows(&inverse, inputs, outputs), self.threads);
             let tile = product(
                 rows(&u2, outputs, outputs),
                 rows(&inner, len, outputs).transpose(),

@@ -124,12 +124,7 @@ impl MatrixSet {
     }
 
     /// Takes the matrix of that name, which must be finite and `[rows, cols]`.
-    pub(crate) fn take(
-        &mut self,
-        factor: Factor,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Matrix, PosteriorError> {
+    pub(crate) fn take(&mut self, factor: Factor, rows: usize, cols: usize) -> Result<Matrix, PosteriorError> {
         let at = self
             .matrices
             .iter()
@@ -183,9 +178,7 @@ pub(crate) fn check(
 }
 
 /// The only layer of a block whose structure holds one.
-pub(crate) fn single_layer(
-    plan: &BlockPlan,
-) -> Result<&fisherflow_network::DenseShape, PosteriorError> {
+pub(crate) fn single_layer(plan: &BlockPlan) -> Result<&fisherflow_network::DenseShape, PosteriorError> {
     match plan.shapes.as_slice() {
         [shape] => Ok(shape),
         shapes => Err(PosteriorError::Layers {
@@ -197,10 +190,7 @@ pub(crate) fn single_layer(
 }
 
 /// Refuses a curvature of another form, size, or with values that are not finite.
-pub(crate) fn check_curvature(
-    plan: &BlockPlan,
-    curvature: &BlockCurvature,
-) -> Result<(), PosteriorError> {
+pub(crate) fn check_curvature(plan: &BlockPlan, curvature: &BlockCurvature) -> Result<(), PosteriorError> {
     let block = plan.name();
     let wrong = |found| {
         Err(PosteriorError::Form {
@@ -325,10 +315,7 @@ mod tests {
             (StructureKind::Kfac, kfac),
             (StructureKind::Block, CurvatureForm::Dense(matrix(6, 6))),
             (StructureKind::Full, CurvatureForm::Dense(matrix(6, 6))),
-            (
-                StructureKind::Diagonal,
-                CurvatureForm::Diagonal(matrix(2, 3)),
-            ),
+            (StructureKind::Diagonal, CurvatureForm::Diagonal(matrix(2, 3))),
         ] {
             let curvature = BlockCurvature { n_spectra: 7, form };
             let plan = plan(structure);

@@ -8,7 +8,10 @@ use crate::{PosteriorError, Precision};
 ///
 /// # Errors
 /// As [`Precision::covariance_of`].
-pub fn covariance_of_blocks(blocks: &[Box<dyn Precision>], captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
+pub fn covariance_of_blocks(
+    blocks: &[Box<dyn Precision>],
+    captures: &[LayerCapture],
+) -> Result<Vec<f64>, PosteriorError> {
     let mut total: Vec<f64> = Vec::new();
     for block in blocks {
         let part = block.covariance_of(captures)?;

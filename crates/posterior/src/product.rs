@@ -1,25 +1,15 @@
 //! Matrix products in f32 and f64, bitwise the same for any number of threads.
 
 use candle_core::WithDType;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::traits::RealField;
+use faer::{MatMut, MatRef, Par};
+use fisherflow_network::product::multiply;
 
 /// A type that products are made in.
-pub(crate) trait Scalar: WithDType {
-    /// `dst = lhs rhs`.
-    fn multiply(dst: MatMut<'_, Self>, lhs: MatRef<'_, Self>, rhs: MatRef<'_, Self>, par: Par);
-}
+pub(crate) trait Scalar: WithDType + RealField {}
 
-impl Scalar for f32 {
-    fn multiply(dst: MatMut<'_, Self>, lhs: MatRef<'_, Self>, rhs: MatRef<'_, Self>, par: Par) {
-        faer::linalg::matmul::matmul(dst, Accum::Replace, lhs, rhs, 1.0, par);
-    }
-}
-
-impl Scalar for f64 {
-    fn multiply(dst: MatMut<'_, Self>, lhs: MatRef<'_, Self>, rhs: MatRef<'_, Self>, par: Par) {
-        faer::linalg::matmul::matmul(dst, Accum::Replace, lhs, rhs, 1.0, par);
-    }
-}
+impl Scalar for f32 {}
+impl Scalar for f64 {}
 
 /// A row-major array as a matrix.
 pub(crate) fn rows<T>(values: &[T], rows: usize, cols: usize) -> MatRef<'_, T> {
@@ -28,34 +18,18 @@ pub(crate) fn rows<T>(values: &[T], rows: usize, cols: usize) -> MatRef<'_, T> {
 
 /// faer's parallelism for a number of threads.
 pub(crate) fn par(threads: usize) -> Par {
-    if threads > 1 {
-        Par::rayon(threads)
-    } else {
-        Par::Seq
-    }
+    if threads > 1 { Par::rayon(threads) } else { Par::Seq }
 }
 
 /// `lhs rhs`, row-major.
-///
-/// A matrix times a vector is done on one thread: faer splits that sum by thread, while a product of matrices is split by its output.
 pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) -> Vec<T> {
     let (m, k, n) = (lhs.nrows(), lhs.ncols(), rhs.ncols());
     debug_assert_eq!(k, rhs.nrows());
-    let mut out = vec![T::zero(); m * n];
+    let mut out = vec![<T as WithDType>::from_f64(0.0); m * n];
     if m == 0 || n == 0 || k == 0 {
         return out;
     }
-    let threads = if m == 1 || n == 1 || k == 1 {
-        1
-    } else {
-        threads
-    };
-    T::multiply(
-        MatMut::from_row_major_slice_mut(&mut out, m, n),
-        lhs,
-        rhs,
-        par(threads),
-    );
+    multiply(MatMut::from_row_major_slice_mut(&mut out, m, n), lhs, rhs, threads);
     out
 }
 
@@ -63,12 +37,7 @@ pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a
-        .remainder()
-        .iter()
-        .zip(b.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
+    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
     for (x, y) in a.zip(b) {
         for (sum, (x, y)) in sums.iter_mut().zip(x.iter().zip(y)) {
             *sum += x * y;
@@ -84,8 +53,7 @@ mod tests {
 
     fn check<T: Scalar>(m: usize, k: usize, n: usize, eps: f64) {
         let mut numbers = Numbers::new((m * 1000 + k) as u64);
-        let mut draw =
-            |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(numbers.next())).collect() };
+        let mut draw = |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(numbers.next())).collect() };
         let (a, b) = (draw(m * k), draw(k * n));
         let one = product(rows(&a, m, k), rows(&b, k, n), 1);
         for threads in [2, 3, 8] {
@@ -94,9 +62,7 @@ mod tests {
         }
         for i in 0..m {
             for j in 0..n {
-                let direct: f64 = (0..k)
-                    .map(|l| a[i * k + l].to_f64() * b[l * n + j].to_f64())
-                    .sum();
+                let direct: f64 = (0..k).map(|l| a[i * k + l].to_f64() * b[l * n + j].to_f64()).sum();
                 assert!((one[i * n + j].to_f64() - direct).abs() < eps * (k + 2) as f64);
             }
         }

@@ -62,9 +62,7 @@ pub fn clip_to_psd(
                 0.5 * (covariance[i * k + j] + covariance[j * k + i])
             } else {
                 let u = eigen.U();
-                let sum: f64 = (0..k)
-                    .map(|e| u[(i, e)] * eigenvalues[e].max(floor) * u[(j, e)])
-                    .sum();
+                let sum: f64 = (0..k).map(|e| u[(i, e)] * eigenvalues[e].max(floor) * u[(j, e)]).sum();
                 sum * scale[i] * scale[j]
             };
             result[i * k + j] = value;

@@ -14,10 +14,7 @@ fn without_spectra_the_posterior_is_the_prior() {
         let zero = |m: &Matrix| matrix(m.rows, vec![0.0; m.values.len()]);
         let form = match &case.curvature.form {
             CurvatureForm::Dense(h) => CurvatureForm::Dense(zero(h)),
-            CurvatureForm::Kronecker { a, g } => CurvatureForm::Kronecker {
-                a: zero(a),
-                g: zero(g),
-            },
+            CurvatureForm::Kronecker { a, g } => CurvatureForm::Kronecker { a: zero(a), g: zero(g) },
             CurvatureForm::Diagonal(d) => CurvatureForm::Diagonal(zero(d)),
         };
         let empty = BlockCurvature { n_spectra: 0, form };
@@ -38,11 +35,7 @@ fn without_spectra_the_posterior_is_the_prior() {
 fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     let linear = Mlp::random(&[5, K], 41);
     let x = draw(5 * 20, 42);
-    for structure in [
-        StructureKind::Block,
-        StructureKind::Kfac,
-        StructureKind::Diagonal,
-    ] {
+    for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Diagonal] {
         let regular = case(&linear, &x, structure, &[0]);
         let (m, _) = inverse(&regular.h);
         let posterior = invert(&regular.plan, regular.curvature, 0.0, 1).unwrap();
@@ -55,10 +48,7 @@ fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     let few = case(&linear, &x[..10], StructureKind::Block, &[0]);
     let error = invert(&few.plan, few.curvature, 0.0, 1).err().unwrap();
     assert!(matches!(error, PosteriorError::Singular { .. }), "{error}");
-    assert!(
-        error.to_string().contains("layers.0, output 0, input 2"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("layers.0, output 0, input 2"), "{error}");
     let few = case(&linear, &x[..10], StructureKind::Kfac, &[0]);
     let error = invert(&few.plan, few.curvature, 0.0, 1).err().unwrap();
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }));
@@ -82,9 +72,9 @@ fn a_curvature_of_another_form_size_or_with_a_nan_is_refused() {
     for case in &all {
         let mut damaged = case.curvature.clone();
         match &mut damaged.form {
-            CurvatureForm::Dense(m)
-            | CurvatureForm::Kronecker { g: m, .. }
-            | CurvatureForm::Diagonal(m) => m.values[1] = f64::NAN,
+            CurvatureForm::Dense(m) | CurvatureForm::Kronecker { g: m, .. } | CurvatureForm::Diagonal(m) => {
+                m.values[1] = f64::NAN
+            }
         }
         assert!(matches!(
             invert(&case.plan, damaged, PRIOR, 1).err(),
@@ -126,10 +116,7 @@ fn captures_that_do_not_fit_are_refused() {
             input: Tensor::cat(&[&c.input, &c.input], 1).unwrap(),
             output_grad: Tensor::cat(&[&c.output_grad, &c.output_grad], 2).unwrap(),
         });
-        assert!(matches!(
-            error,
-            PosteriorError::SharedPositions { shared: 2, .. }
-        ));
+        assert!(matches!(error, PosteriorError::SharedPositions { shared: 2, .. }));
         let error = fails(&|c| LayerCapture {
             input: c.input.narrow(2, 1, 1).unwrap(),
             ..c.clone()

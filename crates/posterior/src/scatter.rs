@@ -3,16 +3,19 @@
 //! Star n has residual r_n and known covariance K_n: its label's own errors, and for C_intrinsic the photons' and the weights' part too.
 //! C is the maximum of the likelihood of `r_n ~ N(0, C + K_n)`, so a star counts by what its own errors leave of it; the difference
 //! of means, `mean(r r^T) - mean(K)`, would rest on the few stars with the largest errors and need not be a covariance at all. Residuals
-//! count about 0, so that a bias is an error. Expectation maximisation (Dempster, Laird and Rubin 1977) stays positive semidefinite:
+//! count about 0, so that a bias is an error. The likelihood climbs, and C stays positive semidefinite, by minorise-maximise steps (Zhou,
+//! Hu, Zhou and Lange 2019, J. Comput. Graph. Stat. 28, 350), with `T_n = C + K_n`:
 //!
-//! `m_n = C (C + K_n)^-1 r_n`,  `V_n = C - C (C + K_n)^-1 C`,  `C <- mean(V_n + m_n m_n^T)`.
+//! `D = sum T_n^-1`,  `B = sum T_n^-1 r_n r_n^T T_n^-1`,  C <- the solution X of `X D X = C B C`.
+//!
+//! With `D = L L^T` that is `X = L^-T (L^T C B C L)^(1/2) L^-1`.
 
 use serde::{Deserialize, Serialize};
 
+use crate::PosteriorError;
 use crate::held_out::HeldOutStars;
 use crate::psd::{clip_to_psd, scale_of};
-use crate::small::{add_outer, cholesky, solve_columns};
-use crate::PosteriorError;
+use crate::small::{add_outer, cholesky, dot, product, solve_columns, solve_transposed, square_root, transposed};
 
 /// The smallest eigenvalue of R, in units of the residuals' root mean square (label by label): 1e-4 is a noise of 1 % of the residuals.
 ///
@@ -64,7 +67,10 @@ impl HeldOutStars {
         let estimate = self.scatter(NOISE_FLOOR)?;
         let k = self.n_labels();
         match (0..k).find(|&i| estimate.residual_second_moment[i * k + i] <= 0.0) {
-            Some(label) => Err(PosteriorError::NoNoise { label, n: estimate.n_spectra }),
+            Some(label) => Err(PosteriorError::NoNoise {
+                label,
+                n: estimate.n_spectra,
+            }),
             None => Ok(estimate),
         }
     }
@@ -80,11 +86,13 @@ impl HeldOutStars {
     fn scatter(&self, floor: f64) -> Result<ScatterEstimate, PosteriorError> {
         let k = self.n_labels();
         if self.n_spectra() == 0 {
-            return Err(PosteriorError::NoResiduals { skipped: self.skipped() });
+            return Err(PosteriorError::NoResiduals {
+                skipped: self.skipped(),
+            });
         }
         let means = self.means();
         let scale = scale_of(&means.second_moment, k);
-        let (scaled, iterations) = maximum_likelihood(self, &scale);
+        let (scaled, iterations) = maximum_likelihood(self, &scale)?;
         let covariance: Vec<f64> = (0..k * k).map(|i| scaled[i] * scale[i / k] * scale[i % k]).collect();
         let clipped = clip_to_psd(&covariance, &scale, floor, "the scatter of residuals")?;
         Ok(ScatterEstimate {
@@ -105,13 +113,17 @@ impl HeldOutStars {
 }
 
 /// C in units of `scale`, and the number of iterations.
-fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> (Vec<f64>, u32) {
+fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> Result<(Vec<f64>, u32), PosteriorError> {
     let k = scale.len();
     let stars: Vec<(Vec<f64>, Vec<f64>)> = stars
         .stars()
         .map(|(residual, known)| {
             let residual = residual.iter().zip(scale).map(|(r, s)| r / s).collect();
-            let known = known.iter().enumerate().map(|(i, v)| v / (scale[i / k] * scale[i % k])).collect();
+            let known = known
+                .iter()
+                .enumerate()
+                .map(|(i, v)| v / (scale[i / k] * scale[i % k]))
+                .collect();
             (residual, known)
         })
         .collect();
@@ -120,44 +132,49 @@ fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> (Vec<f64>, u32) {
     for (residual, _) in &stars {
         add_outer(&mut c, residual, 1.0 / stars.len() as f64);
     }
-    // A start inside the cone: from its border, expectation maximisation would never leave it.
+    // A start inside the cone: no step leaves its border.
+    let mut identity = vec![0.0; k * k];
     for i in 0..k {
         c[i * k + i] += 1e-6;
+        identity[i * k + i] = 1.0;
     }
     for iteration in 1..=MAX_ITERATIONS {
-        let mut next = vec![0.0; k * k];
+        let (mut d, mut b) = (vec![0.0; k * k], vec![0.0; k * k]);
         for (residual, known) in &stars {
             let total: Vec<f64> = c.iter().zip(known).map(|(c, v)| c + v).collect();
-            let Some(factor) = cholesky(&total, k) else {
-                // C and K_n have both collapsed here: nothing is left to learn from this star.
-                continue;
-            };
-            // G^T = (C + K)^-1 C, column by column.
-            let gain = solve_columns(&factor, &c, k);
-            let posterior_mean: Vec<f64> =
-                (0..k).map(|i| (0..k).map(|j| gain[j * k + i] * residual[j]).sum()).collect();
-            add_outer(&mut next, &posterior_mean, 1.0);
-            for i in 0..k {
-                for j in 0..k {
-                    let explained: f64 = (0..k).map(|l| c[i * k + l] * gain[l * k + j]).sum();
-                    next[i * k + j] += c[i * k + j] - explained;
-                }
-            }
+            // Where C and K_n have both collapsed, nothing is left to learn from the star.
+            let Some(factor) = cholesky(&total, k) else { continue };
+            let inverse = solve_columns(&factor, &identity, k);
+            d.iter_mut().zip(&inverse).for_each(|(d, v)| *d += v);
+            let weighted: Vec<f64> = inverse.chunks_exact(k).map(|row| dot(row, residual)).collect();
+            add_outer(&mut b, &weighted, 1.0);
         }
-        let mut change: f64 = 0.0;
-        for i in 0..k {
-            for j in 0..=i {
-                let value = 0.5 * (next[i * k + j] + next[j * k + i]) / stars.len() as f64;
-                change = change.max((value - c[i * k + j]).abs());
-                c[i * k + j] = value;
-                c[j * k + i] = value;
-            }
-        }
+        let Some(next) = step(&c, &b, &d, k)? else {
+            return Ok((c, iteration));
+        };
+        let change = next
+            .iter()
+            .zip(&c)
+            .map(|(new, old)| (new - old).abs())
+            .fold(0.0, f64::max);
+        c = next;
         if change < TOLERANCE {
-            return (c, iteration);
+            return Ok((c, iteration));
         }
     }
-    (c, MAX_ITERATIONS)
+    Ok((c, MAX_ITERATIONS))
+}
+
+/// The X that solves `X D X = C B C`; `None` where D has collapsed.
+fn step(c: &[f64], b: &[f64], d: &[f64], k: usize) -> Result<Option<Vec<f64>>, PosteriorError> {
+    let Some(l) = cholesky(d, k) else { return Ok(None) };
+    let right = product(c, &l, k);
+    let root = square_root(&product(&transposed(&right, k), &product(b, &right, k), k), k)?;
+    // X = L^-T root L^-1: L^-T on the left, and by symmetry on the right.
+    let left = solve_transposed(&l, &root, k);
+    let x = solve_transposed(&l, &transposed(&left, k), k);
+    let symmetric = |i: usize| 0.5 * (x[i] + x[(i % k) * k + i / k]);
+    Ok(Some((0..k * k).map(symmetric).collect()))
 }
 
 #[cfg(test)]
@@ -179,7 +196,11 @@ mod tests {
 
     /// `d ln L / dC` of one label: 0 at the maximum.
     fn slope(c: f64, residuals: &[f64], known: &[f64]) -> f64 {
-        residuals.iter().zip(known).map(|(r, v)| (r * r - c - v) / (c + v).powi(2)).sum()
+        residuals
+            .iter()
+            .zip(known)
+            .map(|(r, v)| (r * r - c - v) / (c + v).powi(2))
+            .sum()
     }
 
     #[test]
@@ -200,10 +221,64 @@ mod tests {
         let mut numbers = Numbers::new(3);
         let (residuals, known) = one_label(400, 0.7, &mut numbers);
         let mut stars = HeldOutStars::new(1);
-        stars.push(&residuals, KnownParts { label_covariance: Some(&known), ..KnownParts::default() }).unwrap();
+        stars
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
         let c = stars.intrinsic().unwrap().covariance[0];
-        assert!(slope(c * 0.999, &residuals, &known) > 0.0 && slope(c * 1.001, &residuals, &known) < 0.0, "{c}");
+        assert!(
+            slope(c * 0.999, &residuals, &known) > 0.0 && slope(c * 1.001, &residuals, &known) < 0.0,
+            "{c}"
+        );
         assert!((c.sqrt() - 0.7).abs() < 0.15, "{c}");
+    }
+
+    #[test]
+    fn correlated_labels_reach_a_stationary_point_of_their_likelihood() {
+        let mut numbers = Numbers::new(8);
+        let (mut residuals, mut known) = (Vec::new(), Vec::new());
+        for star in 0..300 {
+            let own = 0.1 + (star % 7) as f64 / 7.0;
+            let shared = numbers.normal();
+            residuals.extend([shared + own * numbers.normal(), 0.5 * shared + 0.3 * numbers.normal()]);
+            known.extend([own * own, 0.0, 0.0, 0.01]);
+        }
+        let mut stars = HeldOutStars::new(2);
+        stars
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
+        let c = stars.intrinsic().unwrap().covariance;
+        // d ln L / dC = 1/2 sum (T^-1 r r^T T^-1 - T^-1), against the size of its own terms.
+        let (mut slope, mut size) = ([0.0; 4], 0.0);
+        for (r, v) in residuals.chunks_exact(2).zip(known.chunks_exact(4)) {
+            let t = [c[0] + v[0], c[1] + v[1], c[2] + v[2], c[3] + v[3]];
+            let det = t[0] * t[3] - t[1] * t[2];
+            let inverse = [t[3] / det, -t[1] / det, -t[2] / det, t[0] / det];
+            let w = [
+                inverse[0] * r[0] + inverse[1] * r[1],
+                inverse[2] * r[0] + inverse[3] * r[1],
+            ];
+            for (i, slope) in slope.iter_mut().enumerate() {
+                *slope += w[i / 2] * w[i % 2] - inverse[i];
+            }
+            size += inverse[0] + inverse[3];
+        }
+        assert!(
+            slope.iter().all(|slope| slope.abs() < 1e-4 * size),
+            "{slope:?} of {size}: {c:?}"
+        );
+        assert!((c[1] / (c[0] * c[3]).sqrt() - 0.86).abs() < 0.1, "{c:?}");
     }
 
     #[test]
@@ -213,7 +288,15 @@ mod tests {
         let half: Vec<f64> = known.iter().map(|v| v / 2.0).collect();
         let quarter: Vec<f64> = known.iter().map(|v| v / 4.0).collect();
         let mut whole = HeldOutStars::new(1);
-        whole.push(&residuals, KnownParts { label_covariance: Some(&known), ..KnownParts::default() }).unwrap();
+        whole
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
         let mut merged = HeldOutStars::new(1);
         for (from, to) in [(0, 40), (40, 100)] {
             let mut group = HeldOutStars::new(1);
@@ -235,7 +318,15 @@ mod tests {
         let mut stars = HeldOutStars::new(1);
         let known = vec![100.0; 50];
         let residuals: Vec<f64> = (0..50).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
-        stars.push(&residuals, KnownParts { label_covariance: Some(&known), ..KnownParts::default() }).unwrap();
+        stars
+            .push(
+                &residuals,
+                KnownParts {
+                    label_covariance: Some(&known),
+                    ..KnownParts::default()
+                },
+            )
+            .unwrap();
         let intrinsic = stars.intrinsic().unwrap();
         assert_eq!((intrinsic.vanishing, intrinsic.clipped), (1, 0));
         assert!(intrinsic.covariance[0] >= 0.0 && intrinsic.covariance[0] < 0.1);
@@ -250,7 +341,10 @@ mod tests {
         let noise = stars.noise().unwrap();
         assert_eq!((noise.n_spectra, noise.skipped), (2, 1));
         assert!((noise.covariance[0] - 2.5).abs() < 1e-5);
-        assert!(matches!(HeldOutStars::new(1).noise(), Err(PosteriorError::NoResiduals { .. })));
+        assert!(matches!(
+            HeldOutStars::new(1).noise(),
+            Err(PosteriorError::NoResiduals { .. })
+        ));
         let mut exact = HeldOutStars::new(1);
         exact.push(&[0.0, 0.0], KnownParts::default()).unwrap();
         assert!(matches!(exact.noise(), Err(PosteriorError::NoNoise { label: 0, n: 2 })));

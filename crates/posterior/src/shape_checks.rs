@@ -20,7 +20,11 @@ pub(crate) fn check_covariances(what: &str, values: &[f64], batch: usize, k: usi
     if values.len() == batch * k * k {
         Ok(())
     } else {
-        Err(PosteriorError::Shape { what: what.to_owned(), expected: vec![batch, k, k], found: vec![values.len()] })
+        Err(PosteriorError::Shape {
+            what: what.to_owned(),
+            expected: vec![batch, k, k],
+            found: vec![values.len()],
+        })
     }
 }
 
@@ -29,6 +33,10 @@ pub(crate) fn check_merge(what: &str, own: usize, other: usize) -> Result<(), Po
     if own == other {
         Ok(())
     } else {
-        Err(PosteriorError::Shape { what: format!("{what} to merge"), expected: vec![own], found: vec![other] })
+        Err(PosteriorError::Shape {
+            what: format!("{what} to merge"),
+            expected: vec![own],
+            found: vec![other],
+        })
     }
 }

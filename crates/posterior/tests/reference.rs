@@ -48,10 +48,7 @@ impl Reference {
         for (l, pair) in WIDTHS.windows(2).enumerate() {
             let (inputs, outputs) = (pair[0], pair[1]);
             let (w, b) = (&arrays[&format!("W_{l}")], &arrays[&format!("b_{l}")]);
-            assert_eq!(
-                (&w.shape[..], &b.shape[..]),
-                (&[outputs, inputs][..], &[outputs][..])
-            );
+            assert_eq!((&w.shape[..], &b.shape[..]), (&[outputs, inputs][..], &[outputs][..]));
             let mut joint = Vec::new();
             for o in 0..outputs {
                 joint.extend_from_slice(&w.values[o * inputs..(o + 1) * inputs]);
@@ -110,12 +107,7 @@ impl Reference {
         }
     }
 
-    fn invert(
-        &self,
-        structure: StructureKind,
-        layers: &[usize],
-        form: CurvatureForm,
-    ) -> BlockPosterior {
+    fn invert(&self, structure: StructureKind, layers: &[usize], form: CurvatureForm) -> BlockPosterior {
         let plan = BlockPlan {
             id: 0,
             structure,
@@ -129,12 +121,7 @@ impl Reference {
         invert(&plan, curvature, self.prior, 2).unwrap()
     }
 
-    fn dense(
-        &self,
-        structure: StructureKind,
-        layers: &[usize],
-        label_precision: f64,
-    ) -> BlockPosterior {
+    fn dense(&self, structure: StructureKind, layers: &[usize], label_precision: f64) -> BlockPosterior {
         let form = CurvatureForm::Dense(self.ggn(layers, label_precision));
         self.invert(structure, layers, form)
     }
@@ -175,11 +162,7 @@ impl Reference {
                 let part = block.precision.covariance_of(&captures).unwrap();
                 sum.iter_mut().zip(part).for_each(|(sum, v)| *sum += v);
             }
-            for (star, (found, expected)) in sum
-                .chunks_exact(K * K)
-                .zip(expected.chunks_exact(K * K))
-                .enumerate()
-            {
+            for (star, (found, expected)) in sum.chunks_exact(K * K).zip(expected.chunks_exact(K * K)).enumerate() {
                 let error = relative_error(found, expected);
                 assert!(error < tolerance, "{name} {dtype:?} star {star}: {error:e}");
             }
@@ -192,8 +175,7 @@ fn full_posteriors() {
     let Some(reference) = Reference::load() else {
         return;
     };
-    let full =
-        |layers: &[usize], precision| [reference.dense(StructureKind::Full, layers, precision)];
+    let full = |layers: &[usize], precision| [reference.dense(StructureKind::Full, layers, precision)];
     reference.check("V_full", &full(&[0, 1, 2], 1.0));
     // The second noise it was run with: a standard deviation, for all its name.
     let label_precision = reference.values("sigma_noise2")[0].powi(-2);

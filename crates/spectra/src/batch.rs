@@ -114,10 +114,7 @@ impl SpectrumBatch {
             good: gather(&self.good, d, rows),
             n_pix_good: gather(&self.n_pix_good, 1, rows),
             labels: gather(&self.labels, k, rows),
-            label_covariance: self
-                .label_covariance
-                .as_ref()
-                .map(|cov| gather(cov, k * k, rows)),
+            label_covariance: self.label_covariance.as_ref().map(|cov| gather(cov, k * k, rows)),
             flags: gather(&self.flags, 1, rows),
             holdout: gather(&self.holdout, 1, rows),
         })

@@ -129,12 +129,7 @@ impl SpectrumBatchBuilder {
     ///
     /// # Errors
     /// `rows` has another number of rows than were pushed.
-    pub fn finish(
-        self,
-        shard: Shard,
-        first_row: u64,
-        rows: RecordBatch,
-    ) -> Result<SpectrumBatch, SpectraError> {
+    pub fn finish(self, shard: Shard, first_row: u64, rows: RecordBatch) -> Result<SpectrumBatch, SpectraError> {
         if rows.num_rows() != self.flags.len() {
             return Err(SpectraError::Length {
                 what: "the table of identifiers",
@@ -153,8 +148,7 @@ impl SpectrumBatchBuilder {
             good: self.good,
             n_pix_good: self.n_pix_good,
             labels: self.labels,
-            label_covariance: (self.shape.label_error != LabelErrorKind::None)
-                .then_some(self.label_covariance),
+            label_covariance: (self.shape.label_error != LabelErrorKind::None).then_some(self.label_covariance),
             flags: self.flags,
             holdout: self.holdout,
         })
@@ -195,9 +189,7 @@ impl SpectrumBatchBuilder {
                 .is_some_and(|null| null.get(pixel).copied().unwrap_or(true));
             let masked = null
                 || self.shape.mask == MaskKind::Given
-                    && row
-                        .mask
-                        .is_none_or(|mask| mask.get(pixel).copied().unwrap_or(true));
+                    && row.mask.is_none_or(|mask| mask.get(pixel).copied().unwrap_or(true));
             let error = || {
                 row.error
                     .and_then(|error| error.get(pixel).copied())
@@ -209,16 +201,14 @@ impl SpectrumBatchBuilder {
                 ErrorKind::Ivar => usable(error()).map(|ivar| 1.0 / ivar),
             };
             // A variance that over- or underflows is no measurement either.
-            let variance = variance
-                .filter(|v| v.is_finite() && (*v > 0.0 || self.shape.error == ErrorKind::Exact));
+            let variance = variance.filter(|v| v.is_finite() && (*v > 0.0 || self.shape.error == ErrorKind::Exact));
             let good = !masked && variance.is_some();
             if good && !f.is_finite() {
                 flags.insert(RowFlags::FLUX_NOT_FINITE);
             }
             n_good += usize::from(good);
             self.flux.push(if good { f } else { 0.0 });
-            self.variance
-                .push(if good { variance.unwrap_or(0.0) } else { 0.0 });
+            self.variance.push(if good { variance.unwrap_or(0.0) } else { 0.0 });
             self.good.push(good);
         }
         if n_good == 0 {
@@ -253,8 +243,7 @@ impl SpectrumBatchBuilder {
             Some(covariance) => self.label_covariance.extend(covariance),
             None => {
                 flags.insert(RowFlags::LABEL_ERROR_MISSING);
-                self.label_covariance
-                    .extend(std::iter::repeat_n(f64::NAN, k * k));
+                self.label_covariance.extend(std::iter::repeat_n(f64::NAN, k * k));
             }
         }
         flags

@@ -58,10 +58,7 @@ fn a_good_row_is_as_given() {
     assert_eq!(b.flags[0], RowFlags::NONE);
     assert_eq!(b.flux, [1.0, 2.0, 3.0]);
     assert!((b.variance[1] - 0.04).abs() < 1e-15 && b.variance[2] == 0.25);
-    assert_eq!(
-        (b.n_pix_good[0], b.labels.as_slice()),
-        (3, &[5000.0, 2.5][..])
-    );
+    assert_eq!((b.n_pix_good[0], b.labels.as_slice()), (3, &[5000.0, 2.5][..]));
     let covariance = b.label_covariance.as_ref().unwrap();
     assert_eq!(covariance[..3], [2500.0, 0.0, 0.0]);
     assert_eq!(b.holdout[0], holdout_hash("a"));
@@ -73,13 +70,7 @@ fn bad_rows_keep_their_place() {
     let nan = [1.0, f64::NAN, 3.0];
     let cases = [
         (RawRow { flux: None, ..GOOD }, RowFlags::FLUX_NULL),
-        (
-            RawRow {
-                error: None,
-                ..GOOD
-            },
-            RowFlags::ERROR_NULL,
-        ),
+        (RawRow { error: None, ..GOOD }, RowFlags::ERROR_NULL),
         (RawRow { mask: None, ..GOOD }, RowFlags::MASK_NULL),
         (
             RawRow {
@@ -116,13 +107,7 @@ fn bad_rows_keep_their_place() {
             },
             RowFlags::NO_GOOD_PIXEL,
         ),
-        (
-            RawRow {
-                has_id: false,
-                ..GOOD
-            },
-            RowFlags::ID_NULL,
-        ),
+        (RawRow { has_id: false, ..GOOD }, RowFlags::ID_NULL),
     ];
     for (row, flag) in cases {
         let b = batch(SHAPE, &[GOOD, row, GOOD]);
@@ -229,16 +214,7 @@ fn label_covariances_are_checked() {
         label_error: LabelErrorKind::Covariance,
         ..SHAPE
     };
-    let with = |label_error: &[f64]| {
-        batch(
-            shape,
-            &[RawRow {
-                label_error,
-                ..GOOD
-            }],
-        )
-        .flags[0]
-    };
+    let with = |label_error: &[f64]| batch(shape, &[RawRow { label_error, ..GOOD }]).flags[0];
     assert_eq!(with(&[4.0, 1.0, 1.0, 9.0]), RowFlags::NONE);
     for bad in [
         &[4.0, 1.0, -1.0, 9.0][..],
@@ -273,14 +249,7 @@ fn rows_are_selected_whole() {
 fn pixel_sums_merge_to_the_same_population() {
     let simulation = Simulation::new(3, 5);
     let spectra: Vec<Vec<f64>> = (0..40)
-        .map(|i| {
-            simulation
-                .spectrum(i)
-                .flux
-                .iter()
-                .map(|&f| f64::from(f))
-                .collect()
-        })
+        .map(|i| simulation.spectrum(i).flux.iter().map(|&f| f64::from(f)).collect())
         .collect();
     let masks = [[false, false, true], [false, true, true]];
     let rows: Vec<RawRow<'_>> = spectra
@@ -311,10 +280,7 @@ fn pixel_sums_merge_to_the_same_population() {
     let variance = spectra.iter().map(|s| (s[0] - mean).powi(2)).sum::<f64>() / (n - 1.0);
     assert!((a.mean[0] - mean).abs() < 1e-14 && (a.variance[0] - variance).abs() < 1e-14);
     // The pixel that was never good has what its neighbour has.
-    assert_eq!(
-        (a.mean[2], a.variance[2], a.borrowed),
-        (a.mean[1], a.variance[1], 1)
-    );
+    assert_eq!((a.mean[2], a.variance[2], a.borrowed), (a.mean[1], a.variance[1], 1));
     assert!(PixelSums::new(3).finish().is_err());
 }
 

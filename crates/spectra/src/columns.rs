@@ -95,9 +95,7 @@ impl CatalogueColumns {
                 ));
             }
             LabelErrors::Covariance(column) if self.labels.is_empty() => {
-                return refuse(format!(
-                    "label covariance \"{column}\" without label columns"
-                ));
+                return refuse(format!("label covariance \"{column}\" without label columns"));
             }
             _ => {}
         }

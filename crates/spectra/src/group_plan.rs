@@ -59,16 +59,8 @@ mod tests {
         let groups = plan_groups(shards(&[5, 5, 0, 5, 20, 3]), 10);
         let sizes: Vec<u64> = groups.iter().map(Group::n_rows).collect();
         assert_eq!(sizes, [10, 25, 3]);
-        assert_eq!(
-            groups.iter().map(|g| g.index).collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
-        assert!(
-            groups
-                .iter()
-                .flat_map(|g| &g.shards)
-                .all(|shard| shard.n_rows > 0)
-        );
+        assert_eq!(groups.iter().map(|g| g.index).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(groups.iter().flat_map(|g| &g.shards).all(|shard| shard.n_rows > 0));
     }
 
     #[test]

@@ -17,9 +17,7 @@ mod shard;
 mod simulate;
 
 pub use batch::SpectrumBatch;
-pub use batch_builder::{
-    BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatchBuilder,
-};
+pub use batch_builder::{BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatchBuilder};
 pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;
 pub use group_plan::plan_groups;

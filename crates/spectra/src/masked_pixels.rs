@@ -75,11 +75,7 @@ impl PixelSums {
             }
             self.n_spectra += 1;
             let span = row * d..(row + 1) * d;
-            for (pixel, (&flux, &good)) in batch.flux[span.clone()]
-                .iter()
-                .zip(&batch.good[span])
-                .enumerate()
-            {
+            for (pixel, (&flux, &good)) in batch.flux[span.clone()].iter().zip(&batch.good[span]).enumerate() {
                 if good {
                     self.count[pixel] += 1;
                     let from_old = flux - self.mean[pixel];
@@ -122,9 +118,7 @@ impl PixelSums {
     /// # Errors
     /// No pixel was good in two spectra.
     pub fn finish(&self) -> Result<PixelPopulation, SpectraError> {
-        let known: Vec<usize> = (0..self.count.len())
-            .filter(|&pixel| self.count[pixel] >= 2)
-            .collect();
+        let known: Vec<usize> = (0..self.count.len()).filter(|&pixel| self.count[pixel] >= 2).collect();
         if known.is_empty() {
             return Err(SpectraError::NoPopulation {
                 spectra: self.n_spectra,

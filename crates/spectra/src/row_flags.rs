@@ -128,10 +128,7 @@ mod tests {
         assert!(!(RowFlags::HELD_OUT | RowFlags::PIXELS_MASKED).is_bad());
         let flags = RowFlags::HELD_OUT | RowFlags::NO_GOOD_PIXEL;
         assert!(flags.is_bad() && flags.contains(RowFlags::NO_GOOD_PIXEL));
-        assert_eq!(
-            flags.names().collect::<Vec<_>>(),
-            ["NO_GOOD_PIXEL", "HELD_OUT"]
-        );
+        assert_eq!(flags.names().collect::<Vec<_>>(), ["NO_GOOD_PIXEL", "HELD_OUT"]);
         assert!(!RowFlags::NONE.is_bad());
     }
 }

@@ -58,11 +58,7 @@ impl Simulation {
                 ],
             })
             .collect();
-        Self {
-            n_pixels,
-            seed,
-            lines,
-        }
+        Self { n_pixels, seed, lines }
     }
 
     /// D.
@@ -112,11 +108,7 @@ impl Simulation {
             flux.push((value + s * noise) as f32);
             sigma.push(s as f32);
         }
-        SimulatedSpectrum {
-            flux,
-            sigma,
-            labels,
-        }
+        SimulatedSpectrum { flux, sigma, labels }
     }
 }
 

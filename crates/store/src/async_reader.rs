@@ -67,12 +67,7 @@ impl ObjectReader {
         let options = GetOptions::new()
             .with_range(Some(range.clone()))
             .with_if_match(self.version.etag.clone());
-        let result = match self
-            .location
-            .store
-            .get_opts(&self.location.path, options)
-            .await
-        {
+        let result = match self.location.store.get_opts(&self.location.path, options).await {
             Ok(object) => object.bytes().await,
             Err(error) => Err(error),
         };
@@ -123,10 +118,7 @@ impl ObjectReader {
     }
 
     /// The footer, and the schema it states without the hints of the Arrow library that wrote it: lists are lists, strings are strings.
-    pub async fn footer(
-        &self,
-        offsets: PageIndexPolicy,
-    ) -> Result<ArrowReaderMetadata, StoreError> {
+    pub async fn footer(&self, offsets: PageIndexPolicy) -> Result<ArrowReaderMetadata, StoreError> {
         if self.version.size == 0 {
             return Err(StoreError::EmptyObject {
                 object: self.version.path.clone(),
@@ -154,12 +146,10 @@ impl ObjectReader {
         let size = self.version.size;
         let ends = [0..size.min(4), size.saturating_sub(4)..size];
         match self.ranges(&ends).await {
-            Ok(ends) if ends[0].as_ref() == b"PAR1" || ends[1].as_ref() == b"PAR1" => {
-                StoreError::Truncated {
-                    object: self.version.path.clone(),
-                    source: Some(cause),
-                }
-            }
+            Ok(ends) if ends[0].as_ref() == b"PAR1" || ends[1].as_ref() == b"PAR1" => StoreError::Truncated {
+                object: self.version.path.clone(),
+                source: Some(cause),
+            },
             Ok(_) => StoreError::NotParquet {
                 object: self.version.path.clone(),
             },
@@ -177,10 +167,7 @@ impl AsyncFileReader for ObjectReader {
         .boxed()
     }
 
-    fn get_byte_ranges(
-        &mut self,
-        ranges: Vec<Range<u64>>,
-    ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         async move { self.ranges(&ranges).await.map_err(external) }.boxed()
     }
 
@@ -255,10 +242,7 @@ mod tests {
     #[test]
     fn near_ranges_are_read_together() {
         let far = 10 * GAP;
-        assert_eq!(
-            merged(&[far..far + 5, 0..10, 20..30]),
-            [0..30, far..far + 5]
-        );
+        assert_eq!(merged(&[far..far + 5, 0..10, 20..30]), [0..30, far..far + 5]);
         let pieces: Vec<_> = split(&(5..5 + 2 * PIECE + 1)).collect();
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[2], 5 + 2 * PIECE..6 + 2 * PIECE);

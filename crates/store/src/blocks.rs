@@ -61,9 +61,8 @@ pub(crate) fn write_blocks(
         number("jitter"),
     ]));
     let mut out = ParquetOut::create(stores, output, BLOCKS, &schema, metadata)?;
-    let texts = |value: fn(&BlockRow) -> &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
-    };
+    let texts =
+        |value: fn(&BlockRow) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(value))) };
     let counts = |value: fn(&BlockRow) -> u64| -> ArrayRef {
         let values = rows.iter().map(value);
         Arc::new(Int64Array::from_iter_values(
@@ -72,11 +71,7 @@ pub(crate) fn write_blocks(
     };
     let numbers = |value: fn(&BlockRow) -> f64| -> ArrayRef {
         let values = rows.iter().map(value);
-        Arc::new(
-            values
-                .map(|v| (!v.is_nan()).then_some(v))
-                .collect::<Float64Array>(),
-        )
+        Arc::new(values.map(|v| (!v.is_nan()).then_some(v)).collect::<Float64Array>())
     };
     let columns = vec![
         texts(|row| &row.layer),
@@ -111,9 +106,7 @@ fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Resu
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| unlike(name));
     for row in 0..batch.num_rows() {
         let text = |name: &str| {
-            let array = column(name)?
-                .as_string_opt::<i32>()
-                .ok_or_else(|| unlike(name))?;
+            let array = column(name)?.as_string_opt::<i32>().ok_or_else(|| unlike(name))?;
             Ok::<_, StoreError>(array.value(row).to_owned())
         };
         let count = |name: &str| {
@@ -126,11 +119,7 @@ fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Resu
             let array = column(name)?
                 .as_primitive_opt::<Float64Type>()
                 .ok_or_else(|| unlike(name))?;
-            Ok::<_, StoreError>(if array.is_null(row) {
-                f64::NAN
-            } else {
-                array.value(row)
-            })
+            Ok::<_, StoreError>(if array.is_null(row) { f64::NAN } else { array.value(row) })
         };
         rows.push(BlockRow {
             layer: text("layer")?,

@@ -2,8 +2,8 @@
 
 use arrow_schema::SchemaRef;
 use fisherflow_spectra::{
-    BatchShape, CatalogueColumns, ErrorKind, FluxError, Group, LabelErrorKind, LabelErrors,
-    MaskKind, ObjectVersion, Shard,
+    BatchShape, CatalogueColumns, ErrorKind, FluxError, Group, LabelErrorKind, LabelErrors, MaskKind, ObjectVersion,
+    Shard,
 };
 use futures::StreamExt;
 use parquet::file::metadata::PageIndexPolicy;
@@ -107,18 +107,15 @@ impl Catalogue {
         let mut first: Option<(String, SchemaRef)> = None;
         let mut pixels_by = String::new();
         for (reader, opened) in footers {
-            let fits = opened.and_then(|opened| {
-                agrees(&opened, first.as_ref(), summary.n_pixels, &pixels_by).map(|()| opened)
-            });
+            let fits = opened
+                .and_then(|opened| agrees(&opened, first.as_ref(), summary.n_pixels, &pixels_by).map(|()| opened));
             match fits {
                 Ok(opened) => {
                     if let (0, Some(found)) = (summary.n_pixels, opened.n_pixels) {
                         summary.n_pixels = found;
                         pixels_by.clone_from(&opened.version.path);
                     }
-                    first.get_or_insert_with(|| {
-                        (opened.version.path.clone(), opened.row_schema.clone())
-                    });
+                    first.get_or_insert_with(|| (opened.version.path.clone(), opened.row_schema.clone()));
                     summary.shards.extend(shards(&opened));
                     summary.objects.push(opened.version);
                 }

@@ -135,11 +135,7 @@ pub(crate) fn leaves(footer: &ArrowReaderMetadata, names: &[&str]) -> Projection
 }
 
 /// From the decoder's error to one that names the row group.
-pub(crate) fn damaged(
-    reader: &ObjectReader,
-    row_group: usize,
-    error: parquet::errors::ParquetError,
-) -> StoreError {
+pub(crate) fn damaged(reader: &ObjectReader, row_group: usize, error: parquet::errors::ParquetError) -> StoreError {
     store_error(error).unwrap_or_else(|error| StoreError::BadRowGroup {
         object: reader.object().to_owned(),
         row_group,

@@ -12,11 +12,7 @@ use crate::error::nearest;
 ///
 /// # Errors
 /// A column is missing, or of a type that cannot be used; the object, the column and the remedy are named.
-pub(crate) fn check_schema(
-    object: &str,
-    schema: &Schema,
-    columns: &CatalogueColumns,
-) -> Result<(), StoreError> {
+pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueColumns) -> Result<(), StoreError> {
     let check = |column: &str, fits: fn(&DataType) -> bool, expected: &str| {
         let field = find(object, schema, column)?;
         if fits(field.data_type()) {
@@ -68,11 +64,7 @@ pub(crate) fn check_schema(
 ///
 /// # Errors
 /// A column is missing.
-pub(crate) fn row_schema(
-    object: &str,
-    schema: &Schema,
-    columns: &CatalogueColumns,
-) -> Result<SchemaRef, StoreError> {
+pub(crate) fn row_schema(object: &str, schema: &Schema, columns: &CatalogueColumns) -> Result<SchemaRef, StoreError> {
     let mut fields: Vec<Field> = Vec::new();
     for name in std::iter::once(&columns.id).chain(&columns.keep) {
         if fields.iter().all(|field| field.name() != name) {
@@ -87,11 +79,7 @@ pub(crate) fn row_schema(
 ///
 /// # Errors
 /// It is missing; the nearest name is offered.
-pub(crate) fn find<'a>(
-    object: &str,
-    schema: &'a Schema,
-    column: &str,
-) -> Result<&'a Field, StoreError> {
+pub(crate) fn find<'a>(object: &str, schema: &'a Schema, column: &str) -> Result<&'a Field, StoreError> {
     schema
         .fields()
         .iter()
@@ -175,19 +163,8 @@ mod tests {
 
     #[test]
     fn missing_and_mistyped_columns_are_named() {
-        assert!(
-            check_schema(
-                "/a",
-                &schema(list(DataType::Float64), "flux_err"),
-                &columns()
-            )
-            .is_ok()
-        );
-        let error = check_schema(
-            "/a",
-            &schema(list(DataType::Float64), "flux_error"),
-            &columns(),
-        );
+        assert!(check_schema("/a", &schema(list(DataType::Float64), "flux_err"), &columns()).is_ok());
+        let error = check_schema("/a", &schema(list(DataType::Float64), "flux_error"), &columns());
         assert_eq!(
             error.unwrap_err().to_string(),
             "/a has no column \"flux_err\"; did you mean \"flux_error\"?"

@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
-use arrow_array::{
-    Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray, UInt64Array,
-};
+use arrow_array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray, UInt64Array};
 use arrow_cast::cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, SchemaRef};
 use fisherflow_spectra::{
-    BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch,
-    SpectrumBatchBuilder,
+    BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch, SpectrumBatchBuilder,
 };
 
 use crate::StoreError;
@@ -57,12 +54,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A column is not as the footer said.
-    pub fn decode(
-        &self,
-        shard: &Shard,
-        first_row: u64,
-        batch: &RecordBatch,
-    ) -> Result<SpectrumBatch, StoreError> {
+    pub fn decode(&self, shard: &Shard, first_row: u64, batch: &RecordBatch) -> Result<SpectrumBatch, StoreError> {
         let source = Source {
             object: &shard.object.path,
             batch,
@@ -153,13 +145,11 @@ impl Decoder {
                 }
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        RecordBatch::try_new(Arc::clone(&self.row_schema), arrays).map_err(|error| {
-            StoreError::ColumnType {
-                object: source.object.to_owned(),
-                column: self.columns.id.clone(),
-                found: error.to_string(),
-                expected: "the columns of the footer".to_owned(),
-            }
+        RecordBatch::try_new(Arc::clone(&self.row_schema), arrays).map_err(|error| StoreError::ColumnType {
+            object: source.object.to_owned(),
+            column: self.columns.id.clone(),
+            found: error.to_string(),
+            expected: "the columns of the footer".to_owned(),
         })
     }
 }
@@ -195,10 +185,7 @@ impl Bits {
     /// Which pixels of a row have one of the bad bits, or a null; `None` where the row is null.
     fn bad_row<'a>(&self, row: usize, bad: u64, scratch: &'a mut Vec<bool>) -> Option<&'a [bool]> {
         scratch.clear();
-        scratch.extend(
-            span(&self.list, row)?
-                .map(|at| self.values.is_null(at) || self.values.value(at) & bad != 0),
-        );
+        scratch.extend(span(&self.list, row)?.map(|at| self.values.is_null(at) || self.values.value(at) & bad != 0));
         Some(scratch)
     }
 }
@@ -262,9 +249,7 @@ impl Source<'_> {
             let width = list.values().data_type().primitive_width().unwrap_or(8) * 8;
             let keep = u64::MAX >> (64 - width);
             let signed = self.cast(name, list.values(), &DataType::Int64)?;
-            signed
-                .as_primitive::<Int64Type>()
-                .unary(|bits| bits as u64 & keep)
+            signed.as_primitive::<Int64Type>().unary(|bits| bits as u64 & keep)
         } else {
             let unsigned = self.cast(name, list.values(), &DataType::UInt64)?;
             unsigned.as_primitive::<UInt64Type>().clone()

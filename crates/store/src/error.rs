@@ -76,9 +76,7 @@ pub enum StoreError {
         source: Cause,
     },
     /// The endpoint does not answer.
-    #[error(
-        "{endpoint} does not answer for {uri}: check the endpoint (AWS_ENDPOINT_URL) and the network"
-    )]
+    #[error("{endpoint} does not answer for {uri}: check the endpoint (AWS_ENDPOINT_URL) and the network")]
     Unreachable {
         /// The bucket or object.
         uri: String,
@@ -111,17 +109,13 @@ pub enum StoreError {
         source: Cause,
     },
     /// The object changed after the run was planned.
-    #[error(
-        "{object} was replaced while the run was reading it: start the run again to plan with the new version"
-    )]
+    #[error("{object} was replaced while the run was reading it: start the run again to plan with the new version")]
     Replaced {
         /// The object.
         object: String,
     },
     /// An object of no bytes.
-    #[error(
-        "{object} is empty (0 bytes): its upload failed, or it is a marker; delete it or write it again"
-    )]
+    #[error("{object} is empty (0 bytes): its upload failed, or it is a marker; delete it or write it again")]
     EmptyObject {
         /// The object.
         object: String,
@@ -133,9 +127,7 @@ pub enum StoreError {
         object: String,
     },
     /// A Parquet file without its end.
-    #[error(
-        "{object} is a truncated Parquet file: it begins as one and has no readable footer; write it again"
-    )]
+    #[error("{object} is a truncated Parquet file: it begins as one and has no readable footer; write it again")]
     Truncated {
         /// The object.
         object: String,
@@ -144,9 +136,7 @@ pub enum StoreError {
         source: Option<Cause>,
     },
     /// A row group that cannot be decoded.
-    #[error(
-        "row group {row_group} of {object} cannot be read: the file is damaged; write it again"
-    )]
+    #[error("row group {row_group} of {object} cannot be read: the file is damaged; write it again")]
     BadRowGroup {
         /// The object.
         object: String,
@@ -219,9 +209,7 @@ pub enum StoreError {
         started: String,
     },
     /// The output holds another, finished run.
-    #[error(
-        "{output} already holds the finished run {run_id}: choose another output, or overwrite it"
-    )]
+    #[error("{output} already holds the finished run {run_id}: choose another output, or overwrite it")]
     Complete {
         /// The output.
         output: String,
@@ -229,9 +217,7 @@ pub enum StoreError {
         run_id: String,
     },
     /// The output's place holds something that is not ours.
-    #[error(
-        "{output} is not empty and not an output of fisherflow: it holds {object}; choose another output"
-    )]
+    #[error("{output} is not empty and not an output of fisherflow: it holds {object}; choose another output")]
     NotOurs {
         /// The output.
         output: String,
@@ -239,9 +225,7 @@ pub enum StoreError {
         object: String,
     },
     /// The commit lost against another one.
-    #[error(
-        "{output} was committed by run {run_id} {difference}: this run's result is not visible"
-    )]
+    #[error("{output} was committed by run {run_id} {difference}: this run's result is not visible")]
     CommitConflict {
         /// The output.
         output: String,
@@ -341,10 +325,7 @@ fn did_you_mean(nearest: Option<&str>) -> String {
 }
 
 /// The candidate that is spelt most like `name`, if any is at all like it.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let folded = name.to_lowercase();
     candidates
         .into_iter()

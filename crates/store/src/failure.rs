@@ -38,18 +38,15 @@ pub(crate) fn failed(
         return StoreError::NotWritable { uri, source };
     }
     match error {
-        object_store::Error::NotFound { .. } if action != Action::Write => {
-            StoreError::NotFound { uri }
+        object_store::Error::NotFound { .. } if action != Action::Write => StoreError::NotFound { uri },
+        object_store::Error::Precondition { .. } if action == Action::Read => StoreError::Replaced { object: uri },
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            StoreError::Denied {
+                uri,
+                action: action.done(),
+                source,
+            }
         }
-        object_store::Error::Precondition { .. } if action == Action::Read => {
-            StoreError::Replaced { object: uri }
-        }
-        object_store::Error::PermissionDenied { .. }
-        | object_store::Error::Unauthenticated { .. } => StoreError::Denied {
-            uri,
-            action: action.done(),
-            source,
-        },
         _ if location.place == Place::Local => {
             if source.text().contains("ermission denied") {
                 return StoreError::Denied {
@@ -70,19 +67,9 @@ pub(crate) fn failed(
 
 fn s3_failed(uri: String, action: Action, source: Cause, endpoint: Option<&str>) -> StoreError {
     let says = |parts: &[&str]| parts.iter().any(|part| source.text().contains(part));
-    if says(&[
-        "169.254.169.254",
-        "/latest/api/token",
-        "redential",
-        "nstance metadata",
-    ]) {
+    if says(&["169.254.169.254", "/latest/api/token", "redential", "nstance metadata"]) {
         StoreError::NoCredentials { uri, source }
-    } else if says(&[
-        "error sending request",
-        "onnection refused",
-        "dns error",
-        "onnect",
-    ]) {
+    } else if says(&["error sending request", "onnection refused", "dns error", "onnect"]) {
         StoreError::Unreachable {
             uri,
             endpoint: endpoint.unwrap_or("the S3 endpoint of AWS").to_owned(),

@@ -100,10 +100,7 @@ impl Fetch {
         let readers: Result<Vec<_>, StoreError> = plan
             .shards
             .iter()
-            .map(|shard| {
-                ObjectReader::new(&plan.stores, shard.object.clone())
-                    .map(|reader| (shard.clone(), reader))
-            })
+            .map(|shard| ObjectReader::new(&plan.stores, shard.object.clone()).map(|reader| (shard.clone(), reader)))
             .collect();
         let stores = plan.stores.clone();
         match readers {
@@ -122,11 +119,7 @@ impl Fetch {
     }
 }
 
-fn spawn(
-    plan: FetchPlan,
-    readers: Vec<(Shard, ObjectReader)>,
-    batches: mpsc::UnboundedSender<Message>,
-) {
+fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::UnboundedSender<Message>) {
     let handle = plan.stores.handle().clone();
     let row_groups = Budget::new(plan.prefetch_bytes / 2);
     let waiting = Budget::new(plan.prefetch_bytes / 2);
@@ -213,12 +206,9 @@ async fn start_row_group(
         .filter(|(leaf, _)| mask.leaf_included(*leaf))
         .map(|(_, column)| column.compressed_size().unsigned_abs())
         .sum();
-    let permit = budget
-        .take(bytes as usize)
-        .await
-        .ok_or_else(|| StoreError::Stopped {
-            object: shard.object.path.clone(),
-        })?;
+    let permit = budget.take(bytes as usize).await.ok_or_else(|| StoreError::Stopped {
+        object: shard.object.path.clone(),
+    })?;
     let reader = reader.clone();
     Ok(tokio::spawn(async move {
         let row_group = shard.row_group;
@@ -263,10 +253,7 @@ impl Budget {
     /// Waits for room; what is larger than the whole budget waits for all of it.
     async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = (bytes / PERMIT).clamp(1, self.permits) as u32;
-        Arc::clone(&self.semaphore)
-            .acquire_many_owned(permits)
-            .await
-            .ok()
+        Arc::clone(&self.semaphore).acquire_many_owned(permits).await.ok()
     }
 }
 
@@ -291,8 +278,7 @@ fn decode_row_group(
         // Damaged bytes can make the decoder panic; that is a fact about the file.
         let next = std::panic::catch_unwind(AssertUnwindSafe(|| {
             row_group.decoder.next().map(|batch| {
-                let batch = batch
-                    .map_err(|error| damaged(Cause::new(&error, row_group.reader.secrets())))?;
+                let batch = batch.map_err(|error| damaged(Cause::new(&error, row_group.reader.secrets())))?;
                 decoder.decode(&shard, first_row, &batch)
             })
         }));
@@ -311,9 +297,6 @@ fn decode_row_group(
     if first_row == shard.n_rows {
         Ok(true)
     } else {
-        Err(damaged(Cause::said(format!(
-            "{first_row} of {} rows",
-            shard.n_rows
-        ))))
+        Err(damaged(Cause::said(format!("{first_row} of {} rows", shard.n_rows))))
     }
 }

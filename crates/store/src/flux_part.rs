@@ -54,9 +54,7 @@ impl FluxPartWriter {
             // Keeps the number of rows even where there is no label.
             Field::new("row", DataType::Boolean, false),
         ]));
-        let metadata = metadata
-            .clone()
-            .with("fisherflow.n_labels", n_labels.to_string());
+        let metadata = metadata.clone().with("fisherflow.n_labels", n_labels.to_string());
         Ok(Self {
             out: ParquetOut::create(stores, output, &flux_part_path(part), &schema, &metadata)?,
             schema,
@@ -112,23 +110,15 @@ pub(crate) fn read_flux_part(stores: &Stores, uri: &str) -> Result<Option<FluxPa
     };
     let n_labels = table.metadata().0.get("fisherflow.n_labels");
     let mut part = FluxPart {
-        n_labels: n_labels
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(unlike)?,
+        n_labels: n_labels.and_then(|text| text.parse().ok()).ok_or_else(unlike)?,
         ..FluxPart::default()
     };
     for batch in table.batches(Some(&["labels", "cov_flux"]), 65_536)? {
         let batch = batch?;
         part.n_rows += batch.num_rows();
         for (column, values) in [(0, &mut part.labels), (1, &mut part.covariance)] {
-            let list = batch
-                .column(column)
-                .as_list_opt::<i32>()
-                .ok_or_else(unlike)?;
-            let found = list
-                .values()
-                .as_primitive_opt::<Float64Type>()
-                .ok_or_else(unlike)?;
+            let list = batch.column(column).as_list_opt::<i32>().ok_or_else(unlike)?;
+            let found = list.values().as_primitive_opt::<Float64Type>().ok_or_else(unlike)?;
             let offsets = list.value_offsets();
             let span = offsets[0] as usize..offsets[list.len()] as usize;
             values.extend_from_slice(&found.values()[span]);

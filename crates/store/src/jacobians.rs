@@ -69,17 +69,12 @@ impl JacobianWriter {
             ("jacobians", rows.jacobian.len(), k * n * d),
         ];
         check_shapes(self.out.uri(), &shapes)?;
-        let indices = UInt32Array::from_iter_values(
-            (0..n as u32).flat_map(|row| std::iter::repeat_n(row, k)),
-        );
-        let ids =
-            take(rows.rows.column(0), &indices, None).map_err(|error| StoreError::Encode {
-                uri: self.out.uri().to_owned(),
-                source: crate::error::Cause::new(&error, &[]),
-            })?;
-        let labels: Vec<&str> = (0..n)
-            .flat_map(|_| self.labels.iter().map(String::as_str))
-            .collect();
+        let indices = UInt32Array::from_iter_values((0..n as u32).flat_map(|row| std::iter::repeat_n(row, k)));
+        let ids = take(rows.rows.column(0), &indices, None).map_err(|error| StoreError::Encode {
+            uri: self.out.uri().to_owned(),
+            source: crate::error::Cause::new(&error, &[]),
+        })?;
+        let labels: Vec<&str> = (0..n).flat_map(|_| self.labels.iter().map(String::as_str)).collect();
         let labels: ArrayRef = Arc::new(StringArray::from(labels));
         let order = (0..n).flat_map(|row| (0..k).map(move |label| (row, label)));
         let jacobians = f32_lists(order.map(|(row, label)| {

@@ -8,17 +8,12 @@ use arrow_schema::{DataType, Field};
 
 /// The field of a list column.
 pub(crate) fn list_field(name: &str, element: DataType, nullable: bool) -> Field {
-    Field::new(
-        name,
-        DataType::List(Arc::new(element_field(element))),
-        nullable,
-    )
+    Field::new(name, DataType::List(Arc::new(element_field(element))), nullable)
 }
 
 /// A column of lists of doubles; `None` = null.
 pub(crate) fn f64_lists<'a>(rows: impl Iterator<Item = Option<&'a [f64]>>) -> ArrayRef {
-    let mut builder =
-        ListBuilder::new(Float64Builder::new()).with_field(element_field(DataType::Float64));
+    let mut builder = ListBuilder::new(Float64Builder::new()).with_field(element_field(DataType::Float64));
     for row in rows {
         if let Some(values) = row {
             builder.values().append_slice(values);
@@ -30,8 +25,7 @@ pub(crate) fn f64_lists<'a>(rows: impl Iterator<Item = Option<&'a [f64]>>) -> Ar
 
 /// A column of lists of floats; `None` = null.
 pub(crate) fn f32_lists<'a>(rows: impl Iterator<Item = Option<&'a [f32]>>) -> ArrayRef {
-    let mut builder =
-        ListBuilder::new(Float32Builder::new()).with_field(element_field(DataType::Float32));
+    let mut builder = ListBuilder::new(Float32Builder::new()).with_field(element_field(DataType::Float32));
     for row in rows {
         if let Some(values) = row {
             builder.values().append_slice(values);

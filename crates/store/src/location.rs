@@ -56,10 +56,7 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
     if uri.is_empty() {
         return Err(refuse("it is empty"));
     }
-    if let Some(rest) = uri
-        .strip_prefix("s3://")
-        .or_else(|| uri.strip_prefix("s3a://"))
-    {
+    if let Some(rest) = uri.strip_prefix("s3://").or_else(|| uri.strip_prefix("s3a://")) {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || bucket.contains('*') {
             return Err(refuse("the bucket must be named, as in s3://bucket/path"));
@@ -83,9 +80,7 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
         PathBuf::from(uri)
     };
     let absolute = without_dots(&std::path::absolute(&path).map_err(|e| refuse(&e.to_string()))?);
-    let key = absolute
-        .to_str()
-        .ok_or_else(|| refuse("its name is not UTF-8"))?;
+    let key = absolute.to_str().ok_or_else(|| refuse("its name is not UTF-8"))?;
     Ok(Parsed {
         place: Place::Local,
         key: key.trim_matches('/').to_owned(),

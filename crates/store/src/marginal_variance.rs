@@ -74,9 +74,7 @@ impl MarginalVarianceWriter {
             let name = std::iter::repeat_n(layer.layer, span.len());
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(StringArray::from_iter_values(name)),
-                Arc::new(Int64Array::from_iter_values(
-                    at().map(|(out, _)| out as i64),
-                )),
+                Arc::new(Int64Array::from_iter_values(at().map(|(out, _)| out as i64))),
                 Arc::new(
                     at().map(|(_, input)| (input + 1 < cols).then_some(input as i64))
                         .collect::<Int64Array>(),

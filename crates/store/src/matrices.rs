@@ -131,18 +131,10 @@ impl MatrixWriter {
             let last = (first + step).min(rows);
             let n = last - first;
             let columns: Vec<ArrayRef> = vec![
-                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(
-                    matrix.layer,
-                    n,
-                ))),
-                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(
-                    matrix.factor,
-                    n,
-                ))),
+                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(matrix.layer, n))),
+                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(matrix.factor, n))),
                 Arc::new(Int64Array::from_iter_values(first as i64..last as i64)),
-                f64_lists(
-                    (first..last).map(|row| Some(&matrix.values[row * cols..(row + 1) * cols])),
-                ),
+                f64_lists((first..last).map(|row| Some(&matrix.values[row * cols..(row + 1) * cols]))),
             ];
             let batch = self.out.batch(&self.schema, columns)?;
             self.out.write(&batch)?;
@@ -162,8 +154,7 @@ impl MatrixWriter {
     /// The store does not take it.
     pub fn finish(self) -> Result<WrittenFile, StoreError> {
         let shapes = serde_json::to_string(&self.shapes).unwrap_or_default();
-        self.out
-            .finish(&FileMetadata::default().with(SHAPES, shapes))
+        self.out.finish(&FileMetadata::default().with(SHAPES, shapes))
     }
 }
 
@@ -230,10 +221,7 @@ fn append_rows(
     let offsets = lists.value_offsets();
     for at in 0..batch.num_rows() {
         // The next matrix, and before it those without rows.
-        while matrices
-            .last()
-            .is_none_or(|m| m.values.len() == m.rows * m.cols)
-        {
+        while matrices.last().is_none_or(|m| m.values.len() == m.rows * m.cols) {
             match pending.next() {
                 Some(shape) => matrices.push(begin(shape)),
                 None => return Err(unlike(uri, "more rows than its metadata says")),

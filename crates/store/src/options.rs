@@ -79,9 +79,7 @@ impl StoreOptions {
             .iter()
             .map(|(key, value)| match key.parse() {
                 Ok(
-                    AmazonS3ConfigKey::Bucket
-                    | AmazonS3ConfigKey::ConditionalPut
-                    | AmazonS3ConfigKey::CopyIfNotExists,
+                    AmazonS3ConfigKey::Bucket | AmazonS3ConfigKey::ConditionalPut | AmazonS3ConfigKey::CopyIfNotExists,
                 )
                 | Err(_) => Err(StoreError::UnknownOption {
                     key: key.clone(),
@@ -111,9 +109,7 @@ impl StoreOptions {
         self.s3
             .iter()
             .rev()
-            .find(|(key, _)| {
-                key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata")
-            })
+            .find(|(key, _)| key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata"))
             .map(|(_, value)| value.as_str())
     }
 }
@@ -135,14 +131,8 @@ mod tests {
             s3: vec![("aws_acces_key_id".into(), "x".into())],
         };
         let message = options.validate().unwrap_err().to_string();
-        assert!(
-            message.contains("did you mean \"aws_access_key_id\"?"),
-            "{message}"
-        );
-        assert!(
-            KEYS.iter()
-                .all(|key| key.parse::<AmazonS3ConfigKey>().is_ok())
-        );
+        assert!(message.contains("did you mean \"aws_access_key_id\"?"), "{message}");
+        assert!(KEYS.iter().all(|key| key.parse::<AmazonS3ConfigKey>().is_ok()));
     }
 
     #[test]

@@ -15,9 +15,8 @@ use crate::flux_part::{flux_part_path, read_flux_part};
 use crate::jacobians::JacobianSchema;
 use crate::matrices::read_matrices;
 use crate::{
-    BlockRow, Creation, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest,
-    MarginalVarianceWriter, MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter,
-    StoreError, StoredMatrices, Stores, WrittenFile,
+    BlockRow, Creation, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest, MarginalVarianceWriter,
+    MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, StoreError, StoredMatrices, Stores, WrittenFile,
 };
 
 /// Where tables are, in an output.
@@ -120,11 +119,7 @@ impl Output {
                     // An answer that got lost: the claim is this very one.
                     let fresh = holder == *claim;
                     self.stores.write(&uri, document)?;
-                    return Ok(if fresh {
-                        Claimed::Fresh
-                    } else {
-                        Claimed::TakenOver
-                    });
+                    return Ok(if fresh { Claimed::Fresh } else { Claimed::TakenOver });
                 }
                 Err(match finished {
                     Some(manifest) => StoreError::Complete {
@@ -159,12 +154,10 @@ impl Output {
         let objects = self.stores.list_all(&self.uri)?;
         let marks = [self.child(CLAIM), self.child(MANIFEST)];
         match objects.first() {
-            Some(object) if objects.iter().all(|o| !marks.contains(&o.path)) => {
-                Err(StoreError::NotOurs {
-                    output: self.uri.clone(),
-                    object: object.path.clone(),
-                })
-            }
+            Some(object) if objects.iter().all(|o| !marks.contains(&o.path)) => Err(StoreError::NotOurs {
+                output: self.uri.clone(),
+                object: object.path.clone(),
+            }),
             Some(_) => self.stores.delete_prefix(&self.uri),
             None => Ok(0),
         }
@@ -252,12 +245,7 @@ impl Output {
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn flux_part(
-        &self,
-        part: u64,
-        n_labels: usize,
-        metadata: &FileMetadata,
-    ) -> Result<FluxPartWriter, StoreError> {
+    pub fn flux_part(&self, part: u64, n_labels: usize, metadata: &FileMetadata) -> Result<FluxPartWriter, StoreError> {
         FluxPartWriter::create(&self.stores, &self.uri, part, n_labels, metadata)
     }
 
@@ -273,12 +261,7 @@ impl Output {
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn matrices(
-        &self,
-        set: MatrixSet,
-        name: &str,
-        metadata: &FileMetadata,
-    ) -> Result<MatrixWriter, StoreError> {
+    pub fn matrices(&self, set: MatrixSet, name: &str, metadata: &FileMetadata) -> Result<MatrixWriter, StoreError> {
         MatrixWriter::create(&self.stores, &self.uri, set, name, metadata)
     }
 
@@ -298,11 +281,7 @@ impl Output {
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn marginal_variance(
-        &self,
-        name: &str,
-        metadata: &FileMetadata,
-    ) -> Result<MarginalVarianceWriter, StoreError> {
+    pub fn marginal_variance(&self, name: &str, metadata: &FileMetadata) -> Result<MarginalVarianceWriter, StoreError> {
         MarginalVarianceWriter::create(&self.stores, &self.uri, name, metadata)
     }
 
@@ -310,11 +289,7 @@ impl Output {
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn write_blocks(
-        &self,
-        rows: &[BlockRow],
-        metadata: &FileMetadata,
-    ) -> Result<WrittenFile, StoreError> {
+    pub fn write_blocks(&self, rows: &[BlockRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
         write_blocks(&self.stores, &self.uri, rows, metadata)
     }
 
@@ -375,11 +350,10 @@ impl Output {
 }
 
 fn json<T: Serialize>(uri: &str, document: &T) -> Result<Vec<u8>, StoreError> {
-    let mut text =
-        serde_json::to_vec_pretty(document).map_err(|error| StoreError::BadDocument {
-            uri: uri.to_owned(),
-            source: crate::error::Cause::new(&error, &[]),
-        })?;
+    let mut text = serde_json::to_vec_pretty(document).map_err(|error| StoreError::BadDocument {
+        uri: uri.to_owned(),
+        source: crate::error::Cause::new(&error, &[]),
+    })?;
     text.push(b'\n');
     Ok(text)
 }

@@ -104,11 +104,7 @@ impl ParquetOut {
         let location = stores.locate(&uri)?;
         let digest = Arc::new(Mutex::new(Hashed::default()));
         let writer = HashingWriter {
-            upload: BufWriter::with_capacity(
-                Arc::clone(&location.store),
-                location.path.clone(),
-                PART,
-            ),
+            upload: BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), PART),
             digest: Arc::clone(&digest),
             location,
             secrets: stores.secrets(),
@@ -141,11 +137,7 @@ impl ParquetOut {
     }
 
     /// A record batch of the file's schema.
-    pub fn batch(
-        &self,
-        schema: &SchemaRef,
-        columns: Vec<arrow_array::ArrayRef>,
-    ) -> Result<RecordBatch, StoreError> {
+    pub fn batch(&self, schema: &SchemaRef, columns: Vec<arrow_array::ArrayRef>) -> Result<RecordBatch, StoreError> {
         RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| StoreError::Encode {
             uri: self.uri.clone(),
             source: self.stores.cause(&error),
@@ -289,11 +281,9 @@ fn properties(schema: &SchemaRef, metadata: &FileMetadata) -> WriterProperties {
         let mut path = Vec::new();
         float_leaves(field, &mut path, &mut |leaf, in_list| {
             let column = ColumnPath::new(leaf.to_vec());
-            builder =
-                std::mem::take(&mut builder).set_column_dictionary_enabled(column.clone(), false);
+            builder = std::mem::take(&mut builder).set_column_dictionary_enabled(column.clone(), false);
             if in_list {
-                builder = std::mem::take(&mut builder)
-                    .set_column_statistics_enabled(column, EnabledStatistics::None);
+                builder = std::mem::take(&mut builder).set_column_statistics_enabled(column, EnabledStatistics::None);
             }
         });
     }

@@ -86,10 +86,7 @@ impl PredictionSchema {
             "the number of good pixels",
         )?;
         add(Field::new("flags", DataType::Int64, false), "the flags")?;
-        add(
-            Field::new("flag_bad", DataType::Boolean, false),
-            "the flag of bad rows",
-        )?;
+        add(Field::new("flag_bad", DataType::Boolean, false), "the flag of bad rows")?;
         Ok(Self {
             labels: labels.to_vec(),
             n_rows_columns: rows.fields().len(),
@@ -164,14 +161,9 @@ impl PredictionWriter {
             let matrix = |row: usize| (!bad[row]).then(|| &part[row * k * k..(row + 1) * k * k]);
             columns.push(f64_lists((0..n).map(matrix)));
         }
-        let good = rows
-            .n_pix_good
-            .iter()
-            .map(|&n| i32::try_from(n).unwrap_or(i32::MAX));
+        let good = rows.n_pix_good.iter().map(|&n| i32::try_from(n).unwrap_or(i32::MAX));
         columns.push(Arc::new(Int32Array::from_iter_values(good)));
-        columns.push(Arc::new(Int64Array::from_iter_values(
-            flags.iter().map(|f| f.bits()),
-        )));
+        columns.push(Arc::new(Int64Array::from_iter_values(flags.iter().map(|f| f.bits()))));
         columns.push(Arc::new(BooleanArray::from(bad.clone())));
         let batch = self.out.batch(&self.columns.schema, columns)?;
         self.out.write(&batch)
@@ -231,9 +223,7 @@ fn checked_flags(rows: &PredictionRows<'_>, row: usize, k: usize) -> RowFlags {
     let parts = [rows.covariance, rows.flux, rows.weights, rows.intrinsic];
     let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
     let all = finite(&rows.labels[row * k..(row + 1) * k])
-        && parts
-            .iter()
-            .all(|part| finite(&part[row * k * k..(row + 1) * k * k]));
+        && parts.iter().all(|part| finite(&part[row * k * k..(row + 1) * k * k]));
     if !flags.is_bad() && !all {
         flags.insert(RowFlags::RESULT_NOT_FINITE);
     }

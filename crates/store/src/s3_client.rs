@@ -33,10 +33,8 @@ impl Stores {
             place: place.clone(),
         };
         // Any answer of the store itself will do: what the credentials permit shows where it is needed.
-        if let Err(
-            error @ (object_store::Error::Generic { .. }
-            | object_store::Error::Unauthenticated { .. }),
-        ) = self.block_on(contact.store.head(&contact.path))
+        if let Err(error @ (object_store::Error::Generic { .. } | object_store::Error::Unauthenticated { .. })) =
+            self.block_on(contact.store.head(&contact.path))
         {
             return Err(self.failed(&contact, Action::Read, error));
         }
@@ -45,11 +43,7 @@ impl Stores {
         Ok(store)
     }
 
-    fn build_s3(
-        &self,
-        bucket: &str,
-        retry: RetryConfig,
-    ) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    fn build_s3(&self, bucket: &str, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>, StoreError> {
         let options = &self.inner.options;
         // The client's own limit of 30 s is for a whole request with its body: too little for a large range beside a busy CPU.
         let client = ClientOptions::new()

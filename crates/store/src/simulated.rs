@@ -56,8 +56,7 @@ pub fn write_simulated(
         let mut out = ParquetOut::create(stores, uri, &path, &schema, &metadata)?;
         for start in (first..last).step_by(CHUNK as usize) {
             let range = start..(start + CHUNK).min(last);
-            let spectra: Vec<SimulatedSpectrum> =
-                range.clone().map(|i| simulation.spectrum(i)).collect();
+            let spectra: Vec<SimulatedSpectrum> = range.clone().map(|i| simulation.spectrum(i)).collect();
             let ids = range.map(|i| simulation.id(i));
             let mut columns: Vec<ArrayRef> = vec![
                 Arc::new(StringArray::from_iter_values(ids)),

@@ -129,10 +129,9 @@ impl Stores {
             .put_opts(&location.path, PutPayload::from(bytes), options);
         match self.block_on(put) {
             Ok(_) => Ok(Creation::Created),
-            Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) => self.read(uri).map(Creation::AlreadyExists),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                self.read(uri).map(Creation::AlreadyExists)
+            }
             Err(error) => Err(self.failed(&location, Action::Write, error)),
         }
     }
@@ -207,8 +206,7 @@ impl Stores {
     pub fn list_all(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
         let base = self.locate(uri)?;
         let metas = self.block_on(self.list_under(&base, true))?;
-        let mut objects: Vec<ObjectVersion> =
-            metas.iter().map(|m| version(&base.place, m)).collect();
+        let mut objects: Vec<ObjectVersion> = metas.iter().map(|m| version(&base.place, m)).collect();
         objects.sort();
         Ok(objects)
     }
@@ -288,12 +286,7 @@ impl Stores {
         Cause::new(error, &self.inner.secrets)
     }
 
-    pub(crate) fn failed(
-        &self,
-        location: &Location,
-        action: Action,
-        error: object_store::Error,
-    ) -> StoreError {
+    pub(crate) fn failed(&self, location: &Location, action: Action, error: object_store::Error) -> StoreError {
         failed(
             location,
             action,
@@ -323,10 +316,7 @@ impl Stores {
         let listed = if deep {
             base.store.list(prefix).try_collect().await
         } else {
-            base.store
-                .list_with_delimiter(prefix)
-                .await
-                .map(|found| found.objects)
+            base.store.list_with_delimiter(prefix).await.map(|found| found.objects)
         };
         match listed {
             Ok(metas) => Ok(metas),

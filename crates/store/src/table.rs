@@ -93,11 +93,7 @@ impl Table {
     ///
     /// # Errors
     /// A column is missing.
-    pub fn batches(
-        &self,
-        columns: Option<&[&str]>,
-        batch_rows: usize,
-    ) -> Result<TableBatches, StoreError> {
+    pub fn batches(&self, columns: Option<&[&str]>, batch_rows: usize) -> Result<TableBatches, StoreError> {
         let object = self.objects.first().map_or("", |object| &object.path);
         for column in columns.unwrap_or_default() {
             find(object, &self.schema, column)?;
@@ -149,15 +145,12 @@ impl TableBatches {
                 let names: Vec<&str> = columns.iter().map(String::as_str).collect();
                 leaves(&footer, &names)
             });
-            let mut builder =
-                ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
-                    .with_batch_size(self.batch_rows);
+            let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+                .with_batch_size(self.batch_rows);
             if let Some(mask) = mask {
                 builder = builder.with_projection(mask);
             }
-            let stream = builder
-                .build()
-                .map_err(|error| damaged(&reader, 0, error))?;
+            let stream = builder.build().map_err(|error| damaged(&reader, 0, error))?;
             self.current = Some((reader, stream));
         }
     }

@@ -70,11 +70,7 @@ impl Output {
                 Some(problem) => problems.push(problem),
             }
         }
-        problems.extend(
-            found
-                .keys()
-                .map(|path| format!("{path} is not listed in {MANIFEST}")),
-        );
+        problems.extend(found.keys().map(|path| format!("{path} is not listed in {MANIFEST}")));
         Ok(Verified {
             manifest,
             files,
@@ -83,11 +79,7 @@ impl Output {
         })
     }
 
-    async fn check(
-        &self,
-        file: &WrittenFile,
-        location: Location,
-    ) -> Result<Option<String>, StoreError> {
+    async fn check(&self, file: &WrittenFile, location: Location) -> Result<Option<String>, StoreError> {
         let failed = |error| self.stores().failed(&location, Action::Read, error);
         let object = match location.store.get(&location.path).await {
             Ok(object) => object,
@@ -108,11 +100,7 @@ impl Output {
             hash.update(bytes.map_err(failed)?);
         }
         let sha256 = hex(&hash.finalize());
-        Ok((sha256 != file.sha256).then(|| {
-            format!(
-                "{} has SHA-256 {sha256}, the manifest says {}",
-                file.path, file.sha256
-            )
-        }))
+        Ok((sha256 != file.sha256)
+            .then(|| format!("{} has SHA-256 {sha256}, the manifest says {}", file.path, file.sha256)))
     }
 }

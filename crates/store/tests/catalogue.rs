@@ -28,12 +28,7 @@ impl Place {
     }
 
     fn uri(&self, name: &str) -> String {
-        self.directory
-            .path()
-            .join(name)
-            .to_str()
-            .unwrap()
-            .to_owned()
+        self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 
     fn write(&self, name: &str, bytes: Vec<u8>) {
@@ -41,12 +36,7 @@ impl Place {
     }
 
     fn open(&self, columns: &CatalogueColumns) -> Result<Catalogue, StoreError> {
-        Catalogue::open(
-            &self.stores,
-            &self.uri("*.parquet"),
-            columns,
-            OnBadObject::Fail,
-        )
+        Catalogue::open(&self.stores, &self.uri("*.parquet"), columns, OnBadObject::Fail)
     }
 
     /// All spectra in one batch a row group.
@@ -80,15 +70,9 @@ fn every_kind_of_list_and_identifier_is_read() {
         set(&mut rows, "id", i64s(7, 6));
         place.write("a.parquet", parquet(rows, 100));
         let batch = place.all(&columns()).remove(0);
-        assert_eq!(
-            (&batch.flux, &batch.variance),
-            (&reference.flux, &reference.variance)
-        );
+        assert_eq!((&batch.flux, &batch.variance), (&reference.flux, &reference.variance));
         assert_eq!(batch.holdout[0], holdout_hash("7"));
-        assert_eq!(
-            batch.rows.schema().field(0).data_type().to_string(),
-            "Int64"
-        );
+        assert_eq!(batch.rows.schema().field(0).data_type().to_string(), "Int64");
         assert_eq!(batch.rows.schema().field(1).name(), "snr");
     }
 }
@@ -103,16 +87,8 @@ fn inverse_variances_masks_label_errors_and_groups_are_read() {
         floats(0, 3, 4, |_, p| if p == 3 { 0.0 } else { 4.0 }),
     );
     // Bit 1 is bad, bit 0 is not.
-    set(
-        &mut rows,
-        "mask",
-        ints(3, 4, |i, p| if p == i { 2 } else { 1 }),
-    );
-    set(
-        &mut rows,
-        "cov",
-        floats(0, 3, 4, |_, p| [4.0, 1.0, 1.0, 9.0][p]),
-    );
+    set(&mut rows, "mask", ints(3, 4, |i, p| if p == i { 2 } else { 1 }));
+    set(&mut rows, "cov", floats(0, 3, 4, |_, p| [4.0, 1.0, 1.0, 9.0][p]));
     let sources = StringArray::from(vec![Some("s"), None, Some("s")]);
     set(&mut rows, "source", Arc::new(sources));
     place.write("a.parquet", parquet(rows.clone(), 100));
@@ -133,19 +109,12 @@ fn inverse_variances_masks_label_errors_and_groups_are_read() {
     let place = Place::new();
     set(&mut rows, "mask", bools(3, 4, |i, p| p == i));
     set(&mut rows, "e_teff", f64s(0, 3, |_| 50.0));
-    set(
-        &mut rows,
-        "e_logg",
-        f64s(0, 3, |i| if i == 1 { f64::NAN } else { 0.5 }),
-    );
+    set(&mut rows, "e_logg", f64s(0, 3, |i| if i == 1 { f64::NAN } else { 0.5 }));
     place.write("a.parquet", parquet(rows, 100));
     columns.label_errors = LabelErrors::Sigma(vec!["e_teff".into(), "e_logg".into()]);
     let again = place.all(&columns).remove(0);
     assert_eq!(again.good, batch.good);
-    assert_eq!(
-        again.label_covariance.unwrap()[..4],
-        [2500.0, 0.0, 0.0, 0.25]
-    );
+    assert_eq!(again.label_covariance.unwrap()[..4], [2500.0, 0.0, 0.0, 0.25]);
     assert!(again.flags[1].contains(RowFlags::LABEL_ERROR_MISSING));
 }
 
@@ -178,13 +147,7 @@ fn broken_rows_are_flagged_and_keep_their_place() {
     set(&mut rows, "teff", Arc::new(labels));
     place.write("a.parquet", parquet(rows, 2));
     let batches = place.all(&columns());
-    assert_eq!(
-        batches
-            .iter()
-            .map(SpectrumBatch::n_rows)
-            .collect::<Vec<_>>(),
-        [2, 2, 1]
-    );
+    assert_eq!(batches.iter().map(SpectrumBatch::n_rows).collect::<Vec<_>>(), [2, 2, 1]);
     let flags: Vec<RowFlags> = batches.iter().flat_map(|b| b.flags.clone()).collect();
     assert_eq!(
         flags,
@@ -217,10 +180,7 @@ fn objects_that_are_no_parquet_are_told_apart() {
         ("empty (0 bytes)", vec![]),
         ("truncated", good[..good.len() - 20].to_vec()),
         ("truncated", good[..good.len() / 2].to_vec()),
-        (
-            "not a Parquet file",
-            b"SIMPLE  =                    T / FITS".to_vec(),
-        ),
+        ("not a Parquet file", b"SIMPLE  =                    T / FITS".to_vec()),
         ("not a Parquet file", b"x".to_vec()),
     ];
     for (says, bytes) in cases {
@@ -229,13 +189,9 @@ fn objects_that_are_no_parquet_are_told_apart() {
         place.write("b.parquet", bytes);
         let error = place.open(&columns()).unwrap_err();
         let message = error.to_string();
-        assert!(
-            message.contains(says) && message.contains("b.parquet"),
-            "{message}"
-        );
+        assert!(message.contains(says) && message.contains("b.parquet"), "{message}");
         let uri = place.uri("*.parquet");
-        let catalogue =
-            Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap();
+        let catalogue = Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap();
         assert_eq!((catalogue.n_rows(), catalogue.skipped().len()), (4, 1));
         assert!(catalogue.skipped()[0].object.ends_with("b.parquet"));
     }
@@ -247,10 +203,7 @@ fn all_objects_skipped_is_an_error() {
     place.write("a.parquet", vec![]);
     let uri = place.uri("*.parquet");
     let error = Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap_err();
-    assert!(
-        error.to_string().contains("all 1 objects were left out"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("all 1 objects were left out"), "{error}");
 }
 
 #[test]
@@ -308,11 +261,7 @@ fn no_rows_at_all_is_a_catalogue() {
     place.write("a.parquet", parquet(plain(0, 0, 3), 2));
     let catalogue = place.open(&columns()).unwrap();
     assert_eq!(
-        (
-            catalogue.n_rows(),
-            catalogue.n_pixels(),
-            catalogue.shards().len()
-        ),
+        (catalogue.n_rows(), catalogue.n_pixels(), catalogue.shards().len()),
         (0, 0, 0)
     );
 }

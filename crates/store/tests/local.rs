@@ -69,14 +69,10 @@ fn a_file_that_is_given_up_leaves_nothing() {
     assert!(stores.list_all(output.uri()).unwrap().is_empty());
     // What a killed process leaves half written goes with the commit.
     output.claim(&conformance::claim_of("r")).unwrap();
-    let staged = directory
-        .path()
-        .join("out/predictions/part-00000.parquet#1");
+    let staged = directory.path().join("out/predictions/part-00000.parquet#1");
     std::fs::create_dir_all(staged.parent().unwrap()).unwrap();
     std::fs::write(&staged, b"half").unwrap();
-    output
-        .commit(&conformance::manifest_of("r", vec![]))
-        .unwrap();
+    output.commit(&conformance::manifest_of("r", vec![])).unwrap();
     assert!(!staged.exists());
     assert!(output.verify().unwrap().problems.is_empty());
 }

@@ -33,10 +33,7 @@ fn labels() -> Vec<String> {
 }
 
 fn one(stores: &Stores, uri: &str) -> RecordBatch {
-    let mut batches = Table::open(stores, uri)
-        .unwrap()
-        .batches(None, 1000)
-        .unwrap();
+    let mut batches = Table::open(stores, uri).unwrap().batches(None, 1000).unwrap();
     let batch = batches.next().unwrap().unwrap();
     assert!(batches.next().is_none());
     batch
@@ -69,23 +66,12 @@ fn predictions_have_the_columns_of_the_contract() {
         labels: &[1.0],
         ..batch
     };
-    assert!(matches!(
-        writer.append(&short).unwrap_err(),
-        StoreError::Shape { .. }
-    ));
+    assert!(matches!(writer.append(&short).unwrap_err(), StoreError::Shape { .. }));
     assert_eq!(writer.n_bad(), 2);
     let file = writer.finish().unwrap();
-    assert_eq!(
-        (file.path.as_str(), file.rows),
-        ("predictions/part-00003.parquet", 3)
-    );
+    assert_eq!((file.path.as_str(), file.rows), ("predictions/part-00003.parquet", 3));
     let table = Table::open(&stores, &output.child("predictions")).unwrap();
-    let names: Vec<&str> = table
-        .schema()
-        .fields()
-        .iter()
-        .map(|f| f.name().as_str())
-        .collect();
+    let names: Vec<&str> = table.schema().fields().iter().map(|f| f.name().as_str()).collect();
     assert_eq!(
         names,
         [
@@ -118,15 +104,9 @@ fn predictions_have_the_columns_of_the_contract() {
         );
     }
     let cov = read["cov"].as_list::<i32>();
-    assert_eq!(
-        cov.value(0).as_primitive::<Float64Type>().values()[..],
-        total[..4]
-    );
+    assert_eq!(cov.value(0).as_primitive::<Float64Type>().values()[..], total[..4]);
     assert!(cov.is_null(1) && cov.is_null(2));
-    assert_eq!(
-        read["n_pix_good"].as_primitive::<Int32Type>().values()[..],
-        [10, 0, 9]
-    );
+    assert_eq!(read["n_pix_good"].as_primitive::<Int32Type>().values()[..], [10, 0, 9]);
     let flags = read["flags"].as_primitive::<Int64Type>();
     assert_eq!(flags.value(2), RowFlags::RESULT_NOT_FINITE.bits());
     assert!(!read["flag_bad"].as_boolean().value(0) && read["flag_bad"].as_boolean().value(2));
@@ -145,13 +125,8 @@ fn columns_are_not_written_twice() {
             Field::new("apogee_id", DataType::Utf8, true),
             Field::new(name, DataType::Float32, true),
         ]);
-        let error = PredictionSchema::new(&schema, &labels)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("keep_columns") && error.contains(reason),
-            "{error}"
-        );
+        let error = PredictionSchema::new(&schema, &labels).unwrap_err().to_string();
+        assert!(error.contains("keep_columns") && error.contains(reason), "{error}");
     }
     let schema = Schema::new(vec![Field::new("label", DataType::Utf8, true)]);
     assert!(JacobianSchema::new(&schema, &labels, 3).is_err());
@@ -161,9 +136,7 @@ fn columns_are_not_written_twice() {
 fn jacobians_have_a_row_a_spectrum_and_label() {
     let (_directory, stores, output) = place();
     let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
-    let mut writer = output
-        .jacobians(0, &schema, &FileMetadata::default())
-        .unwrap();
+    let mut writer = output.jacobians(0, &schema, &FileMetadata::default()).unwrap();
     let jacobian: Vec<f32> = (0..24).map(|i| i as f32).collect();
     let flags = [RowFlags::NONE, RowFlags::NO_GOOD_PIXEL, RowFlags::HELD_OUT];
     writer
@@ -175,11 +148,7 @@ fn jacobians_have_a_row_a_spectrum_and_label() {
         .unwrap();
     assert_eq!(writer.finish().unwrap().rows, 6);
     let read = one(&stores, &output.child("jacobians"));
-    let ids: Vec<_> = read["apogee_id"]
-        .as_string::<i32>()
-        .iter()
-        .flatten()
-        .collect();
+    let ids: Vec<_> = read["apogee_id"].as_string::<i32>().iter().flatten().collect();
     assert_eq!(ids, ["a", "a", "b", "b", "c", "c"]);
     let labels: Vec<_> = read["label"].as_string::<i32>().iter().flatten().collect();
     assert_eq!(labels[..2], ["teff", "logg"]);
@@ -223,17 +192,13 @@ fn matrices_come_back_bit_for_bit() {
         },
     ];
     let metadata = FileMetadata::default().with("fisherflow.block", "{}");
-    let mut writer = output
-        .matrices(MatrixSet::Inverse, "layers.0", &metadata)
-        .unwrap();
+    let mut writer = output.matrices(MatrixSet::Inverse, "layers.0", &metadata).unwrap();
     for matrix in &written {
         writer.append(matrix).unwrap();
     }
     let file = writer.finish().unwrap();
     assert_eq!(file.path, "posterior/inverse/layers.0.parquet");
-    let read = output
-        .read_matrices(MatrixSet::Inverse, "layers.0")
-        .unwrap();
+    let read = output.read_matrices(MatrixSet::Inverse, "layers.0").unwrap();
     assert_eq!(read.metadata.0["fisherflow.block"], "{}");
     assert_eq!(read.matrices.len(), 3);
     for (a, b) in written.iter().zip(&read.matrices) {
@@ -241,17 +206,10 @@ fn matrices_come_back_bit_for_bit() {
             (a.layer, a.factor, a.rows, a.cols),
             (b.layer.as_str(), b.factor.as_str(), b.rows, b.cols)
         );
-        assert!(
-            a.values
-                .iter()
-                .zip(&b.values)
-                .all(|(a, b)| a.to_bits() == b.to_bits())
-        );
+        assert!(a.values.iter().zip(&b.values).all(|(a, b)| a.to_bits() == b.to_bits()));
         assert_eq!(b.values.len(), b.rows * b.cols);
     }
-    let error = output
-        .read_matrices(MatrixSet::Hessian, "layers.0")
-        .unwrap_err();
+    let error = output.read_matrices(MatrixSet::Hessian, "layers.0").unwrap_err();
     assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
     let read = Table::open(&stores, &output.child("posterior/inverse/*.parquet")).unwrap();
     assert_eq!(read.n_rows(), 1501);
@@ -260,9 +218,7 @@ fn matrices_come_back_bit_for_bit() {
 #[test]
 fn weights_blocks_and_stages_come_back() {
     let (_directory, stores, output) = place();
-    let mut writer = output
-        .marginal_variance("l", &FileMetadata::default())
-        .unwrap();
+    let mut writer = output.marginal_variance("l", &FileMetadata::default()).unwrap();
     let layer = MarginalRows {
         layer: "l",
         rows: 2,
@@ -272,23 +228,11 @@ fn weights_blocks_and_stages_come_back() {
     };
     writer.append(&layer).unwrap();
     assert_eq!(writer.finish().unwrap().rows, 6);
-    let read = one(
-        &stores,
-        &output.child("posterior/marginal_variance/l.parquet"),
-    );
-    let inputs: Vec<_> = read["in_index"]
-        .as_primitive::<Int64Type>()
-        .iter()
-        .collect();
+    let read = one(&stores, &output.child("posterior/marginal_variance/l.parquet"));
+    let inputs: Vec<_> = read["in_index"].as_primitive::<Int64Type>().iter().collect();
     assert_eq!(inputs, [Some(0), Some(1), None, Some(0), Some(1), None]);
-    let errors: Vec<_> = read["std_error"]
-        .as_primitive::<Float64Type>()
-        .iter()
-        .collect();
-    assert_eq!(
-        errors,
-        [Some(2.0), Some(2.0), Some(3.0), Some(2.0), None, Some(4.0)]
-    );
+    let errors: Vec<_> = read["std_error"].as_primitive::<Float64Type>().iter().collect();
+    assert_eq!(errors, [Some(2.0), Some(2.0), Some(3.0), Some(2.0), None, Some(4.0)]);
 
     let block = BlockRow {
         layer: "l".into(),
@@ -325,9 +269,7 @@ fn the_same_rows_make_the_same_bytes() {
     let (_directory, _stores, output) = place();
     let write = |part| {
         let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
-        let mut writer = output
-            .jacobians(part, &schema, &FileMetadata::default())
-            .unwrap();
+        let mut writer = output.jacobians(part, &schema, &FileMetadata::default()).unwrap();
         let rows = rows();
         let batch = JacobianRows {
             rows: &rows,

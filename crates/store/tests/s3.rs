@@ -28,9 +28,8 @@ fn endpoint() -> Option<String> {
     };
     let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
     let mut stream = std::net::TcpStream::connect(host).unwrap();
-    let request = format!(
-        "PUT /fisherflow-test HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
+    let request =
+        format!("PUT /fisherflow-test HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
@@ -49,9 +48,7 @@ fn s3_conforms() {
     let stores = Stores::new(options, 2).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     conformance::conform(&stores, &format!("s3://fisherflow-test/{}", now.as_nanos()));
-    let error = stores
-        .list("s3://no-such-bucket-here/x/*.parquet")
-        .unwrap_err();
+    let error = stores.list("s3://no-such-bucket-here/x/*.parquet").unwrap_err();
     assert!(error.to_string().contains("no-such-bucket-here"), "{error}");
 }
 
@@ -81,10 +78,7 @@ fn a_wrong_endpoint_is_told_within_seconds_and_without_secrets() {
         "{message}"
     );
     let all = format!("{error:?} {stores:?}");
-    assert!(
-        !all.contains("hunter2") && !all.contains("AKIAHUNTER"),
-        "{all}"
-    );
+    assert!(!all.contains("hunter2") && !all.contains("AKIAHUNTER"), "{all}");
 }
 
 #[test]
@@ -101,10 +95,7 @@ fn missing_credentials_are_told_with_the_remedy() {
     ]);
     let stores = Stores::new(options, 1).unwrap();
     let error = stores.read("s3://survey/network.safetensors").unwrap_err();
-    assert!(
-        matches!(error, StoreError::NoCredentials { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
     assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
 }
 

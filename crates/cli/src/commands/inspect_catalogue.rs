@@ -12,7 +12,7 @@ use crate::printing::{Grid, Page, bytes, count};
 /// Rows shown.
 const ROWS: usize = 3;
 /// Characters of a value shown.
-const WIDTH: usize = 44;
+const WIDTH: usize = 26;
 
 /// What the Parquet objects at `uri` are.
 ///
@@ -36,18 +36,11 @@ pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
         facts.push(("row groups", count(catalogue.shards().len() as u64)));
         facts.push((
             "pixels",
-            format!(
-                "{} in {}",
-                count(catalogue.n_pixels() as u64),
-                catalogue.columns().flux
-            ),
+            format!("{} in {}", count(catalogue.n_pixels() as u64), catalogue.columns().flux),
         ));
     }
     page.facts(&facts);
-    let first: Option<RecordBatch> = table
-        .batches(None, ROWS)?
-        .next()
-        .transpose()?;
+    let first: Option<RecordBatch> = table.batches(None, ROWS)?.next().transpose()?;
     page.gap().grid(&columns(table.schema(), first.as_ref()));
     Ok(page)
 }

@@ -13,10 +13,12 @@ use crate::printing::{Grid, Page, bytes, count, number};
 /// It cannot be read, or does not describe itself.
 pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
     let content = stores.read(uri)?;
-    let network = Network::from_safetensors(&content, &Description::default(), Arithmetic::default())
-        .map_err(|source| RunError::NetworkFile {
-            uri: uri.to_owned(),
-            source,
+    let network =
+        Network::from_safetensors(&content, &Description::default(), Arithmetic::default()).map_err(|source| {
+            RunError::NetworkFile {
+                uri: uri.to_owned(),
+                source,
+            }
         })?;
     let mut page = Page::new();
     page.facts(&[

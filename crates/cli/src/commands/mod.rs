@@ -1,5 +1,6 @@
 //! Each command, from what is meant to what is printed.
 
+mod findings;
 mod inspect;
 mod inspect_catalogue;
 mod inspect_network;
@@ -25,11 +26,7 @@ const IO_THREADS: usize = 4;
 /// Whatever ended it.
 pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
     match task {
-        Task::Run {
-            job,
-            stage,
-            cluster,
-        } => run::run(*job, stage, &cluster, terminal),
+        Task::Run { job, stage, cluster } => run::run(*job, stage, &cluster, terminal),
         Task::Plan { job, workers } => plan::plan(*job, workers),
         Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),

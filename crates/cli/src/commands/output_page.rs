@@ -6,19 +6,24 @@ use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Place;
 
+use super::findings::Findings;
 use super::{run, stores};
 
-/// Prints what a complete output holds.
+/// Writes the page of plots of a complete output again, and prints what it holds.
 ///
 /// # Errors
 /// There is no output, it is not complete, or cannot be read.
 pub fn report(place: &Place) -> Result<(), CliError> {
-    let output = Output::open(&stores(place)?, &place.uri)?;
+    let stores = stores(place)?;
+    let output = Output::open(&stores, &place.uri)?;
     let manifest = output.manifest()?.ok_or_else(|| CliError::Refused {
         uri: output.uri().to_owned(),
         problem: "holds no complete output: finish its run first".to_owned(),
     })?;
-    Ok(complete(&output, &manifest).print()?)
+    let report = fisherflow_report::write(&stores, output.uri())?;
+    let mut page = complete(&output, &manifest);
+    page.gap().line(format!("report     {}", report.uri));
+    Ok(page.print()?)
 }
 
 /// What an output holds; `None` where there is none.
@@ -82,6 +87,7 @@ fn complete(output: &Output, manifest: &Manifest) -> Page {
         }
         page.gap().grid(&counts);
     }
+    Findings::of_manifest(manifest).print_to(&mut page);
     page.gap().grid(&run::files(&manifest.files));
     let skipped = manifest.inputs.iter().flat_map(|input| &input.skipped);
     let mut notes = manifest.notes.clone();

@@ -41,7 +41,12 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
                 .map_or("the spectra of the fit, in the same passes".to_owned(), catalogue),
         ),
     ];
-    for skipped in plan.fit.skipped.iter().chain(plan.predict.iter().flat_map(|p| &p.skipped)) {
+    for skipped in plan
+        .fit
+        .skipped
+        .iter()
+        .chain(plan.predict.iter().flat_map(|p| &p.skipped))
+    {
         facts.push(("left out", format!("{}: {}", skipped.object, skipped.reason)));
     }
     page.facts(&facts);

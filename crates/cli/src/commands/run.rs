@@ -4,12 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fisherflow_dataflow::{Cluster, Job, Outcome, RunSummary, Stage};
-use fisherflow_store::WrittenFile;
+use fisherflow_store::{Output, Stores, WrittenFile};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
-use crate::printing::{Grid, Page, bytes, count, number};
+use crate::printing::{Grid, Page, bytes, count};
 use crate::progress;
+
+use super::IO_THREADS;
+use super::findings::Findings;
+
+/// Bytes of an output that a run reads back at once, to check them.
+const READ_BACK: u64 = 1 << 30;
 
 /// Runs stages, and prints their summary in the first process.
 ///
@@ -17,10 +23,19 @@ use crate::progress;
 /// Whatever ended the run.
 pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Result<(), CliError> {
     let display = progress::display(terminal);
+    let stores = Stores::new(job.store.clone(), IO_THREADS)?;
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, display)?;
     if cluster.process == 0 {
         match outcome {
-            Outcome::Done(done) => page(&done).print()?,
+            Outcome::Done(done) if done.complete => {
+                let checked = check(&stores, &done)?;
+                // The output is whole without its page: a page that cannot be drawn fails nobody's night.
+                let report = fisherflow_report::write(&stores, &done.output)
+                    .inspect_err(|error| tracing::warn!(%error, "no report.html"))
+                    .ok();
+                page(&done, &checked, report.as_ref().map(|report| report.uri.as_str())).print()?;
+            }
+            Outcome::Done(done) => page(&done, "no manifest yet", None).print()?,
             Outcome::AlreadyComplete(manifest) => Page::new()
                 .line(format!(
                     "nothing to do: run {} is complete since {}, {} files; --overwrite runs it again",
@@ -34,13 +49,25 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Re
     Ok(())
 }
 
+/// Reads a complete output back against its manifest, unless that would take long; says what was done.
+fn check(stores: &Stores, done: &RunSummary) -> Result<String, CliError> {
+    let size: u64 = done.files.iter().map(|file| file.bytes).sum();
+    if size > READ_BACK {
+        return Ok(format!("complete; {} to read back: fisherflow verify", bytes(size)));
+    }
+    let verified = Output::open(stores, &done.output)?.verify()?;
+    match verified.problems.first() {
+        None => Ok("complete, verified".to_owned()),
+        Some(problem) => Err(CliError::Refused {
+            uri: done.output.clone(),
+            problem: format!("{problem}: the store did not keep what was written"),
+        }),
+    }
+}
+
 /// What a run left.
-fn page(done: &RunSummary) -> Page {
+fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
     let mut page = Page::new();
-    let state = match done.complete {
-        true => "complete".to_owned(),
-        false => format!("{} done, no manifest yet", done.stage),
-    };
     let fit = &done.fit;
     let mut facts = vec![
         ("output", format!("{} ({state})", done.output)),
@@ -71,15 +98,11 @@ fn page(done: &RunSummary) -> Page {
     let rate = fit.spectra.max(done.predict.map_or(0, |p| p.spectra)) as f64 / done.seconds;
     facts.push((
         "time",
-        format!("{:.1} s, {} spectra/s", done.seconds, number(rate.round())),
+        format!("{:.1} s, {} spectra/s", done.seconds, count(rate as u64)),
     ));
+    facts.extend(report.map(|uri| ("report", uri.to_owned())));
     page.facts(&facts);
-    if done.noise.is_some() || done.intrinsic.is_some() {
-        page.gap().grid(&labels(done));
-    }
-    if !done.blocks.is_empty() {
-        page.gap().grid(&blocks(done));
-    }
+    Findings::of_run(done).print_to(&mut page);
     page.gap().grid(&files(&done.files));
     if !done.notes.is_empty() {
         page.gap();
@@ -88,51 +111,6 @@ fn page(done: &RunSummary) -> Page {
         }
     }
     page
-}
-
-/// A row a label: its error budget over the held-out spectra, and whether the error bars are as large as the errors.
-fn labels(done: &RunSummary) -> Grid {
-    let k = done.labels.len();
-    let sigma = |covariance: Option<&Vec<f64>>, i: usize| {
-        let variance = covariance.and_then(|c| c.get(i * k + i));
-        variance.map_or("-".to_owned(), |v| number(v.max(0.0).sqrt()))
-    };
-    let intrinsic = done.intrinsic.as_ref();
-    let mut grid = Grid::new(&[
-        "label", "unit", "noise", "flux", "weights", "intrinsic", "pull mean", "pull std", "within 1",
-    ]);
-    for (i, label) in done.labels.iter().enumerate() {
-        let pulls = done.pulls.as_ref().and_then(|p| p.get(i));
-        let pull = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
-        grid.row(vec![
-            label.clone(),
-            done.units.get(i).cloned().unwrap_or_default(),
-            sigma(done.noise.as_ref().map(|n| &n.covariance), i),
-            sigma(intrinsic.map(|e| &e.mean_flux), i),
-            sigma(intrinsic.map(|e| &e.mean_weights), i),
-            sigma(intrinsic.map(|e| &e.covariance), i),
-            pull(pulls.map(|p| p.mean)),
-            pull(pulls.map(|p| p.standard_deviation)),
-            pull(pulls.map(|p| p.within_one_sigma)),
-        ]);
-    }
-    grid
-}
-
-/// A row a block of the Hessian.
-fn blocks(done: &RunSummary) -> Grid {
-    let mut grid = Grid::new(&["block", "structure", "weights", "effective", "log det", "condition"]);
-    for block in &done.blocks {
-        grid.row(vec![
-            block.layers.join("+"),
-            format!("{:?}", block.structure).to_lowercase(),
-            count(block.n_weights),
-            format!("{:.1}", block.effective_parameters),
-            format!("{:.1}", block.log_det),
-            format!("{:.1e}", block.condition),
-        ]);
-    }
-    grid
 }
 
 /// A row a folder of the output.
@@ -147,12 +125,7 @@ pub fn files(files: &[WrittenFile]) -> Grid {
     }
     let mut grid = Grid::new(&["folder", "files", "rows", "size"]);
     for (folder, (number, rows, size)) in folders {
-        grid.row(vec![
-            format!("{folder}/"),
-            count(number),
-            count(rows),
-            bytes(size),
-        ]);
+        grid.row(vec![format!("{folder}/"), count(number), count(rows), bytes(size)]);
     }
     grid
 }

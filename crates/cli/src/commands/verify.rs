@@ -33,9 +33,6 @@ pub fn verify(place: &Place) -> Result<(), CliError> {
     }
     Err(CliError::Refused {
         uri: output.uri().to_owned(),
-        problem: format!(
-            "{} problems: run it again with --overwrite",
-            found.problems.len()
-        ),
+        problem: "is not as its manifest says: run it again with --overwrite".to_owned(),
     })
 }

@@ -1,8 +1,6 @@
 //! A run file into a [`Job`].
 
-use fisherflow_dataflow::{
-    CatalogueSource, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict,
-};
+use fisherflow_dataflow::{CatalogueSource, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict};
 use fisherflow_network::{Arithmetic, Description, LabelsDescription};
 
 use crate::environment::Environment;
@@ -95,5 +93,83 @@ fn network(table: &NetworkTable, folder: &Folder) -> NetworkSource {
                 scale: labels.scale.clone(),
             }),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use fisherflow_curvature::StructureKind;
+
+    use super::*;
+
+    const TEXT: &str = r#"version = 1
+[network]
+uri = "../networks/n.safetensors"
+input_mean = 1.0
+[catalogue]
+uri = "data/*.parquet"
+id = "id"
+flux = "flux"
+ivar = "ivar"
+labels = ["teff"]
+[predict]
+uri = "s3://survey/dr17/*.parquet"
+jacobians = true
+[curvature]
+structure = "kfac"
+[noise]
+holdout_fraction = 0.2
+[prior]
+precision = 2
+[compute]
+threads = 3
+[output]
+uri = "out"
+"#;
+
+    /// The job of a run file in `<folder>/pipelines/`, and that folder.
+    fn resolved(text: &str) -> (Result<Job, CliError>, String) {
+        let home = tempfile::tempdir().unwrap();
+        let pipelines = home.path().join("pipelines");
+        std::fs::create_dir(&pipelines).unwrap();
+        let file = pipelines.join("run.toml");
+        std::fs::write(&file, text).unwrap();
+        let run_file = RunFile::read(&file).unwrap();
+        let folder = Folder::of(&file).unwrap();
+        let environment = Environment::of([("AWS_REGION".into(), "eu-west-1".into())]);
+        let made = job(&run_file, &folder, ExistingOutput::Refuse, &environment);
+        let home = home.path().canonicalize().unwrap();
+        (made, home.display().to_string())
+    }
+
+    #[test]
+    fn nothing_of_a_job_is_relative() {
+        let (job, home) = resolved(TEXT);
+        let job = job.unwrap();
+        assert_eq!(job.network.uri, format!("{home}/networks/n.safetensors"));
+        assert_eq!(job.catalogue.uri, format!("{home}/pipelines/data/*.parquet"));
+        assert_eq!(job.output, format!("{home}/pipelines/out"));
+        assert!(Path::new(&job.output).is_absolute());
+        let predicted = job.predict.catalogue.unwrap();
+        assert_eq!(predicted.uri, "s3://survey/dr17/*.parquet");
+        assert!(job.predict.jacobians);
+        assert_eq!(job.network.said.input_mean, Some(vec![1.0]));
+        assert_eq!(job.network.said.labels, None);
+        assert_eq!(job.curvature.structure, StructureKind::Kfac);
+        assert_eq!(job.noise, Noise::Holdout);
+        assert_eq!(job.prior_precision, 2.0);
+        assert_eq!(job.compute.holdout_fraction, 0.2);
+        assert_eq!(job.compute.arithmetic.threads, 3);
+        assert_eq!(job.store.s3, [("aws_region".to_owned(), "eu-west-1".to_owned())]);
+    }
+
+    #[test]
+    fn a_run_needs_its_prior_and_says_so() {
+        let (job, _) = resolved(&TEXT.replace("[prior]\nprecision = 2\n", ""));
+        let error = job.unwrap_err();
+        assert!(error.to_string().contains("`[prior]` is missing"), "{error}");
+        assert_eq!(error.exit_code(), 2);
     }
 }

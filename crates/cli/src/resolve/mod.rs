@@ -74,10 +74,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         _ => Stage::Run,
     };
     match command {
-        Command::Run(args)
-        | Command::Fit(args)
-        | Command::Invert(args)
-        | Command::Predict(args) => {
+        Command::Run(args) | Command::Fit(args) | Command::Invert(args) | Command::Predict(args) => {
             let existing = existing(args.overwrite);
             let run_file = RunFile::read(&args.file)?;
             Ok(Task::Run {

@@ -31,13 +31,21 @@ pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions,
         match one.validate() {
             Ok(()) => known.s3.extend(one.s3),
             Err(StoreError::UnknownOption { nearest, .. }) => {
-                let nearest = nearest.map(|n| n.to_uppercase());
-                tracing::warn!(variable = name, nearest, "not an option of the object store");
+                warn_of(name, nearest.as_deref());
             }
             Err(error) => return Err(error.into()),
         }
     }
     Ok(known)
+}
+
+/// A name that is one or two letters from one that the store knows is a slip, and worth a warning.
+fn warn_of(name: &str, nearest: Option<&str>) {
+    let nearest = nearest.map(str::to_uppercase);
+    match nearest.filter(|near| strsim::damerau_levenshtein(name, near) <= 2) {
+        Some(nearest) => tracing::warn!(variable = name, nearest, "not an option of the object store: ignored"),
+        None => tracing::debug!(variable = name, "not an option of the object store: ignored"),
+    }
 }
 
 #[cfg(test)]

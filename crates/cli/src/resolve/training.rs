@@ -82,3 +82,68 @@ fn not_for_training(run_file: &RunFile, key: &str, problem: &str) -> CliError {
         problem: problem.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"version = 1
+[network]
+uri = "n.safetensors"
+[network.labels]
+units = ["K"]
+[catalogue]
+uri = "c.parquet"
+id = "id"
+flux = "flux"
+ivar = "ivar"
+labels = ["teff"]
+[train]
+hidden = [8]
+epochs = 2
+"#;
+
+    fn resolved(text: &str, threads: Option<usize>) -> Result<TrainJob, CliError> {
+        let run_file = RunFile::parse("run.toml", text.to_owned())?;
+        let args = TrainArgs {
+            file: "run.toml".into(),
+            threads,
+            overwrite: true,
+        };
+        let folder = Folder::current().unwrap();
+        training(&run_file, &folder, &args, &Environment::default())
+    }
+
+    #[test]
+    fn training_needs_no_curvature_prior_or_output() {
+        let job = resolved(TEXT, Some(2)).unwrap();
+        assert_eq!(job.label_names, ["teff"]);
+        assert_eq!(job.label_units, ["K"]);
+        assert_eq!((job.recipe.hidden.as_slice(), job.recipe.epochs), ([8].as_slice(), 2));
+        assert_eq!(job.arithmetic.threads, 2);
+        assert_eq!(job.holdout_fraction, 0.1);
+        assert_eq!(job.existing_network, fisherflow_dataflow::ExistingOutput::Overwrite);
+    }
+
+    #[test]
+    fn what_training_finds_out_cannot_be_said() {
+        for (line, key) in [
+            ("[network]\ninput_mean = 1", "network.input_mean"),
+            ("[network]\nlayers = [\"dense\"]", "network.layers"),
+            ("[network.labels]\nmean = [1]", "network.labels.mean"),
+        ] {
+            let header = line.lines().next().unwrap();
+            let error = resolved(&TEXT.replacen(header, line, 1), None).unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert!(resolved(TEXT, Some(0)).is_err());
+        let untrained = TEXT.split("[train]").next().unwrap();
+        assert!(
+            resolved(untrained, None)
+                .unwrap_err()
+                .to_string()
+                .contains("`[train]` is missing")
+        );
+    }
+}

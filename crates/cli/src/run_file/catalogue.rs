@@ -3,8 +3,9 @@
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, Mask};
 use fisherflow_store::OnBadObject;
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys that describe a catalogue.
 pub const KEYS: &[&str] = &[
@@ -76,10 +77,7 @@ impl CatalogueKeys {
         if let Some(format) = table.get("format") {
             format.choice(&[("parquet", ())], LATER_FORMATS)?;
         }
-        let labels = table
-            .get("labels")
-            .map(|e| e.distinct_strings())
-            .transpose()?;
+        let labels = table.get("labels").map(|e| e.distinct_strings()).transpose()?;
         Ok(Self {
             uri: table.get("uri").map(|e| parquet(&e)).transpose()?,
             id: string("id")?,
@@ -95,12 +93,7 @@ impl CatalogueKeys {
             holdout_group: string("holdout_group")?,
             on_bad_object: table
                 .get("on_bad_object")
-                .map(|e| {
-                    e.choice(
-                        &[("fail", OnBadObject::Fail), ("skip", OnBadObject::Skip)],
-                        &[],
-                    )
-                })
+                .map(|e| e.choice(&[("fail", OnBadObject::Fail), ("skip", OnBadObject::Skip)], &[]))
                 .transpose()?,
         })
     }
@@ -129,14 +122,8 @@ impl CatalogueKeys {
     ///
     /// # Errors
     /// `uri`, `id`, `flux` or the flux errors are missing, or `bad_bits` has no mask.
-    pub fn complete(
-        self,
-        table: &Table<'_>,
-        keep: Vec<String>,
-    ) -> Result<CatalogueTable, RunFileError> {
-        let need = |value: Option<String>, key: &str, remedy: &str| {
-            value.ok_or_else(|| table.missing(key, remedy))
-        };
+    pub fn complete(self, table: &Table<'_>, keep: Vec<String>) -> Result<CatalogueTable, RunFileError> {
+        let need = |value: Option<String>, key: &str, remedy: &str| value.ok_or_else(|| table.missing(key, remedy));
         let mask = match (self.mask.flatten(), self.bad_bits) {
             (Some(column), bits) => Some(Mask {
                 column,
@@ -188,9 +175,9 @@ fn flux_error(table: &Table<'_>) -> Result<Option<FluxError>, RunFileError> {
         (None, Some(i), None) => Ok(Some(FluxError::Ivar(i.string()?))),
         (None, None, Some(_)) => Ok(Some(FluxError::Exact)),
         (None, None, None) => Ok(None),
-        (_, Some(second), None) | (_, _, Some(second)) => Err(second.invalid(
-            "is one too many: give exactly one of sigma, ivar and exact_inputs = true",
-        )),
+        (_, Some(second), None) | (_, _, Some(second)) => {
+            Err(second.invalid("is one too many: give exactly one of sigma, ivar and exact_inputs = true"))
+        }
     }
 }
 
@@ -224,10 +211,7 @@ fn bad_bits(entry: &Entry<'_>) -> Result<Vec<u8>, RunFileError> {
 }
 
 /// Columns of standard deviations, one a label, or one column of K*K covariances.
-fn label_errors(
-    entry: &Entry<'_>,
-    labels: Option<&[String]>,
-) -> Result<LabelErrors, RunFileError> {
+fn label_errors(entry: &Entry<'_>, labels: Option<&[String]>) -> Result<LabelErrors, RunFileError> {
     let Some(labels) = labels else {
         return Err(entry.invalid("has no labels: add labels = [...] to the same table"));
     };
@@ -235,9 +219,7 @@ fn label_errors(
         return Ok(LabelErrors::Covariance(entry.string()?));
     }
     if !entry.is_array() {
-        return Err(entry.wrong_type(
-            "an array of columns of standard deviations, or one column of covariances",
-        ));
+        return Err(entry.wrong_type("an array of columns of standard deviations, or one column of covariances"));
     }
     let columns = entry.distinct_strings()?;
     if columns.len() != labels.len() {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use fisherflow_curvature::StructureKind;
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys of `[curvature]`.
 pub const KEYS: &[&str] = &["structure", "memory", "layers"];

@@ -6,6 +6,7 @@
 mod catalogue;
 mod compute;
 mod curvature;
+mod entry;
 mod error;
 mod location;
 mod nearest;
@@ -123,8 +124,7 @@ impl RunFile {
         let network = NetworkTable::read(&network)?;
         let (catalogue, fit) = read_catalogue(&tables, &network)?;
         let mut predict = PredictTable::default();
-        let predict_keys: Vec<&str> =
-            [catalogue::KEYS, predict::OWN_KEYS].concat();
+        let predict_keys: Vec<&str> = [catalogue::KEYS, predict::OWN_KEYS].concat();
         if let Some(table) = tables.optional("predict", &predict_keys)? {
             predict = PredictTable::read(&table, &fit)?;
         }
@@ -183,7 +183,9 @@ impl RunFile {
     /// The file has none.
     pub fn curvature(&self) -> Result<&CurvatureTable, RunFileError> {
         let remedy = "add it with structure = \"full\", \"block\", \"kfac\" or \"diagonal\"";
-        self.curvature.as_ref().ok_or_else(|| self.absent("[curvature]", remedy))
+        self.curvature
+            .as_ref()
+            .ok_or_else(|| self.absent("[curvature]", remedy))
     }
 
     /// `[prior]`.
@@ -260,8 +262,7 @@ fn read_catalogue(
 ) -> Result<(CatalogueTable, CatalogueKeys), RunFileError> {
     let table = tables.required("catalogue", catalogue::KEYS)?;
     let keys = CatalogueKeys::read(&table)?;
-    if let (Some(columns), Some(labels), Some(k)) =
-        (&keys.labels, table.get("labels"), network.labels.count())
+    if let (Some(columns), Some(labels), Some(k)) = (&keys.labels, table.get("labels"), network.labels.count())
         && columns.len() != k
     {
         return Err(labels.invalid(format!(

@@ -1,7 +1,8 @@
 //! `[network]` and `[network.labels]`: the trained network, and what its file does not say itself.
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys of `[network]`.
 pub const KEYS: &[&str] = &["uri", "layers", "input_mean", "input_scale", "labels"];
@@ -74,14 +75,8 @@ impl NetworkTable {
 impl LabelsTable {
     fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
         let read = Self {
-            names: table
-                .get("names")
-                .map(|e| e.distinct_strings())
-                .transpose()?,
-            units: table
-                .get("units")
-                .map(|e| units(&e))
-                .transpose()?,
+            names: table.get("names").map(|e| e.distinct_strings()).transpose()?,
+            units: table.get("units").map(|e| units(&e)).transpose()?,
             mean: table.get("mean").map(|e| e.numbers()).transpose()?,
             scale: table.get("scale").map(|e| scales(&e)).transpose()?,
         };
@@ -124,9 +119,7 @@ fn safetensors(entry: &Entry<'_>) -> Result<String, RunFileError> {
         Some(e) if LATER.contains(&e) => {
             Err(entry.unsupported(format!("a .{e} network"), "convert it to .safetensors"))
         }
-        _ => Err(entry.invalid(format!(
-            "is \"{uri}\", expected a file whose name ends in .safetensors"
-        ))),
+        _ => Err(entry.invalid(format!("is \"{uri}\", expected a file whose name ends in .safetensors"))),
     }
 }
 
@@ -146,19 +139,13 @@ fn layers(entry: &Entry<'_>) -> Result<Vec<String>, RunFileError> {
 }
 
 /// One number for all pixels, or one a pixel.
-fn per_pixel(
-    entry: &Entry<'_>,
-    allowed: impl Fn(f64) -> bool,
-    which: &str,
-) -> Result<Vec<f64>, RunFileError> {
+fn per_pixel(entry: &Entry<'_>, allowed: impl Fn(f64) -> bool, which: &str) -> Result<Vec<f64>, RunFileError> {
     if entry.is_string() {
         return Err(entry.unsupported("a file of numbers", "write one number, or an array of one a pixel"));
     }
     if !entry.is_array() {
         let x = entry.number().map_err(|error| match error {
-            RunFileError::WrongType { .. } => {
-                entry.wrong_type("a number, or an array of one number a pixel")
-            }
+            RunFileError::WrongType { .. } => entry.wrong_type("a number, or an array of one number a pixel"),
             other => other,
         })?;
         return if allowed(x) {
@@ -172,21 +159,14 @@ fn per_pixel(
         return Err(entry.invalid("is empty, expected one number a pixel"));
     }
     match numbers.iter().position(|x| !allowed(*x)) {
-        Some(i) => Err(entry.invalid(format!(
-            "has {} at pixel {i}, expected numbers {which}",
-            numbers[i]
-        ))),
+        Some(i) => Err(entry.invalid(format!("has {} at pixel {i}, expected numbers {which}", numbers[i]))),
         None => Ok(numbers),
     }
 }
 
 /// Units: strings, and `""` where a label has none.
 fn units(entry: &Entry<'_>) -> Result<Vec<String>, RunFileError> {
-    entry
-        .array("an array of strings")?
-        .iter()
-        .map(Entry::text)
-        .collect()
+    entry.array("an array of strings")?.iter().map(Entry::text).collect()
 }
 
 /// Positive numbers.

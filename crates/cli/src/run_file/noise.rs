@@ -1,7 +1,8 @@
 //! `[noise]`: the residual covariance R of the labels.
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys of `[noise]`.
 pub const KEYS: &[&str] = &["from", "covariance", "holdout_fraction"];
@@ -45,15 +46,10 @@ impl NoiseTable {
         if let Some(from) = table.get("from") {
             from.choice(&[("holdout", ())], &[])?;
             if table.get("covariance").is_some() {
-                return Err(from.invalid(
-                    "stands beside a covariance: keep from = \"holdout\" or covariance = [[...]]",
-                ));
+                return Err(from.invalid("stands beside a covariance: keep from = \"holdout\" or covariance = [[...]]"));
             }
         }
-        let covariance = table
-            .get("covariance")
-            .map(|e| covariance(&e, fits))
-            .transpose()?;
+        let covariance = table.get("covariance").map(|e| covariance(&e, fits)).transpose()?;
         let holdout_fraction = match table.get("holdout_fraction") {
             None => DEFAULT_HOLDOUT_FRACTION,
             Some(e) => {
@@ -88,28 +84,29 @@ fn covariance(entry: &Entry<'_>, fits: Fits) -> Result<Vec<Vec<f64>>, RunFileErr
         let sizes: Vec<String> = rows.iter().map(|r| r.len().to_string()).collect();
         return Err(entry.invalid(format!(
             "has rows of {} numbers, expected {k} rows of {k}: one a label",
-            if sizes.is_empty() { "no".to_owned() } else { sizes.join(", ") }
+            if sizes.is_empty() {
+                "no".to_owned()
+            } else {
+                sizes.join(", ")
+            }
         )));
     }
-    for i in 0..k {
-        for j in 0..i {
-            if rows[i][j] != rows[j][i] {
+    for (i, row) in rows.iter().enumerate() {
+        for (j, (below, above)) in row[..i].iter().zip(rows.iter().map(|r| r[i])).enumerate() {
+            if *below != above {
                 return Err(entry.invalid(format!(
-                    "is not symmetric: row {i} column {j} is {}, row {j} column {i} is {}",
-                    rows[i][j], rows[j][i]
+                    "is not symmetric: row {i} column {j} is {below}, row {j} column {i} is {above}"
                 )));
             }
         }
-        if rows[i][i] < 0.0 {
-            return Err(entry.invalid(format!("has the negative variance {} of label {i}", rows[i][i])));
+        if row[i] < 0.0 {
+            return Err(entry.invalid(format!("has the negative variance {} of label {i}", row[i])));
         }
     }
     let least = least_correlation_eigenvalue(&rows);
     let rounding = 1e-12 * k as f64;
     if least < -rounding {
-        return Err(entry.invalid(
-            "is not positive semidefinite: a combination of labels has a negative variance",
-        ));
+        return Err(entry.invalid("is not positive semidefinite: a combination of labels has a negative variance"));
     }
     if !fits.label_errors && least < rounding {
         return Err(entry.invalid(
@@ -151,7 +148,7 @@ fn least_correlation_eigenvalue(covariance: &[Vec<f64>]) -> f64 {
     (0..k).map(|i| a[i][i]).fold(f64::INFINITY, f64::min)
 }
 
-/// The Jacobi rotation that makes `a[p][q]` zero (Golub and Van Loan, section 8.5).
+/// The Jacobi rotation that makes `a[p][q]` zero, `p < q` (Golub and Van Loan, section 8.5).
 fn rotate(a: &mut [Vec<f64>], p: usize, q: usize) {
     if a[p][q] == 0.0 {
         return;
@@ -165,10 +162,9 @@ fn rotate(a: &mut [Vec<f64>], p: usize, q: usize) {
         row[p] = c * x - s * y;
         row[q] = s * x + c * y;
     }
-    for j in 0..a.len() {
-        let (x, y) = (a[p][j], a[q][j]);
-        a[p][j] = c * x - s * y;
-        a[q][j] = s * x + c * y;
+    let (above, below) = a.split_at_mut(q);
+    for (x, y) in above[p].iter_mut().zip(&mut below[0]) {
+        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
     }
 }
 
@@ -179,11 +175,7 @@ mod tests {
     #[test]
     fn eigenvalues_of_a_known_matrix() {
         // Correlations 1/2 between all three: eigenvalues 2, 1/2, 1/2; the units do not matter.
-        let c = vec![
-            vec![1e4, 50.0, 5.0],
-            vec![50.0, 1.0, 0.05],
-            vec![5.0, 0.05, 0.01],
-        ];
+        let c = vec![vec![1e4, 50.0, 5.0], vec![50.0, 1.0, 0.05], vec![5.0, 0.05, 0.01]];
         assert!((least_correlation_eigenvalue(&c) - 0.5).abs() < 1e-12);
         let indefinite = vec![vec![1.0, 2.0], vec![2.0, 1.0]];
         assert!((least_correlation_eigenvalue(&indefinite) + 1.0).abs() < 1e-12);

@@ -42,5 +42,4 @@ impl PriorTable {
 }
 
 /// What to write instead.
-pub const REMEDY: &str =
-    "write a number: the precision of each weight, in normalised units, beside the SUM over spectra; 1.0 is a start, and a weight decay w of a mean loss over N spectra is about N * w";
+pub const REMEDY: &str = "write a number: the precision of each weight, in normalised units, beside the SUM over spectra; 1.0 is a start, and a weight decay w of a mean loss over N spectra is about N * w";

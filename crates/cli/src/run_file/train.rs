@@ -5,8 +5,9 @@
 use fisherflow_network::train::Recipe;
 use fisherflow_network::{Activation, LayerSpec};
 
+use super::entry::Entry;
 use super::error::RunFileError;
-use super::table::{Entry, Table};
+use super::table::Table;
 
 /// Keys of `[train]`.
 pub const KEYS: &[&str] = &[
@@ -34,8 +35,11 @@ pub fn read(table: &Table<'_>) -> Result<Recipe, RunFileError> {
             .iter()
             .map(|e| e.count(1))
             .collect::<Result<_, _>>()?,
-        epochs: need("epochs", "write epochs = 100: at most so many passes over the training set")?
-            .count(0)?,
+        epochs: need(
+            "epochs",
+            "write epochs = 100: at most so many passes over the training set",
+        )?
+        .count(0)?,
         ..Recipe::default()
     };
     if let Some(e) = table.get("activation") {
@@ -56,10 +60,7 @@ pub fn read(table: &Table<'_>) -> Result<Recipe, RunFileError> {
     ] {
         *value = within(table, key, *value, f64::MIN_POSITIVE, f64::INFINITY)?;
     }
-    for (key, value) in [
-        ("beta_1", &mut recipe.beta_1),
-        ("beta_2", &mut recipe.beta_2),
-    ] {
+    for (key, value) in [("beta_1", &mut recipe.beta_1), ("beta_2", &mut recipe.beta_2)] {
         *value = within(table, key, *value, 0.0, 1.0)?;
     }
     Ok(recipe)
@@ -74,7 +75,11 @@ fn within(table: &Table<'_>, key: &str, default: f64, low: f64, high: f64) -> Re
     if x >= low && x < high {
         return Ok(x);
     }
-    let expected = if high.is_finite() { "from 0 to below 1" } else { "above 0" };
+    let expected = if high.is_finite() {
+        "from 0 to below 1"
+    } else {
+        "above 0"
+    };
     Err(entry.invalid(format!("is {x}, expected a number {expected}")))
 }
 

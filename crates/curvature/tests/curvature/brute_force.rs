@@ -108,25 +108,12 @@ impl Mlp {
             let z: Vec<f64> = layer
                 .weights
                 .chunks(layer.inputs + 1)
-                .map(|row| {
-                    row[..layer.inputs]
-                        .iter()
-                        .zip(a)
-                        .map(|(w, a)| w * a)
-                        .sum::<f64>()
-                        + row[layer.inputs]
-                })
+                .map(|row| row[..layer.inputs].iter().zip(a).map(|(w, a)| w * a).sum::<f64>() + row[layer.inputs])
                 .collect();
             if l + 1 < self.layers.len() {
                 inputs.push(
                     z.iter()
-                        .map(|&z| {
-                            if self.between == Between::Relu {
-                                z.max(0.0)
-                            } else {
-                                z
-                            }
-                        })
+                        .map(|&z| if self.between == Between::Relu { z.max(0.0) } else { z })
                         .collect(),
                 );
             }
@@ -143,8 +130,7 @@ impl Mlp {
                     let layer = &self.layers[l];
                     g = (0..layer.inputs)
                         .map(|i| {
-                            let alive =
-                                self.between == Between::Nothing || pre_activations[l - 1][i] > 0.0;
+                            let alive = self.between == Between::Nothing || pre_activations[l - 1][i] > 0.0;
                             let back: f64 = (0..layer.outputs)
                                 .map(|o| layer.weights[o * (layer.inputs + 1) + i] * g[o])
                                 .sum();
@@ -220,12 +206,8 @@ impl Mlp {
             input.push(1.0);
             (0..side * side).for_each(|at| a[at] += input[at / side] * input[at % side]);
             for (pair, lam) in lam.iter().enumerate() {
-                let (left, right) = (
-                    &pass.gradients[layer][pair / k],
-                    &pass.gradients[layer][pair % k],
-                );
-                (0..outputs * outputs)
-                    .for_each(|at| g[at] += lam * left[at / outputs] * right[at % outputs]);
+                let (left, right) = (&pass.gradients[layer][pair / k], &pass.gradients[layer][pair % k]);
+                (0..outputs * outputs).for_each(|at| g[at] += lam * left[at / outputs] * right[at % outputs]);
             }
         }
         (
@@ -303,9 +285,7 @@ pub fn sums(
     let structure = structure_of(plan, references, batches[0].1.n_labels, threads).unwrap();
     let mut sums = structure.empty().unwrap();
     for (captures, precision) in batches {
-        structure
-            .accumulate(captures, precision, &mut sums)
-            .unwrap();
+        structure.accumulate(captures, precision, &mut sums).unwrap();
     }
     (sums, structure)
 }
@@ -367,16 +347,11 @@ pub fn relative_error(found: &Matrix, expected: &Matrix) -> f64 {
     assert_eq!((found.rows, found.cols), (expected.rows, expected.cols));
     assert_eq!(found.values.len(), expected.values.len());
     let largest = expected.values.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-    found
-        .values
-        .iter()
-        .zip(&expected.values)
-        .fold(0.0f64, |m, (f, e)| {
-            if (f - e).is_nan() {
-                f64::NAN
-            } else {
-                m.max((f - e).abs())
-            }
-        })
-        / largest
+    found.values.iter().zip(&expected.values).fold(0.0f64, |m, (f, e)| {
+        if (f - e).is_nan() {
+            f64::NAN
+        } else {
+            m.max((f - e).abs())
+        }
+    }) / largest
 }

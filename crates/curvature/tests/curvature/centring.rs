@@ -21,9 +21,7 @@ type Batches = Vec<(Vec<LayerCapture>, LabelPrecision)>;
 /// Spectra: a continuum near 1, lines of depth 1e-3 that follow three labels, noise of 1e-2. Gradients: nearly the same for every spectrum.
 fn batches() -> (Vec<DenseShape>, Batches) {
     let mut rng = ChaCha8Rng::seed_from_u64(41);
-    let continuum: Vec<f64> = (0..PIXELS)
-        .map(|i| 1.0 + 0.05 * (i as f64 / 30.0).sin())
-        .collect();
+    let continuum: Vec<f64> = (0..PIXELS).map(|i| 1.0 + 0.05 * (i as f64 / 30.0).sin()).collect();
     let lines = normal(&mut rng, K * PIXELS);
     let mean_gradient = normal(&mut rng, K * UNITS);
     let covariances = label_covariances(N, K, 42);
@@ -43,25 +41,13 @@ fn batches() -> (Vec<DenseShape>, Batches) {
                 }
             }
             let scatter = normal(&mut rng, K * BATCH * UNITS);
-            let gradient = |(at, s): (usize, &f64)| {
-                mean_gradient[at / (BATCH * UNITS) * UNITS + at % UNITS] + 1e-2 * s
-            };
+            let gradient = |(at, s): (usize, &f64)| mean_gradient[at / (BATCH * UNITS) * UNITS + at % UNITS] + 1e-2 * s;
             let grad = scatter.iter().enumerate().map(gradient).collect();
             let own = &covariances[batch * BATCH * K * K..][..BATCH * K * K];
-            let precision = LabelPrecision::per_spectrum(
-                &[0.1, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 0.1],
-                Some(own),
-                BATCH,
-            )
-            .unwrap();
+            let precision =
+                LabelPrecision::per_spectrum(&[0.1, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 0.1], Some(own), BATCH).unwrap();
             (
-                vec![capture(
-                    0,
-                    input,
-                    grad,
-                    (K, BATCH, PIXELS, UNITS),
-                    DType::F32,
-                )],
+                vec![capture(0, input, grad, (K, BATCH, PIXELS, UNITS), DType::F32)],
                 precision,
             )
         })
@@ -90,12 +76,7 @@ fn widened(batches: &Batches) -> Batches {
 }
 
 fn factors(shapes: &[DenseShape], batches: &Batches, references: &References) -> (Matrix, Matrix) {
-    let (sums, structure) = sums(
-        &block(shapes, StructureKind::Kfac, &[0]),
-        batches,
-        references,
-        2,
-    );
+    let (sums, structure) = sums(&block(shapes, StructureKind::Kfac, &[0]), batches, references, 2);
     let found = structure.curvature(&sums).unwrap();
     let (a, g) = kronecker(&found);
     (a.clone(), g.clone())
@@ -109,11 +90,7 @@ fn whitened_error(matrix: &Matrix, exact: &Matrix) -> f64 {
     let lower = exact.llt(Side::Lower).unwrap().L().to_owned();
     let solve = |right: Mat<f64>| {
         let mut x = right;
-        faer::linalg::triangular_solve::solve_lower_triangular_in_place(
-            lower.as_ref(),
-            x.as_mut(),
-            faer::Par::Seq,
-        );
+        faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower.as_ref(), x.as_mut(), faer::Par::Seq);
         x
     };
     let half = solve(difference);
@@ -144,9 +121,7 @@ fn about_the_mean_single_precision_keeps_the_small_eigenvalues() {
     ] {
         let centred = whitened_error(&centred, &exact);
         let about_zero = whitened_error(&about_zero, &exact);
-        println!(
-            "factor {factor}: whitened error {centred:.1e} about the mean, {about_zero:.1e} about 0"
-        );
+        println!("factor {factor}: whitened error {centred:.1e} about the mean, {about_zero:.1e} about 0");
         assert!(centred < 1e-5, "factor {factor}: {centred}");
         assert!(
             about_zero > 20.0 * centred,

@@ -1,9 +1,7 @@
 //! What is refused, and what the refusal says.
 
 use candle_core::DType;
-use fisherflow_curvature::{
-    CurvatureError, LabelPrecision, References, StructureKind, structure_of,
-};
+use fisherflow_curvature::{CurvatureError, LabelPrecision, References, StructureKind, structure_of};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::brute_force::{Between, Mlp, block, spectra, sums};
@@ -62,20 +60,10 @@ fn captures_that_do_not_fit_are_named_and_add_nothing() {
             &other_batch,
             "layer layers.2: captured input has shape [6, 1, 5], expected [5, 1, 5]",
         ),
-        (
-            &captures,
-            &other_labels,
-            "label precision has 6 values, expected 54",
-        ),
+        (&captures, &other_labels, "label precision has 6 values, expected 54"),
     ];
     for kind in ALL {
-        let structure = structure_of(
-            &block(&shapes, kind, &[1]),
-            &References::zero(&shapes, 3),
-            3,
-            1,
-        )
-        .unwrap();
+        let structure = structure_of(&block(&shapes, kind, &[1]), &References::zero(&shapes, 3), 3, 1).unwrap();
         let empty = structure.empty().unwrap();
         for (captures, precision, message) in &cases {
             let mut sums = empty.clone();
@@ -96,12 +84,7 @@ fn sums_of_another_block_are_refused_everywhere() {
     let (shapes, captures, precision) = case();
     for kind in ALL {
         let batches = [(captures.clone(), precision.clone())];
-        let (mine, structure) = sums(
-            &block(&shapes, kind, &[1]),
-            &batches,
-            &References::zero(&shapes, 3),
-            1,
-        );
+        let (mine, structure) = sums(&block(&shapes, kind, &[1]), &batches, &References::zero(&shapes, 3), 1);
         let mut of_another = mine.clone();
         of_another.block = 7;
         let mut of_another_kind = mine.clone();
@@ -114,10 +97,7 @@ fn sums_of_another_block_are_refused_everywhere() {
         short.sums.pop();
         for mut other in [of_another, of_another_kind, short] {
             let mut merged = mine.clone();
-            assert!(matches!(
-                merged.merge(&other),
-                Err(CurvatureError::SumsDiffer { .. })
-            ));
+            assert!(matches!(merged.merge(&other), Err(CurvatureError::SumsDiffer { .. })));
             assert_eq!(merged, mine);
             assert!(matches!(
                 structure.curvature(&other),
@@ -155,10 +135,7 @@ fn sums_that_are_not_finite_name_block_and_layer() {
                 n_spectra,
                 ..
             }) => {
-                assert_eq!(
-                    (block.as_str(), layer.as_str(), n_spectra),
-                    (name, "layers.2", 6)
-                );
+                assert_eq!((block.as_str(), layer.as_str(), n_spectra), (name, "layers.2", 6));
             }
             other => panic!("{kind}: {other:?}"),
         }
@@ -170,15 +147,10 @@ fn references_of_another_network_are_refused() {
     let (shapes, ..) = case();
     let mut references = References::zero(&shapes, 3);
     references.gradient_mean[1].pop();
-    let refused = structure_of(
-        &block(&shapes, StructureKind::Kfac, &[1]),
-        &references,
-        3,
-        1,
-    )
-    .err()
-    .unwrap()
-    .to_string();
+    let refused = structure_of(&block(&shapes, StructureKind::Kfac, &[1]), &references, 3, 1)
+        .err()
+        .unwrap()
+        .to_string();
     assert_eq!(
         refused,
         "reference gradient mean of layer layers.2 has 8 values, expected 9; compute the references again for this network"
@@ -204,9 +176,6 @@ fn a_matrix_that_no_memory_holds_is_an_error() {
             1,
         )
         .unwrap();
-        assert!(matches!(
-            structure.empty(),
-            Err(CurvatureError::TooLarge { .. })
-        ));
+        assert!(matches!(structure.empty(), Err(CurvatureError::TooLarge { .. })));
     }
 }

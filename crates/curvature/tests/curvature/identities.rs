@@ -2,13 +2,11 @@
 //! must not change.
 
 use candle_core::DType;
-use fisherflow_curvature::{
-    BlockSums, LabelPrecision, Matrix, ReferenceSums, References, StructureKind,
-};
+use fisherflow_curvature::{BlockSums, LabelPrecision, Matrix, ReferenceSums, References, StructureKind};
 
 use crate::brute_force::{
-    Between, Mlp, block, curvature, dense, diagonal, kronecker, label_covariances, layers_of,
-    relative_error, spectra, sums,
+    Between, Mlp, block, curvature, dense, diagonal, kronecker, label_covariances, layers_of, relative_error, spectra,
+    sums,
 };
 
 const LAM: [f64; 9] = [2.0, 0.3, -0.1, 0.3, 1.0, 0.2, -0.1, 0.2, 0.7];
@@ -22,9 +20,7 @@ fn kronecker_product(a: &Matrix, g: &Matrix, n: f64) -> Matrix {
     Matrix {
         rows: side,
         cols: side,
-        values: (0..side * side)
-            .map(|at| value(at / side, at % side))
-            .collect(),
+        values: (0..side * side).map(|at| value(at / side, at % side)).collect(),
     }
 }
 
@@ -37,23 +33,10 @@ fn kfac_is_the_exact_block_of_a_deep_linear_net() {
         LabelPrecision::constant(&LAM, 23).unwrap(),
     )];
     for layer in 0..3 {
-        let factors = curvature(
-            &block(&shapes, StructureKind::Kfac, &[layer]),
-            &batches,
-            &shapes,
-        );
-        let exact = curvature(
-            &block(&shapes, StructureKind::Block, &[layer]),
-            &batches,
-            &shapes,
-        );
+        let factors = curvature(&block(&shapes, StructureKind::Kfac, &[layer]), &batches, &shapes);
+        let exact = curvature(&block(&shapes, StructureKind::Block, &[layer]), &batches, &shapes);
         let (a, g) = kronecker(&factors);
-        assert!(
-            relative_error(
-                &kronecker_product(a, g, factors.n_spectra as f64),
-                dense(&exact)
-            ) < 1e-13
-        );
+        assert!(relative_error(&kronecker_product(a, g, factors.n_spectra as f64), dense(&exact)) < 1e-13);
     }
 }
 
@@ -68,13 +51,8 @@ fn true_hessian(net: &mut Mlp, spectra: &[Vec<f64>], labels: &[Vec<f64>], lam: &
             let output = net.pass(x).output;
             let k = output.len();
             for (at, row) in net.jacobian(x).iter().enumerate() {
-                let weighted: f64 = (0..k)
-                    .map(|l| lam[at * k + l] * (label[l] - output[l]))
-                    .sum();
-                gradient
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(to, j)| *to -= weighted * j);
+                let weighted: f64 = (0..k).map(|l| lam[at * k + l] * (label[l] - output[l])).sum();
+                gradient.iter_mut().zip(row).for_each(|(to, j)| *to -= weighted * j);
             }
         }
         gradient
@@ -110,19 +88,11 @@ fn blocks_of_a_relu_net_are_blocks_of_the_true_hessian() {
     )];
     let hessian = true_hessian(&mut net, &spectra_in, &labels, &LAM);
     for layer in 0..3 {
-        let found = curvature(
-            &block(&shapes, StructureKind::Block, &[layer]),
-            &batches,
-            &shapes,
-        );
+        let found = curvature(&block(&shapes, StructureKind::Block, &[layer]), &batches, &shapes);
         assert!(relative_error(dense(&found), &layers_of(&hessian, &shapes, &[layer])) < 1e-7);
     }
     // Between layers the Hessian has residual terms that the GGN has not: the labels do enter this test.
-    let full = curvature(
-        &block(&shapes, StructureKind::Full, &[0, 1, 2]),
-        &batches,
-        &shapes,
-    );
+    let full = curvature(&block(&shapes, StructureKind::Full, &[0, 1, 2]), &batches, &shapes);
     assert!(relative_error(dense(&full), &hessian) > 1e-3);
 }
 
@@ -181,8 +151,7 @@ fn threads_do_not_change_a_bit() {
 fn batches_merge_to_the_whole() {
     let (net, batches, references) = wide(DType::F64);
     let spectra = spectra(40, 1100, 8);
-    let precision =
-        LabelPrecision::per_spectrum(&LAM, Some(&label_covariances(40, 3, 7)), 40).unwrap();
+    let precision = LabelPrecision::per_spectrum(&LAM, Some(&label_covariances(40, 3, 7)), 40).unwrap();
     let whole = [(net.captures(&spectra, DType::F64), precision)];
     for (kind, layers) in KINDS {
         let plan = block(&net.shapes(), kind, layers);
@@ -197,11 +166,7 @@ fn batches_merge_to_the_whole() {
             merged
         };
         let found = merged();
-        assert_eq!(
-            found,
-            merged(),
-            "{kind}: the same order gives the same bits"
-        );
+        assert_eq!(found, merged(), "{kind}: the same order gives the same bits");
         assert_eq!(found.n_spectra, 40);
         let [found, expected] = [&found, &expected].map(|sums| structure.curvature(sums).unwrap());
         let error = match kind {
@@ -210,9 +175,7 @@ fn batches_merge_to_the_whole() {
                 relative_error(a, expected_a).max(relative_error(g, expected_g))
             }
             StructureKind::Diagonal => relative_error(diagonal(&found), diagonal(&expected)),
-            StructureKind::Block | StructureKind::Full => {
-                relative_error(dense(&found), dense(&expected))
-            }
+            StructureKind::Block | StructureKind::Full => relative_error(dense(&found), dense(&expected)),
         };
         assert!(error < 1e-13, "{kind}: {error}");
     }
@@ -240,13 +203,9 @@ fn cost_is_what_the_products_take() {
     let net = Mlp::random(&[10, 4, 3], Between::Relu, 9);
     let shapes = net.shapes();
     let cost = |kind, layers: &[usize]| {
-        let structure = fisherflow_curvature::structure_of(
-            &block(&shapes, kind, layers),
-            &References::zero(&shapes, 3),
-            3,
-            1,
-        )
-        .unwrap();
+        let structure =
+            fisherflow_curvature::structure_of(&block(&shapes, kind, layers), &References::zero(&shapes, 3), 3, 1)
+                .unwrap();
         (structure.flops(2), structure.bytes())
     };
     // 55 + 3 * 10 products in the triangles of a and g; beside them 10 + 12 + 9 sums.
@@ -254,13 +213,7 @@ fn cost_is_what_the_products_take() {
         cost(StructureKind::Kfac, &[0]),
         (2.0 * 2.0 * 85.0, 8 * (55 + 10 + 10 + 12 + 9))
     );
-    assert_eq!(
-        cost(StructureKind::Block, &[1]),
-        (2.0 * 2.0 * 3.0 * 120.0, 8 * 120)
-    );
+    assert_eq!(cost(StructureKind::Block, &[1]), (2.0 * 2.0 * 3.0 * 120.0, 8 * 120));
     assert_eq!(cost(StructureKind::Full, &[0, 1]).1, 8 * 59 * 60 / 2);
-    assert_eq!(
-        cost(StructureKind::Diagonal, &[0]),
-        (2.0 * 2.0 * 40.0, 8 * 44)
-    );
+    assert_eq!(cost(StructureKind::Diagonal, &[0]), (2.0 * 2.0 * 40.0, 8 * 44));
 }

@@ -42,19 +42,14 @@ fn array(name: &str, npy: &[u8]) -> Array {
     let header = std::str::from_utf8(&npy[10..start]).unwrap();
     assert!(header.contains("'descr': '<f8'"), "{name}: {header}");
     let shape = header.split_once('(').unwrap().1.split_once(')').unwrap().0;
-    let shape: Vec<usize> = shape
-        .split(',')
-        .filter_map(|side| side.trim().parse().ok())
-        .collect();
+    let shape: Vec<usize> = shape.split(',').filter_map(|side| side.trim().parse().ok()).collect();
     let stored: Vec<f64> = npy[start..]
         .chunks_exact(8)
         .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
         .collect();
     assert_eq!(stored.len(), shape.iter().product::<usize>(), "{name}");
     let values = if header.contains("'fortran_order': True") {
-        (0..stored.len())
-            .map(|at| stored[column_major(at, &shape)])
-            .collect()
+        (0..stored.len()).map(|at| stored[column_major(at, &shape)]).collect()
     } else {
         stored
     };
@@ -66,14 +61,11 @@ fn column_major(mut at: usize, shape: &[usize]) -> usize {
     shape
         .iter()
         .rev()
-        .fold(
-            (0, shape.iter().product::<usize>()),
-            |(place, stride), side| {
-                let stride = stride / side;
-                let index = at % side;
-                at /= side;
-                (place + index * stride, stride)
-            },
-        )
+        .fold((0, shape.iter().product::<usize>()), |(place, stride), side| {
+            let stride = stride / side;
+            let index = at % side;
+            at /= side;
+            (place + index * stride, stride)
+        })
         .0
 }

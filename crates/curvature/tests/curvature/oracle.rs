@@ -4,8 +4,8 @@ use candle_core::DType;
 use fisherflow_curvature::{LabelPrecision, ReferenceSums, References, StructureKind};
 
 use crate::brute_force::{
-    Between, Mlp, block, curvature, dense, diagonal, kronecker, label_covariances, layers_of,
-    relative_error, spectra, sums,
+    Between, Mlp, block, curvature, dense, diagonal, kronecker, label_covariances, layers_of, relative_error, spectra,
+    sums,
 };
 
 const N: usize = 17;
@@ -21,8 +21,7 @@ fn case() -> Case {
     Case {
         net: Mlp::random(&[6, 5, 4, 3], Between::Relu, 11),
         spectra: spectra(N, 6, 12),
-        precision: LabelPrecision::per_spectrum(&NOISE, Some(&label_covariances(N, 3, 13)), N)
-            .unwrap(),
+        precision: LabelPrecision::per_spectrum(&NOISE, Some(&label_covariances(N, 3, 13)), N).unwrap(),
     }
 }
 
@@ -36,25 +35,13 @@ fn full_and_block_equal_the_ggn_and_each_other() {
     let shapes = net.shapes();
     let expected = net.ggn(&spectra, &precision);
     let batches = [(net.captures(&spectra, DType::F64), precision)];
-    let full = curvature(
-        &block(&shapes, StructureKind::Full, &[0, 1, 2]),
-        &batches,
-        &shapes,
-    );
+    let full = curvature(&block(&shapes, StructureKind::Full, &[0, 1, 2]), &batches, &shapes);
     assert_eq!(full.n_spectra, N as u64);
     assert!(relative_error(dense(&full), &expected) < 1e-13);
-    let apart = curvature(
-        &block(&shapes, StructureKind::Full, &[0, 2]),
-        &batches,
-        &shapes,
-    );
+    let apart = curvature(&block(&shapes, StructureKind::Full, &[0, 2]), &batches, &shapes);
     assert!(relative_error(dense(&apart), &layers_of(&expected, &shapes, &[0, 2])) < 1e-13);
     for layer in 0..3 {
-        let one = curvature(
-            &block(&shapes, StructureKind::Block, &[layer]),
-            &batches,
-            &shapes,
-        );
+        let one = curvature(&block(&shapes, StructureKind::Block, &[layer]), &batches, &shapes);
         assert!(relative_error(dense(&one), &layers_of(dense(&full), &shapes, &[layer])) < 1e-13);
     }
 }
@@ -69,16 +56,8 @@ fn diagonal_equals_the_diagonal_of_full() {
     let shapes = net.shapes();
     let batches = [(net.captures(&spectra, DType::F64), precision)];
     for layer in 0..3 {
-        let exact = curvature(
-            &block(&shapes, StructureKind::Block, &[layer]),
-            &batches,
-            &shapes,
-        );
-        let found = curvature(
-            &block(&shapes, StructureKind::Diagonal, &[layer]),
-            &batches,
-            &shapes,
-        );
+        let exact = curvature(&block(&shapes, StructureKind::Block, &[layer]), &batches, &shapes);
+        let found = curvature(&block(&shapes, StructureKind::Diagonal, &[layer]), &batches, &shapes);
         let (exact, found) = (dense(&exact), diagonal(&found));
         assert_eq!(
             (found.rows, found.cols),
@@ -112,12 +91,7 @@ fn kronecker_factors_are_about_zero_whatever_the_references() {
         .for_each(|(i, x)| *x += (i as f64).sin());
     for references in [References::zero(&shapes, 3), means, off] {
         for layer in 0..3 {
-            let (sums, structure) = sums(
-                &block(&shapes, StructureKind::Kfac, &[layer]),
-                &batches,
-                &references,
-                1,
-            );
+            let (sums, structure) = sums(&block(&shapes, StructureKind::Kfac, &[layer]), &batches, &references, 1);
             let found = structure.curvature(&sums).unwrap();
             let (a, g) = kronecker(&found);
             let (expected_a, expected_g) = net.kronecker_factors(layer, &spectra, &precision);
@@ -126,9 +100,7 @@ fn kronecker_factors_are_about_zero_whatever_the_references() {
             assert_eq!(a.values[a.values.len() - 1], N as f64);
             for matrix in [a, g] {
                 let n = matrix.rows;
-                assert!(
-                    (0..n * n).all(|at| matrix.values[at] == matrix.values[at % n * n + at / n])
-                );
+                assert!((0..n * n).all(|at| matrix.values[at] == matrix.values[at % n * n + at / n]));
             }
         }
     }
@@ -142,8 +114,7 @@ fn single_precision_captures_agree_to_their_rounding() {
         precision,
     } = case();
     let shapes = net.shapes();
-    let [single, double] =
-        [DType::F32, DType::F64].map(|dtype| [(net.captures(&spectra, dtype), precision.clone())]);
+    let [single, double] = [DType::F32, DType::F64].map(|dtype| [(net.captures(&spectra, dtype), precision.clone())]);
     for layer in 0..3 {
         let plan = |kind| block(&shapes, kind, &[layer]);
         let both = |kind| {
@@ -168,8 +139,7 @@ fn many_spectra_go_through_the_dense_block_in_several_turns() {
     let net = Mlp::random(&[51, 52, 3], Between::Relu, 21);
     let shapes = net.shapes();
     let spectra = spectra(530, 51, 22);
-    let precision =
-        LabelPrecision::constant(&[1.0, 0.2, 0.0, 0.2, 2.0, 0.0, 0.0, 0.0, 0.5], 530).unwrap();
+    let precision = LabelPrecision::constant(&[1.0, 0.2, 0.0, 0.2, 2.0, 0.0, 0.0, 0.0, 0.5], 530).unwrap();
     let captures = net.captures(&spectra, DType::F64);
     let found = curvature(
         &block(&shapes, StructureKind::Block, &[0]),
@@ -182,9 +152,7 @@ fn many_spectra_go_through_the_dense_block_in_several_turns() {
         &[(captures, precision.clone())],
         &shapes,
     );
-    let trace: f64 = (0..found.rows)
-        .map(|i| found.values[i * found.cols + i])
-        .sum();
+    let trace: f64 = (0..found.rows).map(|i| found.values[i * found.cols + i]).sum();
     let expected: f64 = diagonal(&diagonal_found).values.iter().sum();
     assert!((trace / expected - 1.0).abs() < 1e-12);
     // One row of H: H e_w = sum_n J^T Lam J e_w.

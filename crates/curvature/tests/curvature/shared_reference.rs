@@ -7,8 +7,7 @@ use candle_core::DType;
 use fisherflow_curvature::{LabelPrecision, Matrix, ReferenceSums, StructureKind};
 
 use crate::brute_force::{
-    Between, Dense, Mlp, block, curvature, dense, diagonal, kronecker, layers_of, relative_error,
-    sums,
+    Between, Dense, Mlp, block, curvature, dense, diagonal, kronecker, layers_of, relative_error, sums,
 };
 use crate::npz::{self, Array};
 
@@ -73,11 +72,7 @@ fn case(arrays: &Arrays) -> (Mlp, Vec<Vec<f64>>, Vec<usize>) {
 fn permuted(matrix: &Matrix, places: &[usize]) -> Matrix {
     let values = places
         .iter()
-        .flat_map(|i| {
-            places
-                .iter()
-                .map(move |j| matrix.values[i * matrix.cols + j])
-        })
+        .flat_map(|i| places.iter().map(move |j| matrix.values[i * matrix.cols + j]))
         .collect();
     Matrix {
         rows: places.len(),
@@ -93,19 +88,11 @@ fn tiny_mlp() {
     };
     let (net, spectra, places) = case(&arrays);
     let shapes = net.shapes();
-    let precision = LabelPrecision::constant(
-        &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        spectra.len(),
-    )
-    .unwrap();
+    let precision = LabelPrecision::constant(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], spectra.len()).unwrap();
     let batches = [(net.captures(&spectra, DType::F64), precision)];
 
     let ggn = permuted(&matrix(&arrays, "ggn"), &places);
-    let full = curvature(
-        &block(&shapes, StructureKind::Full, &[0, 1, 2]),
-        &batches,
-        &shapes,
-    );
+    let full = curvature(&block(&shapes, StructureKind::Full, &[0, 1, 2]), &batches, &shapes);
     assert!(relative_error(dense(&full), &ggn) < TOLERANCE);
 
     let reference_diagonal = &arrays["ggn_diag"].values;
@@ -115,11 +102,7 @@ fn tiny_mlp() {
     let mut start = 0;
     for layer in 0..3 {
         let n_weights = shapes[layer].n_weights();
-        let found = curvature(
-            &block(&shapes, StructureKind::Diagonal, &[layer]),
-            &batches,
-            &shapes,
-        );
+        let found = curvature(&block(&shapes, StructureKind::Diagonal, &[layer]), &batches, &shapes);
         let found = diagonal(&found);
         let values = places[start..start + n_weights]
             .iter()
@@ -137,19 +120,10 @@ fn tiny_mlp() {
         );
         start += n_weights;
 
-        let exact = curvature(
-            &block(&shapes, StructureKind::Block, &[layer]),
-            &batches,
-            &shapes,
-        );
+        let exact = curvature(&block(&shapes, StructureKind::Block, &[layer]), &batches, &shapes);
         assert!(relative_error(dense(&exact), &layers_of(&ggn, &shapes, &[layer])) < TOLERANCE);
 
-        let (sums, structure) = sums(
-            &block(&shapes, StructureKind::Kfac, &[layer]),
-            &batches,
-            &means,
-            2,
-        );
+        let (sums, structure) = sums(&block(&shapes, StructureKind::Kfac, &[layer]), &batches, &means, 2);
         let found = structure.curvature(&sums).unwrap();
         let (a, g) = kronecker(&found);
         assert!(relative_error(a, &matrix(&arrays, &format!("A_{layer}"))) < TOLERANCE);
@@ -159,25 +133,16 @@ fn tiny_mlp() {
 
 #[test]
 fn tiny_mlp_blocks_are_blocks_of_the_hessian() {
-    let (Some(of_net), Some(inverse)) = (arrays("tiny_mlp.npz"), arrays("tiny_mlp_inverse.npz"))
-    else {
+    let (Some(of_net), Some(inverse)) = (arrays("tiny_mlp.npz"), arrays("tiny_mlp_inverse.npz")) else {
         return;
     };
     let (net, spectra, places) = case(&of_net);
     let hessian = permuted(&matrix(&inverse, "hessian"), &places);
     let shapes = net.shapes();
-    let precision = LabelPrecision::constant(
-        &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        spectra.len(),
-    )
-    .unwrap();
+    let precision = LabelPrecision::constant(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], spectra.len()).unwrap();
     let batches = [(net.captures(&spectra, DType::F64), precision)];
     for layer in 0..3 {
-        let exact = curvature(
-            &block(&shapes, StructureKind::Block, &[layer]),
-            &batches,
-            &shapes,
-        );
+        let exact = curvature(&block(&shapes, StructureKind::Block, &[layer]), &batches, &shapes);
         assert!(relative_error(dense(&exact), &layers_of(&hessian, &shapes, &[layer])) < TOLERANCE);
     }
 }

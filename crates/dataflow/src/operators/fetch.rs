@@ -44,44 +44,40 @@ impl<'scope> Fetch<'scope> for StreamVec<'scope, u64, Group> {
     ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
         let faults = Arc::clone(faults);
         let scope = self.scope();
-        self.unary(
-            Exchange::new(|group: &Group| group.index),
-            "Fetch",
-            move |_, info| {
-                let activator = scope.activator_for(info.address);
-                let mut pending: VecDeque<Pending> = VecDeque::new();
-                move |input, output| {
-                    input.for_each(|capability, groups| {
-                        if let Some(capability) = capability.retain_least(0) {
-                            pending.extend(groups.drain(..).map(|group| Pending {
-                                capability: capability.delayed(&group.index),
-                                group,
-                                reader: None,
-                            }));
-                        }
-                    });
-                    if faults.raised() {
-                        pending.clear();
+        self.unary(Exchange::new(|group: &Group| group.index), "Fetch", move |_, info| {
+            let activator = scope.activator_for(info.address);
+            let mut pending: VecDeque<Pending> = VecDeque::new();
+            move |input, output| {
+                input.for_each(|capability, groups| {
+                    if let Some(capability) = capability.retain_least(0) {
+                        pending.extend(groups.drain(..).map(|group| Pending {
+                            capability: capability.delayed(&group.index),
+                            group,
+                            reader: None,
+                        }));
                     }
-                    for next in pending.iter_mut().take(READ_AHEAD) {
-                        next.reader.get_or_insert_with(|| open(&next.group));
-                    }
-                    let Some(first) = pending.front_mut() else {
-                        return;
-                    };
-                    let mut session = output.session(&first.capability);
-                    match first.reader.as_mut().and_then(Iterator::next) {
-                        Some(Ok(batch)) => session.give(GroupItem::Batch(batch)),
-                        Some(Err(error)) => faults.raise(error),
-                        None => {
-                            session.give(GroupItem::End);
-                            drop(session);
-                            pending.pop_front();
-                        }
-                    }
-                    activator.activate();
+                });
+                if faults.raised() {
+                    pending.clear();
                 }
-            },
-        )
+                for next in pending.iter_mut().take(READ_AHEAD) {
+                    next.reader.get_or_insert_with(|| open(&next.group));
+                }
+                let Some(first) = pending.front_mut() else {
+                    return;
+                };
+                let mut session = output.session(&first.capability);
+                match first.reader.as_mut().and_then(Iterator::next) {
+                    Some(Ok(batch)) => session.give(GroupItem::Batch(batch)),
+                    Some(Err(error)) => faults.raise(error),
+                    None => {
+                        session.give(GroupItem::End);
+                        drop(session);
+                        pending.pop_front();
+                    }
+                }
+                activator.activate();
+            }
+        })
     }
 }

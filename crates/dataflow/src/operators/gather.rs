@@ -27,18 +27,14 @@ impl<'scope, P: ExchangeData + Clone> Gather<'scope, P> for StreamVec<'scope, u6
         let gathered: Gathered<P> = Rc::default();
         let into = Rc::clone(&gathered);
         self.broadcast()
-            .unary::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
-                Pipeline,
-                "Gather",
-                move |_, _| {
-                    move |input, _output| {
-                        input.for_each(|_, parts| {
-                            into.borrow_mut()
-                                .extend(parts.drain(..).map(|part| (part.key, part.value)));
-                        });
-                    }
-                },
-            )
+            .unary::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "Gather", move |_, _| {
+                move |input, _output| {
+                    input.for_each(|_, parts| {
+                        into.borrow_mut()
+                            .extend(parts.drain(..).map(|part| (part.key, part.value)));
+                    });
+                }
+            })
             .probe_with(probe);
         gathered
     }

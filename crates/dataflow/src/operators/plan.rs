@@ -7,41 +7,20 @@ use timely::dataflow::{Scope, StreamVec};
 use super::Part;
 
 /// Emits every group at the time of its index, on the first worker alone.
-pub(crate) fn plan<'scope>(
-    scope: Scope<'scope, u64>,
-    groups: Vec<Group>,
-) -> StreamVec<'scope, u64, Group> {
-    let groups = if scope.index() == 0 {
-        groups
-    } else {
-        Vec::new()
-    };
-    emit(
-        scope,
-        groups
-            .into_iter()
-            .map(|group| (group.index, group))
-            .collect(),
-    )
+pub(crate) fn plan<'scope>(scope: Scope<'scope, u64>, groups: Vec<Group>) -> StreamVec<'scope, u64, Group> {
+    let groups = if scope.index() == 0 { groups } else { Vec::new() };
+    emit(scope, groups.into_iter().map(|group| (group.index, group)).collect())
 }
 
 /// Emits the keys that this worker owns.
-pub(crate) fn owned<'scope>(
-    scope: Scope<'scope, u64>,
-    keys: Vec<u64>,
-) -> StreamVec<'scope, u64, Part<u64>> {
+pub(crate) fn owned<'scope>(scope: Scope<'scope, u64>, keys: Vec<u64>) -> StreamVec<'scope, u64, Part<u64>> {
     emit(
         scope,
-        keys.into_iter()
-            .map(|key| (key, Part { key, value: key }))
-            .collect(),
+        keys.into_iter().map(|key| (key, Part { key, value: key })).collect(),
     )
 }
 
-fn emit<'scope, T: 'static>(
-    scope: Scope<'scope, u64>,
-    mut items: Vec<(u64, T)>,
-) -> StreamVec<'scope, u64, T> {
+fn emit<'scope, T: 'static>(scope: Scope<'scope, u64>, mut items: Vec<(u64, T)>) -> StreamVec<'scope, u64, T> {
     source(scope, "Plan", move |capability, _info| {
         let mut capability = Some(capability);
         move |output| {

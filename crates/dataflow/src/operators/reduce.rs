@@ -71,8 +71,7 @@ impl<'scope, P: ExchangeData> ReduceInGroupOrder<'scope, P> for StreamVec<'scope
                                 output.session(&capability).give(Part { key, value });
                             }
                         }
-                    } else if let (Some(capability), Some(open)) =
-                        (at_end.as_mut(), frontier.frontier().iter().next())
+                    } else if let (Some(capability), Some(open)) = (at_end.as_mut(), frontier.frontier().iter().next())
                     {
                         capability.downgrade(open);
                     }

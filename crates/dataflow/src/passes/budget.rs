@@ -8,7 +8,11 @@ use crate::error::RunError;
 
 /// `J_x C_flux J_x^T` of every row: `[n, K, K]`, label units.
 pub(crate) fn flux_part(differentiated: &Differentiated) -> Result<Vec<f64>, RunError> {
-    let jacobian = differentiated.backward.input_jacobian.as_ref().ok_or_else(not_computed)?;
+    let jacobian = differentiated
+        .backward
+        .input_jacobian
+        .as_ref()
+        .ok_or_else(not_computed)?;
     Ok(flux_covariance(jacobian, &differentiated.batch.variance)?)
 }
 

@@ -28,7 +28,9 @@ pub(crate) fn calibrate(
                 differentiate(&deriving, population.as_ref(), held_out, InputJacobian::Wanted)
             })
             .accumulate("HeldOut", &context.faults, Fold::new(context))
-            .reduce_in_group_order(&context.faults, |total: &mut HeldOutStars, group| Ok(total.merge(&group)?))
+            .reduce_in_group_order(&context.faults, |total: &mut HeldOutStars, group| {
+                Ok(total.merge(&group)?)
+            })
             .gather(probe))
     })?;
     let total = total.take().remove(&0);
@@ -42,7 +44,10 @@ struct Fold {
 
 impl Fold {
     fn new(context: &Arc<Context>) -> Self {
-        Self { context: Arc::clone(context), stars: HeldOutStars::new(context.network.n_labels()) }
+        Self {
+            context: Arc::clone(context),
+            stars: HeldOutStars::new(context.network.n_labels()),
+        }
     }
 }
 
@@ -53,7 +58,11 @@ impl GroupFold<Rc<Differentiated>> for Fold {
         let flux = flux_part(&held_out)?;
         let weights = weights_part(&self.context, &held_out)?;
         let label_covariance = held_out.batch.label_covariance.as_deref();
-        let known = KnownParts { flux: Some(&flux), weights: Some(&weights), label_covariance };
+        let known = KnownParts {
+            flux: Some(&flux),
+            weights: Some(&weights),
+            label_covariance,
+        };
         Ok(self.stars.push(&held_out.residuals(), known)?)
     }
 

@@ -35,17 +35,30 @@ pub(crate) fn curvature(
     references: &References,
     noise: &[f64],
 ) -> Result<Fitted, RunError> {
-    let input_jacobian = if context.is_fused() { InputJacobian::Wanted } else { InputJacobian::NotWanted };
+    let input_jacobian = if context.is_fused() {
+        InputJacobian::Wanted
+    } else {
+        InputJacobian::NotWanted
+    };
     let (hessian, counts, flux) = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
         let differentiated = spectra(scope, context, |context| &context.fit)
-            .differentiate(&context.faults, move |batch| differentiate(&deriving, population.as_ref(), batch, input_jacobian));
+            .differentiate(&context.faults, move |batch| {
+                differentiate(&deriving, population.as_ref(), batch, input_jacobian)
+            });
 
         let writing = Arc::clone(context);
         let structures: Rc<[Box<dyn Structure>]> = context
             .blocks
             .iter()
-            .map(|plan| structure_of(plan, references, context.network.n_labels(), context.network.arithmetic().threads))
+            .map(|plan| {
+                structure_of(
+                    plan,
+                    references,
+                    context.network.n_labels(),
+                    context.network.arithmetic().threads,
+                )
+            })
             .collect::<Result<_, _>>()?;
         let owned = Rc::clone(&structures);
         let hessian = differentiated
@@ -60,21 +73,33 @@ pub(crate) fn curvature(
 
         let counts = differentiated
             .clone()
-            .accumulate("Count", &context.faults, Count { context: Arc::clone(context), counts: FitCounts::default() })
+            .accumulate(
+                "Count",
+                &context.faults,
+                Count {
+                    context: Arc::clone(context),
+                    counts: FitCounts::default(),
+                },
+            )
             .reduce_in_group_order(&context.faults, |total: &mut FitCounts, group| {
                 total.merge(&group);
                 Ok(())
             })
             .gather(probe);
 
-        let flux = context
-            .is_fused()
-            .then(|| differentiated.accumulate("FluxPart", &context.faults, FluxPart::new(context)).gather(probe));
+        let flux = context.is_fused().then(|| {
+            differentiated
+                .accumulate("FluxPart", &context.faults, FluxPart::new(context))
+                .gather(probe)
+        });
         Ok((hessian, counts, flux))
     })?;
     let mut files: Vec<WrittenFile> = hessian.take().into_values().collect();
     files.extend(flux.into_iter().flat_map(|flux| flux.take().into_values().flatten()));
-    Ok(Fitted { counts: counts.take().remove(&0).unwrap_or_default(), files })
+    Ok(Fitted {
+        counts: counts.take().remove(&0).unwrap_or_default(),
+        files,
+    })
 }
 
 /// The sums of every block over the training spectra of one group.
@@ -88,21 +113,34 @@ struct Sums {
 impl Sums {
     fn new(context: &Arc<Context>, structures: Rc<[Box<dyn Structure>]>, noise: &[f64]) -> Result<Self, RunError> {
         let sums = empty(&structures)?;
-        Ok(Self { context: Arc::clone(context), structures, noise: noise.to_vec(), sums })
+        Ok(Self {
+            context: Arc::clone(context),
+            structures,
+            noise: noise.to_vec(),
+            sums,
+        })
     }
 }
 
 fn empty(structures: &[Box<dyn Structure>]) -> Result<Vec<BlockSums>, RunError> {
-    Ok(structures.iter().map(|structure| structure.empty()).collect::<Result<_, _>>()?)
+    Ok(structures
+        .iter()
+        .map(|structure| structure.empty())
+        .collect::<Result<_, _>>()?)
 }
 
 impl GroupFold<Rc<Differentiated>> for Sums {
     type Output = BlockSums;
 
     fn add(&mut self, _group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
-        let training: Vec<usize> = (0..all.batch.n_rows()).filter(|&row| self.context.is_in_sums(&all.batch, row)).collect();
+        let training: Vec<usize> = (0..all.batch.n_rows())
+            .filter(|&row| self.context.is_in_sums(&all.batch, row))
+            .collect();
         let captures = all.captures_of(&training)?;
-        let own = all.label_covariance_of(&training).map(|own| self.context.in_normalised_units(own)).transpose()?;
+        let own = all
+            .label_covariance_of(&training)
+            .map(|own| self.context.in_normalised_units(own))
+            .transpose()?;
         let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), training.len())?;
         for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
             structure.accumulate(&captures, &precision, sums)?;

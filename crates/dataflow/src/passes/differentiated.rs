@@ -22,7 +22,12 @@ pub(crate) struct Differentiated {
 impl Differentiated {
     /// `label - prediction` of every row, `[n, K]`, label units; NaN where a label is missing; empty where the catalogue names no labels.
     pub(crate) fn residuals(&self) -> Vec<f64> {
-        self.batch.labels.iter().zip(&self.labels).map(|(label, predicted)| label - predicted).collect()
+        self.batch
+            .labels
+            .iter()
+            .zip(&self.labels)
+            .map(|(label, predicted)| label - predicted)
+            .collect()
     }
 
     /// J_x as it is written: `[K, n, D]`, label unit per flux unit.
@@ -39,10 +44,15 @@ impl Differentiated {
             return Ok(captures.clone());
         }
         let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-        let Some(device) = captures.first().map(|capture| capture.input.device().clone()) else { return Ok(Vec::new()) };
+        let Some(device) = captures.first().map(|capture| capture.input.device().clone()) else {
+            return Ok(Vec::new());
+        };
         let tensor = || {
             let rows = Tensor::from_slice(&rows, rows.len(), &device)?;
-            captures.iter().map(|capture| capture.select(&rows)).collect::<candle_core::Result<Vec<_>>>()
+            captures
+                .iter()
+                .map(|capture| capture.select(&rows))
+                .collect::<candle_core::Result<Vec<_>>>()
         };
         tensor().map_err(|error| RunError::Internal(error.to_string()))
     }
@@ -51,7 +61,12 @@ impl Differentiated {
     pub(crate) fn label_covariance_of(&self, rows: &[usize]) -> Option<Vec<f64>> {
         let all = self.batch.label_covariance.as_ref()?;
         let size = self.batch.n_labels * self.batch.n_labels;
-        Some(rows.iter().flat_map(|row| &all[row * size..(row + 1) * size]).copied().collect())
+        Some(
+            rows.iter()
+                .flat_map(|row| &all[row * size..(row + 1) * size])
+                .copied()
+                .collect(),
+        )
     }
 }
 
@@ -76,7 +91,11 @@ pub(crate) fn differentiate(
     let labels = forward.labels(network)?;
     let backward = network.backward(&forward, input_jacobian)?;
     context.progress.advance(batch.n_rows() as u64);
-    Ok(Rc::new(Differentiated { batch, labels, backward }))
+    Ok(Rc::new(Differentiated {
+        batch,
+        labels,
+        backward,
+    }))
 }
 
 /// J_x is asked for where no pass computed it.

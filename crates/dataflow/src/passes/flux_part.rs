@@ -20,7 +20,10 @@ pub(crate) struct FluxPart {
 
 impl FluxPart {
     pub(crate) fn new(context: &Arc<Context>) -> Self {
-        Self { context: Arc::clone(context), open: None }
+        Self {
+            context: Arc::clone(context),
+            open: None,
+        }
     }
 }
 
@@ -32,8 +35,15 @@ impl GroupFold<Rc<Differentiated>> for FluxPart {
         let (flux, jacobians) = match &mut self.open {
             Some(open) => open,
             none => none.insert((
-                context.output.flux_part(group, context.network.n_labels(), &files::metadata(context))?,
-                context.job.predict.jacobians.then(|| JacobianPart::open(context, group)).transpose()?,
+                context
+                    .output
+                    .flux_part(group, context.network.n_labels(), &files::metadata(context))?,
+                context
+                    .job
+                    .predict
+                    .jacobians
+                    .then(|| JacobianPart::open(context, group))
+                    .transpose()?,
             )),
         };
         flux.append(&all.labels, &flux_part(&all)?)?;
@@ -63,7 +73,10 @@ impl FluxPartReader {
     pub(crate) fn open(context: &Context, group: u64) -> Result<Self, RunError> {
         let k = context.network.n_labels();
         let part = context.output.read_flux_part(group)?.ok_or_else(foreign)?;
-        Ok(Self { covariance: part.covariance.into_iter(), size: k * k })
+        Ok(Self {
+            covariance: part.covariance.into_iter(),
+            size: k * k,
+        })
     }
 
     /// `[n, K, K]`, label units, of the next `n` rows.

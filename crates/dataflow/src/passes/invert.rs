@@ -40,24 +40,40 @@ pub(crate) fn inverse(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
                     files::write_marginal_variance(&inverting, plan, &posterior.precision.marginal_variance())?,
                 ];
                 inverting.progress.advance(1);
-                Ok(Inverted { info: posterior.info, files })
+                Ok(Inverted {
+                    info: posterior.info,
+                    files,
+                })
             })
             .gather(probe))
     })?;
-    let (blocks, files): (Vec<_>, Vec<_>) =
-        inverted.take().into_values().map(|inverted| (inverted.info, inverted.files)).unzip();
-    Ok(InvertState { run_id: context.run_id.clone(), blocks, files: files.into_iter().flatten().collect() })
+    let (blocks, files): (Vec<_>, Vec<_>) = inverted
+        .take()
+        .into_values()
+        .map(|inverted| (inverted.info, inverted.files))
+        .unzip();
+    Ok(InvertState {
+        run_id: context.run_id.clone(),
+        blocks,
+        files: files.into_iter().flatten().collect(),
+    })
 }
 
 /// Which worker inverts which block: the costliest first, each to the worker with the least to do.
 fn owners(context: &Context, workers: usize) -> Vec<usize> {
-    let mut by_cost: Vec<(f64, usize)> =
-        context.blocks.iter().enumerate().map(|(block, plan)| (inverse_flops(plan), block)).collect();
+    let mut by_cost: Vec<(f64, usize)> = context
+        .blocks
+        .iter()
+        .enumerate()
+        .map(|(block, plan)| (inverse_flops(plan), block))
+        .collect();
     by_cost.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let mut load = vec![0.0; workers];
     let mut owners = vec![0; by_cost.len()];
     for (cost, block) in by_cost {
-        let owner = (0..workers).min_by(|&a, &b| f64::total_cmp(&load[a], &load[b])).unwrap_or(0);
+        let owner = (0..workers)
+            .min_by(|&a, &b| f64::total_cmp(&load[a], &load[b]))
+            .unwrap_or(0);
         load[owner] += cost;
         owners[block] = owner;
     }

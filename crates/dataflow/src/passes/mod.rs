@@ -50,7 +50,11 @@ pub(crate) fn run<R>(
         }
         worker.step_or_park(Some(Duration::from_millis(50)));
     }
-    if context.faults.raised() { Err(RunError::Stopped) } else { Ok(built) }
+    if context.faults.raised() {
+        Err(RunError::Stopped)
+    } else {
+        Ok(built)
+    }
 }
 
 /// plan -> exchange -> fetch: every spectrum of a catalogue, at the worker that owns its group.
@@ -60,8 +64,9 @@ fn spectra<'scope>(
     from: impl Fn(&Context) -> &GroupedCatalogue + Copy + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let reading = Arc::clone(context);
-    plan(scope, from(context).groups.clone())
-        .fetch(&context.faults, move |group| reading.read(&from(&reading).catalogue, group))
+    plan(scope, from(context).groups.clone()).fetch(&context.faults, move |group| {
+        reading.read(&from(&reading).catalogue, group)
+    })
 }
 
 /// The same for the sample of the fit's catalogue, its held-out spectra alone.
@@ -71,7 +76,9 @@ fn held_out<'scope>(
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     plan(scope, context.fit.sample.clone())
-        .fetch(&context.faults, move |group| reading.read(&reading.fit.catalogue, group))
+        .fetch(&context.faults, move |group| {
+            reading.read(&reading.fit.catalogue, group)
+        })
         .differentiate(&context.faults, move |batch| {
             let held_out = batch.select(&rows::held_out(&batch, &selecting.job.compute))?;
             selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);

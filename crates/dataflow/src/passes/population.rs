@@ -32,7 +32,10 @@ struct Population {
 
 impl Population {
     fn new(context: &Arc<Context>) -> Self {
-        Self { context: Arc::clone(context), sums: PixelSums::new(context.network.n_inputs()) }
+        Self {
+            context: Arc::clone(context),
+            sums: PixelSums::new(context.network.n_inputs()),
+        }
     }
 }
 

@@ -46,11 +46,17 @@ pub(crate) fn predict(
     intrinsic: &[f64],
 ) -> Result<Predicted, RunError> {
     // The fit's own passes have left J_x and the photons' part where they serve here too.
-    let input_jacobian = if context.is_fused() { InputJacobian::NotWanted } else { InputJacobian::Wanted };
+    let input_jacobian = if context.is_fused() {
+        InputJacobian::NotWanted
+    } else {
+        InputJacobian::Wanted
+    };
     let groups = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
         Ok(spectra(scope, context, Context::predicted)
-            .differentiate(&context.faults, move |batch| differentiate(&deriving, population.as_ref(), batch, input_jacobian))
+            .differentiate(&context.faults, move |batch| {
+                differentiate(&deriving, population.as_ref(), batch, input_jacobian)
+            })
             .accumulate("Predict", &context.faults, Fold::new(context, intrinsic))
             .gather(probe))
     })?;
@@ -67,7 +73,11 @@ pub(crate) fn predict(
 
 impl Predicted {
     fn none(context: &Context) -> Self {
-        Self { counts: PredictCounts::default(), pulls: PullSums::new(context.network.n_labels()), files: Vec::new() }
+        Self {
+            counts: PredictCounts::default(),
+            pulls: PullSums::new(context.network.n_labels()),
+            files: Vec::new(),
+        }
     }
 }
 
@@ -87,7 +97,12 @@ struct Part {
 
 impl Fold {
     fn new(context: &Arc<Context>, intrinsic: &[f64]) -> Self {
-        Self { context: Arc::clone(context), intrinsic: intrinsic.to_vec(), open: None, done: Predicted::none(context) }
+        Self {
+            context: Arc::clone(context),
+            intrinsic: intrinsic.to_vec(),
+            open: None,
+            done: Predicted::none(context),
+        }
     }
 
     fn part(&mut self, group: u64) -> Result<&mut Part, RunError> {
@@ -98,10 +113,15 @@ impl Fold {
                 jacobians: (context.job.predict.jacobians && !context.is_fused())
                     .then(|| JacobianPart::open(context, group))
                     .transpose()?,
-                flux: context.is_fused().then(|| FluxPartReader::open(context, group)).transpose()?,
+                flux: context
+                    .is_fused()
+                    .then(|| FluxPartReader::open(context, group))
+                    .transpose()?,
             });
         }
-        self.open.as_mut().ok_or_else(|| RunError::Internal("a part was not opened".into()))
+        self.open
+            .as_mut()
+            .ok_or_else(|| RunError::Internal("a part was not opened".into()))
     }
 }
 
@@ -134,10 +154,15 @@ impl GroupFold<Rc<Differentiated>> for Fold {
         }
         let counts = &mut self.done.counts;
         counts.spectra += flags.len() as u64;
-        counts.pixels_masked += flags.iter().filter(|flags| flags.contains(RowFlags::PIXELS_MASKED)).count() as u64;
+        counts.pixels_masked += flags
+            .iter()
+            .filter(|flags| flags.contains(RowFlags::PIXELS_MASKED))
+            .count() as u64;
         if all.batch.n_labels > 0 {
             let unseen = unseen_residuals(&all, &flags);
-            self.done.pulls.accumulate(&unseen, &budget.covariance, all.batch.label_covariance.as_deref())?;
+            self.done
+                .pulls
+                .accumulate(&unseen, &budget.covariance, all.batch.label_covariance.as_deref())?;
         }
         Ok(())
     }

@@ -35,7 +35,14 @@ pub(crate) fn reference(
             .differentiate(&context.faults, move |held_out| {
                 differentiate(&deriving, population.as_ref(), held_out, InputJacobian::NotWanted)
             })
-            .accumulate("HeldOut", &context.faults, Fold { context: Arc::clone(context), sums: HeldOut::none(context) })
+            .accumulate(
+                "HeldOut",
+                &context.faults,
+                Fold {
+                    context: Arc::clone(context),
+                    sums: HeldOut::none(context),
+                },
+            )
             .reduce_in_group_order(&context.faults, |total: &mut HeldOut, group| {
                 total.references.merge(&group.references)?;
                 Ok(total.stars.merge(&group.stars)?)
@@ -67,10 +74,19 @@ impl GroupFold<Rc<Differentiated>> for Fold {
     fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
         self.sums.references.accumulate(&held_out.backward.captures)?;
         let label_covariance = held_out.batch.label_covariance.as_deref();
-        Ok(self.sums.stars.push(&held_out.residuals(), KnownParts { label_covariance, ..KnownParts::default() })?)
+        Ok(self.sums.stars.push(
+            &held_out.residuals(),
+            KnownParts {
+                label_covariance,
+                ..KnownParts::default()
+            },
+        )?)
     }
 
     fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOut)>, RunError> {
-        Ok(vec![(0, std::mem::replace(&mut self.sums, HeldOut::none(&self.context)))])
+        Ok(vec![(
+            0,
+            std::mem::replace(&mut self.sums, HeldOut::none(&self.context)),
+        )])
     }
 }

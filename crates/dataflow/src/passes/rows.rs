@@ -14,9 +14,7 @@ pub(crate) fn held_out(batch: &SpectrumBatch, compute: &Compute) -> Vec<usize> {
 /// Whether a row is counted in the sums over spectra: good, with all its labels where the catalogue names labels, and not held out
 /// where the noise comes from held-out residuals.
 pub(crate) fn is_in_sums(batch: &SpectrumBatch, row: usize, compute: &Compute, noise: &Noise) -> bool {
-    !batch.is_bad(row)
-        && (batch.n_labels == 0 || batch.is_labelled(row))
-        && !is_kept_out(batch, row, compute, noise)
+    !batch.is_bad(row) && (batch.n_labels == 0 || batch.is_labelled(row)) && !is_kept_out(batch, row, compute, noise)
 }
 
 /// Whether a row is kept out of the sums because the noise comes from its residuals.

@@ -52,10 +52,7 @@ fn array(name: &str, npy: &[u8]) -> Array {
     let header = std::str::from_utf8(&npy[10..data]).unwrap();
     assert!(header.contains("'<f8'"), "{name}: {header}");
     let shape = header.split(['(', ')']).nth(1).unwrap();
-    let shape: Vec<usize> = shape
-        .split(',')
-        .filter_map(|n| n.trim().parse().ok())
-        .collect();
+    let shape: Vec<usize> = shape.split(',').filter_map(|n| n.trim().parse().ok()).collect();
     let mut values: Vec<f64> = npy[data..]
         .chunks_exact(8)
         .map(|b| f64::from_le_bytes(b.try_into().unwrap()))

@@ -52,12 +52,7 @@ fn objects(stores: &Stores, base: &str) {
     assert_eq!(names("p/2/"), ["2/s-3.parquet"]);
     assert_eq!(names("p/2/s-3.parquet"), ["2/s-3.parquet"]);
     assert_eq!(names("p/**/*.parquet").len(), 4);
-    assert!(
-        stores
-            .list(&format!("{base}/nothing/*.parquet"))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(stores.list(&format!("{base}/nothing/*.parquet")).unwrap().is_empty());
     assert!(stores.list(&format!("{base}/nothing")).unwrap().is_empty());
     stores.delete(&uri).unwrap();
     stores.delete(&uri).unwrap();
@@ -81,9 +76,7 @@ fn conditional_creation(stores: &Stores, base: &str) {
             .collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    let winner: Vec<usize> = (0..n)
-        .filter(|&i| outcomes[i] == Creation::Created)
-        .collect();
+    let winner: Vec<usize> = (0..n).filter(|&i| outcomes[i] == Creation::Created).collect();
     assert_eq!(winner.len(), 1);
     let holds = vec![winner[0] as u8];
     assert_eq!(stores.read(&uri).unwrap(), holds);
@@ -127,10 +120,7 @@ fn catalogues(stores: &Stores, base: &str) {
                         }
                         assert_eq!(batch.labels[row * 2], 5000.0 + i as f64);
                         let in_object = if i < 25 { i } else { i - 25 };
-                        assert_eq!(
-                            batch.shard.first_row + batch.first_row + row as u64,
-                            in_object as u64
-                        );
+                        assert_eq!(batch.shard.first_row + batch.first_row + row as u64, in_object as u64);
                         i += 1;
                     }
                 }
@@ -186,13 +176,7 @@ fn claims(stores: &Stores, base: &str) {
             .collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    assert_eq!(
-        outcomes
-            .iter()
-            .filter(|o| matches!(o, Ok(Claimed::Fresh)))
-            .count(),
-        1
-    );
+    assert_eq!(outcomes.iter().filter(|o| matches!(o, Ok(Claimed::Fresh))).count(), 1);
     let holder = output.holder().unwrap().unwrap();
     for error in outcomes.into_iter().filter_map(Result::err) {
         let message = error.to_string();
@@ -209,10 +193,7 @@ fn claims(stores: &Stores, base: &str) {
     // What is not ours is neither taken nor deleted.
     let foreign = Output::open(stores, &format!("{base}/foreign")).unwrap();
     stores.write(&foreign.child("thesis.tex"), vec![1]).unwrap();
-    for error in [
-        foreign.claim(&holder).unwrap_err(),
-        foreign.overwrite().unwrap_err(),
-    ] {
+    for error in [foreign.claim(&holder).unwrap_err(), foreign.overwrite().unwrap_err()] {
         assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
     }
     assert!(stores.exists(&foreign.child("thesis.tex")).unwrap());
@@ -236,10 +217,7 @@ pub fn manifest_of(run: &str, files: Vec<WrittenFile>) -> Manifest {
 fn outputs(stores: &Stores, base: &str) {
     let output = Output::open(stores, base).unwrap();
     assert_eq!(output.claim(&claim_of("one")).unwrap(), Claimed::Fresh);
-    assert!(matches!(
-        output.verify().unwrap_err(),
-        StoreError::NotComplete { .. }
-    ));
+    assert!(matches!(output.verify().unwrap_err(), StoreError::NotComplete { .. }));
     let values = [1.0, 0.5, 0.5, 2.0];
     let matrix = MatrixRows {
         layer: "l",
@@ -255,10 +233,7 @@ fn outputs(stores: &Stores, base: &str) {
         writer.append(&matrix).unwrap();
         writer.finish().unwrap()
     };
-    let files = vec![
-        write("l"),
-        output.put("report.html", b"<p>".to_vec()).unwrap(),
-    ];
+    let files = vec![write("l"), output.put("report.html", b"<p>".to_vec()).unwrap()];
     write("left-by-an-attempt-before");
     let manifest = manifest_of("one", files.clone());
     let mut short = manifest.clone();
@@ -283,9 +258,7 @@ fn outputs(stores: &Stores, base: &str) {
     assert_eq!(output.manifest().unwrap().unwrap(), sorted);
     let verified = output.verify().unwrap();
     assert_eq!((verified.files, verified.problems), (2, vec![]));
-    let error = output
-        .commit(&manifest_of("two", manifest.files.clone()))
-        .unwrap_err();
+    let error = output.commit(&manifest_of("two", manifest.files.clone())).unwrap_err();
     assert!(
         matches!(&error, StoreError::CommitConflict { run_id, .. } if run_id == "one"),
         "{error}"
@@ -299,14 +272,9 @@ fn outputs(stores: &Stores, base: &str) {
         matches!(&error, StoreError::Complete { run_id, .. } if run_id == "one"),
         "{error}"
     );
-    assert!(matches!(
-        output.claim(&claim_of("one")).unwrap(),
-        Claimed::Complete(_)
-    ));
+    assert!(matches!(output.claim(&claim_of("one")).unwrap(), Claimed::Complete(_)));
     // Every kind of damage is found.
-    stores
-        .write(&output.child("report.html"), b"<q>".to_vec())
-        .unwrap();
+    stores.write(&output.child("report.html"), b"<q>".to_vec()).unwrap();
     stores
         .write(&output.child("predictions/stray.parquet"), vec![0])
         .unwrap();
@@ -339,11 +307,7 @@ fn large_files(stores: &Stores, base: &str) {
         for row in (0..batch.n_rows()).step_by(100) {
             let spectrum = simulation.spectrum(i + row as u64);
             let flux = &batch.flux[row * 4000..(row + 1) * 4000];
-            assert!(
-                flux.iter()
-                    .zip(&spectrum.flux)
-                    .all(|(a, b)| *a == f64::from(*b))
-            );
+            assert!(flux.iter().zip(&spectrum.flux).all(|(a, b)| *a == f64::from(*b)));
             assert_eq!(batch.labels[row * 3..row * 3 + 3], spectrum.labels);
         }
         i += batch.n_rows() as u64;

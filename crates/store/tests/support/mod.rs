@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BooleanBuilder, FixedSizeListBuilder, Float32Builder, Float64Builder, Int32Builder,
-    LargeListBuilder, ListBuilder,
+    BooleanBuilder, FixedSizeListBuilder, Float32Builder, Float64Builder, Int32Builder, LargeListBuilder, ListBuilder,
 };
 use arrow_array::{ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, Mask};
@@ -50,25 +49,17 @@ pub fn plain(first: usize, n: usize, d: usize) -> Vec<(&'static str, ArrayRef)> 
         ("logg", f64s(first, n, |i| 2.0 + 0.01 * i as f64)),
         (
             "snr",
-            Arc::new(
-                (first..first + n)
-                    .map(|i| Some(i as f32))
-                    .collect::<Float32Array>(),
-            ),
+            Arc::new((first..first + n).map(|i| Some(i as f32)).collect::<Float32Array>()),
         ),
     ]
 }
 
 pub fn f64s(first: usize, n: usize, value: impl Fn(usize) -> f64) -> ArrayRef {
-    Arc::new(Float64Array::from_iter_values(
-        (first..first + n).map(value),
-    ))
+    Arc::new(Float64Array::from_iter_values((first..first + n).map(value)))
 }
 
 pub fn i64s(first: usize, n: usize) -> ArrayRef {
-    Arc::new(Int64Array::from_iter_values(
-        (first..first + n).map(|i| i as i64),
-    ))
+    Arc::new(Int64Array::from_iter_values((first..first + n).map(|i| i as i64)))
 }
 
 pub fn floats(first: usize, n: usize, d: usize, value: impl Fn(usize, usize) -> f32) -> ArrayRef {
@@ -124,9 +115,7 @@ pub fn set(columns: &mut Vec<(&'static str, ArrayRef)>, name: &'static str, arra
 
 /// The bytes of a Parquet file with row groups of at most `group` rows.
 pub fn parquet(columns: Vec<(&'static str, ArrayRef)>, group: usize) -> Vec<u8> {
-    let batch =
-        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true)))
-            .unwrap();
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap();
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(group))

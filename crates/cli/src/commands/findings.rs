@@ -1,0 +1,183 @@
+//! What a run found out, as tables: the error budget of each label, and the blocks of the Hessian.
+//!
+//! A run that just ended and the manifest of an old one give the same tables.
+
+use fisherflow_dataflow::RunSummary;
+use fisherflow_store::Manifest;
+use serde::Deserialize;
+
+use crate::printing::{Grid, Page, count, number};
+
+/// What a run found out; the parts of the manifest's `settings` that tell it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Findings {
+    network: Network,
+    noise_estimate: Option<Scatter>,
+    intrinsic_estimate: Option<Scatter>,
+    pulls: Option<Vec<Pulls>>,
+    blocks: Vec<Block>,
+}
+
+/// The labels.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Network {
+    labels: Vec<String>,
+    units: Vec<String>,
+}
+
+/// Covariances `[K * K]`, label units.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+struct Scatter {
+    covariance: Vec<f64>,
+    mean_flux: Vec<f64>,
+    mean_weights: Vec<f64>,
+    n_spectra: u64,
+}
+
+/// The pulls of a label.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Pulls {
+    mean: f64,
+    standard_deviation: f64,
+    within_one_sigma: f64,
+}
+
+/// A block of the Hessian.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct Block {
+    layers: Vec<String>,
+    structure: String,
+    n_weights: u64,
+    /// Numbers that are not finite are null in JSON.
+    effective_parameters: Option<f64>,
+    log_det: Option<f64>,
+    condition: Option<f64>,
+}
+
+impl Findings {
+    /// What a run that just ended found out.
+    pub fn of_run(done: &RunSummary) -> Self {
+        let settings = serde_json::json!({
+            "network": { "labels": done.labels, "units": done.units },
+            "noise_estimate": done.noise,
+            "intrinsic_estimate": done.intrinsic,
+            "pulls": done.pulls,
+            "blocks": done.blocks,
+        });
+        Self::of_settings(settings)
+    }
+
+    /// What an old run found out.
+    pub fn of_manifest(manifest: &Manifest) -> Self {
+        Self::of_settings(manifest.settings.clone())
+    }
+
+    /// A manifest of another version of fisherflow may lack some of it: then the tables are not printed.
+    fn of_settings(settings: serde_json::Value) -> Self {
+        serde_json::from_value(settings).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the findings of this run are not understood");
+            Self::default()
+        })
+    }
+
+    /// Adds the tables that have rows to a page.
+    pub fn print_to(&self, page: &mut Page) {
+        if self.noise_estimate.is_some() || self.intrinsic_estimate.is_some() {
+            let stars = self.intrinsic_estimate.as_ref().or(self.noise_estimate.as_ref());
+            page.gap().grid(&self.labels()).line(format!(
+                "noise to intrinsic: standard deviations over {} held-out spectra; pulls: their errors in units of the error bars",
+                count(stars.map_or(0, |s| s.n_spectra))
+            ));
+        }
+        if !self.blocks.is_empty() {
+            page.gap().grid(&self.blocks());
+        }
+    }
+
+    /// A row a label.
+    fn labels(&self) -> Grid {
+        let k = self.network.labels.len();
+        let sigma = |covariance: Option<&Vec<f64>>, i: usize| {
+            let variance = covariance.and_then(|c| c.get(i * k + i));
+            variance.map_or("-".to_owned(), |v| number(v.max(0.0).sqrt()))
+        };
+        let intrinsic = self.intrinsic_estimate.as_ref();
+        let mut grid = Grid::new(&[
+            "label",
+            "unit",
+            "noise",
+            "flux",
+            "weights",
+            "intrinsic",
+            "pull mean",
+            "pull std",
+            "within 1",
+        ]);
+        for (i, label) in self.network.labels.iter().enumerate() {
+            let pulls = self.pulls.as_ref().and_then(|p| p.get(i));
+            let pull = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
+            grid.row(vec![
+                label.clone(),
+                self.network.units.get(i).cloned().unwrap_or_default(),
+                sigma(self.noise_estimate.as_ref().map(|n| &n.covariance), i),
+                sigma(intrinsic.map(|e| &e.mean_flux), i),
+                sigma(intrinsic.map(|e| &e.mean_weights), i),
+                sigma(intrinsic.map(|e| &e.covariance), i),
+                pull(pulls.map(|p| p.mean)),
+                pull(pulls.map(|p| p.standard_deviation)),
+                pull(pulls.map(|p| p.within_one_sigma)),
+            ]);
+        }
+        grid
+    }
+
+    /// A row a block.
+    fn blocks(&self) -> Grid {
+        let mut grid = Grid::new(&["block", "structure", "weights", "effective", "log det", "condition"]);
+        for block in &self.blocks {
+            grid.row(vec![
+                block.layers.join("+"),
+                block.structure.clone(),
+                count(block.n_weights),
+                block.effective_parameters.map_or("-".to_owned(), |x| format!("{x:.1}")),
+                block.log_det.map_or("-".to_owned(), |x| format!("{x:.1}")),
+                block.condition.map_or("-".to_owned(), |x| format!("{x:.1e}")),
+            ]);
+        }
+        grid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_tells_what_a_run_found() {
+        let settings = serde_json::json!({
+            "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
+            "prior_precision": 1.0,
+            "noise_estimate": { "covariance": [400.0], "mean_flux": [0.0], "mean_weights": [0.0], "n_spectra": 52, "clipped": 0 },
+            "intrinsic_estimate": null,
+            "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+            "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7,
+                "effective_parameters": 3.5, "log_det": 12.25, "condition": 1e4 }],
+        });
+        let mut page = Page::new();
+        Findings::of_settings(settings).print_to(&mut page);
+        let lines: Vec<String> = page.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(
+            lines[1],
+            "teff   K        20     -        -          -      0.100     1.050     0.680"
+        );
+        assert!(lines[2].contains("52 held-out spectra"));
+        assert_eq!(lines[5], "a+b    full             7        3.5     12.2      1.0e4");
+        assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
+        assert_eq!(
+            Findings::of_settings(serde_json::json!({"blocks": 3})),
+            Findings::default()
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! What is read: every key, the defaults, and the reference that documents them.
+
+use fisherflow_curvature::StructureKind;
+use fisherflow_network::{Activation, Precision};
+use fisherflow_spectra::{FluxError, LabelErrors, Mask};
+use fisherflow_store::OnBadObject;
+
+use super::*;
+use crate::run_file::network::LabelsTable;
+use crate::run_file::{ComputeTable, PredictTable, TABLES};
+
+#[test]
+fn every_key_of_the_contract_is_read() {
+    let run = parse(WHOLE).unwrap();
+    assert_eq!(run.network.uri, "network.safetensors");
+    assert_eq!(run.network.layers.unwrap(), ["dense", "relu", "dense"]);
+    assert_eq!(run.network.input_mean.unwrap(), [1.0]);
+    assert_eq!(run.network.input_scale.unwrap(), [0.1]);
+    assert_eq!(run.network.labels.names.unwrap()[2], "fe_h");
+    assert_eq!(run.network.labels.units.unwrap()[0], "K");
+    assert_eq!(run.network.labels.mean.unwrap(), [4700.0, 2.3, -0.2]);
+    assert_eq!(run.network.labels.scale.unwrap(), [500.0, 0.8, 0.3]);
+
+    let columns = &run.catalogue.columns;
+    assert_eq!(run.catalogue.uri, "s3://survey/training/*.parquet");
+    assert_eq!(columns.error, FluxError::Sigma("flux_err".to_owned()));
+    let mask = Mask {
+        column: "mask".to_owned(),
+        bad_bits: vec![0, 1, 3],
+    };
+    assert_eq!(columns.mask, Some(mask.clone()));
+    assert_eq!(columns.labels, ["teff", "logg", "fe_h"]);
+    let errors = ["e_teff", "e_logg", "e_fe_h"].map(str::to_owned).to_vec();
+    assert_eq!(columns.label_errors, LabelErrors::Sigma(errors));
+    assert_eq!(columns.holdout_group.as_deref(), Some("source"));
+    assert!(columns.keep.is_empty());
+    assert_eq!(run.catalogue.on_bad_object, OnBadObject::Fail);
+
+    let predicted = run.predict.catalogue.unwrap();
+    assert!(run.predict.jacobians);
+    assert_eq!(predicted.uri, "s3://survey/dr17/*.parquet");
+    assert_eq!(predicted.columns.mask, Some(mask));
+    assert_eq!(predicted.columns.keep, ["snr"]);
+
+    let curvature = run.curvature.unwrap();
+    assert_eq!(curvature.structure, StructureKind::Kfac);
+    assert_eq!(curvature.layers["layers.6"], StructureKind::Block);
+    assert_eq!(run.noise.covariance, None);
+    assert_eq!(run.noise.holdout_fraction, 0.2);
+    assert_eq!(run.prior.unwrap().precision, 1.5);
+    assert_eq!(run.compute.precision, Precision::F32);
+    assert_eq!(run.compute.group, 2048);
+    assert_eq!(run.output.unwrap().uri, "out/spex");
+
+    let train = run.train.unwrap();
+    assert_eq!(train.hidden, [2048, 1024, 512, 256, 128, 32]);
+    assert_eq!((train.epochs, train.batch, train.patience), (30, 64, Some(5)));
+    assert_eq!(train.learning_rate, 0.0008);
+    assert_eq!(train.activation, Activation::Relu);
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let run = parse(LEAST).unwrap();
+    assert_eq!(run.network.labels, LabelsTable::default());
+    assert_eq!(run.catalogue.columns.error, FluxError::Ivar("ivar".to_owned()));
+    assert_eq!(run.catalogue.columns.label_errors, LabelErrors::None);
+    assert_eq!(run.catalogue.on_bad_object, OnBadObject::Fail);
+    assert_eq!(run.predict, PredictTable::default());
+    assert_eq!(run.noise.holdout_fraction, 0.1);
+    assert_eq!(run.prior.unwrap().precision, 0.0);
+    assert_eq!(run.compute, ComputeTable::default());
+    assert_eq!(
+        (run.compute.batch, run.compute.threads, run.compute.group),
+        (512, 1, 4096)
+    );
+    assert!(run.train.is_none());
+}
+
+#[test]
+fn absent_tables_are_missed_only_by_the_commands_that_need_them() {
+    let run = parse(&LEAST[..LEAST.find("[curvature]").unwrap()]).unwrap();
+    for error in [
+        run.curvature().unwrap_err(),
+        run.prior().unwrap_err(),
+        run.output().unwrap_err(),
+        run.train().unwrap_err(),
+    ] {
+        assert!(
+            error.to_string().contains("] is missing: add it with")
+                || error.to_string().contains("]` is missing: add it with"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_reference_has_every_key_and_is_a_run_file() {
+    let reference = include_str!("../../../RUN_FILE.md");
+    let toml = reference.split("```toml\n").nth(1).unwrap();
+    let toml = toml.split("```").next().unwrap();
+    parse(toml).unwrap();
+    let later = ["memory"];
+    for (table, keys) in TABLES {
+        for key in keys.iter().filter(|key| !later.contains(key)) {
+            assert!(reference.contains(key), "{table}.{key}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_states_the_defaults() {
+    let reference = include_str!("../../../RUN_FILE.md");
+    let stated = |key: &str| -> String {
+        let line = reference
+            .lines()
+            .rfind(|l| l.starts_with(&format!("{key} = ")))
+            .unwrap();
+        assert!(line.contains("# default"), "{line}");
+        line.split(['=', '#']).nth(1).unwrap().trim().to_owned()
+    };
+    let least = format!("{LEAST}[train]\nhidden = []\nepochs = 1\n");
+    let run = parse(&least).unwrap();
+    let train = run.train.unwrap();
+    assert_eq!(stated("threads"), run.compute.threads.to_string());
+    assert_eq!(stated("group"), run.compute.group.to_string());
+    assert_eq!(stated("holdout_fraction"), run.noise.holdout_fraction.to_string());
+    assert_eq!(stated("batch"), train.batch.to_string());
+    assert_eq!(stated("learning_rate"), train.learning_rate.to_string());
+    assert_eq!(stated("beta_1"), train.beta_1.to_string());
+    assert_eq!(stated("beta_2"), train.beta_2.to_string());
+    assert_eq!(stated("epsilon").parse::<f64>().unwrap(), train.epsilon);
+    assert_eq!(stated("seed"), train.seed.to_string());
+}
+
+#[test]
+fn every_pipeline_is_a_run_file() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let run = RunFile::read(&path).unwrap_or_else(|e| panic!("{e}"));
+            assert!(run.curvature.is_some() && run.prior.is_some() && run.output.is_some());
+            read += 1;
+        }
+    }
+    assert!(read > 0);
+}

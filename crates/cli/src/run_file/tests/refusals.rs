@@ -1,0 +1,450 @@
+//! What is refused: where each error points, what it expects, and what it tells to do.
+
+use super::*;
+
+#[test]
+fn unknown_keys_name_line_and_nearest_key_at_every_depth() {
+    for (line, typo, key, near) in [
+        ("[noise]", "[nosie]", "nosie", "noise"),
+        (
+            "uri = \"network.safetensors\"",
+            "url = \"n\"",
+            "network.url",
+            "network.uri",
+        ),
+        (
+            "units = [\"K\", \"dex\", \"dex\"]",
+            "unit = []",
+            "network.labels.unit",
+            "network.labels.units",
+        ),
+        (
+            "sigma = \"flux_err\"",
+            "sgima = \"flux_err\"",
+            "catalogue.sgima",
+            "catalogue.sigma",
+        ),
+        (
+            "jacobians = true",
+            "jacobian = true",
+            "predict.jacobian",
+            "predict.jacobians",
+        ),
+        (
+            "structure = \"kfac\"",
+            "structrue = \"kfac\"",
+            "curvature.structrue",
+            "curvature.structure",
+        ),
+        ("from = \"holdout\"", "form = \"holdout\"", "noise.form", "noise.from"),
+        ("precision = 1.5", "precison = 1.5", "prior.precison", "prior.precision"),
+        ("threads = 1", "thread = 1", "compute.thread", "compute.threads"),
+        ("uri = \"out/spex\"", "ur = \"out\"", "output.ur", "output.uri"),
+        ("epochs = 30", "epoch = 30", "train.epoch", "train.epochs"),
+    ] {
+        let error = refused(line, typo);
+        let n = line_of(line);
+        let start = format!("run.toml:{n}: unknown key `{key}`: the nearest known key is `{near}`");
+        assert!(error.starts_with(&start), "{error}\nexpected {start}");
+    }
+}
+
+#[test]
+fn a_key_under_the_wrong_header_is_told_where_it_belongs() {
+    let error = refused("threads = 1", "hidden = [3]");
+    assert!(
+        error.ends_with("unknown key `compute.hidden`: it is a key of [train]"),
+        "{error}"
+    );
+    let error = refused("threads = 1", "keep_columns = [\"a\"]");
+    assert!(error.ends_with("it is a key of [predict]"), "{error}");
+}
+
+#[test]
+fn wrong_types_say_what_is_expected_and_found() {
+    for (line, replacement, said) in [
+        (
+            "version = 1",
+            "version = \"1\"",
+            "`version` takes an integer, found the string \"1\"",
+        ),
+        (
+            "uri = \"network.safetensors\"",
+            "uri = 3",
+            "`network.uri` takes a string, found the integer 3",
+        ),
+        (
+            "input_mean = 1.0",
+            "input_mean = true",
+            "`network.input_mean` takes a number, or an array of one number a pixel, found true",
+        ),
+        (
+            "layers = [\"dense\", \"relu\", \"dense\"]",
+            "layers = \"dense\"",
+            "`network.layers` takes an array of layer names, found the string \"dense\"",
+        ),
+        (
+            "labels = [\"teff\", \"logg\", \"fe_h\"]",
+            "labels = [\"teff\", 2, \"fe_h\"]",
+            "`catalogue.labels[1]` takes a string, found the integer 2",
+        ),
+        (
+            "jacobians = true",
+            "jacobians = \"yes\"",
+            "`predict.jacobians` takes true or false, found the string \"yes\"",
+        ),
+        (
+            "structure = \"kfac\"",
+            "structure = [\"kfac\"]",
+            "`curvature.structure` takes a string, found an array of 1",
+        ),
+        (
+            "\"layers.6\" = \"block\"",
+            "\"layers.6\" = 6",
+            "`curvature.layers.\"layers.6\"` takes a string, found the integer 6",
+        ),
+        (
+            "precision = 1.5",
+            "precision = [1.5]",
+            "`prior.precision` takes a number, found an array of 1",
+        ),
+        (
+            "batch = 512",
+            "batch = 512.0",
+            "`compute.batch` takes an integer, found the number 512.0",
+        ),
+        (
+            "epochs = 30",
+            "epochs = 1979-05-27",
+            "`train.epochs` takes an integer, found the date 1979-05-27",
+        ),
+    ] {
+        assert_eq!(
+            refused(line, replacement),
+            format!("run.toml:{}: {said}", line_of(line))
+        );
+    }
+    let error = parse("version = 1\nnetwork = 3\n").unwrap_err();
+    assert_eq!(error, "run.toml:2: `network` takes a table, found the integer 3");
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    for (line, replacement, said) in [
+        ("uri = \"network.safetensors\"", "uri = \"\"", "`network.uri` is empty"),
+        (
+            "uri = \"network.safetensors\"",
+            "uri = \"network.bin\"",
+            "ends in .safetensors",
+        ),
+        (
+            "layers = [\"dense\", \"relu\", \"dense\"]",
+            "layers = [\"dense\", \"rel\"]",
+            "`network.layers[1]` is not a layer",
+        ),
+        (
+            "input_scale = 0.1",
+            "input_scale = 0",
+            "is 0, expected a number above 0",
+        ),
+        ("input_scale = 0.1", "input_scale = [1, -2]", "has -2 at pixel 1"),
+        (
+            "input_scale = 0.1",
+            "input_scale = nan",
+            "is nan, expected a finite number",
+        ),
+        (
+            "mean = [4700.0, 2.3, -0.2]",
+            "mean = [1]",
+            "`network.labels.mean` has 1 values, `network.labels.names` has 3",
+        ),
+        (
+            "scale = [500.0, 0.8, 0.3]",
+            "scale = [500.0, 0.0, 0.3]",
+            "has 0, expected numbers above 0",
+        ),
+        (
+            "names = [\"teff\", \"logg\", \"fe_h\"]",
+            "names = [\"a\", \"a\", \"b\"]",
+            "names `a` twice",
+        ),
+        (
+            "bad_bits = [3, 0, 1]",
+            "bad_bits = [64]",
+            "`catalogue.bad_bits[0]` is 64, expected a bit from 0 to 63",
+        ),
+        (
+            "bad_bits = [3, 0, 1]",
+            "bad_bits = [-1]",
+            "expected an integer of at least 0",
+        ),
+        ("mask = \"mask\"", "", "`catalogue.bad_bits` has no mask"),
+        ("mask = \"mask\"", "mask = true", "false for none"),
+        (
+            "format = \"parquet\"",
+            "format = \"parqet\"",
+            "the nearest is \"parquet\"",
+        ),
+        (
+            "labels = [\"teff\", \"logg\", \"fe_h\"]",
+            "labels = [\"teff\"]",
+            "`catalogue.label_errors` names 3 columns, `labels` has 1",
+        ),
+        (
+            "label_errors = [\"e_teff\", \"e_logg\", \"e_fe_h\"]",
+            "label_errors = [\"e\"]",
+            "`catalogue.label_errors` names 1 columns, `labels` has 3",
+        ),
+        (
+            "on_bad_object = \"fail\"",
+            "on_bad_object = \"skpi\"",
+            "expected \"fail\" or \"skip\"; the nearest is \"skip\"",
+        ),
+        (
+            "structure = \"kfac\"",
+            "structure = \"kfca\"",
+            "the nearest is \"kfac\"",
+        ),
+        ("from = \"holdout\"", "from = \"holdup\"", "the nearest is \"holdout\""),
+        (
+            "holdout_fraction = 0.2",
+            "holdout_fraction = 1.0",
+            "above 0 and below 1",
+        ),
+        ("holdout_fraction = 0.2", "holdout_fraction = 0", "above 0 and below 1"),
+        (
+            "precision = 1.5",
+            "precision = -1",
+            "is -1, expected a number of at least 0",
+        ),
+        ("precision = 1.5", "precision = inf", "is inf, expected a finite number"),
+        (
+            "precision = \"f32\"",
+            "precision = \"f16\"",
+            "expected \"f32\" or \"f64\"",
+        ),
+        (
+            "batch = 512",
+            "batch = 0",
+            "`compute.batch` is 0, expected an integer of at least 1",
+        ),
+        ("uri = \"out/spex\"", "uri = \"out/*\"", "one folder, without wildcards"),
+        (
+            "hidden = [2048, 1024, 512, 256, 128, 32]",
+            "hidden = [8, 0]",
+            "`train.hidden[1]` is 0",
+        ),
+        (
+            "learning_rate = 0.0008",
+            "learning_rate = 0",
+            "expected a number above 0",
+        ),
+        ("learning_rate = 0.0008", "beta_1 = 1.0", "from 0 to below 1"),
+        (
+            "learning_rate = 0.0008",
+            "activation = \"rel\"",
+            "`train.activation` is not an activation",
+        ),
+        (
+            "learning_rate = 0.0008",
+            "activation = \"dense\"",
+            "expected an activation",
+        ),
+    ] {
+        let error = refused(line, replacement);
+        let said_so = error.starts_with("run.toml:") && error.contains(said);
+        assert!(said_so, "{replacement}: {error}\nexpected {said}");
+    }
+}
+
+#[test]
+fn what_a_later_version_does_is_refused_and_not_ignored() {
+    for (line, replacement, said) in [
+        (
+            "version = 1",
+            "version = 2",
+            "version 2 is not yet supported by this version of fisherflow; it reads version = 1",
+        ),
+        (
+            "uri = \"network.safetensors\"",
+            "uri = \"https://x/model.KERAS\"",
+            "a .keras network is not yet supported",
+        ),
+        (
+            "uri = \"network.safetensors\"",
+            "uri = \"model.onnx\"",
+            "convert it to .safetensors",
+        ),
+        (
+            "input_mean = 1.0",
+            "input_mean = \"mean.npy\"",
+            "`network.input_mean`: a file of numbers is not yet supported",
+        ),
+        (
+            "format = \"parquet\"",
+            "format = \"fits-apstar\"",
+            "\"fits-apstar\" is not yet supported by this version of fisherflow; use \"parquet\"",
+        ),
+        (
+            "uri = \"s3://survey/training/*.parquet\"",
+            "uri = \"apStar-*.fits\"",
+            "a .fits catalogue is not yet supported",
+        ),
+        (
+            "structure = \"kfac\"",
+            "structure = \"ekfac\"",
+            "\"ekfac\" is not yet supported by this version of fisherflow; use \"full\", \"block\", \"kfac\" or \"diagonal\"",
+        ),
+        (
+            "structure = \"kfac\"",
+            "structure = \"auto\"",
+            "\"auto\" is not yet supported",
+        ),
+        (
+            "structure = \"kfac\"",
+            "structure = \"low_rank\"",
+            "\"low_rank\" is not yet supported",
+        ),
+        (
+            "\"layers.6\" = \"block\"",
+            "\"layers.6\" = \"dual\"",
+            "`curvature.layers.\"layers.6\"`: \"dual\" is not yet supported",
+        ),
+        (
+            "structure = \"kfac\"",
+            "memory = \"8 GiB\"",
+            "`curvature.memory`: a budget for structure = \"auto\" is not yet supported",
+        ),
+        (
+            "precision = 1.5",
+            "precision = \"evidence\"",
+            "`prior.precision`: \"evidence\" is not yet supported by this version of fisherflow; write a number",
+        ),
+        (
+            "precision = 1.5",
+            "precision = \"holdout\"",
+            "\"holdout\" is not yet supported",
+        ),
+    ] {
+        let error = refused(line, replacement);
+        let start = format!("run.toml:{}: ", line_of(line));
+        assert!(
+            error.starts_with(&start) && error.contains(said),
+            "{error}\nexpected {said}"
+        );
+    }
+    let error = refused("precision = 1.5", "precision = \"evidnce\"");
+    assert!(error.contains("takes a number of at least 0"), "{error}");
+}
+
+#[test]
+fn missing_keys_name_their_table_and_the_remedy() {
+    for (line, said) in [
+        (
+            "version = 1",
+            "run.toml:1: `version` is missing: write version = 1 at the top of the file",
+        ),
+        ("uri = \"n.safetensors\"", "run.toml:2: `network.uri` is missing: "),
+        ("uri = \"c.parquet\"", "run.toml:4: `catalogue.uri` is missing: "),
+        ("id = \"id\"", "run.toml:4: `catalogue.id` is missing: "),
+        ("flux = \"flux\"", "run.toml:4: `catalogue.flux` is missing: "),
+        (
+            "ivar = \"ivar\"",
+            "run.toml:4: `catalogue.sigma` is missing: write sigma = \"<column>\" or ivar = \"<column>\", or exact_inputs = true",
+        ),
+        (
+            "labels = [\"teff\"]",
+            "run.toml:4: `catalogue.labels` is missing: the noise comes from held-out residuals",
+        ),
+        (
+            "structure = \"full\"",
+            "run.toml:10: `curvature.structure` is missing: ",
+        ),
+        (
+            "precision = 0",
+            "run.toml:12: `prior.precision` is missing: write a number",
+        ),
+        ("uri = \"out\"", "run.toml:14: `output.uri` is missing: "),
+    ] {
+        let error = parse(&with(LEAST, line, "")).unwrap_err();
+        assert!(error.starts_with(said), "{error}\nexpected {said}");
+    }
+    assert!(
+        parse("version = 1\n")
+            .unwrap_err()
+            .contains("`network` is missing: add the table [network]")
+    );
+}
+
+#[test]
+fn a_given_covariance_is_one() {
+    let noise = |said: &str| parse(&format!("{LEAST}[noise]\ncovariance = {said}\n"));
+    assert_eq!(noise("[[2.0]]").unwrap().noise.covariance.unwrap(), [[2.0]]);
+    assert!(
+        noise("[[1, 0], [0, 1]]")
+            .unwrap_err()
+            .contains("expected 1 rows of 1: one a label")
+    );
+    assert!(noise("[]").unwrap_err().contains("has rows of no numbers"));
+    assert!(noise("[[-1]]").unwrap_err().contains("negative variance -1 of label 0"));
+    assert!(noise("[[0]]").unwrap_err().contains("is singular"));
+    let two = with(LEAST, "labels = [\"teff\"]", "labels = [\"a\", \"b\"]");
+    let noise = |said: &str| parse(&format!("{two}[noise]\n{said}\n"));
+    assert!(noise("covariance = [[1e4, 50], [50, 1.0]]").is_ok());
+    assert!(
+        noise("covariance = [[1, 0.1], [0.2, 1]]")
+            .unwrap_err()
+            .contains("row 1 column 0 is 0.2")
+    );
+    assert!(
+        noise("covariance = [[1, 2], [2, 1]]")
+            .unwrap_err()
+            .contains("not positive semidefinite")
+    );
+    assert!(
+        noise("covariance = [[1, 1], [1, 1]]")
+            .unwrap_err()
+            .contains("is singular")
+    );
+    assert!(
+        noise("covariance = [[1, \"a\"], [1, 1]]")
+            .unwrap_err()
+            .contains("`noise.covariance[0][1]` takes a number")
+    );
+    let both = noise("from = \"holdout\"\ncovariance = [[1, 0], [0, 1]]");
+    assert!(both.unwrap_err().contains("stands beside a covariance"));
+    let fixed = noise("covariance = [[1, 0], [0, 1]]\nholdout_fraction = 0").unwrap();
+    assert_eq!(fixed.noise.holdout_fraction, 0.0);
+    let own = with(
+        &two,
+        "labels = [\"a\", \"b\"]",
+        "labels = [\"a\", \"b\"]\nlabel_errors = [\"c\", \"d\"]",
+    );
+    assert!(parse(&format!("{own}[noise]\ncovariance = [[1, 1], [1, 1]]\n")).is_ok());
+}
+
+#[test]
+fn toml_that_is_none_says_where() {
+    let error = parse("version = 1\n[network\n").unwrap_err();
+    assert!(error.starts_with("run.toml:2: not valid toml: "), "{error}");
+    let error = parse("version = 1\nversion = 1\n").unwrap_err();
+    assert!(
+        error.starts_with("run.toml:2: not valid toml: duplicate key"),
+        "{error}"
+    );
+    let error = RunFile::read(Path::new("no/such/run.toml")).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read the run file no/such/run.toml");
+}
+
+#[test]
+fn elements_of_arrays_over_lines_have_their_own() {
+    let error = refused(
+        "labels = [\"teff\", \"logg\", \"fe_h\"]",
+        "labels = [\n  \"teff\",\n  2,\n]",
+    );
+    let n = line_of("labels = [\"teff\"") + 2;
+    assert!(
+        error.starts_with(&format!("run.toml:{n}: `catalogue.labels[1]`")),
+        "{error}"
+    );
+}

@@ -1,0 +1,65 @@
+//! All that the page is about, read from an output.
+
+use fisherflow_store::{BlockRow, Manifest, Output, Stores};
+
+use crate::ReportError;
+use crate::jacobians::Jacobians;
+use crate::predictions::Predictions;
+use crate::settings::Settings;
+
+/// What an output holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Findings {
+    /// Its URI.
+    pub output: String,
+    /// What was committed.
+    pub manifest: Manifest,
+    /// Its settings.
+    pub settings: Settings,
+    /// From `predictions/`.
+    pub predictions: Predictions,
+    /// From `posterior/blocks.parquet`.
+    pub blocks: Vec<BlockRow>,
+    /// From `jacobians/`, where there are any.
+    pub jacobians: Option<Jacobians>,
+}
+
+/// Reads an output.
+pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportError> {
+    let manifest = output.manifest()?.ok_or_else(|| ReportError::NotFinished {
+        output: output.uri().to_owned(),
+    })?;
+    if manifest.version != Manifest::VERSION {
+        return Err(ReportError::Version {
+            output: output.uri().to_owned(),
+            found: manifest.version,
+            expected: Manifest::VERSION,
+        });
+    }
+    let settings = Settings::of(output, &manifest)?;
+    let labels = &settings.network.labels;
+    let holds = |folder: &str| manifest.files.iter().any(|file| file.path.starts_with(folder));
+    let predictions = if holds("predictions/") {
+        Predictions::read(stores, &output.child("predictions"), labels)?
+    } else {
+        Predictions::none(labels.len())
+    };
+    let blocks = if holds("posterior/blocks.parquet") {
+        output.read_blocks()?
+    } else {
+        Vec::new()
+    };
+    let jacobians = if holds("jacobians/") {
+        Some(Jacobians::read(stores, &output.child("jacobians"), labels)?)
+    } else {
+        None
+    };
+    Ok(Findings {
+        output: output.uri().to_owned(),
+        manifest,
+        settings,
+        predictions,
+        blocks,
+        jacobians,
+    })
+}

@@ -1,0 +1,189 @@
+//! Are the error bars as large as the errors? The pulls of spectra that the sums have not seen, in numbers and in a sentence.
+
+use crate::findings::Findings;
+use crate::html::{Cell, escape, paragraph, table, warning};
+use crate::numbers::{count, counted, percent, significant};
+use crate::settings::{Budget, Pulls};
+
+/// Share of a normal distribution within one standard deviation.
+const WITHIN_ONE: f64 = 0.6827;
+/// What is never called a deviation: a tenth of an error bar.
+const TOLERANCE: f64 = 0.1;
+/// Nor is a share this close.
+const SHARE_TOLERANCE: f64 = 0.05;
+
+/// The section.
+pub(crate) fn pulls(findings: &Findings) -> String {
+    let Some(pulls) = findings.settings.pulls.as_deref().filter(|pulls| !pulls.is_empty()) else {
+        return warning(
+            "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels. Do not take them as \
+             calibrated.",
+        ) + &budget(findings);
+    };
+    let labels = &findings.settings.network.labels;
+    let mut out = paragraph(
+        "A pull is (label - prediction) / error bar, for spectra with labels that are not in the sums; the error bar holds the label's own \
+         error too, where the catalogue has one. Over right error bars pulls have mean 0 and standard deviation 1, and 68.3 % lie within one.",
+    );
+    let rows: Vec<Vec<Cell>> = labels
+        .iter()
+        .zip(pulls)
+        .map(|(name, pulls)| {
+            vec![
+                Cell::text(name),
+                Cell::Number(significant(pulls.mean, 3)),
+                Cell::Number(significant(pulls.standard_deviation, 3)),
+                Cell::Number(percent(pulls.within_one_sigma)),
+                Cell::Number(count(pulls.n_spectra)),
+            ]
+        })
+        .collect();
+    out.push_str(&table(
+        &["label", "mean", "standard deviation", "within one", "spectra"],
+        &rows,
+    ));
+    out.push_str("<ul>\n");
+    for (name, pulls) in labels.iter().zip(pulls) {
+        out.push_str(&format!(
+            "<li><strong>{}</strong>: {}</li>\n",
+            escape(name),
+            escape(&verdict(pulls))
+        ));
+    }
+    out.push_str("</ul>\n");
+    let same = findings.manifest.inputs.iter().all(|input| input.role != "predict");
+    if same && findings.settings.intrinsic_estimate.is_some() {
+        out.push_str(&paragraph(
+            "The intrinsic part was set from the same held-out spectra, so that in the mean it fits them by construction: a catalogue of its own \
+             for the predictions, with labels, is the sharper test.",
+        ));
+    }
+    out + &budget(findings)
+}
+
+/// What the pulls of one label mean.
+fn verdict(pulls: &Pulls) -> String {
+    let Pulls {
+        n_spectra,
+        mean,
+        standard_deviation: scatter,
+        within_one_sigma: within,
+    } = *pulls;
+    let n = n_spectra as f64;
+    if n_spectra < 2 || !mean.is_finite() || !scatter.is_finite() {
+        return "too few spectra to say anything.".to_owned();
+    }
+    let from = format!("(from {})", counted(n_spectra, "spectrum", "spectra"));
+    // Twice the standard error of each, for normal pulls.
+    let of_scatter = TOLERANCE.max(2.0 / (2.0 * (n - 1.0)).sqrt());
+    let of_mean = TOLERANCE.max(2.0 * scatter / n.sqrt());
+    let of_share = SHARE_TOLERANCE.max(2.0 * (WITHIN_ONE * (1.0 - WITHIN_ONE) / n).sqrt());
+    let right = (scatter - 1.0).abs() <= of_scatter;
+    let mut says = if right {
+        format!("the error bars are as large as the errors scatter, as far as these spectra can tell {from}")
+    } else if scatter > 1.0 {
+        format!(
+            "the error bars are too small: the errors scatter {} times as much {from}",
+            significant(scatter, 2)
+        )
+    } else {
+        format!(
+            "the error bars are too large: the errors scatter only {} times as much {from}",
+            significant(scatter, 2)
+        )
+    };
+    let biased = mean.abs() > of_mean;
+    if biased {
+        let side = if mean < 0.0 { "above" } else { "below" };
+        says.push_str(&format!(
+            "; the predictions lie on average {} error bars {side} the labels: a bias, which an error bar does not mend",
+            significant(mean.abs(), 2)
+        ));
+    }
+    if right && !biased && (within - WITHIN_ONE).abs() > of_share {
+        let shape = if within > WITHIN_ONE {
+            "most errors are smaller, and a few large ones make up the scatter"
+        } else {
+            "the errors are not normally distributed"
+        };
+        says.push_str(&format!(
+            "; {} lie within one error bar where 68.3 % are expected: {shape}",
+            percent(within)
+        ));
+    }
+    says + "."
+}
+
+/// The error budget of the held-out spectra, label by label.
+fn budget(findings: &Findings) -> String {
+    let Some(budget) = &findings.settings.intrinsic_estimate else {
+        return String::new();
+    };
+    let labels = &findings.settings.network.labels;
+    let k = labels.len();
+    let rows: Vec<Vec<Cell>> = labels
+        .iter()
+        .enumerate()
+        .map(|(label, name)| {
+            let root = |of: fn(&Budget) -> &Vec<f64>| {
+                let variance = of(budget).get(label * k + label).copied().unwrap_or(f64::NAN);
+                Cell::Number(significant(variance.sqrt(), 3))
+            };
+            let bias = budget.mean_residual.get(label).copied().unwrap_or(f64::NAN);
+            vec![
+                Cell::text(super::with_unit(name, findings.settings.unit(label))),
+                root(|budget| &budget.residual_second_moment),
+                Cell::Number(significant(bias, 3)),
+                root(|budget| &budget.mean_flux),
+                root(|budget| &budget.mean_weights),
+                root(|budget| &budget.mean_label_covariance),
+                root(|budget| &budget.covariance),
+            ]
+        })
+        .collect();
+    let header = [
+        "label",
+        "root mean square error",
+        "mean error",
+        "flux",
+        "weights",
+        "labels' own errors",
+        "intrinsic",
+    ];
+    format!(
+        "<h3>Error budget of the held-out spectra</h3>\n{}<p class=\"small\">From {}; an error is label minus prediction. Flux, weights and \
+         labels' own errors are roots of mean variances. Intrinsic is what remains of the mean square error after them, in squares, for all labels \
+         at once; where nothing remains it is 0.</p>\n",
+        table(&header, &rows),
+        counted(budget.n_spectra, "spectrum", "spectra")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(n_spectra: u64, mean: f64, standard_deviation: f64, within_one_sigma: f64) -> String {
+        verdict(&Pulls {
+            n_spectra,
+            mean,
+            standard_deviation,
+            within_one_sigma,
+        })
+    }
+
+    #[test]
+    fn pulls_in_words() {
+        assert!(says(1000, 0.02, 1.03, 0.68).starts_with("the error bars are as large as the errors"));
+        let small = says(1000, -0.6, 2.0, 0.4);
+        assert!(
+            small.contains("too small") && small.contains("0.60 error bars above the labels"),
+            "{small}"
+        );
+        assert!(says(1000, 0.0, 0.5, 0.95).contains("too large: the errors scatter only 0.50 times"));
+        assert!(says(1000, 0.0, 1.0, 0.80).contains("a few large ones"));
+        // Ten spectra cannot tell 1.3 from 1.
+        assert!(says(10, 0.2, 1.3, 0.6).starts_with("the error bars are as large"));
+        assert!(says(0, f64::NAN, f64::NAN, f64::NAN).starts_with("too few"));
+    }
+}

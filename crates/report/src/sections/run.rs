@@ -1,0 +1,89 @@
+//! What was run: the network, the catalogues, the run and its settings.
+
+use std::collections::BTreeMap;
+
+use fisherflow_store::ManifestInput;
+
+use crate::findings::Findings;
+use crate::html::{Cell, escape, table};
+use crate::numbers::{bytes, count};
+use crate::settings::others;
+
+/// The section.
+pub(crate) fn run(findings: &Findings) -> String {
+    let manifest = &findings.manifest;
+    let network = &findings.settings.network;
+    let labels: Vec<String> = network
+        .labels
+        .iter()
+        .enumerate()
+        .map(|(label, name)| super::with_unit(name, findings.settings.unit(label)))
+        .collect();
+    let facts = [
+        ("run", manifest.run_id.clone()),
+        ("finished", manifest.created.clone()),
+        ("output", findings.output.clone()),
+        ("fisherflow", manifest.fisherflow.clone()),
+        ("manifest version", manifest.version.to_string()),
+        ("labels", labels.join(", ")),
+        ("weights of the network", count(network.weights)),
+    ];
+    let facts: Vec<Vec<Cell>> = facts
+        .into_iter()
+        .map(|(name, value)| vec![Cell::text(name), Cell::text(value)])
+        .collect();
+    let inputs: Vec<Vec<Cell>> = manifest.inputs.iter().map(input).collect();
+    let settings: Vec<Vec<Cell>> = others(&manifest.settings)
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with("network."))
+        .map(|(name, value)| vec![Cell::text(name), Cell::text(value)])
+        .collect();
+    let mut out = table(&[], &facts);
+    out.push_str("<h3>Read</h3>\n");
+    out.push_str(&table(&["role", "URI", "objects", "rows", "size", "SHA-256"], &inputs));
+    out.push_str("<p class=\"small\">SHA-256: of a network's bytes; of the paths, sizes and etags of a catalogue's objects.</p>\n");
+    out.push_str("<h3>Settings</h3>\n");
+    out.push_str(&table(&[], &settings));
+    out.push_str("<h3>Written</h3>\n");
+    out.push_str(&files(findings));
+    out
+}
+
+fn input(input: &ManifestInput) -> Vec<Cell> {
+    vec![
+        Cell::text(input.role.as_str()),
+        Cell::text(input.uri.as_str()),
+        Cell::Number(count(input.objects)),
+        Cell::Number(if input.role == "network" {
+            "–".to_owned()
+        } else {
+            count(input.rows)
+        }),
+        Cell::Number(bytes(input.bytes)),
+        Cell::Html(format!("<code title=\"{0}\">{0}</code>", escape(&input.sha256))),
+    ]
+}
+
+/// Files, rows and bytes of each folder.
+fn files(findings: &Findings) -> String {
+    let mut folders: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
+    for file in &findings.manifest.files {
+        let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let of = folders.entry(folder).or_default();
+        of.0 += 1;
+        of.1 += file.rows;
+        of.2 += file.bytes;
+    }
+    let rows: Vec<Vec<Cell>> = folders
+        .into_iter()
+        .map(|(folder, (files, rows, size))| {
+            vec![
+                Cell::text(format!("{folder}/")),
+                Cell::Number(count(files)),
+                Cell::Number(count(rows)),
+                Cell::Number(bytes(size)),
+            ]
+        })
+        .collect();
+    table(&["folder", "files", "rows", "size"], &rows)
+}

@@ -1,0 +1,162 @@
+//! What the manifest's settings say: the parts that have a place of their own on the page, and all others by name.
+
+use fisherflow_store::{Manifest, Output};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::ReportError;
+
+/// The parts that the page knows by name.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Settings {
+    /// The network.
+    pub network: NetworkSettings,
+    /// Of each label; none where fewer than two unseen spectra have labels.
+    #[serde(default)]
+    pub pulls: Option<Vec<Pulls>>,
+    /// How the labels' noise R came about; none where the run file gives it.
+    #[serde(default)]
+    pub noise_estimate: Option<Noise>,
+    /// How C_intrinsic came about; none without labels.
+    #[serde(default)]
+    pub intrinsic_estimate: Option<Budget>,
+}
+
+/// The network as the manifest describes it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct NetworkSettings {
+    /// Names of the labels.
+    pub labels: Vec<String>,
+    /// Their units.
+    #[serde(default)]
+    pub units: Vec<String>,
+    /// Number of weights.
+    pub weights: u64,
+}
+
+/// The pulls of one label: `(label - prediction) / error`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct Pulls {
+    /// Number of spectra.
+    pub n_spectra: u64,
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation about the mean.
+    pub standard_deviation: f64,
+    /// Share between -1 and 1.
+    pub within_one_sigma: f64,
+}
+
+/// R, from held-out spectra.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Noise {
+    /// `[K, K]`, label units squared.
+    pub covariance: Vec<f64>,
+    /// Number of spectra.
+    pub n_spectra: u64,
+}
+
+/// Means over held-out spectra, `[K, K]` each, label units squared.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Budget {
+    /// C_intrinsic.
+    pub covariance: Vec<f64>,
+    /// Number of spectra.
+    pub n_spectra: u64,
+    /// `[K]`, label units: label minus prediction.
+    pub mean_residual: Vec<f64>,
+    /// Of residual times residual.
+    pub residual_second_moment: Vec<f64>,
+    /// Of C_flux.
+    pub mean_flux: Vec<f64>,
+    /// Of C_weights.
+    pub mean_weights: Vec<f64>,
+    /// Of the labels' own errors.
+    pub mean_label_covariance: Vec<f64>,
+}
+
+/// Settings that have sections of their own.
+const ELSEWHERE: [&str; 4] = ["blocks", "intrinsic_estimate", "noise_estimate", "pulls"];
+
+impl Settings {
+    /// The settings of a manifest.
+    pub fn of(output: &Output, manifest: &Manifest) -> Result<Self, ReportError> {
+        Self::deserialize(&manifest.settings).map_err(|source| ReportError::Settings {
+            output: output.uri().to_owned(),
+            source,
+        })
+    }
+
+    /// The unit of a label; empty where it has none.
+    pub fn unit(&self, label: usize) -> &str {
+        self.network.units.get(label).map_or("", String::as_str)
+    }
+}
+
+/// Every other setting by its name: `compute.batch`, `16`.
+pub(crate) fn others(settings: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if let Value::Object(entries) = settings {
+        for (name, value) in entries {
+            if !ELSEWHERE.contains(&name.as_str()) {
+                flatten(name, value, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn flatten(name: &str, value: &Value, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(entries) if !entries.is_empty() => {
+            for (key, value) in entries {
+                flatten(&format!("{name}.{key}"), value, found);
+            }
+        }
+        Value::Array(values) if values.iter().all(|value| !value.is_object()) => {
+            let texts: Vec<String> = values.iter().map(text).collect();
+            let text = if texts.is_empty() {
+                "none".to_owned()
+            } else {
+                texts.join(", ")
+            };
+            found.push((name.to_owned(), text));
+        }
+        other => found.push((name.to_owned(), text(other))),
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "none".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_by_name() {
+        let settings = serde_json::json!({
+            "compute": { "batch": 16, "f": [1.5, 2] },
+            "mask": null,
+            "pulls": [1],
+            "keep": [],
+        });
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            others(&settings),
+            [
+                text("compute.batch", "16"),
+                text("compute.f", "1.5, 2"),
+                text("keep", "none"),
+                text("mask", "none"),
+            ]
+        );
+    }
+}
