@@ -86,7 +86,11 @@ impl Ended {
 
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "exit code {:?}\n--- stdout\n{}\n--- stderr\n{}", self.code, self.stdout, self.stderr)
+        write!(
+            f,
+            "exit code {:?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.code, self.stdout, self.stderr
+        )
     }
 }
 
@@ -100,7 +104,13 @@ pub fn run(command: &mut Command) -> Ended {
 
 /// Builds as a shell would: what `cargo test` tells a test about its own package would make build scripts run again (ring's does).
 fn build() -> PathBuf {
-    const OF_THIS_PACKAGE: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    const OF_THIS_PACKAGE: [&str; 5] = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+        "CARGO_PRIMARY_",
+    ];
     let mut cargo = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -109,7 +119,15 @@ fn build() -> PathBuf {
         }
     }
     let output = cargo
-        .args(["build", "--release", "--locked", "-p", "fisherflow-cli", "--message-format", "json"])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "-p",
+            "fisherflow-cli",
+            "--message-format",
+            "json",
+        ])
         .current_dir(repository())
         .stderr(Stdio::inherit())
         .output()

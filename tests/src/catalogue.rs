@@ -83,7 +83,9 @@ pub fn parquet_bytes(spectra: &[Spectrum], row_group: usize) -> Vec<u8> {
         Field::new("visit", DataType::Int64, true),
     ]));
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("columns agree");
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(row_group)).build();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(row_group))
+        .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).expect("a schema that Parquet has");
     writer.write(&batch).expect("a batch of the schema");
     writer.into_inner().expect("a footer")

@@ -19,7 +19,10 @@ pub fn he_normal(widths: &[usize]) -> Network {
         mean: vec![4600.0, 2.4, -0.85],
         scale: vec![520.0, 1.2, 0.78],
     };
-    let arithmetic = Arithmetic { precision: Precision::F64, threads: 1 };
+    let arithmetic = Arithmetic {
+        precision: Precision::F64,
+        threads: 1,
+    };
     Network::he_normal(widths, Activation::Relu, labels, &[1.0], &[0.1], 5, arithmetic).expect("a network")
 }
 

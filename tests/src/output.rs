@@ -69,7 +69,12 @@ pub fn digests(output: &Path) -> BTreeMap<String, String> {
         .map(|file| (text(&file["path"]), text(&file["sha256"])))
         .filter(|(path, _)| DATA.iter().any(|folder| path.starts_with(&format!("{folder}/"))))
         .collect();
-    assert_eq!(found, listed, "the manifest of {} and the files there", output.display());
+    assert_eq!(
+        found,
+        listed,
+        "the manifest of {} and the files there",
+        output.display()
+    );
     found
 }
 

@@ -34,7 +34,10 @@ where
         .args(arguments)
         .output()
         .expect("Python starts");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{script}:\n{stdout}\n{stderr}");
     print!("{stderr}");
     Some(serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{script} prints no JSON ({error}):\n{stdout}")))

@@ -16,8 +16,12 @@ const HANGS: Duration = Duration::from_secs(240);
 /// There is no free port.
 #[must_use]
 pub fn free_addresses(n: usize) -> Vec<String> {
-    let held: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    held.iter().map(|listener| listener.local_addr().expect("an address").to_string()).collect()
+    let held: Vec<TcpListener> = (0..n)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        .collect();
+    held.iter()
+        .map(|listener| listener.local_addr().expect("an address").to_string())
+        .collect()
 }
 
 /// The processes of one cluster on free ports, killed when dropped.
@@ -38,7 +42,11 @@ impl Processes {
         let addresses = free_addresses(n);
         let hosts = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(hosts.path(), addresses.join("\n")).expect("a hostfile can be written");
-        Self { addresses, hosts, children: (0..n).map(|_| None).collect() }
+        Self {
+            addresses,
+            hosts,
+            children: (0..n).map(|_| None).collect(),
+        }
     }
 
     /// A cluster that runs one run file, each process with `workers` workers.
@@ -60,8 +68,14 @@ impl Processes {
     /// It cannot be started.
     pub fn spawn(&mut self, process: usize, run_file: &Path, workers: usize, more: &[&str]) {
         let mut command = fisherflow();
-        command.arg("run").arg(run_file).args(["-n", &self.children.len().to_string(), "-p", &process.to_string()]);
-        command.args(["-w", &workers.to_string(), "--hostfile"]).arg(self.hosts.path()).args(more);
+        command
+            .arg("run")
+            .arg(run_file)
+            .args(["-n", &self.children.len().to_string(), "-p", &process.to_string()]);
+        command
+            .args(["-w", &workers.to_string(), "--hostfile"])
+            .arg(self.hosts.path())
+            .args(more);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         self.children[process] = Some(command.spawn().expect("the binary starts"));
     }
@@ -136,7 +150,11 @@ pub fn wait_for_file(file: &Path, processes: &mut Processes, process: usize) -> 
         if processes.has_ended(process) {
             return false;
         }
-        assert!(started.elapsed() < HANGS, "process {process} never writes {}", file.display());
+        assert!(
+            started.elapsed() < HANGS,
+            "process {process} never writes {}",
+            file.display()
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
     true

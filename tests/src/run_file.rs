@@ -51,7 +51,10 @@ impl RunFile {
     /// As TOML.
     #[must_use]
     pub fn toml(&self) -> String {
-        let predict = self.predict.as_ref().map_or(String::new(), |uri| format!("uri = \"{uri}\"\n"));
+        let predict = self
+            .predict
+            .as_ref()
+            .map_or(String::new(), |uri| format!("uri = \"{uri}\"\n"));
         format!(
             "version = 1\n\n\
              [network]\nuri = \"{}\"\n\n\
@@ -102,7 +105,10 @@ pub fn pipeline(name: &str, folder: &Path, output: &Path) -> PathBuf {
         .collect();
     let copy = folder.join(name);
     std::fs::write(&copy, lines.join("\n")).expect("a run file can be written");
-    assert!(lines.iter().any(|line| line.contains(&toml_path(output))), "{name} has no output");
+    assert!(
+        lines.iter().any(|line| line.contains(&toml_path(output))),
+        "{name} has no output"
+    );
     copy
 }
 

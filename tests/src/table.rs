@@ -25,18 +25,35 @@ impl Table {
     /// There is none, or it is no Parquet.
     #[must_use]
     pub fn read(path: &Path) -> Self {
-        let files = if path.is_dir() { sorted(path) } else { vec![path.to_path_buf()] };
+        let files = if path.is_dir() {
+            sorted(path)
+        } else {
+            vec![path.to_path_buf()]
+        };
         assert!(!files.is_empty(), "{} holds no file", path.display());
-        let mut table = Self { batches: Vec::new(), metadata: BTreeMap::new() };
+        let mut table = Self {
+            batches: Vec::new(),
+            metadata: BTreeMap::new(),
+        };
         for file in files {
             let opened = File::open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             let builder = ParquetRecordBatchReaderBuilder::try_new(opened).expect("Parquet");
             if table.metadata.is_empty() {
-                let pairs = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
-                table.metadata = pairs.into_iter().filter_map(|pair| Some((pair.key, pair.value?))).collect();
+                let pairs = builder
+                    .metadata()
+                    .file_metadata()
+                    .key_value_metadata()
+                    .cloned()
+                    .unwrap_or_default();
+                table.metadata = pairs
+                    .into_iter()
+                    .filter_map(|pair| Some((pair.key, pair.value?)))
+                    .collect();
             }
             let reader = builder.build().expect("a reader");
-            table.batches.extend(reader.map(|batch| batch.expect("rows that can be decoded")));
+            table
+                .batches
+                .extend(reader.map(|batch| batch.expect("rows that can be decoded")));
         }
         table
     }
@@ -57,7 +74,9 @@ impl Table {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let schema = self.batches.first().map(RecordBatch::schema);
-        schema.map_or_else(Vec::new, |schema| schema.fields().iter().map(|field| field.name().clone()).collect())
+        schema.map_or_else(Vec::new, |schema| {
+            schema.fields().iter().map(|field| field.name().clone()).collect()
+        })
     }
 
     /// One value, as an array of length 1: equal arrays are equal bit for bit.
@@ -69,7 +88,9 @@ impl Table {
         let mut row = row;
         for batch in &self.batches {
             if row < batch.num_rows() {
-                let array = batch.column_by_name(column).unwrap_or_else(|| panic!("no column {column} in {:?}", self.names()));
+                let array = batch
+                    .column_by_name(column)
+                    .unwrap_or_else(|| panic!("no column {column} in {:?}", self.names()));
                 return Arc::clone(array).slice(row, 1);
             }
             row -= batch.num_rows();
@@ -133,7 +154,13 @@ impl Table {
         let values = cell.as_list::<i32>().value(0);
         match values.as_primitive_opt::<Float64Type>() {
             Some(doubles) => doubles.values().to_vec(),
-            None => values.as_primitive::<Float32Type>().values().iter().copied().map(f64::from).collect(),
+            None => values
+                .as_primitive::<Float32Type>()
+                .values()
+                .iter()
+                .copied()
+                .map(f64::from)
+                .collect(),
         }
     }
 }

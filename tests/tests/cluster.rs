@@ -15,8 +15,16 @@ use fisherflow_tests::{
 fn prepared(objects: u64, widths: &[usize]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     network(&folder.path().join("network.safetensors"), widths);
-    write_objects(&folder.path().join("catalogue"), &simulated(widths[0], 0, 60 * objects), 60);
-    write_objects(&folder.path().join("stars"), &simulated(widths[0], 10_000, 30 * objects), 60);
+    write_objects(
+        &folder.path().join("catalogue"),
+        &simulated(widths[0], 0, 60 * objects),
+        60,
+    );
+    write_objects(
+        &folder.path().join("stars"),
+        &simulated(widths[0], 10_000, 30 * objects),
+        60,
+    );
     folder
 }
 
@@ -60,10 +68,17 @@ fn workers_and_processes_write_the_same_bits() {
 /// Kills one of two processes once `trigger` is there; the run must not have been over by then.
 fn kill_one(folder: &Path, output: &str, trigger: &str, killed: usize) -> Processes {
     let file = run_file(folder, output).write(folder, output);
-    let mut processes = Processes::start(2, &file, 2);
+    let mut processes = Processes::new(2);
+    for process in 0..2 {
+        // Whoever waits for a process that was killed before it came gives up in time.
+        processes.spawn(process, &file, 2, &["--deadline", "10"]);
+    }
     let there = wait_for_file(&folder.join(output).join(trigger), &mut processes, 0);
     processes.kill(killed);
-    assert!(there && !has_manifest(&folder.join(output)), "the run was over before {trigger} was seen: give it more to do");
+    assert!(
+        there && !has_manifest(&folder.join(output)),
+        "the run was over before {trigger} was seen: give it more to do"
+    );
     processes
 }
 
@@ -82,7 +97,10 @@ fn a_killed_process_ends_the_run_with_75_and_the_next_run_completes_it() {
         let mut processes = kill_one(folder, name, trigger, killed);
         let survivor = processes.wait(1 - killed);
         survivor.expect(75, &["a process of the cluster was lost", "run again"]);
-        assert!(!has_manifest(&output) && !output.join("_SUCCESS").exists(), "{survivor}");
+        assert!(
+            !has_manifest(&output) && !output.join("_SUCCESS").exists(),
+            "{survivor}"
+        );
 
         let file = folder.join(format!("{name}.toml"));
         for ended in Processes::start(2, &file, 2).wait_all() {
@@ -105,7 +123,10 @@ fn a_process_alone_goes_on_after_it_was_killed() {
         alone.spawn(0, &file, 2, &[]);
         let there = wait_for_file(&output.join(trigger), &mut alone, 0);
         alone.kill(0);
-        assert!(there && !has_manifest(&output), "the run was over before {trigger} was seen: give it more to do");
+        assert!(
+            there && !has_manifest(&output),
+            "the run was over before {trigger} was seen: give it more to do"
+        );
     }
     let ended = run(fisherflow().arg("run").arg(&file));
     ended.expect_done();
@@ -158,7 +179,14 @@ fn different_runs_do_not_form_a_cluster() {
         processes.spawn(process, file, 1, &["--deadline", "4"]);
     }
     for ended in processes.wait_all() {
-        ended.expect(75, &["start-up deadline of 4 s passed", "another build, run file or catalogue", "run again"]);
+        ended.expect(
+            75,
+            &[
+                "start-up deadline of 4 s passed",
+                "another build, run file or catalogue",
+                "run again",
+            ],
+        );
     }
     assert!(!has_manifest(&folder.join("out")));
     // The claim is the first run's: it can be run now.

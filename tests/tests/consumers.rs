@@ -21,7 +21,8 @@ fn pandas_pyarrow_duckdb_and_polars_read_the_same() {
     }
     write_objects(&folder.join("stars"), &stars, 20);
     let mut run_file = RunFile::new(folder, "out").predicting(folder, "stars");
-    run_file.curvature = "structure = \"kfac\"\n[curvature.layers]\n\"layers.2\" = \"diagonal\"\n\"layers.4\" = \"block\"".to_owned();
+    run_file.curvature =
+        "structure = \"kfac\"\n[curvature.layers]\n\"layers.2\" = \"diagonal\"\n\"layers.4\" = \"block\"".to_owned();
     run_file.compute = "batch = 16\ngroup = 20".to_owned();
     run(fisherflow().arg("run").arg(run_file.write(folder, "run"))).expect_done();
 

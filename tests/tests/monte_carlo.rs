@@ -41,7 +41,13 @@ fn draw(network: &Network, flux: &[f64], sigma: &[f64], seed: u64) -> Draws {
     let noise: Vec<f64> = (0..DRAWS * d)
         .map(|i| sigma[i % d] * Distribution::<f64>::sample(&StandardNormal, &mut rng))
         .collect();
-    let moved = |sign: f64| -> Vec<f64> { noise.iter().enumerate().map(|(i, noise)| flux[i % d] + sign * noise).collect() };
+    let moved = |sign: f64| -> Vec<f64> {
+        noise
+            .iter()
+            .enumerate()
+            .map(|(i, noise)| flux[i % d] + sign * noise)
+            .collect()
+    };
     let (plus, minus) = (labels(network, &moved(1.0)), labels(network, &moved(-1.0)));
     let mut mean = [0.0; K];
     let (mut even, mut all) = ([0.0; K], [0.0; K]);
@@ -76,7 +82,10 @@ fn cholesky(matrix: &[f64]) -> [f64; K * K] {
             lower[i * K + j] = if i == j { value.sqrt() } else { value / lower[j * K + j] };
         }
     }
-    assert!(lower.iter().all(|v| v.is_finite()), "{matrix:?} is not positive definite");
+    assert!(
+        lower.iter().all(|v| v.is_finite()),
+        "{matrix:?} is not positive definite"
+    );
     lower
 }
 
@@ -112,7 +121,12 @@ fn chi_square_tail(value: f64, half: usize) -> f64 {
 
 #[test]
 fn chi_square_tails_are_those_of_tables() {
-    for (value, half, tail) in [(5.991, 1, 0.05), (12.592, 3, 0.05), (22.458, 3, 0.001), (124.342, 50, 0.05)] {
+    for (value, half, tail) in [
+        (5.991, 1, 0.05),
+        (12.592, 3, 0.05),
+        (22.458, 3, 0.001),
+        (124.342, 50, 0.05),
+    ] {
         let found = chi_square_tail(value, half);
         assert!((found / tail - 1.0).abs() < 1e-3, "{value} of {}: {found}", 2 * half);
     }
@@ -131,17 +145,31 @@ fn the_photon_noise_of_real_spectra_is_that_of_drawn_noise() {
         found.len(),
         limit
     );
-    assert!(found.len() >= 100, "too few stars are locally linear to tell anything: {}", found.len());
+    assert!(
+        found.len() >= 100,
+        "too few stars are locally linear to tell anything: {}",
+        found.len()
+    );
     let worst = found.iter().map(|(_, statistic)| *statistic).fold(0.0, f64::max);
     let chance = chi_square_tail(worst, 3) * found.len() as f64;
     let sum: f64 = found.iter().map(|(_, statistic)| statistic).sum();
     let together = chi_square_tail(sum, 3 * found.len());
-    println!("worst star {worst:.1}, by chance {chance:.2e}; all {sum:.0} of {}, by chance {together:.2e}", 6 * found.len());
+    println!(
+        "worst star {worst:.1}, by chance {chance:.2e}; all {sum:.0} of {}, by chance {together:.2e}",
+        6 * found.len()
+    );
     for (id, statistic) in &found {
         let chance = chi_square_tail(*statistic, 3) * found.len() as f64;
-        assert!(chance > FALSE_ALARM, "{id}: chi^2 of 6 is {statistic:.1}, by chance {chance:.1e}");
+        assert!(
+            chance > FALSE_ALARM,
+            "{id}: chi^2 of 6 is {statistic:.1}, by chance {chance:.1e}"
+        );
     }
-    assert!(together > FALSE_ALARM, "all stars together: chi^2 of {} is {sum:.1}, by chance {together:.1e}", 6 * found.len());
+    assert!(
+        together > FALSE_ALARM,
+        "all stars together: chi^2 of {} is {sum:.1}, by chance {together:.1e}",
+        6 * found.len()
+    );
 }
 
 /// Identifier and statistic of each unmasked star where the network is locally linear, and the number of unmasked stars.
@@ -162,7 +190,10 @@ fn compare(stars: &Table) -> (Vec<(String, f64)>, usize) {
         }
         for (label, expected) in LABELS.iter().zip(&here) {
             let said = stars.number(label, row);
-            assert!((said - expected).abs() < 1e-3, "{id}: {label} is {said}, the network says {expected}");
+            assert!(
+                (said - expected).abs() < 1e-3,
+                "{id}: {label} is {said}, the network says {expected}"
+            );
         }
         unmasked += 1;
         let draws = draw(&network, &flux, &sigma, row as u64);
@@ -176,6 +207,9 @@ fn compare(stars: &Table) -> (Vec<(String, f64)>, usize) {
 
 fn network(sample: &Path) -> Network {
     let bytes = std::fs::read(sample.join("network.safetensors")).unwrap();
-    let arithmetic = Arithmetic { precision: Precision::F64, threads: 1 };
+    let arithmetic = Arithmetic {
+        precision: Precision::F64,
+        threads: 1,
+    };
     Network::from_safetensors(&bytes, &Description::default(), arithmetic).unwrap()
 }

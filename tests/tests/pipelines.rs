@@ -7,7 +7,10 @@ use fisherflow_tests::{consumer, counts, digests, fisherflow, pipeline, reposito
 
 #[test]
 fn every_run_file_is_one() {
-    let mut names: Vec<PathBuf> = fs::read_dir(repository().join("pipelines")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut names: Vec<PathBuf> = fs::read_dir(repository().join("pipelines"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     names.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     assert!(names.len() >= 3, "{names:?}");
     for name in names {
@@ -38,7 +41,11 @@ fn the_exact_inverse_is_one() {
     let file = pipeline("exact-inverse.toml", folder.path(), &output);
     run(fisherflow().arg("run").arg(&file).args(["-w", "2"])).expect_done();
     assert!(!digests(&output).is_empty());
-    assert_eq!(counts(&output)["fit_in_sums"], 4096, "nothing is held out from the sums where the noise is given");
+    assert_eq!(
+        counts(&output)["fit_in_sums"],
+        4096,
+        "nothing is held out from the sums where the noise is given"
+    );
     run(fisherflow().arg("verify").arg(&output)).expect_done();
     let expected = repository().join("data-samples/apogee-labels/expected.json");
     let Some(found) = consumer("exact_inverse.py", [output, expected]) else {
@@ -72,7 +79,13 @@ fn quickstart_gives_error_bars_as_large_as_the_errors() {
     let file = pipeline("quickstart.toml", folder.path(), &output);
     let ended = run(fisherflow().arg("run").arg(&file).args(["-w", "2"]));
     ended.expect_done();
-    for said in ["complete", "predictions/", "jacobians/", "posterior/hessian/", "341 spectra"] {
+    for said in [
+        "complete",
+        "predictions/",
+        "jacobians/",
+        "posterior/hessian/",
+        "341 spectra",
+    ] {
         assert!(ended.stdout.contains(said), "{said}\n{ended}");
     }
     let lines = ended.stdout.lines().count();
@@ -80,16 +93,29 @@ fn quickstart_gives_error_bars_as_large_as_the_errors() {
     assert!(!digests(&output).is_empty());
     run(fisherflow().arg("verify").arg(&output)).expect_done();
     let counted = counts(&output);
-    assert_eq!((counted["fit_spectra"], counted["predict_spectra"], counted["predict_bad"]), (1309, 341, 0));
+    assert_eq!(
+        (
+            counted["fit_spectra"],
+            counted["predict_spectra"],
+            counted["predict_bad"]
+        ),
+        (1309, 341, 0)
+    );
 
-    let Some(pulls) = consumer("pulls.py", [output, repository().join("data-samples/spex/test.parquet")]) else {
+    let Some(pulls) = consumer(
+        "pulls.py",
+        [output, repository().join("data-samples/spex/test.parquet")],
+    ) else {
         return;
     };
     println!("{pulls:#}");
     assert_eq!(pulls["spectra"], 341);
     for label in ["spt", "j_h", "h_ks"] {
         let deviation = pulls["standard_deviation"][label].as_f64().unwrap();
-        assert!((0.8..=1.2).contains(&deviation), "{label}: pulls have a standard deviation of {deviation:.3}");
+        assert!(
+            (0.8..=1.2).contains(&deviation),
+            "{label}: pulls have a standard deviation of {deviation:.3}"
+        );
         let mean = pulls["mean"][label].as_f64().unwrap();
         assert!(mean.abs() < 0.3, "{label}: pulls have a mean of {mean:.3}");
     }

@@ -16,12 +16,18 @@ const PIXELS: usize = 40;
 fn put(endpoint: &str, path: &str, bytes: &[u8]) {
     let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
     let mut stream = TcpStream::connect(host).unwrap();
-    let head = format!("PUT /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", bytes.len());
+    let head = format!(
+        "PUT /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        bytes.len()
+    );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(bytes).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") || answer.contains("BucketAlreadyOwnedByYou"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") || answer.contains("BucketAlreadyOwnedByYou"),
+        "{answer}"
+    );
 }
 
 fn on_s3(endpoint: &str) -> Command {
@@ -60,16 +66,27 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let bucket = "fisherflow-end-to-end";
     put(&endpoint, bucket, &[]);
-    put(&endpoint, &format!("{bucket}/{now}/network.safetensors"), &std::fs::read(folder.join("network.safetensors")).unwrap());
+    put(
+        &endpoint,
+        &format!("{bucket}/{now}/network.safetensors"),
+        &std::fs::read(folder.join("network.safetensors")).unwrap(),
+    );
     for (part, chunk) in spectra.chunks(30).enumerate() {
-        put(&endpoint, &format!("{bucket}/{now}/catalogue/part-{part:05}.parquet"), &parquet_bytes(chunk, 30));
+        put(
+            &endpoint,
+            &format!("{bucket}/{now}/catalogue/part-{part:05}.parquet"),
+            &parquet_bytes(chunk, 30),
+        );
     }
     let root = format!("s3://{bucket}/{now}");
     let file = folder.join("s3.toml");
     std::fs::write(&file, moved(&run_file, folder, &root)).unwrap();
     let ended = run(on_s3(&endpoint).arg("run").arg(&file).args(["-w", "2"]));
     ended.expect_done();
-    assert!(!ended.stdout.contains("hunter2") && !ended.stderr.contains("hunter2"), "{ended}");
+    assert!(
+        !ended.stdout.contains("hunter2") && !ended.stderr.contains("hunter2"),
+        "{ended}"
+    );
     let out = format!("{root}/out");
     run(on_s3(&endpoint).arg("verify").arg(&out)).expect_done();
     let again = run(on_s3(&endpoint).arg("run").arg(&file));
@@ -78,12 +95,19 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
 
     // Another run on the complete output is refused: the claim is a conditional put.
     let other = folder.join("other.toml");
-    std::fs::write(&other, moved(&run_file, folder, &root).replace("precision = 2.0", "precision = 3.0")).unwrap();
+    std::fs::write(
+        &other,
+        moved(&run_file, folder, &root).replace("precision = 2.0", "precision = 3.0"),
+    )
+    .unwrap();
     run(on_s3(&endpoint).arg("run").arg(&other)).expect(1, &["already holds the finished run"]);
 
     // Run ids differ, for they name etags; the values do not.
     let local = folder.join("out").to_str().unwrap().to_owned();
-    if let Some(found) = consumer("same_on_s3.py", [endpoint, bucket.to_owned(), format!("{now}/out"), local]) {
+    if let Some(found) = consumer(
+        "same_on_s3.py",
+        [endpoint, bucket.to_owned(), format!("{now}/out"), local],
+    ) {
         println!("{found:#}");
         assert_eq!(found["stars"], 240);
         assert!(found["tables"].as_u64().unwrap() >= 10, "{found}");
@@ -97,7 +121,14 @@ fn an_object_that_is_not_on_s3_is_named() {
     put(&endpoint, "fisherflow-end-to-end", &[]);
     let run_file = RunFile::new(folder.path(), "out");
     let file = folder.path().join("s3.toml");
-    std::fs::write(&file, moved(&run_file, folder.path(), "s3://fisherflow-end-to-end/not-there")).unwrap();
-    let said = ["s3://fisherflow-end-to-end/not-there/network.safetensors", "does not exist"];
+    std::fs::write(
+        &file,
+        moved(&run_file, folder.path(), "s3://fisherflow-end-to-end/not-there"),
+    )
+    .unwrap();
+    let said = [
+        "s3://fisherflow-end-to-end/not-there/network.safetensors",
+        "does not exist",
+    ];
     run(on_s3(&endpoint).arg("run").arg(&file)).expect(1, &said);
 }

@@ -7,7 +7,10 @@ use fisherflow_tests::{RunFile, counts, digests, fisherflow, run, toml_path};
 
 fn simulate(folder: &Path, name: &str, spectra: &str, objects: &str) {
     let mut command = fisherflow();
-    command.arg("simulate").arg(folder.join(name)).args(["--spectra", spectra, "--pixels", "48", "--objects", objects]);
+    command
+        .arg("simulate")
+        .arg(folder.join(name))
+        .args(["--spectra", spectra, "--pixels", "48", "--objects", objects]);
     run(&mut command).expect_done();
 }
 
@@ -15,7 +18,10 @@ fn simulate(folder: &Path, name: &str, spectra: &str, objects: &str) {
 fn run_file(folder: &Path, network: &str, seed: u64) -> PathBuf {
     let mut run_file = RunFile::new(folder, &format!("out-{network}"));
     run_file.network = toml_path(&folder.join(format!("{network}.safetensors")));
-    let toml = run_file.toml().replace("ivar = \"ivar\"", "sigma = \"flux_err\"").replace("keep_columns = [\"visit\"]\n", "");
+    let toml = run_file
+        .toml()
+        .replace("ivar = \"ivar\"", "sigma = \"flux_err\"")
+        .replace("keep_columns = [\"visit\"]\n", "");
     let train = format!(
         "\n[train]\nhidden = [16, 8]\nactivation = \"tanh\"\nepochs = 12\nbatch = 20\nlearning_rate = 0.005\nseed = {seed}\n"
     );
@@ -30,7 +36,10 @@ fn simulate_train_and_run() {
     let folder = folder.path();
     simulate(folder, "catalogue", "400", "4");
     assert_eq!(fs::read_dir(folder.join("catalogue")).unwrap().count(), 4);
-    let refused = run(fisherflow().arg("simulate").arg(folder.join("catalogue")).args(["--spectra", "5"]));
+    let refused = run(fisherflow()
+        .arg("simulate")
+        .arg(folder.join("catalogue"))
+        .args(["--spectra", "5"]));
     refused.expect(2, &["catalogue", "is not empty"]);
 
     let network = |name: &str| fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
@@ -38,14 +47,20 @@ fn simulate_train_and_run() {
         let file = run_file(folder, name, seed);
         let ended = run(fisherflow().arg("train").arg(&file).args(more));
         ended.expect_done();
-        assert!(ended.stdout.contains("400") || ended.stdout.contains("validation"), "{ended}");
+        assert!(
+            ended.stdout.contains("400") || ended.stdout.contains("validation"),
+            "{ended}"
+        );
         file
     };
     let file = train("first", 3, &[]);
     train("again", 3, &[]);
     train("threads", 3, &["--threads", "2"]);
     train("other", 4, &[]);
-    assert!(network("first") == network("again"), "the same seed gives the same bits");
+    assert!(
+        network("first") == network("again"),
+        "the same seed gives the same bits"
+    );
     assert!(network("first") == network("threads"), "so do two threads");
     assert!(network("first") != network("other"));
 
@@ -53,7 +68,10 @@ fn simulate_train_and_run() {
     let before = network("first");
     let refused = run(fisherflow().arg("train").arg(&file));
     assert_ne!(refused.code, Some(0), "{refused}");
-    assert!(refused.stderr.contains("first.safetensors") && refused.stderr.contains("--overwrite"), "{refused}");
+    assert!(
+        refused.stderr.contains("first.safetensors") && refused.stderr.contains("--overwrite"),
+        "{refused}"
+    );
     assert!(network("first") == before);
     run(fisherflow().arg("train").arg(&file).arg("--overwrite")).expect_done();
     assert!(network("first") == before);
@@ -85,7 +103,11 @@ fn stages_alone_leave_what_run_leaves() {
     run(fisherflow().arg("run").arg(&file)).expect_done();
     let expected = digests(&folder.join("out-net"));
     let stages = folder.join("stages.toml");
-    fs::write(&stages, fs::read_to_string(&file).unwrap().replace("out-net", "out-stages")).unwrap();
+    fs::write(
+        &stages,
+        fs::read_to_string(&file).unwrap().replace("out-net", "out-stages"),
+    )
+    .unwrap();
     // Out of order is refused with the remedy.
     let early = run(fisherflow().arg("predict").arg(&stages));
     assert_ne!(early.code, Some(0), "{early}");

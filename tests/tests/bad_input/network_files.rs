@@ -19,7 +19,12 @@ fn a_network_file_that_cannot_be_read_is_named() {
         let file = folder.path().join(format!("{name}.safetensors"));
         std::fs::write(&file, bytes).unwrap();
         run_file.network = file.to_str().unwrap().to_owned();
-        refused(folder.path(), &run_file, 3, &[&run_file.network, "not a safetensors file, or a damaged one"]);
+        refused(
+            folder.path(),
+            &run_file,
+            3,
+            &[&run_file.network, "not a safetensors file, or a damaged one"],
+        );
         assert!(!folder.path().join("out").exists());
     }
 }
@@ -45,7 +50,14 @@ fn another_number_of_labels_is_refused() {
     let folder = prepared();
     let toml = RunFile::new(folder.path(), "out").toml();
     let file = folder.path().join("two.toml");
-    std::fs::write(&file, toml.replace("labels = [\"teff\", \"logg\", \"fe_h\"]", "labels = [\"teff\", \"logg\"]")).unwrap();
+    std::fs::write(
+        &file,
+        toml.replace(
+            "labels = [\"teff\", \"logg\", \"fe_h\"]",
+            "labels = [\"teff\", \"logg\"]",
+        ),
+    )
+    .unwrap();
     let ended = run(fisherflow().arg("run").arg(&file));
     ended.expect(2, &["2 label columns", "3 labels (teff, logg, fe_h)"]);
     assert!(!folder.path().join("out").exists());
@@ -55,6 +67,8 @@ fn another_number_of_labels_is_refused() {
 fn a_layer_that_is_not_there_is_refused_with_the_nearest() {
     let folder = prepared();
     let mut run_file = RunFile::new(folder.path(), "out");
-    run_file.curvature.push_str("\n[curvature.layers]\n\"layer.2\" = \"block\"");
+    run_file
+        .curvature
+        .push_str("\n[curvature.layers]\n\"layer.2\" = \"block\"");
     refused(folder.path(), &run_file, 2, &["layer.2", "layers.2"]);
 }

@@ -32,9 +32,18 @@ fn an_object_that_cannot_be_read_is_named() {
 #[test]
 fn a_damaged_row_group_is_named_and_the_run_leaves_no_manifest() {
     let folder = prepared();
-    write(folder.path(), "part-00002.parquet", &broken_parquet(&simulated(PIXELS, 500, 40), 10, 2));
+    write(
+        folder.path(),
+        "part-00002.parquet",
+        &broken_parquet(&simulated(PIXELS, 500, 40), 10, 2),
+    );
     let mut run_file = RunFile::new(folder.path(), "out");
-    refused(folder.path(), &run_file, 3, &["row group 2 of", "part-00002.parquet", "write it again"]);
+    refused(
+        folder.path(),
+        &run_file,
+        3,
+        &["row group 2 of", "part-00002.parquet", "write it again"],
+    );
     // The catalogue was planned with the object: it cannot be left out any more.
     run_file.of_catalogue = "on_bad_object = \"skip\"".to_owned();
     run_file.output.push_str("-skip");
@@ -45,12 +54,26 @@ fn a_damaged_row_group_is_named_and_the_run_leaves_no_manifest() {
 fn a_column_that_is_missing_or_of_another_type_is_named() {
     let folder = prepared();
     for (key, value, said) in [
-        ("ivar", "ivars", vec!["part-00000.parquet", "has no column \"ivars\"", "did you mean \"ivar\"?"]),
-        ("flux", "teff", vec!["part-00000.parquet", "column \"teff\"", "expected"]),
+        (
+            "ivar",
+            "ivars",
+            vec![
+                "part-00000.parquet",
+                "has no column \"ivars\"",
+                "did you mean \"ivar\"?",
+            ],
+        ),
+        (
+            "flux",
+            "teff",
+            vec!["part-00000.parquet", "column \"teff\"", "expected"],
+        ),
         ("id", "flux", vec!["part-00000.parquet", "column \"flux\"", "expected"]),
     ] {
         let run_file = RunFile::new(folder.path(), "out");
-        let toml = run_file.toml().replace(&format!("{key} = \"{key}\""), &format!("{key} = \"{value}\""));
+        let toml = run_file
+            .toml()
+            .replace(&format!("{key} = \"{key}\""), &format!("{key} = \"{value}\""));
         let file = folder.path().join("wrong.toml");
         std::fs::write(&file, toml).unwrap();
         let ended = fisherflow_tests::run(fisherflow_tests::fisherflow().arg("run").arg(&file));
@@ -62,9 +85,19 @@ fn a_column_that_is_missing_or_of_another_type_is_named() {
 #[test]
 fn objects_of_other_spectra_are_refused() {
     let folder = prepared();
-    write_catalogue(&folder.path().join("catalogue"), "part-00007.parquet", &simulated(PIXELS + 1, 0, 20), 20);
+    write_catalogue(
+        &folder.path().join("catalogue"),
+        "part-00007.parquet",
+        &simulated(PIXELS + 1, 0, 20),
+        20,
+    );
     let run_file = RunFile::new(folder.path(), "out");
-    refused(folder.path(), &run_file, 3, &["part-00007.parquet", "25 pixels", "24", "part-00000.parquet"]);
+    refused(
+        folder.path(),
+        &run_file,
+        3,
+        &["part-00007.parquet", "25 pixels", "24", "part-00000.parquet"],
+    );
 }
 
 #[test]
@@ -97,7 +130,12 @@ fn skipped_objects_are_listed_in_the_manifest() {
     let whole = parquet_bytes(&simulated(PIXELS, 500, 30), 10);
     write(folder.path(), "part-00002.parquet", &[]);
     write(folder.path(), "part-00003.parquet", &whole[..whole.len() / 2]);
-    write_catalogue(&folder.path().join("catalogue"), "part-00004.parquet", &simulated(PIXELS + 1, 0, 20), 20);
+    write_catalogue(
+        &folder.path().join("catalogue"),
+        "part-00004.parquet",
+        &simulated(PIXELS + 1, 0, 20),
+        20,
+    );
     let mut run_file = RunFile::new(folder.path(), "out");
     run_file.of_catalogue = "on_bad_object = \"skip\"".to_owned();
     let ended = carry_out(folder.path(), &run_file);
@@ -105,7 +143,10 @@ fn skipped_objects_are_listed_in_the_manifest() {
     let out = folder.path().join("out");
     let manifest = manifest(&out);
     let skipped = manifest["inputs"][1]["skipped"].as_array().unwrap();
-    let said: Vec<String> = skipped.iter().map(|s| format!("{} {}", s["object"], s["reason"])).collect();
+    let said: Vec<String> = skipped
+        .iter()
+        .map(|s| format!("{} {}", s["object"], s["reason"]))
+        .collect();
     assert_eq!(said.len(), 3, "{said:?}");
     for (said, (object, reason)) in said.iter().zip([
         ("part-00002.parquet", "0 bytes"),
@@ -113,7 +154,10 @@ fn skipped_objects_are_listed_in_the_manifest() {
         ("part-00004.parquet", "25 pixels"),
     ]) {
         assert!(said.contains(object) && said.contains(reason), "{said}");
-        assert!(ended.stdout.contains(object), "the summary says what was left out\n{ended}");
+        assert!(
+            ended.stdout.contains(object),
+            "the summary says what was left out\n{ended}"
+        );
     }
     assert_eq!(counts(&out)["fit_spectra"], 120);
 }

@@ -11,7 +11,12 @@ fn an_output_that_cannot_be_written_is_named() {
     let folder = prepared();
     fs::write(folder.path().join("file"), "not a folder").unwrap();
     let run_file = RunFile::new(folder.path(), "file/out");
-    refused(folder.path(), &run_file, 1, &["file/out", "cannot be written", "choose an output"]);
+    refused(
+        folder.path(),
+        &run_file,
+        1,
+        &["file/out", "cannot be written", "choose an output"],
+    );
     assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"not a folder");
 }
 
@@ -26,11 +31,20 @@ fn a_complete_output_is_left_alone_another_run_is_refused_and_overwrite_replaces
     let again = carry_out(folder.path(), &run_file);
     again.expect_done();
     assert!(again.stdout.contains("nothing to do"), "{again}");
-    assert_eq!(fs::metadata(out.join("manifest.json")).unwrap().modified().unwrap(), written);
+    assert_eq!(
+        fs::metadata(out.join("manifest.json")).unwrap().modified().unwrap(),
+        written
+    );
 
     run_file.compute = "batch = 32\ngroup = 50".to_owned();
     let other = carry_out(folder.path(), &run_file);
-    other.expect(1, &["already holds the finished run", "choose another output, or overwrite it"]);
+    other.expect(
+        1,
+        &[
+            "already holds the finished run",
+            "choose another output, or overwrite it",
+        ],
+    );
     assert_eq!(digests(&out), before, "nothing was touched");
 
     let file = run_file.write(folder.path(), "run");
@@ -46,7 +60,10 @@ fn an_output_that_another_run_holds_is_refused() {
     fs::create_dir(&out).unwrap();
     let claim = r#"{"run_id": "0123456789abcdef", "host": "elsewhere", "pid": 77, "started": "2026-01-01T00:00:00Z"}"#;
     fs::write(out.join("claim.json"), claim).unwrap();
-    let said = ["is held by run 0123456789abcdef (process 77 on elsewhere", "choose another output"];
+    let said = [
+        "is held by run 0123456789abcdef (process 77 on elsewhere",
+        "choose another output",
+    ];
     refused(folder.path(), &RunFile::new(folder.path(), "out"), 1, &said);
     assert_eq!(fs::read_to_string(out.join("claim.json")).unwrap(), claim);
 }
@@ -58,7 +75,12 @@ fn what_is_not_ours_is_neither_written_to_nor_deleted() {
     fs::create_dir(&out).unwrap();
     fs::write(out.join("thesis.tex"), "mine").unwrap();
     let run_file = RunFile::new(folder.path(), "out");
-    refused(folder.path(), &run_file, 1, &["not an output of fisherflow", "thesis.tex"]);
+    refused(
+        folder.path(),
+        &run_file,
+        1,
+        &["not an output of fisherflow", "thesis.tex"],
+    );
     let file = run_file.write(folder.path(), "run");
     let forced = run(fisherflow().arg("run").arg(&file).arg("--overwrite"));
     forced.expect(1, &["not an output of fisherflow", "thesis.tex"]);

@@ -56,7 +56,10 @@ fn predict(folder: &Path, catalogue: &str) -> (Table, Table) {
     carry_out(folder, &run_file).expect_done();
     let output = Path::new(&run_file.output);
     assert!(!digests(output).is_empty());
-    (Table::read(&output.join("predictions")), Table::read(&output.join("jacobians")))
+    (
+        Table::read(&output.join("predictions")),
+        Table::read(&output.join("jacobians")),
+    )
 }
 
 #[test]
@@ -89,7 +92,10 @@ fn bad_rows_keep_their_place_and_the_others_do_not_notice() {
             match expected {
                 Some(_) => assert!(jacobians.is_null("jacobian", place), "row {row}"),
                 None if row == MASKED => assert_eq!(jacobians.list("jacobian", place).len(), PIXELS),
-                None => assert_eq!(&jacobians.cell("jacobian", place), &clean_jacobians.cell("jacobian", place)),
+                None => assert_eq!(
+                    &jacobians.cell("jacobian", place),
+                    &clean_jacobians.cell("jacobian", place)
+                ),
             }
         }
         assert_eq!(spoilt.flag("flag_bad", row), expected.is_some(), "row {row}");
@@ -104,7 +110,10 @@ fn bad_rows_keep_their_place_and_the_others_do_not_notice() {
     assert_eq!(counts["predict_spectra"], 40);
     assert_eq!(counts["predict_bad"], BAD.len() as u64);
     assert_eq!(counts["predict_pixels_masked"], 1);
-    assert!(spoilt.metadata["fisherflow.flags"].contains("NO_GOOD_PIXEL"), "the bits are named in the file");
+    assert!(
+        spoilt.metadata["fisherflow.flags"].contains("NO_GOOD_PIXEL"),
+        "the bits are named in the file"
+    );
 }
 
 #[test]
@@ -120,7 +129,12 @@ fn bad_rows_of_the_fit_are_counted_and_not_in_the_sums() {
     stars[MASKED] = keep[MASKED].clone();
     write_objects(&folder.path().join("spoilt-but-unmasked"), &stars, 60);
     let out: Vec<usize> = BAD.iter().map(|(row, _)| *row).chain([30, 31]).collect();
-    let good: Vec<Spectrum> = keep.into_iter().enumerate().filter(|(row, _)| !out.contains(row)).map(|(_, s)| s).collect();
+    let good: Vec<Spectrum> = keep
+        .into_iter()
+        .enumerate()
+        .filter(|(row, _)| !out.contains(row))
+        .map(|(_, s)| s)
+        .collect();
     write_objects(&folder.path().join("good"), &good, 60);
 
     let fit = |catalogue: &str| {
@@ -129,18 +143,38 @@ fn bad_rows_of_the_fit_are_counted_and_not_in_the_sums() {
         run_file.compute.push_str("\nprecision = \"f64\"");
         carry_out(folder.path(), &run_file).expect_done();
         let output = folder.path().join(format!("of-{catalogue}"));
-        (counts(&output), Table::read(&output.join("posterior/hessian")), Table::read(&output.join("predictions")))
+        (
+            counts(&output),
+            Table::read(&output.join("posterior/hessian")),
+            Table::read(&output.join("predictions")),
+        )
     };
     let (counted, _, table) = fit("spoilt");
     assert_eq!(counted["fit_spectra"], 120);
     assert_eq!(counted["fit_bad"], BAD.len() as u64);
-    assert_eq!(counted["fit_bad"] + counted["fit_held_out"] + counted["fit_in_sums"] + counted["fit_unlabelled"], 120, "{counted:?}");
+    assert_eq!(
+        counted["fit_bad"] + counted["fit_held_out"] + counted["fit_in_sums"] + counted["fit_unlabelled"],
+        120,
+        "{counted:?}"
+    );
     let flags: Vec<i64> = (0..120).map(|row| table.whole("flags", row)).collect();
-    assert_eq!(flags.iter().filter(|flags| *flags & IN_SUMS != 0).count() as u64, counted["fit_in_sums"]);
-    assert_eq!(flags.iter().filter(|flags| *flags & HELD_OUT != 0 && *flags & IN_SUMS != 0).count(), 0);
+    assert_eq!(
+        flags.iter().filter(|flags| *flags & IN_SUMS != 0).count() as u64,
+        counted["fit_in_sums"]
+    );
+    assert_eq!(
+        flags
+            .iter()
+            .filter(|flags| *flags & HELD_OUT != 0 && *flags & IN_SUMS != 0)
+            .count(),
+        0
+    );
     for row in [30, 31] {
         assert_eq!(flags[row] & (LABEL_MISSING | IN_SUMS), LABEL_MISSING, "row {row}");
-        assert!(!table.flag("flag_bad", row) && !table.is_null("teff", row), "a star without labels has a prediction");
+        assert!(
+            !table.flag("flag_bad", row) && !table.is_null("teff", row),
+            "a star without labels has a prediction"
+        );
     }
 
     let (_, expected, _) = fit("good");
@@ -153,14 +187,21 @@ fn bad_rows_of_the_fit_are_counted_and_not_in_the_sums() {
         let apart = a.iter().zip(&b).fold(0.0f64, |apart, (a, b)| apart.max((a - b).abs()));
         largest = largest.max(apart / scale.max(f64::MIN_POSITIVE));
     }
-    assert!(largest < 1e-11, "the sums differ by {largest:e} from those of the good rows alone");
+    assert!(
+        largest < 1e-11,
+        "the sums differ by {largest:e} from those of the good rows alone"
+    );
 }
 
 /// The number of pixels comes from the rows, whatever the lengths of bad ones add up to.
 #[test]
 fn lengths_that_add_up_to_another_number_of_pixels_do_not_mislead() {
     let folder = prepared();
-    for (name, n, spoilt) in [("double", PIXELS as u64, 2 * PIXELS), ("empty", PIXELS as u64, 0), ("null", PIXELS as u64 - 1, 1)] {
+    for (name, n, spoilt) in [
+        ("double", PIXELS as u64, 2 * PIXELS),
+        ("empty", PIXELS as u64, 0),
+        ("null", PIXELS as u64 - 1, 1),
+    ] {
         let mut stars = simulated(PIXELS, 300, n);
         match name {
             "null" => stars[4].flux = None,

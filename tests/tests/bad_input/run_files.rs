@@ -22,12 +22,32 @@ fn an_unknown_key_is_refused_with_the_nearest_at_every_level() {
     for (part, by, said) in [
         ("[prior]", "[pior]", ["`pior`", "`prior`"]),
         ("ivar = ", "ivra = ", ["`catalogue.ivra`", "`catalogue.ivar`"]),
-        ("[predict]\n", "[predict]\njacobian = true\n", ["`predict.jacobian`", "`predict.jacobians`"]),
-        ("structure = ", "structures = ", ["`curvature.structures`", "`curvature.structure`"]),
-        ("holdout_fraction", "holdout_faction", ["`noise.holdout_faction`", "`noise.holdout_fraction`"]),
+        (
+            "[predict]\n",
+            "[predict]\njacobian = true\n",
+            ["`predict.jacobian`", "`predict.jacobians`"],
+        ),
+        (
+            "structure = ",
+            "structures = ",
+            ["`curvature.structures`", "`curvature.structure`"],
+        ),
+        (
+            "holdout_fraction",
+            "holdout_faction",
+            ["`noise.holdout_faction`", "`noise.holdout_fraction`"],
+        ),
         ("batch = 16", "bach = 16", ["`compute.bach`", "`compute.batch`"]),
-        ("[catalogue]", "[network.labels]\nname = [\"a\"]\n[catalogue]", ["`network.labels.name`", "`network.labels.names`"]),
-        ("group = 50", "precission = \"f64\"", ["`compute.precission`", "`compute.precision`"]),
+        (
+            "[catalogue]",
+            "[network.labels]\nname = [\"a\"]\n[catalogue]",
+            ["`network.labels.name`", "`network.labels.names`"],
+        ),
+        (
+            "group = 50",
+            "precission = \"f64\"",
+            ["`compute.precission`", "`compute.precision`"],
+        ),
         ("[output]", "[output]\nurl = \"x\"", ["`output.url`", "`output.uri`"]),
     ] {
         refused(part, by, &[said[0], said[1], "wrong.toml:", "unknown key"]);
@@ -36,7 +56,11 @@ fn an_unknown_key_is_refused_with_the_nearest_at_every_level() {
 
 #[test]
 fn a_key_under_the_wrong_header_is_sent_home() {
-    refused("[prior]\n", "[prior]\nbatch = 3\n", &["`prior.batch`", "it is a key of [compute]"]);
+    refused(
+        "[prior]\n",
+        "[prior]\nbatch = 3\n",
+        &["`prior.batch`", "it is a key of [compute]"],
+    );
 }
 
 #[test]
@@ -60,11 +84,19 @@ fn wrong_values_say_what_the_key_takes() {
         ("batch = 16", "batch = \"many\"", vec!["`compute.batch`", "takes"]),
         ("batch = 16", "batch = 0", vec!["`compute.batch`"]),
         ("precision = 2.0", "precision = -1.0", vec!["`prior.precision`"]),
-        ("holdout_fraction = 0.25", "holdout_fraction = 1.5", vec!["`noise.holdout_fraction`"]),
+        (
+            "holdout_fraction = 0.25",
+            "holdout_fraction = 1.5",
+            vec!["`noise.holdout_fraction`"],
+        ),
         ("version = 1", "version = 7", vec!["`version`"]),
         ("version = 1", "", vec!["`version`", "missing"]),
         ("ivar = \"ivar\"", "", vec!["sigma", "ivar", "exact_inputs"]),
-        ("\"kfac\"", "\"kfca\"", vec!["`curvature.structure`", "the nearest is \"kfac\""]),
+        (
+            "\"kfac\"",
+            "\"kfca\"",
+            vec!["`curvature.structure`", "the nearest is \"kfac\""],
+        ),
         ("version = 1", "version = = 1", vec!["not valid toml"]),
     ] {
         refused(part, by, &said);
