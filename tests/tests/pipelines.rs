@@ -108,6 +108,17 @@ fn quickstart_gives_error_bars_as_large_as_the_errors() {
         (1309, 341, 0)
     );
 
+    let expected = repository().join("data-samples/spex/expected.json");
+    if let Some(found) = consumer("quickstart.py", [output.clone(), expected]) {
+        println!("{found:#}");
+        for (what, apart) in found.as_object().unwrap() {
+            assert!(
+                apart.as_f64().unwrap() < 1e-5,
+                "{what}: {apart} from what numpy computes"
+            );
+        }
+    }
+
     let Some(pulls) = consumer(
         "pulls.py",
         [output, repository().join("data-samples/spex/test.parquet")],

@@ -104,7 +104,11 @@ impl Catalogue {
             };
             if pixels != Some(counted) {
                 let probed = stores.block_on(probed_again(reader, columns));
-                if let Err(error) = probed.map(|probed| opened.iter_mut().for_each(|opened| opened.n_pixels = probed.or(Some(counted)))) {
+                if let Err(error) = probed.map(|probed| {
+                    opened
+                        .iter_mut()
+                        .for_each(|opened| opened.n_pixels = probed.or(Some(counted)))
+                }) {
                     *opened = Err(error);
                 }
             }
