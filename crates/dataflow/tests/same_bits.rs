@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fisherflow_curvature::StructureKind;
 use fisherflow_dataflow::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome, Predict,
+    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome, Predict, Prior,
     Progress, RunSummary, Stage, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
@@ -73,7 +73,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             ]),
         },
         noise: Noise::Holdout,
-        prior_precision: 1.0,
+        prior: Prior::Fixed(1.0),
         compute: Compute {
             arithmetic: Arithmetic {
                 precision: Precision::F32,
@@ -198,7 +198,7 @@ fn a_complete_output_is_left_alone_and_another_run_refused() {
     );
     assert!(matches!(again, Ok(Outcome::AlreadyComplete(_))), "{again:?}");
     let mut other = job(folder.path(), "out", false);
-    other.prior_precision = 2.0;
+    other.prior = Prior::Fixed(2.0);
     let refused = run(Arc::new(other.clone()), Stage::Run, &alone(1), Arc::new(Quiet)).unwrap_err();
     assert_eq!(refused.exit_code(), 1);
     assert!(
