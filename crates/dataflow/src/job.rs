@@ -164,7 +164,7 @@ impl Stage {
 
 /// How far a run is; called from worker threads.
 pub trait Progress: Send + Sync {
-    /// A pass begins (`population`, `curvature`, ...) over so many spectra of this process, or so many blocks in all for `invert`. A begin
+    /// A pass begins (`population`, `curvature`, ...) over so many spectra of this process, or so many blocks in all for `evidence` and `invert`. A begin
     /// ends the pass before.
     fn begin(&self, pass: &str, of: u64);
     /// So many more are done, in this process.
