@@ -255,8 +255,10 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
 fn evidence_notes(evidence: &Evidence, pulls: Option<bool>) -> Vec<String> {
     let delta = evidence.prior_precision;
     let mut notes = vec![format!(
-        "prior precision {delta:.4e} by evidence: {:.1} effective parameters over a squared sum of weights and biases of {:.4e}",
-        evidence.effective_parameters, evidence.weights_squared
+        "prior precision {} by evidence: {:.1} effective parameters over {} for the sum of squared weights and biases",
+        rounded(delta),
+        evidence.effective_parameters,
+        rounded(evidence.weights_squared)
     )];
     if evidence.at_edge {
         let from = evidence.curve.first().map_or(delta, |point| point.prior_precision);
@@ -283,4 +285,9 @@ fn evidence_notes(evidence: &Evidence, pulls: Option<bool>) -> Vec<String> {
         "a prior precision by evidence, one for all weights, can be far from calibrated: {judge}"
     ));
     notes
+}
+
+/// To four digits.
+fn rounded(x: f64) -> f64 {
+    format!("{x:.3e}").parse().unwrap_or(x)
 }

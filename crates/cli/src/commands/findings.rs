@@ -177,7 +177,7 @@ impl Prior {
         let evidence = self.evidence?;
         let say = |x: Option<f64>| x.map_or("-".to_owned(), number);
         Some(format!(
-            "prior precision {} by evidence{}: {} effective parameters over |weights|^2 {}",
+            "prior precision {} by evidence{}: {} effective parameters over {} for the sum of squared weights and biases",
             say(self.precision),
             if evidence.at_edge {
                 " (the end of its curve, no optimum)"
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(lines[5], "a+b    full             7        3.5     12.2      1.0e4");
         assert_eq!(
             lines[6],
-            "prior precision 2.5 by evidence: 3.5 effective parameters over |weights|^2 1.4"
+            "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
         );
         let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
         assert_eq!(Findings::of_settings(given).prior.unwrap().line(), None);

@@ -70,7 +70,7 @@ fn prior(findings: &Findings) -> String {
         return String::new();
     };
     let found = format!(
-        "The prior precision {} is by evidence: {} effective parameters over a squared sum of weights and biases of {}.",
+        "The prior precision {} is by evidence: {} effective parameters over {} for the sum of squared weights and biases.",
         significant(prior.precision.unwrap_or(f64::NAN), 4),
         significant(evidence.effective_parameters, 4),
         significant(evidence.weights_squared, 4)
