@@ -1,1 +1,23 @@
-//! fisherflow.
+//! What the end-to-end tests share: the built binary and how it ended, catalogues with deliberate defects, run files, outputs read back,
+//! and the helpers outside Rust (Python, an S3 server) that `tests/run` provides.
+//!
+//! Everything is asked of the program as a user asks it, through the binary, and checked from what it leaves. Where a helper is missing
+//! the tests that need it say so and pass; `tests/run` sets all of them.
+
+mod binary;
+mod catalogue;
+mod network;
+mod output;
+mod outside;
+mod processes;
+mod run_file;
+mod table;
+
+pub use binary::{Ended, fisherflow, repository, run};
+pub use catalogue::{Spectrum, broken_parquet, parquet_bytes, simulated, write_catalogue, write_objects};
+pub use network::{LABELS, he_normal, network};
+pub use output::{counts, data_files, digests, has_manifest, manifest, stages_left};
+pub use outside::{consumer, python, s3_endpoint};
+pub use processes::{Processes, free_addresses, wait_for_file};
+pub use run_file::{RunFile, pipeline, toml_path};
+pub use table::Table;

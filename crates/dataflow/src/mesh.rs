@@ -7,6 +7,7 @@
 //! Wire format, both ways: `MAGIC | digest of build and run [32] | index u32 | nonce [32]`, then
 //! `HMAC-SHA256(secret, role | own hello | other hello)`. Higher index dials lower.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
@@ -53,6 +54,7 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, deadline: Duration) -> Resul
     let end = Instant::now() + deadline;
     let mut sockets: Vec<Option<TcpStream>> = addresses.iter().map(|_| None).collect();
     let (accepted, arrivals) = mpsc::channel();
+    let mut refused = Refused::default();
     while sockets.iter().flatten().count() + 1 < addresses.len() {
         if Instant::now() > end {
             let missing: Vec<String> = (0..addresses.len())
@@ -60,28 +62,31 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, deadline: Duration) -> Resul
                 .map(|i| format!("{i} at {}", addresses[i]))
                 .collect();
             return Err(RunError::PeerLost(format!(
-                "start-up deadline of {} s passed; missing: {}",
+                "start-up deadline of {} s passed; missing: {}{}",
                 deadline.as_secs(),
-                missing.join(", ")
+                missing.join(", "),
+                refused.in_words()
             )));
         }
         for peer in 0..me {
             if sockets[peer].is_none() {
-                sockets[peer] = dial(&handshake, peer, &addresses[peer]);
+                sockets[peer] = dial(&handshake, peer, &addresses[peer]).unwrap_or_else(|reason| {
+                    refused.note(&addresses[peer], reason);
+                    None
+                });
             }
         }
         while let Ok((stream, from)) = listener.accept() {
             let (handshake, accepted) = (handshake.clone(), accepted.clone());
-            std::thread::spawn(move || match handshake.accept(stream) {
-                Ok(peer) => drop(accepted.send(peer)),
-                Err(reason) => tracing::warn!(%from, %reason, "stray connection dropped"),
-            });
+            std::thread::spawn(move || drop(accepted.send((from.ip(), handshake.accept(stream)))));
         }
-        if let Ok((peer, socket)) = arrivals.recv_timeout(Duration::from_millis(20)) {
-            match sockets.get_mut(peer) {
+        match arrivals.recv_timeout(Duration::from_millis(20)) {
+            Ok((_, Ok((peer, socket)))) => match sockets.get_mut(peer) {
                 Some(place @ None) if peer > me => *place = Some(socket),
                 _ => tracing::warn!(peer, "second connection of a process dropped"),
-            }
+            },
+            Ok((from, Err(reason))) => refused.note(&from.to_string(), reason),
+            Err(_) => {}
         }
     }
     for socket in sockets.iter().flatten() {
@@ -114,18 +119,37 @@ fn listen(address: &str) -> Result<TcpListener, RunError> {
     Ok(listener)
 }
 
-fn dial(handshake: &Handshake, peer: usize, address: &str) -> Option<TcpStream> {
-    let to = address.to_socket_addrs().ok()?.find(SocketAddr::is_ipv4)?;
-    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(1)).ok()?;
-    match handshake.dial(stream) {
-        Ok((index, stream)) if index == peer => Some(stream),
-        Ok((index, _)) => {
-            tracing::warn!(%address, says = index, wanted = peer, "wrong process");
-            None
+/// `None` while nothing listens there.
+fn dial(handshake: &Handshake, peer: usize, address: &str) -> Result<Option<TcpStream>, String> {
+    let to = address
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut found| found.find(SocketAddr::is_ipv4));
+    let Some(stream) = to.and_then(|to| TcpStream::connect_timeout(&to, Duration::from_secs(1)).ok()) else {
+        return Ok(None);
+    };
+    match handshake.dial(stream)? {
+        (index, stream) if index == peer => Ok(Some(stream)),
+        (index, _) => Err(format!("process {index} is there, expected {peer}")),
+    }
+}
+
+/// Connections that were dropped: each reason is said once, however often it comes back, and again should the deadline pass.
+#[derive(Default)]
+struct Refused(BTreeSet<String>);
+
+impl Refused {
+    fn note(&mut self, with: &str, reason: String) {
+        if !self.0.contains(&reason) {
+            tracing::warn!(%with, %reason, "connection dropped");
+            self.0.insert(reason);
         }
-        Err(reason) => {
-            tracing::warn!(%address, %reason, "handshake failed");
-            None
+    }
+
+    fn in_words(&self) -> String {
+        match self.0.len() {
+            0 => String::new(),
+            _ => format!("; dropped: {}", self.0.iter().cloned().collect::<Vec<_>>().join("; ")),
         }
     }
 }
@@ -157,6 +181,7 @@ impl Handshake {
         prepare(&stream)?;
         stream.write_all(&ours).map_err(|e| e.to_string())?;
         let (peer, theirs) = self.read_hello(&mut stream)?;
+        self.same_run(&theirs)?;
         stream
             .write_all(&self.proof(b"dial", &ours, &theirs)?)
             .map_err(|e| e.to_string())?;
@@ -167,9 +192,10 @@ impl Handshake {
     fn accept(&self, mut stream: TcpStream) -> Result<(usize, TcpStream), String> {
         let ours = self.hello();
         prepare(&stream)?;
-        // The stranger speaks first: a probe learns nothing.
+        // The stranger speaks first: a probe learns nothing. A process of another run learns that it is one.
         let (peer, theirs) = self.read_hello(&mut stream)?;
         stream.write_all(&ours).map_err(|e| e.to_string())?;
+        self.same_run(&theirs)?;
         self.check(&mut stream, b"dial", &theirs, &ours)?;
         stream
             .write_all(&self.proof(b"accept", &ours, &theirs)?)
@@ -192,11 +218,15 @@ impl Handshake {
         if &hello[..8] != MAGIC {
             return Err("not a fisherflow process".into());
         }
+        let index = u32::from_be_bytes([hello[40], hello[41], hello[42], hello[43]]);
+        Ok((index as usize, hello))
+    }
+
+    fn same_run(&self, hello: &[u8; HELLO]) -> Result<(), String> {
         if hello[8..40] != self.digest {
             return Err("another build, run file or catalogue: start every process with the same ones".into());
         }
-        let index = u32::from_be_bytes([hello[40], hello[41], hello[42], hello[43]]);
-        Ok((index as usize, hello))
+        Ok(())
     }
 
     fn mac(&self, role: &[u8], first: &[u8], second: &[u8]) -> Result<Hmac<Sha256>, String> {

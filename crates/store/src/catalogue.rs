@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::async_reader::ObjectReader;
-use crate::catalogue_object::{agrees, open_object, shards};
+use crate::catalogue_object::{agrees, open_object, probed_again, shards};
 use crate::catalogue_schema::row_schema;
 use crate::fetch::{Fetch, FetchPlan};
 use crate::{StoreError, Stores};
@@ -87,7 +87,7 @@ impl Catalogue {
             .into_iter()
             .map(|version| ObjectReader::new(stores, version.clone()).map(|r| (version, r)))
             .collect::<Result<Vec<_>, _>>()?;
-        let footers = stores.block_on(
+        let mut footers = stores.block_on(
             futures::stream::iter(readers)
                 .map(|(version, reader)| async move {
                     let opened = open_object(&reader, version, columns).await;
@@ -96,6 +96,24 @@ impl Catalogue {
                 .buffered(FOOTERS)
                 .collect::<Vec<_>>(),
         );
+        // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said.
+        let mut pixels = None;
+        for (reader, opened) in &mut footers {
+            let Some(counted) = opened.as_ref().ok().and_then(|opened| opened.n_pixels) else {
+                continue;
+            };
+            if pixels != Some(counted) {
+                let probed = stores.block_on(probed_again(reader, columns));
+                if let Err(error) = probed.map(|probed| {
+                    opened
+                        .iter_mut()
+                        .for_each(|opened| opened.n_pixels = probed.or(Some(counted)))
+                }) {
+                    *opened = Err(error);
+                }
+            }
+            pixels = pixels.or_else(|| opened.as_ref().ok().and_then(|opened| opened.n_pixels));
+        }
         let mut summary = CatalogueSummary {
             uri: uri.to_owned(),
             columns: columns.clone(),

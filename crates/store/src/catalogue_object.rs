@@ -55,6 +55,15 @@ pub(crate) async fn open_object(
     })
 }
 
+/// The number of pixels that most of the first spectra of an object have, whatever its footer counts.
+pub(crate) async fn probed_again(
+    reader: &ObjectReader,
+    columns: &CatalogueColumns,
+) -> Result<Option<usize>, StoreError> {
+    let footer = reader.footer(PageIndexPolicy::Optional).await?;
+    probed_pixels(reader, &footer, &columns.flux).await
+}
+
 /// The number of pixels of a spectrum, as the footer counts values where all spectra have equally many.
 fn counted_pixels(footer: &ArrowReaderMetadata, flux: &str) -> Option<usize> {
     let mask = leaves(footer, &[flux]);

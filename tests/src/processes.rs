@@ -1,0 +1,161 @@
+//! Several processes of one run on this machine.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::binary::{Ended, fisherflow};
+
+/// A process that takes longer hangs.
+const HANGS: Duration = Duration::from_secs(240);
+
+/// Addresses on this machine that nothing listens at.
+///
+/// # Panics
+/// There is no free port.
+#[must_use]
+pub fn free_addresses(n: usize) -> Vec<String> {
+    let held: Vec<TcpListener> = (0..n)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        .collect();
+    held.iter()
+        .map(|listener| listener.local_addr().expect("an address").to_string())
+        .collect()
+}
+
+/// The processes of one cluster on free ports, killed when dropped.
+#[derive(Debug)]
+pub struct Processes {
+    addresses: Vec<String>,
+    hosts: tempfile::NamedTempFile,
+    children: Vec<Option<Child>>,
+}
+
+impl Processes {
+    /// Places for `n` processes; none is started.
+    ///
+    /// # Panics
+    /// The hostfile cannot be written.
+    #[must_use]
+    pub fn new(n: usize) -> Self {
+        let addresses = free_addresses(n);
+        let hosts = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(hosts.path(), addresses.join("\n")).expect("a hostfile can be written");
+        Self {
+            addresses,
+            hosts,
+            children: (0..n).map(|_| None).collect(),
+        }
+    }
+
+    /// A cluster that runs one run file, each process with `workers` workers.
+    ///
+    /// # Panics
+    /// A process cannot be started.
+    #[must_use]
+    pub fn start(n: usize, run_file: &Path, workers: usize) -> Self {
+        let mut processes = Self::new(n);
+        for process in 0..n {
+            processes.spawn(process, run_file, workers, &[]);
+        }
+        processes
+    }
+
+    /// Starts `fisherflow run` as one of the processes.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn spawn(&mut self, process: usize, run_file: &Path, workers: usize, more: &[&str]) {
+        let mut command = fisherflow();
+        command
+            .arg("run")
+            .arg(run_file)
+            .args(["-n", &self.children.len().to_string(), "-p", &process.to_string()]);
+        command
+            .args(["-w", &workers.to_string(), "--hostfile"])
+            .arg(self.hosts.path())
+            .args(more);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.children[process] = Some(command.spawn().expect("the binary starts"));
+    }
+
+    /// Where a process listens.
+    #[must_use]
+    pub fn address(&self, process: usize) -> &str {
+        &self.addresses[process]
+    }
+
+    /// Whether a process has ended by itself.
+    ///
+    /// # Panics
+    /// The system does not say.
+    pub fn has_ended(&mut self, process: usize) -> bool {
+        match &mut self.children[process] {
+            Some(child) => child.try_wait().expect("a child can be asked").is_some(),
+            None => true,
+        }
+    }
+
+    /// Kills a process with SIGKILL, and waits for its end.
+    ///
+    /// # Panics
+    /// The system refuses.
+    pub fn kill(&mut self, process: usize) {
+        if let Some(mut child) = self.children[process].take() {
+            child.kill().expect("a child can be killed");
+            child.wait().expect("a child can be waited for");
+        }
+    }
+
+    /// Waits for the end of a process.
+    ///
+    /// # Panics
+    /// It was killed before, hangs, or panicked.
+    pub fn wait(&mut self, process: usize) -> Ended {
+        let started = Instant::now();
+        while !self.has_ended(process) {
+            assert!(started.elapsed() < HANGS, "process {process} hangs");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let child = self.children[process].take().expect("a process that was started");
+        Ended::of(&child.wait_with_output().expect("a child can be waited for"))
+    }
+
+    /// Waits for all of them, in order.
+    ///
+    /// # Panics
+    /// As [`Processes::wait`].
+    pub fn wait_all(&mut self) -> Vec<Ended> {
+        (0..self.children.len()).map(|process| self.wait(process)).collect()
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Waits for a file to be there while a process runs; `false` where the process ended first.
+///
+/// # Panics
+/// The process hangs.
+pub fn wait_for_file(file: &Path, processes: &mut Processes, process: usize) -> bool {
+    let started = Instant::now();
+    while !file.exists() {
+        if processes.has_ended(process) {
+            return false;
+        }
+        assert!(
+            started.elapsed() < HANGS,
+            "process {process} never writes {}",
+            file.display()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}

@@ -1,0 +1,163 @@
+//! Objects of a catalogue that cannot be read, or are not what the run file says.
+
+use std::path::Path;
+
+use fisherflow_tests::{RunFile, broken_parquet, counts, manifest, parquet_bytes, simulated, write_catalogue};
+
+use crate::{PIXELS, carry_out, prepared, refused};
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) {
+    std::fs::write(folder.join("catalogue").join(name), bytes).unwrap();
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_named() {
+    let whole = parquet_bytes(&simulated(PIXELS, 500, 30), 10);
+    let cases: [(&str, Vec<u8>, &str); 5] = [
+        ("empty", Vec::new(), "is empty (0 bytes)"),
+        ("cut", whole[..whole.len() - 40].to_vec(), "is a truncated Parquet file"),
+        ("half", whole[..whole.len() / 2].to_vec(), "is a truncated Parquet file"),
+        ("text", b"id,flux\nstar-1,1.0\n".repeat(20), "is not a Parquet file"),
+        ("short", b"PA".to_vec(), "is not a Parquet file"),
+    ];
+    for (name, bytes, said) in cases {
+        let folder = prepared();
+        let object = format!("part-00001-{name}.parquet");
+        write(folder.path(), &object, &bytes);
+        refused(folder.path(), &RunFile::new(folder.path(), "out"), 3, &[&object, said]);
+        assert!(!folder.path().join("out").exists(), "{name}: nothing was written");
+    }
+}
+
+#[test]
+fn a_damaged_row_group_is_named_and_the_run_leaves_no_manifest() {
+    let folder = prepared();
+    write(
+        folder.path(),
+        "part-00002.parquet",
+        &broken_parquet(&simulated(PIXELS, 500, 40), 10, 2),
+    );
+    let mut run_file = RunFile::new(folder.path(), "out");
+    refused(
+        folder.path(),
+        &run_file,
+        3,
+        &["row group 2 of", "part-00002.parquet", "write it again"],
+    );
+    // The catalogue was planned with the object: it cannot be left out any more.
+    run_file.of_catalogue = "on_bad_object = \"skip\"".to_owned();
+    run_file.output.push_str("-skip");
+    refused(folder.path(), &run_file, 3, &["row group 2 of", "part-00002.parquet"]);
+}
+
+#[test]
+fn a_column_that_is_missing_or_of_another_type_is_named() {
+    let folder = prepared();
+    for (key, value, said) in [
+        (
+            "ivar",
+            "ivars",
+            vec![
+                "part-00000.parquet",
+                "has no column \"ivars\"",
+                "did you mean \"ivar\"?",
+            ],
+        ),
+        (
+            "flux",
+            "teff",
+            vec!["part-00000.parquet", "column \"teff\"", "expected"],
+        ),
+        ("id", "flux", vec!["part-00000.parquet", "column \"flux\"", "expected"]),
+    ] {
+        let run_file = RunFile::new(folder.path(), "out");
+        let toml = run_file
+            .toml()
+            .replace(&format!("{key} = \"{key}\""), &format!("{key} = \"{value}\""));
+        let file = folder.path().join("wrong.toml");
+        std::fs::write(&file, toml).unwrap();
+        let ended = fisherflow_tests::run(fisherflow_tests::fisherflow().arg("run").arg(&file));
+        ended.expect(3, &said);
+        assert!(!folder.path().join("out").exists());
+    }
+}
+
+#[test]
+fn objects_of_other_spectra_are_refused() {
+    let folder = prepared();
+    write_catalogue(
+        &folder.path().join("catalogue"),
+        "part-00007.parquet",
+        &simulated(PIXELS + 1, 0, 20),
+        20,
+    );
+    let run_file = RunFile::new(folder.path(), "out");
+    refused(
+        folder.path(),
+        &run_file,
+        3,
+        &["part-00007.parquet", "25 pixels", "24", "part-00000.parquet"],
+    );
+}
+
+#[test]
+fn a_catalogue_without_spectra_is_refused_and_an_object_without_rows_is_fine() {
+    let folder = prepared();
+    write_catalogue(&folder.path().join("catalogue"), "part-00003.parquet", &[], 20);
+    carry_out(folder.path(), &RunFile::new(folder.path(), "out")).expect_done();
+    assert_eq!(counts(&folder.path().join("out"))["fit_spectra"], 120);
+    assert_eq!(manifest(&folder.path().join("out"))["inputs"][1]["objects"], 3);
+
+    write_catalogue(&folder.path().join("nothing"), "part-00000.parquet", &[], 20);
+    let mut run_file = RunFile::new(folder.path(), "none");
+    run_file.catalogue = folder.path().join("nothing").to_str().unwrap().to_owned();
+    refused(folder.path(), &run_file, 3, &["nothing", "holds no spectra"]);
+}
+
+#[test]
+fn what_matches_nothing_is_named() {
+    let folder = prepared();
+    for pattern in ["catalogue/night-*.parquet", "catalog", "catalogue/part-00009.parquet"] {
+        let mut run_file = RunFile::new(folder.path(), "out");
+        run_file.catalogue = folder.path().join(pattern).to_str().unwrap().to_owned();
+        refused(folder.path(), &run_file, 3, &["no object matches", pattern]);
+    }
+}
+
+#[test]
+fn skipped_objects_are_listed_in_the_manifest() {
+    let folder = prepared();
+    let whole = parquet_bytes(&simulated(PIXELS, 500, 30), 10);
+    write(folder.path(), "part-00002.parquet", &[]);
+    write(folder.path(), "part-00003.parquet", &whole[..whole.len() / 2]);
+    write_catalogue(
+        &folder.path().join("catalogue"),
+        "part-00004.parquet",
+        &simulated(PIXELS + 1, 0, 20),
+        20,
+    );
+    let mut run_file = RunFile::new(folder.path(), "out");
+    run_file.of_catalogue = "on_bad_object = \"skip\"".to_owned();
+    let ended = carry_out(folder.path(), &run_file);
+    ended.expect_done();
+    let out = folder.path().join("out");
+    let manifest = manifest(&out);
+    let skipped = manifest["inputs"][1]["skipped"].as_array().unwrap();
+    let said: Vec<String> = skipped
+        .iter()
+        .map(|s| format!("{} {}", s["object"], s["reason"]))
+        .collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    for (said, (object, reason)) in said.iter().zip([
+        ("part-00002.parquet", "0 bytes"),
+        ("part-00003.parquet", "truncated"),
+        ("part-00004.parquet", "25 pixels"),
+    ]) {
+        assert!(said.contains(object) && said.contains(reason), "{said}");
+        assert!(
+            ended.stdout.contains(object),
+            "the summary says what was left out\n{ended}"
+        );
+    }
+    assert_eq!(counts(&out)["fit_spectra"], 120);
+}

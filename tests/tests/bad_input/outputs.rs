@@ -1,0 +1,110 @@
+//! Outputs that cannot be written, are another run's, or are complete.
+
+use std::fs;
+
+use fisherflow_tests::{RunFile, digests, fisherflow, has_manifest, run};
+
+use crate::{carry_out, prepared, refused};
+
+#[test]
+fn an_output_that_cannot_be_written_is_named() {
+    let folder = prepared();
+    fs::write(folder.path().join("file"), "not a folder").unwrap();
+    let run_file = RunFile::new(folder.path(), "file/out");
+    refused(
+        folder.path(),
+        &run_file,
+        1,
+        &["file/out", "cannot be written", "choose an output"],
+    );
+    assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"not a folder");
+}
+
+#[test]
+fn a_complete_output_is_left_alone_another_run_is_refused_and_overwrite_replaces_it() {
+    let folder = prepared();
+    let mut run_file = RunFile::new(folder.path(), "out");
+    carry_out(folder.path(), &run_file).expect_done();
+    let out = folder.path().join("out");
+    let before = digests(&out);
+    let written = fs::metadata(out.join("manifest.json")).unwrap().modified().unwrap();
+    let again = carry_out(folder.path(), &run_file);
+    again.expect_done();
+    assert!(again.stdout.contains("nothing to do"), "{again}");
+    assert_eq!(
+        fs::metadata(out.join("manifest.json")).unwrap().modified().unwrap(),
+        written
+    );
+
+    run_file.compute = "batch = 32\ngroup = 50".to_owned();
+    let other = carry_out(folder.path(), &run_file);
+    other.expect(
+        1,
+        &[
+            "already holds the finished run",
+            "choose another output, or overwrite it",
+        ],
+    );
+    assert_eq!(digests(&out), before, "nothing was touched");
+
+    let file = run_file.write(folder.path(), "run");
+    run(fisherflow().arg("run").arg(&file).arg("--overwrite")).expect_done();
+    assert_ne!(digests(&out), before);
+    run(fisherflow().arg("verify").arg(&out)).expect_done();
+}
+
+#[test]
+fn an_output_that_another_run_holds_is_refused() {
+    let folder = prepared();
+    let out = folder.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let claim = r#"{"run_id": "0123456789abcdef", "host": "elsewhere", "pid": 77, "started": "2026-01-01T00:00:00Z"}"#;
+    fs::write(out.join("claim.json"), claim).unwrap();
+    let said = [
+        "is held by run 0123456789abcdef (process 77 on elsewhere",
+        "choose another output",
+    ];
+    refused(folder.path(), &RunFile::new(folder.path(), "out"), 1, &said);
+    assert_eq!(fs::read_to_string(out.join("claim.json")).unwrap(), claim);
+}
+
+#[test]
+fn what_is_not_ours_is_neither_written_to_nor_deleted() {
+    let folder = prepared();
+    let out = folder.path().join("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("thesis.tex"), "mine").unwrap();
+    let run_file = RunFile::new(folder.path(), "out");
+    refused(
+        folder.path(),
+        &run_file,
+        1,
+        &["not an output of fisherflow", "thesis.tex"],
+    );
+    let file = run_file.write(folder.path(), "run");
+    let forced = run(fisherflow().arg("run").arg(&file).arg("--overwrite"));
+    forced.expect(1, &["not an output of fisherflow", "thesis.tex"]);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn verify_finds_a_changed_and_a_missing_file() {
+    let folder = prepared();
+    carry_out(folder.path(), &RunFile::new(folder.path(), "out")).expect_done();
+    let out = folder.path().join("out");
+    run(fisherflow().arg("verify").arg(&out)).expect_done();
+    let part = out.join("predictions/part-00000.parquet");
+    let mut bytes = fs::read(&part).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&part, bytes).unwrap();
+    fs::remove_file(out.join("posterior/blocks.parquet")).unwrap();
+    let found = run(fisherflow().arg("verify").arg(&out));
+    found.expect(3, &["2 problems"]);
+    for file in ["predictions/part-00000.parquet", "posterior/blocks.parquet"] {
+        assert!(found.stdout.contains(file), "{found}");
+    }
+    // What was never finished is no output.
+    assert!(!has_manifest(folder.path()));
+    run(fisherflow().arg("verify").arg(folder.path().join("catalogue"))).expect(1, &["has no manifest.json"]);
+}

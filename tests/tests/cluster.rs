@@ -1,0 +1,205 @@
+//! Workers, processes, lost processes and strangers: the same bits, or exit code 75 and no output.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use fisherflow_tests::{
+    Processes, RunFile, counts, digests, fisherflow, has_manifest, network, run, simulated, stages_left, wait_for_file,
+    write_objects,
+};
+
+/// A folder with `objects` objects of 60 spectra to fit, half as many to predict, and a network of these widths.
+fn prepared(objects: u64, widths: &[usize]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    network(&folder.path().join("network.safetensors"), widths);
+    write_objects(
+        &folder.path().join("catalogue"),
+        &simulated(widths[0], 0, 60 * objects),
+        60,
+    );
+    write_objects(
+        &folder.path().join("stars"),
+        &simulated(widths[0], 10_000, 30 * objects),
+        60,
+    );
+    folder
+}
+
+fn run_file(folder: &Path, output: &str) -> RunFile {
+    let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
+    run_file.curvature = "structure = \"kfac\"\n[curvature.layers]\n\"layers.4\" = \"full\"".to_owned();
+    run_file
+}
+
+/// Path to SHA-256 of every data file of an undisturbed run of one worker.
+fn undisturbed(folder: &Path) -> BTreeMap<String, String> {
+    let file = run_file(folder, "undisturbed").write(folder, "undisturbed");
+    run(fisherflow().arg("run").arg(file)).expect_done();
+    digests(&folder.join("undisturbed"))
+}
+
+#[test]
+fn workers_and_processes_write_the_same_bits() {
+    let folder = prepared(12, &[60, 24, 10, 3]);
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    // 12 groups of the fit give two blocks with three tables each; 6 groups are predicted, with Jacobians; and the table of blocks.
+    assert_eq!(expected.len(), 2 * 3 + 2 * 6 + 1, "{expected:#?}");
+
+    let file = run_file(folder, "four").write(folder, "four");
+    run(fisherflow().arg("run").arg(file).args(["-w", "4"])).expect_done();
+    assert_eq!(digests(&folder.join("four")), expected);
+
+    let file = run_file(folder, "cluster").write(folder, "cluster");
+    for ended in Processes::start(2, &file, 2).wait_all() {
+        ended.expect_done();
+    }
+    let cluster = folder.join("cluster");
+    assert_eq!(digests(&cluster), expected);
+    assert_eq!(counts(&cluster), counts(&folder.join("undisturbed")));
+    assert_eq!(counts(&cluster)["fit_spectra"], 720);
+    assert_eq!(stages_left(&cluster), 0, "intermediate results are cleared");
+    run(fisherflow().arg("verify").arg(&cluster)).expect_done();
+}
+
+/// Kills one of two processes once `trigger` is there; the run must not have been over by then.
+fn kill_one(folder: &Path, output: &str, trigger: &str, killed: usize) -> Processes {
+    let file = run_file(folder, output).write(folder, output);
+    let mut processes = Processes::new(2);
+    for process in 0..2 {
+        // Whoever waits for a process that was killed before it came gives up in time.
+        processes.spawn(process, &file, 2, &["--deadline", "10"]);
+    }
+    let there = wait_for_file(&folder.join(output).join(trigger), &mut processes, 0);
+    processes.kill(killed);
+    assert!(
+        there && !has_manifest(&folder.join(output)),
+        "the run was over before {trigger} was seen: give it more to do"
+    );
+    processes
+}
+
+#[test]
+fn a_killed_process_ends_the_run_with_75_and_the_next_run_completes_it() {
+    let folder = prepared(30, &[400, 192, 48, 3]);
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    for (name, trigger, killed) in [
+        ("at-start", "claim.json", 1),
+        ("in-fit", "posterior/hessian/block-000.parquet", 0),
+        ("in-predict", "predictions/part-00000.parquet", 1),
+        ("in-invert", "stages/invert.json", 0),
+    ] {
+        let output = folder.join(name);
+        let mut processes = kill_one(folder, name, trigger, killed);
+        let survivor = processes.wait(1 - killed);
+        survivor.expect(75, &["a process of the cluster was lost", "run again"]);
+        assert!(
+            !has_manifest(&output) && !output.join("_SUCCESS").exists(),
+            "{survivor}"
+        );
+
+        let file = folder.join(format!("{name}.toml"));
+        for ended in Processes::start(2, &file, 2).wait_all() {
+            ended.expect_done();
+        }
+        assert_eq!(digests(&output), expected, "{name}");
+        assert_eq!(counts(&output), counts(&folder.join("undisturbed")), "{name}");
+    }
+}
+
+#[test]
+fn a_process_alone_goes_on_after_it_was_killed() {
+    let folder = prepared(30, &[400, 192, 48, 3]);
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    let file = run_file(folder, "killed").write(folder, "killed");
+    let output = folder.join("killed");
+    let mut alone = Processes::new(1);
+    for trigger in ["claim.json", "stages/fit.json", "predictions/part-00002.parquet"] {
+        alone.spawn(0, &file, 2, &[]);
+        let there = wait_for_file(&output.join(trigger), &mut alone, 0);
+        alone.kill(0);
+        assert!(
+            there && !has_manifest(&output),
+            "the run was over before {trigger} was seen: give it more to do"
+        );
+    }
+    let ended = run(fisherflow().arg("run").arg(&file));
+    ended.expect_done();
+    assert_eq!(digests(&output), expected);
+    assert_eq!(stages_left(&output), 0);
+}
+
+#[test]
+fn strangers_that_connect_are_dropped() {
+    let folder = prepared(4, &[40, 8, 6, 3]);
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    let file = run_file(folder, "cluster").write(folder, "cluster");
+    let mut processes = Processes::new(2);
+    processes.spawn(0, &file, 2, &[]);
+    // One speaks another language, one says nothing and stays, one leaves at once.
+    let mut http = connect(&mut processes);
+    http.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let silent = connect(&mut processes);
+    drop(connect(&mut processes));
+    processes.spawn(1, &file, 2, &[]);
+    for ended in processes.wait_all() {
+        ended.expect_done();
+    }
+    drop((http, silent));
+    assert_eq!(digests(&folder.join("cluster")), expected);
+}
+
+/// Connects to the first process as soon as it listens.
+fn connect(processes: &mut Processes) -> TcpStream {
+    loop {
+        if let Ok(stream) = TcpStream::connect(processes.address(0)) {
+            return stream;
+        }
+        assert!(!processes.has_ended(0), "{}", processes.wait(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn different_runs_do_not_form_a_cluster() {
+    let folder = prepared(4, &[40, 8, 6, 3]);
+    let folder = folder.path();
+    let first = run_file(folder, "out").write(folder, "first");
+    let mut other = run_file(folder, "out");
+    other.compute = "batch = 32\ngroup = 50".to_owned();
+    let other = other.write(folder, "other");
+    let mut processes = Processes::new(2);
+    for (process, file) in [&first, &other].into_iter().enumerate() {
+        processes.spawn(process, file, 1, &["--deadline", "4"]);
+    }
+    for ended in processes.wait_all() {
+        ended.expect(
+            75,
+            &[
+                "start-up deadline of 4 s passed",
+                "another build, run file or catalogue",
+                "run again",
+            ],
+        );
+    }
+    assert!(!has_manifest(&folder.join("out")));
+    // The claim is the first run's: it can be run now.
+    run(fisherflow().arg("run").arg(&first)).expect_done();
+}
+
+#[test]
+fn a_process_that_never_comes_is_named() {
+    let folder = prepared(2, &[40, 8, 6, 3]);
+    let file = run_file(folder.path(), "out").write(folder.path(), "run");
+    let mut processes = Processes::new(2);
+    processes.spawn(1, &file, 1, &["--deadline", "1"]);
+    let missing = format!("missing: 0 at {}", processes.address(0));
+    processes.wait(1).expect(75, &[&missing, "run again"]);
+    assert!(!folder.path().join("out").exists());
+}

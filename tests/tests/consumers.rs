@@ -1,0 +1,42 @@
+//! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it.
+
+use fisherflow_tests::{RunFile, Table, consumer, fisherflow, network, run, simulated, write_objects};
+
+const PIXELS: usize = 30;
+
+#[test]
+fn pandas_pyarrow_duckdb_and_polars_read_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &[PIXELS, 8, 5, 3]);
+    write_objects(&folder.join("catalogue"), &simulated(PIXELS, 0, 160), 40);
+    let mut stars = simulated(PIXELS, 1000, 70);
+    stars[4].flux = None;
+    stars[11].flux.as_mut().unwrap()[3] = f32::NAN;
+    stars[30].ivar = Some(vec![0.0; PIXELS]);
+    stars[31].ivar.as_mut().unwrap()[..5].fill(0.0);
+    // A whole part without one good star, and one of one star.
+    for star in &mut stars[35..60] {
+        star.flux = None;
+    }
+    write_objects(&folder.join("stars"), &stars, 20);
+    let mut run_file = RunFile::new(folder, "out").predicting(folder, "stars");
+    run_file.curvature =
+        "structure = \"kfac\"\n[curvature.layers]\n\"layers.2\" = \"diagonal\"\n\"layers.4\" = \"block\"".to_owned();
+    run_file.compute = "batch = 16\ngroup = 20".to_owned();
+    run(fisherflow().arg("run").arg(run_file.write(folder, "run"))).expect_done();
+
+    let table = Table::read(&folder.join("out/predictions"));
+    assert_eq!(table.len(), 70);
+    let bad = (0..70).filter(|row| table.flag("flag_bad", *row)).count();
+    assert_eq!(bad, 3 + 25);
+
+    let arguments = [folder.join("out").to_str().unwrap().to_owned(), PIXELS.to_string()];
+    let Some(found) = consumer("read_everywhere.py", arguments) else {
+        return;
+    };
+    println!("{found:#}");
+    assert_eq!(found["readers"], 4);
+    assert_eq!(found["stars"], 70);
+    assert_eq!(found["bad"], bad);
+}

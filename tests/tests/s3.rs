@@ -1,0 +1,134 @@
+//! A whole run on S3: network and catalogue read from it, the output written to it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fisherflow_tests::{
+    RunFile, consumer, fisherflow, has_manifest, network, parquet_bytes, run, s3_endpoint, simulated, write_objects,
+};
+
+const PIXELS: usize = 40;
+
+/// Puts an object, or makes a bucket, without a signature: the server of the tests asks for none.
+fn put(endpoint: &str, path: &str, bytes: &[u8]) {
+    let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(host).unwrap();
+    let head = format!(
+        "PUT /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        bytes.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") || answer.contains("BucketAlreadyOwnedByYou"),
+        "{answer}"
+    );
+}
+
+fn on_s3(endpoint: &str) -> Command {
+    let mut command = fisherflow();
+    for (name, value) in [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"),
+        ("AWS_REGION", "us-east-1"),
+    ] {
+        command.env(name, value);
+    }
+    command
+}
+
+/// The same run file with every local path of `folder` under `root`.
+fn moved(run_file: &RunFile, folder: &Path, root: &str) -> String {
+    run_file.toml().replace(folder.to_str().unwrap(), root)
+}
+
+#[test]
+fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
+    let Some(endpoint) = s3_endpoint() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &[PIXELS, 12, 6, 3]);
+    let mut spectra = simulated(PIXELS, 0, 240);
+    spectra[7].flux = None;
+    spectra[9].ivar.as_mut().unwrap()[..3].fill(0.0);
+    write_objects(&folder.join("catalogue"), &spectra, 30);
+    let run_file = RunFile::new(folder, "out");
+    run(fisherflow().arg("run").arg(run_file.write(folder, "local"))).expect_done();
+    assert!(has_manifest(&folder.join("out")));
+
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let bucket = "fisherflow-end-to-end";
+    put(&endpoint, bucket, &[]);
+    put(
+        &endpoint,
+        &format!("{bucket}/{now}/network.safetensors"),
+        &std::fs::read(folder.join("network.safetensors")).unwrap(),
+    );
+    for (part, chunk) in spectra.chunks(30).enumerate() {
+        put(
+            &endpoint,
+            &format!("{bucket}/{now}/catalogue/part-{part:05}.parquet"),
+            &parquet_bytes(chunk, 30),
+        );
+    }
+    let root = format!("s3://{bucket}/{now}");
+    let file = folder.join("s3.toml");
+    std::fs::write(&file, moved(&run_file, folder, &root)).unwrap();
+    let ended = run(on_s3(&endpoint).arg("run").arg(&file).args(["-w", "2"]));
+    ended.expect_done();
+    assert!(
+        !ended.stdout.contains("hunter2") && !ended.stderr.contains("hunter2"),
+        "{ended}"
+    );
+    let out = format!("{root}/out");
+    run(on_s3(&endpoint).arg("verify").arg(&out)).expect_done();
+    let again = run(on_s3(&endpoint).arg("run").arg(&file));
+    again.expect_done();
+    assert!(again.stdout.contains("nothing to do"), "{again}");
+
+    // Another run on the complete output is refused: the claim is a conditional put.
+    let other = folder.join("other.toml");
+    std::fs::write(
+        &other,
+        moved(&run_file, folder, &root).replace("precision = 2.0", "precision = 3.0"),
+    )
+    .unwrap();
+    run(on_s3(&endpoint).arg("run").arg(&other)).expect(1, &["already holds the finished run"]);
+
+    // Run ids differ, for they name etags; the values do not.
+    let local = folder.join("out").to_str().unwrap().to_owned();
+    if let Some(found) = consumer(
+        "same_on_s3.py",
+        [endpoint, bucket.to_owned(), format!("{now}/out"), local],
+    ) {
+        println!("{found:#}");
+        assert_eq!(found["stars"], 240);
+        assert!(found["tables"].as_u64().unwrap() >= 10, "{found}");
+    }
+}
+
+#[test]
+fn an_object_that_is_not_on_s3_is_named() {
+    let Some(endpoint) = s3_endpoint() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    put(&endpoint, "fisherflow-end-to-end", &[]);
+    let run_file = RunFile::new(folder.path(), "out");
+    let file = folder.path().join("s3.toml");
+    std::fs::write(
+        &file,
+        moved(&run_file, folder.path(), "s3://fisherflow-end-to-end/not-there"),
+    )
+    .unwrap();
+    let said = [
+        "s3://fisherflow-end-to-end/not-there/network.safetensors",
+        "does not exist",
+    ];
+    run(on_s3(&endpoint).arg("run").arg(&file)).expect(1, &said);
+}
