@@ -1,10 +1,10 @@
 //! What every worker of a process shares during a run.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fisherflow_curvature::{BlockPlan, plan_blocks};
 use fisherflow_network::Network;
-use fisherflow_posterior::{Precision, in_label_units};
+use fisherflow_posterior::{Evidence, Precision, Spectrum, evidence, in_label_units};
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, Output, Stores};
 use sha2::{Digest, Sha256};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
-use crate::job::{CatalogueSource, Compute, Job, Progress};
+use crate::job::{CatalogueSource, Compute, Job, Prior, Progress};
 use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::stage_state::InvertState;
@@ -59,6 +59,10 @@ pub(crate) struct Context {
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
     pub(crate) cores: usize,
     posterior: Mutex<Option<Posterior>>,
+    /// Where the prior is by evidence, and once it is known.
+    evidence: OnceLock<Evidence>,
+    /// Held by the worker that computes the evidence for all of its process.
+    maximising: Mutex<()>,
 }
 
 impl Context {
@@ -100,6 +104,8 @@ impl Context {
             faults: Arc::default(),
             progress,
             posterior: Mutex::default(),
+            evidence: OnceLock::new(),
+            maximising: Mutex::default(),
         };
         context.run_id = context.identity();
         Ok(context)
@@ -162,6 +168,41 @@ impl Context {
             .ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
     }
 
+    /// The evidence over the spectra of all blocks, in their order; the first worker to ask computes it for all of its process.
+    pub(crate) fn maximise_evidence(&self, spectra: &[Spectrum]) -> Result<&Evidence, RunError> {
+        let _maximising = self.maximising.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = self.evidence.get() {
+            return Ok(known);
+        }
+        let mut weights_squared = 0.0;
+        for &layer in self.blocks.iter().flat_map(|plan| &plan.layers) {
+            let weights = self.network.weights_and_biases(layer)?;
+            weights_squared += weights.iter().map(|weight| weight * weight).sum::<f64>();
+        }
+        let found = evidence(spectra, weights_squared)?;
+        Ok(self.evidence.get_or_init(|| found))
+    }
+
+    /// Takes over the evidence that an `invert` before found.
+    pub(crate) fn take_over_evidence(&self, inverted: &InvertState) {
+        if let Some(found) = &inverted.evidence {
+            self.evidence.get_or_init(|| found.clone());
+        }
+    }
+
+    /// The prior precision, once it is known.
+    pub(crate) fn prior_precision(&self) -> Option<f64> {
+        match self.job.prior {
+            Prior::Fixed(precision) => Some(precision),
+            Prior::Evidence => self.evidence.get().map(|found| found.prior_precision),
+        }
+    }
+
+    /// The evidence, where the prior is chosen by it and once it is known.
+    pub(crate) fn evidence(&self) -> Option<&Evidence> {
+        self.evidence.get()
+    }
+
     fn identity(&self) -> String {
         let job = &self.job;
         let mut hash = Sha256::new();
@@ -189,7 +230,10 @@ impl Context {
         add("jacobians", &job.predict.jacobians.to_string());
         add("curvature", &format!("{:?}", job.curvature));
         add("noise", &format!("{:?}", job.noise));
-        add("prior", &format!("{:?}", job.prior_precision));
+        match job.prior {
+            Prior::Fixed(precision) => add("prior", &format!("{precision:?}")),
+            Prior::Evidence => add("prior", "evidence"),
+        }
         add("precision", &format!("{:?}", job.compute.arithmetic.precision));
         add("batch", &job.compute.batch.to_string());
         add("group", &job.compute.group.to_string());

@@ -3,22 +3,23 @@
 use fisherflow_curvature::{BlockCurvature, BlockPlan, Matrix, StructureKind};
 use fisherflow_network::Precision as Products;
 use fisherflow_posterior::{
-    BlockInfo, Factor, NamedMatrix, Precision, hessian_from_matrices, hessian_matrices, precision_from_matrices,
+    BlockInfo, Evidence, Factor, NamedMatrix, Precision, hessian_from_matrices, hessian_matrices,
+    precision_from_matrices,
 };
 use fisherflow_store::{
-    BlockRow, FileMetadata, JacobianSchema, JacobianWriter, MarginalRows, MatrixRows, MatrixSet, PredictionSchema,
-    PredictionWriter, StoredMatrix, WrittenFile,
+    BlockRow, EvidenceRow, FileMetadata, JacobianSchema, JacobianWriter, MarginalRows, MatrixRows, MatrixSet,
+    PredictionSchema, PredictionWriter, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
 use crate::error::RunError;
-use crate::job::Noise;
+use crate::job::{Noise, Prior};
 use crate::passes::differentiated::Differentiated;
 
 /// The metadata of every file: what run it is of, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {
     let labels = context.network.labels();
-    let convention = serde_json::json!({
+    let mut convention = serde_json::json!({
         "hessian": "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
         "posterior_precision": "P = H + prior_precision * I",
         "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in",
@@ -26,7 +27,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "normalised_labels": "label = output * label_scale + label_mean",
         "label_mean": labels.mean,
         "label_scale": labels.scale,
-        "prior_precision": context.job.prior_precision,
+        "prior_precision": context.prior_precision(),
         "noise": match &context.job.noise {
             Noise::Holdout => serde_json::json!("from held-out residuals"),
             Noise::Covariance(covariance) => serde_json::json!(covariance),
@@ -34,6 +35,10 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "masked_pixels": "flux := mean of the held-out spectra at the pixel, variance := their variance there",
         "products": match context.job.compute.arithmetic.precision { Products::F32 => "f32", Products::F64 => "f64" },
     });
+    if context.job.prior == Prior::Evidence {
+        convention["prior_precision_from"] =
+            "by evidence: it maximises the marginal likelihood over all blocks; null in files written before it was known".into();
+    }
     FileMetadata::default()
         .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
         .with("fisherflow.schema_version", "1")
@@ -190,6 +195,20 @@ pub(crate) fn write_blocks(context: &Context, blocks: &[BlockInfo]) -> Result<Wr
     };
     let rows: Vec<BlockRow> = blocks.iter().map(row).collect();
     Ok(context.output.write_blocks(&rows, &metadata(context))?)
+}
+
+/// Writes `posterior/evidence.parquet`.
+pub(crate) fn write_evidence(context: &Context, evidence: &Evidence) -> Result<WrittenFile, RunError> {
+    let rows: Vec<EvidenceRow> = evidence
+        .curve
+        .iter()
+        .map(|point| EvidenceRow {
+            prior_precision: point.prior_precision,
+            log_evidence: point.log_evidence,
+            effective_parameters: point.effective_parameters,
+        })
+        .collect();
+    Ok(context.output.write_evidence(&rows, &metadata(context))?)
 }
 
 /// The structure as run files name it.

@@ -21,8 +21,8 @@ pub struct Job {
     pub curvature: Curvature,
     /// Where the residual covariance of the labels comes from.
     pub noise: Noise,
-    /// Prior precision of every weight: `delta`, in normalised units, on the scale of the SUM over spectra.
-    pub prior_precision: f64,
+    /// Where the prior precision of the weights comes from.
+    pub prior: Prior,
     /// Arithmetic, batches and groups.
     pub compute: Compute,
     /// URI of the output.
@@ -78,6 +78,15 @@ pub enum Noise {
     Holdout,
     /// Given: `[K][K]`, in label units.
     Covariance(Vec<Vec<f64>>),
+}
+
+/// The prior precision of every weight: `delta`, in normalised units, on the scale of the SUM over spectra.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Prior {
+    /// Given.
+    Fixed(f64),
+    /// The one, for all blocks together, that maximises the marginal likelihood of the spectra's labels.
+    Evidence,
 }
 
 /// Arithmetic, batches and groups.
@@ -155,7 +164,7 @@ impl Stage {
 
 /// How far a run is; called from worker threads.
 pub trait Progress: Send + Sync {
-    /// A pass begins (`population`, `curvature`, ...) over so many spectra of this process, or so many blocks in all for `invert`. A begin
+    /// A pass begins (`population`, `curvature`, ...) over so many spectra of this process, or so many blocks in all for `evidence` and `invert`. A begin
     /// ends the pass before.
     fn begin(&self, pass: &str, of: u64);
     /// So many more are done, in this process.

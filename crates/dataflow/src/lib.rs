@@ -14,6 +14,7 @@ mod mesh;
 mod operators;
 mod passes;
 mod plan;
+mod prior_facts;
 mod run;
 mod stage_state;
 mod stages;
@@ -21,10 +22,12 @@ mod train;
 
 pub use error::RunError;
 pub use job::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Progress, Stage,
+    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Prior, Progress,
+    Stage,
 };
 pub use passes::predict::PredictCounts;
 pub use plan::{BlockFacts, CataloguePlan, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};
+pub use prior_facts::{EvidenceFacts, PriorFacts, PriorFrom};
 pub use run::{Outcome, RunSummary, run};
 pub use stage_state::FitCounts;
 pub use train::{TrainJob, Trained, train};

@@ -56,7 +56,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             Noise::Holdout => json!({ "from": "holdout", "holdout_fraction": job.compute.holdout_fraction }),
             Noise::Covariance(covariance) => json!({ "covariance": covariance }),
         },
-        "prior_precision": job.prior_precision,
+        "prior": summary.prior,
         "compute": {
             "precision": format!("{:?}", job.compute.arithmetic.precision).to_lowercase(),
             "batch": job.compute.batch,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{BlockPlan, References, StructureKind, structure_of};
-use fisherflow_posterior::inverse_flops;
+use fisherflow_posterior::{inverse_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
-use crate::job::{Job, Progress};
+use crate::job::{Job, Prior, Progress};
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -82,7 +82,7 @@ pub struct BlockFacts {
     pub sums_bytes: u64,
     /// Operations of its sums over all spectra of the fit.
     pub sums_flops: f64,
-    /// Operations of its inverse.
+    /// Operations of its inverse, and of its eigenvalues where the prior is chosen by evidence.
     pub inverse_flops: f64,
 }
 
@@ -102,7 +102,7 @@ pub struct FlopPlan {
 pub struct MemoryPlan {
     /// A worker's own sums, a group's sums on their way from each worker, and the totals.
     pub fit: u64,
-    /// The largest block: its curvature, factors and inverse.
+    /// The largest block: its curvature, factors and inverse; beside all others, where the prior waits for the evidence.
     pub invert: u64,
     /// The posterior of all blocks.
     pub predict: u64,
@@ -136,7 +136,11 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
             n_weights: block.n_weights() as u64,
             sums_bytes: structure.bytes(),
             sums_flops: structure.flops(n_fit),
-            inverse_flops: inverse_flops(block),
+            inverse_flops: inverse_flops(block)
+                + match context.job.prior {
+                    Prior::Fixed(_) => 0.0,
+                    Prior::Evidence => spectrum_flops(block),
+                },
         });
     }
     let k = n_labels as f64;
@@ -163,14 +167,13 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
         predict: held_out * (forward + backward + by_flux + weights)
             + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
     };
+    let matrices = context.blocks.iter().map(matrix_bytes);
     let memory = MemoryPlan {
         fit: sums_bytes * (2 * workers as u64 + 1),
-        invert: context
-            .blocks
-            .iter()
-            .map(|block| 4 * matrix_bytes(block))
-            .max()
-            .unwrap_or(0),
+        invert: match context.job.prior {
+            Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
+            Prior::Evidence => posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
+        },
         predict: posterior_bytes,
     };
     let pixels = if context.job.predict.jacobians {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fisherflow_posterior::{BlockInfo, Pulls, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, Evidence, Pulls, ScatterEstimate};
 use fisherflow_store::{Claim, Claimed, Manifest, WrittenFile, now_utc};
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ use crate::files;
 use crate::job::{Cluster, ExistingOutput, Job, Progress, Stage};
 use crate::manifest::manifest;
 use crate::passes::predict::PredictCounts;
+use crate::prior_facts::PriorFacts;
 use crate::stage_state::FitCounts;
 use crate::stages::{self, Found};
 
@@ -36,6 +37,8 @@ pub struct RunSummary {
     pub fit: FitCounts,
     /// R and what it was made of, label units; `None` where it was given.
     pub noise: Option<ScatterEstimate>,
+    /// The prior precision and where it comes from.
+    pub prior: PriorFacts,
     /// The inverted blocks; empty before `invert`.
     pub blocks: Vec<BlockInfo>,
     /// C_intrinsic and what it was made of, label units; `None` before `predict`, or without labels.
@@ -153,6 +156,7 @@ fn summary(
         n_weights: context.network.n_weights() as u64,
         fit: found.fit.counts,
         noise: found.fit.estimate.clone(),
+        prior: PriorFacts::of(context),
         blocks,
         intrinsic,
         predict: predicted.as_ref().map(|predicted| predicted.counts),
@@ -164,6 +168,9 @@ fn summary(
     };
     if process == 0 && predicted.is_some() {
         summary.files.push(files::write_blocks(context, &summary.blocks)?);
+        if let Some(evidence) = context.evidence() {
+            summary.files.push(files::write_evidence(context, evidence)?);
+        }
         summary.files.sort();
         context.output.commit(&manifest(context, &summary)?)?;
         context.output.clear_stages()?;
@@ -222,6 +229,13 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
             ));
         }
     }
+    if let Some(evidence) = found.invert.as_ref().and_then(|invert| invert.evidence.as_ref()) {
+        let pulls = found
+            .predict
+            .as_ref()
+            .map(|(_, predicted)| predicted.pulls.pulls().is_some());
+        notes.extend(evidence_notes(evidence, pulls));
+    }
     if let Some((intrinsic, _)) = &found.predict {
         match intrinsic {
             None => notes.push("C_intrinsic is 0: no held-out spectrum has labels to compare with; error bars are not calibrated".into()),
@@ -235,4 +249,45 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
         }
     }
     notes
+}
+
+/// What a reader should know of a prior precision by evidence; whether there are pulls, once it is known.
+fn evidence_notes(evidence: &Evidence, pulls: Option<bool>) -> Vec<String> {
+    let delta = evidence.prior_precision;
+    let mut notes = vec![format!(
+        "prior precision {} by evidence: {:.1} effective parameters over {} for the sum of squared weights and biases",
+        rounded(delta),
+        evidence.effective_parameters,
+        rounded(evidence.weights_squared)
+    )];
+    if evidence.at_edge {
+        let from = evidence.curve.first().map_or(delta, |point| point.prior_precision);
+        notes.push(if delta > from {
+            format!(
+                "the evidence still rises at {delta:.1e}, the end of its curve: the spectra determine hardly anything of the weights, and this \
+                 prior precision is no optimum; give prior.precision a number"
+            )
+        } else {
+            format!(
+                "the evidence still rises towards 0 at {delta:.1e}, the end of its curve, where eigenvalues are rounding: this prior precision \
+                 is no optimum; give prior.precision a number"
+            )
+        });
+    }
+    let judge = match pulls {
+        Some(true) => "the pulls decide",
+        Some(false) => {
+            "the pulls would decide, and no unseen spectra have labels to compare with: nothing here checks the weights' part"
+        }
+        None => "the pulls that `predict` finds decide",
+    };
+    notes.push(format!(
+        "a prior precision by evidence, one for all weights, can be far from calibrated: {judge}"
+    ));
+    notes
+}
+
+/// To four digits.
+fn rounded(x: f64) -> f64 {
+    format!("{x:.3e}").parse().unwrap_or(x)
 }

@@ -1,7 +1,7 @@
 //! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
 
 use fisherflow_curvature::References;
-use fisherflow_posterior::{BlockInfo, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, Evidence, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
@@ -44,6 +44,9 @@ pub struct FitCounts {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InvertState {
     pub(crate) run_id: String,
+    /// Where the prior precision was chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) evidence: Option<Evidence>,
     pub(crate) blocks: Vec<BlockInfo>,
     pub(crate) files: Vec<WrittenFile>,
 }

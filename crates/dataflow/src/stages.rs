@@ -8,7 +8,7 @@ use timely::worker::Worker;
 
 use crate::context::Context;
 use crate::error::RunError;
-use crate::job::{Noise, Stage};
+use crate::job::{Noise, Prior, Stage};
 use crate::passes::predict::Predicted;
 use crate::passes::{agree, calibrate, curvature, invert, population, predict, reference};
 use crate::stage_state::{self, FitState, InvertState};
@@ -43,6 +43,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,
         _ => invert(worker, context, &fit)?,
     };
+    context.take_over_evidence(&inverted);
     if stage == Stage::Invert {
         return Ok(Found {
             fit,
@@ -120,8 +121,20 @@ fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, 
 }
 
 fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result<InvertState, RunError> {
-    begin(worker, context, "invert", context.blocks.len() as u64);
-    let state = invert::inverse(worker, context, fit.counts.in_sums)?;
+    let (n_spectra, n_blocks) = (fit.counts.in_sums, context.blocks.len() as u64);
+    let state = match context.job.prior {
+        Prior::Fixed(precision) => {
+            begin(worker, context, "invert", n_blocks);
+            invert::inverse(worker, context, n_spectra, precision)?
+        }
+        Prior::Evidence => {
+            begin(worker, context, "evidence", n_blocks);
+            let factored = invert::factors(worker, context, n_spectra)?;
+            let evidence = context.maximise_evidence(&factored.spectra)?;
+            begin(worker, context, "invert", n_blocks);
+            invert::finish(worker, context, factored, evidence)?
+        }
+    };
     end(worker, context);
     if worker.index() == 0 {
         stage_state::write(context, "invert", &state)?;

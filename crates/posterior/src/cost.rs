@@ -22,3 +22,13 @@ pub fn inverse_flops(plan: &BlockPlan) -> f64 {
             .sum(),
     }
 }
+
+/// Floating-point operations of a block's [`Spectrum`](crate::Spectrum) beyond those of its inverse: a dense block is reduced to tridiagonal
+/// form, `4 p^3 / 3` (Golub and Van Loan, 8.3); the others have their eigenvalues.
+#[must_use]
+pub fn spectrum_flops(plan: &BlockPlan) -> f64 {
+    match plan.structure {
+        StructureKind::Full | StructureKind::Block => 4.0 / 3.0 * (plan.n_weights() as f64).powi(3),
+        StructureKind::Kfac | StructureKind::Diagonal => 0.0,
+    }
+}

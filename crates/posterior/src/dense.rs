@@ -30,7 +30,7 @@ pub(crate) struct DensePrecision {
 
 impl DensePrecision {
     /// Adds the prior and inverts, in the curvature's own memory and one more matrix of its size.
-    pub(crate) fn invert(
+    pub(crate) fn with_prior(
         plan: &BlockPlan,
         n_spectra: u64,
         h: Matrix,

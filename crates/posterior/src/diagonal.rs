@@ -26,19 +26,21 @@ pub(crate) struct DiagonalPrecision {
     in_f64: OnceLock<Vec<f64>>,
 }
 
-impl DiagonalPrecision {
-    /// Adds the prior and takes the reciprocal.
-    pub(crate) fn invert(
-        plan: &BlockPlan,
-        n_spectra: u64,
-        diagonal: Matrix,
-        prior_precision: f64,
-        threads: usize,
-    ) -> Result<Self, PosteriorError> {
-        let mut variance = diagonal;
-        let most = variance.values.iter().copied().fold(0.0, f64::max);
-        let least = variance.values.iter().copied().fold(f64::INFINITY, f64::min);
-        let rounding = variance.values.len() as f64 * f64::EPSILON * most;
+/// A diagonal whose elements below 0, which are rounding, were set to 0.
+pub(crate) struct NonNegative {
+    /// `diag(H)`, `[out, in + 1]`.
+    pub values: Matrix,
+    /// How many elements were negative.
+    pub clipped: u64,
+    /// The most negative, relative to the largest; 0 where none was.
+    pub most_negative: f64,
+}
+
+impl NonNegative {
+    /// Clips rounding, and refuses more than that.
+    pub(crate) fn new(plan: &BlockPlan, mut values: Matrix) -> Result<Self, PosteriorError> {
+        let (least, most) = ends(&values.values);
+        let rounding = values.values.len() as f64 * f64::EPSILON * most;
         if least < -rounding {
             return Err(PosteriorError::Indefinite {
                 block: plan.name(),
@@ -47,6 +49,42 @@ impl DiagonalPrecision {
                 largest: most,
             });
         }
+        let mut clipped = 0;
+        for value in values.values.iter_mut().filter(|v| **v < 0.0) {
+            *value = 0.0;
+            clipped += 1;
+        }
+        Ok(Self {
+            values,
+            clipped,
+            most_negative: if clipped == 0 { 0.0 } else { least / most },
+        })
+    }
+}
+
+/// Smallest element, and the largest of them and 0.
+fn ends(values: &[f64]) -> (f64, f64) {
+    (
+        values.iter().copied().fold(f64::INFINITY, f64::min),
+        values.iter().copied().fold(0.0, f64::max),
+    )
+}
+
+impl DiagonalPrecision {
+    /// Adds the prior and takes the reciprocal.
+    pub(crate) fn with_prior(
+        plan: &BlockPlan,
+        n_spectra: u64,
+        diagonal: NonNegative,
+        prior_precision: f64,
+        threads: usize,
+    ) -> Result<Self, PosteriorError> {
+        let NonNegative {
+            values: mut variance,
+            clipped,
+            most_negative,
+        } = diagonal;
+        let (least, most) = ends(&variance.values);
         // Below the smallest normal number the reciprocal overflows.
         if prior_precision == 0.0 && least < f64::MIN_POSITIVE {
             return Err(PosteriorError::SingularSpectrum {
@@ -56,22 +94,21 @@ impl DiagonalPrecision {
                 largest: most,
             });
         }
-        let (mut log_det, mut effective_parameters, mut clipped) = (0.0, 0.0, 0);
+        let (mut log_det, mut effective_parameters) = (0.0, 0.0);
         for value in &mut variance.values {
-            let d = value.max(0.0);
-            clipped += u64::from(*value < 0.0);
+            let d = *value;
             log_det += (d + prior_precision).ln();
             effective_parameters += d / (d + prior_precision);
             *value = 1.0 / (d + prior_precision);
         }
-        let ends = (least.max(0.0) + prior_precision, most + prior_precision);
+        let ends = (least + prior_precision, most + prior_precision);
         let certificate = Certificate {
             log_det,
             effective_parameters,
             eigenvalues: Some(ends),
             condition: ends.1 / ends.0,
             clipped_eigenvalues: clipped,
-            most_negative_eigenvalue: if clipped == 0 { 0.0 } else { least / most },
+            most_negative_eigenvalue: most_negative,
         };
         let info = BlockInfo::new(plan, n_spectra, prior_precision, certificate);
         Self::new(plan, variance, info, threads)

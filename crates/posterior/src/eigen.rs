@@ -33,6 +33,17 @@ pub(crate) struct Eigenpairs {
     pub most_negative: f64,
 }
 
+/// Eigenvalues of a symmetric positive semidefinite matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Eigenvalues {
+    /// Ascending, none negative.
+    pub values: Vec<f64>,
+    /// How many were negative and are 0 now.
+    pub clipped: u64,
+    /// The most negative, relative to the largest.
+    pub most_negative: f64,
+}
+
 /// Decomposes a symmetric matrix of which one triangle is read.
 pub(crate) fn decompose(
     matrix: Matrix,
@@ -41,15 +52,35 @@ pub(crate) fn decompose(
     threads: usize,
 ) -> Result<Eigenpairs, PosteriorError> {
     let n = matrix.rows;
-    let (mut values, mut vectors) = if n < LARGE {
-        solve(&matrix, Par::Seq, block, factor)?
-    } else {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build()?;
-        pool.install(|| solve(&matrix, Par::rayon(PARTS), block, factor))?
-    };
+    let mut vectors = vec![0.0; n * n];
+    let values = split(&matrix, Some(&mut vectors), block, factor, threads)?;
     drop(matrix);
     transpose_square(&mut vectors, n);
+    let Eigenvalues {
+        values,
+        clipped,
+        most_negative,
+    } = not_negative(values, block, factor)?;
+    Ok(Eigenpairs {
+        values,
+        vectors,
+        clipped,
+        most_negative,
+    })
+}
 
+/// The eigenvalues alone of a symmetric matrix of which one triangle is read.
+pub(crate) fn eigenvalues(
+    matrix: &Matrix,
+    block: &str,
+    factor: Factor,
+    threads: usize,
+) -> Result<Eigenvalues, PosteriorError> {
+    not_negative(split(matrix, None, block, factor, threads)?, block, factor)
+}
+
+/// Sets rounding's negative eigenvalues to 0.
+fn not_negative(mut values: Vec<f64>, block: &str, factor: Factor) -> Result<Eigenvalues, PosteriorError> {
     let (smallest, largest) = match (values.first(), values.last()) {
         (Some(&smallest), Some(&largest)) => (smallest, largest),
         _ => (0.0, 0.0),
@@ -67,28 +98,51 @@ pub(crate) fn decompose(
         *value = 0.0;
         clipped += 1;
     }
-    Ok(Eigenpairs {
+    Ok(Eigenvalues {
         values,
-        vectors,
         clipped,
         most_negative: if clipped == 0 { 0.0 } else { smallest / largest },
     })
 }
 
-/// Ascending eigenvalues, and eigenvectors one after the other.
-fn solve(matrix: &Matrix, par: Par, block: &str, factor: Factor) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
+/// Solves in as many parts as the size says.
+fn split(
+    matrix: &Matrix,
+    vectors: Option<&mut [f64]>,
+    block: &str,
+    factor: Factor,
+    threads: usize,
+) -> Result<Vec<f64>, PosteriorError> {
+    if matrix.rows < LARGE {
+        return solve(matrix, vectors, Par::Seq, block, factor);
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build()?;
+    pool.install(|| solve(matrix, vectors, Par::rayon(PARTS), block, factor))
+}
+
+/// Ascending eigenvalues, and eigenvectors one after the other where they are wanted.
+fn solve(
+    matrix: &Matrix,
+    vectors: Option<&mut [f64]>,
+    par: Par,
+    block: &str,
+    factor: Factor,
+) -> Result<Vec<f64>, PosteriorError> {
     let n = matrix.rows;
-    let request = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
+    let compute = match vectors {
+        Some(_) => ComputeEigenvectors::Yes,
+        None => ComputeEigenvectors::No,
+    };
+    let request = self_adjoint_evd_scratch::<f64>(n, compute, par, Default::default());
     let mut workspace = MemBuffer::try_new(request).map_err(|_| PosteriorError::Memory {
         block: block.to_owned(),
         bytes: request.unaligned_bytes_required(),
     })?;
     let mut values = vec![0.0; n];
-    let mut vectors = vec![0.0; n * n];
     self_adjoint_evd(
         MatRef::from_column_major_slice(&matrix.values, n, n),
         DiagMut::from_slice_mut(&mut values),
-        Some(MatMut::from_column_major_slice_mut(&mut vectors, n, n)),
+        vectors.map(|vectors| MatMut::from_column_major_slice_mut(vectors, n, n)),
         par,
         MemStack::new(&mut workspace),
         Default::default(),
@@ -97,7 +151,7 @@ fn solve(matrix: &Matrix, par: Par, block: &str, factor: Factor) -> Result<(Vec<
         block: block.to_owned(),
         factor,
     })?;
-    Ok((values, vectors))
+    Ok(values)
 }
 
 /// Transposes in place, tile by tile.
@@ -143,6 +197,10 @@ mod tests {
             assert!(pairs.values.iter().all(|&v| v >= 0.0));
             assert!(pairs.values.is_sorted());
             let scale = pairs.values[n - 1];
+            let alone = eigenvalues(&matrix, "layers.0", Factor::Dense, 2).unwrap();
+            for (one, other) in alone.values.iter().zip(&pairs.values) {
+                assert!((one - other).abs() < 1e-14 * n as f64 * scale);
+            }
             for i in 0..n {
                 for j in 0..n {
                     let back: f64 = (0..n)
@@ -159,7 +217,9 @@ mod tests {
     fn threads_change_no_bit() {
         let matrix = gram(600, 900, 8);
         let one = decompose(matrix.clone(), "layers.0", Factor::KronA, 1).unwrap();
+        let alone = eigenvalues(&matrix, "layers.0", Factor::Dense, 1).unwrap();
         for threads in [0, 2, 3, 9] {
+            assert!(alone == eigenvalues(&matrix, "layers.0", Factor::Dense, threads).unwrap());
             let more = decompose(matrix.clone(), "layers.0", Factor::KronA, threads).unwrap();
             assert!(one == more, "{threads} threads");
         }

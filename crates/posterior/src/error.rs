@@ -67,6 +67,12 @@ pub enum PosteriorError {
         /// Its largest.
         largest: f64,
     },
+    /// The marginal likelihood has no maximum at a finite prior precision above 0.
+    #[error("no prior precision maximises the evidence: {reason}. Give the prior precision as a number")]
+    NoEvidence {
+        /// Why.
+        reason: &'static str,
+    },
     /// A matrix holds a NaN or an infinity.
     #[error(
         "row {row} of {factor} of block {block} holds a value that is not finite: the sums are damaged, or a network's output overflowed"

@@ -1,12 +1,13 @@
 //! From a block's curvature and prior to its posterior, and from stored matrices back to it.
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, StructureKind};
 
 use crate::dense::DensePrecision;
 use crate::diagonal::DiagonalPrecision;
 use crate::eigen::Eigenpairs;
+use crate::factored_block::{check_prior, factor};
 use crate::kronecker::KroneckerPrecision;
-use crate::matrices::{MatrixSet, check_curvature, single_layer};
+use crate::matrices::{MatrixSet, single_layer};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
 /// A block's posterior.
@@ -33,17 +34,7 @@ pub fn invert(
     threads: usize,
 ) -> Result<BlockPosterior, PosteriorError> {
     check_prior(plan, prior_precision)?;
-    check_curvature(plan, &curvature)?;
-    let n = curvature.n_spectra;
-    let precision: Box<dyn Precision> = match curvature.form {
-        CurvatureForm::Dense(h) => Box::new(DensePrecision::invert(plan, n, h, prior_precision, threads)?),
-        CurvatureForm::Kronecker { a, g } => {
-            Box::new(KroneckerPrecision::invert(plan, n, a, g, prior_precision, threads)?)
-        }
-        CurvatureForm::Diagonal(d) => Box::new(DiagonalPrecision::invert(plan, n, d, prior_precision, threads)?),
-    };
-    let info = precision.info().clone();
-    Ok(BlockPosterior { precision, info })
+    factor(plan, curvature, threads)?.finish(prior_precision)
 }
 
 /// A block's posterior again from its [`inverse_matrices`](Precision::inverse_matrices) and its facts; it predicts bit for bit what the
@@ -88,17 +79,6 @@ pub fn precision_from_matrices(
     };
     set.finish()?;
     Ok(precision)
-}
-
-fn check_prior(plan: &BlockPlan, prior_precision: f64) -> Result<(), PosteriorError> {
-    if prior_precision.is_finite() && prior_precision >= 0.0 {
-        Ok(())
-    } else {
-        Err(PosteriorError::Prior {
-            block: plan.name(),
-            value: prior_precision,
-        })
-    }
 }
 
 fn check_info(plan: &BlockPlan, info: &BlockInfo) -> Result<(), PosteriorError> {

@@ -22,7 +22,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use crate::block_info::Certificate;
 use crate::captures::Wanted;
 use crate::contraction::contract;
-use crate::eigen::{Eigenpairs, decompose};
+use crate::eigen::Eigenpairs;
 use crate::matrices::single_layer;
 use crate::product::{Scalar, product, rows};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
@@ -53,19 +53,16 @@ struct InF32 {
 }
 
 impl KroneckerPrecision {
-    /// Decomposes both factors and adds the prior to the block's eigenvalues.
-    pub(crate) fn invert(
+    /// Adds the prior to the eigenvalues of a block whose factors are decomposed.
+    pub(crate) fn with_prior(
         plan: &BlockPlan,
         n_spectra: u64,
-        a: Matrix,
-        g: Matrix,
+        a: Eigenpairs,
+        g: Eigenpairs,
         prior_precision: f64,
         threads: usize,
     ) -> Result<Self, PosteriorError> {
         let block = plan.name();
-        let a = decompose(a, &block, Factor::KronA, threads)?;
-        let g = decompose(g, &block, Factor::KronG, threads)?;
-
         let (mut log_det, mut effective_parameters) = (0.0, 0.0);
         for &t in &g.values {
             let (mut row_log_det, mut row_effective) = (0.0, 0.0);

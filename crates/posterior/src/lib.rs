@@ -17,6 +17,8 @@ mod diagonal;
 mod eigen;
 mod error;
 mod error_budget;
+mod evidence;
+mod factored_block;
 mod flux_covariance;
 mod held_out;
 mod invert;
@@ -30,6 +32,7 @@ mod pulls;
 mod scatter;
 mod shape_checks;
 mod small;
+mod spectrum;
 
 #[cfg(test)]
 mod brute_force;
@@ -38,12 +41,16 @@ mod cases;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod evidence_oracle;
+#[cfg(test)]
 mod refusals;
 
 pub use block_info::BlockInfo;
-pub use cost::inverse_flops;
+pub use cost::{inverse_flops, spectrum_flops};
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};
+pub use evidence::{Evidence, EvidencePoint, evidence};
+pub use factored_block::{FactoredBlock, factor};
 pub use flux_covariance::flux_covariance;
 pub use held_out::{HeldOutStars, KnownParts};
 pub use invert::{BlockPosterior, invert, precision_from_matrices};
@@ -53,3 +60,4 @@ pub use predictive::covariance_of_blocks;
 pub use psd::{Clipped, clip_to_psd};
 pub use pulls::{PullSums, Pulls};
 pub use scatter::{NOISE_FLOOR, ScatterEstimate};
+pub use spectrum::Spectrum;

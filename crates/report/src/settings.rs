@@ -17,6 +17,9 @@ pub(crate) struct Settings {
     /// How the labels' noise R came about; none where the run file gives it.
     #[serde(default)]
     pub noise_estimate: Option<Noise>,
+    /// The prior precision; none in outputs of versions that did not say.
+    #[serde(default)]
+    pub prior: Option<Prior>,
     /// How C_intrinsic came about; none without labels.
     #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
@@ -54,6 +57,28 @@ pub(crate) struct Noise {
     pub covariance: Vec<f64>,
     /// Number of spectra.
     pub n_spectra: u64,
+}
+
+/// The prior precision of every weight.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct Prior {
+    /// In normalised units, on the scale of the sum over spectra.
+    #[serde(default)]
+    pub precision: Option<f64>,
+    /// Where it was chosen by it.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
+}
+
+/// The maximum of the evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct Evidence {
+    /// `gamma`, over all blocks.
+    pub effective_parameters: f64,
+    /// Of all weights and biases.
+    pub weights_squared: f64,
+    /// Whether the optimum lies beyond the curve.
+    pub at_edge: bool,
 }
 
 /// Means over held-out spectra, `[K, K]` each, label units squared.

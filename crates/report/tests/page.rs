@@ -265,6 +265,24 @@ fn numbers_are_those_of_the_tables() {
 }
 
 #[test]
+fn a_prior_by_evidence_is_told() {
+    let page = |at_edge: bool| {
+        let evidence = json!({ "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": at_edge });
+        let prior = json!({ "from": "evidence", "precision": 4.0, "evidence": evidence });
+        Synthetic::new().blocks().commit(json!({ "prior": prior })).page()
+    };
+    let inside = page(false);
+    assert!(
+        inside.contains("The prior precision 4.000 is by evidence: 250.0 effective parameters"),
+        "{inside}"
+    );
+    assert!(inside.contains("the pulls decide"));
+    assert!(page(true).contains("which still rises there: no optimum"));
+    let given = json!({ "prior": { "from": "run_file", "precision": 4.0 } });
+    assert!(!Synthetic::new().blocks().commit(given).page().contains("by evidence"));
+}
+
+#[test]
 fn the_page_is_self_contained_escaped_and_the_same_again() {
     let synthetic = Synthetic::new()
         .predictions(100, 40)

@@ -10,13 +10,15 @@ use sha2::{Digest, Sha256};
 
 use crate::blocks::{BLOCKS, read_blocks, write_blocks};
 use crate::catalogue::hex;
+use crate::evidence::write_evidence;
 use crate::failure::Action;
 use crate::flux_part::{flux_part_path, read_flux_part};
 use crate::jacobians::JacobianSchema;
 use crate::matrices::read_matrices;
 use crate::{
-    BlockRow, Creation, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest, MarginalVarianceWriter,
-    MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, StoreError, StoredMatrices, Stores, WrittenFile,
+    BlockRow, Creation, EvidenceRow, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest,
+    MarginalVarianceWriter, MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, StoreError, StoredMatrices,
+    Stores, WrittenFile,
 };
 
 /// Where tables are, in an output.
@@ -291,6 +293,14 @@ impl Output {
     /// The output cannot be written.
     pub fn write_blocks(&self, rows: &[BlockRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
         write_blocks(&self.stores, &self.uri, rows, metadata)
+    }
+
+    /// Writes `posterior/evidence.parquet`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_evidence(&self, rows: &[EvidenceRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
+        write_evidence(&self.stores, &self.uri, rows, metadata)
     }
 
     /// Reads `posterior/blocks.parquet`.

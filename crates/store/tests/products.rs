@@ -251,6 +251,20 @@ fn weights_blocks_and_stages_come_back() {
         .unwrap();
     assert_eq!(output.read_blocks().unwrap(), [block]);
 
+    let point = |prior_precision, log_evidence| EvidenceRow {
+        prior_precision,
+        log_evidence,
+        effective_parameters: 2.5,
+    };
+    let curve = [point(0.1, -3.0), point(1e300, f64::NEG_INFINITY)];
+    let written = output.write_evidence(&curve, &FileMetadata::default()).unwrap();
+    assert_eq!((written.path.as_str(), written.rows), ("posterior/evidence.parquet", 2));
+    let read = one(&stores, &output.child("posterior/evidence.parquet"));
+    let column = |name: &str| read[name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
+    assert_eq!(column("prior_precision"), [Some(0.1), Some(1e300)]);
+    assert_eq!(column("log_evidence"), [Some(-3.0), None]);
+    assert_eq!(column("effective_parameters"), [Some(2.5), Some(2.5)]);
+
     assert!(output.read_flux_part(0).unwrap().is_none());
     let mut writer = output.flux_part(0, 2, &FileMetadata::default()).unwrap();
     writer.append(&[1.0, 2.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
@@ -293,6 +307,7 @@ fn the_verifier_agrees_with_the_writer() {
     };
     output.claim(&claim).unwrap();
     let blocks = output.write_blocks(&[], &FileMetadata::default()).unwrap();
+    let evidence = output.write_evidence(&[], &FileMetadata::default()).unwrap();
     let manifest = Manifest {
         version: Manifest::VERSION,
         fisherflow: "0".into(),
@@ -300,7 +315,7 @@ fn the_verifier_agrees_with_the_writer() {
         created: now_utc(),
         inputs: vec![],
         counts: [].into(),
-        files: vec![blocks],
+        files: vec![blocks, evidence],
         settings: serde_json::Value::Null,
         notes: vec![],
     };

@@ -16,6 +16,7 @@ pub struct Findings {
     noise_estimate: Option<Scatter>,
     intrinsic_estimate: Option<Scatter>,
     pulls: Option<Vec<Pulls>>,
+    prior: Option<Prior>,
     blocks: Vec<Block>,
 }
 
@@ -44,6 +45,22 @@ struct Pulls {
     within_one_sigma: f64,
 }
 
+/// The prior precision.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Prior {
+    precision: Option<f64>,
+    /// Where the precision was chosen by it.
+    evidence: Option<Evidence>,
+}
+
+/// The maximum of the evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Evidence {
+    effective_parameters: Option<f64>,
+    weights_squared: Option<f64>,
+    at_edge: bool,
+}
+
 /// A block of the Hessian.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Block {
@@ -64,6 +81,7 @@ impl Findings {
             "noise_estimate": done.noise,
             "intrinsic_estimate": done.intrinsic,
             "pulls": done.pulls,
+            "prior": done.prior,
             "blocks": done.blocks,
         });
         Self::of_settings(settings)
@@ -93,6 +111,9 @@ impl Findings {
         }
         if !self.blocks.is_empty() {
             page.gap().grid(&self.blocks());
+            if let Some(line) = self.prior.and_then(Prior::line) {
+                page.line(line);
+            }
         }
     }
 
@@ -150,6 +171,27 @@ impl Findings {
     }
 }
 
+impl Prior {
+    /// The precision that the evidence chose, in a line.
+    fn line(self) -> Option<String> {
+        let evidence = self.evidence?;
+        let say = |x: Option<f64>| x.map_or("-".to_owned(), number);
+        Some(format!(
+            "prior precision {} by evidence{}: {} effective parameters over {} for the sum of squared weights and biases",
+            say(self.precision),
+            if evidence.at_edge {
+                " (the end of its curve, no optimum)"
+            } else {
+                ""
+            },
+            evidence
+                .effective_parameters
+                .map_or("-".to_owned(), |x| format!("{x:.1}")),
+            say(evidence.weights_squared)
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +200,8 @@ mod tests {
     fn a_manifest_tells_what_a_run_found() {
         let settings = serde_json::json!({
             "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
-            "prior_precision": 1.0,
+            "prior": { "from": "evidence", "precision": 2.5, "evidence": { "log_evidence": -3.0, "effective_parameters": 3.5,
+                "weights_squared": 1.4, "at_edge": false } },
             "noise_estimate": { "covariance": [400.0], "mean_flux": [0.0], "mean_weights": [0.0], "n_spectra": 52, "clipped": 0 },
             "intrinsic_estimate": null,
             "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
@@ -174,6 +217,12 @@ mod tests {
         );
         assert!(lines[2].contains("52 held-out spectra"));
         assert_eq!(lines[5], "a+b    full             7        3.5     12.2      1.0e4");
+        assert_eq!(
+            lines[6],
+            "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
+        );
+        let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
+        assert_eq!(Findings::of_settings(given).prior.unwrap().line(), None);
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(
             Findings::of_settings(serde_json::json!({"blocks": 3})),

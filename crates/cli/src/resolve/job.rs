@@ -30,7 +30,7 @@ pub fn job(
             .map(|table| catalogue(table, folder)),
         jacobians: run_file.predict.jacobians,
     };
-    let prior_precision = run_file.prior()?.precision;
+    let prior = run_file.prior()?.precision;
     let output = folder.locate(&run_file.output()?.uri);
     let mut uris = vec![network.uri.as_str(), &fit.uri, &output];
     uris.extend(predict.catalogue.iter().map(|source| source.uri.as_str()));
@@ -44,7 +44,7 @@ pub fn job(
             Some(covariance) => Noise::Covariance(covariance.clone()),
             None => Noise::Holdout,
         },
-        prior_precision,
+        prior,
         compute: Compute {
             arithmetic: arithmetic(&run_file.compute),
             batch: run_file.compute.batch,
@@ -101,6 +101,7 @@ mod tests {
     use std::path::Path;
 
     use fisherflow_curvature::StructureKind;
+    use fisherflow_dataflow::Prior;
 
     use super::*;
 
@@ -159,10 +160,16 @@ uri = "out"
         assert_eq!(job.network.said.labels, None);
         assert_eq!(job.curvature.structure, StructureKind::Kfac);
         assert_eq!(job.noise, Noise::Holdout);
-        assert_eq!(job.prior_precision, 2.0);
+        assert_eq!(job.prior, Prior::Fixed(2.0));
         assert_eq!(job.compute.holdout_fraction, 0.2);
         assert_eq!(job.compute.arithmetic.threads, 3);
         assert_eq!(job.store.s3, [("aws_region".to_owned(), "eu-west-1".to_owned())]);
+    }
+
+    #[test]
+    fn a_prior_may_be_left_to_the_evidence() {
+        let (job, _) = resolved(&TEXT.replace("precision = 2", "precision = \"evidence\""));
+        assert_eq!(job.unwrap().prior, Prior::Evidence);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `[prior]`: the precision of the weights before any spectrum is seen.
 
+use fisherflow_dataflow::Prior;
+
 use super::error::RunFileError;
 use super::table::Table;
 
@@ -9,12 +11,12 @@ pub const KEYS: &[&str] = &["precision"];
 /// `[prior]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PriorTable {
-    /// `delta`, at least 0, in normalised label units, on the scale of the SUM over spectra.
-    pub precision: f64,
+    /// `delta`, at least 0, in normalised label units, on the scale of the SUM over spectra; or `"evidence"`.
+    pub precision: Prior,
 }
 
 impl PriorTable {
-    /// Reads the table. `precision` has no default while `"evidence"`, which it will be, is not supported.
+    /// Reads the table. `precision` has no default: neither a number nor the evidence is right for every network.
     ///
     /// # Errors
     /// Missing or wrong values.
@@ -23,23 +25,29 @@ impl PriorTable {
             .get("precision")
             .ok_or_else(|| table.missing("precision", REMEDY))?;
         if entry.is_string() {
-            entry.choice::<()>(&[], &["evidence", "holdout"]).map_err(|e| match e {
-                RunFileError::Unsupported { at, key, said, .. } => RunFileError::Unsupported {
-                    at,
-                    key,
-                    said,
-                    supported: REMEDY.to_owned(),
-                },
-                _ => entry.wrong_type("a number of at least 0"),
-            })?;
+            let precision =
+                entry
+                    .choice(&[("evidence", Prior::Evidence)], &["holdout"])
+                    .map_err(|error| match error {
+                        RunFileError::Unsupported { at, key, said, .. } => RunFileError::Unsupported {
+                            at,
+                            key,
+                            said,
+                            supported: REMEDY.to_owned(),
+                        },
+                        _ => entry.wrong_type("a number of at least 0, or \"evidence\""),
+                    })?;
+            return Ok(Self { precision });
         }
         let precision = entry.number()?;
         if precision < 0.0 {
             return Err(entry.invalid(format!("is {precision}, expected a number of at least 0")));
         }
-        Ok(Self { precision })
+        Ok(Self {
+            precision: Prior::Fixed(precision),
+        })
     }
 }
 
 /// What to write instead.
-pub const REMEDY: &str = "write a number: the precision of each weight, in normalised units, beside the SUM over spectra; 1.0 is a start, and a weight decay w of a mean loss over N spectra is about N * w";
+pub const REMEDY: &str = "write a number: the precision of each weight, in normalised units, beside the SUM over spectra; 1.0 is a start, and a weight decay w of a mean loss over N spectra is about N * w; or \"evidence\", which finds one";

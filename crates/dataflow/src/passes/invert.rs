@@ -1,8 +1,16 @@
 //! Invert pass: each block's posterior at the worker that owns it, from and to the files of `posterior/`.
+//!
+//! With a given prior that is one dataflow. A prior by evidence needs the eigenvalues of all blocks first: then a dataflow before it factors
+//! each block, which stays with its owner, and brings the eigenvalues to every worker.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_posterior::{BlockInfo, inverse_flops, invert};
+use fisherflow_posterior::{
+    BlockInfo, BlockPosterior, Evidence, FactoredBlock, Spectrum, factor, inverse_flops, invert, spectrum_flops,
+};
 use fisherflow_store::WrittenFile;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
@@ -11,6 +19,7 @@ use super::run;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;
+use crate::job::Prior;
 use crate::operators::{Conclude, Gather, owned};
 use crate::stage_state::InvertState;
 
@@ -21,51 +30,132 @@ struct Inverted {
     files: Vec<WrittenFile>,
 }
 
-/// Inverts every block of a Hessian over `n_spectra` spectra.
-pub(crate) fn inverse(worker: &mut Worker, context: &Arc<Context>, n_spectra: u64) -> Result<InvertState, RunError> {
+/// This worker's blocks, by their position in the run's plan.
+type Kept = Rc<RefCell<BTreeMap<u64, FactoredBlock>>>;
+
+/// Every block factored, without a prior.
+pub(crate) struct Factored {
+    /// This worker's own blocks.
+    kept: Kept,
+    /// Of all blocks, in order.
+    pub(crate) spectra: Vec<Spectrum>,
+}
+
+/// Inverts every block of a Hessian over `n_spectra` spectra with a given prior.
+pub(crate) fn inverse(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    n_spectra: u64,
+    prior_precision: f64,
+) -> Result<InvertState, RunError> {
+    let inverting = Arc::clone(context);
+    let blocks = each_block(worker, context, "Invert", move |block| {
+        let plan = &inverting.blocks[block as usize];
+        let curvature = files::read_hessian(&inverting, plan, n_spectra)?;
+        let posterior = invert(plan, curvature, prior_precision, inverting.cores)?;
+        write(&inverting, block, &posterior)
+    })?;
+    Ok(state(context, blocks, None))
+}
+
+/// Factors every block of a Hessian over `n_spectra` spectra.
+pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u64) -> Result<Factored, RunError> {
+    let kept = Kept::default();
+    let (factoring, keeping) = (Arc::clone(context), Rc::clone(&kept));
+    let spectra = each_block(worker, context, "Factor", move |block| {
+        let plan = &factoring.blocks[block as usize];
+        let curvature = files::read_hessian(&factoring, plan, n_spectra)?;
+        let factored = factor(plan, curvature, factoring.cores)?;
+        let spectrum = factored.spectrum()?;
+        keeping.borrow_mut().insert(block, factored);
+        factoring.progress.advance(1);
+        Ok(spectrum)
+    })?;
+    Ok(Factored {
+        kept,
+        spectra: spectra.into_values().collect(),
+    })
+}
+
+/// Adds the prior of maximum evidence to every factored block and inverts it.
+pub(crate) fn finish(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    factored: Factored,
+    evidence: &Evidence,
+) -> Result<InvertState, RunError> {
+    let Factored { kept, spectra } = factored;
+    drop(spectra);
+    let (finishing, prior_precision) = (Arc::clone(context), evidence.prior_precision);
+    let blocks = each_block(worker, context, "Finish", move |block| {
+        let factored = kept.borrow_mut().remove(&block).ok_or_else(|| {
+            RunError::Internal(format!(
+                "block {block} is finished by a worker that has not factored it"
+            ))
+        })?;
+        write(&finishing, block, &factored.finish(prior_precision)?)
+    })?;
+    Ok(state(context, blocks, Some(evidence.clone())))
+}
+
+/// One dataflow: something done with each block by its owner, and what came of it brought to every worker.
+fn each_block<U: timely::ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    name: &str,
+    mut what: impl FnMut(u64) -> Result<U, RunError> + 'static,
+) -> Result<BTreeMap<u64, U>, RunError> {
     let mine = owners(context, worker.peers())
         .into_iter()
         .enumerate()
         .filter_map(|(block, owner)| (owner == worker.index()).then_some(block as u64))
         .collect();
-    let inverted = run(worker, context, |scope, probe| {
-        let inverting = Arc::clone(context);
+    let gathered = run(worker, context, |scope, probe| {
         Ok(owned(scope, mine)
-            .conclude("Invert", &context.faults, move |block, _| {
-                let plan = &inverting.blocks[block as usize];
-                let curvature = files::read_hessian(&inverting, plan, n_spectra)?;
-                let posterior = invert(plan, curvature, inverting.job.prior_precision, inverting.cores)?;
-                let files = vec![
-                    files::write_inverse(&inverting, plan, &posterior.precision.inverse_matrices())?,
-                    files::write_marginal_variance(&inverting, plan, &posterior.precision.marginal_variance())?,
-                ];
-                inverting.progress.advance(1);
-                Ok(Inverted {
-                    info: posterior.info,
-                    files,
-                })
-            })
+            .conclude(name, &context.faults, move |block, _| what(block))
             .gather(probe))
     })?;
-    let (blocks, files): (Vec<_>, Vec<_>) = inverted
-        .take()
+    Ok(gathered.take())
+}
+
+/// Writes a block's posterior.
+fn write(context: &Context, block: u64, posterior: &BlockPosterior) -> Result<Inverted, RunError> {
+    let plan = &context.blocks[block as usize];
+    let files = vec![
+        files::write_inverse(context, plan, &posterior.precision.inverse_matrices())?,
+        files::write_marginal_variance(context, plan, &posterior.precision.marginal_variance())?,
+    ];
+    context.progress.advance(1);
+    Ok(Inverted {
+        info: posterior.info.clone(),
+        files,
+    })
+}
+
+fn state(context: &Context, blocks: BTreeMap<u64, Inverted>, evidence: Option<Evidence>) -> InvertState {
+    let (blocks, files): (Vec<_>, Vec<_>) = blocks
         .into_values()
         .map(|inverted| (inverted.info, inverted.files))
         .unzip();
-    Ok(InvertState {
+    InvertState {
         run_id: context.run_id.clone(),
+        evidence,
         blocks,
         files: files.into_iter().flatten().collect(),
-    })
+    }
 }
 
 /// Which worker inverts which block: the costliest first, each to the worker with the least to do.
 fn owners(context: &Context, workers: usize) -> Vec<usize> {
+    let cost = |plan| match context.job.prior {
+        Prior::Fixed(_) => inverse_flops(plan),
+        Prior::Evidence => inverse_flops(plan) + spectrum_flops(plan),
+    };
     let mut by_cost: Vec<(f64, usize)> = context
         .blocks
         .iter()
         .enumerate()
-        .map(|(block, plan)| (inverse_flops(plan), block))
+        .map(|(block, plan)| (cost(plan), block))
         .collect();
     by_cost.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let mut load = vec![0.0; workers];

@@ -24,7 +24,7 @@ pub(crate) fn blocks(findings: &Findings) -> String {
         "clipped",
         "jitter",
     ];
-    table(&header, &rows) + &effective(findings) + &noise(findings)
+    table(&header, &rows) + &effective(findings) + &prior(findings) + &noise(findings)
 }
 
 fn block(block: &BlockRow) -> Vec<Cell> {
@@ -61,6 +61,28 @@ fn effective(findings: &Findings) -> String {
         ))
     } else {
         paragraph(&compared)
+    }
+}
+
+/// How the evidence chose the prior.
+fn prior(findings: &Findings) -> String {
+    let Some((prior, evidence)) = findings.settings.prior.and_then(|prior| Some((prior, prior.evidence?))) else {
+        return String::new();
+    };
+    let found = format!(
+        "The prior precision {} is by evidence: {} effective parameters over {} for the sum of squared weights and biases.",
+        significant(prior.precision.unwrap_or(f64::NAN), 4),
+        significant(evidence.effective_parameters, 4),
+        significant(evidence.weights_squared, 4)
+    );
+    if evidence.at_edge {
+        warning(&format!(
+            "{found} It is the end of the curve (posterior/evidence.parquet), which still rises there: no optimum."
+        ))
+    } else {
+        paragraph(&format!(
+            "{found} The curve is posterior/evidence.parquet. One prior for all weights can be far from calibrated: the pulls decide."
+        ))
     }
 }
 

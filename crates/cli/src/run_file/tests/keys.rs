@@ -1,6 +1,7 @@
 //! What is read: every key, the defaults, and the reference that documents them.
 
 use fisherflow_curvature::StructureKind;
+use fisherflow_dataflow::Prior;
 use fisherflow_network::{Activation, Precision};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
 use fisherflow_store::OnBadObject;
@@ -47,7 +48,7 @@ fn every_key_of_the_contract_is_read() {
     assert_eq!(curvature.layers["layers.6"], StructureKind::Block);
     assert_eq!(run.noise.covariance, None);
     assert_eq!(run.noise.holdout_fraction, 0.2);
-    assert_eq!(run.prior.unwrap().precision, 1.5);
+    assert_eq!(run.prior.unwrap().precision, Prior::Fixed(1.5));
     assert_eq!(run.compute.precision, Precision::F32);
     assert_eq!(run.compute.group, 2048);
     assert_eq!(run.output.unwrap().uri, "out/spex");
@@ -68,13 +69,23 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(run.catalogue.on_bad_object, OnBadObject::Fail);
     assert_eq!(run.predict, PredictTable::default());
     assert_eq!(run.noise.holdout_fraction, 0.1);
-    assert_eq!(run.prior.unwrap().precision, 0.0);
+    assert_eq!(run.prior.unwrap().precision, Prior::Fixed(0.0));
     assert_eq!(run.compute, ComputeTable::default());
     assert_eq!(
         (run.compute.batch, run.compute.threads, run.compute.group),
         (512, 1, 4096)
     );
     assert!(run.train.is_none());
+}
+
+#[test]
+fn a_prior_is_a_number_or_the_evidence() {
+    let prior = |said: &str| parse(&with(LEAST, "precision = 0", &format!("precision = {said}")));
+    assert_eq!(prior("\"evidence\"").unwrap().prior.unwrap().precision, Prior::Evidence);
+    for said in ["\"evidnce\"", "true"] {
+        let error = prior(said).unwrap_err();
+        assert!(error.contains("`prior.precision` takes a number"), "{error}");
+    }
 }
 
 #[test]

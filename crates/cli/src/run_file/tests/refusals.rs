@@ -317,13 +317,8 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         ),
         (
             "precision = 1.5",
-            "precision = \"evidence\"",
-            "`prior.precision`: \"evidence\" is not yet supported by this version of fisherflow; write a number",
-        ),
-        (
-            "precision = 1.5",
             "precision = \"holdout\"",
-            "\"holdout\" is not yet supported",
+            "`prior.precision`: \"holdout\" is not yet supported by this version of fisherflow; write a number",
         ),
     ] {
         let error = refused(line, replacement);
