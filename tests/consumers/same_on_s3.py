@@ -29,7 +29,7 @@ def main(endpoint, bucket, prefix, output):
     assert names == sorted(file["path"] for file in there["files"])
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
     present = {obj["Key"].removeprefix(f"{prefix}/") for page in pages for obj in page.get("Contents", [])}
-    assert present == set(names) | {"claim.json", "manifest.json", "_SUCCESS"}, present
+    assert present == set(names) | {"claim.json", "manifest.json", "_SUCCESS", "report.html"}, present
     tables = 0
     for name in names:
         if not name.endswith(".parquet"):

@@ -130,5 +130,5 @@ fn an_object_that_is_not_on_s3_is_named() {
         "s3://fisherflow-end-to-end/not-there/network.safetensors",
         "does not exist",
     ];
-    run(on_s3(&endpoint).arg("run").arg(&file)).expect(1, &said);
+    run(on_s3(&endpoint).arg("run").arg(&file)).expect(3, &said);
 }

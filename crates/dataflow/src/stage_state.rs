@@ -62,8 +62,8 @@ impl FitCounts {
     }
 }
 
-/// Reads what `stage` left, if it belongs to the run `run_id`.
-pub(crate) fn read<T: DeserializeOwned>(context: &Context, stage: &str) -> Result<Option<T>, RunError> {
+/// What `stage` left, if it belongs to this run: as one worker finds it, for [`crate::passes::agree`] to tell to all.
+pub(crate) fn find(context: &Context, stage: &str) -> Result<Option<Vec<u8>>, RunError> {
     #[derive(Deserialize)]
     struct Owner {
         run_id: String,
@@ -73,13 +73,16 @@ pub(crate) fn read<T: DeserializeOwned>(context: &Context, stage: &str) -> Resul
         return Ok(None);
     }
     let bytes = context.stores.read(&uri)?;
-    let damaged =
-        |error: serde_json::Error| RunError::Refused(format!("{uri}: {error}: run `fisherflow {stage}` again"));
-    let owner: Owner = serde_json::from_slice(&bytes).map_err(damaged)?;
-    if owner.run_id != context.run_id {
-        return Ok(None);
-    }
-    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    let owner: Owner = parse(context, stage, &bytes)?;
+    Ok((owner.run_id == context.run_id).then_some(bytes))
+}
+
+/// What `stage` left, from its bytes.
+pub(crate) fn parse<T: DeserializeOwned>(context: &Context, stage: &str, bytes: &[u8]) -> Result<T, RunError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let uri = context.output.child(&path(stage));
+        RunError::Refused(format!("{uri}: {error}: run `fisherflow {stage}` again"))
+    })
 }
 
 /// Writes what `stage` leaves.

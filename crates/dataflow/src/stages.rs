@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Noise, Prior, Stage};
 use crate::passes::predict::Predicted;
-use crate::passes::{calibrate, curvature, invert, population, predict, reference};
+use crate::passes::{agree, calibrate, curvature, invert, population, predict, reference};
 use crate::stage_state::{self, FitState, InvertState};
 
 /// What the stages that ran found.
@@ -24,7 +24,7 @@ pub(crate) struct Found {
 
 /// Runs `stage` on this worker, together with all others.
 pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) -> Result<Found, RunError> {
-    let fitted = stage_state::read(context, "fit")?;
+    let fitted = agree::left_by(worker, context, "fit")?;
     let fit = match (stage, fitted) {
         (Stage::Run, Some(fitted)) => fitted,
         (Stage::Invert | Stage::Predict, fitted) => fitted.ok_or_else(|| missing(context, "fit"))?,
@@ -37,7 +37,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             predict: None,
         });
     }
-    let inverted = stage_state::read(context, "invert")?;
+    let inverted = agree::left_by(worker, context, "invert")?;
     let inverted = match (stage, inverted) {
         (Stage::Run, Some(inverted)) => inverted,
         (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,

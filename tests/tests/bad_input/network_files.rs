@@ -34,7 +34,7 @@ fn a_network_that_is_not_there_is_named() {
     let folder = prepared();
     let mut run_file = RunFile::new(folder.path(), "out");
     run_file.network = folder.path().join("missing.safetensors").to_str().unwrap().to_owned();
-    refused(folder.path(), &run_file, 1, &["missing.safetensors", "does not exist"]);
+    refused(folder.path(), &run_file, 3, &["missing.safetensors", "does not exist"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fisherflow_tests::{RunFile, digests, fisherflow, has_manifest, run};
+use fisherflow_tests::{Ended, Processes, RunFile, digests, fisherflow, has_manifest, run};
 
 use crate::{carry_out, prepared, refused};
 
@@ -87,6 +87,48 @@ fn what_is_not_ours_is_neither_written_to_nor_deleted() {
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
 }
 
+/// Two runs on one output at the same time: one gets it, the other one refuses and changes nothing.
+#[test]
+fn of_two_runs_at_once_one_is_refused() {
+    let folder = prepared();
+    let mut run_file = RunFile::new(folder.path(), "out");
+    let first = run_file.write(folder.path(), "first");
+    run_file.compute = "batch = 32\ngroup = 50".to_owned();
+    let second = run_file.write(folder.path(), "second");
+    let mut runs: Vec<Processes> = [&first, &second]
+        .into_iter()
+        .map(|file| Processes::start(1, file, 1))
+        .collect();
+    let mut ended: Vec<Ended> = runs.iter_mut().map(|run| run.wait(0)).collect();
+    ended.sort_by_key(|ended| ended.code);
+    ended[0].expect_done();
+    ended[1].expect(1, &["out", "choose another output"]);
+    let out = folder.path().join("out");
+    assert!(!digests(&out).is_empty());
+    run(fisherflow().arg("verify").arg(&out)).expect_done();
+}
+
+/// The same run started twice, as a scheduler may that believes the first one lost: neither hangs, and
+/// whatever becomes of them, the output is right once a run says so.
+#[test]
+fn the_same_run_started_twice_leaves_the_right_output() {
+    let folder = prepared();
+    let alone = RunFile::new(folder.path(), "alone").write(folder.path(), "alone");
+    run(fisherflow().arg("run").arg(alone)).expect_done();
+    let expected = digests(&folder.path().join("alone"));
+    for attempt in 0..4 {
+        let name = format!("out-{attempt}");
+        let file = RunFile::new(folder.path(), &name).write(folder.path(), &name);
+        let mut runs: Vec<Processes> = (0..2).map(|_| Processes::start(1, &file, 2)).collect();
+        let ended: Vec<Ended> = runs.iter_mut().map(|run| run.wait(0)).collect();
+        for ended in &ended {
+            assert!(matches!(ended.code, Some(0 | 1 | 3)), "{ended}");
+        }
+        run(fisherflow().arg("run").arg(&file)).expect_done();
+        assert_eq!(digests(&folder.path().join(&name)), expected);
+    }
+}
+
 #[test]
 fn verify_finds_a_changed_and_a_missing_file() {
     let folder = prepared();
@@ -100,11 +142,11 @@ fn verify_finds_a_changed_and_a_missing_file() {
     fs::write(&part, bytes).unwrap();
     fs::remove_file(out.join("posterior/blocks.parquet")).unwrap();
     let found = run(fisherflow().arg("verify").arg(&out));
-    found.expect(3, &["2 problems"]);
+    found.expect(3, &["is not as its manifest says", "--overwrite"]);
     for file in ["predictions/part-00000.parquet", "posterior/blocks.parquet"] {
         assert!(found.stdout.contains(file), "{found}");
     }
     // What was never finished is no output.
     assert!(!has_manifest(folder.path()));
-    run(fisherflow().arg("verify").arg(folder.path().join("catalogue"))).expect(1, &["has no manifest.json"]);
+    run(fisherflow().arg("verify").arg(folder.path().join("catalogue"))).expect(3, &["has no manifest.json"]);
 }

@@ -10,6 +10,7 @@
 //! predict     rows to predict -> predictions/, jacobians/
 //! ```
 
+pub(crate) mod agree;
 pub(crate) mod calibrate;
 pub(crate) mod curvature;
 pub(crate) mod invert;
