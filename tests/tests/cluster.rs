@@ -89,6 +89,23 @@ fn kill_one(folder: &Path, name: &str, trigger: &str, killed: usize) -> Processe
     panic!("{TRIES} times the run was over before {trigger} was seen");
 }
 
+/// The same run again while the first is at work: refused, and told who holds the output; let in once the first is gone.
+#[test]
+fn a_run_at_work_keeps_its_output() {
+    let folder = prepared(2, &[60, 24, 10, 3]);
+    let folder = folder.path();
+    let file = run_file(folder, "out").write(folder, "out");
+    // The first of two processes claims the output and waits for the second, which does not come.
+    let mut first = Processes::new(2);
+    first.spawn(0, &file, 1, &["--deadline", "60"]);
+    assert!(wait_for_file(&folder.join("out/claim.json"), &mut first, 0));
+    for more in [&[][..], &["--overwrite"]] {
+        run(fisherflow().arg("run").arg(&file).args(more)).expect(1, &["is held by run", "wait for it"]);
+    }
+    first.kill(0);
+    run(fisherflow().arg("run").arg(&file)).expect_done();
+}
+
 #[test]
 fn a_killed_process_ends_the_run_with_75_and_the_next_run_completes_it() {
     let folder = prepared(30, &[400, 192, 48, 3]);

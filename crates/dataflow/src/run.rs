@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fisherflow_posterior::{BlockInfo, Evidence, Pulls, ScatterEstimate};
-use fisherflow_store::{Claim, Claimed, Manifest, WrittenFile, now_utc};
+use fisherflow_store::{Claim, Claimed, Manifest, StoreError, WrittenFile, now_utc};
 use serde::Serialize;
 
 use crate::cluster;
@@ -94,8 +94,9 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Pro
 /// Takes the output for this run; the manifest, where this very run is already complete there.
 fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
     let output = &context.output;
-    if context.job.existing_output == ExistingOutput::Overwrite {
-        output.overwrite()?;
+    // A place that cannot even be looked at is one that the claim below cannot write to, and says so better.
+    if let Ok(Some(manifest)) = finished(context) {
+        return Ok(Some(manifest));
     }
     let claim = Claim {
         run_id: context.run_id.clone(),
@@ -106,6 +107,20 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
         pid: std::process::id(),
         started: now_utc(),
     };
+    if let Ok(Some(holder)) = output.holder()
+        && is_at_work(&holder, &claim)
+    {
+        return Err(RunError::Store(StoreError::Held {
+            output: output.uri().to_string(),
+            run_id: holder.run_id,
+            host: holder.host,
+            pid: holder.pid,
+            started: holder.started,
+        }));
+    }
+    if context.job.existing_output == ExistingOutput::Overwrite {
+        output.overwrite()?;
+    }
     match output.claim(&claim)? {
         Claimed::Fresh => Ok(None),
         Claimed::TakenOver => {
@@ -114,6 +129,15 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
         }
         Claimed::Complete(manifest) => Ok(Some(manifest)),
     }
+}
+
+/// Whether the holder of an output is another process of this machine that is still running this program: of a holder elsewhere nothing
+/// is known, and the same run may go on with what it left.
+fn is_at_work(holder: &Claim, own: &Claim) -> bool {
+    let program = |process: &str| std::fs::read_link(format!("/proc/{process}/exe")).ok();
+    holder.host == own.host
+        && holder.pid != own.pid
+        && program(&holder.pid.to_string()).is_some_and(|program_there| program("self") == Some(program_there))
 }
 
 /// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
