@@ -85,6 +85,8 @@ struct Hashed {
 /// Passes bytes on to the store and into the hash.
 struct HashingWriter {
     upload: BufWriter,
+    /// Whether its end has begun: then there is nothing left to abort, and `BufWriter` panics on whoever tries.
+    ending: bool,
     digest: Arc<Mutex<Hashed>>,
     location: Location,
     secrets: Arc<Vec<String>>,
@@ -105,6 +107,7 @@ impl ParquetOut {
         let digest = Arc::new(Mutex::new(Hashed::default()));
         let writer = HashingWriter {
             upload: BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), PART),
+            ending: false,
             digest: Arc::clone(&digest),
             location,
             secrets: stores.secrets(),
@@ -190,6 +193,9 @@ impl Drop for ParquetOut {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
             let mut inner = writer.into_inner();
+            if inner.ending {
+                return;
+            }
             self.stores.handle().spawn(async move {
                 if let Err(error) = inner.upload.abort().await {
                     tracing::debug!(%error, "an upload could not be aborted");
@@ -235,6 +241,7 @@ impl AsyncFileWriter for HashingWriter {
     }
 
     fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        self.ending = true;
         async move {
             let closed = std::future::poll_fn(|context| {
                 tokio::io::AsyncWrite::poll_shutdown(std::pin::Pin::new(&mut self.upload), context)

@@ -76,3 +76,28 @@ fn a_file_that_is_given_up_leaves_nothing() {
     assert!(!staged.exists());
     assert!(output.verify().unwrap().problems.is_empty());
 }
+
+/// Where the finished file cannot take its place, that is an error; nothing is aborted that was already ended.
+#[test]
+fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {
+    static PANICKED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let io = std::thread::current().name() == Some("fisherflow-io");
+        PANICKED.fetch_or(io, std::sync::atomic::Ordering::SeqCst);
+        before(info);
+    }));
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let place = directory.path().join("out");
+    let output = Output::open(&stores, place.to_str().unwrap()).unwrap();
+    let mut writer = output.flux_part(0, 1, &FileMetadata::default()).unwrap();
+    writer.append(&[1.0], &[2.0]).unwrap();
+    std::fs::create_dir_all(place.join("stages/flux/part-00000.parquet/taken")).unwrap();
+    assert!(writer.finish().is_err());
+    // Whatever an abort would do, it does on the I/O thread: one more request there comes after it.
+    assert!(!stores.exists(place.join("nothing").to_str().unwrap()).unwrap());
+    drop(stores);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(!PANICKED.load(std::sync::atomic::Ordering::SeqCst));
+}
