@@ -3,7 +3,7 @@
 use fisherflow_network::DenseShape;
 use serde::{Deserialize, Serialize};
 
-use crate::CurvatureError;
+use crate::{CurvatureError, WeightSharing};
 
 /// How a block of the GGN is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub enum StructureKind {
     Block,
     /// Kronecker-factored: `S_G (x) S_A / n` (Martens and Grosse 2015, arXiv:1503.05671), with the exact expectation over outputs.
     Kfac,
+    /// Kronecker-factored with corrected eigenvalues: `(U (x) V) diag(Lambda) (U (x) V)^T` in the eigenbases of the factors, `Lambda` the
+    /// diagonal of the exact block there (George et al. 2018, arXiv:1806.03884).
+    Ekfac,
     /// The diagonal alone.
     Diagonal,
 }
@@ -25,6 +28,7 @@ impl std::fmt::Display for StructureKind {
             Self::Full => "full",
             Self::Block => "block",
             Self::Kfac => "kfac",
+            Self::Ekfac => "ekfac",
             Self::Diagonal => "diagonal",
         })
     }
@@ -41,6 +45,17 @@ pub struct BlockPlan {
     pub layers: Vec<usize>,
     /// Name and size of each of them.
     pub shapes: Vec<DenseShape>,
+    /// What the run says of all its blocks.
+    pub options: BlockOptions,
+}
+
+/// What is summed and what is kept of a block, where there is a choice: the same for every block of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BlockOptions {
+    /// How the Kronecker factors of a layer sum over positions that share its weights.
+    pub weight_sharing: WeightSharing,
+    /// Whether a layer's weights and its bias are blocks of their own, their cross terms dropped.
+    pub split_bias: bool,
 }
 
 impl BlockPlan {
@@ -128,12 +143,24 @@ pub struct BlockCurvature {
 pub enum CurvatureForm {
     /// `H`, `[p, p]`: layer after layer in the block's order, each `[W | b]` row-major (index = out * (in + 1) + in, bias last).
     Dense(Matrix),
-    /// `H ~ (g (x) a) / n_spectra` with `a = sum [a;1][a;1]^T`, `[in + 1, in + 1]`, and `g = sum_n sum_kl Lam_n,kl g_k g_l^T`, `[out, out]`.
+    /// `H ~ (g (x) a) / n_terms` with `a = sum [a;1][a;1]^T`, `[in + 1, in + 1]`, and `g = sum_n sum_kl Lam_n,kl g_k g_l^T`, `[out, out]`.
+    ///
+    /// `n_terms` is the last diagonal element of `a`: the number of spectra, times the positions a spectrum that are summed one by one
+    /// ([`WeightSharing::Expand`]).
     Kronecker {
         /// The input factor `S_A`.
         a: Matrix,
         /// The gradient factor `S_G`.
         g: Matrix,
+    },
+    /// `H ~ (U (x) V) diag(eigenvalues) (U (x) V)^T`.
+    Eigenbasis {
+        /// V, the eigenvectors of `S_A`, one a column: `[in + 1, in + 1]`.
+        a_vectors: Matrix,
+        /// U, the eigenvectors of `S_G`, one a column: `[out, out]`.
+        g_vectors: Matrix,
+        /// `Lambda_ij`, `[out, in + 1]`: a sum over spectra, like everything here.
+        eigenvalues: Matrix,
     },
     /// `diag(H)` as `[out, in + 1]`, bias last.
     Diagonal(Matrix),

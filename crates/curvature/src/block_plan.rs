@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 
 use fisherflow_network::DenseShape;
 
-use crate::{BlockPlan, CurvatureError, StructureKind};
+use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind};
 
 /// The blocks of a network's Hessian, in the order of their first layers, with ids 0, 1, 2, ...
 ///
 /// `shapes` are the network's dense layers in order; `by_layer` names the structure of single layers and `default` that of the others. All
-/// layers held as [`StructureKind::Full`] form one block, cross terms included; every other layer is a block of its own.
+/// layers held as [`StructureKind::Full`] form one block, cross terms included; every other layer is a block of its own. `options` are of
+/// every block.
 ///
 /// # Errors
-/// A name in `by_layer` that no layer has (with the nearest name), or no layer at all.
+/// A name in `by_layer` that no layer has (with the nearest name), no layer at all, or a full block whose biases are to be split off.
 pub fn plan_blocks(
     shapes: &[DenseShape],
     default: StructureKind,
     by_layer: &BTreeMap<String, StructureKind>,
+    options: BlockOptions,
 ) -> Result<Vec<BlockPlan>, CurvatureError> {
     if shapes.is_empty() {
         return Err(CurvatureError::NoLayers);
@@ -31,8 +33,13 @@ pub fn plan_blocks(
     for (layer, shape) in shapes.iter().enumerate() {
         let structure = by_layer.get(&shape.name).copied().unwrap_or(default);
         let joined = match structure {
+            StructureKind::Full if options.split_bias => {
+                return Err(CurvatureError::SplitBiasOfFull {
+                    layer: shape.name.clone(),
+                });
+            }
             StructureKind::Full => blocks.iter_mut().find(|b| b.structure == StructureKind::Full),
-            StructureKind::Block | StructureKind::Kfac | StructureKind::Diagonal => None,
+            StructureKind::Block | StructureKind::Kfac | StructureKind::Ekfac | StructureKind::Diagonal => None,
         };
         if let Some(block) = joined {
             block.layers.push(layer);
@@ -43,6 +50,7 @@ pub fn plan_blocks(
                 structure,
                 layers: vec![layer],
                 shapes: vec![shape.clone()],
+                options,
             });
         }
     }
@@ -74,7 +82,7 @@ mod tests {
     #[test]
     fn every_layer_is_a_block_unless_full() {
         let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Block)]);
-        let blocks = plan_blocks(&shapes(), StructureKind::Kfac, &by_layer).unwrap();
+        let blocks = plan_blocks(&shapes(), StructureKind::Kfac, &by_layer, BlockOptions::default()).unwrap();
         assert_eq!(blocks.iter().map(|b| b.id).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(
             blocks.iter().map(|b| b.layers.clone()).collect::<Vec<_>>(),
@@ -87,7 +95,7 @@ mod tests {
     #[test]
     fn full_layers_share_one_block_even_when_apart() {
         let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Diagonal)]);
-        let blocks = plan_blocks(&shapes(), StructureKind::Full, &by_layer).unwrap();
+        let blocks = plan_blocks(&shapes(), StructureKind::Full, &by_layer, BlockOptions::default()).unwrap();
         assert_eq!(blocks.len(), 2);
         assert_eq!(blocks[0].layers, [0, 2]);
         assert_eq!(blocks[0].name(), "layers.0+layers.4");
@@ -98,14 +106,30 @@ mod tests {
     #[test]
     fn an_unknown_layer_is_named_with_its_nearest() {
         let by_layer = BTreeMap::from([("layer.4".to_owned(), StructureKind::Block)]);
-        let error = plan_blocks(&shapes(), StructureKind::Kfac, &by_layer).unwrap_err();
+        let error = plan_blocks(&shapes(), StructureKind::Kfac, &by_layer, BlockOptions::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the network has no dense layer `layer.4`; the nearest is `layers.4`"
         );
         assert!(matches!(
-            plan_blocks(&[], StructureKind::Kfac, &BTreeMap::new()),
+            plan_blocks(&[], StructureKind::Kfac, &BTreeMap::new(), BlockOptions::default()),
             Err(CurvatureError::NoLayers)
         ));
+    }
+
+    #[test]
+    fn biases_are_split_off_every_block_but_a_full_one() {
+        let options = BlockOptions {
+            split_bias: true,
+            ..BlockOptions::default()
+        };
+        let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Full)]);
+        let blocks = plan_blocks(&shapes(), StructureKind::Kfac, &BTreeMap::new(), options).unwrap();
+        assert!(blocks.iter().all(|block| block.options == options));
+        let error = plan_blocks(&shapes(), StructureKind::Kfac, &by_layer, options).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "layer layers.2 cannot be held as `full` with its bias split off: a full block is defined by its cross terms; choose `block`"
+        );
     }
 }

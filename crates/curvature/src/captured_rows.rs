@@ -6,7 +6,8 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use crate::products::Element;
 use crate::{CurvatureError, LabelPrecision};
 
-/// The capture of the dense layer counted `layer`, its shapes and types checked.
+/// The capture of the dense layer counted `layer`, its shapes and types checked: `[batch, shared, in]` and `[K, batch, shared, out]`, with at
+/// least one shared position.
 pub(crate) fn capture_of<'a>(
     captures: &'a [LayerCapture],
     layer: usize,
@@ -20,8 +21,9 @@ pub(crate) fn capture_of<'a>(
         .ok_or_else(|| CurvatureError::MissingCapture {
             layer: shape.name.clone(),
         })?;
-    let expected_input = vec![batch, 1, shape.inputs];
-    let expected_grad = vec![n_labels, batch, 1, shape.outputs];
+    let shared = shared_positions(capture);
+    let expected_input = vec![batch, shared, shape.inputs];
+    let expected_grad = vec![n_labels, batch, shared, shape.outputs];
     for (tensor, found, expected) in [
         ("input", capture.input.dims(), expected_input),
         ("output_grad", capture.output_grad.dims(), expected_grad),
@@ -53,6 +55,11 @@ pub(crate) fn capture_of<'a>(
     Ok(capture)
 }
 
+/// The number of positions of a spectrum that share the layer's weights.
+pub(crate) fn shared_positions(capture: &LayerCapture) -> usize {
+    capture.input.dims().get(1).copied().unwrap_or(0).max(1)
+}
+
 /// A tensor's values in its own type, which is `T`, row-major.
 pub(crate) fn values<T: Element>(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<T>, CurvatureError> {
     tensor
@@ -72,9 +79,9 @@ pub(crate) fn values_f64(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<f64>
     }
 }
 
-/// Whitened gradients, `[batch, K, out]`: row j of spectrum n is `sum_k F_n,kj (g_nk - mean_k)`.
+/// Whitened gradients, `[batch, shared, K, out]`: row j of spectrum n and position t is `sum_k F_n,kj (g_ntk - mean_k)`.
 ///
-/// `grad` is `[K, batch, out]`, `mean` is `[K, out]` (none: 0). The sum is taken in f64 and rounded once to `T`.
+/// `grad` is `[K, batch, shared, out]`, `mean` is `[K, out]` (none: 0). The sum is taken in f64 and rounded once to `T`.
 pub(crate) fn whitened_gradients<T: Element>(
     grad: &[T],
     outputs: usize,
@@ -82,15 +89,19 @@ pub(crate) fn whitened_gradients<T: Element>(
     mean: Option<&[f64]>,
 ) -> Vec<T> {
     let (k, batch) = (precision.n_labels, precision.batch());
-    debug_assert_eq!(grad.len(), k * batch * outputs);
+    let rows = grad.len() / (k * outputs).max(1);
+    debug_assert_eq!(grad.len(), k * rows * outputs);
+    debug_assert!(batch > 0 || rows == 0);
+    let shared = rows / batch.max(1);
     let mut whitened = Vec::with_capacity(grad.len());
     let mut row = vec![0.0; outputs];
-    for (n, factor) in precision.factor.chunks_exact(k * k).enumerate() {
+    for at in 0..rows {
+        let factor = &precision.factor[at / shared * k * k..][..k * k];
         for j in 0..k {
             row.fill(0.0);
             for l in j..k {
                 let weight = factor[l * k + j];
-                let gradient = &grad[(l * batch + n) * outputs..][..outputs];
+                let gradient = &grad[(l * rows + at) * outputs..][..outputs];
                 match mean {
                     Some(mean) => {
                         for ((x, g), m) in row.iter_mut().zip(gradient).zip(&mean[l * outputs..][..outputs]) {

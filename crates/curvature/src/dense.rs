@@ -1,12 +1,13 @@
 //! Exact dense curvature, `H = sum_n J_n^T Lam_n J_n`: of one layer (`block`) or of several with their cross terms (`full`).
 //!
-//! J is the weight Jacobian, whose row k is the layers' `g_k (x) [a; 1]` one after another. Its rows whitened by the factor of `Lam_n` are formed
+//! J is the weight Jacobian, whose row k is the layers' `sum_t g_kt (x) [a_t; 1]` one after another, t over the positions that share the
+//! weights; cross terms with a bias that is split off are dropped at the end. Its rows whitened by the factor of `Lam_n` are formed
 //! some spectra at a time, in f64 whatever the captures' type, and their Gram matrix is added to the packed lower triangle of H. In f64 no
 //! reference is needed.
 
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
+use crate::captured_rows::{capture_of, shared_positions, values_f64, whitened_gradients};
 use crate::packed::{packed_len, row_of, unpack};
 use crate::products::add_gram;
 use crate::structure::{Structure, check_sums};
@@ -26,9 +27,10 @@ pub(crate) struct Dense {
 struct LayerRows {
     inputs: usize,
     outputs: usize,
-    /// `a [batch, in]`.
+    shared: usize,
+    /// `a [batch, shared, in]`.
     input: Vec<f64>,
-    /// Whitened g, `[batch, K, out]`.
+    /// Whitened g, `[batch, shared, K, out]`.
     gradients: Vec<f64>,
 }
 
@@ -80,6 +82,7 @@ impl Structure for Dense {
             layers.push(LayerRows {
                 inputs: shape.inputs,
                 outputs: shape.outputs,
+                shared: shared_positions(capture),
                 input: values_f64(&capture.input, shape)?,
                 gradients: whitened_gradients(&gradients, shape.outputs, precision, None),
             });
@@ -110,7 +113,15 @@ impl Structure for Dense {
                 n_spectra: sums.n_spectra,
             });
         }
-        let hessian = unpack(&sums.sums, self.plan.n_weights(), |_, _, value| value);
+        let hessian = if self.plan.options.split_bias {
+            let stride = self.plan.shapes[0].inputs + 1;
+            let is_bias = |weight: usize| weight % stride == stride - 1;
+            unpack(&sums.sums, self.plan.n_weights(), |i, j, value| {
+                if is_bias(i) == is_bias(j) { value } else { 0.0 }
+            })
+        } else {
+            unpack(&sums.sums, self.plan.n_weights(), |_, _, value| value)
+        };
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,
             form: CurvatureForm::Dense(hessian),
@@ -123,12 +134,26 @@ impl Structure for Dense {
 }
 
 impl LayerRows {
-    /// Appends `g (x) [a; 1]`, with the whitened gradient in `row` = spectrum * K + j.
+    /// Appends `sum_t g_t (x) [a_t; 1]`, with the whitened gradients of `row` = spectrum * K + j.
     fn push_row(&self, row: usize, n_labels: usize, rows: &mut Vec<f64>) {
-        let input = &self.input[row / n_labels * self.inputs..][..self.inputs];
-        for g in &self.gradients[row * self.outputs..][..self.outputs] {
-            rows.extend(input.iter().map(|a| g * a));
-            rows.push(*g);
+        let (spectrum, label) = (row / n_labels, row % n_labels);
+        let first = rows.len();
+        for position in spectrum * self.shared..(spectrum + 1) * self.shared {
+            let input = &self.input[position * self.inputs..][..self.inputs];
+            let gradient = &self.gradients[(position * n_labels + label) * self.outputs..][..self.outputs];
+            if rows.len() == first {
+                for g in gradient {
+                    rows.extend(input.iter().map(|a| g * a));
+                    rows.push(*g);
+                }
+            } else {
+                for (row, g) in rows[first..].chunks_exact_mut(self.inputs + 1).zip(gradient) {
+                    for (to, a) in row.iter_mut().zip(input) {
+                        *to += g * a;
+                    }
+                    row[self.inputs] += g;
+                }
+            }
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The diagonal of the curvature of one layer: `diag(H)[o, i] = sum_n (sum_kl Lam_n,kl g_k,o g_l,o) [a; 1]_i^2`.
 //!
 //! With whitened gradients the inner sum is a sum of K squares, so the whole is a product of squares: all terms are positive, no reference is
-//! needed, and the product may be taken in the captures' type. Batches are added in f64; the bias column is summed in f64 alone.
+//! needed, and the product may be taken in the captures' type. Batches are added in f64; the bias column is summed in f64 alone. Where positions
+//! of a spectrum share the weights, its gradient is formed and squared weight by weight.
 
 use candle_core::DType;
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, values, whitened_gradients};
+use crate::captured_rows::{capture_of, shared_positions, values, whitened_gradients};
 use crate::products::{Element, add_cross};
+use crate::squared_gradients::{Sizes, add_squared_gradients, sums_of_squares};
 use crate::structure::{Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix};
 
@@ -38,25 +40,34 @@ impl Diagonal {
         let (outputs, stride) = (shape.outputs, shape.inputs + 1);
         let mut input: Vec<T> = values(&capture.input, shape)?;
         let gradients: Vec<T> = values(&capture.output_grad, shape)?;
+        let whitened = whitened_gradients(&gradients, outputs, precision, None);
+        drop(gradients);
+        let shared = shared_positions(capture);
+        if shared > 1 {
+            let mut with_one = Vec::with_capacity(input.len() / shape.inputs * stride);
+            for row in input.chunks_exact(shape.inputs) {
+                with_one.extend_from_slice(row);
+                with_one.push(T::one_impl());
+            }
+            let sizes = Sizes {
+                shared,
+                n_labels: self.n_labels,
+                inputs: stride,
+                outputs,
+            };
+            add_squared_gradients(&mut with_one, &whitened, sizes, sums, self.threads);
+            return Ok(());
+        }
         for value in &mut input {
             *value *= *value;
         }
-        let whitened = whitened_gradients(&gradients, outputs, precision, None);
-        drop(gradients);
-        let mut squares = Vec::with_capacity(precision.batch() * outputs);
-        let mut square = vec![0.0; outputs];
-        for spectrum in whitened.chunks_exact(self.n_labels * outputs) {
-            square.fill(0.0);
-            for row in spectrum.chunks_exact(outputs) {
-                for (sum, value) in square.iter_mut().zip(row) {
-                    *sum += value.to_f64() * value.to_f64();
-                }
-            }
-            squares.extend(square.iter().map(|&x| T::from_f64(x)));
-            for (row, square) in sums.chunks_exact_mut(stride).zip(&square) {
+        let squares = sums_of_squares(&whitened, self.n_labels, outputs);
+        for square in squares.chunks_exact(outputs) {
+            for (row, square) in sums.chunks_exact_mut(stride).zip(square) {
                 row[shape.inputs] += square;
             }
         }
+        let squares: Vec<T> = squares.into_iter().map(T::from_f64).collect();
         add_cross(&squares, outputs, &input, shape.inputs, sums, stride, self.threads);
         Ok(())
     }

@@ -19,6 +19,26 @@ pub enum CurvatureError {
     /// There is no dense layer to plan blocks for.
     #[error("the network has no dense layer, so there is no curvature to sum")]
     NoLayers,
+    /// A layer's bias was to be split off a block that is defined by its cross terms.
+    #[error(
+        "layer {layer} cannot be held as `full` with its bias split off: a full block is defined by its cross terms; choose `block`"
+    )]
+    SplitBiasOfFull {
+        /// The layer's name.
+        layer: String,
+    },
+    /// Eigenbases that do not have the sizes of the layer's Kronecker factors.
+    #[error("{what} of layer {layer} have shape {found:?}, expected {expected:?}; compute them again for this network")]
+    BasisShape {
+        /// The layer's name.
+        layer: String,
+        /// `eigenvectors of S_A` or `eigenvectors of S_G`.
+        what: &'static str,
+        /// Their shape.
+        found: [usize; 2],
+        /// The shape that the layer asks for.
+        expected: [usize; 2],
+    },
     /// The sums of a block do not fit in memory.
     #[error(
         "block {block} held as `{structure}` needs {bytes} bytes for its sums, which cannot be allocated; \

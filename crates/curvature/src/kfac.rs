@@ -4,12 +4,15 @@
 //! `S_A = sum_n [a; 1][a; 1]^T` and `S_G = sum_n sum_kl Lam_n,kl g_k g_l^T`, both about no reference. What is summed is about the references
 //! `a0` and `gbar_k`, with `b = a - a0` and `d_k = g_k - gbar_k`:
 //!
-//! `S_A' = sum b b^T`, `s = sum b`, `S_G' = sum_n sum_kl Lam_n,kl d_k d_l^T`, `t_l = sum_n sum_k Lam_n,lk d_k`, `L = sum_n Lam_n`.
+//! `S_A' = sum b b^T`, `s = sum b`, `S_G' = sum_n sum_kl Lam_n,kl d_k d_l^T`, `t_l = sum_n sum_k Lam_n,lk d_k`, `L = sum_n Lam_n`, `n = sum 1`.
 //!
 //! From these, exactly and in f64,
 //!
 //! `S_A = [S_A' + a0 s^T + s a0^T + n a0 a0^T, s + n a0; (s + n a0)^T, n]`,
 //! `S_G = S_G' + sum_l (t_l gbar_l^T + gbar_l t_l^T) + sum_kl L_kl gbar_k gbar_l^T`.
+//!
+//! Where positions of a spectrum share the weights, a term of every sum is a position, or a spectrum (see [`WeightSharing`]). Where the bias is
+//! split off, `S_A` is left without its last row and column but for their common element.
 //!
 //! The products of a batch are taken in the captures' type and added in f64, their diagonals are sums of squares in f64. `b` and the whitened
 //! `d` are rounded to the captures' type first and every sum is of the rounded rows, so all of them describe one and the same Gram matrix.
@@ -17,11 +20,15 @@
 use candle_core::DType;
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, values, whitened_gradients};
+use crate::captured_rows::{capture_of, shared_positions, values, whitened_gradients};
 use crate::packed::{mirror, packed_len, unpack};
 use crate::products::{Element, add_gram};
 use crate::structure::{Structure, check_sums};
-use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References};
+use crate::weight_sharing::{mean_over_positions, sum_over_positions};
+use crate::{
+    BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References,
+    WeightSharing,
+};
 
 /// The Kronecker-factored structure of one layer.
 pub(crate) struct Kfac {
@@ -46,6 +53,8 @@ struct Parts<S> {
     gradient_sum: S,
     /// `L [K, K]`.
     precision_sum: S,
+    /// `n [1]`.
+    n_terms: S,
 }
 
 impl Kfac {
@@ -66,7 +75,7 @@ impl Kfac {
     }
 
     /// Lengths of the parts, in the order in which they are stored.
-    fn lengths(&self) -> [usize; 5] {
+    fn lengths(&self) -> [usize; 6] {
         let (inputs, outputs) = (self.plan.shapes[0].inputs, self.plan.shapes[0].outputs);
         [
             packed_len(inputs),
@@ -74,36 +83,41 @@ impl Kfac {
             packed_len(outputs),
             self.n_labels * outputs,
             self.n_labels * self.n_labels,
+            1,
         ]
     }
 
     fn parts<'a>(&self, sums: &'a [f64]) -> Parts<&'a [f64]> {
-        let [a, s, g, t, _] = self.lengths();
+        let [a, s, g, t, l, _] = self.lengths();
         let (input_moment, rest) = sums.split_at(a);
         let (input_sum, rest) = rest.split_at(s);
         let (gradient_moment, rest) = rest.split_at(g);
-        let (gradient_sum, precision_sum) = rest.split_at(t);
+        let (gradient_sum, rest) = rest.split_at(t);
+        let (precision_sum, n_terms) = rest.split_at(l);
         Parts {
             input_moment,
             input_sum,
             gradient_moment,
             gradient_sum,
             precision_sum,
+            n_terms,
         }
     }
 
     fn parts_mut<'a>(&self, sums: &'a mut [f64]) -> Parts<&'a mut [f64]> {
-        let [a, s, g, t, _] = self.lengths();
+        let [a, s, g, t, l, _] = self.lengths();
         let (input_moment, rest) = sums.split_at_mut(a);
         let (input_sum, rest) = rest.split_at_mut(s);
         let (gradient_moment, rest) = rest.split_at_mut(g);
-        let (gradient_sum, precision_sum) = rest.split_at_mut(t);
+        let (gradient_sum, rest) = rest.split_at_mut(t);
+        let (precision_sum, n_terms) = rest.split_at_mut(l);
         Parts {
             input_moment,
             input_sum,
             gradient_moment,
             gradient_sum,
             precision_sum,
+            n_terms,
         }
     }
 
@@ -117,7 +131,13 @@ impl Kfac {
         let shape = &self.plan.shapes[0];
         let (k, outputs) = (self.n_labels, shape.outputs);
         let mut input: Vec<T> = values(&capture.input, shape)?;
-        let gradients: Vec<T> = values(&capture.output_grad, shape)?;
+        let mut gradients: Vec<T> = values(&capture.output_grad, shape)?;
+        let mut positions = shared_positions(capture);
+        if self.plan.options.weight_sharing == WeightSharing::Reduce && positions > 1 {
+            input = mean_over_positions(&input, positions, shape.inputs);
+            gradients = sum_over_positions(&gradients, positions, outputs);
+            positions = 1;
+        }
         for row in input.chunks_exact_mut(shape.inputs) {
             for ((value, mean), sum) in row.iter_mut().zip(&self.input_mean).zip(parts.input_sum.iter_mut()) {
                 *value = T::from_f64(value.to_f64() - mean);
@@ -130,11 +150,8 @@ impl Kfac {
         let whitened = whitened_gradients(&gradients, outputs, precision, Some(&self.gradient_mean));
         drop(gradients);
         // Lam d = F (F^T d): the rows are already whitened once.
-        for (factor, rows) in precision
-            .factor
-            .chunks_exact(k * k)
-            .zip(whitened.chunks_exact(k * outputs))
-        {
+        for (term, rows) in whitened.chunks_exact(k * outputs).enumerate() {
+            let factor = &precision.factor[term / positions * k * k..][..k * k];
             for (l, sum) in parts.gradient_sum.chunks_exact_mut(outputs).enumerate() {
                 for (j, row) in rows.chunks_exact(outputs).enumerate().take(l + 1) {
                     let weight = factor[l * k + j];
@@ -146,24 +163,27 @@ impl Kfac {
         }
         for lam in precision.lam.chunks_exact(k * k) {
             for (sum, value) in parts.precision_sum.iter_mut().zip(lam) {
-                *sum += value;
+                *sum += positions as f64 * value;
             }
         }
+        parts.n_terms[0] += (positions * precision.batch()) as f64;
         add_gram(&whitened, outputs, parts.gradient_moment, self.threads);
         Ok(())
     }
 
     /// `S_A [in + 1, in + 1]` about 0.
-    fn input_factor(&self, parts: &Parts<&[f64]>, n: f64) -> Matrix {
+    fn input_factor(&self, parts: &Parts<&[f64]>) -> Matrix {
         let inputs = self.input_mean.len();
-        let (mean, sum) = (&self.input_mean, parts.input_sum);
+        let (mean, sum, n) = (&self.input_mean, parts.input_sum, parts.n_terms[0]);
         let side = inputs + 1;
         let mut values = vec![0.0; side * side];
         let mut rest = parts.input_moment;
         for (i, row) in values.chunks_exact_mut(side).enumerate() {
             if i == inputs {
-                for ((to, s), m) in row.iter_mut().zip(sum).zip(mean) {
-                    *to = s + n * m;
+                if !self.plan.options.split_bias {
+                    for ((to, s), m) in row.iter_mut().zip(sum).zip(mean) {
+                        *to = s + n * m;
+                    }
                 }
                 row[inputs] = n;
             } else {
@@ -251,6 +271,7 @@ impl Structure for Kfac {
             ("gradient second moment", parts.gradient_moment),
             ("gradient sum", parts.gradient_sum),
             ("sum of label precisions", parts.precision_sum),
+            ("number of terms", parts.n_terms),
         ] {
             if values.iter().any(|x| !x.is_finite()) {
                 return Err(CurvatureError::NonFiniteSums {
@@ -261,7 +282,7 @@ impl Structure for Kfac {
                 });
             }
         }
-        let a = self.input_factor(&parts, sums.n_spectra as f64);
+        let a = self.input_factor(&parts);
         let g = self.gradient_factor(&parts);
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,
@@ -270,7 +291,7 @@ impl Structure for Kfac {
     }
 
     fn flops(&self, n_spectra: u64) -> f64 {
-        let [a, _, g, _, _] = self.lengths();
+        let [a, _, g, ..] = self.lengths();
         n_spectra as f64 * 2.0 * (a as f64 + self.n_labels as f64 * g as f64)
     }
 }

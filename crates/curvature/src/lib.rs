@@ -6,11 +6,14 @@
 //!
 //! [`plan_blocks`] cuts the network's layers into blocks, [`structure_of`] gives each block its [`Structure`], which adds batches of captures to
 //! [`BlockSums`]; those merge by addition, and [`Structure::curvature`] says what they add up to. [`ReferenceSums`] come first: the sums of
-//! `kfac` are taken about them.
+//! `kfac` are taken about them. An `ekfac` block is summed twice: its factors as those of `kfac`, then, in their eigenbases, what
+//! [`correction_of`] gives. A layer may use its weights at several positions of a spectrum: exact structures are of the weight gradient, a sum
+//! over positions; [`WeightSharing`] says how Kronecker factors take them.
 
 mod block;
 mod block_plan;
 mod captured_rows;
+mod correction;
 mod dense;
 mod diagonal;
 mod error;
@@ -19,11 +22,15 @@ mod label_precision;
 mod packed;
 mod products;
 mod reference;
+mod squared_gradients;
 mod structure;
+mod weight_sharing;
 
-pub use block::{BlockCurvature, BlockPlan, BlockSums, CurvatureForm, Matrix, StructureKind};
+pub use block::{BlockCurvature, BlockOptions, BlockPlan, BlockSums, CurvatureForm, Matrix, StructureKind};
 pub use block_plan::plan_blocks;
+pub use correction::{KroneckerBases, correction_bytes, correction_flops, correction_of};
 pub use error::CurvatureError;
 pub use label_precision::LabelPrecision;
 pub use reference::{ReferenceSums, References};
 pub use structure::{Structure, structure_of};
+pub use weight_sharing::WeightSharing;

@@ -1,4 +1,5 @@
-//! What the sums of a layer are taken about: its mean input, and the mean gradient of each output.
+//! What the sums of a layer are taken about: its mean input, and the mean gradient of each output, over spectra and over the positions of a
+//! spectrum that share the layer's weights.
 //!
 //! Spectra are nearly the same continuum: the largest eigenvalue of `sum a a^T` is 10^12 times the smallest, and the small ones matter. About a
 //! fixed reference `a0`, `[a; 1] = T [a - a0; 1]` with T unit triangular, so the sum about no reference is re-formed exactly, in f64, from
@@ -8,7 +9,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use serde::{Deserialize, Serialize};
 
 use crate::CurvatureError;
-use crate::captured_rows::{capture_of, values_f64};
+use crate::captured_rows::{capture_of, shared_positions, values_f64};
 
 /// The reference of every dense layer, in the network's order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,7 +65,7 @@ pub struct ReferenceSums {
     pub n_labels: usize,
     /// The network's dense layers.
     pub shapes: Vec<DenseShape>,
-    /// Layer after layer: `sum a [in]`, then `sum g_k [K, out]`.
+    /// Layer after layer: `sum a [in]`, then `sum g_k [K, out]`, of each spectrum's means over positions.
     pub sums: Vec<f64>,
 }
 
@@ -95,19 +96,21 @@ impl ReferenceSums {
             read.push((
                 values_f64(&capture.input, shape)?,
                 values_f64(&capture.output_grad, shape)?,
+                shared_positions(capture),
             ));
         }
         let mut sums = self.sums.as_mut_slice();
-        for (shape, (input, grad)) in self.shapes.iter().zip(read) {
+        for (shape, (input, grad, shared)) in self.shapes.iter().zip(read) {
             let (of_input, rest) = sums.split_at_mut(shape.inputs);
             let (of_grad, rest) = rest.split_at_mut(self.n_labels * shape.outputs);
             sums = rest;
-            add_rows(of_input, &input);
+            let share = 1.0 / shared as f64;
+            add_rows(of_input, &input, share);
             for (sum, rows) in of_grad
                 .chunks_exact_mut(shape.outputs)
-                .zip(grad.chunks_exact((batch * shape.outputs).max(1)))
+                .zip(grad.chunks_exact((batch * shared * shape.outputs).max(1)))
             {
-                add_rows(sum, rows);
+                add_rows(sum, rows, share);
             }
         }
         self.n += batch as u64;
@@ -125,7 +128,7 @@ impl ReferenceSums {
                 found: other.sums.len(),
             });
         }
-        add_rows(&mut self.sums, &other.sums);
+        add_rows(&mut self.sums, &other.sums, 1.0);
         self.n += other.n;
         Ok(())
     }
@@ -162,11 +165,11 @@ impl ReferenceSums {
     }
 }
 
-/// Adds every row of `rows`, each as long as `sums`.
-fn add_rows(sums: &mut [f64], rows: &[f64]) {
+/// Adds every row of `rows`, each as long as `sums`, times `share`.
+fn add_rows(sums: &mut [f64], rows: &[f64], share: f64) {
     for row in rows.chunks_exact(sums.len().max(1)) {
         for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
+            *sum += share * value;
         }
     }
 }

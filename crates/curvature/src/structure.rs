@@ -65,7 +65,8 @@ pub trait Structure: Send {
     }
 }
 
-/// The structure that a block's plan asks for.
+/// The structure that a block's plan asks for. That of an `ekfac` block sums its Kronecker factors, whose eigenbases
+/// [`correction_of`](crate::correction_of) then takes.
 ///
 /// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
 ///
@@ -79,7 +80,7 @@ pub fn structure_of(
 ) -> Result<Box<dyn Structure>, CurvatureError> {
     Ok(match plan.structure {
         StructureKind::Full | StructureKind::Block => Box::new(Dense::new(plan, n_labels, threads)),
-        StructureKind::Kfac => Box::new(Kfac::new(plan, references, n_labels, threads)?),
+        StructureKind::Kfac | StructureKind::Ekfac => Box::new(Kfac::new(plan, references, n_labels, threads)?),
         StructureKind::Diagonal => Box::new(Diagonal::new(plan, n_labels, threads)),
     })
 }

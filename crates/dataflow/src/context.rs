@@ -1,8 +1,9 @@
 //! What every worker of a process shares during a run.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fisherflow_curvature::{BlockPlan, plan_blocks};
+use fisherflow_curvature::{BlockPlan, CurvatureError, KroneckerBases, StructureKind, plan_blocks};
 use fisherflow_network::Network;
 use fisherflow_posterior::{Evidence, Precision, Spectrum, evidence, in_label_units};
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
@@ -38,6 +39,9 @@ pub(crate) struct GroupedCatalogue {
 /// The posterior of every block, loaded once a process.
 pub(crate) type Posterior = Arc<Vec<Box<dyn Precision>>>;
 
+/// The eigenbases of every `ekfac` block, by its position in the run's plan.
+pub(crate) type Bases = Arc<BTreeMap<usize, Arc<KroneckerBases>>>;
+
 /// What every worker of a process shares during a run.
 pub(crate) struct Context {
     pub(crate) job: Arc<Job>,
@@ -59,6 +63,8 @@ pub(crate) struct Context {
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
     pub(crate) cores: usize,
     posterior: Mutex<Option<Posterior>>,
+    /// During the correction pass.
+    bases: Mutex<Option<Bases>>,
     /// Where the prior is by evidence, and once it is known.
     evidence: OnceLock<Evidence>,
     /// Held by the worker that computes the evidence for all of its process.
@@ -77,8 +83,20 @@ impl Context {
                     source,
                 }
             })?;
-        let blocks = plan_blocks(network.dense_layers(), job.curvature.structure, &job.curvature.by_layer)
-            .map_err(|error| RunError::Usage(format!("[curvature.layers]: {error}")))?;
+        let curvature = &job.curvature;
+        let blocks = plan_blocks(
+            network.dense_layers(),
+            curvature.structure,
+            &curvature.by_layer,
+            curvature.options,
+        )
+        .map_err(|error| {
+            let key = match error {
+                CurvatureError::SplitBiasOfFull { .. } => "curvature.split_bias",
+                _ => "[curvature.layers]",
+            };
+            RunError::Usage(format!("{key}: {error}"))
+        })?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
         let predict = job
             .predict
@@ -104,6 +122,7 @@ impl Context {
             faults: Arc::default(),
             progress,
             posterior: Mutex::default(),
+            bases: Mutex::default(),
             evidence: OnceLock::new(),
             maximising: Mutex::default(),
         };
@@ -166,6 +185,29 @@ impl Context {
         posterior
             .clone()
             .ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
+    }
+
+    /// The blocks whose eigenvalues are summed in a second pass over the spectra, by their position in the plan.
+    pub(crate) fn corrected(&self) -> impl Iterator<Item = (usize, &BlockPlan)> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.filter(|(_, plan)| plan.structure == StructureKind::Ekfac)
+    }
+
+    /// The eigenbases that the curvature pass left; the first worker to ask reads them for all.
+    pub(crate) fn load_bases(&self) -> Result<Bases, RunError> {
+        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = &*bases {
+            return Ok(Arc::clone(loaded));
+        }
+        let read = |(block, plan)| Ok((block, Arc::new(files::read_bases(self, plan)?)));
+        let loaded = Arc::new(self.corrected().map(read).collect::<Result<_, RunError>>()?);
+        *bases = Some(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Lets go of the eigenbases once no worker of the process sums in them any more.
+    pub(crate) fn release_bases(&self) {
+        *self.bases.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The evidence over the spectra of all blocks, in their order; the first worker to ask computes it for all of its process.

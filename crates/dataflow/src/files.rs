@@ -1,10 +1,10 @@
 //! What goes into which file of the output, and with which metadata.
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, Matrix, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, KroneckerBases, Matrix, StructureKind};
 use fisherflow_network::Precision as Products;
 use fisherflow_posterior::{
-    BlockInfo, Evidence, Factor, NamedMatrix, Precision, hessian_from_matrices, hessian_matrices,
-    precision_from_matrices,
+    BlockInfo, Evidence, Factor, NamedMatrix, Precision, bases_from_matrices, bases_matrices, hessian_from_matrices,
+    hessian_matrices, precision_from_matrices,
 };
 use fisherflow_store::{
     BlockRow, EvidenceRow, FileMetadata, JacobianSchema, JacobianWriter, MarginalRows, MatrixRows, MatrixSet,
@@ -24,6 +24,9 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "posterior_precision": "P = H + prior_precision * I",
         "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in",
         "kfac": "H ~ (kron_g (x) kron_a) / n_spectra, both factors sums",
+        "ekfac": "H ~ Q diag(eigenvalues) Q^T, Q = g_eigenvectors (x) a_eigenvectors, eigenvalues [out, in + 1] a sum",
+        "weight_sharing": context.job.curvature.options.weight_sharing,
+        "split_bias": context.job.curvature.options.split_bias,
         "normalised_labels": "label = output * label_scale + label_mean",
         "label_mean": labels.mean,
         "label_scale": labels.scale,
@@ -93,6 +96,21 @@ pub(crate) fn write_hessian(
 pub(crate) fn read_hessian(context: &Context, plan: &BlockPlan, n_spectra: u64) -> Result<BlockCurvature, RunError> {
     let matrices = read_matrices(context, MatrixSet::Hessian, plan)?;
     Ok(hessian_from_matrices(plan, n_spectra, matrices)?)
+}
+
+/// Writes a block's file of `stages/bases/`.
+pub(crate) fn write_bases(context: &Context, plan: &BlockPlan, bases: &KroneckerBases) -> Result<(), RunError> {
+    let matrices = bases_matrices(plan, bases);
+    write_matrices(context, MatrixSet::Bases, plan, &matrices, &metadata(context))?;
+    Ok(())
+}
+
+/// Reads a block's file of `stages/bases/`.
+pub(crate) fn read_bases(context: &Context, plan: &BlockPlan) -> Result<KroneckerBases, RunError> {
+    Ok(bases_from_matrices(
+        plan,
+        read_matrices(context, MatrixSet::Bases, plan)?,
+    )?)
 }
 
 /// Writes a block's file of `posterior/inverse/`.
@@ -217,6 +235,7 @@ pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
         StructureKind::Full => "full",
         StructureKind::Block => "block",
         StructureKind::Kfac => "kfac",
+        StructureKind::Ekfac => "ekfac",
         StructureKind::Diagonal => "diagonal",
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fisherflow_curvature::StructureKind;
+use fisherflow_curvature::{BlockOptions, StructureKind};
 use fisherflow_network::{Arithmetic, Description};
 use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{OnBadObject, StoreOptions};
@@ -69,6 +69,8 @@ pub struct Curvature {
     pub structure: StructureKind,
     /// By layer name.
     pub by_layer: BTreeMap<String, StructureKind>,
+    /// Of every block.
+    pub options: BlockOptions,
 }
 
 /// The residual covariance R of the labels.

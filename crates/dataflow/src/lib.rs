@@ -26,7 +26,7 @@ pub use job::{
     Stage,
 };
 pub use passes::predict::PredictCounts;
-pub use plan::{BlockFacts, CataloguePlan, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};
+pub use plan::{BlockFacts, CataloguePlan, CorrectionFacts, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};
 pub use prior_facts::{EvidenceFacts, PriorFacts, PriorFrom};
 pub use run::{Outcome, RunSummary, run};
 pub use stage_state::FitCounts;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockPlan, References, StructureKind, structure_of};
-use fisherflow_posterior::{inverse_flops, spectrum_flops};
+use fisherflow_curvature::{BlockPlan, References, StructureKind, correction_bytes, correction_flops, structure_of};
+use fisherflow_network::Precision;
+use fisherflow_posterior::{bases_flops, inverse_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
 
@@ -82,8 +83,23 @@ pub struct BlockFacts {
     pub sums_bytes: u64,
     /// Operations of its sums over all spectra of the fit.
     pub sums_flops: f64,
+    /// What an `ekfac` block takes beside: its eigenbases, and its second sums in them.
+    pub correction: Option<CorrectionFacts>,
     /// Operations of its inverse, and of its eigenvalues where the prior is chosen by evidence.
     pub inverse_flops: f64,
+}
+
+/// The second pass of an `ekfac` block.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CorrectionFacts {
+    /// Bytes of its eigenbases, of which each process holds one copy, with another half of that where products are in f32.
+    pub bases_bytes: u64,
+    /// Operations of the eigenproblems.
+    pub bases_flops: f64,
+    /// Bytes of its sums.
+    pub sums_bytes: u64,
+    /// Operations of its sums over all spectra of the fit, beside another forward and backward pass.
+    pub sums_flops: f64,
 }
 
 /// Operations of the passes.
@@ -100,7 +116,8 @@ pub struct FlopPlan {
 /// Memory of one process at the widest place of each stage, beside about 100 MB for the program and what is read ahead.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MemoryPlan {
-    /// A worker's own sums, a group's sums on their way from each worker, and the totals.
+    /// A worker's own sums, a group's sums on their way from each worker, and the totals; beside them the eigenproblems of `ekfac` blocks, or
+    /// in their second pass their bases.
     pub fit: u64,
     /// The largest block: its curvature, factors and inverse; beside all others, where the prior waits for the evidence.
     pub invert: u64,
@@ -136,6 +153,12 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
             n_weights: block.n_weights() as u64,
             sums_bytes: structure.bytes(),
             sums_flops: structure.flops(n_fit),
+            correction: (block.structure == StructureKind::Ekfac).then(|| CorrectionFacts {
+                bases_bytes: bases_bytes(block),
+                bases_flops: bases_flops(block),
+                sums_bytes: correction_bytes(block),
+                sums_flops: correction_flops(block, n_labels, n_fit),
+            }),
             inverse_flops: inverse_flops(block)
                 + match context.job.prior {
                     Prior::Fixed(_) => 0.0,
@@ -159,17 +182,31 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let sums_bytes: u64 = blocks.iter().map(|block| block.sums_bytes).sum();
     let posterior_bytes: u64 = context.blocks.iter().map(matrix_bytes).sum();
+    let corrections: Vec<CorrectionFacts> = blocks.iter().filter_map(|block| block.correction).collect();
+    let passes = if corrections.is_empty() { 1.0 } else { 2.0 };
     let flops = FlopPlan {
-        fit: (held_out + n_fit as f64) * (forward + backward)
+        fit: (held_out + passes * n_fit as f64) * (forward + backward)
             + if fused { n_fit as f64 * by_flux } else { 0.0 }
-            + blocks.iter().map(|block| block.sums_flops).sum::<f64>(),
+            + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
+            + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
         invert: blocks.iter().map(|block| block.inverse_flops).sum(),
         predict: held_out * (forward + backward + by_flux + weights)
             + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
     };
     let matrices = context.blocks.iter().map(matrix_bytes);
+    let summing = 2 * workers as u64 + 1;
+    // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
+    let eigenproblem = corrections.iter().map(|of| 4 * of.bases_bytes).max().unwrap_or(0);
+    let bases = corrections.iter().map(|of| of.bases_bytes).sum::<u64>();
+    let in_products = match context.job.compute.arithmetic.precision {
+        Precision::F32 => bases / 2,
+        Precision::F64 => 0,
+    };
+    let correcting = corrections.iter().map(|of| of.sums_bytes).sum::<u64>() * summing;
+    // A block is written from a copy of its bases, and a copy of that by the name of each matrix.
+    let writing = corrections.iter().map(|of| 2 * of.bases_bytes).max().unwrap_or(0);
     let memory = MemoryPlan {
-        fit: sums_bytes * (2 * workers as u64 + 1),
+        fit: (sums_bytes * summing + eigenproblem).max(correcting + bases + in_products + writing),
         invert: match context.job.prior {
             Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
             Prior::Evidence => posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
@@ -226,7 +263,7 @@ fn predictive_flops(block: &BlockPlan, k: f64) -> f64 {
     match block.structure {
         StructureKind::Full | StructureKind::Block => 2.0 * k * p * p,
         StructureKind::Diagonal => 2.0 * k * p,
-        StructureKind::Kfac => block
+        StructureKind::Kfac | StructureKind::Ekfac => block
             .shapes
             .iter()
             .map(|shape| {
@@ -237,13 +274,23 @@ fn predictive_flops(block: &BlockPlan, k: f64) -> f64 {
     }
 }
 
+/// Bytes of the eigenvectors of a block's Kronecker factors.
+fn bases_bytes(block: &BlockPlan) -> u64 {
+    let squares = |side: usize| 8 * (side as u64).pow(2);
+    block
+        .shapes
+        .iter()
+        .map(|shape| squares(shape.inputs + 1) + squares(shape.outputs))
+        .sum()
+}
+
 /// Bytes of a block's matrices in f64: the square, or the Kronecker factors.
 fn matrix_bytes(block: &BlockPlan) -> u64 {
     let p = block.n_weights() as u64;
     8 * match block.structure {
         StructureKind::Full | StructureKind::Block => p * p,
         StructureKind::Diagonal => p,
-        StructureKind::Kfac => block
+        StructureKind::Kfac | StructureKind::Ekfac => block
             .shapes
             .iter()
             .map(|shape| {

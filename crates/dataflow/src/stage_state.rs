@@ -81,7 +81,7 @@ pub(crate) fn find(context: &Context, stage: &str) -> Result<Option<Vec<u8>>, Ru
 pub(crate) fn parse<T: DeserializeOwned>(context: &Context, stage: &str, bytes: &[u8]) -> Result<T, RunError> {
     serde_json::from_slice(bytes).map_err(|error| {
         let uri = context.output.child(&path(stage));
-        RunError::Refused(format!("{uri}: {error}: run `fisherflow {stage}` again"))
+        RunError::Refused(format!("{uri}: {error}: delete it, and run again"))
     })
 }
 

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Noise, Prior, Stage};
 use crate::passes::predict::Predicted;
-use crate::passes::{agree, calibrate, curvature, invert, population, predict, reference};
+use crate::passes::{agree, calibrate, correction, curvature, invert, population, predict, reference};
 use crate::stage_state::{self, FitState, InvertState};
 
 /// What the stages that ran found.
@@ -28,7 +28,14 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
     let fit = match (stage, fitted) {
         (Stage::Run, Some(fitted)) => fitted,
         (Stage::Invert | Stage::Predict, fitted) => fitted.ok_or_else(|| missing(context, "fit"))?,
-        (Stage::Run | Stage::Fit, _) => fit(worker, context)?,
+        (Stage::Run | Stage::Fit, done) => {
+            // A fit that is done and asked for again begins again; one that was interrupted goes on.
+            let summed = match done {
+                None if context.corrected().next().is_some() => agree::left_by(worker, context, SUMS)?,
+                _ => None,
+            };
+            fit(worker, context, summed)?
+        }
     };
     if stage == Stage::Fit {
         return Ok(Found {
@@ -67,16 +74,44 @@ fn missing(context: &Context, stage: &str) -> RunError {
     ))
 }
 
+/// What the curvature pass leaves where a second pass over the spectra follows it.
+const SUMS: &str = "sums";
+
+/// Noise, references and curvature sums, as far as they are not in `summed` already, and the correction of `ekfac` blocks.
+fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) -> Result<FitState, RunError> {
+    let mut state = match summed {
+        Some(summed) => summed,
+        None => sums(worker, context)?,
+    };
+    if context.corrected().next().is_some() {
+        let noise = context.in_normalised_units(residual_covariance(context, state.estimate.as_ref())?)?;
+        begin(
+            worker,
+            context,
+            "correction",
+            share(worker, context, &context.fit.groups),
+        );
+        let population = state.population.as_ref();
+        let files = correction::correction(worker, context, population, &state.references, &noise)?;
+        end(worker, context);
+        state.files.extend(files);
+    }
+    if worker.index() == 0 {
+        stage_state::write(context, "fit", &state)?;
+    }
+    Ok(state)
+}
+
 /// Noise, references and curvature sums.
-fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
+fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
     let sample = share(worker, context, &context.fit.sample);
     begin(worker, context, "population", sample);
     let population = population::population(worker, context)?;
     begin(worker, context, "reference", sample);
     let held_out = reference::reference(worker, context, population.as_ref())?;
-    let (noise, estimate) = noise(context, &held_out)?;
+    let estimate = noise(context, &held_out)?;
     let references = held_out.references.finish()?;
-    let normalised = context.in_normalised_units(noise)?;
+    let normalised = context.in_normalised_units(residual_covariance(context, estimate.as_ref())?)?;
     begin(
         worker,
         context,
@@ -99,16 +134,25 @@ fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError
         counts: fitted.counts,
         files: fitted.files,
     };
-    if worker.index() == 0 {
-        stage_state::write(context, "fit", &state)?;
+    if worker.index() == 0 && context.corrected().next().is_some() {
+        stage_state::write(context, SUMS, &state)?;
     }
     Ok(state)
 }
 
-/// R in label units, `[K, K]`: as given, or estimated from the residuals of held-out spectra.
-fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, Option<ScatterEstimate>), RunError> {
-    if let Noise::Covariance(given) = &context.job.noise {
-        return Ok((given.concat(), None));
+/// R in label units, `[K, K]`: as given, or as estimated.
+fn residual_covariance(context: &Context, estimate: Option<&ScatterEstimate>) -> Result<Vec<f64>, RunError> {
+    match (&context.job.noise, estimate) {
+        (Noise::Covariance(given), _) => Ok(given.concat()),
+        (Noise::Holdout, Some(estimate)) => Ok(estimate.covariance.clone()),
+        (Noise::Holdout, None) => Err(RunError::Internal("the residuals' covariance was not estimated".into())),
+    }
+}
+
+/// The estimate of R from the residuals of held-out spectra; `None` where R is given.
+fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<Option<ScatterEstimate>, RunError> {
+    if let Noise::Covariance(_) = &context.job.noise {
+        return Ok(None);
     }
     let estimate = held_out.stars.noise().map_err(|error| {
         RunError::Refused(format!(
@@ -117,7 +161,7 @@ fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, 
             context.job.catalogue.uri
         ))
     })?;
-    Ok((estimate.covariance.clone(), Some(estimate)))
+    Ok(Some(estimate))
 }
 
 fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result<InvertState, RunError> {

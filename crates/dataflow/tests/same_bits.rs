@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fisherflow_curvature::StructureKind;
+use fisherflow_curvature::{BlockOptions, StructureKind};
 use fisherflow_dataflow::{
     CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome, Predict, Prior,
     Progress, RunSummary, Stage, run,
@@ -71,6 +71,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
                 ("layers.2".to_string(), StructureKind::Full),
                 ("layers.4".to_string(), StructureKind::Full),
             ]),
+            options: BlockOptions::default(),
         },
         noise: Noise::Holdout,
         prior: Prior::Fixed(1.0),
@@ -213,6 +214,7 @@ fn the_evidence_is_that_of_the_written_hessian() {
     exact.curvature = Curvature {
         structure: StructureKind::Full,
         by_layer: BTreeMap::new(),
+        options: BlockOptions::default(),
     };
     for mut job in [mixed, exact] {
         job.prior = Prior::Evidence;
@@ -352,6 +354,167 @@ fn same_bits_elsewhere(one: &RunSummary, job: impl Fn(&str) -> Job) {
     let first = done(here, Stage::Run, &first);
     assert_eq!(digests(&first), expected);
     assert!(!other.join().unwrap().complete, "one process commits");
+}
+
+/// The first two layers in corrected eigenbases, the last as its exact block.
+fn corrected(folder: &Path, output: &str, predict_itself: bool) -> Job {
+    Job {
+        curvature: Curvature {
+            structure: StructureKind::Ekfac,
+            by_layer: BTreeMap::from([("layers.4".to_string(), StructureKind::Block)]),
+            options: BlockOptions::default(),
+        },
+        ..job(folder, output, predict_itself)
+    }
+}
+
+#[test]
+fn a_second_pass_over_the_spectra_is_the_same_everywhere_too() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let one = done(corrected(folder.path(), "one", false), Stage::Run, &alone(1));
+    assert_eq!(
+        one.blocks.iter().map(|block| block.structure).collect::<Vec<_>>(),
+        [StructureKind::Ekfac, StructureKind::Ekfac, StructureKind::Block]
+    );
+    same_bits_elsewhere(&one, |output| corrected(folder.path(), output, false));
+    let fused = done(corrected(folder.path(), "fused", true), Stage::Run, &alone(2));
+    assert_eq!(fused.blocks, one.blocks);
+    let by_evidence = |output: &str| Job {
+        prior: Prior::Evidence,
+        ..corrected(folder.path(), output, false)
+    };
+    let evidence = done(by_evidence("evidence"), Stage::Run, &alone(3));
+    same_bits_elsewhere(&evidence, |output| by_evidence(&format!("evidence-{output}")));
+}
+
+#[test]
+fn corrected_eigenvalues_are_the_diagonal_of_the_exact_block_in_their_bases() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let of = |output: &str, structure, split_bias, precision| {
+        let mut job = corrected(folder.path(), output, true);
+        job.curvature.structure = structure;
+        job.curvature.options.split_bias = split_bias;
+        job.compute.arithmetic.precision = precision;
+        done(job, Stage::Fit, &alone(2));
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let output = Output::open(&stores, folder.path().join(output).to_str().unwrap()).unwrap();
+        [0, 1].map(|block| {
+            output
+                .read_matrices(MatrixSet::Hessian, &format!("block-{block:03}"))
+                .unwrap()
+                .matrices
+        })
+    };
+    for (split_bias, precision, tolerance) in [
+        (false, Precision::F64, 1e-11),
+        (true, Precision::F64, 1e-11),
+        (false, Precision::F32, 1e-5),
+    ] {
+        let name = format!("{split_bias}-{precision:?}");
+        let exact = of(&format!("block-{name}"), StructureKind::Block, split_bias, precision);
+        let corrected = of(&format!("ekfac-{name}"), StructureKind::Ekfac, split_bias, precision);
+        for (exact, corrected) in exact.iter().zip(&corrected) {
+            let find = |factor: &str| corrected.iter().find(|matrix| matrix.factor == factor).unwrap();
+            let (u, v) = (find("g_eigenvectors"), find("a_eigenvectors"));
+            let (h, p) = (&exact[0].values, exact[0].rows);
+            let largest = find("eigenvalues").values.iter().fold(0.0_f64, |m, x| m.max(*x));
+            for (at, lambda) in find("eigenvalues").values.iter().enumerate() {
+                let (i, j) = (at / v.cols, at % v.cols);
+                let q: Vec<f64> = (0..p)
+                    .map(|w| u.values[w / v.rows * u.cols + i] * v.values[w % v.rows * v.cols + j])
+                    .collect();
+                let expected: f64 = h
+                    .chunks_exact(p)
+                    .zip(&q)
+                    .map(|(row, left)| left * row.iter().zip(&q).map(|(h, q)| h * q).sum::<f64>())
+                    .sum();
+                assert!(
+                    (lambda - expected).abs() < tolerance * largest,
+                    "{name}: {lambda} {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// The passes that began.
+#[derive(Default)]
+struct Passes(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Passes {
+    fn begin(&self, pass: &str, _: u64) {
+        self.0.lock().unwrap().push(pass.to_owned());
+    }
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+#[test]
+fn a_fit_interrupted_between_its_passes_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let expected = digests(&done(corrected(folder.path(), "whole", true), Stage::Run, &alone(2)));
+    done(corrected(folder.path(), "out", true), Stage::Fit, &alone(2));
+    // As if the second pass had not ended.
+    std::fs::remove_file(folder.path().join("out/stages/fit.json")).unwrap();
+    std::fs::remove_file(folder.path().join("out/posterior/hessian/block-000.parquet")).unwrap();
+    let passes = Arc::new(Passes::default());
+    let again = corrected(folder.path(), "out", true);
+    let telling = Arc::clone(&passes);
+    match run(Arc::new(again), Stage::Run, &alone(3), telling) {
+        Ok(Outcome::Done(summary)) => assert_eq!(digests(&summary), expected),
+        other => panic!("{other:?}"),
+    }
+    let passes = passes.0.lock().unwrap();
+    assert!(passes.iter().any(|pass| pass == "correction"), "{passes:?}");
+    assert!(passes.iter().all(|pass| pass != "curvature"), "{passes:?}");
+}
+
+#[test]
+fn a_full_block_whose_bias_is_to_be_split_off_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let mut split = job(folder.path(), "out", true);
+    split.curvature.options.split_bias = true;
+    let error = run(Arc::new(split), Stage::Run, &alone(1), Arc::new(Quiet)).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let said = error.to_string();
+    assert!(said.starts_with("curvature.split_bias: layer layers.2"), "{said}");
+}
+
+#[test]
+fn a_plan_counts_both_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let plan = |structure| {
+        let mut job = corrected(folder.path(), "planned", true);
+        job.curvature.structure = structure;
+        fisherflow_dataflow::plan(Arc::new(job), 2).unwrap()
+    };
+    let (once, twice) = (plan(StructureKind::Kfac), plan(StructureKind::Ekfac));
+    assert!(once.blocks.iter().all(|block| block.correction.is_none()));
+    // 40 - 12 - 8 - 3, 3 labels, 330 spectra.
+    let facts = twice.blocks[0].correction.unwrap();
+    assert_eq!(facts.bases_bytes, 8 * (41 * 41 + 12 * 12));
+    assert_eq!(facts.sums_bytes, 8 * 41 * 12);
+    assert_eq!(
+        facts.sums_flops,
+        2.0 * 330.0 * f64::from(40 * 41 + 3 * 12 * 12 + 12 * 41)
+    );
+    assert_eq!(facts.bases_flops, 9.0 * f64::from(41 * 41 * 41 + 12 * 12 * 12));
+    assert!(twice.blocks[2].correction.is_none());
+    let corrections: f64 = twice
+        .blocks
+        .iter()
+        .filter_map(|block| block.correction)
+        .map(|of| of.bases_flops + of.sums_flops)
+        .sum();
+    let pass = 330.0 * 2.0 * f64::from(40 * 12 + 12 * 8 + 8 * 3 + 3 * (12 * 8 + 8 * 3));
+    assert!((twice.flops.fit - once.flops.fit - corrections - pass).abs() < 1e-6 * pass);
+    assert!(twice.flops.invert < once.flops.invert);
+    assert!(twice.memory.fit > once.memory.fit);
 }
 
 #[test]

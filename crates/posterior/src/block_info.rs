@@ -16,6 +16,9 @@ pub struct BlockInfo {
     pub n_weights: u64,
     /// Number of spectra that the Hessian is a sum over.
     pub n_spectra: u64,
+    /// Number of terms of a Kronecker block's sums, which divides the product of its factors: `n_spectra`, times the positions a spectrum that
+    /// are summed one by one; `n_spectra` for every other structure.
+    pub n_terms: u64,
     /// `delta`, in normalised label units, on the scale of the sum over spectra.
     pub prior_precision: f64,
     /// `ln det P`, `P = H + delta I`.
@@ -56,6 +59,7 @@ impl BlockInfo {
             structure: plan.structure,
             n_weights: plan.n_weights() as u64,
             n_spectra,
+            n_terms: n_spectra,
             prior_precision,
             log_det: certificate.log_det,
             effective_parameters: certificate.effective_parameters,

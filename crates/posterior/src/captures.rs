@@ -1,21 +1,22 @@
 //! A layer's capture as row-major numbers of one type, checked against the layer's shape.
 
 use candle_core::{DType, Storage, Tensor};
-use fisherflow_curvature::StructureKind;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::PosteriorError;
 use crate::product::Scalar;
 
-/// Both sides of a layer's weight Jacobian, one position a spectrum.
+/// Both sides of a layer's weight Jacobian.
 pub(crate) struct Sides<T> {
     /// Number of spectra.
     pub batch: usize,
+    /// Number of positions of a spectrum that share the weights.
+    pub shared: usize,
     /// K, the number of outputs of the network.
     pub n_outputs: usize,
-    /// `[a; 1]`: `[batch, in + 1]`.
+    /// `[a; 1]`: `[batch, shared, in + 1]`.
     pub input: Vec<T>,
-    /// `g`: `[K, batch, out]`.
+    /// `g`: `[K, batch, shared, out]`.
     pub grad: Vec<T>,
 }
 
@@ -25,8 +26,6 @@ pub(crate) struct Wanted<'a> {
     pub index: usize,
     /// Its name and size.
     pub shape: &'a DenseShape,
-    /// Who asks.
-    pub structure: StructureKind,
 }
 
 impl Wanted<'_> {
@@ -64,13 +63,6 @@ impl Wanted<'_> {
                 ));
             }
         }
-        if shared != 1 {
-            return Err(PosteriorError::SharedPositions {
-                layer: self.shape.name.clone(),
-                shared,
-                structure: self.structure,
-            });
-        }
         let (a, g) = (capture.input.dtype(), capture.output_grad.dtype());
         if a != g || !matches!(a, DType::F32 | DType::F64) {
             return Err(PosteriorError::Type {
@@ -87,10 +79,10 @@ impl Wanted<'_> {
 
     /// Both sides of the capture in `T`; converted if it is of the other type.
     pub(crate) fn sides<T: Scalar>(&self, capture: &LayerCapture) -> Result<Sides<T>, PosteriorError> {
-        let (batch, inputs) = (capture.input.dims()[0], self.shape.inputs);
+        let (batch, shared, inputs) = (capture.input.dims()[0], capture.input.dims()[1], self.shape.inputs);
         let input = with_values(&capture.input.to_dtype(T::DTYPE)?.contiguous()?, |a: &[T]| {
-            let mut with_one = Vec::with_capacity(batch * (inputs + 1));
-            for row in 0..batch {
+            let mut with_one = Vec::with_capacity(batch * shared * (inputs + 1));
+            for row in 0..batch * shared {
                 with_one.extend_from_slice(&a[row * inputs..(row + 1) * inputs]);
                 with_one.push(T::one());
             }
@@ -99,6 +91,7 @@ impl Wanted<'_> {
         let grad = with_values(&capture.output_grad.to_dtype(T::DTYPE)?.contiguous()?, <[T]>::to_vec)?;
         Ok(Sides {
             batch,
+            shared,
             n_outputs: capture.output_grad.dims()[0],
             input,
             grad,

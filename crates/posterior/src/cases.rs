@@ -1,8 +1,9 @@
 //! Blocks of every structure on a small network, each with the dense Hessian that its structure stands for.
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, Matrix, StructureKind};
 
 use crate::brute_force::{Mlp, Numbers, gram, kron};
+use crate::kronecker_bases;
 
 pub const K: usize = 3;
 pub const PRIOR: f64 = 0.3;
@@ -33,6 +34,7 @@ pub fn plan(mlp: &Mlp, structure: StructureKind, layers: &[usize]) -> BlockPlan 
         structure,
         layers: layers.to_vec(),
         shapes: layers.iter().map(|&l| mlp.shapes[l].clone()).collect(),
+        options: BlockOptions::default(),
     }
 }
 
@@ -52,6 +54,30 @@ pub fn case(mlp: &Mlp, x: &[f64], structure: StructureKind, layers: &[usize]) ->
             let h = kron(&g, outputs, &a, inputs, n as f64);
             let (a, g) = (matrix(inputs, a), matrix(outputs, g));
             (CurvatureForm::Kronecker { a, g }, h)
+        }
+        StructureKind::Ekfac => {
+            let (outputs, inputs) = (plan.shapes[0].outputs, plan.shapes[0].inputs + 1);
+            let factors = case(mlp, x, StructureKind::Kfac, layers).curvature;
+            let bases = kronecker_bases(&plan, factors, 1).unwrap();
+            let (u, v) = (bases.g_vectors().clone(), bases.a_vectors().clone());
+            let q = kron(&u.values, outputs, &v.values, inputs, 1.0);
+            // The squares of every row of the Jacobian in the eigenbasis, and back.
+            let mut lambda = vec![0.0; p];
+            for row in mlp.jacobian(x, layers) {
+                for (e, lambda) in lambda.iter_mut().enumerate() {
+                    let turned: f64 = (0..p).map(|i| q[i * p + e] * row[i]).sum();
+                    *lambda += turned * turned;
+                }
+            }
+            let h = (0..p * p)
+                .map(|at| (0..p).map(|e| q[at / p * p + e] * lambda[e] * q[at % p * p + e]).sum())
+                .collect();
+            let form = CurvatureForm::Eigenbasis {
+                a_vectors: v,
+                g_vectors: u,
+                eigenvalues: matrix(outputs, lambda),
+            };
+            (form, h)
         }
         StructureKind::Diagonal => {
             let dense = gram(&mlp.jacobian(x, layers));
@@ -82,7 +108,12 @@ pub fn small() -> (Mlp, Vec<f64>) {
 pub fn cases() -> Vec<Case> {
     let (mlp, x) = small();
     let mut cases = Vec::new();
-    for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Diagonal] {
+    for structure in [
+        StructureKind::Block,
+        StructureKind::Kfac,
+        StructureKind::Ekfac,
+        StructureKind::Diagonal,
+    ] {
         for layer in 0..3 {
             cases.push(case(&mlp, &x, structure, &[layer]));
         }

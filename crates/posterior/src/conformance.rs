@@ -6,7 +6,9 @@ use fisherflow_network::LayerCapture;
 
 use crate::brute_force::{Mlp, inverse, kron, predictive, relative_error, with_prior};
 use crate::cases::{K, PRIOR, case, cases, draw, matrix, plan, small};
-use crate::{Factor, PosteriorError, invert, precision_from_matrices};
+use crate::{
+    Factor, PosteriorError, bases_from_matrices, bases_matrices, invert, kronecker_bases, precision_from_matrices,
+};
 
 fn bits(values: &[f64]) -> Vec<u64> {
     values.iter().map(|v| v.to_bits()).collect()
@@ -122,6 +124,17 @@ fn written_matrices_multiply_to_the_inverse() {
                 }
                 dense
             }
+            StructureKind::Ekfac => {
+                let (v, u) = (of(Factor::AEigenvectors), of(Factor::GEigenvectors));
+                let (inputs, outputs) = (v.len().isqrt(), u.len().isqrt());
+                let (q, lambda) = (kron(u, outputs, v, inputs, 1.0), of(Factor::Eigenvalues));
+                let value = |at: usize| {
+                    (0..p)
+                        .map(|e| q[at / p * p + e] * q[at % p * p + e] / (lambda[e] + PRIOR))
+                        .sum()
+                };
+                (0..p * p).map(value).collect()
+            }
             StructureKind::Kfac => {
                 let (s, t) = (of(Factor::AEigenvalues), of(Factor::GEigenvalues));
                 let q = kron(
@@ -191,6 +204,7 @@ fn threads_change_no_bit() {
         (StructureKind::Full, &[1, 2][..]),
         (StructureKind::Block, &[1][..]),
         (StructureKind::Kfac, &[0][..]),
+        (StructureKind::Ekfac, &[0][..]),
         (StructureKind::Diagonal, &[0][..]),
     ] {
         // The dense Hessian of the first layer is not needed, and is large.
@@ -201,6 +215,25 @@ fn threads_change_no_bit() {
                 g: matrix(24, g),
             };
             (form, plan(&mlp, structure, layers))
+        } else if structure == StructureKind::Ekfac {
+            let (a, g) = mlp.factors(&x, 0);
+            let plan = plan(&mlp, structure, layers);
+            let factors = BlockCurvature {
+                n_spectra: 60,
+                form: CurvatureForm::Kronecker {
+                    a: matrix(151, a),
+                    g: matrix(24, g),
+                },
+            };
+            let bases = kronecker_bases(&plan, factors.clone(), 1).unwrap();
+            let more = kronecker_bases(&plan, factors, 3).unwrap();
+            assert_eq!(bits(&bases.a_vectors().values), bits(&more.a_vectors().values));
+            let form = CurvatureForm::Eigenbasis {
+                a_vectors: bases.a_vectors().clone(),
+                g_vectors: bases.g_vectors().clone(),
+                eigenvalues: matrix(24, draw(151 * 24, 3).iter().map(|v| v.abs()).collect()),
+            };
+            (form, plan)
         } else if structure == StructureKind::Diagonal {
             let values = draw(151 * 24, 3).iter().map(|v| v.abs()).collect();
             let form = CurvatureForm::Diagonal(matrix(24, values));
@@ -250,5 +283,34 @@ fn a_batch_larger_than_the_jacobian_buffer_is_the_same_star_by_star() {
     let some = posterior.precision.covariance_of(&some).unwrap();
     for (at, star) in [5, 2400, 2599].into_iter().zip(some.chunks_exact(K * K)) {
         assert!(relative_error(star, &all[at * K * K..(at + 1) * K * K]) < 1e-12);
+    }
+}
+
+#[test]
+fn eigenbases_are_read_back_as_written_and_damaged_factors_refused() {
+    let (mlp, x) = small();
+    let factors = case(&mlp, &x, StructureKind::Kfac, &[1]).curvature;
+    let plan = plan(&mlp, StructureKind::Ekfac, &[1]);
+    let bases = kronecker_bases(&plan, factors.clone(), 1).unwrap();
+    let written = bases_matrices(&plan, &bases);
+    let read = bases_from_matrices(&plan, written.clone()).unwrap();
+    assert_eq!(bits(&read.a_vectors().values), bits(&bases.a_vectors().values));
+    assert_eq!(bits(&read.g_vectors().values), bits(&bases.g_vectors().values));
+    assert!(matches!(
+        bases_from_matrices(&plan, written[1..].to_vec()).err(),
+        Some(PosteriorError::MissingMatrix { .. })
+    ));
+    let dense = case(&mlp, &x, StructureKind::Block, &[1]).curvature;
+    assert!(matches!(
+        kronecker_bases(&plan, dense, 1).err(),
+        Some(PosteriorError::Form { .. })
+    ));
+    for count in [0.0, 10.0, 30.0] {
+        let mut damaged = factors.clone();
+        if let CurvatureForm::Kronecker { a, .. } = &mut damaged.form {
+            *a.values.last_mut().unwrap() = count;
+        }
+        let error = kronecker_bases(&plan, damaged, 1).err().unwrap().to_string();
+        assert!(error.contains("a whole multiple of the 20 spectra"), "{error}");
     }
 }

@@ -97,11 +97,7 @@ impl Precision for DensePrecision {
             .iter()
             .zip(&self.plan.shapes)
             .map(|(&index, shape)| {
-                let wanted = Wanted {
-                    index,
-                    shape,
-                    structure: self.plan.structure,
-                };
+                let wanted = Wanted { index, shape };
                 wanted.sides::<f64>(wanted.find(captures)?)
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -274,7 +270,7 @@ fn inverse_of_factor(mut factor: Vec<f64>, p: usize, threads: usize) -> Vec<f64>
     factor
 }
 
-/// Rows of `J_theta` of `len` spectra from `start` on: `[len, K, p]`.
+/// Rows of `J_theta`, `sum_t g_t (x) [a_t; 1]`, of `len` spectra from `start` on: `[len, K, p]`.
 fn jacobian(layers: &[Sides<f64>], plan: &BlockPlan, start: usize, len: usize, p: usize) -> Vec<f64> {
     let k = layers.first().map_or(0, |sides| sides.n_outputs);
     let mut rows = Vec::with_capacity(len * k * p);
@@ -282,10 +278,18 @@ fn jacobian(layers: &[Sides<f64>], plan: &BlockPlan, start: usize, len: usize, p
         for output in 0..k {
             for (sides, shape) in layers.iter().zip(&plan.shapes) {
                 let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
-                let a = &sides.input[n * inputs..(n + 1) * inputs];
-                let at = (output * sides.batch + n) * outputs;
-                for &g in &sides.grad[at..at + outputs] {
-                    rows.extend(a.iter().map(|a| g * a));
+                let first = rows.len();
+                for position in n * sides.shared..(n + 1) * sides.shared {
+                    let a = &sides.input[position * inputs..][..inputs];
+                    let at = output * sides.batch * sides.shared + position;
+                    let g = &sides.grad[at * outputs..][..outputs];
+                    if rows.len() == first {
+                        rows.extend(g.iter().flat_map(|g| a.iter().map(move |a| g * a)));
+                    } else {
+                        for (row, g) in rows[first..].chunks_exact_mut(inputs).zip(g) {
+                            row.iter_mut().zip(a).for_each(|(to, a)| *to += g * a);
+                        }
+                    }
                 }
             }
         }

@@ -3,12 +3,12 @@
 use std::sync::OnceLock;
 
 use candle_core::{DType, WithDType};
-use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
+use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::block_info::Certificate;
 use crate::captures::Wanted;
-use crate::contraction::contract;
+use crate::contraction::covariance;
 use crate::matrices::single_layer;
 use crate::product::Scalar;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
@@ -26,9 +26,9 @@ pub(crate) struct DiagonalPrecision {
     in_f64: OnceLock<Vec<f64>>,
 }
 
-/// A diagonal whose elements below 0, which are rounding, were set to 0.
+/// A diagonal, in whichever basis, whose elements below 0, which are rounding, were set to 0.
 pub(crate) struct NonNegative {
-    /// `diag(H)`, `[out, in + 1]`.
+    /// `[out, in + 1]`.
     pub values: Matrix,
     /// How many elements were negative.
     pub clipped: u64,
@@ -37,14 +37,14 @@ pub(crate) struct NonNegative {
 }
 
 impl NonNegative {
-    /// Clips rounding, and refuses more than that.
-    pub(crate) fn new(plan: &BlockPlan, mut values: Matrix) -> Result<Self, PosteriorError> {
+    /// Clips rounding, and refuses more than that; `factor` is what an error calls it.
+    pub(crate) fn new(plan: &BlockPlan, factor: Factor, mut values: Matrix) -> Result<Self, PosteriorError> {
         let (least, most) = ends(&values.values);
         let rounding = values.values.len() as f64 * f64::EPSILON * most;
         if least < -rounding {
             return Err(PosteriorError::Indefinite {
                 block: plan.name(),
-                factor: Factor::Diagonal,
+                factor,
                 smallest: least,
                 largest: most,
             });
@@ -150,14 +150,7 @@ impl DiagonalPrecision {
         inverse: &[T],
     ) -> Result<Vec<f64>, PosteriorError> {
         let sides = wanted.sides::<T>(capture)?;
-        Ok(contract(
-            sides.input,
-            &sides.grad,
-            inverse,
-            sides.batch,
-            sides.n_outputs,
-            self.threads,
-        ))
+        Ok(covariance(sides, inverse, self.threads))
     }
 }
 
@@ -180,7 +173,6 @@ impl Precision for DiagonalPrecision {
         let wanted = Wanted {
             index: self.index,
             shape: &self.shape,
-            structure: StructureKind::Diagonal,
         };
         let capture = wanted.find(captures)?;
         if capture.input.dtype() == DType::F32 {

@@ -73,6 +73,19 @@ pub enum PosteriorError {
         /// Why.
         reason: &'static str,
     },
+    /// A Kronecker factor whose count of terms is not that of its spectra.
+    #[error(
+        "the last diagonal element of kron_a of block {block} is {found}: it counts terms, and must be a whole multiple of the {n_spectra} \
+         spectra; the sums are damaged, compute them again"
+    )]
+    Terms {
+        /// The block's name.
+        block: String,
+        /// What was found.
+        found: f64,
+        /// Number of spectra summed over.
+        n_spectra: u64,
+    },
     /// A matrix holds a NaN or an infinity.
     #[error(
         "row {row} of {factor} of block {block} holds a value that is not finite: the sums are damaged, or a network's output overflowed"
@@ -157,18 +170,6 @@ pub enum PosteriorError {
         index: usize,
         /// How many captures there are.
         found: usize,
-    },
-    /// A structure that handles one shared position a spectrum was given more.
-    #[error(
-        "layer {layer} has {shared} shared positions a spectrum, and {structure:?} handles one: hold it by another structure"
-    )]
-    SharedPositions {
-        /// The layer's name.
-        layer: String,
-        /// Number of positions.
-        shared: usize,
-        /// How the block is held.
-        structure: StructureKind,
     },
     /// Captures of a type that products are not made in.
     #[error("{what} is of type {found}, expected f32 or f64 throughout")]

@@ -1,13 +1,14 @@
 //! A block's curvature, factored as far as no prior is needed: then its prior can be chosen from its eigenvalues, and nothing is decomposed
 //! twice.
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, KroneckerBases, Matrix};
 
 use crate::dense::DensePrecision;
 use crate::diagonal::{DiagonalPrecision, NonNegative};
-use crate::eigen::{Eigenpairs, decompose, eigenvalues};
+use crate::eigen::{decompose, eigenvalues};
+use crate::eigenbasis::Eigenbasis;
 use crate::kronecker::KroneckerPrecision;
-use crate::matrices::check_curvature;
+use crate::matrices::{check_curvature, check_factors, count_of_terms};
 use crate::{BlockPosterior, Factor, PosteriorError, Precision, Spectrum};
 
 /// What of a block's posterior does not depend on the prior.
@@ -21,8 +22,8 @@ pub struct FactoredBlock {
 enum Factors {
     /// `H` as it is: its Cholesky factor needs the prior.
     Dense(Matrix),
-    /// The eigenpairs of `S_A` and `S_G`.
-    Kronecker { a: Eigenpairs, g: Eigenpairs },
+    /// The eigenvalues in the eigenbases of `S_A` and `S_G`.
+    Kronecker(Eigenbasis),
     /// `diag(H)`.
     Diagonal(NonNegative),
 }
@@ -36,11 +37,23 @@ pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Re
     let block = plan.name();
     let factors = match curvature.form {
         CurvatureForm::Dense(h) => Factors::Dense(h),
-        CurvatureForm::Kronecker { a, g } => Factors::Kronecker {
-            a: decompose(a, &block, Factor::KronA, threads)?,
-            g: decompose(g, &block, Factor::KronG, threads)?,
-        },
-        CurvatureForm::Diagonal(d) => Factors::Diagonal(NonNegative::new(plan, d)?),
+        CurvatureForm::Kronecker { a, g } => {
+            let n_terms = count_of_terms(&a);
+            Factors::Kronecker(Eigenbasis::of_factors(
+                decompose(a, &block, Factor::KronA, threads)?,
+                decompose(g, &block, Factor::KronG, threads)?,
+                n_terms,
+            ))
+        }
+        CurvatureForm::Eigenbasis {
+            a_vectors,
+            g_vectors,
+            eigenvalues,
+        } => {
+            let eigenvalues = NonNegative::new(plan, Factor::Eigenvalues, eigenvalues)?;
+            Factors::Kronecker(Eigenbasis::corrected(a_vectors, g_vectors, eigenvalues))
+        }
+        CurvatureForm::Diagonal(d) => Factors::Diagonal(NonNegative::new(plan, Factor::Diagonal, d)?),
     };
     Ok(FactoredBlock {
         plan: plan.clone(),
@@ -61,12 +74,7 @@ impl FactoredBlock {
                 let found = eigenvalues(h, &self.plan.name(), Factor::Dense, self.threads)?;
                 Ok(Spectrum::new(found.values, found.clipped))
             }
-            Factors::Kronecker { a, g } => Ok(Spectrum::kronecker(
-                a.values.clone(),
-                &g.values,
-                self.n_spectra,
-                a.clipped + g.clipped,
-            )),
+            Factors::Kronecker(eigenbasis) => Ok(eigenbasis.spectrum()),
             Factors::Diagonal(d) => Ok(Spectrum::new(d.values.values.clone(), d.clipped)),
         }
     }
@@ -85,11 +93,10 @@ impl FactoredBlock {
         check_prior(&plan, prior_precision)?;
         let precision: Box<dyn Precision> = match factors {
             Factors::Dense(h) => Box::new(DensePrecision::with_prior(&plan, n, h, prior_precision, threads)?),
-            Factors::Kronecker { a, g } => Box::new(KroneckerPrecision::with_prior(
+            Factors::Kronecker(eigenbasis) => Box::new(KroneckerPrecision::with_prior(
                 &plan,
                 n,
-                a,
-                g,
+                eigenbasis,
                 prior_precision,
                 threads,
             )?),
@@ -110,4 +117,29 @@ pub(crate) fn check_prior(plan: &BlockPlan, prior_precision: f64) -> Result<(), 
             value: prior_precision,
         })
     }
+}
+
+/// The eigenbases of an `ekfac` block's Kronecker `factors`: what its second sums are taken in. No result depends on `threads`.
+///
+/// # Errors
+/// If the factors are not Kronecker factors of the plan's size, not finite, or no sums of squares.
+pub fn kronecker_bases(
+    plan: &BlockPlan,
+    factors: BlockCurvature,
+    threads: usize,
+) -> Result<KroneckerBases, PosteriorError> {
+    let (a, g) = check_factors(plan, factors)?;
+    let block = plan.name();
+    let (inputs, outputs) = (a.rows, g.rows);
+    let square = |n: usize, values: Vec<f64>| Matrix {
+        rows: n,
+        cols: n,
+        values,
+    };
+    let a = decompose(a, &block, Factor::KronA, threads)?;
+    let g = decompose(g, &block, Factor::KronG, threads)?;
+    Ok(KroneckerBases::new(
+        square(inputs, a.vectors),
+        square(outputs, g.vectors),
+    ))
 }

@@ -3,8 +3,9 @@
 use fisherflow_curvature::{BlockCurvature, BlockPlan, StructureKind};
 
 use crate::dense::DensePrecision;
-use crate::diagonal::DiagonalPrecision;
+use crate::diagonal::{DiagonalPrecision, NonNegative};
 use crate::eigen::Eigenpairs;
+use crate::eigenbasis::Eigenbasis;
 use crate::factored_block::{check_prior, factor};
 use crate::kronecker::KroneckerPrecision;
 use crate::matrices::{MatrixSet, single_layer};
@@ -69,7 +70,18 @@ pub fn precision_from_matrices(
             };
             let a = pairs(Factor::AEigenvectors, Factor::AEigenvalues, shape.inputs + 1)?;
             let g = pairs(Factor::GEigenvectors, Factor::GEigenvalues, shape.outputs)?;
-            Box::new(KroneckerPrecision::new(plan, a, g, info, threads)?)
+            let eigenbasis = Eigenbasis::of_factors(a, g, info.n_terms);
+            Box::new(KroneckerPrecision::new(plan, eigenbasis, info, threads)?)
+        }
+        StructureKind::Ekfac => {
+            let shape = single_layer(plan)?;
+            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            let a_vectors = set.take(Factor::AEigenvectors, inputs, inputs)?;
+            let g_vectors = set.take(Factor::GEigenvectors, outputs, outputs)?;
+            let eigenvalues = set.take(Factor::Eigenvalues, outputs, inputs)?;
+            let eigenvalues = NonNegative::new(plan, Factor::Eigenvalues, eigenvalues)?;
+            let eigenbasis = Eigenbasis::corrected(a_vectors, g_vectors, eigenvalues);
+            Box::new(KroneckerPrecision::new(plan, eigenbasis, info, threads)?)
         }
         StructureKind::Diagonal => {
             let shape = single_layer(plan)?;

@@ -1,6 +1,6 @@
-//! A Kronecker-factored block: `P = S_G (x) S_A / n + delta I` in the eigenbases of its factors (exact damping).
+//! A Kronecker-factored block: `P = (U (x) V) diag(lambda_ij + delta) (U (x) V)^T` in the eigenbases of its factors (exact damping).
 //!
-//! With `S_A = V diag(s) V^T` and `S_G = U diag(t) U^T` the eigenvalues of the block are `lambda_ij = t_i s_j / n`, and
+//! With the eigenvectors V of `S_A` and U of `S_G`, and the eigenvalues `lambda_ij` of [`Eigenbasis`],
 //!
 //! ```text
 //! P^-1 = (U (x) V) diag(1 / (lambda_ij + delta)) (U (x) V)^T
@@ -15,30 +15,27 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{DType, WithDType};
-use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
+use candle_core::DType;
+use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::block_info::Certificate;
-use crate::captures::Wanted;
-use crate::contraction::contract;
-use crate::eigen::Eigenpairs;
+use crate::captures::{Sides, Wanted};
+use crate::contraction::covariance;
+use crate::eigenbasis::Eigenbasis;
 use crate::matrices::single_layer;
 use crate::product::{Scalar, product, rows};
-use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
+use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision};
 
 /// How many rows of squared eigenvectors the marginal variance holds at a time.
 const MARGINAL_ROWS: usize = 256;
 
-/// The eigendecompositions of both factors.
+/// A block in the eigenbases of its factors, and its prior.
 pub(crate) struct KroneckerPrecision {
     index: usize,
     shape: DenseShape,
     info: BlockInfo,
-    /// Of `S_A`, `[in + 1, in + 1]`.
-    a: Eigenpairs,
-    /// Of `S_G`, `[out, out]`.
-    g: Eigenpairs,
+    eigenbasis: Eigenbasis,
     threads: usize,
     in_f32: OnceLock<InF32>,
     /// `1 / (lambda + delta)`, `[in + 1, out]`, for f64 captures.
@@ -53,37 +50,31 @@ struct InF32 {
 }
 
 impl KroneckerPrecision {
-    /// Adds the prior to the eigenvalues of a block whose factors are decomposed.
+    /// Adds the prior to the eigenvalues.
     pub(crate) fn with_prior(
         plan: &BlockPlan,
         n_spectra: u64,
-        a: Eigenpairs,
-        g: Eigenpairs,
+        eigenbasis: Eigenbasis,
         prior_precision: f64,
         threads: usize,
     ) -> Result<Self, PosteriorError> {
-        let block = plan.name();
+        let (inputs, outputs) = eigenbasis.sides();
         let (mut log_det, mut effective_parameters) = (0.0, 0.0);
-        for &t in &g.values {
+        for i in 0..outputs {
             let (mut row_log_det, mut row_effective) = (0.0, 0.0);
-            for &s in &a.values {
-                let lambda = eigenvalue(s, t, n_spectra);
+            for lambda in eigenbasis.row(i) {
                 row_log_det += (lambda + prior_precision).ln();
                 row_effective += lambda / (lambda + prior_precision);
             }
             log_det += row_log_det;
             effective_parameters += row_effective;
         }
-        let ends = |of: fn(&[f64]) -> Option<&f64>| match (of(&a.values), of(&g.values)) {
-            (Some(&s), Some(&t)) => eigenvalue(s, t, n_spectra),
-            _ => 0.0,
-        };
-        let (smallest, largest) = (ends(<[f64]>::first), ends(<[f64]>::last));
+        let (smallest, largest) = eigenbasis.ends();
         // Without a prior, an eigenvalue below the rounding error of the largest is none.
-        let rounding = a.values.len().max(g.values.len()) as f64 * f64::EPSILON * largest;
+        let rounding = inputs.max(outputs) as f64 * f64::EPSILON * largest;
         if prior_precision == 0.0 && smallest <= rounding {
             return Err(PosteriorError::SingularSpectrum {
-                block,
+                block: plan.name(),
                 prior_precision,
                 smallest,
                 largest,
@@ -95,18 +86,18 @@ impl KroneckerPrecision {
             effective_parameters,
             eigenvalues: Some((smallest, largest)),
             condition: largest / smallest,
-            clipped_eigenvalues: a.clipped + g.clipped,
-            most_negative_eigenvalue: a.most_negative.min(g.most_negative),
+            clipped_eigenvalues: eigenbasis.clipped,
+            most_negative_eigenvalue: eigenbasis.most_negative,
         };
-        let info = BlockInfo::new(plan, n_spectra, prior_precision, certificate);
-        Self::new(plan, a, g, info, threads)
+        let mut info = BlockInfo::new(plan, n_spectra, prior_precision, certificate);
+        info.n_terms = eigenbasis.n_terms().unwrap_or(n_spectra);
+        Self::new(plan, eigenbasis, info, threads)
     }
 
-    /// From eigenpairs that were computed before.
+    /// From an eigenbasis whose facts are known.
     pub(crate) fn new(
         plan: &BlockPlan,
-        a: Eigenpairs,
-        g: Eigenpairs,
+        eigenbasis: Eigenbasis,
         info: BlockInfo,
         threads: usize,
     ) -> Result<Self, PosteriorError> {
@@ -114,24 +105,11 @@ impl KroneckerPrecision {
             index: plan.layers.first().copied().unwrap_or_default(),
             shape: single_layer(plan)?.clone(),
             info,
-            a,
-            g,
+            eigenbasis,
             threads,
             in_f32: OnceLock::new(),
             inverse_f64: OnceLock::new(),
         })
-    }
-
-    /// `1 / (lambda + delta)`, `[in + 1, out]`.
-    fn inverse<T: WithDType>(&self) -> Vec<T> {
-        let mut inverse = Vec::with_capacity(self.a.values.len() * self.g.values.len());
-        for &s in &self.a.values {
-            for &t in &self.g.values {
-                let lambda = eigenvalue(s, t, self.info.n_spectra);
-                inverse.push(T::from_f64(1.0 / (lambda + self.info.prior_precision)));
-            }
-        }
-        inverse
     }
 
     fn predict<T: Scalar>(
@@ -142,35 +120,20 @@ impl KroneckerPrecision {
         g_vectors: &[T],
         inverse: &[T],
     ) -> Result<Vec<f64>, PosteriorError> {
-        let (inputs, outputs) = (self.a.values.len(), self.g.values.len());
+        let (inputs, outputs) = self.eigenbasis.sides();
         let sides = wanted.sides::<T>(capture)?;
+        let positions = sides.batch * sides.shared;
         let input = product(
-            rows(&sides.input, sides.batch, inputs),
+            rows(&sides.input, positions, inputs),
             rows(a_vectors, inputs, inputs),
             self.threads,
         );
         let grad = product(
-            rows(&sides.grad, sides.n_outputs * sides.batch, outputs),
+            rows(&sides.grad, sides.n_outputs * positions, outputs),
             rows(g_vectors, outputs, outputs),
             self.threads,
         );
-        Ok(contract(
-            input,
-            &grad,
-            inverse,
-            sides.batch,
-            sides.n_outputs,
-            self.threads,
-        ))
-    }
-}
-
-/// `t_i s_j / n`; 0 where nothing was summed.
-fn eigenvalue(s: f64, t: f64, n_spectra: u64) -> f64 {
-    if n_spectra == 0 {
-        0.0
-    } else {
-        s * (t / n_spectra as f64)
+        Ok(covariance(Sides { input, grad, ..sides }, inverse, self.threads))
     }
 }
 
@@ -180,7 +143,7 @@ fn to_f32(values: &[f64]) -> Vec<f32> {
 
 impl Precision for KroneckerPrecision {
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
-        let (inputs, outputs) = (self.a.values.len(), self.g.values.len());
+        let (inputs, outputs) = self.eigenbasis.sides();
         if v.len() != inputs * outputs {
             return Err(PosteriorError::Shape {
                 what: format!("the vector to solve block {} for", self.shape.name),
@@ -190,14 +153,14 @@ impl Precision for KroneckerPrecision {
         }
         // With v as a matrix [out, in + 1]: U ((U^T v V) / (lambda + delta)) V^T.
         let (u, vectors) = (
-            rows(&self.g.vectors, outputs, outputs),
-            rows(&self.a.vectors, inputs, inputs),
+            rows(&self.eigenbasis.g_vectors, outputs, outputs),
+            rows(&self.eigenbasis.a_vectors, inputs, inputs),
         );
         let turned = product(u.transpose(), rows(v, outputs, inputs), self.threads);
         let mut turned = product(rows(&turned, outputs, inputs), vectors, self.threads);
-        for (row, &t) in turned.chunks_exact_mut(inputs).zip(&self.g.values) {
-            for (x, &s) in row.iter_mut().zip(&self.a.values) {
-                *x /= eigenvalue(s, t, self.info.n_spectra) + self.info.prior_precision;
+        for (i, row) in turned.chunks_exact_mut(inputs).enumerate() {
+            for (x, lambda) in row.iter_mut().zip(self.eigenbasis.row(i)) {
+                *x /= lambda + self.info.prior_precision;
             }
         }
         let back = product(rows(&turned, outputs, inputs), vectors.transpose(), self.threads);
@@ -208,32 +171,36 @@ impl Precision for KroneckerPrecision {
         let wanted = Wanted {
             index: self.index,
             shape: &self.shape,
-            structure: StructureKind::Kfac,
         };
         let capture = wanted.find(captures)?;
         if capture.input.dtype() == DType::F32 {
             let own = self.in_f32.get_or_init(|| InF32 {
-                a_vectors: to_f32(&self.a.vectors),
-                g_vectors: to_f32(&self.g.vectors),
-                inverse: self.inverse(),
+                a_vectors: to_f32(&self.eigenbasis.a_vectors),
+                g_vectors: to_f32(&self.eigenbasis.g_vectors),
+                inverse: self.eigenbasis.inverse(self.info.prior_precision),
             });
             self.predict(&wanted, capture, &own.a_vectors, &own.g_vectors, &own.inverse)
         } else {
-            let inverse = self.inverse_f64.get_or_init(|| self.inverse());
-            self.predict(&wanted, capture, &self.a.vectors, &self.g.vectors, inverse)
+            let inverse = self
+                .inverse_f64
+                .get_or_init(|| self.eigenbasis.inverse(self.info.prior_precision));
+            let Eigenbasis {
+                a_vectors, g_vectors, ..
+            } = &self.eigenbasis;
+            self.predict(&wanted, capture, a_vectors, g_vectors, inverse)
         }
     }
 
     fn marginal_variance(&self) -> Vec<Matrix> {
         // var_oj = sum_i U_oi^2 (sum_m V_jm^2 / (lambda_im + delta)), a tile of j at a time.
-        let (inputs, outputs) = (self.a.values.len(), self.g.values.len());
+        let (inputs, outputs) = self.eigenbasis.sides();
         let squares = |values: &[f64]| values.iter().map(|v| v * v).collect::<Vec<_>>();
-        let u2 = squares(&self.g.vectors);
-        let inverse: Vec<f64> = self.inverse();
+        let u2 = squares(&self.eigenbasis.g_vectors);
+        let inverse: Vec<f64> = self.eigenbasis.inverse(self.info.prior_precision);
         let mut values = vec![0.0; outputs * inputs];
         for start in (0..inputs).step_by(MARGINAL_ROWS) {
             let len = MARGINAL_ROWS.min(inputs - start);
-            let v2 = squares(&self.a.vectors[start * inputs..(start + len) * inputs]);
+            let v2 = squares(&self.eigenbasis.a_vectors[start * inputs..(start + len) * inputs]);
             let inner = product(rows(&v2, len, inputs), rows(&inverse, inputs, outputs), self.threads);
             let tile = product(
                 rows(&u2, outputs, outputs),
@@ -252,23 +219,7 @@ impl Precision for KroneckerPrecision {
     }
 
     fn inverse_matrices(&self) -> Vec<NamedMatrix> {
-        let name = &self.shape.name;
-        let vectors = |pairs: &Eigenpairs| Matrix {
-            rows: pairs.values.len(),
-            cols: pairs.values.len(),
-            values: pairs.vectors.clone(),
-        };
-        let values = |pairs: &Eigenpairs| Matrix {
-            rows: 1,
-            cols: pairs.values.len(),
-            values: pairs.values.clone(),
-        };
-        vec![
-            NamedMatrix::new(name, Factor::AEigenvectors, vectors(&self.a)),
-            NamedMatrix::new(name, Factor::AEigenvalues, values(&self.a)),
-            NamedMatrix::new(name, Factor::GEigenvectors, vectors(&self.g)),
-            NamedMatrix::new(name, Factor::GEigenvalues, values(&self.g)),
-        ]
+        self.eigenbasis.matrices(&self.shape.name)
     }
 
     fn info(&self) -> &BlockInfo {

@@ -4,15 +4,19 @@
 //! | --- | --- | --- |
 //! | full, block | `dense`: `H` | `dense`: `P^-1` |
 //! | kfac | `kron_a`, `kron_g`: `H = kron_g (x) kron_a / n_spectra` | `a_eigenvectors` V, `a_eigenvalues` s, `g_eigenvectors` U, `g_eigenvalues` t |
+//! | ekfac | `a_eigenvectors` V, `g_eigenvectors` U, `eigenvalues` Lambda `[out, in + 1]`: `H = (U (x) V) diag(Lambda) (U (x) V)^T` | the same |
 //! | diagonal | `diagonal`: `diag(H)`, `[out, in + 1]` | `diagonal`: `diag(P)^-1`, `[out, in + 1]` |
 //!
 //! Eigenvectors are columns; eigenvalues, one row of them, ascend. With them
-//! `P^-1 = (U (x) V) diag(1 / (t_i s_j / n_spectra + prior_precision)) (U (x) V)^T`.
+//! `P^-1 = (U (x) V) diag(1 / (t_i s_j / n_spectra + prior_precision)) (U (x) V)^T`, for ekfac with `Lambda_ij` for `t_i s_j / n_spectra`.
+//!
+//! Where positions of a spectrum share a layer's weights and `S_A` sums over each, `n_spectra` times their number takes the place of `n_spectra`:
+//! always the last diagonal element of `kron_a`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, KroneckerBases, Matrix, StructureKind};
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
@@ -35,13 +39,15 @@ pub enum Factor {
     GEigenvectors,
     /// Eigenvalues of `S_G`, ascending, `[1, out]`.
     GEigenvalues,
+    /// Corrected eigenvalues in the eigenbases of `S_G` and `S_A`, `[out, in + 1]`.
+    Eigenvalues,
     /// A diagonal as `[out, in + 1]`.
     Diagonal,
 }
 
 impl Factor {
     /// Every factor there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Dense,
         Self::KronA,
         Self::KronG,
@@ -49,6 +55,7 @@ impl Factor {
         Self::AEigenvalues,
         Self::GEigenvectors,
         Self::GEigenvalues,
+        Self::Eigenvalues,
         Self::Diagonal,
     ];
 
@@ -63,6 +70,7 @@ impl Factor {
             Self::AEigenvalues => "a_eigenvalues",
             Self::GEigenvectors => "g_eigenvectors",
             Self::GEigenvalues => "g_eigenvalues",
+            Self::Eigenvalues => "eigenvalues",
             Self::Diagonal => "diagonal",
         }
     }
@@ -210,7 +218,22 @@ pub(crate) fn check_curvature(plan: &BlockPlan, curvature: &BlockCurvature) -> R
         (StructureKind::Kfac, CurvatureForm::Kronecker { a, g }) => {
             let shape = single_layer(plan)?;
             check(&block, Factor::KronA, a, shape.inputs + 1, shape.inputs + 1)?;
-            check(&block, Factor::KronG, g, shape.outputs, shape.outputs)
+            check(&block, Factor::KronG, g, shape.outputs, shape.outputs)?;
+            check_terms(&block, a, curvature.n_spectra)
+        }
+        (
+            StructureKind::Ekfac,
+            CurvatureForm::Eigenbasis {
+                a_vectors,
+                g_vectors,
+                eigenvalues,
+            },
+        ) => {
+            let shape = single_layer(plan)?;
+            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            check(&block, Factor::AEigenvectors, a_vectors, inputs, inputs)?;
+            check(&block, Factor::GEigenvectors, g_vectors, outputs, outputs)?;
+            check(&block, Factor::Eigenvalues, eigenvalues, outputs, inputs)
         }
         (StructureKind::Diagonal, CurvatureForm::Diagonal(d)) => {
             let shape = single_layer(plan)?;
@@ -218,7 +241,50 @@ pub(crate) fn check_curvature(plan: &BlockPlan, curvature: &BlockCurvature) -> R
         }
         (_, CurvatureForm::Dense(_)) => wrong("a dense matrix"),
         (_, CurvatureForm::Kronecker { .. }) => wrong("a Kronecker product"),
+        (_, CurvatureForm::Eigenbasis { .. }) => wrong("a diagonal in the eigenbases of its factors"),
         (_, CurvatureForm::Diagonal(_)) => wrong("a diagonal"),
+    }
+}
+
+/// The Kronecker factors of an `ekfac` block, refused like those of a `kfac` one.
+pub(crate) fn check_factors(plan: &BlockPlan, factors: BlockCurvature) -> Result<(Matrix, Matrix), PosteriorError> {
+    let as_kfac = BlockPlan {
+        structure: StructureKind::Kfac,
+        ..plan.clone()
+    };
+    check_curvature(&as_kfac, &factors)?;
+    match factors.form {
+        CurvatureForm::Kronecker { a, g } => Ok((a, g)),
+        _ => Err(PosteriorError::Form {
+            block: plan.name(),
+            planned: plan.structure,
+            found: "no Kronecker product",
+        }),
+    }
+}
+
+/// How many terms `S_A`, and with it `S_G`, sums over.
+pub(crate) fn count_of_terms(a: &Matrix) -> u64 {
+    a.values.last().map_or(0, |&count| count as u64)
+}
+
+/// Refuses an `S_A` whose count of terms is no whole multiple of the spectra.
+fn check_terms(block: &str, a: &Matrix, n_spectra: u64) -> Result<(), PosteriorError> {
+    let found = a.values.last().copied().unwrap_or(0.0);
+    let n = n_spectra as f64;
+    let fits = if n_spectra == 0 {
+        found == 0.0
+    } else {
+        found >= n && found % n == 0.0
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(PosteriorError::Terms {
+            block: block.to_owned(),
+            found,
+            n_spectra,
+        })
     }
 }
 
@@ -232,8 +298,41 @@ pub fn hessian_matrices(plan: &BlockPlan, curvature: &BlockCurvature) -> Vec<Nam
             NamedMatrix::new(&name, Factor::KronA, a.clone()),
             NamedMatrix::new(&name, Factor::KronG, g.clone()),
         ],
+        CurvatureForm::Eigenbasis {
+            a_vectors,
+            g_vectors,
+            eigenvalues,
+        } => vec![
+            NamedMatrix::new(&name, Factor::AEigenvectors, a_vectors.clone()),
+            NamedMatrix::new(&name, Factor::GEigenvectors, g_vectors.clone()),
+            NamedMatrix::new(&name, Factor::Eigenvalues, eigenvalues.clone()),
+        ],
         CurvatureForm::Diagonal(d) => vec![NamedMatrix::new(&name, Factor::Diagonal, d.clone())],
     }
+}
+
+/// The matrices of an `ekfac` block's eigenbases: what is handed from its first sums to its second.
+#[must_use]
+pub fn bases_matrices(plan: &BlockPlan, bases: &KroneckerBases) -> Vec<NamedMatrix> {
+    let name = plan.name();
+    vec![
+        NamedMatrix::new(&name, Factor::AEigenvectors, bases.a_vectors().clone()),
+        NamedMatrix::new(&name, Factor::GEigenvectors, bases.g_vectors().clone()),
+    ]
+}
+
+/// An `ekfac` block's eigenbases again from the matrices of [`bases_matrices`].
+///
+/// # Errors
+/// If a matrix is missing, there twice, of another size, or not finite.
+pub fn bases_from_matrices(plan: &BlockPlan, matrices: Vec<NamedMatrix>) -> Result<KroneckerBases, PosteriorError> {
+    let mut set = MatrixSet::new(plan, matrices);
+    let shape = single_layer(plan)?;
+    let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+    let a_vectors = set.take(Factor::AEigenvectors, inputs, inputs)?;
+    let g_vectors = set.take(Factor::GEigenvectors, outputs, outputs)?;
+    set.finish()?;
+    Ok(KroneckerBases::new(a_vectors, g_vectors))
 }
 
 /// A block's curvature again from the matrices of [`hessian_matrices`] and the count of spectra.
@@ -258,6 +357,15 @@ pub fn hessian_from_matrices(
                 g: set.take(Factor::KronG, shape.outputs, shape.outputs)?,
             }
         }
+        StructureKind::Ekfac => {
+            let shape = single_layer(plan)?;
+            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            CurvatureForm::Eigenbasis {
+                a_vectors: set.take(Factor::AEigenvectors, inputs, inputs)?,
+                g_vectors: set.take(Factor::GEigenvectors, outputs, outputs)?,
+                eigenvalues: set.take(Factor::Eigenvalues, outputs, inputs)?,
+            }
+        }
         StructureKind::Diagonal => {
             let shape = single_layer(plan)?;
             CurvatureForm::Diagonal(set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?)
@@ -271,6 +379,7 @@ pub fn hessian_from_matrices(
 
 #[cfg(test)]
 mod tests {
+    use fisherflow_curvature::BlockOptions;
     use fisherflow_network::DenseShape;
 
     use super::*;
@@ -285,6 +394,7 @@ mod tests {
                 inputs: 2,
                 outputs: 2,
             }],
+            options: BlockOptions::default(),
         }
     }
 
@@ -311,32 +421,39 @@ mod tests {
             a: matrix(3, 3),
             g: matrix(2, 2),
         };
+        let ekfac = CurvatureForm::Eigenbasis {
+            a_vectors: matrix(3, 3),
+            g_vectors: matrix(2, 2),
+            eigenvalues: matrix(2, 3),
+        };
         for (structure, form) in [
             (StructureKind::Kfac, kfac),
+            (StructureKind::Ekfac, ekfac),
             (StructureKind::Block, CurvatureForm::Dense(matrix(6, 6))),
             (StructureKind::Full, CurvatureForm::Dense(matrix(6, 6))),
             (StructureKind::Diagonal, CurvatureForm::Diagonal(matrix(2, 3))),
         ] {
-            let curvature = BlockCurvature { n_spectra: 7, form };
+            // The last element of `kron_a` counts them.
+            let curvature = BlockCurvature { n_spectra: 8, form };
             let plan = plan(structure);
             let written = hessian_matrices(&plan, &curvature);
-            let read = hessian_from_matrices(&plan, 7, written.clone()).unwrap();
+            let read = hessian_from_matrices(&plan, 8, written.clone()).unwrap();
             assert_eq!(read, curvature);
 
             let mut twice = written.clone();
             twice.extend(written.clone());
             assert!(matches!(
-                hessian_from_matrices(&plan, 7, twice),
+                hessian_from_matrices(&plan, 8, twice),
                 Err(PosteriorError::UnexpectedMatrix { .. })
             ));
             assert!(matches!(
-                hessian_from_matrices(&plan, 7, written[1..].to_vec()),
+                hessian_from_matrices(&plan, 8, written[1..].to_vec()),
                 Err(PosteriorError::MissingMatrix { .. })
             ));
             let mut wrong = written;
             wrong[0].matrix = matrix(5, 5);
             assert!(matches!(
-                hessian_from_matrices(&plan, 7, wrong),
+                hessian_from_matrices(&plan, 8, wrong),
                 Err(PosteriorError::Shape { .. })
             ));
         }

@@ -15,6 +15,15 @@ fn without_spectra_the_posterior_is_the_prior() {
         let form = match &case.curvature.form {
             CurvatureForm::Dense(h) => CurvatureForm::Dense(zero(h)),
             CurvatureForm::Kronecker { a, g } => CurvatureForm::Kronecker { a: zero(a), g: zero(g) },
+            CurvatureForm::Eigenbasis {
+                a_vectors,
+                g_vectors,
+                eigenvalues,
+            } => CurvatureForm::Eigenbasis {
+                a_vectors: a_vectors.clone(),
+                g_vectors: g_vectors.clone(),
+                eigenvalues: zero(eigenvalues),
+            },
             CurvatureForm::Diagonal(d) => CurvatureForm::Diagonal(zero(d)),
         };
         let empty = BlockCurvature { n_spectra: 0, form };
@@ -23,7 +32,7 @@ fn without_spectra_the_posterior_is_the_prior() {
         assert_eq!(posterior.info.effective_parameters, 0.0);
         assert!((posterior.info.log_det - p * 4.0_f64.ln()).abs() < 1e-12 * p);
         for variance in posterior.precision.marginal_variance() {
-            assert!(variance.values.iter().all(|v| (v - 0.25).abs() < 1e-15));
+            assert!(variance.values.iter().all(|v| (v - 0.25).abs() < 1e-14));
         }
         let error = invert(&case.plan, empty, 0.0, 1).err().unwrap().to_string();
         assert!(error.contains(&case.plan.name()), "{error}");
@@ -35,7 +44,12 @@ fn without_spectra_the_posterior_is_the_prior() {
 fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     let linear = Mlp::random(&[5, K], 41);
     let x = draw(5 * 20, 42);
-    for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Diagonal] {
+    for structure in [
+        StructureKind::Block,
+        StructureKind::Kfac,
+        StructureKind::Ekfac,
+        StructureKind::Diagonal,
+    ] {
         let regular = case(&linear, &x, structure, &[0]);
         let (m, _) = inverse(&regular.h);
         let posterior = invert(&regular.plan, regular.curvature, 0.0, 1).unwrap();
@@ -72,9 +86,10 @@ fn a_curvature_of_another_form_size_or_with_a_nan_is_refused() {
     for case in &all {
         let mut damaged = case.curvature.clone();
         match &mut damaged.form {
-            CurvatureForm::Dense(m) | CurvatureForm::Kronecker { g: m, .. } | CurvatureForm::Diagonal(m) => {
-                m.values[1] = f64::NAN
-            }
+            CurvatureForm::Dense(m)
+            | CurvatureForm::Kronecker { g: m, .. }
+            | CurvatureForm::Eigenbasis { eigenvalues: m, .. }
+            | CurvatureForm::Diagonal(m) => m.values[1] = f64::NAN,
         }
         assert!(matches!(
             invert(&case.plan, damaged, PRIOR, 1).err(),
@@ -114,9 +129,9 @@ fn captures_that_do_not_fit_are_refused() {
         let error = fails(&|c| LayerCapture {
             layer: c.layer,
             input: Tensor::cat(&[&c.input, &c.input], 1).unwrap(),
-            output_grad: Tensor::cat(&[&c.output_grad, &c.output_grad], 2).unwrap(),
+            output_grad: c.output_grad.clone(),
         });
-        assert!(matches!(error, PosteriorError::SharedPositions { shared: 2, .. }));
+        assert!(matches!(error, PosteriorError::Shape { .. }));
         let error = fails(&|c| LayerCapture {
             input: c.input.narrow(2, 1, 1).unwrap(),
             ..c.clone()
@@ -162,7 +177,7 @@ fn captures_that_do_not_fit_are_refused() {
 #[test]
 fn a_structure_of_one_layer_covers_no_two() {
     let (mlp, x) = small();
-    for structure in [StructureKind::Kfac, StructureKind::Diagonal] {
+    for structure in [StructureKind::Kfac, StructureKind::Ekfac, StructureKind::Diagonal] {
         let mut one = case(&mlp, &x, structure, &[0]);
         one.plan.layers.push(1);
         one.plan.shapes.push(mlp.shapes[1].clone());

@@ -11,12 +11,16 @@ mod brute_force;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use brute_force::{Mlp, kron, relative_error, with_prior};
 use candle_core::{DType, Device, Tensor};
-use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix, StructureKind};
+use fisherflow_curvature::{
+    BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, Matrix, ReferenceSums, StructureKind,
+    correction_of, structure_of,
+};
 use fisherflow_network::DenseShape;
-use fisherflow_posterior::{BlockPosterior, flux_covariance, invert};
+use fisherflow_posterior::{BlockPosterior, flux_covariance, invert, kronecker_bases};
 use npz::Array;
 
 const K: usize = 3;
@@ -113,6 +117,7 @@ impl Reference {
             structure,
             layers: layers.to_vec(),
             shapes: layers.iter().map(|&l| self.mlp.shapes[l].clone()).collect(),
+            options: BlockOptions::default(),
         };
         let curvature = BlockCurvature {
             n_spectra: self.n_spectra,
@@ -150,6 +155,38 @@ impl Reference {
             g: square("G"),
         };
         self.invert(StructureKind::Kfac, &[layer], form)
+    }
+
+    /// A block through both of its sums over the training spectra.
+    fn summed(&self, structure: StructureKind, layer: usize, split_bias: bool) -> BlockPosterior {
+        let plan = BlockPlan {
+            id: 0,
+            structure,
+            layers: vec![layer],
+            shapes: vec![self.mlp.shapes[layer].clone()],
+            options: BlockOptions {
+                split_bias,
+                ..BlockOptions::default()
+            },
+        };
+        let captures = self.mlp.captures(self.values("X"), DType::F64);
+        let unit: Vec<f64> = (0..K * K).map(|at| if at / K == at % K { 1.0 } else { 0.0 }).collect();
+        let precision = LabelPrecision::constant(&unit, self.n_spectra as usize).unwrap();
+        let mut means = ReferenceSums::empty(&self.mlp.shapes, K);
+        means.accumulate(&captures).unwrap();
+        let means = means.finish().unwrap();
+        let mut summed = structure_of(&plan, &means, K, 1).unwrap();
+        let mut sums = summed.empty().unwrap();
+        summed.accumulate(&captures, &precision, &mut sums).unwrap();
+        let mut curvature = summed.curvature(&sums).unwrap();
+        if structure == StructureKind::Ekfac {
+            let bases = kronecker_bases(&plan, curvature, 1).unwrap();
+            summed = correction_of(&plan, &means, Arc::new(bases), K, 1).unwrap();
+            sums = summed.empty().unwrap();
+            summed.accumulate(&captures, &precision, &mut sums).unwrap();
+            curvature = summed.curvature(&sums).unwrap();
+        }
+        invert(&plan, curvature, self.prior, 2).unwrap()
     }
 
     /// The predictive covariance of the blocks together is the reference's.
@@ -235,6 +272,60 @@ fn kronecker_inverses() {
                 assert!((product - unit).abs() < 1e-9);
             }
         }
+    }
+}
+
+#[test]
+fn corrected_eigenvalues() {
+    let Some(reference) = Reference::load() else {
+        return;
+    };
+    let blocks = [0, 1, 2].map(|l| reference.summed(StructureKind::Ekfac, l, false));
+    reference.check("V_ekfac", &blocks);
+    for (layer, posterior) in blocks.iter().enumerate() {
+        let expected = &reference.arrays[&format!("ekfac_inv_{layer}")];
+        let p = expected.shape[0];
+        let mut found = Vec::new();
+        for i in 0..p {
+            let mut unit = vec![0.0; p];
+            unit[i] = 1.0;
+            found.extend(posterior.precision.solve(&unit).unwrap());
+        }
+        assert!(relative_error(&found, &expected.values) < 1e-9);
+        let variance = &posterior.precision.marginal_variance()[0].values;
+        let diagonal: Vec<f64> = (0..p).map(|i| expected.values[i * p + i]).collect();
+        assert!(relative_error(variance, &diagonal) < 1e-9);
+    }
+}
+
+#[test]
+fn biases_apart_from_weights() {
+    let Some(reference) = Reference::load() else {
+        return;
+    };
+    let split = [0, 1, 2].map(|l| reference.summed(StructureKind::Kfac, l, true));
+    reference.check("V_kfac_sepbias", &split);
+
+    // Of the exact block, the inverse without its cross terms with the bias.
+    for layer in 0..3 {
+        let posterior = reference.summed(StructureKind::Block, layer, true);
+        let shape = &reference.mlp.shapes[layer];
+        let (p, stride) = (shape.n_weights(), shape.inputs + 1);
+        let is_bias = |weight: usize| weight % stride == shape.inputs;
+        let mut block = reference.ggn(&[layer], 1.0).values;
+        for (at, value) in block.iter_mut().enumerate() {
+            if is_bias(at / p) != is_bias(at % p) {
+                *value = 0.0;
+            }
+        }
+        let block = with_prior(block, reference.prior);
+        let probe: Vec<f64> = (0..p).map(|i| (i as f64).cos()).collect();
+        let solved = posterior.precision.solve(&probe).unwrap();
+        let back: Vec<f64> = block
+            .chunks_exact(p)
+            .map(|row| row.iter().zip(&solved).map(|(m, x)| m * x).sum())
+            .collect();
+        assert!(relative_error(&back, &probe) < 1e-9);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `posterior/hessian/` and `posterior/inverse/`: matrices in long form, a row a matrix row.
+//! `posterior/hessian/`, `posterior/inverse/` and `stages/bases/`: matrices in long form, a row a matrix row.
 
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub enum MatrixSet {
     Hessian,
     /// The inverse, with the prior.
     Inverse,
+    /// Eigenbases that one pass over the spectra leaves for the next.
+    Bases,
 }
 
 /// One matrix to write.
@@ -90,6 +92,7 @@ impl MatrixSet {
         match self {
             MatrixSet::Hessian => "posterior/hessian",
             MatrixSet::Inverse => "posterior/inverse",
+            MatrixSet::Bases => "stages/bases",
         }
     }
 }

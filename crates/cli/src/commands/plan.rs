@@ -64,6 +64,25 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
     }
     page.gap().grid(&blocks);
 
+    let corrected: Vec<_> = plan
+        .blocks
+        .iter()
+        .filter_map(|block| Some((&block.layer, block.correction?)))
+        .collect();
+    if !corrected.is_empty() {
+        let mut second = Grid::new(&["second pass", "eigenbases", "eigenbases FLOP", "sums", "sums FLOP"]);
+        for (layer, facts) in corrected {
+            second.row(vec![
+                layer.clone(),
+                bytes(facts.bases_bytes),
+                flop(facts.bases_flops),
+                bytes(facts.sums_bytes),
+                flop(facts.sums_flops),
+            ]);
+        }
+        page.gap().grid(&second);
+    }
+
     let mut stages = Grid::new(&["stage", "FLOP", "memory"]);
     for (stage, operations, memory) in [
         ("fit", plan.flops.fit, plan.memory.fit),

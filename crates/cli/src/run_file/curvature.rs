@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_curvature::StructureKind;
+use fisherflow_curvature::{BlockOptions, StructureKind, WeightSharing};
 
 use super::entry::Entry;
 use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[curvature]`.
-pub const KEYS: &[&str] = &["structure", "memory", "layers"];
+pub const KEYS: &[&str] = &["structure", "memory", "layers", "weight_sharing", "split_bias"];
 
 /// Structures of the contract that a later version does.
-const LATER: &[&str] = &["ekfac", "low_rank", "dual", "auto"];
+const LATER: &[&str] = &["low_rank", "dual", "auto"];
 
 /// `[curvature]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +21,8 @@ pub struct CurvatureTable {
     pub structure: StructureKind,
     /// By layer name.
     pub layers: BTreeMap<String, StructureKind>,
+    /// Of every block.
+    pub options: BlockOptions,
 }
 
 impl CurvatureTable {
@@ -38,7 +40,7 @@ impl CurvatureTable {
         let entry = table.get("structure").ok_or_else(|| {
             table.missing(
                 "structure",
-                "write structure = \"full\", \"block\", \"kfac\" or \"diagonal\"",
+                "write structure = \"full\", \"block\", \"kfac\", \"ekfac\" or \"diagonal\"",
             )
         })?;
         let mut layers = BTreeMap::new();
@@ -47,9 +49,18 @@ impl CurvatureTable {
                 layers.insert(name, structure(&entry)?);
             }
         }
+        let mut options = BlockOptions::default();
+        if let Some(entry) = table.get("weight_sharing") {
+            let known = [("expand", WeightSharing::Expand), ("reduce", WeightSharing::Reduce)];
+            options.weight_sharing = entry.choice(&known, &[])?;
+        }
+        if let Some(entry) = table.get("split_bias") {
+            options.split_bias = entry.boolean()?;
+        }
         Ok(Self {
             structure: structure(&entry)?,
             layers,
+            options,
         })
     }
 }
@@ -61,6 +72,7 @@ fn structure(entry: &Entry<'_>) -> Result<StructureKind, RunFileError> {
             ("full", StructureKind::Full),
             ("block", StructureKind::Block),
             ("kfac", StructureKind::Kfac),
+            ("ekfac", StructureKind::Ekfac),
             ("diagonal", StructureKind::Diagonal),
         ],
         LATER,

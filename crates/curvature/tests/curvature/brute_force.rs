@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{BlockCurvature, BlockSums, CurvatureForm, Matrix};
-use fisherflow_curvature::{BlockPlan, LabelPrecision, References, StructureKind, structure_of};
+use fisherflow_curvature::{BlockOptions, BlockPlan, LabelPrecision, References, StructureKind, structure_of};
 use fisherflow_network::{DenseShape, LayerCapture};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -297,6 +297,7 @@ pub fn block(shapes: &[DenseShape], structure: StructureKind, layers: &[usize]) 
         structure,
         layers: layers.to_vec(),
         shapes: layers.iter().map(|&l| shapes[l].clone()).collect(),
+        options: BlockOptions::default(),
     }
 }
 

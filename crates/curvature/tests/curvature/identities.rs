@@ -170,7 +170,7 @@ fn batches_merge_to_the_whole() {
         assert_eq!(found.n_spectra, 40);
         let [found, expected] = [&found, &expected].map(|sums| structure.curvature(sums).unwrap());
         let error = match kind {
-            StructureKind::Kfac => {
+            StructureKind::Kfac | StructureKind::Ekfac => {
                 let ((a, g), (expected_a, expected_g)) = (kronecker(&found), kronecker(&expected));
                 relative_error(a, expected_a).max(relative_error(g, expected_g))
             }
@@ -191,7 +191,7 @@ fn no_spectra_are_zeros() {
         let found = structure.curvature(&sums).unwrap();
         let zero = |m: &Matrix| m.values.iter().all(|x| *x == 0.0);
         assert!(match kind {
-            StructureKind::Kfac => zero(kronecker(&found).0) && zero(kronecker(&found).1),
+            StructureKind::Kfac | StructureKind::Ekfac => zero(kronecker(&found).0) && zero(kronecker(&found).1),
             StructureKind::Diagonal => zero(diagonal(&found)),
             StructureKind::Block | StructureKind::Full => zero(dense(&found)),
         });
@@ -208,10 +208,10 @@ fn cost_is_what_the_products_take() {
                 .unwrap();
         (structure.flops(2), structure.bytes())
     };
-    // 55 + 3 * 10 products in the triangles of a and g; beside them 10 + 12 + 9 sums.
+    // 55 + 3 * 10 products in the triangles of a and g; beside them 10 + 12 + 9 sums and the count of terms.
     assert_eq!(
         cost(StructureKind::Kfac, &[0]),
-        (2.0 * 2.0 * 85.0, 8 * (55 + 10 + 10 + 12 + 9))
+        (2.0 * 2.0 * 85.0, 8 * (55 + 10 + 10 + 12 + 9 + 1))
     );
     assert_eq!(cost(StructureKind::Block, &[1]), (2.0 * 2.0 * 3.0 * 120.0, 8 * 120));
     assert_eq!(cost(StructureKind::Full, &[0, 1]).1, 8 * 59 * 60 / 2);

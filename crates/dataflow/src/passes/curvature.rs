@@ -1,13 +1,16 @@
 //! Curvature pass: the sums of every block over the training spectra, written as `posterior/hessian/`.
 //!
+//! Those of an `ekfac` block are its Kronecker factors: what is left of it are their eigenbases, in `stages/bases/`, for the correction pass.
+//!
 //! Where the catalogue of the fit is the one to predict, the same backward passes go one step further and leave, for every row, the
 //! labels, the photons' part of the covariance and J_x.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockSums, LabelPrecision, References, Structure, structure_of};
+use fisherflow_curvature::{BlockSums, LabelPrecision, References, Structure, StructureKind, structure_of};
 use fisherflow_network::InputJacobian;
+use fisherflow_posterior::kronecker_bases;
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use timely::worker::Worker;
@@ -67,7 +70,16 @@ pub(crate) fn curvature(
             .reduce_in_group_order(&context.faults, |total: &mut BlockSums, group| Ok(total.merge(&group)?))
             .conclude("WriteHessian", &context.faults, move |block, sums| {
                 let structure = &owned[block as usize];
-                files::write_hessian(&writing, structure.plan(), &structure.curvature(&sums)?)
+                let plan = structure.plan();
+                let curvature = structure.curvature(&sums)?;
+                drop(sums);
+                if plan.structure != StructureKind::Ekfac {
+                    return Ok(Some(files::write_hessian(&writing, plan, &curvature)?));
+                }
+                writing.progress.begin("eigenbases", writing.corrected().count() as u64);
+                files::write_bases(&writing, plan, &kronecker_bases(plan, curvature, writing.cores)?)?;
+                writing.progress.advance(1);
+                Ok(None)
             })
             .gather(probe);
 
@@ -94,7 +106,7 @@ pub(crate) fn curvature(
         });
         Ok((hessian, counts, flux))
     })?;
-    let mut files: Vec<WrittenFile> = hessian.take().into_values().collect();
+    let mut files: Vec<WrittenFile> = hessian.take().into_values().flatten().collect();
     files.extend(flux.into_iter().flat_map(|flux| flux.take().into_values().flatten()));
     Ok(Fitted {
         counts: counts.take().remove(&0).unwrap_or_default(),
@@ -102,8 +114,8 @@ pub(crate) fn curvature(
     })
 }
 
-/// The sums of every block over the training spectra of one group.
-struct Sums {
+/// The sums of some blocks over the training spectra of one group.
+pub(crate) struct Sums {
     context: Arc<Context>,
     structures: Rc<[Box<dyn Structure>]>,
     noise: Vec<f64>,
@@ -111,7 +123,11 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(context: &Arc<Context>, structures: Rc<[Box<dyn Structure>]>, noise: &[f64]) -> Result<Self, RunError> {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        structures: Rc<[Box<dyn Structure>]>,
+        noise: &[f64],
+    ) -> Result<Self, RunError> {
         let sums = empty(&structures)?;
         Ok(Self {
             context: Arc::clone(context),

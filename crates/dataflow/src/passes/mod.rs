@@ -4,6 +4,7 @@
 //! population  held-out rows   -> mean and variance of each pixel: what a masked pixel is replaced with
 //! reference   held-out rows   -> residuals (the noise R), mean activations and gradients (the sums' reference)
 //! curvature   training rows   -> sums of every block -> posterior/hessian      (and J_x, C_flux of all rows, if they are to be predicted)
+//! correction  training rows   -> eigenvalues of ekfac blocks in the bases that the curvature pass left -> posterior/hessian
 //! evidence    blocks          -> their eigenvalues, the prior precision                (only where the prior is chosen by it)
 //! invert      blocks          -> posterior/inverse, posterior/marginal_variance
 //! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
@@ -12,6 +13,7 @@
 
 pub(crate) mod agree;
 pub(crate) mod calibrate;
+pub(crate) mod correction;
 pub(crate) mod curvature;
 pub(crate) mod invert;
 pub(crate) mod population;

@@ -1,6 +1,6 @@
 //! What is read: every key, the defaults, and the reference that documents them.
 
-use fisherflow_curvature::StructureKind;
+use fisherflow_curvature::{BlockOptions, StructureKind, WeightSharing};
 use fisherflow_dataflow::Prior;
 use fisherflow_network::{Activation, Precision};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
@@ -46,6 +46,19 @@ fn every_key_of_the_contract_is_read() {
     let curvature = run.curvature.unwrap();
     assert_eq!(curvature.structure, StructureKind::Kfac);
     assert_eq!(curvature.layers["layers.6"], StructureKind::Block);
+    assert_eq!(curvature.options, BlockOptions::default());
+    let chosen = with(
+        WHOLE,
+        "structure = \"kfac\"",
+        "structure = \"ekfac\"\nweight_sharing = \"reduce\"\nsplit_bias = true",
+    );
+    let curvature = parse(&chosen).unwrap().curvature.unwrap();
+    assert_eq!(curvature.structure, StructureKind::Ekfac);
+    let options = BlockOptions {
+        weight_sharing: WeightSharing::Reduce,
+        split_bias: true,
+    };
+    assert_eq!(curvature.options, options);
     assert_eq!(run.noise.covariance, None);
     assert_eq!(run.noise.holdout_fraction, 0.2);
     assert_eq!(run.prior.unwrap().precision, Prior::Fixed(1.5));

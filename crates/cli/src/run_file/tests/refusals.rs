@@ -205,6 +205,16 @@ fn values_that_make_no_sense_are_refused() {
             "structure = \"kfca\"",
             "the nearest is \"kfac\"",
         ),
+        (
+            "structure = \"kfac\"",
+            "structure = \"kfac\"\nweight_sharing = \"expnad\"",
+            "`curvature.weight_sharing` is \"expnad\", expected \"expand\" or \"reduce\"; the nearest is \"expand\"",
+        ),
+        (
+            "structure = \"kfac\"",
+            "structure = \"kfac\"\nsplit_bias = 1",
+            "`curvature.split_bias` takes true or false, found the integer 1",
+        ),
         ("from = \"holdout\"", "from = \"holdup\"", "the nearest is \"holdout\""),
         (
             "holdout_fraction = 0.2",
@@ -292,13 +302,8 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         ),
         (
             "structure = \"kfac\"",
-            "structure = \"ekfac\"",
-            "\"ekfac\" is not yet supported by this version of fisherflow; use \"full\", \"block\", \"kfac\" or \"diagonal\"",
-        ),
-        (
-            "structure = \"kfac\"",
             "structure = \"auto\"",
-            "\"auto\" is not yet supported",
+            "\"auto\" is not yet supported by this version of fisherflow; use \"full\", \"block\", \"kfac\", \"ekfac\" or \"diagonal\"",
         ),
         (
             "structure = \"kfac\"",

@@ -1,0 +1,267 @@
+//! The corrected eigenvalues of a Kronecker-factored layer: the diagonal of its exact block in the eigenbases of its factors, from a second
+//! pass over the spectra (EKFAC; George et al. 2018, arXiv:1806.03884).
+//!
+//! With U of `S_G` and V of `S_A`, `g~_k = U^T g_k` and `a~ = V^T [a; 1]`,
+//!
+//! `Lambda_ij = sum_n sum_kl Lam_n,kl (sum_t g~_kti a~_tj) (sum_t g~_lti a~_tj)`,
+//!
+//! a sum of squares of whitened gradients. `[out, in + 1]`; of all diagonal matrices it is the one that brings `(U (x) V) diag(Lambda) (U (x) V)^T`
+//! closest to the block in the Frobenius norm. Inputs are rotated about their reference, `a~ = V^T [a - a0; 0] + V^T [a0; 1]`, the second part in
+//! f64; the products are in the captures' type, and added in f64.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::DType;
+use faer::{MatMut, MatRef};
+use fisherflow_network::LayerCapture;
+use fisherflow_network::product::multiply;
+
+use crate::captured_rows::{capture_of, shared_positions, values, whitened_gradients};
+use crate::products::Element;
+use crate::squared_gradients::{Sizes, add_squared_gradients};
+use crate::structure::{Structure, check_sums};
+use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References};
+
+/// The eigenbases of a layer's Kronecker factors, in f64; one copy serves all workers of a process.
+pub struct KroneckerBases {
+    a_vectors: Matrix,
+    g_vectors: Matrix,
+    /// Both for f32 captures.
+    in_f32: OnceLock<[Vec<f32>; 2]>,
+}
+
+impl KroneckerBases {
+    /// From V, the eigenvectors of `S_A` `[in + 1, in + 1]`, and U, those of `S_G` `[out, out]`, one a column.
+    #[must_use]
+    pub fn new(a_vectors: Matrix, g_vectors: Matrix) -> Self {
+        Self {
+            a_vectors,
+            g_vectors,
+            in_f32: OnceLock::new(),
+        }
+    }
+
+    /// V, `[in + 1, in + 1]`.
+    #[must_use]
+    pub fn a_vectors(&self) -> &Matrix {
+        &self.a_vectors
+    }
+
+    /// U, `[out, out]`.
+    #[must_use]
+    pub fn g_vectors(&self) -> &Matrix {
+        &self.g_vectors
+    }
+
+    fn in_f32(&self) -> &[Vec<f32>; 2] {
+        let rounded = |matrix: &Matrix| matrix.values.iter().map(|&v| v as f32).collect();
+        self.in_f32
+            .get_or_init(|| [rounded(&self.a_vectors), rounded(&self.g_vectors)])
+    }
+}
+
+/// The structure that sums the corrected eigenvalues of an `ekfac` block in the `bases` of its factors: the second of its two sums.
+///
+/// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
+///
+/// # Errors
+/// References or bases of other sizes than the block's layer.
+pub fn correction_of(
+    plan: &BlockPlan,
+    references: &References,
+    bases: Arc<KroneckerBases>,
+    n_labels: usize,
+    threads: usize,
+) -> Result<Box<dyn Structure>, CurvatureError> {
+    let shape = &plan.shapes[0];
+    for (what, vectors, side) in [
+        ("eigenvectors of S_A", &bases.a_vectors, shape.inputs + 1),
+        ("eigenvectors of S_G", &bases.g_vectors, shape.outputs),
+    ] {
+        if (vectors.rows, vectors.cols, vectors.values.len()) != (side, side, side * side) {
+            return Err(CurvatureError::BasisShape {
+                layer: shape.name.clone(),
+                what,
+                found: [vectors.rows, vectors.cols],
+                expected: [side, side],
+            });
+        }
+    }
+    let (input_mean, _) = references.of_layer(plan.layers[0], shape, n_labels)?;
+    let side = shape.inputs + 1;
+    let mut rotated_mean = vec![0.0; side];
+    for (row, &mean) in bases
+        .a_vectors
+        .values
+        .chunks_exact(side)
+        .zip(input_mean.iter().chain([&1.0]))
+    {
+        for (sum, v) in rotated_mean.iter_mut().zip(row) {
+            *sum += mean * v;
+        }
+    }
+    Ok(Box::new(Correction {
+        plan: plan.clone(),
+        n_labels,
+        threads,
+        input_mean: input_mean.to_vec(),
+        rotated_mean,
+        bases,
+    }))
+}
+
+/// Bytes of the sums that [`correction_of`] an `ekfac` block adds to.
+#[must_use]
+pub fn correction_bytes(plan: &BlockPlan) -> u64 {
+    8 * plan.n_weights() as u64
+}
+
+/// Floating-point operations of the products of [`correction_of`] over `n_spectra` spectra of one position: both rotations, and the product of
+/// squares.
+#[must_use]
+pub fn correction_flops(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> f64 {
+    let of_layer = |inputs: f64, outputs: f64| {
+        inputs * (inputs + 1.0) + n_labels as f64 * outputs * outputs + outputs * (inputs + 1.0)
+    };
+    let products: f64 = plan
+        .shapes
+        .iter()
+        .map(|shape| of_layer(shape.inputs as f64, shape.outputs as f64))
+        .sum();
+    2.0 * n_spectra as f64 * products
+}
+
+/// The corrected eigenvalues of one layer. Its sums are `Lambda`, `[out, in + 1]`.
+struct Correction {
+    plan: BlockPlan,
+    n_labels: usize,
+    threads: usize,
+    /// `a0 [in]`.
+    input_mean: Vec<f64>,
+    /// `V^T [a0; 1]`, `[in + 1]`.
+    rotated_mean: Vec<f64>,
+    bases: Arc<KroneckerBases>,
+}
+
+impl Correction {
+    /// Adds a batch whose captures are of type `T`, as are the bases.
+    fn add<T: Element>(
+        &self,
+        capture: &LayerCapture,
+        precision: &LabelPrecision,
+        a_vectors: &[T],
+        g_vectors: &[T],
+        sums: &mut [f64],
+    ) -> Result<(), CurvatureError> {
+        let shape = &self.plan.shapes[0];
+        let (inputs, outputs, side) = (shape.inputs, shape.outputs, shape.inputs + 1);
+        let mut input: Vec<T> = values(&capture.input, shape)?;
+        for row in input.chunks_exact_mut(inputs) {
+            for (value, mean) in row.iter_mut().zip(&self.input_mean) {
+                *value = T::from_f64(value.to_f64() - mean);
+            }
+        }
+        let mut input = self.rotated(&input, inputs, &a_vectors[..inputs * side], side);
+        for row in input.chunks_exact_mut(side) {
+            for (value, mean) in row.iter_mut().zip(&self.rotated_mean) {
+                *value = T::from_f64(value.to_f64() + mean);
+            }
+        }
+        let gradients: Vec<T> = values(&capture.output_grad, shape)?;
+        let whitened = whitened_gradients(&gradients, outputs, precision, None);
+        drop(gradients);
+        let whitened = self.rotated(&whitened, outputs, g_vectors, outputs);
+        let sizes = Sizes {
+            shared: shared_positions(capture),
+            n_labels: self.n_labels,
+            inputs: side,
+            outputs,
+        };
+        add_squared_gradients(&mut input, &whitened, sizes, sums, self.threads);
+        Ok(())
+    }
+
+    /// `rows vectors`: rows of `width` values times vectors `[width, side]`.
+    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: &[T], side: usize) -> Vec<T> {
+        let n = rows.len() / width;
+        let mut rotated = vec![T::zero_impl(); n * side];
+        if n > 0 {
+            multiply(
+                MatMut::from_row_major_slice_mut(&mut rotated, n, side),
+                MatRef::from_row_major_slice(rows, n, width),
+                MatRef::from_row_major_slice(vectors, width, side),
+                self.threads,
+            );
+        }
+        rotated
+    }
+}
+
+impl Structure for Correction {
+    fn plan(&self) -> &BlockPlan {
+        &self.plan
+    }
+
+    fn sums_len(&self) -> usize {
+        self.plan.n_weights()
+    }
+
+    fn accumulate(
+        &self,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+        sums: &mut BlockSums,
+    ) -> Result<(), CurvatureError> {
+        check_sums(self, sums)?;
+        let batch = precision.batch();
+        precision.check(self.n_labels, batch)?;
+        let capture = capture_of(
+            captures,
+            self.plan.layers[0],
+            &self.plan.shapes[0],
+            self.n_labels,
+            batch,
+        )?;
+        match capture.input.dtype() {
+            DType::F32 => {
+                let [a_vectors, g_vectors] = self.bases.in_f32();
+                self.add(capture, precision, a_vectors, g_vectors, &mut sums.sums)?;
+            }
+            _ => {
+                let (a_vectors, g_vectors) = (&self.bases.a_vectors.values, &self.bases.g_vectors.values);
+                self.add(capture, precision, a_vectors, g_vectors, &mut sums.sums)?;
+            }
+        }
+        sums.n_spectra += batch as u64;
+        Ok(())
+    }
+
+    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+        check_sums(self, sums)?;
+        if sums.sums.iter().any(|x| !x.is_finite()) {
+            return Err(CurvatureError::NonFiniteSums {
+                block: self.plan.name(),
+                layer: self.plan.shapes[0].name.clone(),
+                part: "corrected eigenvalues",
+                n_spectra: sums.n_spectra,
+            });
+        }
+        let shape = &self.plan.shapes[0];
+        Ok(BlockCurvature {
+            n_spectra: sums.n_spectra,
+            form: CurvatureForm::Eigenbasis {
+                a_vectors: self.bases.a_vectors.clone(),
+                g_vectors: self.bases.g_vectors.clone(),
+                eigenvalues: Matrix {
+                    rows: shape.outputs,
+                    cols: shape.inputs + 1,
+                    values: sums.sums.clone(),
+                },
+            },
+        })
+    }
+
+    fn flops(&self, n_spectra: u64) -> f64 {
+        correction_flops(&self.plan, self.n_labels, n_spectra)
+    }
+}
