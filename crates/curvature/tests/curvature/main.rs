@@ -2,8 +2,10 @@
 
 mod brute_force;
 mod centring;
+mod conv_net;
 mod failures;
 mod identities;
 mod npz;
 mod oracle;
 mod shared_reference;
+mod weight_sharing;

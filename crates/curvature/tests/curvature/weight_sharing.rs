@@ -1,0 +1,196 @@
+//! Layers that use their weights at several positions of a spectrum: a small convolutional network against reference outputs, and every
+//! structure against sums over rows of the weight Jacobian.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use fisherflow_curvature::{
+    BlockPlan, LabelPrecision, Matrix, ReferenceSums, References, StructureKind, WeightSharing,
+};
+use fisherflow_network::LayerCapture;
+
+use crate::brute_force::{block, dense, diagonal, kronecker, label_covariances, relative_error, sums};
+use crate::conv_net::{ConvNet, jacobian, places};
+use crate::npz::{self, Array};
+
+const UNIT: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+
+fn case() -> Option<(BTreeMap<String, Array>, ConvNet)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/tiny_conv_valid.npz");
+    if !path.exists() {
+        println!("skipped: {} is absent", path.display());
+        return None;
+    }
+    let arrays = npz::read(&path);
+    let net = ConvNet::new(&arrays);
+    Some((arrays, net))
+}
+
+fn matrix(arrays: &BTreeMap<String, Array>, name: String) -> Matrix {
+    let Array { shape, values } = &arrays[&name];
+    Matrix {
+        rows: shape[0],
+        cols: shape[1],
+        values: values.clone(),
+    }
+}
+
+fn means(net: &ConvNet, captures: &[LayerCapture]) -> References {
+    let mut means = ReferenceSums::empty(&net.shapes(), 3);
+    means.accumulate(captures).unwrap();
+    means.finish().unwrap()
+}
+
+fn sharing(plan: BlockPlan, weight_sharing: WeightSharing) -> BlockPlan {
+    let mut plan = plan;
+    plan.options.weight_sharing = weight_sharing;
+    plan
+}
+
+#[test]
+fn a_convolutional_net_has_its_reference_curvature() {
+    for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
+        let Some((arrays, net)) = case() else { return };
+        let (shapes, n) = (net.shapes(), arrays["X"].shape[0]);
+        let captures = net.captures(&arrays["X"], dtype);
+        let references = means(&net, &captures);
+        let batches = [(captures, LabelPrecision::constant(&UNIT, n).unwrap())];
+        let mut first = 0;
+        for (layer, shape) in shapes.iter().enumerate() {
+            for (kind, prefix) in [(WeightSharing::Expand, ""), (WeightSharing::Reduce, "reduce_")] {
+                if layer >= 2 && kind == WeightSharing::Reduce {
+                    continue;
+                }
+                let plan = sharing(block(&shapes, StructureKind::Kfac, &[layer]), kind);
+                let (summed, structure) = sums(&plan, &batches, &references, 2);
+                let found = structure.curvature(&summed).unwrap();
+                let (a, g) = kronecker(&found);
+                let expected = |factor: &str| matrix(&arrays, format!("{factor}_{prefix}{layer}"));
+                assert!(relative_error(a, &expected("A")) < tolerance, "A_{prefix}{layer}");
+                assert!(relative_error(g, &expected("G")) < tolerance, "G_{prefix}{layer}");
+                let terms = match (layer, kind) {
+                    (0 | 1, WeightSharing::Expand) => arrays[&format!("T_{layer}")].values[0],
+                    _ => 1.0,
+                };
+                assert_eq!(*a.values.last().unwrap(), n as f64 * terms);
+                assert_eq!(found.n_spectra, n as u64);
+            }
+
+            let places = places(shape);
+            let (summed, structure) = sums(
+                &block(&shapes, StructureKind::Diagonal, &[layer]),
+                &batches,
+                &references,
+                1,
+            );
+            let found = structure.curvature(&summed).unwrap();
+            let values = places.iter().map(|at| arrays["ggn_diag"].values[first + at]).collect();
+            let expected = Matrix {
+                values,
+                ..diagonal(&found).clone()
+            };
+            assert!(relative_error(diagonal(&found), &expected) < tolerance);
+            first += shape.n_weights();
+
+            let Some(name) = [Some("ggn_conv1"), None, None, Some("ggn_last")][layer] else {
+                continue;
+            };
+            let (summed, structure) = sums(
+                &block(&shapes, StructureKind::Block, &[layer]),
+                &batches,
+                &references,
+                1,
+            );
+            let found = structure.curvature(&summed).unwrap();
+            let (ggn, p) = (&arrays[name].values, places.len());
+            let expected = Matrix {
+                rows: p,
+                cols: p,
+                values: (0..p * p).map(|at| ggn[places[at / p] * p + places[at % p]]).collect(),
+            };
+            assert!(relative_error(dense(&found), &expected) < tolerance);
+        }
+    }
+}
+
+/// Rows of the Jacobian of some layers side by side, whitened by nothing: `sum_n J^T Lam_n J`.
+fn ggn(captures: &[LayerCapture], layers: &[usize], precision: &LabelPrecision) -> Matrix {
+    let parts: Vec<Vec<Vec<f64>>> = layers.iter().map(|&l| jacobian(&captures[l])).collect();
+    let rows: Vec<Vec<f64>> = (0..parts[0].len())
+        .map(|row| parts.iter().flat_map(|part| part[row].clone()).collect())
+        .collect();
+    let p = rows[0].len();
+    let mut values = vec![0.0; p * p];
+    for (star, lam) in precision.lam.chunks_exact(9).enumerate() {
+        for (at, lam) in lam.iter().enumerate() {
+            let (left, right) = (&rows[star * 3 + at / 3], &rows[star * 3 + at % 3]);
+            for (row, x) in values.chunks_exact_mut(p).zip(left) {
+                row.iter_mut().zip(right).for_each(|(to, y)| *to += lam * x * y);
+            }
+        }
+    }
+    Matrix {
+        rows: p,
+        cols: p,
+        values,
+    }
+}
+
+#[test]
+fn exact_structures_are_of_the_summed_gradient_whatever_the_label_precisions() {
+    let Some((arrays, net)) = case() else { return };
+    let (shapes, n) = (net.shapes(), arrays["X"].shape[0]);
+    let captures = net.captures(&arrays["X"], DType::F64);
+    let precision = LabelPrecision::per_spectrum(&UNIT, Some(&label_covariances(n, 3, 51)), n).unwrap();
+    let zero = References::zero(&shapes, 3);
+    let expected = ggn(&captures, &[0, 1, 3], &precision);
+    let batches = [(captures, precision)];
+    let (summed, structure) = sums(&block(&shapes, StructureKind::Full, &[0, 1, 3]), &batches, &zero, 2);
+    let found = structure.curvature(&summed).unwrap();
+    assert!(relative_error(dense(&found), &expected) < 1e-13);
+    for (layer, first) in [(0, 0), (1, 36)] {
+        let (summed, structure) = sums(&block(&shapes, StructureKind::Diagonal, &[layer]), &batches, &zero, 2);
+        let found = structure.curvature(&summed).unwrap();
+        let n_weights = shapes[layer].n_weights();
+        let values = (first..first + n_weights)
+            .map(|i| expected.values[i * expected.cols + i])
+            .collect();
+        let expected = Matrix {
+            values,
+            ..diagonal(&found).clone()
+        };
+        assert!(relative_error(diagonal(&found), &expected) < 1e-13);
+    }
+}
+
+#[test]
+fn factors_do_not_depend_on_references_threads_or_the_cut_into_batches() {
+    let Some((arrays, net)) = case() else { return };
+    let (shapes, n) = (net.shapes(), arrays["X"].shape[0]);
+    let captures = net.captures(&arrays["X"], DType::F64);
+    let precision = |rows: std::ops::Range<usize>| {
+        let own = label_covariances(n, 3, 52);
+        LabelPrecision::per_spectrum(&UNIT, Some(&own[rows.start * 9..rows.end * 9]), rows.len()).unwrap()
+    };
+    let rows = |rows: std::ops::Range<usize>| -> Vec<LayerCapture> {
+        let at: Vec<u32> = rows.map(|row| row as u32).collect();
+        let at = Tensor::new(at.as_slice(), captures[0].input.device()).unwrap();
+        captures.iter().map(|c| c.select(&at).unwrap()).collect()
+    };
+    let whole = [(captures.clone(), precision(0..n))];
+    let cut = [(rows(0..7), precision(0..7)), (rows(7..n), precision(7..n))];
+    let (zero, means) = (References::zero(&shapes, 3), means(&net, &captures));
+    for kind in [WeightSharing::Expand, WeightSharing::Reduce] {
+        let plan = sharing(block(&shapes, StructureKind::Kfac, &[1]), kind);
+        let (one, structure) = sums(&plan, &whole, &means, 1);
+        assert_eq!(one, sums(&plan, &whole, &means, 3).0);
+        let expected = structure.curvature(&one).unwrap();
+        for (batches, references) in [(&whole[..], &zero), (&cut[..], &means)] {
+            let (summed, structure) = sums(&plan, batches, references, 1);
+            let found = structure.curvature(&summed).unwrap();
+            assert!(relative_error(kronecker(&found).0, kronecker(&expected).0) < 1e-13);
+            assert!(relative_error(kronecker(&found).1, kronecker(&expected).1) < 1e-13);
+        }
+    }
+}
