@@ -18,7 +18,7 @@ pub enum StructureKind {
     /// The diagonal alone.
     Diagonal,
     /// Exact over several layers, cross terms included, through the rows of the weight Jacobian instead of their Gram matrix over weights:
-    /// it has no sums, but [`JacobianRows`](crate::JacobianRows).
+    /// it has no sums, but [`WeightJacobian`](crate::WeightJacobian).
     Dual,
 }
 

@@ -97,6 +97,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError
         references,
         estimate,
         counts: fitted.counts,
+        dual: fitted.dual,
         files: fitted.files,
     };
     if worker.index() == 0 {
@@ -121,6 +122,7 @@ fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<(Vec<f64>, 
 }
 
 fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result<InvertState, RunError> {
+    context.open_dual(fit);
     let (n_spectra, n_blocks) = (fit.counts.in_sums, context.blocks.len() as u64);
     let state = match context.job.prior {
         Prior::Fixed(precision) => {
@@ -148,6 +150,7 @@ fn predict(
     fit: &FitState,
     inverted: &InvertState,
 ) -> Result<(Option<ScatterEstimate>, Predicted), RunError> {
+    context.open_dual(fit);
     context.load_posterior(inverted)?;
     begin(
         worker,

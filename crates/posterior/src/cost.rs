@@ -1,6 +1,6 @@
 //! What an inverse costs, before it is begun.
 
-use fisherflow_curvature::{BlockPlan, JacobianRows, StructureKind};
+use fisherflow_curvature::{BlockPlan, StructureKind, WeightJacobian};
 use serde::Serialize;
 
 use crate::DualLayout;
@@ -78,7 +78,7 @@ impl DualCost {
         Self {
             rows,
             chunks,
-            row_bytes: JacobianRows::bytes(plan, n_labels, n_spectra),
+            row_bytes: WeightJacobian::bytes(plan, n_labels, n_spectra),
             tile_bytes: 4 * rows * (rows + a_chunk * n_labels as u64),
             gram_flops: 0.5 * n * (n + a_chunk as f64) * pair,
             cholesky_flops: side.powi(3) / 3.0,

@@ -49,8 +49,8 @@ mod refusals;
 pub use block_info::BlockInfo;
 pub use cost::{DualCost, inverse_flops, measured_product_rate, spectrum_flops};
 pub use dual::{
-    DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, dual_marginal_variance, dual_posterior, dual_spectrum,
-    exact_posterior, gram_spectrum, gram_tile, trace_of_inverse,
+    DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_marginal_variance, dual_posterior,
+    dual_spectrum, exact_posterior, gram_tile, trace_of_inverse,
 };
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};

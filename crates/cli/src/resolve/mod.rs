@@ -31,6 +31,8 @@ pub enum Task {
         job: Box<Job>,
         /// Workers of each process.
         workers: usize,
+        /// Processes of the run.
+        processes: usize,
     },
     /// The training of a network.
     Train(Box<TrainJob>),

@@ -12,7 +12,7 @@ use super::table::Table;
 pub const KEYS: &[&str] = &["structure", "memory", "layers"];
 
 /// Structures of the contract that a later version does.
-const LATER: &[&str] = &["ekfac", "low_rank", "dual", "auto"];
+const LATER: &[&str] = &["ekfac", "low_rank", "auto"];
 
 /// `[curvature]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +21,8 @@ pub struct CurvatureTable {
     pub structure: StructureKind,
     /// By layer name.
     pub layers: BTreeMap<String, StructureKind>,
+    /// Bytes that a process may take for a dual block.
+    pub memory: Option<u64>,
 }
 
 impl CurvatureTable {
@@ -29,16 +31,10 @@ impl CurvatureTable {
     /// # Errors
     /// Missing or wrong values.
     pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
-        if let Some(memory) = table.get("memory") {
-            return Err(memory.unsupported(
-                "a budget for structure = \"auto\"",
-                "leave it out and choose the structure of each layer",
-            ));
-        }
         let entry = table.get("structure").ok_or_else(|| {
             table.missing(
                 "structure",
-                "write structure = \"full\", \"block\", \"kfac\" or \"diagonal\"",
+                "write structure = \"full\", \"block\", \"kfac\", \"diagonal\" or \"dual\"",
             )
         })?;
         let mut layers = BTreeMap::new();
@@ -50,6 +46,7 @@ impl CurvatureTable {
         Ok(Self {
             structure: structure(&entry)?,
             layers,
+            memory: table.get("memory").map(|entry| entry.bytes()).transpose()?,
         })
     }
 }
@@ -62,6 +59,7 @@ fn structure(entry: &Entry<'_>) -> Result<StructureKind, RunFileError> {
             ("block", StructureKind::Block),
             ("kfac", StructureKind::Kfac),
             ("diagonal", StructureKind::Diagonal),
+            ("dual", StructureKind::Dual),
         ],
         LATER,
     )

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockPlan, JacobianRows, LabelPrecision, Matrix};
+use fisherflow_curvature::{BlockPlan, LabelPrecision, Matrix, WeightJacobian};
 use fisherflow_network::LayerCapture;
 
 use super::stored::InMemory;
-use super::{DualFacts, DualLayout, DualPrecision, OpenTile, gram_spectrum, gram_tile, trace_of_inverse};
+use super::{DualFacts, DualLayout, DualPrecision, OpenTile, WholeGram, gram_tile, trace_of_inverse};
 use crate::factored_block::check_prior;
 use crate::{BlockPosterior, PosteriorError, Spectrum};
 
@@ -25,7 +25,7 @@ pub fn exact_posterior(
     prior_precision: f64,
     threads: usize,
 ) -> Result<BlockPosterior, PosteriorError> {
-    let rows = JacobianRows::new(plan, captures, precision)?;
+    let rows = WeightJacobian::new(plan, captures, precision)?;
     dual_posterior(plan, &rows, prior_precision, threads)
 }
 
@@ -35,7 +35,7 @@ pub fn exact_posterior(
 /// A prior precision that is none or vanishes in the rounding of the Gram matrix.
 pub fn dual_posterior(
     plan: &BlockPlan,
-    rows: &JacobianRows,
+    rows: &WeightJacobian,
     prior_precision: f64,
     threads: usize,
 ) -> Result<BlockPosterior, PosteriorError> {
@@ -47,20 +47,13 @@ pub fn dual_posterior(
     for i in 0..layout.n_chunks() {
         let mut row: Vec<Arc<Matrix>> = Vec::with_capacity(i + 1);
         for j in 0..=i {
-            let gram = gram_tile(&memory.rows[i], &memory.rows[j], threads);
-            let n = gram.rows;
-            let diagonal: Vec<f64> = if i == j {
-                gram.values.iter().step_by(n + 1).copied().collect()
-            } else {
-                Vec::new()
-            };
-            let mut open = OpenTile::new(gram);
+            let mut open = OpenTile::new(gram_tile(&memory.rows[i], &memory.rows[j], threads));
             for k in 0..j {
                 open.subtract(&row[k], if i == j { &row[k] } else { &memory.factor[j][k] }, threads);
             }
             row.push(Arc::new(if i == j {
-                let (tile, own) = open.factor(&layout, &diagonal, prior_precision)?;
-                facts.add(&own);
+                let tile = open.factor(&layout, &memory.rows[i], prior_precision)?;
+                facts.add(&DualFacts::of(&memory.rows[i], &tile));
                 tile
             } else {
                 open.solve(&memory.factor[j][j], threads)
@@ -83,6 +76,13 @@ pub fn dual_posterior(
 ///
 /// # Errors
 /// If they do not converge.
-pub fn dual_spectrum(plan: &BlockPlan, rows: &JacobianRows, threads: usize) -> Result<Spectrum, PosteriorError> {
-    gram_spectrum(plan, &gram_tile(rows, rows, threads), threads)
+pub fn dual_spectrum(plan: &BlockPlan, rows: &WeightJacobian, threads: usize) -> Result<Spectrum, PosteriorError> {
+    let layout = DualLayout {
+        plan: plan.clone(),
+        n_labels: rows.n_labels(),
+        chunks: vec![rows.n_spectra()],
+    };
+    let mut whole = WholeGram::new(&layout);
+    whole.put(0, 0, &gram_tile(rows, rows, threads).values);
+    whole.spectrum(threads)
 }

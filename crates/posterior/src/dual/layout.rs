@@ -1,8 +1,9 @@
 //! How the rows of a dual block are cut into chunks, and what is known of the block once its factor is.
 
-use fisherflow_curvature::BlockPlan;
+use fisherflow_curvature::{BlockPlan, Matrix, WeightJacobian};
 use serde::{Deserialize, Serialize};
 
+use super::gram::gram_diagonal;
 use crate::block_info::Certificate;
 use crate::{BlockInfo, PosteriorError};
 
@@ -32,6 +33,17 @@ pub struct DualFacts {
 }
 
 impl DualFacts {
+    /// What a chunk's rows and its tile on the diagonal of L say, the trace of the inverse apart.
+    #[must_use]
+    pub fn of(rows: &WeightJacobian, tile: &Matrix) -> Self {
+        let pivots = tile.values.iter().step_by(tile.cols + 1);
+        Self {
+            log_det: 2.0 * pivots.map(|pivot| pivot.ln()).sum::<f64>(),
+            trace: gram_diagonal(rows).into_iter().sum(),
+            trace_of_inverse: 0.0,
+        }
+    }
+
     /// Adds those of other chunks.
     pub fn add(&mut self, other: &Self) {
         self.log_det += other.log_det;

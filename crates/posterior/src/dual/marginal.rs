@@ -2,7 +2,7 @@
 //!
 //! Every weight is a right-hand side: `p (K N)^2` operations, which for a large network and many spectra is more than all the rest.
 
-use fisherflow_curvature::{JacobianRows, Matrix};
+use fisherflow_curvature::{Matrix, WeightJacobian};
 
 use super::substitution::forward;
 use super::{DualLayout, DualSource, OpenTile};
@@ -70,7 +70,7 @@ pub fn dual_marginal_variance(
 }
 
 /// Columns of J, a row each: of some weights of a layer.
-fn columns(rows: &JacobianRows, layer: usize, weights: std::ops::Range<usize>) -> Matrix {
+fn columns(rows: &WeightJacobian, layer: usize, weights: std::ops::Range<usize>) -> Matrix {
     let sides = &rows.layers()[layer];
     let (inputs, outputs, k) = (sides.inputs.cols, sides.gradients.cols, rows.n_labels());
     let mut values = Vec::with_capacity(weights.len() * rows.n_rows());

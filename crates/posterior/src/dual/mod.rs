@@ -1,6 +1,6 @@
 //! The exact posterior of all weights of a block, cross terms included, through the Gram matrix of the rows of its weight Jacobian.
 //!
-//! With `J` the whitened Jacobian of N training spectra (K rows each, [`JacobianRows`]) the GGN is `H = J^T J`, of rank at most `K N`. Its
+//! With `J` the whitened Jacobian of N training spectra (K rows each, [`WeightJacobian`]) the GGN is `H = J^T J`, of rank at most `K N`. Its
 //! Gram matrix over rows, `Q = J J^T`, needs no J: `Q[(n,j),(m,i)] = sum over layers of (a_n . a_m + 1) (g_nj . g_mi)`. With the prior
 //! precision `delta`, `P = J^T J + delta I` over p weights, and `L L^T = Q + delta I` (Woodbury's identity):
 //!
@@ -30,10 +30,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{JacobianRows, Matrix};
+use fisherflow_curvature::{Matrix, WeightJacobian};
 
 pub use exact::{dual_posterior, dual_spectrum, exact_posterior};
-pub use gram::{gram_spectrum, gram_tile};
+pub use gram::{WholeGram, gram_tile};
 pub use layout::{DualFacts, DualLayout};
 pub use marginal::dual_marginal_variance;
 pub use precision::DualPrecision;
@@ -49,7 +49,7 @@ pub trait DualSource: Send + Sync {
     ///
     /// # Errors
     /// [`PosteriorError::Source`] where they cannot be had.
-    fn rows(&self, chunk: usize) -> Result<Arc<JacobianRows>, PosteriorError>;
+    fn rows(&self, chunk: usize) -> Result<Arc<WeightJacobian>, PosteriorError>;
 
     /// A tile of L, `[rows of chunk row, rows of chunk column]`, `column <= row`; 0 above the diagonal.
     ///

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{JacobianRows, LabelPrecision, Matrix};
+use fisherflow_curvature::{LabelPrecision, Matrix, WeightJacobian};
 use fisherflow_network::LayerCapture;
 
-use super::gram::{gram_tile, view};
+use super::gram::{gram_tile, own_product, view};
 use super::substitution::{backward, forward};
 use super::{DualLayout, DualSource, OpenTile, dual_marginal_variance, stored};
 use crate::captures::Wanted;
@@ -36,7 +36,7 @@ impl DualPrecision {
     }
 
     /// The unwhitened rows of a batch.
-    fn rows_of(&self, captures: &[LayerCapture]) -> Result<JacobianRows, PosteriorError> {
+    fn rows_of(&self, captures: &[LayerCapture]) -> Result<WeightJacobian, PosteriorError> {
         let plan = &self.layout.plan;
         let mut size = (0, 0);
         for (&index, shape) in plan.layers.iter().zip(&plan.shapes) {
@@ -51,7 +51,7 @@ impl DualPrecision {
         let (k, batch) = size;
         let mut unit = vec![0.0; k * k];
         unit.iter_mut().step_by(k + 1).for_each(|value| *value = 1.0);
-        Ok(JacobianRows::new(
+        Ok(WeightJacobian::new(
             plan,
             captures,
             &LabelPrecision::constant(&unit, batch)?,
@@ -59,7 +59,7 @@ impl DualPrecision {
     }
 
     /// `(k** - Y Y^T) / delta` of some spectra, appended: `[n, K, K]`.
-    fn append_covariance(&self, rows: &JacobianRows, covariance: &mut Vec<f64>) -> Result<(), PosteriorError> {
+    fn append_covariance(&self, rows: &WeightJacobian, covariance: &mut Vec<f64>) -> Result<(), PosteriorError> {
         let k = rows.n_labels();
         let right = |chunk| {
             let training = self.source.rows(chunk)?;
@@ -167,22 +167,8 @@ impl Precision for DualPrecision {
     }
 }
 
-/// An inner product of two rows of one spectrum.
-fn own_product(rows: &JacobianRows, spectrum: usize, i: usize, j: usize) -> f64 {
-    let k = rows.n_labels();
-    let of = |matrix: &Matrix, row: usize| row * matrix.cols..(row + 1) * matrix.cols;
-    rows.layers()
-        .iter()
-        .map(|layer| {
-            let input = &layer.inputs.values[of(&layer.inputs, spectrum)];
-            let gradient = |j: usize| &layer.gradients.values[of(&layer.gradients, spectrum * k + j)];
-            (dot(input, input) + 1.0) * dot(gradient(i), gradient(j))
-        })
-        .sum()
-}
-
 /// `J v`: `g . (W a + b)` over the layers' `[W | b]` of v.
-fn times_weights(rows: &JacobianRows, v: &[f64], threads: usize) -> Vec<f64> {
+fn times_weights(rows: &WeightJacobian, v: &[f64], threads: usize) -> Vec<f64> {
     let k = rows.n_labels();
     let mut sums = vec![0.0; rows.n_rows()];
     let mut rest = v;
@@ -209,7 +195,7 @@ fn times_weights(rows: &JacobianRows, v: &[f64], threads: usize) -> Vec<f64> {
 }
 
 /// `v -= J^T u`.
-fn subtract_transposed(rows: &JacobianRows, u: &[f64], v: &mut [f64], threads: usize) {
+fn subtract_transposed(rows: &WeightJacobian, u: &[f64], v: &mut [f64], threads: usize) {
     let (n, k) = (rows.n_spectra(), rows.n_labels());
     let mut rest = v;
     for layer in rows.layers() {

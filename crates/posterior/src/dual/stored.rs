@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{JacobianRows, LayerRows, Matrix};
+use fisherflow_curvature::{LayerSides, Matrix, WeightJacobian};
 
 use super::{DualLayout, DualPrecision, DualSource};
 use crate::matrices::MatrixSet;
@@ -10,14 +10,14 @@ use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
 /// Rows and factor in memory.
 pub(super) struct InMemory {
-    pub(super) rows: Vec<Arc<JacobianRows>>,
+    pub(super) rows: Vec<Arc<WeightJacobian>>,
     /// `L_ij` by row, then column.
     pub(super) factor: Vec<Vec<Arc<Matrix>>>,
 }
 
 impl InMemory {
     /// Rows in the layout's chunks, and no factor yet.
-    pub(super) fn of_rows(layout: &DualLayout, rows: &JacobianRows) -> Self {
+    pub(super) fn of_rows(layout: &DualLayout, rows: &WeightJacobian) -> Self {
         let mut first = 0;
         let chunk = |&n: &usize| {
             first += n;
@@ -31,7 +31,7 @@ impl InMemory {
 }
 
 impl DualSource for InMemory {
-    fn rows(&self, chunk: usize) -> Result<Arc<JacobianRows>, PosteriorError> {
+    fn rows(&self, chunk: usize) -> Result<Arc<WeightJacobian>, PosteriorError> {
         let rows = self.rows.get(chunk).cloned();
         rows.ok_or_else(|| PosteriorError::Source(format!("there is no chunk {chunk}").into()))
     }
@@ -44,7 +44,7 @@ impl DualSource for InMemory {
 
 /// Everything in one piece: a layer's `inputs` `[N, in]` and `gradients` `[N K, out]`, and `gram_cholesky` `[K N, K N]`, lower triangular.
 pub(super) fn matrices(layout: &DualLayout, source: &dyn DualSource) -> Result<Vec<NamedMatrix>, PosteriorError> {
-    let mut all = JacobianRows::none(&layout.plan, layout.n_labels);
+    let mut all = WeightJacobian::none(&layout.plan, layout.n_labels);
     for chunk in 0..layout.n_chunks() {
         all.append(source.rows(chunk)?.as_ref())?;
     }
@@ -91,10 +91,10 @@ pub(crate) fn from_matrices(
         let inputs = set.take_of(&shape.name, Factor::Inputs, n, shape.inputs)?;
         k = set.rows_of(&shape.name, Factor::Gradients) / n.max(1);
         let gradients = set.take_of(&shape.name, Factor::Gradients, n * k, shape.outputs)?;
-        layers.push(LayerRows { inputs, gradients });
+        layers.push(LayerSides { inputs, gradients });
     }
     let factor = set.take(Factor::GramCholesky, n * k, n * k)?;
-    let rows = JacobianRows::from_layers(plan, k, layers)?;
+    let rows = WeightJacobian::from_layers(plan, k, layers)?;
     let layout = DualLayout::of(plan, k, n);
     let mut memory = InMemory::of_rows(&layout, &rows);
     for i in 0..layout.n_chunks() {

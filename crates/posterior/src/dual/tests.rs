@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use fisherflow_curvature::{
-    BlockCurvature, BlockPlan, JacobianRows, LabelPrecision, References, StructureKind, structure_of,
+    BlockCurvature, BlockPlan, LabelPrecision, References, StructureKind, WeightJacobian, structure_of,
 };
 
 use super::{DualLayout, dual_spectrum, exact_posterior, gram_tile};
@@ -47,9 +47,9 @@ impl Training {
         exact_posterior(&plan, &captures, &self.precision, delta, threads)
     }
 
-    fn rows(&self, layers: &[usize]) -> JacobianRows {
+    fn rows(&self, layers: &[usize]) -> WeightJacobian {
         let captures = self.mlp.captures(&self.x, DType::F64);
-        JacobianRows::new(&self.plan(StructureKind::Dual, layers), &captures, &self.precision).unwrap()
+        WeightJacobian::new(&self.plan(StructureKind::Dual, layers), &captures, &self.precision).unwrap()
     }
 }
 

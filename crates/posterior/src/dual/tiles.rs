@@ -12,11 +12,11 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{MatMut, MatRef, Par};
-use fisherflow_curvature::Matrix;
+use fisherflow_curvature::{Matrix, WeightJacobian};
 use fisherflow_network::product::{multiply_add, release_wide_registers, run_all};
 
-use super::gram::view;
-use super::layout::{DualFacts, DualLayout};
+use super::gram::{gram_diagonal, view};
+use super::layout::DualLayout;
 use crate::PosteriorError;
 
 /// Rows that are solved for at once.
@@ -70,19 +70,18 @@ impl OpenTile {
         tile
     }
 
-    /// `L_jj` of a tile on the diagonal, which gets the prior precision here; with it what it says of the block, but for
-    /// the trace of the inverse. Only one triangle is read; `gram_diagonal` is the diagonal of `Q_jj`.
+    /// `L_jj` of the tile of `rows` on the diagonal, which gets the prior precision here. Only one triangle is read.
     ///
     /// # Errors
     /// If the prior precision vanishes in the rounding of Q, or Q is no sum of squares.
     pub fn factor(
         self,
         layout: &DualLayout,
-        gram_diagonal: &[f64],
+        rows: &WeightJacobian,
         prior_precision: f64,
-    ) -> Result<(Matrix, DualFacts), PosteriorError> {
+    ) -> Result<Matrix, PosteriorError> {
         let n = self.negative.rows;
-        let largest = gram_diagonal.iter().copied().fold(0.0, f64::max);
+        let largest = gram_diagonal(rows).into_iter().fold(0.0, f64::max);
         layout.check_prior(prior_precision, largest)?;
         let mut values = self.negative.values;
         values.iter_mut().for_each(|value| *value = -*value);
@@ -102,10 +101,10 @@ impl OpenTile {
             Default::default(),
         );
         release_wide_registers();
-        let pivots = (0..n).map(|i| values[i * n + i]);
+        let mut pivots = (0..n).map(|i| values[i * n + i]);
         // No Schur complement of Q + delta I has an eigenvalue below delta.
         let bad = |pivot: f64| pivot.is_nan() || pivot * pivot < 0.5 * prior_precision;
-        if factored.is_err() || pivots.clone().any(bad) {
+        if factored.is_err() || pivots.any(bad) {
             return Err(PosteriorError::DualPrior {
                 block: layout.plan.name(),
                 prior_precision,
@@ -113,11 +112,6 @@ impl OpenTile {
                 least: layout.n_rows() as f64 * f64::EPSILON * largest,
             });
         }
-        let facts = DualFacts {
-            log_det: 2.0 * pivots.map(f64::ln).sum::<f64>(),
-            trace: gram_diagonal.iter().sum(),
-            trace_of_inverse: 0.0,
-        };
         let upper = MatRef::from_column_major_slice(&values, n, n);
         let mut lower = vec![0.0; n * n];
         for (i, row) in lower.chunks_exact_mut(n.max(1)).enumerate() {
@@ -125,11 +119,10 @@ impl OpenTile {
                 *value = upper[(i, j)];
             }
         }
-        let factor = Matrix {
+        Ok(Matrix {
             rows: n,
             cols: n,
             values: lower,
-        };
-        Ok((factor, facts))
+        })
     }
 }

@@ -11,22 +11,22 @@ use crate::{BlockPlan, CurvatureError, LabelPrecision, Matrix};
 
 /// The rows of the weight Jacobian of some spectra, K each, over the layers of a block.
 #[derive(Clone, Debug, PartialEq)]
-pub struct JacobianRows {
+pub struct WeightJacobian {
     n_spectra: usize,
     n_labels: usize,
-    layers: Vec<LayerRows>,
+    layers: Vec<LayerSides>,
 }
 
 /// A layer's two sides.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerRows {
+pub struct LayerSides {
     /// `a`: `[n, in]`; the bias's 1 is not stored.
     pub inputs: Matrix,
     /// `g`: `[n K, out]`, the K rows of a spectrum one after another.
     pub gradients: Matrix,
 }
 
-impl JacobianRows {
+impl WeightJacobian {
     /// The rows of a batch, whitened by the labels' precision. `captures` are those of all layers of the network.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl JacobianRows {
         for (&layer, shape) in plan.layers.iter().zip(&plan.shapes) {
             let capture = capture_of(captures, layer, shape, k, n)?;
             let gradients = values_f64(&capture.output_grad, shape)?;
-            layers.push(LayerRows {
+            layers.push(LayerSides {
                 inputs: matrix(n, shape.inputs, values_f64(&capture.input, shape)?),
                 gradients: matrix(
                     n * k,
@@ -62,7 +62,7 @@ impl JacobianRows {
     ///
     /// # Errors
     /// Sides that do not fit the block's layers or one another.
-    pub fn from_layers(plan: &BlockPlan, n_labels: usize, layers: Vec<LayerRows>) -> Result<Self, CurvatureError> {
+    pub fn from_layers(plan: &BlockPlan, n_labels: usize, layers: Vec<LayerSides>) -> Result<Self, CurvatureError> {
         let n = layers.first().map_or(0, |layer| layer.inputs.rows);
         let expected: Vec<_> = plan
             .shapes
@@ -72,7 +72,7 @@ impl JacobianRows {
         let found: Vec<_> = layers
             .iter()
             .map(
-                |LayerRows {
+                |LayerSides {
                      inputs: a,
                      gradients: g,
                  }| [a.rows, a.cols, g.rows, g.cols],
@@ -94,7 +94,7 @@ impl JacobianRows {
     /// No rows, of a block with `n_labels` labels.
     #[must_use]
     pub fn none(plan: &BlockPlan, n_labels: usize) -> Self {
-        let layers = plan.shapes.iter().map(|shape| LayerRows {
+        let layers = plan.shapes.iter().map(|shape| LayerSides {
             inputs: matrix(0, shape.inputs, Vec::new()),
             gradients: matrix(0, shape.outputs, Vec::new()),
         });
@@ -125,7 +125,7 @@ impl JacobianRows {
 
     /// The layers' sides, in the block's order.
     #[must_use]
-    pub fn layers(&self) -> &[LayerRows] {
+    pub fn layers(&self) -> &[LayerSides] {
         &self.layers
     }
 
@@ -163,7 +163,7 @@ impl JacobianRows {
             let (first, last) = (first * each, last * each);
             matrix(last - first, m.cols, m.values[first * m.cols..last * m.cols].to_vec())
         };
-        let layers = self.layers.iter().map(|layer| LayerRows {
+        let layers = self.layers.iter().map(|layer| LayerSides {
             inputs: cut(&layer.inputs, 1),
             gradients: cut(&layer.gradients, self.n_labels),
         });
