@@ -69,11 +69,14 @@ pub enum Command {
     Report(UriArgs),
 }
 
-/// A run file, and what its memory depends on.
+/// A run file, and what its memory and times depend on.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PlanArgs {
     /// The run file (TOML)
     pub file: PathBuf,
+    /// Number of processes of the run
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
+    pub processes: usize,
     /// Workers (threads) of each process
     #[arg(short = 'w', long, default_value_t = 1, value_name = "W")]
     pub workers: usize,

@@ -24,6 +24,7 @@ mod products;
 mod reference;
 mod squared_gradients;
 mod structure;
+mod weight_jacobian;
 mod weight_sharing;
 
 pub use block::{BlockCurvature, BlockOptions, BlockPlan, BlockSums, CurvatureForm, Matrix, StructureKind};
@@ -34,3 +35,4 @@ pub use label_precision::LabelPrecision;
 pub use reference::{ReferenceSums, References};
 pub use structure::{Structure, structure_of};
 pub use weight_sharing::WeightSharing;
+pub use weight_jacobian::{LayerSides, WeightJacobian};

@@ -5,18 +5,21 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fisherflow_curvature::{BlockPlan, CurvatureError, KroneckerBases, StructureKind, plan_blocks};
 use fisherflow_network::Network;
-use fisherflow_posterior::{Evidence, Precision, Spectrum, evidence, in_label_units};
+use fisherflow_posterior::{
+    BlockInfo, DualLayout, DualPrecision, Evidence, Precision, Spectrum, evidence, in_label_units,
+};
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
+use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
 use crate::job::{CatalogueSource, Compute, Job, Prior, Progress};
 use crate::operators::GroupReader;
 use crate::passes::rows;
-use crate::stage_state::InvertState;
+use crate::stage_state::{FitState, InvertState};
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
 const PREFETCH_BYTES: usize = 64 << 20;
@@ -65,6 +68,10 @@ pub(crate) struct Context {
     posterior: Mutex<Option<Posterior>>,
     /// During the correction pass.
     bases: Mutex<Option<Bases>>,
+    /// The rows of the dual block, if there is one and once it is fitted.
+    dual_rows: OnceLock<Arc<DualRows>>,
+    /// Its factor, once the prior is known.
+    dual_storage: Mutex<Option<Arc<DualStorage>>>,
     /// Where the prior is by evidence, and once it is known.
     evidence: OnceLock<Evidence>,
     /// Held by the worker that computes the evidence for all of its process.
@@ -123,6 +130,8 @@ impl Context {
             progress,
             posterior: Mutex::default(),
             bases: Mutex::default(),
+            dual_rows: OnceLock::new(),
+            dual_storage: Mutex::default(),
             evidence: OnceLock::new(),
             maximising: Mutex::default(),
         };
@@ -172,11 +181,71 @@ impl Context {
         if posterior.is_none() {
             let blocks = self.blocks.iter().zip(&inverted.blocks);
             let loaded: Result<Vec<_>, _> = blocks
-                .map(|(plan, info)| files::read_inverse(self, plan, info.clone()))
+                .map(|(plan, info)| {
+                    if plan.structure.has_sums() {
+                        files::read_inverse(self, plan, info.clone())
+                    } else {
+                        self.dual_precision(info.clone())
+                    }
+                })
                 .collect();
             *posterior = Some(Arc::new(loaded?));
         }
         Ok(())
+    }
+
+    /// The block that is held as dual, if there is one.
+    pub(crate) fn dual_plan(&self) -> Option<&BlockPlan> {
+        self.blocks.iter().find(|plan| !plan.structure.has_sums())
+    }
+
+    /// Where the tiles of this run's factor go that memory has no room for.
+    pub(crate) fn scratch(&self) -> String {
+        match &self.job.compute.scratch {
+            Some(folder) => format!("{}/fisherflow-{}", folder.trim_end_matches('/'), self.run_id),
+            None => self.output.child("stages/dual"),
+        }
+    }
+
+    /// Takes over the dual block's rows that the fit left, if there is one.
+    pub(crate) fn open_dual(&self, fit: &FitState) {
+        if let Some(plan) = self.dual_plan() {
+            let layout = DualLayout {
+                plan: plan.clone(),
+                n_labels: self.network.n_labels(),
+                chunks: fit.dual.iter().map(|chunk| chunk.n_spectra).collect(),
+            };
+            self.dual_rows
+                .get_or_init(|| Arc::new(DualRows::new(self, layout, &fit.dual)));
+        }
+    }
+
+    /// The dual block's rows.
+    pub(crate) fn dual_rows(&self) -> Result<&Arc<DualRows>, RunError> {
+        self.dual_rows
+            .get()
+            .ok_or_else(|| RunError::Internal("a dual block was asked for before its rows".into()))
+    }
+
+    /// Where the dual block's factor is; the same for all workers of the process.
+    pub(crate) fn dual_storage(&self, prior_precision: f64) -> Result<Arc<DualStorage>, RunError> {
+        let mut storage = self.dual_storage.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*storage {
+            Some(known) if known.prior_precision == prior_precision => Ok(Arc::clone(known)),
+            _ => {
+                let new = Arc::new(DualStorage::new(self, self.dual_rows()?, prior_precision));
+                *storage = Some(Arc::clone(&new));
+                Ok(new)
+            }
+        }
+    }
+
+    /// The dual block's posterior.
+    fn dual_precision(&self, info: BlockInfo) -> Result<Box<dyn Precision>, RunError> {
+        let storage = self.dual_storage(info.prior_precision)?;
+        let layout = storage.rows.layout.clone();
+        let threads = self.network.arithmetic().threads;
+        Ok(Box::new(DualPrecision::new(layout, info, storage, threads)))
     }
 
     /// The posterior of every block, once loaded.

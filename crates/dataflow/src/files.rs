@@ -27,6 +27,9 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "ekfac": "H ~ Q diag(eigenvalues) Q^T, Q = g_eigenvectors (x) a_eigenvectors, eigenvalues [out, in + 1] a sum",
         "weight_sharing": context.job.curvature.options.weight_sharing,
         "split_bias": context.job.curvature.options.split_bias,
+        "dual": "H = J^T J over the weights of all its layers together: row (n, k) of J is, layer after layer, gradients[n K + k] (x) [inputs[n]; 1], \
+            spectra in the order of the files block-*-rows-*; gram_cholesky L: L L^T = J J^T + prior_precision * I; \
+            P^-1 = (I - J^T (L L^T)^-1 J) / prior_precision",
         "normalised_labels": "label = output * label_scale + label_mean",
         "label_mean": labels.mean,
         "label_scale": labels.scale,
@@ -176,6 +179,11 @@ fn read_matrices(context: &Context, set: MatrixSet, plan: &BlockPlan) -> Result<
     stored.matrices.into_iter().map(named).collect()
 }
 
+/// Where a block's marginal variances are written.
+pub(crate) fn marginal_variance_path(plan: &BlockPlan) -> String {
+    format!("posterior/marginal_variance/{}.parquet", block_name(plan))
+}
+
 /// Writes a block's file of `posterior/marginal_variance/`: every weight with its standard error.
 pub(crate) fn write_marginal_variance(
     context: &Context,
@@ -237,6 +245,7 @@ pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
         StructureKind::Kfac => "kfac",
         StructureKind::Ekfac => "ekfac",
         StructureKind::Diagonal => "diagonal",
+        StructureKind::Dual => "dual",
     }
 }
 

@@ -102,6 +102,10 @@ pub struct Compute {
     pub group: u64,
     /// Share of the catalogue held out from the sums, chosen by hash of id; in `[0, 1)`.
     pub holdout_fraction: f64,
+    /// Bytes that a process may take for a dual block's rows and factor; none: everything in memory. No bit depends on it.
+    pub memory: Option<u64>,
+    /// URI of a folder, reachable by every process, for the tiles that memory has no room for; none: in the output.
+    pub scratch: Option<String>,
 }
 
 /// What to do where the output already holds another run.

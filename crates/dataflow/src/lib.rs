@@ -5,6 +5,8 @@
 
 mod cluster;
 mod context;
+mod dual_files;
+mod dual_storage;
 mod error;
 mod fault;
 mod files;
@@ -26,7 +28,9 @@ pub use job::{
     Stage,
 };
 pub use passes::predict::PredictCounts;
-pub use plan::{BlockFacts, CataloguePlan, CorrectionFacts, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};
+pub use plan::{
+    BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan,
+};
 pub use prior_facts::{EvidenceFacts, PriorFacts, PriorFrom};
 pub use run::{Outcome, RunSummary, run};
 pub use stage_state::FitCounts;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use fisherflow_curvature::{BlockPlan, References, StructureKind, correction_bytes, correction_flops, structure_of};
 use fisherflow_network::Precision;
-use fisherflow_posterior::{bases_flops, inverse_flops, spectrum_flops};
+use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
-use crate::job::{Job, Prior, Progress};
+use crate::job::{Job, Noise, Prior, Progress};
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -34,6 +34,42 @@ pub struct RunPlan {
     pub memory: MemoryPlan,
     /// Bytes that the output takes, before compression.
     pub output_bytes: u64,
+    /// What the dual block takes, if there is one.
+    pub dual: Option<DualPlan>,
+}
+
+/// What a dual block takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct DualPlan {
+    /// Its layers, joined by `+`.
+    pub layer: String,
+    /// Its size, bytes and operations over all workers, for the training spectra that the catalogue and the held-out share promise.
+    pub cost: DualCost,
+    /// Whether rows and factor are kept in the memory of each process.
+    pub in_memory: bool,
+    /// Bytes that a process keeps of them: rows and factor, or its budget.
+    pub process_bytes: u64,
+    /// Bytes of the factor's tiles in the scratch folder; 0 where they are kept in memory.
+    pub scratch_bytes: u64,
+    /// Workers of all processes.
+    pub workers: usize,
+    /// Operations a second of one worker, as measured here with an f64 product of tiles.
+    pub worker_rate: f64,
+    /// Seconds on all workers at that rate.
+    pub seconds: DualSeconds,
+}
+
+/// Seconds of a dual block's steps.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DualSeconds {
+    /// The Gram matrix.
+    pub gram: f64,
+    /// Its Cholesky factor.
+    pub cholesky: f64,
+    /// The effective parameters.
+    pub effective_parameters: f64,
+    /// The covariances of all spectra to predict, and of those held out.
+    pub predict: f64,
 }
 
 /// The network of a plan.
@@ -133,11 +169,11 @@ impl Progress for Silent {
     fn end(&self) {}
 }
 
-/// What `job` would do on `workers` workers a process: the network and the catalogues' footers are read, nothing is written.
+/// What `job` would do on `processes` processes of `workers` workers each: the network and the catalogues' footers are read, nothing is written.
 ///
 /// # Errors
 /// Whatever would end the run before its first pass.
-pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
+pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, RunError> {
     let context = Context::open(job, workers, Arc::new(Silent))?;
     let network = &context.network;
     let n_labels = network.n_labels();
@@ -146,6 +182,19 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     let n_predict = context.predicted().catalogue.n_rows();
     let mut blocks = Vec::new();
     for block in &context.blocks {
+        if !block.structure.has_sums() {
+            let cost = dual_cost(&context, block);
+            blocks.push(BlockFacts {
+                layer: block.name(),
+                structure: structure_name(block.structure),
+                n_weights: block.n_weights() as u64,
+                sums_bytes: 0,
+                sums_flops: 0.0,
+                correction: None,
+                inverse_flops: cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
+            });
+            continue;
+        }
         let structure = structure_of(block, &zero, n_labels, 1)?;
         blocks.push(BlockFacts {
             layer: block.name(),
@@ -177,7 +226,14 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     };
     let (forward, backward) = (products(0), k * products(1));
     let by_flux = k * (products(0) - products(1));
-    let weights: f64 = context.blocks.iter().map(|block| predictive_flops(block, k)).sum();
+    let weights: f64 = context
+        .blocks
+        .iter()
+        .map(|block| predictive_flops(block, k))
+        .sum::<f64>()
+        + context
+            .dual_plan()
+            .map_or(0.0, |block| dual_cost(&context, block).predict_flops);
     let fused = context.is_fused();
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let sums_bytes: u64 = blocks.iter().map(|block| block.sums_bytes).sum();
@@ -193,6 +249,30 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
         predict: held_out * (forward + backward + by_flux + weights)
             + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
     };
+    let dual = context.dual_plan().map(|block| {
+        let cost = dual_cost(&context, block);
+        let whole = cost.row_bytes + cost.tile_bytes;
+        let budget = context.job.compute.memory.filter(|&memory| memory < whole);
+        let (workers, threads) = (workers * processes, context.job.compute.arithmetic.threads);
+        let worker_rate = measured_product_rate(threads);
+        let seconds = |flops: f64| flops / (worker_rate * workers as f64);
+        DualPlan {
+            layer: block.name(),
+            cost,
+            in_memory: budget.is_none(),
+            process_bytes: budget.unwrap_or(whole),
+            scratch_bytes: budget.map_or(0, |_| cost.tile_bytes),
+            workers,
+            worker_rate,
+            seconds: DualSeconds {
+                gram: seconds(cost.gram_flops),
+                cholesky: seconds(cost.cholesky_flops),
+                effective_parameters: seconds(cost.trace_flops),
+                predict: seconds((held_out + n_predict as f64) * cost.predict_flops),
+            },
+        }
+    });
+    let dual_bytes = dual.as_ref().map_or(0, |dual| dual.process_bytes);
     let matrices = context.blocks.iter().map(matrix_bytes);
     let summing = 2 * workers as u64 + 1;
     // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
@@ -207,11 +287,12 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     let writing = corrections.iter().map(|of| 2 * of.bases_bytes).max().unwrap_or(0);
     let memory = MemoryPlan {
         fit: (sums_bytes * summing + eigenproblem).max(correcting + bases + in_products + writing),
-        invert: match context.job.prior {
-            Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
-            Prior::Evidence => posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
-        },
-        predict: posterior_bytes,
+        invert: dual_bytes
+            + match context.job.prior {
+                Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
+                Prior::Evidence => posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
+            },
+        predict: dual_bytes + posterior_bytes,
     };
     let pixels = if context.job.predict.jacobians {
         4 * n_labels * network.n_inputs()
@@ -240,8 +321,24 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
         blocks,
         flops,
         memory,
-        output_bytes: n_predict * per_star as u64 + 2 * posterior_bytes + 24 * network.n_weights() as u64,
+        output_bytes: n_predict * per_star as u64
+            + 2 * posterior_bytes
+            + 24 * network.n_weights() as u64
+            + dual
+                .as_ref()
+                .map_or(0, |dual| dual.cost.row_bytes + dual.cost.tile_bytes),
+        dual,
     })
+}
+
+/// What a dual block takes over the spectra that are not held out.
+fn dual_cost(context: &Context, block: &BlockPlan) -> DualCost {
+    let share = match context.job.noise {
+        Noise::Holdout => 1.0 - context.job.compute.holdout_fraction,
+        Noise::Covariance(_) => 1.0,
+    };
+    let n_spectra = (share * context.fit.catalogue.n_rows() as f64).ceil() as u64;
+    DualCost::of(block, context.network.n_labels(), n_spectra)
 }
 
 fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
@@ -263,6 +360,7 @@ fn predictive_flops(block: &BlockPlan, k: f64) -> f64 {
     match block.structure {
         StructureKind::Full | StructureKind::Block => 2.0 * k * p * p,
         StructureKind::Diagonal => 2.0 * k * p,
+        StructureKind::Dual => 0.0,
         StructureKind::Kfac | StructureKind::Ekfac => block
             .shapes
             .iter()
@@ -290,6 +388,7 @@ fn matrix_bytes(block: &BlockPlan) -> u64 {
     8 * match block.structure {
         StructureKind::Full | StructureKind::Block => p * p,
         StructureKind::Diagonal => p,
+        StructureKind::Dual => 0,
         StructureKind::Kfac | StructureKind::Ekfac => block
             .shapes
             .iter()

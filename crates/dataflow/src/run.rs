@@ -198,6 +198,9 @@ fn summary(
         summary.files.sort();
         context.output.commit(&manifest(context, &summary)?)?;
         context.output.clear_stages()?;
+        if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
+            context.stores.delete_prefix(&context.scratch())?;
+        }
         summary.complete = true;
     }
     summary.seconds = started.elapsed().as_secs_f64();
@@ -252,6 +255,17 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
                  and the weights' part is too small"
             ));
         }
+    }
+    if let (Some(invert), Some(plan)) = (&found.invert, context.dual_plan())
+        && !invert
+            .files
+            .iter()
+            .any(|file| file.path == files::marginal_variance_path(plan))
+    {
+        notes.push(format!(
+            "{}: the marginal variance of each weight is not written: for so many weights and spectra it takes more than all the rest",
+            plan.name()
+        ));
     }
     if let Some(evidence) = found.invert.as_ref().and_then(|invert| invert.evidence.as_ref()) {
         let pulls = found

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
+use crate::dual_files::DualChunk;
 use crate::error::RunError;
 
 /// What `fit` found, beside `posterior/hessian/`.
@@ -22,6 +23,9 @@ pub(crate) struct FitState {
     pub(crate) estimate: Option<ScatterEstimate>,
     /// Rows of the catalogue, and what became of them.
     pub(crate) counts: FitCounts,
+    /// The chunks of a dual block's rows, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dual: Vec<DualChunk>,
     pub(crate) files: Vec<WrittenFile>,
 }
 

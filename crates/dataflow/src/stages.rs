@@ -132,6 +132,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         references,
         estimate,
         counts: fitted.counts,
+        dual: fitted.dual,
         files: fitted.files,
     };
     if worker.index() == 0 && context.corrected().next().is_some() {
@@ -165,6 +166,7 @@ fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<Option<Scat
 }
 
 fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result<InvertState, RunError> {
+    context.open_dual(fit);
     let (n_spectra, n_blocks) = (fit.counts.in_sums, context.blocks.len() as u64);
     let state = match context.job.prior {
         Prior::Fixed(precision) => {
@@ -192,6 +194,7 @@ fn predict(
     fit: &FitState,
     inverted: &InvertState,
 ) -> Result<(Option<ScatterEstimate>, Predicted), RunError> {
+    context.open_dual(fit);
     context.load_posterior(inverted)?;
     begin(
         worker,

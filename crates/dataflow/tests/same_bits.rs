@@ -83,6 +83,8 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             batch: 16,
             group: 50,
             holdout_fraction: 0.2,
+            memory: None,
+            scratch: None,
         },
         output: path(output),
         existing_output: ExistingOutput::Refuse,
@@ -202,6 +204,113 @@ fn a_prior_by_evidence_is_the_same_everywhere_too() {
         (said["prior_precision"].as_f64(), said.get("prior_precision_from")),
         (Some(delta), None)
     );
+}
+
+#[test]
+fn a_dual_block_is_the_same_everywhere_in_memory_and_out_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    // Groups of 99 rows, of which 80 % are three labels each: five chunks; a layer beside them that is held otherwise.
+    let dual = |output: &str| {
+        let mut job = job(folder.path(), output, true);
+        job.curvature.structure = StructureKind::Dual;
+        job.curvature.by_layer = BTreeMap::from([("layers.2".to_string(), StructureKind::Kfac)]);
+        job
+    };
+    let one = done(dual("one"), Stage::Run, &alone(1));
+    assert!(one.complete);
+    assert_eq!(
+        one.blocks
+            .iter()
+            .map(|block| block.layers.join("+"))
+            .collect::<Vec<_>>(),
+        ["layers.0+layers.4", "layers.2"]
+    );
+    same_bits_elsewhere(&one, dual);
+    for (output, memory) in [("no-memory", 1), ("little-memory", 1_500_000)] {
+        same_bits_elsewhere(&one, |place| {
+            let mut job = dual(&format!("{output}-{place}"));
+            job.compute.memory = Some(memory);
+            job.compute.scratch = (memory == 1).then(|| folder.path().join("scratch").to_str().unwrap().into());
+            job
+        });
+    }
+    let left = std::fs::read_dir(folder.path().join("scratch")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "the tiles of a complete run are of no use");
+    let by_evidence = |output: &str| Job {
+        prior: Prior::Evidence,
+        ..dual(output)
+    };
+    let evidence = done(by_evidence("evidence"), Stage::Run, &alone(1));
+    let facts = evidence.prior.evidence.unwrap();
+    let gamma: f64 = evidence.blocks.iter().map(|block| block.effective_parameters).sum();
+    assert!((gamma / facts.effective_parameters - 1.0).abs() < 1e-9);
+    same_bits_elsewhere(&evidence, |place| by_evidence(&format!("evidence-{place}")));
+}
+
+#[test]
+fn a_dual_block_of_all_layers_says_what_a_full_one_says() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let of = |structure, prior| {
+        let mut job = job(folder.path(), &format!("{structure}-{prior:?}"), false);
+        job.curvature = Curvature {
+            structure,
+            by_layer: BTreeMap::new(),
+        };
+        job.compute.arithmetic.precision = Precision::F64;
+        job.prior = prior;
+        done(job, Stage::Run, &alone(2))
+    };
+    for prior in [Prior::Fixed(0.3), Prior::Fixed(300.0), Prior::Evidence] {
+        let (full, dual) = (of(StructureKind::Full, prior), of(StructureKind::Dual, prior));
+        let close = |found: f64, expected: f64| {
+            let error = (found / expected - 1.0).abs();
+            assert!(error < 1e-8, "{prior:?}: {found} {expected} {error:e}");
+        };
+        let (expected, found) = (&full.blocks[0], &dual.blocks[0]);
+        close(found.prior_precision, expected.prior_precision);
+        close(found.log_det, expected.log_det);
+        close(found.effective_parameters, expected.effective_parameters);
+        for table in ["predictions", "posterior/marginal_variance"] {
+            let column = if table == "predictions" {
+                "cov_weights"
+            } else {
+                "std_error"
+            };
+            let values = |summary: &RunSummary| column_of(&format!("{}/{table}", summary.output), column);
+            let (found, expected) = (values(&dual), values(&full));
+            assert_eq!(found.len(), expected.len());
+            assert!(!found.is_empty());
+            let each = if table == "predictions" { 9 } else { 1 };
+            for (found, expected) in found.chunks_exact(each).zip(expected.chunks_exact(each)) {
+                let scale = expected.iter().fold(0.0_f64, |scale, v| scale.max(v.abs()));
+                let worst = found
+                    .iter()
+                    .zip(expected)
+                    .fold(0.0_f64, |worst, (f, e)| worst.max((f - e).abs()));
+                assert!(worst <= 1e-8 * scale, "{prior:?} {table}: {worst:e} of {scale:e}");
+            }
+        }
+    }
+}
+
+/// All values of a column of doubles, or of lists of them, over the files of a folder.
+fn column_of(folder: &str, column: &str) -> Vec<f64> {
+    use arrow_array::cast::AsArray;
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let table = fisherflow_store::Table::open(&stores, folder).unwrap();
+    let mut values = Vec::new();
+    for batch in table.batches(Some(&[column]), 4096).unwrap() {
+        let batch = batch.unwrap();
+        let found = batch.column(0);
+        let doubles = match found.as_list_opt::<i32>() {
+            Some(lists) => lists.values(),
+            None => found,
+        };
+        values.extend_from_slice(doubles.as_primitive::<arrow_array::types::Float64Type>().values());
+    }
+    values
 }
 
 #[test]

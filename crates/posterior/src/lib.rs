@@ -14,6 +14,7 @@ mod contraction;
 mod cost;
 mod dense;
 mod diagonal;
+mod dual;
 mod eigen;
 mod eigenbasis;
 mod error;
@@ -47,7 +48,11 @@ mod evidence_oracle;
 mod refusals;
 
 pub use block_info::BlockInfo;
-pub use cost::{bases_flops, inverse_flops, spectrum_flops};
+pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
+pub use dual::{
+    DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_marginal_variance, dual_posterior,
+    dual_spectrum, exact_posterior, gram_tile, trace_of_inverse,
+};
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};
 pub use evidence::{Evidence, EvidencePoint, evidence};

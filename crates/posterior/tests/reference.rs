@@ -20,7 +20,7 @@ use fisherflow_curvature::{
     correction_of, structure_of,
 };
 use fisherflow_network::DenseShape;
-use fisherflow_posterior::{BlockPosterior, flux_covariance, invert, kronecker_bases};
+use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert, kronecker_bases};
 use npz::Array;
 
 const K: usize = 3;
@@ -219,6 +219,37 @@ fn full_posteriors() {
     reference.check("V_full_sn05", &full(&[0, 1, 2], label_precision));
     reference.check("V_last1", &full(&[2], 1.0));
     reference.check("V_last2", &full(&[1, 2], 1.0));
+}
+
+#[test]
+fn the_dual_form_is_the_full_posterior() {
+    let Some(reference) = Reference::load() else {
+        return;
+    };
+    let training = reference.mlp.captures(reference.values("X"), DType::F64);
+    let dual = |layers: &[usize], precision: f64| {
+        let plan = BlockPlan {
+            id: 0,
+            structure: StructureKind::Dual,
+            layers: layers.to_vec(),
+            shapes: layers.iter().map(|&l| reference.mlp.shapes[l].clone()).collect(),
+        };
+        let lam: Vec<f64> = (0..K * K)
+            .map(|at| if at % (K + 1) == 0 { precision } else { 0.0 })
+            .collect();
+        let lam = LabelPrecision::constant(&lam, reference.n_spectra as usize).unwrap();
+        [exact_posterior(&plan, &training, &lam, reference.prior, 2).unwrap()]
+    };
+    let label_precision = reference.values("sigma_noise2")[0].powi(-2);
+    reference.check("V_full", &dual(&[0, 1, 2], 1.0));
+    reference.check("V_full_sn05", &dual(&[0, 1, 2], label_precision));
+    reference.check("V_last2", &dual(&[1, 2], 1.0));
+    let blocks = [0, 1, 2]
+        .map(|l| dual(&[l], 1.0))
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+    reference.check("V_blockdiag", &blocks);
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod simulated;
 mod stores;
 mod table;
 mod tidy;
+mod tiles;
 mod timestamp;
 mod verify;
 
@@ -49,5 +50,6 @@ pub use predictions::{PredictionRows, PredictionSchema, PredictionWriter};
 pub use simulated::{simulated_columns, write_simulated};
 pub use stores::{Creation, Stores};
 pub use table::{Table, TableBatches};
+pub use tiles::{StoredTile, TileFolder};
 pub use timestamp::now_utc;
 pub use verify::Verified;

@@ -124,27 +124,48 @@ impl MatrixWriter {
     /// # Errors
     /// Its values do not fit its shape, or the store does not take it.
     pub fn append(&mut self, matrix: &MatrixRows<'_>) -> Result<(), StoreError> {
-        let (rows, cols) = (matrix.rows, matrix.cols);
-        check_shapes(
-            self.out.uri(),
-            &[("values of a matrix", matrix.values.len(), rows * cols)],
-        )?;
+        let tile = (matrix.cols, matrix.values);
+        self.append_tiles(matrix.layer, matrix.factor, matrix.rows, &[tile])
+    }
+
+    /// Appends a matrix of `rows` rows that is held as tiles side by side: columns and values of each.
+    ///
+    /// # Errors
+    /// As [`MatrixWriter::append`].
+    pub fn append_tiles(
+        &mut self,
+        layer: &str,
+        factor: &str,
+        rows: usize,
+        tiles: &[(usize, &[f64])],
+    ) -> Result<(), StoreError> {
+        for &(cols, values) in tiles {
+            check_shapes(self.out.uri(), &[("values of a matrix", values.len(), rows * cols)])?;
+        }
+        let cols: usize = tiles.iter().map(|(cols, _)| cols).sum();
         let step = (CHUNK / (8 * cols.max(1))).max(1);
+        let line = |row: usize| {
+            let parts = tiles
+                .iter()
+                .map(move |&(cols, values)| &values[row * cols..(row + 1) * cols]);
+            parts.flatten().copied()
+        };
         for first in (0..rows).step_by(step) {
             let last = (first + step).min(rows);
             let n = last - first;
+            let lines: Vec<f64> = (first..last).flat_map(line).collect();
             let columns: Vec<ArrayRef> = vec![
-                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(matrix.layer, n))),
-                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(matrix.factor, n))),
+                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(layer, n))),
+                Arc::new(StringArray::from_iter_values(std::iter::repeat_n(factor, n))),
                 Arc::new(Int64Array::from_iter_values(first as i64..last as i64)),
-                f64_lists((first..last).map(|row| Some(&matrix.values[row * cols..(row + 1) * cols]))),
+                f64_lists((0..n).map(|row| Some(&lines[row * cols..(row + 1) * cols]))),
             ];
             let batch = self.out.batch(&self.schema, columns)?;
             self.out.write(&batch)?;
         }
         self.shapes.push(MatrixShape {
-            layer: matrix.layer.to_owned(),
-            factor: matrix.factor.to_owned(),
+            layer: layer.to_owned(),
+            factor: factor.to_owned(),
             rows,
             cols,
         });

@@ -27,7 +27,11 @@ const IO_THREADS: usize = 4;
 pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
     match task {
         Task::Run { job, stage, cluster } => run::run(*job, stage, &cluster, terminal),
-        Task::Plan { job, workers } => plan::plan(*job, workers),
+        Task::Plan {
+            job,
+            workers,
+            processes,
+        } => plan::plan(*job, workers, processes),
         Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_dataflow::{CataloguePlan, Job, RunPlan};
+use fisherflow_dataflow::{CataloguePlan, DualPlan, Job, RunPlan};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count, flop};
@@ -11,8 +11,8 @@ use crate::printing::{Grid, Page, bytes, count, flop};
 ///
 /// # Errors
 /// Whatever would end the run before its first pass.
-pub fn plan(job: Job, workers: usize) -> Result<(), CliError> {
-    let plan = fisherflow_dataflow::plan(Arc::new(job), workers)?;
+pub fn plan(job: Job, workers: usize, processes: usize) -> Result<(), CliError> {
+    let plan = fisherflow_dataflow::plan(Arc::new(job), workers.max(1), processes.max(1))?;
     Ok(page(&plan, workers).print()?)
 }
 
@@ -96,7 +96,68 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
         workers,
         if workers == 1 { "worker" } else { "workers" }
     ));
+    if let Some(dual) = &plan.dual {
+        page.gap().facts(&of_dual(dual));
+    }
     page
+}
+
+/// What a dual block takes.
+fn of_dual(dual: &DualPlan) -> Vec<(&'static str, String)> {
+    let (cost, seconds) = (&dual.cost, &dual.seconds);
+    let step = |flops: f64, seconds: f64| {
+        format!(
+            "{}, {} a worker, about {seconds:.3} s",
+            flop(flops),
+            flop(flops / dual.workers as f64)
+        )
+    };
+    let kept = if dual.in_memory {
+        format!("{} in the memory of each process", bytes(dual.process_bytes))
+    } else {
+        format!(
+            "{} in the memory of each process, {} of tiles in the scratch folder, {} a worker",
+            bytes(dual.process_bytes),
+            bytes(dual.scratch_bytes),
+            bytes(dual.scratch_bytes / dual.workers as u64)
+        )
+    };
+    vec![
+        (
+            "dual",
+            format!(
+                "{}: Gram matrix of {} rows in {} chunks; rows {}, factor {}",
+                dual.layer,
+                count(cost.rows),
+                count(cost.chunks),
+                bytes(cost.row_bytes),
+                bytes(cost.tile_bytes)
+            ),
+        ),
+        ("kept", kept),
+        ("Gram matrix", step(cost.gram_flops, seconds.gram)),
+        ("Cholesky", step(cost.cholesky_flops, seconds.cholesky)),
+        (
+            "effective parameters",
+            step(cost.trace_flops, seconds.effective_parameters),
+        ),
+        (
+            "prediction",
+            format!(
+                "{} a spectrum, about {:.3} s for all of them",
+                flop(cost.predict_flops),
+                seconds.predict
+            ),
+        ),
+        (
+            "times",
+            format!(
+                "on {} workers of {}/s each, as measured here in f64",
+                dual.workers,
+                flop(dual.worker_rate)
+            ),
+        ),
+    ]
 }
 
 /// One catalogue in one line.

@@ -34,6 +34,8 @@ pub fn job(
     let output = folder.locate(&run_file.output()?.uri);
     let mut uris = vec![network.uri.as_str(), &fit.uri, &output];
     uris.extend(predict.catalogue.iter().map(|source| source.uri.as_str()));
+    let scratch = run_file.compute.scratch.as_ref().map(|uri| folder.locate(uri));
+    uris.extend(scratch.as_deref());
     let store = object_store::options(environment, &uris)?;
     Ok(Job {
         curvature: Curvature {
@@ -51,6 +53,8 @@ pub fn job(
             batch: run_file.compute.batch,
             group: run_file.compute.group,
             holdout_fraction: run_file.noise.holdout_fraction,
+            memory: curvature.memory,
+            scratch: scratch.clone(),
         },
         network,
         catalogue: fit,
@@ -162,9 +166,22 @@ uri = "out"
         assert_eq!(job.curvature.structure, StructureKind::Kfac);
         assert_eq!(job.noise, Noise::Holdout);
         assert_eq!(job.prior, Prior::Fixed(2.0));
+        assert_eq!((job.compute.memory, job.compute.scratch), (None, None));
         assert_eq!(job.compute.holdout_fraction, 0.2);
         assert_eq!(job.compute.arithmetic.threads, 3);
         assert_eq!(job.store.s3, [("aws_region".to_owned(), "eu-west-1".to_owned())]);
+    }
+
+    #[test]
+    fn a_dual_block_may_have_a_budget_and_a_place_to_go_beyond_it() {
+        let text = TEXT
+            .replace("structure = \"kfac\"", "structure = \"dual\"\nmemory = \"1.5 GiB\"")
+            .replace("threads = 3", "scratch = \"tiles\"");
+        let (job, home) = resolved(&text);
+        let job = job.unwrap();
+        assert_eq!(job.curvature.structure, StructureKind::Dual);
+        assert_eq!(job.compute.memory, Some(3 << 29));
+        assert_eq!(job.compute.scratch, Some(format!("{home}/pipelines/tiles")));
     }
 
     #[test]

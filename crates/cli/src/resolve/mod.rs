@@ -31,6 +31,8 @@ pub enum Task {
         job: Box<Job>,
         /// Workers of each process.
         workers: usize,
+        /// Processes of the run.
+        processes: usize,
     },
     /// The training of a network.
     Train(Box<TrainJob>),
@@ -91,6 +93,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             Ok(Task::Plan {
                 job: Box::new(job),
                 workers,
+                processes: args.processes.max(1),
             })
         }
         Command::Train(args) => {

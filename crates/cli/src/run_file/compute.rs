@@ -6,7 +6,7 @@ use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[compute]`.
-pub const KEYS: &[&str] = &["precision", "batch", "threads", "group"];
+pub const KEYS: &[&str] = &["precision", "batch", "threads", "group", "scratch"];
 
 /// `[compute]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct ComputeTable {
     pub threads: usize,
     /// Spectra a reduction group, at least: groups are whole row groups.
     pub group: u64,
+    /// A folder for what a dual block has no room for in memory.
+    pub scratch: Option<String>,
 }
 
 impl Default for ComputeTable {
@@ -28,6 +30,7 @@ impl Default for ComputeTable {
             batch: 512,
             threads: 1,
             group: 4096,
+            scratch: None,
         }
     }
 }
@@ -50,6 +53,9 @@ impl ComputeTable {
         }
         if let Some(e) = table.get("group") {
             read.group = e.integer(1)?;
+        }
+        if let Some(e) = table.get("scratch") {
+            read.scratch = Some(e.string()?);
         }
         Ok(read)
     }

@@ -12,7 +12,7 @@ use super::table::Table;
 pub const KEYS: &[&str] = &["structure", "memory", "layers", "weight_sharing", "split_bias"];
 
 /// Structures of the contract that a later version does.
-const LATER: &[&str] = &["low_rank", "dual", "auto"];
+const LATER: &[&str] = &["low_rank", "auto"];
 
 /// `[curvature]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub struct CurvatureTable {
     pub layers: BTreeMap<String, StructureKind>,
     /// Of every block.
     pub options: BlockOptions,
+    /// Bytes that a process may take for a dual block.
+    pub memory: Option<u64>,
 }
 
 impl CurvatureTable {
@@ -31,16 +33,10 @@ impl CurvatureTable {
     /// # Errors
     /// Missing or wrong values.
     pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
-        if let Some(memory) = table.get("memory") {
-            return Err(memory.unsupported(
-                "a budget for structure = \"auto\"",
-                "leave it out and choose the structure of each layer",
-            ));
-        }
         let entry = table.get("structure").ok_or_else(|| {
             table.missing(
                 "structure",
-                "write structure = \"full\", \"block\", \"kfac\", \"ekfac\" or \"diagonal\"",
+                "write structure = \"full\", \"block\", \"kfac\", \"ekfac\", \"diagonal\" or \"dual\"",
             )
         })?;
         let mut layers = BTreeMap::new();
@@ -61,6 +57,7 @@ impl CurvatureTable {
             structure: structure(&entry)?,
             layers,
             options,
+            memory: table.get("memory").map(|entry| entry.bytes()).transpose()?,
         })
     }
 }
@@ -74,6 +71,7 @@ fn structure(entry: &Entry<'_>) -> Result<StructureKind, RunFileError> {
             ("kfac", StructureKind::Kfac),
             ("ekfac", StructureKind::Ekfac),
             ("diagonal", StructureKind::Diagonal),
+            ("dual", StructureKind::Dual),
         ],
         LATER,
     )

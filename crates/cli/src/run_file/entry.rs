@@ -88,6 +88,38 @@ impl<'d> Entry<'d> {
         usize::try_from(n).map_err(|_| self.invalid(format!("is {n}, more than this machine can count")))
     }
 
+    /// A number of bytes above 0: an integer, or one with a unit, as in "8 GiB" or "500 MB".
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn bytes(&self) -> Result<u64, RunFileError> {
+        const UNITS: [(&str, u64); 9] = [
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("TiB", 1 << 40),
+            ("kB", 1_000),
+            ("MB", 1_000_000),
+            ("GB", 1_000_000_000),
+            ("TB", 1_000_000_000_000),
+            ("B", 1),
+        ];
+        if !self.is_string() {
+            return self.integer(1);
+        }
+        let said = self.string()?;
+        let found = UNITS.iter().find_map(|(unit, bytes)| {
+            let number: f64 = said.trim().strip_suffix(unit)?.trim().parse().ok()?;
+            Some(number * *bytes as f64)
+        });
+        match found {
+            Some(bytes) if (1.0..9e18).contains(&bytes) => Ok(bytes as u64),
+            _ => Err(self.invalid(format!(
+                "is \"{said}\", expected bytes with a unit, as in \"8 GiB\" or \"500 MB\""
+            ))),
+        }
+    }
+
     /// The elements of an array, each with its own line; `of` says what an array of what is expected.
     ///
     /// # Errors

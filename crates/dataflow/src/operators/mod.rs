@@ -5,6 +5,7 @@
 
 mod accumulate;
 mod conclude;
+mod deliver;
 mod differentiate;
 mod fetch;
 mod gather;
@@ -13,6 +14,7 @@ mod reduce;
 
 pub(crate) use accumulate::{Accumulate, GroupFold};
 pub(crate) use conclude::Conclude;
+pub(crate) use deliver::deliver;
 pub(crate) use differentiate::Differentiate;
 pub(crate) use fetch::{Fetch, GroupReader};
 pub(crate) use gather::Gather;

@@ -20,7 +20,11 @@ pub(crate) fn owned<'scope>(scope: Scope<'scope, u64>, keys: Vec<u64>) -> Stream
     )
 }
 
-fn emit<'scope, T: 'static>(scope: Scope<'scope, u64>, mut items: Vec<(u64, T)>) -> StreamVec<'scope, u64, T> {
+/// Emits items at their times.
+pub(super) fn emit<'scope, T: 'static>(
+    scope: Scope<'scope, u64>,
+    mut items: Vec<(u64, T)>,
+) -> StreamVec<'scope, u64, T> {
     source(scope, "Plan", move |capability, _info| {
         let mut capability = Some(capability);
         move |output| {

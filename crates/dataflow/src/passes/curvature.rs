@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{BlockSums, LabelPrecision, References, Structure, StructureKind, structure_of};
-use fisherflow_network::InputJacobian;
+use fisherflow_network::{InputJacobian, LayerCapture};
 use fisherflow_posterior::kronecker_bases;
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
@@ -17,8 +17,10 @@ use timely::worker::Worker;
 
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPart;
+use super::weight_jacobian::Rows;
 use super::{run, spectra};
 use crate::context::Context;
+use crate::dual_files::DualChunk;
 use crate::error::RunError;
 use crate::files;
 use crate::operators::{Accumulate, Conclude, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
@@ -27,6 +29,8 @@ use crate::stage_state::FitCounts;
 /// What the pass leaves beside the Hessian's files.
 pub(crate) struct Fitted {
     pub(crate) counts: FitCounts,
+    /// The chunks of a dual block's rows.
+    pub(crate) dual: Vec<DualChunk>,
     pub(crate) files: Vec<WrittenFile>,
 }
 
@@ -43,7 +47,7 @@ pub(crate) fn curvature(
     } else {
         InputJacobian::NotWanted
     };
-    let (hessian, counts, flux) = run(worker, context, |scope, probe| {
+    let (hessian, rows, counts, flux) = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
         let differentiated = spectra(scope, context, |context| &context.fit)
             .differentiate(&context.faults, move |batch| {
@@ -54,6 +58,7 @@ pub(crate) fn curvature(
         let structures: Rc<[Box<dyn Structure>]> = context
             .blocks
             .iter()
+            .filter(|plan| plan.structure.has_sums())
             .map(|plan| {
                 structure_of(
                     plan,
@@ -69,7 +74,10 @@ pub(crate) fn curvature(
             .accumulate("Curvature", &context.faults, Sums::new(context, structures, noise)?)
             .reduce_in_group_order(&context.faults, |total: &mut BlockSums, group| Ok(total.merge(&group)?))
             .conclude("WriteHessian", &context.faults, move |block, sums| {
-                let structure = &owned[block as usize];
+                let structure = owned
+                    .iter()
+                    .find(|structure| structure.plan().id as u64 == block)
+                    .ok_or_else(|| RunError::Internal(format!("there is no block {block} of sums")))?;
                 let plan = structure.plan();
                 let curvature = structure.curvature(&sums)?;
                 drop(sums);
@@ -82,6 +90,13 @@ pub(crate) fn curvature(
                 Ok(None)
             })
             .gather(probe);
+
+        let rows = context.dual_plan().map(|plan| {
+            differentiated
+                .clone()
+                .accumulate("WeightJacobian", &context.faults, Rows::new(context, plan, noise))
+                .gather(probe)
+        });
 
         let counts = differentiated
             .clone()
@@ -104,14 +119,37 @@ pub(crate) fn curvature(
                 .accumulate("FluxPart", &context.faults, FluxPart::new(context))
                 .gather(probe)
         });
-        Ok((hessian, counts, flux))
+        Ok((hessian, rows, counts, flux))
     })?;
     let mut files: Vec<WrittenFile> = hessian.take().into_values().flatten().collect();
+    let mut dual = Vec::new();
+    for parts in rows.into_iter().flat_map(|rows| rows.take().into_values()) {
+        dual.extend(parts.chunks);
+        files.extend(parts.files);
+    }
     files.extend(flux.into_iter().flat_map(|flux| flux.take().into_values().flatten()));
     Ok(Fitted {
         counts: counts.take().remove(&0).unwrap_or_default(),
+        dual,
         files,
     })
+}
+
+/// The captures of a batch's training spectra, and the precision of their labels; `noise`: `[K, K]`, normalised label units.
+pub(super) fn training(
+    context: &Context,
+    noise: &[f64],
+    all: &Differentiated,
+) -> Result<(Vec<LayerCapture>, LabelPrecision), RunError> {
+    let training: Vec<usize> = (0..all.batch.n_rows())
+        .filter(|&row| context.is_in_sums(&all.batch, row))
+        .collect();
+    let own = all
+        .label_covariance_of(&training)
+        .map(|own| context.in_normalised_units(own))
+        .transpose()?;
+    let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), training.len())?;
+    Ok((all.captures_of(&training)?, precision))
 }
 
 /// The sums of some blocks over the training spectra of one group.
@@ -149,15 +187,10 @@ impl GroupFold<Rc<Differentiated>> for Sums {
     type Output = BlockSums;
 
     fn add(&mut self, _group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
-        let training: Vec<usize> = (0..all.batch.n_rows())
-            .filter(|&row| self.context.is_in_sums(&all.batch, row))
-            .collect();
-        let captures = all.captures_of(&training)?;
-        let own = all
-            .label_covariance_of(&training)
-            .map(|own| self.context.in_normalised_units(own))
-            .transpose()?;
-        let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), training.len())?;
+        if self.structures.is_empty() {
+            return Ok(());
+        }
+        let (captures, precision) = training(&self.context, &self.noise, &all)?;
         for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
             structure.accumulate(&captures, &precision, sums)?;
         }

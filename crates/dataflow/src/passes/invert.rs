@@ -15,7 +15,7 @@ use fisherflow_store::WrittenFile;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::run;
+use super::{dual, run};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;
@@ -55,6 +55,7 @@ pub(crate) fn inverse(
         let posterior = invert(plan, curvature, prior_precision, inverting.cores)?;
         write(&inverting, block, &posterior)
     })?;
+    let blocks = with_dual(worker, context, blocks, prior_precision)?;
     Ok(state(context, blocks, None))
 }
 
@@ -62,7 +63,7 @@ pub(crate) fn inverse(
 pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u64) -> Result<Factored, RunError> {
     let kept = Kept::default();
     let (factoring, keeping) = (Arc::clone(context), Rc::clone(&kept));
-    let spectra = each_block(worker, context, "Factor", move |block| {
+    let mut spectra = each_block(worker, context, "Factor", move |block| {
         let plan = &factoring.blocks[block as usize];
         let curvature = files::read_hessian(&factoring, plan, n_spectra)?;
         let factored = factor(plan, curvature, factoring.cores)?;
@@ -71,6 +72,9 @@ pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
         factoring.progress.advance(1);
         Ok(spectrum)
     })?;
+    if let Some(plan) = context.dual_plan() {
+        spectra.insert(plan.id as u64, dual::spectrum(worker, context, context.dual_rows()?)?);
+    }
     Ok(Factored {
         kept,
         spectra: spectra.into_values().collect(),
@@ -95,10 +99,26 @@ pub(crate) fn finish(
         })?;
         write(&finishing, block, &factored.finish(prior_precision)?)
     })?;
+    let blocks = with_dual(worker, context, blocks, prior_precision)?;
     Ok(state(context, blocks, Some(evidence.clone())))
 }
 
-/// One dataflow: something done with each block by its owner, and what came of it brought to every worker.
+/// Inverts the dual block too, if there is one: by all workers together.
+fn with_dual(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    mut blocks: BTreeMap<u64, Inverted>,
+    prior_precision: f64,
+) -> Result<BTreeMap<u64, Inverted>, RunError> {
+    if let Some(plan) = context.dual_plan() {
+        let storage = context.dual_storage(prior_precision)?;
+        let (info, files) = dual::invert(worker, context, &storage)?;
+        blocks.insert(plan.id as u64, Inverted { info, files });
+    }
+    Ok(blocks)
+}
+
+/// One dataflow: something done with each block that has sums, by its owner, and what came of it brought to every worker.
 fn each_block<U: timely::ExchangeData + Clone>(
     worker: &mut Worker,
     context: &Arc<Context>,
@@ -108,7 +128,8 @@ fn each_block<U: timely::ExchangeData + Clone>(
     let mine = owners(context, worker.peers())
         .into_iter()
         .enumerate()
-        .filter_map(|(block, owner)| (owner == worker.index()).then_some(block as u64))
+        .filter(|&(block, owner)| owner == worker.index() && context.blocks[block].structure.has_sums())
+        .map(|(block, _)| block as u64)
         .collect();
     let gathered = run(worker, context, |scope, probe| {
         Ok(owned(scope, mine)

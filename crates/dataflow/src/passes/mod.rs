@@ -6,6 +6,7 @@
 //! curvature   training rows   -> sums of every block -> posterior/hessian      (and J_x, C_flux of all rows, if they are to be predicted)
 //! correction  training rows   -> eigenvalues of ekfac blocks in the bases that the curvature pass left -> posterior/hessian
 //! evidence    blocks          -> their eigenvalues, the prior precision                (only where the prior is chosen by it)
+//! factor      tiles           -> the factor of a dual block's Gram matrix, its rows in posterior/inverse     (only where there is one)
 //! invert      blocks          -> posterior/inverse, posterior/marginal_variance
 //! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
 //! predict     rows to predict -> predictions/, jacobians/
@@ -15,10 +16,12 @@ pub(crate) mod agree;
 pub(crate) mod calibrate;
 pub(crate) mod correction;
 pub(crate) mod curvature;
+pub(crate) mod dual;
 pub(crate) mod invert;
 pub(crate) mod population;
 pub(crate) mod predict;
 pub(crate) mod reference;
+pub(crate) mod weight_jacobian;
 
 pub(crate) mod differentiated;
 pub(crate) mod rows;

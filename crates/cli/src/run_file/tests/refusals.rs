@@ -316,11 +316,6 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
             "`curvature.layers.\"layers.6\"`: \"dual\" is not yet supported",
         ),
         (
-            "structure = \"kfac\"",
-            "memory = \"8 GiB\"",
-            "`curvature.memory`: a budget for structure = \"auto\" is not yet supported",
-        ),
-        (
             "precision = 1.5",
             "precision = \"holdout\"",
             "`prior.precision`: \"holdout\" is not yet supported by this version of fisherflow; write a number",
@@ -447,4 +442,20 @@ fn elements_of_arrays_over_lines_have_their_own() {
         error.starts_with(&format!("run.toml:{n}: `catalogue.labels[1]`")),
         "{error}"
     );
+}
+
+#[test]
+fn a_memory_that_is_no_number_of_bytes_is_refused() {
+    for (memory, said) in [
+        ("\"lots\"", "expected bytes with a unit, as in \"8 GiB\""),
+        ("\"-1 GB\"", "expected bytes with a unit"),
+        ("0", "expected an integer of at least 1"),
+        ("true", "integer"),
+    ] {
+        let error = refused(
+            "structure = \"kfac\"",
+            &format!("structure = \"dual\"\nmemory = {memory}"),
+        );
+        assert!(error.contains("curvature.memory") && error.contains(said), "{error}");
+    }
 }

@@ -1,0 +1,294 @@
+//! The dual block's part of the invert pass: the tiles of its Gram matrix and of their Cholesky factor, spread over all workers.
+//!
+//! Worker `i mod workers` owns row i of tiles. Block columns are factored one after another, some at a time where memory ends:
+//!
+//! ```text
+//! for columns [first, end):                          all of them in memory
+//!     own tiles (i, j), j in [first, end):  open with Q, subtract L_ik L_jk^T for k < first        from the tiles' folder
+//!     for j in [first, end):
+//!         owner of j: L_jj;  its row from `first` on to every process
+//!         owners of i > j:  subtract k in [first, j),  L_ij
+//! ```
+//!
+//! Every tile has its terms subtracted in the order of k, whoever does it and wherever the others are kept.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fisherflow_curvature::Matrix;
+use fisherflow_posterior::{
+    BlockInfo, DualFacts, DualSource, OpenTile, Spectrum, WholeGram, dual_marginal_variance, gram_tile,
+    trace_of_inverse,
+};
+use fisherflow_store::WrittenFile;
+use timely::ExchangeData;
+use timely::worker::Worker;
+
+use super::run;
+use crate::context::Context;
+use crate::dual_files;
+use crate::dual_storage::{DualRows, DualStorage};
+use crate::error::RunError;
+use crate::files;
+use crate::operators::{Conclude, Gather, Part, deliver, owned};
+
+/// Rows of a Gram matrix whose eigenvalues are computed: about 650 MB, and some minutes.
+const LARGEST_SPECTRUM: usize = 9_000;
+
+/// A tile on its way: row, column, rows, columns, values.
+type Sent = (u64, u64, u64, u64, Vec<f64>);
+
+/// The eigenvalues of the block's Hessian, on every worker.
+pub(crate) fn spectrum(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    rows: &Arc<DualRows>,
+) -> Result<Spectrum, RunError> {
+    let layout = &rows.layout;
+    if layout.n_rows() > LARGEST_SPECTRUM {
+        return Err(RunError::Refused(format!(
+            "prior.precision = \"evidence\" needs the eigenvalues of the dual block's Gram matrix of {} rows (spectra times labels), which this \
+             version computes up to {LARGEST_SPECTRUM}: give prior.precision a number, for instance the evidence's over fewer spectra",
+            layout.n_rows()
+        )));
+    }
+    let threads = context.network.arithmetic().threads;
+    let mut parts = Vec::new();
+    for row in mine(worker, layout.n_chunks()) {
+        for column in 0..=row {
+            let tile = gram_tile(rows.rows(row)?.as_ref(), rows.rows(column)?.as_ref(), threads);
+            parts.push(Part {
+                key: 0,
+                value: sent(row, column, &tile),
+            });
+        }
+    }
+    let whole: Rc<RefCell<Option<WholeGram>>> = Rc::default();
+    if worker.index() == 0 {
+        whole.replace(Some(WholeGram::new(layout)));
+    }
+    let filling = Rc::clone(&whole);
+    run(worker, context, |scope, probe| {
+        let receive = move |(row, column, _, _, values): Sent| {
+            if let Some(whole) = filling.borrow_mut().as_mut() {
+                whole.put(row as usize, column as usize, &values);
+            }
+            Ok(())
+        };
+        deliver(scope, &context.faults, parts, receive, probe);
+        Ok(())
+    })?;
+    let solving = Arc::clone(context);
+    let found = each(worker, context, "Spectrum", 1, move |_| {
+        let whole = whole.take();
+        let whole = whole.ok_or_else(|| RunError::Internal("a Gram matrix is not with its owner".into()))?;
+        Ok(whole.spectrum(solving.cores)?)
+    })?;
+    found
+        .into_values()
+        .next()
+        .ok_or_else(|| RunError::Internal("a Gram matrix has no eigenvalues".into()))
+}
+
+/// Factors `Q + delta I`, and writes what a prediction needs.
+pub(crate) fn invert(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    storage: &Arc<DualStorage>,
+) -> Result<(BlockInfo, Vec<WrittenFile>), RunError> {
+    if worker.index().is_multiple_of(context.workers) {
+        let n = storage.rows.layout.n_chunks() as u64;
+        context.progress.begin("factor", n * (n + 1) / 2);
+    }
+    factor(worker, context, storage)?;
+    let layout = storage.rows.layout.clone();
+    let threads = context.network.arithmetic().threads;
+    let (writing, concluding) = (Arc::clone(context), Arc::clone(storage));
+    let rows = each(worker, context, "Rows", layout.n_chunks(), move |chunk| {
+        let storage = concluding.as_ref();
+        let layout = &storage.rows.layout;
+        let tile = storage.factor(chunk, chunk)?;
+        let mut facts = DualFacts::of(storage.rows.rows(chunk)?.as_ref(), &tile);
+        facts.trace_of_inverse = trace_of_inverse(layout, storage, chunk, threads)?;
+        Ok((facts, dual_files::write_factor(&writing, layout, chunk, storage)?))
+    })?;
+    let mut facts = DualFacts::default();
+    let mut written = Vec::with_capacity(rows.len() + 1);
+    for (own, file) in rows.into_values() {
+        facts.add(&own);
+        written.push(file);
+    }
+    let info = layout.info(storage.prior_precision, &facts);
+    let (writing, concluding) = (Arc::clone(context), Arc::clone(storage));
+    let variances = each(worker, context, "MarginalVariance", 1, move |_| {
+        let layout = &concluding.rows.layout;
+        let found = dual_marginal_variance(layout, concluding.as_ref(), concluding.prior_precision, writing.cores)?;
+        let write = |variances: Vec<Matrix>| files::write_marginal_variance(&writing, &layout.plan, &variances);
+        found.map(write).transpose()
+    })?;
+    written.extend(variances.into_values().flatten());
+    Ok((info, written))
+}
+
+/// Every tile of L to its place.
+fn factor(worker: &mut Worker, context: &Arc<Context>, storage: &Arc<DualStorage>) -> Result<(), RunError> {
+    let (rows, threads) = (&storage.rows, context.network.arithmetic().threads);
+    let (layout, n) = (&rows.layout, rows.layout.n_chunks());
+    let processes = worker.peers() / context.workers.max(1);
+    let at_once = rows.columns_at_once(1.0 / processes.max(1) as f64);
+    let own = mine(worker, n);
+    let gram = |row: usize, column: usize| -> Result<OpenTile, RunError> {
+        let tile = gram_tile(rows.rows(row)?.as_ref(), rows.rows(column)?.as_ref(), threads);
+        Ok(OpenTile::new(tile))
+    };
+    for first in (0..n).step_by(at_once) {
+        let end = n.min(first + at_once);
+        let mut open = if first == 0 {
+            BTreeMap::new()
+        } else {
+            // The columns before must be there, whoever owns their rows.
+            share(worker, context, storage, &own, n, n)?;
+            opened(storage, &own, first..end, gram, threads)?
+        };
+        for column in first..end {
+            if own.contains(&column) && !storage.has(column, column)? {
+                let tile = match open.remove(&(column, column)) {
+                    Some(tile) => tile,
+                    None => gram(column, column)?,
+                };
+                let tile = tile.factor(layout, rows.rows(column)?.as_ref(), storage.prior_precision)?;
+                storage.put(column, column, tile)?;
+                context.progress.advance(1);
+            }
+            share(worker, context, storage, &own, first, column)?;
+            for &row in own.iter().filter(|&&row| row > column) {
+                if !storage.has(row, column)? {
+                    let mut tile = match open.remove(&(row, column)) {
+                        Some(tile) => tile,
+                        None => gram(row, column)?,
+                    };
+                    for known in first..column {
+                        tile.subtract(
+                            storage.factor(row, known)?.as_ref(),
+                            storage.factor(column, known)?.as_ref(),
+                            threads,
+                        );
+                    }
+                    let tile = tile.solve(storage.factor(column, column)?.as_ref(), threads);
+                    storage.put(row, column, tile)?;
+                    context.progress.advance(1);
+                }
+                if row < end && !storage.has(row, row)? {
+                    let diagonal = match open.entry((row, row)) {
+                        std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
+                        std::collections::btree_map::Entry::Vacant(place) => place.insert(gram(row, row)?),
+                    };
+                    let tile = storage.factor(row, column)?;
+                    diagonal.subtract(&tile, &tile, threads);
+                }
+            }
+        }
+    }
+    // The last column's owner may be ahead of the others, who need its row.
+    share(worker, context, storage, &own, n, n)
+}
+
+/// This worker's tiles of some columns that are not there yet, everything before those columns subtracted.
+fn opened(
+    storage: &DualStorage,
+    own: &[usize],
+    columns: std::ops::Range<usize>,
+    gram: impl Fn(usize, usize) -> Result<OpenTile, RunError>,
+    threads: usize,
+) -> Result<BTreeMap<(usize, usize), OpenTile>, RunError> {
+    let mut open = BTreeMap::new();
+    for &row in own.iter().filter(|&&row| row >= columns.start) {
+        for column in columns.start..columns.end.min(row + 1) {
+            if !storage.has(row, column)? {
+                open.insert((row, column), gram(row, column)?);
+            }
+        }
+    }
+    for known in 0..columns.start {
+        for (&(row, column), tile) in &mut open {
+            tile.subtract(
+                storage.factor(row, known)?.as_ref(),
+                storage.factor(column, known)?.as_ref(),
+                threads,
+            );
+        }
+    }
+    Ok(open)
+}
+
+/// Brings row `row` of the factor, from column `first` on, to every process that has it in its memory alone; every worker waits for it.
+fn share(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    storage: &Arc<DualStorage>,
+    own: &[usize],
+    first: usize,
+    row: usize,
+) -> Result<(), RunError> {
+    let here = worker.index() / context.workers;
+    let mut parts = Vec::new();
+    if storage.rows.in_memory() && own.contains(&row) {
+        let others = (0..worker.peers() / context.workers).filter(|&process| process != here);
+        for process in others {
+            for column in first..=row {
+                let tile = storage.factor(row, column)?;
+                parts.push(Part {
+                    key: (process * context.workers) as u64,
+                    value: sent(row, column, &tile),
+                });
+            }
+        }
+    }
+    let keeping = Arc::clone(storage);
+    run(worker, context, |scope, probe| {
+        let receive = move |(row, column, rows, cols, values): Sent| {
+            let tile = Matrix {
+                rows: rows as usize,
+                cols: cols as usize,
+                values,
+            };
+            keeping.put(row as usize, column as usize, tile)
+        };
+        deliver(scope, &context.faults, parts, receive, probe);
+        Ok(())
+    })
+}
+
+/// Something done with each of `n` keys by its owner, and what came of it brought to every worker.
+fn each<U: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    name: &str,
+    n: usize,
+    mut what: impl FnMut(usize) -> Result<U, RunError> + 'static,
+) -> Result<BTreeMap<u64, U>, RunError> {
+    let keys = mine(worker, n).into_iter().map(|key| key as u64).collect();
+    let gathered = run(worker, context, |scope, probe| {
+        Ok(owned(scope, keys)
+            .conclude(name, &context.faults, move |key, _| what(key as usize))
+            .gather(probe))
+    })?;
+    Ok(gathered.take())
+}
+
+/// Which of `n` rows of tiles, or of anything else, this worker owns.
+fn mine(worker: &Worker, n: usize) -> Vec<usize> {
+    (worker.index()..n).step_by(worker.peers()).collect()
+}
+
+fn sent(row: usize, column: usize, tile: &Matrix) -> Sent {
+    (
+        row as u64,
+        column as u64,
+        tile.rows as u64,
+        tile.cols as u64,
+        tile.values.clone(),
+    )
+}

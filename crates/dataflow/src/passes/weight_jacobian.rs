@@ -1,0 +1,83 @@
+//! The dual block's part of the curvature pass: the rows of its Jacobian, in chunks that a group's training spectra are cut into in
+//! catalogue order.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fisherflow_curvature::{BlockPlan, WeightJacobian};
+use fisherflow_posterior::DualLayout;
+use fisherflow_store::WrittenFile;
+use serde::{Deserialize, Serialize};
+
+use super::curvature::training;
+use super::differentiated::Differentiated;
+use crate::context::Context;
+use crate::dual_files::{self, DualChunk};
+use crate::error::RunError;
+use crate::operators::GroupFold;
+
+/// The chunks of a group, written.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RowParts {
+    pub(crate) chunks: Vec<DualChunk>,
+    pub(crate) files: Vec<WrittenFile>,
+}
+
+/// Collects the rows of one group after another.
+pub(crate) struct Rows {
+    context: Arc<Context>,
+    plan: BlockPlan,
+    noise: Vec<f64>,
+    waiting: WeightJacobian,
+    done: RowParts,
+}
+
+impl Rows {
+    pub(crate) fn new(context: &Arc<Context>, plan: &BlockPlan, noise: &[f64]) -> Self {
+        Self {
+            context: Arc::clone(context),
+            waiting: WeightJacobian::none(plan, context.network.n_labels()),
+            plan: plan.clone(),
+            noise: noise.to_vec(),
+            done: RowParts::default(),
+        }
+    }
+
+    fn write(&mut self, group: u64, n_spectra: usize) -> Result<(), RunError> {
+        let rows = self.waiting.slice(0, n_spectra);
+        let chunk = DualChunk {
+            group,
+            part: self.done.chunks.len() as u64,
+            n_spectra,
+        };
+        self.done
+            .files
+            .push(dual_files::write_rows(&self.context, &self.plan, chunk, &rows)?);
+        self.done.chunks.push(chunk);
+        self.waiting = self.waiting.slice(n_spectra, usize::MAX);
+        Ok(())
+    }
+}
+
+impl GroupFold<Rc<Differentiated>> for Rows {
+    type Output = RowParts;
+
+    fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
+        let (captures, precision) = training(&self.context, &self.noise, &all)?;
+        self.waiting
+            .append(&WeightJacobian::new(&self.plan, &captures, &precision)?)?;
+        let each = DualLayout::spectra_a_chunk(self.context.network.n_labels());
+        while self.waiting.n_spectra() >= each {
+            self.write(group, each)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, group: u64) -> Result<Vec<(u64, RowParts)>, RunError> {
+        match self.waiting.n_spectra() {
+            0 => {}
+            rest => self.write(group, rest)?,
+        }
+        Ok(vec![(group, std::mem::take(&mut self.done))])
+    }
+}

@@ -1,0 +1,133 @@
+//! The exact posterior through the Gram matrix, on the exact-inverse pipeline's data: what the dense inverse says, the same bits on any
+//! workers and processes, in memory and out of it, and again after it was killed.
+
+use std::path::{Path, PathBuf};
+
+use fisherflow_tests::{Processes, Table, digests, fisherflow, pipeline, run, stages_left, wait_for_file};
+
+/// The pipeline's run file with another curvature, and its output.
+fn run_file(folder: &Path, name: &str, curvature: &str, prior: &str) -> (PathBuf, PathBuf) {
+    let output = folder.join(name);
+    let written = pipeline("exact-inverse.toml", folder, &output);
+    let text = std::fs::read_to_string(&written).unwrap();
+    let changed = text
+        .replace("structure = \"full\"", curvature)
+        .replace("precision = 1.0", &format!("precision = {prior}"));
+    assert!(changed.contains(curvature) && changed.contains(prior));
+    let file = folder.join(format!("{name}.toml"));
+    std::fs::write(&file, changed).unwrap();
+    (file, output)
+}
+
+const IN_MEMORY: &str = "structure = \"dual\"";
+const OUT_OF_IT: &str = "structure = \"dual\"\nmemory = \"6 MiB\"";
+
+/// A column of numbers of every row of a file.
+fn numbers(file: &Path, column: &str) -> Vec<f64> {
+    let table = Table::read(file);
+    (0..table.len()).map(|row| table.number(column, row)).collect()
+}
+
+fn close(what: &str, found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (row, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let apart = (found / expected - 1.0).abs();
+        assert!(
+            apart < 1e-8,
+            "{what}, row {row}: {found} and {expected}, {apart:e} apart"
+        );
+    }
+}
+
+#[test]
+fn it_says_what_the_dense_inverse_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for prior in ["1.0", "\"evidence\""] {
+        let name = |structure: &str| format!("{structure}-{}", prior.trim_matches('"'));
+        let (dense, expected) = run_file(folder, &name("full"), "structure = \"full\"", prior);
+        let (dual, found) = run_file(folder, &name("dual"), IN_MEMORY, prior);
+        for file in [dense, dual] {
+            run(fisherflow().arg("run").arg(&file).args(["-w", "2"])).expect_done();
+        }
+        let both = |file: &str, column: &str| {
+            close(
+                &format!("{prior}: {column} of {file}"),
+                &numbers(&found.join(file), column),
+                &numbers(&expected.join(file), column),
+            );
+        };
+        for column in ["prior_precision", "log_det", "effective_parameters"] {
+            both("posterior/blocks.parquet", column);
+        }
+        both("posterior/marginal_variance/block-000.parquet", "std_error");
+        let weights = |output: &Path| -> Vec<f64> {
+            let table = Table::read(&output.join("predictions/part-00000.parquet"));
+            (0..table.len()).map(|row| table.list("cov_weights", row)[0]).collect()
+        };
+        close(&format!("{prior}: cov_weights"), &weights(&found), &weights(&expected));
+    }
+}
+
+#[test]
+fn no_bit_depends_on_workers_processes_memory_or_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (file, output) = run_file(folder, "one", IN_MEMORY, "1.0");
+    run(fisherflow().arg("run").arg(&file)).expect_done();
+    let expected = digests(&output);
+    assert!(expected.contains_key("posterior/inverse/block-000-rows-00000-000.parquet"));
+    assert!(expected.contains_key("posterior/inverse/block-000-cholesky-00007.parquet"));
+    for (place, curvature) in [("in", IN_MEMORY), ("out", OUT_OF_IT)] {
+        let (file, output) = run_file(folder, &format!("four-{place}"), curvature, "1.0");
+        run(fisherflow().arg("run").arg(&file).args(["-w", "4"])).expect_done();
+        assert_eq!(digests(&output), expected, "four workers, {place}");
+
+        let (file, output) = run_file(folder, &format!("two-{place}"), curvature, "1.0");
+        for ended in Processes::start(2, &file, 1).wait_all() {
+            ended.expect_done();
+        }
+        assert_eq!(digests(&output), expected, "two processes, {place}");
+    }
+
+    // Killed amid the factor: it goes on from the tiles that are there.
+    let (file, output) = run_file(folder, "killed", OUT_OF_IT, "1.0");
+    let mut alone = Processes::start(1, &file, 2);
+    let prior = output.join(format!("stages/dual/prior-{:016x}", 1.0_f64.to_bits()));
+    let there = wait_for_file(&prior.join("tile-00002-00001"), &mut alone, 0);
+    alone.kill(0);
+    assert!(there && !prior.join("tile-00007-00007").exists(), "killed too late");
+    let kept = prior.join("tile-00000-00000");
+    let before = std::fs::metadata(&kept).unwrap().modified().unwrap();
+    run(fisherflow().arg("fit").arg(&file)).expect_done();
+    run(fisherflow().arg("invert").arg(&file).args(["-w", "3"])).expect_done();
+    assert_eq!(std::fs::metadata(&kept).unwrap().modified().unwrap(), before);
+    // A prediction in memory from what was factored out of it.
+    let text = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("memory = ", "# memory = ");
+    std::fs::write(&file, text).unwrap();
+    run(fisherflow().arg("predict").arg(&file)).expect_done();
+    assert_eq!(digests(&output), expected, "after it was killed");
+    assert_eq!(stages_left(&output), 0);
+}
+
+#[test]
+fn a_prior_of_0_is_refused_and_a_plan_tells_what_a_cluster_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, _) = run_file(folder.path(), "none", IN_MEMORY, "0.0");
+    run(fisherflow().arg("run").arg(&file)).expect(1, &["dual", "prior precision", "Raise the prior precision"]);
+    let (file, output) = run_file(folder.path(), "plan", OUT_OF_IT, "1.0");
+    let planned = run(fisherflow().arg("plan").arg(&file).args(["-n", "4", "-w", "2"]));
+    planned.expect_done();
+    for said in [
+        "4,096 rows in 8 chunks",
+        "Cholesky",
+        "a worker",
+        "scratch folder",
+        "on 8 workers",
+    ] {
+        assert!(planned.stdout.contains(said), "{said}\n{planned}");
+    }
+    assert!(!output.exists());
+}
