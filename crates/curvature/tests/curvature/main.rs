@@ -7,3 +7,4 @@ mod identities;
 mod npz;
 mod oracle;
 mod shared_reference;
+mod vector_products;
