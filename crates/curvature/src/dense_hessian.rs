@@ -11,6 +11,13 @@ use crate::{BlockPlan, BlockSums, CurvatureError, LabelPrecision, StructureKind}
 /// Values of unit vectors held at once (32 MiB).
 const AT_ONCE: usize = 1 << 22;
 
+/// Floating-point operations of [`add_residual_curvature`] over `n_spectra` spectra of a network of `n_weights` weights: six products of a layer's
+/// weights with a batch for each row.
+#[must_use]
+pub fn residual_flops(plan: &BlockPlan, n_weights: usize, n_spectra: u64) -> f64 {
+    12.0 * plan.n_weights() as f64 * n_weights as f64 * n_spectra as f64
+}
+
 /// Adds the residuals' part of the true Hessian of a batch to the sums of a `full` or `block` block, to which
 /// [`Structure::accumulate`](crate::Structure::accumulate) adds the Gauss-Newton part and the count of the same batch.
 ///

@@ -26,7 +26,7 @@ mod vector_products;
 
 pub use block::{BlockCurvature, BlockPlan, BlockSums, CurvatureForm, Matrix, StructureKind};
 pub use block_plan::plan_blocks;
-pub use dense_hessian::add_residual_curvature;
+pub use dense_hessian::{add_residual_curvature, residual_flops};
 pub use error::CurvatureError;
 pub use kind::CurvatureKind;
 pub use label_precision::LabelPrecision;

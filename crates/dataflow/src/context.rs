@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fisherflow_curvature::{BlockPlan, plan_blocks};
+use fisherflow_curvature::{BlockPlan, CurvatureKind, StructureKind, plan_blocks};
 use fisherflow_network::Network;
 use fisherflow_posterior::{Evidence, Precision, Spectrum, evidence, in_label_units};
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
@@ -79,6 +79,7 @@ impl Context {
             })?;
         let blocks = plan_blocks(network.dense_layers(), job.curvature.structure, &job.curvature.by_layer)
             .map_err(|error| RunError::Usage(format!("[curvature.layers]: {error}")))?;
+        check_kind(&job, &blocks)?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
         let predict = job
             .predict
@@ -277,6 +278,35 @@ impl GroupedCatalogue {
             sample,
         })
     }
+}
+
+/// Refuses a kind of curvature that the structures, the prior or the catalogue cannot have.
+fn check_kind(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
+    let kind = job.curvature.kind;
+    let refused = |why: String| Err(RunError::Usage(format!("curvature.kind = \"{}\": {why}", kind.name())));
+    if kind.needs_labels() && job.catalogue.columns.labels.is_empty() {
+        return refused(format!(
+            "it is made of the residuals of the labels, and {} names none: name its columns in catalogue.labels, or choose \"ggn\"",
+            job.catalogue.uri
+        ));
+    }
+    if kind != CurvatureKind::Hessian {
+        return Ok(());
+    }
+    let dense = [StructureKind::Full, StructureKind::Block];
+    if let Some(block) = blocks.iter().find(|block| !dense.contains(&block.structure)) {
+        return refused(format!(
+            "layer {} is held as \"{}\", and the true Hessian has no form but the dense one: hold every layer as \"full\" or \"block\", or \
+             choose \"ggn\"",
+            block.name(),
+            block.structure
+        ));
+    }
+    if job.prior == Prior::Evidence {
+        return refused("its eigenvalues may be negative, and no evidence can choose the prior precision: give prior.precision a number, or \
+                        choose \"ggn\"".to_owned());
+    }
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

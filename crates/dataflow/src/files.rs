@@ -1,6 +1,6 @@
 //! What goes into which file of the output, and with which metadata.
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, Matrix, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureKind, Matrix, StructureKind};
 use fisherflow_network::Precision as Products;
 use fisherflow_posterior::{
     BlockInfo, Evidence, Factor, NamedMatrix, Precision, hessian_from_matrices, hessian_matrices,
@@ -20,7 +20,12 @@ use crate::passes::differentiated::Differentiated;
 pub(crate) fn metadata(context: &Context) -> FileMetadata {
     let labels = context.network.labels();
     let mut convention = serde_json::json!({
-        "hessian": "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
+        "curvature": context.job.curvature.kind.name(),
+        "hessian": match context.job.curvature.kind {
+            CurvatureKind::Ggn => "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
+            CurvatureKind::EmpiricalFisher => "H = sum_n (J_n^T Lam_n r_n)(J_n^T Lam_n r_n)^T: the empirical Fisher of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
+            CurvatureKind::Hessian => "H = sum_n J_n^T Lam_n J_n - sum_n sum_k (Lam_n r_n)_k d2 f_k(x_n)/dtheta2: the true Hessian of 1/2 sum_n r_n^T Lam_n r_n, r = label - f, a SUM over spectra, in normalised label units",
+        },
         "posterior_precision": "P = H + prior_precision * I",
         "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in",
         "kfac": "H ~ (kron_g (x) kron_a) / n_spectra, both factors sums",

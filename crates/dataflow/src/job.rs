@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fisherflow_curvature::StructureKind;
+use fisherflow_curvature::{CurvatureKind, StructureKind};
 use fisherflow_network::{Arithmetic, Description};
 use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{OnBadObject, StoreOptions};
@@ -62,13 +62,15 @@ pub struct Predict {
     pub jacobians: bool,
 }
 
-/// The structure of each layer.
+/// Which curvature, and the structure of each layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curvature {
     /// Every layer not named below.
     pub structure: StructureKind,
     /// By layer name.
     pub by_layer: BTreeMap<String, StructureKind>,
+    /// Which curvature of the loss is summed.
+    pub kind: CurvatureKind,
 }
 
 /// The residual covariance R of the labels.

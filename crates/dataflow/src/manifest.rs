@@ -51,7 +51,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "catalogue_columns": job.catalogue.columns,
         "predict_columns": job.predict.catalogue.as_ref().map(|source| &source.columns),
         "jacobians": job.predict.jacobians,
-        "curvature": { "structure": crate::files::structure_name(job.curvature.structure), "layers": by_layer },
+        "curvature": { "structure": crate::files::structure_name(job.curvature.structure), "layers": by_layer, "kind": job.curvature.kind.name() },
         "noise": match &job.noise {
             Noise::Holdout => json!({ "from": "holdout", "holdout_fraction": job.compute.holdout_fraction }),
             Noise::Covariance(covariance) => json!({ "covariance": covariance }),

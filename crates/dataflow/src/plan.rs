@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockPlan, References, StructureKind, structure_of};
+use fisherflow_curvature::{BlockPlan, CurvatureKind, References, StructureKind, residual_flops, structure_of};
 use fisherflow_posterior::{inverse_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
@@ -135,7 +135,11 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
             structure: structure_name(block.structure),
             n_weights: block.n_weights() as u64,
             sums_bytes: structure.bytes(),
-            sums_flops: structure.flops(n_fit),
+            sums_flops: structure.flops(n_fit)
+                + match context.job.curvature.kind {
+                    CurvatureKind::Hessian => residual_flops(block, network.n_weights(), n_fit),
+                    CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => 0.0,
+                },
             inverse_flops: inverse_flops(block)
                 + match context.job.prior {
                     Prior::Fixed(_) => 0.0,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fisherflow_curvature::StructureKind;
+use fisherflow_curvature::{CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
     CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome, Predict, Prior,
     Progress, RunSummary, Stage, run,
@@ -71,6 +71,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
                 ("layers.2".to_string(), StructureKind::Full),
                 ("layers.4".to_string(), StructureKind::Full),
             ]),
+            kind: CurvatureKind::Ggn,
         },
         noise: Noise::Holdout,
         prior: Prior::Fixed(1.0),

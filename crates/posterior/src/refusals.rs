@@ -31,6 +31,51 @@ fn without_spectra_the_posterior_is_the_prior() {
     }
 }
 
+/// A symmetric matrix with eigenvalues of both signs: a true Hessian.
+#[test]
+fn an_indefinite_block_is_refused_until_the_prior_makes_it_positive() {
+    let case = case(&Mlp::random(&[3, 2], 41), &draw(3 * 20, 42), StructureKind::Block, &[0]);
+    let p = case.plan.n_weights();
+    let mut h = case.h.clone();
+    for i in 0..p {
+        h[i * p + i] -= 2.5;
+    }
+    let invert_at = |delta: f64| {
+        let curvature = BlockCurvature {
+            n_spectra: 20,
+            form: CurvatureForm::Dense(matrix(p, h.clone())),
+        };
+        invert(&case.plan, curvature, delta, 1)
+    };
+    let error = invert_at(0.5).err().unwrap();
+    let PosteriorError::NegativeCurvature { smallest, needed, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!((needed - (0.5 - smallest)).abs() < 1e-12);
+    let said = error.to_string();
+    assert!(
+        said.contains(&case.plan.name()) && said.contains("curvature.kind = \"ggn\""),
+        "{said}"
+    );
+    assert!(invert_at(needed * (1.0 - 1e-9)).is_err());
+    let posterior = invert_at(needed * (1.0 + 1e-9)).ok().unwrap();
+    let (expected, log_det) = inverse(&{
+        let mut h = h.clone();
+        (0..p).for_each(|i| h[i * p + i] += 3.0);
+        h
+    });
+    assert!(posterior.info.condition > 1e8);
+    let posterior = invert_at(3.0).ok().unwrap();
+    assert!((posterior.info.log_det - log_det).abs() < 1e-10);
+    let v = draw(p, 3);
+    let solved = posterior.precision.solve(&v).unwrap();
+    let by_hand: Vec<f64> = expected
+        .chunks(p)
+        .map(|row| row.iter().zip(&v).map(|(a, b)| a * b).sum())
+        .collect();
+    assert!(relative_error(&solved, &by_hand) < 1e-9);
+}
+
 #[test]
 fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     let linear = Mlp::random(&[5, K], 41);

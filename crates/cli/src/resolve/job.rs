@@ -39,6 +39,7 @@ pub fn job(
         curvature: Curvature {
             structure: curvature.structure,
             by_layer: curvature.layers.clone(),
+            kind: curvature.kind,
         },
         noise: match &run_file.noise.covariance {
             Some(covariance) => Noise::Covariance(covariance.clone()),

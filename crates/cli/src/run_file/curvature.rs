@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_curvature::StructureKind;
+use fisherflow_curvature::{CurvatureKind, StructureKind};
 
 use super::entry::Entry;
 use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[curvature]`.
-pub const KEYS: &[&str] = &["structure", "memory", "layers"];
+pub const KEYS: &[&str] = &["structure", "memory", "layers", "kind"];
 
 /// Structures of the contract that a later version does.
 const LATER: &[&str] = &["ekfac", "low_rank", "dual", "auto"];
@@ -21,6 +21,8 @@ pub struct CurvatureTable {
     pub structure: StructureKind,
     /// By layer name.
     pub layers: BTreeMap<String, StructureKind>,
+    /// Which curvature of the loss; left out: Gauss-Newton.
+    pub kind: CurvatureKind,
 }
 
 impl CurvatureTable {
@@ -50,8 +52,22 @@ impl CurvatureTable {
         Ok(Self {
             structure: structure(&entry)?,
             layers,
+            kind: match table.get("kind") {
+                Some(entry) => kind(&entry)?,
+                None => CurvatureKind::default(),
+            },
         })
     }
+}
+
+/// A kind of curvature by name.
+fn kind(entry: &Entry<'_>) -> Result<CurvatureKind, RunFileError> {
+    let kinds = [
+        CurvatureKind::Ggn,
+        CurvatureKind::EmpiricalFisher,
+        CurvatureKind::Hessian,
+    ];
+    entry.choice(&kinds.map(|kind| (kind.name(), kind)), &[])
 }
 
 /// A structure by name.

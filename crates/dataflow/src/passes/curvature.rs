@@ -6,7 +6,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockSums, LabelPrecision, References, Structure, structure_of};
+use fisherflow_curvature::{
+    BlockSums, CurvatureKind, LabelPrecision, References, Structure, add_residual_curvature, gradient_captures,
+    structure_of,
+};
 use fisherflow_network::InputJacobian;
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
@@ -48,17 +51,14 @@ pub(crate) fn curvature(
             });
 
         let writing = Arc::clone(context);
+        let (references, outputs) = match context.job.curvature.kind {
+            CurvatureKind::EmpiricalFisher => (&references.of_gradients(context.network.dense_layers()), 1),
+            CurvatureKind::Ggn | CurvatureKind::Hessian => (references, context.network.n_labels()),
+        };
         let structures: Rc<[Box<dyn Structure>]> = context
             .blocks
             .iter()
-            .map(|plan| {
-                structure_of(
-                    plan,
-                    references,
-                    context.network.n_labels(),
-                    context.network.arithmetic().threads,
-                )
-            })
+            .map(|plan| structure_of(plan, references, outputs, context.network.arithmetic().threads))
             .collect::<Result<_, _>>()?;
         let owned = Rc::clone(&structures);
         let hessian = differentiated
@@ -142,8 +142,27 @@ impl GroupFold<Rc<Differentiated>> for Sums {
             .map(|own| self.context.in_normalised_units(own))
             .transpose()?;
         let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), training.len())?;
+        let (network, kind) = (&self.context.network, self.context.job.curvature.kind);
+        let residuals = all.normalised_residuals_of(&training, &network.labels().scale);
+        let gradients = match kind {
+            CurvatureKind::EmpiricalFisher => Some((
+                gradient_captures(&captures, &precision, &residuals)?,
+                LabelPrecision::constant(&[1.0], training.len())?,
+            )),
+            CurvatureKind::Ggn | CurvatureKind::Hessian => None,
+        };
+        let (summed, weights) = gradients
+            .as_ref()
+            .map_or((&captures, &precision), |(captures, one)| (captures, one));
         for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
-            structure.accumulate(&captures, &precision, sums)?;
+            structure.accumulate(summed, weights, sums)?;
+        }
+        if kind == CurvatureKind::Hessian && !training.is_empty() {
+            let spectra = all.batch.select(&training)?;
+            let forward = network.forward(&network.flux_tensor(&spectra.flux)?)?;
+            for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
+                add_residual_curvature(structure.plan(), network, &forward, &precision, &residuals, sums)?;
+            }
         }
         Ok(())
     }
