@@ -180,7 +180,7 @@ fn norm_1(values: &[f64], p: usize) -> f64 {
 /// rounding error, and refused like a negative one.
 fn cholesky(
     plan: &BlockPlan,
-    values: &mut Vec<f64>,
+    values: &mut [f64],
     diagonal: &[f64],
     prior_precision: f64,
     threads: usize,
@@ -192,6 +192,12 @@ fn cholesky(
         block: plan.name(),
         bytes: request.unaligned_bytes_required(),
     })?;
+    // The factorisation leaves neither triangle whole where it fails.
+    let before = Matrix {
+        rows: p,
+        cols: p,
+        values: values.to_vec(),
+    };
     let factored = cholesky_in_place(
         MatMut::from_column_major_slice_mut(values, p, p),
         Default::default(),
@@ -213,37 +219,19 @@ fn cholesky(
         .or(failed);
     match bad {
         None => Ok(()),
-        Some(pivot) => Err(failed_pivot(
-            plan,
-            std::mem::take(values),
-            diagonal,
-            (prior_precision, pivot),
-            threads,
-        )),
+        Some(pivot) => Err(failed_pivot(plan, &before, (prior_precision, pivot), threads)),
     }
 }
 
-/// Whether `P` is singular or indefinite, from the triangle that the factorisation left and the diagonal.
+/// Whether `P` is singular or indefinite.
 fn failed_pivot(
     plan: &BlockPlan,
-    mut values: Vec<f64>,
-    diagonal: &[f64],
+    matrix: &Matrix,
     (prior_precision, pivot): (f64, usize),
     threads: usize,
 ) -> PosteriorError {
-    let p = diagonal.len();
-    for i in 0..p {
-        values[i * p + i] = diagonal[i];
-        for j in 0..i {
-            values[j * p + i] = values[i * p + j];
-        }
-    }
-    let matrix = Matrix {
-        rows: p,
-        cols: p,
-        values,
-    };
-    match extremes(&matrix, &plan.name(), Factor::Dense, threads) {
+    let p = matrix.rows;
+    match extremes(matrix, &plan.name(), Factor::Dense, threads) {
         Ok((smallest, largest)) if smallest < -(p as f64) * f64::EPSILON * largest.abs() => {
             let (layer, output, input) = place_of(plan, pivot);
             PosteriorError::NegativeCurvature {

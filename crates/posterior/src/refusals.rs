@@ -38,7 +38,7 @@ fn an_indefinite_block_is_refused_until_the_prior_makes_it_positive() {
     let p = case.plan.n_weights();
     let mut h = case.h.clone();
     for i in 0..p {
-        h[i * p + i] -= 2.5;
+        h[i * p + i] -= 50.0;
     }
     let invert_at = |delta: f64| {
         let curvature = BlockCurvature {
@@ -61,11 +61,11 @@ fn an_indefinite_block_is_refused_until_the_prior_makes_it_positive() {
     let posterior = invert_at(needed * (1.0 + 1e-9)).ok().unwrap();
     let (expected, log_det) = inverse(&{
         let mut h = h.clone();
-        (0..p).for_each(|i| h[i * p + i] += 3.0);
+        (0..p).for_each(|i| h[i * p + i] += 60.0);
         h
     });
     assert!(posterior.info.condition > 1e8);
-    let posterior = invert_at(3.0).ok().unwrap();
+    let posterior = invert_at(60.0).ok().unwrap();
     assert!((posterior.info.log_det - log_det).abs() < 1e-10);
     let v = draw(p, 3);
     let solved = posterior.precision.solve(&v).unwrap();
