@@ -17,6 +17,8 @@ pub enum StructureKind {
     Kfac,
     /// The diagonal alone.
     Diagonal,
+    /// Leading eigenpairs of the exact curvature over several layers, cross terms included, and the diagonal of the rest.
+    LowRank,
 }
 
 impl std::fmt::Display for StructureKind {
@@ -26,6 +28,7 @@ impl std::fmt::Display for StructureKind {
             Self::Block => "block",
             Self::Kfac => "kfac",
             Self::Diagonal => "diagonal",
+            Self::LowRank => "low_rank",
         })
     }
 }
@@ -37,7 +40,8 @@ pub struct BlockPlan {
     pub id: usize,
     /// How it is held.
     pub structure: StructureKind,
-    /// The dense layers it covers, as counted by `Network::dense_layers`, ascending; one, except for [`StructureKind::Full`].
+    /// The dense layers it covers, as counted by `Network::dense_layers`, ascending; one, except for [`StructureKind::Full`] and
+    /// [`StructureKind::LowRank`].
     pub layers: Vec<usize>,
     /// Name and size of each of them.
     pub shapes: Vec<DenseShape>,
@@ -137,4 +141,15 @@ pub enum CurvatureForm {
     },
     /// `diag(H)` as `[out, in + 1]`, bias last.
     Diagonal(Matrix),
+    /// `H ~ U diag(lambda) U^T + D`, with D the part of `diag(H)` that the first term lacks.
+    LowRank {
+        /// `U`, `[p, rank]`, orthonormal columns.
+        eigenvectors: Matrix,
+        /// `lambda`, descending; from rounding some may be below 0.
+        eigenvalues: Vec<f64>,
+        /// `|H u - lambda u|` of each.
+        residuals: Vec<f64>,
+        /// `diag(H)`, `[p]`.
+        diagonal: Vec<f64>,
+    },
 }

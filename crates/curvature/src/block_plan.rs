@@ -9,7 +9,7 @@ use crate::{BlockPlan, CurvatureError, StructureKind};
 /// The blocks of a network's Hessian, in the order of their first layers, with ids 0, 1, 2, ...
 ///
 /// `shapes` are the network's dense layers in order; `by_layer` names the structure of single layers and `default` that of the others. All
-/// layers held as [`StructureKind::Full`] form one block, cross terms included; every other layer is a block of its own.
+/// layers held as [`StructureKind::Full`] form one block, cross terms included, and so do those held as [`StructureKind::LowRank`]; every other layer is a block of its own.
 ///
 /// # Errors
 /// A name in `by_layer` that no layer has (with the nearest name), or no layer at all.
@@ -32,6 +32,7 @@ pub fn plan_blocks(
         let structure = by_layer.get(&shape.name).copied().unwrap_or(default);
         let joined = match structure {
             StructureKind::Full => blocks.iter_mut().find(|b| b.structure == StructureKind::Full),
+            StructureKind::LowRank => blocks.iter_mut().find(|b| b.structure == StructureKind::LowRank),
             StructureKind::Block | StructureKind::Kfac | StructureKind::Diagonal => None,
         };
         if let Some(block) = joined {

@@ -167,6 +167,20 @@ pub enum CurvatureError {
         /// How it is held.
         structure: StructureKind,
     },
+    /// A `low_rank` block whose eigenpairs were not found.
+    #[error("block {block} is held as `low_rank`, and its eigenpairs were never computed")]
+    NoEigenpairs {
+        /// The block's name.
+        block: String,
+    },
+    /// The eigenvalues of a projection did not converge.
+    #[error(
+        "the eigenvalues of a projection of size {size} do not converge: no step was done, or a product was not finite; compute in f64"
+    )]
+    Eigenvalues {
+        /// Its size.
+        size: usize,
+    },
     /// A product over the network.
     #[error(transparent)]
     Network(#[from] fisherflow_network::NetworkError),

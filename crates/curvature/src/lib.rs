@@ -10,6 +10,7 @@
 
 mod block;
 mod block_plan;
+mod block_power;
 mod captured_rows;
 mod dense;
 mod dense_hessian;
@@ -18,18 +19,26 @@ mod error;
 mod kfac;
 mod kind;
 mod label_precision;
+mod lanczos;
+mod low_rank;
+mod orthonormal;
 mod packed;
 mod products;
 mod reference;
+mod spectral_density;
 mod structure;
 mod vector_products;
 
 pub use block::{BlockCurvature, BlockPlan, BlockSums, CurvatureForm, Matrix, StructureKind};
 pub use block_plan::plan_blocks;
+pub use block_power::{BlockPower, LeadingPairs};
 pub use dense_hessian::{add_residual_curvature, residual_flops};
 pub use error::CurvatureError;
 pub use kind::CurvatureKind;
 pub use label_precision::LabelPrecision;
+pub use lanczos::{Lanczos, Ritz};
+pub use low_rank::LowRank;
 pub use reference::{ReferenceSums, References};
+pub use spectral_density::{DensityPoint, Node, SpectralDensity, SpectralProbes};
 pub use structure::{Structure, structure_of};
 pub use vector_products::{ProductSums, add_ggn_products, add_gradient, add_hessian_products, gradient_captures};

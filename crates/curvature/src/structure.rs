@@ -5,6 +5,7 @@ use fisherflow_network::LayerCapture;
 use crate::dense::Dense;
 use crate::diagonal::Diagonal;
 use crate::kfac::Kfac;
+use crate::low_rank::LowRank;
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, LabelPrecision, References, StructureKind};
 
 /// A block in its structure. It holds no sums: those are [`BlockSums`], which it alone can read.
@@ -65,7 +66,7 @@ pub trait Structure: Send {
     }
 }
 
-/// The structure that a block's plan asks for.
+/// The structure that a block's plan asks for; [`StructureKind::LowRank`] without its eigenpairs, which [`LowRank::new`] takes.
 ///
 /// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
 ///
@@ -81,6 +82,7 @@ pub fn structure_of(
         StructureKind::Full | StructureKind::Block => Box::new(Dense::new(plan, n_labels, threads)),
         StructureKind::Kfac => Box::new(Kfac::new(plan, references, n_labels, threads)?),
         StructureKind::Diagonal => Box::new(Diagonal::new(plan, n_labels, threads)),
+        StructureKind::LowRank => Box::new(LowRank::new(plan, None, n_labels, threads)),
     })
 }
 

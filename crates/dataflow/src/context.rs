@@ -79,7 +79,7 @@ impl Context {
             })?;
         let blocks = plan_blocks(network.dense_layers(), job.curvature.structure, &job.curvature.by_layer)
             .map_err(|error| RunError::Usage(format!("[curvature.layers]: {error}")))?;
-        check_kind(&job, &blocks)?;
+        check_curvature(&job, &blocks)?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
         let predict = job
             .predict
@@ -280,8 +280,8 @@ impl GroupedCatalogue {
     }
 }
 
-/// Refuses a kind of curvature that the structures, the prior or the catalogue cannot have.
-fn check_kind(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
+/// Refuses a kind of curvature that the structures, the prior or the catalogue cannot have, and a prior that a structure cannot have.
+fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
     let kind = job.curvature.kind;
     let refused = |why: String| Err(RunError::Usage(format!("curvature.kind = \"{}\": {why}", kind.name())));
     if kind.needs_labels() && job.catalogue.columns.labels.is_empty() {
@@ -289,6 +289,14 @@ fn check_kind(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
             "it is made of the residuals of the labels, and {} names none: name its columns in catalogue.labels, or choose \"ggn\"",
             job.catalogue.uri
         ));
+    }
+    let low_rank = blocks.iter().find(|block| block.structure == StructureKind::LowRank);
+    if let (Some(block), Prior::Evidence) = (low_rank, job.prior) {
+        return Err(RunError::Usage(format!(
+            "layer {} is held as \"low_rank\", whose eigenvalues are not all known, and prior.precision = \"evidence\" needs them: give \
+             prior.precision a number, or hold the layer by another structure",
+            block.name()
+        )));
     }
     if kind != CurvatureKind::Hessian {
         return Ok(());

@@ -21,14 +21,11 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
     let labels = context.network.labels();
     let mut convention = serde_json::json!({
         "curvature": context.job.curvature.kind.name(),
-        "hessian": match context.job.curvature.kind {
-            CurvatureKind::Ggn => "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
-            CurvatureKind::EmpiricalFisher => "H = sum_n (J_n^T Lam_n r_n)(J_n^T Lam_n r_n)^T: the empirical Fisher of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
-            CurvatureKind::Hessian => "H = sum_n J_n^T Lam_n J_n - sum_n sum_k (Lam_n r_n)_k d2 f_k(x_n)/dtheta2: the true Hessian of 1/2 sum_n r_n^T Lam_n r_n, r = label - f, a SUM over spectra, in normalised label units",
-        },
+        "hessian": curvature_in_words(context.job.curvature.kind),
         "posterior_precision": "P = H + prior_precision * I",
         "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in",
         "kfac": "H ~ (kron_g (x) kron_a) / n_spectra, both factors sums",
+        "low_rank": "H ~ U diag(eigenvalues) U^T + max(diagonal - diag(U diag(eigenvalues) U^T), 0); inverse: diag(diagonal) - low_rank low_rank^T",
         "normalised_labels": "label = output * label_scale + label_mean",
         "label_mean": labels.mean,
         "label_scale": labels.scale,
@@ -60,6 +57,23 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
             "fisherflow.ucds",
             serde_json::json!(labels.names.iter().map(|name| ucd(name)).collect::<Vec<_>>()).to_string(),
         )
+}
+
+/// The formula of a kind of curvature.
+pub(crate) fn curvature_in_words(kind: CurvatureKind) -> &'static str {
+    match kind {
+        CurvatureKind::Ggn => {
+            "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units"
+        }
+        CurvatureKind::EmpiricalFisher => {
+            "H = sum_n (J_n^T Lam_n r_n)(J_n^T Lam_n r_n)^T: the empirical Fisher of 1/2 sum_n r_n^T Lam_n r_n, r = label - f, a SUM over \
+             spectra, in normalised label units"
+        }
+        CurvatureKind::Hessian => {
+            "H = sum_n J_n^T Lam_n J_n - sum_n sum_k (Lam_n r_n)_k d2 f_k(x_n)/dtheta2: the true Hessian of 1/2 sum_n r_n^T Lam_n r_n, \
+             r = label - f, a SUM over spectra, in normalised label units"
+        }
+    }
 }
 
 /// The UCD1+ word of a label that surveys name in a known way; empty for others (IVOA, UCD1+ controlled vocabulary 1.5).
@@ -223,6 +237,7 @@ pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
         StructureKind::Block => "block",
         StructureKind::Kfac => "kfac",
         StructureKind::Diagonal => "diagonal",
+        StructureKind::LowRank => "low_rank",
     }
 }
 

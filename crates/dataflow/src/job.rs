@@ -71,6 +71,23 @@ pub struct Curvature {
     pub by_layer: BTreeMap<String, StructureKind>,
     /// Which curvature of the loss is summed.
     pub kind: CurvatureKind,
+    /// The layers held as leading eigenpairs and diagonal.
+    pub low_rank: LowRankSettings,
+}
+
+/// How the eigenpairs of a `low_rank` block are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowRankSettings {
+    /// Number of eigenpairs.
+    pub rank: usize,
+    /// Passes over the spectra.
+    pub passes: usize,
+}
+
+impl Default for LowRankSettings {
+    fn default() -> Self {
+        Self { rank: 32, passes: 4 }
+    }
 }
 
 /// The residual covariance R of the labels.

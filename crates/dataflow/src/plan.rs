@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockPlan, CurvatureKind, References, StructureKind, residual_flops, structure_of};
+use fisherflow_curvature::{
+    BlockPlan, BlockPower, CurvatureKind, References, StructureKind, residual_flops, structure_of,
+};
 use fisherflow_posterior::{inverse_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
@@ -10,7 +12,7 @@ use serde::Serialize;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
-use crate::job::{Job, Prior, Progress};
+use crate::job::{Job, LowRankSettings, Prior, Progress};
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -127,6 +129,11 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     let zero = References::zero(network.dense_layers(), n_labels);
     let n_fit = context.fit.catalogue.n_rows();
     let n_predict = context.predicted().catalogue.n_rows();
+    let LowRankSettings { rank, passes } = context.job.curvature.low_rank;
+    let iterated = |block: &BlockPlan| match block.structure {
+        StructureKind::LowRank => BlockPower::vectors(block.n_weights(), rank) * block.n_weights(),
+        _ => 0,
+    };
     let mut blocks = Vec::new();
     for block in &context.blocks {
         let structure = structure_of(block, &zero, n_labels, 1)?;
@@ -134,8 +141,9 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
             layer: block.name(),
             structure: structure_name(block.structure),
             n_weights: block.n_weights() as u64,
-            sums_bytes: structure.bytes(),
+            sums_bytes: structure.bytes() + 8 * iterated(block) as u64,
             sums_flops: structure.flops(n_fit)
+                + 4.0 * (passes * iterated(block)) as f64 * n_fit as f64
                 + match context.job.curvature.kind {
                     CurvatureKind::Hessian => residual_flops(block, network.n_weights(), n_fit),
                     CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => 0.0,
@@ -158,11 +166,15 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     };
     let (forward, backward) = (products(0), k * products(1));
     let by_flux = k * (products(0) - products(1));
-    let weights: f64 = context.blocks.iter().map(|block| predictive_flops(block, k)).sum();
+    let weights: f64 = context
+        .blocks
+        .iter()
+        .map(|block| predictive_flops(block, rank, k))
+        .sum();
     let fused = context.is_fused();
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let sums_bytes: u64 = blocks.iter().map(|block| block.sums_bytes).sum();
-    let posterior_bytes: u64 = context.blocks.iter().map(matrix_bytes).sum();
+    let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
     let flops = FlopPlan {
         fit: (held_out + n_fit as f64) * (forward + backward)
             + if fused { n_fit as f64 * by_flux } else { 0.0 }
@@ -171,7 +183,7 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
         predict: held_out * (forward + backward + by_flux + weights)
             + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
     };
-    let matrices = context.blocks.iter().map(matrix_bytes);
+    let matrices = context.blocks.iter().map(|block| matrix_bytes(block, rank));
     let memory = MemoryPlan {
         fit: sums_bytes * (2 * workers as u64 + 1),
         invert: match context.job.prior {
@@ -225,11 +237,12 @@ fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
 }
 
 /// Operations of one star's weights' part.
-fn predictive_flops(block: &BlockPlan, k: f64) -> f64 {
+fn predictive_flops(block: &BlockPlan, rank: usize, k: f64) -> f64 {
     let p = block.n_weights() as f64;
     match block.structure {
         StructureKind::Full | StructureKind::Block => 2.0 * k * p * p,
         StructureKind::Diagonal => 2.0 * k * p,
+        StructureKind::LowRank => 2.0 * (k + rank as f64) * p,
         StructureKind::Kfac => block
             .shapes
             .iter()
@@ -241,12 +254,13 @@ fn predictive_flops(block: &BlockPlan, k: f64) -> f64 {
     }
 }
 
-/// Bytes of a block's matrices in f64: the square, or the Kronecker factors.
-fn matrix_bytes(block: &BlockPlan) -> u64 {
+/// Bytes of a block's matrices in f64: the square, the Kronecker factors, or `rank` vectors and a diagonal.
+fn matrix_bytes(block: &BlockPlan, rank: usize) -> u64 {
     let p = block.n_weights() as u64;
     8 * match block.structure {
         StructureKind::Full | StructureKind::Block => p * p,
         StructureKind::Diagonal => p,
+        StructureKind::LowRank => p * (rank as u64 + 1),
         StructureKind::Kfac => block
             .shapes
             .iter()

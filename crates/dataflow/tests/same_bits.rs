@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use fisherflow_curvature::{CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome, Predict, Prior,
-    Progress, RunSummary, Stage, run,
+    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource, Noise, Outcome,
+    Predict, Prior, Progress, RunSummary, Stage, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -72,6 +72,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
                 ("layers.4".to_string(), StructureKind::Full),
             ]),
             kind: CurvatureKind::Ggn,
+            low_rank: LowRankSettings::default(),
         },
         noise: Noise::Holdout,
         prior: Prior::Fixed(1.0),
@@ -214,6 +215,7 @@ fn the_evidence_is_that_of_the_written_hessian() {
     exact.curvature = Curvature {
         structure: StructureKind::Full,
         by_layer: BTreeMap::new(),
+        ..exact.curvature
     };
     for mut job in [mixed, exact] {
         job.prior = Prior::Evidence;

@@ -93,6 +93,17 @@ pub enum PosteriorError {
         /// Its largest.
         largest: f64,
     },
+    /// A structure whose eigenvalues are not to be had.
+    #[error(
+        "block {block} is held as {structure:?}, whose eigenvalues are not computed: no evidence can choose its prior precision; give it as a \
+         number"
+    )]
+    NoSpectrum {
+        /// The block's name.
+        block: String,
+        /// How it is held.
+        structure: StructureKind,
+    },
     /// The marginal likelihood has no maximum at a finite prior precision above 0.
     #[error("no prior precision maximises the evidence: {reason}. Give the prior precision as a number")]
     NoEvidence {

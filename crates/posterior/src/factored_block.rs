@@ -7,6 +7,7 @@ use crate::dense::DensePrecision;
 use crate::diagonal::{DiagonalPrecision, NonNegative};
 use crate::eigen::{Eigenpairs, decompose, eigenvalues};
 use crate::kronecker::KroneckerPrecision;
+use crate::low_rank::{LowRankPrecision, Parts};
 use crate::matrices::check_curvature;
 use crate::{BlockPosterior, Factor, PosteriorError, Precision, Spectrum};
 
@@ -25,6 +26,8 @@ enum Factors {
     Kronecker { a: Eigenpairs, g: Eigenpairs },
     /// `diag(H)`.
     Diagonal(NonNegative),
+    /// Leading eigenpairs and `diag(H)`.
+    LowRank(Parts),
 }
 
 /// Factors a block's curvature. No result depends on `threads`.
@@ -41,6 +44,17 @@ pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Re
             g: decompose(g, &block, Factor::KronG, threads)?,
         },
         CurvatureForm::Diagonal(d) => Factors::Diagonal(NonNegative::new(plan, d)?),
+        CurvatureForm::LowRank {
+            eigenvectors,
+            eigenvalues,
+            residuals,
+            diagonal,
+        } => Factors::LowRank(Parts {
+            eigenvectors,
+            eigenvalues,
+            residuals,
+            diagonal,
+        }),
     };
     Ok(FactoredBlock {
         plan: plan.clone(),
@@ -54,7 +68,7 @@ impl FactoredBlock {
     /// The eigenvalues of `H`; those of a dense block are computed here.
     ///
     /// # Errors
-    /// If a dense block's eigenvalues do not converge, or it is no sum of squares.
+    /// If a dense block's eigenvalues do not converge, or it is no sum of squares, or the structure has no eigenvalues ([`PosteriorError::NoSpectrum`]).
     pub fn spectrum(&self) -> Result<Spectrum, PosteriorError> {
         match &self.factors {
             Factors::Dense(h) => {
@@ -68,6 +82,10 @@ impl FactoredBlock {
                 a.clipped + g.clipped,
             )),
             Factors::Diagonal(d) => Ok(Spectrum::new(d.values.values.clone(), d.clipped)),
+            Factors::LowRank(_) => Err(PosteriorError::NoSpectrum {
+                block: self.plan.name(),
+                structure: self.plan.structure,
+            }),
         }
     }
 
@@ -94,6 +112,9 @@ impl FactoredBlock {
                 threads,
             )?),
             Factors::Diagonal(d) => Box::new(DiagonalPrecision::with_prior(&plan, n, d, prior_precision, threads)?),
+            Factors::LowRank(parts) => {
+                Box::new(LowRankPrecision::with_prior(&plan, n, parts, prior_precision, threads)?)
+            }
         };
         let info = precision.info().clone();
         Ok(BlockPosterior { precision, info })

@@ -7,6 +7,7 @@ use crate::diagonal::DiagonalPrecision;
 use crate::eigen::Eigenpairs;
 use crate::factored_block::{check_prior, factor};
 use crate::kronecker::KroneckerPrecision;
+use crate::low_rank::LowRankPrecision;
 use crate::matrices::{MatrixSet, single_layer};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
@@ -75,6 +76,12 @@ pub fn precision_from_matrices(
             let shape = single_layer(plan)?;
             let variance = set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?;
             Box::new(DiagonalPrecision::new(plan, variance, info, threads)?)
+        }
+        StructureKind::LowRank => {
+            let (p, rank) = (plan.n_weights(), set.columns(Factor::LowRank)?);
+            let inverse = set.take(Factor::Diagonal, 1, p)?.values;
+            let correction = set.take(Factor::LowRank, p, rank)?;
+            Box::new(LowRankPrecision::new(plan, inverse, correction, info, threads))
         }
     };
     set.finish()?;

@@ -23,6 +23,7 @@ mod flux_covariance;
 mod held_out;
 mod invert;
 mod kronecker;
+mod low_rank;
 mod matrices;
 mod precision;
 mod predictive;
@@ -45,7 +46,7 @@ mod evidence_oracle;
 #[cfg(test)]
 mod refusals;
 
-pub use block_info::BlockInfo;
+pub use block_info::{BlockInfo, LowRankFacts};
 pub use cost::{inverse_flops, spectrum_flops};
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};

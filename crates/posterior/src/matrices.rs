@@ -5,8 +5,9 @@
 //! | full, block | `dense`: `H` | `dense`: `P^-1` |
 //! | kfac | `kron_a`, `kron_g`: `H = kron_g (x) kron_a / n_spectra` | `a_eigenvectors` V, `a_eigenvalues` s, `g_eigenvectors` U, `g_eigenvalues` t |
 //! | diagonal | `diagonal`: `diag(H)`, `[out, in + 1]` | `diagonal`: `diag(P)^-1`, `[out, in + 1]` |
+//! | low_rank | `eigenvectors` U, `eigenvalues` L, `residuals`, `diagonal`: `diag(H)` | `diagonal` D^-1, `low_rank` Z: `P^-1 = D^-1 - Z Z^T` |
 //!
-//! Eigenvectors are columns; eigenvalues, one row of them, ascend. With them
+//! Eigenvectors are columns; eigenvalues, one row of them, ascend (those of `low_rank` descend, and its diagonals are one row). For kfac
 //! `P^-1 = (U (x) V) diag(1 / (t_i s_j / n_spectra + prior_precision)) (U (x) V)^T`.
 
 use std::fmt;
@@ -16,6 +17,7 @@ use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix, Str
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
+use crate::low_rank::one_row;
 
 /// Which matrix of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,13 +37,21 @@ pub enum Factor {
     GEigenvectors,
     /// Eigenvalues of `S_G`, ascending, `[1, out]`.
     GEigenvalues,
-    /// A diagonal as `[out, in + 1]`.
+    /// A diagonal as `[out, in + 1]`; over several layers `[1, p]`.
     Diagonal,
+    /// Leading eigenvectors of H, one a column, `[p, rank]`.
+    Eigenvectors,
+    /// Their eigenvalues, descending, `[1, rank]`.
+    Eigenvalues,
+    /// `|H u - lambda u|` of each, `[1, rank]`.
+    Residuals,
+    /// Z of `P^-1 = D^-1 - Z Z^T`, `[p, rank]`.
+    LowRank,
 }
 
 impl Factor {
     /// Every factor there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Dense,
         Self::KronA,
         Self::KronG,
@@ -50,6 +60,10 @@ impl Factor {
         Self::GEigenvectors,
         Self::GEigenvalues,
         Self::Diagonal,
+        Self::Eigenvectors,
+        Self::Eigenvalues,
+        Self::Residuals,
+        Self::LowRank,
     ];
 
     /// The name in files.
@@ -64,6 +78,10 @@ impl Factor {
             Self::GEigenvectors => "g_eigenvectors",
             Self::GEigenvalues => "g_eigenvalues",
             Self::Diagonal => "diagonal",
+            Self::Eigenvectors => "eigenvectors",
+            Self::Eigenvalues => "eigenvalues",
+            Self::Residuals => "residuals",
+            Self::LowRank => "low_rank",
         }
     }
 }
@@ -137,6 +155,18 @@ impl MatrixSet {
         let matrix = self.matrices.swap_remove(at).matrix;
         check(&self.block, factor, &matrix, rows, cols)?;
         Ok(matrix)
+    }
+
+    /// Number of columns of the matrix of that name, where the plan does not say it.
+    pub(crate) fn columns(&self, factor: Factor) -> Result<usize, PosteriorError> {
+        let found = self.matrices.iter().find(|m| m.factor == factor);
+        found
+            .map(|m| m.matrix.cols)
+            .ok_or_else(|| PosteriorError::MissingMatrix {
+                block: self.block.clone(),
+                layer: self.block.clone(),
+                factor,
+            })
     }
 
     /// Refuses what nobody took.
@@ -216,6 +246,22 @@ pub(crate) fn check_curvature(plan: &BlockPlan, curvature: &BlockCurvature) -> R
             let shape = single_layer(plan)?;
             check(&block, Factor::Diagonal, d, shape.outputs, shape.inputs + 1)
         }
+        (
+            StructureKind::LowRank,
+            CurvatureForm::LowRank {
+                eigenvectors,
+                eigenvalues,
+                residuals,
+                diagonal,
+            },
+        ) => {
+            let (p, rank) = (plan.n_weights(), eigenvalues.len());
+            check(&block, Factor::Eigenvectors, eigenvectors, p, rank)?;
+            check(&block, Factor::Eigenvalues, &one_row(eigenvalues), 1, rank)?;
+            check(&block, Factor::Residuals, &one_row(residuals), 1, rank)?;
+            check(&block, Factor::Diagonal, &one_row(diagonal), 1, p)
+        }
+        (_, CurvatureForm::LowRank { .. }) => wrong("eigenpairs and a diagonal"),
         (_, CurvatureForm::Dense(_)) => wrong("a dense matrix"),
         (_, CurvatureForm::Kronecker { .. }) => wrong("a Kronecker product"),
         (_, CurvatureForm::Diagonal(_)) => wrong("a diagonal"),
@@ -233,6 +279,17 @@ pub fn hessian_matrices(plan: &BlockPlan, curvature: &BlockCurvature) -> Vec<Nam
             NamedMatrix::new(&name, Factor::KronG, g.clone()),
         ],
         CurvatureForm::Diagonal(d) => vec![NamedMatrix::new(&name, Factor::Diagonal, d.clone())],
+        CurvatureForm::LowRank {
+            eigenvectors,
+            eigenvalues,
+            residuals,
+            diagonal,
+        } => vec![
+            NamedMatrix::new(&name, Factor::Eigenvectors, eigenvectors.clone()),
+            NamedMatrix::new(&name, Factor::Eigenvalues, one_row(eigenvalues)),
+            NamedMatrix::new(&name, Factor::Residuals, one_row(residuals)),
+            NamedMatrix::new(&name, Factor::Diagonal, one_row(diagonal)),
+        ],
     }
 }
 
@@ -261,6 +318,15 @@ pub fn hessian_from_matrices(
         StructureKind::Diagonal => {
             let shape = single_layer(plan)?;
             CurvatureForm::Diagonal(set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?)
+        }
+        StructureKind::LowRank => {
+            let (p, rank) = (plan.n_weights(), set.columns(Factor::Eigenvectors)?);
+            CurvatureForm::LowRank {
+                eigenvectors: set.take(Factor::Eigenvectors, p, rank)?,
+                eigenvalues: set.take(Factor::Eigenvalues, 1, rank)?.values,
+                residuals: set.take(Factor::Residuals, 1, rank)?.values,
+                diagonal: set.take(Factor::Diagonal, 1, p)?.values,
+            }
         }
     };
     set.finish()?;
@@ -316,6 +382,15 @@ mod tests {
             (StructureKind::Block, CurvatureForm::Dense(matrix(6, 6))),
             (StructureKind::Full, CurvatureForm::Dense(matrix(6, 6))),
             (StructureKind::Diagonal, CurvatureForm::Diagonal(matrix(2, 3))),
+            (
+                StructureKind::LowRank,
+                CurvatureForm::LowRank {
+                    eigenvectors: matrix(6, 2),
+                    eigenvalues: vec![2.0, 1.0],
+                    residuals: vec![0.1, 0.2],
+                    diagonal: vec![3.0; 6],
+                },
+            ),
         ] {
             let curvature = BlockCurvature { n_spectra: 7, form };
             let plan = plan(structure);

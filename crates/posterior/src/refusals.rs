@@ -16,6 +16,17 @@ fn without_spectra_the_posterior_is_the_prior() {
             CurvatureForm::Dense(h) => CurvatureForm::Dense(zero(h)),
             CurvatureForm::Kronecker { a, g } => CurvatureForm::Kronecker { a: zero(a), g: zero(g) },
             CurvatureForm::Diagonal(d) => CurvatureForm::Diagonal(zero(d)),
+            CurvatureForm::LowRank {
+                eigenvectors,
+                eigenvalues,
+                residuals,
+                diagonal,
+            } => CurvatureForm::LowRank {
+                eigenvectors: eigenvectors.clone(),
+                eigenvalues: vec![0.0; eigenvalues.len()],
+                residuals: residuals.clone(),
+                diagonal: vec![0.0; diagonal.len()],
+            },
         };
         let empty = BlockCurvature { n_spectra: 0, form };
         let p = case.plan.n_weights() as f64;
@@ -120,6 +131,7 @@ fn a_curvature_of_another_form_size_or_with_a_nan_is_refused() {
             CurvatureForm::Dense(m) | CurvatureForm::Kronecker { g: m, .. } | CurvatureForm::Diagonal(m) => {
                 m.values[1] = f64::NAN
             }
+            CurvatureForm::LowRank { diagonal, .. } => diagonal[1] = f64::NAN,
         }
         assert!(matches!(
             invert(&case.plan, damaged, PRIOR, 1).err(),

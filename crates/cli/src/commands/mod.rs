@@ -4,10 +4,12 @@ mod findings;
 mod inspect;
 mod inspect_catalogue;
 mod inspect_network;
+mod output_hessian;
 mod output_page;
 mod plan;
 mod run;
 mod simulate;
+mod spectrum;
 mod train;
 mod verify;
 
@@ -28,6 +30,8 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
     match task {
         Task::Run { job, stage, cluster } => run::run(*job, stage, &cluster, terminal),
         Task::Plan { job, workers } => plan::plan(*job, workers),
+        Task::Spectrum { job, settings, cluster } => spectrum::spectrum(*job, settings, &cluster, terminal),
+        Task::OutputHessian { job, request } => output_hessian::output_hessian(*job, request, terminal),
         Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),

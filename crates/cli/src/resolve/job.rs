@@ -40,6 +40,7 @@ pub fn job(
             structure: curvature.structure,
             by_layer: curvature.layers.clone(),
             kind: curvature.kind,
+            low_rank: curvature.low_rank,
         },
         noise: match &run_file.noise.covariance {
             Some(covariance) => Noise::Covariance(covariance.clone()),

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use fisherflow_curvature::{CurvatureKind, StructureKind};
+use fisherflow_dataflow::LowRankSettings;
 
 use super::entry::Entry;
 use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[curvature]`.
-pub const KEYS: &[&str] = &["structure", "memory", "layers", "kind"];
+pub const KEYS: &[&str] = &["structure", "memory", "layers", "kind", "rank", "passes"];
 
 /// Structures of the contract that a later version does.
-const LATER: &[&str] = &["ekfac", "low_rank", "dual", "auto"];
+const LATER: &[&str] = &["ekfac", "dual", "auto"];
 
 /// `[curvature]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub struct CurvatureTable {
     pub layers: BTreeMap<String, StructureKind>,
     /// Which curvature of the loss; left out: Gauss-Newton.
     pub kind: CurvatureKind,
+    /// Of the layers held as `low_rank`.
+    pub low_rank: LowRankSettings,
 }
 
 impl CurvatureTable {
@@ -40,7 +43,7 @@ impl CurvatureTable {
         let entry = table.get("structure").ok_or_else(|| {
             table.missing(
                 "structure",
-                "write structure = \"full\", \"block\", \"kfac\" or \"diagonal\"",
+                "write structure = \"full\", \"block\", \"kfac\", \"diagonal\" or \"low_rank\"",
             )
         })?;
         let mut layers = BTreeMap::new();
@@ -49,8 +52,11 @@ impl CurvatureTable {
                 layers.insert(name, structure(&entry)?);
             }
         }
+        let structure = structure(&entry)?;
+        let held = std::iter::once(&structure).chain(layers.values());
         Ok(Self {
-            structure: structure(&entry)?,
+            low_rank: low_rank(table, held.copied().any(|kind| kind == StructureKind::LowRank))?,
+            structure,
             layers,
             kind: match table.get("kind") {
                 Some(entry) => kind(&entry)?,
@@ -58,6 +64,20 @@ impl CurvatureTable {
             },
         })
     }
+}
+
+/// `rank` and `passes`; `used`: whether a layer is held as `low_rank`.
+fn low_rank(table: &Table<'_>, used: bool) -> Result<LowRankSettings, RunFileError> {
+    let mut settings = LowRankSettings::default();
+    for (key, value) in [("rank", &mut settings.rank), ("passes", &mut settings.passes)] {
+        if let Some(entry) = table.get(key) {
+            if !used {
+                return Err(entry.invalid("is of layers held as \"low_rank\", and there is none: leave it out"));
+            }
+            *value = entry.count(1)?;
+        }
+    }
+    Ok(settings)
 }
 
 /// A kind of curvature by name.
@@ -78,6 +98,7 @@ fn structure(entry: &Entry<'_>) -> Result<StructureKind, RunFileError> {
             ("block", StructureKind::Block),
             ("kfac", StructureKind::Kfac),
             ("diagonal", StructureKind::Diagonal),
+            ("low_rank", StructureKind::LowRank),
         ],
         LATER,
     )

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{
-    BlockSums, CurvatureKind, LabelPrecision, References, Structure, add_residual_curvature, gradient_captures,
-    structure_of,
+    BlockSums, CurvatureError, CurvatureKind, LabelPrecision, LeadingPairs, LowRank, References, Structure,
+    StructureKind, add_residual_curvature, gradient_captures, structure_of,
 };
 use fisherflow_network::InputJacobian;
 use fisherflow_spectra::PixelPopulation;
@@ -30,13 +30,15 @@ pub(crate) struct Fitted {
     pub(crate) files: Vec<WrittenFile>,
 }
 
-/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`; `noise`: `[K, K]`, normalised label units.
+/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`; `noise`: `[K, K]`, normalised label units. `pairs` are
+/// those of the `low_rank` block, if there is one.
 pub(crate) fn curvature(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
     references: &References,
     noise: &[f64],
+    pairs: Option<&LeadingPairs>,
 ) -> Result<Fitted, RunError> {
     let input_jacobian = if context.is_fused() {
         InputJacobian::Wanted
@@ -58,7 +60,13 @@ pub(crate) fn curvature(
         let structures: Rc<[Box<dyn Structure>]> = context
             .blocks
             .iter()
-            .map(|plan| structure_of(plan, references, outputs, context.network.arithmetic().threads))
+            .map(|plan| -> Result<Box<dyn Structure>, CurvatureError> {
+                let threads = context.network.arithmetic().threads;
+                match plan.structure {
+                    StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.cloned(), outputs, threads))),
+                    _ => structure_of(plan, references, outputs, threads),
+                }
+            })
             .collect::<Result<_, _>>()?;
         let owned = Rc::clone(&structures);
         let hessian = differentiated

@@ -3,6 +3,7 @@
 //! ```text
 //! population  held-out rows   -> mean and variance of each pixel: what a masked pixel is replaced with
 //! reference   held-out rows   -> residuals (the noise R), mean activations and gradients (the sums' reference)
+//! products    training rows   -> the curvature times some vectors            (once for each step of `spectrum`, and for `low_rank` before curvature)
 //! curvature   training rows   -> sums of every block -> posterior/hessian      (and J_x, C_flux of all rows, if they are to be predicted)
 //! evidence    blocks          -> their eigenvalues, the prior precision                (only where the prior is chosen by it)
 //! invert      blocks          -> posterior/inverse, posterior/marginal_variance
@@ -14,8 +15,10 @@ pub(crate) mod agree;
 pub(crate) mod calibrate;
 pub(crate) mod curvature;
 pub(crate) mod invert;
+pub(crate) mod low_rank;
 pub(crate) mod population;
 pub(crate) mod predict;
+pub(crate) mod products;
 pub(crate) mod reference;
 
 pub(crate) mod differentiated;
