@@ -57,6 +57,10 @@ pub enum Command {
     Invert(StageArgs),
     /// Only the error bars, from what was inverted
     Predict(StageArgs),
+    /// The eigenvalues of the curvature of all weights: extremes, trace, spectral density
+    Spectrum(SpectrumArgs),
+    /// The Hessian of the network's outputs by its weights, for single stars
+    OutputHessian(OutputHessianArgs),
     /// Train the network of a run file on its catalogue
     Train(TrainArgs),
     /// Show any network, catalogue or output
@@ -91,6 +95,63 @@ pub struct StageArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// Delete what the output holds of another run first
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// A run file, and how its curvature's eigenvalues are looked for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SpectrumArgs {
+    /// The run file (TOML): network, catalogue and noise
+    pub file: PathBuf,
+    /// Processes and workers.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// ggn, empirical_fisher or hessian [default: curvature.kind]
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Random vectors: the errors of trace and density fall with the root of their number
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub probes: usize,
+    /// Lanczos steps, each a pass over the spectra; probes * steps vectors of all weights are held in memory
+    #[arg(long, default_value_t = 30, value_name = "M")]
+    pub steps: usize,
+    /// Seed of the random vectors
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub seed: u64,
+    /// Folder of the files: a path, or the URI of an object store [default: output.uri with -spectrum behind it]
+    #[arg(long, value_name = "URI")]
+    pub out: Option<String>,
+    /// Replace a spectrum that is there
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// A run file, whose stars, and what of their Hessian.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct OutputHessianArgs {
+    /// The run file (TOML): network, and the catalogue to predict
+    pub file: PathBuf,
+    /// Identifier of a star; may be given more than once
+    #[arg(long = "id", value_name = "ID", required = true)]
+    pub ids: Vec<String>,
+    /// Name of a label; may be given more than once [default: all labels]
+    #[arg(long = "label", value_name = "LABEL")]
+    pub labels: Vec<String>,
+    /// The diagonal
+    #[arg(long, group = "what")]
+    pub diagonal: bool,
+    /// All of it, for a small network
+    #[arg(long, group = "what")]
+    pub dense: bool,
+    /// Its product with a vector of all weights: a .npy file of doubles or floats
+    #[arg(long, group = "what", value_name = "FILE")]
+    pub product: Option<PathBuf>,
+    /// Folder of the file: a path, or the URI of an object store [default: output.uri with -output-hessian behind it]
+    #[arg(long, value_name = "URI")]
+    pub out: Option<String>,
+    /// Replace a file that is there
     #[arg(long)]
     pub overwrite: bool,
 }

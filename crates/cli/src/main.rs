@@ -9,6 +9,7 @@ mod environment;
 mod exit_code;
 mod hostfile;
 mod logging;
+mod npy;
 mod printing;
 mod progress;
 mod resolve;

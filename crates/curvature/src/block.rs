@@ -20,6 +20,8 @@ pub enum StructureKind {
     Ekfac,
     /// The diagonal alone.
     Diagonal,
+    /// Leading eigenpairs of the exact curvature over several layers, cross terms included, and the diagonal of the rest.
+    LowRank,
     /// Exact over several layers, cross terms included, through the rows of the weight Jacobian instead of their Gram matrix over weights:
     /// it has no sums, but [`WeightJacobian`](crate::WeightJacobian).
     Dual,
@@ -35,7 +37,7 @@ impl StructureKind {
     /// Whether all layers so held form one block, cross terms included.
     #[must_use]
     pub fn joins_layers(self) -> bool {
-        matches!(self, Self::Full | Self::Dual)
+        matches!(self, Self::Full | Self::LowRank | Self::Dual)
     }
 }
 
@@ -47,6 +49,7 @@ impl std::fmt::Display for StructureKind {
             Self::Kfac => "kfac",
             Self::Ekfac => "ekfac",
             Self::Diagonal => "diagonal",
+            Self::LowRank => "low_rank",
             Self::Dual => "dual",
         })
     }
@@ -183,4 +186,15 @@ pub enum CurvatureForm {
     },
     /// `diag(H)` as `[out, in + 1]`, bias last.
     Diagonal(Matrix),
+    /// `H ~ U diag(lambda) U^T + D`, with D the part of `diag(H)` that the first term lacks.
+    LowRank {
+        /// `U`, `[p, rank]`, orthonormal columns.
+        eigenvectors: Matrix,
+        /// `lambda`, descending; from rounding some may be below 0.
+        eigenvalues: Vec<f64>,
+        /// `|H u - lambda u|` of each.
+        residuals: Vec<f64>,
+        /// `diag(H)`, `[p]`.
+        diagonal: Vec<f64>,
+    },
 }

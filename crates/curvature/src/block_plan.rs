@@ -9,8 +9,8 @@ use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind};
 /// The blocks of a network's Hessian, in the order of their first layers, with ids 0, 1, 2, ...
 ///
 /// `shapes` are the network's dense layers in order; `by_layer` names the structure of single layers and `default` that of the others. All
-/// layers held as [`StructureKind::Full`] form one block, cross terms included, and so do those held as [`StructureKind::Dual`]; every other
-/// layer is a block of its own. `options` are of every block.
+/// layers held as [`StructureKind::Full`] form one block, cross terms included, and so do those of the other structures that
+/// [join layers](StructureKind::joins_layers); every other layer is a block of its own. `options` are of every block.
 ///
 /// # Errors
 /// A name in `by_layer` that no layer has (with the nearest name), no layer at all, or a full block whose biases are to be split off.

@@ -55,6 +55,26 @@ pub(crate) fn capture_of<'a>(
     Ok(capture)
 }
 
+/// The same where a structure takes no layer whose weights are shared by several positions of a spectrum.
+pub(crate) fn unshared_capture_of<'a>(
+    captures: &'a [LayerCapture],
+    layer: usize,
+    shape: &DenseShape,
+    n_labels: usize,
+    batch: usize,
+) -> Result<&'a LayerCapture, CurvatureError> {
+    let capture = capture_of(captures, layer, shape, n_labels, batch)?;
+    if shared_positions(capture) == 1 {
+        return Ok(capture);
+    }
+    Err(CurvatureError::CaptureShape {
+        layer: shape.name.clone(),
+        tensor: "input",
+        found: capture.input.dims().to_vec(),
+        expected: vec![batch, 1, shape.inputs],
+    })
+}
+
 /// The number of positions of a spectrum that share the layer's weights.
 pub(crate) fn shared_positions(capture: &LayerCapture) -> usize {
     capture.input.dims().get(1).copied().unwrap_or(0).max(1)

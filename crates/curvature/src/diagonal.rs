@@ -29,6 +29,37 @@ impl Diagonal {
         }
     }
 
+    /// The layer's capture, checked together with the precision.
+    pub(crate) fn check<'c>(
+        &self,
+        captures: &'c [LayerCapture],
+        precision: &LabelPrecision,
+    ) -> Result<&'c LayerCapture, CurvatureError> {
+        let batch = precision.batch();
+        precision.check(self.n_labels, batch)?;
+        capture_of(
+            captures,
+            self.plan.layers[0],
+            &self.plan.shapes[0],
+            self.n_labels,
+            batch,
+        )
+    }
+
+    /// Adds a batch to `sums: [out, in + 1]`.
+    pub(crate) fn add_batch(
+        &self,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+        sums: &mut [f64],
+    ) -> Result<(), CurvatureError> {
+        let capture = self.check(captures, precision)?;
+        match capture.input.dtype() {
+            DType::F32 => self.add::<f32>(capture, precision, sums),
+            _ => self.add::<f64>(capture, precision, sums),
+        }
+    }
+
     /// Adds a batch whose captures are of type `T`.
     fn add<T: Element>(
         &self,
@@ -89,20 +120,8 @@ impl Structure for Diagonal {
         sums: &mut BlockSums,
     ) -> Result<(), CurvatureError> {
         check_sums(self, sums)?;
-        let batch = precision.batch();
-        precision.check(self.n_labels, batch)?;
-        let capture = capture_of(
-            captures,
-            self.plan.layers[0],
-            &self.plan.shapes[0],
-            self.n_labels,
-            batch,
-        )?;
-        match capture.input.dtype() {
-            DType::F32 => self.add::<f32>(capture, precision, &mut sums.sums)?,
-            _ => self.add::<f64>(capture, precision, &mut sums.sums)?,
-        }
-        sums.n_spectra += batch as u64;
+        self.add_batch(captures, precision, &mut sums.sums)?;
+        sums.n_spectra += precision.batch() as u64;
         Ok(())
     }
 

@@ -183,6 +183,43 @@ pub enum CurvatureError {
         /// Number of values added.
         found: usize,
     },
+    /// Sums of products with other vectors, or of other layers.
+    #[error(
+        "sums of {found} values of products with vectors do not fit sums of {expected} values: other layers or directions"
+    )]
+    ProductSumsDiffer {
+        /// Number of values added to.
+        expected: usize,
+        /// Number of values added.
+        found: usize,
+    },
+    /// The true Hessian has no form but the dense one.
+    #[error(
+        "block {block} is held as `{structure}`, and the true Hessian of the loss is dense: choose `full` or `block`, or the ggn"
+    )]
+    DenseAlone {
+        /// The block's name.
+        block: String,
+        /// How it is held.
+        structure: StructureKind,
+    },
+    /// A `low_rank` block whose eigenpairs were not found.
+    #[error("block {block} is held as `low_rank`, and its eigenpairs were never computed")]
+    NoEigenpairs {
+        /// The block's name.
+        block: String,
+    },
+    /// The eigenvalues of a projection did not converge.
+    #[error(
+        "the eigenvalues of a projection of size {size} do not converge: no step was done, or a product was not finite; compute in f64"
+    )]
+    Eigenvalues {
+        /// Its size.
+        size: usize,
+    },
+    /// A product over the network.
+    #[error(transparent)]
+    Network(#[from] fisherflow_network::NetworkError),
     /// A block's sums hold a NaN or an infinity.
     #[error(
         "the {part} of block {block} is not finite at layer {layer} after {n_spectra} spectra; \

@@ -76,6 +76,28 @@ impl LabelPrecision {
         self.lam.len() / (self.n_labels * self.n_labels)
     }
 
+    /// `Lam_n r_n` of every spectrum; `residuals` and what is given back: `[batch, K]`.
+    ///
+    /// # Errors
+    /// Another number of residuals.
+    pub fn times(&self, residuals: &[f64]) -> Result<Vec<f64>, CurvatureError> {
+        let k = self.n_labels;
+        if residuals.len() != self.batch() * k {
+            return Err(CurvatureError::LabelShape {
+                what: "residuals of the labels",
+                found: residuals.len(),
+                expected: self.batch() * k,
+            });
+        }
+        let spectra = self.lam.chunks_exact(k * k).zip(residuals.chunks_exact(k));
+        Ok(spectra
+            .flat_map(|(lam, r)| {
+                lam.chunks_exact(k)
+                    .map(move |row| row.iter().zip(r).map(|(lam, r)| lam * r).sum())
+            })
+            .collect())
+    }
+
     /// Checks that there is one `[K, K]` pair for each of `batch` spectra of a network with `n_labels` labels.
     pub(crate) fn check(&self, n_labels: usize, batch: usize) -> Result<(), CurvatureError> {
         let expected = batch * n_labels * n_labels;

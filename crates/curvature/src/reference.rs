@@ -30,6 +30,16 @@ impl References {
         }
     }
 
+    /// The references of [`gradient_captures`](crate::gradient_captures): the same inputs, and 0 for the loss's one gradient, whose mean is
+    /// near 0 where the network is trained.
+    #[must_use]
+    pub fn of_gradients(&self, shapes: &[DenseShape]) -> Self {
+        Self {
+            input_mean: self.input_mean.clone(),
+            ..Self::zero(shapes, 1)
+        }
+    }
+
     /// The references of one layer, their sizes checked: `a0 [in]` and `gbar [K, out]`.
     pub(crate) fn of_layer(
         &self,

@@ -5,6 +5,7 @@ use fisherflow_network::LayerCapture;
 use crate::dense::Dense;
 use crate::diagonal::Diagonal;
 use crate::kfac::Kfac;
+use crate::low_rank::LowRank;
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, LabelPrecision, References, StructureKind};
 
 /// A block in its structure. It holds no sums: those are [`BlockSums`], which it alone can read.
@@ -66,7 +67,7 @@ pub trait Structure: Send {
 }
 
 /// The structure that a block's plan asks for. That of an `ekfac` block sums its Kronecker factors, whose eigenbases
-/// [`correction_of`](crate::correction_of) then takes.
+/// [`correction_of`](crate::correction_of) then takes; that of a `low_rank` block is without its eigenpairs, which [`LowRank::new`] takes.
 ///
 /// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
 ///
@@ -82,6 +83,7 @@ pub fn structure_of(
         StructureKind::Full | StructureKind::Block => Box::new(Dense::new(plan, n_labels, threads)),
         StructureKind::Kfac | StructureKind::Ekfac => Box::new(Kfac::new(plan, references, n_labels, threads)?),
         StructureKind::Diagonal => Box::new(Diagonal::new(plan, n_labels, threads)),
+        StructureKind::LowRank => Box::new(LowRank::new(plan, None, n_labels, threads)),
         StructureKind::Dual => return Err(CurvatureError::NoSums { block: plan.name() }),
     })
 }

@@ -6,7 +6,7 @@
 
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
+use crate::captured_rows::{unshared_capture_of, values_f64, whitened_gradients};
 use crate::{BlockPlan, CurvatureError, LabelPrecision, Matrix};
 
 /// The rows of the weight Jacobian of some spectra, K each, over the layers of a block.
@@ -40,7 +40,7 @@ impl WeightJacobian {
         precision.check(k, n)?;
         let mut layers = Vec::with_capacity(plan.layers.len());
         for (&layer, shape) in plan.layers.iter().zip(&plan.shapes) {
-            let capture = capture_of(captures, layer, shape, k, n)?;
+            let capture = unshared_capture_of(captures, layer, shape, k, n)?;
             let gradients = values_f64(&capture.output_grad, shape)?;
             layers.push(LayerSides {
                 inputs: matrix(n, shape.inputs, values_f64(&capture.input, shape)?),

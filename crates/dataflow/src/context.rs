@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fisherflow_curvature::{BlockPlan, CurvatureError, KroneckerBases, StructureKind, plan_blocks};
+use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, KroneckerBases, StructureKind, plan_blocks};
 use fisherflow_network::Network;
 use fisherflow_posterior::{
     BlockInfo, DualLayout, DualPrecision, Evidence, Precision, Spectrum, evidence, in_label_units,
@@ -104,6 +104,7 @@ impl Context {
             };
             RunError::Usage(format!("{key}: {error}"))
         })?;
+        check_curvature(&job, &blocks)?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
         let predict = job
             .predict
@@ -388,6 +389,49 @@ impl GroupedCatalogue {
             sample,
         })
     }
+}
+
+/// Refuses a kind of curvature that the structures, the prior or the catalogue cannot have, and a prior that a structure cannot have.
+fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
+    let kind = job.curvature.kind;
+    let refused = |why: String| Err(RunError::Usage(format!("curvature.kind = \"{}\": {why}", kind.name())));
+    if kind.needs_labels() && job.catalogue.columns.labels.is_empty() {
+        return refused(format!(
+            "it is made of the residuals of the labels, and {} names none: name its columns in catalogue.labels, or choose \"ggn\"",
+            job.catalogue.uri
+        ));
+    }
+    let dual = blocks.iter().any(|block| block.structure == StructureKind::Dual);
+    if dual && kind != CurvatureKind::Ggn {
+        return refused(
+            "\"dual\" holds the Gauss-Newton curvature alone: choose \"ggn\", or another structure".to_owned(),
+        );
+    }
+    let low_rank = blocks.iter().find(|block| block.structure == StructureKind::LowRank);
+    if let (Some(block), Prior::Evidence) = (low_rank, job.prior) {
+        return Err(RunError::Usage(format!(
+            "layer {} is held as \"low_rank\", whose eigenvalues are not all known, and prior.precision = \"evidence\" needs them: give \
+             prior.precision a number, or hold the layer by another structure",
+            block.name()
+        )));
+    }
+    if kind != CurvatureKind::Hessian {
+        return Ok(());
+    }
+    let dense = [StructureKind::Full, StructureKind::Block];
+    if let Some(block) = blocks.iter().find(|block| !dense.contains(&block.structure)) {
+        return refused(format!(
+            "layer {} is held as \"{}\", and the true Hessian has no form but the dense one: hold every layer as \"full\" or \"block\", or \
+             choose \"ggn\"",
+            block.name(),
+            block.structure
+        ));
+    }
+    if job.prior == Prior::Evidence {
+        return refused("its eigenvalues may be negative, and no evidence can choose the prior precision: give prior.precision a number, or \
+                        choose \"ggn\"".to_owned());
+    }
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! What goes into which file of the output, and with which metadata.
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, KroneckerBases, Matrix, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureKind, KroneckerBases, Matrix, StructureKind};
 use fisherflow_network::Precision as Products;
 use fisherflow_posterior::{
     BlockInfo, Evidence, Factor, NamedMatrix, Precision, bases_from_matrices, bases_matrices, hessian_from_matrices,
@@ -20,7 +20,8 @@ use crate::passes::differentiated::Differentiated;
 pub(crate) fn metadata(context: &Context) -> FileMetadata {
     let labels = context.network.labels();
     let mut convention = serde_json::json!({
-        "hessian": "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units",
+        "curvature": context.job.curvature.kind.name(),
+        "hessian": curvature_in_words(context.job.curvature.kind),
         "posterior_precision": "P = H + prior_precision * I",
         "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in",
         "kfac": "H ~ (kron_g (x) kron_a) / n_spectra, both factors sums",
@@ -30,6 +31,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "dual": "H = J^T J over the weights of all its layers together: row (n, k) of J is, layer after layer, gradients[n K + k] (x) [inputs[n]; 1], \
             spectra in the order of the files block-*-rows-*; gram_cholesky L: L L^T = J J^T + prior_precision * I; \
             P^-1 = (I - J^T (L L^T)^-1 J) / prior_precision",
+        "low_rank": "H ~ U diag(eigenvalues) U^T + max(diagonal - diag(U diag(eigenvalues) U^T), 0); inverse: diag(diagonal) - low_rank low_rank^T",
         "normalised_labels": "label = output * label_scale + label_mean",
         "label_mean": labels.mean,
         "label_scale": labels.scale,
@@ -61,6 +63,23 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
             "fisherflow.ucds",
             serde_json::json!(labels.names.iter().map(|name| ucd(name)).collect::<Vec<_>>()).to_string(),
         )
+}
+
+/// The formula of a kind of curvature.
+pub(crate) fn curvature_in_words(kind: CurvatureKind) -> &'static str {
+    match kind {
+        CurvatureKind::Ggn => {
+            "H = sum_n J_n^T Lam_n J_n: the Gauss-Newton Hessian of 1/2 sum_n r_n^T Lam_n r_n, a SUM over spectra, in normalised label units"
+        }
+        CurvatureKind::EmpiricalFisher => {
+            "H = sum_n (J_n^T Lam_n r_n)(J_n^T Lam_n r_n)^T: the empirical Fisher of 1/2 sum_n r_n^T Lam_n r_n, r = label - f, a SUM over \
+             spectra, in normalised label units"
+        }
+        CurvatureKind::Hessian => {
+            "H = sum_n J_n^T Lam_n J_n - sum_n sum_k (Lam_n r_n)_k d2 f_k(x_n)/dtheta2: the true Hessian of 1/2 sum_n r_n^T Lam_n r_n, \
+             r = label - f, a SUM over spectra, in normalised label units"
+        }
+    }
 }
 
 /// The UCD1+ word of a label that surveys name in a known way; empty for others (IVOA, UCD1+ controlled vocabulary 1.5).
@@ -245,6 +264,7 @@ pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
         StructureKind::Kfac => "kfac",
         StructureKind::Ekfac => "ekfac",
         StructureKind::Diagonal => "diagonal",
+        StructureKind::LowRank => "low_rank",
         StructureKind::Dual => "dual",
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fisherflow_curvature::{BlockOptions, StructureKind};
+use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_network::{Arithmetic, Description};
 use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{OnBadObject, StoreOptions};
@@ -62,7 +62,7 @@ pub struct Predict {
     pub jacobians: bool,
 }
 
-/// The structure of each layer.
+/// Which curvature, and the structure of each layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curvature {
     /// Every layer not named below.
@@ -71,6 +71,25 @@ pub struct Curvature {
     pub by_layer: BTreeMap<String, StructureKind>,
     /// Of every block.
     pub options: BlockOptions,
+    /// Which curvature of the loss is summed.
+    pub kind: CurvatureKind,
+    /// The layers held as leading eigenpairs and diagonal.
+    pub low_rank: LowRankSettings,
+}
+
+/// How the eigenpairs of a `low_rank` block are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowRankSettings {
+    /// Number of eigenpairs.
+    pub rank: usize,
+    /// Passes over the spectra.
+    pub passes: usize,
+}
+
+impl Default for LowRankSettings {
+    fn default() -> Self {
+        Self { rank: 32, passes: 4 }
+    }
 }
 
 /// The residual covariance R of the labels.

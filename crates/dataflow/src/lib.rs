@@ -14,24 +14,28 @@ mod job;
 mod manifest;
 mod mesh;
 mod operators;
+mod output_hessian;
 mod passes;
 mod plan;
 mod prior_facts;
 mod run;
+mod spectrum;
 mod stage_state;
 mod stages;
 mod train;
 
 pub use error::RunError;
 pub use job::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Prior, Progress,
-    Stage,
+    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource, Noise, Predict,
+    Prior, Progress, Stage,
 };
+pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;
 pub use plan::{
     BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan,
 };
 pub use prior_facts::{EvidenceFacts, PriorFacts, PriorFrom};
 pub use run::{Outcome, RunSummary, run};
+pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;
 pub use train::{TrainJob, Trained, train};

@@ -54,6 +54,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "curvature": {
             "structure": crate::files::structure_name(job.curvature.structure),
             "layers": by_layer,
+            "kind": job.curvature.kind.name(),
             "weight_sharing": job.curvature.options.weight_sharing,
             "split_bias": job.curvature.options.split_bias,
         },

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockPlan, References, StructureKind, correction_bytes, correction_flops, structure_of};
+use fisherflow_curvature::{
+    BlockPlan, BlockPower, CurvatureKind, References, StructureKind, correction_bytes, correction_flops,
+    residual_flops, structure_of,
+};
 use fisherflow_network::Precision;
 use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
 use fisherflow_store::SkippedObject;
@@ -11,7 +14,7 @@ use serde::Serialize;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
-use crate::job::{Job, Noise, Prior, Progress};
+use crate::job::{Job, LowRankSettings, Noise, Prior, Progress};
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -180,6 +183,11 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     let zero = References::zero(network.dense_layers(), n_labels);
     let n_fit = context.fit.catalogue.n_rows();
     let n_predict = context.predicted().catalogue.n_rows();
+    let LowRankSettings { rank, passes } = context.job.curvature.low_rank;
+    let iterated = |block: &BlockPlan| match block.structure {
+        StructureKind::LowRank => BlockPower::vectors(block.n_weights(), rank) * block.n_weights(),
+        _ => 0,
+    };
     let mut blocks = Vec::new();
     for block in &context.blocks {
         if !block.structure.has_sums() {
@@ -200,8 +208,13 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             layer: block.name(),
             structure: structure_name(block.structure),
             n_weights: block.n_weights() as u64,
-            sums_bytes: structure.bytes(),
-            sums_flops: structure.flops(n_fit),
+            sums_bytes: structure.bytes() + 8 * iterated(block) as u64,
+            sums_flops: structure.flops(n_fit)
+                + 4.0 * (passes * iterated(block)) as f64 * n_fit as f64
+                + match context.job.curvature.kind {
+                    CurvatureKind::Hessian => residual_flops(block, network.n_weights(), n_fit),
+                    CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => 0.0,
+                },
             correction: (block.structure == StructureKind::Ekfac).then(|| CorrectionFacts {
                 bases_bytes: bases_bytes(block),
                 bases_flops: bases_flops(block),
@@ -229,7 +242,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     let weights: f64 = context
         .blocks
         .iter()
-        .map(|block| predictive_flops(block, k))
+        .map(|block| predictive_flops(block, rank, k))
         .sum::<f64>()
         + context
             .dual_plan()
@@ -237,11 +250,11 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     let fused = context.is_fused();
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let sums_bytes: u64 = blocks.iter().map(|block| block.sums_bytes).sum();
-    let posterior_bytes: u64 = context.blocks.iter().map(matrix_bytes).sum();
+    let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
     let corrections: Vec<CorrectionFacts> = blocks.iter().filter_map(|block| block.correction).collect();
-    let passes = if corrections.is_empty() { 1.0 } else { 2.0 };
+    let forward_passes = if corrections.is_empty() { 1.0 } else { 2.0 };
     let flops = FlopPlan {
-        fit: (held_out + passes * n_fit as f64) * (forward + backward)
+        fit: (held_out + forward_passes * n_fit as f64) * (forward + backward)
             + if fused { n_fit as f64 * by_flux } else { 0.0 }
             + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
             + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
@@ -273,7 +286,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
         }
     });
     let dual_bytes = dual.as_ref().map_or(0, |dual| dual.process_bytes);
-    let matrices = context.blocks.iter().map(matrix_bytes);
+    let matrices = context.blocks.iter().map(|block| matrix_bytes(block, rank));
     let summing = 2 * workers as u64 + 1;
     // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
     let eigenproblem = corrections.iter().map(|of| 4 * of.bases_bytes).max().unwrap_or(0);
@@ -355,12 +368,13 @@ fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
 }
 
 /// Operations of one star's weights' part.
-fn predictive_flops(block: &BlockPlan, k: f64) -> f64 {
+fn predictive_flops(block: &BlockPlan, rank: usize, k: f64) -> f64 {
     let p = block.n_weights() as f64;
     match block.structure {
         StructureKind::Full | StructureKind::Block => 2.0 * k * p * p,
         StructureKind::Diagonal => 2.0 * k * p,
         StructureKind::Dual => 0.0,
+        StructureKind::LowRank => 2.0 * (k + rank as f64) * p,
         StructureKind::Kfac | StructureKind::Ekfac => block
             .shapes
             .iter()
@@ -382,13 +396,14 @@ fn bases_bytes(block: &BlockPlan) -> u64 {
         .sum()
 }
 
-/// Bytes of a block's matrices in f64: the square, or the Kronecker factors.
-fn matrix_bytes(block: &BlockPlan) -> u64 {
+/// Bytes of a block's matrices in f64: the square, the Kronecker factors, or `rank` vectors and a diagonal.
+fn matrix_bytes(block: &BlockPlan, rank: usize) -> u64 {
     let p = block.n_weights() as u64;
     8 * match block.structure {
         StructureKind::Full | StructureKind::Block => p * p,
         StructureKind::Diagonal => p,
         StructureKind::Dual => 0,
+        StructureKind::LowRank => p * (rank as u64 + 1),
         StructureKind::Kfac | StructureKind::Ekfac => block
             .shapes
             .iter()

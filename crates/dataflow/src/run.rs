@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use fisherflow_curvature::CurvatureKind;
 use fisherflow_posterior::{BlockInfo, Evidence, Pulls, ScatterEstimate};
 use fisherflow_store::{Claim, Claimed, Manifest, StoreError, WrittenFile, now_utc};
 use serde::Serialize;
@@ -248,10 +249,18 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
     }
     if let Some(invert) = &found.invert {
         let effective: f64 = invert.blocks.iter().map(|info| info.effective_parameters).sum();
-        let limit = (found.fit.counts.in_sums * context.network.n_labels() as u64) as f64;
+        let (of, limit) = match context.job.curvature.kind {
+            CurvatureKind::Ggn => (
+                "labels x spectra",
+                found.fit.counts.in_sums * context.network.n_labels() as u64,
+            ),
+            CurvatureKind::EmpiricalFisher => ("spectra", found.fit.counts.in_sums),
+            CurvatureKind::Hessian => ("weights", context.network.n_weights() as u64),
+        };
+        let limit = limit as f64;
         if effective > limit {
             notes.push(format!(
-                "effective parameters {effective:.0} exceed labels x spectra = {limit:.0}: the structure counts information that is not there, \
+                "effective parameters {effective:.0} exceed {of} = {limit:.0}: the structure counts information that is not there, \
                  and the weights' part is too small"
             ));
         }

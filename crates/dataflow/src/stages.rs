@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use fisherflow_curvature::{CurvatureKind, References};
 use fisherflow_posterior::ScatterEstimate;
-use fisherflow_spectra::Group;
+use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Noise, Prior, Stage};
 use crate::passes::predict::Predicted;
-use crate::passes::{agree, calibrate, correction, curvature, invert, population, predict, reference};
+use crate::passes::products::Loss;
+use crate::passes::{agree, calibrate, correction, curvature, invert, low_rank, population, predict, reference};
 use crate::stage_state::{self, FitState, InvertState};
 
 /// What the stages that ran found.
@@ -85,12 +87,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
     };
     if context.corrected().next().is_some() {
         let noise = context.in_normalised_units(residual_covariance(context, state.estimate.as_ref())?)?;
-        begin(
-            worker,
-            context,
-            "correction",
-            share(worker, context, &context.fit.groups),
-        );
+        begin_over_fit(worker, context, "correction");
         let population = state.population.as_ref();
         let files = correction::correction(worker, context, population, &state.references, &noise)?;
         end(worker, context);
@@ -102,23 +99,83 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
     Ok(state)
 }
 
-/// Noise, references and curvature sums.
-fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
+/// What the held-out spectra tell before anything is summed.
+struct Prepared {
+    population: Option<PixelPopulation>,
+    references: References,
+    estimate: Option<ScatterEstimate>,
+    /// R, `[K, K]`, normalised label units.
+    noise: Vec<f64>,
+}
+
+/// Population, references and noise.
+fn prepare(worker: &mut Worker, context: &Arc<Context>) -> Result<Prepared, RunError> {
     let sample = share(worker, context, &context.fit.sample);
     begin(worker, context, "population", sample);
     let population = population::population(worker, context)?;
     begin(worker, context, "reference", sample);
     let held_out = reference::reference(worker, context, population.as_ref())?;
     let estimate = noise(context, &held_out)?;
-    let references = held_out.references.finish()?;
-    let normalised = context.in_normalised_units(residual_covariance(context, estimate.as_ref())?)?;
-    begin(
+    let noise = context.in_normalised_units(residual_covariance(context, estimate.as_ref())?)?;
+    Ok(Prepared {
+        population,
+        references: held_out.references.finish()?,
+        estimate,
+        noise,
+    })
+}
+
+/// The loss whose curvature is asked for: with the noise and the population that `fit` left, or else those of passes of their own.
+pub(crate) fn loss(worker: &mut Worker, context: &Arc<Context>, kind: CurvatureKind) -> Result<Loss, RunError> {
+    let (population, noise) = match agree::left_by::<FitState>(worker, context, "fit")? {
+        Some(fit) => {
+            let noise = residual_covariance(context, fit.estimate.as_ref())?;
+            (fit.population, context.in_normalised_units(noise)?)
+        }
+        None => {
+            let prepared = prepare(worker, context)?;
+            (prepared.population, prepared.noise)
+        }
+    };
+    Ok(Loss {
+        population,
+        noise,
+        kind,
+    })
+}
+
+/// Shows that a pass over all spectra of the fit begins.
+pub(crate) fn begin_over_fit(worker: &Worker, context: &Context, pass: &str) {
+    begin(worker, context, pass, share(worker, context, &context.fit.groups));
+}
+
+/// Noise, references and curvature sums.
+fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunError> {
+    let Prepared {
+        population,
+        references,
+        estimate,
+        noise,
+    } = prepare(worker, context)?;
+    let loss = Loss {
+        population: population.clone(),
+        noise: noise.clone(),
+        kind: context.job.curvature.kind,
+    };
+    let mut pass = 0;
+    let pairs = low_rank::leading_pairs(worker, context, &loss, |worker| {
+        pass += 1;
+        begin_over_fit(worker, context, &format!("eigenpairs {pass}"));
+    })?;
+    begin_over_fit(worker, context, "curvature");
+    let fitted = curvature::curvature(
         worker,
         context,
-        "curvature",
-        share(worker, context, &context.fit.groups),
-    );
-    let fitted = curvature::curvature(worker, context, population.as_ref(), &references, &normalised)?;
+        population.as_ref(),
+        &references,
+        &noise,
+        pairs.as_ref(),
+    )?;
     end(worker, context);
     if fitted.counts.in_sums == 0 {
         return Err(RunError::Refused(format!(
@@ -235,7 +292,7 @@ fn begin(worker: &Worker, context: &Context, pass: &str, of: u64) {
 }
 
 /// Shows that the last pass is over.
-fn end(worker: &Worker, context: &Context) {
+pub(crate) fn end(worker: &Worker, context: &Context) {
     if speaks(worker, context) {
         context.progress.end();
     }

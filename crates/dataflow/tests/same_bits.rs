@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fisherflow_curvature::{BlockOptions, StructureKind};
+use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome, Predict, Prior,
-    Progress, RunSummary, Stage, run,
+    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource, Noise, Outcome,
+    Predict, Prior, Progress, RunSummary, Stage, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -72,6 +72,8 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
                 ("layers.4".to_string(), StructureKind::Full),
             ]),
             options: BlockOptions::default(),
+            kind: CurvatureKind::Ggn,
+            low_rank: LowRankSettings::default(),
         },
         noise: Noise::Holdout,
         prior: Prior::Fixed(1.0),
@@ -254,10 +256,8 @@ fn a_dual_block_of_all_layers_says_what_a_full_one_says() {
     prepare(folder.path());
     let of = |structure, prior| {
         let mut job = job(folder.path(), &format!("{structure}-{prior:?}"), false);
-        job.curvature = Curvature {
-            structure,
-            by_layer: BTreeMap::new(),
-        };
+        job.curvature.structure = structure;
+        job.curvature.by_layer.clear();
         job.compute.arithmetic.precision = Precision::F64;
         job.prior = prior;
         done(job, Stage::Run, &alone(2))
@@ -323,7 +323,7 @@ fn the_evidence_is_that_of_the_written_hessian() {
     exact.curvature = Curvature {
         structure: StructureKind::Full,
         by_layer: BTreeMap::new(),
-        options: BlockOptions::default(),
+        ..exact.curvature
     };
     for mut job in [mixed, exact] {
         job.prior = Prior::Evidence;
@@ -467,14 +467,10 @@ fn same_bits_elsewhere(one: &RunSummary, job: impl Fn(&str) -> Job) {
 
 /// The first two layers in corrected eigenbases, the last as its exact block.
 fn corrected(folder: &Path, output: &str, predict_itself: bool) -> Job {
-    Job {
-        curvature: Curvature {
-            structure: StructureKind::Ekfac,
-            by_layer: BTreeMap::from([("layers.4".to_string(), StructureKind::Block)]),
-            options: BlockOptions::default(),
-        },
-        ..job(folder, output, predict_itself)
-    }
+    let mut job = job(folder, output, predict_itself);
+    job.curvature.structure = StructureKind::Ekfac;
+    job.curvature.by_layer = BTreeMap::from([("layers.4".to_string(), StructureKind::Block)]);
+    job
 }
 
 #[test]
@@ -600,7 +596,7 @@ fn a_plan_counts_both_passes() {
     let plan = |structure| {
         let mut job = corrected(folder.path(), "planned", true);
         job.curvature.structure = structure;
-        fisherflow_dataflow::plan(Arc::new(job), 2).unwrap()
+        fisherflow_dataflow::plan(Arc::new(job), 2, 1).unwrap()
     };
     let (once, twice) = (plan(StructureKind::Kfac), plan(StructureKind::Ekfac));
     assert!(once.blocks.iter().all(|block| block.correction.is_none()));

@@ -1,6 +1,7 @@
-//! Activations: value and derivative of each, element by element.
+//! Activations: value and first and second derivative of each, element by element.
 //!
-//! Derivatives at a kink are taken from the left (0 for `relu` at 0), and 0 at both ends of `clipped_relu`.
+//! Derivatives at a kink are taken from the left (0 for `relu` at 0), and 0 at both ends of `clipped_relu`. Second derivatives at a kink, where
+//! there is none, are 0.
 
 use candle_core::{Result, Tensor};
 
@@ -99,6 +100,50 @@ impl Activation {
             Self::Linear => x.ones_like()?,
         })
     }
+
+    /// Whether the second derivative is 0 everywhere: an output of a network of such activations is linear in the weights of each layer.
+    #[must_use]
+    pub fn is_piecewise_linear(&self) -> bool {
+        matches!(
+            self,
+            Self::Relu | Self::LeakyRelu { .. } | Self::ClippedRelu { .. } | Self::Linear
+        )
+    }
+
+    /// The second derivative of the activation at every element of `x`; 0 at a kink.
+    ///
+    /// # Errors
+    /// Only where the device refuses.
+    pub fn second_derivative(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match *self {
+            Self::Relu | Self::LeakyRelu { .. } | Self::ClippedRelu { .. } | Self::Linear => x.zeros_like()?,
+            Self::Tanh => {
+                let t = x.tanh()?;
+                t.mul(&t.sqr()?.affine(2.0, -2.0)?)?
+            }
+            // s'' = -s' tanh(x / 2)
+            Self::Sigmoid => Self::Sigmoid.derivative(x)?.mul(&x.affine(0.5, 0.0)?.tanh()?.neg()?)?,
+            Self::Softplus => Self::Sigmoid.derivative(x)?,
+            Self::Elu { alpha } => {
+                let below = x.minimum(0.0)?.exp()?.affine(alpha, 0.0)?;
+                x.lt(0.0)?.where_cond(&below, &x.zeros_like()?)?
+            }
+            Self::Gelu => {
+                // (2 - x^2) times the normal density, the square as two factors: the density vanishes before they overflow
+                let density = x
+                    .sqr()?
+                    .affine(-0.5, 0.0)?
+                    .exp()?
+                    .affine(1.0 / (2.0 * std::f64::consts::PI).sqrt(), 0.0)?;
+                density.affine(2.0, 0.0)?.sub(&x.mul(&density)?.mul(x)?)?
+            }
+            // s' (2 - x tanh(x / 2))
+            Self::Silu => {
+                let inner = x.mul(&x.affine(0.5, 0.0)?.tanh()?)?.affine(-1.0, 2.0)?;
+                Self::Sigmoid.derivative(x)?.mul(&inner)?
+            }
+        })
+    }
 }
 
 /// `1 / (1 + exp(-x))`; an overflowing exponential gives 0, as it should.
@@ -144,6 +189,10 @@ mod tests {
         activation.derivative(&tensor(x)).unwrap().to_vec1().unwrap()
     }
 
+    fn second_derivative(activation: Activation, x: &[f64]) -> Vec<f64> {
+        activation.second_derivative(&tensor(x)).unwrap().to_vec1().unwrap()
+    }
+
     /// Points without a kink within a difference step.
     fn points() -> Vec<f64> {
         (-60..60).map(|i| f64::from(i) * 0.11 + 0.037).collect()
@@ -169,6 +218,26 @@ mod tests {
         for activation in ALL {
             let (up, down) = (value(activation, &up), value(activation, &down));
             for (i, d) in derivative(activation, &x).into_iter().enumerate() {
+                let difference = (up[i] - down[i]) / (2.0 * h);
+                assert!(
+                    (d - difference).abs() < 2e-10,
+                    "{activation:?} at {}: {d} {difference}",
+                    x[i]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn second_derivatives_are_central_differences_of_the_first() {
+        let (x, h) = (points(), 1e-5);
+        let up: Vec<f64> = x.iter().map(|x| x + h).collect();
+        let down: Vec<f64> = x.iter().map(|x| x - h).collect();
+        for activation in ALL {
+            let (up, down) = (derivative(activation, &up), derivative(activation, &down));
+            let found = second_derivative(activation, &x);
+            assert_eq!(activation.is_piecewise_linear(), found.iter().all(|d| *d == 0.0));
+            for (i, d) in found.into_iter().enumerate() {
                 let difference = (up[i] - down[i]) / (2.0 * h);
                 assert!(
                     (d - difference).abs() < 2e-10,
@@ -233,9 +302,18 @@ mod tests {
     fn kinks_and_extremes_stay_finite() {
         let x = [-1e5, -800.0, 0.0, 2.5, 800.0, 1e5];
         for activation in ALL {
+            let second = second_derivative(activation, &[-1e200, -1e5, -800.0, 800.0, 1e5, 1e200]);
+            assert_eq!(second, [0.0; 6], "{activation:?}");
             for v in value(activation, &x).into_iter().chain(derivative(activation, &x)) {
                 assert!(v.is_finite(), "{activation:?}");
             }
+        }
+        for kinked in [
+            Activation::Relu,
+            Activation::LeakyRelu { slope: 0.3 },
+            Activation::Elu { alpha: 0.7 },
+        ] {
+            assert_eq!(second_derivative(kinked, &[0.0]), [0.0], "{kinked:?}");
         }
         assert_eq!(derivative(Activation::Relu, &[0.0]), [0.0]);
         assert_eq!(

@@ -203,6 +203,36 @@ pub enum NetworkError {
         /// The network's layers.
         expected: usize,
     },
+    /// Directions in weight space of another length than the weights.
+    #[error(
+        "{found} values are no whole number of directions over {n_weights} weights, or rows beyond the last of them"
+    )]
+    DirectionLength {
+        /// Number of values, or the last row asked for.
+        found: usize,
+        /// Number of weights.
+        n_weights: usize,
+    },
+    /// Seeds that do not fit the forward pass.
+    #[error("seeds are {found:?} of {dtype:?}, expected [seeds, {batch}, {n_labels}] of {expected:?}")]
+    Seeds {
+        /// Their shape.
+        found: Vec<usize>,
+        /// Spectra of the forward pass.
+        batch: usize,
+        /// Number of labels.
+        n_labels: usize,
+        /// Their type.
+        dtype: candle_core::DType,
+        /// The network's type.
+        expected: candle_core::DType,
+    },
+    /// The Hessian of an output is of one spectrum.
+    #[error("the Hessian of the outputs is taken for one spectrum at a time, not for {found}")]
+    SingleSpectrum {
+        /// Spectra of the forward pass.
+        found: usize,
+    },
     /// A network asked for with widths that are none.
     #[error("widths {widths:?} describe no network: at least an input and an output width, all positive, are needed")]
     Widths {

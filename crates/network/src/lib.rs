@@ -1,4 +1,5 @@
-//! Networks over candle tensors: forward, K backward passes at once, layer capture, and the Jacobian of labels by flux.
+//! Networks over candle tensors: forward, K backward passes at once, layer capture, the Jacobian of labels by flux, and exact second
+//! derivatives by the weights.
 
 mod activation;
 mod adam;
@@ -16,10 +17,13 @@ mod natural_order;
 mod nearest_name;
 mod network;
 mod normalisation;
+mod output_hessian;
 pub mod product;
+mod r_operator;
 mod safetensors;
 pub mod train;
 mod training_set;
+mod weight_directions;
 
 pub use activation::Activation;
 pub use arithmetic::{Arithmetic, Precision};
@@ -31,3 +35,4 @@ pub use error::NetworkError;
 pub use labels::Labels;
 pub use layer_spec::LayerSpec;
 pub use network::{Forward, Network};
+pub use weight_directions::WeightDirections;

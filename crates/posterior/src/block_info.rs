@@ -26,11 +26,12 @@ pub struct BlockInfo {
     /// `gamma = tr(H P^-1) = sum lambda / (lambda + delta)`: how many weights the data determine. Over the whole network it cannot
     /// exceed the number of outputs times the number of spectra; where it does, the structure counts information that is not there.
     pub effective_parameters: f64,
-    /// Smallest eigenvalue of `P`; none for a dense block, whose eigenvalues are not computed.
+    /// Smallest eigenvalue of `P`; none for a dense and a low-rank block, whose eigenvalues are not computed.
     pub smallest_eigenvalue: Option<f64>,
-    /// Largest eigenvalue of `P`; none for a dense block.
+    /// Largest eigenvalue of `P`; none for a dense and a low-rank block.
     pub largest_eigenvalue: Option<f64>,
-    /// Largest over smallest eigenvalue of `P`; for a dense block `|P|_1 |P^-1|_1`, which is never smaller than that ratio.
+    /// Largest over smallest eigenvalue of `P`; for a dense block `|P|_1 |P^-1|_1` and for a low-rank one
+    /// `(max D + lambda_1) / min D`, which are never smaller than that ratio.
     pub condition: f64,
     /// Number of eigenvalues of the factors (of the elements, for a diagonal) that were negative from rounding and were set to 0.
     pub clipped_eigenvalues: u64,
@@ -38,6 +39,24 @@ pub struct BlockInfo {
     pub most_negative_eigenvalue: f64,
     /// What was added to the diagonal beyond the prior. 0: a block that cannot be factored is refused, not repaired.
     pub jitter: f64,
+    /// Of a block held as leading eigenpairs and diagonal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_rank: Option<LowRankFacts>,
+}
+
+/// How much of the Hessian its leading eigenpairs hold, and how well they are known.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LowRankFacts {
+    /// Number of eigenpairs.
+    pub rank: u64,
+    /// The largest eigenvalue.
+    pub largest_eigenvalue: f64,
+    /// The smallest that is held.
+    pub smallest_eigenvalue: f64,
+    /// The largest `|H u - lambda u|`: an eigenvalue of H lies within it of lambda.
+    pub largest_residual: f64,
+    /// Their share of the trace of H.
+    pub trace_share: f64,
 }
 
 /// The numbers of a [`BlockInfo`] that its structure finds out.
@@ -69,6 +88,7 @@ impl BlockInfo {
             clipped_eigenvalues: certificate.clipped_eigenvalues,
             most_negative_eigenvalue: certificate.most_negative_eigenvalue,
             jitter: 0.0,
+            low_rank: None,
         }
     }
 }

@@ -2,11 +2,16 @@
 
 use fisherflow_curvature::{BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, Matrix, StructureKind};
 
+use crate::Factor;
 use crate::brute_force::{Mlp, Numbers, gram, kron};
+use crate::eigen::decompose;
 use crate::kronecker_bases;
 
 pub const K: usize = 3;
 pub const PRIOR: f64 = 0.3;
+
+/// Eigenpairs of a low-rank block.
+const RANK: usize = 8;
 
 /// A block, and the dense Hessian that its structure stands for.
 pub struct Case {
@@ -90,6 +95,7 @@ pub fn case(mlp: &Mlp, x: &[f64], structure: StructureKind, layers: &[usize]) ->
             (form, h)
         }
         StructureKind::Dual => panic!("a dual block has no sums: see dual/tests.rs"),
+        StructureKind::LowRank => low_rank(&gram(&mlp.jacobian(x, layers)), p, RANK),
     };
     Case {
         plan,
@@ -99,6 +105,35 @@ pub fn case(mlp: &Mlp, x: &[f64], structure: StructureKind, layers: &[usize]) ->
         },
         h,
     }
+}
+
+/// The leading `rank` eigenpairs of H and its diagonal, and the dense matrix that they stand for.
+pub fn low_rank(h: &[f64], p: usize, rank: usize) -> (CurvatureForm, Vec<f64>) {
+    let pairs = decompose(matrix(p, h.to_vec()), "layers", Factor::Dense, 1).unwrap();
+    let mut vectors = Vec::new();
+    for i in 0..p {
+        vectors.extend((0..rank).map(|r| pairs.vectors[i * p + p - 1 - r]));
+    }
+    let values: Vec<f64> = (0..rank).map(|r| pairs.values[p - 1 - r]).collect();
+    let mut dense = vec![0.0; p * p];
+    for i in 0..p {
+        for j in 0..p {
+            dense[i * p + j] = if i == j {
+                h[i * p + i]
+            } else {
+                (0..rank)
+                    .map(|r| vectors[i * rank + r] * values[r] * vectors[j * rank + r])
+                    .sum()
+            };
+        }
+    }
+    let form = CurvatureForm::LowRank {
+        eigenvectors: matrix(p, vectors),
+        eigenvalues: values,
+        residuals: vec![0.0; rank],
+        diagonal: (0..p).map(|i| h[i * p + i]).collect(),
+    };
+    (form, dense)
 }
 
 pub fn small() -> (Mlp, Vec<f64>) {
@@ -119,6 +154,8 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(&mlp, &x, structure, &[layer]));
         }
     }
+    cases.push(case(&mlp, &x, StructureKind::LowRank, &[1]));
+    cases.push(case(&mlp, &x, StructureKind::LowRank, &[0, 1, 2]));
     cases.push(case(&mlp, &x, StructureKind::Full, &[0, 2]));
     cases.push(case(&mlp, &x, StructureKind::Full, &[0, 1, 2]));
     cases

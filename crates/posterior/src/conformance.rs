@@ -1,11 +1,11 @@
 //! What every structure's posterior must satisfy, against dense inverses by elimination.
 
 use candle_core::{DType, Device, Tensor};
-use fisherflow_curvature::{BlockCurvature, CurvatureForm, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, StructureKind};
 use fisherflow_network::LayerCapture;
 
 use crate::brute_force::{Mlp, inverse, kron, predictive, relative_error, with_prior};
-use crate::cases::{K, PRIOR, case, cases, draw, matrix, plan, small};
+use crate::cases::{K, PRIOR, case, cases, draw, low_rank, matrix, plan, small};
 use crate::{
     Factor, PosteriorError, bases_from_matrices, bases_matrices, invert, kronecker_bases, precision_from_matrices,
 };
@@ -136,6 +136,18 @@ fn written_matrices_multiply_to_the_inverse() {
                 };
                 (0..p * p).map(value).collect()
             }
+            StructureKind::LowRank => {
+                let (inverse, z) = (of(Factor::Diagonal), of(Factor::LowRank));
+                let rank = z.len() / p;
+                let mut dense = vec![0.0; p * p];
+                for i in 0..p {
+                    dense[i * p + i] = inverse[i];
+                    for j in 0..p {
+                        dense[i * p + j] -= (0..rank).map(|r| z[i * rank + r] * z[j * rank + r]).sum::<f64>();
+                    }
+                }
+                dense
+            }
             StructureKind::Kfac => {
                 let (s, t) = (of(Factor::AEigenvalues), of(Factor::GEigenvalues));
                 let q = kron(
@@ -207,6 +219,7 @@ fn threads_change_no_bit() {
         (StructureKind::Kfac, &[0][..]),
         (StructureKind::Ekfac, &[0][..]),
         (StructureKind::Diagonal, &[0][..]),
+        (StructureKind::LowRank, &[1, 2][..]),
     ] {
         // The dense Hessian of the first layer is not needed, and is large.
         let (curvature, plan) = if structure == StructureKind::Kfac {
@@ -267,6 +280,38 @@ fn threads_change_no_bit() {
                 bits(&more.precision.solve(&v).unwrap())
             );
         }
+    }
+}
+
+/// All eigenpairs and no remainder: the dense posterior, also where eigenvalues are large beside the prior.
+#[test]
+fn a_low_rank_block_of_full_rank_is_the_full_block() {
+    let (mlp, x) = small();
+    let probe = mlp.captures(&draw(6 * 9, 5), DType::F64);
+    for prior in [PRIOR, 1e-4] {
+        let full = case(&mlp, &x, StructureKind::Full, &[0, 1, 2]);
+        let p = full.plan.n_weights();
+        let plan = BlockPlan {
+            structure: StructureKind::LowRank,
+            ..full.plan.clone()
+        };
+        let curvature = BlockCurvature {
+            n_spectra: full.curvature.n_spectra,
+            form: low_rank(&full.h, p, p).0,
+        };
+        let low = invert(&plan, curvature, prior, 1).unwrap();
+        let full = invert(&full.plan, full.curvature, prior, 1).unwrap();
+        assert!((low.info.log_det - full.info.log_det).abs() < 1e-10 * full.info.log_det.abs());
+        assert!((low.info.effective_parameters / full.info.effective_parameters - 1.0).abs() < 1e-9);
+        let facts = low.info.low_rank.unwrap();
+        assert_eq!(facts.rank, p as u64);
+        assert!((facts.trace_share - 1.0).abs() < 1e-12);
+        assert!(low.info.most_negative_eigenvalue.abs() < 1e-13);
+        let v = draw(p, 3);
+        let solved = |posterior: &crate::BlockPosterior| posterior.precision.solve(&v).unwrap();
+        assert!(relative_error(&solved(&low), &solved(&full)) < 1e-9);
+        let covariance = |posterior: &crate::BlockPosterior| posterior.precision.covariance_of(&probe).unwrap();
+        assert!(relative_error(&covariance(&low), &covariance(&full)) < 1e-9);
     }
 }
 

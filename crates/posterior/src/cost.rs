@@ -10,7 +10,7 @@ use crate::product::{product, rows};
 /// on the spectra.
 ///
 /// Dense: Cholesky and explicit inverse, `p^3`. Kronecker: two symmetric eigendecompositions ([`bases_flops`]), which an `ekfac` block has
-/// already, and the two products of squared eigenvectors.
+/// already, and the two products of squared eigenvectors. Low rank: three products of `[p, rank]`, of the usual rank 32.
 #[must_use]
 pub fn inverse_flops(plan: &BlockPlan) -> f64 {
     let p = plan.n_weights() as f64;
@@ -18,6 +18,7 @@ pub fn inverse_flops(plan: &BlockPlan) -> f64 {
         StructureKind::Full | StructureKind::Block => p.powi(3),
         StructureKind::Diagonal => p,
         StructureKind::Dual => 0.0,
+        StructureKind::LowRank => 6.0 * p * 32.0 * 32.0,
         StructureKind::Kfac => bases_flops(plan) + marginal_flops(plan),
         StructureKind::Ekfac => marginal_flops(plan),
     }
@@ -49,7 +50,11 @@ fn sides(plan: &BlockPlan) -> impl Iterator<Item = (f64, f64)> {
 pub fn spectrum_flops(plan: &BlockPlan) -> f64 {
     match plan.structure {
         StructureKind::Full | StructureKind::Block => 4.0 / 3.0 * (plan.n_weights() as f64).powi(3),
-        StructureKind::Kfac | StructureKind::Ekfac | StructureKind::Diagonal | StructureKind::Dual => 0.0,
+        StructureKind::Kfac
+        | StructureKind::Ekfac
+        | StructureKind::Diagonal
+        | StructureKind::LowRank
+        | StructureKind::Dual => 0.0,
     }
 }
 

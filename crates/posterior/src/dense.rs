@@ -13,6 +13,7 @@ use fisherflow_network::LayerCapture;
 
 use crate::block_info::Certificate;
 use crate::captures::{Sides, Wanted};
+use crate::eigen::extremes;
 use crate::product::{dot, par, product, rows};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
@@ -187,6 +188,12 @@ fn cholesky(
         block: plan.name(),
         bytes: request.unaligned_bytes_required(),
     })?;
+    // The factorisation leaves neither triangle whole where it fails.
+    let before = Matrix {
+        rows: p,
+        cols: p,
+        values: values.to_vec(),
+    };
     let factored = cholesky_in_place(
         MatMut::from_column_major_slice_mut(values, p, p),
         Default::default(),
@@ -208,14 +215,41 @@ fn cholesky(
         .or(failed);
     match bad {
         None => Ok(()),
-        Some(pivot) => Err(singular(plan, prior_precision, pivot)),
+        Some(pivot) => Err(failed_pivot(plan, &before, (prior_precision, pivot), threads)),
     }
 }
 
-/// Names the weight that a pivot belongs to.
-fn singular(plan: &BlockPlan, prior_precision: f64, pivot: usize) -> PosteriorError {
+/// Whether `P` is singular or indefinite.
+fn failed_pivot(
+    plan: &BlockPlan,
+    matrix: &Matrix,
+    (prior_precision, pivot): (f64, usize),
+    threads: usize,
+) -> PosteriorError {
+    let p = matrix.rows;
+    match extremes(matrix, &plan.name(), Factor::Dense, threads) {
+        Ok((smallest, largest)) if smallest < -(p as f64) * f64::EPSILON * largest.abs() => {
+            let (layer, output, input) = place_of(plan, pivot);
+            PosteriorError::NegativeCurvature {
+                block: plan.name(),
+                prior_precision,
+                smallest,
+                needed: prior_precision - smallest,
+                pivot,
+                n_weights: plan.n_weights(),
+                layer,
+                output,
+                input,
+            }
+        }
+        Ok(_) => singular(plan, prior_precision, pivot),
+        Err(error) => error,
+    }
+}
+
+/// Layer, output and input of the weight that a pivot belongs to.
+fn place_of(plan: &BlockPlan, pivot: usize) -> (String, usize, String) {
     let mut weight = pivot;
-    let mut place = (plan.name(), 0, String::from("bias"));
     for shape in &plan.shapes {
         if weight < shape.n_weights() {
             let (output, input) = (weight / (shape.inputs + 1), weight % (shape.inputs + 1));
@@ -224,12 +258,15 @@ fn singular(plan: &BlockPlan, prior_precision: f64, pivot: usize) -> PosteriorEr
             } else {
                 format!("input {input}")
             };
-            place = (shape.name.clone(), output, input);
-            break;
+            return (shape.name.clone(), output, input);
         }
         weight -= shape.n_weights();
     }
-    let (layer, output, input) = place;
+    (plan.name(), 0, String::from("bias"))
+}
+
+fn singular(plan: &BlockPlan, prior_precision: f64, pivot: usize) -> PosteriorError {
+    let (layer, output, input) = place_of(plan, pivot);
     PosteriorError::Singular {
         block: plan.name(),
         prior_precision,

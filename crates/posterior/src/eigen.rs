@@ -79,6 +79,20 @@ pub(crate) fn eigenvalues(
     not_negative(split(matrix, None, block, factor, threads)?, block, factor)
 }
 
+/// The smallest and the largest eigenvalue of a symmetric matrix, of any sign, of which one triangle is read.
+pub(crate) fn extremes(
+    matrix: &Matrix,
+    block: &str,
+    factor: Factor,
+    threads: usize,
+) -> Result<(f64, f64), PosteriorError> {
+    let values = split(matrix, None, block, factor, threads)?;
+    Ok(match (values.first(), values.last()) {
+        (Some(&smallest), Some(&largest)) => (smallest, largest),
+        _ => (0.0, 0.0),
+    })
+}
+
 /// Sets rounding's negative eigenvalues to 0.
 fn not_negative(mut values: Vec<f64>, block: &str, factor: Factor) -> Result<Eigenvalues, PosteriorError> {
     let (smallest, largest) = match (values.first(), values.last()) {

@@ -37,6 +37,32 @@ pub enum PosteriorError {
         /// The layer's input that the weight comes from, in words.
         input: String,
     },
+    /// A dense block that is indefinite even with its prior, as a true Hessian may be.
+    #[error(
+        "block {block} with prior precision {prior_precision} is indefinite: its smallest eigenvalue is {smallest:e}, and the pivot of weight \
+         {pivot} of {n_weights} ({layer}, output {output}, {input}) fails. Raise the prior precision above {needed:e}, or choose \
+         curvature.kind = \"ggn\", which has no negative curvature"
+    )]
+    NegativeCurvature {
+        /// The block's name.
+        block: String,
+        /// The prior precision that was added.
+        prior_precision: f64,
+        /// The smallest eigenvalue of `H + delta I`.
+        smallest: f64,
+        /// The prior precision above which it would be positive.
+        needed: f64,
+        /// Where the factorisation stopped, in the block's order of weights.
+        pivot: usize,
+        /// Size of the block.
+        n_weights: usize,
+        /// The layer of that weight.
+        layer: String,
+        /// The layer's output that the weight leads to.
+        output: usize,
+        /// The layer's input that the weight comes from, in words.
+        input: String,
+    },
     /// A Kronecker or diagonal block without prior has an eigenvalue that is 0 to rounding.
     #[error(
         "block {block} with prior precision {prior_precision} is singular: eigenvalues run from {smallest:e} to {largest:e}. Raise the \
@@ -66,6 +92,17 @@ pub enum PosteriorError {
         smallest: f64,
         /// Its largest.
         largest: f64,
+    },
+    /// A structure whose eigenvalues are not to be had.
+    #[error(
+        "block {block} is held as {structure:?}, whose eigenvalues are not computed: no evidence can choose its prior precision; give it as a \
+         number"
+    )]
+    NoSpectrum {
+        /// The block's name.
+        block: String,
+        /// How it is held.
+        structure: StructureKind,
     },
     /// The marginal likelihood has no maximum at a finite prior precision above 0.
     #[error("no prior precision maximises the evidence: {reason}. Give the prior precision as a number")]

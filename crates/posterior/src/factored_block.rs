@@ -8,6 +8,7 @@ use crate::diagonal::{DiagonalPrecision, NonNegative};
 use crate::eigen::{decompose, eigenvalues};
 use crate::eigenbasis::Eigenbasis;
 use crate::kronecker::KroneckerPrecision;
+use crate::low_rank::{LowRankPrecision, Parts};
 use crate::matrices::{check_curvature, check_factors, count_of_terms};
 use crate::{BlockPosterior, Factor, PosteriorError, Precision, Spectrum};
 
@@ -26,6 +27,8 @@ enum Factors {
     Kronecker(Eigenbasis),
     /// `diag(H)`.
     Diagonal(NonNegative),
+    /// Leading eigenpairs and `diag(H)`.
+    LowRank(Parts),
 }
 
 /// Factors a block's curvature. No result depends on `threads`.
@@ -54,6 +57,17 @@ pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Re
             Factors::Kronecker(Eigenbasis::corrected(a_vectors, g_vectors, eigenvalues))
         }
         CurvatureForm::Diagonal(d) => Factors::Diagonal(NonNegative::new(plan, Factor::Diagonal, d)?),
+        CurvatureForm::LowRank {
+            eigenvectors,
+            eigenvalues,
+            residuals,
+            diagonal,
+        } => Factors::LowRank(Parts {
+            eigenvectors,
+            eigenvalues,
+            residuals,
+            diagonal,
+        }),
     };
     Ok(FactoredBlock {
         plan: plan.clone(),
@@ -67,7 +81,7 @@ impl FactoredBlock {
     /// The eigenvalues of `H`; those of a dense block are computed here.
     ///
     /// # Errors
-    /// If a dense block's eigenvalues do not converge, or it is no sum of squares.
+    /// If a dense block's eigenvalues do not converge, or it is no sum of squares, or the structure has no eigenvalues ([`PosteriorError::NoSpectrum`]).
     pub fn spectrum(&self) -> Result<Spectrum, PosteriorError> {
         match &self.factors {
             Factors::Dense(h) => {
@@ -76,6 +90,10 @@ impl FactoredBlock {
             }
             Factors::Kronecker(eigenbasis) => Ok(eigenbasis.spectrum()),
             Factors::Diagonal(d) => Ok(Spectrum::new(d.values.values.clone(), d.clipped)),
+            Factors::LowRank(_) => Err(PosteriorError::NoSpectrum {
+                block: self.plan.name(),
+                structure: self.plan.structure,
+            }),
         }
     }
 
@@ -101,6 +119,9 @@ impl FactoredBlock {
                 threads,
             )?),
             Factors::Diagonal(d) => Box::new(DiagonalPrecision::with_prior(&plan, n, d, prior_precision, threads)?),
+            Factors::LowRank(parts) => {
+                Box::new(LowRankPrecision::with_prior(&plan, n, parts, prior_precision, threads)?)
+            }
         };
         let info = precision.info().clone();
         Ok(BlockPosterior { precision, info })

@@ -9,6 +9,7 @@ use crate::eigen::Eigenpairs;
 use crate::eigenbasis::Eigenbasis;
 use crate::factored_block::{check_prior, factor};
 use crate::kronecker::KroneckerPrecision;
+use crate::low_rank::LowRankPrecision;
 use crate::matrices::{MatrixSet, single_layer};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
@@ -90,6 +91,12 @@ pub fn precision_from_matrices(
             Box::new(DiagonalPrecision::new(plan, variance, info, threads)?)
         }
         StructureKind::Dual => dual::from_matrices(plan, &mut set, info, threads)?,
+        StructureKind::LowRank => {
+            let (p, rank) = (plan.n_weights(), set.columns(Factor::LowRank)?);
+            let inverse = set.take(Factor::Diagonal, 1, p)?.values;
+            let correction = set.take(Factor::LowRank, p, rank)?;
+            Box::new(LowRankPrecision::new(plan, inverse, correction, info, threads))
+        }
     };
     set.finish()?;
     Ok(precision)

@@ -25,6 +25,7 @@ mod flux_covariance;
 mod held_out;
 mod invert;
 mod kronecker;
+mod low_rank;
 mod matrices;
 mod precision;
 mod predictive;
@@ -47,7 +48,7 @@ mod evidence_oracle;
 #[cfg(test)]
 mod refusals;
 
-pub use block_info::BlockInfo;
+pub use block_info::{BlockInfo, LowRankFacts};
 pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
 pub use dual::{
     DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_marginal_variance, dual_posterior,

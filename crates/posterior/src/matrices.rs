@@ -7,8 +7,9 @@
 //! | ekfac | `a_eigenvectors` V, `g_eigenvectors` U, `eigenvalues` Lambda `[out, in + 1]`: `H = (U (x) V) diag(Lambda) (U (x) V)^T` | the same |
 //! | diagonal | `diagonal`: `diag(H)`, `[out, in + 1]` | `diagonal`: `diag(P)^-1`, `[out, in + 1]` |
 //! | dual | none: `H = J^T J` | of each layer `inputs` a, `gradients` g, whose rows `g (x) [a; 1]` are J's; `gram_cholesky` L, `L L^T = J J^T + prior_precision` |
+//! | low_rank | `eigenvectors` U, `eigenvalues` L, `residuals`, `diagonal`: `diag(H)` | `diagonal` D^-1, `low_rank` Z: `P^-1 = D^-1 - Z Z^T` |
 //!
-//! Eigenvectors are columns; eigenvalues, one row of them, ascend. With them
+//! Eigenvectors are columns; eigenvalues, one row of them, ascend (those of `low_rank` descend, and its diagonals are one row). With them
 //! `P^-1 = (U (x) V) diag(1 / (t_i s_j / n_spectra + prior_precision)) (U (x) V)^T`, for ekfac with `Lambda_ij` for `t_i s_j / n_spectra`.
 //!
 //! Where positions of a spectrum share a layer's weights and `S_A` sums over each, `n_spectra` times their number takes the place of `n_spectra`:
@@ -21,6 +22,7 @@ use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, KroneckerBa
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
+use crate::low_rank::one_row;
 
 /// Which matrix of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,9 +42,9 @@ pub enum Factor {
     GEigenvectors,
     /// Eigenvalues of `S_G`, ascending, `[1, out]`.
     GEigenvalues,
-    /// Corrected eigenvalues in the eigenbases of `S_G` and `S_A`, `[out, in + 1]`.
+    /// Eigenvalues of H: corrected ones in the eigenbases of `S_G` and `S_A`, `[out, in + 1]`; leading ones, descending, `[1, rank]`.
     Eigenvalues,
-    /// A diagonal as `[out, in + 1]`.
+    /// A diagonal as `[out, in + 1]`; over several layers `[1, p]`.
     Diagonal,
     /// A layer's inputs of the training spectra, `[N, in]`.
     Inputs,
@@ -52,11 +54,17 @@ pub enum Factor {
     Gram,
     /// The Cholesky factor of `Q + delta I`, `[K N, K N]`, lower triangular.
     GramCholesky,
+    /// Leading eigenvectors of H, one a column, `[p, rank]`.
+    Eigenvectors,
+    /// `|H u - lambda u|` of each, `[1, rank]`.
+    Residuals,
+    /// Z of `P^-1 = D^-1 - Z Z^T`, `[p, rank]`.
+    LowRank,
 }
 
 impl Factor {
     /// Every factor there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Dense,
         Self::KronA,
         Self::KronG,
@@ -70,6 +78,9 @@ impl Factor {
         Self::Gradients,
         Self::Gram,
         Self::GramCholesky,
+        Self::Eigenvectors,
+        Self::Residuals,
+        Self::LowRank,
     ];
 
     /// The name in files.
@@ -89,6 +100,9 @@ impl Factor {
             Self::Gradients => "gradients",
             Self::Gram => "gram",
             Self::GramCholesky => "gram_cholesky",
+            Self::Eigenvectors => "eigenvectors",
+            Self::Residuals => "residuals",
+            Self::LowRank => "low_rank",
         }
     }
 }
@@ -180,6 +194,18 @@ impl MatrixSet {
         let matrix = self.matrices.swap_remove(at).matrix;
         check(&self.block, factor, &matrix, rows, cols)?;
         Ok(matrix)
+    }
+
+    /// Number of columns of the matrix of that name, where the plan does not say it.
+    pub(crate) fn columns(&self, factor: Factor) -> Result<usize, PosteriorError> {
+        let found = self.matrices.iter().find(|m| m.factor == factor);
+        found
+            .map(|m| m.matrix.cols)
+            .ok_or_else(|| PosteriorError::MissingMatrix {
+                block: self.block.clone(),
+                layer: self.block.clone(),
+                factor,
+            })
     }
 
     /// Refuses what nobody took.
@@ -274,6 +300,22 @@ pub(crate) fn check_curvature(plan: &BlockPlan, curvature: &BlockCurvature) -> R
             let shape = single_layer(plan)?;
             check(&block, Factor::Diagonal, d, shape.outputs, shape.inputs + 1)
         }
+        (
+            StructureKind::LowRank,
+            CurvatureForm::LowRank {
+                eigenvectors,
+                eigenvalues,
+                residuals,
+                diagonal,
+            },
+        ) => {
+            let (p, rank) = (plan.n_weights(), eigenvalues.len());
+            check(&block, Factor::Eigenvectors, eigenvectors, p, rank)?;
+            check(&block, Factor::Eigenvalues, &one_row(eigenvalues), 1, rank)?;
+            check(&block, Factor::Residuals, &one_row(residuals), 1, rank)?;
+            check(&block, Factor::Diagonal, &one_row(diagonal), 1, p)
+        }
+        (_, CurvatureForm::LowRank { .. }) => wrong("eigenpairs and a diagonal"),
         (_, CurvatureForm::Dense(_)) => wrong("a dense matrix"),
         (_, CurvatureForm::Kronecker { .. }) => wrong("a Kronecker product"),
         (_, CurvatureForm::Eigenbasis { .. }) => wrong("a diagonal in the eigenbases of its factors"),
@@ -343,6 +385,17 @@ pub fn hessian_matrices(plan: &BlockPlan, curvature: &BlockCurvature) -> Vec<Nam
             NamedMatrix::new(&name, Factor::Eigenvalues, eigenvalues.clone()),
         ],
         CurvatureForm::Diagonal(d) => vec![NamedMatrix::new(&name, Factor::Diagonal, d.clone())],
+        CurvatureForm::LowRank {
+            eigenvectors,
+            eigenvalues,
+            residuals,
+            diagonal,
+        } => vec![
+            NamedMatrix::new(&name, Factor::Eigenvectors, eigenvectors.clone()),
+            NamedMatrix::new(&name, Factor::Eigenvalues, one_row(eigenvalues)),
+            NamedMatrix::new(&name, Factor::Residuals, one_row(residuals)),
+            NamedMatrix::new(&name, Factor::Diagonal, one_row(diagonal)),
+        ],
     }
 }
 
@@ -412,6 +465,15 @@ pub fn hessian_from_matrices(
                 found: "a set of matrices of H, which it does not have",
             });
         }
+        StructureKind::LowRank => {
+            let (p, rank) = (plan.n_weights(), set.columns(Factor::Eigenvectors)?);
+            CurvatureForm::LowRank {
+                eigenvectors: set.take(Factor::Eigenvectors, p, rank)?,
+                eigenvalues: set.take(Factor::Eigenvalues, 1, rank)?.values,
+                residuals: set.take(Factor::Residuals, 1, rank)?.values,
+                diagonal: set.take(Factor::Diagonal, 1, p)?.values,
+            }
+        }
     };
     set.finish()?;
     let curvature = BlockCurvature { n_spectra, form };
@@ -474,6 +536,15 @@ mod tests {
             (StructureKind::Block, CurvatureForm::Dense(matrix(6, 6))),
             (StructureKind::Full, CurvatureForm::Dense(matrix(6, 6))),
             (StructureKind::Diagonal, CurvatureForm::Diagonal(matrix(2, 3))),
+            (
+                StructureKind::LowRank,
+                CurvatureForm::LowRank {
+                    eigenvectors: matrix(6, 2),
+                    eigenvalues: vec![2.0, 1.0],
+                    residuals: vec![0.1, 0.2],
+                    diagonal: vec![3.0; 6],
+                },
+            ),
         ] {
             // The last element of `kron_a` counts them.
             let curvature = BlockCurvature { n_spectra: 8, form };

@@ -25,6 +25,17 @@ fn without_spectra_the_posterior_is_the_prior() {
                 eigenvalues: zero(eigenvalues),
             },
             CurvatureForm::Diagonal(d) => CurvatureForm::Diagonal(zero(d)),
+            CurvatureForm::LowRank {
+                eigenvectors,
+                eigenvalues,
+                residuals,
+                diagonal,
+            } => CurvatureForm::LowRank {
+                eigenvectors: eigenvectors.clone(),
+                eigenvalues: vec![0.0; eigenvalues.len()],
+                residuals: residuals.clone(),
+                diagonal: vec![0.0; diagonal.len()],
+            },
         };
         let empty = BlockCurvature { n_spectra: 0, form };
         let p = case.plan.n_weights() as f64;
@@ -38,6 +49,51 @@ fn without_spectra_the_posterior_is_the_prior() {
         assert!(error.contains(&case.plan.name()), "{error}");
         assert!(error.contains("singular"), "{error}");
     }
+}
+
+/// A symmetric matrix with eigenvalues of both signs: a true Hessian.
+#[test]
+fn an_indefinite_block_is_refused_until_the_prior_makes_it_positive() {
+    let case = case(&Mlp::random(&[3, 2], 41), &draw(3 * 20, 42), StructureKind::Block, &[0]);
+    let p = case.plan.n_weights();
+    let mut h = case.h.clone();
+    for i in 0..p {
+        h[i * p + i] -= 50.0;
+    }
+    let invert_at = |delta: f64| {
+        let curvature = BlockCurvature {
+            n_spectra: 20,
+            form: CurvatureForm::Dense(matrix(p, h.clone())),
+        };
+        invert(&case.plan, curvature, delta, 1)
+    };
+    let error = invert_at(0.5).err().unwrap();
+    let PosteriorError::NegativeCurvature { smallest, needed, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!((needed - (0.5 - smallest)).abs() < 1e-12);
+    let said = error.to_string();
+    assert!(
+        said.contains(&case.plan.name()) && said.contains("curvature.kind = \"ggn\""),
+        "{said}"
+    );
+    assert!(invert_at(needed * (1.0 - 1e-9)).is_err());
+    let posterior = invert_at(needed * (1.0 + 1e-9)).ok().unwrap();
+    let (expected, log_det) = inverse(&{
+        let mut h = h.clone();
+        (0..p).for_each(|i| h[i * p + i] += 60.0);
+        h
+    });
+    assert!(posterior.info.condition > 1e8);
+    let posterior = invert_at(60.0).ok().unwrap();
+    assert!((posterior.info.log_det - log_det).abs() < 1e-10);
+    let v = draw(p, 3);
+    let solved = posterior.precision.solve(&v).unwrap();
+    let by_hand: Vec<f64> = expected
+        .chunks(p)
+        .map(|row| row.iter().zip(&v).map(|(a, b)| a * b).sum())
+        .collect();
+    assert!(relative_error(&solved, &by_hand) < 1e-9);
 }
 
 #[test]
@@ -90,6 +146,7 @@ fn a_curvature_of_another_form_size_or_with_a_nan_is_refused() {
             | CurvatureForm::Kronecker { g: m, .. }
             | CurvatureForm::Eigenbasis { eigenvalues: m, .. }
             | CurvatureForm::Diagonal(m) => m.values[1] = f64::NAN,
+            CurvatureForm::LowRank { diagonal, .. } => diagonal[1] = f64::NAN,
         }
         assert!(matches!(
             invert(&case.plan, damaged, PRIOR, 1).err(),

@@ -233,6 +233,7 @@ fn the_dual_form_is_the_full_posterior() {
             structure: StructureKind::Dual,
             layers: layers.to_vec(),
             shapes: layers.iter().map(|&l| reference.mlp.shapes[l].clone()).collect(),
+            options: BlockOptions::default(),
         };
         let lam: Vec<f64> = (0..K * K)
             .map(|at| if at % (K + 1) == 0 { precision } else { 0.0 })

@@ -18,7 +18,7 @@ use crate::matrices::read_matrices;
 use crate::{
     BlockRow, Creation, EvidenceRow, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest,
     MarginalVarianceWriter, MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, StoreError, StoredMatrices,
-    Stores, WrittenFile,
+    Stores, TableWriter, WrittenFile,
 };
 
 /// Where tables are, in an output.
@@ -301,6 +301,12 @@ impl Output {
     /// The output cannot be written.
     pub fn write_evidence(&self, rows: &[EvidenceRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
         write_evidence(&self.stores, &self.uri, rows, metadata)
+    }
+
+    /// Begins a table of its own; `path` is that of its file.
+    #[must_use]
+    pub fn table(&self, path: &str, metadata: &FileMetadata) -> TableWriter {
+        TableWriter::new(&self.stores, &self.uri, path, metadata)
     }
 
     /// Reads `posterior/blocks.parquet`.

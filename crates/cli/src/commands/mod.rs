@@ -4,10 +4,12 @@ mod findings;
 mod inspect;
 mod inspect_catalogue;
 mod inspect_network;
+mod output_hessian;
 mod output_page;
 mod plan;
 mod run;
 mod simulate;
+mod spectrum;
 mod train;
 mod verify;
 
@@ -32,6 +34,8 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
             workers,
             processes,
         } => plan::plan(*job, workers, processes),
+        Task::Spectrum { job, settings, cluster } => spectrum::spectrum(*job, settings, &cluster, terminal),
+        Task::OutputHessian { job, request } => output_hessian::output_hessian(*job, request, terminal),
         Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),

@@ -41,6 +41,8 @@ pub fn job(
         curvature: Curvature {
             structure: curvature.structure,
             by_layer: curvature.layers.clone(),
+            kind: curvature.kind,
+            low_rank: curvature.low_rank,
             options: curvature.options,
         },
         noise: match &run_file.noise.covariance {

@@ -1,11 +1,12 @@
 //! What was typed, the run file and the environment, resolved once into what is meant.
 
 mod cluster;
+mod derivatives;
 mod job;
 mod object_store;
 mod training;
 
-use fisherflow_dataflow::{Cluster, ExistingOutput, Job, Stage, TrainJob};
+use fisherflow_dataflow::{Cluster, ExistingOutput, Job, OutputHessianRequest, SpectrumSettings, Stage, TrainJob};
 use fisherflow_store::StoreOptions;
 
 use crate::args::{Command, SimulateArgs};
@@ -33,6 +34,22 @@ pub enum Task {
         workers: usize,
         /// Processes of the run.
         processes: usize,
+    },
+    /// The eigenvalues of a run's curvature.
+    Spectrum {
+        /// The run.
+        job: Box<Job>,
+        /// How they are looked for.
+        settings: SpectrumSettings,
+        /// Where.
+        cluster: Cluster,
+    },
+    /// Second derivatives of the outputs.
+    OutputHessian {
+        /// The run.
+        job: Box<Job>,
+        /// Of whom, and what.
+        request: OutputHessianRequest,
     },
     /// The training of a network.
     Train(Box<TrainJob>),
@@ -94,6 +111,23 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
                 job: Box::new(job),
                 workers,
                 processes: args.processes.max(1),
+            })
+        }
+        Command::Spectrum(args) => {
+            let run_file = RunFile::read(&args.file)?;
+            let job = job::job(&run_file, &folder(&args.file)?, existing(args.overwrite), environment)?;
+            Ok(Task::Spectrum {
+                settings: derivatives::spectrum(&args, &job)?,
+                cluster: cluster::cluster(&args.cluster, environment)?,
+                job: Box::new(job),
+            })
+        }
+        Command::OutputHessian(args) => {
+            let run_file = RunFile::read(&args.file)?;
+            let job = job::job(&run_file, &folder(&args.file)?, existing(args.overwrite), environment)?;
+            Ok(Task::OutputHessian {
+                request: derivatives::output_hessian(args, &job)?,
+                job: Box::new(job),
             })
         }
         Command::Train(args) => {

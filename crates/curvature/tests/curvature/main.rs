@@ -8,4 +8,5 @@ mod identities;
 mod npz;
 mod oracle;
 mod shared_reference;
+mod vector_products;
 mod weight_sharing;

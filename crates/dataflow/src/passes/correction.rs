@@ -10,7 +10,7 @@ use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use timely::worker::Worker;
 
-use super::curvature::Sums;
+use super::curvature::{Sums, references_of};
 use super::differentiated::differentiate;
 use super::{run, spectra};
 use crate::context::Context;
@@ -26,15 +26,16 @@ pub(crate) fn correction(
     references: &References,
     noise: &[f64],
 ) -> Result<Vec<WrittenFile>, RunError> {
+    let (references, outputs) = references_of(context, references);
     let structures: Rc<[Box<dyn Structure>]> = context
         .load_bases()?
         .iter()
         .map(|(&block, bases)| {
             correction_of(
                 &context.blocks[block],
-                references,
+                &references,
                 Arc::clone(bases),
-                context.network.n_labels(),
+                outputs,
                 context.network.arithmetic().threads,
             )
         })

@@ -5,10 +5,14 @@
 //! Where the catalogue of the fit is the one to predict, the same backward passes go one step further and leave, for every row, the
 //! labels, the photons' part of the covariance and J_x.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockSums, LabelPrecision, References, Structure, StructureKind, structure_of};
+use fisherflow_curvature::{
+    BlockSums, CurvatureError, CurvatureKind, LabelPrecision, LeadingPairs, LowRank, References, Structure,
+    StructureKind, add_residual_curvature, gradient_captures, structure_of,
+};
 use fisherflow_network::{InputJacobian, LayerCapture};
 use fisherflow_posterior::kronecker_bases;
 use fisherflow_spectra::PixelPopulation;
@@ -34,13 +38,15 @@ pub(crate) struct Fitted {
     pub(crate) files: Vec<WrittenFile>,
 }
 
-/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`; `noise`: `[K, K]`, normalised label units.
+/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`; `noise`: `[K, K]`, normalised label units. `pairs` are
+/// those of the `low_rank` block, if there is one.
 pub(crate) fn curvature(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
     references: &References,
     noise: &[f64],
+    pairs: Option<&LeadingPairs>,
 ) -> Result<Fitted, RunError> {
     let input_jacobian = if context.is_fused() {
         InputJacobian::Wanted
@@ -55,17 +61,17 @@ pub(crate) fn curvature(
             });
 
         let writing = Arc::clone(context);
+        let (references, outputs) = references_of(context, references);
         let structures: Rc<[Box<dyn Structure>]> = context
             .blocks
             .iter()
             .filter(|plan| plan.structure.has_sums())
-            .map(|plan| {
-                structure_of(
-                    plan,
-                    references,
-                    context.network.n_labels(),
-                    context.network.arithmetic().threads,
-                )
+            .map(|plan| -> Result<Box<dyn Structure>, CurvatureError> {
+                let threads = context.network.arithmetic().threads;
+                match plan.structure {
+                    StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.cloned(), outputs, threads))),
+                    _ => structure_of(plan, &references, outputs, threads),
+                }
             })
             .collect::<Result<_, _>>()?;
         let owned = Rc::clone(&structures);
@@ -135,21 +141,51 @@ pub(crate) fn curvature(
     })
 }
 
-/// The captures of a batch's training spectra, and the precision of their labels; `noise`: `[K, K]`, normalised label units.
-pub(super) fn training(
-    context: &Context,
-    noise: &[f64],
-    all: &Differentiated,
-) -> Result<(Vec<LayerCapture>, LabelPrecision), RunError> {
-    let training: Vec<usize> = (0..all.batch.n_rows())
+/// What of a batch is summed.
+pub(super) struct Training {
+    /// The rows that are in the sums.
+    pub(super) rows: Vec<usize>,
+    /// Their captures: of all K outputs, or of the loss, by the kind of curvature.
+    pub(super) captures: Vec<LayerCapture>,
+    /// The precision of what the captures are of.
+    pub(super) precision: LabelPrecision,
+    /// `label - f`, `[n, K]`, normalised label units.
+    residuals: Vec<f64>,
+}
+
+/// The training spectra of a batch; `noise`: `[K, K]`, normalised label units.
+pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -> Result<Training, RunError> {
+    let rows: Vec<usize> = (0..all.batch.n_rows())
         .filter(|&row| context.is_in_sums(&all.batch, row))
         .collect();
     let own = all
-        .label_covariance_of(&training)
+        .label_covariance_of(&rows)
         .map(|own| context.in_normalised_units(own))
         .transpose()?;
-    let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), training.len())?;
-    Ok((all.captures_of(&training)?, precision))
+    let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())?;
+    let captures = all.captures_of(&rows)?;
+    let residuals = all.normalised_residuals_of(&rows, &context.network.labels().scale);
+    let (captures, precision) = match context.job.curvature.kind {
+        CurvatureKind::EmpiricalFisher => (
+            gradient_captures(&captures, &precision, &residuals)?,
+            LabelPrecision::constant(&[1.0], rows.len())?,
+        ),
+        CurvatureKind::Ggn | CurvatureKind::Hessian => (captures, precision),
+    };
+    Ok(Training {
+        rows,
+        captures,
+        precision,
+        residuals,
+    })
+}
+
+/// What the sums are taken about, and of how many outputs the captures are.
+pub(super) fn references_of<'a>(context: &Context, references: &'a References) -> (Cow<'a, References>, usize) {
+    match context.job.curvature.kind {
+        CurvatureKind::EmpiricalFisher => (Cow::Owned(references.of_gradients(context.network.dense_layers())), 1),
+        CurvatureKind::Ggn | CurvatureKind::Hessian => (Cow::Borrowed(references), context.network.n_labels()),
+    }
 }
 
 /// The sums of some blocks over the training spectra of one group.
@@ -190,9 +226,19 @@ impl GroupFold<Rc<Differentiated>> for Sums {
         if self.structures.is_empty() {
             return Ok(());
         }
-        let (captures, precision) = training(&self.context, &self.noise, &all)?;
+        let training = training(&self.context, &self.noise, &all)?;
         for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
-            structure.accumulate(&captures, &precision, sums)?;
+            structure.accumulate(&training.captures, &training.precision, sums)?;
+        }
+        if self.context.job.curvature.kind == CurvatureKind::Hessian && !training.rows.is_empty() {
+            let (network, spectra) = (&self.context.network, all.batch.select(&training.rows)?);
+            let forward = network.forward(&network.flux_tensor(&spectra.flux)?)?;
+            let Training {
+                precision, residuals, ..
+            } = &training;
+            for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
+                add_residual_curvature(structure.plan(), network, &forward, precision, residuals, sums)?;
+            }
         }
         Ok(())
     }

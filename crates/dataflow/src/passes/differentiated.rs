@@ -30,6 +30,15 @@ impl Differentiated {
             .collect()
     }
 
+    /// `label - prediction` of some rows, `[n, K]`, in normalised label units.
+    pub(crate) fn normalised_residuals_of(&self, rows: &[usize], scale: &[f64]) -> Vec<f64> {
+        let (all, k) = (self.residuals(), scale.len());
+        rows.iter()
+            .flat_map(|row| all.iter().skip(row * k).zip(scale))
+            .map(|(residual, scale)| residual / scale)
+            .collect()
+    }
+
     /// J_x as it is written: `[K, n, D]`, label unit per flux unit.
     pub(crate) fn jacobian_f32(&self) -> Result<Vec<f32>, RunError> {
         let jacobian = self.backward.input_jacobian.as_ref().ok_or_else(not_computed)?;

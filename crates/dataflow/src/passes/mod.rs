@@ -3,6 +3,7 @@
 //! ```text
 //! population  held-out rows   -> mean and variance of each pixel: what a masked pixel is replaced with
 //! reference   held-out rows   -> residuals (the noise R), mean activations and gradients (the sums' reference)
+//! products    training rows   -> the curvature times some vectors            (once for each step of `spectrum`, and for `low_rank` before curvature)
 //! curvature   training rows   -> sums of every block -> posterior/hessian      (and J_x, C_flux of all rows, if they are to be predicted)
 //! correction  training rows   -> eigenvalues of ekfac blocks in the bases that the curvature pass left -> posterior/hessian
 //! evidence    blocks          -> their eigenvalues, the prior precision                (only where the prior is chosen by it)
@@ -18,8 +19,10 @@ pub(crate) mod correction;
 pub(crate) mod curvature;
 pub(crate) mod dual;
 pub(crate) mod invert;
+pub(crate) mod low_rank;
 pub(crate) mod population;
 pub(crate) mod predict;
+pub(crate) mod products;
 pub(crate) mod reference;
 pub(crate) mod weight_jacobian;
 

@@ -63,9 +63,12 @@ impl GroupFold<Rc<Differentiated>> for Rows {
     type Output = RowParts;
 
     fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
-        let (captures, precision) = training(&self.context, &self.noise, &all)?;
-        self.waiting
-            .append(&WeightJacobian::new(&self.plan, &captures, &precision)?)?;
+        let training = training(&self.context, &self.noise, &all)?;
+        self.waiting.append(&WeightJacobian::new(
+            &self.plan,
+            &training.captures,
+            &training.precision,
+        )?)?;
         let each = DualLayout::spectra_a_chunk(self.context.network.n_labels());
         while self.waiting.n_spectra() >= each {
             self.write(group, each)?;

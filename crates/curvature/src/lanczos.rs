@@ -1,0 +1,214 @@
+//! The Lanczos process on a symmetric matrix H that is known by its products alone, with full reorthogonalisation.
+//!
+//! From a start v it builds an orthonormal basis Q of the Krylov space and `T = Q^T H Q`, tridiagonal. With T's eigenpairs (theta, s):
+//!
+//! ```text
+//! Ritz value   theta, an approximate eigenvalue: extreme ones converge first
+//! residual     |H u - theta u| = beta_m |s_m|,  u = Q s:  an eigenvalue of H lies within it of theta
+//! weight       s_1^2: the nodes of the Gauss quadrature v^T f(H) v = sum s_1^2 f(theta)
+//! ```
+//!
+//! Golub and Van Loan, Matrix Computations, 10.1; Golub and Meurant (2010) for the quadrature.
+
+use crate::CurvatureError;
+use crate::orthonormal::{dot, eigenpairs, norm, orthogonalise, scale};
+
+/// What is left of a vector below this share of the matrix's size is rounding: the Krylov space is complete.
+const COMPLETE: f64 = 1e-13;
+
+/// An approximate eigenvalue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ritz {
+    /// `theta`.
+    pub value: f64,
+    /// `s_1^2`; adds up to 1 over all.
+    pub weight: f64,
+    /// `|H u - theta u|`, for exact products.
+    pub residual: f64,
+}
+
+/// The process, between two products.
+#[derive(Clone, Debug)]
+pub struct Lanczos {
+    /// Orthonormal; the last one waits for its product.
+    basis: Vec<Vec<f64>>,
+    /// Diagonal of T.
+    alpha: Vec<f64>,
+    /// `beta[j]` couples j and j + 1; the last one couples to what is not yet in the basis.
+    beta: Vec<f64>,
+    /// The largest product so far.
+    size: f64,
+}
+
+impl Lanczos {
+    /// Starts from `v`, which needs no unit length.
+    #[must_use]
+    pub fn new(mut v: Vec<f64>) -> Self {
+        let length = norm(&v);
+        if length > 0.0 {
+            scale(&mut v, 1.0 / length);
+        }
+        Self {
+            basis: vec![v],
+            alpha: Vec::new(),
+            beta: Vec::new(),
+            size: 0.0,
+        }
+    }
+
+    /// The vector whose product with H is the next step; `None` once the Krylov space is complete, and its Ritz values are eigenvalues.
+    #[must_use]
+    pub fn direction(&self) -> Option<&[f64]> {
+        (self.basis.len() > self.alpha.len())
+            .then(|| self.basis.last().map(Vec::as_slice))
+            .flatten()
+    }
+
+    /// Goes on with the product of H and [`Lanczos::direction`].
+    pub fn step(&mut self, mut product: Vec<f64>) {
+        let Some(direction) = self.direction() else {
+            return;
+        };
+        self.alpha.push(dot(direction, &product));
+        self.size = self.size.max(norm(&product));
+        orthogonalise(&mut product, &self.basis);
+        let beta = norm(&product);
+        if beta <= COMPLETE * self.size || self.basis.len() >= product.len() {
+            self.beta.push(0.0);
+            return;
+        }
+        self.beta.push(beta);
+        scale(&mut product, 1.0 / beta);
+        self.basis.push(product);
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.alpha.len()
+    }
+
+    /// The Ritz values, ascending; none before the first step.
+    ///
+    /// # Errors
+    /// A product was not finite.
+    pub fn ritz(&self) -> Result<Vec<Ritz>, CurvatureError> {
+        let m = self.alpha.len();
+        let mut t = vec![0.0; m * m];
+        for j in 0..m {
+            t[j * m + j] = self.alpha[j];
+            if j + 1 < m {
+                t[j * m + j + 1] = self.beta[j];
+                t[(j + 1) * m + j] = self.beta[j];
+            }
+        }
+        let (values, vectors) = eigenpairs(&t, m)?;
+        let last = self.beta.last().copied().unwrap_or(0.0);
+        Ok(values
+            .into_iter()
+            .zip(vectors.chunks_exact(m.max(1)))
+            .map(|(value, s)| Ritz {
+                value,
+                weight: s[0] * s[0],
+                residual: last * s[m - 1].abs(),
+            })
+            .collect())
+    }
+
+    /// `v^T H v` of the unit start; 0 before the first step.
+    #[must_use]
+    pub fn quadratic_form(&self) -> f64 {
+        self.alpha.first().copied().unwrap_or(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn symmetric(n: usize, seed: u64) -> Vec<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut matrix = vec![0.0; n * n];
+        for i in 0..n {
+            for j in 0..=i {
+                let value: f64 = rng.random_range(-1.0..1.0);
+                matrix[i * n + j] = value;
+                matrix[j * n + i] = value;
+            }
+        }
+        matrix
+    }
+
+    fn times(matrix: &[f64], v: &[f64]) -> Vec<f64> {
+        matrix.chunks_exact(v.len()).map(|row| dot(row, v)).collect()
+    }
+
+    fn run(matrix: &[f64], start: Vec<f64>, steps: usize) -> Lanczos {
+        let mut lanczos = Lanczos::new(start);
+        for _ in 0..steps {
+            let Some(direction) = lanczos.direction() else { break };
+            let product = times(matrix, direction);
+            lanczos.step(product);
+        }
+        lanczos
+    }
+
+    #[test]
+    fn a_complete_space_gives_all_eigenvalues() {
+        let n = 40;
+        let matrix = symmetric(n, 1);
+        let lanczos = run(&matrix, vec![1.0; n], 2 * n);
+        assert_eq!(lanczos.steps(), n);
+        assert_eq!(lanczos.direction(), None);
+        let (expected, _) = eigenpairs(&matrix, n).unwrap();
+        for (ritz, expected) in lanczos.ritz().unwrap().iter().zip(expected) {
+            assert!((ritz.value - expected).abs() < 1e-12);
+            assert_eq!(ritz.residual, 0.0);
+        }
+    }
+
+    /// m nodes integrate polynomials up to degree 2 m - 1 exactly, and a residual bounds the distance to an eigenvalue.
+    #[test]
+    fn nodes_are_a_gauss_quadrature_and_residuals_bound() {
+        let (n, m) = (60, 7);
+        let matrix = symmetric(n, 2);
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let start: Vec<f64> = (0..n).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let lanczos = run(&matrix, start.clone(), m);
+        let ritz = lanczos.ritz().unwrap();
+        let unit: Vec<f64> = start.iter().map(|x| x / norm(&start)).collect();
+        let mut power = unit.clone();
+        for degree in 0..2 * m {
+            let moment = dot(&unit, &power);
+            let quadrature: f64 = ritz.iter().map(|r| r.weight * r.value.powi(degree as i32)).sum();
+            let size = ritz
+                .iter()
+                .map(|r| r.weight * r.value.abs().powi(degree as i32))
+                .sum::<f64>();
+            assert!((moment - quadrature).abs() < 1e-12 * size, "degree {degree}");
+            power = times(&matrix, &power);
+        }
+        let (eigenvalues, _) = eigenpairs(&matrix, n).unwrap();
+        for r in &ritz {
+            let nearest = eigenvalues
+                .iter()
+                .map(|e| (e - r.value).abs())
+                .fold(f64::INFINITY, f64::min);
+            assert!(nearest <= r.residual * (1.0 + 1e-10) + 1e-12);
+        }
+        assert!((lanczos.quadratic_form() - dot(&unit, &times(&matrix, &unit))).abs() < 1e-13);
+    }
+
+    #[test]
+    fn an_invariant_start_ends_at_once() {
+        let mut matrix = vec![0.0; 9];
+        (0..3).for_each(|i| matrix[i * 4] = 2.0 + i as f64);
+        let lanczos = run(&matrix, vec![0.0, 5.0, 0.0], 3);
+        let ritz = lanczos.ritz().unwrap();
+        assert_eq!((ritz.len(), ritz[0].value, ritz[0].residual), (1, 3.0, 0.0));
+        assert!(run(&[0.0; 9], vec![1.0; 3], 3).ritz().unwrap()[0].value == 0.0);
+    }
+}

@@ -1,0 +1,164 @@
+//! Products pass: the curvature of the loss times some vectors, summed over all training spectra, no matrix formed.
+//!
+//! The vectors are the same on every worker. The sums of a group go to one worker, in group order, which concludes from them (with
+//! what vectors the next pass goes on, for example); what it concludes is brought to all.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fisherflow_curvature::{
+    CurvatureKind, LabelPrecision, ProductSums, add_ggn_products, add_hessian_products, gradient_captures,
+};
+use fisherflow_network::{DenseShape, InputJacobian, WeightDirections};
+use fisherflow_spectra::PixelPopulation;
+use timely::worker::Worker;
+
+use super::differentiated::{Differentiated, differentiate};
+use super::{run, spectra};
+use crate::context::Context;
+use crate::error::RunError;
+use crate::operators::{Accumulate, Conclude, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+
+/// What a product is with.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss {
+    /// What a masked pixel is replaced with.
+    pub(crate) population: Option<PixelPopulation>,
+    /// R, `[K, K]`, normalised label units.
+    pub(crate) noise: Vec<f64>,
+    /// Which curvature.
+    pub(crate) kind: CurvatureKind,
+}
+
+/// The dense layers whose weights the vectors run over.
+#[derive(Clone, Debug)]
+pub(crate) struct Over {
+    /// As the network counts them, ascending.
+    pub(crate) layers: Vec<usize>,
+    /// Of each.
+    pub(crate) shapes: Vec<DenseShape>,
+}
+
+impl Over {
+    /// All layers of a network.
+    pub(crate) fn all(context: &Context) -> Self {
+        let shapes = context.network.dense_layers();
+        Self {
+            layers: (0..shapes.len()).collect(),
+            shapes: shapes.to_vec(),
+        }
+    }
+
+    /// Number of weights.
+    pub(crate) fn n_weights(&self) -> usize {
+        self.shapes.iter().map(DenseShape::n_weights).sum()
+    }
+}
+
+/// The products with `vectors: [n, p]`, and what their owner concludes.
+pub(crate) fn products<U: timely::ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    loss: &Loss,
+    over: &Over,
+    vectors: Vec<f64>,
+    mut conclude: impl FnMut(ProductSums) -> Result<U, RunError> + 'static,
+) -> Result<U, RunError> {
+    let directions = WeightDirections::new(&over.layers, &over.shapes, &vectors, &context.network.arithmetic())?;
+    drop(vectors);
+    let concluded = run(worker, context, |scope, probe| {
+        let deriving = Arc::clone(context);
+        let population = loss.population.clone();
+        let training = spectra(scope, context, |context| &context.fit).differentiate(&context.faults, move |batch| {
+            let rows: Vec<usize> = (0..batch.n_rows())
+                .filter(|&row| deriving.is_in_sums(&batch, row))
+                .collect();
+            let training = batch.select(&rows)?;
+            deriving.progress.advance((batch.n_rows() - rows.len()) as u64);
+            differentiate(&deriving, population.as_ref(), training, InputJacobian::NotWanted)
+        });
+        let fold = Fold {
+            context: Arc::clone(context),
+            loss: loss.clone(),
+            over: over.clone(),
+            sums: None,
+            directions,
+        };
+        Ok(training
+            .accumulate("Products", &context.faults, fold)
+            .reduce_in_group_order(&context.faults, |total: &mut ProductSums, group| {
+                Ok(total.merge(&group)?)
+            })
+            .conclude("Conclude", &context.faults, move |_, total| conclude(total))
+            .gather(probe))
+    })?;
+    let concluded = concluded.borrow_mut().remove(&0);
+    concluded.ok_or_else(|| RunError::Internal("a pass of products came to no end".into()))
+}
+
+/// Sums came to a worker that does not own them: all of a pass have key 0, the first worker's.
+pub(crate) fn not_the_owner() -> RunError {
+    RunError::Internal("sums of products came to another worker than the first".into())
+}
+
+struct Fold {
+    context: Arc<Context>,
+    loss: Loss,
+    over: Over,
+    directions: WeightDirections,
+    /// Of the group that is under way.
+    sums: Option<ProductSums>,
+}
+
+impl Fold {
+    fn empty(&self) -> ProductSums {
+        ProductSums::empty(&self.over.layers, &self.over.shapes, self.directions.count())
+    }
+}
+
+impl GroupFold<Rc<Differentiated>> for Fold {
+    type Output = ProductSums;
+
+    fn add(&mut self, _group: u64, training: Rc<Differentiated>) -> Result<(), RunError> {
+        let (network, n) = (&self.context.network, training.batch.n_rows());
+        if n == 0 {
+            return Ok(());
+        }
+        let rows: Vec<usize> = (0..n).collect();
+        let own = training
+            .label_covariance_of(&rows)
+            .map(|own| self.context.in_normalised_units(own))
+            .transpose()?;
+        let precision = LabelPrecision::per_spectrum(&self.loss.noise, own.as_deref(), n)?;
+        let residuals = training.normalised_residuals_of(&rows, &network.labels().scale);
+        let captures = &training.backward.captures;
+        let (threads, directions) = (network.arithmetic().threads, &self.directions);
+        let mut sums = self.sums.take().unwrap_or_else(|| self.empty());
+        match self.loss.kind {
+            CurvatureKind::Ggn => add_ggn_products(captures, &precision, directions, &mut sums, threads)?,
+            CurvatureKind::EmpiricalFisher => {
+                let captures = gradient_captures(captures, &precision, &residuals)?;
+                let one = LabelPrecision::constant(&[1.0], n)?;
+                add_ggn_products(&captures, &one, directions, &mut sums, threads)?;
+            }
+            CurvatureKind::Hessian => {
+                let forward = network.forward(&network.flux_tensor(&training.batch.flux)?)?;
+                add_hessian_products(
+                    network,
+                    (&forward, captures),
+                    &precision,
+                    &residuals,
+                    directions,
+                    &mut sums,
+                )?;
+            }
+        }
+        self.sums = Some(sums);
+        Ok(())
+    }
+
+    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, ProductSums)>, RunError> {
+        let sums = self.sums.take().unwrap_or_else(|| self.empty());
+        Ok(vec![(0, sums)])
+    }
+}

@@ -1,0 +1,275 @@
+//! Products of derivatives by the weights with directions: forward mode, and Pearlmutter's R-operator.
+//!
+//! For a direction v of the weights, `R{x}` is the derivative of x along it. One forward pass carries `R{a}` beside every layer's input a
+//! (its last value is `J v`); one backward pass carries `R{g}` beside the gradient g of `F = sum_n sum_k seed_nk f_k(x_n)` at every
+//! pre-activation:
+//!
+//! ```text
+//! dense       R{y} = R{a} W^T + a V^T + v_b              R{g_a} = R{g_y} W + g_y V
+//! activation  R{y} = phi'(a) R{a}                        R{g_a} = phi'(a) R{g_y} + phi''(a) g_y R{a}
+//! result      d2F/dtheta2 v = sum_n R{g_y} (x) [a; 1] + g_y (x) [R{a}; 0]
+//! ```
+//!
+//! Exact for every activation; no difference quotient. Pearlmutter, B. A. (1994), Fast exact multiplication by the Hessian, Neural
+//! Computation 6, 147.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::activation::Activation;
+use crate::blocks::in_blocks;
+use crate::error::NetworkError;
+use crate::network::{Forward, Layer, Network};
+use crate::product::{product, product_plus_row};
+use crate::weight_directions::WeightDirections;
+
+/// An activation's derivatives at its input, `[batch, width]`.
+pub(crate) struct Curve {
+    /// `phi'`.
+    pub slope: Tensor,
+    /// `phi''`; `None` where it is 0 everywhere.
+    pub bend: Option<Tensor>,
+}
+
+impl Network {
+    /// `J v` of each direction, forward mode: the derivative of the outputs along it, `[n, batch, K]`, normalised label units.
+    ///
+    /// # Errors
+    /// A forward pass of another network, or directions of other sizes than its layers.
+    pub fn jvp(&self, forward: &Forward, directions: &WeightDirections) -> Result<Tensor, NetworkError> {
+        let curves = self.curves(forward, false)?;
+        let zero = forward.output().zeros_like()?;
+        let outputs = (0..directions.count())
+            .map(|direction| {
+                let tangents = self.tangents(forward, &curves, directions, direction)?;
+                Ok(tangents.into_iter().last().flatten().unwrap_or_else(|| zero.clone()))
+            })
+            .collect::<Result<Vec<_>, NetworkError>>()?;
+        Ok(Tensor::stack(&outputs, 0)?)
+    }
+
+    /// The Hessian by the weights of each combination of outputs, `F_s = sum_n sum_k seeds_snk f_k(x_n)`, times each direction.
+    ///
+    /// `seeds: [S, batch, K]`. Gives `[S, n, out, in + 1]` (bias last) for each dense layer that `directions` name: its rows of the whole
+    /// Hessian of those layers, their cross terms included, in the arithmetic's type.
+    ///
+    /// # Errors
+    /// A forward pass of another network, or seeds or directions of other sizes.
+    pub fn hessian_products(
+        &self,
+        forward: &Forward,
+        seeds: &Tensor,
+        directions: &WeightDirections,
+    ) -> Result<BTreeMap<usize, Tensor>, NetworkError> {
+        let curves = self.curves(forward, true)?;
+        let grads = self.gradients(forward, seeds, &curves)?;
+        let n_seeds = seeds.dims3()?.0;
+        let mut products: BTreeMap<usize, Vec<Tensor>> = BTreeMap::new();
+        for direction in 0..directions.count() {
+            let tangents = self.tangents(forward, &curves, directions, direction)?;
+            let of_layers = self.r_backward(forward, (&curves, &grads, &tangents), directions, direction)?;
+            for (layer, product) in of_layers {
+                products.entry(layer).or_default().push(product);
+            }
+        }
+        products
+            .into_iter()
+            .map(|(layer, by_direction)| {
+                // [n, S, out, in + 1] with the two leading axes in the order of the result
+                let stacked = Tensor::stack(&by_direction, 1)?;
+                debug_assert_eq!(stacked.dims()[0], n_seeds);
+                Ok((layer, stacked))
+            })
+            .collect()
+    }
+
+    /// Each layer's derivatives at its input; `None` for dense layers and `linear`.
+    pub(crate) fn curves(&self, forward: &Forward, second: bool) -> Result<Vec<Option<Curve>>, NetworkError> {
+        if forward.inputs.len() != self.layers.len() {
+            return Err(NetworkError::ForeignForward {
+                found: forward.inputs.len(),
+                expected: self.layers.len(),
+            });
+        }
+        let threads = self.arithmetic.threads;
+        let curve = |(layer, input): (&Layer, &Tensor)| match layer {
+            Layer::Dense(_) | Layer::Activation(Activation::Linear) => Ok(None),
+            Layer::Activation(activation) => Ok(Some(Curve {
+                slope: in_blocks(input, usize::MAX, threads, |_, x| activation.derivative(x))?,
+                bend: (second && !activation.is_piecewise_linear())
+                    .then(|| in_blocks(input, usize::MAX, threads, |_, x| activation.second_derivative(x)))
+                    .transpose()?,
+            })),
+        };
+        self.layers.iter().zip(&forward.inputs).map(curve).collect()
+    }
+
+    /// `R{a}` at the input of every layer and, last, at the output: `[batch, width]`; `None` where it is 0.
+    fn tangents(
+        &self,
+        forward: &Forward,
+        curves: &[Option<Curve>],
+        directions: &WeightDirections,
+        direction: usize,
+    ) -> Result<Vec<Option<Tensor>>, NetworkError> {
+        let threads = self.arithmetic.threads;
+        let mut tangents = Vec::with_capacity(self.layers.len() + 1);
+        let mut tangent: Option<Tensor> = None;
+        let mut index = 0;
+        for ((layer, input), curve) in self.layers.iter().zip(&forward.inputs).zip(curves) {
+            tangents.push(tangent.clone());
+            tangent = match (layer, curve) {
+                (Layer::Dense(dense), _) => {
+                    let own = directions
+                        .dense(direction, index)?
+                        .map(|(weight, bias)| product_plus_row(input, &weight.t()?, &bias, threads))
+                        .transpose()?;
+                    index += 1;
+                    let through = tangent
+                        .map(|tangent| product(&tangent, &dense.weight.t()?, threads))
+                        .transpose()?;
+                    sum(own, through, threads)?
+                }
+                (Layer::Activation(_), Some(curve)) => tangent
+                    .map(|tangent| times(&tangent, &curve.slope, threads))
+                    .transpose()?,
+                (Layer::Activation(_), None) => tangent,
+            };
+        }
+        tangents.push(tangent);
+        Ok(tangents)
+    }
+
+    /// The gradient at every layer's output, `[S * batch, width]`.
+    pub(crate) fn gradients(
+        &self,
+        forward: &Forward,
+        seeds: &Tensor,
+        curves: &[Option<Curve>],
+    ) -> Result<Vec<Tensor>, NetworkError> {
+        let expected = [forward.batch(), self.n_labels()];
+        if seeds.rank() != 3 || seeds.dims()[1..] != expected || seeds.dtype() != self.arithmetic.precision.dtype() {
+            return Err(NetworkError::Seeds {
+                found: seeds.dims().to_vec(),
+                batch: expected[0],
+                n_labels: expected[1],
+                dtype: seeds.dtype(),
+                expected: self.arithmetic.precision.dtype(),
+            });
+        }
+        let threads = self.arithmetic.threads;
+        let mut grad = seeds
+            .reshape((seeds.dims()[0] * expected[0], expected[1]))?
+            .contiguous()?;
+        let mut gradients = Vec::with_capacity(self.layers.len());
+        for (layer, curve) in self.layers.iter().zip(curves).rev() {
+            gradients.push(grad.clone());
+            grad = match (layer, curve) {
+                (Layer::Dense(dense), _) => dense.vjp(&grad, threads)?,
+                (Layer::Activation(_), Some(curve)) => times(&grad, &curve.slope, threads)?,
+                (Layer::Activation(_), None) => grad,
+            };
+        }
+        gradients.reverse();
+        Ok(gradients)
+    }
+
+    /// The backward pass of `R{g}`: `[S, out, in + 1]` for each dense layer of the directions.
+    fn r_backward(
+        &self,
+        forward: &Forward,
+        (curves, grads, tangents): (&[Option<Curve>], &[Tensor], &[Option<Tensor>]),
+        directions: &WeightDirections,
+        direction: usize,
+    ) -> Result<BTreeMap<usize, Tensor>, NetworkError> {
+        let threads = self.arithmetic.threads;
+        let first = directions.layers().next().unwrap_or(usize::MAX);
+        let mut products = BTreeMap::new();
+        let mut index = self.shapes.len();
+        let mut r_grad: Option<Tensor> = None;
+        for (position, layer) in self.layers.iter().enumerate().rev() {
+            let (grad, tangent) = (&grads[position], tangents[position].as_ref());
+            r_grad = match (layer, &curves[position]) {
+                (Layer::Dense(dense), _) => {
+                    index -= 1;
+                    let own = directions.dense(direction, index)?;
+                    if own.is_some() {
+                        let input = &forward.inputs[position];
+                        products.insert(index, outer(input, grad, tangent, r_grad.as_ref(), threads)?);
+                    }
+                    if index <= first {
+                        break;
+                    }
+                    let through = r_grad.map(|r_grad| dense.vjp(&r_grad, threads)).transpose()?;
+                    let own = own.map(|(weight, _)| product(grad, &weight, threads)).transpose()?;
+                    sum(through, own, threads)?
+                }
+                (Layer::Activation(_), Some(curve)) => {
+                    let through = r_grad.map(|r_grad| times(&r_grad, &curve.slope, threads)).transpose()?;
+                    let bent = match (&curve.bend, tangent) {
+                        (Some(bend), Some(tangent)) => Some(times(grad, &times(bend, tangent, threads)?, threads)?),
+                        _ => None,
+                    };
+                    sum(through, bent, threads)?
+                }
+                (Layer::Activation(_), None) => r_grad,
+            };
+        }
+        Ok(products)
+    }
+}
+
+/// `sum_n R{g} (x) [a; 1] + g (x) [R{a}; 0]` of each seed: `[S, out, in + 1]`.
+fn outer(
+    input: &Tensor,
+    grad: &Tensor,
+    tangent: Option<&Tensor>,
+    r_grad: Option<&Tensor>,
+    threads: usize,
+) -> Result<Tensor, NetworkError> {
+    let (batch, inputs) = input.dims2()?;
+    let (rows, outputs) = grad.dims2()?;
+    let ones = Tensor::ones((1, batch), input.dtype(), input.device())?;
+    let mut by_seed = Vec::new();
+    for seed in 0..rows / batch.max(1) {
+        let of_seed = |x: &Tensor| x.narrow(0, seed * batch, batch);
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        if let Some(r_grad) = r_grad {
+            left.push(of_seed(r_grad)?);
+            right.push(input.clone());
+        }
+        if let Some(tangent) = tangent {
+            left.push(of_seed(grad)?);
+            right.push(tangent.clone());
+        }
+        let weights = match left.is_empty() {
+            true => Tensor::zeros((outputs, inputs), input.dtype(), input.device())?,
+            false => product(&Tensor::cat(&left, 0)?.t()?, &Tensor::cat(&right, 0)?, threads)?,
+        };
+        let bias = match r_grad {
+            Some(r_grad) => product(&ones, &of_seed(r_grad)?, threads)?.t()?.contiguous()?,
+            None => Tensor::zeros((outputs, 1), input.dtype(), input.device())?,
+        };
+        by_seed.push(Tensor::cat(&[weights, bias], 1)?);
+    }
+    Ok(Tensor::stack(&by_seed, 0)?)
+}
+
+/// `x y`, element by element; `x` is a whole number of times as tall as `y`, whose rows repeat.
+pub(crate) fn times(x: &Tensor, y: &Tensor, threads: usize) -> candle_core::Result<Tensor> {
+    let period = y.dims2()?.0;
+    in_blocks(x, period, threads, |first, x| {
+        x.mul(&y.narrow(0, first % period.max(1), x.dims2()?.0)?)
+    })
+}
+
+/// The sum of what there is.
+fn sum(x: Option<Tensor>, y: Option<Tensor>, threads: usize) -> candle_core::Result<Option<Tensor>> {
+    Ok(match (x, y) {
+        (Some(x), Some(y)) => Some(in_blocks(&x, usize::MAX, threads, |first, x| {
+            x.add(&y.narrow(0, first, x.dims2()?.0)?)
+        })?),
+        (x, y) => x.or(y),
+    })
+}

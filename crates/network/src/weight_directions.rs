@@ -1,0 +1,83 @@
+//! Directions in the space of a network's weights, as the products over its layers take them.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::arithmetic::Arithmetic;
+use crate::dense::DenseShape;
+use crate::error::NetworkError;
+
+/// Some directions in the space of the weights of some dense layers; 0 in all other layers.
+#[derive(Clone, Debug)]
+pub struct WeightDirections {
+    n: usize,
+    /// Dense layer to `[n * out, in + 1]`, bias last.
+    layers: BTreeMap<usize, Tensor>,
+}
+
+impl WeightDirections {
+    /// From `values: [n, p]`, row-major: a direction after another, each layer after layer in the order of `layers`, each layer `[W | b]`
+    /// row-major (index = out * (in + 1) + in, bias last). `shapes` are those of `layers`.
+    ///
+    /// # Errors
+    /// A number of values that is no whole number of directions.
+    pub fn new(
+        layers: &[usize],
+        shapes: &[DenseShape],
+        values: &[f64],
+        arithmetic: &Arithmetic,
+    ) -> Result<Self, NetworkError> {
+        let p: usize = shapes.iter().map(DenseShape::n_weights).sum();
+        if p == 0 || layers.len() != shapes.len() || !values.len().is_multiple_of(p) {
+            return Err(NetworkError::DirectionLength {
+                found: values.len(),
+                n_weights: p,
+            });
+        }
+        let n = values.len() / p;
+        let mut start = 0;
+        let mut tensors = BTreeMap::new();
+        for (&layer, shape) in layers.iter().zip(shapes) {
+            let end = start + shape.n_weights();
+            let own: Vec<f64> = values
+                .chunks_exact(p)
+                .flat_map(|direction| &direction[start..end])
+                .copied()
+                .collect();
+            let tensor = Tensor::from_vec(own, (n * shape.outputs, shape.inputs + 1), &arithmetic.device())?;
+            tensors.insert(layer, tensor.to_dtype(arithmetic.precision.dtype())?);
+            start = end;
+        }
+        Ok(Self { n, layers: tensors })
+    }
+
+    /// How many directions there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.n
+    }
+
+    /// The dense layers in which they are not 0, ascending.
+    pub fn layers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.layers.keys().copied()
+    }
+
+    /// All directions' weights of dense layer `layer`, `[n * out, in + 1]`, bias last; `None` where they are 0.
+    #[must_use]
+    pub fn of_layer(&self, layer: usize) -> Option<&Tensor> {
+        self.layers.get(&layer)
+    }
+
+    /// Weights `[out, in]` and biases `[out]` of direction `direction` in dense layer `layer`; `None` where they are 0.
+    pub(crate) fn dense(&self, direction: usize, layer: usize) -> candle_core::Result<Option<(Tensor, Tensor)>> {
+        let Some(all) = self.of_layer(layer) else {
+            return Ok(None);
+        };
+        let (rows, width) = all.dims2()?;
+        let outputs = rows / self.n.max(1);
+        let own = all.narrow(0, direction * outputs, outputs)?;
+        let bias = own.narrow(1, width - 1, 1)?.flatten_all()?.contiguous()?;
+        Ok(Some((own.narrow(1, 0, width - 1)?, bias)))
+    }
+}
