@@ -30,7 +30,8 @@ fn prepared(objects: u64, widths: &[usize]) -> tempfile::TempDir {
 
 fn run_file(folder: &Path, output: &str) -> RunFile {
     let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
-    run_file.curvature = "structure = \"kfac\"\n[curvature.layers]\n\"layers.4\" = \"full\"".to_owned();
+    run_file.curvature =
+        "structure = \"kfac\"\n[curvature.layers]\n\"layers.2\" = \"ekfac\"\n\"layers.4\" = \"full\"".to_owned();
     run_file
 }
 
@@ -114,6 +115,7 @@ fn a_killed_process_ends_the_run_with_75_and_the_next_run_completes_it() {
     for (name, trigger, killed) in [
         ("at-start", "claim.json", 1),
         ("in-fit", "posterior/hessian/block-000.parquet", 0),
+        ("between-sums", "stages/sums.json", 1),
         ("in-invert", "posterior/inverse/block-000.parquet", 1),
         ("before-predict", "stages/invert.json", 0),
         ("in-predict", "predictions/part-00000.parquet", 1),

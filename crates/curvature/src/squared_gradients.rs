@@ -49,7 +49,7 @@ pub(crate) fn add_squared_gradients<T: Element>(
         .chunks_exact((shared * inputs).max(1))
         .zip(whitened.chunks_exact((shared * stride).max(1)))
     {
-        let input = MatRef::from_row_major_slice(&*input, shared, inputs);
+        let input = MatRef::from_row_major_slice(input, shared, inputs);
         for label in 0..n_labels {
             let rows = MatRef::from_row_major_slice_with_stride(&whitened[label * outputs..], shared, outputs, stride);
             multiply(
