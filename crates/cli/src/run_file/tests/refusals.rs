@@ -293,17 +293,12 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         (
             "structure = \"kfac\"",
             "structure = \"ekfac\"",
-            "\"ekfac\" is not yet supported by this version of fisherflow; use \"full\", \"block\", \"kfac\" or \"diagonal\"",
+            "\"ekfac\" is not yet supported by this version of fisherflow; use \"full\", \"block\", \"kfac\", \"diagonal\" or \"low_rank\"",
         ),
         (
             "structure = \"kfac\"",
             "structure = \"auto\"",
             "\"auto\" is not yet supported",
-        ),
-        (
-            "structure = \"kfac\"",
-            "structure = \"low_rank\"",
-            "\"low_rank\" is not yet supported",
         ),
         (
             "\"layers.6\" = \"block\"",
