@@ -126,7 +126,8 @@ impl SpectralProbes {
         let negative = || nodes.iter().filter(|node| node.ritz.value < -rounding);
         let size = |node: &Node| node.ritz.weight * node.ritz.value.abs();
         let all: f64 = nodes.iter().map(size).sum();
-        let below: f64 = negative().map(size).sum();
+        // An empty sum is -0.
+        let below = 0.0 + negative().map(size).sum::<f64>();
         Ok(SpectralDensity {
             n_weights: self.n_weights,
             trace,
@@ -134,7 +135,7 @@ impl SpectralProbes {
             smallest,
             largest,
             rounding,
-            negative_share: negative().map(|node| node.ritz.weight).sum::<f64>() / n,
+            negative_share: 0.0 + negative().map(|node| node.ritz.weight).sum::<f64>() / n,
             negative_trace_share: if all > 0.0 { below / all } else { 0.0 },
             nodes,
         })

@@ -247,6 +247,23 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
             info.most_negative_eigenvalue
         ));
     }
+    for (info, facts) in found
+        .invert
+        .iter()
+        .flat_map(|invert| &invert.blocks)
+        .filter_map(|info| Some((info, info.low_rank?)))
+    {
+        notes.push(format!(
+            "{}: {} eigenpairs hold {:.1} % of the trace, eigenvalues from {:.3e} down to {:.3e}, each within {:.1e} of one of the Hessian's; of the \
+             rest the diagonal alone is held",
+            info.layers.join("+"),
+            facts.rank,
+            100.0 * facts.trace_share,
+            facts.largest_eigenvalue,
+            facts.smallest_eigenvalue,
+            facts.largest_residual
+        ));
+    }
     if let Some(invert) = &found.invert {
         let effective: f64 = invert.blocks.iter().map(|info| info.effective_parameters).sum();
         let (of, limit) = match context.job.curvature.kind {

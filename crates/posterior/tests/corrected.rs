@@ -140,6 +140,7 @@ fn dense(curvature: &BlockCurvature) -> Vec<f64> {
             }
             h
         }
+        CurvatureForm::LowRank { .. } => panic!("no block here is of low rank"),
         CurvatureForm::Diagonal(_) => panic!("a diagonal"),
     }
 }

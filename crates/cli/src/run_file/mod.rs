@@ -182,7 +182,7 @@ impl RunFile {
     /// # Errors
     /// The file has none.
     pub fn curvature(&self) -> Result<&CurvatureTable, RunFileError> {
-        let remedy = "add it with structure = \"full\", \"block\", \"kfac\" or \"diagonal\"";
+        let remedy = "add it with structure = \"full\", \"block\", \"kfac\", \"diagonal\" or \"low_rank\"";
         self.curvature
             .as_ref()
             .ok_or_else(|| self.absent("[curvature]", remedy))

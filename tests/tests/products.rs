@@ -1,0 +1,349 @@
+//! Exact products with the curvature, end to end: its kinds, its eigenvalues, low rank, and the Hessians of the outputs.
+
+use std::path::{Path, PathBuf};
+
+use fisherflow_network::{Activation, Arithmetic, Labels, Network, Precision};
+use fisherflow_tests::{LABELS, RunFile, Table, fisherflow, run, simulated, write_objects};
+
+/// Weights of the network: 17 inputs, 6 hidden units, 3 labels.
+const P: usize = 6 * 18 + 3 * 7;
+
+/// Label scales of the network.
+const SCALE: [f64; 3] = [520.0, 1.2, 0.78];
+
+/// A folder with three objects of 60 spectra of 17 pixels, and a tanh network of some units.
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = Labels {
+        names: LABELS.map(|(name, _)| name.to_owned()).to_vec(),
+        units: LABELS.map(|(_, unit)| unit.to_owned()).to_vec(),
+        mean: vec![4600.0, 2.4, -0.85],
+        scale: SCALE.to_vec(),
+    };
+    let arithmetic = Arithmetic {
+        precision: Precision::F64,
+        threads: 1,
+    };
+    let network = Network::he_normal(&[17, 6, 3], Activation::Tanh, labels, &[1.0], &[0.1], 5, arithmetic).unwrap();
+    std::fs::write(
+        folder.path().join("network.safetensors"),
+        network.to_safetensors().unwrap(),
+    )
+    .unwrap();
+    write_objects(&folder.path().join("catalogue"), &simulated(17, 0, 180), 60);
+    folder
+}
+
+/// A run in f64 with these lines of `[curvature]`.
+fn run_file(folder: &Path, name: &str, curvature: &str) -> RunFile {
+    let mut run_file = RunFile::new(folder, name);
+    curvature.clone_into(&mut run_file.curvature);
+    run_file.compute = "precision = \"f64\"\nbatch = 16\ngroup = 50".to_owned();
+    run_file
+}
+
+/// Runs it, and gives its output.
+fn output_of(folder: &Path, name: &str, curvature: &str) -> PathBuf {
+    let file = run_file(folder, name, curvature).write(folder, name);
+    run(fisherflow().arg("run").arg(file)).expect_done();
+    folder.join(name)
+}
+
+/// The dense matrix of a `full` block.
+fn dense(output: &Path, set: &str) -> Vec<Vec<f64>> {
+    let table = Table::read(&output.join(format!("posterior/{set}/block-000.parquet")));
+    assert_eq!(table.len(), P);
+    (0..P).map(|row| table.list("values", row)).collect()
+}
+
+fn times(matrix: &[Vec<f64>], v: &[f64]) -> Vec<f64> {
+    matrix
+        .iter()
+        .map(|row| row.iter().zip(v).map(|(a, b)| a * b).sum())
+        .collect()
+}
+
+/// The eigenvalue of a symmetric matrix that is furthest from `shift`, by powers of `matrix - shift`.
+fn furthest_from(matrix: &[Vec<f64>], shift: f64) -> f64 {
+    let mut v: Vec<f64> = (0..P).map(|i| 1.0 + (i as f64).sin()).collect();
+    let mut value = 0.0;
+    for _ in 0..20_000 {
+        let product: Vec<f64> = times(matrix, &v).iter().zip(&v).map(|(hv, v)| hv - shift * v).collect();
+        let norm = product.iter().map(|x| x * x).sum::<f64>().sqrt();
+        value = product.iter().zip(&v).map(|(a, b)| a * b).sum();
+        v = product.iter().map(|x| x / norm).collect();
+    }
+    value + shift
+}
+
+fn convention(table: &Table) -> serde_json::Value {
+    serde_json::from_str(&table.metadata["fisherflow.convention"]).unwrap()
+}
+
+#[test]
+fn the_spectrum_is_that_of_the_written_hessian() {
+    let folder = prepared();
+    let folder = folder.path();
+    for kind in ["ggn", "empirical_fisher", "hessian"] {
+        let lines = format!("structure = \"full\"\nkind = \"{kind}\"");
+        // A true Hessian of an untrained network needs a large prior.
+        let file = run_file(folder, kind, &lines);
+        let toml = file.toml().replace("precision = 2.0", "precision = 1e9");
+        let file = folder.join(format!("{kind}.toml"));
+        std::fs::write(&file, toml).unwrap();
+        run(fisherflow().arg("run").arg(&file)).expect_done();
+        let output = folder.join(kind);
+        let matrices = Table::read(&output.join("posterior/hessian"));
+        assert_eq!(convention(&matrices)["curvature"], kind);
+        let hessian = dense(&output, "hessian");
+
+        let out = |workers: &str| folder.join(format!("{kind}-{workers}"));
+        for workers in ["1", "4"] {
+            let mut command = fisherflow();
+            command.args([
+                "spectrum", "--probes", "3", "--steps", "200", "--seed", "7", "-w", workers,
+            ]);
+            let ended = run(command.arg(&file).arg("--out").arg(out(workers)));
+            ended.expect_done();
+            for said in ["largest", "trace", "negative", kind] {
+                assert!(ended.stdout.contains(said), "{ended}");
+            }
+        }
+        for name in ["nodes.parquet", "density.parquet", "summary.parquet"] {
+            let bytes = |workers| std::fs::read(out(workers).join(name)).unwrap();
+            assert!(bytes("1") == bytes("4"), "{kind} {name}");
+        }
+
+        let summary = Table::read(&out("1").join("summary.parquet"));
+        let counts = Table::read(&output.join("posterior/blocks.parquet"));
+        assert_eq!(summary.whole("n_spectra", 0), counts.whole("n_spectra", 0));
+        assert_eq!(summary.text("kind", 0), kind);
+        let largest = furthest_from(&hessian, 0.0);
+        let (high, low) = if largest > 0.0 {
+            (largest, furthest_from(&hessian, largest))
+        } else {
+            (furthest_from(&hessian, largest), largest)
+        };
+        let size = high.abs().max(low.abs());
+        assert!(
+            (summary.number("largest", 0) - high).abs() < 1e-9 * size,
+            "{kind}: {high}"
+        );
+        assert!(
+            (summary.number("smallest", 0) - low).abs() < 1e-6 * size,
+            "{kind}: {low}"
+        );
+        assert_eq!(summary.number("negative_share", 0) > 0.0, kind == "hessian");
+
+        // A complete Krylov space: the first probe's nodes are the eigenvalues, and their moments those of the matrix.
+        let nodes = Table::read(&out("1").join("nodes.parquet"));
+        let first: Vec<usize> = (0..nodes.len()).filter(|&row| nodes.whole("probe", row) == 0).collect();
+        let trace: f64 = (0..P).map(|i| hessian[i][i]).sum();
+        let squares: f64 = hessian.iter().flatten().map(|h| h * h).sum();
+        let values: Vec<f64> = first.iter().map(|&row| nodes.number("value", row)).collect();
+        let weights: f64 = first.iter().map(|&row| nodes.number("weight", row)).sum();
+        assert!((weights - 1.0).abs() < 1e-12);
+        assert!((values.iter().sum::<f64>() / trace - 1.0).abs() < 1e-9, "{kind}");
+        assert!(
+            (values.iter().map(|v| v * v).sum::<f64>() / squares - 1.0).abs() < 1e-9,
+            "{kind}"
+        );
+        let error = summary.number("trace_std_error", 0);
+        assert!((summary.number("trace", 0) - trace).abs() < 6.0 * error, "{kind}");
+        let density = Table::read(&out("1").join("density.parquet"));
+        assert!((density.number("cumulative", density.len() - 1) - 1.0).abs() < 1e-9);
+    }
+
+    let file = folder.join("ggn.toml");
+    let again = run(fisherflow()
+        .arg("spectrum")
+        .arg(&file)
+        .arg("--out")
+        .arg(folder.join("ggn-1")));
+    again.expect(2, &["holds a spectrum", "--overwrite"]);
+    run(fisherflow().arg("spectrum").arg(&file).args(["--probes", "0"])).expect(2, &["--probes and --steps"]);
+    run(fisherflow().arg("spectrum").arg(&file).args(["--kind", "fisher"])).expect(2, &["--kind fisher", "ggn"]);
+    run(fisherflow()
+        .arg("spectrum")
+        .arg(&file)
+        .args(["--steps", "2", "--kind", "hessian"]))
+    .expect_done();
+    assert!(folder.join("ggn-spectrum/summary.parquet").exists());
+}
+
+#[test]
+fn a_true_hessian_is_inverted_with_the_prior_that_its_refusal_names() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = run_file(folder, "out", "structure = \"full\"\nkind = \"hessian\"");
+    let with = |prior: f64, name: &str| {
+        let toml = file
+            .toml()
+            .replace("precision = 2.0", &format!("precision = {prior:e}"));
+        let toml = toml.replace("/out\"", &format!("/{name}\""));
+        let path = folder.join(format!("{name}.toml"));
+        std::fs::write(&path, toml).unwrap();
+        run(fisherflow().arg("run").arg(&path))
+    };
+    let refused = with(1e-6, "small");
+    refused.expect(
+        1,
+        &["block layers.0+layers.2", "indefinite", "curvature.kind = \"ggn\""],
+    );
+    let (_, rest) = refused.stderr.split_once("Raise the prior precision above ").unwrap();
+    let needed: f64 = rest.split(',').next().unwrap().parse().unwrap();
+    with(needed * 0.999, "below").expect(1, &["indefinite"]);
+    with(needed * 1.001, "above").expect_done();
+}
+
+#[test]
+fn low_rank_with_all_eigenpairs_is_full_and_workers_change_no_bit() {
+    let folder = prepared();
+    let folder = folder.path();
+    let full = Table::read(&output_of(folder, "full", "structure = \"full\"").join("predictions"));
+    let all =
+        Table::read(&output_of(folder, "all", "structure = \"low_rank\"\nrank = 500\npasses = 2").join("predictions"));
+    assert_eq!(full.len(), all.len());
+    for row in 0..full.len() {
+        let (expected, found) = (full.list("cov_weights", row), all.list("cov_weights", row));
+        let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        for (expected, found) in expected.iter().zip(found) {
+            assert!((expected - found).abs() < 1e-8 * largest);
+        }
+    }
+    let blocks = |name: &str| Table::read(&folder.join(name).join("posterior/blocks.parquet"));
+    for column in ["log_det", "effective_parameters"] {
+        let (expected, found) = (blocks("full").number(column, 0), blocks("all").number(column, 0));
+        assert!((found / expected - 1.0).abs() < 1e-8, "{column}");
+    }
+    assert_eq!(blocks("all").text("structure", 0), "low_rank");
+
+    let few = "structure = \"low_rank\"\nrank = 10\npasses = 6";
+    let expected = fisherflow_tests::digests(&output_of(folder, "few", few));
+    let file = run_file(folder, "four", few).write(folder, "four");
+    let ended = run(fisherflow().arg("run").arg(file).args(["-w", "4"]));
+    ended.expect_done();
+    assert!(ended.stdout.contains("10 eigenpairs hold"), "{ended}");
+    assert_eq!(fisherflow_tests::digests(&folder.join("four")), expected);
+    // The leading eigenvalues of the dense matrix, each within its residual of one.
+    let stored = Table::read(&folder.join("few/posterior/hessian/block-000.parquet"));
+    let of = |factor: &str| {
+        let row = (0..stored.len())
+            .find(|&row| stored.text("factor", row) == factor)
+            .unwrap();
+        stored.list("values", row)
+    };
+    let (values, residuals) = (of("eigenvalues"), of("residuals"));
+    let largest = furthest_from(&dense(&folder.join("full"), "hessian"), 0.0);
+    assert!((values[0] - largest).abs() < residuals[0] + 1e-9 * largest);
+    assert!(values.is_sorted_by(|a, b| a >= b) && values.len() == 10);
+}
+
+#[test]
+fn hessians_of_the_outputs_agree_with_one_another() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = run_file(folder, "out", "structure = \"kfac\"").write(folder, "out");
+    let star = simulated(17, 5, 1)[0].id.clone().unwrap();
+    let ask = |more: &[&str]| {
+        let mut command = fisherflow();
+        command
+            .arg("output-hessian")
+            .arg(&file)
+            .args(["--id", &star])
+            .args(more);
+        run(&mut command)
+    };
+    ask(&["--dense"]).expect_done();
+    ask(&["--diagonal"]).expect_done();
+    let table = |name: &str| Table::read(&folder.join("out-output-hessian").join(name));
+    let (rows, diagonal) = (table("dense.parquet"), table("diagonal.parquet"));
+    assert_eq!((rows.len(), diagonal.len()), (3 * P, 3 * P));
+    let matrix = |label: usize| -> Vec<Vec<f64>> { (0..P).map(|i| rows.list("values", label * P + i)).collect() };
+    for (label, (name, _)) in LABELS.iter().enumerate() {
+        let h = matrix(label);
+        let largest = h.iter().flatten().fold(0.0f64, |m, v| m.max(v.abs()));
+        assert!(largest > 1e-3 * SCALE[label], "a tanh network bends");
+        for i in 0..P {
+            assert_eq!(diagonal.text("label", label * P + i), *name);
+            assert!((diagonal.number("value", label * P + i) - h[i][i]).abs() < 1e-12 * largest);
+            for (j, row) in h.iter().enumerate() {
+                assert!((h[i][j] - row[i]).abs() < 1e-12 * largest);
+            }
+        }
+    }
+    assert_eq!(
+        (rows.text("layer", 17), rows.whole("out_index", 17)),
+        ("layers.0".to_owned(), 0)
+    );
+    assert!(rows.is_null("in_index", 17) && rows.whole("in_index", 18) == 0);
+
+    let v: Vec<f64> = (0..P).map(|i| (i as f64 * 0.7).cos()).collect();
+    let header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({P},), }}\n");
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend(header.as_bytes());
+    npy.extend(v.iter().flat_map(|v| v.to_le_bytes()));
+    let vector = folder.join("v.npy");
+    std::fs::write(&vector, &npy).unwrap();
+    ask(&["--label", "logg", "--product", vector.to_str().unwrap()]).expect_done();
+    let product = table("product.parquet");
+    let expected = times(&matrix(1), &v);
+    assert_eq!(product.len(), P);
+    for (i, expected) in expected.iter().enumerate() {
+        assert!((product.number("value", i) - expected).abs() < 1e-11 * SCALE[1]);
+    }
+    assert!(convention(&product)["hessian"].as_str().unwrap().contains("OUTPUT"));
+
+    ask(&["--dense"]).expect(2, &["exists", "--overwrite"]);
+    ask(&["--dense", "--overwrite"]).expect_done();
+    ask(&["--diagonal", "--overwrite", "--label", "mass"]).expect(2, &["no label \"mass\"", "teff, logg, fe_h"]);
+    ask(&["--diagonal", "--overwrite", "--id", "nobody"]).expect(3, &["no star \"nobody\""]);
+    assert_eq!(ask(&[]).code, Some(2));
+    std::fs::write(&vector, &npy[..npy.len() - 8]).unwrap();
+    ask(&["--product", vector.to_str().unwrap(), "--overwrite"]).expect(2, &["v.npy", "cut short"]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_remedy() {
+    let folder = prepared();
+    let folder = folder.path();
+    for (lines, said) in [
+        (
+            "structure = \"full\"\nkind = \"fisher\"",
+            &["`curvature.kind`", "\"ggn\""][..],
+        ),
+        ("structure = \"kfac\"\nrank = 8", &["`curvature.rank`", "low_rank"]),
+        (
+            "structure = \"low_rank\"\npasses = 0",
+            &["`curvature.passes`", "at least 1"],
+        ),
+        (
+            "structure = \"kfac\"\nkind = \"hessian\"",
+            &["layers.0", "\"kfac\"", "\"full\" or \"block\""],
+        ),
+    ] {
+        let file = run_file(folder, "out", lines).write(folder, "refused");
+        run(fisherflow().arg("run").arg(&file)).expect(2, said);
+    }
+    for (lines, said) in [
+        ("structure = \"low_rank\"", &["low_rank", "evidence"][..]),
+        (
+            "structure = \"full\"\nkind = \"hessian\"",
+            &["negative", "prior.precision"],
+        ),
+    ] {
+        let toml = run_file(folder, "out", lines)
+            .toml()
+            .replace("precision = 2.0", "precision = \"evidence\"");
+        let file = folder.join("refused.toml");
+        std::fs::write(&file, toml).unwrap();
+        run(fisherflow().arg("plan").arg(&file)).expect(2, said);
+    }
+    let mut file = run_file(folder, "out", "structure = \"kfac\"\nkind = \"empirical_fisher\"");
+    file.noise = "covariance = [[100.0, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]]".to_owned();
+    let toml = file.toml().replace("labels = [\"teff\", \"logg\", \"fe_h\"]\n", "");
+    let path = folder.join("refused.toml");
+    std::fs::write(&path, toml).unwrap();
+    run(fisherflow().arg("plan").arg(&path)).expect(2, &["catalogue.labels", "\"ggn\""]);
+}
