@@ -15,6 +15,7 @@ mod cost;
 mod dense;
 mod diagonal;
 mod eigen;
+mod elements;
 mod error;
 mod error_budget;
 mod evidence;
@@ -24,6 +25,8 @@ mod held_out;
 mod invert;
 mod kronecker;
 mod matrices;
+mod part;
+mod peers;
 mod precision;
 mod predictive;
 mod product;
@@ -43,6 +46,8 @@ mod conformance;
 #[cfg(test)]
 mod evidence_oracle;
 #[cfg(test)]
+mod queries;
+#[cfg(test)]
 mod refusals;
 
 pub use block_info::BlockInfo;
@@ -55,6 +60,8 @@ pub use flux_covariance::flux_covariance;
 pub use held_out::{HeldOutStars, KnownParts};
 pub use invert::{BlockPosterior, invert, precision_from_matrices};
 pub use matrices::{Factor, NamedMatrix, hessian_from_matrices, hessian_matrices};
+pub use part::PosteriorPart;
+pub use peers::{Convention, NamedTensor, Peer, Reduction};
 pub use precision::Precision;
 pub use predictive::covariance_of_blocks;
 pub use psd::{Clipped, clip_to_psd};
