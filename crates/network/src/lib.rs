@@ -18,6 +18,7 @@ mod network;
 mod normalisation;
 pub mod product;
 mod safetensors;
+mod tensor_file;
 pub mod train;
 mod training_set;
 
@@ -30,4 +31,6 @@ pub use description::{Description, LabelsDescription, METADATA_KEY};
 pub use error::NetworkError;
 pub use labels::Labels;
 pub use layer_spec::LayerSpec;
+pub use nearest_name::nearest_name;
 pub use network::{Forward, Network};
+pub use tensor_file::to_safetensors;
