@@ -289,9 +289,17 @@ fn labels_in_other_units_have_covariances_in_those_units() {
                 *label = label.map(|value| value * scale);
             }
         }
-        for k in 0..K {
-            inputs.network.label_mean[k] *= SCALE[k];
-            inputs.network.label_scale[k] *= SCALE[k];
+        let PlainNetwork {
+            label_mean,
+            label_scale,
+            ..
+        } = &mut inputs.network;
+        for (value, scale) in label_mean
+            .iter_mut()
+            .zip(SCALE)
+            .chain(label_scale.iter_mut().zip(SCALE))
+        {
+            *value *= scale;
         }
         inputs.noise = Some(std::array::from_fn(|i| {
             std::array::from_fn(|j| NOISE[i][j] * SCALE[i] * SCALE[j])

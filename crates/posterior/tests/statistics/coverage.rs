@@ -74,8 +74,8 @@ impl Simulation {
                     .iter()
                     .enumerate()
                 {
-                    for within in 0..2 {
-                        counts[which][within] += usize::from(apart.abs() < (within + 1) as f64 * variance.sqrt());
+                    for (within, count) in counts[which].iter_mut().enumerate() {
+                        *count += usize::from(apart.abs() < (within + 1) as f64 * variance.sqrt());
                     }
                 }
             }
