@@ -10,6 +10,7 @@ mod dual_storage;
 mod error;
 mod fault;
 mod files;
+mod finished;
 mod job;
 mod manifest;
 mod mesh;
@@ -25,6 +26,8 @@ mod stages;
 mod train;
 
 pub use error::RunError;
+pub use finished::{Exported, Finished, FinishedLayer};
+pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use job::{
     CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource, Noise, Predict,
     Prior, Progress, Stage,

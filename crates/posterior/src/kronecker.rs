@@ -23,6 +23,7 @@ use crate::block_info::Certificate;
 use crate::captures::{Sides, Wanted};
 use crate::contraction::covariance;
 use crate::eigenbasis::Eigenbasis;
+use crate::elements::{check_weights, in_eigenbases};
 use crate::matrices::single_layer;
 use crate::product::{Scalar, product, rows};
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision};
@@ -165,6 +166,14 @@ impl Precision for KroneckerPrecision {
         }
         let back = product(rows(&turned, outputs, inputs), vectors.transpose(), self.threads);
         Ok(product(u, rows(&back, outputs, inputs), self.threads))
+    }
+
+    fn elements(&self, rows: &[usize], cols: &[usize]) -> Result<Matrix, PosteriorError> {
+        check_weights(&self.info, rows.iter().chain(cols))?;
+        let basis = &self.eigenbasis;
+        let (outputs, inverse) = (basis.sides().1, basis.inverse::<f64>(self.info.prior_precision));
+        let inverse = |i: usize, j: usize| inverse[j * outputs + i];
+        Ok(in_eigenbases(&basis.g_vectors, &basis.a_vectors, inverse, rows, cols))
     }
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {

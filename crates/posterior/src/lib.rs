@@ -17,6 +17,7 @@ mod diagonal;
 mod dual;
 mod eigen;
 mod eigenbasis;
+mod elements;
 mod error;
 mod error_budget;
 mod evidence;
@@ -27,6 +28,8 @@ mod invert;
 mod kronecker;
 mod low_rank;
 mod matrices;
+mod part;
+mod peers;
 mod precision;
 mod predictive;
 mod product;
@@ -46,6 +49,8 @@ mod conformance;
 #[cfg(test)]
 mod evidence_oracle;
 #[cfg(test)]
+mod queries;
+#[cfg(test)]
 mod refusals;
 
 pub use block_info::{BlockInfo, LowRankFacts};
@@ -62,6 +67,8 @@ pub use flux_covariance::flux_covariance;
 pub use held_out::{HeldOutStars, KnownParts};
 pub use invert::{BlockPosterior, invert, precision_from_matrices};
 pub use matrices::{Factor, NamedMatrix, bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices};
+pub use part::PosteriorPart;
+pub use peers::{Convention, NamedTensor, Peer, Reduction};
 pub use precision::Precision;
 pub use predictive::covariance_of_blocks;
 pub use psd::{Clipped, clip_to_psd};
