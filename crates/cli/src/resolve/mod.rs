@@ -93,6 +93,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             Ok(Task::Plan {
                 job: Box::new(job),
                 workers,
+                processes: args.processes,
             })
         }
         Command::Train(args) => {
