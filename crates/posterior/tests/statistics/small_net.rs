@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fisherflow_curvature::{
-    BlockCurvature, BlockPlan, LabelPrecision, References, StructureKind, plan_blocks, structure_of,
+    BlockCurvature, BlockOptions, BlockPlan, LabelPrecision, References, StructureKind, plan_blocks, structure_of,
 };
 use fisherflow_network::{
     Arithmetic, DenseShape, Description, InputJacobian, LayerCapture, Network, Precision as Products, to_safetensors,
@@ -96,7 +96,7 @@ impl SmallNet {
 
     /// The blocks of a structure.
     pub fn blocks(&self, structure: StructureKind) -> Vec<BlockPlan> {
-        plan_blocks(&self.shapes, structure, &BTreeMap::new()).unwrap()
+        plan_blocks(&self.shapes, structure, &BTreeMap::new(), BlockOptions::default()).unwrap()
     }
 
     /// A block's curvature: the library's sums over all spectra.
