@@ -22,7 +22,7 @@ mod reference;
 mod structure;
 
 pub use block::{BlockCurvature, BlockPlan, BlockSums, CurvatureForm, Matrix, StructureKind};
-pub use block_plan::plan_blocks;
+pub use block_plan::{check_layer_names, plan_blocks};
 pub use error::CurvatureError;
 pub use label_precision::LabelPrecision;
 pub use reference::{ReferenceSums, References};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{BlockPlan, References, StructureKind, structure_of};
-use fisherflow_posterior::{inverse_flops, spectrum_flops};
+use fisherflow_posterior::{inverse_flops, scan_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
 
@@ -82,7 +82,7 @@ pub struct BlockFacts {
     pub sums_bytes: u64,
     /// Operations of its sums over all spectra of the fit.
     pub sums_flops: f64,
-    /// Operations of its inverse, and of its eigenvalues where the prior is chosen by evidence.
+    /// Operations of its inverse, and of its eigenvalues where the prior is to be found.
     pub inverse_flops: f64,
 }
 
@@ -102,7 +102,7 @@ pub struct FlopPlan {
 pub struct MemoryPlan {
     /// A worker's own sums, a group's sums on their way from each worker, and the totals.
     pub fit: u64,
-    /// The largest block: its curvature, factors and inverse; beside all others, where the prior waits for the evidence.
+    /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
     /// The posterior of all blocks.
     pub predict: u64,
@@ -139,7 +139,8 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
             inverse_flops: inverse_flops(block)
                 + match context.job.prior {
                     Prior::Fixed(_) => 0.0,
-                    Prior::Evidence => spectrum_flops(block),
+                    Prior::Evidence | Prior::EvidencePerBlock => spectrum_flops(block),
+                    Prior::Holdout => scan_flops(block),
                 },
         });
     }
@@ -156,12 +157,13 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     let by_flux = k * (products(0) - products(1));
     let weights: f64 = context.blocks.iter().map(|block| predictive_flops(block, k)).sum();
     let fused = context.is_fused();
+    let errors_in_variables = context.job.calibration.errors_in_variables;
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let sums_bytes: u64 = blocks.iter().map(|block| block.sums_bytes).sum();
     let posterior_bytes: u64 = context.blocks.iter().map(matrix_bytes).sum();
     let flops = FlopPlan {
         fit: (held_out + n_fit as f64) * (forward + backward)
-            + if fused { n_fit as f64 * by_flux } else { 0.0 }
+            + if fused || errors_in_variables { n_fit as f64 * by_flux } else { 0.0 }
             + blocks.iter().map(|block| block.sums_flops).sum::<f64>(),
         invert: blocks.iter().map(|block| block.inverse_flops).sum(),
         predict: held_out * (forward + backward + by_flux + weights)
@@ -172,7 +174,11 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
         fit: sums_bytes * (2 * workers as u64 + 1),
         invert: match context.job.prior {
             Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
-            Prior::Evidence => posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
+            Prior::Evidence | Prior::EvidencePerBlock => {
+                posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0)
+            }
+            // The eigenbases beside.
+            Prior::Holdout => 2 * posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
         },
         predict: posterior_bytes,
     };

@@ -72,18 +72,18 @@ impl FactoredBlock {
         }
     }
 
-    /// The block at many prior precisions at once, for captures of one type (f32 or f64); a dense block's eigenvectors are computed here.
+    /// The block at many prior precisions at once, for captures of one type (f32 or f64), its products on so many `threads`; a dense
+    /// block's eigenvectors are computed here.
     ///
     /// # Errors
     /// As [`FactoredBlock::spectrum`].
-    pub fn prior_scan(&self, captures: DType) -> Result<PriorScan, PosteriorError> {
-        let (plan, threads) = (&self.plan, self.threads);
+    pub fn prior_scan(&self, captures: DType, threads: usize) -> Result<PriorScan, PosteriorError> {
+        let plan = &self.plan;
         Ok(match &self.factors {
-            Factors::Dense(h) => PriorScan::dense(
-                plan,
-                decompose(h.clone(), &plan.name(), Factor::Dense, threads)?,
-                threads,
-            ),
+            Factors::Dense(h) => {
+                let pairs = decompose(h.clone(), &plan.name(), Factor::Dense, self.threads)?;
+                PriorScan::dense(plan, pairs, threads)
+            }
             Factors::Kronecker { a, g } => {
                 let eigenvalues = a
                     .values

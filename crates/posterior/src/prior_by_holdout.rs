@@ -292,7 +292,7 @@ mod tests {
             n_spectra: 25,
             form: CurvatureForm::Dense(matrix(p, h)),
         };
-        let scan = factor(&block, curvature, 1).unwrap().prior_scan(DType::F64).unwrap();
+        let scan = factor(&block, curvature, 1).unwrap().prior_scan(DType::F64, 1).unwrap();
         let grid = holdout_grid(10.0 * delta);
         let weights = scan
             .covariance_at(&mlp.captures(&held_out, DType::F64), &grid)

@@ -275,7 +275,7 @@ mod tests {
             let factored = factor(&case.plan, case.curvature.clone(), 1).unwrap();
             for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 2e-4)] {
                 let captures = mlp.captures(&x, dtype);
-                let scan = factored.prior_scan(dtype).unwrap();
+                let scan = factored.prior_scan(dtype, 1).unwrap();
                 let found = scan.covariance_at(&captures, &priors).unwrap();
                 for (delta, found) in priors.iter().zip(found.chunks_exact(9 * K * K)) {
                     let posterior = invert(&case.plan, case.curvature.clone(), *delta, 1).unwrap();
@@ -302,7 +302,7 @@ mod tests {
             let scan = |threads| {
                 factor(&case.plan, case.curvature.clone(), threads)
                     .unwrap()
-                    .prior_scan(DType::F32)
+                    .prior_scan(DType::F32, threads)
                     .unwrap()
             };
             let many = scan(1).covariance_at(&captures, &[0.1, 2.0, 50.0]).unwrap();
@@ -317,7 +317,7 @@ mod tests {
         let (mlp, _) = small();
         let captures = mlp.captures(&draw(6 * 2, 33), DType::F64);
         let case = cases().remove(0);
-        let scan = factor(&case.plan, case.curvature, 1).unwrap().prior_scan(DType::F64).unwrap();
+        let scan = factor(&case.plan, case.curvature, 1).unwrap().prior_scan(DType::F64, 1).unwrap();
         for bad in [-1.0, f64::NAN, f64::INFINITY] {
             assert!(matches!(
                 scan.covariance_at(&captures, &[1.0, bad]),

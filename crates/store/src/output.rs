@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::blocks::{BLOCKS, read_blocks, write_blocks};
 use crate::catalogue::hex;
 use crate::evidence::write_evidence;
+use crate::holdout::{HoldoutRow, write_holdout};
+use crate::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::failure::Action;
 use crate::flux_part::{flux_part_path, read_flux_part};
 use crate::jacobians::JacobianSchema;
@@ -301,6 +303,32 @@ impl Output {
     /// The output cannot be written.
     pub fn write_evidence(&self, rows: &[EvidenceRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
         write_evidence(&self.stores, &self.uri, rows, metadata)
+    }
+
+    /// Writes `posterior/holdout.parquet`; `labels` are the network's.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_holdout(
+        &self,
+        labels: &[String],
+        rows: &[HoldoutRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        write_holdout(&self.stores, &self.uri, labels, rows, metadata)
+    }
+
+    /// Writes `posterior/intrinsic.parquet`; `labels` names those with edges.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_intrinsic(
+        &self,
+        labels: &[String],
+        rows: &[IntrinsicRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        write_intrinsic(&self.stores, &self.uri, labels, rows, metadata)
     }
 
     /// Reads `posterior/blocks.parquet`.

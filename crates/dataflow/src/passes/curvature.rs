@@ -12,6 +12,7 @@ use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use timely::worker::Worker;
 
+use super::budget::flux_part;
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPart;
 use super::{run, spectra};
@@ -27,7 +28,8 @@ pub(crate) struct Fitted {
     pub(crate) files: Vec<WrittenFile>,
 }
 
-/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`; `noise`: `[K, K]`, normalised label units.
+/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`, with errors in variables by
+/// `(noise + S_n + J_x C_flux J_x^T)^-1`; `noise`: `[K, K]`, normalised label units.
 pub(crate) fn curvature(
     worker: &mut Worker,
     context: &Arc<Context>,
@@ -35,7 +37,7 @@ pub(crate) fn curvature(
     references: &References,
     noise: &[f64],
 ) -> Result<Fitted, RunError> {
-    let input_jacobian = if context.is_fused() {
+    let input_jacobian = if context.is_fused() || context.job.calibration.errors_in_variables {
         InputJacobian::Wanted
     } else {
         InputJacobian::NotWanted
@@ -137,10 +139,7 @@ impl GroupFold<Rc<Differentiated>> for Sums {
             .filter(|&row| self.context.is_in_sums(&all.batch, row))
             .collect();
         let captures = all.captures_of(&training)?;
-        let own = all
-            .label_covariance_of(&training)
-            .map(|own| self.context.in_normalised_units(own))
-            .transpose()?;
+        let own = own_covariance(&self.context, &all, &training)?;
         let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), training.len())?;
         for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
             structure.accumulate(&captures, &precision, sums)?;
@@ -154,6 +153,22 @@ impl GroupFold<Rc<Differentiated>> for Sums {
         self.sums = empty(&self.structures)?;
         Ok(parts)
     }
+}
+
+/// What is known of the error of each row's labels, `[rows, K, K]`, normalised label units: its own label covariance and, with errors in
+/// variables, what its photon noise does to the prediction that they are compared with.
+fn own_covariance(context: &Context, all: &Differentiated, rows: &[usize]) -> Result<Option<Vec<f64>>, RunError> {
+    let mut own = all.label_covariance_of(rows);
+    if context.job.calibration.errors_in_variables {
+        let square = context.network.n_labels() * context.network.n_labels();
+        let flux = flux_part(all)?;
+        let of_rows = rows.iter().flat_map(|row| &flux[row * square..(row + 1) * square]);
+        match &mut own {
+            Some(own) => own.iter_mut().zip(of_rows).for_each(|(own, flux)| *own += flux),
+            None => own = Some(of_rows.copied().collect()),
+        }
+    }
+    own.map(|own| context.in_normalised_units(own)).transpose()
 }
 
 /// What became of every row of one group.
