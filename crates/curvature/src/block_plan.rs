@@ -23,12 +23,7 @@ pub fn plan_blocks(
     if shapes.is_empty() {
         return Err(CurvatureError::NoLayers);
     }
-    if let Some(name) = by_layer.keys().find(|name| shapes.iter().all(|s| s.name != **name)) {
-        return Err(CurvatureError::UnknownLayer {
-            name: name.clone(),
-            nearest: nearest(shapes, name),
-        });
-    }
+    check_layer_names(shapes, by_layer.keys())?;
     let mut blocks: Vec<BlockPlan> = Vec::with_capacity(shapes.len());
     for (layer, shape) in shapes.iter().enumerate() {
         let structure = by_layer.get(&shape.name).copied().unwrap_or(default);
@@ -54,6 +49,23 @@ pub fn plan_blocks(
         }
     }
     Ok(blocks)
+}
+
+/// Checks that every name is that of a layer.
+///
+/// # Errors
+/// The first name that no layer has, with the nearest one.
+pub fn check_layer_names<'a>(
+    shapes: &[DenseShape],
+    mut names: impl Iterator<Item = &'a String>,
+) -> Result<(), CurvatureError> {
+    match names.find(|name| shapes.iter().all(|s| s.name != **name)) {
+        None => Ok(()),
+        Some(name) => Err(CurvatureError::UnknownLayer {
+            name: name.clone(),
+            nearest: nearest(shapes, name),
+        }),
+    }
 }
 
 /// The layer whose name takes the fewest edits from `name`; the first of equals.

@@ -36,7 +36,7 @@ mod weight_jacobian;
 mod weight_sharing;
 
 pub use block::{BlockCurvature, BlockOptions, BlockPlan, BlockSums, CurvatureForm, Matrix, StructureKind};
-pub use block_plan::plan_blocks;
+pub use block_plan::{check_layer_names, plan_blocks};
 pub use block_power::{BlockPower, LeadingPairs};
 pub use correction::{KroneckerBases, correction_bytes, correction_flops, correction_of};
 pub use dense_hessian::{add_residual_curvature, residual_flops};

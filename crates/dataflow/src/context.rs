@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, KroneckerBases, StructureKind, plan_blocks};
-use fisherflow_network::Network;
+use fisherflow_network::{InputJacobian, Network, Precision as Products};
 use fisherflow_posterior::{
-    BlockInfo, DualLayout, DualPrecision, Evidence, Precision, Spectrum, evidence, in_label_units,
+    BlockInfo, DualLayout, DualPrecision, Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum, factor,
+    in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, Output, Stores};
@@ -19,6 +21,8 @@ use crate::files;
 use crate::job::{CatalogueSource, Compute, Job, Prior, Progress};
 use crate::operators::GroupReader;
 use crate::passes::rows;
+use crate::prior_choice::{self, PriorChoice};
+use crate::prior_facts::PriorPrecision;
 use crate::stage_state::{FitState, InvertState};
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
@@ -72,10 +76,20 @@ pub(crate) struct Context {
     dual_rows: OnceLock<Arc<DualRows>>,
     /// Its factor, once the prior is known.
     dual_storage: Mutex<Option<Arc<DualStorage>>>,
-    /// Where the prior is by evidence, and once it is known.
+    /// The prior precision that the run file gives each block; none where it is to be found.
+    pub(crate) given_priors: Vec<Option<f64>>,
+    /// The cells of C_intrinsic.
+    pub(crate) cells: LabelCells,
+    /// The evidence of one precision for all, once it is known.
     evidence: OnceLock<Evidence>,
-    /// Held by the worker that computes the evidence for all of its process.
-    maximising: Mutex<()>,
+    /// The prior precision of every block, once it is known.
+    prior: OnceLock<PriorChoice>,
+    /// Held by the worker that chooses the prior for all of its process.
+    choosing: Mutex<()>,
+    /// Blocks in their eigenbases, while the prior is chosen by held-out spectra.
+    scans: Mutex<BTreeMap<u64, Arc<PriorScan>>>,
+    /// The factors of the weights' part, where they are asked for and once they are known.
+    label_scale: OnceLock<Vec<f64>>,
 }
 
 impl Context {
@@ -112,6 +126,9 @@ impl Context {
             .as_ref()
             .map(|source| GroupedCatalogue::open(&stores, source, &job.compute, &network))
             .transpose()?;
+        let given_priors = prior_choice::given(&job, &network, &blocks)?;
+        let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
+        let cells = label_cells(&job, &network)?;
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let output = Output::open(&stores, &job.output)?;
         let mut context = Self {
@@ -133,8 +150,13 @@ impl Context {
             bases: Mutex::default(),
             dual_rows: OnceLock::new(),
             dual_storage: Mutex::default(),
+            given_priors,
+            cells,
             evidence: OnceLock::new(),
-            maximising: Mutex::default(),
+            prior,
+            choosing: Mutex::default(),
+            scans: Mutex::default(),
+            label_scale: OnceLock::new(),
         };
         context.run_id = context.identity();
         Ok(context)
@@ -150,14 +172,23 @@ impl Context {
         self.predict.as_ref().unwrap_or(&self.fit)
     }
 
-    /// Whether a row of the fit's catalogue is counted in the sums.
-    pub(crate) fn is_in_sums(&self, batch: &SpectrumBatch, row: usize) -> bool {
-        rows::is_in_sums(batch, row, &self.job.compute, &self.job.noise)
+    /// How far a pass over spectra that are summed goes back: to the flux where their photons' part is in their weight.
+    pub(crate) fn jacobian_of_sums(&self) -> InputJacobian {
+        if self.job.calibration.errors_in_variables {
+            InputJacobian::Wanted
+        } else {
+            InputJacobian::NotWanted
+        }
     }
 
-    /// Whether a row of the fit's catalogue is kept out of the sums because the noise comes from its residuals.
+    /// Whether a row of the fit's catalogue is counted in the sums.
+    pub(crate) fn is_in_sums(&self, batch: &SpectrumBatch, row: usize) -> bool {
+        rows::is_in_sums(batch, row, &self.job)
+    }
+
+    /// Whether a row of the fit's catalogue is kept out of the sums because something is fitted to its residuals.
     pub(crate) fn is_held_out(&self, batch: &SpectrumBatch, row: usize) -> bool {
-        rows::is_kept_out(batch, row, &self.job.compute, &self.job.noise)
+        rows::is_kept_out(batch, row, &self.job)
     }
 
     /// The batches of a group, read ahead on the store's threads.
@@ -280,39 +311,111 @@ impl Context {
         *self.bases.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The evidence over the spectra of all blocks, in their order; the first worker to ask computes it for all of its process.
-    pub(crate) fn maximise_evidence(&self, spectra: &[Spectrum]) -> Result<&Evidence, RunError> {
-        let _maximising = self.maximising.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = self.evidence.get() {
-            return Ok(known);
-        }
-        let mut weights_squared = 0.0;
-        for &layer in self.blocks.iter().flat_map(|plan| &plan.layers) {
-            let weights = self.network.weights_and_biases(layer)?;
-            weights_squared += weights.iter().map(|weight| weight * weight).sum::<f64>();
-        }
-        let found = evidence(spectra, weights_squared)?;
-        Ok(self.evidence.get_or_init(|| found))
+    /// The evidence of one precision over the spectra of all blocks, in their order; the first worker to ask computes it for all of its
+    /// process.
+    pub(crate) fn evidence_of_all(&self, spectra: &[Spectrum]) -> Result<&Evidence, RunError> {
+        self.once(&self.evidence, || {
+            prior_choice::evidence_of_all(&self.network, &self.blocks, &self.given_priors, spectra)
+        })
     }
 
-    /// Takes over the evidence that an `invert` before found.
-    pub(crate) fn take_over_evidence(&self, inverted: &InvertState) {
-        if let Some(found) = &inverted.evidence {
-            self.evidence.get_or_init(|| found.clone());
+    /// The prior by evidence, as the run file asks for it; likewise.
+    pub(crate) fn choose_by_evidence(&self, spectra: &[Spectrum]) -> Result<&PriorChoice, RunError> {
+        if self.job.prior == Prior::EvidencePerBlock {
+            return self.once(&self.prior, || {
+                PriorChoice::by_evidence_per_block(&self.network, &self.blocks, &self.given_priors, spectra)
+            });
         }
+        let evidence = self.evidence_of_all(spectra)?;
+        self.once(&self.prior, || {
+            Ok(PriorChoice::by_evidence(&self.given_priors, evidence.clone()))
+        })
+    }
+
+    /// The prior by held-out spectra; likewise.
+    pub(crate) fn choose_by_holdout(
+        &self,
+        spectra: &[Spectrum],
+        scanned: &ScannedStars,
+    ) -> Result<&PriorChoice, RunError> {
+        let evidence = self.evidence_of_all(spectra)?;
+        self.once(&self.prior, || {
+            PriorChoice::by_holdout(&self.given_priors, spectra, evidence.clone(), scanned)
+        })
+    }
+
+    /// What a cell holds; the first worker to ask makes it for all of its process.
+    fn once<'c, T>(
+        &self,
+        cell: &'c OnceLock<T>,
+        make: impl FnOnce() -> Result<T, RunError>,
+    ) -> Result<&'c T, RunError> {
+        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = cell.get() {
+            return Ok(known);
+        }
+        let made = make()?;
+        Ok(cell.get_or_init(|| made))
+    }
+
+    /// The type of the captures.
+    pub(crate) fn captures(&self) -> DType {
+        match self.job.compute.arithmetic.precision {
+            Products::F32 => DType::F32,
+            Products::F64 => DType::F64,
+        }
+    }
+
+    /// Keeps a block in its eigenbasis for the workers of this process.
+    pub(crate) fn keep_scan(&self, block: u64, scan: PriorScan) {
+        let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
+        scans.insert(block, Arc::new(scan));
+    }
+
+    /// Every block in its eigenbasis, of a Hessian over `n_spectra` spectra; the first worker to ask factors for all of its process what
+    /// other processes have.
+    pub(crate) fn scans(&self, n_spectra: u64) -> Result<Vec<Arc<PriorScan>>, RunError> {
+        let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
+        for (block, plan) in (0..).zip(&self.blocks) {
+            if let std::collections::btree_map::Entry::Vacant(missing) = scans.entry(block) {
+                let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
+                let scan = factored.prior_scan(self.captures(), self.network.arithmetic().threads)?;
+                missing.insert(Arc::new(scan));
+            }
+        }
+        Ok(scans.values().cloned().collect())
+    }
+
+    /// Lets the blocks in their eigenbases go.
+    pub(crate) fn drop_scans(&self) {
+        self.scans.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Takes over the prior that an `invert` before found.
+    pub(crate) fn take_over_prior(&self, inverted: &InvertState) {
+        self.prior.get_or_init(|| inverted.prior.clone());
     }
 
     /// The prior precision, once it is known.
-    pub(crate) fn prior_precision(&self) -> Option<f64> {
-        match self.job.prior {
-            Prior::Fixed(precision) => Some(precision),
-            Prior::Evidence => self.evidence.get().map(|found| found.prior_precision),
-        }
+    pub(crate) fn prior_precision(&self) -> Option<PriorPrecision> {
+        let names = self.blocks.iter().map(BlockPlan::name);
+        let choice = self.prior.get()?;
+        Some(PriorPrecision::of_blocks(names, &choice.by_block))
     }
 
-    /// The evidence, where the prior is chosen by it and once it is known.
-    pub(crate) fn evidence(&self) -> Option<&Evidence> {
-        self.evidence.get()
+    /// The prior precision of every block and how it was found, once it is known.
+    pub(crate) fn prior_choice(&self) -> Option<&PriorChoice> {
+        self.prior.get()
+    }
+
+    /// Takes over the factors of the weights' part, the same for every worker.
+    pub(crate) fn set_label_scale(&self, scale: &[f64]) {
+        self.label_scale.get_or_init(|| scale.to_vec());
+    }
+
+    /// The factors of the weights' part, `[K]`, where they are asked for and once they are known.
+    pub(crate) fn label_scale(&self) -> Option<&[f64]> {
+        self.label_scale.get().map(Vec::as_slice)
     }
 
     fn identity(&self) -> String {
@@ -345,7 +448,11 @@ impl Context {
         match job.prior {
             Prior::Fixed(precision) => add("prior", &format!("{precision:?}")),
             Prior::Evidence => add("prior", "evidence"),
+            Prior::EvidencePerBlock => add("prior", "evidence per block"),
+            Prior::Holdout => add("prior", "holdout"),
         }
+        add("prior by layer", &format!("{:?}", job.prior_by_layer));
+        add("calibration", &format!("{:?}", job.calibration));
         add("precision", &format!("{:?}", job.compute.arithmetic.precision));
         add("batch", &job.compute.batch.to_string());
         add("group", &job.compute.group.to_string());
@@ -408,12 +515,19 @@ fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
         );
     }
     let low_rank = blocks.iter().find(|block| block.structure == StructureKind::LowRank);
-    if let (Some(block), Prior::Evidence) = (low_rank, job.prior) {
+    let is_found = !matches!(job.prior, Prior::Fixed(_));
+    if let Some(block) = low_rank.filter(|_| is_found) {
         return Err(RunError::Usage(format!(
-            "layer {} is held as \"low_rank\", whose eigenvalues are not all known, and prior.precision = \"evidence\" needs them: give \
-             prior.precision a number, or hold the layer by another structure",
+            "layer {} is held as \"low_rank\", whose eigenvalues are not all known, and prior.precision needs them to be found: give it a \
+             number, or hold the layer by another structure",
             block.name()
         )));
+    }
+    if dual && job.prior == Prior::Holdout {
+        return Err(RunError::Usage(
+            "prior.precision = \"holdout\" is not found for \"dual\" layers: give it a number, or choose \"evidence\""
+                .to_owned(),
+        ));
     }
     if kind != CurvatureKind::Hessian {
         return Ok(());
@@ -427,11 +541,27 @@ fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
             block.structure
         ));
     }
-    if job.prior == Prior::Evidence {
+    if is_found {
         return refused("its eigenvalues may be negative, and no evidence can choose the prior precision: give prior.precision a number, or \
                         choose \"ggn\"".to_owned());
     }
     Ok(())
+}
+
+/// The cells that the run file cuts label space into.
+fn label_cells(job: &Job, network: &Network) -> Result<LabelCells, RunError> {
+    let names = &network.labels().names;
+    let axes = job.calibration.intrinsic_bins.iter().map(|(name, edges)| {
+        let label = names.iter().position(|label| label == name).ok_or_else(|| {
+            RunError::Usage(format!(
+                "[noise.intrinsic_bins]: the network has no label `{name}`, it has {}",
+                names.join(", ")
+            ))
+        })?;
+        Ok((label, edges.clone()))
+    });
+    let axes = axes.collect::<Result<Vec<_>, RunError>>()?;
+    LabelCells::new(axes).map_err(|error| RunError::Usage(format!("[noise.intrinsic_bins]: {error}")))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,18 +3,19 @@
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureKind, KroneckerBases, Matrix, StructureKind};
 use fisherflow_network::Precision as Products;
 use fisherflow_posterior::{
-    BlockInfo, Evidence, Factor, NamedMatrix, Precision, bases_from_matrices, bases_matrices, hessian_from_matrices,
-    hessian_matrices, precision_from_matrices,
+    BlockInfo, CellScatter, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, bases_from_matrices,
+    bases_matrices, hessian_from_matrices, hessian_matrices, precision_from_matrices,
 };
 use fisherflow_store::{
-    BlockRow, EvidenceRow, FileMetadata, JacobianSchema, JacobianWriter, MarginalRows, MatrixRows, MatrixSet,
-    PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
+    BlockRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows,
+    MatrixRows, MatrixSet, PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Noise, Prior};
 use crate::passes::differentiated::Differentiated;
+use crate::prior_choice::EvidenceOf;
 
 /// The metadata of every file: what run it is of, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {
@@ -43,9 +44,29 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "masked_pixels": "flux := mean of the held-out spectra at the pixel, variance := their variance there",
         "products": match context.job.compute.arithmetic.precision { Products::F32 => "f32", Products::F64 => "f64" },
     });
-    if context.job.prior == Prior::Evidence {
-        convention["prior_precision_from"] =
-            "by evidence: it maximises the marginal likelihood over all blocks; null in files written before it was known".into();
+    let from = match context.job.prior {
+        Prior::Fixed(_) => None,
+        Prior::Evidence => Some("by evidence: it maximises the marginal likelihood over all blocks"),
+        Prior::EvidencePerBlock => {
+            Some("by evidence, block by block: each maximises the marginal likelihood over its own weights")
+        }
+        Prior::Holdout => Some("by held-out spectra: it makes their residuals most likely"),
+    };
+    if let Some(from) = from {
+        convention["prior_precision_from"] = format!("{from}; null in files written before it was known").into();
+    }
+    if context.job.calibration.errors_in_variables {
+        convention["label_precision"] = "Lam_n = (noise + S_n + J_x C_flux J_x^T)^-1: errors in variables".into();
+    }
+    if context.job.calibration.label_scale {
+        convention["weights_part_scale"] = serde_json::json!(context.label_scale());
+        convention["weights_part"] =
+            "cov_weights = S J_theta P^-1 J_theta^T S, S = diag(weights_part_scale), in label units; null in files written before it was known"
+                .into();
+    }
+    if context.cells.n_cells() > 1 {
+        convention["cov_intrinsic"] =
+            "that of the cell of label space that the PREDICTED labels are in: posterior/intrinsic.parquet".into();
     }
     FileMetadata::default()
         .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
@@ -248,17 +269,64 @@ pub(crate) fn write_blocks(context: &Context, blocks: &[BlockInfo]) -> Result<Wr
 }
 
 /// Writes `posterior/evidence.parquet`.
-pub(crate) fn write_evidence(context: &Context, evidence: &Evidence) -> Result<WrittenFile, RunError> {
+pub(crate) fn write_evidence(context: &Context, evidence: &[EvidenceOf]) -> Result<WrittenFile, RunError> {
     let rows: Vec<EvidenceRow> = evidence
-        .curve
         .iter()
-        .map(|point| EvidenceRow {
-            prior_precision: point.prior_precision,
-            log_evidence: point.log_evidence,
-            effective_parameters: point.effective_parameters,
+        .flat_map(|EvidenceOf { block, evidence }| {
+            let block = block.and_then(|block| context.blocks.get(block));
+            evidence.curve.iter().map(move |point| EvidenceRow {
+                layer: block.map(BlockPlan::name),
+                prior_precision: point.prior_precision,
+                log_evidence: point.log_evidence,
+                effective_parameters: point.effective_parameters,
+            })
         })
         .collect();
     Ok(context.output.write_evidence(&rows, &metadata(context))?)
+}
+
+/// Writes `posterior/holdout.parquet`.
+pub(crate) fn write_holdout(context: &Context, holdout: &HoldoutPrior) -> Result<WrittenFile, RunError> {
+    let rows: Vec<HoldoutRow> = holdout
+        .curve
+        .iter()
+        .map(|point| HoldoutRow {
+            prior_precision: point.prior_precision,
+            log_likelihood: point.log_likelihood,
+            effective_parameters: point.effective_parameters,
+            pull_std: point.pull_std.clone(),
+            pull_std_without: point.pull_std_without.clone(),
+        })
+        .collect();
+    let labels = &context.network.labels().names;
+    Ok(context.output.write_holdout(labels, &rows, &metadata(context))?)
+}
+
+/// Writes `posterior/intrinsic.parquet`; `all` is the scatter of cells with too few held-out spectra.
+pub(crate) fn write_intrinsic(
+    context: &Context,
+    cells: &[CellScatter],
+    all: Option<&ScatterEstimate>,
+) -> Result<WrittenFile, RunError> {
+    let k = context.network.n_labels();
+    let row = |cell: &CellScatter| {
+        let scatter = cell.own.as_ref().or(all);
+        IntrinsicRow {
+            intervals: cell
+                .intervals
+                .iter()
+                .map(|interval| (interval.low, interval.high))
+                .collect(),
+            n_spectra: cell.n_spectra,
+            own: cell.own.is_some(),
+            covariance: scatter.map_or_else(|| vec![0.0; k * k], |scatter| scatter.covariance.clone()),
+            vanishing: scatter.map_or(k, |scatter| scatter.vanishing) as u64,
+        }
+    };
+    let rows: Vec<IntrinsicRow> = cells.iter().map(row).collect();
+    let bins = &context.job.calibration.intrinsic_bins;
+    let labels: Vec<String> = bins.iter().map(|(label, _)| label.clone()).collect();
+    Ok(context.output.write_intrinsic(&labels, &rows, &metadata(context))?)
 }
 
 /// The structure as run files name it.

@@ -23,6 +23,10 @@ pub struct Job {
     pub noise: Noise,
     /// Where the prior precision of the weights comes from.
     pub prior: Prior,
+    /// By layer name, over `prior`: given precisions. Layers of one block must agree.
+    pub prior_by_layer: BTreeMap<String, f64>,
+    /// What is asked of the noise and of the held-out spectra beyond the least.
+    pub calibration: Calibration,
     /// Arithmetic, batches and groups.
     pub compute: Compute,
     /// URI of the output.
@@ -31,6 +35,13 @@ pub struct Job {
     pub existing_output: ExistingOutput,
     /// Credentials and endpoints of the object stores.
     pub store: StoreOptions,
+}
+
+impl Job {
+    /// Whether held-out spectra are kept out of the sums: they are where the noise, the prior or the weights' part is fitted to their residuals.
+    pub(crate) fn keeps_out(&self) -> bool {
+        self.noise == Noise::Holdout || self.prior == Prior::Holdout || self.calibration.label_scale
+    }
 }
 
 /// A network file, and what the run file says about it.
@@ -108,6 +119,21 @@ pub enum Prior {
     Fixed(f64),
     /// The one, for all blocks together, that maximises the marginal likelihood of the spectra's labels.
     Evidence,
+    /// One a block: each maximises it over its own weights.
+    EvidencePerBlock,
+    /// The one, for all blocks together, that makes the residuals of held-out spectra most likely.
+    Holdout,
+}
+
+/// What is asked of the noise and of the held-out spectra beyond the least.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Calibration {
+    /// Whether each spectrum's photon noise weighs its labels too: `Lam_n = (R + S_n + J_x C_flux J_x^T)^-1`.
+    pub errors_in_variables: bool,
+    /// Labels with edges that cut label space into cells, each with a C_intrinsic of its own; without any, one for all.
+    pub intrinsic_bins: Vec<(String, Vec<f64>)>,
+    /// Whether the weights' part is given a factor a label, from held-out spectra.
+    pub label_scale: bool,
 }
 
 /// Arithmetic, batches and groups.

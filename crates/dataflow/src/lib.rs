@@ -3,6 +3,7 @@
 //! [`run`] carries a [`Job`] through its stages on this process's workers, together with those of the other processes of a
 //! [`Cluster`]; [`plan`] says what that would take.
 
+mod calibration_notes;
 mod cluster;
 mod context;
 mod dual_files;
@@ -18,6 +19,7 @@ mod operators;
 mod output_hessian;
 mod passes;
 mod plan;
+mod prior_choice;
 mod prior_facts;
 mod run;
 mod spectrum;
@@ -29,16 +31,16 @@ pub use error::RunError;
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use job::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource, Noise, Predict,
-    Prior, Progress, Stage,
+    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource,
+    Noise, Predict, Prior, Progress, Stage,
 };
 pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;
 pub use plan::{
     BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan,
 };
-pub use prior_facts::{EvidenceFacts, PriorFacts, PriorFrom};
-pub use run::{Outcome, RunSummary, run};
+pub use prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
+pub use run::{EffectiveParameters, Outcome, PullsOver, RunSummary, run};
 pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;
 pub use train::{TrainJob, Trained, train};

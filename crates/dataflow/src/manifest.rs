@@ -64,6 +64,8 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             Noise::Holdout => json!({ "from": "holdout", "holdout_fraction": job.compute.holdout_fraction }),
             Noise::Covariance(covariance) => json!({ "covariance": covariance }),
         },
+        "errors_in_variables": job.calibration.errors_in_variables,
+        "intrinsic_bins": job.calibration.intrinsic_bins.iter().cloned().collect::<BTreeMap<_, _>>(),
         "prior": summary.prior,
         "compute": {
             "precision": format!("{:?}", job.compute.arithmetic.precision).to_lowercase(),
@@ -72,7 +74,12 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         },
         "noise_estimate": summary.noise,
         "intrinsic_estimate": summary.intrinsic,
+        "intrinsic_cells": summary.intrinsic_cells,
+        "label_scale": summary.label_scale,
         "pulls": summary.pulls,
+        "pulls_over": summary.pulls_over,
+        "held_out_pulls": summary.held_out_pulls,
+        "effective_parameters": summary.effective_parameters,
         "blocks": summary.blocks,
     });
     Ok(Manifest {

@@ -7,7 +7,7 @@ use fisherflow_curvature::{
     residual_flops, structure_of,
 };
 use fisherflow_network::Precision;
-use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
+use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
 
@@ -124,7 +124,7 @@ pub struct BlockFacts {
     pub sums_flops: f64,
     /// What an `ekfac` block takes beside: its eigenbases, and its second sums in them.
     pub correction: Option<CorrectionFacts>,
-    /// Operations of its inverse, and of its eigenvalues where the prior is chosen by evidence.
+    /// Operations of its inverse, and of its eigenvalues where the prior is to be found.
     pub inverse_flops: f64,
 }
 
@@ -158,7 +158,7 @@ pub struct MemoryPlan {
     /// A worker's own sums, a group's sums on their way from each worker, and the totals; beside them the eigenproblems of `ekfac` blocks, or
     /// in their second pass their bases.
     pub fit: u64,
-    /// The largest block: its curvature, factors and inverse; beside all others, where the prior waits for the evidence.
+    /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
     /// The posterior of all blocks.
     pub predict: u64,
@@ -224,7 +224,8 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             inverse_flops: inverse_flops(block)
                 + match context.job.prior {
                     Prior::Fixed(_) => 0.0,
-                    Prior::Evidence => spectrum_flops(block),
+                    Prior::Evidence | Prior::EvidencePerBlock => spectrum_flops(block),
+                    Prior::Holdout => scan_flops(block),
                 },
         });
     }
@@ -248,6 +249,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             .dual_plan()
             .map_or(0.0, |block| dual_cost(&context, block).predict_flops);
     let fused = context.is_fused();
+    let errors_in_variables = context.job.calibration.errors_in_variables;
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let sums_bytes: u64 = blocks.iter().map(|block| block.sums_bytes).sum();
     let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
@@ -256,6 +258,11 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     let flops = FlopPlan {
         fit: (held_out + forward_passes * n_fit as f64) * (forward + backward)
             + if fused { n_fit as f64 * by_flux } else { 0.0 }
+            + if errors_in_variables && !fused {
+                forward_passes * n_fit as f64 * by_flux
+            } else {
+                0.0
+            }
             + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
             + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
         invert: blocks.iter().map(|block| block.inverse_flops).sum(),
@@ -303,7 +310,11 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
         invert: dual_bytes
             + match context.job.prior {
                 Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
-                Prior::Evidence => posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
+                Prior::Evidence | Prior::EvidencePerBlock => {
+                    posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0)
+                }
+                // The eigenbases beside.
+                Prior::Holdout => 2 * posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
             },
         predict: dual_bytes + posterior_bytes,
     };

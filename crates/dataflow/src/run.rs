@@ -1,13 +1,15 @@
 //! A run from claim to manifest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use fisherflow_curvature::CurvatureKind;
-use fisherflow_posterior::{BlockInfo, Evidence, Pulls, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, CellScatter, LabelScale, Pulls, ScatterEstimate};
 use fisherflow_store::{Claim, Claimed, Manifest, StoreError, WrittenFile, now_utc};
 use serde::Serialize;
 
+use crate::calibration_notes;
 use crate::cluster;
 use crate::context::Context;
 use crate::error::RunError;
@@ -42,12 +44,22 @@ pub struct RunSummary {
     pub prior: PriorFacts,
     /// The inverted blocks; empty before `invert`.
     pub blocks: Vec<BlockInfo>,
+    /// How many weights the data determine; `None` before `invert`.
+    pub effective_parameters: Option<EffectiveParameters>,
     /// C_intrinsic and what it was made of, label units; `None` before `predict`, or without labels.
     pub intrinsic: Option<ScatterEstimate>,
+    /// C_intrinsic of each cell of label space, where it is cut into cells.
+    pub intrinsic_cells: Vec<CellScatter>,
+    /// The factors of the weights' part, where they are asked for.
+    pub label_scale: Option<LabelScale>,
     /// Rows of the predictions; `None` before `predict`.
     pub predict: Option<PredictCounts>,
     /// Pulls of each label over spectra that are not in the sums; `None` where fewer than two have labels.
     pub pulls: Option<Vec<Pulls>>,
+    /// Which spectra those are.
+    pub pulls_over: Option<PullsOver>,
+    /// Pulls of each label over the held-out spectra that C_intrinsic, and what else the run file asks for, was fitted to.
+    pub held_out_pulls: Option<Vec<Pulls>>,
     /// Files of the output so far.
     pub files: Vec<WrittenFile>,
     /// Whether the output is complete: committed by its manifest.
@@ -56,6 +68,30 @@ pub struct RunSummary {
     pub notes: Vec<String>,
     /// Wall time.
     pub seconds: f64,
+}
+
+/// How many weights the data determine, and how many they can.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EffectiveParameters {
+    /// `gamma` of each block, by its layers joined by `+`.
+    pub by_layer: BTreeMap<String, f64>,
+    /// Of all blocks together.
+    pub all: f64,
+    /// Labels times spectra in the sums (spectra, for the empirical Fisher): more is impossible, and betrays a structure that counts
+    /// information that is not there.
+    pub limit: u64,
+    /// What the limit counts.
+    pub of: &'static str,
+}
+
+/// Which spectra the printed pulls are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullsOver {
+    /// Those of the fit's catalogue that are held out from the sums: what is fitted to held-out residuals has seen them.
+    HeldOut,
+    /// Those of the catalogue to predict: nothing here was fitted to them, unless they are in the fit's catalogue too.
+    Predicted,
 }
 
 /// How a run ended.
@@ -168,9 +204,15 @@ fn summary(
     written.extend(found.invert.iter().flat_map(|invert| invert.files.clone()));
     written.extend(found.predict.iter().flat_map(|(_, predicted)| predicted.files.clone()));
     let notes = notes(context, &found);
-    let (intrinsic, predicted) = found
-        .predict
-        .map_or((None, None), |(intrinsic, predicted)| (intrinsic, Some(predicted)));
+    let effective_parameters = found.invert.is_some().then(|| effective_parameters(context, &found));
+    let (calibrated, predicted) = found.predict.map_or((None, None), |(calibrated, predicted)| {
+        (Some(calibrated), Some(predicted))
+    });
+    let pulls = predicted.as_ref().and_then(|predicted| predicted.pulls.pulls());
+    let held_out_pulls = calibrated.as_ref().and_then(|calibrated| calibrated.pulls.pulls());
+    let (intrinsic, intrinsic_cells, label_scale) = calibrated.map_or((None, Vec::new(), None), |calibrated| {
+        (calibrated.intrinsic, calibrated.cells, calibrated.label_scale)
+    });
     let labels = context.network.labels();
     let mut summary = RunSummary {
         run_id: context.run_id.clone(),
@@ -183,9 +225,18 @@ fn summary(
         noise: found.fit.estimate.clone(),
         prior: PriorFacts::of(context),
         blocks,
+        effective_parameters,
         intrinsic,
+        intrinsic_cells,
+        label_scale,
         predict: predicted.as_ref().map(|predicted| predicted.counts),
-        pulls: predicted.as_ref().and_then(|predicted| predicted.pulls.pulls()),
+        pulls_over: pulls.is_some().then_some(if context.is_fused() {
+            PullsOver::HeldOut
+        } else {
+            PullsOver::Predicted
+        }),
+        pulls,
+        held_out_pulls,
         files: written,
         complete: false,
         notes,
@@ -193,8 +244,17 @@ fn summary(
     };
     if process == 0 && predicted.is_some() {
         summary.files.push(files::write_blocks(context, &summary.blocks)?);
-        if let Some(evidence) = context.evidence() {
-            summary.files.push(files::write_evidence(context, evidence)?);
+        if let Some(choice) = context.prior_choice() {
+            if !choice.evidence.is_empty() {
+                summary.files.push(files::write_evidence(context, &choice.evidence)?);
+            }
+            if let Some(holdout) = &choice.holdout {
+                summary.files.push(files::write_holdout(context, holdout)?);
+            }
+        }
+        if !summary.intrinsic_cells.is_empty() {
+            let (cells, all) = (&summary.intrinsic_cells, summary.intrinsic.as_ref());
+            summary.files.push(files::write_intrinsic(context, cells, all)?);
         }
         summary.files.sort();
         context.output.commit(&manifest(context, &summary)?)?;
@@ -264,21 +324,12 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
             facts.largest_residual
         ));
     }
-    if let Some(invert) = &found.invert {
-        let effective: f64 = invert.blocks.iter().map(|info| info.effective_parameters).sum();
-        let (of, limit) = match context.job.curvature.kind {
-            CurvatureKind::Ggn => (
-                "labels x spectra",
-                found.fit.counts.in_sums * context.network.n_labels() as u64,
-            ),
-            CurvatureKind::EmpiricalFisher => ("spectra", found.fit.counts.in_sums),
-            CurvatureKind::Hessian => ("weights", context.network.n_weights() as u64),
-        };
-        let limit = limit as f64;
-        if effective > limit {
+    if found.invert.is_some() {
+        let EffectiveParameters { all, limit, of, .. } = effective_parameters(context, found);
+        if all > limit as f64 {
             notes.push(format!(
-                "effective parameters {effective:.0} exceed {of} = {limit:.0}: the structure counts information that is not there, \
-                 and the weights' part is too small"
+                "effective parameters {all:.0} exceed {of} = {limit}: the structure counts information that is not there, and the \
+                 weights' part is too small"
             ));
         }
     }
@@ -293,15 +344,15 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
             plan.name()
         ));
     }
-    if let Some(evidence) = found.invert.as_ref().and_then(|invert| invert.evidence.as_ref()) {
+    if let Some(choice) = context.prior_choice().filter(|_| found.invert.is_some()) {
         let pulls = found
             .predict
             .as_ref()
             .map(|(_, predicted)| predicted.pulls.pulls().is_some());
-        notes.extend(evidence_notes(evidence, pulls));
+        notes.extend(calibration_notes::of_prior(context, choice, pulls));
     }
-    if let Some((intrinsic, _)) = &found.predict {
-        match intrinsic {
+    if let Some((calibrated, _)) = &found.predict {
+        match &calibrated.intrinsic {
             None => notes.push("C_intrinsic is 0: no held-out spectrum has labels to compare with; error bars are not calibrated".into()),
             Some(intrinsic) if intrinsic.vanishing > 0 => notes.push(format!(
                 "C_intrinsic vanishes in {} of {} directions: there the photons' part, the weights' part and the labels' own errors already \
@@ -311,47 +362,28 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
             )),
             Some(_) => {}
         }
+        notes.extend(calibration_notes::of_calibration(context, calibrated));
     }
     notes
 }
 
-/// What a reader should know of a prior precision by evidence; whether there are pulls, once it is known.
-fn evidence_notes(evidence: &Evidence, pulls: Option<bool>) -> Vec<String> {
-    let delta = evidence.prior_precision;
-    let mut notes = vec![format!(
-        "prior precision {} by evidence: {:.1} effective parameters over {} for the sum of squared weights and biases",
-        rounded(delta),
-        evidence.effective_parameters,
-        rounded(evidence.weights_squared)
-    )];
-    if evidence.at_edge {
-        let from = evidence.curve.first().map_or(delta, |point| point.prior_precision);
-        notes.push(if delta > from {
-            format!(
-                "the evidence still rises at {delta:.1e}, the end of its curve: the spectra determine hardly anything of the weights, and this \
-                 prior precision is no optimum; give prior.precision a number"
-            )
-        } else {
-            format!(
-                "the evidence still rises towards 0 at {delta:.1e}, the end of its curve, where eigenvalues are rounding: this prior precision \
-                 is no optimum; give prior.precision a number"
-            )
-        });
-    }
-    let judge = match pulls {
-        Some(true) => "the pulls decide",
-        Some(false) => {
-            "the pulls would decide, and no unseen spectra have labels to compare with: nothing here checks the weights' part"
-        }
-        None => "the pulls that `predict` finds decide",
+fn effective_parameters(context: &Context, found: &Found) -> EffectiveParameters {
+    let blocks = found.invert.iter().flat_map(|invert| &invert.blocks);
+    let by_layer: BTreeMap<String, f64> = blocks
+        .map(|info| (info.layers.join("+"), info.effective_parameters))
+        .collect();
+    let (of, limit) = match context.job.curvature.kind {
+        CurvatureKind::Ggn => (
+            "labels x spectra",
+            found.fit.counts.in_sums * context.network.n_labels() as u64,
+        ),
+        CurvatureKind::EmpiricalFisher => ("spectra", found.fit.counts.in_sums),
+        CurvatureKind::Hessian => ("weights", context.network.n_weights() as u64),
     };
-    notes.push(format!(
-        "a prior precision by evidence, one for all weights, can be far from calibrated: {judge}"
-    ));
-    notes
-}
-
-/// To four digits.
-fn rounded(x: f64) -> f64 {
-    format!("{x:.3e}").parse().unwrap_or(x)
+    EffectiveParameters {
+        all: by_layer.values().sum(),
+        by_layer,
+        limit,
+        of,
+    }
 }

@@ -1,7 +1,7 @@
 //! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
 
 use fisherflow_curvature::References;
-use fisherflow_posterior::{BlockInfo, Evidence, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::dual_files::DualChunk;
 use crate::error::RunError;
+use crate::prior_choice::PriorChoice;
 
 /// What `fit` found, beside `posterior/hessian/`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,9 +49,8 @@ pub struct FitCounts {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InvertState {
     pub(crate) run_id: String,
-    /// Where the prior precision was chosen by it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) evidence: Option<Evidence>,
+    /// The prior precision of every block.
+    pub(crate) prior: PriorChoice,
     pub(crate) blocks: Vec<BlockInfo>,
     pub(crate) files: Vec<WrittenFile>,
 }

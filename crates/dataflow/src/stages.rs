@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{CurvatureKind, References};
-use fisherflow_posterior::ScatterEstimate;
+use fisherflow_posterior::{ScatterEstimate, holdout_grid};
 use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Noise, Prior, Stage};
+use crate::passes::calibrate::Calibrated;
 use crate::passes::predict::Predicted;
 use crate::passes::products::Loss;
-use crate::passes::{agree, calibrate, correction, curvature, invert, low_rank, population, predict, reference};
+use crate::passes::{
+    agree, calibrate, correction, curvature, holdout, invert, low_rank, population, predict, reference,
+};
 use crate::stage_state::{self, FitState, InvertState};
 
 /// What the stages that ran found.
@@ -20,8 +23,8 @@ use crate::stage_state::{self, FitState, InvertState};
 pub(crate) struct Found {
     pub(crate) fit: FitState,
     pub(crate) invert: Option<InvertState>,
-    /// C_intrinsic's estimate, where held-out spectra have labels, and the predictions.
-    pub(crate) predict: Option<(Option<ScatterEstimate>, Predicted)>,
+    /// What held-out spectra show beyond the known parts, and the predictions.
+    pub(crate) predict: Option<(Calibrated, Predicted)>,
 }
 
 /// Runs `stage` on this worker, together with all others.
@@ -52,7 +55,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,
         _ => invert(worker, context, &fit)?,
     };
-    context.take_over_evidence(&inverted);
+    context.take_over_prior(&inverted);
     if stage == Stage::Invert {
         return Ok(Found {
             fit,
@@ -226,16 +229,28 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
     context.open_dual(fit);
     let (n_spectra, n_blocks) = (fit.counts.in_sums, context.blocks.len() as u64);
     let state = match context.job.prior {
-        Prior::Fixed(precision) => {
+        Prior::Fixed(_) => {
+            let prior = context.prior_choice().ok_or_else(|| unknown_prior(context))?;
             begin(worker, context, "invert", n_blocks);
-            invert::inverse(worker, context, n_spectra, precision)?
+            invert::inverse(worker, context, n_spectra, prior)?
         }
-        Prior::Evidence => {
+        Prior::Evidence | Prior::EvidencePerBlock => {
             begin(worker, context, "evidence", n_blocks);
             let factored = invert::factors(worker, context, n_spectra)?;
-            let evidence = context.maximise_evidence(&factored.spectra)?;
+            let prior = context.choose_by_evidence(&factored.spectra)?;
             begin(worker, context, "invert", n_blocks);
-            invert::finish(worker, context, factored, evidence)?
+            invert::finish(worker, context, factored, prior)?
+        }
+        Prior::Holdout => {
+            begin(worker, context, "evidence", n_blocks);
+            let factored = invert::factors(worker, context, n_spectra)?;
+            let grid = holdout_grid(context.evidence_of_all(&factored.spectra)?.prior_precision);
+            begin(worker, context, "holdout", share(worker, context, &context.fit.sample));
+            let scanned = holdout::scan(worker, context, fit.population.as_ref(), n_spectra, &grid)?;
+            context.drop_scans();
+            let prior = context.choose_by_holdout(&factored.spectra, &scanned)?;
+            begin(worker, context, "invert", n_blocks);
+            invert::finish(worker, context, factored, prior)?
         }
     };
     end(worker, context);
@@ -245,12 +260,16 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
     Ok(state)
 }
 
+fn unknown_prior(context: &Context) -> RunError {
+    RunError::Internal(format!("{:?} gives not every block its precision", context.job.prior))
+}
+
 fn predict(
     worker: &mut Worker,
     context: &Arc<Context>,
     fit: &FitState,
     inverted: &InvertState,
-) -> Result<(Option<ScatterEstimate>, Predicted), RunError> {
+) -> Result<(Calibrated, Predicted), RunError> {
     context.open_dual(fit);
     context.load_posterior(inverted)?;
     begin(
@@ -259,18 +278,13 @@ fn predict(
         "calibrate",
         share(worker, context, &context.fit.sample),
     );
-    let held_out = calibrate::calibrate(worker, context, fit.population.as_ref())?;
-    let intrinsic = (held_out.n_spectra() > 0).then(|| held_out.intrinsic()).transpose()?;
-    let k = context.network.n_labels();
-    let covariance = intrinsic
-        .as_ref()
-        .map_or_else(|| vec![0.0; k * k], |intrinsic| intrinsic.covariance.clone());
+    let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     context
         .progress
         .begin("predict", context.predicted().catalogue.n_rows());
-    let predicted = predict::predict(worker, context, fit.population.as_ref(), &covariance)?;
+    let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated)?;
     end(worker, context);
-    Ok((intrinsic, predicted))
+    Ok((calibrated, predicted))
 }
 
 /// Spectra of the groups that come to this process's workers.

@@ -387,7 +387,7 @@ fn a_network_of_zeros_has_no_evidence_and_ends_clearly() {
     };
     let error = run(Arc::new(by_evidence), Stage::Run, &alone(2), Arc::new(Quiet)).unwrap_err();
     let said = format!("{error:?} {error}");
-    assert!(said.contains("all weights of the network are 0"), "{said}");
+    assert!(said.contains("all weights are 0"), "{said}");
 }
 
 /// What a file's metadata says of its numbers.

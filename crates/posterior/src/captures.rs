@@ -7,6 +7,7 @@ use crate::PosteriorError;
 use crate::product::Scalar;
 
 /// Both sides of a layer's weight Jacobian.
+#[derive(Clone)]
 pub(crate) struct Sides<T> {
     /// Number of spectra.
     pub batch: usize,

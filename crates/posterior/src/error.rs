@@ -16,6 +16,14 @@ pub enum PosteriorError {
         /// What was given.
         value: f64,
     },
+    /// A block's eigenvalues are not all known: it cannot be evaluated at many prior precisions.
+    #[error(
+        "block {block} holds leading eigenpairs alone: give its prior precision, or hold its layers by another structure"
+    )]
+    NoScan {
+        /// The block's name.
+        block: String,
+    },
     /// A dense block has no Cholesky factor, or only one that is rounding error.
     #[error(
         "block {block} with prior precision {prior_precision} is singular: the pivot of weight {pivot} of {n_weights} ({layer}, output \
@@ -279,6 +287,14 @@ pub enum PosteriorError {
         value: f64,
         /// What it must be.
         remedy: &'static str,
+    },
+    /// Edges of label cells that make no cells.
+    #[error("the edges of label {label} (counted from 0) make no cells: {reason}")]
+    Edges {
+        /// The label.
+        label: usize,
+        /// Why.
+        reason: &'static str,
     },
     /// Nothing was summed.
     #[error(

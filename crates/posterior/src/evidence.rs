@@ -75,7 +75,7 @@ pub fn evidence(spectra: &[Spectrum], weights_squared: f64) -> Result<Evidence, 
         return refused("the network's weights or the Hessian's eigenvalues overflow");
     }
     if weights_squared <= 0.0 {
-        return refused("all weights of the network are 0, for which every larger one is better");
+        return refused("all weights are 0, for which every larger one is better");
     }
     if largest <= 0.0 {
         return refused("the Hessian is 0, for which every smaller one is better");
@@ -222,7 +222,7 @@ mod tests {
         let regular = Spectrum::new(vec![1.0, 2.0], 0);
         let zero = Spectrum::new(vec![0.0, 0.0], 0);
         for (spectra, squared, said) in [
-            (vec![regular.clone()], 0.0, "all weights of the network are 0"),
+            (vec![regular.clone()], 0.0, "all weights are 0"),
             (vec![zero.clone()], 1.0, "the Hessian is 0"),
             (vec![], 1.0, "the Hessian is 0"),
             (vec![regular.clone()], f64::NAN, "overflow"),

@@ -1,6 +1,7 @@
 //! A block's curvature, factored as far as no prior is needed: then its prior can be chosen from its eigenvalues, and nothing is decomposed
 //! twice.
 
+use candle_core::DType;
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, KroneckerBases, Matrix};
 
 use crate::dense::DensePrecision;
@@ -10,7 +11,7 @@ use crate::eigenbasis::Eigenbasis;
 use crate::kronecker::KroneckerPrecision;
 use crate::low_rank::{LowRankPrecision, Parts};
 use crate::matrices::{check_curvature, check_factors, count_of_terms};
-use crate::{BlockPosterior, Factor, PosteriorError, Precision, Spectrum};
+use crate::{BlockPosterior, Factor, PosteriorError, Precision, PriorScan, Spectrum};
 
 /// What of a block's posterior does not depend on the prior.
 pub struct FactoredBlock {
@@ -95,6 +96,24 @@ impl FactoredBlock {
                 structure: self.plan.structure,
             }),
         }
+    }
+
+    /// The block at many prior precisions at once, for captures of one type (f32 or f64), its products on so many `threads`; a dense
+    /// block's eigenvectors are computed here.
+    ///
+    /// # Errors
+    /// As [`FactoredBlock::spectrum`].
+    pub fn prior_scan(&self, captures: DType, threads: usize) -> Result<PriorScan, PosteriorError> {
+        let plan = &self.plan;
+        Ok(match &self.factors {
+            Factors::Dense(h) => {
+                let pairs = decompose(h.clone(), &plan.name(), Factor::Dense, self.threads)?;
+                PriorScan::dense(plan, pairs, threads)
+            }
+            Factors::Kronecker(basis) => PriorScan::rotated(plan, basis, captures, threads),
+            Factors::LowRank(_) => return Err(PosteriorError::NoScan { block: plan.name() }),
+            Factors::Diagonal(d) => PriorScan::diagonal(plan, self.spectrum()?, &d.values, captures, threads),
+        })
     }
 
     /// Adds the prior precision `delta` and inverts: `P = H + delta I`.

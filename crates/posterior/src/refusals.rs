@@ -257,7 +257,8 @@ fn a_curvature_that_is_no_sum_of_squares_is_refused() {
         // One direction of large negative curvature, which no prior of this size makes up for.
         match &mut case.curvature.form {
             CurvatureForm::Dense(m) | CurvatureForm::Kronecker { a: m, .. } => m.values[0] = -50.0,
-            CurvatureForm::Diagonal(m) => m.values[0] = -50.0,
+            CurvatureForm::Diagonal(m) | CurvatureForm::Eigenbasis { eigenvalues: m, .. } => m.values[0] = -50.0,
+            CurvatureForm::LowRank { eigenvalues, .. } => eigenvalues[0] = -50.0,
         }
         let error = invert(&case.plan, case.curvature.clone(), PRIOR, 1).err().unwrap();
         let text = error.to_string();

@@ -1,5 +1,7 @@
 //! What the manifest's settings say: the parts that have a place of their own on the page, and all others by name.
 
+use std::collections::BTreeMap;
+
 use fisherflow_store::{Manifest, Output};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +16,15 @@ pub(crate) struct Settings {
     /// Of each label; none where fewer than two unseen spectra have labels.
     #[serde(default)]
     pub pulls: Option<Vec<Pulls>>,
+    /// Which spectra those are over: `held_out` or `predicted`.
+    #[serde(default)]
+    pub pulls_over: Option<String>,
+    /// Over the held-out spectra that the error bars were fitted to.
+    #[serde(default)]
+    pub held_out_pulls: Option<Vec<Pulls>>,
+    /// C_intrinsic by cell of label space; empty where one serves all.
+    #[serde(default)]
+    pub intrinsic_cells: Vec<LabelCell>,
     /// How the labels' noise R came about; none where the run file gives it.
     #[serde(default)]
     pub noise_estimate: Option<Noise>,
@@ -50,6 +61,28 @@ pub(crate) struct Pulls {
     pub within_one_sigma: f64,
 }
 
+/// C_intrinsic of a cell of label space.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct LabelCell {
+    /// The cell.
+    pub intervals: Vec<Interval>,
+    /// Number of held-out spectra.
+    pub n_spectra: u64,
+    /// Its own; none where there are too few.
+    pub own: Option<Noise>,
+}
+
+/// One label's interval; open where there is no edge.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct Interval {
+    /// Position of the label.
+    pub label: usize,
+    /// Lower edge.
+    pub low: Option<f64>,
+    /// Upper edge.
+    pub high: Option<f64>,
+}
+
 /// R, from held-out spectra.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Noise {
@@ -60,19 +93,49 @@ pub(crate) struct Noise {
 }
 
 /// The prior precision of every weight.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Prior {
     /// In normalised units, on the scale of the sum over spectra.
     #[serde(default)]
-    pub precision: Option<f64>,
-    /// Where it was chosen by it.
+    pub precision: Option<Precision>,
+    /// Where it was chosen by it, or where it stands beside.
     #[serde(default)]
     pub evidence: Option<Evidence>,
+    /// Each block's, where each has one of its own.
+    #[serde(default)]
+    pub evidence_by_block: BTreeMap<String, Evidence>,
+    /// Where it was chosen by held-out spectra.
+    #[serde(default)]
+    pub holdout: Option<Holdout>,
+}
+
+/// One prior precision, or one a block.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Precision {
+    One(f64),
+    ByBlock(BTreeMap<String, f64>),
+}
+
+/// The maximum of the held-out spectra's likelihood.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct Holdout {
+    /// First precision that these spectra cannot tell from the best.
+    pub indistinct_from: f64,
+    /// The last.
+    pub indistinct_to: f64,
+    /// Whether these reach an end of the curve.
+    pub flat: bool,
+    /// Number of held-out spectra.
+    pub n_spectra: u64,
 }
 
 /// The maximum of the evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(crate) struct Evidence {
+    /// Where it is; none in outputs of versions that had one place for it.
+    #[serde(default)]
+    pub precision: Option<f64>,
     /// `gamma`, over all blocks.
     pub effective_parameters: f64,
     /// Of all weights and biases.
@@ -101,7 +164,15 @@ pub(crate) struct Budget {
 }
 
 /// Settings that have sections of their own.
-const ELSEWHERE: [&str; 4] = ["blocks", "intrinsic_estimate", "noise_estimate", "pulls"];
+const ELSEWHERE: [&str; 7] = [
+    "blocks",
+    "effective_parameters",
+    "held_out_pulls",
+    "intrinsic_cells",
+    "intrinsic_estimate",
+    "noise_estimate",
+    "pulls",
+];
 
 impl Settings {
     /// The settings of a manifest.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float64Array};
+use arrow_array::{ArrayRef, Float64Array, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 
 use crate::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
@@ -12,13 +12,15 @@ use crate::{StoreError, Stores};
 const EVIDENCE: &str = "posterior/evidence.parquet";
 
 /// One prior precision. What is not finite is written as null.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EvidenceRow {
+    /// The block whose prior it is, its layers joined by `+`; none where one precision serves all blocks.
+    pub layer: Option<String>,
     /// Of every weight, in normalised units, on the scale of the sum over spectra.
     pub prior_precision: f64,
     /// Log marginal likelihood, up to a constant that is the same in all rows.
     pub log_evidence: f64,
-    /// `sum lambda / (lambda + prior_precision)` over all blocks.
+    /// `sum lambda / (lambda + prior_precision)` over all blocks, or over the one.
     pub effective_parameters: f64,
 }
 
@@ -30,6 +32,7 @@ pub(crate) fn write_evidence(
 ) -> Result<WrittenFile, StoreError> {
     let number = |name: &str, nullable| Field::new(name, DataType::Float64, nullable);
     let schema = Arc::new(Schema::new(vec![
+        Field::new("layer", DataType::Utf8, true),
         number("prior_precision", false),
         number("log_evidence", true),
         number("effective_parameters", true),
@@ -40,6 +43,7 @@ pub(crate) fn write_evidence(
         Arc::new(values.map(|v| v.is_finite().then_some(v)).collect::<Float64Array>())
     };
     let columns = vec![
+        Arc::new(rows.iter().map(|row| row.layer.as_deref()).collect::<StringArray>()),
         numbers(|row| row.prior_precision),
         numbers(|row| row.log_evidence),
         numbers(|row| row.effective_parameters),

@@ -13,6 +13,8 @@ use crate::catalogue::hex;
 use crate::evidence::write_evidence;
 use crate::failure::Action;
 use crate::flux_part::{flux_part_path, read_flux_part};
+use crate::holdout::{HoldoutRow, write_holdout};
+use crate::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::jacobians::JacobianSchema;
 use crate::matrices::read_matrices;
 use crate::{
@@ -307,6 +309,32 @@ impl Output {
     #[must_use]
     pub fn table(&self, path: &str, metadata: &FileMetadata) -> TableWriter {
         TableWriter::new(&self.stores, &self.uri, path, metadata)
+    }
+
+    /// Writes `posterior/holdout.parquet`; `labels` are the network's.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_holdout(
+        &self,
+        labels: &[String],
+        rows: &[HoldoutRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        write_holdout(&self.stores, &self.uri, labels, rows, metadata)
+    }
+
+    /// Writes `posterior/intrinsic.parquet`; `labels` names those with edges.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_intrinsic(
+        &self,
+        labels: &[String],
+        rows: &[IntrinsicRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        write_intrinsic(&self.stores, &self.uri, labels, rows, metadata)
     }
 
     /// Reads `posterior/blocks.parquet`.

@@ -252,6 +252,7 @@ fn weights_blocks_and_stages_come_back() {
     assert_eq!(output.read_blocks().unwrap(), [block]);
 
     let point = |prior_precision, log_evidence| EvidenceRow {
+        layer: (prior_precision > 1.0).then(|| "layers.0".to_owned()),
         prior_precision,
         log_evidence,
         effective_parameters: 2.5,
@@ -264,6 +265,8 @@ fn weights_blocks_and_stages_come_back() {
     assert_eq!(column("prior_precision"), [Some(0.1), Some(1e300)]);
     assert_eq!(column("log_evidence"), [Some(-3.0), None]);
     assert_eq!(column("effective_parameters"), [Some(2.5), Some(2.5)]);
+    let layers: Vec<Option<&str>> = read["layer"].as_string::<i32>().iter().collect();
+    assert_eq!(layers, [None, Some("layers.0")]);
 
     assert!(output.read_flux_part(0).unwrap().is_none());
     let mut writer = output.flux_part(0, 2, &FileMetadata::default()).unwrap();
@@ -276,6 +279,50 @@ fn weights_blocks_and_stages_come_back() {
     assert_eq!(part.covariance[..4], [1.0, 2.0, 3.0, 4.0]);
     output.clear_stages().unwrap();
     assert!(output.read_flux_part(0).unwrap().is_none());
+}
+
+#[test]
+fn curves_and_cells_read_back() {
+    let (_directory, stores, output) = place();
+    let metadata = FileMetadata::default();
+    let point = |delta: f64| HoldoutRow {
+        prior_precision: delta,
+        log_likelihood: -delta,
+        effective_parameters: 2.0 * delta,
+        pull_std: vec![1.0, f64::NAN],
+        pull_std_without: vec![delta, 3.0],
+    };
+    let mut curve = [point(0.5), point(4.0)];
+    let written = output.write_holdout(&labels(), &curve, &metadata).unwrap();
+    assert_eq!((written.path.as_str(), written.rows), ("posterior/holdout.parquet", 2));
+    let read = one(&stores, &output.child("posterior/holdout.parquet"));
+    let column = |name: &str| read[name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
+    assert_eq!(column("log_likelihood"), [Some(-0.5), Some(-4.0)]);
+    let [first, second] = [0, 1].map(|at| labels()[at].clone());
+    assert_eq!(
+        column(&format!("pull_std_{first}_without_intrinsic")),
+        [Some(0.5), Some(4.0)]
+    );
+    assert_eq!(column(&format!("pull_std_{second}")), [None, None]);
+    curve[1].pull_std.pop();
+    assert!(output.write_holdout(&labels(), &curve, &metadata).is_err());
+
+    let cell = |low, high, own| IntrinsicRow {
+        intervals: vec![(low, high)],
+        n_spectra: 70,
+        own,
+        covariance: vec![1.0, 0.0, 0.0, 2.0],
+        vanishing: 0,
+    };
+    let cells = [cell(None, Some(4000.0), true), cell(Some(4000.0), None, false)];
+    let written = output.write_intrinsic(&labels()[..1], &cells, &metadata).unwrap();
+    assert_eq!(written.path, "posterior/intrinsic.parquet");
+    let read = one(&stores, &output.child("posterior/intrinsic.parquet"));
+    let column = |name: String| read[&name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
+    assert_eq!(column(format!("{first}_low")), [None, Some(4000.0)]);
+    assert_eq!(column(format!("{first}_high")), [Some(4000.0), None]);
+    let own: Vec<Option<bool>> = read["own"].as_boolean().iter().collect();
+    assert_eq!(own, [Some(true), Some(false)]);
 }
 
 #[test]

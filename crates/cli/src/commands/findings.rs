@@ -2,6 +2,8 @@
 //!
 //! A run that just ended and the manifest of an old one give the same tables.
 
+use std::collections::BTreeMap;
+
 use fisherflow_dataflow::RunSummary;
 use fisherflow_store::Manifest;
 use serde::Deserialize;
@@ -16,6 +18,9 @@ pub struct Findings {
     noise_estimate: Option<Scatter>,
     intrinsic_estimate: Option<Scatter>,
     pulls: Option<Vec<Pulls>>,
+    pulls_over: Option<String>,
+    held_out_pulls: Option<Vec<Pulls>>,
+    effective_parameters: Option<Effective>,
     prior: Option<Prior>,
     blocks: Vec<Block>,
 }
@@ -37,28 +42,57 @@ struct Scatter {
     n_spectra: u64,
 }
 
+/// How many weights the data determine, and how many they can.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Effective {
+    all: f64,
+    limit: u64,
+}
+
 /// The pulls of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 struct Pulls {
+    #[serde(default)]
+    n_spectra: u64,
     mean: f64,
     standard_deviation: f64,
     within_one_sigma: f64,
 }
 
 /// The prior precision.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Prior {
-    precision: Option<f64>,
-    /// Where the precision was chosen by it.
+    precision: Option<Precision>,
+    /// Where the precision was chosen by it, or where it stands beside.
     evidence: Option<Evidence>,
+    /// Where the precision was chosen by it.
+    holdout: Option<Holdout>,
+}
+
+/// One prior precision, or one a block.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Precision {
+    One(f64),
+    ByBlock(BTreeMap<String, f64>),
 }
 
 /// The maximum of the evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 struct Evidence {
+    precision: Option<f64>,
     effective_parameters: Option<f64>,
     weights_squared: Option<f64>,
     at_edge: bool,
+}
+
+/// The maximum of the held-out spectra's likelihood.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Holdout {
+    indistinct_from: f64,
+    indistinct_to: f64,
+    flat: bool,
+    n_spectra: u64,
 }
 
 /// A block of the Hessian.
@@ -68,6 +102,7 @@ struct Block {
     structure: String,
     n_weights: u64,
     /// Numbers that are not finite are null in JSON.
+    prior_precision: Option<f64>,
     effective_parameters: Option<f64>,
     log_det: Option<f64>,
     condition: Option<f64>,
@@ -81,6 +116,9 @@ impl Findings {
             "noise_estimate": done.noise,
             "intrinsic_estimate": done.intrinsic,
             "pulls": done.pulls,
+            "pulls_over": done.pulls_over,
+            "held_out_pulls": done.held_out_pulls,
+            "effective_parameters": done.effective_parameters,
             "prior": done.prior,
             "blocks": done.blocks,
         });
@@ -108,13 +146,48 @@ impl Findings {
                 "noise to intrinsic: standard deviations over {} held-out spectra; pulls: their errors in units of the error bars",
                 count(stars.map_or(0, |s| s.n_spectra))
             ));
-        }
-        if !self.blocks.is_empty() {
-            page.gap().grid(&self.blocks());
-            if let Some(line) = self.prior.and_then(Prior::line) {
+            for line in self.pulled() {
                 page.line(line);
             }
         }
+        if !self.blocks.is_empty() {
+            page.gap().grid(&self.blocks());
+            if let Some(effective) = self.effective_parameters {
+                page.line(format!(
+                    "{:.1} effective parameters in all; labels x spectra can determine at most {}",
+                    effective.all,
+                    count(effective.limit)
+                ));
+            }
+            for line in self.prior.iter().flat_map(Prior::lines) {
+                page.line(line);
+            }
+        }
+    }
+
+    /// Which spectra the pulls are over, and what they are over those that something was fitted to.
+    fn pulled(&self) -> Vec<String> {
+        let number = |pulls: &[Pulls]| count(pulls.first().map_or(0, |pulls| pulls.n_spectra));
+        let mut lines = Vec::new();
+        let over = self.pulls_over.as_deref();
+        if let (Some(pulls), Some(over)) = (&self.pulls, over) {
+            lines.push(match over {
+                "held_out" => format!(
+                    "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them",
+                    number(pulls)
+                ),
+                _ => format!("pulls are over {} spectra of [predict]", number(pulls)),
+            });
+        }
+        if let (Some(pulls), Some("predicted")) = (&self.held_out_pulls, over) {
+            let stds: Vec<String> = pulls.iter().map(|p| format!("{:.3}", p.standard_deviation)).collect();
+            lines.push(format!(
+                "pull std over the {} held-out spectra of the fit, which the error bars are fitted to: {}",
+                number(pulls),
+                stds.join(", ")
+            ));
+        }
+        lines
     }
 
     /// A row a label.
@@ -156,12 +229,21 @@ impl Findings {
 
     /// A row a block.
     fn blocks(&self) -> Grid {
-        let mut grid = Grid::new(&["block", "structure", "weights", "effective", "log det", "condition"]);
+        let mut grid = Grid::new(&[
+            "block",
+            "structure",
+            "weights",
+            "prior",
+            "effective",
+            "log det",
+            "condition",
+        ]);
         for block in &self.blocks {
             grid.row(vec![
                 block.layers.join("+"),
                 block.structure.clone(),
                 count(block.n_weights),
+                block.prior_precision.map_or("-".to_owned(), number),
                 block.effective_parameters.map_or("-".to_owned(), |x| format!("{x:.1}")),
                 block.log_det.map_or("-".to_owned(), |x| format!("{x:.1}")),
                 block.condition.map_or("-".to_owned(), |x| format!("{x:.1e}")),
@@ -172,23 +254,47 @@ impl Findings {
 }
 
 impl Prior {
-    /// The precision that the evidence chose, in a line.
-    fn line(self) -> Option<String> {
-        let evidence = self.evidence?;
+    /// What chose the precision, in a line each.
+    fn lines(&self) -> Vec<String> {
         let say = |x: Option<f64>| x.map_or("-".to_owned(), number);
-        Some(format!(
-            "prior precision {} by evidence{}: {} effective parameters over {} for the sum of squared weights and biases",
-            say(self.precision),
-            if evidence.at_edge {
-                " (the end of its curve, no optimum)"
+        let precision = match &self.precision {
+            Some(Precision::One(precision)) => Some(*precision),
+            Some(Precision::ByBlock(_)) | None => None,
+        };
+        let mut lines = Vec::new();
+        if let Some(holdout) = self.holdout {
+            let by = if holdout.flat {
+                "nearest to the evidence's of those that"
             } else {
-                ""
-            },
-            evidence
-                .effective_parameters
-                .map_or("-".to_owned(), |x| format!("{x:.1}")),
-            say(evidence.weights_squared)
-        ))
+                "by the likelihood of"
+            };
+            let tell = if holdout.flat { "cannot tell apart" } else { "; as good" };
+            lines.push(format!(
+                "prior precision {}: {by} {} held-out spectra{}{tell}: {} to {}",
+                say(precision),
+                count(holdout.n_spectra),
+                if holdout.flat { " " } else { "" },
+                number(holdout.indistinct_from),
+                number(holdout.indistinct_to)
+            ));
+        }
+        if let Some(evidence) = self.evidence {
+            lines.push(format!(
+                "prior precision {} by evidence{}{}: {} effective parameters over {} for the sum of squared weights and biases",
+                say(evidence.precision.or(precision)),
+                if self.holdout.is_some() { " (not taken)" } else { "" },
+                if evidence.at_edge {
+                    " (the end of its curve, no optimum)"
+                } else {
+                    ""
+                },
+                evidence
+                    .effective_parameters
+                    .map_or("-".to_owned(), |x| format!("{x:.1}")),
+                say(evidence.weights_squared)
+            ));
+        }
+        lines
     }
 }
 
@@ -216,13 +322,19 @@ mod tests {
             "teff   K        20     -        -          -      0.100     1.050     0.680"
         );
         assert!(lines[2].contains("52 held-out spectra"));
-        assert_eq!(lines[5], "a+b    full             7        3.5     12.2      1.0e4");
+        assert_eq!(
+            lines[5],
+            "a+b    full             7      -        3.5     12.2      1.0e4"
+        );
         assert_eq!(
             lines[6],
             "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
         );
         let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
-        assert_eq!(Findings::of_settings(given).prior.unwrap().line(), None);
+        assert_eq!(
+            Findings::of_settings(given).prior.unwrap().lines(),
+            Vec::<String>::new()
+        );
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(
             Findings::of_settings(serde_json::json!({"blocks": 3})),

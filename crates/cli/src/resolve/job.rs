@@ -1,6 +1,8 @@
 //! A run file into a [`Job`].
 
-use fisherflow_dataflow::{CatalogueSource, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict};
+use fisherflow_dataflow::{
+    Calibration, CatalogueSource, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict,
+};
 use fisherflow_network::{Arithmetic, Description, LabelsDescription};
 
 use crate::environment::Environment;
@@ -30,7 +32,7 @@ pub fn job(
             .map(|table| catalogue(table, folder)),
         jacobians: run_file.predict.jacobians,
     };
-    let prior = run_file.prior()?.precision;
+    let prior = run_file.prior()?;
     let output = folder.locate(&run_file.output()?.uri);
     let mut uris = vec![network.uri.as_str(), &fit.uri, &output];
     uris.extend(predict.catalogue.iter().map(|source| source.uri.as_str()));
@@ -49,7 +51,13 @@ pub fn job(
             Some(covariance) => Noise::Covariance(covariance.clone()),
             None => Noise::Holdout,
         },
-        prior,
+        prior: prior.precision,
+        prior_by_layer: prior.layers.clone(),
+        calibration: Calibration {
+            errors_in_variables: run_file.noise.errors_in_variables,
+            intrinsic_bins: run_file.noise.intrinsic_bins.clone(),
+            label_scale: prior.label_scale,
+        },
         compute: Compute {
             arithmetic: arithmetic(&run_file.compute),
             batch: run_file.compute.batch,

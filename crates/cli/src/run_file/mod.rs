@@ -23,6 +23,7 @@ mod train;
 use std::path::Path;
 
 use fisherflow_network::train::Recipe;
+use fisherflow_spectra::FluxError;
 
 pub use catalogue::CatalogueTable;
 pub use compute::ComputeTable;
@@ -138,17 +139,28 @@ impl RunFile {
                 n => Some(n),
             },
             label_errors: fit.label_errors.is_some(),
+            exact_inputs: catalogue.columns.error == FluxError::Exact,
         };
         let noise = match tables.optional("noise", noise::KEYS)? {
             Some(table) => NoiseTable::read(&table, fits)?,
             None => NoiseTable::default(),
         };
+        if !noise.intrinsic_bins.is_empty() && catalogue.columns.labels.is_empty() {
+            return Err(tables.required("catalogue", catalogue::KEYS)?.missing(
+                "labels",
+                "C_intrinsic by cell comes from held-out residuals: name the columns of labels, or leave [noise.intrinsic_bins] out",
+            ));
+        }
         if noise.covariance.is_none() && catalogue.columns.labels.is_empty() {
             return Err(tables.required("catalogue", catalogue::KEYS)?.missing(
                 "labels",
                 "the noise comes from held-out residuals: name the columns of labels, or give [noise] covariance = [[...]]",
             ));
         }
+        let prior = match tables.optional("prior", prior::KEYS)? {
+            Some(table) => Some(read_prior(&table, &noise, &catalogue)?),
+            None => None,
+        };
         Ok(Self {
             at: root.at().clone(),
             network,
@@ -159,10 +171,7 @@ impl RunFile {
                 .map(|t| CurvatureTable::read(&t))
                 .transpose()?,
             noise,
-            prior: tables
-                .optional("prior", prior::KEYS)?
-                .map(|t| PriorTable::read(&t))
-                .transpose()?,
+            prior,
             compute: tables
                 .optional("compute", compute::KEYS)?
                 .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t))?,
@@ -253,6 +262,25 @@ fn check_version(root: &Table<'_>) -> Result<(), RunFileError> {
         VERSION => Ok(()),
         other => Err(entry.unsupported(format!("version {other}"), "it reads version = 1")),
     }
+}
+
+/// `[prior]`; what of it looks at held-out residuals needs some.
+fn read_prior(table: &Table<'_>, noise: &NoiseTable, catalogue: &CatalogueTable) -> Result<PriorTable, RunFileError> {
+    let prior = PriorTable::read(table)?;
+    let Some(entry) = prior.needs_holdout().and_then(|key| table.get(key)) else {
+        return Ok(prior);
+    };
+    if noise.holdout_fraction == 0.0 {
+        return Err(
+            entry.invalid("looks at held-out spectra, and noise.holdout_fraction is 0: give it a share above 0")
+        );
+    }
+    if catalogue.columns.labels.is_empty() {
+        return Err(
+            entry.invalid("looks at the residuals of held-out spectra: name the columns of labels in [catalogue]")
+        );
+    }
+    Ok(prior)
 }
 
 /// `[catalogue]`, and its keys as `[predict]` inherits them.

@@ -5,7 +5,13 @@ use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[noise]`.
-pub const KEYS: &[&str] = &["from", "covariance", "holdout_fraction"];
+pub const KEYS: &[&str] = &[
+    "from",
+    "covariance",
+    "holdout_fraction",
+    "errors_in_variables",
+    "intrinsic_bins",
+];
 
 /// Share of the catalogue that is held out where the run file does not say.
 pub const DEFAULT_HOLDOUT_FRACTION: f64 = 0.1;
@@ -17,6 +23,10 @@ pub struct NoiseTable {
     pub covariance: Option<Vec<Vec<f64>>>,
     /// Share of the catalogue held out, by hash of id; in `[0, 1)`, above 0 where the residuals are measured.
     pub holdout_fraction: f64,
+    /// Whether each spectrum's photon noise weighs its labels too.
+    pub errors_in_variables: bool,
+    /// Labels with the edges of their intervals, ascending, in the order of the file: the cells of C_intrinsic.
+    pub intrinsic_bins: Vec<(String, Vec<f64>)>,
 }
 
 impl Default for NoiseTable {
@@ -24,6 +34,8 @@ impl Default for NoiseTable {
         Self {
             covariance: None,
             holdout_fraction: DEFAULT_HOLDOUT_FRACTION,
+            errors_in_variables: false,
+            intrinsic_bins: Vec::new(),
         }
     }
 }
@@ -35,6 +47,8 @@ pub struct Fits {
     pub labels: Option<usize>,
     /// Whether the stars bring label errors of their own, so that R alone need not be invertible.
     pub label_errors: bool,
+    /// Whether the inputs have no errors.
+    pub exact_inputs: bool,
 }
 
 impl NoiseTable {
@@ -65,11 +79,46 @@ impl NoiseTable {
                 x
             }
         };
+        let errors_in_variables = match table.get("errors_in_variables") {
+            None => false,
+            Some(entry) => {
+                let asked = entry.boolean()?;
+                if asked && fits.exact_inputs {
+                    return Err(entry.invalid(
+                        "stands beside [catalogue] exact_inputs = true: inputs without errors bring no photon noise; leave it out",
+                    ));
+                }
+                asked
+            }
+        };
+        let mut intrinsic_bins = Vec::new();
+        if let Some(bins) = table.table("intrinsic_bins")? {
+            for (label, entry) in bins.entries() {
+                intrinsic_bins.push((label, edges(&entry, holdout_fraction)?));
+            }
+        }
         Ok(Self {
             covariance,
             holdout_fraction,
+            errors_in_variables,
+            intrinsic_bins,
         })
     }
+}
+
+/// Edges of a label's intervals.
+fn edges(entry: &Entry<'_>, holdout_fraction: f64) -> Result<Vec<f64>, RunFileError> {
+    let edges = entry.numbers()?;
+    if edges.is_empty() {
+        return Err(entry.invalid("has no edge: give at least one, or leave the label out"));
+    }
+    if let Some(pair) = edges.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return Err(entry.invalid(format!("does not ascend: {} stands before {}", pair[0], pair[1])));
+    }
+    if holdout_fraction == 0.0 {
+        return Err(entry.invalid("needs held-out spectra, and noise.holdout_fraction is 0"));
+    }
+    Ok(edges)
 }
 
 /// A covariance that is one.

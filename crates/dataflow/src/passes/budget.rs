@@ -16,10 +16,14 @@ pub(crate) fn flux_part(differentiated: &Differentiated) -> Result<Vec<f64>, Run
     Ok(flux_covariance(jacobian, &differentiated.batch.variance)?)
 }
 
-/// `J_theta P^-1 J_theta^T` of every row, summed over the blocks of weights: `[n, K, K]`, label units.
+/// `J_theta P^-1 J_theta^T` of every row, summed over the blocks of weights: `[n, K, K]`, label units; times the factors of the labels from
+/// both sides, where they are asked for and known.
 pub(crate) fn weights_part(context: &Context, differentiated: &Differentiated) -> Result<Vec<f64>, RunError> {
     let mut covariance =
         fisherflow_posterior::covariance_of_blocks(&context.posterior()?, &differentiated.backward.captures)?;
     in_label_units(&mut covariance, &context.network.labels().scale)?;
+    if let Some(scale) = context.label_scale() {
+        in_label_units(&mut covariance, scale)?;
+    }
     Ok(covariance)
 }

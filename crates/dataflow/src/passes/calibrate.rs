@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
-use fisherflow_posterior::{HeldOutStars, KnownParts};
+use fisherflow_posterior::{CellScatter, HeldOutStars, KnownParts, LabelScale, PullSums, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
 use timely::worker::Worker;
 
@@ -15,12 +15,90 @@ use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
 
-/// The held-out spectra with all that is known of their errors, label units.
+/// What is fitted to the held-out spectra, label units.
+#[derive(Clone, Debug)]
+pub(crate) struct Calibrated {
+    /// C_intrinsic over all of them; none where none has labels.
+    pub(crate) intrinsic: Option<ScatterEstimate>,
+    /// C_intrinsic by cell, where label space is cut into cells.
+    pub(crate) cells: Vec<CellScatter>,
+    /// The factors of the weights' part, where they are asked for.
+    pub(crate) label_scale: Option<LabelScale>,
+    /// Pulls of the same spectra under all of this.
+    pub(crate) pulls: PullSums,
+}
+
+impl Calibrated {
+    /// C_intrinsic of every cell: its own, or that of all cells.
+    pub(crate) fn by_cell(&self, n_labels: usize) -> Vec<Vec<f64>> {
+        let all = self
+            .intrinsic
+            .as_ref()
+            .map_or_else(|| vec![0.0; n_labels * n_labels], |all| all.covariance.clone());
+        if self.cells.is_empty() {
+            return vec![all];
+        }
+        let own = |cell: &CellScatter| {
+            cell.own
+                .as_ref()
+                .map_or_else(|| all.clone(), |own| own.covariance.clone())
+        };
+        self.cells.iter().map(own).collect()
+    }
+}
+
+/// Fits the scatter beyond all known parts, and what else is asked for, to the held-out spectra.
 pub(crate) fn calibrate(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
-) -> Result<HeldOutStars, RunError> {
+) -> Result<Calibrated, RunError> {
+    let mut by_cell = stars(worker, context, population)?;
+    let label_scale = if context.job.calibration.label_scale {
+        let found = merged(context, &by_cell)?.label_scale().map_err(|error| {
+            RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
+        })?;
+        context.set_label_scale(&found.scale);
+        for stars in &mut by_cell {
+            stars.scale_weights(&found.scale)?;
+        }
+        Some(found)
+    } else {
+        None
+    };
+    let all = merged(context, &by_cell)?;
+    let mut calibrated = Calibrated {
+        intrinsic: (all.n_spectra() > 0).then(|| all.intrinsic()).transpose()?,
+        cells: if context.cells.n_cells() > 1 {
+            context.cells.scatter(&by_cell)?
+        } else {
+            Vec::new()
+        },
+        label_scale,
+        pulls: PullSums::new(context.network.n_labels()),
+    };
+    let intrinsic = calibrated.by_cell(context.network.n_labels());
+    for (stars, intrinsic) in by_cell.iter().zip(&intrinsic) {
+        stars.pulls(intrinsic, &mut calibrated.pulls)?;
+    }
+    Ok(calibrated)
+}
+
+/// The held-out spectra of all cells, cell after cell.
+fn merged(context: &Context, by_cell: &[HeldOutStars]) -> Result<HeldOutStars, RunError> {
+    let mut all = HeldOutStars::new(context.network.n_labels());
+    for stars in by_cell {
+        all.merge(stars)?;
+    }
+    Ok(all)
+}
+
+/// The held-out spectra of each cell with all that is known of their errors, label units.
+fn stars(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    population: Option<&PixelPopulation>,
+) -> Result<Vec<HeldOutStars>, RunError> {
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
         Ok(held_out(scope, context)
@@ -28,46 +106,61 @@ pub(crate) fn calibrate(
                 differentiate(&deriving, population.as_ref(), held_out, InputJacobian::Wanted)
             })
             .accumulate("HeldOut", &context.faults, Fold::new(context))
-            .reduce_in_group_order(&context.faults, |total: &mut HeldOutStars, group| {
-                Ok(total.merge(&group)?)
+            .reduce_in_group_order(&context.faults, |total: &mut Vec<HeldOutStars>, group| {
+                for (total, group) in total.iter_mut().zip(&group) {
+                    total.merge(group)?;
+                }
+                Ok(())
             })
             .gather(probe))
     })?;
     let total = total.take().remove(&0);
-    Ok(total.unwrap_or_else(|| HeldOutStars::new(context.network.n_labels())))
+    Ok(total.unwrap_or_else(|| none(context)))
+}
+
+fn none(context: &Context) -> Vec<HeldOutStars> {
+    vec![HeldOutStars::new(context.network.n_labels()); context.cells.n_cells()]
 }
 
 struct Fold {
     context: Arc<Context>,
-    stars: HeldOutStars,
+    by_cell: Vec<HeldOutStars>,
 }
 
 impl Fold {
     fn new(context: &Arc<Context>) -> Self {
         Self {
             context: Arc::clone(context),
-            stars: HeldOutStars::new(context.network.n_labels()),
+            by_cell: none(context),
         }
     }
 }
 
 impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = HeldOutStars;
+    type Output = Vec<HeldOutStars>;
 
     fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
         let flux = flux_part(&held_out)?;
         let weights = weights_part(&self.context, &held_out)?;
-        let label_covariance = held_out.batch.label_covariance.as_deref();
-        let known = KnownParts {
-            flux: Some(&flux),
-            weights: Some(&weights),
-            label_covariance,
-        };
-        Ok(self.stars.push(&held_out.residuals(), known)?)
+        let residuals = held_out.residuals();
+        let k = self.context.network.n_labels();
+        // Without label columns there are no residuals.
+        for (star, residual) in residuals.chunks_exact(k).enumerate() {
+            let square = star * k * k..(star + 1) * k * k;
+            let own = held_out.batch.label_covariance.as_deref();
+            let known = KnownParts {
+                flux: Some(&flux[square.clone()]),
+                weights: Some(&weights[square.clone()]),
+                label_covariance: own.map(|own| &own[square]),
+            };
+            let cell = self.context.cells.cell_of(&held_out.labels[star * k..(star + 1) * k]);
+            self.by_cell[cell].push(residual, known)?;
+        }
+        Ok(())
     }
 
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOutStars)>, RunError> {
-        let empty = HeldOutStars::new(self.context.network.n_labels());
-        Ok(vec![(0, std::mem::replace(&mut self.stars, empty))])
+    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, Vec<HeldOutStars>)>, RunError> {
+        let empty = none(&self.context);
+        Ok(vec![(0, std::mem::replace(&mut self.by_cell, empty))])
     }
 }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{BlockSums, References, Structure, correction_of};
-use fisherflow_network::InputJacobian;
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use timely::worker::Worker;
@@ -50,7 +49,7 @@ pub(crate) fn correction(
                     .collect();
                 let training = batch.select(&rows)?;
                 selecting.progress.advance((batch.n_rows() - training.n_rows()) as u64);
-                differentiate(&deriving, population.as_ref(), training, InputJacobian::NotWanted)
+                differentiate(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
             })
             .accumulate(
                 "Correction",

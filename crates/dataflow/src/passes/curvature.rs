@@ -19,6 +19,7 @@ use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use timely::worker::Worker;
 
+use super::budget::flux_part;
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPart;
 use super::weight_jacobian::Rows;
@@ -38,8 +39,9 @@ pub(crate) struct Fitted {
     pub(crate) files: Vec<WrittenFile>,
 }
 
-/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`; `noise`: `[K, K]`, normalised label units. `pairs` are
-/// those of the `low_rank` block, if there is one.
+/// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`, with errors in variables by
+/// `(noise + S_n + J_x C_flux J_x^T)^-1`; `noise`: `[K, K]`, normalised label units. `pairs` are those of the `low_rank` block, if there is
+/// one.
 pub(crate) fn curvature(
     worker: &mut Worker,
     context: &Arc<Context>,
@@ -51,7 +53,7 @@ pub(crate) fn curvature(
     let input_jacobian = if context.is_fused() {
         InputJacobian::Wanted
     } else {
-        InputJacobian::NotWanted
+        context.jacobian_of_sums()
     };
     let (hessian, rows, counts, flux) = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
@@ -158,10 +160,7 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
     let rows: Vec<usize> = (0..all.batch.n_rows())
         .filter(|&row| context.is_in_sums(&all.batch, row))
         .collect();
-    let own = all
-        .label_covariance_of(&rows)
-        .map(|own| context.in_normalised_units(own))
-        .transpose()?;
+    let own = own_covariance(context, all, &rows)?;
     let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())?;
     let captures = all.captures_of(&rows)?;
     let residuals = all.normalised_residuals_of(&rows, &context.network.labels().scale);
@@ -249,6 +248,26 @@ impl GroupFold<Rc<Differentiated>> for Sums {
         self.sums = empty(&self.structures)?;
         Ok(parts)
     }
+}
+
+/// What is known of the error of each row's labels, `[rows, K, K]`, normalised label units: its own label covariance and, with errors in
+/// variables, what its photon noise does to the prediction that they are compared with.
+pub(super) fn own_covariance(
+    context: &Context,
+    all: &Differentiated,
+    rows: &[usize],
+) -> Result<Option<Vec<f64>>, RunError> {
+    let mut own = all.label_covariance_of(rows);
+    if context.job.calibration.errors_in_variables {
+        let square = context.network.n_labels() * context.network.n_labels();
+        let flux = flux_part(all)?;
+        let of_rows = rows.iter().flat_map(|row| &flux[row * square..(row + 1) * square]);
+        match &mut own {
+            Some(own) => own.iter_mut().zip(of_rows).for_each(|(own, flux)| *own += flux),
+            None => own = Some(of_rows.copied().collect()),
+        }
+    }
+    own.map(|own| context.in_normalised_units(own)).transpose()
 }
 
 /// What became of every row of one group.

@@ -1,7 +1,7 @@
 //! Invert pass: each block's posterior at the worker that owns it, from and to the files of `posterior/`.
 //!
-//! With a given prior that is one dataflow. A prior by evidence needs the eigenvalues of all blocks first: then a dataflow before it factors
-//! each block, which stays with its owner, and brings the eigenvalues to every worker.
+//! With a given prior that is one dataflow. A prior that is to be found needs the eigenvalues of all blocks first: then a dataflow before it
+//! factors each block, which stays with its owner, and brings the eigenvalues to every worker.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_posterior::{
-    BlockInfo, BlockPosterior, Evidence, FactoredBlock, Spectrum, factor, inverse_flops, invert, spectrum_flops,
+    BlockInfo, BlockPosterior, FactoredBlock, Spectrum, factor, inverse_flops, invert, scan_flops, spectrum_flops,
 };
 use fisherflow_store::WrittenFile;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use crate::error::RunError;
 use crate::files;
 use crate::job::Prior;
 use crate::operators::{Conclude, Gather, owned};
+use crate::prior_choice::PriorChoice;
 use crate::stage_state::InvertState;
 
 /// One inverted block, its matrices written.
@@ -46,17 +47,17 @@ pub(crate) fn inverse(
     worker: &mut Worker,
     context: &Arc<Context>,
     n_spectra: u64,
-    prior_precision: f64,
+    prior: &PriorChoice,
 ) -> Result<InvertState, RunError> {
-    let inverting = Arc::clone(context);
+    let (inverting, by_block) = (Arc::clone(context), prior.by_block.clone());
     let blocks = each_block(worker, context, "Invert", move |block| {
         let plan = &inverting.blocks[block as usize];
         let curvature = files::read_hessian(&inverting, plan, n_spectra)?;
-        let posterior = invert(plan, curvature, prior_precision, inverting.cores)?;
+        let posterior = invert(plan, curvature, by_block[block as usize], inverting.cores)?;
         write(&inverting, block, &posterior)
     })?;
-    let blocks = with_dual(worker, context, blocks, prior_precision)?;
-    Ok(state(context, blocks, None))
+    let blocks = with_dual(worker, context, blocks, prior)?;
+    Ok(state(context, blocks, prior))
 }
 
 /// Factors every block of a Hessian over `n_spectra` spectra.
@@ -67,7 +68,14 @@ pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
         let plan = &factoring.blocks[block as usize];
         let curvature = files::read_hessian(&factoring, plan, n_spectra)?;
         let factored = factor(plan, curvature, factoring.cores)?;
-        let spectrum = factored.spectrum()?;
+        let spectrum = if factoring.job.prior == Prior::Holdout {
+            let scan = factored.prior_scan(factoring.captures(), factoring.network.arithmetic().threads)?;
+            let spectrum = scan.spectrum().clone();
+            factoring.keep_scan(block, scan);
+            spectrum
+        } else {
+            factored.spectrum()?
+        };
         keeping.borrow_mut().insert(block, factored);
         factoring.progress.advance(1);
         Ok(spectrum)
@@ -81,26 +89,26 @@ pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
     })
 }
 
-/// Adds the prior of maximum evidence to every factored block and inverts it.
+/// Adds the prior to every factored block and inverts it.
 pub(crate) fn finish(
     worker: &mut Worker,
     context: &Arc<Context>,
     factored: Factored,
-    evidence: &Evidence,
+    prior: &PriorChoice,
 ) -> Result<InvertState, RunError> {
     let Factored { kept, spectra } = factored;
     drop(spectra);
-    let (finishing, prior_precision) = (Arc::clone(context), evidence.prior_precision);
+    let (finishing, by_block) = (Arc::clone(context), prior.by_block.clone());
     let blocks = each_block(worker, context, "Finish", move |block| {
         let factored = kept.borrow_mut().remove(&block).ok_or_else(|| {
             RunError::Internal(format!(
                 "block {block} is finished by a worker that has not factored it"
             ))
         })?;
-        write(&finishing, block, &factored.finish(prior_precision)?)
+        write(&finishing, block, &factored.finish(by_block[block as usize])?)
     })?;
-    let blocks = with_dual(worker, context, blocks, prior_precision)?;
-    Ok(state(context, blocks, Some(evidence.clone())))
+    let blocks = with_dual(worker, context, blocks, prior)?;
+    Ok(state(context, blocks, prior))
 }
 
 /// Inverts the dual block too, if there is one: by all workers together.
@@ -108,10 +116,10 @@ fn with_dual(
     worker: &mut Worker,
     context: &Arc<Context>,
     mut blocks: BTreeMap<u64, Inverted>,
-    prior_precision: f64,
+    prior: &PriorChoice,
 ) -> Result<BTreeMap<u64, Inverted>, RunError> {
     if let Some(plan) = context.dual_plan() {
-        let storage = context.dual_storage(prior_precision)?;
+        let storage = context.dual_storage(prior.by_block[plan.id])?;
         let (info, files) = dual::invert(worker, context, &storage)?;
         blocks.insert(plan.id as u64, Inverted { info, files });
     }
@@ -153,14 +161,14 @@ fn write(context: &Context, block: u64, posterior: &BlockPosterior) -> Result<In
     })
 }
 
-fn state(context: &Context, blocks: BTreeMap<u64, Inverted>, evidence: Option<Evidence>) -> InvertState {
+fn state(context: &Context, blocks: BTreeMap<u64, Inverted>, prior: &PriorChoice) -> InvertState {
     let (blocks, files): (Vec<_>, Vec<_>) = blocks
         .into_values()
         .map(|inverted| (inverted.info, inverted.files))
         .unzip();
     InvertState {
         run_id: context.run_id.clone(),
-        evidence,
+        prior: prior.clone(),
         blocks,
         files: files.into_iter().flatten().collect(),
     }
@@ -170,7 +178,8 @@ fn state(context: &Context, blocks: BTreeMap<u64, Inverted>, evidence: Option<Ev
 fn owners(context: &Context, workers: usize) -> Vec<usize> {
     let cost = |plan| match context.job.prior {
         Prior::Fixed(_) => inverse_flops(plan),
-        Prior::Evidence => inverse_flops(plan) + spectrum_flops(plan),
+        Prior::Evidence | Prior::EvidencePerBlock => inverse_flops(plan) + spectrum_flops(plan),
+        Prior::Holdout => inverse_flops(plan) + scan_flops(plan),
     };
     let mut by_cost: Vec<(f64, usize)> = context
         .blocks

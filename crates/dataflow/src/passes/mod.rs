@@ -8,6 +8,7 @@
 //! correction  training rows   -> eigenvalues of ekfac blocks in the bases that the curvature pass left -> posterior/hessian
 //! evidence    blocks          -> their eigenvalues, the prior precision                (only where the prior is chosen by it)
 //! factor      tiles           -> the factor of a dual block's Gram matrix, its rows in posterior/inverse     (only where there is one)
+//! holdout     held-out rows   -> their likelihood over prior precisions, and the best   (only where the prior is chosen by it)
 //! invert      blocks          -> posterior/inverse, posterior/marginal_variance
 //! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
 //! predict     rows to predict -> predictions/, jacobians/
@@ -18,6 +19,7 @@ pub(crate) mod calibrate;
 pub(crate) mod correction;
 pub(crate) mod curvature;
 pub(crate) mod dual;
+pub(crate) mod holdout;
 pub(crate) mod invert;
 pub(crate) mod low_rank;
 pub(crate) mod population;
@@ -84,13 +86,22 @@ fn held_out<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
+    share_of_held_out(scope, context, 1.0)
+}
+
+/// The same for an evenly chosen share of them.
+fn share_of_held_out<'scope>(
+    scope: Scope<'scope, u64>,
+    context: &Arc<Context>,
+    share: f64,
+) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     plan(scope, context.fit.sample.clone())
         .fetch(&context.faults, move |group| {
             reading.read(&reading.fit.catalogue, group)
         })
         .differentiate(&context.faults, move |batch| {
-            let held_out = batch.select(&rows::held_out(&batch, &selecting.job.compute))?;
+            let held_out = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
             selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);
             Ok(held_out)
         })

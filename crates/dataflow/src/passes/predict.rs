@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::{flux_part, weights_part};
+use super::calibrate::Calibrated;
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPartReader;
 use super::{run, spectra};
@@ -38,12 +39,12 @@ pub struct PredictCounts {
     pub pixels_masked: u64,
 }
 
-/// Predicts every row; `intrinsic`: C_intrinsic, `[K, K]`, label units.
+/// Predicts every row, with the C_intrinsic of the cell of its predicted labels.
 pub(crate) fn predict(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
-    intrinsic: &[f64],
+    calibrated: &Calibrated,
 ) -> Result<Predicted, RunError> {
     // The fit's own passes have left J_x and the photons' part where they serve here too.
     let input_jacobian = if context.is_fused() {
@@ -57,7 +58,7 @@ pub(crate) fn predict(
             .differentiate(&context.faults, move |batch| {
                 differentiate(&deriving, population.as_ref(), batch, input_jacobian)
             })
-            .accumulate("Predict", &context.faults, Fold::new(context, intrinsic))
+            .accumulate("Predict", &context.faults, Fold::new(context, calibrated))
             .gather(probe))
     })?;
     let mut total = Predicted::none(context);
@@ -83,7 +84,8 @@ impl Predicted {
 
 struct Fold {
     context: Arc<Context>,
-    intrinsic: Vec<f64>,
+    /// C_intrinsic by cell, `[K, K]` each, label units.
+    intrinsic: Vec<Vec<f64>>,
     open: Option<Part>,
     done: Predicted,
 }
@@ -96,10 +98,10 @@ struct Part {
 }
 
 impl Fold {
-    fn new(context: &Arc<Context>, intrinsic: &[f64]) -> Self {
+    fn new(context: &Arc<Context>, calibrated: &Calibrated) -> Self {
         Self {
             context: Arc::clone(context),
-            intrinsic: intrinsic.to_vec(),
+            intrinsic: calibrated.by_cell(context.network.n_labels()),
             open: None,
             done: Predicted::none(context),
         }
@@ -130,14 +132,16 @@ impl GroupFold<Rc<Differentiated>> for Fold {
 
     fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
         let context = Arc::clone(&self.context);
-        let intrinsic = self.intrinsic.clone();
+        let of_cell = |labels: &[f64]| self.intrinsic[context.cells.cell_of(labels)].iter().copied();
+        let k = context.network.n_labels();
+        let intrinsic: Vec<f64> = all.labels.chunks_exact(k).flat_map(of_cell).collect();
         let part = self.part(group)?;
         let flux = match &mut part.flux {
             Some(reader) => reader.next(all.batch.n_rows())?,
             None => flux_part(&all)?,
         };
         let weights = weights_part(&context, &all)?;
-        let budget = ErrorBudget::total(context.network.n_labels(), &flux, &weights, &intrinsic)?;
+        let budget = ErrorBudget::total(k, &flux, &weights, &intrinsic)?;
         let flags = flags(&context, &all);
         part.predictions.append(&PredictionRows {
             rows: &all.batch.rows,
@@ -145,7 +149,7 @@ impl GroupFold<Rc<Differentiated>> for Fold {
             covariance: &budget.covariance,
             flux: &flux,
             weights: &weights,
-            intrinsic: &intrinsic.repeat(flags.len()),
+            intrinsic: &intrinsic,
             n_pix_good: &all.batch.n_pix_good,
             flags: &flags,
         })?;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use fisherflow_curvature::{
     CurvatureKind, LabelPrecision, ProductSums, add_ggn_products, add_hessian_products, gradient_captures,
 };
-use fisherflow_network::{DenseShape, InputJacobian, WeightDirections};
+use fisherflow_network::{DenseShape, WeightDirections};
 use fisherflow_spectra::PixelPopulation;
 use timely::worker::Worker;
 
+use super::curvature::own_covariance;
 use super::differentiated::{Differentiated, differentiate};
 use super::{run, spectra};
 use crate::context::Context;
@@ -75,7 +76,7 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
                 .collect();
             let training = batch.select(&rows)?;
             deriving.progress.advance((batch.n_rows() - rows.len()) as u64);
-            differentiate(&deriving, population.as_ref(), training, InputJacobian::NotWanted)
+            differentiate(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
         });
         let fold = Fold {
             context: Arc::clone(context),
@@ -125,10 +126,7 @@ impl GroupFold<Rc<Differentiated>> for Fold {
             return Ok(());
         }
         let rows: Vec<usize> = (0..n).collect();
-        let own = training
-            .label_covariance_of(&rows)
-            .map(|own| self.context.in_normalised_units(own))
-            .transpose()?;
+        let own = own_covariance(&self.context, &training, &rows)?;
         let precision = LabelPrecision::per_spectrum(&self.loss.noise, own.as_deref(), n)?;
         let residuals = training.normalised_residuals_of(&rows, &network.labels().scale);
         let captures = &training.backward.captures;

@@ -1,15 +1,18 @@
 //! Reference pass: residuals, mean activations and mean gradients of held-out spectra.
+//!
+//! With errors in variables their photons' part too, so that R is what is left beyond it. J_x depends on the network alone, whose weights
+//! are given, and R's likelihood takes each star's part as known: R is found in one step, and nothing depends on it that it was found from.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::ReferenceSums;
-use fisherflow_network::InputJacobian;
 use fisherflow_posterior::{HeldOutStars, KnownParts};
 use fisherflow_spectra::PixelPopulation;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
+use super::budget::flux_part;
 use super::differentiated::{Differentiated, differentiate};
 use super::{held_out, run};
 use crate::context::Context;
@@ -29,11 +32,12 @@ pub(crate) fn reference(
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
 ) -> Result<HeldOut, RunError> {
+    let input_jacobian = context.jacobian_of_sums();
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
         Ok(held_out(scope, context)
             .differentiate(&context.faults, move |held_out| {
-                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::NotWanted)
+                differentiate(&deriving, population.as_ref(), held_out, input_jacobian)
             })
             .accumulate(
                 "HeldOut",
@@ -74,9 +78,17 @@ impl GroupFold<Rc<Differentiated>> for Fold {
     fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
         self.sums.references.accumulate(&held_out.backward.captures)?;
         let label_covariance = held_out.batch.label_covariance.as_deref();
+        let flux = self
+            .context
+            .job
+            .calibration
+            .errors_in_variables
+            .then(|| flux_part(&held_out))
+            .transpose()?;
         Ok(self.sums.stars.push(
             &held_out.residuals(),
             KnownParts {
+                flux: flux.as_deref(),
                 label_covariance,
                 ..KnownParts::default()
             },

@@ -58,7 +58,68 @@ pub(crate) fn pulls(findings: &Findings) -> String {
              for the predictions, with labels, is the sharper test.",
         ));
     }
-    out + &budget(findings)
+    out.push_str(&over(findings));
+    out + &budget(findings) + &cells(findings)
+}
+
+/// Which spectra the pulls are over, and what they are over those that the error bars were fitted to.
+fn over(findings: &Findings) -> String {
+    let settings = &findings.settings;
+    match (settings.pulls_over.as_deref(), &settings.held_out_pulls) {
+        (Some("predicted"), Some(held_out)) => {
+            let stds: Vec<String> = held_out
+                .iter()
+                .map(|pulls| significant(pulls.standard_deviation, 3))
+                .collect();
+            let spectra = held_out.first().map_or(0, |pulls| pulls.n_spectra);
+            paragraph(&format!(
+                "These pulls are over spectra of [predict]. Over the {}, which the error bars are fitted to, their standard deviations are {}.",
+                counted(spectra, "held-out spectrum of the fit", "held-out spectra of the fit"),
+                stds.join(", ")
+            ))
+        }
+        _ => String::new(),
+    }
+}
+
+/// C_intrinsic by cell of label space.
+fn cells(findings: &Findings) -> String {
+    let settings = &findings.settings;
+    let Some(first) = settings.intrinsic_cells.first() else {
+        return String::new();
+    };
+    let labels = &settings.network.labels;
+    let name = |label: usize| labels.get(label).map_or("", String::as_str);
+    let mut header: Vec<&str> = first.intervals.iter().map(|interval| name(interval.label)).collect();
+    let sigmas: Vec<String> = (0..labels.len())
+        .map(|label| super::with_unit(&format!("intrinsic {}", name(label)), settings.unit(label)))
+        .collect();
+    header.push("spectra");
+    header.extend(sigmas.iter().map(String::as_str));
+    let edge = |edge: Option<f64>| edge.map_or_else(String::new, |edge| edge.to_string());
+    let rows: Vec<Vec<Cell>> = settings
+        .intrinsic_cells
+        .iter()
+        .map(|cell| {
+            let intervals = cell.intervals.iter();
+            let mut row: Vec<Cell> = intervals
+                .map(|interval| Cell::text(format!("{} to {}", edge(interval.low), edge(interval.high)).trim()))
+                .collect();
+            row.push(Cell::Number(count(cell.n_spectra)));
+            row.extend((0..labels.len()).map(|label| match &cell.own {
+                Some(own) => {
+                    let variance = own.covariance.get(label * (labels.len() + 1));
+                    Cell::Number(significant(variance.copied().unwrap_or(f64::NAN).sqrt(), 3))
+                }
+                None => Cell::text("that of all cells"),
+            }));
+            row
+        })
+        .collect();
+    format!(
+        "<h3>Intrinsic scatter by predicted label</h3>\n{}",
+        table(&header, &rows)
+    )
 }
 
 /// What the pulls of one label mean.
