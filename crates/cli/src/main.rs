@@ -13,6 +13,8 @@ mod printing;
 mod progress;
 mod resolve;
 mod run_file;
+mod signals;
+mod slurm;
 
 fn main() -> std::process::ExitCode {
     let args: args::Args = clap::Parser::parse();

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::drain::Drain;
 use crate::error::RunError;
 
 /// Where an operator leaves its error: timely's operators return nothing, so the pass that runs them looks here.
@@ -10,6 +11,7 @@ use crate::error::RunError;
 pub(crate) struct Faults {
     raised: AtomicBool,
     first: Mutex<Option<RunError>>,
+    drain: Drain,
 }
 
 impl Faults {
@@ -18,6 +20,11 @@ impl Faults {
         let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.get_or_insert(error);
         self.raised.store(true, Ordering::Release);
+    }
+
+    /// What is under way, and whether more may be begun.
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     /// Whether a fault was raised.

@@ -5,9 +5,13 @@
 
 mod cluster;
 mod context;
+mod drain;
 mod error;
 mod fault;
 mod files;
+mod handshake;
+mod heartbeat;
+mod interrupt;
 mod job;
 mod manifest;
 mod mesh;
@@ -18,12 +22,15 @@ mod prior_facts;
 mod run;
 mod stage_state;
 mod stages;
+mod strays;
 mod train;
+mod whereabouts;
 
 pub use error::RunError;
+pub use interrupt::{Interrupt, Wish};
 pub use job::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Prior, Progress,
-    Stage,
+    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, NetworkSource, Noise, Predict, Prior,
+    Progress, Stage,
 };
 pub use passes::predict::PredictCounts;
 pub use plan::{BlockFacts, CataloguePlan, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};

@@ -38,6 +38,8 @@ pub enum Task {
     Inspect(Place),
     /// Whether an output is as its manifest says.
     Verify(Place),
+    /// How far the run of an output is.
+    Status(Place),
     /// A catalogue of simulated spectra.
     Simulate(Place, SimulateArgs),
     /// What an output holds.
@@ -100,6 +102,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         }
         Command::Inspect(args) => Ok(Task::Inspect(place(&args.uri)?)),
         Command::Verify(args) => Ok(Task::Verify(place(&args.uri)?)),
+        Command::Status(args) => Ok(Task::Status(place(&args.uri)?)),
         Command::Simulate(args) => Ok(Task::Simulate(place(&args.out)?, args)),
         Command::Report(args) => Ok(Task::Report(place(&args.uri)?)),
     }
