@@ -1,7 +1,12 @@
 //! The first fault of a process, seen by all its workers.
+//!
+//! After a fault an operator skips what comes in. It must keep the capabilities of what it skips ([`Held`]): otherwise the frontier passes, and
+//! a process that has not heard of the fault yet takes sums that lack a group for complete, and writes them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use timely::dataflow::operators::Capability;
 
 use crate::drain::Drain;
 use crate::error::RunError;
@@ -12,6 +17,19 @@ pub(crate) struct Faults {
     raised: AtomicBool,
     first: Mutex<Option<RunError>>,
     drain: Drain,
+}
+
+/// Capabilities of what an operator skipped, kept until the dataflow is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Vec<Capability<u64>>);
+
+impl Held {
+    /// Keeps the capability of what was just worked on where a fault stands: part of it may have been skipped.
+    pub(crate) fn keep(&mut self, faults: &Faults, capability: Option<Capability<u64>>) {
+        if faults.raised() {
+            self.0.extend(capability);
+        }
+    }
 }
 
 impl Faults {

@@ -62,7 +62,8 @@ impl<'scope> Fetch<'scope> for StreamVec<'scope, u64, Group> {
                     }
                 });
                 if faults.raised() {
-                    pending.clear();
+                    // What is pending keeps its capabilities: no other process may take its sums for complete.
+                    return;
                 }
                 if faults.drain().is_asked() {
                     pending.iter_mut().skip(1).for_each(|ahead| ahead.reader = None);
