@@ -8,25 +8,19 @@
 #SBATCH --time=08:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
+# SIGTERM to the processes before the time is up: they finish the groups under way, end with 75, and the job is queued again.
+#SBATCH --signal=TERM@90
 set -euo pipefail
 run_file="${1:?usage: sbatch deploy/slurm.sh RUN.toml}"
-port=2101
-most_restarts=3
-
-# Every node reads the same list, in the order of the processes: the folder must be shared by the nodes.
-hostfile="${SLURM_SUBMIT_DIR:?}/hostfile.$SLURM_JOB_ID"
-trap 'rm -f "$hostfile"' EXIT
-scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/$/:$port/" >"$hostfile"
+most_restarts=8
 
 # What the processes prove to one another; srun hands it on in the environment.
 FISHERFLOW_CLUSTER_SECRET="$(head -c 32 /dev/urandom | base64 -w 0)"
 export FISHERFLOW_CLUSTER_SECRET
-export run_file hostfile
 
 code=0
-srun --kill-on-bad-exit=1 bash -c \
-    'exec fisherflow run "$run_file" -n "$SLURM_NTASKS" -p "$SLURM_PROCID" --hostfile "$hostfile" -w "$SLURM_CPUS_PER_TASK"' \
-    || code=$?
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+    fisherflow run "$run_file" --slurm --workers "$SLURM_CPUS_PER_TASK" || code=$?
 
 # 1, 2 and 3 say that another try would end the same. Anything else is a lost process (75) or one that was killed (128 and a signal).
 case "$code" in

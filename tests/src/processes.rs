@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::binary::{Ended, fisherflow};
@@ -68,16 +68,48 @@ impl Processes {
     /// It cannot be started.
     pub fn spawn(&mut self, process: usize, run_file: &Path, workers: usize, more: &[&str]) {
         let mut command = fisherflow();
+        self.place(&mut command, process, run_file);
+        command.args(["-w", &workers.to_string()]).args(more);
+        self.spawn_as(process, command);
+    }
+
+    /// Lets a command run a run file as one of the processes.
+    pub fn place(&self, command: &mut Command, process: usize, run_file: &Path) {
         command
             .arg("run")
             .arg(run_file)
-            .args(["-n", &self.children.len().to_string(), "-p", &process.to_string()]);
+            .args([
+                "-n",
+                &self.children.len().to_string(),
+                "-p",
+                &process.to_string(),
+                "--hostfile",
+            ])
+            .arg(self.hosts.path());
+    }
+
+    /// Starts a command as one of the processes.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn spawn_as(&mut self, process: usize, mut command: Command) {
         command
-            .args(["-w", &workers.to_string(), "--hostfile"])
-            .arg(self.hosts.path())
-            .args(more);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         self.children[process] = Some(command.spawn().expect("the binary starts"));
+    }
+
+    /// Sends a process a signal: `TERM`, `STOP`, ...
+    ///
+    /// # Panics
+    /// There is no such process, or no `kill`.
+    pub fn signal(&self, process: usize, signal: &str) {
+        let child = self.children[process].as_ref().expect("a process that was started");
+        let sent = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status();
+        assert!(sent.expect("there is a kill").success(), "kill -s {signal}");
     }
 
     /// Where a process listens.

@@ -1,10 +1,7 @@
-//! Workers, processes, lost processes and strangers: the same bits, or exit code 75 and no output.
+//! Workers, processes and lost processes: the same bits, or exit code 75 and no output.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
 
 use fisherflow_tests::{
     Processes, RunFile, counts, digests, fisherflow, has_manifest, network, run, simulated, stages_left, wait_for_file,
@@ -167,38 +164,6 @@ fn a_process_alone_goes_on_after_it_was_killed_three_times() {
 }
 
 #[test]
-fn strangers_that_connect_are_dropped() {
-    let folder = prepared(4, &[40, 8, 6, 3]);
-    let folder = folder.path();
-    let expected = undisturbed(folder);
-    let file = run_file(folder, "cluster").write(folder, "cluster");
-    let mut processes = Processes::new(2);
-    processes.spawn(0, &file, 2, &[]);
-    // One speaks another language, one says nothing and stays, one leaves at once.
-    let mut http = connect(&mut processes);
-    http.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let silent = connect(&mut processes);
-    drop(connect(&mut processes));
-    processes.spawn(1, &file, 2, &[]);
-    for ended in processes.wait_all() {
-        ended.expect_done();
-    }
-    drop((http, silent));
-    assert_eq!(digests(&folder.join("cluster")), expected);
-}
-
-/// Connects to the first process as soon as it listens.
-fn connect(processes: &mut Processes) -> TcpStream {
-    loop {
-        if let Ok(stream) = TcpStream::connect(processes.address(0)) {
-            return stream;
-        }
-        assert!(!processes.has_ended(0), "{}", processes.wait(0));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[test]
 fn different_runs_do_not_form_a_cluster() {
     let folder = prepared(4, &[40, 8, 6, 3]);
     let folder = folder.path();
@@ -215,7 +180,7 @@ fn different_runs_do_not_form_a_cluster() {
             75,
             &[
                 "start-up deadline of 4 s passed",
-                "another build, run file or catalogue",
+                "another run file, catalogue, command or -n",
                 "run again",
             ],
         );
@@ -223,15 +188,4 @@ fn different_runs_do_not_form_a_cluster() {
     assert!(!has_manifest(&folder.join("out")));
     // The claim is the first run's: it can be run now.
     run(fisherflow().arg("run").arg(&first)).expect_done();
-}
-
-#[test]
-fn a_process_that_never_comes_is_named() {
-    let folder = prepared(2, &[40, 8, 6, 3]);
-    let file = run_file(folder.path(), "out").write(folder.path(), "run");
-    let mut processes = Processes::new(2);
-    processes.spawn(1, &file, 1, &["--deadline", "1"]);
-    let missing = format!("missing: 0 at {}", processes.address(0));
-    processes.wait(1).expect(75, &[&missing, "run again"]);
-    assert!(!folder.path().join("out").exists());
 }

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fisherflow_tests::{
-    RunFile, consumer, fisherflow, has_manifest, network, parquet_bytes, run, s3_endpoint, simulated, write_objects,
+    Processes, RunFile, consumer, fisherflow, has_manifest, network, parquet_bytes, run, s3_endpoint, simulated,
+    write_objects,
 };
 
 const PIXELS: usize = 40;
@@ -92,6 +93,31 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
     let again = run(on_s3(&endpoint).arg("run").arg(&file));
     again.expect_done();
     assert!(again.stdout.contains("nothing to do"), "{again}");
+
+    // Three processes that know nothing of one another but the output.
+    let meeting = folder.join("meeting.toml");
+    std::fs::write(
+        &meeting,
+        moved(&run_file, folder, &root).replace(&out, &format!("{root}/met")),
+    )
+    .unwrap();
+    let mut processes = Processes::new(3);
+    for process in 0..3 {
+        let mut command = on_s3(&endpoint);
+        command.arg("run").arg(&meeting);
+        command.args(["-n", "3", "-p", &process.to_string(), "--rendezvous=127.0.0.1"]);
+        processes.spawn_as(process, command);
+    }
+    for ended in processes.wait_all() {
+        ended.expect_done();
+    }
+    let met = format!("{root}/met");
+    run(on_s3(&endpoint).arg("verify").arg(&met)).expect_done();
+    let status = run(on_s3(&endpoint).arg("status").arg(&met));
+    assert!(
+        status.stdout.contains("predict done") && !status.stdout.contains("rendezvous"),
+        "{status}"
+    );
 
     // Another run on the complete output is refused: the claim is a conditional put.
     let other = folder.join("other.toml");

@@ -12,7 +12,7 @@ use crate::weights::Weights;
 /// One run file says everything a run depends on; RUN_FILE.md lists its keys.
 ///
 /// Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong,
-/// 3 data refused, 75 a process was lost: run again.
+/// 3 data refused, 75 a process was lost or asked to end: run again.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fisherflow", version, verbatim_doc_comment)]
 pub struct Args {
@@ -70,6 +70,8 @@ pub enum Command {
     Inspect(UriArgs),
     /// Check an output against its manifest
     Verify(UriArgs),
+    /// Tell how far the run of an output is, from any machine
+    Status(UriArgs),
     /// Write a catalogue of simulated spectra
     Simulate(SimulateArgs),
     /// Tell what an output holds
@@ -166,15 +168,15 @@ pub struct OutputHessianArgs {
 /// Processes and workers; the same for every process but for `--process`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ClusterArgs {
-    /// Number of processes of the run
-    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
-    pub processes: usize,
-    /// Which of them this one is, from 0
+    /// Number of processes of the run [default: 1, with --slurm SLURM_NTASKS]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub processes: Option<usize>,
+    /// Which of them this one is, from 0 [default: JOB_COMPLETION_INDEX, with --slurm SLURM_PROCID]
     #[arg(short = 'p', long, value_name = "P")]
     pub process: Option<usize>,
-    /// File with a host:port of each process a line, in order [default: localhost:2101, 2102, ...]
-    #[arg(long, value_name = "FILE")]
-    pub hostfile: Option<PathBuf>,
+    /// Where the processes are.
+    #[command(flatten)]
+    pub hosts: HostsArgs,
     /// Workers (threads) of each process
     #[arg(short = 'w', long, default_value_t = 1, value_name = "W")]
     pub workers: usize,
@@ -185,6 +187,28 @@ pub struct ClusterArgs {
     /// Seconds to wait for the other processes at start-up
     #[arg(long, default_value_t = 300, value_name = "S")]
     pub deadline: u64,
+    /// Seconds of silence after which a process counts as lost: stopped, or cut off
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    pub peer_timeout: u64,
+}
+
+/// Where the processes are; without any of these on this machine, at ports 2101, 2102, ...
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(multiple = false)]
+pub struct HostsArgs {
+    /// File with a host:port of each process a line, in order
+    #[arg(long, value_name = "FILE")]
+    pub hostfile: Option<PathBuf>,
+    /// Their name, {} for the number of the process: 'fisherflow-{}.fisherflow' or with a port, 'fisherflow-{}.fisherflow:2101'
+    #[arg(long, value_name = "PATTERN")]
+    pub hosts: Option<String>,
+    /// The tasks of this Slurm step, from SLURM_JOB_NODELIST, SLURM_NTASKS and SLURM_PROCID
+    #[arg(long)]
+    pub slurm: bool,
+    /// They find one another under the output: each leaves its address there. This one's, where it is not this machine's own
+    /// address and a free port: --rendezvous=HOST, HOST:PORT or :PORT
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "", value_name = "ADDRESS")]
+    pub rendezvous: Option<String>,
 }
 
 /// A run file, and how to train.
@@ -308,10 +332,21 @@ mod tests {
         let Command::Run(stage) = args.command else {
             panic!("not run")
         };
-        assert_eq!(stage.cluster.processes, 2);
+        assert_eq!(stage.cluster.processes, Some(2));
         assert_eq!(stage.cluster.process, Some(1));
         assert_eq!(stage.cluster.workers, 4);
         assert!(!stage.overwrite);
+    }
+
+    #[test]
+    fn a_rendezvous_may_name_an_address() {
+        for (said, meant) in [("--rendezvous", ""), ("--rendezvous=node-1:2101", "node-1:2101")] {
+            let args = parse(&format!("fisherflow run {said} a.toml")).unwrap();
+            let Command::Run(stage) = args.command else {
+                panic!("not run")
+            };
+            assert_eq!(stage.cluster.hosts.rendezvous.as_deref(), Some(meant));
+        }
     }
 
     #[test]
@@ -329,6 +364,8 @@ mod tests {
             "fisherflow inverse out --layer a --rows x",
             "fisherflow inverse out --layer a --diagonal --solve v.npy",
             "fisherflow export out --to pytorch --out x.safetensors",
+            "fisherflow run a.toml --slurm --hostfile hosts",
+            "fisherflow run a.toml --rendezvous --hosts a-{}",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

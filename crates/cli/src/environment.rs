@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use crate::slurm::SlurmStep;
+
 /// What the environment says.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment {
@@ -11,6 +13,10 @@ pub struct Environment {
     pub unreadable: Vec<String>,
     /// `FISHERFLOW_CLUSTER_SECRET`: what the processes of a cluster prove to one another that they know.
     pub cluster_secret: Option<OsString>,
+    /// `JOB_COMPLETION_INDEX`: which of its pods a Job of Kubernetes started this process in.
+    pub completion_index: Option<usize>,
+    /// `SLURM_*`: the step of Slurm that this process is a task of.
+    pub slurm: SlurmStep,
     /// `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
     /// `FISHERFLOW_LOG`: what to log, as `fisherflow_store=debug,info`; goes before `-v` and `-q`.
@@ -26,6 +32,7 @@ impl Environment {
     /// The environment that these variables make.
     pub fn of(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut read = Self::default();
+        let mut of_job = SlurmStep::default();
         for (name, value) in variables {
             let Ok(name) = name.into_string() else {
                 continue;
@@ -37,12 +44,32 @@ impl Environment {
                 }
             } else if name == "FISHERFLOW_CLUSTER_SECRET" {
                 read.cluster_secret = Some(value);
+            } else if name == "JOB_COMPLETION_INDEX" {
+                read.completion_index = value.to_str().and_then(|value| value.parse().ok());
+            } else if name.starts_with("SLURM_") {
+                let value = value.into_string().ok();
+                let number = value.as_ref().and_then(|value| value.parse().ok());
+                match name.as_str() {
+                    "SLURM_PROCID" => read.slurm.process = number,
+                    "SLURM_STEP_NODELIST" => read.slurm.nodes = value,
+                    "SLURM_STEP_TASKS_PER_NODE" => read.slurm.tasks_per_node = value,
+                    "SLURM_STEP_NUM_TASKS" => read.slurm.tasks = number,
+                    "SLURM_JOB_NODELIST" => of_job.nodes = value,
+                    "SLURM_TASKS_PER_NODE" => of_job.tasks_per_node = value,
+                    "SLURM_NTASKS" => of_job.tasks = number,
+                    _ => {}
+                }
             } else if name == "NO_COLOR" {
                 read.no_color = !value.is_empty();
             } else if name == "FISHERFLOW_LOG" {
                 read.log = value.into_string().ok().filter(|v| !v.is_empty());
             }
         }
+        let step = &mut read.slurm;
+        if step.nodes.is_none() {
+            (step.nodes, step.tasks_per_node) = (of_job.nodes, of_job.tasks_per_node);
+        }
+        step.tasks = step.tasks.or(of_job.tasks);
         read.aws.sort();
         read.unreadable.sort();
         read
@@ -64,6 +91,30 @@ impl std::fmt::Debug for Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_of_slurm_goes_before_its_job() {
+        let of =
+            |variables: &[(&str, &str)]| Environment::of(variables.iter().map(|(k, v)| (k.into(), v.into()))).slurm;
+        let job = [
+            ("SLURM_JOB_NODELIST", "n[1-4]"),
+            ("SLURM_TASKS_PER_NODE", "1(x4)"),
+            ("SLURM_NTASKS", "4"),
+        ];
+        let of_job = of(&job);
+        assert_eq!(of_job.nodes.as_deref(), Some("n[1-4]"));
+        assert_eq!((of_job.tasks, of_job.process), (Some(4), None));
+        let step = [
+            ("SLURM_STEP_NODELIST", "n[1-2]"),
+            ("SLURM_STEP_TASKS_PER_NODE", "1(x2)"),
+            ("SLURM_STEP_NUM_TASKS", "2"),
+            ("SLURM_PROCID", "1"),
+        ];
+        let of_step = of(&[&job[..], &step].concat());
+        assert_eq!(of_step.nodes.as_deref(), Some("n[1-2]"));
+        assert_eq!(of_step.tasks_per_node.as_deref(), Some("1(x2)"));
+        assert_eq!((of_step.tasks, of_step.process), (Some(2), Some(1)));
+    }
 
     #[test]
     fn takes_what_matters_and_shows_no_secret() {

@@ -41,6 +41,15 @@ pub enum CliError {
         #[source]
         source: std::io::Error,
     },
+    /// The system does not let this process take its place in a cluster.
+    #[error("cannot {what}")]
+    System {
+        /// What it does not let.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The folder that relative paths start from cannot be found.
     #[error("cannot find the folder of {file}")]
     Folder {
@@ -88,7 +97,7 @@ impl CliError {
         Self::Folder { file, source }
     }
 
-    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost: run again.
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost or asked to end: run again.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::RunFile(_)
@@ -98,22 +107,27 @@ impl CliError {
             | Self::Folder { .. } => WRONG,
             Self::Run(error) => error.exit_code(),
             Self::Refused { .. } => REFUSED,
-            Self::Output(_) | Self::Report(_) => FAILED,
+            Self::Output(_) | Self::Report(_) | Self::System { .. } => FAILED,
         }
     }
 }
 
-/// Says what went wrong, with its causes, and gives its exit code.
+/// How the process ends, what went wrong being said.
 pub fn of(done: Result<(), CliError>, terminal: &Terminal) -> ExitCode {
-    let Err(error) = done else {
-        return ExitCode::SUCCESS;
-    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(say(&error, terminal)),
+    }
+}
+
+/// Says what went wrong, with its causes; its exit code.
+pub fn say(error: &CliError, terminal: &Terminal) -> u8 {
     let code = error.exit_code();
     match terminal.format {
-        LogFormat::Text => eprintln!("error: {}", chain(&error)),
-        LogFormat::Json => tracing::error!(exit_code = code, error = chain(&error)),
+        LogFormat::Text => eprintln!("error: {}", chain(error)),
+        LogFormat::Json => tracing::error!(exit_code = code, error = chain(error)),
     }
-    ExitCode::from(code)
+    code
 }
 
 /// An error and its causes, none said twice.

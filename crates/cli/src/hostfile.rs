@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The first port where no hostfile is given, as in every timely program.
-const FIRST_PORT: usize = 2101;
+pub const FIRST_PORT: u16 = 2101;
 
 /// A hostfile that does not name the processes.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub enum HostfileError {
 /// `localhost:2101`, `localhost:2102`, ...
 pub fn localhost(processes: usize) -> Vec<String> {
     (0..processes)
-        .map(|i| format!("localhost:{}", FIRST_PORT + i))
+        .map(|i| format!("localhost:{}", usize::from(FIRST_PORT) + i))
         .collect()
 }
 
@@ -98,7 +98,7 @@ fn parse(path: &Path, text: &str, processes: usize) -> Result<Vec<String>, Hostf
 }
 
 /// `host:port`, the host a name or an IPv4 address.
-fn is_address(said: &str) -> bool {
+pub fn is_address(said: &str) -> bool {
     said.rsplit_once(':').is_some_and(|(host, port)| {
         let is_one = !host.is_empty() && !host.contains(|c: char| c == ':' || c.is_whitespace());
         is_one && port.parse::<u16>().is_ok_and(|p| p != 0)

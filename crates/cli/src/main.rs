@@ -14,6 +14,8 @@ mod printing;
 mod progress;
 mod resolve;
 mod run_file;
+mod signals;
+mod slurm;
 mod weights;
 
 fn main() -> std::process::ExitCode {

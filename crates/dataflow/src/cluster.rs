@@ -1,7 +1,9 @@
 //! Timely's workers, over threads and processes, and what becomes of a lost peer.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
@@ -12,8 +14,13 @@ use timely::worker::Worker;
 
 use crate::error::RunError;
 use crate::fault::Faults;
+use crate::heartbeat::Heartbeat;
 use crate::job::Cluster;
 use crate::mesh;
+use crate::whereabouts::Whereabouts;
+
+/// How long a worker that only sees a connection close waits for the heartbeat to say whose it was.
+const WHO_WAS_IT: Duration = Duration::from_millis(300);
 
 /// Runs `work` on every worker of this process and returns what the first of them returns.
 ///
@@ -22,16 +29,19 @@ use crate::mesh;
 pub(crate) fn execute<T: Send + 'static>(
     cluster: &Cluster,
     run: &str,
+    whereabouts: &Whereabouts,
     faults: &Arc<Faults>,
     work: impl Fn(&mut Worker) -> Result<T, RunError> + Send + Sync + 'static,
 ) -> Result<T, RunError> {
-    let processes = cluster.addresses.len();
+    let processes = cluster.processes;
+    let mut hearts = BTreeMap::new();
     let (builders, others) = if processes > 1 {
-        let sockets = mesh::connect(cluster, run, cluster.deadline)?;
+        let mesh = mesh::connect(cluster, run, whereabouts)?;
+        hearts = mesh.heartbeat;
         quiet_communication_panics();
         let local = ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
         let (builders, guard) =
-            initialize_networking_from_sockets(local, sockets, cluster.process, cluster.workers, Hooks::default())
+            initialize_networking_from_sockets(local, mesh.data, cluster.process, cluster.workers, Hooks::default())
                 .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
         (
             builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
@@ -42,11 +52,17 @@ pub(crate) fn execute<T: Send + 'static>(
             .try_build()
             .map_err(RunError::Internal)?
     };
+    let names = (0..processes).map(|process| whereabouts.name(process)).collect();
+    let heartbeat = Heartbeat::start(cluster, hearts, names, faults)?;
     let in_worker = Arc::clone(faults);
     let guards = execute_from(builders, others, WorkerConfig::default(), move |worker| {
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| work(worker))).unwrap_or_else(|panic| {
             let said = said(&*panic);
             Err(if is_communication(&said) {
+                let seen = Instant::now();
+                while !in_worker.raised() && seen.elapsed() < WHO_WAS_IT {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 RunError::PeerLost(said)
             } else {
                 RunError::Internal(said)
@@ -71,7 +87,7 @@ pub(crate) fn execute<T: Send + 'static>(
         if faults.raised() || guards.guards().iter().all(std::thread::JoinHandle::is_finished) {
             break !faults.raised();
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     };
     if !finished && processes > 1 {
         std::mem::forget(guards);
@@ -79,6 +95,7 @@ pub(crate) fn execute<T: Send + 'static>(
             .take()
             .unwrap_or_else(|| RunError::Internal("a worker stopped without a reason".into())));
     }
+    heartbeat.finish();
     let results = std::panic::catch_unwind(AssertUnwindSafe(move || {
         guards.join().into_iter().collect::<Result<Vec<_>, String>>()
     }));

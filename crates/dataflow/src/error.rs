@@ -43,6 +43,9 @@ pub enum RunError {
     /// Another process of the cluster was lost, or never came.
     #[error("a process of the cluster was lost ({0}): run again")]
     PeerLost(String),
+    /// This process, or another one of the cluster, was asked to end.
+    #[error("stopped by {0}: run again to go on")]
+    Interrupted(String),
     /// This worker ends because another one of the process did; the reason is with that one.
     #[error("stopped")]
     Stopped,
@@ -52,14 +55,14 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost.
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost or asked to end.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Posterior(PosteriorError::NoPeerForm { .. }) => 2,
             Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
             Self::Store(error) if is_refusal(error) => 3,
-            Self::PeerLost(_) => 75,
+            Self::PeerLost(_) | Self::Interrupted(_) => 75,
             _ => 1,
         }
     }

@@ -1,8 +1,14 @@
 //! The first fault of a process, seen by all its workers.
+//!
+//! After a fault an operator skips what comes in. It must keep the capabilities of what it skips ([`Held`]): otherwise the frontier passes, and
+//! a process that has not heard of the fault yet takes sums that lack a group for complete, and writes them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use timely::dataflow::operators::Capability;
+
+use crate::drain::Drain;
 use crate::error::RunError;
 
 /// Where an operator leaves its error: timely's operators return nothing, so the pass that runs them looks here.
@@ -10,6 +16,20 @@ use crate::error::RunError;
 pub(crate) struct Faults {
     raised: AtomicBool,
     first: Mutex<Option<RunError>>,
+    drain: Drain,
+}
+
+/// Capabilities of what an operator skipped, kept until the dataflow is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Vec<Capability<u64>>);
+
+impl Held {
+    /// Keeps the capability of what was just worked on where a fault stands: part of it may have been skipped.
+    pub(crate) fn keep(&mut self, faults: &Faults, capability: Option<Capability<u64>>) {
+        if faults.raised() {
+            self.0.extend(capability);
+        }
+    }
 }
 
 impl Faults {
@@ -18,6 +38,11 @@ impl Faults {
         let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.get_or_insert(error);
         self.raised.store(true, Ordering::Release);
+    }
+
+    /// What is under way, and whether more may be begun.
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     /// Whether a fault was raised.

@@ -8,6 +8,8 @@ use fisherflow_network::{Arithmetic, Description};
 use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{OnBadObject, StoreOptions};
 
+use crate::interrupt::Interrupt;
+
 /// One run, resolved: nothing here is relative, and nothing is left to a default.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -163,25 +165,66 @@ pub enum ExistingOutput {
 }
 
 /// The processes and workers of the run.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Cluster {
-    /// This process's position in `addresses`.
+    /// Which of the processes this one is.
     pub process: usize,
-    /// `host:port` of every process; one entry, unused, for a single process.
-    pub addresses: Vec<String>,
+    /// Number of processes.
+    pub processes: usize,
+    /// Where they are; unused for a single process.
+    pub hosts: Hosts,
     /// Workers (threads) a process.
     pub workers: usize,
     /// The secret that every process proves to know; may be empty where all of them are on this machine.
     pub secret: Vec<u8>,
+    /// Digest of the program: processes of unlike builds do not form a cluster.
+    pub build: [u8; 32],
     /// How long to wait for the other processes at start-up.
     pub deadline: Duration,
+    /// How long a process may be silent before it counts as lost.
+    pub peer_timeout: Duration,
+    /// By which this process is asked to end early.
+    pub interrupt: Interrupt,
+}
+
+/// Where the processes of a run are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// `host:port` of every process, in order. Names are looked up again until they are known and somebody answers there.
+    Listed(Vec<String>),
+    /// The processes leave their addresses under the output.
+    Rendezvous {
+        /// The name or IPv4 address by which the others reach this one.
+        host: String,
+        /// Where this one listens; 0 for any free port.
+        port: u16,
+    },
+}
+
+impl Cluster {
+    /// One process of so many workers.
+    #[must_use]
+    pub fn alone(workers: usize) -> Self {
+        Self {
+            process: 0,
+            processes: 1,
+            hosts: Hosts::Listed(Vec::new()),
+            workers,
+            secret: Vec::new(),
+            build: [0; 32],
+            deadline: Duration::from_secs(60),
+            peer_timeout: Duration::from_secs(60),
+            interrupt: Interrupt::default(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster")
             .field("process", &self.process)
-            .field("addresses", &self.addresses)
+            .field("processes", &self.processes)
+            .field("hosts", &self.hosts)
             .field("workers", &self.workers)
             .finish_non_exhaustive()
     }

@@ -6,12 +6,16 @@
 mod calibration_notes;
 mod cluster;
 mod context;
+mod drain;
 mod dual_files;
 mod dual_storage;
 mod error;
 mod fault;
 mod files;
 mod finished;
+mod handshake;
+mod heartbeat;
+mod interrupt;
 mod job;
 mod manifest;
 mod mesh;
@@ -25,14 +29,17 @@ mod run;
 mod spectrum;
 mod stage_state;
 mod stages;
+mod strays;
 mod train;
+mod whereabouts;
 
 pub use error::RunError;
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
+pub use interrupt::{Interrupt, Wish};
 pub use job::{
-    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource,
-    Noise, Predict, Prior, Progress, Stage,
+    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, LowRankSettings,
+    NetworkSource, Noise, Predict, Prior, Progress, Stage,
 };
 pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;

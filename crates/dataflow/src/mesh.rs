@@ -1,272 +1,437 @@
 //! The cluster's sockets, connected and checked before timely sees them.
 //!
-//! Every pair of processes proves to one another, over a fresh challenge, that it knows the shared secret, runs the same build and
-//! was given the same run over the same catalogue. Anything else that connects (a port probe, an HTTP client, a process of another
-//! run) is dropped and reported, and a deadline ends the wait.
+//! Every pair of processes has one connection for timely, and every process one more to the first, for signs of life
+//! ([`crate::heartbeat`]); the higher index dials the lower. Each connection passes the handshake of [`crate::handshake`] in a thread of its own, so
+//! that whatever else connects (a port probe, an HTTP client, a process of another run, somebody who says nothing) holds up nobody. It is dropped
+//! and reported, and a deadline ends the wait.
 //!
-//! Wire format, both ways: `MAGIC | digest of build and run [32] | index u32 | nonce [32]`, then
-//! `HMAC-SHA256(secret, role | own hello | other hello)`. Higher index dials lower.
+//! A connection whose process died while the cluster was forming is given up: that process may come again.
 
-use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::mpsc;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use hmac::{Hmac, Mac};
-use sha2::{Digest, Sha256};
-
 use crate::error::RunError;
+use crate::handshake::{Handshake, Peer, Purpose};
 use crate::job::Cluster;
+use crate::strays::Strays;
+use crate::whereabouts::Whereabouts;
 
-const MAGIC: &[u8; 8] = b"FSHRFLW1";
-const HELLO: usize = 8 + 32 + 4 + 32;
-/// How long one handshake may take: strays that connect and say nothing are dropped after it.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Unacknowledged data on a connection for so long means that the peer is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Handshakes under way with whoever dialled: the oldest gives way to the next, for a process of the run is done in milliseconds.
+const MOST_STRANGERS: usize = 128;
+/// Time between two looks at whether those who are connected still live.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// Connects this process to every other one; entry `i` is the socket to process `i`, `None` for itself.
+/// The connections of this process.
+pub(crate) struct Mesh {
+    /// To process `i`, `None` for this one.
+    pub(crate) data: Vec<Option<TcpStream>>,
+    /// By process: all others in the first process, the first in all others.
+    pub(crate) heartbeat: BTreeMap<usize, TcpStream>,
+}
+
+/// Connects this process to every other one.
 ///
 /// # Errors
 /// [`RunError::PeerLost`] where the deadline passes, [`RunError::Usage`] where the addresses leave this machine and no secret is given.
-pub(crate) fn connect(cluster: &Cluster, run: &str, deadline: Duration) -> Result<Vec<Option<TcpStream>>, RunError> {
-    let me = cluster.process;
-    let addresses = &cluster.addresses;
-    if cluster.secret.is_empty() && !addresses.iter().all(|address| stays_here(address)) {
+pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -> Result<Mesh, RunError> {
+    if cluster.secret.is_empty() && !whereabouts.stay_here() {
         return Err(RunError::Usage(
             "the hosts are not all on this machine: give every process the same secret with --secret-file, \
              or FISHERFLOW_CLUSTER_SECRET"
                 .into(),
         ));
     }
-    let handshake = Handshake {
-        digest: Sha256::new()
-            .chain_update(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")))
-            .chain_update(addresses.len().to_be_bytes())
-            .chain_update(run)
-            .finalize()
-            .into(),
-        secret: cluster.secret.clone(),
-        me,
+    let (listener, address) = whereabouts.listen()?;
+    let (news, arrivals) = mpsc::channel();
+    let mut forming = Forming {
+        me: cluster.process,
+        handshake: Handshake::new(cluster.build, run, cluster.processes, &cluster.secret, cluster.process),
+        whereabouts: whereabouts.clone(),
+        places: places(cluster.process, cluster.processes),
+        strangers: VecDeque::new(),
+        accepted: 0,
+        strays: Strays::default(),
+        news,
+        over: Over::default(),
     };
-    let listener = listen(&addresses[me])?;
-    let end = Instant::now() + deadline;
-    let mut sockets: Vec<Option<TcpStream>> = addresses.iter().map(|_| None).collect();
-    let (accepted, arrivals) = mpsc::channel();
-    let mut refused = Refused::default();
-    while sockets.iter().flatten().count() + 1 < addresses.len() {
-        if Instant::now() > end {
-            let missing: Vec<String> = (0..addresses.len())
-                .filter(|&i| i != me && sockets[i].is_none())
-                .map(|i| format!("{i} at {}", addresses[i]))
-                .collect();
-            return Err(RunError::PeerLost(format!(
-                "start-up deadline of {} s passed; missing: {}{}",
-                deadline.as_secs(),
-                missing.join(", "),
-                refused.in_words()
-            )));
-        }
-        for peer in 0..me {
-            if sockets[peer].is_none() {
-                sockets[peer] = dial(&handshake, peer, &addresses[peer]).unwrap_or_else(|reason| {
-                    refused.note(&addresses[peer], reason);
-                    None
-                });
-            }
-        }
-        while let Ok((stream, from)) = listener.accept() {
-            let (handshake, accepted) = (handshake.clone(), accepted.clone());
-            std::thread::spawn(move || drop(accepted.send((from.ip(), handshake.accept(stream)))));
-        }
-        match arrivals.recv_timeout(Duration::from_millis(20)) {
-            Ok((_, Ok((peer, socket)))) => match sockets.get_mut(peer) {
-                Some(place @ None) if peer > me => *place = Some(socket),
-                _ => tracing::warn!(peer, "second connection of a process dropped"),
-            },
-            Ok((from, Err(reason))) => refused.note(&from.to_string(), reason),
-            Err(_) => {}
-        }
-    }
-    for socket in sockets.iter().flatten() {
-        tune(socket).map_err(|error| RunError::PeerLost(format!("socket: {error}")))?;
-    }
-    Ok(sockets)
+    forming.announce(address);
+    forming.dial_those_missing();
+    let formed = forming.form(cluster, &listener, &arrivals);
+    forming.over.0.store(true, Ordering::Release);
+    formed?;
+    forming
+        .finish(cluster.peer_timeout)
+        .map_err(|error| RunError::PeerLost(format!("socket: {error}")))
 }
 
-fn stays_here(address: &str) -> bool {
-    address
-        .to_socket_addrs()
-        .is_ok_and(|mut found| found.all(|a| a.ip().is_loopback()))
+/// The connections that process `me` needs.
+fn places(me: usize, processes: usize) -> BTreeMap<(usize, Purpose), Place> {
+    let others = (0..processes).filter(|&other| other != me);
+    let data = others.clone().map(|other| (other, Purpose::Data));
+    let heartbeat = others
+        .filter(|&other| me == 0 || other == 0)
+        .map(|other| (other, Purpose::Heartbeat));
+    data.chain(heartbeat).map(|key| (key, Place::Empty)).collect()
 }
 
-/// Listens where the other processes will dial: on the loopback alone where that is what the address says.
-fn listen(address: &str) -> Result<TcpListener, RunError> {
-    let usage = |reason: String| RunError::Usage(format!("cannot listen at {address}: {reason}"));
-    let port = address
-        .rsplit(':')
-        .next()
-        .and_then(|port| port.parse().ok())
-        .ok_or_else(|| usage("expected host:port".into()))?;
-    let ip = if stays_here(address) {
-        Ipv4Addr::LOCALHOST
-    } else {
-        Ipv4Addr::UNSPECIFIED
-    };
-    let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), port)).map_err(|e| usage(e.to_string()))?;
-    listener.set_nonblocking(true).map_err(|e| usage(e.to_string()))?;
-    Ok(listener)
+/// One connection that is needed.
+enum Place {
+    /// Nobody there, and nobody dialled.
+    Empty,
+    /// A thread dials.
+    Dialled,
+    /// There.
+    Taken(TcpStream),
 }
 
-/// `None` while nothing listens there.
-fn dial(handshake: &Handshake, peer: usize, address: &str) -> Result<Option<TcpStream>, String> {
-    let to = address
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut found| found.find(SocketAddr::is_ipv4));
-    let Some(stream) = to.and_then(|to| TcpStream::connect_timeout(&to, Duration::from_secs(1)).ok()) else {
-        return Ok(None);
-    };
-    match handshake.dial(stream)? {
-        (index, stream) if index == peer => Ok(Some(stream)),
-        (index, _) => Err(format!("process {index} is there, expected {peer}")),
-    }
-}
-
-/// Connections that were dropped: each reason is said once, however often it comes back, and again should the deadline pass.
-#[derive(Default)]
-struct Refused(BTreeSet<String>);
-
-impl Refused {
-    fn note(&mut self, with: &str, reason: String) {
-        if !self.0.contains(&reason) {
-            tracing::warn!(%with, %reason, "connection dropped");
-            self.0.insert(reason);
-        }
-    }
-
-    fn in_words(&self) -> String {
-        match self.0.len() {
-            0 => String::new(),
-            _ => format!("; dropped: {}", self.0.iter().cloned().collect::<Vec<_>>().join("; ")),
+impl Place {
+    /// Whether a living process holds it.
+    fn is_alive(&self) -> bool {
+        let Self::Taken(socket) = self else {
+            return false;
+        };
+        match socket.peek(&mut [0]) {
+            Ok(n) => n > 0,
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
         }
     }
 }
 
-fn tune(socket: &TcpStream) -> std::io::Result<()> {
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(None)?;
-    socket.set_write_timeout(None)?;
-    let socket = socket2::SockRef::from(socket);
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(SILENCE / 4)
-        .with_interval(SILENCE / 8);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(SILENCE))?;
-    Ok(())
+/// What a thread has to tell.
+enum News {
+    /// Somebody passed the handshake; where they dialled, which of the strangers they were.
+    Arrived(Peer, Option<u64>),
+    /// A connection was dropped: with whom, why, and which of the strangers they were.
+    Dropped(String, String, Option<u64>),
 }
 
-#[derive(Clone)]
-struct Handshake {
-    digest: [u8; 32],
-    secret: Vec<u8>,
+#[derive(Clone, Default)]
+struct Over(Arc<AtomicBool>);
+
+impl Over {
+    fn is_it(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Sleeps, but no longer than it lasts.
+    fn sleep(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.is_it() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20).min(time));
+        }
+    }
+}
+
+struct Forming {
     me: usize,
+    handshake: Handshake,
+    whereabouts: Whereabouts,
+    places: BTreeMap<(usize, Purpose), Place>,
+    /// Those who dialled and have not passed the handshake, the oldest first.
+    strangers: VecDeque<(u64, TcpStream)>,
+    accepted: u64,
+    strays: Strays,
+    news: Sender<News>,
+    over: Over,
 }
 
-impl Handshake {
-    fn dial(&self, mut stream: TcpStream) -> Result<(usize, TcpStream), String> {
-        let ours = self.hello();
-        prepare(&stream)?;
-        stream.write_all(&ours).map_err(|e| e.to_string())?;
-        let (peer, theirs) = self.read_hello(&mut stream)?;
-        self.same_run(&theirs)?;
-        stream
-            .write_all(&self.proof(b"dial", &ours, &theirs)?)
-            .map_err(|e| e.to_string())?;
-        self.check(&mut stream, b"accept", &theirs, &ours)?;
-        Ok((peer, stream))
-    }
-
-    fn accept(&self, mut stream: TcpStream) -> Result<(usize, TcpStream), String> {
-        let ours = self.hello();
-        prepare(&stream)?;
-        // The stranger speaks first: a probe learns nothing. A process of another run learns that it is one.
-        let (peer, theirs) = self.read_hello(&mut stream)?;
-        stream.write_all(&ours).map_err(|e| e.to_string())?;
-        self.same_run(&theirs)?;
-        self.check(&mut stream, b"dial", &theirs, &ours)?;
-        stream
-            .write_all(&self.proof(b"accept", &ours, &theirs)?)
-            .map_err(|e| e.to_string())?;
-        Ok((peer, stream))
-    }
-
-    fn hello(&self) -> [u8; HELLO] {
-        let mut hello = [0; HELLO];
-        hello[..8].copy_from_slice(MAGIC);
-        hello[8..40].copy_from_slice(&self.digest);
-        hello[40..44].copy_from_slice(&u32::try_from(self.me).unwrap_or(u32::MAX).to_be_bytes());
-        hello[44..].copy_from_slice(&rand::random::<[u8; 32]>());
-        hello
-    }
-
-    fn read_hello(&self, stream: &mut TcpStream) -> Result<(usize, [u8; HELLO]), String> {
-        let mut hello = [0; HELLO];
-        stream.read_exact(&mut hello).map_err(|e| format!("no hello: {e}"))?;
-        if &hello[..8] != MAGIC {
-            return Err("not a fisherflow process".into());
-        }
-        let index = u32::from_be_bytes([hello[40], hello[41], hello[42], hello[43]]);
-        Ok((index as usize, hello))
-    }
-
-    fn same_run(&self, hello: &[u8; HELLO]) -> Result<(), String> {
-        if hello[8..40] != self.digest {
-            return Err("another build, run file or catalogue: start every process with the same ones".into());
+impl Forming {
+    /// Waits until everybody is there.
+    fn form(
+        &mut self,
+        cluster: &Cluster,
+        listener: &TcpListener,
+        arrivals: &mpsc::Receiver<News>,
+    ) -> Result<(), RunError> {
+        let end = Instant::now() + cluster.deadline;
+        let mut looked = Instant::now();
+        while !self.places.values().all(|place| matches!(place, Place::Taken(_))) {
+            if cluster.interrupt.asked().is_some() {
+                return Err(RunError::Interrupted(
+                    "a signal while it waited for the other processes".into(),
+                ));
+            }
+            if Instant::now() > end {
+                return Err(self.deadline_passed(cluster.deadline));
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.give_up_the_dead();
+            }
+            for _ in 0..MOST_STRANGERS {
+                match listener.accept() {
+                    Ok((socket, from)) => self.meet(socket, from),
+                    Err(_) => break,
+                }
+            }
+            match arrivals.recv_timeout(Duration::from_millis(10)) {
+                Ok(news) => self.hear(news),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            arrivals.try_iter().for_each(|news| self.hear(news));
         }
         Ok(())
     }
 
-    fn mac(&self, role: &[u8], first: &[u8], second: &[u8]) -> Result<Hmac<Sha256>, String> {
-        let mac = Hmac::<Sha256>::new_from_slice(&self.secret).map_err(|e| e.to_string())?;
-        Ok(mac.chain_update(role).chain_update(first).chain_update(second))
+    fn deadline_passed(&self, deadline: Duration) -> RunError {
+        let mut missing: Vec<usize> = self
+            .places
+            .iter()
+            .filter(|(_, place)| !matches!(place, Place::Taken(_)))
+            .map(|((peer, _), _)| *peer)
+            .collect();
+        missing.dedup();
+        let missing: Vec<String> = missing.into_iter().map(|peer| self.whereabouts.name(peer)).collect();
+        RunError::PeerLost(format!(
+            "start-up deadline of {} s passed; missing: {}{}",
+            deadline.as_secs(),
+            missing.join(", "),
+            self.strays.in_words()
+        ))
     }
 
-    fn proof(&self, role: &[u8], ours: &[u8], theirs: &[u8]) -> Result<[u8; 32], String> {
-        Ok(self.mac(role, ours, theirs)?.finalize().into_bytes().into())
+    fn hear(&mut self, news: News) {
+        let stranger = match &news {
+            News::Arrived(_, stranger) | News::Dropped(_, _, stranger) => *stranger,
+        };
+        if let Some(id) = stranger {
+            self.strangers.retain(|(other, _)| *other != id);
+        }
+        match news {
+            News::Arrived(peer, stranger) => self.seat(peer, stranger.is_some()),
+            News::Dropped(with, reason, _) => self.strays.note(&with, reason),
+        }
     }
 
-    fn check(&self, stream: &mut TcpStream, role: &[u8], theirs: &[u8], ours: &[u8]) -> Result<(), String> {
-        let mut proof = [0; 32];
-        stream.read_exact(&mut proof).map_err(|e| format!("no proof: {e}"))?;
-        self.mac(role, theirs, ours)?
-            .verify_slice(&proof)
-            .map_err(|_| "wrong secret".into())
+    fn seat(&mut self, peer: Peer, dialled_me: bool) {
+        let reason = match self.places.get_mut(&(peer.process, peer.purpose)) {
+            Some(place) if dialled_me == (peer.process > self.me) && !place.is_alive() => {
+                if peer.socket.set_nonblocking(true).is_ok() {
+                    *place = Place::Taken(peer.socket);
+                }
+                return;
+            }
+            Some(_) => "a second process of the same number: start each once",
+            None => "no process of this number is expected",
+        };
+        let name = self.whereabouts.name(peer.process);
+        self.strays.note(&name, reason.into());
+    }
+
+    /// Whoever died while the cluster was forming may come again.
+    fn give_up_the_dead(&mut self) {
+        for place in self.places.values_mut() {
+            if matches!(place, Place::Taken(_)) && !place.is_alive() {
+                *place = Place::Empty;
+            }
+        }
+        self.dial_those_missing();
+    }
+
+    /// Lets whoever dialled speak, in a thread.
+    fn meet(&mut self, socket: TcpStream, from: SocketAddr) {
+        let Ok(held) = socket.try_clone() else {
+            return;
+        };
+        let id = self.accepted;
+        self.accepted += 1;
+        self.strangers.push_back((id, held));
+        if self.strangers.len() > MOST_STRANGERS
+            && let Some((_, oldest)) = self.strangers.pop_front()
+        {
+            let _ = oldest.shutdown(Shutdown::Both);
+        }
+        let (handshake, news) = (self.handshake.clone(), self.news.clone());
+        let started = thread("handshake", move || {
+            let said = match handshake.accept(socket) {
+                Ok(peer) => News::Arrived(peer, Some(id)),
+                Err(reason) => News::Dropped(from.ip().to_string(), reason, Some(id)),
+            };
+            // Nobody listens once the cluster has formed.
+            let _ = news.send(said);
+        });
+        if !started {
+            self.strangers.retain(|(other, _)| *other != id);
+        }
+    }
+
+    fn dial_those_missing(&mut self) {
+        let me = self.me;
+        let missing = self
+            .places
+            .iter_mut()
+            .filter(|((peer, _), place)| *peer < me && matches!(place, Place::Empty));
+        for (&(peer, purpose), place) in missing {
+            let dialler = Dialler {
+                peer,
+                purpose,
+                handshake: self.handshake.clone(),
+                whereabouts: self.whereabouts.clone(),
+                news: self.news.clone(),
+                over: self.over.clone(),
+            };
+            if thread("dial", move || dialler.dial()) {
+                *place = Place::Dialled;
+            }
+        }
+    }
+
+    /// Keeps this process's address where the others look for it: an `--overwrite` of the first process may take it away.
+    fn announce(&self, address: String) {
+        if self.whereabouts.are_listed() {
+            return;
+        }
+        let (whereabouts, over, news) = (self.whereabouts.clone(), self.over.clone(), self.news.clone());
+        let keep = move || {
+            while !over.is_it() {
+                if let Err(reason) = whereabouts.announce(&address) {
+                    let _ = news.send(News::Dropped("the output".into(), reason, None));
+                }
+                over.sleep(Duration::from_secs(1));
+            }
+            whereabouts.leave();
+        };
+        thread("announce", keep);
+    }
+
+    fn finish(self, silence: Duration) -> std::io::Result<Mesh> {
+        let mut mesh = Mesh {
+            data: Vec::new(),
+            heartbeat: BTreeMap::new(),
+        };
+        let processes = 1 + self
+            .places
+            .keys()
+            .filter(|(_, purpose)| *purpose == Purpose::Data)
+            .count();
+        mesh.data.resize_with(processes, || None);
+        for ((peer, purpose), place) in self.places {
+            let Place::Taken(socket) = place else { continue };
+            tune(&socket, silence)?;
+            match purpose {
+                Purpose::Data => {
+                    socket.set_nonblocking(false)?;
+                    mesh.data[peer] = Some(socket);
+                }
+                Purpose::Heartbeat => {
+                    mesh.heartbeat.insert(peer, socket);
+                }
+            }
+        }
+        Ok(mesh)
     }
 }
 
-fn prepare(stream: &TcpStream) -> Result<(), String> {
-    let prepare = || {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))
-    };
-    prepare().map_err(|e: std::io::Error| e.to_string())
+/// Whether it could be started.
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.is_ok()
+}
+
+/// Dials one process until it answers.
+struct Dialler {
+    peer: usize,
+    purpose: Purpose,
+    handshake: Handshake,
+    whereabouts: Whereabouts,
+    news: Sender<News>,
+    over: Over,
+}
+
+impl Dialler {
+    fn dial(&self) {
+        let mut pause = self.whereabouts.pause();
+        while !self.over.is_it() {
+            match self.try_once() {
+                Ok(Some(peer)) => {
+                    let _ = self.news.send(News::Arrived(peer, None));
+                    return;
+                }
+                Ok(None) => {}
+                Err(reason) => {
+                    let with = self.whereabouts.name(self.peer);
+                    let _ = self.news.send(News::Dropped(with, reason, None));
+                }
+            }
+            self.over.sleep(pause);
+            pause = (pause * 3 / 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// `None` while nothing listens there, or nobody knows where.
+    fn try_once(&self) -> Result<Option<Peer>, String> {
+        let Some(address) = self.whereabouts.address(self.peer)? else {
+            return Ok(None);
+        };
+        let found = address.to_socket_addrs().into_iter().flatten();
+        for to in found.filter(SocketAddr::is_ipv4) {
+            let Ok(socket) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else {
+                continue;
+            };
+            let peer = self.handshake.dial(socket, self.purpose)?;
+            if peer.process != self.peer {
+                return Err("another process of the run is at its address: give every process its own".into());
+            }
+            return Ok(Some(peer));
+        }
+        Ok(None)
+    }
+}
+
+/// Unacknowledged data, or no answer to probes of an idle connection, for so long means that the peer's machine is gone.
+fn tune(socket: &TcpStream, silence: Duration) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(None)?;
+    socket.set_write_timeout(None)?;
+    let socket = socket2::SockRef::from(socket);
+    let second = Duration::from_secs(1);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time((silence / 4).max(second))
+        .with_interval((silence / 8).max(second));
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(silence))?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interrupt::Wish;
+    use crate::job::Hosts;
+    use fisherflow_store::{Output, StoreOptions, Stores};
+    use std::io::Write;
 
-    fn cluster(addresses: &[String], process: usize, secret: &str) -> Cluster {
+    struct Place {
+        folder: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            Self {
+                folder: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        fn connect(&self, cluster: &Cluster, run: &str) -> Result<Mesh, RunError> {
+            let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+            let output = Output::open(&stores, self.folder.path().join("out").to_str().unwrap()).unwrap();
+            connect(cluster, run, &Whereabouts::new(cluster, output.rendezvous("run")))
+        }
+    }
+
+    fn cluster(hosts: &Hosts, process: usize, processes: usize, deadline: u64) -> Cluster {
         Cluster {
             process,
-            addresses: addresses.to_vec(),
-            workers: 1,
-            secret: secret.as_bytes().to_vec(),
-            deadline: Duration::from_secs(60),
+            processes,
+            hosts: hosts.clone(),
+            secret: b"s".to_vec(),
+            deadline: Duration::from_secs(deadline),
+            ..Cluster::alone(1)
         }
     }
 
@@ -275,45 +440,151 @@ mod tests {
         held.iter().map(|l| l.local_addr().unwrap().to_string()).collect()
     }
 
-    #[test]
-    fn strays_do_not_disturb_a_forming_cluster() {
-        let addresses = free_addresses(2);
-        let (first, second) = (cluster(&addresses, 0, "s"), cluster(&addresses, 1, "s"));
-        let waiting = std::thread::spawn(move || connect(&first, "run", Duration::from_secs(20)));
-        for words in ["", "GET / HTTP/1.1\r\n\r\n", &"x".repeat(500)] {
-            let mut stray = loop {
-                match TcpStream::connect(&addresses[0]) {
-                    Ok(stray) => break stray,
-                    Err(_) => std::thread::sleep(Duration::from_millis(10)),
-                }
-            };
-            stray.write_all(words.as_bytes()).unwrap();
+    fn dialled(address: &str) -> TcpStream {
+        loop {
+            match TcpStream::connect(address) {
+                Ok(socket) => return socket,
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
         }
-        let sockets = connect(&second, "run", Duration::from_secs(20)).unwrap();
-        assert!(sockets[0].is_some() && sockets[1].is_none());
-        assert!(waiting.join().unwrap().unwrap()[1].is_some());
+    }
+
+    /// Everybody connected: `n` processes in as many threads.
+    fn all(place: &Place, hosts: &Hosts, n: usize) -> Vec<Mesh> {
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = (0..n)
+                .map(|i| scope.spawn(move || place.connect(&cluster(hosts, i, n, 30), "run").unwrap()))
+                .collect();
+            waiting.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    fn assert_whole(meshes: &[Mesh]) {
+        for (me, mesh) in meshes.iter().enumerate() {
+            let there: Vec<bool> = mesh.data.iter().map(Option::is_some).collect();
+            let expected: Vec<bool> = (0..meshes.len()).map(|i| i != me).collect();
+            assert_eq!(there, expected);
+            let hearts: Vec<usize> = mesh.heartbeat.keys().copied().collect();
+            let expected: Vec<usize> = if me == 0 { (1..meshes.len()).collect() } else { vec![0] };
+            assert_eq!(hearts, expected);
+        }
     }
 
     #[test]
-    fn a_wrong_secret_or_run_does_not_get_in() {
-        for (secret, run) in [("wrong", "run"), ("s", "another run")] {
-            let addresses = free_addresses(2);
-            let (first, second) = (cluster(&addresses, 0, "s"), cluster(&addresses, 1, secret));
-            let waiting = std::thread::spawn(move || connect(&first, "run", Duration::from_secs(2)));
-            assert!(matches!(
-                connect(&second, run, Duration::from_secs(2)),
-                Err(RunError::PeerLost(_))
-            ));
-            assert!(matches!(waiting.join().unwrap(), Err(RunError::PeerLost(_))));
+    fn a_list_of_addresses_forms_a_mesh() {
+        assert_whole(&all(&Place::new(), &Hosts::Listed(free_addresses(4)), 4));
+    }
+
+    /// Entries of an earlier attempt lead to nobody, to a stranger, and to the wrong process; none is left at the end.
+    #[test]
+    fn a_rendezvous_forms_a_mesh_over_stale_entries() {
+        let place = Place::new();
+        let folder = place.folder.path().join("out/rendezvous/run");
+        std::fs::create_dir_all(&folder).unwrap();
+        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+        for (process, stale) in [
+            (0, free_addresses(1).remove(0)),
+            (1, stranger.local_addr().unwrap().to_string()),
+        ] {
+            std::fs::write(
+                folder.join(format!("{process}.json")),
+                format!("{{\"address\":\"{stale}\"}}"),
+            )
+            .unwrap();
         }
+        std::fs::write(folder.join("2.json"), b"half an en").unwrap();
+        let hosts = Hosts::Rendezvous {
+            host: "127.0.0.1".into(),
+            port: 0,
+        };
+        assert_whole(&all(&place, &hosts, 3));
+        let started = Instant::now();
+        while std::fs::read_dir(&folder).is_ok_and(|left| left.count() > 0) {
+            assert!(started.elapsed() < Duration::from_secs(5), "entries are left");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// More who say nothing than there are places for strangers, and more who say the wrong thing.
+    #[test]
+    fn strays_do_not_delay_a_forming_cluster() {
+        let place = Place::new();
+        let hosts = Hosts::Listed(free_addresses(2));
+        let Hosts::Listed(addresses) = &hosts else {
+            unreachable!()
+        };
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| place.connect(&cluster(&hosts, 0, 2, 20), "run"));
+            let mut held: Vec<TcpStream> = (0..2 * MOST_STRANGERS).map(|_| dialled(&addresses[0])).collect();
+            for words in ["", "GET / HTTP/1.1\r\n\r\n", &"x".repeat(500), "FSHRFLOW"] {
+                let mut stray = dialled(&addresses[0]);
+                stray.write_all(words.as_bytes()).unwrap();
+                held.push(stray);
+            }
+            let started = Instant::now();
+            place.connect(&cluster(&hosts, 1, 2, 20), "run").unwrap();
+            waiting.join().unwrap().unwrap();
+            assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        });
+    }
+
+    /// The address of a lower process is a stranger's at first: one who accepts and is silent.
+    #[test]
+    fn a_silent_listener_holds_up_no_other_connection() {
+        let place = Place::new();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut addresses = free_addresses(3);
+        addresses[0] = silent.local_addr().unwrap().to_string();
+        let hosts = Hosts::Listed(addresses);
+        let (first, second) = (cluster(&hosts, 1, 3, 3), cluster(&hosts, 2, 3, 3));
+        std::thread::scope(|scope| {
+            let (first, second) = (
+                scope.spawn(|| place.connect(&first, "run")),
+                scope.spawn(|| place.connect(&second, "run")),
+            );
+            for ended in [first, second] {
+                let said = ended.join().unwrap().err().unwrap().to_string();
+                assert!(said.contains("missing: 0 at") && !said.contains(", "), "{said}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_process_that_dies_before_the_others_came_may_come_again() {
+        let place = Place::new();
+        let hosts = Hosts::Listed(free_addresses(3));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| place.connect(&cluster(&hosts, 0, 3, 20), "run"));
+            assert!(place.connect(&cluster(&hosts, 1, 3, 1), "run").is_err());
+            let second = scope.spawn(|| place.connect(&cluster(&hosts, 1, 3, 20), "run"));
+            place.connect(&cluster(&hosts, 2, 3, 20), "run").unwrap();
+            second.join().unwrap().unwrap();
+            waiting.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_wish_to_end_ends_the_wait() {
+        let place = Place::new();
+        let waiting = cluster(&Hosts::Listed(free_addresses(2)), 0, 2, 60);
+        waiting.interrupt.ask(Wish::Drain);
+        let error = place.connect(&waiting, "run").err().unwrap();
+        assert!(matches!(error, RunError::Interrupted(_)) && error.exit_code() == 75);
     }
 
     #[test]
     fn other_hosts_need_a_secret() {
-        let addresses = vec!["127.0.0.1:2101".to_string(), "192.0.2.7:2101".to_string()];
-        assert!(matches!(
-            connect(&cluster(&addresses, 0, ""), "run", Duration::from_secs(1)),
-            Err(RunError::Usage(_))
-        ));
+        let place = Place::new();
+        for hosts in [
+            Hosts::Listed(vec!["127.0.0.1:2101".into(), "192.0.2.7:2101".into()]),
+            Hosts::Rendezvous {
+                host: "192.0.2.7".into(),
+                port: 0,
+            },
+        ] {
+            let mut open = cluster(&hosts, 0, 2, 1);
+            open.secret.clear();
+            assert!(matches!(place.connect(&open, "run"), Err(RunError::Usage(_))));
+        }
     }
 }

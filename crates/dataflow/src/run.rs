@@ -20,6 +20,7 @@ use crate::passes::predict::PredictCounts;
 use crate::prior_facts::PriorFacts;
 use crate::stage_state::FitCounts;
 use crate::stages::{self, Found};
+use crate::whereabouts::Whereabouts;
 
 /// What a run left, for people to read.
 #[derive(Clone, Debug, Serialize)]
@@ -121,7 +122,8 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Pro
     }
     let working = Arc::clone(&context);
     let identity = format!("{} {stage:?}", context.run_id);
-    let found = cluster::execute(cluster, &identity, &context.faults, move |worker| {
+    let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
+    let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, move |worker| {
         stages::work(worker, &working, stage)
     })?;
     let summary = summary(&context, stage, found, cluster.process, started)?;
@@ -262,6 +264,7 @@ fn summary(
         if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
             context.stores.delete_prefix(&context.scratch())?;
         }
+        context.output.clear_rendezvous()?;
         summary.complete = true;
     }
     summary.seconds = started.elapsed().as_secs_f64();

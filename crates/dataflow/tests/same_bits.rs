@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource, Noise, Outcome,
-    Predict, Prior, Progress, RunSummary, Stage, run,
+    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, LowRankSettings, NetworkSource, Noise,
+    Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -95,13 +94,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
 }
 
 fn alone(workers: usize) -> Cluster {
-    Cluster {
-        process: 0,
-        addresses: vec!["localhost:0".into()],
-        workers,
-        secret: Vec::new(),
-        deadline: Duration::from_secs(60),
-    }
+    Cluster::alone(workers)
 }
 
 fn done(job: Job, stage: Stage, cluster: &Cluster) -> RunSummary {
@@ -453,7 +446,8 @@ fn same_bits_elsewhere(one: &RunSummary, job: impl Fn(&str) -> Job) {
     drop(held);
     let cluster = |process| Cluster {
         process,
-        addresses: addresses.clone(),
+        processes: 2,
+        hosts: Hosts::Listed(addresses.clone()),
         workers: 2,
         ..alone(2)
     };

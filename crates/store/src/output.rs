@@ -3,6 +3,7 @@
 //! `claim.json` is created by a conditional write, so that of two runs on one output the second refuses. `manifest.json` is created by a
 //! conditional write once every file is there; `_SUCCESS` comes last. `predictions/`, `jacobians/` and `posterior/` hold Parquet alone.
 
+use fisherflow_spectra::ObjectVersion;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,14 +20,16 @@ use crate::jacobians::JacobianSchema;
 use crate::matrices::read_matrices;
 use crate::{
     BlockRow, Creation, EvidenceRow, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest,
-    MarginalVarianceWriter, MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, StoreError, StoredMatrices,
-    Stores, TableWriter, WrittenFile,
+    MarginalVarianceWriter, MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, Rendezvous, StoreError,
+    StoredMatrices, Stores, TableWriter, WrittenFile,
 };
 
 /// Where tables are, in an output.
 pub(crate) const DATA: [&str; 3] = ["predictions", "jacobians", "posterior"];
 /// Where intermediate results are.
 const STAGES: &str = "stages";
+/// Where the processes of a run find one another: nothing of a run's results.
+const RENDEZVOUS: &str = "rendezvous";
 const CLAIM: &str = "claim.json";
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUCCESS: &str = "_SUCCESS";
@@ -155,7 +158,7 @@ impl Output {
     /// # Errors
     /// It holds something and is no output of ours, or cannot be deleted.
     pub fn overwrite(&self) -> Result<u64, StoreError> {
-        let objects = self.stores.list_all(&self.uri)?;
+        let objects = self.objects()?;
         let marks = [self.child(CLAIM), self.child(MANIFEST)];
         match objects.first() {
             Some(object) if objects.iter().all(|o| !marks.contains(&o.path)) => Err(StoreError::NotOurs {
@@ -345,6 +348,20 @@ impl Output {
         read_blocks(&self.stores, &self.child(BLOCKS))
     }
 
+    /// Everything that is there, by path within the output, with its size in bytes.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn contents(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let start = self.child("");
+        let objects = self.stores.list_all(&self.uri)?;
+        let relative = |path: &str| path.strip_prefix(&start).unwrap_or(path).to_owned();
+        Ok(objects
+            .iter()
+            .map(|object| (relative(&object.path), object.size))
+            .collect())
+    }
+
     /// Deletes the intermediate results.
     ///
     /// # Errors
@@ -353,14 +370,36 @@ impl Output {
         self.stores.delete_prefix(&self.child(STAGES))
     }
 
+    /// Where the processes of a run find one another.
+    #[must_use]
+    pub fn rendezvous(&self, run_id: &str) -> Rendezvous {
+        Rendezvous::new(&self.stores, &self.child(&format!("{RENDEZVOUS}/{run_id}")))
+    }
+
+    /// Deletes what processes of any run left there to be found.
+    ///
+    /// # Errors
+    /// It cannot be deleted.
+    pub fn clear_rendezvous(&self) -> Result<u64, StoreError> {
+        self.stores.delete_prefix(&self.child(RENDEZVOUS))
+    }
+
     pub(crate) fn stores(&self) -> &Stores {
         &self.stores
+    }
+
+    /// Everything it holds, but where processes find one another: those of this very run may be there before its claim.
+    fn objects(&self) -> Result<Vec<ObjectVersion>, StoreError> {
+        let meeting = self.child(RENDEZVOUS) + "/";
+        let mut objects = self.stores.list_all(&self.uri)?;
+        objects.retain(|object| !object.path.starts_with(&meeting));
+        Ok(objects)
     }
 
     /// The error that a place gives which holds something but our claim.
     fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
         let claim = self.child(CLAIM);
-        let objects = self.stores.list_all(&self.uri)?;
+        let objects = self.objects()?;
         let Some(object) = objects.into_iter().find(|object| object.path != claim) else {
             return Ok(None);
         };

@@ -13,6 +13,7 @@ mod plan;
 mod run;
 mod simulate;
 mod spectrum;
+mod status;
 mod train;
 mod verify;
 
@@ -42,6 +43,7 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
         Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),
+        Task::Status(place) => status::status(&place),
         Task::Simulate(place, args) => simulate::simulate(&place, &args),
         Task::Report(place) => output_page::report(&place),
         Task::Inverse(query) => inverse::inverse(&query),

@@ -10,6 +10,7 @@ use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::progress;
+use crate::signals;
 
 use super::IO_THREADS;
 use super::findings::Findings;
@@ -22,6 +23,7 @@ const READ_BACK: u64 = 1 << 30;
 /// # Errors
 /// Whatever ended the run.
 pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Result<(), CliError> {
+    signals::heed(&cluster.interrupt, terminal)?;
     let display = progress::display(terminal);
     let stores = Stores::new(job.store.clone(), IO_THREADS)?;
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, display)?;

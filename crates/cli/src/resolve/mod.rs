@@ -60,6 +60,8 @@ pub enum Task {
     Inspect(Place),
     /// Whether an output is as its manifest says.
     Verify(Place),
+    /// How far the run of an output is.
+    Status(Place),
     /// A catalogue of simulated spectra.
     Simulate(Place, SimulateArgs),
     /// What an output holds.
@@ -144,6 +146,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         }
         Command::Inspect(args) => Ok(Task::Inspect(place(&args.uri)?)),
         Command::Verify(args) => Ok(Task::Verify(place(&args.uri)?)),
+        Command::Status(args) => Ok(Task::Status(place(&args.uri)?)),
         Command::Simulate(args) => Ok(Task::Simulate(place(&args.out)?, args)),
         Command::Report(args) => Ok(Task::Report(place(&args.uri)?)),
         Command::Inverse(args) => Ok(Task::Inverse(finished::query(args, environment)?)),

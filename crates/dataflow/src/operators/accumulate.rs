@@ -8,7 +8,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::{GroupItem, Part};
 use crate::error::RunError;
-use crate::fault::Faults;
+use crate::fault::{Faults, Held};
 
 /// A worker's own fold over the batches of one group after another.
 pub(crate) trait GroupFold<T>: 'static {
@@ -42,6 +42,7 @@ impl<'scope, T: 'static> Accumulate<'scope, T> for StreamVec<'scope, u64, GroupI
     ) -> StreamVec<'scope, u64, Part<F::Output>> {
         let faults = Arc::clone(faults);
         self.unary(Pipeline, name, move |_, _| {
+            let mut held = Held::default();
             move |input, output| {
                 input.for_each(|capability, items| {
                     let Some(&group) = capability.least() else {
@@ -65,6 +66,7 @@ impl<'scope, T: 'static> Accumulate<'scope, T> for StreamVec<'scope, u64, GroupI
                             }
                         }
                     }
+                    held.keep(&faults, capability.retain_least(0));
                 });
             }
         })

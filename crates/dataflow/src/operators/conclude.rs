@@ -8,7 +8,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::Part;
 use crate::error::RunError;
-use crate::fault::Faults;
+use crate::fault::{Faults, Held};
 
 /// `conclude` on totals.
 pub(crate) trait Conclude<'scope, P> {
@@ -30,6 +30,7 @@ impl<'scope, P: 'static> Conclude<'scope, P> for StreamVec<'scope, u64, Part<P>>
     ) -> StreamVec<'scope, u64, Part<U>> {
         let faults = Arc::clone(faults);
         self.unary(Pipeline, name, move |_, _| {
+            let mut held = Held::default();
             move |input, output| {
                 input.for_each(|capability, parts| {
                     for Part { key, value } in parts.drain(..) {
@@ -41,6 +42,7 @@ impl<'scope, P: 'static> Conclude<'scope, P> for StreamVec<'scope, u64, Part<P>>
                             Err(error) => faults.raise(error),
                         }
                     }
+                    held.keep(&faults, capability.retain_least(0));
                 });
             }
         })

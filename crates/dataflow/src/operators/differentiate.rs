@@ -8,7 +8,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::GroupItem;
 use crate::error::RunError;
-use crate::fault::Faults;
+use crate::fault::{Faults, Held};
 
 /// `differentiate` on the batches of a group.
 pub(crate) trait Differentiate<'scope, T> {
@@ -28,6 +28,7 @@ impl<'scope, T: 'static> Differentiate<'scope, T> for StreamVec<'scope, u64, Gro
     ) -> StreamVec<'scope, u64, GroupItem<U>> {
         let faults = Arc::clone(faults);
         self.unary(Pipeline, "Differentiate", move |_, _| {
+            let mut held = Held::default();
             move |input, output| {
                 input.for_each(|capability, items| {
                     let mut session = output.session(&capability);
@@ -41,6 +42,8 @@ impl<'scope, T: 'static> Differentiate<'scope, T> for StreamVec<'scope, u64, Gro
                             },
                         }
                     }
+                    drop(session);
+                    held.keep(&faults, capability.retain_least(0));
                 });
             }
         })

@@ -40,3 +40,94 @@ pub(crate) struct Part<P> {
     /// What is added.
     pub(crate) value: P,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::RunError;
+    use crate::fault::Faults;
+    use fisherflow_spectra::Group;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+    use timely::dataflow::ProbeHandle;
+
+    /// Counts groups; the group `fails` does.
+    struct Count {
+        fails: Option<u64>,
+    }
+
+    impl GroupFold<()> for Count {
+        type Output = u64;
+
+        fn add(&mut self, _group: u64, (): ()) -> Result<(), RunError> {
+            Ok(())
+        }
+
+        fn finish(&mut self, group: u64) -> Result<Vec<(u64, u64)>, RunError> {
+            if self.fails == Some(group) {
+                // By now the other process is done with its own groups.
+                std::thread::sleep(Duration::from_millis(200));
+                return Err(RunError::Stopped);
+            }
+            Ok(vec![(0, 1)])
+        }
+    }
+
+    /// Two processes (a worker each, with faults of its own) count six groups; `before`: what happens to the second first. Whether the first one
+    /// takes the pass for complete within a second.
+    fn first_sees_an_end(fails: Option<u64>, before: fn(&Faults)) -> (bool, Arc<Faults>) {
+        let second: Arc<Faults> = Arc::default();
+        before(&second);
+        let of_second = Arc::clone(&second);
+        let guards = timely::execute(timely::Config::process(2), move |worker| {
+            let faults = match worker.index() {
+                0 => Arc::default(),
+                _ => Arc::clone(&of_second),
+            };
+            let probe = ProbeHandle::new();
+            worker.dataflow::<u64, _, _>(|scope| {
+                let groups = (0..6).map(|index| Group {
+                    index,
+                    shards: Vec::new(),
+                });
+                plan(scope, groups.collect())
+                    .fetch(&faults, |_| Box::new(std::iter::empty()))
+                    .differentiate(&faults, |_| Ok(()))
+                    .accumulate("Count", &faults, Count { fails })
+                    .reduce_in_group_order(&faults, |total, more| {
+                        *total += more;
+                        Ok(())
+                    })
+                    .gather(&probe);
+            });
+            let started = Instant::now();
+            while !probe.done() && !faults.raised() && started.elapsed() < Duration::from_secs(1) {
+                worker.step_or_park(Some(Duration::from_millis(5)));
+            }
+            let ended = worker.index() == 0 && probe.done();
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+            ended
+        });
+        let ended = guards.unwrap().join().into_iter().any(Result::unwrap);
+        (ended, second)
+    }
+
+    /// Otherwise that process would write sums that lack a group.
+    #[test]
+    fn a_fault_in_one_process_keeps_the_pass_from_ending_in_another() {
+        assert!(first_sees_an_end(None, |_| ()).0, "without a fault the pass ends");
+        let (ended, faults) = first_sees_an_end(Some(5), |_| ());
+        assert!(faults.raised() && !ended);
+        let (ended, _) = first_sees_an_end(None, |faults| faults.raise(RunError::Stopped));
+        assert!(!ended);
+    }
+
+    #[test]
+    fn a_drain_in_one_process_keeps_the_pass_from_ending_in_another() {
+        let (ended, faults) = first_sees_an_end(None, |faults| faults.drain().ask());
+        assert!(!ended && !faults.raised());
+        assert!(faults.drain().has_held_back() && faults.drain().is_quiet());
+    }
+}

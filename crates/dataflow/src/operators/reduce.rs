@@ -65,7 +65,9 @@ impl<'scope, P: ExchangeData> ReduceInGroupOrder<'scope, P> for StreamVec<'scope
                             }
                         }
                     }
-                    if frontier.is_empty() {
+                    if faults.raised() {
+                        // A total may lack a part: keeping its capability keeps the pass from ending anywhere.
+                    } else if frontier.is_empty() {
                         if let Some(capability) = at_end.take() {
                             for (key, value) in std::mem::take(&mut totals) {
                                 output.session(&capability).give(Part { key, value });

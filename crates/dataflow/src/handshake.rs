@@ -1,0 +1,313 @@
+//! The handshake over one connection: both ends prove that they belong to the same run of the same build, before anything else is read.
+//!
+//! Both ends send `MAGIC | protocol u16 | purpose u8 | process u32 | build [32] | run [32] | nonce [32]`, then
+//! `HMAC-SHA256(secret, role | own hello | other hello)`. The nonces are fresh, so that what was overheard answers no later challenge; the
+//! roles differ, so that nothing can be sent back to who said it. The dialling end speaks first: a probe learns nothing.
+//!
+//! Every message has a fixed length, and the handshake as a whole has a time limit: a stranger costs a thread for that long, and no memory.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+const MAGIC: &[u8; 8] = b"FSHRFLOW";
+/// Of the handshake, the heartbeat and what timely sends.
+const PROTOCOL: u16 = 1;
+const PREFIX: usize = 8 + 2;
+const HELLO: usize = PREFIX + 1 + 4 + 32 + 32 + 32;
+/// How long one handshake may take in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Timely's.
+    Data,
+    /// Signs of life.
+    Heartbeat,
+}
+
+/// What this process says and demands.
+#[derive(Clone)]
+pub(crate) struct Handshake {
+    /// Digest of the program.
+    pub(crate) build: [u8; 32],
+    /// Digest of what is run, and over how many processes.
+    pub(crate) run: [u8; 32],
+    pub(crate) secret: Vec<u8>,
+    /// This process.
+    pub(crate) me: usize,
+}
+
+/// Who is at the other end.
+pub(crate) struct Peer {
+    pub(crate) process: usize,
+    pub(crate) purpose: Purpose,
+    pub(crate) socket: TcpStream,
+}
+
+impl Handshake {
+    pub(crate) fn new(build: [u8; 32], run: &str, processes: usize, secret: &[u8], me: usize) -> Self {
+        Self {
+            build,
+            run: Sha256::new()
+                .chain_update((processes as u64).to_be_bytes())
+                .chain_update(run)
+                .finalize()
+                .into(),
+            secret: secret.to_vec(),
+            me,
+        }
+    }
+
+    /// The dialling end; what went wrong, in words, where the other end is not let in.
+    pub(crate) fn dial(&self, socket: TcpStream, purpose: Purpose) -> Result<Peer, String> {
+        let mut line = Line::new(socket)?;
+        let ours = self.hello(purpose);
+        line.write(&ours)?;
+        let theirs = line.read_hello(&[])?;
+        self.same_run(&theirs)?;
+        line.write(&self.mac(b"dial", &ours, &theirs)?.finalize().into_bytes())?;
+        self.check(&mut line, b"accept", &theirs, &ours)?;
+        Ok(Peer {
+            purpose,
+            ..line.peer(&theirs)?
+        })
+    }
+
+    /// The end that was dialled.
+    pub(crate) fn accept(&self, socket: TcpStream) -> Result<Peer, String> {
+        let mut line = Line::new(socket)?;
+        let ours = self.hello(Purpose::Data);
+        // A process of another build or run learns that it is one.
+        let theirs = line.read_hello(&ours)?;
+        self.same_run(&theirs)?;
+        self.check(&mut line, b"dial", &theirs, &ours)?;
+        line.write(&self.mac(b"accept", &ours, &theirs)?.finalize().into_bytes())?;
+        line.peer(&theirs)
+    }
+
+    fn hello(&self, purpose: Purpose) -> [u8; HELLO] {
+        let mut hello = [0; HELLO];
+        hello[..8].copy_from_slice(MAGIC);
+        hello[8..10].copy_from_slice(&PROTOCOL.to_be_bytes());
+        hello[10] = u8::from(purpose == Purpose::Heartbeat);
+        hello[11..15].copy_from_slice(&u32::try_from(self.me).unwrap_or(u32::MAX).to_be_bytes());
+        hello[15..47].copy_from_slice(&self.build);
+        hello[47..79].copy_from_slice(&self.run);
+        hello[79..].copy_from_slice(&rand::random::<[u8; 32]>());
+        hello
+    }
+
+    fn same_run(&self, hello: &[u8; HELLO]) -> Result<(), String> {
+        if hello[15..47] != self.build {
+            return Err("another build of fisherflow: start every process from the same file".into());
+        }
+        if hello[47..79] != self.run {
+            return Err("another run file, catalogue, command or -n: start every process with the same ones".into());
+        }
+        Ok(())
+    }
+
+    fn mac(&self, role: &[u8], first: &[u8], second: &[u8]) -> Result<Hmac<Sha256>, String> {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.secret).map_err(|e| e.to_string())?;
+        Ok(mac.chain_update(role).chain_update(first).chain_update(second))
+    }
+
+    fn check(&self, line: &mut Line, role: &[u8], theirs: &[u8], ours: &[u8]) -> Result<(), String> {
+        let mut proof = [0; 32];
+        line.read(&mut proof, "no proof")?;
+        self.mac(role, theirs, ours)?
+            .verify_slice(&proof)
+            .map_err(|_| "its proof does not answer the challenge: another secret, or a replay".into())
+    }
+}
+
+/// A connection, and when the handshake over it must be done.
+struct Line {
+    socket: TcpStream,
+    until: Instant,
+}
+
+impl Line {
+    fn new(socket: TcpStream) -> Result<Self, String> {
+        socket.set_nonblocking(false).map_err(|e| e.to_string())?;
+        socket.set_nodelay(true).map_err(|e| e.to_string())?;
+        socket.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+        Ok(Self {
+            socket,
+            until: Instant::now() + PATIENCE,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.socket.write_all(bytes).map_err(|e| reason(&e).to_owned())
+    }
+
+    /// Fills `bytes`, however slowly they come, within what is left of the handshake's time.
+    fn read(&mut self, bytes: &mut [u8], what: &str) -> Result<(), String> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let left = self.until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(format!("{what}: too slow"));
+            }
+            let read = self
+                .socket
+                .set_read_timeout(Some(left))
+                .and_then(|()| self.socket.read(&mut bytes[filled..]));
+            match read {
+                Ok(0) => return Err(format!("{what}: closed")),
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("{what}: {}", reason(&error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The other end's hello, answered with `answer` once it speaks our language.
+    fn read_hello(&mut self, answer: &[u8]) -> Result<[u8; HELLO], String> {
+        let mut hello = [0; HELLO];
+        self.read(&mut hello[..PREFIX], "no hello")?;
+        if &hello[..8] != MAGIC {
+            return Err("not a fisherflow process".into());
+        }
+        self.write(answer)?;
+        let protocol = u16::from_be_bytes([hello[8], hello[9]]);
+        if protocol != PROTOCOL {
+            return Err(format!(
+                "protocol {protocol}, expected {PROTOCOL}: start every process from the same file"
+            ));
+        }
+        self.read(&mut hello[PREFIX..], "no hello")?;
+        Ok(hello)
+    }
+
+    fn peer(self, hello: &[u8; HELLO]) -> Result<Peer, String> {
+        let purpose = match hello[10] {
+            0 => Purpose::Data,
+            1 => Purpose::Heartbeat,
+            _ => return Err("a connection for no known purpose".into()),
+        };
+        let process = u32::from_be_bytes([hello[11], hello[12], hello[13], hello[14]]) as usize;
+        Ok(Peer {
+            process,
+            purpose,
+            socket: self.socket,
+        })
+    }
+}
+
+/// An I/O error in words that do not depend on the system's, so that equal reasons are counted together.
+fn reason(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "too slow",
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => "closed",
+        _ => "connection failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn handshake(build: u8, run: &str, secret: &str, me: usize) -> Handshake {
+        Handshake::new([build; 32], run, 2, secret.as_bytes(), me)
+    }
+
+    /// What both ends of one connection make of each other.
+    fn meet(acceptor: Handshake, dialler: &Handshake) -> (Result<Peer, String>, Result<Peer, String>) {
+        let (near, far) = connection();
+        let accepting = std::thread::spawn(move || acceptor.accept(far));
+        let dialled = dialler.dial(near, Purpose::Heartbeat);
+        (accepting.join().unwrap(), dialled)
+    }
+
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn equals_meet() {
+        let (accepted, dialled) = meet(handshake(7, "run", "s", 0), &handshake(7, "run", "s", 1));
+        let (accepted, dialled) = (accepted.unwrap(), dialled.unwrap());
+        assert_eq!((accepted.process, accepted.purpose), (1, Purpose::Heartbeat));
+        assert_eq!(dialled.process, 0);
+    }
+
+    #[test]
+    fn another_build_run_or_secret_is_refused_by_both_ends() {
+        let ours = || handshake(7, "run", "s", 0);
+        for (other, said) in [
+            (handshake(8, "run", "s", 1), "another build"),
+            (handshake(7, "another", "s", 1), "another run file"),
+            (handshake(7, "run", "wrong", 1), "does not answer"),
+        ] {
+            let (accepted, dialled) = meet(ours(), &other);
+            assert!(accepted.err().unwrap().contains(said), "{said}");
+            assert!(dialled.is_err(), "{said}");
+        }
+        let mut fewer = handshake(7, "run", "s", 1);
+        fewer.run = Handshake::new([7; 32], "run", 3, b"s", 1).run;
+        assert!(meet(ours(), &fewer).0.err().unwrap().contains("-n"));
+    }
+
+    #[test]
+    fn another_protocol_is_named() {
+        let (mut near, far) = connection();
+        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
+        near.write_all(b"FSHRFLOW\x00\x02").unwrap();
+        let said = accepting.join().unwrap().err().unwrap();
+        assert!(said.contains("protocol 2, expected 1"), "{said}");
+    }
+
+    /// All that a process said when it was let in, said again: the challenge is another one.
+    #[test]
+    fn a_replay_does_not_answer_the_challenge() {
+        let (near, far) = connection();
+        let (relay_near, relay_far) = connection();
+        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(relay_far));
+        let recorder = std::thread::spawn(move || {
+            let (mut far, mut to) = (far, relay_near);
+            let (mut answers, mut back) = (to.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            let mut overheard = vec![0; HELLO + 32];
+            for part in [0..HELLO, HELLO..HELLO + 32] {
+                far.read_exact(&mut overheard[part.clone()]).unwrap();
+                to.write_all(&overheard[part]).unwrap();
+            }
+            overheard
+        });
+        handshake(7, "run", "s", 1).dial(near, Purpose::Data).unwrap();
+        assert_eq!(accepting.join().unwrap().unwrap().process, 1);
+        let overheard = recorder.join().unwrap();
+
+        let (mut near, far) = connection();
+        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
+        near.write_all(&overheard).unwrap();
+        let said = accepting.join().unwrap().err().unwrap();
+        assert!(said.contains("replay"), "{said}");
+    }
+
+    /// A byte every so often resets no clock.
+    #[test]
+    fn a_slow_stranger_is_dropped_in_time() {
+        let (mut near, far) = connection();
+        let started = Instant::now();
+        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
+        while !accepting.is_finished() {
+            let _ = near.write_all(&MAGIC[..1]).and_then(|()| near.flush());
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        assert!(started.elapsed() < PATIENCE + Duration::from_secs(2));
+        assert!(accepting.join().unwrap().err().unwrap().contains("too slow"));
+    }
+}

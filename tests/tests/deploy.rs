@@ -1,0 +1,237 @@
+//! What `deploy/` holds, against the schemas and checkers of the systems that it is for, and against the program itself.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fisherflow_tests::{RunFile, consumer, fisherflow, network, python, repository, run, simulated, write_objects};
+
+/// Whether a program is there; says so where it is not.
+fn is_there(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        println!("skipped: there is no {program}");
+    }
+    found
+}
+
+fn said(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    );
+    assert!(output.status.success(), "{command:?}\n{stdout}\n{stderr}");
+    stdout + &stderr
+}
+
+fn deploy(path: &str) -> PathBuf {
+    repository().join("deploy").join(path)
+}
+
+/// A program of one line, in a folder that goes before all others.
+fn program(folder: &Path, name: &str, line: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/usr/bin/env bash\n{line}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn before_all_others(folder: &Path) -> String {
+    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+#[test]
+fn manifests_fit_their_schemas_and_one_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    if is_there("kubectl") {
+        for variant in ["job", "nightly", "jobset"] {
+            let rendered = said(
+                Command::new("kubectl")
+                    .arg("kustomize")
+                    .arg(deploy("kubernetes").join(variant)),
+            );
+            files.push(folder.path().join(format!("{variant}.yaml")));
+            std::fs::write(files.last().unwrap(), rendered).unwrap();
+        }
+        let survey = said(
+            Command::new("kubectl")
+                .arg("kustomize")
+                .arg(deploy("kubernetes/overlays/survey")),
+        );
+        for words in [
+            "namespace: survey",
+            "parallelism: 8",
+            "--processes=8",
+            "name: fisherflow-run-file-",
+        ] {
+            assert!(survey.contains(words), "{words}\n{survey}");
+        }
+        let rendered = folder.path().join("survey.yaml");
+        std::fs::write(&rendered, survey).unwrap();
+        if let Some(found) = consumer("manifests.py", [rendered]) {
+            assert_eq!(found["documents"].as_array().unwrap().len(), 4, "{found}");
+        }
+    } else {
+        for plain in [
+            "base/service",
+            "base/networkpolicy",
+            "job/job",
+            "nightly/cronjob",
+            "jobset/jobset",
+        ] {
+            files.push(deploy("kubernetes").join(format!("{plain}.yaml")));
+        }
+    }
+    let Some(found) = consumer("manifests.py", files) else {
+        return;
+    };
+    println!("{found:#}");
+    for kind in ["Job", "CronJob", "JobSet"] {
+        let arguments = found["arguments"][kind][0].as_array().unwrap();
+        let arguments: Vec<&str> = arguments.iter().map(|argument| argument.as_str().unwrap()).collect();
+        pod_arguments_are_understood(&arguments);
+    }
+}
+
+/// As the second of four pods starts, before the names of the others are known.
+fn pod_arguments_are_understood(arguments: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    network(&path.join("network.safetensors"), &[40, 6, 3]);
+    write_objects(&path.join("catalogue"), &simulated(40, 0, 60), 60);
+    let file = RunFile::new(path, "out").write(path, "run");
+    let arguments = arguments.iter().map(|argument| match *argument {
+        "/run-file/run.toml" => file.to_str().unwrap().to_owned(),
+        "--deadline=600" => "--deadline=2".to_owned(),
+        "--log=json" => "--log=text".to_owned(),
+        other => other.replace("$(JOB_NAME)", "night.invalid").replace("$(CPUS)", "1"),
+    });
+    let mut pod = fisherflow();
+    pod.args(arguments)
+        .env("JOB_COMPLETION_INDEX", "1")
+        .env("FISHERFLOW_CLUSTER_SECRET", "hush");
+    run(&mut pod).expect(
+        75,
+        &["missing: 0 at night.invalid-0.fisherflow:2101, 2 at night.invalid-2.fisherflow:2101, 3 at"],
+    );
+}
+
+#[test]
+fn the_run_file_of_the_overlay_is_one() {
+    let survey = deploy("kubernetes/overlays/survey/run.toml");
+    let mut plan = fisherflow();
+    // It is read to its end: what is missing is the store.
+    plan.arg("plan").arg(survey).envs([
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+        ("AWS_ALLOW_HTTP", "true"),
+    ]);
+    run(&mut plan).expect(1, &["s3://survey/networks/labels.safetensors"]);
+}
+
+#[test]
+fn shell_scripts_are_sound() {
+    let scripts = [
+        deploy("slurm.sh"),
+        repository().join("tests/run"),
+        repository().join("tests/environment"),
+    ];
+    for script in &scripts {
+        said(Command::new("bash").arg("-n").arg(script));
+    }
+    let Some(shellcheck) = python().map(|python| python.with_file_name("shellcheck")) else {
+        return;
+    };
+    said(Command::new(shellcheck).args(&scripts));
+}
+
+/// What the job of Slurm does with each end of its processes: its own exit code, and whether it is queued again.
+#[test]
+fn the_slurm_job_is_queued_again_after_75_and_not_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    program(
+        folder.path(),
+        "srun",
+        r#"[ -n "$FISHERFLOW_CLUSTER_SECRET" ] && echo "$@" && exit "$CODE""#,
+    );
+    program(folder.path(), "scontrol", r#"echo "scontrol $*""#);
+    let job = |code: &str, restarts: &str| {
+        let output = Command::new(deploy("slurm.sh"))
+            .arg("run.toml")
+            .env("PATH", before_all_others(folder.path()))
+            .envs([
+                ("CODE", code),
+                ("SLURM_RESTART_COUNT", restarts),
+                ("SLURM_JOB_ID", "7"),
+                ("SLURM_CPUS_PER_TASK", "16"),
+            ])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("fisherflow run run.toml --slurm --workers 16"), "{said}");
+        (output.status.code(), said.contains("scontrol requeue 7"))
+    };
+    let found: BTreeMap<&str, _> = ["0", "1", "2", "3", "75", "137"]
+        .map(|code| (code, job(code, "0")))
+        .into();
+    let expected = BTreeMap::from([
+        ("0", (Some(0), false)),
+        ("1", (Some(1), false)),
+        ("2", (Some(2), false)),
+        ("3", (Some(3), false)),
+        ("75", (Some(75), true)),
+        ("137", (Some(137), true)),
+    ]);
+    assert_eq!(found, expected);
+    assert_eq!(job("75", "8"), (Some(75), false));
+}
+
+#[test]
+fn systemd_takes_the_units() {
+    if !is_there("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for unit in ["fisherflow@.service", "fisherflow@.timer"] {
+        let text = std::fs::read_to_string(deploy("systemd").join(unit)).unwrap();
+        // Programs and documents must be there for a unit to pass.
+        let text: Vec<String> = text
+            .lines()
+            .filter(|line| !line.starts_with("Documentation="))
+            .map(|line| {
+                line.replace(
+                    "/usr/local/bin/fisherflow",
+                    fisherflow().get_program().to_str().unwrap(),
+                )
+            })
+            .collect();
+        std::fs::write(folder.path().join(unit), text.join("\n")).unwrap();
+    }
+    let verify = |unit: &str| {
+        Command::new("systemd-analyze")
+            .arg("verify")
+            .arg(folder.path().join(unit))
+            .output()
+            .unwrap()
+    };
+    for unit in ["fisherflow@night.service", "fisherflow@night.timer"] {
+        let output = verify(unit);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && !said.contains(&format!("{}:", folder.path().display())),
+            "{unit}: {said}"
+        );
+    }
+    // That a mistake would be seen.
+    let service = folder.path().join("fisherflow@.service");
+    let wrong = std::fs::read_to_string(&service)
+        .unwrap()
+        .replace("RestartSec=60", "RestartSek=60");
+    std::fs::write(&service, wrong).unwrap();
+    let said = String::from_utf8_lossy(&verify("fisherflow@night.service").stderr).into_owned();
+    assert!(said.contains("RestartSek"), "{said}");
+}

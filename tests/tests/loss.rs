@@ -1,0 +1,329 @@
+//! Processes that die, hang, are cut off or asked to end: every process ends in time, with exit code 75 and one line that names the one; and
+//! the same run again writes the same bits.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fisherflow_tests::{
+    Ended, Processes, RunFile, digests, fisherflow, has_manifest, network, run, simulated, stages_left, wait_for_file,
+    write_objects,
+};
+
+/// How often a run is started again that was over before anything could be done to it.
+const TRIES: usize = 10;
+/// From the death of a process to the end of all others, on a machine that has other work.
+const AT_ONCE: Duration = Duration::from_millis(2500);
+/// The end of the first pass that writes, while the others are still to come.
+const TRIGGER: &str = "posterior/hessian/block-000.parquet";
+
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    network(&path.join("network.safetensors"), &[400, 192, 48, 3]);
+    write_objects(&path.join("catalogue"), &simulated(400, 0, 1800), 60);
+    write_objects(&path.join("stars"), &simulated(400, 10_000, 900), 60);
+    folder
+}
+
+fn run_file(folder: &Path, output: &str) -> std::path::PathBuf {
+    let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
+    run_file.curvature = "structure = \"kfac\"\n[curvature.layers]\n\"layers.4\" = \"full\"".to_owned();
+    run_file.write(folder, output)
+}
+
+fn undisturbed(folder: &Path) -> BTreeMap<String, String> {
+    run(fisherflow().arg("run").arg(run_file(folder, "undisturbed"))).expect_done();
+    digests(&folder.join("undisturbed"))
+}
+
+/// Starts the processes and does `act` to them once [`TRIGGER`] is there; again where the run was over too soon.
+fn disturbed(
+    folder: &Path,
+    name: &str,
+    start: impl Fn(&Path) -> Processes,
+    mut act: impl FnMut(&mut Processes),
+) -> (Processes, Instant) {
+    let (output, file) = (folder.join(name), run_file(folder, name));
+    for _ in 0..TRIES {
+        let mut processes = start(&file);
+        let there = wait_for_file(&output.join(TRIGGER), &mut processes, 0);
+        let acted = Instant::now();
+        act(&mut processes);
+        if there && !has_manifest(&output) {
+            return (processes, acted);
+        }
+        drop(processes);
+        std::fs::remove_dir_all(&output).unwrap();
+    }
+    panic!("{TRIES} times the run was over before {TRIGGER} was seen");
+}
+
+fn three(file: &Path) -> Processes {
+    let mut processes = Processes::new(3);
+    for process in 0..3 {
+        processes.spawn(process, file, 1, &["--peer-timeout", "2"]);
+    }
+    processes
+}
+
+/// Runs the same again, to its end.
+fn expect_to_go_on(folder: &Path, name: &str, expected: &BTreeMap<String, String>) {
+    let output = folder.join(name);
+    assert!(!has_manifest(&output) && !output.join("_SUCCESS").exists());
+    let file = folder.join(format!("{name}.toml"));
+    for ended in Processes::start(2, &file, 2).wait_all() {
+        ended.expect_done();
+    }
+    assert_eq!(digests(&output), *expected, "{name}");
+    assert_eq!(stages_left(&output), 0, "{name}");
+}
+
+fn wait_for(processes: &mut Processes, which: &[usize]) -> Vec<Ended> {
+    which.iter().map(|&process| processes.wait(process)).collect()
+}
+
+#[test]
+fn a_killed_process_ends_all_others_at_once_and_is_named() {
+    let folder = prepared();
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    for (killed, others) in [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])] {
+        let name = format!("killed-{killed}");
+        let (mut processes, acted) = disturbed(folder, &name, three, |processes| processes.kill(killed));
+        let who = format!("process {killed} at {}", processes.address(killed));
+        for ended in wait_for(&mut processes, &others) {
+            ended.expect(75, &["a process of the cluster was lost", &who, "run again"]);
+        }
+        assert!(acted.elapsed() < AT_ONCE, "{:?}", acted.elapsed());
+        println!("process {killed} killed: all others ended within {:?}", acted.elapsed());
+        expect_to_go_on(folder, &name, &expected);
+    }
+}
+
+/// Its kernel goes on acknowledging; only its own word says that it lives.
+#[test]
+fn a_stopped_process_is_given_up_in_time() {
+    let folder = prepared();
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    for (stopped, others) in [(0, [1, 2]), (2, [0, 1])] {
+        let name = format!("stopped-{stopped}");
+        let (mut processes, acted) = disturbed(folder, &name, three, |processes| {
+            if !processes.has_ended(stopped) {
+                processes.signal(stopped, "STOP");
+            }
+        });
+        let who = format!("process {stopped} at {}", processes.address(stopped));
+        let ended = wait_for(&mut processes, &others);
+        for ended in &ended {
+            ended.expect(75, &["a process of the cluster was lost", &who, "run again"]);
+        }
+        let timeout = Duration::from_secs(2);
+        assert!(
+            acted.elapsed() > timeout / 2 && acted.elapsed() < timeout + AT_ONCE,
+            "{:?}",
+            acted.elapsed()
+        );
+        assert!(
+            ended
+                .iter()
+                .any(|ended| ended.stderr.contains("no sign of life for 2 s"))
+        );
+        println!(
+            "process {stopped} stopped: all others ended within {:?}",
+            acted.elapsed()
+        );
+        // It wakes up among the dead.
+        processes.signal(stopped, "CONT");
+        processes.wait(stopped).expect(75, &["run again"]);
+        expect_to_go_on(folder, &name, &expected);
+    }
+}
+
+#[test]
+fn a_process_asked_to_end_takes_all_along() {
+    let folder = prepared();
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    for (signal, asked) in [("TERM", 1), ("TERM", 0), ("INT", 2)] {
+        let name = format!("{signal}-{asked}");
+        let (mut processes, acted) = disturbed(folder, &name, three, |processes| {
+            if !processes.has_ended(asked) {
+                processes.signal(asked, signal);
+            }
+        });
+        let who = format!("process {asked} at {}", processes.address(asked));
+        let how = if signal == "TERM" {
+            "after its groups under way"
+        } else {
+            "at once"
+        };
+        for ended in processes.wait_all() {
+            ended.expect(75, &["stopped by a signal", &who, how, "run again"]);
+        }
+        assert!(acted.elapsed() < 2 * AT_ONCE, "{:?}", acted.elapsed());
+        println!("SIG{signal} to process {asked}: all ended within {:?}", acted.elapsed());
+        expect_to_go_on(folder, &name, &expected);
+    }
+}
+
+#[test]
+fn a_process_alone_ends_in_order_too() {
+    let folder = prepared();
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    for signal in ["TERM", "INT"] {
+        let name = format!("alone-{signal}");
+        let alone = |file: &Path| Processes::start(1, file, 2);
+        let (mut processes, acted) = disturbed(folder, &name, alone, |processes| {
+            if !processes.has_ended(0) {
+                processes.signal(0, signal);
+            }
+        });
+        processes.wait(0).expect(75, &["stopped by", "run again"]);
+        assert!(acted.elapsed() < 2 * AT_ONCE, "{:?}", acted.elapsed());
+        expect_to_go_on(folder, &name, &expected);
+    }
+}
+
+/// Three hosts on one wire, each a network namespace: the first holds the bridge.
+struct Hosts {
+    names: [String; 3],
+}
+
+impl Hosts {
+    /// `None`, with the reason printed, where this process may not make them.
+    fn new() -> Option<Self> {
+        let id = std::process::id();
+        let hosts = Self {
+            names: [0, 1, 2].map(|i| format!("ff{id}-{i}")),
+        };
+        let [first, second, third] = &hosts.names;
+        let mut lines = vec![
+            format!("netns add {first}"),
+            format!("netns add {second}"),
+            format!("netns add {third}"),
+            format!("-n {first} link add wire type bridge"),
+            format!("-n {first} addr add 10.77.0.1/24 dev wire"),
+            format!("-n {first} link set wire up"),
+        ];
+        for (port, name) in [second, third].into_iter().enumerate() {
+            let address = port + 2;
+            lines.extend([
+                format!("-n {first} link add port{port} type veth peer name eth0 netns {name}"),
+                format!("-n {first} link set port{port} master wire up"),
+                format!("-n {name} addr add 10.77.0.{address}/24 dev eth0"),
+                format!("-n {name} link set eth0 up"),
+            ]);
+        }
+        lines.extend(hosts.names.iter().map(|name| format!("-n {name} link set lo up")));
+        for line in lines {
+            if let Err(reason) = ip(&line) {
+                println!("skipped: no network namespaces here: ip {line}: {reason}");
+                return None;
+            }
+        }
+        Some(hosts)
+    }
+
+    fn address(host: usize) -> String {
+        format!("10.77.0.{}", host + 1)
+    }
+
+    /// Lets nothing pass between two hosts any more, and tells neither.
+    fn cut(&self, one: usize, other: usize) {
+        for (from, to) in [(one, other), (other, one)] {
+            ip(&format!(
+                "-n {} route replace blackhole {}",
+                self.names[from],
+                Self::address(to)
+            ))
+            .unwrap();
+        }
+    }
+
+    /// Lets everything pass again.
+    fn mend(&self) {
+        for name in &self.names {
+            for host in 0..3 {
+                // Where nothing was cut there is no such route.
+                let _ = ip(&format!("-n {name} route del blackhole {}", Self::address(host)));
+            }
+        }
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+#[test]
+fn hosts_that_are_cut_off_are_given_up_in_time() {
+    let folder = prepared();
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    let Some(hosts) = Hosts::new() else { return };
+    for (name, cuts) in [("cut-off", &[(2, 0), (2, 1)][..]), ("cut-apart", &[(1, 2)])] {
+        let list = folder.join("hosts");
+        std::fs::write(
+            &list,
+            (0..3)
+                .map(|i| format!("{}:2101\n", Hosts::address(i)))
+                .collect::<String>(),
+        )
+        .unwrap();
+        let start = |file: &Path| {
+            hosts.mend();
+            let mut processes = Processes::new(3);
+            for process in 0..3 {
+                let mut command = Command::new("ip");
+                command
+                    .args(["netns", "exec", &hosts.names[process]])
+                    .arg(fisherflow().get_program())
+                    .arg("run")
+                    .arg(file)
+                    .args([
+                        "-n",
+                        "3",
+                        "-p",
+                        &process.to_string(),
+                        "--peer-timeout",
+                        "3",
+                        "--hostfile",
+                    ])
+                    .arg(&list)
+                    .env("FISHERFLOW_CLUSTER_SECRET", "between hosts")
+                    .env("NO_COLOR", "1");
+                processes.spawn_as(process, command);
+            }
+            processes
+        };
+        let (mut processes, acted) = disturbed(folder, name, start, |_| {
+            cuts.iter().for_each(|&(one, other)| hosts.cut(one, other));
+        });
+        for ended in processes.wait_all() {
+            ended.expect(75, &["a process of the cluster was lost", "run again"]);
+        }
+        let limit = Duration::from_secs(3) * 2 + AT_ONCE;
+        assert!(acted.elapsed() < limit, "{name}: {:?}", acted.elapsed());
+        println!("{name}: all ended within {:?}", acted.elapsed());
+        expect_to_go_on(folder, name, &expected);
+    }
+}
