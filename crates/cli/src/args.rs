@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use fisherflow_spectra::Simulation;
 
 /// Error bars for neural networks over whole catalogues of spectra.
 ///
@@ -153,6 +154,12 @@ pub struct SimulateArgs {
     /// Number of objects that they are spread over
     #[arg(long, default_value_t = 1, value_name = "M")]
     pub objects: u64,
+    /// Least signal to noise a pixel
+    #[arg(long, default_value_t = Simulation::SNR.0, value_name = "SNR")]
+    pub snr_from: f64,
+    /// Largest signal to noise a pixel
+    #[arg(long, default_value_t = Simulation::SNR.1, value_name = "SNR")]
+    pub snr_to: f64,
 }
 
 #[cfg(test)]

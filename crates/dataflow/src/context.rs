@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, plan_blocks};
 use fisherflow_network::{Network, Precision as Products};
-use fisherflow_posterior::{Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum, factor, in_label_units};
+use fisherflow_posterior::{
+    Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum, factor, in_label_units,
+};
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, Output, Stores};
 use sha2::{Digest, Sha256};
@@ -224,7 +226,11 @@ impl Context {
     }
 
     /// What a cell holds; the first worker to ask makes it for all of its process.
-    fn once<'c, T>(&self, cell: &'c OnceLock<T>, make: impl FnOnce() -> Result<T, RunError>) -> Result<&'c T, RunError> {
+    fn once<'c, T>(
+        &self,
+        cell: &'c OnceLock<T>,
+        make: impl FnOnce() -> Result<T, RunError>,
+    ) -> Result<&'c T, RunError> {
         let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = cell.get() {
             return Ok(known);

@@ -7,8 +7,8 @@ use fisherflow_posterior::{
     hessian_matrices, precision_from_matrices,
 };
 use fisherflow_store::{
-    BlockRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows, MatrixRows, MatrixSet,
-    PredictionSchema, PredictionWriter, StoredMatrix, WrittenFile,
+    BlockRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows,
+    MatrixRows, MatrixSet, PredictionSchema, PredictionWriter, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
@@ -39,7 +39,9 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
     let from = match context.job.prior {
         Prior::Fixed(_) => None,
         Prior::Evidence => Some("by evidence: it maximises the marginal likelihood over all blocks"),
-        Prior::EvidencePerBlock => Some("by evidence, block by block: each maximises the marginal likelihood over its own weights"),
+        Prior::EvidencePerBlock => {
+            Some("by evidence, block by block: each maximises the marginal likelihood over its own weights")
+        }
         Prior::Holdout => Some("by held-out spectra: it makes their residuals most likely"),
     };
     if let Some(from) = from {
@@ -260,7 +262,11 @@ pub(crate) fn write_intrinsic(
     let row = |cell: &CellScatter| {
         let scatter = cell.own.as_ref().or(all);
         IntrinsicRow {
-            intervals: cell.intervals.iter().map(|interval| (interval.low, interval.high)).collect(),
+            intervals: cell
+                .intervals
+                .iter()
+                .map(|interval| (interval.low, interval.high))
+                .collect(),
             n_spectra: cell.n_spectra,
             own: cell.own.is_some(),
             covariance: scatter.map_or_else(|| vec![0.0; k * k], |scatter| scatter.covariance.clone()),

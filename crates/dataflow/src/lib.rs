@@ -24,8 +24,8 @@ mod train;
 
 pub use error::RunError;
 pub use job::{
-    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Prior, Progress,
-    Stage,
+    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict,
+    Prior, Progress, Stage,
 };
 pub use passes::predict::PredictCounts;
 pub use plan::{BlockFacts, CataloguePlan, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};

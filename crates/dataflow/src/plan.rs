@@ -163,7 +163,11 @@ pub fn plan(job: Arc<Job>, workers: usize) -> Result<RunPlan, RunError> {
     let posterior_bytes: u64 = context.blocks.iter().map(matrix_bytes).sum();
     let flops = FlopPlan {
         fit: (held_out + n_fit as f64) * (forward + backward)
-            + if fused || errors_in_variables { n_fit as f64 * by_flux } else { 0.0 }
+            + if fused || errors_in_variables {
+                n_fit as f64 * by_flux
+            } else {
+                0.0
+            }
             + blocks.iter().map(|block| block.sums_flops).sum::<f64>(),
         invert: blocks.iter().map(|block| block.inverse_flops).sum(),
         predict: held_out * (forward + backward + by_flux + weights)

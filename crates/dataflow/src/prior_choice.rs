@@ -4,9 +4,7 @@
 
 use fisherflow_curvature::{BlockPlan, check_layer_names};
 use fisherflow_network::Network;
-use fisherflow_posterior::{
-    Evidence, HoldoutPrior, ScannedStars, Spectrum, evidence, holdout_grid, prior_by_holdout,
-};
+use fisherflow_posterior::{Evidence, HoldoutPrior, ScannedStars, Spectrum, evidence, holdout_grid, prior_by_holdout};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RunError;
@@ -48,14 +46,21 @@ pub(crate) fn given(job: &Job, network: &Network, blocks: &[BlockPlan]) -> Resul
             let said = |precision: &Option<f64>| precision.map_or("one to be found".to_owned(), |p| p.to_string());
             return wrong(format!(
                 "{} are one block, and must have one prior precision, not {}: give all of them the same, or hold them by another structure",
-                block.shapes.iter().map(|shape| shape.name.as_str()).collect::<Vec<_>>().join(" and "),
+                block
+                    .shapes
+                    .iter()
+                    .map(|shape| shape.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(" and "),
                 of_layers.iter().map(said).collect::<Vec<_>>().join(" and ")
             ));
         }
         given.push(of_layers.first().copied().flatten());
     }
     if default.is_none() && given.iter().all(Option::is_some) {
-        return wrong("every layer has a precision, and none is left to be found: give prior.precision a number".into());
+        return wrong(
+            "every layer has a precision, and none is left to be found: give prior.precision a number".into(),
+        );
     }
     Ok(given)
 }
@@ -79,7 +84,12 @@ pub(crate) fn evidence_of_all(
 ) -> Result<Evidence, RunError> {
     let mut squared = 0.0;
     let mut open = Vec::new();
-    for ((block, spectrum), _) in blocks.iter().zip(spectra).zip(given).filter(|(_, given)| given.is_none()) {
+    for ((block, spectrum), _) in blocks
+        .iter()
+        .zip(spectra)
+        .zip(given)
+        .filter(|(_, given)| given.is_none())
+    {
         squared += weights_squared(network, block)?;
         open.push(spectrum.clone());
     }
@@ -120,9 +130,8 @@ impl PriorChoice {
                 continue;
             }
             let squared = weights_squared(network, block)?;
-            let evidence = evidence(std::slice::from_ref(spectrum), squared).map_err(|error| {
-                RunError::Refused(format!("{} by itself: {error} in [prior.layers]", block.name()))
-            })?;
+            let evidence = evidence(std::slice::from_ref(spectrum), squared)
+                .map_err(|error| RunError::Refused(format!("{} by itself: {error} in [prior.layers]", block.name())))?;
             by_block.push(evidence.prior_precision);
             found.push(EvidenceOf {
                 block: Some(at),
@@ -154,9 +163,8 @@ impl PriorChoice {
                 .sum::<f64>()
         };
         let grid = holdout_grid(evidence.prior_precision);
-        let holdout = prior_by_holdout(scanned, &grid, evidence.prior_precision, effective).map_err(|error| {
-            RunError::Refused(format!("no prior precision by held-out spectra: {error}"))
-        })?;
+        let holdout = prior_by_holdout(scanned, &grid, evidence.prior_precision, effective)
+            .map_err(|error| RunError::Refused(format!("no prior precision by held-out spectra: {error}")))?;
         Ok(Self {
             by_block: given.iter().map(|g| g.unwrap_or(holdout.prior_precision)).collect(),
             evidence: vec![EvidenceOf { block: None, evidence }],

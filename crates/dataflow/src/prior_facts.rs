@@ -124,9 +124,7 @@ impl PriorFacts {
             evidence_by_block: all
                 .filter_map(|of| Some((of_block(of.block)?.name(), EvidenceFacts::of(&of.evidence))))
                 .collect(),
-            holdout: choice
-                .and_then(|choice| choice.holdout.as_ref())
-                .map(HoldoutFacts::of),
+            holdout: choice.and_then(|choice| choice.holdout.as_ref()).map(HoldoutFacts::of),
         }
     }
 }

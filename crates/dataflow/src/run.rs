@@ -201,9 +201,9 @@ fn summary(
     written.extend(found.predict.iter().flat_map(|(_, predicted)| predicted.files.clone()));
     let notes = notes(context, &found);
     let effective_parameters = found.invert.is_some().then(|| effective_parameters(context, &found));
-    let (calibrated, predicted) = found
-        .predict
-        .map_or((None, None), |(calibrated, predicted)| (Some(calibrated), Some(predicted)));
+    let (calibrated, predicted) = found.predict.map_or((None, None), |(calibrated, predicted)| {
+        (Some(calibrated), Some(predicted))
+    });
     let pulls = predicted.as_ref().and_then(|predicted| predicted.pulls.pulls());
     let held_out_pulls = calibrated.as_ref().and_then(|calibrated| calibrated.pulls.pulls());
     let (intrinsic, intrinsic_cells, label_scale) = calibrated.map_or((None, Vec::new(), None), |calibrated| {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorBudget, PosteriorError, PullSums, in_label_units};
 use crate::shape_checks::{check_batch, check_covariances, check_merge};
+use crate::{ErrorBudget, PosteriorError, PullSums, in_label_units};
 
 /// Residuals of held-out stars and the known parts of their covariances, star after star in the order they were added.
 ///
@@ -149,7 +149,11 @@ impl HeldOutStars {
     /// Residual `[K]`, all known parts but the weights' and the weights' part, `[K, K]` each, of each star.
     pub(crate) fn stars_and_weights(&self) -> impl Iterator<Item = (&[f64], Vec<f64>, &[f64])> {
         let square = (self.n_labels * self.n_labels).max(1);
-        let others = self.flux.iter().zip(&self.label_covariance).map(|(flux, own)| flux + own);
+        let others = self
+            .flux
+            .iter()
+            .zip(&self.label_covariance)
+            .map(|(flux, own)| flux + own);
         let others: Vec<f64> = others.collect();
         let weights = self.weights.chunks_exact(square);
         self.residual

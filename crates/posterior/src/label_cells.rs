@@ -200,7 +200,11 @@ mod tests {
                 .map(|i| n as f64 / 10.0 / (sigma * sigma + (0.3 + 0.3 * f64::from(i)).powi(2)).powi(2))
                 .sum();
             let error = (own.covariance[0] - sigma * sigma).abs();
-            assert!(error < 4.0 * (2.0 / information).sqrt(), "{sigma}: {:?}", own.covariance);
+            assert!(
+                error < 4.0 * (2.0 / information).sqrt(),
+                "{sigma}: {:?}",
+                own.covariance
+            );
         }
         assert_eq!((found[2].n_spectra, &found[2].own), (FEWEST_STARS - 1, &None));
         assert!(cells.scatter(&by_cell[1..]).is_err());

@@ -116,7 +116,10 @@ impl ScannedStars {
         }
         for star in 0..n {
             let at = |prior: usize| (prior * n + star) * square..(prior * n + star + 1) * square;
-            let of_star: Vec<f64> = (0..self.n_priors).flat_map(|prior| &weights[at(prior)]).copied().collect();
+            let of_star: Vec<f64> = (0..self.n_priors)
+                .flat_map(|prior| &weights[at(prior)])
+                .copied()
+                .collect();
             let part = |part: Option<&'_ [f64]>| part.map(|p| p[star * square..(star + 1) * square].to_vec());
             let (flux, own) = (part(known.flux), part(known.label_covariance));
             let finite = of_star.iter().all(|v| v.is_finite());
@@ -294,9 +297,7 @@ mod tests {
         };
         let scan = factor(&block, curvature, 1).unwrap().prior_scan(DType::F64, 1).unwrap();
         let grid = holdout_grid(10.0 * delta);
-        let weights = scan
-            .covariance_at(&mlp.captures(&held_out, DType::F64), &grid)
-            .unwrap();
+        let weights = scan.covariance_at(&mlp.captures(&held_out, DType::F64), &grid).unwrap();
         let mut stars = ScannedStars::new(1, grid.len());
         stars.push(&residuals, KnownParts::default(), &weights).unwrap();
         (stars, grid, scan.spectrum().effective_parameters(delta))

@@ -175,11 +175,7 @@ impl PriorScan {
         for start in (0..batch).step_by(chunk) {
             let len = chunk.min(batch - start);
             let jacobian = jacobian(&layers, &self.plan, start, len, p);
-            let turned = product(
-                rows(&jacobian, len * k, p),
-                rows(&pairs.vectors, p, p),
-                self.threads,
-            );
+            let turned = product(rows(&jacobian, len * k, p), rows(&pairs.vectors, p, p), self.threads);
             for (at, &delta) in prior_precisions.iter().enumerate() {
                 for (n, star) in turned.chunks_exact(k * p).enumerate() {
                     let out = (at * batch + start + n) * k * k;
@@ -317,7 +313,10 @@ mod tests {
         let (mlp, _) = small();
         let captures = mlp.captures(&draw(6 * 2, 33), DType::F64);
         let case = cases().remove(0);
-        let scan = factor(&case.plan, case.curvature, 1).unwrap().prior_scan(DType::F64, 1).unwrap();
+        let scan = factor(&case.plan, case.curvature, 1)
+            .unwrap()
+            .prior_scan(DType::F64, 1)
+            .unwrap();
         for bad in [-1.0, f64::NAN, f64::INFINITY] {
             assert!(matches!(
                 scan.covariance_at(&captures, &[1.0, bad]),

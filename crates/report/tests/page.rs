@@ -278,11 +278,15 @@ fn a_prior_by_evidence_is_told() {
     );
     assert!(inside.contains("the pulls decide"));
     assert!(page(true).contains("which still rises there: no optimum"));
-    let evidence = json!({ "precision": 4.0, "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": false });
+    let evidence =
+        json!({ "precision": 4.0, "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": false });
     let by_block = json!({ "from": "evidence_per_layer", "precision": { "layers.0": 4.0, "layers.2": 9.0 },
         "evidence_by_block": { "layers.0": evidence, "layers.2": evidence } });
     let each = Synthetic::new().blocks().commit(json!({ "prior": by_block })).page();
-    assert!(each.contains("layers.2: the prior precision by evidence is 4.000"), "{each}");
+    assert!(
+        each.contains("layers.2: the prior precision by evidence is 4.000"),
+        "{each}"
+    );
     let given = json!({ "prior": { "from": "run_file", "precision": 4.0 } });
     assert!(!Synthetic::new().blocks().commit(given).page().contains("by evidence"));
 }
@@ -290,7 +294,8 @@ fn a_prior_by_evidence_is_told() {
 #[test]
 fn a_prior_by_held_out_spectra_is_told() {
     let page = |flat: bool| {
-        let evidence = json!({ "precision": 4.0, "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": false });
+        let evidence =
+            json!({ "precision": 4.0, "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": false });
         let holdout = json!({ "indistinct_from": 20.0, "indistinct_to": 500.0, "flat": flat, "n_spectra": 80 });
         let prior = json!({ "from": "holdout", "precision": 90.0, "evidence": evidence, "holdout": holdout });
         Synthetic::new().blocks().commit(json!({ "prior": prior })).page()
@@ -313,12 +318,17 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
     };
     let page = |over: &str| {
         Synthetic::new()
-            .commit(json!({ "pulls": pull(341), "pulls_over": over, "held_out_pulls": pull(262),
-                "intrinsic_cells": [cell(None, true), cell(Some(3000.0), false)] }))
+            .commit(
+                json!({ "pulls": pull(341), "pulls_over": over, "held_out_pulls": pull(262),
+                "intrinsic_cells": [cell(None, true), cell(Some(3000.0), false)] }),
+            )
             .page()
     };
     let predicted = page("predicted");
-    assert!(predicted.contains("spectra of [predict]") && predicted.contains("262 held-out spectra"), "{predicted}");
+    assert!(
+        predicted.contains("spectra of [predict]") && predicted.contains("262 held-out spectra"),
+        "{predicted}"
+    );
     assert!(predicted.contains("3000 to 4000") && predicted.contains("that of all cells"));
     assert!(!page("held_out").contains("spectra of [predict]"));
 }

@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 use crate::blocks::{BLOCKS, read_blocks, write_blocks};
 use crate::catalogue::hex;
 use crate::evidence::write_evidence;
-use crate::holdout::{HoldoutRow, write_holdout};
-use crate::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::failure::Action;
 use crate::flux_part::{flux_part_path, read_flux_part};
+use crate::holdout::{HoldoutRow, write_holdout};
+use crate::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::jacobians::JacobianSchema;
 use crate::matrices::read_matrices;
 use crate::{

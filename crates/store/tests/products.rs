@@ -299,7 +299,10 @@ fn curves_and_cells_read_back() {
     let column = |name: &str| read[name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
     assert_eq!(column("log_likelihood"), [Some(-0.5), Some(-4.0)]);
     let [first, second] = [0, 1].map(|at| labels()[at].clone());
-    assert_eq!(column(&format!("pull_std_{first}_without_intrinsic")), [Some(0.5), Some(4.0)]);
+    assert_eq!(
+        column(&format!("pull_std_{first}_without_intrinsic")),
+        [Some(0.5), Some(4.0)]
+    );
     assert_eq!(column(&format!("pull_std_{second}")), [None, None]);
     curve[1].pull_std.pop();
     assert!(output.write_holdout(&labels(), &curve, &metadata).is_err());

@@ -229,7 +229,15 @@ impl Findings {
 
     /// A row a block.
     fn blocks(&self) -> Grid {
-        let mut grid = Grid::new(&["block", "structure", "weights", "prior", "effective", "log det", "condition"]);
+        let mut grid = Grid::new(&[
+            "block",
+            "structure",
+            "weights",
+            "prior",
+            "effective",
+            "log det",
+            "condition",
+        ]);
         for block in &self.blocks {
             grid.row(vec![
                 block.layers.join("+"),
@@ -314,13 +322,19 @@ mod tests {
             "teff   K        20     -        -          -      0.100     1.050     0.680"
         );
         assert!(lines[2].contains("52 held-out spectra"));
-        assert_eq!(lines[5], "a+b    full             7      -        3.5     12.2      1.0e4");
+        assert_eq!(
+            lines[5],
+            "a+b    full             7      -        3.5     12.2      1.0e4"
+        );
         assert_eq!(
             lines[6],
             "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
         );
         let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
-        assert_eq!(Findings::of_settings(given).prior.unwrap().lines(), Vec::<String>::new());
+        assert_eq!(
+            Findings::of_settings(given).prior.unwrap().lines(),
+            Vec::<String>::new()
+        );
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(
             Findings::of_settings(serde_json::json!({"blocks": 3})),

@@ -265,20 +265,20 @@ fn check_version(root: &Table<'_>) -> Result<(), RunFileError> {
 }
 
 /// `[prior]`; what of it looks at held-out residuals needs some.
-fn read_prior(
-    table: &Table<'_>,
-    noise: &NoiseTable,
-    catalogue: &CatalogueTable,
-) -> Result<PriorTable, RunFileError> {
+fn read_prior(table: &Table<'_>, noise: &NoiseTable, catalogue: &CatalogueTable) -> Result<PriorTable, RunFileError> {
     let prior = PriorTable::read(table)?;
     let Some(entry) = prior.needs_holdout().and_then(|key| table.get(key)) else {
         return Ok(prior);
     };
     if noise.holdout_fraction == 0.0 {
-        return Err(entry.invalid("looks at held-out spectra, and noise.holdout_fraction is 0: give it a share above 0"));
+        return Err(
+            entry.invalid("looks at held-out spectra, and noise.holdout_fraction is 0: give it a share above 0")
+        );
     }
     if catalogue.columns.labels.is_empty() {
-        return Err(entry.invalid("looks at the residuals of held-out spectra: name the columns of labels in [catalogue]"));
+        return Err(
+            entry.invalid("looks at the residuals of held-out spectra: name the columns of labels in [catalogue]")
+        );
     }
     Ok(prior)
 }

@@ -38,7 +38,11 @@ impl Calibrated {
         if self.cells.is_empty() {
             return vec![all];
         }
-        let own = |cell: &CellScatter| cell.own.as_ref().map_or_else(|| all.clone(), |own| own.covariance.clone());
+        let own = |cell: &CellScatter| {
+            cell.own
+                .as_ref()
+                .map_or_else(|| all.clone(), |own| own.covariance.clone())
+        };
         self.cells.iter().map(own).collect()
     }
 }

@@ -95,9 +95,15 @@ fn prior(findings: &Findings) -> String {
         });
     }
     let all = prior.evidence.iter().map(|evidence| (None, evidence));
-    let by_block = prior.evidence_by_block.iter().map(|(block, evidence)| (Some(block), evidence));
+    let by_block = prior
+        .evidence_by_block
+        .iter()
+        .map(|(block, evidence)| (Some(block), evidence));
     for (block, evidence) in all.chain(by_block) {
-        let subject = block.map_or_else(|| "The prior precision".to_owned(), |block| format!("{block}: the prior precision"));
+        let subject = block.map_or_else(
+            || "The prior precision".to_owned(),
+            |block| format!("{block}: the prior precision"),
+        );
         let verb = if prior.holdout.is_some() { "would be" } else { "is" };
         let found = format!(
             "{subject} by evidence {verb} {}: {} effective parameters over {} for the sum of squared weights and biases.",

@@ -116,7 +116,10 @@ fn cells(findings: &Findings) -> String {
             row
         })
         .collect();
-    format!("<h3>Intrinsic scatter by predicted label</h3>\n{}", table(&header, &rows))
+    format!(
+        "<h3>Intrinsic scatter by predicted label</h3>\n{}",
+        table(&header, &rows)
+    )
 }
 
 /// What the pulls of one label mean.
