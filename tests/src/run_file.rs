@@ -21,6 +21,8 @@ pub struct RunFile {
     pub curvature: String,
     /// Lines of `[noise]`.
     pub noise: String,
+    /// Lines of `[prior]`, its layers included.
+    pub prior: String,
     /// Lines of `[compute]`.
     pub compute: String,
 }
@@ -37,6 +39,7 @@ impl RunFile {
             of_catalogue: String::new(),
             curvature: "structure = \"kfac\"".to_owned(),
             noise: "holdout_fraction = 0.25".to_owned(),
+            prior: "precision = 2.0".to_owned(),
             compute: "batch = 16\ngroup = 50".to_owned(),
         }
     }
@@ -62,10 +65,17 @@ impl RunFile {
              [predict]\n{predict}jacobians = true\nkeep_columns = [\"visit\"]\n\n\
              [curvature]\n{}\n\n\
              [noise]\n{}\n\n\
-             [prior]\nprecision = 2.0\n\n\
+             [prior]\n{}\n\n\
              [compute]\n{}\n\n\
              [output]\nuri = \"{}\"\n",
-            self.network, self.catalogue, self.of_catalogue, self.curvature, self.noise, self.compute, self.output
+            self.network,
+            self.catalogue,
+            self.of_catalogue,
+            self.curvature,
+            self.noise,
+            self.prior,
+            self.compute,
+            self.output
         )
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
 use fisherflow_dataflow::Peer;
+use fisherflow_spectra::Simulation;
 
 use crate::weights::Weights;
 
@@ -248,6 +249,12 @@ pub struct SimulateArgs {
     /// Number of objects that they are spread over
     #[arg(long, default_value_t = 1, value_name = "M")]
     pub objects: u64,
+    /// Least signal to noise a pixel
+    #[arg(long, default_value_t = Simulation::SNR.0, value_name = "SNR")]
+    pub snr_from: f64,
+    /// Largest signal to noise a pixel
+    #[arg(long, default_value_t = Simulation::SNR.1, value_name = "SNR")]
+    pub snr_to: f64,
 }
 
 /// What is asked of a layer's inverse Hessian `P^-1`, `P = H + prior`, in normalised label units.

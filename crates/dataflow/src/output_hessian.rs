@@ -17,6 +17,7 @@ use crate::error::RunError;
 use crate::job::{Cluster, ExistingOutput, Job, Progress};
 use crate::passes::{agree, population};
 use crate::stage_state::FitState;
+use crate::whereabouts::Whereabouts;
 
 /// Values held at once: rows of a dense Hessian are written as they come.
 const AT_ONCE: usize = 1 << 22;
@@ -255,19 +256,14 @@ fn stars(context: &Arc<Context>, ids: &[String]) -> Result<Vec<SpectrumBatch>, R
 
 /// The population that `fit` left, or that of a pass of its own.
 fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, RunError> {
-    let cluster = Cluster {
-        process: 0,
-        addresses: vec![String::new()],
-        workers: 1,
-        secret: Vec::new(),
-        deadline: std::time::Duration::ZERO,
-    };
+    let cluster = Cluster::alone(1);
+    let whereabouts = Whereabouts::new(&cluster, context.output.rendezvous(&context.run_id));
     let working = Arc::clone(context);
     let look = move |worker: &mut Worker| match agree::left_by::<FitState>(worker, &working, "fit")? {
         Some(fit) => Ok(fit.population),
         None => population::population(worker, &working),
     };
-    cluster::execute(&cluster, "output-hessian", &context.faults, look)
+    cluster::execute(&cluster, "output-hessian", &whereabouts, &context.faults, look)
 }
 
 /// The table as it grows.

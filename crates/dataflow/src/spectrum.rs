@@ -20,6 +20,7 @@ use crate::files;
 use crate::job::{Cluster, ExistingOutput, Job, Progress};
 use crate::passes::products::{Over, not_the_owner, products};
 use crate::stages;
+use crate::whereabouts::Whereabouts;
 
 /// Points of the density's curve.
 const POINTS: usize = 512;
@@ -82,7 +83,8 @@ pub fn spectrum(
     }
     let identity = format!("{} spectrum {settings:?}", context.run_id);
     let (working, asked) = (Arc::clone(&context), settings.clone());
-    let found = cluster::execute(cluster, &identity, &context.faults, move |worker| {
+    let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
+    let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, move |worker| {
         work(worker, &working, &asked)
     })?;
     let Some(found) = found else {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, LowRankSettings, NetworkSource, Noise,
-    Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
+    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, LowRankSettings,
+    NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -76,6 +76,8 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
         },
         noise: Noise::Holdout,
         prior: Prior::Fixed(1.0),
+        prior_by_layer: BTreeMap::new(),
+        calibration: Calibration::default(),
         compute: Compute {
             arithmetic: Arithmetic {
                 precision: Precision::F32,
@@ -139,7 +141,7 @@ fn a_prior_by_evidence_is_the_same_everywhere_too() {
         ..job(folder.path(), output, false)
     };
     let one = done(by_evidence("one"), Stage::Run, &alone(1));
-    let delta = one.prior.precision.unwrap();
+    let delta = one.prior.precision.as_ref().unwrap().one().unwrap();
     let facts = one.prior.evidence.unwrap();
     assert!((facts.effective_parameters / facts.weights_squared / delta - 1.0).abs() < 1e-10);
     assert!(!facts.at_edge && facts.curve_from < delta && delta < facts.curve_to);
@@ -322,7 +324,7 @@ fn the_evidence_is_that_of_the_written_hessian() {
         job.prior = Prior::Evidence;
         let arithmetic = job.compute.arithmetic;
         let summary = done(job, Stage::Run, &alone(2));
-        let delta = summary.prior.precision.unwrap();
+        let delta = summary.prior.precision.as_ref().unwrap().one().unwrap();
         let bytes = std::fs::read(folder.path().join("network.safetensors")).unwrap();
         let network = Network::from_safetensors(&bytes, &Description::default(), arithmetic).unwrap();
         let weights: Vec<f64> = (0..3)

@@ -12,6 +12,8 @@ pub struct Simulation {
     n_pixels: usize,
     seed: u64,
     lines: Vec<Line>,
+    /// Least and largest signal to noise: uniform in its logarithm between the two.
+    snr: (f64, f64),
 }
 
 /// One simulated spectrum.
@@ -41,6 +43,9 @@ impl Simulation {
     /// Names of the labels.
     pub const LABELS: [&'static str; 3] = ["teff", "logg", "fe_h"];
 
+    /// Least and largest signal to noise where nothing else is said.
+    pub const SNR: (f64, f64) = (20.0, 300.0);
+
     /// Spectra of `n_pixels` pixels; the lines are drawn from `seed`.
     #[must_use]
     pub fn new(n_pixels: usize, seed: u64) -> Self {
@@ -58,7 +63,21 @@ impl Simulation {
                 ],
             })
             .collect();
-        Self { n_pixels, seed, lines }
+        Self {
+            n_pixels,
+            seed,
+            lines,
+            snr: Self::SNR,
+        }
+    }
+
+    /// The same stars observed at another signal to noise a pixel: uniform in its logarithm from `low` to `high`, both above 0.
+    #[must_use]
+    pub fn with_snr(self, low: f64, high: f64) -> Self {
+        Self {
+            snr: (low, high),
+            ..self
+        }
     }
 
     /// D.
@@ -84,7 +103,7 @@ impl Simulation {
             0.5 * (low + high) + 0.5 * (high - low) * unit[l]
         });
         let tilt: f64 = rng.random_range(-0.01..0.01);
-        let snr = 20.0 * 15.0f64.powf(rng.random_range(0.0..1.0));
+        let snr = self.snr.0 * (self.snr.1 / self.snr.0).powf(rng.random_range(0.0..1.0));
         let scale = 1.0 / self.n_pixels.max(1) as f64;
         let mut model: Vec<f64> = (0..self.n_pixels)
             .map(|p| 1.0 + tilt * (2.0 * p as f64 * scale - 1.0))
@@ -122,6 +141,18 @@ mod tests {
         assert_eq!(a.spectrum(3), b.spectrum(3));
         assert_ne!(a.spectrum(3).flux, a.spectrum(4).flux);
         assert_ne!(a.spectrum(3).flux, Simulation::new(200, 8).spectrum(3).flux);
+    }
+
+    #[test]
+    fn the_signal_to_noise_is_the_one_asked_for() {
+        let simulation = Simulation::new(50, 1).with_snr(50.0, 100.0);
+        for i in 0..50 {
+            let (s, other) = (simulation.spectrum(i), Simulation::new(50, 1).spectrum(i));
+            assert_eq!(s.labels, other.labels);
+            // sigma = sqrt(model) / snr, and no line is deeper than 0.9.
+            let largest = s.sigma.iter().fold(0.0_f32, |m, &e| m.max(e));
+            assert!((0.0099..0.0202).contains(&largest), "{largest}");
+        }
     }
 
     #[test]

@@ -16,6 +16,12 @@ use super::stores;
 /// The counts make no catalogue, there are objects already, or the store does not take them.
 pub fn simulate(place: &Place, args: &SimulateArgs) -> Result<(), CliError> {
     let rows_per_file = rows_per_file(args)?;
+    if !(args.snr_from > 0.0 && args.snr_from <= args.snr_to && args.snr_to.is_finite()) {
+        return Err(CliError::Arguments(format!(
+            "--snr-from {} and --snr-to {} make no range: both above 0, the first not above the second",
+            args.snr_from, args.snr_to
+        )));
+    }
     let stores = stores(place)?;
     if let Some(object) = stores.list_all(&place.uri)?.first() {
         return Err(CliError::Arguments(format!(
@@ -23,7 +29,7 @@ pub fn simulate(place: &Place, args: &SimulateArgs) -> Result<(), CliError> {
             place.uri, object.path
         )));
     }
-    let simulation = Simulation::new(args.pixels, args.seed);
+    let simulation = Simulation::new(args.pixels, args.seed).with_snr(args.snr_from, args.snr_to);
     let files = write_simulated(&stores, &place.uri, &simulation, args.spectra, rows_per_file)?;
     let size: u64 = files.iter().map(|file| file.bytes).sum();
     let columns = simulated_columns();
@@ -70,6 +76,8 @@ mod tests {
             pixels: 10,
             seed: 0,
             objects,
+            snr_from: 20.0,
+            snr_to: 300.0,
         };
         rows_per_file(&args).map_err(|e| e.to_string())
     }

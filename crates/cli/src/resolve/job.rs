@@ -197,7 +197,10 @@ uri = "out"
     #[test]
     fn a_prior_may_be_left_to_the_evidence() {
         let (job, _) = resolved(&TEXT.replace("precision = 2", "precision = \"evidence\""));
-        assert_eq!(job.unwrap().prior, Prior::Evidence);
+        let job = job.unwrap();
+        assert_eq!(job.prior, Prior::Evidence);
+        assert!(job.prior_by_layer.is_empty());
+        assert_eq!(job.calibration, Calibration::default());
     }
 
     #[test]

@@ -92,13 +92,33 @@ fn defaults_are_the_documented_ones() {
 }
 
 #[test]
-fn a_prior_is_a_number_or_the_evidence() {
+fn a_prior_is_a_number_or_what_finds_one() {
     let prior = |said: &str| parse(&with(LEAST, "precision = 0", &format!("precision = {said}")));
     assert_eq!(prior("\"evidence\"").unwrap().prior.unwrap().precision, Prior::Evidence);
+    assert_eq!(prior("\"holdout\"").unwrap().prior.unwrap().precision, Prior::Holdout);
+    let each = prior("\"evidence\"\nper_layer = true\nlabel_scale = true\n[prior.layers]\n\"layers.0\" = 100").unwrap();
+    let each = each.prior.unwrap();
+    assert_eq!((each.precision, each.label_scale), (Prior::EvidencePerBlock, true));
+    assert_eq!(each.layers["layers.0"], 100.0);
     for said in ["\"evidnce\"", "true"] {
         let error = prior(said).unwrap_err();
         assert!(error.contains("`prior.precision` takes a number"), "{error}");
     }
+}
+
+#[test]
+fn noise_may_be_of_photons_too_and_differ_from_cell_to_cell() {
+    let noise = parse(&format!(
+        "{LEAST}[noise]\nerrors_in_variables = true\n[noise.intrinsic_bins]\nteff = [4000, 5000.5]\nage = [1]\n"
+    ))
+    .unwrap()
+    .noise;
+    assert!(noise.errors_in_variables);
+    let bins = [("teff", vec![4000.0, 5000.5]), ("age", vec![1.0])];
+    assert_eq!(
+        noise.intrinsic_bins,
+        bins.map(|(label, edges)| (label.to_owned(), edges))
+    );
 }
 
 #[test]

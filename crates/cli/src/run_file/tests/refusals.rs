@@ -305,11 +305,6 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
             "structure = \"auto\"",
             "\"auto\" is not yet supported by this version of fisherflow; use \"full\", \"block\", \"kfac\", \"ekfac\", \"diagonal\", \"low_rank\" or \"dual\"",
         ),
-        (
-            "precision = 1.5",
-            "precision = \"holdout\"",
-            "`prior.precision`: \"holdout\" is not yet supported by this version of fisherflow; write a number",
-        ),
     ] {
         let error = refused(line, replacement);
         let start = format!("run.toml:{}: ", line_of(line));
@@ -320,6 +315,80 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
     }
     let error = refused("precision = 1.5", "precision = \"evidnce\"");
     assert!(error.contains("takes a number of at least 0"), "{error}");
+}
+
+#[test]
+fn priors_and_noises_that_do_not_go_together_are_refused() {
+    let prior = |lines: &str| parse(&with(LEAST, "precision = 0", lines)).unwrap_err();
+    for (lines, said) in [
+        (
+            "precision = 2\nper_layer = true",
+            "`prior.per_layer` goes with precision = \"evidence\"",
+        ),
+        (
+            "precision = \"holdout\"\nper_layer = true",
+            "`prior.per_layer` goes with precision = \"evidence\"",
+        ),
+        (
+            "precision = 2\nlabel_scale = 3",
+            "`prior.label_scale` takes true or false",
+        ),
+        ("precision = 2\nlayers = 3", "`prior.layers` takes a table"),
+        (
+            "precision = 2\n[prior.layers]\n\"layers.0\" = -1",
+            "`prior.layers.\"layers.0\"` is -1, expected a number of at least 0",
+        ),
+        (
+            "precision = 2\n[prior.layers]\n\"layers.0\" = \"evidence\"",
+            "`prior.layers.\"layers.0\"` takes a number",
+        ),
+        (
+            "precision = \"holdout\"\n[noise]\ncovariance = [[1]]\nholdout_fraction = 0",
+            "`prior.precision` looks at held-out spectra, and noise.holdout_fraction is 0",
+        ),
+        (
+            "precision = 1\nlabel_scale = true\n[noise]\ncovariance = [[1]]\nholdout_fraction = 0",
+            "`prior.label_scale` looks at held-out spectra",
+        ),
+    ] {
+        let error = prior(lines);
+        assert!(error.contains(said), "{error}\nexpected {said}");
+    }
+    let noise = |lines: &str| parse(&format!("{LEAST}{lines}\n")).unwrap_err();
+    for (lines, said) in [
+        (
+            "[noise.intrinsic_bins]\nteff = [5000, 4000]",
+            "`noise.intrinsic_bins.\"teff\"` does not ascend: 5000 stands before 4000",
+        ),
+        ("[noise.intrinsic_bins]\nteff = [1, 1]", "does not ascend"),
+        ("[noise.intrinsic_bins]\nteff = []", "has no edge"),
+        ("[noise.intrinsic_bins]\nteff = 5", "takes an array of numbers"),
+        ("[noise]\nintrinsic_bins = [5]", "`noise.intrinsic_bins` takes a table"),
+        (
+            "[noise]\ncovariance = [[1]]\nholdout_fraction = 0\n[noise.intrinsic_bins]\nteff = [5]",
+            "needs held-out spectra, and noise.holdout_fraction is 0",
+        ),
+        (
+            "[noise]\nerrors_in_variables = 1",
+            "`noise.errors_in_variables` takes true or false",
+        ),
+    ] {
+        let error = noise(lines);
+        assert!(error.contains(said), "{error}\nexpected {said}");
+    }
+    let exact = with(LEAST, "ivar = \"ivar\"", "exact_inputs = true");
+    let error = parse(&format!("{exact}[noise]\nerrors_in_variables = true\n")).unwrap_err();
+    assert!(error.contains("bring no photon noise"), "{error}");
+    let unlabelled = with(LEAST, "labels = [\"teff\"]", "");
+    let given = "[noise]\ncovariance = [[1]]\n";
+    let error = parse(&format!("{unlabelled}{given}[noise.intrinsic_bins]\nteff = [5]\n")).unwrap_err();
+    assert!(
+        error.contains("C_intrinsic by cell comes from held-out residuals"),
+        "{error}"
+    );
+    let by_holdout = with(&unlabelled, "precision = 0", "precision = \"holdout\"");
+    let error = parse(&format!("{by_holdout}{given}")).unwrap_err();
+    assert!(error.contains("name the columns of labels"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,265 @@
+//! The noise: errors in variables against a computation by hand, and C_intrinsic by cell of label space.
+
+use std::fs;
+use std::path::Path;
+
+use fisherflow_network::{InputJacobian, Network};
+use fisherflow_spectra::{holdout_hash, is_held_out};
+use fisherflow_tests::{
+    RunFile, Spectrum, Table, digests, fisherflow, he_normal, manifest, network, run, simulated, write_objects,
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+const PIXELS: usize = 24;
+const WIDTHS: [usize; 3] = [PIXELS, 6, 3];
+const K: usize = 3;
+const HELD_OUT: f64 = 0.25;
+
+/// Spectra whose labels are the network's own predictions, with errors of these standard deviations.
+fn labelled(network: &Network, first: u64, n: u64, sigma: impl Fn(&[f64]) -> [f64; K]) -> Vec<Spectrum> {
+    let mut rng = ChaCha8Rng::seed_from_u64(first + 77);
+    let mut spectra = simulated(PIXELS, first, n);
+    for spectrum in &mut spectra {
+        let predicted = predictions(network, spectrum);
+        let sigma = sigma(&predicted);
+        for k in 0..K {
+            let z: f64 = StandardNormal.sample(&mut rng);
+            spectrum.labels[k] = Some(predicted[k] + sigma[k] * z);
+        }
+    }
+    spectra
+}
+
+fn flux(spectrum: &Spectrum) -> Vec<f64> {
+    spectrum.flux.as_ref().unwrap().iter().copied().map(f64::from).collect()
+}
+
+fn predictions(network: &Network, spectrum: &Spectrum) -> Vec<f64> {
+    let forward = network.forward(&network.flux_tensor(&flux(spectrum)).unwrap()).unwrap();
+    forward.labels(network).unwrap()
+}
+
+fn run_file(folder: &Path, output: &str) -> RunFile {
+    let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
+    run_file.curvature = "structure = \"block\"".to_owned();
+    run_file.compute += "\nprecision = \"f64\"";
+    run_file
+}
+
+fn inverse(m: &[f64]) -> [f64; K * K] {
+    let minor = |i: usize, j: usize| {
+        let (a, b) = ((i + 1) % K, (i + 2) % K);
+        let (c, d) = ((j + 1) % K, (j + 2) % K);
+        m[a * K + c] * m[b * K + d] - m[a * K + d] * m[b * K + c]
+    };
+    let det: f64 = (0..K).map(|j| m[j] * minor(0, j)).sum();
+    std::array::from_fn(|at| minor(at % K, at / K) / det)
+}
+
+/// Residual, photons' part `J_x C_flux J_x^T` (label units), and `[a; 1]` of the last layer.
+fn by_hand(network: &Network, spectrum: &Spectrum) -> ([f64; K], [f64; K * K], Vec<f64>) {
+    let forward = network.forward(&network.flux_tensor(&flux(spectrum)).unwrap()).unwrap();
+    let backward = network.backward(&forward, InputJacobian::Wanted).unwrap();
+    let jacobian: Vec<f64> = backward
+        .input_jacobian
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap();
+    let ivar = spectrum.ivar.as_ref().unwrap();
+    let part = std::array::from_fn(|at| {
+        let pixels = ivar.iter().enumerate();
+        pixels
+            .map(|(d, ivar)| jacobian[at / K * PIXELS + d] * jacobian[at % K * PIXELS + d] / f64::from(*ivar))
+            .sum()
+    });
+    let predicted = predictions(network, spectrum);
+    let residual = std::array::from_fn(|k| spectrum.labels[k].unwrap() - predicted[k]);
+    let mut a: Vec<f64> = backward.captures[1].input.flatten_all().unwrap().to_vec1().unwrap();
+    a.push(1.0);
+    (residual, part, a)
+}
+
+#[test]
+fn errors_in_variables_weigh_as_a_computation_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let network = he_normal(&WIDTHS);
+    let spectra = labelled(&network, 0, 240, |_| [200.0, 0.5, 0.3]);
+    write_objects(&folder.join("catalogue"), &spectra, 60);
+    write_objects(&folder.join("stars"), &simulated(PIXELS, 5000, 20), 20);
+    let done = |output: &str, noise: &str, more: &[&str]| {
+        let mut run_file = run_file(folder, output);
+        run_file.noise = format!("holdout_fraction = {HELD_OUT}{noise}");
+        run(fisherflow().arg("run").arg(run_file.write(folder, output)).args(more)).expect_done();
+        manifest(&folder.join(output))["settings"].clone()
+    };
+    let settings = done("one", "\nerrors_in_variables = true", &[]);
+    assert_eq!(settings["errors_in_variables"], true);
+    let noise: Vec<f64> = serde_json::from_value(settings["noise_estimate"]["covariance"].clone()).unwrap();
+
+    // R is stationary: sum over held-out stars of T^-1 - T^-1 r r^T T^-1, T = R + J_x C J_x^T, against the size of its own terms.
+    let (mut slope, mut size) = ([0.0; K * K], [0.0; K]);
+    let mut hessian = vec![0.0; (K * (WIDTHS[1] + 1)).pow(2)];
+    let scale = &network.labels().scale;
+    for spectrum in &spectra {
+        let (residual, part, a) = by_hand(&network, spectrum);
+        let total: Vec<f64> = noise.iter().zip(&part).map(|(r, f)| r + f).collect();
+        let weight = inverse(&total);
+        if is_held_out(holdout_hash(spectrum.id.as_ref().unwrap()), HELD_OUT) {
+            let w: Vec<f64> = weight
+                .chunks_exact(K)
+                .map(|row| row.iter().zip(&residual).map(|(x, r)| x * r).sum())
+                .collect();
+            for at in 0..K * K {
+                slope[at] += weight[at] - w[at / K] * w[at % K];
+            }
+            for k in 0..K {
+                size[k] += weight[k * K + k];
+            }
+            continue;
+        }
+        // The last layer's rows of the Jacobian are e_k (x) [a; 1]; Lam in normalised label units.
+        let p = K * a.len();
+        for i in 0..p {
+            for j in 0..p {
+                let (k, l) = (i / a.len(), j / a.len());
+                hessian[i * p + j] += weight[k * K + l] * scale[k] * scale[l] * a[i % a.len()] * a[j % a.len()];
+            }
+        }
+    }
+    for at in 0..K * K {
+        let relative = slope[at].abs() / (size[at / K] * size[at % K]).sqrt();
+        assert!(relative < 1e-6, "element {at} of the slope: {relative:e}");
+    }
+    let written = Table::read(&folder.join("one/posterior/hessian/block-001.parquet"));
+    let p = written.len();
+    let largest = hessian.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    for row in 0..p {
+        let found = written.list("values", row);
+        for (j, found) in found.iter().enumerate() {
+            let error = (found - hessian[row * p + j]).abs() / largest;
+            assert!(error < 1e-9, "row {row}, column {j}: {error:e}");
+        }
+    }
+
+    done("four", "\nerrors_in_variables = true", &["-w", "4"]);
+    assert_eq!(digests(&folder.join("four")), digests(&folder.join("one")));
+    // The photons' part is out of R: it is smaller than without.
+    let plain = done("plain", "", &[]);
+    let variance = |settings: &serde_json::Value, k: usize| {
+        settings["noise_estimate"]["covariance"][k * (K + 1)].as_f64().unwrap()
+    };
+    for k in 0..K {
+        assert!(variance(&settings, k) < variance(&plain, k));
+    }
+    // And a catalogue of its own part in a prediction in the same pass has the same Hessian.
+    let mut fused = run_file(folder, "fused");
+    fused.predict = None;
+    fused.noise = format!("holdout_fraction = {HELD_OUT}\nerrors_in_variables = true");
+    run(fisherflow().arg("run").arg(fused.write(folder, "fused"))).expect_done();
+    let fused = Table::read(&folder.join("fused/posterior/hessian/block-001.parquet"));
+    for row in 0..p {
+        assert_eq!(fused.list("values", row), written.list("values", row));
+    }
+}
+
+#[test]
+fn every_cell_has_its_own_scatter_and_a_star_that_of_its_prediction() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let network = he_normal(&WIDTHS);
+    let mut predicted: Vec<f64> = simulated(PIXELS, 0, 400)
+        .iter()
+        .map(|spectrum| predictions(&network, spectrum)[0])
+        .collect();
+    predicted.sort_by(f64::total_cmp);
+    // The upper edge leaves hardly any star above it.
+    let (middle, upper) = (predicted[200], predicted[397]);
+    let sigmas = [400.0, 4000.0];
+    let sigma = |predicted: &[f64]| [sigmas[usize::from(predicted[0] >= middle)], 2.0, 1.0];
+    write_objects(&folder.join("catalogue"), &labelled(&network, 0, 4000, sigma), 500);
+    write_objects(&folder.join("stars"), &simulated(PIXELS, 50_000, 80), 40);
+    let done = |output: &str, more: &[&str]| {
+        let mut run_file = run_file(folder, output);
+        run_file.curvature = "structure = \"diagonal\"".to_owned();
+        run_file.compute = "batch = 64\ngroup = 500\nprecision = \"f64\"".to_owned();
+        // A prior that leaves the weights next to nothing.
+        run_file.prior = "precision = 1e9".to_owned();
+        run_file.noise = format!("holdout_fraction = 0.5\n[noise.intrinsic_bins]\nteff = [{middle:?}, {upper:?}]");
+        run(fisherflow().arg("run").arg(run_file.write(folder, output)).args(more)).expect_done();
+    };
+    done("one", &[]);
+    let output = folder.join("one");
+    let cells = Table::read(&output.join("posterior/intrinsic.parquet"));
+    assert_eq!(cells.len(), 3);
+    assert!(cells.is_null("teff_low", 0) && cells.is_null("teff_high", 2));
+    assert_eq!(
+        (cells.number("teff_high", 0), cells.number("teff_low", 1)),
+        (middle, middle)
+    );
+    for (cell, sigma) in sigmas.iter().enumerate() {
+        let n = cells.whole("n_spectra", cell) as f64;
+        let found = cells.list("covariance", cell);
+        assert!(cells.flag("own", cell) && n > 500.0);
+        for (k, sigma) in [*sigma, 2.0, 1.0].iter().enumerate() {
+            // Photons add 1 % at most to the uncertainty; four standard errors of a variance from n stars.
+            let variance = found[k * (K + 1)];
+            assert!(
+                (variance / (sigma * sigma) - 1.0).abs() < 4.0 * (2.0 / n).sqrt(),
+                "cell {cell}: {found:?}"
+            );
+        }
+    }
+    let settings = &manifest(&output)["settings"];
+    let overall: Vec<f64> = serde_json::from_value(settings["intrinsic_estimate"]["covariance"].clone()).unwrap();
+    assert!(!cells.flag("own", 2) && cells.whole("n_spectra", 2) < 50);
+    assert_eq!(cells.list("covariance", 2), overall);
+    assert_eq!(settings["intrinsic_cells"].as_array().unwrap().len(), 3);
+    let notes = manifest(&output)["notes"].to_string();
+    assert!(
+        notes.contains("<= teff:") && notes.contains("fewer than 50: that of all cells is taken"),
+        "{notes}"
+    );
+
+    let stars = Table::read(&output.join("predictions"));
+    let mut seen = [0; 3];
+    for row in 0..stars.len() {
+        let teff = stars.number("teff", row);
+        let cell = usize::from(teff >= middle) + usize::from(teff >= upper);
+        seen[cell] += 1;
+        assert_eq!(
+            stars.list("cov_intrinsic", row),
+            cells.list("covariance", cell),
+            "star {row}"
+        );
+        let [total, flux, weights] = ["cov", "cov_flux", "cov_weights"].map(|part| stars.list(part, row));
+        let sum = flux[0] + weights[0] + cells.list("covariance", cell)[0];
+        assert!((total[0] / sum - 1.0).abs() < 1e-14);
+    }
+    assert!(seen[0] > 10 && seen[1] > 10, "{seen:?}");
+    done("four", &["-w", "4"]);
+    assert_eq!(digests(&folder.join("four")), digests(&output));
+}
+
+#[test]
+fn a_label_that_the_network_does_not_have_makes_no_cells() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    write_objects(&folder.join("catalogue"), &simulated(PIXELS, 0, 60), 60);
+    write_objects(&folder.join("stars"), &simulated(PIXELS, 100, 10), 10);
+    let mut run_file = run_file(folder, "out");
+    run_file.noise = "[noise.intrinsic_bins]\nteff = [4000]\nage = [1, 2]".to_owned();
+    let ended = run(fisherflow().arg("run").arg(run_file.write(folder, "out")));
+    ended.expect(
+        2,
+        &["[noise.intrinsic_bins]", "no label `age`, it has teff, logg, fe_h"],
+    );
+    assert!(fs::read_dir(folder.join("out")).is_err());
+}
