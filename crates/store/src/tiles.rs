@@ -100,7 +100,7 @@ fn parse(bytes: &[u8]) -> Option<StoredTile> {
 fn unlike(uri: &str, what: &str) -> StoreError {
     StoreError::BadDocument {
         uri: uri.to_owned(),
-        source: Cause::said(&format!("it holds {what}: delete it and run again")),
+        source: Cause::said(format!("it holds {what}: delete it and run again")),
     }
 }
 

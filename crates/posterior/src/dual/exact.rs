@@ -48,8 +48,9 @@ pub fn dual_posterior(
         let mut row: Vec<Arc<Matrix>> = Vec::with_capacity(i + 1);
         for j in 0..=i {
             let mut open = OpenTile::new(gram_tile(&memory.rows[i], &memory.rows[j], threads));
-            for k in 0..j {
-                open.subtract(&row[k], if i == j { &row[k] } else { &memory.factor[j][k] }, threads);
+            let column = if i == j { &row } else { &memory.factor[j] };
+            for (left, right) in row.iter().zip(column).take(j) {
+                open.subtract(left, right, threads);
             }
             row.push(Arc::new(if i == j {
                 let tile = open.factor(&layout, &memory.rows[i], prior_precision)?;
