@@ -231,9 +231,7 @@ fn failed_pivot(
                 needed: prior_precision - smallest,
                 pivot,
                 n_weights: plan.n_weights(),
-                layer,
-                output,
-                input,
+                place: format!("{layer}, output {output}, {input}"),
             }
         }
         Ok(_) => singular(plan, prior_precision, pivot),

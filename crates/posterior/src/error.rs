@@ -48,7 +48,7 @@ pub enum PosteriorError {
     /// A dense block that is indefinite even with its prior, as a true Hessian may be.
     #[error(
         "block {block} with prior precision {prior_precision} is indefinite: its smallest eigenvalue is {smallest:e}, and the pivot of weight \
-         {pivot} of {n_weights} ({layer}, output {output}, {input}) fails. Raise the prior precision above {needed:e}, or choose \
+         {pivot} of {n_weights} ({place}) fails. Raise the prior precision above {needed:e}, or choose \
          curvature.kind = \"ggn\", which has no negative curvature"
     )]
     NegativeCurvature {
@@ -64,12 +64,8 @@ pub enum PosteriorError {
         pivot: usize,
         /// Size of the block.
         n_weights: usize,
-        /// The layer of that weight.
-        layer: String,
-        /// The layer's output that the weight leads to.
-        output: usize,
-        /// The layer's input that the weight comes from, in words.
-        input: String,
+        /// Layer, output and input of that weight, in words.
+        place: String,
     },
     /// A Kronecker or diagonal block without prior has an eigenvalue that is 0 to rounding.
     #[error(

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fisherflow_curvature::{
-    BlockSums, CurvatureError, LabelPrecision, Matrix, ProductSums, References, StructureKind, add_ggn_products,
-    add_gradient, add_hessian_products, add_residual_curvature, gradient_captures, structure_of,
+    BlockPower, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, LowRank, Matrix, ProductSums, References,
+    Structure, StructureKind, add_ggn_products, add_gradient, add_hessian_products, add_residual_curvature,
+    gradient_captures, plan_blocks, structure_of,
 };
 use fisherflow_network::{
     Arithmetic, Description, Forward, InputJacobian, LayerCapture, Network, Precision, WeightDirections,
@@ -17,6 +18,8 @@ use crate::brute_force::{
     Between, Mlp, block, dense, diagonal, label_covariances, layers_of, normal, relative_error, spectra,
 };
 use crate::npz::{self, Array};
+
+type Arrays = BTreeMap<String, Array>;
 
 const IDENTITY: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
 
@@ -192,11 +195,7 @@ fn error(found: &[f64], expected: &[f64]) -> f64 {
 }
 
 /// A reference network with the Hessian in this crate's order of weights, and the order.
-fn reference(
-    name: &str,
-    activation: &str,
-    hessian_from: &str,
-) -> Option<(Case, BTreeMap<String, Array>, Matrix, Vec<usize>)> {
+fn reference(name: &str, activation: &str, hessian_from: &str) -> Option<(Case, Arrays, Matrix, Vec<usize>)> {
     let path = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../../shared/reference/{name}.npz"));
     if !path(name).exists() {
         println!("skipped: {} is absent", path(name).display());
@@ -345,6 +344,56 @@ fn the_empirical_fisher_is_the_gram_matrix_of_gradients() {
         values: expected,
     };
     assert!(relative_error(dense(&structure.curvature(&sums).unwrap()), &expected) < 1e-12);
+}
+
+/// Eigenpairs by products, the diagonal by sums: both those of the dense matrix.
+#[test]
+fn a_low_rank_block_has_the_leading_eigenpairs_and_the_diagonal() {
+    let (case, mlp, x) = random("relu", Precision::F64, 1);
+    let shapes = case.network.dense_layers();
+    let plan = &plan_blocks(shapes, StructureKind::LowRank, &BTreeMap::new()).unwrap()[0];
+    assert_eq!(plan.layers, [0, 1, 2]);
+    let ggn = mlp.ggn(&x, &case.precision);
+    let p = ggn.rows;
+    let mut power = BlockPower::new(p, 20, 4);
+    while power.found().is_none() {
+        power.step(&case.ggn_products(&[0, 1, 2], &power.directions())).unwrap();
+    }
+    let structure = LowRank::new(plan, power.found(), 3, 1);
+    let mut sums = structure.empty().unwrap();
+    structure
+        .accumulate(&case.captures, &case.precision, &mut sums)
+        .unwrap();
+    let found = structure.curvature(&sums).unwrap();
+    let CurvatureForm::LowRank {
+        eigenvectors,
+        eigenvalues,
+        residuals,
+        diagonal,
+    } = &found.form
+    else {
+        panic!("{found:?}")
+    };
+    let on_diagonal: Vec<f64> = (0..p).map(|i| ggn.values[i * (p + 1)]).collect();
+    assert!(error(diagonal, &on_diagonal) < 1e-12);
+    for pair in 0..20 {
+        let u: Vec<f64> = (0..p).map(|i| eigenvectors.values[i * 20 + pair]).collect();
+        let length: f64 = u.iter().map(|u| u * u).sum();
+        assert!((length - 1.0).abs() < 1e-12);
+        let product = times(&u, &ggn);
+        let off = product.iter().zip(&u).map(|(hu, u)| hu - eigenvalues[pair] * u);
+        let residual = off.map(|x| x * x).sum::<f64>().sqrt();
+        assert!((residual - residuals[pair]).abs() < 1e-11 * eigenvalues[0]);
+    }
+    // 9 spectra of 3 labels: 27 eigenvalues in all, and the first 20 hold nearly the whole trace.
+    let (held, trace): (f64, f64) = (eigenvalues.iter().sum(), on_diagonal.iter().sum());
+    assert!(held < trace && held > 0.9 * trace);
+
+    let without = structure_of(plan, &References::zero(shapes, 3), 3, 1).unwrap();
+    assert!(matches!(
+        without.curvature(&sums),
+        Err(CurvatureError::NoEigenpairs { .. })
+    ));
 }
 
 #[test]
