@@ -43,13 +43,15 @@ pub(crate) fn write_intrinsic(
     };
     let mut columns = vec![counts((0..rows.len() as u64).collect())];
     for (axis, label) in labels.iter().enumerate() {
-        let edges = |of: fn(&(Option<f64>, Option<f64>)) -> Option<f64>| -> ArrayRef {
-            let values = rows.iter().map(|row| row.intervals.get(axis).and_then(of));
-            Arc::new(values.collect::<Float64Array>())
+        let edges = || {
+            rows.iter()
+                .map(|row| row.intervals.get(axis).copied().unwrap_or_default())
         };
-        for (end, values) in [("low", edges(|edges| edges.0)), ("high", edges(|edges| edges.1))] {
+        let low: Float64Array = edges().map(|(low, _)| low).collect();
+        let high: Float64Array = edges().map(|(_, high)| high).collect();
+        for (end, values) in [("low", low), ("high", high)] {
             fields.push(Field::new(format!("{label}_{end}"), DataType::Float64, true));
-            columns.push(values);
+            columns.push(Arc::new(values));
         }
     }
     fields.extend([
