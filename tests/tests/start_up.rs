@@ -297,7 +297,7 @@ fn relay(to: &str) -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
             let (mut answers, mut back) = (far.try_clone().unwrap(), near.try_clone().unwrap());
             std::thread::spawn(move || {
                 let _ = std::io::copy(&mut answers, &mut back);
-                let _ = back.shutdown(std::net::Shutdown::Both);
+                let _ = back.shutdown(std::net::Shutdown::Write);
             });
             let record = Arc::clone(&record);
             let number = {
@@ -315,7 +315,7 @@ fn relay(to: &str) -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
                     let room = 1024_usize.saturating_sub(heard[number].len());
                     heard[number].extend_from_slice(&buffer[..n.min(room)]);
                 }
-                let _ = far.shutdown(std::net::Shutdown::Both);
+                let _ = far.shutdown(std::net::Shutdown::Write);
             });
         }
     });

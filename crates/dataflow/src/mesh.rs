@@ -149,7 +149,7 @@ impl Forming {
     ) -> Result<(), RunError> {
         let end = Instant::now() + cluster.deadline;
         let mut looked = Instant::now();
-        while !self.places.values().all(|place| matches!(place, Place::Taken(_))) {
+        while !self.places.values().all(Place::is_alive) {
             if cluster.interrupt.asked().is_some() {
                 return Err(RunError::Interrupted(
                     "a signal while it waited for the other processes".into(),
@@ -181,7 +181,7 @@ impl Forming {
         let mut missing: Vec<usize> = self
             .places
             .iter()
-            .filter(|(_, place)| !matches!(place, Place::Taken(_)))
+            .filter(|(_, place)| !place.is_alive())
             .map(|((peer, _), _)| *peer)
             .collect();
         missing.dedup();
