@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fisherflow_curvature::{
-    BlockPower, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, LowRank, Matrix, ProductSums, References,
-    Structure, StructureKind, add_ggn_products, add_gradient, add_hessian_products, add_residual_curvature,
+    BlockOptions, BlockPower, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, LowRank, Matrix, ProductSums,
+    References, Structure, StructureKind, add_ggn_products, add_gradient, add_hessian_products, add_residual_curvature,
     gradient_captures, plan_blocks, structure_of,
 };
 use fisherflow_network::{
@@ -351,7 +351,13 @@ fn the_empirical_fisher_is_the_gram_matrix_of_gradients() {
 fn a_low_rank_block_has_the_leading_eigenpairs_and_the_diagonal() {
     let (case, mlp, x) = random("relu", Precision::F64, 1);
     let shapes = case.network.dense_layers();
-    let plan = &plan_blocks(shapes, StructureKind::LowRank, &BTreeMap::new()).unwrap()[0];
+    let plan = &plan_blocks(
+        shapes,
+        StructureKind::LowRank,
+        &BTreeMap::new(),
+        BlockOptions::default(),
+    )
+    .unwrap()[0];
     assert_eq!(plan.layers, [0, 1, 2]);
     let ggn = mlp.ggn(&x, &case.precision);
     let p = ggn.rows;
