@@ -59,7 +59,8 @@ pub struct RunSummary {
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are.
     pub pulls_over: Option<PullsOver>,
-    /// Pulls of each label over the held-out spectra that C_intrinsic, and what else the run file asks for, was fitted to.
+    /// Pulls of each label over the held-out spectra that C_intrinsic, and what else the run file asks for, was fitted to; `None` where these
+    /// are in the sums too.
     pub held_out_pulls: Option<Vec<Pulls>>,
     /// Files of the output so far.
     pub files: Vec<WrittenFile>,
@@ -211,7 +212,9 @@ fn summary(
         (Some(calibrated), Some(predicted))
     });
     let pulls = predicted.as_ref().and_then(|predicted| predicted.pulls.pulls());
-    let held_out_pulls = calibrated.as_ref().and_then(|calibrated| calibrated.pulls.pulls());
+    // Where nothing keeps them out they are in the sums, and their pulls tell nothing.
+    let kept_out = calibrated.as_ref().filter(|_| context.job.keeps_out());
+    let held_out_pulls = kept_out.and_then(|calibrated| calibrated.pulls.pulls());
     let (intrinsic, intrinsic_cells, label_scale) = calibrated.map_or((None, Vec::new(), None), |calibrated| {
         (calibrated.intrinsic, calibrated.cells, calibrated.label_scale)
     });
