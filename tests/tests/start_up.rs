@@ -381,13 +381,15 @@ fn a_deadline_names_every_process_that_is_missing() {
     let place = Place::new();
     let file = place.run_file("out");
     let mut processes = Processes::new(4);
-    processes.spawn(0, &file, 1, &["--deadline", "3"]);
-    processes.spawn(2, &file, 1, &["--deadline", "3"]);
-    let missing = format!("missing: 1 at {}, 3 at {}", processes.address(1), processes.address(3));
-    for process in [0, 2] {
-        processes
-            .wait(process)
-            .expect(75, &["start-up deadline of 3 s passed", &missing, "run again"]);
+    processes.spawn(0, &file, 1, &["--deadline", "5"]);
+    processes.spawn(2, &file, 1, &["--deadline", "2"]);
+    let at = |process: usize| format!("{process} at {}", processes.address(process));
+    let of_third = format!("missing: {}, {}", at(1), at(3));
+    // The one that gave up is missing by then.
+    let of_first = format!("missing: {}, {}, {}", at(1), at(2), at(3));
+    for (process, deadline, missing) in [(2, "2 s", of_third), (0, "5 s", of_first)] {
+        let passed = format!("start-up deadline of {deadline} passed");
+        processes.wait(process).expect(75, &[&passed, &missing, "run again"]);
     }
     assert!(!has_manifest(&place.output("out")));
 }
