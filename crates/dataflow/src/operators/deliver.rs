@@ -12,7 +12,7 @@ use timely::dataflow::{ProbeHandle, Scope};
 use super::Part;
 use super::plan::emit;
 use crate::error::RunError;
-use crate::fault::Faults;
+use crate::fault::{Faults, Held};
 
 /// Sends each of this worker's parts to worker `key`, where `receive` takes it. Done once every worker has received its own: a barrier, even
 /// where nothing is sent.
@@ -29,13 +29,15 @@ pub(crate) fn deliver<P: ExchangeData>(
             Exchange::new(|part: &Part<P>| part.key),
             "Deliver",
             move |_, _| {
+                let mut held = Held::default();
                 move |input, _output| {
-                    input.for_each(|_, parts| {
+                    input.for_each(|capability, parts| {
                         for part in parts.drain(..) {
                             if let Err(error) = receive(part.value) {
                                 faults.raise(error);
                             }
                         }
+                        held.keep(&faults, capability.retain_least(0));
                     });
                 }
             },
