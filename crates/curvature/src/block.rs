@@ -17,6 +17,23 @@ pub enum StructureKind {
     Kfac,
     /// The diagonal alone.
     Diagonal,
+    /// Exact over several layers, cross terms included, through the rows of the weight Jacobian instead of their Gram matrix over weights:
+    /// it has no sums, but [`JacobianRows`](crate::JacobianRows).
+    Dual,
+}
+
+impl StructureKind {
+    /// Whether a block so held has sums over spectra.
+    #[must_use]
+    pub fn has_sums(self) -> bool {
+        self != Self::Dual
+    }
+
+    /// Whether all layers so held form one block, cross terms included.
+    #[must_use]
+    pub fn joins_layers(self) -> bool {
+        matches!(self, Self::Full | Self::Dual)
+    }
 }
 
 impl std::fmt::Display for StructureKind {
@@ -26,6 +43,7 @@ impl std::fmt::Display for StructureKind {
             Self::Block => "block",
             Self::Kfac => "kfac",
             Self::Diagonal => "diagonal",
+            Self::Dual => "dual",
         })
     }
 }
@@ -37,7 +55,8 @@ pub struct BlockPlan {
     pub id: usize,
     /// How it is held.
     pub structure: StructureKind,
-    /// The dense layers it covers, as counted by `Network::dense_layers`, ascending; one, except for [`StructureKind::Full`].
+    /// The dense layers it covers, as counted by `Network::dense_layers`, ascending; one, except where the structure
+    /// [joins layers](StructureKind::joins_layers).
     pub layers: Vec<usize>,
     /// Name and size of each of them.
     pub shapes: Vec<DenseShape>,

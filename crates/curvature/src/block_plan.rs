@@ -1,4 +1,4 @@
-//! Which blocks a run's Hessian has: a structure for each layer, with all `full` layers in one block.
+//! Which blocks a run's Hessian has: a structure for each layer, with all `full` layers in one block, and all `dual` layers in one.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use crate::{BlockPlan, CurvatureError, StructureKind};
 /// The blocks of a network's Hessian, in the order of their first layers, with ids 0, 1, 2, ...
 ///
 /// `shapes` are the network's dense layers in order; `by_layer` names the structure of single layers and `default` that of the others. All
-/// layers held as [`StructureKind::Full`] form one block, cross terms included; every other layer is a block of its own.
+/// layers held as [`StructureKind::Full`] form one block, cross terms included, and so do those held as [`StructureKind::Dual`]; every other
+/// layer is a block of its own.
 ///
 /// # Errors
 /// A name in `by_layer` that no layer has (with the nearest name), or no layer at all.
@@ -30,10 +31,9 @@ pub fn plan_blocks(
     let mut blocks: Vec<BlockPlan> = Vec::with_capacity(shapes.len());
     for (layer, shape) in shapes.iter().enumerate() {
         let structure = by_layer.get(&shape.name).copied().unwrap_or(default);
-        let joined = match structure {
-            StructureKind::Full => blocks.iter_mut().find(|b| b.structure == StructureKind::Full),
-            StructureKind::Block | StructureKind::Kfac | StructureKind::Diagonal => None,
-        };
+        let joined = blocks
+            .iter_mut()
+            .find(|block| structure.joins_layers() && block.structure == structure);
         if let Some(block) = joined {
             block.layers.push(layer);
             block.shapes.push(shape.clone());
@@ -93,6 +93,17 @@ mod tests {
         assert_eq!(blocks[0].name(), "layers.0+layers.4");
         assert_eq!(blocks[0].n_weights(), 15 + 12);
         assert_eq!((blocks[1].id, blocks[1].layers.clone()), (1, vec![1]));
+    }
+
+    #[test]
+    fn dual_layers_share_one_block_beside_the_full_ones() {
+        let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Full)]);
+        let blocks = plan_blocks(&shapes(), StructureKind::Dual, &by_layer).unwrap();
+        let layers: Vec<_> = blocks.iter().map(|b| (b.structure, b.layers.clone())).collect();
+        assert_eq!(
+            layers,
+            [(StructureKind::Dual, vec![0, 2]), (StructureKind::Full, vec![1])]
+        );
     }
 
     #[test]

@@ -32,6 +32,22 @@ pub enum CurvatureError {
         /// Bytes of its sums.
         bytes: u64,
     },
+    /// Sums were asked of a structure that has none.
+    #[error("block {block} is held as `dual`, which has no sums over spectra but the rows of its Jacobian")]
+    NoSums {
+        /// The block's name.
+        block: String,
+    },
+    /// Rows of two different Jacobians were to be joined.
+    #[error(
+        "rows of a Jacobian over {found} weights and labels cannot be joined to rows over {expected}; they come from another block"
+    )]
+    RowsDiffer {
+        /// Weights and labels of the rows joined to.
+        expected: String,
+        /// Weights and labels of the rows joined.
+        found: String,
+    },
     /// A block's layer is not among the captures.
     #[error("layer {layer} has no capture in this batch; a batch must carry the captures of all dense layers")]
     MissingCapture {

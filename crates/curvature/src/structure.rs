@@ -70,7 +70,7 @@ pub trait Structure: Send {
 /// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
 ///
 /// # Errors
-/// References of other sizes than the block's layers.
+/// References of other sizes than the block's layers; a structure that [has no sums](StructureKind::has_sums).
 pub fn structure_of(
     plan: &BlockPlan,
     references: &References,
@@ -81,6 +81,7 @@ pub fn structure_of(
         StructureKind::Full | StructureKind::Block => Box::new(Dense::new(plan, n_labels, threads)),
         StructureKind::Kfac => Box::new(Kfac::new(plan, references, n_labels, threads)?),
         StructureKind::Diagonal => Box::new(Diagonal::new(plan, n_labels, threads)),
+        StructureKind::Dual => return Err(CurvatureError::NoSums { block: plan.name() }),
     })
 }
 

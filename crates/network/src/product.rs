@@ -97,6 +97,11 @@ pub fn multiply<T: RealField>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRe
     panels(dst, Accum::Replace, lhs, rhs, threads);
 }
 
+/// `dst += lhs rhs`, likewise.
+pub fn multiply_add<T: RealField>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
+    panels(dst, Accum::Add, lhs, rhs, threads);
+}
+
 /// `dst = lhs rhs` or `dst += lhs rhs`, on one thread.
 pub(crate) fn panel<T: RealField>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
     matmul(dst, accum, lhs, rhs, faer::traits::math_utils::one(), Par::Seq);
@@ -148,7 +153,7 @@ fn panels_of_columns<T: RealField>(
 }
 
 /// Runs every job once, on at most `threads` threads, each taking the next job when it is idle.
-pub(crate) fn run_all<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
+pub fn run_all<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
     let threads = threads.min(jobs.len());
     if threads <= 1 {
         jobs.into_iter().for_each(|job| job());

@@ -63,6 +63,7 @@ pub fn case(mlp: &Mlp, x: &[f64], structure: StructureKind, layers: &[usize]) ->
             let form = CurvatureForm::Diagonal(matrix(plan.shapes[0].outputs, diagonal));
             (form, h)
         }
+        StructureKind::Dual => panic!("a dual block has no sums: see dual/tests.rs"),
     };
     Case {
         plan,

@@ -114,6 +114,7 @@ fn written_matrices_multiply_to_the_inverse() {
         };
         let found = match case.plan.structure {
             StructureKind::Full | StructureKind::Block => of(Factor::Dense).clone(),
+            StructureKind::Dual => unreachable!("no case is dual"),
             StructureKind::Diagonal => {
                 let variance = of(Factor::Diagonal);
                 let mut dense = vec![0.0; p * p];

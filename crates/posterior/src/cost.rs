@@ -1,8 +1,13 @@
 //! What an inverse costs, before it is begun.
 
-use fisherflow_curvature::{BlockPlan, StructureKind};
+use fisherflow_curvature::{BlockPlan, JacobianRows, StructureKind};
+use serde::Serialize;
 
-/// Floating-point operations of a block's inverse and marginal variances, to leading order.
+use crate::DualLayout;
+use crate::product::{product, rows};
+
+/// Floating-point operations of a block's inverse and marginal variances, to leading order; 0 for a dual block, whose [`DualCost`](crate::DualCost) depends
+/// on the spectra.
 ///
 /// Dense: Cholesky and explicit inverse, `p^3`. Kronecker: two symmetric eigendecompositions, about `9 n^3` each (Golub and Van Loan, 8.3),
 /// and the two products of squared eigenvectors.
@@ -12,6 +17,7 @@ pub fn inverse_flops(plan: &BlockPlan) -> f64 {
     match plan.structure {
         StructureKind::Full | StructureKind::Block => p.powi(3),
         StructureKind::Diagonal => p,
+        StructureKind::Dual => 0.0,
         StructureKind::Kfac => plan
             .shapes
             .iter()
@@ -29,6 +35,72 @@ pub fn inverse_flops(plan: &BlockPlan) -> f64 {
 pub fn spectrum_flops(plan: &BlockPlan) -> f64 {
     match plan.structure {
         StructureKind::Full | StructureKind::Block => 4.0 / 3.0 * (plan.n_weights() as f64).powi(3),
-        StructureKind::Kfac | StructureKind::Diagonal => 0.0,
+        StructureKind::Kfac | StructureKind::Diagonal | StructureKind::Dual => 0.0,
     }
+}
+
+/// What a dual block takes: operations to leading order, bytes in f64.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DualCost {
+    /// `K N`: rows of the Jacobian, and the side of its Gram matrix.
+    pub rows: u64,
+    /// Chunks of rows: tiles in a row of tiles.
+    pub chunks: u64,
+    /// Bytes of the Jacobian's rows, as inputs and gradients.
+    pub row_bytes: u64,
+    /// Bytes of the factor's tiles: half a matrix of `K N` by `K N`, and the diagonal.
+    pub tile_bytes: u64,
+    /// Operations of the Gram matrix's lower triangle: `(in + K^2 out)` multiplications a layer and pair of spectra.
+    pub gram_flops: f64,
+    /// Operations of its Cholesky factor: `(K N)^3 / 3`.
+    pub cholesky_flops: f64,
+    /// Operations of the trace of its inverse, for the effective parameters: `(K N)^3 / 3`.
+    pub trace_flops: f64,
+    /// Operations of one predicted spectrum: `K (K N)^2`, and its inner products with all rows.
+    pub predict_flops: f64,
+}
+
+impl DualCost {
+    /// Of a block over `n_spectra` training spectra, in chunks as large as they may be.
+    #[must_use]
+    pub fn of(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> Self {
+        let k = n_labels as f64;
+        let rows = n_spectra * n_labels as u64;
+        let side = rows as f64;
+        let a_chunk = DualLayout::spectra_a_chunk(n_labels) as u64;
+        let chunks = n_spectra.div_ceil(a_chunk);
+        let pair: f64 = plan
+            .shapes
+            .iter()
+            .map(|shape| 2.0 * (shape.inputs as f64 + k * k * shape.outputs as f64))
+            .sum();
+        let n = n_spectra as f64;
+        Self {
+            rows,
+            chunks,
+            row_bytes: JacobianRows::bytes(plan, n_labels, n_spectra),
+            tile_bytes: 4 * rows * (rows + a_chunk * n_labels as u64),
+            gram_flops: 0.5 * n * (n + a_chunk as f64) * pair,
+            cholesky_flops: side.powi(3) / 3.0,
+            trace_flops: side.powi(3) / 3.0,
+            predict_flops: n * pair + k * side * side,
+        }
+    }
+}
+
+/// Floating-point operations a second of an f64 product of two tiles on this machine's `threads` threads: the best of a few, for an
+/// estimate of times.
+#[must_use]
+pub fn measured_product_rate(threads: usize) -> f64 {
+    const SIDE: usize = 768;
+    let values = vec![1.0; SIDE * SIDE];
+    let tile = rows(&values, SIDE, SIDE);
+    let seconds = (0..4)
+        .map(|_| {
+            let started = std::time::Instant::now();
+            std::hint::black_box(product(tile, tile, threads));
+            started.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min);
+    2.0 * (SIDE as f64).powi(3) / seconds
 }

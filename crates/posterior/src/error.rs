@@ -272,6 +272,43 @@ pub enum PosteriorError {
         /// Which covariance.
         what: &'static str,
     },
+    /// A dual block's prior precision is 0, or lost in the rounding of its Gram matrix.
+    #[error(
+        "block {block} held as dual is singular with prior precision {prior_precision}: its Gram matrix reaches {largest:e} on the diagonal, \
+         and the prior precision must be above {least:e} to be seen beside it. Raise the prior precision, or hold its layers by another \
+         structure"
+    )]
+    DualPrior {
+        /// The block's name.
+        block: String,
+        /// What was given.
+        prior_precision: f64,
+        /// The largest value on the diagonal of Q.
+        largest: f64,
+        /// What the prior precision must exceed.
+        least: f64,
+    },
+    /// A dual block's variance is the difference of two numbers that are the same to rounding.
+    #[error(
+        "a variance of block {block} with prior precision {prior_precision} comes out as {value:e}: it is a difference that rounding swamps, \
+         as the largest eigenvalue may be {condition:.1e} times the smallest. Raise the prior precision, or hold its layers by another structure"
+    )]
+    Cancelled {
+        /// The block's name.
+        block: String,
+        /// The prior precision that was added.
+        prior_precision: f64,
+        /// The condition of P, at most.
+        condition: f64,
+        /// The variance.
+        value: f64,
+    },
+    /// Rows or tiles of a dual block cannot be had from where they are kept.
+    #[error("a part of a dual block cannot be had")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The rows of a Jacobian.
+    #[error(transparent)]
+    Curvature(#[from] fisherflow_curvature::CurvatureError),
     /// The device refused.
     #[error("the device that holds the captures refused")]
     Device(#[from] candle_core::Error),

@@ -4,6 +4,7 @@ use fisherflow_curvature::{BlockCurvature, BlockPlan, StructureKind};
 
 use crate::dense::DensePrecision;
 use crate::diagonal::DiagonalPrecision;
+use crate::dual;
 use crate::eigen::Eigenpairs;
 use crate::factored_block::{check_prior, factor};
 use crate::kronecker::KroneckerPrecision;
@@ -76,6 +77,7 @@ pub fn precision_from_matrices(
             let variance = set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?;
             Box::new(DiagonalPrecision::new(plan, variance, info, threads)?)
         }
+        StructureKind::Dual => dual::from_matrices(plan, &mut set, info, threads)?,
     };
     set.finish()?;
     Ok(precision)

@@ -14,6 +14,7 @@ mod contraction;
 mod cost;
 mod dense;
 mod diagonal;
+mod dual;
 mod eigen;
 mod error;
 mod error_budget;
@@ -46,7 +47,11 @@ mod evidence_oracle;
 mod refusals;
 
 pub use block_info::BlockInfo;
-pub use cost::{inverse_flops, spectrum_flops};
+pub use cost::{DualCost, inverse_flops, measured_product_rate, spectrum_flops};
+pub use dual::{
+    DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, dual_marginal_variance, dual_posterior, dual_spectrum,
+    exact_posterior, gram_spectrum, gram_tile, trace_of_inverse,
+};
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};
 pub use evidence::{Evidence, EvidencePoint, evidence};

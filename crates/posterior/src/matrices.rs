@@ -5,6 +5,7 @@
 //! | full, block | `dense`: `H` | `dense`: `P^-1` |
 //! | kfac | `kron_a`, `kron_g`: `H = kron_g (x) kron_a / n_spectra` | `a_eigenvectors` V, `a_eigenvalues` s, `g_eigenvectors` U, `g_eigenvalues` t |
 //! | diagonal | `diagonal`: `diag(H)`, `[out, in + 1]` | `diagonal`: `diag(P)^-1`, `[out, in + 1]` |
+//! | dual | none: `H = J^T J` | of each layer `inputs` a, `gradients` g, whose rows `g (x) [a; 1]` are J's; `gram_cholesky` L, `L L^T = J J^T + prior_precision` |
 //!
 //! Eigenvectors are columns; eigenvalues, one row of them, ascend. With them
 //! `P^-1 = (U (x) V) diag(1 / (t_i s_j / n_spectra + prior_precision)) (U (x) V)^T`.
@@ -37,11 +38,19 @@ pub enum Factor {
     GEigenvalues,
     /// A diagonal as `[out, in + 1]`.
     Diagonal,
+    /// A layer's inputs of the training spectra, `[N, in]`.
+    Inputs,
+    /// A layer's whitened gradients of the training spectra, `[N K, out]`.
+    Gradients,
+    /// `Q = J J^T`, `[K N, K N]`; never written.
+    Gram,
+    /// The Cholesky factor of `Q + delta I`, `[K N, K N]`, lower triangular.
+    GramCholesky,
 }
 
 impl Factor {
     /// Every factor there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Dense,
         Self::KronA,
         Self::KronG,
@@ -50,6 +59,10 @@ impl Factor {
         Self::GEigenvectors,
         Self::GEigenvalues,
         Self::Diagonal,
+        Self::Inputs,
+        Self::Gradients,
+        Self::Gram,
+        Self::GramCholesky,
     ];
 
     /// The name in files.
@@ -64,6 +77,10 @@ impl Factor {
             Self::GEigenvectors => "g_eigenvectors",
             Self::GEigenvalues => "g_eigenvalues",
             Self::Diagonal => "diagonal",
+            Self::Inputs => "inputs",
+            Self::Gradients => "gradients",
+            Self::Gram => "gram",
+            Self::GramCholesky => "gram_cholesky",
         }
     }
 }
@@ -123,15 +140,33 @@ impl MatrixSet {
         }
     }
 
-    /// Takes the matrix of that name, which must be finite and `[rows, cols]`.
+    /// Takes the block's matrix of that name, which must be finite and `[rows, cols]`.
     pub(crate) fn take(&mut self, factor: Factor, rows: usize, cols: usize) -> Result<Matrix, PosteriorError> {
+        let block = self.block.clone();
+        self.take_of(&block, factor, rows, cols)
+    }
+
+    /// Rows of the matrix of a layer; 0 where there is none.
+    pub(crate) fn rows_of(&self, layer: &str, factor: Factor) -> usize {
+        let of = |m: &&NamedMatrix| m.layer == layer && m.factor == factor;
+        self.matrices.iter().find(of).map_or(0, |m| m.matrix.rows)
+    }
+
+    /// Takes the matrix of a layer.
+    pub(crate) fn take_of(
+        &mut self,
+        layer: &str,
+        factor: Factor,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Matrix, PosteriorError> {
         let at = self
             .matrices
             .iter()
-            .position(|m| m.layer == self.block && m.factor == factor)
+            .position(|m| m.layer == layer && m.factor == factor)
             .ok_or_else(|| PosteriorError::MissingMatrix {
                 block: self.block.clone(),
-                layer: self.block.clone(),
+                layer: layer.to_owned(),
                 factor,
             })?;
         let matrix = self.matrices.swap_remove(at).matrix;
@@ -261,6 +296,13 @@ pub fn hessian_from_matrices(
         StructureKind::Diagonal => {
             let shape = single_layer(plan)?;
             CurvatureForm::Diagonal(set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?)
+        }
+        StructureKind::Dual => {
+            return Err(PosteriorError::Form {
+                block: plan.name(),
+                planned: plan.structure,
+                found: "a set of matrices of H, which it does not have",
+            });
         }
     };
     set.finish()?;

@@ -17,6 +17,8 @@ const LARGE: f64 = 1e150;
 pub struct Spectrum {
     values: Vec<f64>,
     scales: Vec<f64>,
+    /// Eigenvalues that are 0 and in neither list.
+    zeros: u64,
     clipped: u64,
 }
 
@@ -37,7 +39,18 @@ impl Spectrum {
         Self {
             values,
             scales: vec![1.0],
+            zeros: 0,
             clipped,
+        }
+    }
+
+    /// Of a Hessian over `n_weights` weights that has the eigenvalues of its Gram matrix over rows, ascending: the largest of them where
+    /// there are more rows than weights, and zeros where there are fewer.
+    pub(crate) fn of_rank(mut values: Vec<f64>, n_weights: usize, clipped: u64) -> Self {
+        values.drain(..values.len().saturating_sub(n_weights));
+        Self {
+            zeros: (n_weights - values.len()) as u64,
+            ..Self::new(values, clipped)
         }
     }
 
@@ -47,6 +60,7 @@ impl Spectrum {
         Self {
             values: s,
             scales: t.iter().map(scale).collect(),
+            zeros: 0,
             clipped,
         }
     }
@@ -54,7 +68,7 @@ impl Spectrum {
     /// Number of eigenvalues: the block's weights.
     #[must_use]
     pub fn n_weights(&self) -> u64 {
-        self.values.len() as u64 * self.scales.len() as u64
+        self.values.len() as u64 * self.scales.len() as u64 + self.zeros
     }
 
     /// The largest eigenvalue; 0 where there is none.

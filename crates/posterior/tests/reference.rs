@@ -14,9 +14,9 @@ use std::path::Path;
 
 use brute_force::{Mlp, kron, relative_error, with_prior};
 use candle_core::{DType, Device, Tensor};
-use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix, StructureKind};
+use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, LabelPrecision, Matrix, StructureKind};
 use fisherflow_network::DenseShape;
-use fisherflow_posterior::{BlockPosterior, flux_covariance, invert};
+use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert};
 use npz::Array;
 
 const K: usize = 3;
@@ -182,6 +182,37 @@ fn full_posteriors() {
     reference.check("V_full_sn05", &full(&[0, 1, 2], label_precision));
     reference.check("V_last1", &full(&[2], 1.0));
     reference.check("V_last2", &full(&[1, 2], 1.0));
+}
+
+#[test]
+fn the_dual_form_is_the_full_posterior() {
+    let Some(reference) = Reference::load() else {
+        return;
+    };
+    let training = reference.mlp.captures(reference.values("X"), DType::F64);
+    let dual = |layers: &[usize], precision: f64| {
+        let plan = BlockPlan {
+            id: 0,
+            structure: StructureKind::Dual,
+            layers: layers.to_vec(),
+            shapes: layers.iter().map(|&l| reference.mlp.shapes[l].clone()).collect(),
+        };
+        let lam: Vec<f64> = (0..K * K)
+            .map(|at| if at % (K + 1) == 0 { precision } else { 0.0 })
+            .collect();
+        let lam = LabelPrecision::constant(&lam, reference.n_spectra as usize).unwrap();
+        [exact_posterior(&plan, &training, &lam, reference.prior, 2).unwrap()]
+    };
+    let label_precision = reference.values("sigma_noise2")[0].powi(-2);
+    reference.check("V_full", &dual(&[0, 1, 2], 1.0));
+    reference.check("V_full_sn05", &dual(&[0, 1, 2], label_precision));
+    reference.check("V_last2", &dual(&[1, 2], 1.0));
+    let blocks = [0, 1, 2]
+        .map(|l| dual(&[l], 1.0))
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+    reference.check("V_blockdiag", &blocks);
 }
 
 #[test]
