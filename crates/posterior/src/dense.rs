@@ -18,7 +18,7 @@ use crate::product::{dot, par, product, rows};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
 /// What the rows of `J_theta` and their products with the inverse may take together, in bytes.
-const JACOBIAN_BYTES: usize = 64 << 20;
+pub(crate) const JACOBIAN_BYTES: usize = 64 << 20;
 
 /// The inverse of a dense `P`.
 pub(crate) struct DensePrecision {
@@ -92,33 +92,11 @@ impl Precision for DensePrecision {
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
         let p = self.inverse.rows;
-        let layers = self
-            .plan
-            .layers
-            .iter()
-            .zip(&self.plan.shapes)
-            .map(|(&index, shape)| {
-                let wanted = Wanted {
-                    index,
-                    shape,
-                    structure: self.plan.structure,
-                };
-                wanted.sides::<f64>(wanted.find(captures)?)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let layers = sides_of(&self.plan, captures)?;
         let Some(first) = layers.first() else {
             return Ok(Vec::new());
         };
         let (batch, k) = (first.batch, first.n_outputs);
-        for (sides, shape) in layers.iter().zip(&self.plan.shapes) {
-            if (sides.batch, sides.n_outputs) != (batch, k) {
-                return Err(PosteriorError::Shape {
-                    what: format!("outputs and spectra of the capture of layer {}", shape.name),
-                    expected: vec![k, batch],
-                    found: vec![sides.n_outputs, sides.batch],
-                });
-            }
-        }
         let chunk = (JACOBIAN_BYTES / (16 * p * k).max(1)).max(1);
         let mut covariance = vec![0.0; batch * k * k];
         for start in (0..batch).step_by(chunk) {
@@ -311,8 +289,31 @@ fn inverse_of_factor(mut factor: Vec<f64>, p: usize, threads: usize) -> Vec<f64>
     factor
 }
 
+/// Both sides of every layer of a block, of one batch.
+pub(crate) fn sides_of(plan: &BlockPlan, captures: &[LayerCapture]) -> Result<Vec<Sides<f64>>, PosteriorError> {
+    let mut layers: Vec<Sides<f64>> = Vec::with_capacity(plan.layers.len());
+    for (&index, shape) in plan.layers.iter().zip(&plan.shapes) {
+        let wanted = Wanted {
+            index,
+            shape,
+            structure: plan.structure,
+        };
+        let sides = wanted.sides(wanted.find(captures)?)?;
+        let first = layers.first().unwrap_or(&sides);
+        if (sides.batch, sides.n_outputs) != (first.batch, first.n_outputs) {
+            return Err(PosteriorError::Shape {
+                what: format!("outputs and spectra of the capture of layer {}", shape.name),
+                expected: vec![first.n_outputs, first.batch],
+                found: vec![sides.n_outputs, sides.batch],
+            });
+        }
+        layers.push(sides);
+    }
+    Ok(layers)
+}
+
 /// Rows of `J_theta` of `len` spectra from `start` on: `[len, K, p]`.
-fn jacobian(layers: &[Sides<f64>], plan: &BlockPlan, start: usize, len: usize, p: usize) -> Vec<f64> {
+pub(crate) fn jacobian(layers: &[Sides<f64>], plan: &BlockPlan, start: usize, len: usize, p: usize) -> Vec<f64> {
     let k = layers.first().map_or(0, |sides| sides.n_outputs);
     let mut rows = Vec::with_capacity(len * k * p);
     for n in start..start + len {

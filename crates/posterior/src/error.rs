@@ -246,6 +246,14 @@ pub enum PosteriorError {
         /// What it must be.
         remedy: &'static str,
     },
+    /// Edges of label cells that make no cells.
+    #[error("the edges of label {label} (counted from 0) make no cells: {reason}")]
+    Edges {
+        /// The label.
+        label: usize,
+        /// Why.
+        reason: &'static str,
+    },
     /// Nothing was summed.
     #[error(
         "no held-out spectrum with all its labels: {skipped} were left out because a label or a covariance is missing. Raise \

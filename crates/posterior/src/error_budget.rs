@@ -17,7 +17,8 @@ pub struct ErrorBudget {
 }
 
 impl ErrorBudget {
-    /// Adds the three parts, all in the same units: `flux`, `weights`: `[batch, K, K]`; `intrinsic`: `[K, K]`, the same for every star.
+    /// Adds the three parts, all in the same units: `flux`, `weights`: `[batch, K, K]`; `intrinsic`: `[K, K]`, the same for every star, or
+    /// `[batch, K, K]`.
     ///
     /// ```
     /// use fisherflow_posterior::ErrorBudget;
@@ -34,7 +35,8 @@ impl ErrorBudget {
         let batch = flux.len() / square.max(1);
         check_covariances("flux covariances", flux, batch, k)?;
         check_covariances("weight covariances", weights, batch, k)?;
-        check_covariances("the intrinsic covariance", intrinsic, 1, k)?;
+        let shared = intrinsic.len() == square;
+        check_covariances("intrinsic covariances", intrinsic, if shared { 1 } else { batch }, k)?;
         let mut budget = Self {
             n_labels,
             covariance: Vec::with_capacity(batch * square),
@@ -43,8 +45,9 @@ impl ErrorBudget {
         };
         for n in 0..batch {
             let at = n * square;
+            let of_star = if shared { intrinsic } else { &intrinsic[at..at + square] };
             let total: Vec<f64> = (0..square)
-                .map(|i| flux[at + i] + weights[at + i] + intrinsic[i])
+                .map(|i| flux[at + i] + weights[at + i] + of_star[i])
                 .collect();
             let error: Vec<f64> = (0..k).map(|i| total[i * k + i].sqrt()).collect();
             for (a, b) in Self::pairs(k) {
@@ -100,6 +103,13 @@ mod tests {
         assert!((budget.standard_error[2] - 3.0_f64.sqrt()).abs() < 1e-15);
         assert!(budget.standard_error[3..].iter().all(|v| v.is_nan()));
         assert_eq!(budget.correlation.len(), 6);
+    }
+
+    #[test]
+    fn a_scatter_may_be_each_star_s_own() {
+        let budget = ErrorBudget::total(1, &[1.0, 1.0], &[2.0, 3.0], &[6.0, 12.0]).unwrap();
+        assert_eq!(budget.standard_error, [3.0, 4.0]);
+        assert!(ErrorBudget::total(1, &[1.0, 1.0], &[2.0, 3.0], &[6.0, 12.0, 1.0]).is_err());
     }
 
     #[test]

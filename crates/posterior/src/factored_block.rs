@@ -1,14 +1,15 @@
 //! A block's curvature, factored as far as no prior is needed: then its prior can be chosen from its eigenvalues, and nothing is decomposed
 //! twice.
 
+use candle_core::DType;
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix};
 
 use crate::dense::DensePrecision;
 use crate::diagonal::{DiagonalPrecision, NonNegative};
 use crate::eigen::{Eigenpairs, decompose, eigenvalues};
-use crate::kronecker::KroneckerPrecision;
+use crate::kronecker::{KroneckerPrecision, eigenvalue};
 use crate::matrices::check_curvature;
-use crate::{BlockPosterior, Factor, PosteriorError, Precision, Spectrum};
+use crate::{BlockPosterior, Factor, PosteriorError, Precision, PriorScan, Spectrum};
 
 /// What of a block's posterior does not depend on the prior.
 pub struct FactoredBlock {
@@ -69,6 +70,30 @@ impl FactoredBlock {
             )),
             Factors::Diagonal(d) => Ok(Spectrum::new(d.values.values.clone(), d.clipped)),
         }
+    }
+
+    /// The block at many prior precisions at once, for captures of one type (f32 or f64); a dense block's eigenvectors are computed here.
+    ///
+    /// # Errors
+    /// As [`FactoredBlock::spectrum`].
+    pub fn prior_scan(&self, captures: DType) -> Result<PriorScan, PosteriorError> {
+        let (plan, threads) = (&self.plan, self.threads);
+        Ok(match &self.factors {
+            Factors::Dense(h) => PriorScan::dense(
+                plan,
+                decompose(h.clone(), &plan.name(), Factor::Dense, threads)?,
+                threads,
+            ),
+            Factors::Kronecker { a, g } => {
+                let eigenvalues = a
+                    .values
+                    .iter()
+                    .flat_map(|&s| g.values.iter().map(move |&t| eigenvalue(s, t, self.n_spectra)))
+                    .collect();
+                PriorScan::rotated(plan, self.spectrum()?, (a, g), eigenvalues, captures, threads)
+            }
+            Factors::Diagonal(d) => PriorScan::diagonal(plan, self.spectrum()?, &d.values, captures, threads),
+        })
     }
 
     /// Adds the prior precision `delta` and inverts: `P = H + delta I`.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::PosteriorError;
+use crate::{ErrorBudget, PosteriorError, PullSums, in_label_units};
 use crate::shape_checks::{check_batch, check_covariances, check_merge};
 
 /// Residuals of held-out stars and the known parts of their covariances, star after star in the order they were added.
@@ -114,6 +114,51 @@ impl HeldOutStars {
         self.weights.extend_from_slice(&other.weights);
         self.label_covariance.extend_from_slice(&other.label_covariance);
         Ok(())
+    }
+
+    /// The same stars with other weights' parts, `[n, K, K]`.
+    ///
+    /// # Errors
+    /// If their number is another.
+    pub(crate) fn with_weights(&self, weights: Vec<f64>) -> Result<Self, PosteriorError> {
+        check_covariances("weight covariances", &weights, self.n_spectra() as usize, self.n_labels)?;
+        Ok(Self {
+            weights,
+            ..self.clone()
+        })
+    }
+
+    /// Multiplies the weights' part of every star from both sides by `diag(scale)`: `C_kl scale_k scale_l`.
+    ///
+    /// # Errors
+    /// If there is not one factor a label.
+    pub fn scale_weights(&mut self, scale: &[f64]) -> Result<(), PosteriorError> {
+        check_merge("factors of the weights' part", self.n_labels, scale.len())?;
+        in_label_units(&mut self.weights, scale)
+    }
+
+    /// Adds the pulls of these stars under their known parts and an `intrinsic` scatter, `[K, K]`.
+    ///
+    /// # Errors
+    /// If the scatter or the sums are of another number of labels.
+    pub fn pulls(&self, intrinsic: &[f64], sums: &mut PullSums) -> Result<(), PosteriorError> {
+        let covariance = ErrorBudget::total(self.n_labels, &self.flux, &self.weights, intrinsic)?.covariance;
+        sums.accumulate(&self.residual, &covariance, Some(&self.label_covariance))
+    }
+
+    /// Residual `[K]`, all known parts but the weights' and the weights' part, `[K, K]` each, of each star.
+    pub(crate) fn stars_and_weights(&self) -> impl Iterator<Item = (&[f64], Vec<f64>, &[f64])> {
+        let square = (self.n_labels * self.n_labels).max(1);
+        let others = self.flux.iter().zip(&self.label_covariance).map(|(flux, own)| flux + own);
+        let others: Vec<f64> = others.collect();
+        let weights = self.weights.chunks_exact(square);
+        self.residual
+            .chunks_exact(self.n_labels.max(1))
+            .zip(weights)
+            .enumerate()
+            .map(move |(star, (residual, weights))| {
+                (residual, others[star * square..(star + 1) * square].to_vec(), weights)
+            })
     }
 
     /// Residual `[K]` and the sum of the known parts `[K, K]` of each star.

@@ -166,7 +166,7 @@ impl KroneckerPrecision {
 }
 
 /// `t_i s_j / n`; 0 where nothing was summed.
-fn eigenvalue(s: f64, t: f64, n_spectra: u64) -> f64 {
+pub(crate) fn eigenvalue(s: f64, t: f64, n_spectra: u64) -> f64 {
     if n_spectra == 0 {
         0.0
     } else {

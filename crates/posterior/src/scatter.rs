@@ -85,6 +85,28 @@ impl HeldOutStars {
         self.scatter(0.0)
     }
 
+    /// `ln likelihood` of the residuals for a scatter beyond what is known; minus infinity where a `T_n` is not positive definite.
+    pub(crate) fn log_likelihood(&self, covariance: &[f64]) -> f64 {
+        let k = self.n_labels();
+        let constant = k as f64 * std::f64::consts::TAU.ln();
+        let mut sum = 0.0;
+        for (residual, known) in self.stars() {
+            let total: Vec<f64> = covariance.iter().zip(&known).map(|(c, v)| c + v).collect();
+            let Some(root) = cholesky(&total, k) else {
+                return f64::NEG_INFINITY;
+            };
+            // The squares of L^-1 r.
+            let mut whitened = residual.to_vec();
+            for i in 0..k {
+                let left: f64 = (0..i).map(|j| root[i * k + j] * whitened[j]).sum();
+                whitened[i] = (whitened[i] - left) / root[i * k + i];
+            }
+            let log_det = 2.0 * (0..k).map(|i| root[i * k + i].ln()).sum::<f64>();
+            sum -= 0.5 * (constant + log_det + dot(&whitened, &whitened));
+        }
+        sum
+    }
+
     fn scatter(&self, floor: f64) -> Result<ScatterEstimate, PosteriorError> {
         let k = self.n_labels();
         if self.n_spectra() == 0 {
@@ -163,7 +185,7 @@ fn deviance(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, V
 }
 
 /// A minimum by BFGS with backtracking, and the number of iterations.
-fn minimise(mut x: Vec<f64>, value_and_gradient: impl Fn(&[f64]) -> (f64, Vec<f64>)) -> (Vec<f64>, u32) {
+pub(crate) fn minimise(mut x: Vec<f64>, value_and_gradient: impl Fn(&[f64]) -> (f64, Vec<f64>)) -> (Vec<f64>, u32) {
     let size = x.len();
     let mut inverse_hessian: Vec<f64> = (0..size * size)
         .map(|i| f64::from(u8::from(i / size == i % size)))
@@ -264,6 +286,21 @@ mod tests {
             assert!((found - expected).abs() < 1e-5, "{:?}", estimate.covariance);
         }
         assert_eq!((estimate.n_spectra, estimate.vanishing, estimate.clipped), (3, 0, 0));
+    }
+
+    #[test]
+    fn log_likelihoods_by_hand() {
+        let mut stars = HeldOutStars::new(2);
+        let own = [1.0, 0.5, 0.5, 2.0];
+        let known = KnownParts {
+            label_covariance: Some(&own),
+            ..KnownParts::default()
+        };
+        stars.push(&[1.0, -2.0], known).unwrap();
+        // T = [[2, 1], [1, 4]], det 7, T^-1 = [[4, -1], [-1, 2]] / 7, r T^-1 r = (4 + 4 + 8) / 7.
+        let expected = -0.5 * (2.0 * std::f64::consts::TAU.ln() + 7.0_f64.ln() + 16.0 / 7.0);
+        assert!((stars.log_likelihood(&[1.0, 0.5, 0.5, 2.0]) - expected).abs() < 1e-14);
+        assert_eq!(stars.log_likelihood(&[-3.0, 0.0, 0.0, 1.0]), f64::NEG_INFINITY);
     }
 
     #[test]
