@@ -14,6 +14,7 @@ use fisherflow_network::LayerCapture;
 use crate::block_info::Certificate;
 use crate::captures::{Sides, Wanted};
 use crate::eigen::extremes;
+use crate::elements::check_weights;
 use crate::product::{dot, par, product, rows};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
@@ -88,6 +89,17 @@ impl Precision for DensePrecision {
             });
         }
         Ok(product(rows(&self.inverse.values, p, p), rows(v, p, 1), self.threads))
+    }
+
+    fn elements(&self, rows: &[usize], cols: &[usize]) -> Result<Matrix, PosteriorError> {
+        check_weights(&self.info, rows.iter().chain(cols))?;
+        let p = self.inverse.rows;
+        let row = |&row: &usize| cols.iter().map(move |col| self.inverse.values[row * p + col]);
+        Ok(Matrix {
+            rows: rows.len(),
+            cols: cols.len(),
+            values: rows.iter().flat_map(row).collect(),
+        })
     }
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {

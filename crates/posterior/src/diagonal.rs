@@ -9,6 +9,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use crate::block_info::Certificate;
 use crate::captures::Wanted;
 use crate::contraction::contract;
+use crate::elements::check_weights;
 use crate::matrices::single_layer;
 use crate::product::Scalar;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
@@ -174,6 +175,19 @@ impl Precision for DiagonalPrecision {
             .zip(&self.variance.values)
             .map(|(v, variance)| v * variance)
             .collect())
+    }
+
+    fn elements(&self, rows: &[usize], cols: &[usize]) -> Result<Matrix, PosteriorError> {
+        check_weights(&self.info, rows.iter().chain(cols))?;
+        let row = |&row: &usize| {
+            let variance = self.variance.values[row];
+            cols.iter().map(move |&col| if col == row { variance } else { 0.0 })
+        };
+        Ok(Matrix {
+            rows: rows.len(),
+            cols: cols.len(),
+            values: rows.iter().flat_map(row).collect(),
+        })
     }
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {

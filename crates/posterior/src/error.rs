@@ -174,6 +174,28 @@ pub enum PosteriorError {
         /// What it is.
         found: Vec<usize>,
     },
+    /// A weight that the block does not have.
+    #[error("block {block} has no weight {index}: its {n_weights} weights are counted from 0")]
+    NoWeight {
+        /// The block's name.
+        block: String,
+        /// The index that was asked for.
+        index: usize,
+        /// How many weights there are.
+        n_weights: u64,
+    },
+    /// A block in a structure that another program has no form for.
+    #[error("{peer} has no form for block {block}, which is held as {structure}: {remedy}")]
+    NoPeerForm {
+        /// The other program.
+        peer: crate::Peer,
+        /// The block's name.
+        block: String,
+        /// How it is held.
+        structure: StructureKind,
+        /// What can be done.
+        remedy: &'static str,
+    },
     /// A layer of the block is not among the captures.
     #[error("layer {layer} (dense layer {index}) is not among the {found} captures of the batch")]
     MissingCapture {

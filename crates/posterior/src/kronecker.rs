@@ -23,6 +23,7 @@ use crate::block_info::Certificate;
 use crate::captures::Wanted;
 use crate::contraction::contract;
 use crate::eigen::Eigenpairs;
+use crate::elements::{check_weights, in_eigenbases};
 use crate::matrices::single_layer;
 use crate::product::{Scalar, product, rows};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
@@ -202,6 +203,13 @@ impl Precision for KroneckerPrecision {
         }
         let back = product(rows(&turned, outputs, inputs), vectors.transpose(), self.threads);
         Ok(product(u, rows(&back, outputs, inputs), self.threads))
+    }
+
+    fn elements(&self, rows: &[usize], cols: &[usize]) -> Result<Matrix, PosteriorError> {
+        check_weights(&self.info, rows.iter().chain(cols))?;
+        let (n, delta) = (self.info.n_spectra, self.info.prior_precision);
+        let inverse = |i: usize, j: usize| 1.0 / (eigenvalue(self.a.values[j], self.g.values[i], n) + delta);
+        Ok(in_eigenbases(&self.g.vectors, &self.a.vectors, inverse, rows, cols))
     }
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {

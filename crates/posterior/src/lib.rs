@@ -16,6 +16,7 @@ mod dense;
 mod diagonal;
 mod dual;
 mod eigen;
+mod elements;
 mod error;
 mod error_budget;
 mod evidence;
@@ -27,6 +28,8 @@ mod kronecker;
 mod label_cells;
 mod label_scale;
 mod matrices;
+mod part;
+mod peers;
 mod precision;
 mod predictive;
 mod prior_by_holdout;
@@ -48,6 +51,8 @@ mod conformance;
 #[cfg(test)]
 mod evidence_oracle;
 #[cfg(test)]
+mod queries;
+#[cfg(test)]
 mod refusals;
 
 pub use block_info::BlockInfo;
@@ -66,6 +71,8 @@ pub use invert::{BlockPosterior, invert, precision_from_matrices};
 pub use label_cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};
 pub use label_scale::LabelScale;
 pub use matrices::{Factor, NamedMatrix, hessian_from_matrices, hessian_matrices};
+pub use part::PosteriorPart;
+pub use peers::{Convention, NamedTensor, Peer, Reduction};
 pub use precision::Precision;
 pub use predictive::covariance_of_blocks;
 pub use prior_by_holdout::{HoldoutPoint, HoldoutPrior, ScannedStars, holdout_grid, prior_by_holdout};

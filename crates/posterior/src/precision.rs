@@ -3,6 +3,7 @@
 use fisherflow_curvature::Matrix;
 use fisherflow_network::LayerCapture;
 
+use crate::elements::by_solving;
 use crate::{BlockInfo, NamedMatrix, PosteriorError};
 
 /// The posterior precision `P = H + delta I` of one block of weights, factored.
@@ -15,6 +16,16 @@ pub trait Precision: Send + Sync {
     /// # Errors
     /// If `v` is not as long as the block has weights.
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError>;
+
+    /// Some elements of `P^-1`, `[rows, cols]`: those of the weights `rows` with the weights `cols`.
+    ///
+    /// Here one [`solve`](Self::solve) a column; a structure that knows its elements gives them itself.
+    ///
+    /// # Errors
+    /// If there is no such weight in the block.
+    fn elements(&self, rows: &[usize], cols: &[usize]) -> Result<Matrix, PosteriorError> {
+        by_solving(self, rows, cols)
+    }
 
     /// `ln det P`.
     fn log_det(&self) -> f64 {
