@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
+use fisherflow_dataflow::Peer;
+
+use crate::weights::Weights;
 
 /// Error bars for neural networks over whole catalogues of spectra.
 ///
@@ -67,6 +70,10 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Tell what an output holds
     Report(UriArgs),
+    /// Ask a complete output for elements, the diagonal or products of a layer's inverse Hessian
+    Inverse(InverseArgs),
+    /// Write the Hessian of a complete output in another program's convention
+    Export(ExportArgs),
 }
 
 /// A run file, and what its memory depends on.
@@ -155,6 +162,69 @@ pub struct SimulateArgs {
     pub objects: u64,
 }
 
+/// What is asked of a layer's inverse Hessian `P^-1`, `P = H + prior`, in normalised label units.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group(ArgGroup::new("question").required(true).args(["rows", "diagonal", "solve", "quadratic"])))]
+pub struct InverseArgs {
+    /// The output: a path, or the URI of an object store
+    pub output: String,
+    /// The layer's name; or those of all layers of a `full` block, joined by +
+    #[arg(long, value_name = "L")]
+    pub layer: String,
+    /// Elements: of these weights, as 0:10,99 (index = out * (in + 1) + in, bias last) or OUT/IN, as 2/0:5,2/bias
+    #[arg(long, value_name = "WEIGHTS")]
+    pub rows: Option<Weights>,
+    /// ... with these weights [default: those of --rows]
+    #[arg(long, value_name = "WEIGHTS", requires = "rows")]
+    pub cols: Option<Weights>,
+    /// The variance of every weight
+    #[arg(long)]
+    pub diagonal: bool,
+    /// P^-1 v: one value a weight, from a .npy, .parquet or text file
+    #[arg(long, value_name = "V")]
+    pub solve: Option<String>,
+    /// v^T P^-1 v
+    #[arg(long, value_name = "V", conflicts_with = "out")]
+    pub quadratic: Option<String>,
+    /// Write the answer to a .parquet, .npy or .csv file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Threads; the result does not depend on them
+    #[arg(short, long, default_value_t = 1, value_name = "T")]
+    pub threads: usize,
+}
+
+/// Whose convention, and where to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The output: a path, or the URI of an object store
+    pub output: String,
+    /// The program: laplace-torch, curvlinops, kronfluence, backpack or scipy
+    #[arg(long, value_name = "PEER")]
+    pub to: Peer,
+    /// Whether its loss sums or averages the squared residuals over spectra and labels [default: mean for scipy, sum for the others]
+    #[arg(long, value_enum, value_name = "R")]
+    pub reduction: Option<LossReduction>,
+    /// The safetensors file: a path, or the URI of an object store
+    #[arg(long, value_name = "FILE")]
+    pub out: String,
+    /// Threads; the result does not depend on them
+    #[arg(short, long, default_value_t = 1, value_name = "T")]
+    pub threads: usize,
+}
+
+/// How a loss takes spectra and labels together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LossReduction {
+    /// Their sum
+    Sum,
+    /// Their mean
+    Mean,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +259,12 @@ mod tests {
             "fisherflow run a.toml -w many",
             "fisherflow run a.toml -q -v",
             "fisherflow simulate out",
+            "fisherflow inverse out --layer a",
+            "fisherflow inverse out --rows 0:3",
+            "fisherflow inverse out --layer a --cols 0",
+            "fisherflow inverse out --layer a --rows x",
+            "fisherflow inverse out --layer a --diagonal --solve v.npy",
+            "fisherflow export out --to pytorch --out x.safetensors",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

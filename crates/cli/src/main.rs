@@ -13,6 +13,7 @@ mod printing;
 mod progress;
 mod resolve;
 mod run_file;
+mod weights;
 
 fn main() -> std::process::ExitCode {
     let args: args::Args = clap::Parser::parse();

@@ -56,7 +56,7 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Posterior(PosteriorError::NoPeerForm { .. }) => 2,
             Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
             Self::Store(error) if is_refusal(error) => 3,
             Self::PeerLost(_) => 75,
@@ -81,6 +81,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::ColumnType { .. }
             | StoreError::PixelCount { .. }
             | StoreError::ColumnCollision { .. }
+            | StoreError::BadVector { .. }
             | StoreError::Spectra(_)
     )
 }

@@ -8,7 +8,7 @@ use fisherflow_posterior::{
 };
 use fisherflow_store::{
     BlockRow, EvidenceRow, FileMetadata, JacobianSchema, JacobianWriter, MarginalRows, MatrixRows, MatrixSet,
-    PredictionSchema, PredictionWriter, StoredMatrix, WrittenFile,
+    PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
@@ -74,7 +74,8 @@ fn ucd(label: &str) -> &'static str {
     }
 }
 
-fn block_name(plan: &BlockPlan) -> String {
+/// The name of a block's files.
+pub(crate) fn block_name(plan: &BlockPlan) -> String {
     format!("block-{:03}", plan.id)
 }
 
@@ -145,7 +146,11 @@ fn write_matrices(
 }
 
 fn read_matrices(context: &Context, set: MatrixSet, plan: &BlockPlan) -> Result<Vec<NamedMatrix>, RunError> {
-    let stored = context.output.read_matrices(set, &block_name(plan))?;
+    named_matrices(context.output.read_matrices(set, &block_name(plan))?)
+}
+
+/// Stored matrices with their names understood.
+pub(crate) fn named_matrices(stored: StoredMatrices) -> Result<Vec<NamedMatrix>, RunError> {
     let named = |StoredMatrix {
                      layer,
                      factor,
@@ -223,6 +228,7 @@ pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
         StructureKind::Block => "block",
         StructureKind::Kfac => "kfac",
         StructureKind::Diagonal => "diagonal",
+        StructureKind::Dual => "dual",
     }
 }
 

@@ -8,6 +8,7 @@ mod context;
 mod error;
 mod fault;
 mod files;
+mod finished;
 mod job;
 mod manifest;
 mod mesh;
@@ -21,6 +22,8 @@ mod stages;
 mod train;
 
 pub use error::RunError;
+pub use finished::{Exported, Finished, FinishedLayer};
+pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use job::{
     CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Prior, Progress,
     Stage,

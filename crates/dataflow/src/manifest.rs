@@ -47,7 +47,9 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         .map(|(layer, &kind)| (layer.as_str(), crate::files::structure_name(kind)))
         .collect();
     let settings = json!({
-        "network": { "weights": summary.n_weights, "labels": summary.labels, "units": summary.units },
+        "network": {
+            "weights": summary.n_weights, "labels": summary.labels, "units": summary.units, "layers": context.network.dense_layers(),
+        },
         "catalogue_columns": job.catalogue.columns,
         "predict_columns": job.predict.catalogue.as_ref().map(|source| &source.columns),
         "jacobians": job.predict.jacobians,

@@ -230,6 +230,7 @@ fn predictive_flops(block: &BlockPlan, k: f64) -> f64 {
     match block.structure {
         StructureKind::Full | StructureKind::Block => 2.0 * k * p * p,
         StructureKind::Diagonal => 2.0 * k * p,
+        StructureKind::Dual => 0.0,
         StructureKind::Kfac => block
             .shapes
             .iter()
@@ -247,6 +248,7 @@ fn matrix_bytes(block: &BlockPlan) -> u64 {
     8 * match block.structure {
         StructureKind::Full | StructureKind::Block => p * p,
         StructureKind::Diagonal => p,
+        StructureKind::Dual => 0,
         StructureKind::Kfac => block
             .shapes
             .iter()

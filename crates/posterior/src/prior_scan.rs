@@ -244,7 +244,7 @@ impl PriorScan {
 pub fn scan_flops(plan: &BlockPlan) -> f64 {
     match plan.structure {
         StructureKind::Full | StructureKind::Block => 9.0 * (plan.n_weights() as f64).powi(3),
-        StructureKind::Kfac | StructureKind::Diagonal => 0.0,
+        StructureKind::Kfac | StructureKind::Diagonal | StructureKind::Dual => 0.0,
     }
 }
 

@@ -249,6 +249,14 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// A file that is no vector.
+    #[error("{uri} is no vector: {reason}")]
+    BadVector {
+        /// The object.
+        uri: String,
+        /// Why.
+        reason: String,
+    },
     /// Arrays that do not fit together.
     #[error("{what}: {found} values, expected {expected}")]
     Shape {

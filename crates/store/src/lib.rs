@@ -3,6 +3,7 @@
 //! Invariants: only this crate knows `object_store` and `parquet`; it knows nothing of networks, curvature or posteriors. Nothing of a run
 //! is visible before its manifest.
 
+mod any_table;
 mod async_reader;
 mod blocks;
 mod catalogue;
@@ -20,6 +21,7 @@ mod location;
 mod manifest;
 mod marginal_variance;
 mod matrices;
+mod npy;
 mod options;
 mod output;
 mod parquet_out;
@@ -30,8 +32,10 @@ mod stores;
 mod table;
 mod tidy;
 mod timestamp;
+mod vector;
 mod verify;
 
+pub use any_table::write_table;
 pub use blocks::BlockRow;
 pub use catalogue::{Catalogue, CatalogueSummary, OnBadObject, SkippedObject};
 pub use error::{Cause, StoreError};
@@ -42,6 +46,7 @@ pub use jacobians::{JacobianRows, JacobianSchema, JacobianWriter};
 pub use manifest::{Manifest, ManifestInput};
 pub use marginal_variance::{MarginalRows, MarginalVarianceWriter};
 pub use matrices::{MatrixRows, MatrixSet, MatrixWriter, StoredMatrices, StoredMatrix};
+pub use npy::to_npy;
 pub use options::StoreOptions;
 pub use output::{Claim, Claimed, Output};
 pub use parquet_out::{FileMetadata, WrittenFile};
@@ -50,4 +55,5 @@ pub use simulated::{simulated_columns, write_simulated};
 pub use stores::{Creation, Stores};
 pub use table::{Table, TableBatches};
 pub use timestamp::now_utc;
+pub use vector::read_vector;
 pub use verify::Verified;

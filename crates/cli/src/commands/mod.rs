@@ -1,9 +1,12 @@
 //! Each command, from what is meant to what is printed.
 
+mod answer;
+mod export;
 mod findings;
 mod inspect;
 mod inspect_catalogue;
 mod inspect_network;
+mod inverse;
 mod output_page;
 mod plan;
 mod run;
@@ -33,6 +36,8 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
         Task::Verify(place) => verify::verify(&place),
         Task::Simulate(place, args) => simulate::simulate(&place, &args),
         Task::Report(place) => output_page::report(&place),
+        Task::Inverse(query) => inverse::inverse(&query),
+        Task::Export(what) => export::export(&what),
     }
 }
 

@@ -1,12 +1,15 @@
 //! What was typed, the run file and the environment, resolved once into what is meant.
 
 mod cluster;
+mod finished;
 mod job;
 mod object_store;
 mod training;
 
 use fisherflow_dataflow::{Cluster, ExistingOutput, Job, Stage, TrainJob};
 use fisherflow_store::StoreOptions;
+
+pub use finished::{Export, Query, Question};
 
 use crate::args::{Command, SimulateArgs};
 use crate::environment::Environment;
@@ -42,6 +45,10 @@ pub enum Task {
     Simulate(Place, SimulateArgs),
     /// What an output holds.
     Report(Place),
+    /// A question about a layer's inverse.
+    Inverse(Query),
+    /// The Hessian in another program's convention.
+    Export(Export),
 }
 
 /// A URI, and how to reach it.
@@ -102,6 +109,8 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         Command::Verify(args) => Ok(Task::Verify(place(&args.uri)?)),
         Command::Simulate(args) => Ok(Task::Simulate(place(&args.out)?, args)),
         Command::Report(args) => Ok(Task::Report(place(&args.uri)?)),
+        Command::Inverse(args) => Ok(Task::Inverse(finished::query(args, environment)?)),
+        Command::Export(args) => Ok(Task::Export(finished::export(&args, environment)?)),
     }
 }
 

@@ -1,0 +1,39 @@
+//! `export`: the Hessian of a complete output in another program's convention, as a safetensors file.
+
+use fisherflow_dataflow::Finished;
+use fisherflow_network::to_safetensors;
+
+use super::stores;
+use crate::exit_code::CliError;
+use crate::printing::{Grid, Page};
+use crate::resolve::Export;
+
+/// Writes the file, and prints what is in it.
+///
+/// # Errors
+/// There is no complete output, the program has no form for a block, or the file cannot be written.
+pub fn export(export: &Export) -> Result<(), CliError> {
+    let stores = stores(&export.output)?;
+    let exported =
+        Finished::open(&stores, &export.output.uri)?.export(export.peer, export.reduction, export.threads)?;
+    let arrays = exported
+        .tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice(), tensor.values.as_slice()));
+    let metadata = exported.facts.clone().into_iter().collect();
+    let bytes = to_safetensors(arrays, metadata).map_err(|error| CliError::Refused {
+        uri: export.out.clone(),
+        problem: error.to_string(),
+    })?;
+    stores.write(&export.out, bytes)?;
+    let facts: Vec<(&str, String)> = exported.facts.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+    let mut tensors = Grid::new(&["tensor", "shape"]);
+    for tensor in &exported.tensors {
+        let sides: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+        tensors.row(vec![tensor.name.clone(), sides.join(" x ")]);
+    }
+    let mut page = Page::new();
+    page.facts(&facts).gap().grid(&tensors).gap();
+    page.line(format!("written to {}; EXPORT.md says what each is", export.out));
+    Ok(page.print()?)
+}

@@ -1,0 +1,113 @@
+//! `inverse`: elements, the diagonal and products of a layer's inverse Hessian, from the files of a complete output.
+
+use fisherflow_dataflow::{Finished, FinishedLayer, RunError};
+use fisherflow_store::{Stores, read_vector};
+use serde_json::json;
+
+use super::answer::Answer;
+use super::stores;
+use crate::exit_code::CliError;
+use crate::printing::{Page, count, number};
+use crate::resolve::{Query, Question};
+use crate::weights::Weights;
+
+/// Answers a query.
+///
+/// # Errors
+/// There is no complete output, no such layer or weight, a vector does not fit, or the answer cannot be written.
+pub fn inverse(query: &Query) -> Result<(), CliError> {
+    let stores = stores(&query.output)?;
+    let layer = Finished::open(&stores, &query.output.uri)?.layer(&query.layer, query.threads)?;
+    let answer = answer(&stores, &layer, &query.question)?;
+    let shapes = layer.posterior.shapes();
+    let block = layer.posterior.block();
+    if let Some(uri) = &query.out {
+        let metadata = layer
+            .metadata
+            .clone()
+            .with("fisherflow.layer", query.layer.as_str())
+            .with("fisherflow.query", query.question.to_string());
+        answer.write(&stores, uri, shapes, &metadata)?;
+    }
+    let mut page = Page::new();
+    if query.json {
+        let mut said = json!({
+            "output": query.output.uri,
+            "layer": query.layer,
+            "block": block.layers.join("+"),
+            "structure": block.structure,
+            "n_weights": layer.posterior.n_weights(),
+            "n_spectra": block.n_spectra,
+            "prior_precision": block.prior_precision,
+            "query": query.question.to_string(),
+        });
+        match &query.out {
+            Some(uri) => said["out"] = json!(uri),
+            None => {
+                if let (Some(said), serde_json::Value::Object(found)) = (said.as_object_mut(), answer.json()) {
+                    said.extend(found);
+                }
+            }
+        }
+        page.line(said.to_string());
+    } else {
+        let held = if block.layers.len() > 1 {
+            format!(" of block {}", block.layers.join("+"))
+        } else {
+            String::new()
+        };
+        page.facts(&[
+            (
+                "layer",
+                format!(
+                    "{}{held}: {} weights, held as {}",
+                    query.layer,
+                    count(layer.posterior.n_weights() as u64),
+                    block.structure
+                ),
+            ),
+            (
+                "P",
+                format!(
+                    "H + {} I, H a sum over {} spectra, in normalised label units",
+                    number(block.prior_precision),
+                    count(block.n_spectra)
+                ),
+            ),
+            ("query", query.question.to_string()),
+        ]);
+        match &query.out {
+            Some(uri) => {
+                page.line(format!("written to {uri}"));
+            }
+            None => answer.print_to(page.gap(), shapes)?,
+        }
+    }
+    Ok(page.print()?)
+}
+
+fn answer(stores: &Stores, layer: &FinishedLayer, question: &Question) -> Result<Answer, CliError> {
+    let posterior = &layer.posterior;
+    let indices = |weights: &Weights| weights.indices(posterior.shapes()).map_err(CliError::Arguments);
+    let vector = |uri: &str| -> Result<Vec<f64>, CliError> {
+        let v = read_vector(stores, uri)?;
+        if v.len() != posterior.n_weights() {
+            return Err(CliError::Arguments(format!(
+                "{uri} has {} values, and the layer has {} weights: give one value a weight, index = out * (in + 1) + in, bias last",
+                v.len(),
+                posterior.n_weights()
+            )));
+        }
+        Ok(v)
+    };
+    Ok(match question {
+        Question::Elements { rows, cols } => {
+            let (rows, cols) = (indices(rows)?, indices(cols)?);
+            let values = posterior.elements(&rows, &cols).map_err(RunError::from)?.values;
+            Answer::Elements { rows, cols, values }
+        }
+        Question::Diagonal => Answer::Vector(posterior.diagonal()),
+        Question::Solve(uri) => Answer::Vector(posterior.solve(&vector(uri)?).map_err(RunError::from)?),
+        Question::Quadratic(uri) => Answer::Number(posterior.quadratic(&vector(uri)?).map_err(RunError::from)?),
+    })
+}

@@ -1,0 +1,183 @@
+//! A complete output opened again without its run file: the posterior of its blocks, and its curvature in other programs' conventions.
+//!
+//! Which blocks there are, and with what prior and certificate, stands in the manifest; their matrices in `posterior/`.
+
+use std::collections::BTreeMap;
+
+use fisherflow_curvature::{BlockPlan, CurvatureError};
+use fisherflow_network::{DenseShape, nearest_name};
+use fisherflow_posterior::{
+    BlockInfo, Convention, NamedTensor, Peer, PosteriorPart, Reduction, hessian_from_matrices, precision_from_matrices,
+};
+use fisherflow_store::{FileMetadata, MatrixSet, Output, Stores};
+use serde::Deserialize;
+
+use crate::error::RunError;
+use crate::files::{block_name, named_matrices};
+
+/// A complete output.
+pub struct Finished {
+    output: Output,
+    run_id: String,
+    n_labels: usize,
+    layers: Vec<DenseShape>,
+    blocks: Vec<(BlockPlan, BlockInfo)>,
+}
+
+/// A layer's posterior, or that of a whole block of layers.
+pub struct FinishedLayer {
+    /// What can be asked of it.
+    pub posterior: PosteriorPart,
+    /// Key-value metadata of the file that it was read from: the run, and the conventions that its numbers follow.
+    pub metadata: FileMetadata,
+}
+
+/// The blocks of an output in another program's convention.
+pub struct Exported {
+    /// Layer after layer.
+    pub tensors: Vec<NamedTensor>,
+    /// What was exported: convention, loss, factors, prior, run.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// What the manifest's settings say of the network and the blocks.
+#[derive(Deserialize)]
+struct Settings {
+    network: NetworkSettings,
+    blocks: Vec<BlockInfo>,
+}
+
+#[derive(Deserialize)]
+struct NetworkSettings {
+    labels: Vec<String>,
+    layers: Vec<DenseShape>,
+}
+
+impl Finished {
+    /// Opens the output at a URI; reads its manifest alone.
+    ///
+    /// # Errors
+    /// There is no complete output, or its manifest does not say what its blocks are.
+    pub fn open(stores: &Stores, uri: &str) -> Result<Self, RunError> {
+        let output = Output::open(stores, uri)?;
+        let manifest = output.manifest()?.ok_or_else(|| {
+            let uri = output.uri();
+            RunError::Refused(format!("{uri} holds no complete output: finish its run first"))
+        })?;
+        let unlike = |reason: String| {
+            RunError::Refused(format!(
+                "{}/manifest.json does not say what the blocks of the Hessian are ({reason}): it is from another version of fisherflow, run it \
+                 again",
+                output.uri()
+            ))
+        };
+        let settings: Settings =
+            serde_json::from_value(manifest.settings).map_err(|error| unlike(error.to_string()))?;
+        let layers = settings.network.layers;
+        let mut blocks = Vec::with_capacity(settings.blocks.len());
+        for info in settings.blocks {
+            let place = |name: &String| layers.iter().position(|shape| shape.name == *name);
+            let places: Option<Vec<usize>> = info.layers.iter().map(place).collect();
+            let places = places.ok_or_else(|| unlike(format!("no layers {}", info.layers.join(", "))))?;
+            let plan = BlockPlan {
+                id: info.block,
+                structure: info.structure,
+                shapes: places.iter().map(|&layer| layers[layer].clone()).collect(),
+                layers: places,
+            };
+            blocks.push((plan, info));
+        }
+        Ok(Self {
+            output,
+            run_id: manifest.run_id,
+            n_labels: settings.network.labels.len(),
+            layers,
+            blocks,
+        })
+    }
+
+    /// The posterior of a layer, or of the block whose layers' names are joined by `+`. Its products may use `threads`.
+    ///
+    /// # Errors
+    /// There is no such layer (the nearest is named), or its matrices cannot be read.
+    pub fn layer(&self, name: &str, threads: usize) -> Result<FinishedLayer, RunError> {
+        let (plan, info, start, shapes) = self.find(name)?;
+        let stored = self.output.read_matrices(MatrixSet::Inverse, &block_name(plan))?;
+        let metadata = stored.metadata.clone();
+        let precision = precision_from_matrices(plan, named_matrices(stored)?, info.clone(), threads)?;
+        Ok(FinishedLayer {
+            posterior: PosteriorPart::new(precision, start, shapes)?,
+            metadata,
+        })
+    }
+
+    /// All blocks in the convention of another program.
+    ///
+    /// # Errors
+    /// The program is never run with that reduction, has no form for a block's structure, or a block's matrices cannot be read.
+    pub fn export(&self, peer: Peer, reduction: Reduction, threads: usize) -> Result<Exported, RunError> {
+        let n_spectra = self.blocks.iter().map(|(_, info)| info.n_spectra).max().unwrap_or(0);
+        let convention = Convention::new(peer, reduction, n_spectra, self.n_labels).map_err(RunError::Usage)?;
+        let mut facts = BTreeMap::from(
+            [
+                ("fisherflow.version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("fisherflow.run_id", self.run_id.clone()),
+                ("peer", peer.to_string()),
+                ("reduction", reduction.to_string()),
+                ("loss", convention.loss().to_owned()),
+                ("n_spectra", n_spectra.to_string()),
+                ("n_labels", self.n_labels.to_string()),
+                ("factor_on_hessian", format!("{:e}", convention.of_hessian())),
+                ("factor_on_s_a", format!("{:e}", convention.of_factors().0)),
+                ("factor_on_s_g", format!("{:e}", convention.of_factors().1)),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        );
+        let mut tensors = Vec::new();
+        for (plan, info) in &self.blocks {
+            facts.insert(format!("structure.{}", plan.name()), plan.structure.to_string());
+            facts.insert(
+                format!("prior_precision.{}", plan.name()),
+                format!("{:e}", info.prior_precision),
+            );
+            facts.insert(
+                format!("damping.{}", plan.name()),
+                format!("{:e}", convention.damping(info.prior_precision)),
+            );
+            let set = if peer.wants_inverse() {
+                MatrixSet::Inverse
+            } else {
+                MatrixSet::Hessian
+            };
+            let matrices = named_matrices(self.output.read_matrices(set, &block_name(plan))?)?;
+            tensors.extend(if peer.wants_inverse() {
+                convention.inverse(plan, &*precision_from_matrices(plan, matrices, info.clone(), threads)?)?
+            } else {
+                convention.curvature(plan, &hessian_from_matrices(plan, info.n_spectra, matrices)?)?
+            });
+        }
+        Ok(Exported { tensors, facts })
+    }
+
+    /// The block of a layer or of that name, where in it the weights begin, and the layers meant.
+    fn find(&self, name: &str) -> Result<(&BlockPlan, &BlockInfo, usize, Vec<DenseShape>), RunError> {
+        for (plan, info) in &self.blocks {
+            if plan.name() == name {
+                return Ok((plan, info, 0, plan.shapes.clone()));
+            }
+            let mut start = 0;
+            for shape in &plan.shapes {
+                if shape.name == name {
+                    return Ok((plan, info, start, vec![shape.clone()]));
+                }
+                start += shape.n_weights();
+            }
+        }
+        let nearest = nearest_name(name, self.layers.iter().map(|shape| shape.name.as_str()));
+        let unknown = CurvatureError::UnknownLayer {
+            name: name.to_owned(),
+            nearest: nearest.to_owned(),
+        };
+        Err(RunError::Usage(unknown.to_string()))
+    }
+}
