@@ -214,6 +214,7 @@ fn the_evidence_is_that_of_the_written_hessian() {
     exact.curvature = Curvature {
         structure: StructureKind::Full,
         by_layer: BTreeMap::new(),
+        kind: CurvatureKind::Ggn,
     };
     for mut job in [mixed, exact] {
         job.prior = Prior::Evidence;

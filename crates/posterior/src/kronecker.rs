@@ -21,12 +21,13 @@ use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::block_info::Certificate;
 use crate::captures::Wanted;
+use crate::certificate::kronecker_probes;
 use crate::contraction::contract;
 use crate::eigen::Eigenpairs;
 use crate::elements::{check_weights, in_eigenbases};
 use crate::matrices::single_layer;
 use crate::product::{Scalar, product, rows};
-use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
+use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// How many rows of squared eigenvectors the marginal variance holds at a time.
 const MARGINAL_ROWS: usize = 256;
@@ -277,6 +278,16 @@ impl Precision for KroneckerPrecision {
             NamedMatrix::new(name, Factor::GEigenvectors, vectors(&self.g)),
             NamedMatrix::new(name, Factor::GEigenvalues, values(&self.g)),
         ]
+    }
+
+    fn probes(&self, _plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        let wanted = Wanted {
+            index: self.index,
+            shape: &self.shape,
+            structure: StructureKind::Kfac,
+        };
+        let facts = (self.info.n_spectra, self.info.prior_precision);
+        kronecker_probes(&wanted, (&self.a, &self.g), facts, stars, self.threads)
     }
 
     fn info(&self) -> &BlockInfo {

@@ -10,6 +10,7 @@
 
 mod block_info;
 mod captures;
+mod certificate;
 mod contraction;
 mod cost;
 mod dense;
@@ -56,6 +57,10 @@ mod queries;
 mod refusals;
 
 pub use block_info::BlockInfo;
+pub use certificate::{
+    BlockCertificate, Certificate, ComparedStructure, Comparison, CurvatureShare, NewtonStep, Probe, ProbeSums,
+    SigmaRatio, Subset, curvature_share, newton_step, verdict,
+};
 pub use cost::{DualCost, inverse_flops, measured_product_rate, spectrum_flops};
 pub use dual::{
     DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, dual_marginal_variance, dual_posterior, dual_spectrum,
