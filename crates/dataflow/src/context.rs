@@ -15,7 +15,7 @@ use crate::files;
 use crate::job::{CatalogueSource, Compute, Job, Prior, Progress};
 use crate::operators::GroupReader;
 use crate::passes::rows;
-use crate::stage_state::InvertState;
+use crate::stage_state::{FitCounts, InvertState};
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
 const PREFETCH_BYTES: usize = 64 << 20;
@@ -204,6 +204,15 @@ impl Context {
         self.evidence.get()
     }
 
+    /// What effective parameters cannot exceed, in words and in number.
+    pub(crate) fn effective_limit(&self, counts: &FitCounts) -> (&'static str, u64) {
+        match self.job.curvature.kind {
+            CurvatureKind::Ggn => ("labels x spectra", counts.in_sums * self.network.n_labels() as u64),
+            CurvatureKind::EmpiricalFisher => ("spectra", counts.in_sums),
+            CurvatureKind::Hessian => ("weights", self.network.n_weights() as u64),
+        }
+    }
+
     fn identity(&self) -> String {
         let job = &self.job;
         let mut hash = Sha256::new();
@@ -238,6 +247,7 @@ impl Context {
         add("precision", &format!("{:?}", job.compute.arithmetic.precision));
         add("batch", &job.compute.batch.to_string());
         add("group", &job.compute.group.to_string());
+        add("certificate", &format!("{:?}", job.certificate));
         add("holdout", &format!("{:?}", job.compute.holdout_fraction));
         hex(&hash.finalize())[..16].to_string()
     }

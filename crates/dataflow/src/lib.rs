@@ -25,8 +25,8 @@ pub use error::RunError;
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use job::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict, Prior, Progress,
-    Stage,
+    CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict,
+    Prior, Progress, Stage,
 };
 pub use passes::predict::PredictCounts;
 pub use plan::{BlockFacts, CataloguePlan, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan};

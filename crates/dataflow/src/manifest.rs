@@ -68,6 +68,14 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "intrinsic_estimate": summary.intrinsic,
         "pulls": summary.pulls,
         "blocks": summary.blocks,
+        "certificate": summary.certificate,
+        "certification": {
+            "spectra": job.certificate.spectra,
+            "stars": job.certificate.stars,
+            "compare": job.certificate.compare,
+            "full_pass": job.certificate.full_pass,
+            "hessian_steps": job.certificate.hessian_steps,
+        },
     });
     Ok(Manifest {
         version: Manifest::VERSION,

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fisherflow_curvature::CurvatureKind;
-use fisherflow_posterior::{BlockInfo, Evidence, Pulls, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, Certificate, Evidence, Pulls, ScatterEstimate};
 use fisherflow_store::{Claim, Claimed, Manifest, StoreError, WrittenFile, now_utc};
 use serde::Serialize;
 
@@ -42,6 +41,8 @@ pub struct RunSummary {
     pub prior: PriorFacts,
     /// The inverted blocks; empty before `invert`.
     pub blocks: Vec<BlockInfo>,
+    /// How far the error bars may be trusted; `None` before `invert`, and where nothing was to be checked.
+    pub certificate: Option<Certificate>,
     /// C_intrinsic and what it was made of, label units; `None` before `predict`, or without labels.
     pub intrinsic: Option<ScatterEstimate>,
     /// Rows of the predictions; `None` before `predict`.
@@ -183,6 +184,7 @@ fn summary(
         noise: found.fit.estimate.clone(),
         prior: PriorFacts::of(context),
         blocks,
+        certificate: found.certificate,
         intrinsic,
         predict: predicted.as_ref().map(|predicted| predicted.counts),
         pulls: predicted.as_ref().and_then(|predicted| predicted.pulls.pulls()),
@@ -192,7 +194,14 @@ fn summary(
         seconds: 0.0,
     };
     if process == 0 && predicted.is_some() {
-        summary.files.push(files::write_blocks(context, &summary.blocks)?);
+        summary.files.push(files::write_blocks(
+            context,
+            &summary.blocks,
+            summary.certificate.as_ref(),
+        )?);
+        if let Some(certificate) = &summary.certificate {
+            summary.files.push(files::write_certificate(context, certificate)?);
+        }
         if let Some(evidence) = context.evidence() {
             summary.files.push(files::write_evidence(context, evidence)?);
         }
@@ -246,14 +255,7 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
     }
     if let Some(invert) = &found.invert {
         let effective: f64 = invert.blocks.iter().map(|info| info.effective_parameters).sum();
-        let (of, limit) = match context.job.curvature.kind {
-            CurvatureKind::Ggn => (
-                "labels x spectra",
-                found.fit.counts.in_sums * context.network.n_labels() as u64,
-            ),
-            CurvatureKind::EmpiricalFisher => ("spectra", found.fit.counts.in_sums),
-            CurvatureKind::Hessian => ("weights", context.network.n_weights() as u64),
-        };
+        let (of, limit) = context.effective_limit(&found.fit.counts);
         let limit = limit as f64;
         if effective > limit {
             notes.push(format!(

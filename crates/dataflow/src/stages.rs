@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_posterior::ScatterEstimate;
+use fisherflow_posterior::{Certificate, ScatterEstimate};
 use fisherflow_spectra::Group;
 use timely::worker::Worker;
 
@@ -10,14 +10,16 @@ use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Noise, Prior, Stage};
 use crate::passes::predict::Predicted;
-use crate::passes::{agree, calibrate, curvature, invert, population, predict, reference};
-use crate::stage_state::{self, FitState, InvertState};
+use crate::passes::{agree, calibrate, certify, curvature, invert, population, predict, reference, subset};
+use crate::stage_state::{self, CertificateState, FitState, InvertState};
 
 /// What the stages that ran found.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) fit: FitState,
     pub(crate) invert: Option<InvertState>,
+    /// `None` where nothing was to be checked.
+    pub(crate) certificate: Option<Certificate>,
     /// C_intrinsic's estimate, where held-out spectra have labels, and the predictions.
     pub(crate) predict: Option<(Option<ScatterEstimate>, Predicted)>,
 }
@@ -34,6 +36,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         return Ok(Found {
             fit,
             invert: None,
+            certificate: None,
             predict: None,
         });
     }
@@ -44,10 +47,17 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         _ => invert(worker, context, &fit)?,
     };
     context.take_over_evidence(&inverted);
+    let certified = agree::left_by(worker, context, "certificate")?;
+    let certificate = match (stage, certified) {
+        (Stage::Run | Stage::Predict, Some(CertificateState { certificate, .. })) => Some(certificate),
+        _ if context.job.certificate.is_wanted() => Some(certificate(worker, context, &fit, &inverted)?),
+        _ => None,
+    };
     if stage == Stage::Invert {
         return Ok(Found {
             fit,
             invert: Some(inverted),
+            certificate,
             predict: None,
         });
     }
@@ -55,6 +65,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
     Ok(Found {
         fit,
         invert: Some(inverted),
+        certificate,
         predict: Some(predicted),
     })
 }
@@ -140,6 +151,46 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
         stage_state::write(context, "invert", &state)?;
     }
     Ok(state)
+}
+
+/// How far the error bars may be trusted.
+fn certificate(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    fit: &FitState,
+    inverted: &InvertState,
+) -> Result<Certificate, RunError> {
+    context.load_posterior(inverted)?;
+    let noise = match (&context.job.noise, &fit.estimate) {
+        (Noise::Covariance(given), _) => given.concat(),
+        (Noise::Holdout, Some(estimate)) => estimate.covariance.clone(),
+        (Noise::Holdout, None) => return Err(missing(context, "fit")),
+    };
+    let noise = context.in_normalised_units(noise)?;
+    let all = share(worker, context, &context.fit.groups);
+    begin(worker, context, "subset", all);
+    let compared = subset::subset(worker, context, fit, inverted, &noise)?;
+    let mut checks = Vec::new();
+    if context.job.certificate.full_pass {
+        begin(worker, context, "certify", all);
+        checks = certify::certify(worker, context, fit.population.as_ref(), &compared.probes, &noise)?;
+    }
+    end(worker, context);
+    let certificate = Certificate::new(
+        &inverted.blocks,
+        context.effective_limit(&fit.counts).1 as f64,
+        (compared.comparison, compared.not_compared),
+        &checks,
+        compared.curvature,
+    );
+    if worker.index() == 0 {
+        let state = CertificateState {
+            run_id: context.run_id.clone(),
+            certificate: certificate.clone(),
+        };
+        stage_state::write(context, "certificate", &state)?;
+    }
+    Ok(certificate)
 }
 
 fn predict(

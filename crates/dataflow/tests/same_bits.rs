@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use fisherflow_curvature::{CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
-    CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome, Predict, Prior,
-    Progress, RunSummary, Stage, run,
+    CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Outcome,
+    Predict, Prior, Progress, RunSummary, Stage, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -84,6 +84,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             group: 50,
             holdout_fraction: 0.2,
         },
+        certificate: Certification::default(),
         output: path(output),
         existing_output: ExistingOutput::Refuse,
         store: StoreOptions::default(),

@@ -52,6 +52,7 @@ pub fn job(
             group: run_file.compute.group,
             holdout_fraction: run_file.noise.holdout_fraction,
         },
+        certificate: run_file.certificate.clone(),
         network,
         catalogue: fit,
         predict,

@@ -6,17 +6,21 @@
 //! curvature   training rows   -> sums of every block -> posterior/hessian      (and J_x, C_flux of all rows, if they are to be predicted)
 //! evidence    blocks          -> their eigenvalues, the prior precision                (only where the prior is chosen by it)
 //! invert      blocks          -> posterior/inverse, posterior/marginal_variance
+//! subset      chosen rows     -> against the exact posterior; what the next streams (unless both are switched off)
+//! certify     training rows   -> the residual of the answers, the gradient at theta
 //! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
 //! predict     rows to predict -> predictions/, jacobians/
 //! ```
 
 pub(crate) mod agree;
 pub(crate) mod calibrate;
+pub(crate) mod certify;
 pub(crate) mod curvature;
 pub(crate) mod invert;
 pub(crate) mod population;
 pub(crate) mod predict;
 pub(crate) mod reference;
+pub(crate) mod subset;
 
 pub(crate) mod differentiated;
 pub(crate) mod rows;

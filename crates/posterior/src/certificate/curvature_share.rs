@@ -24,32 +24,35 @@ pub struct CurvatureShare {
     pub highest: f64,
 }
 
-/// Runs at most `steps` steps of Lanczos with the operator `times` from the random direction `start`.
+/// Of `scale A + diag(prior)`, by at most `steps` steps of Lanczos; `times` is `A v`. The start is always the same.
 ///
 /// # Errors
-/// Whatever `times` fails with; eigenvalues that do not converge; a `start` that is 0.
+/// Whatever `times` fails with; eigenvalues that do not converge.
 pub fn curvature_share<E: From<PosteriorError>>(
-    start: &[f64],
+    (scale, prior): (f64, &[f64]),
     steps: usize,
     mut times: impl FnMut(&[f64]) -> Result<Vec<f64>, E>,
 ) -> Result<CurvatureShare, E> {
     let mut vectors: Vec<Vec<f64>> = Vec::with_capacity(steps);
     let (mut diagonal, mut beside): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
-    let mut next = start.to_vec();
-    let mut scale = 0.0_f64;
-    while vectors.len() < steps.min(start.len()) {
+    let mut next = start(prior.len());
+    let mut largest = 0.0_f64;
+    while vectors.len() < steps.min(prior.len()) {
         let norm = dot(&next, &next).sqrt();
         if !vectors.is_empty() {
             // What is left is rounding: the Krylov space is exhausted.
-            if norm <= 1e-12 * scale {
+            if norm <= 1e-12 * largest {
                 break;
             }
             beside.push(norm);
         }
         next.iter_mut().for_each(|value| *value /= norm);
         let mut image = times(&next)?;
+        for ((image, v), prior) in image.iter_mut().zip(&next).zip(prior) {
+            *image = scale * *image + prior * v;
+        }
         diagonal.push(dot(&next, &image));
-        scale = scale.max(dot(&image, &image).sqrt());
+        largest = largest.max(dot(&image, &image).sqrt());
         vectors.push(next);
         for _ in 0..2 {
             for vector in &vectors {
@@ -84,4 +87,17 @@ pub fn curvature_share<E: From<PosteriorError>>(
         lowest: ritz.first().copied().unwrap_or(0.0),
         highest: ritz.last().copied().unwrap_or(0.0),
     })
+}
+
+/// Numbers uniform in (-1, 1), always the same (splitmix64; Steele, Lea and Flood 2014).
+pub(super) fn start(len: usize) -> Vec<f64> {
+    let mut state = 0_u64;
+    let mut number = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    };
+    (0..len).map(|_| number()).collect()
 }

@@ -355,15 +355,18 @@ fn the_share_of_negative_curvature_is_that_of_the_spectrum() {
         })
         .collect();
     let times = |v: &[f64]| -> Result<Vec<f64>, PosteriorError> {
-        Ok(v.iter().zip(&eigenvalues).map(|(v, lambda)| v * lambda).collect())
+        Ok(v.iter()
+            .zip(&eigenvalues)
+            .map(|(v, lambda)| v * (lambda - 0.5) / 2.0)
+            .collect())
     };
-    let start = draw(p, 91);
+    let (start, prior) = (super::curvature_share::start(p), vec![0.5; p]);
     let total: f64 = start.iter().map(|v| v * v).sum();
     let expected: f64 = start.iter().step_by(4).map(|v| v * v).sum::<f64>() / total;
-    let found = curvature_share(&start, 60, &times).unwrap();
+    let found = curvature_share((2.0, &prior), 60, times).unwrap();
     assert!((found.negative - expected).abs() < 1e-2, "{found:?} {expected}");
     assert!(found.lowest > -1.99 - 1e-9 && found.highest < 402.0 + 1e-9, "{found:?}");
-    let whole = curvature_share(&start, p, &times).unwrap();
+    let whole = curvature_share((2.0, &prior), p, times).unwrap();
     for (what, found, expected) in [
         ("share", whole.negative, expected),
         ("lowest", whole.lowest, -1.99),
@@ -372,7 +375,7 @@ fn the_share_of_negative_curvature_is_that_of_the_spectrum() {
         assert!((found - expected).abs() < 1e-9, "{what}: {found} {expected}");
     }
     let same = |v: &[f64]| -> Result<Vec<f64>, PosteriorError> { Ok(v.iter().map(|v| 2.0 * v).collect()) };
-    let one = curvature_share(&start, 5, same).unwrap();
+    let one = curvature_share((1.0, &vec![0.0; p]), 5, same).unwrap();
     assert_eq!(
         (one.steps, one.negative),
         (1, 0.0),
