@@ -127,8 +127,8 @@ fn workers_processes_and_stages_do_not_change_a_bit() {
     assert_eq!(one.fit.in_sums + one.fit.held_out, 330);
     assert_eq!(
         one.files.len(),
-        2 * 5 + 3 * 2 + 1,
-        "five groups, two blocks, and the table of blocks: {:#?}",
+        2 * 5 + 3 * 2 + 2,
+        "five groups, two blocks, the table of blocks and the certificate: {:#?}",
         one.files
     );
     same_bits_elsewhere(&one, |output| job(folder.path(), output, false));
