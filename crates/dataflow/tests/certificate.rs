@@ -252,6 +252,9 @@ fn quadratic(m: &[f64], v: &[f64], w: &[f64]) -> f64 {
         .sum()
 }
 
+/// `[n][width]`.
+type Rows = Vec<Vec<f64>>;
+
 /// Rows of the weight Jacobian, K a star, by the network's own captures.
 fn jacobian(folder: &Path, net: &Net, stars: &[(Vec<f64>, Vec<f64>)]) -> Vec<Vec<f64>> {
     let arithmetic = Arithmetic {
@@ -263,7 +266,7 @@ fn jacobian(folder: &Path, net: &Net, stars: &[(Vec<f64>, Vec<f64>)]) -> Vec<Vec
     let flux: Vec<f64> = stars.iter().flat_map(|(x, _)| x).map(|x| x * 0.1 + 1.0).collect();
     let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
     let captures = network.backward(&forward, InputJacobian::NotWanted).unwrap().captures;
-    let sides: Vec<(Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>)> = captures
+    let sides: Vec<(Rows, Vec<Rows>)> = captures
         .iter()
         .map(|c| {
             let g = c.output_grad.squeeze(2).unwrap().to_vec3().unwrap();

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use curvature_share::{CurvatureShare, curvature_share};
 pub use newton::{NewtonStep, newton_step};
+use probe::larger;
 pub use probe::{Probe, ProbeSums};
 pub(crate) use probe::{diagonal_probes, kronecker_probes, of_weights};
 pub use sigma_ratio::SigmaRatio;
@@ -90,7 +91,7 @@ impl Certificate {
             blocks.push(block);
         }
         let mut whole = Self {
-            answer_error: blocks.iter().filter_map(|block| block.answer_error).reduce(f64::max),
+            answer_error: blocks.iter().filter_map(|block| block.answer_error).reduce(larger),
             newton: NewtonStep::total(blocks.iter().map(|block| block.newton)),
             effective_parameters: infos.iter().map(|info| info.effective_parameters).sum(),
             effective_limit: limit,

@@ -146,7 +146,7 @@ impl ProbeSums {
             .iter()
             .zip(&self.sums)
             .map(|(probe, &sum)| probe.error(sum).abs());
-        errors.reduce(f64::max)
+        errors.reduce(larger)
     }
 }
 
@@ -271,6 +271,11 @@ fn squared_rows(plan: &BlockPlan, of: &JacobianRows) -> Result<JacobianRows, Pos
 
 fn squares(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|value| value * value).sum()
+}
+
+/// The larger of two; NaN where one is.
+pub(super) fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 /// The position of the largest; the first of equals.

@@ -429,7 +429,7 @@ fn what_follows_is_said() {
     let good = certificate(0.98, 60.0, 1e-6, 0.1);
     assert_eq!(good.verdict.len(), 1, "{:?}", good.verdict);
     assert!(
-        good.verdict[0].contains("agree with exact within 5 %"),
+        good.verdict[0].contains("agree with exact within 5 % in the median, but not star by star"),
         "{:?}",
         good.verdict
     );

@@ -3,7 +3,7 @@
 use super::{BlockCertificate, Certificate, NewtonStep, SigmaRatio};
 use crate::BlockInfo;
 
-/// Standard deviations whose median ratio to the exact ones is so close to 1 agree with them.
+/// Standard deviations whose median ratio to the exact ones is so close to 1 agree with them, as far as single stars are within [`WILL_DO`].
 pub const AGREES: f64 = 0.05;
 
 /// Standard deviations whose median ratio is so close to 1 will do; beyond it another structure, or a prior by held-out stars, is needed.
@@ -83,7 +83,12 @@ fn compared(ratio: &SigmaRatio) -> String {
     let off = ratio.median - 1.0;
     let spread = format!("5 to 95 %: {:.2} to {:.2}", ratio.p05, ratio.p95);
     if off.abs() <= AGREES {
-        return format!("agree with exact within {:.0} % ({spread})", 100.0 * AGREES);
+        let agree = format!("agree with exact within {:.0} %", 100.0 * AGREES);
+        return if ratio.p05 >= 1.0 - WILL_DO && ratio.p95 <= 1.0 + WILL_DO {
+            format!("{agree} ({spread})")
+        } else {
+            format!("{agree} in the median, but not star by star ({spread})")
+        };
     }
     let judgement = match (off < 0.0, off.abs() <= WILL_DO) {
         (true, true) => "somewhat small",

@@ -93,7 +93,10 @@ fn a_certificate_is_made_unless_it_is_switched_off() {
     let certificate = |said: &str| parse(&format!("{LEAST}[certificate]\n{said}\n"));
     let left_out = parse(LEAST).unwrap().certificate;
     assert_eq!(left_out, Certification::default());
-    assert_eq!((left_out.spectra, left_out.stars, left_out.full_pass), (2000, 200, true));
+    assert_eq!(
+        (left_out.spectra, left_out.stars, left_out.full_pass),
+        (2000, 200, true)
+    );
     let given = certificate(
         "spectra = 0\nstars = 9\ncompare = [\"kfac\", \"diagonal\"]\nfull_pass = false\nhessian_steps = 30",
     );
