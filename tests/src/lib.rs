@@ -9,6 +9,7 @@ mod catalogue;
 mod network;
 mod output;
 mod outside;
+mod plain_network;
 mod processes;
 mod run_file;
 mod table;
@@ -18,6 +19,7 @@ pub use catalogue::{Spectrum, broken_parquet, parquet_bytes, simulated, write_ca
 pub use network::{LABELS, he_normal, network};
 pub use output::{counts, data_files, digests, has_manifest, manifest, stages_left};
 pub use outside::{consumer, python, s3_endpoint};
+pub use plain_network::{PlainLayer, PlainNetwork};
 pub use processes::{Processes, free_addresses, wait_for_file};
 pub use run_file::{RunFile, pipeline, toml_path};
 pub use table::Table;

@@ -6,7 +6,7 @@ use fisherflow_network::LayerCapture;
 
 use crate::brute_force::{Mlp, inverse, relative_error};
 use crate::cases::{K, PRIOR, case, cases, draw, matrix, small};
-use crate::{PosteriorError, invert};
+use crate::{PosteriorError, factor, invert};
 
 #[test]
 fn without_spectra_the_posterior_is_the_prior() {
@@ -214,5 +214,45 @@ fn a_structure_of_one_layer_covers_no_two() {
         let error = invert(&one.plan, one.curvature, PRIOR, 1).err().unwrap();
         assert!(matches!(error, PosteriorError::Layers { layers: 2, .. }));
         assert!(error.to_string().contains("layers.0+layers.2"), "{error}");
+    }
+}
+
+#[test]
+fn a_curvature_that_is_no_sum_of_squares_is_refused() {
+    let mlp = Mlp::random(&[3, 2], 51);
+    for structure in [
+        StructureKind::Full,
+        StructureKind::Block,
+        StructureKind::Kfac,
+        StructureKind::Diagonal,
+    ] {
+        let mut case = case(&mlp, &draw(3 * 10, 52), structure, &[0]);
+        // One direction of large negative curvature, which no prior of this size makes up for.
+        match &mut case.curvature.form {
+            CurvatureForm::Dense(m) | CurvatureForm::Kronecker { a: m, .. } => m.values[0] = -50.0,
+            CurvatureForm::Diagonal(m) => m.values[0] = -50.0,
+        }
+        let error = invert(&case.plan, case.curvature.clone(), PRIOR, 1).err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains("block layers.0"), "{text}");
+        match structure {
+            StructureKind::Full | StructureKind::Block => {
+                assert!(matches!(error, PosteriorError::Singular { pivot: 0, .. }), "{text}");
+                assert!(
+                    text.contains("output 0, input 0") && text.contains("Raise the prior precision"),
+                    "{text}"
+                );
+            }
+            _ => {
+                assert!(matches!(error, PosteriorError::Indefinite { .. }), "{text}");
+                assert!(
+                    text.contains("no sum of squares") && text.contains("compute them again"),
+                    "{text}"
+                );
+            }
+        }
+        // The eigenvalues, from which the evidence would choose a prior, see it in every structure.
+        let seen = factor(&case.plan, case.curvature, 1).and_then(|factored| factored.spectrum());
+        assert!(matches!(seen, Err(PosteriorError::Indefinite { .. })));
     }
 }

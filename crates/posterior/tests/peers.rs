@@ -206,7 +206,7 @@ fn curvlinops() {
             );
         }
     }
-    // The damping that its exact inverse takes: that of the sum of 1/2 squares was inverted, with the prior as it is.
+    // With the damping that its exact inverse takes, its inverse times its factor on H is the one for the prior itself.
     let kfac = case.exported(Peer::Curvlinops, Reduction::Sum, StructureKind::Kfac, &[1]);
     let convention = Convention::new(Peer::Curvlinops, Reduction::Sum, case.n as u64, K).unwrap();
     let mut damped = kfac.product("layers.1");

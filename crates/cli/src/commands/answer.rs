@@ -244,7 +244,7 @@ mod tests {
         elements.print_to(&mut page, &layers()).unwrap();
         assert_eq!(
             page.to_string(),
-            "weight  out/in               2\n     0     0/0   5.00000000e-1\n     2  0/bias  -1.25000000e0"
+            "weight  out/in              2\n     0     0/0  5.00000000e-1\n     2  0/bias  -1.25000000e0"
         );
         assert_eq!(elements.csv(&layers()), "row,col,value\n0,2,5e-1\n2,2,-1.25e0\n");
         assert_eq!(
