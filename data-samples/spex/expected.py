@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 LABELS = ["spt", "j_h", "h_ks"]
 HOLDOUT_FRACTION = 0.2
 PRIOR_PRECISION = 100.0
+COMPARED_STARS = 200
 K = len(LABELS)
 
 
@@ -95,6 +96,34 @@ def scatter(residuals, known):
     return root @ root.T * np.outer(unit, unit)
 
 
+def exact_variances(inputs, grads, precision, which, train, stars):
+    """Diagonals [n, K] of J* (J^T J + delta)^-1 J*^T over the layers `which`, and effective parameters: by the Gram matrix of all rows of J."""
+    root = np.linalg.cholesky(precision)
+
+    def sides(layer, rows, factor):
+        g = grads[layer][rows] if factor is None else np.einsum("nkj,nko->njo", factor, grads[layer][rows])
+        return inputs[layer][rows], g.reshape(-1, g.shape[2])
+
+    def gram(rows, columns, left, right):
+        total = 0
+        for layer in which:
+            (a, g), (b, h) = sides(layer, rows, left), sides(layer, columns, right)
+            total = total + np.kron(a @ b.T, np.ones((K, K))) * (g @ h.T)
+        return total
+
+    q = gram(train, train, root, root)
+    factor = np.linalg.cholesky(q + PRIOR_PRECISION * np.eye(len(q)))
+    known = np.linalg.solve(factor, gram(train, stars, root, None))
+    own = sum(np.repeat((inputs[l][stars] ** 2).sum(1), K) * (grads[l][stars].reshape(-1, grads[l].shape[2]) ** 2).sum(1) for l in which)
+    gamma = np.trace(np.linalg.solve(q + PRIOR_PRECISION * np.eye(len(q)), q))
+    return ((own - (known**2).sum(0)) / PRIOR_PRECISION).reshape(-1, K), float(gamma)
+
+
+def ratio(variances, exact):
+    """Median, 5 % and 95 % of the ratio of standard deviations over stars and labels."""
+    return np.quantile(np.sqrt(variances / exact), [0.5, 0.05, 0.95]).tolist()
+
+
 def main():
     layers, norms = network()
     _, flux, sigma, labels, own, hashes = table("train")
@@ -142,6 +171,33 @@ def main():
     def flux_part(jacobian, variance):
         return np.einsum("nkd,nd,nld->nkl", jacobian, variance, jacobian)
 
+    # The certificate: all spectra of the sums, and about 200 of the held-out ones, evenly spaced by their position in the catalogue.
+    wanted = -(-COMPARED_STARS * len(held) // held.sum())
+    position = np.arange(len(held))
+    stars = held & (position * wanted // len(held) != (position + 1) * wanted // len(held))
+    exact, gamma = exact_variances(inputs, grads, precision, [0, 1, 2], ~held, stars)
+    first, _ = exact_variances(inputs, grads, precision, [0], ~held, stars)
+    turned = grads[0][stars] @ u
+    kfac = np.einsum("nki,nki,ni->nk", turned, turned, ((inputs[0][stars] @ v) ** 2) @ (1 / eigenvalues).T)
+    weights = np.einsum("nkk->nk", weights_part(inputs, grads, stars) / units)
+    seeds = np.einsum("nkl,nl->nk", precision, residuals[~held] / scale)
+    fit = [np.einsum("nk,nko,ni->oi", seeds, grads[l][~held], inputs[l][~held]) for l in range(3)]
+    theta = [np.concatenate([weight, bias[:, None]], 1) for weight, bias in layers]
+    gradient = [PRIOR_PRECISION * t - f for t, f in zip(theta, fit)]
+    rest = np.concatenate([gradient[1].ravel(), gradient[2].ravel()])
+    certificate = {
+        "spectra": int(n),
+        "stars": int(stars.sum()),
+        "effective_parameters": gamma,
+        "ratio": ratio(weights, exact),
+        "first_block": ratio(kfac, first),
+        "gradient_norm": [float(np.sqrt((gradient[0] ** 2).sum())), float(np.sqrt(rest @ rest))],
+        "newton_decrement": [
+            float(np.sqrt(((u.T @ gradient[0] @ v) ** 2 / eigenvalues).sum())),
+            float(np.sqrt(rest @ inverse @ rest)),
+        ],
+    }
+
     known = own[held] + flux_part(jacobian[held], train_variance[held]) + weights_part(inputs, grads, held)
     intrinsic = scatter(residuals[held], known)
 
@@ -163,6 +219,7 @@ def main():
             float((1 - PRIOR_PRECISION / eigenvalues).sum()),
             float(len(inverse) - PRIOR_PRECISION * np.trace(inverse)),
         ],
+        "certificate": certificate,
         "pull_standard_deviation": pulls.std(0, ddof=1).tolist(),
         "first_10": {
             "id": ids[:10],

@@ -38,6 +38,17 @@ def main(output, expected):
         "pulls": apart(pulls, expected["pull_standard_deviation"]),
         "labels": apart(stars[labels], first["labels"]),
     }
+    certificate, wanted = settings["certificate"], expected["certificate"]
+    comparison = certificate["comparison"]
+    assert (comparison["n_spectra"], comparison["n_stars"]) == (wanted["spectra"], wanted["stars"]), comparison
+    quantiles = [comparison["structures"][0]["ratio"][name] for name in ("median", "p05", "p95")]
+    found["ratio"] = apart(quantiles, wanted["ratio"])
+    columns = ["sigma_ratio", "sigma_ratio_p05", "sigma_ratio_p95"]
+    found["first_block_ratio"] = apart(blocks.loc[0, columns].to_numpy(float), wanted["first_block"])
+    found["dense_block_ratio"] = apart(blocks.loc[1, columns].to_numpy(float), [1.0, 1.0, 1.0])
+    found["exact_effective_parameters"] = apart(comparison["effective_parameters"], wanted["effective_parameters"])
+    found["gradient_norm"] = apart(blocks["gradient_norm"], wanted["gradient_norm"])
+    found["newton_decrement"] = apart(blocks["newton_decrement"], wanted["newton_decrement"])
     for part in ("cov_flux", "cov_weights"):
         covariances, wanted = np.stack(stars[part].to_list()), np.array(first[part])
         # Star by star: a small covariance counts as much as a large one.

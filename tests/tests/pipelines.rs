@@ -91,7 +91,19 @@ fn quickstart_gives_error_bars_as_large_as_the_errors() {
     let lines = ended.stdout.lines().count();
     assert!(lines <= 50, "{lines} lines are more than a screen\n{ended}");
     assert!(!digests(&output).is_empty());
+    for said in [
+        "certificate: errors of the weights' part agree with exact within 5 % in the median, but not star by star",
+        "certificate: theta is no minimum",
+        "of exact",
+        "decrement",
+    ] {
+        assert!(ended.stdout.contains(said), "{said}\n{ended}");
+    }
     let report = fs::read_to_string(output.join("report.html")).unwrap();
+    assert!(
+        report.contains("Certificate: errors of the weights"),
+        "no certificate in the report"
+    );
     assert!(
         report.contains("<svg") && report.contains("h_ks"),
         "{} bytes of report",

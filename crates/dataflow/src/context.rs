@@ -23,7 +23,7 @@ use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::prior_choice::{self, PriorChoice};
 use crate::prior_facts::PriorPrecision;
-use crate::stage_state::{FitState, InvertState};
+use crate::stage_state::{FitCounts, FitState, InvertState};
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
 const PREFETCH_BYTES: usize = 64 << 20;
@@ -418,6 +418,15 @@ impl Context {
         self.label_scale.get().map(Vec::as_slice)
     }
 
+    /// What effective parameters cannot exceed, in words and in number.
+    pub(crate) fn effective_limit(&self, counts: &FitCounts) -> (&'static str, u64) {
+        match self.job.curvature.kind {
+            CurvatureKind::Ggn => ("labels x spectra", counts.in_sums * self.network.n_labels() as u64),
+            CurvatureKind::EmpiricalFisher => ("spectra", counts.in_sums),
+            CurvatureKind::Hessian => ("weights", self.network.n_weights() as u64),
+        }
+    }
+
     fn identity(&self) -> String {
         let job = &self.job;
         let mut hash = Sha256::new();
@@ -456,6 +465,7 @@ impl Context {
         add("precision", &format!("{:?}", job.compute.arithmetic.precision));
         add("batch", &job.compute.batch.to_string());
         add("group", &job.compute.group.to_string());
+        add("certificate", &format!("{:?}", job.certificate));
         add("holdout", &format!("{:?}", job.compute.holdout_fraction));
         hex(&hash.finalize())[..16].to_string()
     }

@@ -3,12 +3,12 @@
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureKind, KroneckerBases, Matrix, StructureKind};
 use fisherflow_network::Precision as Products;
 use fisherflow_posterior::{
-    BlockInfo, CellScatter, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, bases_from_matrices,
-    bases_matrices, hessian_from_matrices, hessian_matrices, precision_from_matrices,
+    BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
+    bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices, precision_from_matrices,
 };
 use fisherflow_store::{
-    BlockRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows,
-    MatrixRows, MatrixSet, PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
+    BlockRow, CertificateRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter,
+    MarginalRows, MatrixRows, MatrixSet, PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
@@ -251,21 +251,66 @@ pub(crate) fn write_marginal_variance(
 }
 
 /// Writes `posterior/blocks.parquet`.
-pub(crate) fn write_blocks(context: &Context, blocks: &[BlockInfo]) -> Result<WrittenFile, RunError> {
-    let row = |info: &BlockInfo| BlockRow {
-        layer: info.layers.join("+"),
-        structure: structure_name(info.structure).to_string(),
-        n_weights: info.n_weights,
-        n_spectra: info.n_spectra,
-        prior_precision: info.prior_precision,
-        log_det: info.log_det,
-        effective_parameters: info.effective_parameters,
-        condition: info.condition,
-        clipped_eigenvalues: info.clipped_eigenvalues,
-        jitter: info.jitter,
+pub(crate) fn write_blocks(
+    context: &Context,
+    blocks: &[BlockInfo],
+    certificate: Option<&Certificate>,
+) -> Result<WrittenFile, RunError> {
+    let row = |(at, info): (usize, &BlockInfo)| {
+        let own = certificate
+            .and_then(|certificate| certificate.blocks.get(at))
+            .cloned()
+            .unwrap_or_default();
+        let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
+        BlockRow {
+            layer: info.layers.join("+"),
+            structure: structure_name(info.structure).to_string(),
+            n_weights: info.n_weights,
+            n_spectra: info.n_spectra,
+            prior_precision: info.prior_precision,
+            log_det: info.log_det,
+            effective_parameters: info.effective_parameters,
+            condition: info.condition,
+            clipped_eigenvalues: info.clipped_eigenvalues,
+            jitter: info.jitter,
+            sigma_ratio: or_nan(own.sigma_ratio.map(|ratio| ratio.median)),
+            sigma_ratio_p05: or_nan(own.sigma_ratio.map(|ratio| ratio.p05)),
+            sigma_ratio_p95: or_nan(own.sigma_ratio.map(|ratio| ratio.p95)),
+            answer_error: or_nan(own.answer_error),
+            gradient_norm: or_nan(own.newton.map(|step| step.gradient_norm)),
+            newton_decrement: or_nan(own.newton.map(|step| step.decrement)),
+            verdict: own.verdict.join("; "),
+        }
     };
-    let rows: Vec<BlockRow> = blocks.iter().map(row).collect();
+    let rows: Vec<BlockRow> = blocks.iter().enumerate().map(row).collect();
     Ok(context.output.write_blocks(&rows, &metadata(context))?)
+}
+
+/// Writes `posterior/certificate.parquet`: the exact posterior of the subset first, then the structures compared with it.
+pub(crate) fn write_certificate(context: &Context, certificate: &Certificate) -> Result<WrittenFile, RunError> {
+    let mut rows = Vec::new();
+    if let Some(comparison) = &certificate.comparison {
+        rows.push(CertificateRow {
+            structure: "exact".to_owned(),
+            ratio_median: 1.0,
+            ratio_p05: 1.0,
+            ratio_p95: 1.0,
+            spearman: 1.0,
+            effective_parameters: comparison.effective_parameters,
+        });
+        rows.extend(comparison.structures.iter().map(|compared| {
+            let number = |value: fn(&SigmaRatio) -> f64| compared.ratio.as_ref().map_or(f64::NAN, value);
+            CertificateRow {
+                structure: compared.structure.clone(),
+                ratio_median: number(|ratio| ratio.median),
+                ratio_p05: number(|ratio| ratio.p05),
+                ratio_p95: number(|ratio| ratio.p95),
+                spearman: number(|ratio| ratio.spearman.unwrap_or(f64::NAN)),
+                effective_parameters: compared.effective_parameters,
+            }
+        }));
+    }
+    Ok(context.output.write_certificate(&rows, &metadata(context))?)
 }
 
 /// Writes `posterior/evidence.parquet`.

@@ -31,6 +31,8 @@ pub struct Job {
     pub calibration: Calibration,
     /// Arithmetic, batches and groups.
     pub compute: Compute,
+    /// What is checked of the error bars.
+    pub certificate: Certification,
     /// URI of the output.
     pub output: String,
     /// What to do where the output already holds another run.
@@ -153,6 +155,41 @@ pub struct Compute {
     pub memory: Option<u64>,
     /// URI of a folder, reachable by every process, for the tiles that memory has no room for; none: in the output.
     pub scratch: Option<String>,
+}
+
+/// What is checked of a run's error bars before they are given out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Certification {
+    /// Training spectra of the comparison with the exact posterior, about; 0: none.
+    pub spectra: u64,
+    /// Held-out stars compared on, about.
+    pub stars: u64,
+    /// Structures compared beside the run's own, each over all layers.
+    pub compare: Vec<StructureKind>,
+    /// Whether all training spectra are streamed once more, for the residual of the answers and the gradient at theta.
+    pub full_pass: bool,
+    /// Lanczos steps with the true Hessian of the comparison's spectra; 0: none.
+    pub hessian_steps: usize,
+}
+
+impl Default for Certification {
+    fn default() -> Self {
+        Self {
+            spectra: 2000,
+            stars: 200,
+            compare: Vec::new(),
+            full_pass: true,
+            hessian_steps: 0,
+        }
+    }
+}
+
+impl Certification {
+    /// Whether anything is checked at all.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.spectra > 0 || self.full_pass
+    }
 }
 
 /// What to do where the output already holds another run.

@@ -38,8 +38,8 @@ pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use interrupt::{Interrupt, Wish};
 pub use job::{
-    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, LowRankSettings,
-    NetworkSource, Noise, Predict, Prior, Progress, Stage,
+    Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
+    LowRankSettings, NetworkSource, Noise, Predict, Prior, Progress, Stage,
 };
 pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;

@@ -81,6 +81,14 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "held_out_pulls": summary.held_out_pulls,
         "effective_parameters": summary.effective_parameters,
         "blocks": summary.blocks,
+        "certificate": summary.certificate,
+        "certification": {
+            "spectra": job.certificate.spectra,
+            "stars": job.certificate.stars,
+            "compare": job.certificate.compare,
+            "full_pass": job.certificate.full_pass,
+            "hessian_steps": job.certificate.hessian_steps,
+        },
     });
     Ok(Manifest {
         version: Manifest::VERSION,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fisherflow_curvature::CurvatureKind;
-use fisherflow_posterior::{BlockInfo, CellScatter, LabelScale, Pulls, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
 use fisherflow_store::{Claim, Claimed, Manifest, StoreError, WrittenFile, now_utc};
 use serde::Serialize;
 
@@ -47,6 +47,8 @@ pub struct RunSummary {
     pub blocks: Vec<BlockInfo>,
     /// How many weights the data determine; `None` before `invert`.
     pub effective_parameters: Option<EffectiveParameters>,
+    /// How far the error bars may be trusted; `None` before `invert`, and where nothing was to be checked.
+    pub certificate: Option<Certificate>,
     /// C_intrinsic and what it was made of, label units; `None` before `predict`, or without labels.
     pub intrinsic: Option<ScatterEstimate>,
     /// C_intrinsic of each cell of label space, where it is cut into cells.
@@ -231,6 +233,7 @@ fn summary(
         prior: PriorFacts::of(context),
         blocks,
         effective_parameters,
+        certificate: found.certificate,
         intrinsic,
         intrinsic_cells,
         label_scale,
@@ -248,7 +251,14 @@ fn summary(
         seconds: 0.0,
     };
     if process == 0 && predicted.is_some() {
-        summary.files.push(files::write_blocks(context, &summary.blocks)?);
+        summary.files.push(files::write_blocks(
+            context,
+            &summary.blocks,
+            summary.certificate.as_ref(),
+        )?);
+        if let Some(certificate) = &summary.certificate {
+            summary.files.push(files::write_certificate(context, certificate)?);
+        }
         if let Some(choice) = context.prior_choice() {
             if !choice.evidence.is_empty() {
                 summary.files.push(files::write_evidence(context, &choice.evidence)?);

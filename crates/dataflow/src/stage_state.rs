@@ -1,7 +1,7 @@
 //! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
 
 use fisherflow_curvature::References;
-use fisherflow_posterior::{BlockInfo, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, Certificate, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
@@ -53,6 +53,13 @@ pub(crate) struct InvertState {
     pub(crate) prior: PriorChoice,
     pub(crate) blocks: Vec<BlockInfo>,
     pub(crate) files: Vec<WrittenFile>,
+}
+
+/// What the certificate found, between `invert` and `predict`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CertificateState {
+    pub(crate) run_id: String,
+    pub(crate) certificate: Certificate,
 }
 
 impl FitCounts {

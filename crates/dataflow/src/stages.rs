@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{CurvatureKind, References};
-use fisherflow_posterior::{ScatterEstimate, holdout_grid};
+use fisherflow_posterior::{Certificate, ScatterEstimate, holdout_grid};
 use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
@@ -14,15 +14,17 @@ use crate::passes::calibrate::Calibrated;
 use crate::passes::predict::Predicted;
 use crate::passes::products::Loss;
 use crate::passes::{
-    agree, calibrate, correction, curvature, holdout, invert, low_rank, population, predict, reference,
+    agree, calibrate, certify, correction, curvature, holdout, invert, low_rank, population, predict, reference, subset,
 };
-use crate::stage_state::{self, FitState, InvertState};
+use crate::stage_state::{self, CertificateState, FitState, InvertState};
 
 /// What the stages that ran found.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) fit: FitState,
     pub(crate) invert: Option<InvertState>,
+    /// `None` where nothing was to be checked.
+    pub(crate) certificate: Option<Certificate>,
     /// What held-out spectra show beyond the known parts, and the predictions.
     pub(crate) predict: Option<(Calibrated, Predicted)>,
 }
@@ -46,6 +48,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         return Ok(Found {
             fit,
             invert: None,
+            certificate: None,
             predict: None,
         });
     }
@@ -56,10 +59,17 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         _ => invert(worker, context, &fit)?,
     };
     context.take_over_prior(&inverted);
+    let certified = agree::left_by(worker, context, "certificate")?;
+    let certificate = match (stage, certified) {
+        (Stage::Run | Stage::Predict, Some(CertificateState { certificate, .. })) => Some(certificate),
+        _ if context.job.certificate.is_wanted() => Some(certificate(worker, context, &fit, &inverted)?),
+        _ => None,
+    };
     if stage == Stage::Invert {
         return Ok(Found {
             fit,
             invert: Some(inverted),
+            certificate,
             predict: None,
         });
     }
@@ -67,6 +77,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
     Ok(Found {
         fit,
         invert: Some(inverted),
+        certificate,
         predict: Some(predicted),
     })
 }
@@ -262,6 +273,41 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
 
 fn unknown_prior(context: &Context) -> RunError {
     RunError::Internal(format!("{:?} gives not every block its precision", context.job.prior))
+}
+
+/// How far the error bars may be trusted.
+fn certificate(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    fit: &FitState,
+    inverted: &InvertState,
+) -> Result<Certificate, RunError> {
+    context.load_posterior(inverted)?;
+    let noise = context.in_normalised_units(residual_covariance(context, fit.estimate.as_ref())?)?;
+    let all = share(worker, context, &context.fit.groups);
+    begin(worker, context, "subset", all);
+    let compared = subset::subset(worker, context, fit, inverted, &noise)?;
+    let mut checks = Vec::new();
+    if context.job.certificate.full_pass {
+        begin(worker, context, "certify", all);
+        checks = certify::certify(worker, context, fit.population.as_ref(), &compared.probes, &noise)?;
+    }
+    end(worker, context);
+    let certificate = Certificate::new(
+        &inverted.blocks,
+        context.effective_limit(&fit.counts).1 as f64,
+        (compared.comparison, compared.not_compared),
+        &checks,
+        compared.curvature,
+    );
+    if worker.index() == 0 {
+        let state = CertificateState {
+            run_id: context.run_id.clone(),
+            certificate: certificate.clone(),
+        };
+        stage_state::write(context, "certificate", &state)?;
+    }
+    Ok(certificate)
 }
 
 fn predict(

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
-    Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, LowRankSettings,
-    NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
+    Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
+    LowRankSettings, NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -89,6 +89,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             memory: None,
             scratch: None,
         },
+        certificate: Certification::default(),
         output: path(output),
         existing_output: ExistingOutput::Refuse,
         store: StoreOptions::default(),
@@ -125,8 +126,8 @@ fn workers_processes_and_stages_do_not_change_a_bit() {
     assert_eq!(one.fit.in_sums + one.fit.held_out, 330);
     assert_eq!(
         one.files.len(),
-        2 * 5 + 3 * 2 + 1,
-        "five groups, two blocks, and the table of blocks: {:#?}",
+        2 * 5 + 3 * 2 + 2,
+        "five groups, two blocks, the table of blocks and the certificate: {:#?}",
         one.files
     );
     same_bits_elsewhere(&one, |output| job(folder.path(), output, false));

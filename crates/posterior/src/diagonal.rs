@@ -8,11 +8,12 @@ use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::block_info::Certificate;
 use crate::captures::Wanted;
+use crate::certificate::diagonal_probes;
 use crate::contraction::covariance;
 use crate::elements::check_weights;
 use crate::matrices::single_layer;
 use crate::product::Scalar;
-use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
+use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// The variances of a layer's weights.
 pub(crate) struct DiagonalPrecision {
@@ -208,6 +209,10 @@ impl Precision for DiagonalPrecision {
             Factor::Diagonal,
             self.variance.clone(),
         )]
+    }
+
+    fn probes(&self, plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        diagonal_probes(self, plan, stars)
     }
 
     fn info(&self) -> &BlockInfo {

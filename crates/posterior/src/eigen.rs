@@ -69,6 +69,15 @@ pub(crate) fn decompose(
     })
 }
 
+/// Ascending eigenvalues, and eigenvectors `[n, n]` row-major, one a column, of any symmetric matrix of which one triangle is read.
+pub(crate) fn symmetric(matrix: &Matrix, block: &str) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
+    let n = matrix.rows;
+    let mut vectors = vec![0.0; n * n];
+    let values = split(matrix, Some(&mut vectors), block, Factor::Dense, 1)?;
+    transpose_square(&mut vectors, n);
+    Ok((values, vectors))
+}
+
 /// The eigenvalues alone of a symmetric matrix of which one triangle is read.
 pub(crate) fn eigenvalues(
     matrix: &Matrix,

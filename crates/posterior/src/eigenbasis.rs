@@ -66,6 +66,14 @@ impl Eigenbasis {
         }
     }
 
+    /// The factors' eigenvalues `s` and `t` and the number of terms that divides their product; `None` where the eigenvalues are no product.
+    pub(crate) fn factors(&self) -> Option<(&[f64], &[f64], u64)> {
+        match &self.eigenvalues {
+            Eigenvalues::Product { s, t, n_terms } => Some((s, t, *n_terms)),
+            Eigenvalues::Corrected(_) => None,
+        }
+    }
+
     /// The number of terms that divides the product of the factors; `None` where the eigenvalues are no such product.
     pub(crate) fn n_terms(&self) -> Option<u64> {
         match &self.eigenvalues {

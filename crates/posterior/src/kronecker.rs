@@ -21,12 +21,13 @@ use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::block_info::Certificate;
 use crate::captures::{Sides, Wanted};
+use crate::certificate::kronecker_probes;
 use crate::contraction::covariance;
 use crate::eigenbasis::Eigenbasis;
 use crate::elements::{check_weights, in_eigenbases};
 use crate::matrices::single_layer;
 use crate::product::{Scalar, product, rows};
-use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision};
+use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// How many rows of squared eigenvectors the marginal variance holds at a time.
 const MARGINAL_ROWS: usize = 256;
@@ -229,6 +230,20 @@ impl Precision for KroneckerPrecision {
 
     fn inverse_matrices(&self) -> Vec<NamedMatrix> {
         self.eigenbasis.matrices(&self.shape.name)
+    }
+
+    fn probes(&self, _plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        let wanted = Wanted {
+            index: self.index,
+            shape: &self.shape,
+        };
+        kronecker_probes(
+            &wanted,
+            &self.eigenbasis,
+            self.info.prior_precision,
+            stars,
+            self.threads,
+        )
     }
 
     fn info(&self) -> &BlockInfo {

@@ -10,6 +10,7 @@
 
 mod block_info;
 mod captures;
+mod certificate;
 mod contraction;
 mod cost;
 mod dense;
@@ -58,6 +59,10 @@ mod queries;
 mod refusals;
 
 pub use block_info::{BlockInfo, LowRankFacts};
+pub use certificate::{
+    BlockCertificate, Certificate, ComparedStructure, Comparison, CurvatureShare, NewtonStep, Probe, ProbeSums,
+    SigmaRatio, Subset, curvature_share, newton_step, verdict,
+};
 pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
 pub use dual::{
     DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_marginal_variance, dual_posterior,

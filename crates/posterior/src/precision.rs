@@ -1,10 +1,11 @@
 //! What a block's posterior can do, whichever structure holds it.
 
-use fisherflow_curvature::Matrix;
+use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_network::LayerCapture;
 
+use crate::certificate::of_weights;
 use crate::elements::by_solving;
-use crate::{BlockInfo, NamedMatrix, PosteriorError};
+use crate::{BlockInfo, NamedMatrix, PosteriorError, Probe};
 
 /// The posterior precision `P = H + delta I` of one block of weights, factored.
 ///
@@ -47,6 +48,15 @@ pub trait Precision: Send + Sync {
     /// What `posterior/inverse/` holds, enough for [`precision_from_matrices`](crate::precision_from_matrices) to build this again, so
     /// that it answers bit for bit the same.
     fn inverse_matrices(&self) -> Vec<NamedMatrix>;
+
+    /// What shows, once it has met the training spectra, how far arithmetic has put the variances of some stars off: see [`Probe`]. `stars`
+    /// are captures of all layers. Empty where the structure has no such check.
+    ///
+    /// # Errors
+    /// As [`covariance_of`](Self::covariance_of).
+    fn probes(&self, plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        of_weights(self, plan, stars)
+    }
 
     /// Size, determinant, effective parameters, condition, and what was repaired.
     fn info(&self) -> &BlockInfo;

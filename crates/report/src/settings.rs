@@ -31,6 +31,9 @@ pub(crate) struct Settings {
     /// The prior precision; none in outputs of versions that did not say.
     #[serde(default)]
     pub prior: Option<Prior>,
+    /// How far the error bars may be trusted; none where nothing was checked.
+    #[serde(default)]
+    pub certificate: Option<Certificate>,
     /// How C_intrinsic came about; none without labels.
     #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
@@ -144,6 +147,56 @@ pub(crate) struct Evidence {
     pub at_edge: bool,
 }
 
+/// How far the error bars may be trusted.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Certificate {
+    /// Against the exact posterior.
+    #[serde(default)]
+    pub comparison: Option<Comparison>,
+    /// What follows, in words.
+    #[serde(default)]
+    pub verdict: Vec<String>,
+}
+
+/// Structures against the exact posterior of some training spectra.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Comparison {
+    /// Training spectra.
+    pub n_spectra: u64,
+    /// Stars.
+    pub n_stars: u64,
+    /// Of the exact posterior.
+    pub effective_parameters: f64,
+    /// What effective parameters cannot exceed.
+    pub effective_limit: f64,
+    /// The run's own first.
+    pub structures: Vec<ComparedStructure>,
+}
+
+/// A structure against the exact posterior.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct ComparedStructure {
+    /// `run`, or a name.
+    pub structure: String,
+    /// Of standard deviations.
+    pub ratio: Option<SigmaRatio>,
+    /// `gamma`.
+    pub effective_parameters: f64,
+}
+
+/// Quantiles over stars and labels.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct SigmaRatio {
+    /// The middle.
+    pub median: f64,
+    /// 5 % are smaller.
+    pub p05: f64,
+    /// 5 % are larger.
+    pub p95: f64,
+    /// Rank correlation.
+    pub spearman: Option<f64>,
+}
+
 /// Means over held-out spectra, `[K, K]` each, label units squared.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Budget {
@@ -164,8 +217,9 @@ pub(crate) struct Budget {
 }
 
 /// Settings that have sections of their own.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 8] = [
     "blocks",
+    "certificate",
     "effective_parameters",
     "held_out_pulls",
     "intrinsic_cells",

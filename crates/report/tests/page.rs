@@ -144,6 +144,13 @@ impl Synthetic {
             condition: 1e9,
             clipped_eigenvalues: 17,
             jitter: f64::NAN,
+            sigma_ratio: 0.57,
+            sigma_ratio_p05: 0.42,
+            sigma_ratio_p95: 0.72,
+            answer_error: 3e-7,
+            gradient_norm: 12.0,
+            newton_decrement: 2.5,
+            verdict: "too small".to_owned(),
         };
         let file = self.output.write_blocks(&[block], &FileMetadata::default()).unwrap();
         self.files.push(file);

@@ -38,6 +38,20 @@ pub struct BlockRow {
     pub clipped_eigenvalues: u64,
     /// What was added to the diagonal to make it factorise.
     pub jitter: f64,
+    /// Its standard deviations over the exact ones of the same weights on a subset: the median over stars and labels.
+    pub sigma_ratio: f64,
+    /// The same: 5 % are smaller.
+    pub sigma_ratio_p05: f64,
+    /// The same: 5 % are larger.
+    pub sigma_ratio_p95: f64,
+    /// Largest relative error of a probed variance from arithmetic.
+    pub answer_error: f64,
+    /// Norm of the gradient of the loss with the prior, normalised label units.
+    pub gradient_norm: f64,
+    /// `sqrt(g^T P^-1 g)`: posterior standard deviations to the minimum.
+    pub newton_decrement: f64,
+    /// What follows, in words; empty where there is nothing to say.
+    pub verdict: String,
 }
 
 pub(crate) fn write_blocks(
@@ -59,6 +73,13 @@ pub(crate) fn write_blocks(
         number("condition"),
         count("clipped_eigenvalues"),
         number("jitter"),
+        number("sigma_ratio"),
+        number("sigma_ratio_p05"),
+        number("sigma_ratio_p95"),
+        number("answer_error"),
+        number("gradient_norm"),
+        number("newton_decrement"),
+        Field::new("verdict", DataType::Utf8, false),
     ]));
     let mut out = ParquetOut::create(stores, output, BLOCKS, &schema, metadata)?;
     let texts =
@@ -84,6 +105,13 @@ pub(crate) fn write_blocks(
         numbers(|row| row.condition),
         counts(|row| row.clipped_eigenvalues),
         numbers(|row| row.jitter),
+        numbers(|row| row.sigma_ratio),
+        numbers(|row| row.sigma_ratio_p05),
+        numbers(|row| row.sigma_ratio_p95),
+        numbers(|row| row.answer_error),
+        numbers(|row| row.gradient_norm),
+        numbers(|row| row.newton_decrement),
+        texts(|row| &row.verdict),
     ];
     let batch = out.batch(&schema, columns)?;
     out.write(&batch)?;
@@ -121,6 +149,11 @@ fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Resu
                 .ok_or_else(|| unlike(name))?;
             Ok::<_, StoreError>(if array.is_null(row) { f64::NAN } else { array.value(row) })
         };
+        // Outputs of before there were certificates lack these columns.
+        let later = |name: &str| match batch.column_by_name(name) {
+            Some(_) => number(name),
+            None => Ok(f64::NAN),
+        };
         rows.push(BlockRow {
             layer: text("layer")?,
             structure: text("structure")?,
@@ -132,6 +165,16 @@ fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Resu
             condition: number("condition")?,
             clipped_eigenvalues: count("clipped_eigenvalues")?,
             jitter: number("jitter")?,
+            sigma_ratio: later("sigma_ratio")?,
+            sigma_ratio_p05: later("sigma_ratio_p05")?,
+            sigma_ratio_p95: later("sigma_ratio_p95")?,
+            answer_error: later("answer_error")?,
+            gradient_norm: later("gradient_norm")?,
+            newton_decrement: later("newton_decrement")?,
+            verdict: match batch.column_by_name("verdict") {
+                Some(_) => text("verdict")?,
+                None => String::new(),
+            },
         });
     }
     Ok(())

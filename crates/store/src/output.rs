@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::blocks::{BLOCKS, read_blocks, write_blocks};
 use crate::catalogue::hex;
+use crate::certificate::{CertificateRow, write_certificate};
 use crate::evidence::write_evidence;
 use crate::failure::Action;
 use crate::flux_part::{flux_part_path, read_flux_part};
@@ -338,6 +339,18 @@ impl Output {
         metadata: &FileMetadata,
     ) -> Result<WrittenFile, StoreError> {
         write_intrinsic(&self.stores, &self.uri, labels, rows, metadata)
+    }
+
+    /// Writes `posterior/certificate.parquet`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_certificate(
+        &self,
+        rows: &[CertificateRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        write_certificate(&self.stores, &self.uri, rows, metadata)
     }
 
     /// Reads `posterior/blocks.parquet`.

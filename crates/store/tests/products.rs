@@ -245,6 +245,13 @@ fn weights_blocks_and_stages_come_back() {
         condition: 1e6,
         clipped_eigenvalues: 1,
         jitter: 0.0,
+        sigma_ratio: 0.57,
+        sigma_ratio_p05: 0.42,
+        sigma_ratio_p95: 0.72,
+        answer_error: 3e-7,
+        gradient_norm: 12.0,
+        newton_decrement: 2.5,
+        verdict: "too small".to_owned(),
     };
     output
         .write_blocks(std::slice::from_ref(&block), &FileMetadata::default())

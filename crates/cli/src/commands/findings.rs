@@ -23,6 +23,7 @@ pub struct Findings {
     effective_parameters: Option<Effective>,
     prior: Option<Prior>,
     blocks: Vec<Block>,
+    certificate: Option<Certificate>,
 }
 
 /// The labels.
@@ -95,6 +96,34 @@ struct Holdout {
     n_spectra: u64,
 }
 
+/// How far the error bars may be trusted.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct Certificate {
+    blocks: Vec<BlockCertificate>,
+    verdict: Vec<String>,
+    newton: Option<Newton>,
+}
+
+/// The same of a block.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct BlockCertificate {
+    sigma_ratio: Option<SigmaRatio>,
+    answer_error: Option<f64>,
+    newton: Option<Newton>,
+}
+
+/// Standard deviations over exact ones.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct SigmaRatio {
+    median: f64,
+}
+
+/// How far the minimum of the loss is.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Newton {
+    decrement: f64,
+}
+
 /// A block of the Hessian.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Block {
@@ -121,6 +150,7 @@ impl Findings {
             "effective_parameters": done.effective_parameters,
             "prior": done.prior,
             "blocks": done.blocks,
+            "certificate": done.certificate,
         });
         Self::of_settings(settings)
     }
@@ -161,6 +191,12 @@ impl Findings {
             }
             for line in self.prior.iter().flat_map(Prior::lines) {
                 page.line(line);
+            }
+        }
+        if let Some(certificate) = self.certificate.as_ref().filter(|found| !found.verdict.is_empty()) {
+            page.gap();
+            for verdict in &certificate.verdict {
+                page.line(format!("certificate: {verdict}"));
             }
         }
     }
@@ -237,8 +273,12 @@ impl Findings {
             "effective",
             "log det",
             "condition",
+            "of exact",
+            "rounding",
+            "decrement",
         ]);
-        for block in &self.blocks {
+        for (at, block) in self.blocks.iter().enumerate() {
+            let own = self.certificate.as_ref().and_then(|found| found.blocks.get(at));
             grid.row(vec![
                 block.layers.join("+"),
                 block.structure.clone(),
@@ -247,6 +287,12 @@ impl Findings {
                 block.effective_parameters.map_or("-".to_owned(), |x| format!("{x:.1}")),
                 block.log_det.map_or("-".to_owned(), |x| format!("{x:.1}")),
                 block.condition.map_or("-".to_owned(), |x| format!("{x:.1e}")),
+                own.and_then(|own| own.sigma_ratio)
+                    .map_or("-".to_owned(), |ratio| format!("{:.2}", ratio.median)),
+                own.and_then(|own| own.answer_error)
+                    .map_or("-".to_owned(), |x| format!("{x:.0e}")),
+                own.and_then(|own| own.newton)
+                    .map_or("-".to_owned(), |newton| format!("{:.1}", newton.decrement)),
             ]);
         }
         grid
@@ -311,6 +357,8 @@ mod tests {
             "noise_estimate": { "covariance": [400.0], "mean_flux": [0.0], "mean_weights": [0.0], "n_spectra": 52, "clipped": 0 },
             "intrinsic_estimate": null,
             "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+            "certificate": { "blocks": [{ "sigma_ratio": { "median": 0.917 }, "answer_error": 2e-7, "newton": null }],
+                "verdict": ["errors are small"], "newton": null },
             "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7,
                 "effective_parameters": 3.5, "log_det": 12.25, "condition": 1e4 }],
         });
@@ -324,12 +372,13 @@ mod tests {
         assert!(lines[2].contains("52 held-out spectra"));
         assert_eq!(
             lines[5],
-            "a+b    full             7      -        3.5     12.2      1.0e4"
+            "a+b    full             7      -        3.5     12.2      1.0e4      0.92      2e-7          -"
         );
         assert_eq!(
             lines[6],
             "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
         );
+        assert_eq!(lines.last().unwrap(), "certificate: errors are small");
         let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
         assert_eq!(
             Findings::of_settings(given).prior.unwrap().lines(),

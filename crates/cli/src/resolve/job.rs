@@ -66,6 +66,7 @@ pub fn job(
             memory: curvature.memory,
             scratch: scratch.clone(),
         },
+        certificate: run_file.certificate.clone(),
         network,
         catalogue: fit,
         predict,

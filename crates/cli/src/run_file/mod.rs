@@ -4,6 +4,7 @@
 //! it into what is meant. Every error says file, line, key, what is expected and what to do.
 
 mod catalogue;
+mod certificate;
 mod compute;
 mod curvature;
 mod entry;
@@ -22,6 +23,7 @@ mod train;
 
 use std::path::Path;
 
+use fisherflow_dataflow::Certification;
 use fisherflow_network::train::Recipe;
 use fisherflow_spectra::FluxError;
 
@@ -53,6 +55,7 @@ const KEYS: &[&str] = &[
     "noise",
     "prior",
     "compute",
+    "certificate",
     "output",
     "train",
 ];
@@ -67,6 +70,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("noise", noise::KEYS),
     ("prior", prior::KEYS),
     ("compute", compute::KEYS),
+    ("certificate", certificate::KEYS),
     ("output", output::KEYS),
     ("train", train::KEYS),
 ];
@@ -90,6 +94,8 @@ pub struct RunFile {
     pub prior: Option<PriorTable>,
     /// `[compute]`; left out: f32, batches of 512, one thread, groups of 4,096.
     pub compute: ComputeTable,
+    /// `[certificate]`; left out: a comparison on about 2,000 training spectra, and a pass over all of them.
+    pub certificate: Certification,
     /// `[output]`; training does without.
     pub output: Option<OutputTable>,
     /// `[train]`; only training needs it.
@@ -175,6 +181,9 @@ impl RunFile {
             compute: tables
                 .optional("compute", compute::KEYS)?
                 .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t))?,
+            certificate: tables
+                .optional("certificate", certificate::KEYS)?
+                .map_or_else(|| Ok(Certification::default()), |t| certificate::read(&t))?,
             output: tables
                 .optional("output", output::KEYS)?
                 .map(|t| OutputTable::read(&t))

@@ -53,17 +53,7 @@ impl Differentiated {
             return Ok(captures.clone());
         }
         let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-        let Some(device) = captures.first().map(|capture| capture.input.device().clone()) else {
-            return Ok(Vec::new());
-        };
-        let tensor = || {
-            let rows = Tensor::from_slice(&rows, rows.len(), &device)?;
-            captures
-                .iter()
-                .map(|capture| capture.select(&rows))
-                .collect::<candle_core::Result<Vec<_>>>()
-        };
-        tensor().map_err(|error| RunError::Internal(error.to_string()))
+        select(captures, &rows)
     }
 
     /// The labels' own covariances of some rows, `[n, K, K]`, in the catalogue's units.
@@ -79,13 +69,23 @@ impl Differentiated {
     }
 }
 
-/// Replaces masked pixels, then runs one forward and K backward passes at once.
-pub(crate) fn differentiate(
-    context: &Context,
-    population: Option<&PixelPopulation>,
-    mut batch: SpectrumBatch,
-    input_jacobian: InputJacobian,
-) -> Result<Rc<Differentiated>, RunError> {
+/// The captures of some spectra, in that order.
+pub(crate) fn select(captures: &[LayerCapture], rows: &[u32]) -> Result<Vec<LayerCapture>, RunError> {
+    let Some(device) = captures.first().map(|capture| capture.input.device().clone()) else {
+        return Ok(Vec::new());
+    };
+    let tensor = || {
+        let rows = Tensor::from_slice(rows, rows.len(), &device)?;
+        captures
+            .iter()
+            .map(|capture| capture.select(&rows))
+            .collect::<candle_core::Result<Vec<_>>>()
+    };
+    tensor().map_err(|error| RunError::Internal(error.to_string()))
+}
+
+/// Replaces masked pixels with what the population has there.
+pub(crate) fn impute(population: Option<&PixelPopulation>, batch: &mut SpectrumBatch) -> Result<(), RunError> {
     if let Some(population) = population {
         batch.impute(population)?;
     } else if batch.flags.iter().any(|flags| flags.contains(RowFlags::PIXELS_MASKED)) {
@@ -94,6 +94,17 @@ pub(crate) fn differentiate(
             batch.shard.row_group, batch.shard.object.path
         )));
     }
+    Ok(())
+}
+
+/// Replaces masked pixels, then runs one forward and K backward passes at once.
+pub(crate) fn differentiate(
+    context: &Context,
+    population: Option<&PixelPopulation>,
+    mut batch: SpectrumBatch,
+    input_jacobian: InputJacobian,
+) -> Result<Rc<Differentiated>, RunError> {
+    impute(population, &mut batch)?;
     let network = &context.network;
     let flux = network.flux_tensor(&batch.flux)?;
     let forward = network.forward(&flux)?;

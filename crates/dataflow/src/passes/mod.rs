@@ -10,12 +10,15 @@
 //! factor      tiles           -> the factor of a dual block's Gram matrix, its rows in posterior/inverse     (only where there is one)
 //! holdout     held-out rows   -> their likelihood over prior precisions, and the best   (only where the prior is chosen by it)
 //! invert      blocks          -> posterior/inverse, posterior/marginal_variance
+//! subset      chosen rows     -> against the exact posterior; what the next streams (unless both are switched off)
+//! certify     training rows   -> the residual of the answers, the gradient at theta
 //! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
 //! predict     rows to predict -> predictions/, jacobians/
 //! ```
 
 pub(crate) mod agree;
 pub(crate) mod calibrate;
+pub(crate) mod certify;
 pub(crate) mod correction;
 pub(crate) mod curvature;
 pub(crate) mod dual;
@@ -26,6 +29,7 @@ pub(crate) mod population;
 pub(crate) mod predict;
 pub(crate) mod products;
 pub(crate) mod reference;
+pub(crate) mod subset;
 pub(crate) mod weight_jacobian;
 
 pub(crate) mod differentiated;

@@ -37,6 +37,7 @@ pub use gram::{WholeGram, gram_tile};
 pub use layout::{DualFacts, DualLayout};
 pub use marginal::dual_marginal_variance;
 pub use precision::DualPrecision;
+pub(crate) use precision::times_weights;
 pub(crate) use stored::from_matrices;
 pub use substitution::trace_of_inverse;
 pub use tiles::OpenTile;

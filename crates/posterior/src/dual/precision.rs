@@ -163,8 +163,8 @@ impl Precision for DualPrecision {
     }
 }
 
-/// `J v`: `g . (W a + b)` over the layers' `[W | b]` of v.
-fn times_weights(rows: &WeightJacobian, v: &[f64], threads: usize) -> Vec<f64> {
+/// `J v`, `[N K]`: `g . (W a + b)` over the layers' `[W | b]` of v.
+pub(crate) fn times_weights(rows: &WeightJacobian, v: &[f64], threads: usize) -> Vec<f64> {
     let k = rows.n_labels();
     let mut sums = vec![0.0; rows.n_rows()];
     let mut rest = v;

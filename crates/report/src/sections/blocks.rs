@@ -6,6 +6,7 @@ use crate::findings::Findings;
 use crate::html::{Cell, paragraph, table, warning};
 use crate::numbers::{count, counted, significant};
 use crate::settings::Precision;
+use crate::settings::SigmaRatio;
 
 /// The section.
 pub(crate) fn blocks(findings: &Findings) -> String {
@@ -24,8 +25,13 @@ pub(crate) fn blocks(findings: &Findings) -> String {
         "condition",
         "clipped",
         "jitter",
+        "sigma / exact",
+        "error of arithmetic",
+        "gradient",
+        "Newton decrement",
+        "verdict",
     ];
-    table(&header, &rows) + &effective(findings) + &prior(findings) + &noise(findings)
+    table(&header, &rows) + &certificate(findings) + &effective(findings) + &prior(findings) + &noise(findings)
 }
 
 fn block(block: &BlockRow) -> Vec<Cell> {
@@ -40,7 +46,61 @@ fn block(block: &BlockRow) -> Vec<Cell> {
         Cell::Number(significant(block.condition, 3)),
         Cell::Number(count(block.clipped_eigenvalues)),
         Cell::Number(significant(block.jitter, 2)),
+        Cell::Number(ratio(block.sigma_ratio, block.sigma_ratio_p05, block.sigma_ratio_p95)),
+        Cell::Number(significant(block.answer_error, 1)),
+        Cell::Number(significant(block.gradient_norm, 3)),
+        Cell::Number(significant(block.newton_decrement, 3)),
+        Cell::text(block.verdict.as_str()),
     ]
+}
+
+/// `0.57 (0.42 to 0.72)`: the median, and 5 to 95 %.
+fn ratio(median: f64, p05: f64, p95: f64) -> String {
+    if median.is_nan() {
+        return significant(median, 2);
+    }
+    format!("{median:.2} ({p05:.2} to {p95:.2})")
+}
+
+/// How far the error bars may be trusted: the verdicts, and every structure compared with the exact posterior.
+fn certificate(findings: &Findings) -> String {
+    let Some(certificate) = &findings.settings.certificate else {
+        return String::new();
+    };
+    let mut html: String = certificate
+        .verdict
+        .iter()
+        .map(|verdict| paragraph(&format!("Certificate: {verdict}.")))
+        .collect();
+    if let Some(compared) = &certificate.comparison {
+        let row = |name: &str, found: Option<SigmaRatio>, effective: f64| {
+            vec![
+                Cell::text(name),
+                Cell::Number(found.map_or_else(|| significant(f64::NAN, 2), |r| ratio(r.median, r.p05, r.p95))),
+                Cell::Number(significant(found.and_then(|r| r.spearman).unwrap_or(f64::NAN), 3)),
+                Cell::Number(significant(effective, 4)),
+            ]
+        };
+        let mut rows = vec![row("exact", None, compared.effective_parameters)];
+        rows.extend(
+            compared
+                .structures
+                .iter()
+                .map(|s| row(&s.structure, s.ratio, s.effective_parameters)),
+        );
+        html += &table(
+            &["structure", "sigma / exact", "rank correlation", "effective parameters"],
+            &rows,
+        );
+        html += &paragraph(&format!(
+            "Standard deviations of the weights' part over those of the exact posterior of all weights, both of {} training spectra, for {}: \
+             median (5 to 95 %) over stars and labels. At most {} parameters can be determined by them.",
+            count(compared.n_spectra),
+            counted(compared.n_stars, "star", "stars"),
+            significant(compared.effective_limit, 4)
+        ));
+    }
+    html
 }
 
 /// Effective parameters against what labels and spectra can determine.

@@ -1,7 +1,7 @@
 //! What is read: every key, the defaults, and the reference that documents them.
 
 use fisherflow_curvature::{BlockOptions, StructureKind, WeightSharing};
-use fisherflow_dataflow::Prior;
+use fisherflow_dataflow::{Certification, Prior};
 use fisherflow_network::{Activation, Precision};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
 use fisherflow_store::OnBadObject;
@@ -119,6 +119,38 @@ fn noise_may_be_of_photons_too_and_differ_from_cell_to_cell() {
         noise.intrinsic_bins,
         bins.map(|(label, edges)| (label.to_owned(), edges))
     );
+}
+
+#[test]
+fn a_certificate_is_made_unless_it_is_switched_off() {
+    let certificate = |said: &str| parse(&format!("{LEAST}[certificate]\n{said}\n"));
+    let left_out = parse(LEAST).unwrap().certificate;
+    assert_eq!(left_out, Certification::default());
+    assert_eq!(
+        (left_out.spectra, left_out.stars, left_out.full_pass),
+        (2000, 200, true)
+    );
+    let given = certificate(
+        "spectra = 0\nstars = 9\ncompare = [\"kfac\", \"diagonal\"]\nfull_pass = false\nhessian_steps = 30",
+    );
+    let expected = Certification {
+        spectra: 0,
+        stars: 9,
+        compare: vec![StructureKind::Kfac, StructureKind::Diagonal],
+        full_pass: false,
+        hessian_steps: 30,
+    };
+    assert!(!expected.is_wanted());
+    assert_eq!(given.unwrap().certificate, expected);
+    for (wrong, said) in [
+        ("stars = 0", "expected an integer of at least 1"),
+        ("compare = [\"full\"]", "certificate.compare[0]"),
+        ("compare = [\"kfac\", \"kfac\"]", "names \"kfac\" twice"),
+        ("spectrum = 3", "spectra"),
+    ] {
+        let error = certificate(wrong).unwrap_err();
+        assert!(error.contains(said), "{wrong}: {error}");
+    }
 }
 
 #[test]

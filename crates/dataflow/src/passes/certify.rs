@@ -1,0 +1,150 @@
+//! Certify pass: every training spectrum once more, against the answers: the residual of what the posterior said of a few stars, and the gradient
+//! of the loss at theta.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fisherflow_curvature::{
+    CurvatureKind, LabelPrecision, ProductSums, WeightJacobian, add_gradient, gradient_captures,
+};
+use fisherflow_posterior::{NewtonStep, Probe, ProbeSums, newton_step};
+use fisherflow_spectra::PixelPopulation;
+use serde::{Deserialize, Serialize};
+use timely::worker::Worker;
+
+use super::curvature::own_covariance;
+use super::differentiated::{Differentiated, differentiate};
+use super::{run, spectra};
+use crate::context::Context;
+use crate::error::RunError;
+use crate::operators::{Accumulate, Conclude, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+
+/// The largest relative error of a block's probed variances, and its part of the gradient: each where it is known.
+pub(crate) type BlockCheck = (Option<f64>, Option<NewtonStep>);
+
+/// Checks every block with its probes; `noise`: `[K, K]`, normalised label units.
+pub(crate) fn certify(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    population: Option<&PixelPopulation>,
+    probes: &[Vec<Probe>],
+    noise: &[f64],
+) -> Result<Vec<BlockCheck>, RunError> {
+    let probes: Arc<[Vec<Probe>]> = probes.into();
+    let checks = run(worker, context, |scope, probe| {
+        let (deriving, population) = (Arc::clone(context), population.cloned());
+        let (concluding, asked) = (Arc::clone(context), Arc::clone(&probes));
+        Ok(spectra(scope, context, |context| &context.fit)
+            .differentiate(&context.faults, move |batch| {
+                differentiate(&deriving, population.as_ref(), batch, deriving.jacobian_of_sums())
+            })
+            .accumulate("Certify", &context.faults, Fold::new(context, probes, noise))
+            .reduce_in_group_order(&context.faults, |total: &mut BlockSums, group| {
+                total.probes.merge(&group.probes);
+                match (&mut total.fit, group.fit) {
+                    (Some(total), Some(group)) => Ok(total.merge(&group)?),
+                    _ => Ok(()),
+                }
+            })
+            .conclude("Check", &context.faults, move |block, sums| {
+                check(&concluding, block as usize, &asked[block as usize], &sums)
+            })
+            .gather(probe))
+    })?;
+    Ok(checks.take().into_values().collect())
+}
+
+/// What streams past a block.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct BlockSums {
+    probes: ProbeSums,
+    /// `sum_n J_n^T Lam_n r_n`; `None` without labels.
+    fit: Option<ProductSums>,
+}
+
+struct Fold {
+    context: Arc<Context>,
+    probes: Arc<[Vec<Probe>]>,
+    noise: Vec<f64>,
+    sums: Vec<BlockSums>,
+}
+
+impl Fold {
+    fn new(context: &Arc<Context>, probes: Arc<[Vec<Probe>]>, noise: &[f64]) -> Self {
+        Self {
+            context: Arc::clone(context),
+            probes,
+            noise: noise.to_vec(),
+            sums: empty(context),
+        }
+    }
+}
+
+fn empty(context: &Context) -> Vec<BlockSums> {
+    let labelled = !context.job.catalogue.columns.labels.is_empty();
+    let sums = context.blocks.iter().map(|plan| BlockSums {
+        probes: ProbeSums::default(),
+        fit: labelled.then(|| ProductSums::empty(&plan.layers, &plan.shapes, 1)),
+    });
+    sums.collect()
+}
+
+impl GroupFold<Rc<Differentiated>> for Fold {
+    type Output = BlockSums;
+
+    fn add(&mut self, _group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
+        let context = &self.context;
+        let training: Vec<usize> = (0..all.batch.n_rows())
+            .filter(|&row| context.is_in_sums(&all.batch, row))
+            .collect();
+        if training.is_empty() {
+            return Ok(());
+        }
+        let threads = context.network.arithmetic().threads;
+        let captures = all.captures_of(&training)?;
+        let own = own_covariance(context, &all, &training)?;
+        let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), training.len())?;
+        let residuals = all.normalised_residuals_of(&training, &context.network.labels().scale);
+        let gradients = match context.job.curvature.kind {
+            CurvatureKind::EmpiricalFisher => Some((
+                gradient_captures(&captures, &precision, &residuals)?,
+                LabelPrecision::constant(&[1.0], training.len())?,
+            )),
+            CurvatureKind::Ggn | CurvatureKind::Hessian => None,
+        };
+        let (summed, weights) = gradients
+            .as_ref()
+            .map_or((&captures, &precision), |(captures, one)| (captures, one));
+        for ((plan, probes), sums) in context.blocks.iter().zip(self.probes.iter()).zip(&mut self.sums) {
+            if !probes.is_empty() {
+                let rows = WeightJacobian::new(plan, summed, weights)?;
+                sums.probes.accumulate(plan, probes, &rows, threads)?;
+            }
+            if let Some(fit) = &mut sums.fit {
+                add_gradient(&captures, &precision, &residuals, fit, threads)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, BlockSums)>, RunError> {
+        let sums = std::mem::replace(&mut self.sums, empty(&self.context));
+        Ok((0..).zip(sums).collect())
+    }
+}
+
+/// A block's answers against all spectra.
+fn check(context: &Context, block: usize, probes: &[Probe], sums: &BlockSums) -> Result<BlockCheck, RunError> {
+    let newton = match &sums.fit {
+        None => None,
+        Some(fit) => {
+            let mut theta = Vec::new();
+            for &layer in &context.blocks[block].layers {
+                theta.extend(context.network.weights_and_biases(layer)?);
+            }
+            let posterior = context.posterior()?;
+            Some(newton_step(posterior[block].as_ref(), &fit.products()?, &theta)?)
+        }
+    };
+    Ok((sums.probes.largest_error(probes), newton))
+}

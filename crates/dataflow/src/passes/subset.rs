@@ -1,0 +1,373 @@
+//! Subset pass: some training spectra and some stars come to one worker, which compares the run's structures with the exact posterior there, and
+//! prepares what the certify pass streams.
+//!
+//! Which rows: evenly spaced over the catalogue, by their position alone. Stars are rows held out from the sums; where none is, training rows.
+//! In memory of that worker: the chosen spectra, and what [`Subset`] says.
+
+use std::sync::Arc;
+
+use fisherflow_curvature::{
+    CurvatureKind, LabelPrecision, ProductSums, References, StructureKind, add_hessian_products, gradient_captures,
+};
+use fisherflow_network::{Backward, Forward, InputJacobian, LayerCapture, WeightDirections};
+use fisherflow_posterior::{
+    Comparison, CurvatureShare, PosteriorError, Probe, Subset, curvature_share, flux_covariance,
+};
+use fisherflow_spectra::{PixelPopulation, SpectrumBatch};
+use serde::{Deserialize, Serialize};
+use timely::worker::Worker;
+
+use super::differentiated::impute;
+use super::{run, spectra};
+use crate::context::Context;
+use crate::error::RunError;
+use crate::operators::{Accumulate, Conclude, Gather, GroupFold, ReduceInGroupOrder};
+use crate::stage_state::{FitState, InvertState};
+
+/// Stars whose answers are probed.
+const PROBED: usize = 16;
+
+/// What the worker that had the subset found.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Compared {
+    /// `None` where it was switched off or is impossible.
+    pub(crate) comparison: Option<Comparison>,
+    /// Why there is none although it was asked for.
+    pub(crate) not_compared: Option<String>,
+    /// Of the true Hessian, where it was asked for.
+    pub(crate) curvature: Option<CurvatureShare>,
+    /// One list a block; empty lists where no pass over all spectra was asked for.
+    pub(crate) probes: Vec<Vec<Probe>>,
+}
+
+/// Chosen rows, masked pixels replaced.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Rows {
+    n: usize,
+    /// `[n, D]`.
+    flux: Vec<f64>,
+    /// `[n, K]`, label units; empty without labels.
+    labels: Vec<f64>,
+    /// `[n, K, K]`, label units; empty without label errors.
+    label_covariance: Vec<f64>,
+    /// `[n, D]`, flux units squared; empty unless the photons' part is in the weight of a spectrum.
+    variance: Vec<f64>,
+}
+
+/// What a group contributes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Chosen {
+    training: Rows,
+    stars: Rows,
+}
+
+/// Brings the chosen rows together and compares; `noise`: `[K, K]`, normalised label units.
+pub(crate) fn subset(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    fit: &FitState,
+    inverted: &InvertState,
+    noise: &[f64],
+) -> Result<Compared, RunError> {
+    let found = run(worker, context, |scope, probe| {
+        let at_work = Subsetting {
+            context: Arc::clone(context),
+            references: fit.references.clone(),
+            prior_precisions: inverted.blocks.iter().map(|info| info.prior_precision).collect(),
+            in_sums: fit.counts.in_sums,
+            noise: noise.to_vec(),
+        };
+        Ok(spectra(scope, context, |context| &context.fit)
+            .accumulate("Choose", &context.faults, Choose::new(context, fit))
+            .reduce_in_group_order(&context.faults, |total: &mut Chosen, group| {
+                total.training.append(group.training);
+                total.stars.append(group.stars);
+                Ok(())
+            })
+            .conclude("Compare", &context.faults, move |_, chosen| at_work.compare(&chosen))
+            .gather(probe))
+    })?;
+    let found = found.borrow_mut().remove(&0);
+    Ok(found.unwrap_or_default())
+}
+
+impl Rows {
+    fn append(&mut self, other: Self) {
+        self.n += other.n;
+        self.flux.extend(other.flux);
+        self.labels.extend(other.labels);
+        self.label_covariance.extend(other.label_covariance);
+        self.variance.extend(other.variance);
+    }
+
+    fn push(&mut self, batch: &SpectrumBatch, row: usize, jacobian: InputJacobian) {
+        let (d, k) = (batch.n_pixels, batch.n_labels);
+        self.n += 1;
+        self.flux.extend_from_slice(&batch.flux[row * d..(row + 1) * d]);
+        self.labels.extend_from_slice(&batch.labels[row * k..(row + 1) * k]);
+        if let Some(covariance) = &batch.label_covariance {
+            self.label_covariance
+                .extend_from_slice(&covariance[row * k * k..(row + 1) * k * k]);
+        }
+        if jacobian == InputJacobian::Wanted {
+            self.variance.extend_from_slice(&batch.variance[row * d..(row + 1) * d]);
+        }
+    }
+
+    /// Through the network.
+    fn differentiate(&self, context: &Context) -> Result<(Forward, Backward), RunError> {
+        let network = &context.network;
+        let forward = network.forward(&network.flux_tensor(&self.flux)?)?;
+        let jacobian = if self.variance.is_empty() {
+            InputJacobian::NotWanted
+        } else {
+            InputJacobian::Wanted
+        };
+        let backward = network.backward(&forward, jacobian)?;
+        Ok((forward, backward))
+    }
+
+    /// What is known of the error of each row's labels, `[n, K, K]`, normalised label units.
+    fn own_covariance(&self, context: &Context, backward: &Backward) -> Result<Option<Vec<f64>>, RunError> {
+        let mut own = self.label_covariance.clone();
+        if let Some(jacobian) = &backward.input_jacobian {
+            let flux = flux_covariance(jacobian, &self.variance)?;
+            own.resize(flux.len(), 0.0);
+            own.iter_mut().zip(flux).for_each(|(own, flux)| *own += flux);
+        }
+        (!own.is_empty()).then(|| context.in_normalised_units(own)).transpose()
+    }
+}
+
+/// Picks rows by their position in the catalogue.
+struct Choose {
+    context: Arc<Context>,
+    population: Option<PixelPopulation>,
+    /// Position of the first row of each group.
+    first: Vec<u64>,
+    /// Rows of the group at hand that came.
+    seen: u64,
+    /// So many positions of the catalogue are looked at for training spectra, and for stars.
+    wanted: (u64, u64),
+    /// Whether any good row is held out.
+    held_out: bool,
+    chosen: Chosen,
+}
+
+impl Choose {
+    fn new(context: &Arc<Context>, fit: &FitState) -> Self {
+        let (settings, counts) = (&context.job.certificate, &fit.counts);
+        let mut first = Vec::with_capacity(context.fit.groups.len());
+        let mut rows = 0;
+        for group in &context.fit.groups {
+            first.push(rows);
+            rows += group.n_rows();
+        }
+        let positions = |wanted: u64, among: u64| {
+            let spread = u128::from(wanted) * u128::from(rows);
+            spread.div_ceil(u128::from(among.max(1))).min(u128::from(rows)) as u64
+        };
+        let held_out = counts.held_out > 0;
+        let among = if held_out { counts.held_out } else { counts.in_sums };
+        let stars = if settings.spectra > 0 { settings.stars } else { 0 };
+        Self {
+            context: Arc::clone(context),
+            population: fit.population.clone(),
+            first,
+            seen: 0,
+            wanted: (
+                positions(settings.spectra, counts.in_sums),
+                positions(stars.max(PROBED as u64), among),
+            ),
+            held_out,
+            chosen: Chosen::default(),
+        }
+    }
+
+    /// Whether a position is one of `wanted` that are evenly spaced over the catalogue.
+    fn is_one(&self, position: u64, wanted: u64) -> bool {
+        let of = u128::from(self.context.fit.catalogue.n_rows().max(1));
+        let before = |position: u64| u128::from(position) * u128::from(wanted) / of;
+        before(position) != before(position + 1)
+    }
+}
+
+impl GroupFold<SpectrumBatch> for Choose {
+    type Output = Chosen;
+
+    fn add(&mut self, group: u64, mut batch: SpectrumBatch) -> Result<(), RunError> {
+        impute(self.population.as_ref(), &mut batch)?;
+        let start = self.first.get(group as usize).copied().unwrap_or_default() + self.seen;
+        for (row, position) in (0..batch.n_rows()).zip(start..) {
+            let in_sums = self.context.is_in_sums(&batch, row);
+            let is_star = if self.held_out {
+                self.context.is_held_out(&batch, row)
+            } else {
+                in_sums
+            };
+            if in_sums && self.is_one(position, self.wanted.0) {
+                self.chosen.training.push(&batch, row, self.context.jacobian_of_sums());
+            }
+            if is_star && !batch.is_bad(row) && self.is_one(position, self.wanted.1) {
+                self.chosen.stars.push(&batch, row, InputJacobian::NotWanted);
+            }
+        }
+        self.seen += batch.n_rows() as u64;
+        self.context.progress.advance(batch.n_rows() as u64);
+        Ok(())
+    }
+
+    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, Chosen)>, RunError> {
+        self.seen = 0;
+        Ok(vec![(0, std::mem::take(&mut self.chosen))])
+    }
+}
+
+/// What the comparison needs beside the rows.
+struct Subsetting {
+    context: Arc<Context>,
+    references: References,
+    prior_precisions: Vec<f64>,
+    in_sums: u64,
+    noise: Vec<f64>,
+}
+
+impl Subsetting {
+    fn compare(&self, chosen: &Chosen) -> Result<Compared, RunError> {
+        let context = &self.context;
+        let stars = chosen.stars.differentiate(context)?.1.captures;
+        let mut found = Compared {
+            probes: vec![Vec::new(); context.blocks.len()],
+            ..Compared::default()
+        };
+        if context.job.certificate.full_pass && context.job.curvature.kind != CurvatureKind::Hessian {
+            let some = evenly(&stars, chosen.stars.n, PROBED)?;
+            for ((probes, plan), precision) in found
+                .probes
+                .iter_mut()
+                .zip(&context.blocks)
+                .zip(context.posterior()?.iter())
+            {
+                *probes = precision.probes(plan, &some)?;
+            }
+        }
+        if context.job.certificate.spectra > 0 && chosen.training.n > 0 {
+            self.compare_training(&chosen.training, &stars, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    fn compare_training(&self, rows: &Rows, stars: &[LayerCapture], found: &mut Compared) -> Result<(), RunError> {
+        let (context, kind) = (&self.context, self.context.job.curvature.kind);
+        let (forward, backward) = rows.differentiate(context)?;
+        let own = rows.own_covariance(context, &backward)?;
+        let captures = backward.captures;
+        let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), rows.n)?;
+        let scale = &context.network.labels().scale;
+        let predicted = forward.labels(&context.network)?;
+        let residuals: Vec<f64> = rows
+            .labels
+            .iter()
+            .zip(&predicted)
+            .zip(scale.iter().cycle())
+            .map(|((label, predicted), scale)| (label - predicted) / scale)
+            .collect();
+
+        let gradients = match kind {
+            CurvatureKind::EmpiricalFisher => Some((
+                gradient_captures(&captures, &precision, &residuals)?,
+                LabelPrecision::constant(&[1.0], rows.n)?,
+                self.references.of_gradients(context.network.dense_layers()),
+            )),
+            CurvatureKind::Ggn | CurvatureKind::Hessian => None,
+        };
+        let (summed, references) = match &gradients {
+            Some((captures, one, references)) => ((captures.as_slice(), one), references),
+            None => ((captures.as_slice(), &precision), &self.references),
+        };
+        let subset = Subset {
+            shapes: context.network.dense_layers(),
+            plans: &context.blocks,
+            prior_precisions: &self.prior_precisions,
+            training: (&captures, &precision),
+            summed,
+            references,
+            stars,
+            threads: context.cores,
+        };
+        let posterior = context.posterior()?;
+        let own = (rows.n as u64 == self.in_sums).then_some(posterior.as_slice());
+        if own.is_none() && kind == CurvatureKind::Hessian {
+            found.not_compared = Some(format!(
+                "the true Hessian of a subset may be indefinite: raise certificate.spectra to all {}",
+                self.in_sums
+            ));
+        } else if own.is_none()
+            && context
+                .blocks
+                .iter()
+                .any(|plan| plan.structure == StructureKind::LowRank)
+        {
+            found.not_compared = Some(format!(
+                "low_rank layers are not compared on a subset: raise certificate.spectra to all {}",
+                self.in_sums
+            ));
+        } else {
+            match subset.compare(own, &context.job.certificate.compare) {
+                Ok(comparison) => found.comparison = Some(comparison),
+                // The comparison is impossible; the run itself is not.
+                Err(
+                    error @ (PosteriorError::Prior { .. }
+                    | PosteriorError::DualPrior { .. }
+                    | PosteriorError::Cancelled { .. }
+                    | PosteriorError::Singular { .. }
+                    | PosteriorError::SingularSpectrum { .. }),
+                ) => found.not_compared = Some(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let steps = context.job.certificate.hessian_steps;
+        if steps > 0 && !rows.labels.is_empty() {
+            found.curvature = Some(self.negative_curvature((&forward, &captures), &precision, &residuals, steps)?);
+        }
+        Ok(())
+    }
+
+    /// Of `E` over all training spectra: the true Hessian of the subset, scaled to their number, beside the prior precision.
+    fn negative_curvature(
+        &self,
+        spectra: (&Forward, &[LayerCapture]),
+        precision: &LabelPrecision,
+        residuals: &[f64],
+        steps: usize,
+    ) -> Result<CurvatureShare, RunError> {
+        let network = &self.context.network;
+        let (layers, shapes) = (
+            (0..network.dense_layers().len()).collect::<Vec<_>>(),
+            network.dense_layers(),
+        );
+        let scale = self.in_sums as f64 / precision.batch() as f64;
+        let mut deltas = vec![0.0; shapes.len()];
+        for (plan, &delta) in self.context.blocks.iter().zip(&self.prior_precisions) {
+            plan.layers.iter().for_each(|&layer| deltas[layer] = delta);
+        }
+        let prior: Vec<f64> = shapes
+            .iter()
+            .zip(&deltas)
+            .flat_map(|(shape, &delta)| std::iter::repeat_n(delta, shape.n_weights()))
+            .collect();
+        curvature_share((scale, &prior), steps, |v| {
+            let directions = WeightDirections::new(&layers, shapes, v, &network.arithmetic())?;
+            let mut sums = ProductSums::empty(&layers, shapes, 1);
+            add_hessian_products(network, spectra, precision, residuals, &directions, &mut sums)?;
+            Ok(sums.products()?)
+        })
+    }
+}
+
+/// The captures of at most `wanted` of `n` spectra, evenly spaced.
+fn evenly(captures: &[LayerCapture], n: usize, wanted: usize) -> Result<Vec<LayerCapture>, RunError> {
+    let count = wanted.min(n);
+    let rows: Vec<u32> = (0..count).map(|at| (at * n / count) as u32).collect();
+    super::differentiated::select(captures, &rows)
+}

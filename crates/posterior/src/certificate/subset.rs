@@ -1,0 +1,297 @@
+//! The run's structures against the exact posterior of all weights, on a subset of the training spectra.
+//!
+//! The exact posterior is joint over all layers, cross-layer terms included, through the Gram matrix of the Jacobian's rows (or as one dense
+//! block, where the weights are fewer than the rows). Blocks of different prior precisions `delta_b` are exact too: with `D` the diagonal of
+//! prior precisions, `P = D^1/2 (D^-1/2 H D^-1/2 + I) D^1/2`, so that the rows of a layer are divided by `sqrt(delta_b)` and the prior is 1.
+//!
+//! In memory: the captures of the subset and the rows made of them, about `8 N (in + K out)` bytes a layer, and half a matrix of `K N` by
+//! `K N` at a time; `(K N)^3` operations for each exact posterior.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::DType;
+use fisherflow_curvature::{
+    BlockCurvature, BlockOptions, BlockPlan, LabelPrecision, References, Structure, StructureKind, correction_of,
+    plan_blocks, structure_of,
+};
+use fisherflow_network::{DenseShape, LayerCapture};
+use serde::{Deserialize, Serialize};
+
+use super::SigmaRatio;
+use crate::{
+    BlockPosterior, PosteriorError, Precision, covariance_of_blocks, exact_posterior, invert, kronecker_bases,
+};
+
+/// Spectra summed at once.
+const BATCH: usize = 512;
+
+/// Some training spectra and some stars that are not among them.
+pub struct Subset<'a> {
+    /// The network's dense layers.
+    pub shapes: &'a [DenseShape],
+    /// The run's blocks.
+    pub plans: &'a [BlockPlan],
+    /// Their prior precisions.
+    pub prior_precisions: &'a [f64],
+    /// The captures of all layers for the training spectra, and the labels' precision of each: their Gauss-Newton is the yardstick.
+    pub training: (&'a [LayerCapture], &'a LabelPrecision),
+    /// What the run's structures sum: the same, but for another kind of curvature.
+    pub summed: (&'a [LayerCapture], &'a LabelPrecision),
+    /// What their sums are taken about.
+    pub references: &'a References,
+    /// The captures of all layers for the stars.
+    pub stars: &'a [LayerCapture],
+    /// No result depends on it.
+    pub threads: usize,
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Training spectra of the subset.
+    pub n_spectra: u64,
+    /// Stars compared on.
+    pub n_stars: u64,
+    /// What effective parameters cannot exceed: labels times spectra.
+    pub effective_limit: f64,
+    /// Effective parameters of the exact posterior.
+    pub effective_parameters: f64,
+    /// The run's own structures first, then those asked for.
+    pub structures: Vec<ComparedStructure>,
+    /// The run's blocks, each against the exact posterior of its own weights with all others held fixed.
+    pub blocks: Vec<Option<SigmaRatio>>,
+}
+
+/// A structure against the exact posterior.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComparedStructure {
+    /// `run` for the run's own structures, or the name of one that holds all layers.
+    pub structure: String,
+    /// Of the weights' part of each label's error; `None` without stars.
+    pub ratio: Option<SigmaRatio>,
+    /// Effective parameters on the subset, over all layers.
+    pub effective_parameters: f64,
+}
+
+/// Captures and a label precision for each of their spectra.
+type Spectra<'a> = (&'a [LayerCapture], &'a LabelPrecision);
+
+impl Subset<'_> {
+    /// Compares the run's structures, and every structure of `compare` over all layers, with the exact posterior. `own` are the run's posteriors
+    /// where the subset is all of its training spectra; otherwise its structures are summed over the subset.
+    ///
+    /// # Errors
+    /// Captures that do not fit, or a prior precision that is 0 or vanishes in the rounding of the Gram matrix: then nothing can be compared.
+    pub fn compare(
+        &self,
+        own: Option<&[Box<dyn Precision>]>,
+        compare: &[StructureKind],
+    ) -> Result<Comparison, PosteriorError> {
+        let (n_labels, n_spectra) = (self.training.1.n_labels, self.training.1.batch());
+        let exact = self.exact(&self.joint_plan(StructureKind::Dual)?)?;
+        let mut structures = Vec::with_capacity(1 + compare.len());
+        let mut add = |structure: String, posteriors: &[Box<dyn Precision>]| -> Result<(), PosteriorError> {
+            let covariance = covariance_of_blocks(posteriors, self.stars)?;
+            structures.push(ComparedStructure {
+                structure,
+                ratio: SigmaRatio::of(&covariance, &exact.1, n_labels),
+                effective_parameters: posteriors.iter().map(|block| block.info().effective_parameters).sum(),
+            });
+            Ok(())
+        };
+        let summed;
+        let own = match own {
+            Some(own) => own,
+            None => {
+                summed = self.posteriors(self.plans)?;
+                &summed
+            }
+        };
+        add("run".to_owned(), own)?;
+        for &structure in compare {
+            let plans = plan_blocks(self.shapes, structure, &BTreeMap::new(), self.options())?;
+            add(structure.to_string(), &self.posteriors(&plans)?)?;
+        }
+        let mut blocks = Vec::with_capacity(self.plans.len());
+        for (plan, own) in self.plans.iter().zip(own) {
+            let alone = self.exact(plan)?;
+            blocks.push(SigmaRatio::of(&own.covariance_of(self.stars)?, &alone.1, n_labels));
+        }
+        Ok(Comparison {
+            n_spectra: n_spectra as u64,
+            n_stars: (exact.1.len() / (n_labels * n_labels).max(1)) as u64,
+            effective_limit: (n_labels * n_spectra) as f64,
+            effective_parameters: exact.0,
+            structures,
+            blocks,
+        })
+    }
+
+    /// The exact posterior of a block's weights, jointly over its layers: its effective parameters, and the covariances of the stars' labels.
+    fn exact(&self, plan: &BlockPlan) -> Result<(f64, Vec<f64>), PosteriorError> {
+        let (training, stars, prior_precision) = self.with_one_prior(plan)?;
+        let posterior = self.exact_posterior(plan, (&training, self.training.1), prior_precision)?;
+        let covariance = posterior.precision.covariance_of(&stars)?;
+        Ok((posterior.info.effective_parameters, covariance))
+    }
+
+    /// In f64, and by whichever of the two forms is the smaller.
+    fn exact_posterior(
+        &self,
+        plan: &BlockPlan,
+        (captures, precision): Spectra<'_>,
+        prior_precision: f64,
+    ) -> Result<BlockPosterior, PosteriorError> {
+        let structure = if plan.n_weights() <= precision.n_labels * precision.batch() {
+            StructureKind::Full
+        } else {
+            StructureKind::Dual
+        };
+        let plan = BlockPlan {
+            structure,
+            ..plan.clone()
+        };
+        if structure == StructureKind::Dual {
+            return exact_posterior(&plan, captures, precision, prior_precision, self.threads);
+        }
+        let captures = in_f64(captures)?;
+        invert(
+            &plan,
+            self.sums(&plan, (&captures, precision))?,
+            prior_precision,
+            self.threads,
+        )
+    }
+
+    /// The posteriors of blocks that sum the subset, at the run's prior precisions.
+    fn posteriors(&self, plans: &[BlockPlan]) -> Result<Vec<Box<dyn Precision>>, PosteriorError> {
+        plans.iter().map(|plan| self.posterior(plan)).collect()
+    }
+
+    fn posterior(&self, plan: &BlockPlan) -> Result<Box<dyn Precision>, PosteriorError> {
+        let prior_precision = self.prior_precision(plan.layers.first().copied().unwrap_or_default());
+        let posterior = match plan.structure {
+            StructureKind::Full | StructureKind::Block | StructureKind::Dual => {
+                self.exact_posterior(plan, self.summed, prior_precision)?
+            }
+            StructureKind::Kfac | StructureKind::Diagonal => {
+                invert(plan, self.sums(plan, self.summed)?, prior_precision, self.threads)?
+            }
+            StructureKind::Ekfac => invert(plan, self.corrected(plan)?, prior_precision, self.threads)?,
+            StructureKind::LowRank => return Err(PosteriorError::NoScan { block: plan.name() }),
+        };
+        Ok(posterior.precision)
+    }
+
+    /// The curvature of an `ekfac` block over the subset.
+    fn corrected(&self, plan: &BlockPlan) -> Result<BlockCurvature, PosteriorError> {
+        let factors = self.sums(plan, self.summed)?;
+        let bases = Arc::new(kronecker_bases(plan, factors, self.threads)?);
+        let k = self.summed.1.n_labels;
+        let structure = correction_of(plan, self.references, bases, k, self.threads)?;
+        self.sums_in(&*structure, self.summed)
+    }
+
+    /// A block's curvature over spectra.
+    fn sums(&self, plan: &BlockPlan, (captures, precision): Spectra<'_>) -> Result<BlockCurvature, PosteriorError> {
+        let structure = structure_of(plan, self.references, precision.n_labels, self.threads)?;
+        self.sums_in(&*structure, (captures, precision))
+    }
+
+    fn sums_in(
+        &self,
+        structure: &dyn Structure,
+        (captures, precision): Spectra<'_>,
+    ) -> Result<BlockCurvature, PosteriorError> {
+        let (k, n) = (precision.n_labels, precision.batch());
+        let mut sums = structure.empty()?;
+        for first in (0..n).step_by(BATCH) {
+            let len = BATCH.min(n - first);
+            let cut = |values: &[f64]| values[first * k * k..(first + len) * k * k].to_vec();
+            let precision = LabelPrecision {
+                n_labels: k,
+                lam: cut(&precision.lam),
+                factor: cut(&precision.factor),
+            };
+            structure.accumulate(&rows(captures, first, len)?, &precision, &mut sums)?;
+        }
+        Ok(structure.curvature(&sums)?)
+    }
+
+    /// The run's prior precision of a layer.
+    fn prior_precision(&self, layer: usize) -> f64 {
+        let mut blocks = self.plans.iter().zip(self.prior_precisions);
+        blocks
+            .find(|(plan, _)| plan.layers.contains(&layer))
+            .map_or(0.0, |(_, &delta)| delta)
+    }
+
+    /// Training spectra and stars with which a block has one prior precision, and that.
+    fn with_one_prior(&self, plan: &BlockPlan) -> Result<(Vec<LayerCapture>, Vec<LayerCapture>, f64), PosteriorError> {
+        let deltas: Vec<f64> = plan.layers.iter().map(|&layer| self.prior_precision(layer)).collect();
+        let first = deltas.first().copied().unwrap_or_default();
+        if deltas.iter().all(|&delta| delta == first) {
+            return Ok((self.training.0.to_vec(), self.stars.to_vec(), first));
+        }
+        let scaled = |captures: &[LayerCapture]| -> Result<Vec<LayerCapture>, PosteriorError> {
+            let mut scaled = in_f64(captures)?;
+            for capture in &mut scaled {
+                let factor = 1.0 / self.prior_precision(capture.layer).sqrt();
+                capture.output_grad = capture.output_grad.affine(factor, 0.0)?;
+            }
+            Ok(scaled)
+        };
+        match plan.layers.iter().zip(&deltas).find(|(_, delta)| **delta <= 0.0) {
+            Some((_, &value)) => Err(PosteriorError::Prior {
+                block: plan.name(),
+                value,
+            }),
+            None => Ok((scaled(self.training.0)?, scaled(self.stars)?, 1.0)),
+        }
+    }
+
+    /// Those of the run's blocks, without what a joint block cannot have.
+    fn options(&self) -> BlockOptions {
+        self.plans
+            .first()
+            .map_or_else(BlockOptions::default, |plan| BlockOptions {
+                split_bias: false,
+                ..plan.options
+            })
+    }
+
+    /// All layers as one block.
+    fn joint_plan(&self, structure: StructureKind) -> Result<BlockPlan, PosteriorError> {
+        let mut plans = plan_blocks(self.shapes, structure, &BTreeMap::new(), self.options())?;
+        Ok(plans.remove(0))
+    }
+}
+
+/// The captures of `len` spectra from `first` on.
+fn rows(captures: &[LayerCapture], first: usize, len: usize) -> Result<Vec<LayerCapture>, PosteriorError> {
+    captures
+        .iter()
+        .map(|capture| {
+            Ok(LayerCapture {
+                layer: capture.layer,
+                input: capture.input.narrow(0, first, len)?,
+                output_grad: capture.output_grad.narrow(1, first, len)?,
+            })
+        })
+        .collect()
+}
+
+/// The same captures in f64.
+fn in_f64(captures: &[LayerCapture]) -> Result<Vec<LayerCapture>, PosteriorError> {
+    captures
+        .iter()
+        .map(|capture| {
+            Ok(LayerCapture {
+                layer: capture.layer,
+                input: capture.input.to_dtype(DType::F64)?,
+                output_grad: capture.output_grad.to_dtype(DType::F64)?,
+            })
+        })
+        .collect()
+}

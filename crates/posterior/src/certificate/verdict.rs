@@ -1,0 +1,116 @@
+//! What the numbers of a certificate mean: the thresholds and the sentences, all in one place.
+
+use super::{BlockCertificate, Certificate, NewtonStep, SigmaRatio};
+use crate::BlockInfo;
+
+/// Standard deviations whose median ratio to the exact ones is so close to 1 agree with them, as far as single stars are within [`WILL_DO`].
+pub const AGREES: f64 = 0.05;
+
+/// Standard deviations whose median ratio is so close to 1 will do; beyond it another structure, or a prior by held-out stars, is needed.
+pub const WILL_DO: f64 = 0.2;
+
+/// A relative error of a variance from arithmetic that is to be looked at.
+pub const ANSWER_ERROR: f64 = 1e-3;
+
+/// Theta is no minimum where the Newton decrement exceeds so many times `sqrt(gamma)`, the distance of a typical draw from the posterior.
+pub const NEWTON: f64 = 1.0;
+
+/// Share of the spectral weight of the true Hessian below zero that is to be looked at.
+pub const NEGATIVE_SHARE: f64 = 0.01;
+
+/// What follows of a block's numbers.
+#[must_use]
+pub fn of_block(block: &BlockCertificate, info: &BlockInfo) -> Vec<String> {
+    let mut said = Vec::new();
+    said.extend(
+        block
+            .sigma_ratio
+            .map(|ratio| format!("errors from this block {}", compared(&ratio))),
+    );
+    said.extend(block.answer_error.and_then(arithmetic));
+    said.extend(
+        block
+            .newton
+            .and_then(|step| no_minimum(&step, info.effective_parameters)),
+    );
+    said
+}
+
+/// What follows of a run's numbers.
+#[must_use]
+pub fn of_run(run: &Certificate) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Some(comparison) = &run.comparison {
+        let own = comparison.structures.first().and_then(|own| own.ratio);
+        said.extend(own.map(|ratio| {
+            let remedy = if (ratio.median - 1.0).abs() <= WILL_DO {
+                ""
+            } else {
+                "; use structure = \"dual\" or prior.precision = \"holdout\""
+            };
+            format!(
+                "errors of the weights' part {} on {} training spectra{remedy}",
+                compared(&ratio),
+                comparison.n_spectra
+            )
+        }));
+    }
+    said.extend(
+        run.not_compared
+            .as_ref()
+            .map(|why| format!("not compared with the exact posterior: {why}")),
+    );
+    if run.effective_parameters > run.effective_limit {
+        said.push(format!(
+            "effective parameters {:.0} exceed the {:.0} that the spectra can determine: the structure counts information that is not there",
+            run.effective_parameters, run.effective_limit
+        ));
+    }
+    said.extend(run.answer_error.and_then(arithmetic));
+    said.extend(run.newton.and_then(|step| no_minimum(&step, run.effective_parameters)));
+    said.extend(run.curvature.filter(|share| share.negative > NEGATIVE_SHARE).map(|share| {
+        format!(
+            "{:.1} % of the true Hessian's spectrum is below zero, down to {:.1e}: theta is no minimum, or noise bends the loss",
+            100.0 * share.negative,
+            share.lowest
+        )
+    }));
+    said
+}
+
+/// `are 0.57 of exact (5 to 95 %: 0.42 to 0.72): too small`.
+fn compared(ratio: &SigmaRatio) -> String {
+    let off = ratio.median - 1.0;
+    let spread = format!("5 to 95 %: {:.2} to {:.2}", ratio.p05, ratio.p95);
+    if off.abs() <= AGREES {
+        let agree = format!("agree with exact within {:.0} %", 100.0 * AGREES);
+        return if ratio.p05 >= 1.0 - WILL_DO && ratio.p95 <= 1.0 + WILL_DO {
+            format!("{agree} ({spread})")
+        } else {
+            format!("{agree} in the median, but not star by star ({spread})")
+        };
+    }
+    let judgement = match (off < 0.0, off.abs() <= WILL_DO) {
+        (true, true) => "somewhat small",
+        (true, false) => "too small",
+        (false, true) => "somewhat large",
+        (false, false) => "too large",
+    };
+    format!("are {:.2} of exact ({spread}): {judgement}", ratio.median)
+}
+
+fn arithmetic(error: f64) -> Option<String> {
+    (error > ANSWER_ERROR || error.is_nan())
+        .then(|| format!("arithmetic: relative error {error:.0e} of a variance: use compute.precision = \"f64\" or a larger prior precision"))
+}
+
+fn no_minimum(step: &NewtonStep, effective_parameters: f64) -> Option<String> {
+    let typical = effective_parameters.max(0.0).sqrt();
+    (step.decrement > NEWTON * typical).then(|| {
+        format!(
+            "theta is no minimum: Newton decrement {:.1} against sqrt(effective parameters) {typical:.1}: train longer, or with this prior \
+             as weight decay",
+            step.decrement
+        )
+    })
+}
