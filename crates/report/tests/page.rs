@@ -258,7 +258,22 @@ fn numbers_are_those_of_the_tables() {
     let block = row(&page, "layers.0 + layers.2");
     assert_eq!(
         block[1..],
-        ["full", "4321", "100", "1.00", "123.46", "250.0", "1.00e9", "17", "–"]
+        [
+            "full",
+            "4321",
+            "100",
+            "1.00",
+            "123.46",
+            "250.0",
+            "1.00e9",
+            "17",
+            "–",
+            "0.57 (0.42 to 0.72)",
+            "3e-7",
+            "12.0",
+            "2.50",
+            "too small"
+        ]
     );
     assert!(
         page.contains("250.0 effective parameters; 2 labels x 100 spectra")
@@ -338,6 +353,28 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
     );
     assert!(predicted.contains("3000 to 4000") && predicted.contains("that of all cells"));
     assert!(!page("held_out").contains("spectra of [predict]"));
+}
+
+#[test]
+fn a_certificate_is_told() {
+    let ratio = json!({ "median": 0.57, "p05": 0.42, "p95": 0.72, "spearman": 0.975 });
+    let certificate = json!({
+        "verdict": ["errors of the weights' part are 0.57 of exact"],
+        "comparison": { "n_spectra": 2000, "n_stars": 200, "effective_limit": 6000.0, "effective_parameters": 5943.0,
+            "structures": [{ "structure": "run", "ratio": ratio, "effective_parameters": 202_112.0 }] },
+    });
+    let page = Synthetic::new()
+        .blocks()
+        .commit(json!({ "certificate": certificate }))
+        .page();
+    assert!(
+        page.contains("Certificate: errors of the weights&#39; part are 0.57 of exact."),
+        "{page}"
+    );
+    assert_eq!(row(&page, "exact")[1..], ["–", "–", "5943"]);
+    assert_eq!(row(&page, "this run")[1..3], ["0.57 (0.42 to 0.72)", "0.975"]);
+    assert!(page.contains("both of 2000 training spectra, for 200 stars"));
+    assert!(!Synthetic::new().blocks().commit(pulls()).page().contains("Certificate"));
 }
 
 #[test]

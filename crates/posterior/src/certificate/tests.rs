@@ -1,7 +1,7 @@
 //! Certificates against brute force: dense inverses by elimination, planted damage of a known size, operators of a known spectrum.
 
 use candle_core::DType;
-use fisherflow_curvature::{BlockPlan, JacobianRows, LabelPrecision, References, StructureKind};
+use fisherflow_curvature::{BlockPlan, WeightJacobian, LabelPrecision, References, StructureKind};
 
 use super::{
     Certificate, CurvatureShare, NewtonStep, Probe, ProbeSums, SigmaRatio, Subset, curvature_share, newton_step,
@@ -197,7 +197,7 @@ fn probed(mlp: &Mlp, plan: &BlockPlan, precision: &dyn Precision, x: &[f64], sta
     for (sums, x) in [(&mut sums, &x[..half]), (&mut other, &x[half..])] {
         let n = x.len() / WIDTHS[0];
         let one = LabelPrecision::constant(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], n).unwrap();
-        let rows = JacobianRows::new(plan, &mlp.captures(x, DType::F64), &one).unwrap();
+        let rows = WeightJacobian::new(plan, &mlp.captures(x, DType::F64), &one).unwrap();
         sums.accumulate(plan, &probes, &rows, 2).unwrap();
     }
     sums.merge(&other);

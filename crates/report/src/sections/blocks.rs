@@ -54,6 +54,11 @@ fn block(block: &BlockRow) -> Vec<Cell> {
     ]
 }
 
+/// How the page calls a compared structure.
+fn name(structure: &str) -> &str {
+    if structure == "run" { "this run" } else { structure }
+}
+
 /// `0.57 (0.42 to 0.72)`: the median, and 5 to 95 %.
 fn ratio(median: f64, p05: f64, p95: f64) -> String {
     if median.is_nan() {
@@ -86,7 +91,7 @@ fn certificate(findings: &Findings) -> String {
             compared
                 .structures
                 .iter()
-                .map(|s| row(&s.structure, s.ratio, s.effective_parameters)),
+                .map(|s| row(name(&s.structure), s.ratio, s.effective_parameters)),
         );
         html += &table(
             &["structure", "sigma / exact", "rank correlation", "effective parameters"],
