@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fisherflow_network::{Activation, Arithmetic, Labels, Network, Precision};
-use fisherflow_tests::{LABELS, RunFile, Table, fisherflow, run, simulated, write_objects};
+use fisherflow_tests::{LABELS, Processes, RunFile, Table, digests, fisherflow, run, simulated, write_objects};
 
 /// Weights of the network: 17 inputs, 6 hidden units, 3 labels.
 const P: usize = 6 * 18 + 3 * 7;
@@ -218,12 +218,17 @@ fn low_rank_with_all_eigenpairs_is_full_and_workers_change_no_bit() {
     assert_eq!(blocks("all").text("structure", 0), "low_rank");
 
     let few = "structure = \"low_rank\"\nrank = 10\npasses = 6";
-    let expected = fisherflow_tests::digests(&output_of(folder, "few", few));
+    let expected = digests(&output_of(folder, "few", few));
     let file = run_file(folder, "four", few).write(folder, "four");
     let ended = run(fisherflow().arg("run").arg(file).args(["-w", "4"]));
     ended.expect_done();
     assert!(ended.stdout.contains("10 eigenpairs hold"), "{ended}");
-    assert_eq!(fisherflow_tests::digests(&folder.join("four")), expected);
+    assert_eq!(digests(&folder.join("four")), expected);
+    let file = run_file(folder, "cluster", few).write(folder, "cluster");
+    for ended in Processes::start(2, &file, 2).wait_all() {
+        ended.expect_done();
+    }
+    assert_eq!(digests(&folder.join("cluster")), expected);
     // The largest eigenvalue is that of the dense matrix, within its residual.
     let stored = Table::read(&folder.join("few/posterior/hessian/block-000.parquet"));
     let of = |factor: &str| {

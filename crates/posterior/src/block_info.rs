@@ -39,8 +39,8 @@ pub struct BlockInfo {
     pub most_negative_eigenvalue: f64,
     /// What was added to the diagonal beyond the prior. 0: a block that cannot be factored is refused, not repaired.
     pub jitter: f64,
-    /// Of a block held as leading eigenpairs and diagonal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of a block held as leading eigenpairs and diagonal; always serialised, as processes exchange this in a form without names.
+    #[serde(default)]
     pub low_rank: Option<LowRankFacts>,
 }
 
