@@ -1,7 +1,7 @@
 //! Certificates against brute force: dense inverses by elimination, planted damage of a known size, operators of a known spectrum.
 
 use candle_core::DType;
-use fisherflow_curvature::{BlockPlan, WeightJacobian, LabelPrecision, References, StructureKind};
+use fisherflow_curvature::{BlockPlan, LabelPrecision, References, StructureKind, WeightJacobian};
 
 use super::{
     Certificate, CurvatureShare, NewtonStep, Probe, ProbeSums, SigmaRatio, Subset, curvature_share, newton_step,
@@ -9,6 +9,7 @@ use super::{
 use crate::brute_force::{Mlp, gram, inverse, kron, predictive, with_prior};
 use crate::cases::{K, case, draw, plan};
 use crate::eigen::decompose;
+use crate::eigenbasis::Eigenbasis;
 use crate::kronecker::KroneckerPrecision;
 use crate::{Factor, PosteriorError, Precision, invert};
 
@@ -274,7 +275,8 @@ fn planted_damage_is_seen_at_its_size() {
         let mut longer = a.clone();
         longer.vectors.iter_mut().for_each(|value| *value *= 1.0 + size);
         for (what, damaged) in [("eigenvalues", values), ("angle", mixed), ("length", longer)] {
-            let precision = KroneckerPrecision::with_prior(&case.plan, 200, damaged, g.clone(), delta, 1).unwrap();
+            let basis = Eigenbasis::of_factors(damaged, g.clone(), 200);
+            let precision = KroneckerPrecision::with_prior(&case.plan, 200, basis, delta, 1).unwrap();
             let (probes, sums) = probed(&mlp, &case.plan, &precision, &x, &stars);
             let errors = true_errors(&mlp, layer, &probes, &x, &stars, delta);
             let actual = errors.iter().fold(0.0_f64, |most, error| most.max(error.abs()));
