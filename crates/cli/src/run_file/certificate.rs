@@ -9,9 +9,6 @@ use super::table::Table;
 /// Keys of `[certificate]`.
 pub const KEYS: &[&str] = &["spectra", "stars", "compare", "full_pass", "hessian_steps"];
 
-/// Structures that a later version compares.
-const LATER: &[&str] = &["ekfac", "low_rank"];
-
 /// Reads the table.
 ///
 /// # Errors
@@ -29,10 +26,11 @@ pub fn read(table: &Table<'_>) -> Result<Certification, RunFileError> {
             let structure = e.choice(
                 &[
                     ("kfac", StructureKind::Kfac),
+                    ("ekfac", StructureKind::Ekfac),
                     ("block", StructureKind::Block),
                     ("diagonal", StructureKind::Diagonal),
                 ],
-                LATER,
+                &[],
             )?;
             if read.compare.contains(&structure) {
                 return Err(e.invalid(format!("names \"{structure}\" twice")));

@@ -1,7 +1,7 @@
 //! Certificates against brute force: dense inverses by elimination, planted damage of a known size, operators of a known spectrum.
 
 use candle_core::DType;
-use fisherflow_curvature::{BlockPlan, LabelPrecision, References, StructureKind, WeightJacobian};
+use fisherflow_curvature::{BlockPlan, LabelPrecision, Matrix, References, StructureKind, WeightJacobian};
 
 use super::{
     Certificate, CurvatureShare, NewtonStep, Probe, ProbeSums, SigmaRatio, Subset, curvature_share, newton_step,
@@ -86,6 +86,32 @@ impl Nets {
         let (a, g) = self.mlp.factors(&self.x, layer);
         self.dense(&[layer], &kron(&g, shape.outputs, &a, shape.inputs + 1, n), deltas)
     }
+
+    /// The exact block's diagonal in the eigenbases of its factors.
+    fn ekfac(&self, layer: usize, deltas: &[f64]) -> (f64, Vec<f64>) {
+        let shape = &self.mlp.shapes[layer];
+        let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+        let (a, g) = self.mlp.factors(&self.x, layer);
+        let square = |side, values| Matrix {
+            rows: side,
+            cols: side,
+            values,
+        };
+        let vectors = |matrix, factor| decompose(matrix, "test", factor, 1).unwrap().vectors;
+        let (v, u) = (
+            vectors(square(inputs, a), Factor::KronA),
+            vectors(square(outputs, g), Factor::KronG),
+        );
+        let (q, h, p) = (kron(&u, outputs, &v, inputs, 1.0), self.hessian(&[layer]), inputs * outputs);
+        let mut corrected = vec![0.0; p * p];
+        for e in 0..p {
+            let lambda: f64 = (0..p * p).map(|at| q[at / p * p + e] * h[at] * q[at % p * p + e]).sum();
+            for (at, to) in corrected.iter_mut().enumerate() {
+                *to += lambda * q[at / p * p + e] * q[at % p * p + e];
+            }
+        }
+        self.dense(&[layer], &corrected, deltas)
+    }
 }
 
 fn sum(parts: [(f64, Vec<f64>); 3]) -> (f64, Vec<f64>) {
@@ -117,7 +143,12 @@ fn ratios_are_those_of_dense_posteriors() {
         let found = nets
             .compare(
                 &deltas,
-                &[StructureKind::Kfac, StructureKind::Diagonal, StructureKind::Block],
+                &[
+                    StructureKind::Kfac,
+                    StructureKind::Ekfac,
+                    StructureKind::Diagonal,
+                    StructureKind::Block,
+                ],
             )
             .unwrap();
         let exact = nets.dense(&[0, 1, 2], &nets.hessian(&[0, 1, 2]), &deltas);
@@ -140,6 +171,7 @@ fn ratios_are_those_of_dense_posteriors() {
         let expected = [
             ("run", sum([kfac(0), diagonal(1), block(2)])),
             ("kfac", sum([0, 1, 2].map(kfac))),
+            ("ekfac", sum([0, 1, 2].map(|l| nets.ekfac(l, &deltas)))),
             ("diagonal", sum([0, 1, 2].map(diagonal))),
             ("block", sum([0, 1, 2].map(block))),
         ];
@@ -151,7 +183,7 @@ fn ratios_are_those_of_dense_posteriors() {
                 "{name} {gamma}"
             );
         }
-        assert_eq!(found.structures.len(), 4);
+        assert_eq!(found.structures.len(), 5);
         for (layer, own) in [kfac(0), diagonal(1), block(2)].into_iter().enumerate() {
             close(found.blocks[layer], SigmaRatio::of(&own.1, &block(layer).1, K));
         }
