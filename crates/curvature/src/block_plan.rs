@@ -12,7 +12,7 @@ use crate::{BlockPlan, CurvatureError, StructureKind};
 /// layers held as [`StructureKind::Full`] form one block, cross terms included; every other layer is a block of its own.
 ///
 /// # Errors
-/// A name in `by_layer` that no layer has (with the nearest name), or no layer at all.
+/// A name in `by_layer` that no layer has (with the nearest name), a layer without bias, or no layer at all.
 pub fn plan_blocks(
     shapes: &[DenseShape],
     default: StructureKind,
@@ -20,6 +20,11 @@ pub fn plan_blocks(
 ) -> Result<Vec<BlockPlan>, CurvatureError> {
     if shapes.is_empty() {
         return Err(CurvatureError::NoLayers);
+    }
+    if let Some(shape) = shapes.iter().find(|shape| !shape.bias) {
+        return Err(CurvatureError::NoBias {
+            layer: shape.name.clone(),
+        });
     }
     if let Some(name) = by_layer.keys().find(|name| shapes.iter().all(|s| s.name != **name)) {
         return Err(CurvatureError::UnknownLayer {
@@ -67,6 +72,8 @@ mod tests {
                 name: name.to_owned(),
                 inputs,
                 outputs,
+                bias: true,
+                shared: 1,
             })
             .to_vec()
     }
@@ -102,6 +109,13 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "the network has no dense layer `layer.4`; the nearest is `layers.4`"
+        );
+        let mut without_bias = shapes();
+        without_bias[1].bias = false;
+        let error = plan_blocks(&without_bias, StructureKind::Kfac, &BTreeMap::new()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "layer `layers.2` has no bias, and the curvature of layers without bias is not supported yet"
         );
         assert!(matches!(
             plan_blocks(&[], StructureKind::Kfac, &BTreeMap::new()),

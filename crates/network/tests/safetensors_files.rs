@@ -162,12 +162,12 @@ fn half_precision_weights_are_converted() {
         0x3fc0u16.to_le_bytes().to_vec(),
     );
     let network = read(&tensors, &said(&MLP)).unwrap();
-    let (_, bias) = network.dense_weights(0).unwrap();
+    let bias = |layer| network.dense_weights(layer).unwrap().1.unwrap();
     assert_eq!(
-        (bias.dtype(), bias.to_vec1::<f64>().unwrap()),
+        (bias(0).dtype(), bias(0).to_vec1::<f64>().unwrap()),
         (DType::F64, vec![1.5; 3])
     );
-    assert_eq!(network.dense_weights(1).unwrap().1.to_vec1::<f64>().unwrap(), [1.5]);
+    assert_eq!(bias(1).to_vec1::<f64>().unwrap(), [1.5]);
     tensors[3] = ("features.10.bias", Dtype::I32, vec![1], vec![0; 4]);
     assert_eq!(
         refusal(&tensors, &said(&MLP)),

@@ -284,6 +284,8 @@ mod tests {
                 name: "layers.0".into(),
                 inputs: 2,
                 outputs: 2,
+                bias: true,
+                shared: 1,
             }],
         }
     }

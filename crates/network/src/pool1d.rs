@@ -1,0 +1,122 @@
+//! Pooling along a spectrum: the maximum or the mean of each channel under a window that stays inside the signal.
+//!
+//! Signals are `[batch, positions * channels]`, the channel running fastest. The gradient of a maximum goes to the first of equals, as in
+//! torch, and a NaN under the window is the maximum.
+
+use candle_core::{Result, Tensor};
+
+use crate::row_map::{Real, RowMap, map_rows, with_values};
+use crate::window::Window;
+
+/// What a window makes of the numbers under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their maximum.
+    Max,
+    /// Their mean.
+    Average,
+}
+
+/// Pooling of signals of a known length.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool1d {
+    pub pooling: Pooling,
+    pub channels: usize,
+    pub window: Window,
+}
+
+impl Pool1d {
+    /// `[batch, positions * channels]` to `[batch, out positions * channels]`.
+    pub fn forward(&self, input: &Tensor, threads: usize) -> Result<Tensor> {
+        map_rows(input, &Pooled(self), threads)
+    }
+
+    /// Gradients `[rows, out positions * channels]` at the output to gradients `[rows, positions * channels]` at the input; row r belongs
+    /// to row `r mod batch` of `input`, `[batch, positions * channels]`.
+    pub fn vjp(&self, output_grad: &Tensor, input: &Tensor, threads: usize) -> Result<Tensor> {
+        let input = &input.contiguous()?;
+        map_rows(output_grad, &PulledBack { pool: self, input }, threads)
+    }
+
+    fn signal_width(&self) -> usize {
+        self.window.positions * self.channels
+    }
+
+    fn out_width(&self) -> usize {
+        self.window.out_positions * self.channels
+    }
+
+    /// The elements of a signal under the window at `t`, of channel `c`.
+    fn under(&self, t: usize, c: usize) -> impl Iterator<Item = usize> + use<> {
+        let channels = self.channels;
+        self.window.covered(t).1.map(move |position| position * channels + c)
+    }
+
+    /// The element of a signal that is the maximum under the window at `t`, of channel `c`.
+    fn first_maximum<T: Real>(&self, signal: &[T], t: usize, c: usize) -> usize {
+        let first = self.window.covered(t).1.start * self.channels + c;
+        self.under(t, c).fold(first, |best, at| {
+            let is_nan = signal[at].partial_cmp(&signal[at]).is_none();
+            if signal[at] > signal[best] || is_nan { at } else { best }
+        })
+    }
+}
+
+/// Signals to pooled signals.
+struct Pooled<'a>(&'a Pool1d);
+
+impl RowMap for Pooled<'_> {
+    fn out_width(&self) -> Result<usize> {
+        Ok(self.0.out_width())
+    }
+
+    fn apply<T: Real>(&self, _: usize, signals: &[T], out: &mut [T]) -> Result<()> {
+        let pool = self.0;
+        let share = T::of(1.0 / pool.window.size as f64);
+        let pooled = out.chunks_exact_mut(pool.out_width());
+        for (signal, pooled) in signals.chunks_exact(pool.signal_width()).zip(pooled) {
+            for (t, values) in pooled.chunks_exact_mut(pool.channels).enumerate() {
+                for (c, value) in values.iter_mut().enumerate() {
+                    *value = match pool.pooling {
+                        Pooling::Max => signal[pool.first_maximum(signal, t, c)],
+                        Pooling::Average => pool.under(t, c).fold(T::ZERO, |sum, at| sum + signal[at]) * share,
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gradients at pooled signals to gradients at the signals.
+struct PulledBack<'a> {
+    pool: &'a Pool1d,
+    /// The signals, `[batch, positions * channels]`.
+    input: &'a Tensor,
+}
+
+impl RowMap for PulledBack<'_> {
+    fn out_width(&self) -> Result<usize> {
+        Ok(self.pool.signal_width())
+    }
+
+    fn apply<T: Real>(&self, first: usize, output_grad: &[T], out: &mut [T]) -> Result<()> {
+        let (pool, width, batch) = (self.pool, self.pool.signal_width(), self.input.dims2()?.0);
+        let share = T::of(1.0 / pool.window.size as f64);
+        let gradients = output_grad.chunks_exact(pool.out_width());
+        with_values::<T, _>(self.input, |signals| {
+            for (row, (gradient, out)) in (first..).zip(gradients.zip(out.chunks_exact_mut(width))) {
+                let signal = &signals[row % batch * width..][..width];
+                for (t, values) in gradient.chunks_exact(pool.channels).enumerate() {
+                    for (c, value) in values.iter().enumerate() {
+                        match pool.pooling {
+                            Pooling::Max => out[pool.first_maximum(signal, t, c)] += *value,
+                            Pooling::Average => pool.under(t, c).for_each(|at| out[at] += *value * share),
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
