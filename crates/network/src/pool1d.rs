@@ -3,6 +3,8 @@
 //! Signals are `[batch, positions * channels]`, the channel running fastest. The gradient of a maximum goes to the first of equals, as in
 //! torch, and a NaN under the window is the maximum.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use crate::row_map::{Real, RowMap, map_rows, with_values};
@@ -46,19 +48,27 @@ impl Pool1d {
         self.window.out_positions * self.channels
     }
 
-    /// The elements of a signal under the window at `t`, of channel `c`.
-    fn under(&self, t: usize, c: usize) -> impl Iterator<Item = usize> + use<> {
-        let channels = self.channels;
-        self.window.covered(t).1.map(move |position| position * channels + c)
+    /// Where in a signal each channel has its maximum under the window at `t`: the first of equals, or a NaN.
+    fn find_maxima<T: Real>(&self, signal: &[T], t: usize, maxima: &mut [usize]) {
+        let covered = self.window.covered(t).1;
+        for (c, maximum) in maxima.iter_mut().enumerate() {
+            *maximum = covered.start * self.channels + c;
+        }
+        for position in covered.skip(1) {
+            for (c, maximum) in maxima.iter_mut().enumerate() {
+                let at = position * self.channels + c;
+                let (value, best) = (signal[at], signal[*maximum]);
+                if value > best || value.partial_cmp(&value).is_none() {
+                    *maximum = at;
+                }
+            }
+        }
     }
 
-    /// The element of a signal that is the maximum under the window at `t`, of channel `c`.
-    fn first_maximum<T: Real>(&self, signal: &[T], t: usize, c: usize) -> usize {
-        let first = self.window.covered(t).1.start * self.channels + c;
-        self.under(t, c).fold(first, |best, at| {
-            let is_nan = signal[at].partial_cmp(&signal[at]).is_none();
-            if signal[at] > signal[best] || is_nan { at } else { best }
-        })
+    /// The elements of a signal under the window at `t`, position by position.
+    fn under(&self, t: usize) -> Range<usize> {
+        let covered = self.window.covered(t).1;
+        covered.start * self.channels..covered.end * self.channels
     }
 }
 
@@ -73,14 +83,24 @@ impl RowMap for Pooled<'_> {
     fn apply<T: Real>(&self, _: usize, signals: &[T], out: &mut [T]) -> Result<()> {
         let pool = self.0;
         let share = T::of(1.0 / pool.window.size as f64);
+        let mut maxima = vec![0; pool.channels];
         let pooled = out.chunks_exact_mut(pool.out_width());
         for (signal, pooled) in signals.chunks_exact(pool.signal_width()).zip(pooled) {
             for (t, values) in pooled.chunks_exact_mut(pool.channels).enumerate() {
-                for (c, value) in values.iter_mut().enumerate() {
-                    *value = match pool.pooling {
-                        Pooling::Max => signal[pool.first_maximum(signal, t, c)],
-                        Pooling::Average => pool.under(t, c).fold(T::ZERO, |sum, at| sum + signal[at]) * share,
-                    };
+                match pool.pooling {
+                    Pooling::Max => {
+                        pool.find_maxima(signal, t, &mut maxima);
+                        for (value, at) in values.iter_mut().zip(&maxima) {
+                            *value = signal[*at];
+                        }
+                    }
+                    Pooling::Average => {
+                        for position in signal[pool.under(t)].chunks_exact(pool.channels) {
+                            for (value, x) in values.iter_mut().zip(position) {
+                                *value += *x * share;
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -105,13 +125,23 @@ impl RowMap for PulledBack<'_> {
         let share = T::of(1.0 / pool.window.size as f64);
         let gradients = output_grad.chunks_exact(pool.out_width());
         with_values::<T, _>(self.input, |signals| {
+            let mut maxima = vec![0; pool.channels];
             for (row, (gradient, out)) in (first..).zip(gradients.zip(out.chunks_exact_mut(width))) {
                 let signal = &signals[row % batch * width..][..width];
                 for (t, values) in gradient.chunks_exact(pool.channels).enumerate() {
-                    for (c, value) in values.iter().enumerate() {
-                        match pool.pooling {
-                            Pooling::Max => out[pool.first_maximum(signal, t, c)] += *value,
-                            Pooling::Average => pool.under(t, c).for_each(|at| out[at] += *value * share),
+                    match pool.pooling {
+                        Pooling::Max => {
+                            pool.find_maxima(signal, t, &mut maxima);
+                            for (value, at) in values.iter().zip(&maxima) {
+                                out[*at] += *value;
+                            }
+                        }
+                        Pooling::Average => {
+                            for position in out[pool.under(t)].chunks_exact_mut(pool.channels) {
+                                for (x, value) in position.iter_mut().zip(values) {
+                                    *x += *value * share;
+                                }
+                            }
                         }
                     }
                 }
