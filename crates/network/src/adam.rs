@@ -1,8 +1,8 @@
 //! Adam (Kingma and Ba 2014, arXiv:1412.6980), in Keras' form: `w -= r m / (sqrt(v) + epsilon)` with
 //! `r = learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t)`.
 //!
-//! A layer's gradient `sum_n g_n (x) a_n` (n: spectra, and of a convolution their positions) is formed tile by tile and used up at once, so it is never written to memory as a whole. Tiles
-//! depend on the layer's shape alone: no bit depends on the number of threads.
+//! A layer's gradient `sum_n g_n (x) a_n` (n: spectra, and of a convolution their positions) is formed tile by tile and used up at once,
+//! so it is never written to memory as a whole. Tiles depend on the layer's shape alone: no bit depends on the number of threads.
 
 use std::sync::{Mutex, PoisonError};
 

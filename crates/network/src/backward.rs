@@ -25,7 +25,8 @@ pub enum InputJacobian {
 /// What a backward pass gives.
 #[derive(Clone, Debug)]
 pub struct Backward {
-    /// The two sides of the weight Jacobian of each of `Network::dense_layers`, from the input on; gradients of outputs in normalised label units.
+    /// The two sides of the weight Jacobian of each of `Network::dense_layers`, from the input on; gradients of outputs in normalised
+    /// label units.
     pub captures: Vec<LayerCapture>,
     /// `d label_k / d flux_d`: `[K, batch, D]`, label unit per flux unit; `None` where it was not wanted.
     pub input_jacobian: Option<Tensor>,

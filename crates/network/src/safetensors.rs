@@ -1,10 +1,10 @@
 //! Networks from and to safetensors files.
 //!
 //! A dense layer is `<name>.weight` `[out, in]` and `<name>.bias` `[out]`, a convolution `<name>.weight` `[out channels, channels, kernel]`
-//! and `<name>.bias` `[out channels]`, as torch has them; without the second it is a layer without bias. The normalisation is `normalisation.input_mean`,
-//! `.input_scale` `[D]` (or one value), `.label_mean`, `.label_scale` `[K]`, f64. The layers' order and kinds are the metadata entry
-//! `fisherflow.network`; a file without it (a bare state dict) has its layers in the natural order of their names, and their kinds said
-//! by [`Description`].
+//! and `<name>.bias` `[out channels]`, as torch has them; a layer whose bias is not there has none. The normalisation is
+//! `normalisation.input_mean`, `.input_scale` `[D]` (or one value), `.label_mean`, `.label_scale` `[K]`, f64. The layers' order and kinds
+//! are the metadata entry `fisherflow.network`; a file without it (a bare state dict) has its layers in the natural order of their names,
+//! and their kinds said by [`Description`].
 
 use std::collections::HashMap;
 

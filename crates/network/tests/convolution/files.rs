@@ -2,14 +2,14 @@
 
 use fisherflow_network::{Arithmetic, DenseShape, Description, Network, NetworkError, Precision};
 
-use crate::plain_layers::{file, random};
+use crate::plain_layers::{NamedTensor, file, random};
 
 const F64: Arithmetic = Arithmetic {
     precision: Precision::F64,
     threads: 1,
 };
 
-type Tensors = Vec<(String, Vec<usize>, Vec<f64>)>;
+type Tensors = Vec<NamedTensor>;
 
 /// StarNet's layers, smaller: on 64 pixels the second convolution gives 50 positions and pooling 12, which 62 to 65 pixels give too.
 const LAYERS: [&str; 8] = [

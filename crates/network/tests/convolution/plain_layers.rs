@@ -5,6 +5,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::{Dtype, tensor::TensorView};
 
+/// Name, shape and values.
+pub type NamedTensor = (String, Vec<usize>, Vec<f64>);
+
 /// A layer and its numbers.
 #[derive(Clone, Debug)]
 pub enum Plain {
@@ -84,17 +87,24 @@ impl Plain {
         }
     }
 
-    /// Tensors in a file: shape and values of the weights, and the biases.
-    fn tensors(&self) -> Option<(Vec<usize>, Vec<f64>, Option<&Vec<f64>>)> {
-        match self {
-            Self::Conv(weight, bias, ..) => Some((
+    /// What a file holds of the layer called `name`.
+    fn tensors(&self, name: &str) -> Vec<NamedTensor> {
+        let (shape, weight, bias) = match self {
+            Self::Conv(weight, bias, ..) => (
                 vec![weight.len(), weight[0].len(), weight[0][0].len()],
                 weight.concat().concat(),
-                bias.as_ref(),
-            )),
-            Self::Dense(weight, bias) => Some((vec![weight.len(), weight[0].len()], weight.concat(), bias.as_ref())),
-            _ => None,
-        }
+                bias,
+            ),
+            Self::Dense(weight, bias) => (vec![weight.len(), weight[0].len()], weight.concat(), bias),
+            _ => return Vec::new(),
+        };
+        let bias = bias
+            .iter()
+            .map(|bias| (format!("{name}.bias"), vec![bias.len()], bias.clone()));
+        [(format!("{name}.weight"), shape, weight)]
+            .into_iter()
+            .chain(bias)
+            .collect()
     }
 }
 
@@ -134,14 +144,10 @@ impl PlainNetwork {
 
     /// The same network as a bare state dict and what a run file says about it.
     pub fn network(&self, arithmetic: Arithmetic) -> Result<Network, NetworkError> {
-        let mut tensors = Vec::new();
-        for (i, (_, layer)) in self.layers.iter().enumerate() {
-            let Some((shape, weight, bias)) = layer.tensors() else {
-                continue;
-            };
-            tensors.push((format!("net.{i}.weight"), shape, weight));
-            tensors.extend(bias.map(|bias| (format!("net.{i}.bias"), vec![bias.len()], bias.clone())));
-        }
+        let layers = self.layers.iter().enumerate();
+        let tensors: Vec<NamedTensor> = layers
+            .flat_map(|(i, (_, layer))| layer.tensors(&format!("net.{i}")))
+            .collect();
         let description = Description {
             layers: Some(self.layers.iter().map(|(name, _)| name.clone()).collect()),
             input_mean: Some(self.input_mean.clone()),
@@ -156,7 +162,7 @@ impl PlainNetwork {
 }
 
 /// A safetensors file of f64 tensors.
-pub fn file(tensors: &[(String, Vec<usize>, Vec<f64>)]) -> Vec<u8> {
+pub fn file(tensors: &[NamedTensor]) -> Vec<u8> {
     let bytes: Vec<Vec<u8>> = tensors
         .iter()
         .map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect())
