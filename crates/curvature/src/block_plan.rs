@@ -13,7 +13,8 @@ use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind};
 /// [join layers](StructureKind::joins_layers); every other layer is a block of its own. `options` are of every block.
 ///
 /// # Errors
-/// A name in `by_layer` that no layer has (with the nearest name), no layer at all, or a full block whose biases are to be split off.
+/// A name in `by_layer` that no layer has (with the nearest name), a layer without bias, no layer at all, or a full block whose biases are to
+/// be split off.
 pub fn plan_blocks(
     shapes: &[DenseShape],
     default: StructureKind,
@@ -22,6 +23,11 @@ pub fn plan_blocks(
 ) -> Result<Vec<BlockPlan>, CurvatureError> {
     if shapes.is_empty() {
         return Err(CurvatureError::NoLayers);
+    }
+    if let Some(shape) = shapes.iter().find(|shape| !shape.bias) {
+        return Err(CurvatureError::NoBias {
+            layer: shape.name.clone(),
+        });
     }
     check_layer_names(shapes, by_layer.keys())?;
     let mut blocks: Vec<BlockPlan> = Vec::with_capacity(shapes.len());
@@ -86,6 +92,8 @@ mod tests {
                 name: name.to_owned(),
                 inputs,
                 outputs,
+                bias: true,
+                shared: 1,
             })
             .to_vec()
     }
@@ -132,6 +140,19 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "the network has no dense layer `layer.4`; the nearest is `layers.4`"
+        );
+        let mut without_bias = shapes();
+        without_bias[1].bias = false;
+        let error = plan_blocks(
+            &without_bias,
+            StructureKind::Kfac,
+            &BTreeMap::new(),
+            BlockOptions::default(),
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "layer `layers.2` has no bias, and the curvature of layers without bias is not supported yet"
         );
         assert!(matches!(
             plan_blocks(&[], StructureKind::Kfac, &BTreeMap::new(), BlockOptions::default()),

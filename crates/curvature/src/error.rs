@@ -16,6 +16,12 @@ pub enum CurvatureError {
         /// The network's layer with the most similar name.
         nearest: String,
     },
+    /// A layer without bias.
+    #[error("layer `{layer}` has no bias, and the curvature of layers without bias is not supported yet")]
+    NoBias {
+        /// The layer's name.
+        layer: String,
+    },
     /// There is no dense layer to plan blocks for.
     #[error("the network has no dense layer, so there is no curvature to sum")]
     NoLayers,

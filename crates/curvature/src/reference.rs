@@ -209,11 +209,15 @@ mod tests {
                 name: "layers.0".to_owned(),
                 inputs: 2,
                 outputs: 1,
+                bias: true,
+                shared: 1,
             },
             DenseShape {
                 name: "layers.2".to_owned(),
                 inputs: 1,
                 outputs: 2,
+                bias: true,
+                shared: 1,
             },
         ]
     }

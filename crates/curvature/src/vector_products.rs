@@ -228,6 +228,8 @@ pub fn gradient_captures(
             name: format!("number {}", capture.layer),
             inputs: 0,
             outputs,
+            bias: false,
+            shared,
         };
         if (found_k, found_batch) != (k, batch) {
             return Err(CurvatureError::CaptureShape {

@@ -235,7 +235,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             .dense_layers()
             .iter()
             .skip(layers)
-            .map(|shape| 2.0 * (shape.inputs * shape.outputs) as f64)
+            .map(|shape| 2.0 * (shape.shared * shape.inputs * shape.outputs) as f64)
             .sum()
     };
     let (forward, backward) = (products(0), k * products(1));

@@ -50,6 +50,8 @@ impl Mlp {
                 name: format!("layers.{}", 2 * i),
                 inputs: w[0],
                 outputs: w[1],
+                bias: true,
+                shared: 1,
             })
             .collect();
         let weights = shapes

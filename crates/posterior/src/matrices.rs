@@ -497,6 +497,8 @@ mod tests {
                 name: "layers.0".into(),
                 inputs: 2,
                 outputs: 2,
+                bias: true,
+                shared: 1,
             }],
             options: BlockOptions::default(),
         }

@@ -164,6 +164,8 @@ fn a_matrix_that_no_memory_holds_is_an_error() {
             name: "layers.0".to_owned(),
             inputs: side,
             outputs: side,
+            bias: true,
+            shared: 1,
         }];
         let plan = block(&shapes, StructureKind::Block, &[0]);
         let structure = structure_of(
