@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fisherflow_network::DenseShape;
 
-use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind};
+use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind, WeightJacobian};
 
 /// The blocks of a network's Hessian, in the order of their first layers, with ids 0, 1, 2, ...
 ///
@@ -13,8 +13,8 @@ use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind};
 /// [join layers](StructureKind::joins_layers); every other layer is a block of its own. `options` are of every block.
 ///
 /// # Errors
-/// A name in `by_layer` that no layer has (with the nearest name), a layer without bias, no layer at all, or a full block whose biases are to
-/// be split off.
+/// A name in `by_layer` that no layer has (with the nearest name), no layer at all, a full block whose biases are to be split off, or
+/// a dual one with too many weights that positions share.
 pub fn plan_blocks(
     shapes: &[DenseShape],
     default: StructureKind,
@@ -24,11 +24,6 @@ pub fn plan_blocks(
     if shapes.is_empty() {
         return Err(CurvatureError::NoLayers);
     }
-    if let Some(shape) = shapes.iter().find(|shape| !shape.bias) {
-        return Err(CurvatureError::NoBias {
-            layer: shape.name.clone(),
-        });
-    }
     check_layer_names(shapes, by_layer.keys())?;
     let mut blocks: Vec<BlockPlan> = Vec::with_capacity(shapes.len());
     for (layer, shape) in shapes.iter().enumerate() {
@@ -37,6 +32,9 @@ pub fn plan_blocks(
             return Err(CurvatureError::SplitBiasOfFull {
                 layer: shape.name.clone(),
             });
+        }
+        if structure == StructureKind::Dual {
+            WeightJacobian::check_layer(shape)?;
         }
         let joined = blocks
             .iter_mut()
@@ -140,19 +138,6 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "the network has no dense layer `layer.4`; the nearest is `layers.4`"
-        );
-        let mut without_bias = shapes();
-        without_bias[1].bias = false;
-        let error = plan_blocks(
-            &without_bias,
-            StructureKind::Kfac,
-            &BTreeMap::new(),
-            BlockOptions::default(),
-        )
-        .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "layer `layers.2` has no bias, and the curvature of layers without bias is not supported yet"
         );
         assert!(matches!(
             plan_blocks(&[], StructureKind::Kfac, &BTreeMap::new(), BlockOptions::default()),

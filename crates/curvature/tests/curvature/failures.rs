@@ -53,7 +53,7 @@ fn captures_that_do_not_fit_are_named_and_add_nothing() {
         (
             &shared,
             &precision,
-            "layer layers.2: captured input has shape [3, 2, 5], expected [6, 2, 5]",
+            "layer layers.2: captured input has shape [3, 2, 5], expected [6, 1, 5]",
         ),
         (
             &captures,
