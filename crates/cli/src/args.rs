@@ -266,7 +266,7 @@ pub struct InverseArgs {
     /// The layer's name; or those of all layers of a `full` block, joined by +
     #[arg(long, value_name = "L")]
     pub layer: String,
-    /// Elements: of these weights, as 0:10,99 (index = out * (in + 1) + in, bias last) or OUT/IN, as 2/0:5,2/bias
+    /// Elements: of these weights, as 0:10,99 (index = out * (in + 1) + in, bias last; without a bias out * in + in) or OUT/IN, as 2/0:5,2/bias
     #[arg(long, value_name = "WEIGHTS")]
     pub rows: Option<Weights>,
     /// ... with these weights [default: those of --rows]

@@ -1,6 +1,7 @@
 //! Which weights of a layer are meant: `0:10,99`, or `2/0:5,2/bias`.
 //!
-//! A layer's weights are `[W | b]`, `[out, in + 1]`, counted row by row from 0 with the bias last: index = out * (in + 1) + in. A choice is
+//! A layer's weights are `[W | b]`, `[out, in + 1]`, counted row by row from 0 with the bias last: index = out * (in + 1) + in; without a
+//! bias `W`, `[out, in]`: index = out * in + in. A choice is
 //! a list, in its order, of indices and ranges `from:to` (`to` not included, either end may be left out, `*` is all), or of `OUT/IN`
 //! where both are one of those and IN may be `bias`.
 
@@ -143,8 +144,9 @@ impl Item {
                     return Err("outputs and inputs can be named of one layer alone".to_owned());
                 };
                 for output in output.of(layer.outputs, "output")? {
-                    let first = output * (layer.inputs + 1);
+                    let first = output * layer.columns();
                     match input {
+                        Input::Bias if !layer.bias => return Err("the layer has no bias".to_owned()),
                         Input::Bias => indices.push(first + layer.inputs),
                         Input::Some(span) => indices.extend(span.of(layer.inputs, "input")?.map(|input| first + input)),
                     }
@@ -159,7 +161,7 @@ impl Item {
 pub fn place_of(mut index: usize, layers: &[DenseShape]) -> Option<WeightPlace<'_>> {
     for layer in layers {
         if index < layer.n_weights() {
-            let (output, input) = (index / (layer.inputs + 1), index % (layer.inputs + 1));
+            let (output, input) = (index / layer.columns(), index % layer.columns());
             return Some(WeightPlace {
                 layer: &layer.name,
                 output,
@@ -181,6 +183,8 @@ mod tests {
                 name: name.to_owned(),
                 inputs,
                 outputs,
+                bias: true,
+                shared: 1,
             })
             .to_vec()
     }

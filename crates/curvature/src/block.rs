@@ -87,6 +87,16 @@ impl BlockPlan {
         self.shapes.iter().map(DenseShape::n_weights).sum()
     }
 
+    /// Terms of the Kronecker factors' sums that a spectrum has: its positions, where each is one
+    /// ([`WeightSharing::Expand`]), else 1.
+    #[must_use]
+    pub fn terms_a_spectrum(&self) -> u64 {
+        match (self.options.weight_sharing, self.shapes.as_slice()) {
+            (WeightSharing::Expand, [shape]) => shape.shared as u64,
+            _ => 1,
+        }
+    }
+
     /// The layers' names joined by `+`: what files, logs and errors call the block.
     #[must_use]
     pub fn name(&self) -> String {
@@ -163,12 +173,12 @@ pub struct BlockCurvature {
 /// The numbers of a [`BlockCurvature`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum CurvatureForm {
-    /// `H`, `[p, p]`: layer after layer in the block's order, each `[W | b]` row-major (index = out * (in + 1) + in, bias last).
+    /// `H`, `[p, p]`: layer after layer in the block's order, each `[W | b]` row-major (index = out * columns + column, the bias
+    /// last where there is one).
     Dense(Matrix),
-    /// `H ~ (g (x) a) / n_terms` with `a = sum [a;1][a;1]^T`, `[in + 1, in + 1]`, and `g = sum_n sum_kl Lam_n,kl g_k g_l^T`, `[out, out]`.
+    /// `H ~ (g (x) a) / n_terms` with `a = sum [a;1][a;1]^T`, `[columns, columns]` (the 1 is the bias's), and `g = sum_n sum_kl Lam_n,kl g_k g_l^T`, `[out, out]`.
     ///
-    /// `n_terms` is the last diagonal element of `a`: the number of spectra, times the positions a spectrum that are summed one by one
-    /// ([`WeightSharing::Expand`]).
+    /// `n_terms` is the number of spectra times [`BlockPlan::terms_a_spectrum`]; where there is a bias, the last diagonal element of `a`.
     Kronecker {
         /// The input factor `S_A`.
         a: Matrix,
@@ -177,14 +187,14 @@ pub enum CurvatureForm {
     },
     /// `H ~ (U (x) V) diag(eigenvalues) (U (x) V)^T`.
     Eigenbasis {
-        /// V, the eigenvectors of `S_A`, one a column: `[in + 1, in + 1]`.
+        /// V, the eigenvectors of `S_A`, one a column: `[columns, columns]`.
         a_vectors: Matrix,
         /// U, the eigenvectors of `S_G`, one a column: `[out, out]`.
         g_vectors: Matrix,
-        /// `Lambda_ij`, `[out, in + 1]`: a sum over spectra, like everything here.
+        /// `Lambda_ij`, `[out, columns]`: a sum over spectra, like everything here.
         eigenvalues: Matrix,
     },
-    /// `diag(H)` as `[out, in + 1]`, bias last.
+    /// `diag(H)` as `[out, columns]`, the bias last where there is one.
     Diagonal(Matrix),
     /// `H ~ U diag(lambda) U^T + D`, with D the part of `diag(H)` that the first term lacks.
     LowRank {

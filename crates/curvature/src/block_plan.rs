@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fisherflow_network::DenseShape;
 
-use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind};
+use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind, WeightJacobian};
 
 /// The blocks of a network's Hessian, in the order of their first layers, with ids 0, 1, 2, ...
 ///
@@ -13,7 +13,8 @@ use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind};
 /// [join layers](StructureKind::joins_layers); every other layer is a block of its own. `options` are of every block.
 ///
 /// # Errors
-/// A name in `by_layer` that no layer has (with the nearest name), no layer at all, or a full block whose biases are to be split off.
+/// A name in `by_layer` that no layer has (with the nearest name), no layer at all, a full block whose biases are to be split off, or
+/// a dual one with too many weights that positions share.
 pub fn plan_blocks(
     shapes: &[DenseShape],
     default: StructureKind,
@@ -31,6 +32,9 @@ pub fn plan_blocks(
             return Err(CurvatureError::SplitBiasOfFull {
                 layer: shape.name.clone(),
             });
+        }
+        if structure == StructureKind::Dual {
+            WeightJacobian::check_layer(shape)?;
         }
         let joined = blocks
             .iter_mut()
@@ -86,6 +90,8 @@ mod tests {
                 name: name.to_owned(),
                 inputs,
                 outputs,
+                bias: true,
+                shared: 1,
             })
             .to_vec()
     }

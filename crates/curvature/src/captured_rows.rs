@@ -6,8 +6,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use crate::products::Element;
 use crate::{CurvatureError, LabelPrecision};
 
-/// The capture of the dense layer counted `layer`, its shapes and types checked: `[batch, shared, in]` and `[K, batch, shared, out]`, with at
-/// least one shared position.
+/// The capture of the layer counted `layer`, its shapes and types checked: `[batch, shared, in]` and `[K, batch, shared, out]`.
 pub(crate) fn capture_of<'a>(
     captures: &'a [LayerCapture],
     layer: usize,
@@ -21,9 +20,8 @@ pub(crate) fn capture_of<'a>(
         .ok_or_else(|| CurvatureError::MissingCapture {
             layer: shape.name.clone(),
         })?;
-    let shared = shared_positions(capture);
-    let expected_input = vec![batch, shared, shape.inputs];
-    let expected_grad = vec![n_labels, batch, shared, shape.outputs];
+    let expected_input = vec![batch, shape.shared, shape.inputs];
+    let expected_grad = vec![n_labels, batch, shape.shared, shape.outputs];
     for (tensor, found, expected) in [
         ("input", capture.input.dims(), expected_input),
         ("output_grad", capture.output_grad.dims(), expected_grad),
@@ -53,31 +51,6 @@ pub(crate) fn capture_of<'a>(
         });
     }
     Ok(capture)
-}
-
-/// The same where a structure takes no layer whose weights are shared by several positions of a spectrum.
-pub(crate) fn unshared_capture_of<'a>(
-    captures: &'a [LayerCapture],
-    layer: usize,
-    shape: &DenseShape,
-    n_labels: usize,
-    batch: usize,
-) -> Result<&'a LayerCapture, CurvatureError> {
-    let capture = capture_of(captures, layer, shape, n_labels, batch)?;
-    if shared_positions(capture) == 1 {
-        return Ok(capture);
-    }
-    Err(CurvatureError::CaptureShape {
-        layer: shape.name.clone(),
-        tensor: "input",
-        found: capture.input.dims().to_vec(),
-        expected: vec![batch, 1, shape.inputs],
-    })
-}
-
-/// The number of positions of a spectrum that share the layer's weights.
-pub(crate) fn shared_positions(capture: &LayerCapture) -> usize {
-    capture.input.dims().get(1).copied().unwrap_or(0).max(1)
 }
 
 /// A tensor's values in its own type, which is `T`, row-major.

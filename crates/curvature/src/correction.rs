@@ -5,7 +5,7 @@
 //!
 //! `Lambda_ij = sum_n sum_kl Lam_n,kl (sum_t g~_kti a~_tj) (sum_t g~_lti a~_tj)`,
 //!
-//! a sum of squares of whitened gradients. `[out, in + 1]`; of all diagonal matrices it is the one that brings `(U (x) V) diag(Lambda) (U (x) V)^T`
+//! a sum of squares of whitened gradients. `[out, columns]`; of all diagonal matrices it is the one that brings `(U (x) V) diag(Lambda) (U (x) V)^T`
 //! closest to the block in the Frobenius norm. Inputs are rotated about their reference, `a~ = V^T [a - a0; 0] + V^T [a0; 1]`, the second part in
 //! f64; the products are in the captures' type, and added in f64.
 
@@ -13,10 +13,10 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use faer::{MatMut, MatRef};
-use fisherflow_network::LayerCapture;
 use fisherflow_network::product::multiply;
+use fisherflow_network::{DenseShape, LayerCapture};
 
-use crate::captured_rows::{capture_of, shared_positions, values, whitened_gradients};
+use crate::captured_rows::{capture_of, values, whitened_gradients};
 use crate::products::Element;
 use crate::squared_gradients::{Sizes, add_squared_gradients};
 use crate::structure::{Structure, check_sums};
@@ -31,7 +31,7 @@ pub struct KroneckerBases {
 }
 
 impl KroneckerBases {
-    /// From V, the eigenvectors of `S_A` `[in + 1, in + 1]`, and U, those of `S_G` `[out, out]`, one a column.
+    /// From V, the eigenvectors of `S_A` `[columns, columns]`, and U, those of `S_G` `[out, out]`, one a column.
     #[must_use]
     pub fn new(a_vectors: Matrix, g_vectors: Matrix) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl KroneckerBases {
         }
     }
 
-    /// V, `[in + 1, in + 1]`.
+    /// V, `[columns, columns]`.
     #[must_use]
     pub fn a_vectors(&self) -> &Matrix {
         &self.a_vectors
@@ -75,7 +75,7 @@ pub fn correction_of(
 ) -> Result<Box<dyn Structure>, CurvatureError> {
     let shape = &plan.shapes[0];
     for (what, vectors, side) in [
-        ("eigenvectors of S_A", &bases.a_vectors, shape.inputs + 1),
+        ("eigenvectors of S_A", &bases.a_vectors, shape.columns()),
         ("eigenvectors of S_G", &bases.g_vectors, shape.outputs),
     ] {
         if (vectors.rows, vectors.cols, vectors.values.len()) != (side, side, side * side) {
@@ -88,7 +88,7 @@ pub fn correction_of(
         }
     }
     let (input_mean, _) = references.of_layer(plan.layers[0], shape, n_labels)?;
-    let side = shape.inputs + 1;
+    let side = shape.columns();
     let mut rotated_mean = vec![0.0; side];
     for (row, &mean) in bases
         .a_vectors
@@ -120,25 +120,22 @@ pub fn correction_bytes(plan: &BlockPlan) -> u64 {
 /// squares.
 #[must_use]
 pub fn correction_flops(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> f64 {
-    let of_layer = |inputs: f64, outputs: f64| {
-        inputs * (inputs + 1.0) + n_labels as f64 * outputs * outputs + outputs * (inputs + 1.0)
+    let of_layer = |shape: &DenseShape| {
+        let (inputs, outputs, columns) = (shape.inputs as f64, shape.outputs as f64, shape.columns() as f64);
+        inputs * columns + n_labels as f64 * outputs * outputs + outputs * columns
     };
-    let products: f64 = plan
-        .shapes
-        .iter()
-        .map(|shape| of_layer(shape.inputs as f64, shape.outputs as f64))
-        .sum();
+    let products: f64 = plan.shapes.iter().map(of_layer).sum();
     2.0 * n_spectra as f64 * products
 }
 
-/// The corrected eigenvalues of one layer. Its sums are `Lambda`, `[out, in + 1]`.
+/// The corrected eigenvalues of one layer. Its sums are `Lambda`, `[out, columns]`.
 struct Correction {
     plan: BlockPlan,
     n_labels: usize,
     threads: usize,
     /// `a0 [in]`.
     input_mean: Vec<f64>,
-    /// `V^T [a0; 1]`, `[in + 1]`.
+    /// `V^T [a0; 1]`, `[columns]`.
     rotated_mean: Vec<f64>,
     bases: Arc<KroneckerBases>,
 }
@@ -154,7 +151,7 @@ impl Correction {
         sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
-        let (inputs, outputs, side) = (shape.inputs, shape.outputs, shape.inputs + 1);
+        let (inputs, outputs, side) = (shape.inputs, shape.outputs, shape.columns());
         let mut input: Vec<T> = values(&capture.input, shape)?;
         for row in input.chunks_exact_mut(inputs) {
             for (value, mean) in row.iter_mut().zip(&self.input_mean) {
@@ -172,7 +169,7 @@ impl Correction {
         drop(gradients);
         let whitened = self.rotated(&whitened, outputs, g_vectors, outputs);
         let sizes = Sizes {
-            shared: shared_positions(capture),
+            shared: shape.shared,
             n_labels: self.n_labels,
             inputs: side,
             outputs,
@@ -254,7 +251,7 @@ impl Structure for Correction {
                 g_vectors: self.bases.g_vectors.clone(),
                 eigenvalues: Matrix {
                     rows: shape.outputs,
-                    cols: shape.inputs + 1,
+                    cols: shape.columns(),
                     values: sums.sums.clone(),
                 },
             },

@@ -7,7 +7,7 @@
 
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, shared_positions, values_f64, whitened_gradients};
+use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
 use crate::packed::{packed_len, row_of, unpack};
 use crate::products::add_gram;
 use crate::structure::{Structure, check_sums};
@@ -27,6 +27,7 @@ pub(crate) struct Dense {
 struct LayerRows {
     inputs: usize,
     outputs: usize,
+    bias: bool,
     shared: usize,
     /// `a [batch, shared, in]`.
     input: Vec<f64>,
@@ -82,7 +83,8 @@ impl Structure for Dense {
             layers.push(LayerRows {
                 inputs: shape.inputs,
                 outputs: shape.outputs,
-                shared: shared_positions(capture),
+                bias: shape.bias,
+                shared: shape.shared,
                 input: values_f64(&capture.input, shape)?,
                 gradients: whitened_gradients(&gradients, shape.outputs, precision, None),
             });
@@ -114,8 +116,9 @@ impl Structure for Dense {
             });
         }
         let hessian = if self.plan.options.split_bias {
-            let stride = self.plan.shapes[0].inputs + 1;
-            let is_bias = |weight: usize| weight % stride == stride - 1;
+            let stride = self.plan.shapes[0].columns();
+            let has_bias = self.plan.shapes[0].bias;
+            let is_bias = |weight: usize| has_bias && weight % stride == stride - 1;
             unpack(&sums.sums, self.plan.n_weights(), |i, j, value| {
                 if is_bias(i) == is_bias(j) { value } else { 0.0 }
             })
@@ -134,7 +137,7 @@ impl Structure for Dense {
 }
 
 impl LayerRows {
-    /// Appends `sum_t g_t (x) [a_t; 1]`, with the whitened gradients of `row` = spectrum * K + j.
+    /// Appends `sum_t g_t (x) [a_t; 1]` (without a bias, `sum_t g_t (x) a_t`), with the whitened gradients of `row` = spectrum * K + j.
     fn push_row(&self, row: usize, n_labels: usize, rows: &mut Vec<f64>) {
         let (spectrum, label) = (row / n_labels, row % n_labels);
         let first = rows.len();
@@ -144,14 +147,17 @@ impl LayerRows {
             if rows.len() == first {
                 for g in gradient {
                     rows.extend(input.iter().map(|a| g * a));
-                    rows.push(*g);
+                    rows.extend(self.bias.then_some(*g));
                 }
             } else {
-                for (row, g) in rows[first..].chunks_exact_mut(self.inputs + 1).zip(gradient) {
+                let columns = self.inputs + usize::from(self.bias);
+                for (row, g) in rows[first..].chunks_exact_mut(columns).zip(gradient) {
                     for (to, a) in row.iter_mut().zip(input) {
                         *to += g * a;
                     }
-                    row[self.inputs] += g;
+                    if self.bias {
+                        row[self.inputs] += g;
+                    }
                 }
             }
         }

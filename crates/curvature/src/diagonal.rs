@@ -7,13 +7,13 @@
 use candle_core::DType;
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, shared_positions, values, whitened_gradients};
+use crate::captured_rows::{capture_of, values, whitened_gradients};
 use crate::products::{Element, add_cross};
 use crate::squared_gradients::{Sizes, add_squared_gradients, sums_of_squares};
 use crate::structure::{Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix};
 
-/// The diagonal structure of one layer. Its sums are `[out, in + 1]`, bias last.
+/// The diagonal structure of one layer. Its sums are `[out, columns]`, the bias last where there is one.
 pub(crate) struct Diagonal {
     plan: BlockPlan,
     n_labels: usize,
@@ -46,7 +46,7 @@ impl Diagonal {
         )
     }
 
-    /// Adds a batch to `sums: [out, in + 1]`.
+    /// Adds a batch to `sums: [out, columns]`.
     pub(crate) fn add_batch(
         &self,
         captures: &[LayerCapture],
@@ -68,20 +68,19 @@ impl Diagonal {
         sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
-        let (outputs, stride) = (shape.outputs, shape.inputs + 1);
+        let (outputs, stride) = (shape.outputs, shape.columns());
         let mut input: Vec<T> = values(&capture.input, shape)?;
         let gradients: Vec<T> = values(&capture.output_grad, shape)?;
         let whitened = whitened_gradients(&gradients, outputs, precision, None);
         drop(gradients);
-        let shared = shared_positions(capture);
-        if shared > 1 {
+        if shape.shared > 1 {
             let mut with_one = Vec::with_capacity(input.len() / shape.inputs * stride);
             for row in input.chunks_exact(shape.inputs) {
                 with_one.extend_from_slice(row);
-                with_one.push(T::one_impl());
+                with_one.extend(shape.bias.then(T::one_impl));
             }
             let sizes = Sizes {
-                shared,
+                shared: shape.shared,
                 n_labels: self.n_labels,
                 inputs: stride,
                 outputs,
@@ -93,7 +92,7 @@ impl Diagonal {
             *value *= *value;
         }
         let squares = sums_of_squares(&whitened, self.n_labels, outputs);
-        for square in squares.chunks_exact(outputs) {
+        for square in squares.chunks_exact(outputs).filter(|_| shape.bias) {
             for (row, square) in sums.chunks_exact_mut(stride).zip(square) {
                 row[shape.inputs] += square;
             }
@@ -138,7 +137,7 @@ impl Structure for Diagonal {
         let shape = &self.plan.shapes[0];
         let diagonal = Matrix {
             rows: shape.outputs,
-            cols: shape.inputs + 1,
+            cols: shape.columns(),
             values: sums.sums.clone(),
         };
         Ok(BlockCurvature {

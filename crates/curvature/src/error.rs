@@ -19,6 +19,19 @@ pub enum CurvatureError {
     /// There is no dense layer to plan blocks for.
     #[error("the network has no dense layer, so there is no curvature to sum")]
     NoLayers,
+    /// Rows of the weight Jacobian of a large layer whose weights are shared by positions.
+    #[error(
+        "layer `{layer}` shares {n_weights} weights between positions, and the dual structure keeps their rows whole for up to {most}: \
+         hold it as kfac, ekfac, diagonal or low_rank"
+    )]
+    SharedRows {
+        /// The layer's name.
+        layer: String,
+        /// Its weights.
+        n_weights: usize,
+        /// Weights at most.
+        most: usize,
+    },
     /// A layer's bias was to be split off a block that is defined by its cross terms.
     #[error(
         "layer {layer} cannot be held as `full` with its bias split off: a full block is defined by its cross terms; choose `block`"

@@ -11,7 +11,7 @@
 //! `S_A = [S_A' + a0 s^T + s a0^T + n a0 a0^T, s + n a0; (s + n a0)^T, n]`,
 //! `S_G = S_G' + sum_l (t_l gbar_l^T + gbar_l t_l^T) + sum_kl L_kl gbar_k gbar_l^T`.
 //!
-//! Where positions of a spectrum share the weights, a term of every sum is a position, or a spectrum (see [`WeightSharing`]). Where the bias is
+//! Without a bias `S_A` is without its last row and column. Where positions of a spectrum share the weights, a term of every sum is a position, or a spectrum (see [`WeightSharing`]). Where the bias is
 //! split off, `S_A` is left without its last row and column but for their common element.
 //!
 //! The products of a batch are taken in the captures' type and added in f64, their diagonals are sums of squares in f64. `b` and the whitened
@@ -20,7 +20,7 @@
 use candle_core::DType;
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, shared_positions, values, whitened_gradients};
+use crate::captured_rows::{capture_of, values, whitened_gradients};
 use crate::packed::{mirror, packed_len, unpack};
 use crate::products::{Element, add_gram};
 use crate::structure::{Structure, check_sums};
@@ -132,7 +132,7 @@ impl Kfac {
         let (k, outputs) = (self.n_labels, shape.outputs);
         let mut input: Vec<T> = values(&capture.input, shape)?;
         let mut gradients: Vec<T> = values(&capture.output_grad, shape)?;
-        let mut positions = shared_positions(capture);
+        let mut positions = shape.shared;
         if self.plan.options.weight_sharing == WeightSharing::Reduce && positions > 1 {
             input = mean_over_positions(&input, positions, shape.inputs);
             gradients = sum_over_positions(&gradients, positions, outputs);
@@ -171,11 +171,11 @@ impl Kfac {
         Ok(())
     }
 
-    /// `S_A [in + 1, in + 1]` about 0.
+    /// `S_A [columns, columns]` about 0.
     fn input_factor(&self, parts: &Parts<&[f64]>) -> Matrix {
         let inputs = self.input_mean.len();
         let (mean, sum, n) = (&self.input_mean, parts.input_sum, parts.n_terms[0]);
-        let side = inputs + 1;
+        let side = self.plan.shapes[0].columns();
         let mut values = vec![0.0; side * side];
         let mut rest = parts.input_moment;
         for (i, row) in values.chunks_exact_mut(side).enumerate() {

@@ -9,7 +9,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use serde::{Deserialize, Serialize};
 
 use crate::CurvatureError;
-use crate::captured_rows::{capture_of, shared_positions, values_f64};
+use crate::captured_rows::{capture_of, values_f64};
 
 /// The reference of every dense layer, in the network's order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ impl ReferenceSums {
             read.push((
                 values_f64(&capture.input, shape)?,
                 values_f64(&capture.output_grad, shape)?,
-                shared_positions(capture),
+                shape.shared,
             ));
         }
         let mut sums = self.sums.as_mut_slice();
@@ -209,11 +209,15 @@ mod tests {
                 name: "layers.0".to_owned(),
                 inputs: 2,
                 outputs: 1,
+                bias: true,
+                shared: 1,
             },
             DenseShape {
                 name: "layers.2".to_owned(),
                 inputs: 1,
                 outputs: 2,
+                bias: true,
+                shared: 1,
             },
         ]
     }

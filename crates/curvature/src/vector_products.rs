@@ -8,20 +8,24 @@
 //! Hessian     GGN V - sum_n sum_k (Lam_n r_n)_k d2 f_k(x_n)/dtheta2 V  = d2L/dtheta2 V
 //! ```
 //!
-//! The first two come from layer captures alone: for a dense layer `J_n V` is `sum_o g_ko (V [a; 1])_o`, so a product costs two passes over the
+//! The first two come from layer captures alone: for a dense layer `J_n V` is `sum_o g_ko (V [a; 1])_o`, summed over
+//! positions where they share the weights, so a product costs two passes over the
 //! layer's weights for each direction. The third adds the R-operator of [`Network::hessian_products`]. The empirical Fisher is the GGN of
 //! [`gradient_captures`] with one output of precision 1.
 //!
 //! Products within a batch are in the captures' type, batches are added in f64. No bit depends on the number of threads.
 
 use candle_core::{DType, Tensor};
-use fisherflow_network::product::product_plus_row;
+use fisherflow_network::product::{product, product_plus_row};
 use fisherflow_network::{DenseShape, Forward, LayerCapture, Network, NetworkError, WeightDirections};
 use serde::{Deserialize, Serialize};
 
-use crate::captured_rows::{unshared_capture_of, values, values_f64};
+use crate::captured_rows::{capture_of, values, values_f64};
 use crate::products::{Element, add_cross};
 use crate::{CurvatureError, LabelPrecision};
+
+/// Numbers of the products with a layer's weights that are held at once, where positions of a spectrum share them.
+const PRODUCTS_AT_ONCE: usize = 1 << 22;
 
 /// Sums over spectra of products with some directions, for some dense layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +35,7 @@ pub struct ProductSums {
     n_directions: usize,
     layers: Vec<usize>,
     shapes: Vec<DenseShape>,
-    /// Layer after layer `[n_directions * out, in + 1]`.
+    /// Layer after layer `[n_directions * out, columns]`.
     sums: Vec<f64>,
 }
 
@@ -157,17 +161,24 @@ pub fn add_ggn_products(
     let (k, batch, n) = (precision.n_labels, precision.batch(), directions.count());
     let mut jv = vec![0.0; n * batch * k]; // J v: [n, batch, K]
     for (layer, shape, _) in sums.by_layer() {
-        let capture = unshared_capture_of(captures, layer, shape, k, batch)?;
+        let capture = capture_of(captures, layer, shape, k, batch)?;
         let Some(directions) = directions.of_layer(layer) else {
             continue;
         };
-        let through = through_layer(capture, directions, shape, threads)?;
         let (outputs, grad) = (shape.outputs, values_f64(&capture.output_grad, shape)?);
-        for (spectrum, through) in through.chunks_exact((n * outputs).max(1)).enumerate() {
-            for (direction, through) in through.chunks_exact(outputs).enumerate() {
-                for output in 0..k {
-                    let grad = &grad[(output * batch + spectrum) * outputs..][..outputs];
-                    jv[(direction * batch + spectrum) * k + output] += dot(grad, through);
+        let positions = batch * shape.shared;
+        let at_once = spectra_at_once(shape, n, batch);
+        for first in (0..batch).step_by(at_once) {
+            let input = capture.input.narrow(0, first, at_once.min(batch - first));
+            let through = through_layer(&input.map_err(NetworkError::from)?, directions, shape, threads)?;
+            let through = through.chunks_exact((n * outputs).max(1));
+            for (position, through) in (first * shape.shared..).zip(through) {
+                let spectrum = position / shape.shared;
+                for (direction, through) in through.chunks_exact(outputs).enumerate() {
+                    for output in 0..k {
+                        let grad = &grad[(output * positions + position) * outputs..][..outputs];
+                        jv[(direction * batch + spectrum) * k + output] += dot(grad, through);
+                    }
                 }
             }
         }
@@ -228,6 +239,8 @@ pub fn gradient_captures(
             name: format!("number {}", capture.layer),
             inputs: 0,
             outputs,
+            bias: false,
+            shared,
         };
         if (found_k, found_batch) != (k, batch) {
             return Err(CurvatureError::CaptureShape {
@@ -277,23 +290,34 @@ pub(crate) fn seeds(
     Ok(tensor.map_err(NetworkError::from)?)
 }
 
-/// `V [a; 1]` of every spectrum and direction: `[batch, n, out]`.
+/// Spectra whose products with a layer's weights are held at once: all, where no positions share them.
+fn spectra_at_once(shape: &DenseShape, n_directions: usize, batch: usize) -> usize {
+    if shape.shared == 1 {
+        return batch.max(1);
+    }
+    (PRODUCTS_AT_ONCE / (shape.shared * shape.outputs * n_directions).max(1)).clamp(1, batch.max(1))
+}
+
+/// `V [a; 1]` of every position and direction, `[batch, shared, n, out]`, of `input: [batch, shared, in]`.
 fn through_layer(
-    capture: &LayerCapture,
+    input: &Tensor,
     directions: &Tensor,
     shape: &DenseShape,
     threads: usize,
 ) -> Result<Vec<f64>, CurvatureError> {
     let product = || {
-        let input = capture.input.squeeze(1)?;
+        let input = input.reshape(((), shape.inputs))?;
         let weights = directions.narrow(1, 0, shape.inputs)?;
+        if !shape.bias {
+            return product(&input, &weights.t()?, threads);
+        }
         let bias = directions.narrow(1, shape.inputs, 1)?.flatten_all()?.contiguous()?;
         product_plus_row(&input, &weights.t()?, &bias, threads)
     };
     values_f64(&product().map_err(NetworkError::from)?, shape)
 }
 
-/// Adds `sum_n sum_k u_nk g_nk (x) [a; 1]` of each direction; `u: [n, batch, K]`.
+/// Adds `sum_n sum_k u_nk sum_t g_nkt (x) [a_nt; 1]` of each direction; `u: [n, batch, K]`.
 fn add_transposed(
     captures: &[LayerCapture],
     precision: &LabelPrecision,
@@ -303,7 +327,7 @@ fn add_transposed(
 ) -> Result<(), CurvatureError> {
     let (k, batch) = (precision.n_labels, precision.batch());
     for (layer, shape, sums) in sums.by_layer() {
-        let capture = unshared_capture_of(captures, layer, shape, k, batch)?;
+        let capture = capture_of(captures, layer, shape, k, batch)?;
         match capture.input.dtype() {
             DType::F32 => add_layer::<f32>(capture, shape, (k, batch), u, sums, threads)?,
             _ => add_layer::<f64>(capture, shape, (k, batch), u, sums, threads)?,
@@ -323,28 +347,37 @@ fn add_layer<T: Element>(
     if batch == 0 {
         return Ok(());
     }
-    let (outputs, stride) = (shape.outputs, shape.inputs + 1);
+    let (outputs, stride) = (shape.outputs, shape.columns());
     let n = u.len() / (batch * k);
     let grad: Vec<T> = values(&capture.output_grad, shape)?;
-    let mut combined = Vec::with_capacity(batch * n * outputs); // [batch, n * out]
-    let mut row = vec![0.0; outputs];
-    for spectrum in 0..batch {
-        for direction in 0..n {
-            row.fill(0.0);
-            for (output, u) in u[(direction * batch + spectrum) * k..][..k].iter().enumerate() {
-                let grad = &grad[(output * batch + spectrum) * outputs..][..outputs];
-                for (x, g) in row.iter_mut().zip(grad) {
-                    *x += u * g.to_f64();
-                }
-            }
-            for (sums, x) in sums[direction * outputs * stride..].chunks_exact_mut(stride).zip(&row) {
-                sums[shape.inputs] += x;
-            }
-            combined.extend(row.iter().map(|&x| T::from_f64(x)));
-        }
-    }
     let input: Vec<T> = values(&capture.input, shape)?;
-    add_cross(&combined, n * outputs, &input, shape.inputs, sums, stride, threads);
+    let (positions, at_once) = (batch * shape.shared, spectra_at_once(shape, n, batch));
+    let rows_at_once = at_once * shape.shared;
+    let mut combined = Vec::with_capacity(rows_at_once * n * outputs); // [batch * shared, n * out]
+    let mut row = vec![0.0; outputs];
+    for (chunk, input) in input.chunks((rows_at_once * shape.inputs).max(1)).enumerate() {
+        combined.clear();
+        let first = chunk * rows_at_once;
+        for position in first..positions.min(first + rows_at_once) {
+            let spectrum = position / shape.shared;
+            for direction in 0..n {
+                row.fill(0.0);
+                for (output, u) in u[(direction * batch + spectrum) * k..][..k].iter().enumerate() {
+                    let grad = &grad[(output * positions + position) * outputs..][..outputs];
+                    for (x, g) in row.iter_mut().zip(grad) {
+                        *x += u * g.to_f64();
+                    }
+                }
+                if shape.bias {
+                    for (sums, x) in sums[direction * outputs * stride..].chunks_exact_mut(stride).zip(&row) {
+                        sums[shape.inputs] += x;
+                    }
+                }
+                combined.extend(row.iter().map(|&x| T::from_f64(x)));
+            }
+        }
+        add_cross(&combined, n * outputs, input, shape.inputs, sums, stride, threads);
+    }
     Ok(())
 }
 

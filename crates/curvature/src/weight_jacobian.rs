@@ -1,13 +1,17 @@
 //! Rows of the weight Jacobian, each kept as the two sides of its outer products: `F_n^T J_n` of some spectra without ever forming J.
 //!
 //! Row j of spectrum n is, layer after layer, `g_nj (x) [a_n; 1]`, with the whitened gradient `g_nj = sum_k F_n,kj d f_k / d (pre-activation)`
-//! and `Lam_n = F_n F_n^T` the spectrum's label precision. The GGN is their Gram matrix over weights, `H = J^T J`. All in f64, in normalised
-//! label units.
+//! and `Lam_n = F_n F_n^T` the spectrum's label precision; without a bias, `g_nj (x) a_n`. Where T positions of a spectrum share the weights,
+//! `sum_t g_njt (x) [a_nt; 1]` is no such product: the row itself is kept as the gradient, `g_nj (x) [1]`, in the order of the weights. The GGN
+//! is their Gram matrix over weights, `H = J^T J`. All in f64, in normalised label units.
 
-use fisherflow_network::LayerCapture;
+use fisherflow_network::{DenseShape, LayerCapture};
 
-use crate::captured_rows::{unshared_capture_of, values_f64, whitened_gradients};
+use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
 use crate::{BlockPlan, CurvatureError, LabelPrecision, Matrix};
+
+/// Weights of a layer that positions share, up to which its rows are kept: each spectrum has K rows of as many numbers.
+const MOST_SHARED_WEIGHTS: usize = 1 << 16;
 
 /// The rows of the weight Jacobian of some spectra, K each, over the layers of a block.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,17 +24,52 @@ pub struct WeightJacobian {
 /// A layer's two sides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSides {
-    /// `a`: `[n, in]`; the bias's 1 is not stored.
+    /// `a`: `[n, in]`; the bias's 1 is not stored. `[n, 0]` where positions share the weights.
     pub inputs: Matrix,
-    /// `g`: `[n K, out]`, the K rows of a spectrum one after another.
+    /// `g`: `[n K, out]`, the K rows of a spectrum one after another; `[n K, weights]` where positions share the weights.
     pub gradients: Matrix,
+    /// 1 where a row is `g (x) [a; 1]`, 0 where it is `g (x) a`.
+    one: usize,
+}
+
+impl LayerSides {
+    /// From inputs `[n, in]` (none where positions share the weights) and gradients.
+    #[must_use]
+    pub fn new(shape: &DenseShape, inputs: Matrix, gradients: Matrix) -> Self {
+        Self {
+            inputs,
+            gradients,
+            one: usize::from(shape.shared > 1 || shape.bias),
+        }
+    }
+
+    /// Widths of a layer's inputs and gradients.
+    #[must_use]
+    pub fn widths(shape: &DenseShape) -> [usize; 2] {
+        match shape.shared {
+            1 => [shape.inputs, shape.outputs],
+            _ => [0, shape.n_weights()],
+        }
+    }
+
+    /// Length of `[a; 1]`, or of `a`: the weights are `[out, columns]`.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.inputs.cols + self.one
+    }
+
+    /// What the 1 adds to an inner product of inputs: 1, or 0 where there is none.
+    #[must_use]
+    pub fn one(&self) -> f64 {
+        self.one as f64
+    }
 }
 
 impl WeightJacobian {
     /// The rows of a batch, whitened by the labels' precision. `captures` are those of all layers of the network.
     ///
     /// # Errors
-    /// Captures or precisions that do not fit the block or the batch.
+    /// Captures or precisions that do not fit the block or the batch; a layer of too many shared weights.
     pub fn new(
         plan: &BlockPlan,
         captures: &[LayerCapture],
@@ -40,21 +79,38 @@ impl WeightJacobian {
         precision.check(k, n)?;
         let mut layers = Vec::with_capacity(plan.layers.len());
         for (&layer, shape) in plan.layers.iter().zip(&plan.shapes) {
-            let capture = unshared_capture_of(captures, layer, shape, k, n)?;
+            Self::check_layer(shape)?;
+            let capture = capture_of(captures, layer, shape, k, n)?;
             let gradients = values_f64(&capture.output_grad, shape)?;
-            layers.push(LayerSides {
-                inputs: matrix(n, shape.inputs, values_f64(&capture.input, shape)?),
-                gradients: matrix(
-                    n * k,
-                    shape.outputs,
-                    whitened_gradients(&gradients, shape.outputs, precision, None),
-                ),
-            });
+            let gradients = whitened_gradients(&gradients, shape.outputs, precision, None);
+            let inputs = values_f64(&capture.input, shape)?;
+            let [in_width, out_width] = LayerSides::widths(shape);
+            let (inputs, gradients) = match shape.shared {
+                1 => (inputs, gradients),
+                _ => (Vec::new(), summed_rows(shape, k, &inputs, &gradients)),
+            };
+            let (inputs, gradients) = (matrix(n, in_width, inputs), matrix(n * k, out_width, gradients));
+            layers.push(LayerSides::new(shape, inputs, gradients));
         }
         Ok(Self {
             n_spectra: n,
             n_labels: k,
             layers,
+        })
+    }
+
+    /// Refuses a layer whose rows would be too long to be kept.
+    ///
+    /// # Errors
+    /// Positions that share more than 65,536 weights.
+    pub fn check_layer(shape: &DenseShape) -> Result<(), CurvatureError> {
+        if shape.shared == 1 || shape.n_weights() <= MOST_SHARED_WEIGHTS {
+            return Ok(());
+        }
+        Err(CurvatureError::SharedRows {
+            layer: shape.name.clone(),
+            n_weights: shape.n_weights(),
+            most: MOST_SHARED_WEIGHTS,
         })
     }
 
@@ -64,20 +120,14 @@ impl WeightJacobian {
     /// Sides that do not fit the block's layers or one another.
     pub fn from_layers(plan: &BlockPlan, n_labels: usize, layers: Vec<LayerSides>) -> Result<Self, CurvatureError> {
         let n = layers.first().map_or(0, |layer| layer.inputs.rows);
-        let expected: Vec<_> = plan
-            .shapes
-            .iter()
-            .map(|s| [n, s.inputs, n * n_labels, s.outputs])
-            .collect();
-        let found: Vec<_> = layers
-            .iter()
-            .map(
-                |LayerSides {
-                     inputs: a,
-                     gradients: g,
-                 }| [a.rows, a.cols, g.rows, g.cols],
-            )
-            .collect();
+        let expected = plan.shapes.iter().map(LayerSides::widths);
+        let expected: Vec<_> = expected.map(|[a, g]| [n, a, n * n_labels, g]).collect();
+        let of = |LayerSides {
+                      inputs: a,
+                      gradients: g,
+                      ..
+                  }: &LayerSides| [a.rows, a.cols, g.rows, g.cols];
+        let found: Vec<_> = layers.iter().map(of).collect();
         if expected != found {
             return Err(CurvatureError::RowsDiffer {
                 expected: format!("{expected:?}"),
@@ -94,9 +144,9 @@ impl WeightJacobian {
     /// No rows, of a block with `n_labels` labels.
     #[must_use]
     pub fn none(plan: &BlockPlan, n_labels: usize) -> Self {
-        let layers = plan.shapes.iter().map(|shape| LayerSides {
-            inputs: matrix(0, shape.inputs, Vec::new()),
-            gradients: matrix(0, shape.outputs, Vec::new()),
+        let layers = plan.shapes.iter().map(|shape| {
+            let [inputs, gradients] = LayerSides::widths(shape).map(|width| matrix(0, width, Vec::new()));
+            LayerSides::new(shape, inputs, gradients)
         });
         Self {
             n_spectra: 0,
@@ -166,6 +216,7 @@ impl WeightJacobian {
         let layers = self.layers.iter().map(|layer| LayerSides {
             inputs: cut(&layer.inputs, 1),
             gradients: cut(&layer.gradients, self.n_labels),
+            one: layer.one,
         });
         Self {
             n_spectra: last - first,
@@ -177,9 +228,29 @@ impl WeightJacobian {
     /// Bytes of the rows of `n_spectra` spectra.
     #[must_use]
     pub fn bytes(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> u64 {
-        let per_spectrum: usize = plan.shapes.iter().map(|s| s.inputs + n_labels * s.outputs).sum();
+        let widths = plan.shapes.iter().map(LayerSides::widths);
+        let per_spectrum: usize = widths.map(|[inputs, gradients]| inputs + n_labels * gradients).sum();
         8 * n_spectra * per_spectrum as u64
     }
+}
+
+/// `sum_t g_nj,t (x) [a_nt; 1]`, `[n K, weights]`, of inputs `[n, shared, in]` and whitened gradients `[n, shared, K, out]`.
+fn summed_rows(shape: &DenseShape, k: usize, inputs: &[f64], gradients: &[f64]) -> Vec<f64> {
+    let (outputs, columns, p) = (shape.outputs, shape.columns(), shape.n_weights());
+    let n = gradients.len() / (shape.shared * k * outputs).max(1);
+    let mut rows = vec![0.0; n * k * p];
+    for (position, input) in inputs.chunks_exact(shape.inputs.max(1)).enumerate() {
+        for label in 0..k {
+            let gradient = &gradients[(position * k + label) * outputs..][..outputs];
+            let row = &mut rows[(position / shape.shared * k + label) * p..][..p];
+            for (row, g) in row.chunks_exact_mut(columns).zip(gradient) {
+                for (to, a) in row.iter_mut().zip(input.iter().chain(&[1.0])) {
+                    *to += g * a;
+                }
+            }
+        }
+    }
+    rows
 }
 
 fn matrix(rows: usize, cols: usize, values: Vec<f64>) -> Matrix {

@@ -2,7 +2,7 @@
 //!
 //! | file of `posterior/inverse/` | matrices |
 //! | --- | --- |
-//! | `block-BBB-rows-GGGGG-PPP` | chunk P of group G: of each layer `inputs` `[n, in]` and whitened `gradients` `[n K, out]` |
+//! | `block-BBB-rows-GGGGG-PPP` | chunk P of group G: of each layer `inputs` `[n, in]` and whitened `gradients` `[n K, out]`; where positions share its weights, the rows themselves as `gradients` `[n K, weights]` |
 //! | `block-BBB-cholesky-CCCCC` | of chunk C, counted over all: `gram_cholesky` `[n K, first + n K]`, rows `first`, ... of L from column 0 to their tile's end |
 
 use std::sync::Arc;
@@ -43,7 +43,8 @@ pub(crate) fn write_rows(
     let name = rows_name(plan, chunk.group, chunk.part);
     let mut writer = context.output.matrices(MatrixSet::Inverse, &name, &metadata(context))?;
     for (shape, sides) in plan.shapes.iter().zip(rows.layers()) {
-        for (factor, matrix) in [(Factor::Inputs, &sides.inputs), (Factor::Gradients, &sides.gradients)] {
+        let both = [(Factor::Inputs, &sides.inputs), (Factor::Gradients, &sides.gradients)];
+        for (factor, matrix) in both.into_iter().filter(|(_, matrix)| matrix.cols > 0) {
             writer.append(&MatrixRows {
                 layer: &shape.name,
                 factor: factor.as_str(),
@@ -65,13 +66,21 @@ pub(crate) fn read_rows(
 ) -> Result<WeightJacobian, RunError> {
     let name = rows_name(plan, chunk.group, chunk.part);
     let stored = output.read_matrices(MatrixSet::Inverse, &name)?;
-    let mut matrices = stored.matrices.into_iter();
+    let mut matrices = stored.matrices.into_iter().map(matrix);
     let mut layers = Vec::with_capacity(plan.shapes.len());
-    while let (Some(inputs), Some(gradients)) = (matrices.next(), matrices.next()) {
-        layers.push(LayerSides {
-            inputs: matrix(inputs),
-            gradients: matrix(gradients),
-        });
+    for shape in &plan.shapes {
+        let no_inputs = Matrix {
+            rows: chunk.n_spectra,
+            cols: 0,
+            values: Vec::new(),
+        };
+        let inputs = match LayerSides::widths(shape) {
+            [0, _] => Some(no_inputs),
+            _ => matrices.next(),
+        };
+        if let (Some(inputs), Some(gradients)) = (inputs, matrices.next()) {
+            layers.push(LayerSides::new(shape, inputs, gradients));
+        }
     }
     let rows = WeightJacobian::from_layers(plan, n_labels, layers)?;
     if rows.n_spectra() == chunk.n_spectra {

@@ -24,12 +24,13 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "curvature": context.job.curvature.kind.name(),
         "hessian": curvature_in_words(context.job.curvature.kind),
         "posterior_precision": "P = H + prior_precision * I",
-        "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in",
-        "kfac": "H ~ (kron_g (x) kron_a) / n_spectra, both factors sums",
-        "ekfac": "H ~ Q diag(eigenvalues) Q^T, Q = g_eigenvectors (x) a_eigenvectors, eigenvalues [out, in + 1] a sum",
+        "weights": "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in",
+        "kfac": "H ~ (kron_g (x) kron_a) / n_terms, both factors sums; n_terms: n_spectra, times the positions that share the weights where weight_sharing is expand",
+        "ekfac": "H ~ Q diag(eigenvalues) Q^T, Q = g_eigenvectors (x) a_eigenvectors, eigenvalues [out, columns] a sum",
         "weight_sharing": context.job.curvature.options.weight_sharing,
         "split_bias": context.job.curvature.options.split_bias,
-        "dual": "H = J^T J over the weights of all its layers together: row (n, k) of J is, layer after layer, gradients[n K + k] (x) [inputs[n]; 1], \
+        "dual": "H = J^T J over the weights of all its layers together: row (n, k) of J is, layer after layer, gradients[n K + k] (x) [inputs[n]; 1] (without a bias (x) inputs[n]; \
+            where positions share a layer's weights it has no inputs, and gradients[n K + k] are the weights' own), \
             spectra in the order of the files block-*-rows-*; gram_cholesky L: L L^T = J J^T + prior_precision * I; \
             P^-1 = (I - J^T (L L^T)^-1 J) / prior_precision",
         "low_rank": "H ~ U diag(eigenvalues) U^T + max(diagonal - diag(U diag(eigenvalues) U^T), 0); inverse: diag(diagonal) - low_rank low_rank^T",

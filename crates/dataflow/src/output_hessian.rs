@@ -152,8 +152,12 @@ pub fn output_hessian(
         return Err(RunError::Usage("no star is asked for: name one with --id".to_owned()));
     };
     let linear = |spec: &LayerSpec| match spec {
-        LayerSpec::Dense => true,
         LayerSpec::Activation(activation) => activation.is_piecewise_linear(),
+        LayerSpec::Input { .. }
+        | LayerSpec::Dense
+        | LayerSpec::Conv1d { .. }
+        | LayerSpec::Pool1d { .. }
+        | LayerSpec::Flatten(_) => true,
     };
     Ok(OutputHessianReport {
         n_weights: p as u64,
@@ -292,10 +296,7 @@ impl Rows<'_> {
         for shape in self.context.network.dense_layers() {
             let end = start + shape.n_weights();
             for weight in first.max(start)..(first + rows).min(end) {
-                let (out, input) = (
-                    (weight - start) / (shape.inputs + 1),
-                    (weight - start) % (shape.inputs + 1),
-                );
+                let (out, input) = ((weight - start) / shape.columns(), (weight - start) % shape.columns());
                 layers.push(shape.name.clone());
                 outs.push(Some(out as u64));
                 ins.push((input < shape.inputs).then_some(input as u64));
@@ -344,7 +345,7 @@ fn metadata(context: &Context, request: &OutputHessianRequest) -> FileMetadata {
     let convention = serde_json::json!({
         "hessian": "d2 label / d weight^2 of one spectrum: of the network's OUTPUT, not of a loss; label unit per squared weight",
         "part": request.part.name(),
-        "weights": "layer by layer [W | b], shape [out, in + 1], bias last, row-major: index = out * (in + 1) + in; in_index null: the bias",
+        "weights": "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in; in_index null: the bias",
         "kinks": "at a kink of an activation its second derivative counts as 0",
         "label_scale": labels.scale,
     });

@@ -235,7 +235,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             .dense_layers()
             .iter()
             .skip(layers)
-            .map(|shape| 2.0 * (shape.inputs * shape.outputs) as f64)
+            .map(|shape| 2.0 * (shape.shared * shape.inputs * shape.outputs) as f64)
             .sum()
     };
     let (forward, backward) = (products(0), k * products(1));
@@ -390,7 +390,7 @@ fn predictive_flops(block: &BlockPlan, rank: usize, k: f64) -> f64 {
             .shapes
             .iter()
             .map(|shape| {
-                let (a, g) = ((shape.inputs + 1) as f64, shape.outputs as f64);
+                let (a, g) = (shape.columns() as f64, shape.outputs as f64);
                 2.0 * (a * a + k * g * g + a * g)
             })
             .sum(),
@@ -403,7 +403,7 @@ fn bases_bytes(block: &BlockPlan) -> u64 {
     block
         .shapes
         .iter()
-        .map(|shape| squares(shape.inputs + 1) + squares(shape.outputs))
+        .map(|shape| squares(shape.columns()) + squares(shape.outputs))
         .sum()
 }
 
@@ -419,7 +419,7 @@ fn matrix_bytes(block: &BlockPlan, rank: usize) -> u64 {
             .shapes
             .iter()
             .map(|shape| {
-                let (a, g) = (shape.inputs as u64 + 1, shape.outputs as u64);
+                let (a, g) = (shape.columns() as u64, shape.outputs as u64);
                 a * a + g * g + a * g
             })
             .sum(),

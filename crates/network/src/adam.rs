@@ -1,8 +1,8 @@
 //! Adam (Kingma and Ba 2014, arXiv:1412.6980), in Keras' form: `w -= r m / (sqrt(v) + epsilon)` with
 //! `r = learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t)`.
 //!
-//! A layer's gradient `sum_n g_n (x) a_n` is formed tile by tile and used up at once, so it is never written to memory as a whole. Tiles
-//! depend on the layer's shape alone: no bit depends on the number of threads.
+//! A layer's gradient `sum_n g_n (x) a_n` (n: spectra, and of a convolution their positions) is formed tile by tile and used up at once,
+//! so it is never written to memory as a whole. Tiles depend on the layer's shape alone: no bit depends on the number of threads.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -35,7 +35,7 @@ pub(crate) struct Adam {
     moments: Moments,
 }
 
-/// Per dense layer, weights and biases.
+/// Per layer, weights and biases (of a layer without: empty).
 enum Moments {
     F32(Vec<[Moment<f32>; 2]>),
     F64(Vec<[Moment<f64>; 2]>),
@@ -52,7 +52,7 @@ impl Adam {
         let sizes = network
             .dense_layers()
             .iter()
-            .map(|shape| (shape.outputs * shape.inputs, shape.outputs));
+            .map(|shape| (shape.outputs * shape.inputs, shape.outputs * usize::from(shape.bias)));
         Self {
             rates,
             steps: 0,
@@ -95,10 +95,10 @@ fn step_layers<T: Element>(
 ) -> Result<()> {
     let threads = network.arithmetic().threads;
     for ((dense, [weight, bias]), capture) in network.dense_iter().zip(moments).zip(captures) {
-        let (batch, _, inputs) = capture.input.dims3()?;
-        let outputs = capture.output_grad.elem_count() / batch.max(1);
-        let input = capture.input.reshape((batch, inputs))?;
-        let output_grad = capture.output_grad.reshape((batch, outputs))?;
+        let (batch, shared, inputs) = capture.input.dims3()?;
+        let outputs = dense.weight.dims2()?.0;
+        let input = capture.input.reshape((batch * shared, inputs))?;
+        let output_grad = capture.output_grad.reshape((batch * shared, outputs))?;
         dense.weight.inplace_op1(&Step {
             moment: Mutex::new(weight),
             input: Some(&input),
@@ -106,13 +106,15 @@ fn step_layers<T: Element>(
             rates,
             threads,
         })?;
-        dense.bias.inplace_op1(&Step {
-            moment: Mutex::new(bias),
-            input: None,
-            output_grad: &output_grad,
-            rates,
-            threads,
-        })?;
+        if let Some(values) = &dense.bias {
+            values.inplace_op1(&Step {
+                moment: Mutex::new(bias),
+                input: None,
+                output_grad: &output_grad,
+                rates,
+                threads,
+            })?;
+        }
     }
     Ok(())
 }
@@ -120,9 +122,9 @@ fn step_layers<T: Element>(
 /// The step of one layer's weights (with its input) or biases (without), as an operation on their storage.
 struct Step<'a, T> {
     moment: Mutex<&'a mut Moment<T>>,
-    /// `[batch, in]`.
+    /// `[batch * shared, in]`.
     input: Option<&'a Tensor>,
-    /// `[batch, out]`.
+    /// `[batch * shared, out]`.
     output_grad: &'a Tensor,
     rates: Rates,
     threads: usize,
@@ -300,7 +302,10 @@ mod tests {
 
     fn weights(network: &Network) -> (Vec<f64>, Vec<f64>) {
         let (w, b) = network.dense_weights(0).unwrap();
-        (w.flatten_all().unwrap().to_vec1().unwrap(), b.to_vec1().unwrap())
+        (
+            w.flatten_all().unwrap().to_vec1().unwrap(),
+            b.unwrap().to_vec1().unwrap(),
+        )
     }
 
     #[test]

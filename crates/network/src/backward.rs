@@ -5,7 +5,7 @@
 use candle_core::Tensor;
 
 use crate::activation::Activation;
-use crate::blocks::in_blocks;
+use crate::blocks::{element_wise, in_blocks};
 use crate::capture::LayerCapture;
 use crate::dense::Dense;
 use crate::error::NetworkError;
@@ -25,7 +25,8 @@ pub enum InputJacobian {
 /// What a backward pass gives.
 #[derive(Clone, Debug)]
 pub struct Backward {
-    /// The two sides of each dense layer's weight Jacobian, from the input on; gradients of outputs in normalised label units.
+    /// The two sides of the weight Jacobian of each of `Network::dense_layers`, from the input on; gradients of outputs in normalised
+    /// label units.
     pub captures: Vec<LayerCapture>,
     /// `d label_k / d flux_d`: `[K, batch, D]`, label unit per flux unit; `None` where it was not wanted.
     pub input_jacobian: Option<Tensor>,
@@ -73,10 +74,27 @@ impl Network {
             match layer {
                 Layer::Activation(Activation::Linear) => {}
                 Layer::Activation(activation) => {
-                    let slope = in_blocks(input, batch, threads, |_, x| activation.derivative(x))?;
-                    grad = in_blocks(&grad, batch, threads, |first, grad| {
-                        grad.mul(&slope.narrow(0, first % batch.max(1), grad.dims2()?.0)?)
+                    let slope = element_wise(input, usize::MAX, threads, |_, x| activation.derivative(x))?;
+                    let slope = slope.flatten_all()?.unsqueeze(1)?;
+                    let period = slope.elem_count().max(1);
+                    grad = element_wise(&grad, batch, threads, |first, grad| {
+                        grad.mul(&slope.narrow(0, first % period, grad.elem_count())?)
                     })?;
+                }
+                Layer::Pool1d(pool) => grad = pool.vjp(&grad, input, threads)?,
+                Layer::Flatten(flatten) => grad = flatten.vjp(&grad, threads)?,
+                Layer::Conv1d(conv) => {
+                    dense_left -= 1;
+                    let shape = &self.shapes[dense_left];
+                    captures.push(LayerCapture {
+                        layer: dense_left,
+                        input: conv.patches(input, threads)?,
+                        output_grad: grad.reshape((n_seeds, batch, shape.shared, shape.outputs))?,
+                    });
+                    if dense_left == 0 && input_jacobian == InputJacobian::NotWanted {
+                        break;
+                    }
+                    grad = conv.vjp(&grad, threads)?;
                 }
                 Layer::Dense(dense) => {
                     dense_left -= 1;
@@ -104,8 +122,8 @@ impl Network {
         })
     }
 
-    /// From the gradients `[K * batch, width]` at the first layer's pre-activation (or at the input, where the network begins with an
-    /// activation) to `[K, batch, D]`, label unit per flux unit.
+    /// From the gradients `[K * batch, width]` at the first layer's pre-activation (or at the input, where the network does not begin with
+    /// a dense layer) to `[K, batch, D]`, label unit per flux unit.
     fn by_flux(&self, grad: &Tensor, batch: usize) -> Result<Tensor, NetworkError> {
         let (threads, n_labels) = (self.arithmetic.threads, self.n_labels());
         let inverse_scale = self.normalisation.inverse_scale();

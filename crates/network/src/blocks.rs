@@ -43,6 +43,20 @@ pub(crate) fn in_blocks(
     }
 }
 
+/// `f` of every element of `x`, `[rows, width]`, where `f` looks at one element at a time: blocks may end inside a row, which may be long.
+///
+/// `f` is told how many elements lie before its block, which crosses no multiple of `period` rows.
+pub(crate) fn element_wise(
+    x: &Tensor,
+    period: usize,
+    threads: usize,
+    f: impl Fn(usize, &Tensor) -> Result<Tensor> + Sync,
+) -> Result<Tensor> {
+    let width = x.dims2()?.1;
+    let elements = x.reshape((x.elem_count(), 1))?;
+    in_blocks(&elements, period.saturating_mul(width), threads, f)?.reshape(x.shape())
+}
+
 fn on_cpu<T: WithDType>(
     x: &Tensor,
     period: usize,
@@ -92,13 +106,17 @@ fn copy_to<T: WithDType>(out: &mut [T], block: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn contiguous_values<'a, T: WithDType>(storage: &'a CpuStorage, layout: &candle_core::Layout) -> Result<&'a [T]> {
+/// The values of a tensor in its own storage.
+pub(crate) fn contiguous_values<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &candle_core::Layout,
+) -> Result<&'a [T]> {
     let values = layout
         .contiguous_offsets()
         .and_then(|(start, end)| T::cpu_storage_as_slice(storage).ok()?.get(start..end));
     match values {
         Some(values) => Ok(values),
-        None => bail!("a block's values are not contiguous, or of another type"),
+        None => bail!("a tensor's values are not contiguous, or of another type"),
     }
 }
 

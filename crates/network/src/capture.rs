@@ -5,13 +5,14 @@ use candle_core::{Result, Tensor};
 /// The two sides of a layer's weight Jacobian for a batch of spectra.
 ///
 /// With the layer's weights as `[W | b]`, shape `[out, in + 1]`, bias last, the weight Jacobian of output k for spectrum n is the sum
-/// over shared positions s of `output_grad[k, n, s] (x) [input[n, s]; 1]`. Gradients are of the network's outputs in normalised units
-/// (before the label scale).
+/// over shared positions s of `output_grad[k, n, s] (x) [input[n, s]; 1]`; without a bias, of `output_grad[k, n, s] (x) input[n, s]`.
+/// Gradients are of the network's outputs in normalised units (before the label scale).
 #[derive(Clone, Debug)]
 pub struct LayerCapture {
-    /// The dense layer, counted from the input in `Network::dense_layers`.
+    /// The layer, counted from the input in `Network::dense_layers`.
     pub layer: usize,
-    /// The layer's input `a`: `[batch, shared, in]` (`shared` is 1 for a dense layer).
+    /// The layer's input `a`: `[batch, shared, in]`. `shared` is 1 for a dense layer; a convolution shares its weights between positions,
+    /// and its input is the patch `[channels, kernel]` at each.
     pub input: Tensor,
     /// `d f_k / d (pre-activation)` of each output k: `[K, batch, shared, out]`.
     pub output_grad: Tensor,

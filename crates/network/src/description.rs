@@ -91,7 +91,7 @@ pub(crate) struct FileDescription {
 pub(crate) struct FileLayer {
     /// A name of [`LayerSpec`].
     pub kind: String,
-    /// Of a dense layer: its tensors are `<name>.weight` and `<name>.bias`.
+    /// Of a layer with weights: its tensors are `<name>.weight` and, where it has a bias, `<name>.bias`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -129,7 +129,7 @@ struct VersionOnly {
     version: u64,
 }
 
-/// The layers in order, each dense one with the name of its tensors.
+/// The layers in order, each that has weights with the name of its tensors.
 pub(crate) fn resolve_layers(
     file: Option<&FileDescription>,
     said: Option<&[String]>,
@@ -144,25 +144,28 @@ pub(crate) fn resolve_layers(
             .iter()
             .map(|layer| layer.kind.parse())
             .collect::<Result<_, _>>()?;
-        if let Some(said) = said
-            && said != specs
-        {
-            return Err(NetworkError::LayersDisagree {
-                file: listed(&specs),
-                said: listed(&said),
-            });
-        }
-        if file
-            .layers
+        let mut layers: Vec<(LayerSpec, Option<String>)> = specs
             .iter()
-            .all(|layer| layer.name.is_some() || layer.kind != "dense")
-        {
-            return Ok(specs
-                .into_iter()
-                .zip(file.layers.iter().map(|layer| layer.name.clone()))
-                .collect());
+            .zip(&file.layers)
+            .map(|(spec, layer)| (*spec, layer.name.clone().filter(|_| spec.has_weights())))
+            .collect();
+        if layers.iter().any(|(spec, name)| spec.has_weights() && name.is_none()) {
+            layers = with_names(specs.clone(), names_in_file)?;
         }
-        return with_names(specs, names_in_file);
+        if let Some(said) = said {
+            let (file_input, file_rest) = input_and_rest(&specs);
+            let (said_input, said_rest) = input_and_rest(&said);
+            if file_rest != said_rest || file_input.and(said_input).is_some() && file_input != said_input {
+                return Err(NetworkError::LayersDisagree {
+                    file: listed(&specs),
+                    said: listed(&said),
+                });
+            }
+            if let (None, Some(input)) = (file_input, said_input) {
+                layers.insert(0, (input, None));
+            }
+        }
+        return Ok(layers);
     }
     match said {
         Some(specs) => with_names(specs, names_in_file),
@@ -174,12 +177,20 @@ pub(crate) fn resolve_layers(
     }
 }
 
-/// Gives the dense layers the names of the file's tensors, both in order.
+/// The number of pixels that heads a list of layers, and the layers behind it.
+fn input_and_rest(specs: &[LayerSpec]) -> (Option<LayerSpec>, &[LayerSpec]) {
+    match specs {
+        [input @ LayerSpec::Input { .. }, rest @ ..] => (Some(*input), rest),
+        _ => (None, specs),
+    }
+}
+
+/// Gives the layers with weights the names of the file's tensors, both in order.
 fn with_names(
     specs: Vec<LayerSpec>,
     names_in_file: Vec<String>,
 ) -> Result<Vec<(LayerSpec, Option<String>)>, NetworkError> {
-    let n_dense = specs.iter().filter(|spec| matches!(spec, LayerSpec::Dense)).count();
+    let n_dense = specs.iter().filter(|spec| spec.has_weights()).count();
     if n_dense != names_in_file.len() {
         return Err(NetworkError::DenseCount {
             said: n_dense,
@@ -190,9 +201,6 @@ fn with_names(
     let mut names = names_in_file.into_iter();
     Ok(specs
         .into_iter()
-        .map(|spec| match spec {
-            LayerSpec::Dense => (spec, names.next()),
-            LayerSpec::Activation(_) => (spec, None),
-        })
+        .map(|spec| (spec, if spec.has_weights() { names.next() } else { None }))
         .collect())
 }

@@ -25,7 +25,7 @@ pub enum NetworkError {
     },
     /// A tensor that the description needs is not there.
     #[error(
-        "the network file has no tensor `{name}` (nearest: `{nearest}`); every dense layer needs a weight and a bias"
+        "the network file has no tensor `{name}` (nearest: `{nearest}`); every dense or conv1d layer needs a weight"
     )]
     MissingTensor {
         /// The tensor's name.
@@ -33,9 +33,9 @@ pub enum NetworkError {
         /// The nearest name that is there.
         nearest: String,
     },
-    /// A tensor that no dense layer uses.
+    /// A tensor that no layer uses.
     #[error(
-        "tensor `{name}` {shape:?} of the network file belongs to no dense layer; only networks of dense layers are supported"
+        "tensor `{name}` {shape:?} of the network file belongs to no dense or conv1d layer; other layers have no tensors here"
     )]
     StrayTensor {
         /// The tensor's name.
@@ -44,7 +44,7 @@ pub enum NetworkError {
         shape: Vec<usize>,
     },
     /// A file without any weights.
-    #[error("the network file holds no dense layer: no tensor is called `<layer>.weight`")]
+    #[error("the network file holds no dense or conv1d layer: no tensor is called `<layer>.weight`")]
     NoLayers,
     /// A tensor of a type that is no number.
     #[error("tensor `{name}` holds {dtype}; weights must be f64, f32, f16 or bf16")]
@@ -76,6 +76,23 @@ pub enum NetworkError {
         /// That layer's number of outputs.
         outputs: usize,
     },
+    /// A layer that does not fit what it is given.
+    #[error("layer `{layer}`: {reason}")]
+    LayerFit {
+        /// The layer: its name, or what `layers` calls it.
+        layer: String,
+        /// What it needs, what it is given, and what to do.
+        reason: String,
+    },
+    /// Layers that fit spectra of several lengths.
+    #[error(
+        "the network's layers do not say how many pixels a spectrum has ({fitting}): say so in the first of them, as in \
+         layers = [\"input(7214)\", \"conv1d\", ...]"
+    )]
+    PixelsUnsaid {
+        /// Which numbers the layers fit.
+        fitting: String,
+    },
     /// A weight that is not finite.
     #[error("element {index} of tensor `{name}` is not a finite number in {precision}")]
     NotFinite {
@@ -86,13 +103,13 @@ pub enum NetworkError {
         /// The arithmetic it was read for.
         precision: String,
     },
-    /// A file that does not say what lies between its dense layers, and neither does the run file.
+    /// A file that does not say what lies between its layers of weights, and neither does the run file.
     #[error(
-        "the network file does not say what lies between its {n_dense} dense layers ({names}): say so, as in \
+        "the network file does not say what lies between its {n_dense} dense or conv1d layers ({names}): say so, as in \
          layers = [\"dense\", \"relu\", \"dense\"]"
     )]
     LayersUnsaid {
-        /// Number of dense layers in the file.
+        /// Number of layers with weights in the file.
         n_dense: usize,
         /// Their names.
         names: String,
@@ -107,8 +124,8 @@ pub enum NetworkError {
         /// The run file's layers.
         said: String,
     },
-    /// As many dense layers were said as the file does not hold.
-    #[error("`layers` names {said} dense layers, the network file holds {found}: {names}")]
+    /// As many layers with weights were said as the file does not hold.
+    #[error("`layers` names {said} dense or conv1d layers, the network file holds {found}: {names}")]
     DenseCount {
         /// How many were said.
         said: usize,
@@ -125,7 +142,7 @@ pub enum NetworkError {
         /// The nearest known name.
         nearest: String,
     },
-    /// A number in a layer name that makes no sense there.
+    /// A number or word in a layer name that makes no sense there.
     #[error("layer `{name}`: {reason}")]
     LayerNumber {
         /// The name.
@@ -232,6 +249,17 @@ pub enum NetworkError {
     SingleSpectrum {
         /// Spectra of the forward pass.
         found: usize,
+    },
+    /// The diagonal of the Hessian of an output of a large network with convolutions.
+    #[error(
+        "the diagonal of the output Hessian of a network with convolutions is taken weight by weight, for up to {most} weights, and this one has \
+         {n_weights}: ask for its products with vectors instead"
+    )]
+    TooManyUnitVectors {
+        /// Weights of the network.
+        n_weights: usize,
+        /// Weights at most.
+        most: usize,
     },
     /// A network asked for with widths that are none.
     #[error("widths {widths:?} describe no network: at least an input and an output width, all positive, are needed")]

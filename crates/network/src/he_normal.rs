@@ -12,6 +12,7 @@ use crate::activation::Activation;
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::error::NetworkError;
 use crate::labels::Labels;
+use crate::layer_chain::Weights;
 use crate::layer_spec::LayerSpec;
 use crate::network::Network;
 
@@ -41,7 +42,7 @@ impl Network {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let device = arithmetic.device();
         let mut specs = Vec::new();
-        let mut dense = Vec::new();
+        let mut weights = Vec::new();
         for pair in widths.windows(2) {
             let (inputs, outputs) = (pair[0], pair[1]);
             if !specs.is_empty() {
@@ -58,10 +59,14 @@ impl Network {
                 Precision::F64 => Tensor::from_vec(draws.collect::<Vec<f64>>(), (outputs, inputs), &device)?,
             };
             let bias = Tensor::zeros(outputs, arithmetic.precision.dtype(), &device)?;
-            dense.push((name, weight, bias));
+            weights.push(Weights {
+                name,
+                weight,
+                bias: Some(bias),
+            });
         }
         let labels = |outputs| labels.check(outputs).map(|()| labels);
-        Self::assemble(&specs, dense, labels, input_mean, input_scale, arithmetic)
+        Self::assemble(&specs, weights, labels, input_mean, input_scale, arithmetic)
     }
 }
 
@@ -93,7 +98,7 @@ mod tests {
                 .to_vec1()
                 .unwrap()
         };
-        assert!(all(bias).iter().all(|b| *b == 0.0));
+        assert!(all(bias.unwrap()).iter().all(|b| *b == 0.0));
         all(weight)
     }
 

@@ -1,4 +1,4 @@
-//! A network of dense layers and activations: what it is, and its forward pass.
+//! A network of dense layers, convolutions, pooling and activations: what it is, and its forward pass.
 
 use std::sync::OnceLock;
 
@@ -6,18 +6,45 @@ use candle_core::{DType, Tensor};
 
 use crate::activation::Activation;
 use crate::arithmetic::{Arithmetic, Precision};
-use crate::blocks::in_blocks;
+use crate::blocks::element_wise;
+use crate::conv1d::Conv1d;
 use crate::dense::{Dense, DenseShape};
 use crate::error::NetworkError;
+use crate::flatten::Flatten;
 use crate::labels::Labels;
+use crate::layer_chain::{Chain, Weights, n_inputs};
 use crate::layer_spec::LayerSpec;
 use crate::normalisation::InputNormalisation;
+use crate::pool1d::Pool1d;
 
 /// One layer with its numbers.
 #[derive(Clone, Debug)]
 pub(crate) enum Layer {
     Dense(Dense),
+    Conv1d(Conv1d),
+    Pool1d(Pool1d),
+    Flatten(Flatten),
     Activation(Activation),
+}
+
+impl Layer {
+    /// What a list of layers calls it.
+    fn spec(&self) -> LayerSpec {
+        match self {
+            Self::Dense(_) => LayerSpec::Dense,
+            Self::Conv1d(conv) => LayerSpec::Conv1d {
+                stride: conv.window.stride,
+                padding: conv.padding,
+            },
+            Self::Pool1d(pool) => LayerSpec::Pool1d {
+                pooling: pool.pooling,
+                window: pool.window.size,
+                stride: pool.window.stride,
+            },
+            Self::Flatten(flatten) => LayerSpec::Flatten(flatten.order),
+            Self::Activation(activation) => LayerSpec::Activation(*activation),
+        }
+    }
 }
 
 /// A network: `label = f((flux - input_mean) / input_scale) * label scale + label mean`.
@@ -37,7 +64,7 @@ pub struct Network {
 /// What a forward pass leaves: the outputs, and what the backward pass needs.
 #[derive(Clone, Debug)]
 pub struct Forward {
-    /// The input of each layer, `[batch, width]`.
+    /// The input of each layer, `[batch, width]`; of channels of positions, the channel running fastest.
     pub(crate) inputs: Vec<Tensor>,
     /// `[batch, K]`.
     output: Tensor,
@@ -67,38 +94,26 @@ impl Forward {
 }
 
 impl Network {
-    /// Puts a network together; `dense` holds name, weights `[out, in]` and biases `[out]` of the dense layers of `specs`, in order.
+    /// Puts a network together; `weights` are those of the layers of `specs` that have any, in order.
     pub(crate) fn assemble(
         specs: &[LayerSpec],
-        dense: Vec<(String, Tensor, Tensor)>,
+        weights: Vec<Weights>,
         labels: impl FnOnce(usize) -> Result<Labels, NetworkError>,
         input_mean: &[f64],
         input_scale: &[f64],
         arithmetic: Arithmetic,
     ) -> Result<Self, NetworkError> {
-        let shapes = chain(&dense)?;
-        let (Some(first), Some(last)) = (shapes.first(), shapes.last()) else {
+        if weights.is_empty() {
             return Err(NetworkError::NoLayers);
-        };
-        let normalisation = InputNormalisation::new(input_mean, input_scale, first.inputs, &arithmetic)?;
-        let labels = labels(last.outputs)?;
-        let mut tensors = dense.into_iter();
-        let mut layers = Vec::with_capacity(specs.len());
-        for spec in specs {
-            match *spec {
-                LayerSpec::Activation(activation) => layers.push(Layer::Activation(activation)),
-                LayerSpec::Dense => layers.extend(
-                    tensors
-                        .next()
-                        .map(|(_, weight, bias)| Layer::Dense(Dense { weight, bias })),
-                ),
-            }
         }
+        let normalised = input_mean.len().max(input_scale.len());
+        let n_inputs = n_inputs(specs, &weights, Some(normalised).filter(|n| *n > 1))?;
+        let chain = Chain::new(specs, weights, n_inputs)?;
         Ok(Self {
-            layers,
-            shapes,
-            normalisation,
-            labels,
+            layers: chain.layers,
+            shapes: chain.shapes,
+            normalisation: InputNormalisation::new(input_mean, input_scale, n_inputs, &arithmetic)?,
+            labels: labels(chain.n_outputs)?,
             arithmetic,
             weight_by_flux: OnceLock::new(),
         })
@@ -107,7 +122,7 @@ impl Network {
     /// Number of inputs: pixels a spectrum.
     #[must_use]
     pub fn n_inputs(&self) -> usize {
-        self.shapes.first().map_or(0, |shape| shape.inputs)
+        self.normalisation.mean.len()
     }
 
     /// Number of labels.
@@ -128,22 +143,20 @@ impl Network {
         &self.labels
     }
 
-    /// The dense layers, from the input on: what [`crate::LayerCapture::layer`] counts.
+    /// The layers with weights, dense ones and convolutions, from the input on: what [`crate::LayerCapture::layer`] counts.
     #[must_use]
     pub fn dense_layers(&self) -> &[DenseShape] {
         &self.shapes
     }
 
-    /// All layers, from the input on.
+    /// All layers, from the input on; where there are convolutions or pooling, headed by the pixels that they are for.
     #[must_use]
     pub fn layer_specs(&self) -> Vec<LayerSpec> {
-        self.layers
-            .iter()
-            .map(|layer| match layer {
-                Layer::Dense(_) => LayerSpec::Dense,
-                Layer::Activation(activation) => LayerSpec::Activation(*activation),
-            })
-            .collect()
+        let has_windows = |layer: &Layer| matches!(layer, Layer::Conv1d(_) | Layer::Pool1d(_));
+        let input = self.layers.iter().any(has_windows).then(|| LayerSpec::Input {
+            pixels: self.n_inputs(),
+        });
+        input.into_iter().chain(self.layers.iter().map(Layer::spec)).collect()
     }
 
     /// Subtracted from each pixel: `[D]`, flux units.
@@ -164,31 +177,33 @@ impl Network {
         self.arithmetic
     }
 
-    /// The weights `[out, in]` and biases `[out]` of dense layer `layer`, in the arithmetic's type; `None` beyond the last.
+    /// The weights `[out, in]` and biases `[out]` (`None`: it has none) of dense layer `layer`, in the arithmetic's type; `None` beyond the
+    /// last.
     #[must_use]
-    pub fn dense_weights(&self, layer: usize) -> Option<(&Tensor, &Tensor)> {
-        self.dense_iter().nth(layer).map(|dense| (&dense.weight, &dense.bias))
+    pub fn dense_weights(&self, layer: usize) -> Option<(&Tensor, Option<&Tensor>)> {
+        let dense = self.dense_iter().nth(layer)?;
+        Some((&dense.weight, dense.bias.as_ref()))
     }
 
+    /// The layers with weights; a convolution as the dense layer of its patches.
     pub(crate) fn dense_iter(&self) -> impl Iterator<Item = &Dense> {
         self.layers.iter().filter_map(|layer| match layer {
-            Layer::Dense(dense) => Some(dense),
-            Layer::Activation(_) => None,
+            Layer::Dense(dense) | Layer::Conv1d(Conv1d { dense, .. }) => Some(dense),
+            Layer::Pool1d(_) | Layer::Flatten(_) | Layer::Activation(_) => None,
         })
     }
 
     /// The same network with other weights of the same shapes.
-    pub(crate) fn with_weights(self, weights: Vec<(Tensor, Tensor)>) -> Self {
-        let mut weights = weights.into_iter();
-        let layers = self.layers.into_iter().map(|layer| match layer {
-            Layer::Dense(dense) => Layer::Dense(weights.next().map_or(dense, |(weight, bias)| Dense { weight, bias })),
-            Layer::Activation(_) => layer,
+    pub(crate) fn with_weights(mut self, weights: Vec<Dense>) -> Self {
+        let layers = self.layers.iter_mut().filter_map(|layer| match layer {
+            Layer::Dense(dense) | Layer::Conv1d(Conv1d { dense, .. }) => Some(dense),
+            Layer::Pool1d(_) | Layer::Flatten(_) | Layer::Activation(_) => None,
         });
-        Self {
-            layers: layers.collect(),
-            weight_by_flux: OnceLock::new(),
-            ..self
+        for (dense, other) in layers.zip(weights) {
+            *dense = other;
         }
+        self.weight_by_flux = OnceLock::new();
+        self
     }
 
     /// Spectra `[batch * D]`, row-major, in flux units, as a tensor `[batch, D]` of the arithmetic's type.
@@ -230,8 +245,11 @@ impl Network {
         for layer in &self.layers {
             let y = match layer {
                 Layer::Dense(dense) => dense.forward(&x, threads)?,
+                Layer::Conv1d(conv) => conv.forward(&x, threads)?,
+                Layer::Pool1d(pool) => pool.forward(&x, threads)?,
+                Layer::Flatten(flatten) => flatten.forward(&x, threads)?,
                 Layer::Activation(Activation::Linear) => x.clone(),
-                Layer::Activation(activation) => in_blocks(&x, usize::MAX, threads, |_, x| activation.value(x))?,
+                Layer::Activation(activation) => element_wise(&x, usize::MAX, threads, |_, x| activation.value(x))?,
             };
             kept.push(x);
             x = y;
@@ -241,48 +259,4 @@ impl Network {
             output: x,
         })
     }
-}
-
-/// The shapes of the dense layers, each checked against the one before it.
-fn chain(dense: &[(String, Tensor, Tensor)]) -> Result<Vec<DenseShape>, NetworkError> {
-    let mut shapes: Vec<DenseShape> = Vec::with_capacity(dense.len());
-    for (name, weight, bias) in dense {
-        let &[outputs, inputs] = weight.dims() else {
-            return Err(NetworkError::TensorShape {
-                name: format!("{name}.weight"),
-                found: weight.dims().to_vec(),
-                expected: "[outputs, inputs]".to_owned(),
-            });
-        };
-        if outputs == 0 || inputs == 0 {
-            return Err(NetworkError::TensorShape {
-                name: format!("{name}.weight"),
-                found: weight.dims().to_vec(),
-                expected: "at least one output and one input".to_owned(),
-            });
-        }
-        if bias.dims() != [outputs] {
-            return Err(NetworkError::TensorShape {
-                name: format!("{name}.bias"),
-                found: bias.dims().to_vec(),
-                expected: format!("[{outputs}], the layer's outputs"),
-            });
-        }
-        if let Some(before) = shapes.last()
-            && before.outputs != inputs
-        {
-            return Err(NetworkError::LayerChain {
-                layer: name.clone(),
-                inputs,
-                before: before.name.clone(),
-                outputs: before.outputs,
-            });
-        }
-        shapes.push(DenseShape {
-            name: name.clone(),
-            inputs,
-            outputs,
-        });
-    }
-    Ok(shapes)
 }

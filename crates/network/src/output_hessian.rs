@@ -11,6 +11,8 @@
 //!
 //! from C = 0 at the output (Botev, Ritter and Barber 2017, arXiv:1706.03662, eq. 6, for one output in place of the loss). Where all
 //! activations are piecewise linear C is 0, and what is left of the Hessian are the terms between different layers.
+//!
+//! Positions that share weights are coupled by C, so the diagonal of a network with convolutions is taken from products with unit vectors.
 
 use candle_core::{DType, Tensor};
 
@@ -21,13 +23,24 @@ use crate::product::product;
 use crate::r_operator::times;
 use crate::weight_directions::WeightDirections;
 
+/// Weights of a network with convolutions up to which the diagonal is taken: each costs a pass through the network for every output.
+const MOST_UNIT_VECTORS: usize = 20_000;
+
+/// Products with unit vectors taken at once.
+const UNIT_VECTORS_AT_ONCE: usize = 64;
+
 impl Network {
     /// The diagonal of the Hessian of each output by all weights, for the only spectrum of `forward`: `[K, n_weights]`, layer after layer
     /// `[W | b]`, in normalised label units.
     ///
     /// # Errors
-    /// A forward pass of another network, or of another number of spectra than one.
+    /// A forward pass of another network, or of another number of spectra than one; convolutions or pooling in a network of more than 20,000
+    /// weights.
     pub fn output_hessian_diagonal(&self, forward: &Forward) -> Result<Vec<f64>, NetworkError> {
+        let has_positions = |layer: &Layer| matches!(layer, Layer::Conv1d(_) | Layer::Pool1d(_) | Layer::Flatten(_));
+        if self.layers.iter().any(has_positions) {
+            return self.diagonal_by_unit_vectors(forward);
+        }
         let curves = self.curves(forward, true)?;
         let grads = self.gradients(forward, &self.unit_seeds(forward)?, &curves)?;
         let threads = self.arithmetic.threads;
@@ -42,7 +55,8 @@ impl Network {
                         index -= 1;
                         let start = end - self.shapes[index].n_weights();
                         if let Some(c) = &c {
-                            own_block(c, &forward.inputs[position], &mut of_output[start..end])?;
+                            let input = &forward.inputs[position];
+                            own_block(c, input, dense.bias.is_some(), &mut of_output[start..end])?;
                         }
                         end = start;
                         if index == 0 {
@@ -72,9 +86,48 @@ impl Network {
                             None => through,
                         }
                     }
-                    (Layer::Activation(_), None) => c,
+                    (
+                        Layer::Activation(_) | Layer::Conv1d(_) | Layer::Pool1d(_) | Layer::Flatten(_),
+                        None | Some(_),
+                    ) => c,
                 };
             }
+        }
+        Ok(diagonal)
+    }
+
+    /// The same, each layer's part from products with its unit vectors.
+    fn diagonal_by_unit_vectors(&self, forward: &Forward) -> Result<Vec<f64>, NetworkError> {
+        let p = self.n_weights();
+        if p > MOST_UNIT_VECTORS {
+            return Err(NetworkError::TooManyUnitVectors {
+                n_weights: p,
+                most: MOST_UNIT_VECTORS,
+            });
+        }
+        let seeds = self.unit_seeds(forward)?;
+        let mut diagonal = vec![0.0; self.n_labels() * p];
+        let mut start = 0;
+        for (layer, shape) in self.shapes.iter().enumerate() {
+            let own = shape.n_weights();
+            for first in (0..own).step_by(UNIT_VECTORS_AT_ONCE) {
+                let count = UNIT_VECTORS_AT_ONCE.min(own - first);
+                let mut units = vec![0.0; count * own];
+                for (row, unit) in units.chunks_exact_mut(own).enumerate() {
+                    unit[first + row] = 1.0;
+                }
+                let directions =
+                    WeightDirections::new(&[layer], &self.shapes[layer..=layer], &units, &self.arithmetic)?;
+                if let Some(products) = self.hessian_products(forward, &seeds, &directions)?.get(&layer) {
+                    let products = products.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+                    for (k, products) in products.chunks_exact(count * own).enumerate() {
+                        for (row, product) in products.chunks_exact(own).enumerate() {
+                            diagonal[k * p + start + first + row] = product[first + row];
+                        }
+                    }
+                }
+            }
+            start += own;
         }
         Ok(diagonal)
     }
@@ -137,11 +190,11 @@ impl Network {
     }
 }
 
-/// `C_oo [a; 1]_i^2` into `[out, in + 1]`.
-fn own_block(c: &Tensor, input: &Tensor, diagonal: &mut [f64]) -> candle_core::Result<()> {
+/// `C_oo [a; 1]_i^2` into `[out, columns]`.
+fn own_block(c: &Tensor, input: &Tensor, bias: bool, diagonal: &mut [f64]) -> candle_core::Result<()> {
     let c = c.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let mut squares = input.to_dtype(DType::F64)?.sqr()?.flatten_all()?.to_vec1::<f64>()?;
-    squares.push(1.0);
+    squares.extend(bias.then_some(1.0));
     for ((o, row), values) in c.iter().enumerate().zip(diagonal.chunks_exact_mut(squares.len())) {
         for (value, square) in values.iter_mut().zip(&squares) {
             *value = row[o] * square;

@@ -191,7 +191,7 @@ fn dense_strides(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// A matrix over a tensor's own storage, whose rows or columns are contiguous.
-fn matrix<'a, T: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<MatRef<'a, T>> {
+pub(crate) fn matrix<'a, T: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<MatRef<'a, T>> {
     let Storage::Cpu(storage) = storage else {
         bail!("a product on the CPU was asked of a tensor elsewhere");
     };

@@ -5,12 +5,12 @@
 //! pre-activation:
 //!
 //! ```text
-//! dense       R{y} = R{a} W^T + a V^T + v_b              R{g_a} = R{g_y} W + g_y V
+//! dense       R{y} = R{a} W^T + a V^T + v_b              R{g_a} = R{g_y} W + g_y V          a convolution: patch by patch
 //! activation  R{y} = phi'(a) R{a}                        R{g_a} = phi'(a) R{g_y} + phi''(a) g_y R{a}
 //! result      d2F/dtheta2 v = sum_n R{g_y} (x) [a; 1] + g_y (x) [R{a}; 0]
 //! ```
 //!
-//! Exact for every activation; no difference quotient. Pearlmutter, B. A. (1994), Fast exact multiplication by the Hessian, Neural
+//! Pooling and flattening are linear where they stand, the maximum as the choice of its place. Exact for every activation; no difference quotient. Pearlmutter, B. A. (1994), Fast exact multiplication by the Hessian, Neural
 //! Computation 6, 147.
 
 use std::collections::BTreeMap;
@@ -19,9 +19,10 @@ use candle_core::Tensor;
 
 use crate::activation::Activation;
 use crate::blocks::in_blocks;
+use crate::dense::Dense;
 use crate::error::NetworkError;
 use crate::network::{Forward, Layer, Network};
-use crate::product::{product, product_plus_row};
+use crate::product::product;
 use crate::weight_directions::WeightDirections;
 
 /// An activation's derivatives at its input, `[batch, width]`.
@@ -51,7 +52,7 @@ impl Network {
 
     /// The Hessian by the weights of each combination of outputs, `F_s = sum_n sum_k seeds_snk f_k(x_n)`, times each direction.
     ///
-    /// `seeds: [S, batch, K]`. Gives `[S, n, out, in + 1]` (bias last) for each dense layer that `directions` name: its rows of the whole
+    /// `seeds: [S, batch, K]`. Gives `[S, n, out, columns]` (the bias last) for each dense layer that `directions` name: its rows of the whole
     /// Hessian of those layers, their cross terms included, in the arithmetic's type.
     ///
     /// # Errors
@@ -76,7 +77,7 @@ impl Network {
         products
             .into_iter()
             .map(|(layer, by_direction)| {
-                // [n, S, out, in + 1] with the two leading axes in the order of the result
+                // [n, S, out, columns] with the two leading axes in the order of the result
                 let stacked = Tensor::stack(&by_direction, 1)?;
                 debug_assert_eq!(stacked.dims()[0], n_seeds);
                 Ok((layer, stacked))
@@ -84,7 +85,7 @@ impl Network {
             .collect()
     }
 
-    /// Each layer's derivatives at its input; `None` for dense layers and `linear`.
+    /// Each layer's derivatives at its input; `None` for all but activations, and for `linear`.
     pub(crate) fn curves(&self, forward: &Forward, second: bool) -> Result<Vec<Option<Curve>>, NetworkError> {
         if forward.inputs.len() != self.layers.len() {
             return Err(NetworkError::ForeignForward {
@@ -94,7 +95,11 @@ impl Network {
         }
         let threads = self.arithmetic.threads;
         let curve = |(layer, input): (&Layer, &Tensor)| match layer {
-            Layer::Dense(_) | Layer::Activation(Activation::Linear) => Ok(None),
+            Layer::Dense(_)
+            | Layer::Conv1d(_)
+            | Layer::Pool1d(_)
+            | Layer::Flatten(_)
+            | Layer::Activation(Activation::Linear) => Ok(None),
             Layer::Activation(activation) => Ok(Some(Curve {
                 slope: in_blocks(input, usize::MAX, threads, |_, x| activation.derivative(x))?,
                 bend: (second && !activation.is_piecewise_linear())
@@ -121,15 +126,23 @@ impl Network {
             tangents.push(tangent.clone());
             tangent = match (layer, curve) {
                 (Layer::Dense(dense), _) => {
-                    let own = directions
-                        .dense(direction, index)?
-                        .map(|(weight, bias)| product_plus_row(input, &weight.t()?, &bias, threads))
-                        .transpose()?;
+                    let own = directions.dense(direction, index)?;
                     index += 1;
-                    let through = tangent
-                        .map(|tangent| product(&tangent, &dense.weight.t()?, threads))
-                        .transpose()?;
-                    sum(own, through, threads)?
+                    let own = own.map(|own| own.forward(input, threads)).transpose()?;
+                    let through = tangent.map(|tangent| dense.linear().forward(&tangent, threads));
+                    sum(own, through.transpose()?, threads)?
+                }
+                (Layer::Conv1d(conv), _) => {
+                    let own = directions.dense(direction, index)?;
+                    index += 1;
+                    let own = own.map(|own| conv.with(own).forward(input, threads)).transpose()?;
+                    let linear = conv.with(conv.dense.linear());
+                    let through = tangent.map(|tangent| linear.forward(&tangent, threads));
+                    sum(own, through.transpose()?, threads)?
+                }
+                (Layer::Pool1d(pool), _) => tangent.map(|tangent| pool.jvp(&tangent, input, threads)).transpose()?,
+                (Layer::Flatten(flatten), _) => {
+                    tangent.map(|tangent| flatten.forward(&tangent, threads)).transpose()?
                 }
                 (Layer::Activation(_), Some(curve)) => tangent
                     .map(|tangent| times(&tangent, &curve.slope, threads))
@@ -163,10 +176,13 @@ impl Network {
             .reshape((seeds.dims()[0] * expected[0], expected[1]))?
             .contiguous()?;
         let mut gradients = Vec::with_capacity(self.layers.len());
-        for (layer, curve) in self.layers.iter().zip(curves).rev() {
+        for ((layer, input), curve) in self.layers.iter().zip(&forward.inputs).zip(curves).rev() {
             gradients.push(grad.clone());
             grad = match (layer, curve) {
                 (Layer::Dense(dense), _) => dense.vjp(&grad, threads)?,
+                (Layer::Conv1d(conv), _) => conv.vjp(&grad, threads)?,
+                (Layer::Pool1d(pool), _) => pool.vjp(&grad, input, threads)?,
+                (Layer::Flatten(flatten), _) => flatten.vjp(&grad, threads)?,
                 (Layer::Activation(_), Some(curve)) => times(&grad, &curve.slope, threads)?,
                 (Layer::Activation(_), None) => grad,
             };
@@ -175,7 +191,7 @@ impl Network {
         Ok(gradients)
     }
 
-    /// The backward pass of `R{g}`: `[S, out, in + 1]` for each dense layer of the directions.
+    /// The backward pass of `R{g}`: `[S, out, columns]` for each dense layer of the directions.
     fn r_backward(
         &self,
         forward: &Forward,
@@ -189,22 +205,48 @@ impl Network {
         let mut index = self.shapes.len();
         let mut r_grad: Option<Tensor> = None;
         for (position, layer) in self.layers.iter().enumerate().rev() {
-            let (grad, tangent) = (&grads[position], tangents[position].as_ref());
+            let (input, grad, tangent) = (&forward.inputs[position], &grads[position], tangents[position].as_ref());
             r_grad = match (layer, &curves[position]) {
                 (Layer::Dense(dense), _) => {
                     index -= 1;
                     let own = directions.dense(direction, index)?;
-                    if own.is_some() {
-                        let input = &forward.inputs[position];
-                        products.insert(index, outer(input, grad, tangent, r_grad.as_ref(), threads)?);
+                    if let Some(own) = &own {
+                        products.insert(index, outer(own, input, grad, tangent, r_grad.as_ref(), threads)?);
                     }
                     if index <= first {
                         break;
                     }
                     let through = r_grad.map(|r_grad| dense.vjp(&r_grad, threads)).transpose()?;
-                    let own = own.map(|(weight, _)| product(grad, &weight, threads)).transpose()?;
+                    let own = own.map(|own| own.vjp(grad, threads)).transpose()?;
                     sum(through, own, threads)?
                 }
+                (Layer::Conv1d(conv), _) => {
+                    index -= 1;
+                    let own = directions.dense(direction, index)?;
+                    if let Some(own) = &own {
+                        // a row a position of a spectrum
+                        let (width, outputs) = (self.shapes[index].inputs, self.shapes[index].outputs);
+                        let patches = |x: &Tensor| conv.patches(x, threads)?.reshape(((), width));
+                        let by_position = |g: &Tensor| g.reshape(((), outputs));
+                        let product = outer(
+                            own,
+                            &patches(input)?,
+                            &by_position(grad)?,
+                            tangent.map(patches).transpose()?.as_ref(),
+                            r_grad.as_ref().map(by_position).transpose()?.as_ref(),
+                            threads,
+                        )?;
+                        products.insert(index, product);
+                    }
+                    if index <= first {
+                        break;
+                    }
+                    let through = r_grad.map(|r_grad| conv.vjp(&r_grad, threads)).transpose()?;
+                    let own = own.map(|own| conv.with(own).vjp(grad, threads)).transpose()?;
+                    sum(through, own, threads)?
+                }
+                (Layer::Pool1d(pool), _) => r_grad.map(|r_grad| pool.vjp(&r_grad, input, threads)).transpose()?,
+                (Layer::Flatten(flatten), _) => r_grad.map(|r_grad| flatten.vjp(&r_grad, threads)).transpose()?,
                 (Layer::Activation(_), Some(curve)) => {
                     let through = r_grad.map(|r_grad| times(&r_grad, &curve.slope, threads)).transpose()?;
                     let bent = match (&curve.bend, tangent) {
@@ -220,8 +262,9 @@ impl Network {
     }
 }
 
-/// `sum_n R{g} (x) [a; 1] + g (x) [R{a}; 0]` of each seed: `[S, out, in + 1]`.
+/// `sum_n R{g} (x) [a; 1] + g (x) [R{a}; 0]` of each seed: `[S, out, columns]`, with a bias where the direction `own` has one.
 fn outer(
+    own: &Dense,
     input: &Tensor,
     grad: &Tensor,
     tangent: Option<&Tensor>,
@@ -247,6 +290,10 @@ fn outer(
             true => Tensor::zeros((outputs, inputs), input.dtype(), input.device())?,
             false => product(&Tensor::cat(&left, 0)?.t()?, &Tensor::cat(&right, 0)?, threads)?,
         };
+        if own.bias.is_none() {
+            by_seed.push(weights);
+            continue;
+        }
         let bias = match r_grad {
             Some(r_grad) => product(&ones, &of_seed(r_grad)?, threads)?.t()?.contiguous()?,
             None => Tensor::zeros((outputs, 1), input.dtype(), input.device())?,

@@ -1,9 +1,10 @@
 //! Networks from and to safetensors files.
 //!
-//! A dense layer is `<name>.weight` `[out, in]` and `<name>.bias` `[out]`; the normalisation is `normalisation.input_mean`,
-//! `.input_scale` `[D]` (or one value), `.label_mean`, `.label_scale` `[K]`, f64. The layers' order and kinds are the metadata entry
-//! `fisherflow.network`; a file without it (a bare state dict) has its layers in the natural order of their names, and their kinds said
-//! by [`Description`].
+//! A dense layer is `<name>.weight` `[out, in]` and `<name>.bias` `[out]`, a convolution `<name>.weight` `[out channels, channels, kernel]`
+//! and `<name>.bias` `[out channels]`, as torch has them; a layer whose bias is not there has none. The normalisation is
+//! `normalisation.input_mean`, `.input_scale` `[D]` (or one value), `.label_mean`, `.label_scale` `[K]`, f64. The layers' order and kinds
+//! are the metadata entry `fisherflow.network`; a file without it (a bare state dict) has its layers in the natural order of their names,
+//! and their kinds said by [`Description`].
 
 use std::collections::HashMap;
 
@@ -14,6 +15,7 @@ use candle_core::{DType, Tensor};
 use crate::arithmetic::Arithmetic;
 use crate::description::{Description, FileDescription, FileLayer, LabelsDescription, METADATA_KEY, resolve_layers};
 use crate::error::NetworkError;
+use crate::layer_chain::Weights;
 use crate::layer_spec::LayerSpec;
 use crate::natural_order::natural_order;
 use crate::nearest_name::nearest_name;
@@ -42,13 +44,11 @@ impl Network {
         let description = own_description(&metadata)?;
         let layers = resolve_layers(description.as_ref(), said.layers.as_deref(), file.layer_names())?;
         let specs: Vec<LayerSpec> = layers.iter().map(|(spec, _)| *spec).collect();
-        let mut dense = Vec::new();
+        let mut weights = Vec::new();
         for name in layers.into_iter().filter_map(|(_, name)| name) {
-            let weight = file.weights(&format!("{name}.weight"))?;
-            let bias = file.weights(&format!("{name}.bias"))?;
-            dense.push((name, weight, bias));
+            weights.push(file.weights(name)?);
         }
-        file.refuse_strays(&dense)?;
+        file.refuse_strays(&weights)?;
 
         let own = LabelsDescription {
             mean: file.numbers(LABEL_MEAN)?,
@@ -61,7 +61,7 @@ impl Network {
         let input_scale = file.numbers(INPUT_SCALE)?.or_else(|| said.input_scale.clone());
         Self::assemble(
             &specs,
-            dense,
+            weights,
             |outputs| labels.resolve(outputs),
             &input_mean.unwrap_or_else(|| vec![0.0]),
             &input_scale.unwrap_or_else(|| vec![1.0]),
@@ -76,9 +76,20 @@ impl Network {
     /// Only where the device refuses the copy.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, NetworkError> {
         let mut tensors: Vec<(String, Tensor)> = Vec::new();
-        for (shape, dense) in self.shapes.iter().zip(self.dense_iter()) {
-            tensors.push((format!("{}.weight", shape.name), dense.weight.clone()));
-            tensors.push((format!("{}.bias", shape.name), dense.bias.clone()));
+        let mut names = self.shapes.iter().map(|shape| &shape.name);
+        for layer in &self.layers {
+            let (dense, weight) = match layer {
+                Layer::Dense(dense) => (dense, dense.weight.clone()),
+                Layer::Conv1d(conv) => {
+                    let (out_channels, _) = conv.dense.weight.dims2()?;
+                    let shape = (out_channels, conv.channels, conv.window.size);
+                    (&conv.dense, conv.dense.weight.reshape(shape)?)
+                }
+                Layer::Pool1d(_) | Layer::Flatten(_) | Layer::Activation(_) => continue,
+            };
+            let Some(name) = names.next() else { break };
+            tensors.push((format!("{name}.weight"), weight));
+            tensors.extend(dense.bias.iter().map(|bias| (format!("{name}.bias"), bias.clone())));
         }
         for (name, values) in [
             (INPUT_MEAN, self.input_mean()),
@@ -93,13 +104,9 @@ impl Network {
         let layers = self
             .layer_specs()
             .iter()
-            .zip(&self.layers)
-            .map(|(spec, layer)| FileLayer {
+            .map(|spec| FileLayer {
                 kind: spec.to_string(),
-                name: match layer {
-                    Layer::Dense(_) => names.next(),
-                    Layer::Activation(_) => None,
-                },
+                name: if spec.has_weights() { names.next() } else { None },
             })
             .collect();
         let description = FileDescription::new(layers, &self.labels);
@@ -125,7 +132,7 @@ struct TensorFile<'a> {
 }
 
 impl TensorFile<'_> {
-    /// Names of the dense layers, in natural order.
+    /// Names of the layers with weights, in natural order.
     fn layer_names(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .tensors
@@ -188,8 +195,16 @@ impl TensorFile<'_> {
         }
     }
 
-    fn weights(&self, name: &str) -> Result<Tensor, NetworkError> {
-        self.tensor(name, self.arithmetic.precision.dtype())
+    /// The tensors of a layer, the bias where the file has one.
+    fn weights(&self, name: String) -> Result<Weights, NetworkError> {
+        let dtype = self.arithmetic.precision.dtype();
+        let bias = format!("{name}.bias");
+        let bias = self.tensors.tensor(&bias).is_ok().then(|| self.tensor(&bias, dtype));
+        Ok(Weights {
+            weight: self.tensor(&format!("{name}.weight"), dtype)?,
+            bias: bias.transpose()?,
+            name,
+        })
     }
 
     /// The f64 values of a tensor that may be left out.
@@ -201,14 +216,14 @@ impl TensorFile<'_> {
         Ok(Some(tensor.flatten_all()?.to_vec1()?))
     }
 
-    /// Refuses tensors that no layer uses: a network that is more than its dense layers would be computed wrongly.
-    fn refuse_strays(&self, dense: &[(String, Tensor, Tensor)]) -> Result<(), NetworkError> {
+    /// Refuses tensors that no layer uses: a network that is more than its layers would be computed wrongly.
+    fn refuse_strays(&self, weights: &[Weights]) -> Result<(), NetworkError> {
         let mut names = self.tensors.names();
         names.sort_unstable();
         for name in names {
             let of_a_layer = |suffix: &str| {
                 name.strip_suffix(suffix)
-                    .is_some_and(|layer| dense.iter().any(|(known, _, _)| known == layer))
+                    .is_some_and(|layer| weights.iter().any(|known| known.name == layer))
             };
             let known = [INPUT_MEAN, INPUT_SCALE, LABEL_MEAN, LABEL_SCALE].contains(&name);
             if !(known || of_a_layer(".weight") || of_a_layer(".bias")) {

@@ -12,6 +12,7 @@ use crate::activation::Activation;
 use crate::adam::{Adam, Rates};
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::backward::InputJacobian;
+use crate::dense::Dense;
 use crate::error::NetworkError;
 use crate::labels::Labels;
 use crate::network::Network;
@@ -118,8 +119,6 @@ pub fn train(
     let (input_mean, input_scale) = training.input_normalisation();
     let (mean, scale) = training.label_normalisation(n_labels);
     let labels = Labels { mean, scale, ..labels };
-    let targets = labels.to_outputs(&training.labels);
-    let validation_targets = labels.to_outputs(&validation.labels);
     let widths: Vec<usize> = [training.n_pixels]
         .into_iter()
         .chain(recipe.hidden.iter().copied())
@@ -134,6 +133,43 @@ pub fn train(
         recipe.seed,
         arithmetic,
     )?;
+    descend(network, training, validation, recipe, progress)
+}
+
+/// Trains a network further, whatever its layers, as [`train`] does; its normalisation and labels stay. The recipe's hidden layers and
+/// activation are not looked at.
+///
+/// # Errors
+/// Sets or a recipe that make no sense, values that are not finite, and a loss that becomes infinite.
+pub fn train_further(
+    network: &Network,
+    training: &TrainingSet,
+    validation: &TrainingSet,
+    recipe: &Recipe,
+    progress: &mut dyn FnMut(Epoch),
+) -> Result<(Network, TrainingReport), NetworkError> {
+    recipe.check()?;
+    if training.n_spectra == 0 {
+        return Err(NetworkError::EmptyTrainingSet);
+    }
+    training.check("training", network.n_inputs(), network.n_labels())?;
+    if validation.n_spectra > 0 {
+        validation.check("validation", network.n_inputs(), network.n_labels())?;
+    }
+    let own = network.clone().with_weights(copied_weights(network)?);
+    descend(own, training, validation, recipe, progress)
+}
+
+/// Steps down from where `network` is, whose weights are moved in place.
+fn descend(
+    network: Network,
+    training: &TrainingSet,
+    validation: &TrainingSet,
+    recipe: &Recipe,
+    progress: &mut dyn FnMut(Epoch),
+) -> Result<(Network, TrainingReport), NetworkError> {
+    let targets = network.labels().to_outputs(&training.labels);
+    let validation_targets = network.labels().to_outputs(&validation.labels);
     let validation_loss = |network: &Network| -> Result<Option<f64>, NetworkError> {
         if validation.n_spectra == 0 {
             Ok(None)
@@ -295,10 +331,15 @@ fn gathered(
     })
 }
 
-/// Weights and biases of all dense layers, which later steps leave alone.
-fn copied_weights(network: &Network) -> Result<Vec<(Tensor, Tensor)>, NetworkError> {
+/// Weights and biases of all layers, which later steps leave alone.
+fn copied_weights(network: &Network) -> Result<Vec<Dense>, NetworkError> {
     network
         .dense_iter()
-        .map(|dense| Ok((dense.weight.copy()?, dense.bias.copy()?)))
+        .map(|dense| {
+            Ok(Dense {
+                weight: dense.weight.copy()?,
+                bias: dense.bias.as_ref().map(Tensor::copy).transpose()?,
+            })
+        })
         .collect()
 }

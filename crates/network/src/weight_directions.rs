@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::arithmetic::Arithmetic;
-use crate::dense::DenseShape;
+use crate::dense::{Dense, DenseShape};
 use crate::error::NetworkError;
 
 /// Some directions in the space of the weights of some dense layers; 0 in all other layers.
 #[derive(Clone, Debug)]
 pub struct WeightDirections {
     n: usize,
-    /// Dense layer to `[n * out, in + 1]`, bias last.
-    layers: BTreeMap<usize, Tensor>,
+    /// Layer to `[n * out, columns]` and whether the last column is the bias.
+    layers: BTreeMap<usize, (Tensor, bool)>,
 }
 
 impl WeightDirections {
     /// From `values: [n, p]`, row-major: a direction after another, each layer after layer in the order of `layers`, each layer `[W | b]`
-    /// row-major (index = out * (in + 1) + in, bias last). `shapes` are those of `layers`.
+    /// row-major (index = out * columns + column, the bias last where there is one). `shapes` are those of `layers`.
     ///
     /// # Errors
     /// A number of values that is no whole number of directions.
@@ -45,8 +45,8 @@ impl WeightDirections {
                 .flat_map(|direction| &direction[start..end])
                 .copied()
                 .collect();
-            let tensor = Tensor::from_vec(own, (n * shape.outputs, shape.inputs + 1), &arithmetic.device())?;
-            tensors.insert(layer, tensor.to_dtype(arithmetic.precision.dtype())?);
+            let tensor = Tensor::from_vec(own, (n * shape.outputs, shape.columns()), &arithmetic.device())?;
+            tensors.insert(layer, (tensor.to_dtype(arithmetic.precision.dtype())?, shape.bias));
             start = end;
         }
         Ok(Self { n, layers: tensors })
@@ -63,21 +63,30 @@ impl WeightDirections {
         self.layers.keys().copied()
     }
 
-    /// All directions' weights of dense layer `layer`, `[n * out, in + 1]`, bias last; `None` where they are 0.
+    /// All directions' weights of dense layer `layer`, `[n * out, columns]`, the bias last where there is one; `None` where they are 0.
     #[must_use]
     pub fn of_layer(&self, layer: usize) -> Option<&Tensor> {
-        self.layers.get(&layer)
+        self.layers.get(&layer).map(|(all, _)| all)
     }
 
     /// Weights `[out, in]` and biases `[out]` of direction `direction` in dense layer `layer`; `None` where they are 0.
-    pub(crate) fn dense(&self, direction: usize, layer: usize) -> candle_core::Result<Option<(Tensor, Tensor)>> {
-        let Some(all) = self.of_layer(layer) else {
+    pub(crate) fn dense(&self, direction: usize, layer: usize) -> candle_core::Result<Option<Dense>> {
+        let Some((all, has_bias)) = self.layers.get(&layer) else {
             return Ok(None);
         };
         let (rows, width) = all.dims2()?;
         let outputs = rows / self.n.max(1);
         let own = all.narrow(0, direction * outputs, outputs)?;
+        if !has_bias {
+            return Ok(Some(Dense {
+                weight: own,
+                bias: None,
+            }));
+        }
         let bias = own.narrow(1, width - 1, 1)?.flatten_all()?.contiguous()?;
-        Ok(Some((own.narrow(1, 0, width - 1)?, bias)))
+        Ok(Some(Dense {
+            weight: own.narrow(1, 0, width - 1)?,
+            bias: Some(bias),
+        }))
     }
 }

@@ -32,8 +32,9 @@ fn values(tensor: &Tensor) -> Vec<f64> {
         .unwrap()
 }
 
-fn network(arrays: &Arrays, activation: &str, precision: Precision) -> Network {
-    let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = (0..3)
+fn network(arrays: &Arrays, layers: &[&str], precision: Precision) -> Network {
+    let n_weights = arrays.keys().filter(|name| name.starts_with("W_")).count();
+    let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = (0..n_weights)
         .flat_map(|l| {
             [
                 (format!("W_{l}"), format!("{l}.weight")),
@@ -57,11 +58,7 @@ fn network(arrays: &Arrays, activation: &str, precision: Precision) -> Network {
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     let said = Description {
-        layers: Some(
-            ["dense", activation, "dense", activation, "dense"]
-                .map(str::to_owned)
-                .to_vec(),
-        ),
+        layers: Some(layers.iter().map(|&name| name.to_owned()).collect()),
         ..Description::default()
     };
     Network::from_safetensors(&bytes, &said, Arithmetic { precision, threads: 1 }).unwrap()
@@ -110,15 +107,31 @@ fn outer_sum(rows: &[f64], width: usize) -> Vec<f64> {
     sum
 }
 
-fn check(case: &str, activation: &str) {
+/// `J diag(S^2) J^T` of every spectrum, `[n, k, k]`; `jacobian` is `[n, k, D]`.
+fn flux_covariance(jacobian: &[f64], sigma: &[f64], n: usize, k: usize) -> Vec<f64> {
+    let pixels = sigma.len() / n;
+    let mut out = Vec::with_capacity(n * k * k);
+    for (jacobian, sigma) in jacobian.chunks_exact(k * pixels).zip(sigma.chunks_exact(pixels)) {
+        for a in jacobian.chunks_exact(pixels) {
+            for b in jacobian.chunks_exact(pixels) {
+                out.push((0..pixels).map(|d| a[d] * sigma[d].powi(2) * b[d]).sum());
+            }
+        }
+    }
+    out
+}
+
+fn check(case: &str, layers: &[&str]) {
     let Some(arrays) = arrays(case) else { return };
     for (precision, tolerance) in [(Precision::F64, 1e-9), (Precision::F32, 1e-4)] {
-        let network = network(&arrays, activation, precision);
+        let network = network(&arrays, layers, precision);
         let (forward, backward) = passes(&network, &arrays);
         let (n, k) = (forward.batch(), network.n_labels());
         assert_close("f", &values(forward.output()), &arrays["f"].values, tolerance);
         let jacobian = swapped(&values(&backward.input_jacobian.unwrap()), k, n);
         assert_close("J", &jacobian, &arrays["J"].values, tolerance);
+        let covariance = flux_covariance(&jacobian, &arrays["S"].values, n, k);
+        assert_close("P", &covariance, &arrays["P"].values, tolerance);
 
         let mut weight_jacobian = vec![Vec::new(); n * k];
         for (l, capture) in backward.captures.iter().enumerate() {
@@ -141,37 +154,88 @@ fn check(case: &str, activation: &str) {
                 &arrays[&format!("G_{l}")].values,
                 tolerance,
             );
+            if let Some(positions) = arrays.get(&format!("T_{l}")) {
+                assert_eq!(positions.values, [shape.shared as f64]);
+            }
             for (nk, row) in weight_jacobian.iter_mut().enumerate() {
                 let (n_of, k_of) = (nk / k, nk % k);
-                let gradient = &gradients[(k_of * n + n_of) * shape.outputs..][..shape.outputs];
-                let input = &inputs[n_of * shape.inputs..][..shape.inputs];
+                let (outputs, inputs_of) = (shape.shared * shape.outputs, shape.shared * shape.inputs);
+                let gradient = &gradients[(k_of * n + n_of) * outputs..][..outputs];
+                let input = &inputs[n_of * inputs_of..][..inputs_of];
                 // torch's order: all of W, then b
-                row.extend(gradient.iter().flat_map(|g| input.iter().map(move |a| g * a)));
-                row.extend_from_slice(gradient);
+                let (mut weight, mut bias) = (vec![0.0; shape.outputs * shape.inputs], vec![0.0; shape.outputs]);
+                for (g, a) in gradient
+                    .chunks_exact(shape.outputs)
+                    .zip(input.chunks_exact(shape.inputs))
+                {
+                    for (o, g) in g.iter().enumerate() {
+                        bias[o] += g;
+                        for (i, a) in a.iter().enumerate() {
+                            weight[o * shape.inputs + i] += g * a;
+                        }
+                    }
+                }
+                row.extend(weight);
+                row.extend(bias);
             }
         }
         if let Some(expected) = arrays.get("Jw") {
             assert_close("Jw", &weight_jacobian.concat(), &expected.values, tolerance);
         }
+        let n_weights = network.n_weights();
+        let (mut ggn_diagonal, mut gradient) = (vec![0.0; n_weights], vec![0.0; n_weights]);
+        let residuals = arrays["f"].values.iter().zip(&arrays["Y"].values).map(|(f, y)| f - y);
+        for (row, residual) in weight_jacobian.iter().zip(residuals) {
+            for (i, j) in row.iter().enumerate() {
+                ggn_diagonal[i] += j * j;
+                gradient[i] += j * residual;
+            }
+        }
+        for (what, found) in [("ggn_diag", ggn_diagonal), ("grad", gradient)] {
+            if let Some(expected) = arrays.get(what) {
+                assert_close(what, &found, &expected.values, tolerance);
+            }
+        }
     }
+}
+
+fn check_dense(case: &str, activation: &str) {
+    check(case, &["dense", activation, "dense", activation, "dense"]);
 }
 
 #[test]
 fn relu() {
-    check("tiny_mlp", "relu");
+    check_dense("tiny_mlp", "relu");
 }
 
 #[test]
 fn tanh() {
-    check("tiny_act_tanh", "tanh");
+    check_dense("tiny_act_tanh", "tanh");
 }
 
 #[test]
 fn clipped_relu() {
-    check("tiny_act_clip", "clipped_relu");
+    check_dense("tiny_act_clip", "clipped_relu");
 }
 
 #[test]
 fn gelu() {
-    check("tiny_act_gelu", "gelu");
+    check_dense("tiny_act_gelu", "gelu");
+}
+
+#[test]
+fn convolutions() {
+    let layers = [
+        "input(64)",
+        "conv1d",
+        "relu",
+        "conv1d",
+        "relu",
+        "max_pool1d(4)",
+        "flatten(channels_first)",
+        "dense",
+        "relu",
+        "dense",
+    ];
+    check("tiny_conv_valid", &layers);
 }

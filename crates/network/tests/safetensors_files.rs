@@ -162,12 +162,12 @@ fn half_precision_weights_are_converted() {
         0x3fc0u16.to_le_bytes().to_vec(),
     );
     let network = read(&tensors, &said(&MLP)).unwrap();
-    let (_, bias) = network.dense_weights(0).unwrap();
+    let bias = |layer| network.dense_weights(layer).unwrap().1.unwrap();
     assert_eq!(
-        (bias.dtype(), bias.to_vec1::<f64>().unwrap()),
+        (bias(0).dtype(), bias(0).to_vec1::<f64>().unwrap()),
         (DType::F64, vec![1.5; 3])
     );
-    assert_eq!(network.dense_weights(1).unwrap().1.to_vec1::<f64>().unwrap(), [1.5]);
+    assert_eq!(bias(1).to_vec1::<f64>().unwrap(), [1.5]);
     tensors[3] = ("features.10.bias", Dtype::I32, vec![1], vec![0; 4]);
     assert_eq!(
         refusal(&tensors, &said(&MLP)),
@@ -205,7 +205,7 @@ fn what_is_no_network_is_named() {
         (
             r#"{"version": 1, "layers": [{"kind": "dense", "name": "features.1"}]}"#,
             "the network file has no tensor `features.1.weight` (nearest: `features.10.weight`); \
-             every dense layer needs a weight and a bias",
+             every dense or conv1d layer needs a weight",
         ),
     ] {
         let refused = Network::from_safetensors(&file(&bare(), Some(json)), &Description::default(), F64);
@@ -216,13 +216,16 @@ fn what_is_no_network_is_named() {
 #[test]
 fn missing_and_stray_tensors_are_named() {
     let mut tensors = bare();
-    tensors.remove(1);
-    assert!(refusal(&tensors, &said(&MLP)).starts_with("the network file has no tensor `features.2.bias`"));
+    tensors.remove(0);
+    assert_eq!(
+        refusal(&tensors, &said(&["dense"])),
+        "tensor `features.2.bias` [3] of the network file belongs to no dense or conv1d layer; other layers have no tensors here"
+    );
     let mut tensors = bare();
     tensors.push(f64s("bn.running_mean", &[3], &[0.0; 3]));
     let message = refusal(&tensors, &said(&MLP));
     assert!(
-        message.starts_with("tensor `bn.running_mean` [3] of the network file belongs to no dense layer"),
+        message.starts_with("tensor `bn.running_mean` [3] of the network file belongs to no dense or conv1d layer"),
         "{message}"
     );
 }
@@ -231,12 +234,12 @@ fn missing_and_stray_tensors_are_named() {
 fn layers_that_do_not_fit_are_named() {
     assert_eq!(
         refusal(&bare(), &Description::default()),
-        "the network file does not say what lies between its 2 dense layers (features.2, features.10): say so, as in \
+        "the network file does not say what lies between its 2 dense or conv1d layers (features.2, features.10): say so, as in \
          layers = [\"dense\", \"relu\", \"dense\"]"
     );
     assert_eq!(
         refusal(&bare(), &said(&["dense"])),
-        "`layers` names 1 dense layers, the network file holds 2: features.2, features.10"
+        "`layers` names 1 dense or conv1d layers, the network file holds 2: features.2, features.10"
     );
     assert!(refusal(&bare(), &said(&["dense", "rellu", "dense"])).contains("`relu`"));
     let mut tensors = bare();

@@ -28,13 +28,13 @@ impl Numbers {
 /// A network of dense layers with ReLU between them.
 pub struct Mlp {
     pub shapes: Vec<DenseShape>,
-    /// `[W | b]` of each layer, `[out, in + 1]`.
+    /// `[W | b]` of each layer, `[out, columns]`.
     pub weights: Vec<Vec<f64>>,
 }
 
 /// One star's way through the network.
 struct Sides {
-    /// `[a; 1]` of each layer.
+    /// `[a; 1]` of each layer, `a` of one without bias.
     inputs: Vec<Vec<f64>>,
     /// `g` of each layer and output: `[layer][k][out]`.
     grads: Vec<Vec<Vec<f64>>>,
@@ -50,6 +50,8 @@ impl Mlp {
                 name: format!("layers.{}", 2 * i),
                 inputs: w[0],
                 outputs: w[1],
+                bias: true,
+                shared: 1,
             })
             .collect();
         let weights = shapes
@@ -62,6 +64,16 @@ impl Mlp {
         Self { shapes, weights }
     }
 
+    /// Takes the bias from a layer.
+    pub fn without_bias(mut self, layer: usize) -> Self {
+        let shape = &mut self.shapes[layer];
+        let columns = shape.columns();
+        shape.bias = false;
+        let rows = self.weights[layer].chunks_exact(columns);
+        self.weights[layer] = rows.flat_map(|row| &row[..columns - 1]).copied().collect();
+        self
+    }
+
     pub fn n_outputs(&self) -> usize {
         self.shapes.last().unwrap().outputs
     }
@@ -72,9 +84,9 @@ impl Mlp {
         let mut a = x.to_vec();
         let last = self.shapes.len() - 1;
         for (l, (shape, weights)) in self.shapes.iter().zip(&self.weights).enumerate() {
-            a.push(1.0);
+            a.extend(shape.bias.then_some(1.0));
             let z: Vec<f64> = weights
-                .chunks_exact(shape.inputs + 1)
+                .chunks_exact(shape.columns())
                 .map(|row| row.iter().zip(&a).map(|(w, a)| w * a).sum())
                 .collect();
             inputs.push(std::mem::take(&mut a));
@@ -93,7 +105,7 @@ impl Mlp {
             for l in (0..self.shapes.len()).rev() {
                 grads[l].push(g.clone());
                 if l > 0 {
-                    let width = self.shapes[l].inputs + 1;
+                    let width = self.shapes[l].columns();
                     g = (0..self.shapes[l].inputs)
                         .map(|i| {
                             let sum: f64 = (0..self.shapes[l].outputs)
@@ -158,7 +170,7 @@ impl Mlp {
     /// `S_A` and `S_G` of a layer, with unit label precision.
     pub fn factors(&self, x: &[f64], layer: usize) -> (Vec<f64>, Vec<f64>) {
         let shape = &self.shapes[layer];
-        let (n_in, n_out) = (shape.inputs + 1, shape.outputs);
+        let (n_in, n_out) = (shape.columns(), shape.outputs);
         let (mut a, mut g) = (vec![0.0; n_in * n_in], vec![0.0; n_out * n_out]);
         for x in x.chunks_exact(self.shapes[0].inputs) {
             let sides = self.sides(x);

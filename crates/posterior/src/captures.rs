@@ -15,7 +15,7 @@ pub(crate) struct Sides<T> {
     pub shared: usize,
     /// K, the number of outputs of the network.
     pub n_outputs: usize,
-    /// `[a; 1]`: `[batch, shared, in + 1]`.
+    /// `[a; 1]`, without a bias `a`: `[batch, shared, columns]`.
     pub input: Vec<T>,
     /// `g`: `[K, batch, shared, out]`.
     pub grad: Vec<T>,
@@ -47,10 +47,11 @@ impl Wanted<'_> {
             found: tensor.dims().to_vec(),
         };
         let (batch, shared) = match capture.input.dims() {
-            &[batch, shared, inputs] if inputs == self.shape.inputs => (batch, shared),
+            &[batch, shared, inputs] if (shared, inputs) == (self.shape.shared, self.shape.inputs) => (batch, shared),
             dims => {
                 let batch = dims.first().copied().unwrap_or(0);
-                return Err(wrong("input", vec![batch, 1, self.shape.inputs], &capture.input));
+                let expected = vec![batch, self.shape.shared, self.shape.inputs];
+                return Err(wrong("input", expected, &capture.input));
             }
         };
         match capture.output_grad.dims() {
@@ -82,10 +83,10 @@ impl Wanted<'_> {
     pub(crate) fn sides<T: Scalar>(&self, capture: &LayerCapture) -> Result<Sides<T>, PosteriorError> {
         let (batch, shared, inputs) = (capture.input.dims()[0], capture.input.dims()[1], self.shape.inputs);
         let input = with_values(&capture.input.to_dtype(T::DTYPE)?.contiguous()?, |a: &[T]| {
-            let mut with_one = Vec::with_capacity(batch * shared * (inputs + 1));
+            let mut with_one = Vec::with_capacity(batch * shared * self.shape.columns());
             for row in 0..batch * shared {
                 with_one.extend_from_slice(&a[row * inputs..(row + 1) * inputs]);
-                with_one.push(T::one());
+                with_one.extend(self.shape.bias.then(T::one));
             }
             with_one
         })?;

@@ -54,14 +54,14 @@ pub fn case(mlp: &Mlp, x: &[f64], structure: StructureKind, layers: &[usize]) ->
         }
         StructureKind::Kfac => {
             let shape = &plan.shapes[0];
-            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            let (inputs, outputs) = (shape.columns(), shape.outputs);
             let (a, g) = mlp.factors(x, layers[0]);
             let h = kron(&g, outputs, &a, inputs, n as f64);
             let (a, g) = (matrix(inputs, a), matrix(outputs, g));
             (CurvatureForm::Kronecker { a, g }, h)
         }
         StructureKind::Ekfac => {
-            let (outputs, inputs) = (plan.shapes[0].outputs, plan.shapes[0].inputs + 1);
+            let (outputs, inputs) = (plan.shapes[0].outputs, plan.shapes[0].columns());
             let factors = case(mlp, x, StructureKind::Kfac, layers).curvature;
             let bases = kronecker_bases(&plan, factors, 1).unwrap();
             let (u, v) = (bases.g_vectors().clone(), bases.a_vectors().clone());
@@ -136,8 +136,9 @@ pub fn low_rank(h: &[f64], p: usize, rank: usize) -> (CurvatureForm, Vec<f64>) {
     (form, dense)
 }
 
+/// The middle layer has no bias.
 pub fn small() -> (Mlp, Vec<f64>) {
-    (Mlp::random(&[6, 7, 5, K], 11), draw(6 * 20, 12))
+    (Mlp::random(&[6, 7, 5, K], 11).without_bias(1), draw(6 * 20, 12))
 }
 
 /// Every structure on a layer, and `full` on two layers that are not neighbours and on all.

@@ -10,7 +10,7 @@ use candle_core::WithDType;
 use crate::captures::Sides;
 use crate::product::{Scalar, dot, product, rows};
 
-/// `V: [batch, K, K]` in f64 from both sides of the Jacobian in the bases of `inverse`, `[in + 1, out]`.
+/// `V: [batch, K, K]` in f64 from both sides of the Jacobian in the bases of `inverse`, `[columns, out]`.
 pub(crate) fn covariance<T: Scalar>(sides: Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
     if sides.shared == 1 {
         contract(sides.input, &sides.grad, inverse, sides.batch, sides.n_outputs, threads)
@@ -58,8 +58,8 @@ fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize
     covariance
 }
 
-/// `V: [batch, K, K]` in f64 from the rotated inputs `[batch, in + 1]` (overwritten by their squares), the rotated gradients
-/// `[K, batch, out]` and `inverse: [in + 1, out]`. The products are in `T`, the last sum is in f64.
+/// `V: [batch, K, K]` in f64 from the rotated inputs `[batch, columns]` (overwritten by their squares), the rotated gradients
+/// `[K, batch, out]` and `inverse: [columns, out]`. The products are in `T`, the last sum is in f64.
 fn contract<T: Scalar>(
     mut input: Vec<T>,
     grad: &[T],

@@ -1,6 +1,6 @@
 //! What an inverse costs, before it is begun.
 
-use fisherflow_curvature::{BlockPlan, StructureKind, WeightJacobian};
+use fisherflow_curvature::{BlockPlan, LayerSides, StructureKind, WeightJacobian};
 use serde::Serialize;
 
 use crate::DualLayout;
@@ -37,11 +37,11 @@ fn marginal_flops(plan: &BlockPlan) -> f64 {
     sides(plan).map(|(a, g)| 2.0 * a * g * (a + g)).sum()
 }
 
-/// The sides of the Kronecker factors of each layer, `in + 1` and `out`.
+/// The sides of the Kronecker factors of each layer, `columns` and `out`.
 fn sides(plan: &BlockPlan) -> impl Iterator<Item = (f64, f64)> {
     plan.shapes
         .iter()
-        .map(|shape| ((shape.inputs + 1) as f64, shape.outputs as f64))
+        .map(|shape| (shape.columns() as f64, shape.outputs as f64))
 }
 
 /// Floating-point operations of a block's [`Spectrum`](crate::Spectrum) beyond those of its inverse: a dense block is reduced to tridiagonal
@@ -91,7 +91,8 @@ impl DualCost {
         let pair: f64 = plan
             .shapes
             .iter()
-            .map(|shape| 2.0 * (shape.inputs as f64 + k * k * shape.outputs as f64))
+            .map(LayerSides::widths)
+            .map(|[inputs, gradients]| 2.0 * (inputs as f64 + k * k * gradients as f64))
             .sum();
         let n = n_spectra as f64;
         Self {

@@ -143,7 +143,7 @@ impl Precision for DensePrecision {
             .iter()
             .map(|shape| Matrix {
                 rows: shape.outputs,
-                cols: shape.inputs + 1,
+                cols: shape.columns(),
                 values: diagonal.by_ref().take(shape.n_weights()).collect(),
             })
             .collect()
@@ -244,7 +244,7 @@ fn place_of(plan: &BlockPlan, pivot: usize) -> (String, usize, String) {
     let mut weight = pivot;
     for shape in &plan.shapes {
         if weight < shape.n_weights() {
-            let (output, input) = (weight / (shape.inputs + 1), weight % (shape.inputs + 1));
+            let (output, input) = (weight / shape.columns(), weight % shape.columns());
             let input = if input == shape.inputs {
                 String::from("bias")
             } else {
@@ -325,7 +325,7 @@ pub(crate) fn jacobian(layers: &[Sides<f64>], plan: &BlockPlan, start: usize, le
     for n in start..start + len {
         for output in 0..k {
             for (sides, shape) in layers.iter().zip(&plan.shapes) {
-                let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+                let (inputs, outputs) = (shape.columns(), shape.outputs);
                 let first = rows.len();
                 for position in n * sides.shared..(n + 1) * sides.shared {
                     let a = &sides.input[position * inputs..][..inputs];

@@ -20,17 +20,17 @@ pub(crate) struct DiagonalPrecision {
     index: usize,
     shape: DenseShape,
     info: BlockInfo,
-    /// `1 / (d + delta)`, `[out, in + 1]`.
+    /// `1 / (d + delta)`, `[out, columns]`.
     variance: Matrix,
     threads: usize,
-    /// The variances as `[in + 1, out]`, in the type of the captures that came.
+    /// The variances as `[columns, out]`, in the type of the captures that came.
     in_f32: OnceLock<Vec<f32>>,
     in_f64: OnceLock<Vec<f64>>,
 }
 
 /// A diagonal, in whichever basis, whose elements below 0, which are rounding, were set to 0.
 pub(crate) struct NonNegative {
-    /// `[out, in + 1]`.
+    /// `[out, columns]`.
     pub values: Matrix,
     /// How many elements were negative.
     pub clipped: u64,

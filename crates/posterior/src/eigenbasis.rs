@@ -12,7 +12,7 @@ use crate::{Factor, NamedMatrix, Spectrum};
 
 /// Both bases and the eigenvalues in them.
 pub(crate) struct Eigenbasis {
-    /// V, `[in + 1, in + 1]`, row-major; eigenvectors are columns.
+    /// V, `[columns, columns]`, row-major; eigenvectors are columns.
     pub a_vectors: Vec<f64>,
     /// U, `[out, out]`.
     pub g_vectors: Vec<f64>,
@@ -25,9 +25,9 @@ pub(crate) struct Eigenbasis {
 
 /// The eigenvalues `lambda_ij`, none negative.
 enum Eigenvalues {
-    /// `t_i s_j / n_terms`: `s` `[in + 1]`, `t` `[out]`, both ascending; all 0 where nothing was summed.
+    /// `t_i s_j / n_terms`: `s` `[columns]`, `t` `[out]`, both ascending; all 0 where nothing was summed.
     Product { s: Vec<f64>, t: Vec<f64>, n_terms: u64 },
-    /// `[out, in + 1]`.
+    /// `[out, columns]`.
     Corrected(Matrix),
 }
 
@@ -47,7 +47,7 @@ impl Eigenbasis {
         }
     }
 
-    /// From V, U and eigenvalues `[out, in + 1]` of their own.
+    /// From V, U and eigenvalues `[out, columns]` of their own.
     pub(crate) fn corrected(a_vectors: Matrix, g_vectors: Matrix, eigenvalues: NonNegative) -> Self {
         Self {
             a_vectors: a_vectors.values,
@@ -58,7 +58,7 @@ impl Eigenbasis {
         }
     }
 
-    /// `in + 1` and `out`.
+    /// `columns` and `out`.
     pub(crate) fn sides(&self) -> (usize, usize) {
         match &self.eigenvalues {
             Eigenvalues::Product { s, t, .. } => (s.len(), t.len()),
@@ -100,7 +100,7 @@ impl Eigenbasis {
         (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max))
     }
 
-    /// `1 / (lambda + delta)`, `[in + 1, out]`.
+    /// `1 / (lambda + delta)`, `[columns, out]`.
     pub(crate) fn inverse<T: WithDType>(&self, prior_precision: f64) -> Vec<T> {
         let (inputs, outputs) = self.sides();
         let mut inverse = vec![T::zero(); inputs * outputs];

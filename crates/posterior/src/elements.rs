@@ -8,7 +8,7 @@
 //! P^-1[(o, :), (o', :)] = V diag(d) V^T,   d_j = sum_i U_oi U_o'i / mu_ij
 //! ```
 //!
-//! so that a pair of outputs costs `out * (in + 1)`, and an element of it `in + 1` more. Any other structure solves for unit vectors.
+//! so that a pair of outputs costs `out * columns`, and an element of it `columns` more. Any other structure solves for unit vectors.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ pub(crate) fn by_solving<P: Precision + ?Sized>(
     })
 }
 
-/// `[rows, cols]` of a `P^-1` that is diagonal in the eigenbases `u: [out, out]` and `v: [in + 1, in + 1]` (eigenvectors are columns), where
+/// `[rows, cols]` of a `P^-1` that is diagonal in the eigenbases `u: [out, out]` and `v: [columns, columns]` (eigenvectors are columns), where
 /// it is `inverse(i, j)`. The weights are those of the block.
 pub(crate) fn in_eigenbases(
     u: &[f64],

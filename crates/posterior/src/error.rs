@@ -116,14 +116,16 @@ pub enum PosteriorError {
     },
     /// A Kronecker factor whose count of terms is not that of its spectra.
     #[error(
-        "the last diagonal element of kron_a of block {block} is {found}: it counts terms, and must be a whole multiple of the {n_spectra} \
-         spectra; the sums are damaged, compute them again"
+        "the last diagonal element of kron_a of block {block} is {found}: it counts terms, of which {n_spectra} spectra have {expected}; \
+         the sums are damaged, or of another network, compute them again"
     )]
     Terms {
         /// The block's name.
         block: String,
         /// What was found.
         found: f64,
+        /// The terms of the spectra.
+        expected: u64,
         /// Number of spectra summed over.
         n_spectra: u64,
     },

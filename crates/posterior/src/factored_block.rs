@@ -10,7 +10,7 @@ use crate::eigen::{decompose, eigenvalues};
 use crate::eigenbasis::Eigenbasis;
 use crate::kronecker::KroneckerPrecision;
 use crate::low_rank::{LowRankPrecision, Parts};
-use crate::matrices::{check_curvature, check_factors, count_of_terms};
+use crate::matrices::{check_curvature, check_factors};
 use crate::{BlockPosterior, Factor, PosteriorError, Precision, PriorScan, Spectrum};
 
 /// What of a block's posterior does not depend on the prior.
@@ -42,7 +42,7 @@ pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Re
     let factors = match curvature.form {
         CurvatureForm::Dense(h) => Factors::Dense(h),
         CurvatureForm::Kronecker { a, g } => {
-            let n_terms = count_of_terms(&a);
+            let n_terms = curvature.n_spectra * plan.terms_a_spectrum();
             Factors::Kronecker(Eigenbasis::of_factors(
                 decompose(a, &block, Factor::KronA, threads)?,
                 decompose(g, &block, Factor::KronG, threads)?,

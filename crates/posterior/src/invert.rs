@@ -70,14 +70,14 @@ pub fn precision_from_matrices(
                     most_negative: 0.0,
                 })
             };
-            let a = pairs(Factor::AEigenvectors, Factor::AEigenvalues, shape.inputs + 1)?;
+            let a = pairs(Factor::AEigenvectors, Factor::AEigenvalues, shape.columns())?;
             let g = pairs(Factor::GEigenvectors, Factor::GEigenvalues, shape.outputs)?;
             let eigenbasis = Eigenbasis::of_factors(a, g, info.n_terms);
             Box::new(KroneckerPrecision::new(plan, eigenbasis, info, threads)?)
         }
         StructureKind::Ekfac => {
             let shape = single_layer(plan)?;
-            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            let (inputs, outputs) = (shape.columns(), shape.outputs);
             let a_vectors = set.take(Factor::AEigenvectors, inputs, inputs)?;
             let g_vectors = set.take(Factor::GEigenvectors, outputs, outputs)?;
             let eigenvalues = set.take(Factor::Eigenvalues, outputs, inputs)?;
@@ -87,7 +87,7 @@ pub fn precision_from_matrices(
         }
         StructureKind::Diagonal => {
             let shape = single_layer(plan)?;
-            let variance = set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?;
+            let variance = set.take(Factor::Diagonal, shape.outputs, shape.columns())?;
             Box::new(DiagonalPrecision::new(plan, variance, info, threads)?)
         }
         StructureKind::Dual => dual::from_matrices(plan, &mut set, info, threads)?,

@@ -40,7 +40,7 @@ pub(crate) struct KroneckerPrecision {
     eigenbasis: Eigenbasis,
     threads: usize,
     in_f32: OnceLock<InF32>,
-    /// `1 / (lambda + delta)`, `[in + 1, out]`, for f64 captures.
+    /// `1 / (lambda + delta)`, `[columns, out]`, for f64 captures.
     inverse_f64: OnceLock<Vec<f64>>,
 }
 
@@ -153,7 +153,7 @@ impl Precision for KroneckerPrecision {
                 found: vec![v.len()],
             });
         }
-        // With v as a matrix [out, in + 1]: U ((U^T v V) / (lambda + delta)) V^T.
+        // With v as a matrix [out, columns]: U ((U^T v V) / (lambda + delta)) V^T.
         let (u, vectors) = (
             rows(&self.eigenbasis.g_vectors, outputs, outputs),
             rows(&self.eigenbasis.a_vectors, inputs, inputs),

@@ -181,7 +181,7 @@ impl LowRankPrecision {
         let rank = self.correction.cols;
         let (inputs, outputs) = widths(sides);
         let own = &self.correction.values[start * rank..(start + inputs * outputs) * rank];
-        let mut by_input = Vec::with_capacity(own.len()); // [in + 1, out, rank]
+        let mut by_input = Vec::with_capacity(own.len()); // [columns, out, rank]
         for i in 0..inputs {
             for o in 0..outputs {
                 by_input.extend_from_slice(&own[(o * inputs + i) * rank..][..rank]);
@@ -212,7 +212,7 @@ impl LowRankPrecision {
     }
 }
 
-/// `(in + 1, out)` of a layer.
+/// `(columns, out)` of a layer.
 fn widths(sides: &Sides<f64>) -> (usize, usize) {
     let positions = sides.batch * sides.shared;
     (
@@ -292,7 +292,7 @@ impl Precision for LowRankPrecision {
             .iter()
             .map(|shape| Matrix {
                 rows: shape.outputs,
-                cols: shape.inputs + 1,
+                cols: shape.columns(),
                 values: rest.by_ref().take(shape.n_weights()).collect(),
             })
             .collect()

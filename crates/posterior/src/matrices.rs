@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | full, block | `dense`: `H` | `dense`: `P^-1` |
 //! | kfac | `kron_a`, `kron_g`: `H = kron_g (x) kron_a / n_spectra` | `a_eigenvectors` V, `a_eigenvalues` s, `g_eigenvectors` U, `g_eigenvalues` t |
-//! | ekfac | `a_eigenvectors` V, `g_eigenvectors` U, `eigenvalues` Lambda `[out, in + 1]`: `H = (U (x) V) diag(Lambda) (U (x) V)^T` | the same |
-//! | diagonal | `diagonal`: `diag(H)`, `[out, in + 1]` | `diagonal`: `diag(P)^-1`, `[out, in + 1]` |
+//! | ekfac | `a_eigenvectors` V, `g_eigenvectors` U, `eigenvalues` Lambda `[out, columns]`: `H = (U (x) V) diag(Lambda) (U (x) V)^T` | the same |
+//! | diagonal | `diagonal`: `diag(H)`, `[out, columns]` | `diagonal`: `diag(P)^-1`, `[out, columns]` |
 //! | dual | none: `H = J^T J` | of each layer `inputs` a, `gradients` g, whose rows `g (x) [a; 1]` are J's; `gram_cholesky` L, `L L^T = J J^T + prior_precision` |
 //! | low_rank | `eigenvectors` U, `eigenvalues` L, `residuals`, `diagonal`: `diag(H)` | `diagonal` D^-1, `low_rank` Z: `P^-1 = D^-1 - Z Z^T` |
 //!
@@ -13,7 +13,7 @@
 //! `P^-1 = (U (x) V) diag(1 / (t_i s_j / n_spectra + prior_precision)) (U (x) V)^T`, for ekfac with `Lambda_ij` for `t_i s_j / n_spectra`.
 //!
 //! Where positions of a spectrum share a layer's weights and `S_A` sums over each, `n_spectra` times their number takes the place of `n_spectra`:
-//! always the last diagonal element of `kron_a`.
+//! where there is a bias, the last diagonal element of `kron_a`. `columns` are a layer's inputs, and one more where it has a bias.
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,21 +30,21 @@ use crate::low_rank::one_row;
 pub enum Factor {
     /// The block itself, `[p, p]`.
     Dense,
-    /// `S_A`, `[in + 1, in + 1]`.
+    /// `S_A`, `[columns, columns]`.
     KronA,
     /// `S_G`, `[out, out]`.
     KronG,
     /// Eigenvectors of `S_A`, one a column.
     AEigenvectors,
-    /// Eigenvalues of `S_A`, ascending, `[1, in + 1]`.
+    /// Eigenvalues of `S_A`, ascending, `[1, columns]`.
     AEigenvalues,
     /// Eigenvectors of `S_G`, one a column.
     GEigenvectors,
     /// Eigenvalues of `S_G`, ascending, `[1, out]`.
     GEigenvalues,
-    /// Eigenvalues of H: corrected ones in the eigenbases of `S_G` and `S_A`, `[out, in + 1]`; leading ones, descending, `[1, rank]`.
+    /// Eigenvalues of H: corrected ones in the eigenbases of `S_G` and `S_A`, `[out, columns]`; leading ones, descending, `[1, rank]`.
     Eigenvalues,
-    /// A diagonal as `[out, in + 1]`; over several layers `[1, p]`.
+    /// A diagonal as `[out, columns]`; over several layers `[1, p]`.
     Diagonal,
     /// A layer's inputs of the training spectra, `[N, in]`.
     Inputs,
@@ -278,9 +278,9 @@ pub(crate) fn check_curvature(plan: &BlockPlan, curvature: &BlockCurvature) -> R
         }
         (StructureKind::Kfac, CurvatureForm::Kronecker { a, g }) => {
             let shape = single_layer(plan)?;
-            check(&block, Factor::KronA, a, shape.inputs + 1, shape.inputs + 1)?;
+            check(&block, Factor::KronA, a, shape.columns(), shape.columns())?;
             check(&block, Factor::KronG, g, shape.outputs, shape.outputs)?;
-            check_terms(&block, a, curvature.n_spectra)
+            check_terms(plan, a, curvature.n_spectra)
         }
         (
             StructureKind::Ekfac,
@@ -291,14 +291,14 @@ pub(crate) fn check_curvature(plan: &BlockPlan, curvature: &BlockCurvature) -> R
             },
         ) => {
             let shape = single_layer(plan)?;
-            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            let (inputs, outputs) = (shape.columns(), shape.outputs);
             check(&block, Factor::AEigenvectors, a_vectors, inputs, inputs)?;
             check(&block, Factor::GEigenvectors, g_vectors, outputs, outputs)?;
             check(&block, Factor::Eigenvalues, eigenvalues, outputs, inputs)
         }
         (StructureKind::Diagonal, CurvatureForm::Diagonal(d)) => {
             let shape = single_layer(plan)?;
-            check(&block, Factor::Diagonal, d, shape.outputs, shape.inputs + 1)
+            check(&block, Factor::Diagonal, d, shape.outputs, shape.columns())
         }
         (
             StructureKind::LowRank,
@@ -340,26 +340,17 @@ pub(crate) fn check_factors(plan: &BlockPlan, factors: BlockCurvature) -> Result
     }
 }
 
-/// How many terms `S_A`, and with it `S_G`, sums over.
-pub(crate) fn count_of_terms(a: &Matrix) -> u64 {
-    a.values.last().map_or(0, |&count| count as u64)
-}
-
-/// Refuses an `S_A` whose count of terms is no whole multiple of the spectra.
-fn check_terms(block: &str, a: &Matrix, n_spectra: u64) -> Result<(), PosteriorError> {
+/// Refuses an `S_A` that sums over other terms than the plan's. Without a bias it does not count them.
+fn check_terms(plan: &BlockPlan, a: &Matrix, n_spectra: u64) -> Result<(), PosteriorError> {
+    let expected = n_spectra * plan.terms_a_spectrum();
     let found = a.values.last().copied().unwrap_or(0.0);
-    let n = n_spectra as f64;
-    let fits = if n_spectra == 0 {
-        found == 0.0
-    } else {
-        found >= n && found % n == 0.0
-    };
-    if fits {
+    if found == expected as f64 || !single_layer(plan)?.bias {
         Ok(())
     } else {
         Err(PosteriorError::Terms {
-            block: block.to_owned(),
+            block: plan.name(),
             found,
+            expected,
             n_spectra,
         })
     }
@@ -416,7 +407,7 @@ pub fn bases_matrices(plan: &BlockPlan, bases: &KroneckerBases) -> Vec<NamedMatr
 pub fn bases_from_matrices(plan: &BlockPlan, matrices: Vec<NamedMatrix>) -> Result<KroneckerBases, PosteriorError> {
     let mut set = MatrixSet::new(plan, matrices);
     let shape = single_layer(plan)?;
-    let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+    let (inputs, outputs) = (shape.columns(), shape.outputs);
     let a_vectors = set.take(Factor::AEigenvectors, inputs, inputs)?;
     let g_vectors = set.take(Factor::GEigenvectors, outputs, outputs)?;
     set.finish()?;
@@ -441,13 +432,13 @@ pub fn hessian_from_matrices(
         StructureKind::Kfac => {
             let shape = single_layer(plan)?;
             CurvatureForm::Kronecker {
-                a: set.take(Factor::KronA, shape.inputs + 1, shape.inputs + 1)?,
+                a: set.take(Factor::KronA, shape.columns(), shape.columns())?,
                 g: set.take(Factor::KronG, shape.outputs, shape.outputs)?,
             }
         }
         StructureKind::Ekfac => {
             let shape = single_layer(plan)?;
-            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            let (inputs, outputs) = (shape.columns(), shape.outputs);
             CurvatureForm::Eigenbasis {
                 a_vectors: set.take(Factor::AEigenvectors, inputs, inputs)?,
                 g_vectors: set.take(Factor::GEigenvectors, outputs, outputs)?,
@@ -456,7 +447,7 @@ pub fn hessian_from_matrices(
         }
         StructureKind::Diagonal => {
             let shape = single_layer(plan)?;
-            CurvatureForm::Diagonal(set.take(Factor::Diagonal, shape.outputs, shape.inputs + 1)?)
+            CurvatureForm::Diagonal(set.take(Factor::Diagonal, shape.outputs, shape.columns())?)
         }
         StructureKind::Dual => {
             return Err(PosteriorError::Form {
@@ -497,6 +488,8 @@ mod tests {
                 name: "layers.0".into(),
                 inputs: 2,
                 outputs: 2,
+                bias: true,
+                shared: 1,
             }],
             options: BlockOptions::default(),
         }

@@ -229,7 +229,8 @@ impl Convention {
                 in_torch_order(h, &plan.shapes, factor),
             )]),
             CurvatureForm::Kronecker { a, g } => {
-                let (of_a, of_g) = self.of_factors(a.values.last().copied().unwrap_or(0.0));
+                let n_terms = curvature.n_spectra * plan.terms_a_spectrum();
+                let (of_a, of_g) = self.of_factors(n_terms as f64);
                 let names = match self.peer {
                     Peer::Kronfluence => ("activation_covariance", "gradient_covariance"),
                     _ => ("kron_a", "kron_g"),
@@ -240,14 +241,18 @@ impl Convention {
                         square(&format!("{block}.{}", names.1), scaled(&g.values, of_g)),
                     ]);
                 }
-                let inputs = single_layer(plan)?.inputs;
-                let weights = a.values.chunks_exact(inputs + 1).take(inputs);
-                let weights: Vec<f64> = weights.flat_map(|row| &row[..inputs]).copied().collect();
-                Ok(vec![
+                let shape = single_layer(plan)?;
+                let weights = a.values.chunks_exact(shape.columns()).take(shape.inputs);
+                let weights: Vec<f64> = weights.flat_map(|row| &row[..shape.inputs]).copied().collect();
+                let mut tensors = vec![
                     square(&format!("{block}.weight.{}", names.0), scaled(&weights, of_a)),
                     square(&format!("{block}.weight.{}", names.1), scaled(&g.values, of_g)),
-                    square(&format!("{block}.bias.{}", names.1), scaled(&g.values, factor)),
-                ])
+                ];
+                if shape.bias {
+                    let of_biases = scaled(&g.values, factor);
+                    tensors.push(square(&format!("{block}.bias.{}", names.1), of_biases));
+                }
+                Ok(tensors)
             }
             CurvatureForm::Eigenbasis {
                 a_vectors,
@@ -281,21 +286,23 @@ impl Convention {
                 values: scaled(&d.values, factor),
             }]),
             CurvatureForm::Diagonal(d) => {
+                let inputs = single_layer(plan)?.inputs;
                 let rows = || d.values.chunks_exact(d.cols);
-                let weights: Vec<f64> = rows().flat_map(|row| &row[..d.cols - 1]).copied().collect();
-                let biases: Vec<f64> = rows().map(|row| row[d.cols - 1]).collect();
-                Ok(vec![
-                    NamedTensor {
-                        name: format!("{block}.weight.diagonal"),
-                        shape: vec![d.rows, d.cols - 1],
-                        values: scaled(&weights, factor),
-                    },
-                    NamedTensor {
+                let weights: Vec<f64> = rows().flat_map(|row| &row[..inputs]).copied().collect();
+                let biases: Vec<f64> = rows().flat_map(|row| &row[inputs..]).copied().collect();
+                let mut tensors = vec![NamedTensor {
+                    name: format!("{block}.weight.diagonal"),
+                    shape: vec![d.rows, inputs],
+                    values: scaled(&weights, factor),
+                }];
+                if d.cols > inputs {
+                    tensors.push(NamedTensor {
                         name: format!("{block}.bias.diagonal"),
                         shape: vec![d.rows],
                         values: scaled(&biases, factor),
-                    },
-                ])
+                    });
+                }
+                Ok(tensors)
             }
         }
     }
@@ -335,9 +342,11 @@ fn torch_order(shapes: &[DenseShape]) -> Vec<usize> {
     let mut order = Vec::new();
     let mut start = 0;
     for shape in shapes {
-        let place = |output: usize, input: usize| start + output * (shape.inputs + 1) + input;
+        let place = |output: usize, input: usize| start + output * shape.columns() + input;
         order.extend((0..shape.outputs).flat_map(|o| (0..shape.inputs).map(move |i| place(o, i))));
-        order.extend((0..shape.outputs).map(|o| place(o, shape.inputs)));
+        if shape.bias {
+            order.extend((0..shape.outputs).map(|o| place(o, shape.inputs)));
+        }
         start += shape.n_weights();
     }
     order

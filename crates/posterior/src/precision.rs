@@ -10,7 +10,7 @@ use crate::{BlockInfo, NamedMatrix, PosteriorError, Probe};
 /// The posterior precision `P = H + delta I` of one block of weights, factored.
 ///
 /// Everything is in normalised label units. Vectors over the block's weights run layer after layer in the block's order, each
-/// `[W | b]` row-major (index = out * (in + 1) + in, bias last).
+/// `[W | b]` row-major (index = out * columns + column, the bias last where there is one).
 pub trait Precision: Send + Sync {
     /// `P^-1 v`; `v`: one value a weight of the block.
     ///
@@ -42,7 +42,7 @@ pub trait Precision: Send + Sync {
     /// structure does not handle.
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError>;
 
-    /// The diagonal of `P^-1`: for each layer of the block `[out, in + 1]`, bias last.
+    /// The diagonal of `P^-1`: for each layer of the block `[out, columns]`, the bias last where there is one.
     fn marginal_variance(&self) -> Vec<Matrix>;
 
     /// What `posterior/inverse/` holds, enough for [`precision_from_matrices`](crate::precision_from_matrices) to build this again, so

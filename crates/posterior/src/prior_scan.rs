@@ -43,9 +43,9 @@ enum Form {
 
 /// One layer whose curvature is diagonal in a pair of bases.
 struct Layer<T> {
-    /// V `[in + 1, in + 1]` and U `[out, out]`; none where the bases are those of the weights themselves.
+    /// V `[columns, columns]` and U `[out, out]`; none where the bases are those of the weights themselves.
     bases: Option<(Vec<T>, Vec<T>)>,
-    /// `lambda`, `[in + 1, out]`.
+    /// `lambda`, `[columns, out]`.
     eigenvalues: Vec<f64>,
 }
 
@@ -85,7 +85,7 @@ impl PriorScan {
         }
     }
 
-    /// Of a diagonal `[out, in + 1]`, for captures of one type.
+    /// Of a diagonal `[out, columns]`, for captures of one type.
     pub(crate) fn diagonal(
         plan: &BlockPlan,
         spectrum: Spectrum,
@@ -210,7 +210,7 @@ impl PriorScan {
         let mut sides = wanted.sides::<T>(wanted.find(captures)?)?;
         let (positions, k) = (sides.batch * sides.shared, sides.n_outputs);
         if let Some((v, u)) = &layer.bases {
-            let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
+            let (inputs, outputs) = (shape.columns(), shape.outputs);
             sides.input = product(
                 rows(&sides.input, positions, inputs),
                 rows(v, inputs, inputs),
@@ -263,15 +263,22 @@ fn converted(values: &[f64]) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::brute_force::relative_error;
-    use crate::cases::{K, cases, draw, small};
+    use crate::cases::{Case, K, cases, draw, small};
     use crate::{factor, invert};
+
+    /// A block of low rank has no scan.
+    fn scanned() -> Vec<Case> {
+        let mut cases = cases();
+        cases.retain(|case| case.plan.structure != StructureKind::LowRank);
+        cases
+    }
 
     #[test]
     fn every_prior_is_that_of_an_inverse_of_its_own() {
         let (mlp, _) = small();
         let x = draw(6 * 9, 31);
         let priors = [1e-3, 0.3, 7.0, 4e3];
-        for case in cases() {
+        for case in scanned() {
             let factored = factor(&case.plan, case.curvature.clone(), 1).unwrap();
             for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 2e-4)] {
                 let captures = mlp.captures(&x, dtype);
@@ -298,7 +305,7 @@ mod tests {
     fn threads_and_neighbours_change_no_bit() {
         let (mlp, _) = small();
         let captures = mlp.captures(&draw(6 * 9, 32), DType::F32);
-        for case in cases() {
+        for case in scanned() {
             let scan = |threads| {
                 factor(&case.plan, case.curvature.clone(), threads)
                     .unwrap()
@@ -316,7 +323,7 @@ mod tests {
     fn a_prior_that_is_none_is_refused() {
         let (mlp, _) = small();
         let captures = mlp.captures(&draw(6 * 2, 33), DType::F64);
-        let case = cases().remove(0);
+        let case = scanned().remove(0);
         let scan = factor(&case.plan, case.curvature, 1)
             .unwrap()
             .prior_scan(DType::F64, 1)

@@ -265,7 +265,10 @@ fn a_curvature_that_is_no_sum_of_squares_is_refused() {
         assert!(text.contains("block layers.0"), "{text}");
         match structure {
             StructureKind::Full | StructureKind::Block => {
-                assert!(matches!(error, PosteriorError::Singular { pivot: 0, .. }), "{text}");
+                assert!(
+                    matches!(error, PosteriorError::NegativeCurvature { pivot: 0, .. }),
+                    "{text}"
+                );
                 assert!(
                     text.contains("output 0, input 0") && text.contains("Raise the prior precision"),
                     "{text}"

@@ -5,7 +5,7 @@
 //! gamma(delta)        = sum lambda / (lambda + delta)
 //! ```
 //!
-//! A Kronecker block's `(in + 1) * out` eigenvalues are kept as its factors', and multiplied on the way.
+//! A Kronecker block's `columns * out` eigenvalues are kept as its factors', and multiplied on the way.
 
 use serde::{Deserialize, Serialize};
 

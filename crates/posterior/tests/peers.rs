@@ -53,6 +53,8 @@ impl Case {
                 name: format!("layers.{l}"),
                 inputs,
                 outputs: w.shape[0],
+                bias: true,
+                shared: 1,
             });
         }
         let n = arrays["X"].shape[0];

@@ -66,6 +66,8 @@ impl Reference {
                 name: format!("layers.{l}"),
                 inputs,
                 outputs,
+                bias: true,
+                shared: 1,
             });
         }
         let n_spectra = arrays["X"].shape[0] as u64;

@@ -230,6 +230,8 @@ mod tests {
             name: "layers.0".to_owned(),
             inputs: 2,
             outputs: 1,
+            bias: true,
+            shared: 1,
         }]
     }
 

@@ -1,7 +1,7 @@
 //! A network: its layers, its labels, and what the flux goes through first.
 
 use fisherflow_dataflow::RunError;
-use fisherflow_network::{Arithmetic, Description, LayerSpec, Network};
+use fisherflow_network::{Arithmetic, Description, Network};
 use fisherflow_store::Stores;
 
 use crate::exit_code::CliError;
@@ -51,10 +51,7 @@ fn layers(network: &Network) -> Grid {
     let mut grid = Grid::new(&["layer", "kind", "inputs", "outputs", "weights"]);
     let mut dense = network.dense_layers().iter();
     for spec in network.layer_specs() {
-        let shape = match spec {
-            LayerSpec::Dense => dense.next(),
-            _ => None,
-        };
+        let shape = if spec.has_weights() { dense.next() } else { None };
         grid.row(match shape {
             Some(shape) => vec![
                 shape.name.clone(),

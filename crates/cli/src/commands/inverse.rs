@@ -93,7 +93,7 @@ fn answer(stores: &Stores, layer: &FinishedLayer, question: &Question) -> Result
         let v = read_vector(stores, uri)?;
         if v.len() != posterior.n_weights() {
             return Err(CliError::Arguments(format!(
-                "{uri} has {} values, and the layer has {} weights: give one value a weight, index = out * (in + 1) + in, bias last",
+                "{uri} has {} values, and the layer has {} weights: give one value a weight, [W | b] row by row, the bias last where there is one",
                 v.len(),
                 posterior.n_weights()
             )));

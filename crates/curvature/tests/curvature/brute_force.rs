@@ -96,6 +96,8 @@ impl Mlp {
                 name: name(l),
                 inputs: d.inputs,
                 outputs: d.outputs,
+                bias: true,
+                shared: 1,
             })
             .collect()
     }

@@ -57,6 +57,8 @@ fn batches() -> (Vec<DenseShape>, Batches) {
             name: "layers.0".to_owned(),
             inputs: PIXELS,
             outputs: UNITS,
+            bias: true,
+            shared: 1,
         }],
         batches,
     )

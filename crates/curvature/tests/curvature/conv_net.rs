@@ -24,6 +24,8 @@ pub struct ConvNet {
     layers: Vec<Layer>,
     /// Pixels of a kernel.
     kernel: usize,
+    /// Pixels of a spectrum.
+    length: usize,
 }
 
 /// One spectrum: for each layer its inputs `[positions, in]`, and its gradients `[K][positions, out]`.
@@ -46,14 +48,23 @@ impl ConvNet {
         Self {
             layers: layers.collect(),
             kernel: arrays["W_0"].shape[2],
+            length: arrays["X"].values.len() / arrays["X"].shape[0],
         }
     }
 
     pub fn shapes(&self) -> Vec<DenseShape> {
-        let shape = |(l, layer): (usize, &Layer)| DenseShape {
-            name: format!("layers.{l}"),
-            inputs: layer.inputs,
-            outputs: layer.outputs,
+        let mut length = self.length;
+        let shape = |(l, layer): (usize, &Layer)| {
+            if l < CONVOLUTIONS {
+                length -= self.kernel - 1;
+            }
+            DenseShape {
+                name: format!("layers.{l}"),
+                inputs: layer.inputs,
+                outputs: layer.outputs,
+                bias: true,
+                shared: if l < CONVOLUTIONS { length } else { 1 },
+            }
         };
         self.layers.iter().enumerate().map(shape).collect()
     }

@@ -53,7 +53,7 @@ fn captures_that_do_not_fit_are_named_and_add_nothing() {
         (
             &shared,
             &precision,
-            "layer layers.2: captured input has shape [3, 2, 5], expected [6, 2, 5]",
+            "layer layers.2: captured input has shape [3, 2, 5], expected [6, 1, 5]",
         ),
         (
             &captures,
@@ -164,6 +164,8 @@ fn a_matrix_that_no_memory_holds_is_an_error() {
             name: "layers.0".to_owned(),
             inputs: side,
             outputs: side,
+            bias: true,
+            shared: 1,
         }];
         let plan = block(&shapes, StructureKind::Block, &[0]);
         let structure = structure_of(

@@ -1,4 +1,4 @@
-//! Reads the arrays of a NumPy `.npz` file, which is a zip archive of `.npy` files: f64 or i64, stored or deflated.
+//! Reads the arrays of a NumPy `.npz` file, which is a zip archive of `.npy` files: f64 (or i64, read as f64), stored or deflated.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,20 +40,17 @@ fn array(name: &str, npy: &[u8]) -> Array {
     assert_eq!(&npy[..7], b"\x93NUMPY\x01", "{name}");
     let start = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
     let header = std::str::from_utf8(&npy[10..start]).unwrap();
-    let whole = header.contains("'descr': '<i8'");
-    assert!(whole || header.contains("'descr': '<f8'"), "{name}: {header}");
+    let number: fn([u8; 8]) -> f64 = if header.contains("'descr': '<i8'") {
+        |bytes| i64::from_le_bytes(bytes) as f64
+    } else {
+        assert!(header.contains("'descr': '<f8'"), "{name}: {header}");
+        f64::from_le_bytes
+    };
     let shape = header.split_once('(').unwrap().1.split_once(')').unwrap().0;
     let shape: Vec<usize> = shape.split(',').filter_map(|side| side.trim().parse().ok()).collect();
     let stored: Vec<f64> = npy[start..]
         .chunks_exact(8)
-        .map(|b| b.try_into().unwrap())
-        .map(|b| {
-            if whole {
-                i64::from_le_bytes(b) as f64
-            } else {
-                f64::from_le_bytes(b)
-            }
-        })
+        .map(|b| number(b.try_into().unwrap()))
         .collect();
     assert_eq!(stored.len(), shape.iter().product::<usize>(), "{name}");
     let values = if header.contains("'fortran_order': True") {

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use fisherflow_curvature::{
-    BlockPlan, LabelPrecision, Matrix, ReferenceSums, References, StructureKind, WeightSharing,
+    BlockOptions, BlockPlan, CurvatureForm, KroneckerBases, LabelPrecision, Matrix, ProductSums, ReferenceSums,
+    References, StructureKind, WeightSharing, add_ggn_products, add_gradient, correction_of, plan_blocks,
 };
-use fisherflow_network::LayerCapture;
+use fisherflow_network::{Arithmetic, DenseShape, LayerCapture, Precision, WeightDirections};
 
 use crate::brute_force::{block, dense, diagonal, kronecker, label_covariances, relative_error, sums};
 use crate::conv_net::{ConvNet, jacobian, places};
@@ -193,4 +194,191 @@ fn factors_do_not_depend_on_references_threads_or_the_cut_into_batches() {
             assert!(relative_error(kronecker(&found).1, kronecker(&expected).1) < 1e-13);
         }
     }
+}
+
+/// Places, in weights with biases, of the weights alone.
+fn without_biases(shapes: &[DenseShape]) -> Vec<usize> {
+    let mut places = Vec::new();
+    let mut start = 0;
+    for shape in shapes {
+        let columns = shape.inputs + 1;
+        places.extend(
+            (0..shape.outputs * columns)
+                .filter(|at| at % columns < shape.inputs)
+                .map(|at| start + at),
+        );
+        start += shape.outputs * columns;
+    }
+    places
+}
+
+fn picked(matrix: &Matrix, places: &[usize]) -> Matrix {
+    let n = places.len();
+    let at = |at: usize| matrix.values[places[at / n] * matrix.cols + places[at % n]];
+    Matrix {
+        rows: n,
+        cols: n,
+        values: (0..n * n).map(at).collect(),
+    }
+}
+
+#[test]
+fn layers_without_bias_have_the_curvature_of_their_weights_alone() {
+    let Some((arrays, net)) = case() else { return };
+    let (shapes, n) = (net.shapes(), arrays["X"].shape[0]);
+    let bare: Vec<DenseShape> = shapes
+        .iter()
+        .cloned()
+        .map(|shape| DenseShape { bias: false, ..shape })
+        .collect();
+    let captures = net.captures(&arrays["X"], DType::F64);
+    let references = means(&net, &captures);
+    let precision = LabelPrecision::per_spectrum(&UNIT, Some(&label_covariances(n, 3, 53)), n).unwrap();
+    let batches = [(captures.clone(), precision.clone())];
+    let curvature = |shapes: &[DenseShape], kind, layers: &[usize], split_bias| {
+        let mut plan = block(shapes, kind, layers);
+        plan.options.split_bias = split_bias;
+        let (summed, structure) = sums(&plan, &batches, &references, 1);
+        structure.curvature(&summed).unwrap()
+    };
+    for layer in [0, 1, 3] {
+        let own = &shapes[layer..=layer];
+        let exact = picked(&ggn(&captures, &[layer], &precision), &without_biases(own));
+        for split in [false, true] {
+            let found = curvature(&bare, StructureKind::Block, &[layer], split);
+            assert!(relative_error(dense(&found), &exact) < 1e-13);
+        }
+        let found = curvature(&bare, StructureKind::Diagonal, &[layer], false);
+        let p = exact.rows;
+        let expected = Matrix {
+            rows: shapes[layer].outputs,
+            cols: shapes[layer].inputs,
+            values: (0..p).map(|i| exact.values[i * (p + 1)]).collect(),
+        };
+        assert!(relative_error(diagonal(&found), &expected) < 1e-13);
+
+        let (found, whole) = (
+            curvature(&bare, StructureKind::Kfac, &[layer], false),
+            curvature(&shapes, StructureKind::Kfac, &[layer], false),
+        );
+        let inputs: Vec<usize> = (0..shapes[layer].inputs).collect();
+        assert_eq!(*kronecker(&found).0, picked(kronecker(&whole).0, &inputs));
+        assert_eq!(kronecker(&found).1, kronecker(&whole).1);
+
+        // The diagonal of the exact block in bases of its own.
+        let side = inputs.len();
+        let eye = |n: usize| Matrix {
+            rows: n,
+            cols: n,
+            values: (0..n * n).map(|at| f64::from(u8::from(at % (n + 1) == 0))).collect(),
+        };
+        let bases = std::sync::Arc::new(KroneckerBases::new(eye(side), eye(shapes[layer].outputs)));
+        let correction =
+            correction_of(&block(&bare, StructureKind::Ekfac, &[layer]), &references, bases, 3, 1).unwrap();
+        let mut summed = correction.empty().unwrap();
+        correction.accumulate(&captures, &precision, &mut summed).unwrap();
+        let CurvatureForm::Eigenbasis { eigenvalues, .. } = correction.curvature(&summed).unwrap().form else {
+            panic!("not in an eigenbasis");
+        };
+        assert!(relative_error(&eigenvalues, &expected) < 1e-12);
+    }
+    let found = curvature(&bare, StructureKind::Full, &[0, 3], false);
+    let own = [shapes[0].clone(), shapes[3].clone()];
+    let expected = picked(&ggn(&captures, &[0, 3], &precision), &without_biases(&own));
+    assert!(relative_error(dense(&found), &expected) < 1e-13);
+}
+
+/// With all unit vectors for directions the products are the GGN; so many are taken a few spectra at a time.
+#[test]
+fn products_sum_over_positions() {
+    let Some((arrays, net)) = case() else { return };
+    let (with_biases, n) = (net.shapes(), arrays["X"].shape[0]);
+    let layers = [0, 1, 3];
+    for (dtype, precision_of, tolerance) in [(DType::F64, Precision::F64, 1e-12), (DType::F32, Precision::F32, 1e-5)] {
+        for bias in [true, false] {
+            let captures = net.captures(&arrays["X"], dtype);
+            let precision = LabelPrecision::per_spectrum(&UNIT, Some(&label_covariances(n, 3, 54)), n).unwrap();
+            let shapes: Vec<DenseShape> = layers
+                .iter()
+                .map(|&l| DenseShape {
+                    bias,
+                    ..with_biases[l].clone()
+                })
+                .collect();
+            let chosen = layers.map(|l| with_biases[l].clone());
+            let p: usize = shapes.iter().map(DenseShape::n_weights).sum();
+            let places = if bias {
+                (0..p).collect()
+            } else {
+                without_biases(&chosen)
+            };
+            let expected = picked(&ggn(&captures, &layers, &precision), &places);
+            let units: Vec<f64> = (0..p * p).map(|at| f64::from(u8::from(at % (p + 1) == 0))).collect();
+            let arithmetic = Arithmetic {
+                precision: precision_of,
+                threads: 1,
+            };
+            let directions = WeightDirections::new(&layers, &shapes, &units, &arithmetic).unwrap();
+            let mut found = Vec::new();
+            for threads in [1, 3] {
+                let mut products = ProductSums::empty(&layers, &shapes, p);
+                add_ggn_products(&captures, &precision, &directions, &mut products, threads).unwrap();
+                found.push(products.products().unwrap());
+            }
+            assert_eq!(found[0], found[1], "bits do not depend on threads");
+            let values = found.swap_remove(0);
+            let found = Matrix {
+                values,
+                ..expected.clone()
+            };
+            assert!(relative_error(&found, &expected) < tolerance, "{dtype:?} {bias}");
+
+            let residuals: Vec<f64> = arrays["Y"]
+                .values
+                .iter()
+                .zip(&arrays["f"].values)
+                .map(|(y, f)| y - f)
+                .collect();
+            let weighted = precision.times(&residuals).unwrap();
+            let rows: Vec<Vec<Vec<f64>>> = layers.iter().map(|&l| jacobian(&captures[l])).collect();
+            let mut gradient = vec![0.0; 0];
+            for own in &rows {
+                let mut sum = vec![0.0; own[0].len()];
+                for (row, weight) in own.iter().zip(&weighted) {
+                    sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * x);
+                }
+                gradient.extend(sum);
+            }
+            let expected = Matrix {
+                rows: 1,
+                cols: p,
+                values: places.iter().map(|&at| gradient[at]).collect(),
+            };
+            let mut sums = ProductSums::empty(&layers, &shapes, 1);
+            add_gradient(&captures, &precision, &residuals, &mut sums, 2).unwrap();
+            let found = Matrix {
+                values: sums.products().unwrap(),
+                ..expected.clone()
+            };
+            assert!(relative_error(&found, &expected) < tolerance, "{dtype:?} {bias}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_large_shared_layer_are_refused() {
+    let shape = |inputs, shared| DenseShape {
+        name: "layers.0".to_owned(),
+        inputs,
+        outputs: 256,
+        bias: true,
+        shared,
+    };
+    let dual = |shape| plan_blocks(&[shape], StructureKind::Dual, &BTreeMap::new(), BlockOptions::default());
+    assert!(dual(shape(255, 9)).is_ok() && dual(shape(4000, 1)).is_ok());
+    let error = dual(shape(256, 9)).unwrap_err().to_string();
+    assert!(
+        error.contains("`layers.0` shares 65792 weights") && error.contains("hold it as kfac"),
+        "{error}"
+    );
 }

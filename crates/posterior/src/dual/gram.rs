@@ -1,4 +1,5 @@
-//! Tiles of the Gram matrix of Jacobian rows, `Q[(n,j),(m,i)] = sum over layers of (a_n . a_m + 1) (g_nj . g_mi)`, and its eigenvalues.
+//! Tiles of the Gram matrix of Jacobian rows, `Q[(n,j),(m,i)] = sum over layers of (a_n . a_m + 1) (g_nj . g_mi)` (without the 1 where
+//! there is no bias), and its eigenvalues.
 //!
 //! Two products a layer and one pass over the tile: `2 n m (in + K^2 out)` operations where the Jacobian's own product would take
 //! `2 n m K^2 in out` (the neural tangent kernel's usual form; Jacot et al. 2018, arXiv:1806.07572).
@@ -24,7 +25,7 @@ pub fn gram_tile(rows: &WeightJacobian, columns: &WeightJacobian, threads: usize
         for spectrum in 0..rows.n_spectra() {
             let inputs = &inputs[spectrum * columns.n_spectra()..][..columns.n_spectra()];
             for (weights, input) in weights.chunks_exact_mut(across).zip(inputs) {
-                weights.fill(input + 1.0);
+                weights.fill(input + left.one());
             }
             let here = spectrum * k * width..(spectrum + 1) * k * width;
             for (sum, gradients) in sum[here.clone()]
@@ -61,7 +62,7 @@ pub(super) fn own_product(rows: &WeightJacobian, spectrum: usize, i: usize, j: u
         .map(|layer| {
             let input = &layer.inputs.values[of(&layer.inputs, spectrum)];
             let gradient = |j: usize| &layer.gradients.values[of(&layer.gradients, spectrum * k + j)];
-            (dot(input, input) + 1.0) * dot(gradient(i), gradient(j))
+            (dot(input, input) + layer.one()) * dot(gradient(i), gradient(j))
         })
         .sum()
 }

@@ -15,7 +15,7 @@ const AFFORDABLE: f64 = 2e12;
 /// Weights that are solved for at once.
 const WEIGHTS_AT_ONCE: usize = 512;
 
-/// For each layer `[out, in + 1]`, bias last; none where they would take more than 2e12 operations.
+/// For each layer `[out, columns]`, bias last; none where they would take more than 2e12 operations.
 ///
 /// # Errors
 /// If a chunk's rows or a tile cannot be had, or rounding leaves a variance that is not positive.
@@ -62,7 +62,7 @@ pub fn dual_marginal_variance(
         }
         variances.push(Matrix {
             rows: shape.outputs,
-            cols: shape.inputs + 1,
+            cols: shape.columns(),
             values,
         });
     }
@@ -73,9 +73,10 @@ pub fn dual_marginal_variance(
 fn columns(rows: &WeightJacobian, layer: usize, weights: std::ops::Range<usize>) -> Matrix {
     let sides = &rows.layers()[layer];
     let (inputs, outputs, k) = (sides.inputs.cols, sides.gradients.cols, rows.n_labels());
+    let width = sides.columns();
     let mut values = Vec::with_capacity(weights.len() * rows.n_rows());
     for weight in weights.clone() {
-        let (output, input) = (weight / (inputs + 1), weight % (inputs + 1));
+        let (output, input) = (weight / width, weight % width);
         values.extend((0..rows.n_rows()).map(|row| {
             let a = if input == inputs {
                 1.0

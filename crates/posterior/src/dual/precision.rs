@@ -170,13 +170,14 @@ pub(crate) fn times_weights(rows: &WeightJacobian, v: &[f64], threads: usize) ->
     let mut rest = v;
     for layer in rows.layers() {
         let (inputs, outputs) = (layer.inputs.cols, layer.gradients.cols);
-        let (own, after) = rest.split_at(outputs * (inputs + 1));
+        let columns = layer.columns();
+        let (own, after) = rest.split_at(outputs * columns);
         rest = after;
-        let weights = row_major(own, outputs, inputs + 1);
+        let weights = row_major(own, outputs, columns);
         let mut moved = product(view(&layer.inputs), weights.subcols(0, inputs).transpose(), threads);
         for row in moved.chunks_exact_mut(outputs) {
-            for (value, weights) in row.iter_mut().zip(own.chunks_exact(inputs + 1)) {
-                *value += weights[inputs];
+            for (value, weights) in row.iter_mut().zip(own.chunks_exact(columns)) {
+                *value += weights.get(inputs).unwrap_or(&0.0);
             }
         }
         for (row, (sum, gradient)) in sums
@@ -196,7 +197,7 @@ fn subtract_transposed(rows: &WeightJacobian, u: &[f64], v: &mut [f64], threads:
     let mut rest = v;
     for layer in rows.layers() {
         let (inputs, outputs) = (layer.inputs.cols, layer.gradients.cols);
-        let (own, after) = rest.split_at_mut(outputs * (inputs + 1));
+        let (own, after) = rest.split_at_mut(outputs * layer.columns());
         rest = after;
         let mut gradients = vec![0.0; n * outputs];
         for (row, (u, gradient)) in u.iter().zip(layer.gradients.values.chunks_exact(outputs)).enumerate() {
@@ -208,10 +209,12 @@ fn subtract_transposed(rows: &WeightJacobian, u: &[f64], v: &mut [f64], threads:
             view(&layer.inputs),
             threads,
         );
-        for (output, weights) in own.chunks_exact_mut(inputs + 1).enumerate() {
+        for (output, weights) in own.chunks_exact_mut(layer.columns()).enumerate() {
             let part = &part[output * inputs..(output + 1) * inputs];
             weights.iter_mut().zip(part).for_each(|(weight, part)| *weight -= part);
-            weights[inputs] -= (0..n).map(|n| gradients[n * outputs + output]).sum::<f64>();
+            if let Some(bias) = weights.get_mut(inputs) {
+                *bias -= (0..n).map(|n| gradients[n * outputs + output]).sum::<f64>();
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A dual block's rows and factor in memory, and as the matrices that are written: `inputs` and `gradients` a layer, `gram_cholesky`.
+//! A dual block's rows and factor in memory, and as the matrices that are written: `inputs` and `gradients` a layer (`gradients` alone where
+//! positions share its weights), `gram_cholesky`.
 
 use std::sync::Arc;
 
@@ -50,7 +51,9 @@ pub(super) fn matrices(layout: &DualLayout, source: &dyn DualSource) -> Result<V
     }
     let mut named = Vec::with_capacity(2 * layout.plan.shapes.len() + 1);
     for (shape, layer) in layout.plan.shapes.iter().zip(all.layers()) {
-        named.push(NamedMatrix::new(&shape.name, Factor::Inputs, layer.inputs.clone()));
+        if layer.inputs.cols > 0 {
+            named.push(NamedMatrix::new(&shape.name, Factor::Inputs, layer.inputs.clone()));
+        }
         named.push(NamedMatrix::new(
             &shape.name,
             Factor::Gradients,
@@ -88,10 +91,18 @@ pub(crate) fn from_matrices(
     let mut layers = Vec::with_capacity(plan.shapes.len());
     let mut k = 0;
     for shape in &plan.shapes {
-        let inputs = set.take_of(&shape.name, Factor::Inputs, n, shape.inputs)?;
+        let [in_width, out_width] = LayerSides::widths(shape);
+        let inputs = match in_width {
+            0 => Matrix {
+                rows: n,
+                cols: 0,
+                values: Vec::new(),
+            },
+            _ => set.take_of(&shape.name, Factor::Inputs, n, in_width)?,
+        };
         k = set.rows_of(&shape.name, Factor::Gradients) / n.max(1);
-        let gradients = set.take_of(&shape.name, Factor::Gradients, n * k, shape.outputs)?;
-        layers.push(LayerSides { inputs, gradients });
+        let gradients = set.take_of(&shape.name, Factor::Gradients, n * k, out_width)?;
+        layers.push(LayerSides::new(shape, inputs, gradients));
     }
     let factor = set.take(Factor::GramCholesky, n * k, n * k)?;
     let rows = WeightJacobian::from_layers(plan, k, layers)?;

@@ -19,7 +19,11 @@ struct Training {
 
 impl Training {
     fn new(widths: &[usize], n: usize, seed: u64) -> Self {
-        let mlp = Mlp::random(widths, seed);
+        // Every second network has a layer without bias.
+        let mut mlp = Mlp::random(widths, seed);
+        if seed % 2 == 0 {
+            mlp = mlp.without_bias(0);
+        }
         let own: Vec<f64> = (0..n as u64).flat_map(|star| covariance(seed + 7 * star)).collect();
         let noise = [0.3, 0.05, 0.0, 0.05, 0.2, -0.02, 0.0, -0.02, 0.4];
         Self {

@@ -40,6 +40,8 @@ impl SmallNet {
             name: format!("layers.{at}"),
             inputs: pair[0],
             outputs: pair[1],
+            bias: true,
+            shared: 1,
         };
         Self {
             shapes: widths.windows(2).enumerate().map(shape).collect(),

@@ -1,0 +1,7 @@
+//! Networks with convolutions, pooling, flattening and layers without bias.
+
+mod derivatives;
+mod files;
+mod plain_layers;
+mod second_derivatives;
+mod training;
