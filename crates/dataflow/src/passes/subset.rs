@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{
-    CurvatureKind, LabelPrecision, ProductSums, References, StructureKind, add_hessian_products, gradient_captures,
+    CurvatureError, CurvatureKind, LabelPrecision, ProductSums, References, StructureKind, WeightJacobian,
+    add_hessian_products, gradient_captures,
 };
 use fisherflow_network::{Backward, Forward, InputJacobian, LayerCapture, WeightDirections};
 use fisherflow_posterior::{
@@ -248,7 +249,13 @@ impl Subsetting {
                 .zip(&context.blocks)
                 .zip(context.posterior()?.iter())
             {
-                *probes = precision.probes(plan, &some)?;
+                if plan
+                    .shapes
+                    .iter()
+                    .all(|shape| WeightJacobian::check_layer(shape).is_ok())
+                {
+                    *probes = precision.probes(plan, &some)?;
+                }
             }
         }
         if context.job.certificate.spectra > 0 && chosen.training.n > 0 {
@@ -321,7 +328,8 @@ impl Subsetting {
                     | PosteriorError::DualPrior { .. }
                     | PosteriorError::Cancelled { .. }
                     | PosteriorError::Singular { .. }
-                    | PosteriorError::SingularSpectrum { .. }),
+                    | PosteriorError::SingularSpectrum { .. }
+                    | PosteriorError::Curvature(CurvatureError::SharedRows { .. })),
                 ) => found.not_compared = Some(error.to_string()),
                 Err(error) => return Err(error.into()),
             }

@@ -272,10 +272,11 @@ fn squared_rows(plan: &BlockPlan, of: &WeightJacobian) -> Result<WeightJacobian,
         values: matrix.values.iter().map(|value| value * value).collect(),
         ..*matrix
     };
-    let layers = of.layers().iter().map(|layer| LayerSides {
-        inputs: squared(&layer.inputs),
-        gradients: squared(&layer.gradients),
-    });
+    let layers = plan
+        .shapes
+        .iter()
+        .zip(of.layers())
+        .map(|(shape, layer)| LayerSides::new(shape, squared(&layer.inputs), squared(&layer.gradients)));
     Ok(WeightJacobian::from_layers(plan, of.n_labels(), layers.collect())?)
 }
 

@@ -102,7 +102,11 @@ impl Nets {
             vectors(square(inputs, a), Factor::KronA),
             vectors(square(outputs, g), Factor::KronG),
         );
-        let (q, h, p) = (kron(&u, outputs, &v, inputs, 1.0), self.hessian(&[layer]), inputs * outputs);
+        let (q, h, p) = (
+            kron(&u, outputs, &v, inputs, 1.0),
+            self.hessian(&[layer]),
+            inputs * outputs,
+        );
         let mut corrected = vec![0.0; p * p];
         for e in 0..p {
             let lambda: f64 = (0..p * p).map(|at| q[at / p * p + e] * h[at] * q[at % p * p + e]).sum();
