@@ -234,6 +234,20 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_without_bias_has_none_to_name() {
+        let mut layers = layers();
+        layers[0].bias = false;
+        assert_eq!(indices("1/0:", &layers[..1]), Ok(vec![3, 4, 5]));
+        let error = indices("1/bias", &layers[..1]).unwrap_err();
+        assert!(error.contains("the layer has no bias"), "{error}");
+        assert!(indices("6", &layers[..1]).unwrap_err().contains("no weight 6"));
+        let place = |index| place_of(index, &layers).map(|p| (p.layer, p.output, p.input));
+        assert_eq!(place(5), Some(("layers.0", 1, Some(2))));
+        assert_eq!(place(6), Some(("layers.2", 0, Some(0))));
+        assert_eq!(place(8), Some(("layers.2", 0, None)));
+    }
+
+    #[test]
     fn indices_have_places() {
         let layers = layers();
         let place = |index| place_of(index, &layers).map(|p| (p.layer, p.output, p.input));

@@ -243,6 +243,7 @@ pub(crate) fn write_marginal_variance(
         writer.append(&MarginalRows {
             layer: &shape.name,
             rows: variance.rows,
+            inputs: shape.inputs,
             cols: variance.cols,
             value: &context.network.weights_and_biases(layer)?,
             variance: &variance.values,

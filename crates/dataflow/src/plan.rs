@@ -6,7 +6,7 @@ use fisherflow_curvature::{
     BlockPlan, BlockPower, CurvatureKind, References, StructureKind, correction_bytes, correction_flops,
     residual_flops, structure_of,
 };
-use fisherflow_network::Precision;
+use fisherflow_network::{DenseShape, Precision};
 use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
-use crate::job::{Job, LowRankSettings, Noise, Prior, Progress};
+use crate::job::{Compute, Job, LowRankSettings, Noise, Prior, Progress};
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -155,6 +155,9 @@ pub struct FlopPlan {
 /// Memory of one process at the widest place of each stage, beside about 100 MB for the program and what is read ahead.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MemoryPlan {
+    /// What the layers of one batch of spectra hand to the sums of one worker: inputs and gradients at every position, and the largest layer's
+    /// twice more; in the other two already.
+    pub batch: u64,
     /// A worker's own sums, a group's sums on their way from each worker, and the totals; beside them the eigenproblems of `ekfac` blocks, or
     /// in their second pass their bases.
     pub fit: u64,
@@ -305,8 +308,11 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     let correcting = corrections.iter().map(|of| of.sums_bytes).sum::<u64>() * summing;
     // A block is written from a copy of its bases, and a copy of that by the name of each matrix.
     let writing = corrections.iter().map(|of| 2 * of.bases_bytes).max().unwrap_or(0);
+    let batch = batch_bytes(network.dense_layers(), n_labels, &context.job.compute);
     let memory = MemoryPlan {
-        fit: (sums_bytes * summing + eigenproblem).max(correcting + bases + in_products + writing),
+        batch,
+        fit: workers as u64 * batch
+            + (sums_bytes * summing + eigenproblem).max(correcting + bases + in_products + writing),
         invert: dual_bytes
             + match context.job.prior {
                 Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
@@ -316,7 +322,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
                 // The eigenbases beside.
                 Prior::Holdout => 2 * posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
             },
-        predict: dual_bytes + posterior_bytes,
+        predict: workers as u64 * batch + dual_bytes + posterior_bytes,
     };
     let pixels = if context.job.predict.jacobians {
         4 * n_labels * network.n_inputs()
@@ -376,6 +382,20 @@ fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
         groups: grouped.groups.len(),
         skipped: catalogue.skipped().to_vec(),
     }
+}
+
+/// Bytes of a batch's captures, and of the largest layer's twice more.
+fn batch_bytes(layers: &[DenseShape], n_labels: usize, compute: &Compute) -> u64 {
+    let number = match compute.arithmetic.precision {
+        Precision::F32 => 4,
+        Precision::F64 => 8,
+    };
+    let of_layer = |shape: &DenseShape| {
+        let captured = shape.shared * (shape.inputs + n_labels * shape.outputs);
+        (number * compute.batch * captured) as u64
+    };
+    let largest = layers.iter().map(of_layer).max().unwrap_or(0);
+    layers.iter().map(of_layer).sum::<u64>() + 2 * largest
 }
 
 /// Operations of one star's weights' part.

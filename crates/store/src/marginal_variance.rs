@@ -19,7 +19,9 @@ pub struct MarginalRows<'a> {
     pub layer: &'a str,
     /// Outputs of the layer.
     pub rows: usize,
-    /// Inputs of the layer, and one: the bias is the last column.
+    /// Inputs of the layer.
+    pub inputs: usize,
+    /// The inputs, and one where there is a bias: its column is the last.
     pub cols: usize,
     /// `[rows, cols]`: the weights.
     pub value: &'a [f64],
@@ -55,7 +57,7 @@ impl MarginalVarianceWriter {
         })
     }
 
-    /// Appends the weights of a layer: row after row, the bias of each row last. A variance that is negative or not finite is null.
+    /// Appends the weights of a layer: row after row, the bias of each row last, where there is one. A variance that is negative or not finite is null.
     ///
     /// # Errors
     /// Arrays that do not fit together, or a store that does not take them.
@@ -76,7 +78,7 @@ impl MarginalVarianceWriter {
                 Arc::new(StringArray::from_iter_values(name)),
                 Arc::new(Int64Array::from_iter_values(at().map(|(out, _)| out as i64))),
                 Arc::new(
-                    at().map(|(_, input)| (input + 1 < cols).then_some(input as i64))
+                    at().map(|(_, input)| (input < layer.inputs).then_some(input as i64))
                         .collect::<Int64Array>(),
                 ),
                 Arc::new(Float64Array::from_iter_values(

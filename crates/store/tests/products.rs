@@ -222,17 +222,34 @@ fn weights_blocks_and_stages_come_back() {
     let layer = MarginalRows {
         layer: "l",
         rows: 2,
+        inputs: 2,
         cols: 3,
         value: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
         variance: &[4.0, 4.0, 9.0, 4.0, -1.0, 16.0],
     };
     writer.append(&layer).unwrap();
-    assert_eq!(writer.finish().unwrap().rows, 6);
+    let without_bias = MarginalRows {
+        rows: 1,
+        inputs: 2,
+        cols: 2,
+        value: &[7.0, 8.0],
+        variance: &[1.0, 25.0],
+        ..layer
+    };
+    writer.append(&without_bias).unwrap();
+    assert_eq!(writer.finish().unwrap().rows, 8);
     let read = one(&stores, &output.child("posterior/marginal_variance/l.parquet"));
     let inputs: Vec<_> = read["in_index"].as_primitive::<Int64Type>().iter().collect();
-    assert_eq!(inputs, [Some(0), Some(1), None, Some(0), Some(1), None]);
+    assert_eq!(
+        inputs,
+        [Some(0), Some(1), None, Some(0), Some(1), None, Some(0), Some(1)]
+    );
     let errors: Vec<_> = read["std_error"].as_primitive::<Float64Type>().iter().collect();
-    assert_eq!(errors, [Some(2.0), Some(2.0), Some(3.0), Some(2.0), None, Some(4.0)]);
+    assert_eq!(
+        errors[..6],
+        [Some(2.0), Some(2.0), Some(3.0), Some(2.0), None, Some(4.0)]
+    );
+    assert_eq!(errors[6..], [Some(1.0), Some(5.0)]);
 
     let block = BlockRow {
         layer: "l".into(),

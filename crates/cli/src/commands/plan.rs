@@ -92,9 +92,11 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
         stages.row(vec![stage.to_owned(), flop(operations), bytes(memory)]);
     }
     page.gap().grid(&stages).line(format!(
-        "memory is of one process with {} {}, beside about 100 MB for the program and what is read ahead",
+        "memory is of one process with {} {}, beside about 100 MB for the program and what is read ahead; {} of it for the batch of each worker: \
+         as much less as compute.batch is",
         workers,
-        if workers == 1 { "worker" } else { "workers" }
+        if workers == 1 { "worker" } else { "workers" },
+        bytes(plan.memory.batch)
     ));
     if let Some(dual) = &plan.dual {
         page.gap().facts(&of_dual(dual));
