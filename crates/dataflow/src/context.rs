@@ -14,11 +14,13 @@ use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
+use crate::auto::{self, ChosenStructure};
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
-use crate::job::{CatalogueSource, Compute, Job, Prior, Progress};
+use crate::job::{CatalogueSource, Compute, Job, Prior, Progress, StructureChoice};
+use crate::memory::Sizes;
 use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::prior_choice::{self, PriorChoice};
@@ -59,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) network_sha256: String,
     pub(crate) network_bytes: u64,
     pub(crate) blocks: Vec<BlockPlan>,
+    /// What `auto` chose; empty where the run file gives the structures.
+    pub(crate) chosen: Vec<ChosenStructure>,
     pub(crate) fit: GroupedCatalogue,
     /// `None` where the catalogue of the fit is the one to predict.
     pub(crate) predict: Option<GroupedCatalogue>,
@@ -104,22 +108,9 @@ impl Context {
                     source,
                 }
             })?;
-        let curvature = &job.curvature;
-        let blocks = plan_blocks(
-            network.dense_layers(),
-            curvature.structure,
-            &curvature.by_layer,
-            curvature.options,
-        )
-        .map_err(|error| {
-            let key = match error {
-                CurvatureError::SplitBiasOfFull { .. } => "curvature.split_bias",
-                _ => "[curvature.layers]",
-            };
-            RunError::Usage(format!("{key}: {error}"))
-        })?;
-        check_curvature(&job, &blocks)?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
+        let (blocks, chosen) = plan_of(&job, &network, &fit)?;
+        check_curvature(&job, &blocks)?;
         let predict = job
             .predict
             .catalogue
@@ -141,6 +132,7 @@ impl Context {
             network_bytes: bytes.len() as u64,
             stores,
             blocks,
+            chosen,
             fit,
             predict,
             output,
@@ -160,6 +152,11 @@ impl Context {
         };
         context.run_id = context.identity();
         Ok(context)
+    }
+
+    /// What memory and operations depend on.
+    pub(crate) fn sizes(&self) -> Sizes<'_> {
+        sizes(&self.job, &self.network, &self.fit, self.workers)
     }
 
     /// Whether the fit's own backward passes serve the prediction too.
@@ -443,7 +440,14 @@ impl Context {
             &format!("{:?}", job.predict.catalogue.as_ref().map(|source| &source.columns)),
         );
         add("jacobians", &job.predict.jacobians.to_string());
-        add("curvature", &format!("{:?}", job.curvature));
+        for block in &self.blocks {
+            add("block", &format!("{} {:?}", block.structure, block.layers));
+        }
+        let curvature = &job.curvature;
+        add(
+            "curvature",
+            &format!("{:?} {:?} {:?}", curvature.options, curvature.kind, curvature.low_rank),
+        );
         add("noise", &format!("{:?}", job.noise));
         match job.prior {
             Prior::Fixed(precision) => add("prior", &format!("{precision:?}")),
@@ -495,6 +499,43 @@ impl GroupedCatalogue {
             groups,
             sample,
         })
+    }
+}
+
+fn sizes<'a>(job: &'a Job, network: &'a Network, fit: &GroupedCatalogue, workers: usize) -> Sizes<'a> {
+    Sizes {
+        job,
+        shapes: network.dense_layers(),
+        n_labels: network.n_labels(),
+        n_rows: fit.catalogue.n_rows(),
+        workers,
+    }
+}
+
+/// The blocks of the Hessian, and what `auto` chose for which layer.
+fn plan_of(
+    job: &Job,
+    network: &Network,
+    fit: &GroupedCatalogue,
+) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
+    let curvature = &job.curvature;
+    let planned = |structure, by_layer| {
+        plan_blocks(network.dense_layers(), structure, by_layer, curvature.options).map_err(|error| {
+            let key = match error {
+                CurvatureError::SplitBiasOfFull { .. } => "curvature.split_bias",
+                _ => "[curvature.layers]",
+            };
+            RunError::Usage(format!("{key}: {error}"))
+        })
+    };
+    match curvature.structure {
+        StructureChoice::Given(structure) => Ok((planned(structure, &curvature.by_layer)?, Vec::new())),
+        StructureChoice::Auto { memory } => {
+            // Checks the names of layers before anything is chosen beside them.
+            planned(StructureKind::Diagonal, &curvature.by_layer)?;
+            let choice = auto::choose(&sizes(job, network, fit, 1), memory)?;
+            Ok((planned(StructureKind::Diagonal, &choice.by_layer)?, choice.chosen))
+        }
     }
 }
 

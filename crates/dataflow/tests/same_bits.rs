@@ -65,7 +65,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             jacobians: true,
         },
         curvature: Curvature {
-            structure: StructureKind::Kfac,
+            structure: StructureKind::Kfac.into(),
             by_layer: BTreeMap::from([
                 ("layers.2".to_string(), StructureKind::Full),
                 ("layers.4".to_string(), StructureKind::Full),
@@ -210,7 +210,7 @@ fn a_dual_block_is_the_same_everywhere_in_memory_and_out_of_it() {
     // Groups of 99 rows, of which 80 % are three labels each: five chunks; a layer beside them that is held otherwise.
     let dual = |output: &str| {
         let mut job = job(folder.path(), output, true);
-        job.curvature.structure = StructureKind::Dual;
+        job.curvature.structure = StructureKind::Dual.into();
         job.curvature.by_layer = BTreeMap::from([("layers.2".to_string(), StructureKind::Kfac)]);
         job
     };
@@ -251,7 +251,7 @@ fn a_dual_block_of_all_layers_says_what_a_full_one_says() {
     prepare(folder.path());
     let of = |structure, prior| {
         let mut job = job(folder.path(), &format!("{structure}-{prior:?}"), false);
-        job.curvature.structure = structure;
+        job.curvature.structure = structure.into();
         job.curvature.by_layer.clear();
         job.compute.arithmetic.precision = Precision::F64;
         job.prior = prior;
@@ -316,7 +316,7 @@ fn the_evidence_is_that_of_the_written_hessian() {
     let mixed = job(folder.path(), "mixed", true);
     let mut exact = job(folder.path(), "exact", true);
     exact.curvature = Curvature {
-        structure: StructureKind::Full,
+        structure: StructureKind::Full.into(),
         by_layer: BTreeMap::new(),
         ..exact.curvature
     };
@@ -464,7 +464,7 @@ fn same_bits_elsewhere(one: &RunSummary, job: impl Fn(&str) -> Job) {
 /// The first two layers in corrected eigenbases, the last as its exact block.
 fn corrected(folder: &Path, output: &str, predict_itself: bool) -> Job {
     let mut job = job(folder, output, predict_itself);
-    job.curvature.structure = StructureKind::Ekfac;
+    job.curvature.structure = StructureKind::Ekfac.into();
     job.curvature.by_layer = BTreeMap::from([("layers.4".to_string(), StructureKind::Block)]);
     job
 }
@@ -495,7 +495,7 @@ fn corrected_eigenvalues_are_the_diagonal_of_the_exact_block_in_their_bases() {
     prepare(folder.path());
     let of = |output: &str, structure, split_bias, precision| {
         let mut job = corrected(folder.path(), output, true);
-        job.curvature.structure = structure;
+        job.curvature.structure = structure.into();
         job.curvature.options.split_bias = split_bias;
         job.compute.arithmetic.precision = precision;
         done(job, Stage::Fit, &alone(2));
@@ -591,7 +591,7 @@ fn a_plan_counts_both_passes() {
     prepare(folder.path());
     let plan = |structure| {
         let mut job = corrected(folder.path(), "planned", true);
-        job.curvature.structure = structure;
+        job.curvature.structure = structure.into();
         fisherflow_dataflow::plan(Arc::new(job), 2, 1).unwrap()
     };
     let (once, twice) = (plan(StructureKind::Kfac), plan(StructureKind::Ekfac));

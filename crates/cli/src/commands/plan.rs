@@ -64,6 +64,18 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
     }
     page.gap().grid(&blocks);
 
+    if !plan.chosen.is_empty() {
+        let mut chosen = Grid::new(&["layer", "chosen by auto", "why"]);
+        for choice in &plan.chosen {
+            chosen.row(vec![
+                choice.layer.clone(),
+                choice.structure.to_owned(),
+                choice.why.clone(),
+            ]);
+        }
+        page.gap().grid(&chosen);
+    }
+
     let corrected: Vec<_> = plan
         .blocks
         .iter()

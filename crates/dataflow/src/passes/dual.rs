@@ -35,7 +35,7 @@ use crate::files;
 use crate::operators::{Conclude, Gather, Part, deliver, owned};
 
 /// Rows of a Gram matrix whose eigenvalues are computed: about 650 MB, and some minutes.
-const LARGEST_SPECTRUM: usize = 9_000;
+pub(crate) const LARGEST_SPECTRUM: usize = 9_000;
 
 /// A tile on its way: row, column, rows, columns, values.
 type Sent = (u64, u64, u64, u64, Vec<f64>);
