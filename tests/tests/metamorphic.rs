@@ -16,7 +16,7 @@ use std::path::Path;
 use fisherflow_tests::{PlainNetwork, RunFile, Spectrum, Table, data_files, fisherflow, run, simulated, write_objects};
 
 /// Every structure that a run may hold all layers in.
-const STRUCTURES: [&str; 4] = ["full", "block", "kfac", "diagonal"];
+const STRUCTURES: [&str; 7] = ["full", "block", "kfac", "ekfac", "diagonal", "low_rank", "dual"];
 const PIXELS: usize = 8;
 const K: usize = 3;
 const PRIOR: f64 = 2.0;

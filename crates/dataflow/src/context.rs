@@ -7,8 +7,8 @@ use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, KroneckerBases, StructureKind, plan_blocks};
 use fisherflow_network::{InputJacobian, Network, Precision as Products};
 use fisherflow_posterior::{
-    BlockInfo, DualLayout, DualPrecision, Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum, factor,
-    in_label_units,
+    BlockInfo, DualLayout, DualPrecision, Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum,
+    dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, Output, Stores};
@@ -375,8 +375,14 @@ impl Context {
         let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
         for (block, plan) in (0..).zip(&self.blocks) {
             if let std::collections::btree_map::Entry::Vacant(missing) = scans.entry(block) {
-                let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
-                let scan = factored.prior_scan(self.captures(), self.network.arithmetic().threads)?;
+                let threads = self.network.arithmetic().threads;
+                let scan = if plan.structure.has_sums() {
+                    let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
+                    factored.prior_scan(self.captures(), threads)?
+                } else {
+                    let rows = self.dual_rows()?;
+                    dual_prior_scan(&rows.layout, rows.all()?, self.cores, threads)?
+                };
                 missing.insert(Arc::new(scan));
             }
         }
@@ -563,12 +569,6 @@ fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
              number, or hold the layer by another structure",
             block.name()
         )));
-    }
-    if dual && job.prior == Prior::Holdout {
-        return Err(RunError::Usage(
-            "prior.precision = \"holdout\" is not found for \"dual\" layers: give it a number, or choose \"evidence\""
-                .to_owned(),
-        ));
     }
     if kind != CurvatureKind::Hessian {
         return Ok(());

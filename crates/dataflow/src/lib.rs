@@ -27,6 +27,7 @@ mod passes;
 mod plan;
 mod prior_choice;
 mod prior_facts;
+mod resources;
 mod run;
 mod spectrum;
 mod stage_state;
@@ -51,6 +52,7 @@ pub use plan::{
     BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, NetworkPlan, RunPlan, plan,
 };
 pub use prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
+pub use resources::{Resources, StageResources};
 pub use run::{EffectiveParameters, Outcome, PullsOver, RunSummary, run};
 pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;

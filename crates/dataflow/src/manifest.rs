@@ -89,6 +89,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "held_out_pulls": summary.held_out_pulls,
         "effective_parameters": summary.effective_parameters,
         "blocks": summary.blocks,
+        "resources": summary.resources,
     });
     Ok(Manifest {
         version: Manifest::VERSION,

@@ -10,9 +10,14 @@ use serde::Serialize;
 
 use crate::job::{Job, Prior};
 
-/// Memory of one process at the widest place of each stage, beside about 100 MB for the program and what is read ahead.
+/// Bytes of the program, its buffers and what is read ahead of a few spectra.
+const PROGRAM: u64 = 100_000_000;
+
+/// Memory of one process at the widest place of each stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
+    /// In every stage: the program, the network, and each worker's spectra with their Jacobians.
+    pub beside: u64,
     /// A worker's own sums, a group's sums on their way from each worker, and the totals; beside them the eigenproblems of `ekfac` blocks, or
     /// in their second pass their bases.
     pub fit: u64,
@@ -26,7 +31,7 @@ impl MemoryPlan {
     /// That of the stage that takes most.
     #[must_use]
     pub fn widest(&self) -> u64 {
-        self.fit.max(self.invert).max(self.predict)
+        self.beside.saturating_add(self.fit.max(self.invert).max(self.predict))
     }
 }
 
@@ -52,6 +57,19 @@ impl Sizes<'_> {
             1.0
         };
         (share * self.n_rows as f64).ceil() as u64
+    }
+
+    /// The network twice, as read and as it computes, and for each worker a batch of spectra: their pixels and errors, as read and as numbers
+    /// of the products, and the Jacobian of every label by pixel.
+    fn beside(&self) -> u64 {
+        let size = match self.job.compute.arithmetic.precision {
+            Precision::F32 => 4,
+            Precision::F64 => 8,
+        };
+        let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
+        let pixels = self.shapes.first().map_or(0, |shape| shape.inputs as u64);
+        let batch = self.job.compute.batch as u64 * pixels * (4 + self.n_labels as u64) * size;
+        PROGRAM + weights * (4 + size) + self.workers as u64 * batch
     }
 
     /// What a dual block takes.
@@ -98,15 +116,15 @@ impl Sizes<'_> {
         // A block is written from a copy of its bases, and a copy of that by the name of each matrix.
         let writing = corrected().map(|block| 2 * bases_bytes(block)).max().unwrap_or(0);
         let dual = blocks.iter().find(|block| !block.structure.has_sums());
-        let (kept, gram) = dual.map_or((0, 0), |block| {
+        let (kept, rows, gram) = dual.map_or((0, 0, 0), |block| {
             let cost = self.dual_cost(block);
             let whole = cost.row_bytes + cost.tile_bytes;
-            (
-                self.job.compute.memory.unwrap_or(whole).min(whole),
-                8 * cost.rows.pow(2),
-            )
+            let kept = self.job.compute.memory.unwrap_or(whole).min(whole);
+            let gram = cost.rows.saturating_pow(2).saturating_mul(8);
+            (kept, cost.row_bytes.min(kept), gram)
         });
         Ok(MemoryPlan {
+            beside: self.beside(),
             fit: sums
                 .saturating_mul(summing)
                 .saturating_add(eigenproblem)
@@ -115,12 +133,12 @@ impl Sizes<'_> {
                 Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),
                 Prior::Evidence | Prior::EvidencePerBlock => posterior
                     .saturating_add(largest.saturating_mul(3))
-                    .saturating_add(kept.max(2 * gram)),
+                    .saturating_add(kept.max(gram.saturating_mul(2).saturating_add(rows))),
                 // The eigenbases beside.
                 Prior::Holdout => posterior
                     .saturating_mul(2)
                     .saturating_add(largest.saturating_mul(3))
-                    .saturating_add(kept.max(2 * gram)),
+                    .saturating_add(kept.max(gram.saturating_mul(3).saturating_add(rows))),
             },
             predict: kept.saturating_add(posterior),
         })

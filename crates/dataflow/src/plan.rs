@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{
-    BlockPlan, CurvatureKind, References, StructureKind, correction_bytes, correction_flops, residual_flops,
-    structure_of,
+    BlockPlan, CurvatureError, CurvatureKind, References, StructureKind, correction_bytes, correction_flops,
+    residual_flops, structure_of,
 };
 use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
@@ -171,91 +171,14 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     let context = Context::open(job, workers, Arc::new(Silent))?;
     let network = &context.network;
     let n_labels = network.n_labels();
-    let zero = References::zero(network.dense_layers(), n_labels);
     let n_fit = context.fit.catalogue.n_rows();
     let n_predict = context.predicted().catalogue.n_rows();
-    let LowRankSettings { rank, passes } = context.job.curvature.low_rank;
+    let rank = context.job.curvature.low_rank.rank;
     let sizes = context.sizes();
-    let mut blocks = Vec::new();
-    for block in &context.blocks {
-        if !block.structure.has_sums() {
-            let cost = sizes.dual_cost(block);
-            blocks.push(BlockFacts {
-                layer: block.name(),
-                structure: structure_name(block.structure),
-                n_weights: block.n_weights() as u64,
-                sums_bytes: 0,
-                sums_flops: 0.0,
-                correction: None,
-                inverse_flops: cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
-            });
-            continue;
-        }
-        let structure = structure_of(block, &zero, n_labels, 1)?;
-        blocks.push(BlockFacts {
-            layer: block.name(),
-            structure: structure_name(block.structure),
-            n_weights: block.n_weights() as u64,
-            sums_bytes: sizes.sums_bytes(block)?,
-            sums_flops: structure.flops(n_fit)
-                + 4.0 * (passes * iterated(block, rank)) as f64 * n_fit as f64
-                + match context.job.curvature.kind {
-                    CurvatureKind::Hessian => residual_flops(block, network.n_weights(), n_fit),
-                    CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => 0.0,
-                },
-            correction: (block.structure == StructureKind::Ekfac).then(|| CorrectionFacts {
-                bases_bytes: bases_bytes(block),
-                bases_flops: bases_flops(block),
-                sums_bytes: correction_bytes(block),
-                sums_flops: correction_flops(block, n_labels, n_fit),
-            }),
-            inverse_flops: inverse_flops(block)
-                + match context.job.prior {
-                    Prior::Fixed(_) => 0.0,
-                    Prior::Evidence | Prior::EvidencePerBlock => spectrum_flops(block),
-                    Prior::Holdout => scan_flops(block),
-                },
-        });
-    }
-    let k = n_labels as f64;
-    let products = |layers: usize| -> f64 {
-        network
-            .dense_layers()
-            .iter()
-            .skip(layers)
-            .map(|shape| 2.0 * (shape.inputs * shape.outputs) as f64)
-            .sum()
-    };
-    let (forward, backward) = (products(0), k * products(1));
-    let by_flux = k * (products(0) - products(1));
-    let weights: f64 = context
-        .blocks
-        .iter()
-        .map(|block| predictive_flops(block, rank, k))
-        .sum::<f64>()
-        + context
-            .dual_plan()
-            .map_or(0.0, |block| sizes.dual_cost(block).predict_flops);
-    let fused = context.is_fused();
-    let errors_in_variables = context.job.calibration.errors_in_variables;
+    let blocks = block_facts(&context)?;
+    let flops = flops(&context, &blocks);
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
-    let corrections: Vec<CorrectionFacts> = blocks.iter().filter_map(|block| block.correction).collect();
-    let forward_passes = if corrections.is_empty() { 1.0 } else { 2.0 };
-    let flops = FlopPlan {
-        fit: (held_out + forward_passes * n_fit as f64) * (forward + backward)
-            + if fused { n_fit as f64 * by_flux } else { 0.0 }
-            + if errors_in_variables && !fused {
-                forward_passes * n_fit as f64 * by_flux
-            } else {
-                0.0
-            }
-            + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
-            + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
-        invert: blocks.iter().map(|block| block.inverse_flops).sum(),
-        predict: held_out * (forward + backward + by_flux + weights)
-            + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
-    };
     let dual = context.dual_plan().map(|block| {
         let cost = sizes.dual_cost(block);
         let whole = cost.row_bytes + cost.tile_bytes;
@@ -316,6 +239,105 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
                 .map_or(0, |dual| dual.cost.row_bytes + dual.cost.tile_bytes),
         dual,
     })
+}
+
+/// What each block takes.
+pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, CurvatureError> {
+    let network = &context.network;
+    let n_labels = network.n_labels();
+    let zero = References::zero(network.dense_layers(), n_labels);
+    let n_fit = context.fit.catalogue.n_rows();
+    let LowRankSettings { rank, passes } = context.job.curvature.low_rank;
+    let sizes = context.sizes();
+    let mut blocks = Vec::new();
+    for block in &context.blocks {
+        if !block.structure.has_sums() {
+            let cost = sizes.dual_cost(block);
+            blocks.push(BlockFacts {
+                layer: block.name(),
+                structure: structure_name(block.structure),
+                n_weights: block.n_weights() as u64,
+                sums_bytes: 0,
+                sums_flops: 0.0,
+                correction: None,
+                inverse_flops: cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
+            });
+            continue;
+        }
+        let structure = structure_of(block, &zero, n_labels, 1)?;
+        blocks.push(BlockFacts {
+            layer: block.name(),
+            structure: structure_name(block.structure),
+            n_weights: block.n_weights() as u64,
+            sums_bytes: sizes.sums_bytes(block)?,
+            sums_flops: structure.flops(n_fit)
+                + 4.0 * (passes * iterated(block, rank)) as f64 * n_fit as f64
+                + match context.job.curvature.kind {
+                    CurvatureKind::Hessian => residual_flops(block, network.n_weights(), n_fit),
+                    CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => 0.0,
+                },
+            correction: (block.structure == StructureKind::Ekfac).then(|| CorrectionFacts {
+                bases_bytes: bases_bytes(block),
+                bases_flops: bases_flops(block),
+                sums_bytes: correction_bytes(block),
+                sums_flops: correction_flops(block, n_labels, n_fit),
+            }),
+            inverse_flops: inverse_flops(block)
+                + match context.job.prior {
+                    Prior::Fixed(_) => 0.0,
+                    Prior::Evidence | Prior::EvidencePerBlock => spectrum_flops(block),
+                    Prior::Holdout => scan_flops(block),
+                },
+        });
+    }
+    Ok(blocks)
+}
+
+/// Operations of all processes of a run with such blocks.
+pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> FlopPlan {
+    let network = &context.network;
+    let n_fit = context.fit.catalogue.n_rows();
+    let n_predict = context.predicted().catalogue.n_rows();
+    let rank = context.job.curvature.low_rank.rank;
+    let sizes = context.sizes();
+    let k = network.n_labels() as f64;
+    let products = |layers: usize| -> f64 {
+        network
+            .dense_layers()
+            .iter()
+            .skip(layers)
+            .map(|shape| 2.0 * (shape.inputs * shape.outputs) as f64)
+            .sum()
+    };
+    let (forward, backward) = (products(0), k * products(1));
+    let by_flux = k * (products(0) - products(1));
+    let weights: f64 = context
+        .blocks
+        .iter()
+        .map(|block| predictive_flops(block, rank, k))
+        .sum::<f64>()
+        + context
+            .dual_plan()
+            .map_or(0.0, |block| sizes.dual_cost(block).predict_flops);
+    let fused = context.is_fused();
+    let errors_in_variables = context.job.calibration.errors_in_variables;
+    let held_out = context.job.compute.holdout_fraction * n_fit as f64;
+    let corrections: Vec<CorrectionFacts> = blocks.iter().filter_map(|block| block.correction).collect();
+    let forward_passes = if corrections.is_empty() { 1.0 } else { 2.0 };
+    FlopPlan {
+        fit: (held_out + forward_passes * n_fit as f64) * (forward + backward)
+            + if fused { n_fit as f64 * by_flux } else { 0.0 }
+            + if errors_in_variables && !fused {
+                forward_passes * n_fit as f64 * by_flux
+            } else {
+                0.0
+            }
+            + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
+            + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
+        invert: blocks.iter().map(|block| block.inverse_flops).sum(),
+        predict: held_out * (forward + backward + by_flux + weights)
+            + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
+    }
 }
 
 fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {

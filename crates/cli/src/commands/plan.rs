@@ -104,9 +104,10 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
         stages.row(vec![stage.to_owned(), flop(operations), bytes(memory)]);
     }
     page.gap().grid(&stages).line(format!(
-        "memory is of one process with {} {}, beside about 100 MB for the program and what is read ahead",
+        "memory is of one process with {} {}, beside {} for the program, the network and its spectra",
         workers,
-        if workers == 1 { "worker" } else { "workers" }
+        if workers == 1 { "worker" } else { "workers" },
+        bytes(plan.memory.beside)
     ));
     if let Some(dual) = &plan.dual {
         page.gap().facts(&of_dual(dual));
