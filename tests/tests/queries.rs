@@ -133,7 +133,7 @@ fn the_other_exact_structures_answer_as_the_full_one() {
     let quadratic = numbers(&json(&inverse(&outputs[0], block, &solve))["value"]);
     for output in &outputs[1..] {
         let what = output.display().to_string();
-        let rows = json(&inverse(output, block, &["--rows", "0,70,3", "--json"]));
+        let rows = json(&inverse(output, block, &["--rows", "0,70,3", "--cols", "*", "--json"]));
         let rows_expected: Vec<f64> = [0, 70, 3]
             .iter()
             .flat_map(|row| &expected[row * p..(row + 1) * p])
@@ -141,7 +141,7 @@ fn the_other_exact_structures_answer_as_the_full_one() {
             .collect();
         same(&numbers(&rows["values"]), &rows_expected, &what);
         let first = UNITS * (PIXELS + 1);
-        let part = json(&inverse(output, "layers.2", &["--rows", "2", "--json"]));
+        let part = json(&inverse(output, "layers.2", &["--rows", "2", "--cols", "*", "--json"]));
         same(
             &numbers(&part["values"]),
             &expected[(first + 2) * p + first..(first + 3) * p],

@@ -28,7 +28,7 @@ use crate::prior_facts::PriorPrecision;
 use crate::stage_state::{FitState, InvertState};
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
-const PREFETCH_BYTES: usize = 64 << 20;
+pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
 
 /// Held-out spectra that are plenty: a variance from so many is good to about 1 %.
 const PLENTY: f64 = 16_384.0;

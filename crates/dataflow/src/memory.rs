@@ -2,15 +2,16 @@
 //! compares its peak with.
 
 use fisherflow_curvature::{
-    BlockPlan, BlockPower, CurvatureError, References, StructureKind, correction_bytes, structure_of,
+    BlockPlan, BlockPower, CurvatureError, References, StructureKind, WeightJacobian, correction_bytes, structure_of,
 };
 use fisherflow_network::{DenseShape, Precision};
-use fisherflow_posterior::DualCost;
+use fisherflow_posterior::{DualCost, DualLayout};
 use serde::Serialize;
 
+use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
 
-/// Bytes of the program, its buffers and what is read ahead of a few spectra.
+/// Bytes of the program and its buffers.
 const PROGRAM: u64 = 100_000_000;
 
 /// Memory of one process at the widest place of each stage.
@@ -59,17 +60,20 @@ impl Sizes<'_> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network twice, as read and as it computes, and for each worker a batch of spectra: their pixels and errors, as read and as numbers
-    /// of the products, and the Jacobian of every label by pixel.
+    /// The network twice, as read and as it computes; and for each worker what is read ahead, and a batch of spectra: in f64, the Jacobian of
+    /// every label by pixel three times (as it comes, weighed, on its way to a file), four numbers a pixel, and the captures of all layers.
     fn beside(&self) -> u64 {
         let size = match self.job.compute.arithmetic.precision {
             Precision::F32 => 4,
             Precision::F64 => 8,
         };
+        let (k, pixels) = (self.n_labels as u64, self.shapes.first().map_or(0, |s| s.inputs as u64));
+        let captures = |shape: &DenseShape| shape.inputs as u64 + k * shape.outputs as u64;
         let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
-        let pixels = self.shapes.first().map_or(0, |shape| shape.inputs as u64);
-        let batch = self.job.compute.batch as u64 * pixels * (4 + self.n_labels as u64) * size;
-        PROGRAM + weights * (4 + size) + self.workers as u64 * batch
+        let spectrum = 8 * (3 * k * pixels + 4 * pixels + self.shapes.iter().map(captures).sum::<u64>());
+        let ahead = self.n_rows.saturating_mul(12 * pixels).min(PREFETCH_BYTES as u64);
+        let worker = ahead + self.n_rows.min(self.job.compute.batch as u64) * spectrum;
+        PROGRAM + weights * (4 + size) + self.workers as u64 * worker
     }
 
     /// What a dual block takes.
@@ -123,11 +127,17 @@ impl Sizes<'_> {
             let gram = cost.rows.saturating_pow(2).saturating_mul(8);
             (kept, cost.row_bytes.min(kept), gram)
         });
+        // A chunk of a dual block's rows as it is made, whitened and written.
+        let writing_rows = dual.map_or(0, |block| {
+            let chunk = (DualLayout::spectra_a_chunk(self.n_labels) as u64).min(self.n_spectra());
+            3 * WeightJacobian::bytes(block, self.n_labels, chunk)
+        });
         Ok(MemoryPlan {
             beside: self.beside(),
             fit: sums
                 .saturating_mul(summing)
                 .saturating_add(eigenproblem)
+                .saturating_add(self.workers as u64 * writing_rows)
                 .max(correcting + bases + in_products + writing),
             invert: match self.job.prior {
                 Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),

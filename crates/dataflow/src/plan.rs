@@ -260,7 +260,15 @@ pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, Curvatur
                 sums_bytes: 0,
                 sums_flops: 0.0,
                 correction: None,
-                inverse_flops: cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
+                inverse_flops: cost.gram_flops
+                    + cost.cholesky_flops
+                    + cost.trace_flops
+                    + match context.job.prior {
+                        Prior::Fixed(_) => 0.0,
+                        // As a dense block of that size: its eigenvalues, or its eigenpairs.
+                        Prior::Evidence | Prior::EvidencePerBlock => 4.0 / 3.0 * (cost.rows as f64).powi(3),
+                        Prior::Holdout => 9.0 * (cost.rows as f64).powi(3),
+                    },
             });
             continue;
         }
