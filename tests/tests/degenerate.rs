@@ -7,7 +7,7 @@ use fisherflow_tests::{
 };
 
 /// Every structure that a run may hold all layers in.
-const STRUCTURES: [&str; 4] = ["full", "block", "kfac", "diagonal"];
+const STRUCTURES: [&str; 5] = ["full", "block", "kfac", "ekfac", "diagonal"];
 const PIXELS: usize = 8;
 const UNITS: usize = 5;
 const K: usize = 3;

@@ -263,3 +263,77 @@ fn a_label_that_the_network_does_not_have_makes_no_cells() {
     );
     assert!(fs::read_dir(folder.join("out")).is_err());
 }
+
+/// The photons' part is in the sums of every structure: `dual`, and `low_rank` of all eigenpairs, give the error bars of `full`, and an `ekfac`
+/// block has the diagonal of the exact block in its own bases. Without the photons' part all of them are others.
+#[test]
+fn errors_in_variables_are_in_the_sums_of_every_structure() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let spectra = labelled(&he_normal(&WIDTHS), 0, 120, |_| [200.0, 0.5, 0.3]);
+    write_objects(&folder.join("catalogue"), &spectra, 60);
+    write_objects(&folder.join("stars"), &simulated(PIXELS, 5000, 20), 20);
+    let p = (PIXELS + 1) * WIDTHS[1] + (WIDTHS[1] + 1) * K;
+    let done = |output: &str, curvature: &str, weighed: bool| {
+        let mut run_file = run_file(folder, output);
+        run_file.curvature = curvature.to_owned();
+        run_file.noise = format!("holdout_fraction = {HELD_OUT}\nerrors_in_variables = {weighed}");
+        run(fisherflow().arg("run").arg(run_file.write(folder, output))).expect_done();
+        folder.join(output)
+    };
+    let weights = |output: &Path| -> Vec<f64> {
+        let table = Table::read(&output.join("predictions"));
+        (0..table.len())
+            .flat_map(|row| table.list("cov_weights", row))
+            .collect()
+    };
+    let apart = |found: &[f64], expected: &[f64]| -> f64 {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        norm(&mut found.iter().zip(expected).map(|(f, e)| f - e)) / norm(&mut expected.iter().copied())
+    };
+    let stored = |output: &Path, factor: &str| -> Vec<f64> {
+        let table = Table::read(&output.join("posterior/hessian/block-000.parquet"));
+        let rows = (0..table.len()).filter(|&row| table.text("factor", row) == factor);
+        rows.flat_map(|row| table.list("values", row)).collect()
+    };
+
+    let low_rank = format!("structure = \"low_rank\"\nrank = {p}");
+    let full = weights(&done("full", "structure = \"full\"", true));
+    for (name, curvature) in [("dual", "structure = \"dual\""), ("low_rank", &low_rank)] {
+        let found = weights(&done(name, curvature, true));
+        assert!(apart(&found, &full) < 1e-8, "{name}: {:e}", apart(&found, &full));
+    }
+    let without = weights(&done("full-without", "structure = \"full\"", false));
+    assert!(apart(&without, &full) > 1e-3, "{:e}", apart(&without, &full));
+
+    for kind in ["ggn", "empirical_fisher"] {
+        let of = |structure: &str, weighed: bool| {
+            let curvature = format!("structure = \"{structure}\"\nkind = \"{kind}\"");
+            done(&format!("{kind}-{structure}-{weighed}"), &curvature, weighed)
+        };
+        let (block, ekfac) = (of("block", true), of("ekfac", true));
+        let h = stored(&block, "dense");
+        let (v, u) = (stored(&ekfac, "a_eigenvectors"), stored(&ekfac, "g_eigenvectors"));
+        let found = stored(&ekfac, "eigenvalues");
+        let (inputs, outputs) = (PIXELS + 1, WIDTHS[1]);
+        let side = inputs * outputs;
+        let expected: Vec<f64> = (0..side)
+            .map(|at| {
+                let q: Vec<f64> = (0..side)
+                    .map(|w| u[w / inputs * outputs + at / inputs] * v[w % inputs * inputs + at % inputs])
+                    .collect();
+                let row = |i: usize| (0..side).map(|j| h[i * side + j] * q[j]).sum::<f64>();
+                (0..side).map(|i| q[i] * row(i)).sum()
+            })
+            .collect();
+        assert_eq!(found.len(), side);
+        assert!(
+            apart(&found, &expected) < 1e-9,
+            "{kind}: {:e}",
+            apart(&found, &expected)
+        );
+        let without = stored(&of("block", false), "dense");
+        assert!(apart(&without, &h) > 1e-3, "{kind}: {:e}", apart(&without, &h));
+    }
+}

@@ -103,6 +103,74 @@ fn close(found: &[f64], expected: &[f64], what: &str) {
     }
 }
 
+/// The structures that are exact over all layers together, one of them through every eigenpair, give what `full` stores.
+#[test]
+fn the_other_exact_structures_answer_as_the_full_one() {
+    let p = UNITS * (PIXELS + 1) + 3 * (UNITS + 1);
+    let low_rank = format!("structure = \"low_rank\"\nrank = {p}");
+    let of = [
+        ("full", "structure = \"full\""),
+        ("dual", "structure = \"dual\""),
+        ("low_rank", low_rank.as_str()),
+    ];
+    let (folder, outputs) = outputs(&of);
+    let expected = dense(&outputs[0], "full", 0, 0.0);
+    let size = expected.iter().fold(0.0_f64, |size, v| size.max(v.abs()));
+    let same = |found: &[f64], expected: &[f64], what: &str| {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < 1e-9 * size,
+                "{what}: {found:e}, expected {expected:e}"
+            );
+        }
+    };
+    let v: Vec<String> = (0..p).map(|i| format!("{:e}", (i as f64 * 0.3).cos())).collect();
+    let vector = folder.path().join("v.txt");
+    fs::write(&vector, v.join("\n")).unwrap();
+    let block = "layers.0+layers.2";
+    let solve = ["--quadratic", vector.to_str().unwrap(), "--json"];
+    let quadratic = numbers(&json(&inverse(&outputs[0], block, &solve))["value"]);
+    for output in &outputs[1..] {
+        let what = output.display().to_string();
+        let rows = json(&inverse(output, block, &["--rows", "0,70,3", "--cols", "*", "--json"]));
+        let rows_expected: Vec<f64> = [0, 70, 3]
+            .iter()
+            .flat_map(|row| &expected[row * p..(row + 1) * p])
+            .copied()
+            .collect();
+        same(&numbers(&rows["values"]), &rows_expected, &what);
+        let first = UNITS * (PIXELS + 1);
+        let part = json(&inverse(output, "layers.2", &["--rows", "2", "--cols", "*", "--json"]));
+        same(
+            &numbers(&part["values"]),
+            &expected[(first + 2) * p + first..(first + 3) * p],
+            &what,
+        );
+        let found = numbers(&json(&inverse(output, block, &solve))["value"]);
+        assert!(
+            (found[0] / quadratic[0] - 1.0).abs() < 1e-9,
+            "{what}: {found:?} {quadratic:?}"
+        );
+    }
+    let export = |output: &Path, to: &str| {
+        let file = folder.path().join(format!(
+            "{}-{to}.safetensors",
+            output.file_name().unwrap().to_str().unwrap()
+        ));
+        run(fisherflow()
+            .arg("export")
+            .arg(output)
+            .args(["--to", to])
+            .arg("--out")
+            .arg(file))
+    };
+    for (output, structure) in outputs.iter().zip(["full", "dual", "low_rank"]).skip(1) {
+        export(output, "scipy").expect_done();
+        export(output, "curvlinops").expect(2, &["curvlinops has no form for block", structure, "scipy"]);
+    }
+}
+
 #[test]
 fn every_structure_answers_for_its_stored_inverse() {
     let names = ["full", "block", "kfac", "diagonal"].map(|name| (name, format!("structure = \"{name}\"")));

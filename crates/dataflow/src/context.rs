@@ -7,18 +7,20 @@ use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, KroneckerBases, StructureKind, plan_blocks};
 use fisherflow_network::{InputJacobian, Network, Precision as Products};
 use fisherflow_posterior::{
-    BlockInfo, DualLayout, DualPrecision, Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum, factor,
-    in_label_units,
+    BlockInfo, DualLayout, DualPrecision, Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum,
+    dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
+use crate::auto::{self, ChosenStructure};
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
-use crate::job::{CatalogueSource, Compute, Job, Prior, Progress};
+use crate::job::{CatalogueSource, Compute, Job, Prior, Progress, StructureChoice};
+use crate::memory::Sizes;
 use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::prior_choice::{self, PriorChoice};
@@ -26,7 +28,7 @@ use crate::prior_facts::PriorPrecision;
 use crate::stage_state::{FitCounts, FitState, InvertState};
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
-const PREFETCH_BYTES: usize = 64 << 20;
+pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
 
 /// Held-out spectra that are plenty: a variance from so many is good to about 1 %.
 const PLENTY: f64 = 16_384.0;
@@ -59,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) network_sha256: String,
     pub(crate) network_bytes: u64,
     pub(crate) blocks: Vec<BlockPlan>,
+    /// What `auto` chose; empty where the run file gives the structures.
+    pub(crate) chosen: Vec<ChosenStructure>,
     pub(crate) fit: GroupedCatalogue,
     /// `None` where the catalogue of the fit is the one to predict.
     pub(crate) predict: Option<GroupedCatalogue>,
@@ -104,22 +108,9 @@ impl Context {
                     source,
                 }
             })?;
-        let curvature = &job.curvature;
-        let blocks = plan_blocks(
-            network.dense_layers(),
-            curvature.structure,
-            &curvature.by_layer,
-            curvature.options,
-        )
-        .map_err(|error| {
-            let key = match error {
-                CurvatureError::SplitBiasOfFull { .. } => "curvature.split_bias",
-                _ => "[curvature.layers]",
-            };
-            RunError::Usage(format!("{key}: {error}"))
-        })?;
-        check_curvature(&job, &blocks)?;
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
+        let (blocks, chosen) = plan_of(&job, &network, &fit)?;
+        check_curvature(&job, &blocks)?;
         let predict = job
             .predict
             .catalogue
@@ -141,6 +132,7 @@ impl Context {
             network_bytes: bytes.len() as u64,
             stores,
             blocks,
+            chosen,
             fit,
             predict,
             output,
@@ -160,6 +152,11 @@ impl Context {
         };
         context.run_id = context.identity();
         Ok(context)
+    }
+
+    /// What memory and operations depend on.
+    pub(crate) fn sizes(&self) -> Sizes<'_> {
+        sizes(&self.job, &self.network, &self.fit, self.workers)
     }
 
     /// Whether the fit's own backward passes serve the prediction too.
@@ -378,8 +375,14 @@ impl Context {
         let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
         for (block, plan) in (0..).zip(&self.blocks) {
             if let std::collections::btree_map::Entry::Vacant(missing) = scans.entry(block) {
-                let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
-                let scan = factored.prior_scan(self.captures(), self.network.arithmetic().threads)?;
+                let threads = self.network.arithmetic().threads;
+                let scan = if plan.structure.has_sums() {
+                    let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
+                    factored.prior_scan(self.captures(), threads)?
+                } else {
+                    let rows = self.dual_rows()?;
+                    dual_prior_scan(&rows.layout, rows.all()?, self.cores, threads)?
+                };
                 missing.insert(Arc::new(scan));
             }
         }
@@ -452,7 +455,14 @@ impl Context {
             &format!("{:?}", job.predict.catalogue.as_ref().map(|source| &source.columns)),
         );
         add("jacobians", &job.predict.jacobians.to_string());
-        add("curvature", &format!("{:?}", job.curvature));
+        for block in &self.blocks {
+            add("block", &format!("{} {:?}", block.structure, block.layers));
+        }
+        let curvature = &job.curvature;
+        add(
+            "curvature",
+            &format!("{:?} {:?} {:?}", curvature.options, curvature.kind, curvature.low_rank),
+        );
         add("noise", &format!("{:?}", job.noise));
         match job.prior {
             Prior::Fixed(precision) => add("prior", &format!("{precision:?}")),
@@ -508,6 +518,44 @@ impl GroupedCatalogue {
     }
 }
 
+fn sizes<'a>(job: &'a Job, network: &'a Network, fit: &GroupedCatalogue, workers: usize) -> Sizes<'a> {
+    Sizes {
+        job,
+        shapes: network.dense_layers(),
+        n_pixels: network.n_inputs(),
+        n_labels: network.n_labels(),
+        n_rows: fit.catalogue.n_rows(),
+        workers,
+    }
+}
+
+/// The blocks of the Hessian, and what `auto` chose for which layer.
+fn plan_of(
+    job: &Job,
+    network: &Network,
+    fit: &GroupedCatalogue,
+) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
+    let curvature = &job.curvature;
+    let planned = |structure, by_layer| {
+        plan_blocks(network.dense_layers(), structure, by_layer, curvature.options).map_err(|error| {
+            let key = match error {
+                CurvatureError::SplitBiasOfFull { .. } => "curvature.split_bias",
+                _ => "[curvature.layers]",
+            };
+            RunError::Usage(format!("{key}: {error}"))
+        })
+    };
+    match curvature.structure {
+        StructureChoice::Given(structure) => Ok((planned(structure, &curvature.by_layer)?, Vec::new())),
+        StructureChoice::Auto { memory } => {
+            // Checks the names of layers before anything is chosen beside them.
+            planned(StructureKind::Diagonal, &curvature.by_layer)?;
+            let choice = auto::choose(&sizes(job, network, fit, 1), memory)?;
+            Ok((planned(StructureKind::Diagonal, &choice.by_layer)?, choice.chosen))
+        }
+    }
+}
+
 /// Refuses a kind of curvature that the structures, the prior or the catalogue cannot have, and a prior that a structure cannot have.
 fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
     let kind = job.curvature.kind;
@@ -532,12 +580,6 @@ fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
              number, or hold the layer by another structure",
             block.name()
         )));
-    }
-    if dual && job.prior == Prior::Holdout {
-        return Err(RunError::Usage(
-            "prior.precision = \"holdout\" is not found for \"dual\" layers: give it a number, or choose \"evidence\""
-                .to_owned(),
-        ));
     }
     if kind != CurvatureKind::Hessian {
         return Ok(());

@@ -29,7 +29,26 @@ fn rows_name(plan: &BlockPlan, group: u64, part: u64) -> String {
     format!("block-{:03}-rows-{group:05}-{part:03}", plan.id)
 }
 
-fn factor_name(plan: &BlockPlan, chunk: usize) -> String {
+/// The chunks of a block's rows among an output's files, in order.
+pub(crate) fn chunks_of(plan: &BlockPlan, n_labels: usize, files: &[WrittenFile]) -> Vec<DualChunk> {
+    let start = format!("posterior/inverse/block-{:03}-rows-", plan.id);
+    let chunk = |file: &WrittenFile| {
+        let name = file.path.strip_prefix(&start)?.strip_suffix(".parquet")?;
+        let (group, part) = name.split_once('-')?;
+        // Of each layer a row of inputs a spectrum, and one of gradients a label.
+        let rows_a_spectrum = plan.shapes.len() * (1 + n_labels);
+        Some(DualChunk {
+            group: group.parse().ok()?,
+            part: part.parse().ok()?,
+            n_spectra: file.rows as usize / rows_a_spectrum.max(1),
+        })
+    };
+    let mut chunks: Vec<DualChunk> = files.iter().filter_map(chunk).collect();
+    chunks.sort_by_key(|chunk| (chunk.group, chunk.part));
+    chunks
+}
+
+pub(crate) fn factor_name(plan: &BlockPlan, chunk: usize) -> String {
     format!("block-{:03}-cholesky-{chunk:05}", plan.id)
 }
 

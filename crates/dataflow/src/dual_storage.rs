@@ -64,6 +64,11 @@ impl DualRows {
         ((budget as f64 / 2.0 / column) as usize).clamp(1, n)
     }
 
+    /// Of every chunk.
+    pub(crate) fn all(&self) -> Result<Vec<Arc<WeightJacobian>>, RunError> {
+        (0..self.layout.n_chunks()).map(|chunk| self.rows(chunk)).collect()
+    }
+
     pub(crate) fn rows(&self, chunk: usize) -> Result<Arc<WeightJacobian>, RunError> {
         self.known.get_or(chunk, || {
             let place = self

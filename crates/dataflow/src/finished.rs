@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use fisherflow_curvature::{BlockOptions, BlockPlan, CurvatureError};
 use fisherflow_network::{DenseShape, nearest_name};
 use fisherflow_posterior::{
-    BlockInfo, Convention, NamedTensor, Peer, PosteriorPart, Reduction, hessian_from_matrices, precision_from_matrices,
+    BlockInfo, Convention, DualLayout, NamedTensor, Peer, PosteriorPart, Precision, Reduction, dual_from_tiles,
+    hessian_from_matrices, precision_from_matrices,
 };
-use fisherflow_store::{FileMetadata, MatrixSet, Output, Stores};
+use fisherflow_store::{FileMetadata, MatrixSet, Output, Stores, WrittenFile};
 use serde::Deserialize;
 
+use crate::dual_files;
 use crate::error::RunError;
 use crate::files::{block_name, named_matrices};
 
@@ -22,6 +24,8 @@ pub struct Finished {
     n_labels: usize,
     layers: Vec<DenseShape>,
     blocks: Vec<(BlockPlan, BlockInfo)>,
+    /// Of the output, as its manifest lists them.
+    files: Vec<WrittenFile>,
 }
 
 /// A layer's posterior, or that of a whole block of layers.
@@ -95,6 +99,7 @@ impl Finished {
             n_labels: settings.network.labels.len(),
             layers,
             blocks,
+            files: manifest.files,
         })
     }
 
@@ -104,13 +109,52 @@ impl Finished {
     /// There is no such layer (the nearest is named), or its matrices cannot be read.
     pub fn layer(&self, name: &str, threads: usize) -> Result<FinishedLayer, RunError> {
         let (plan, info, start, shapes) = self.find(name)?;
-        let stored = self.output.read_matrices(MatrixSet::Inverse, &block_name(plan))?;
-        let metadata = stored.metadata.clone();
-        let precision = precision_from_matrices(plan, named_matrices(stored)?, info.clone(), threads)?;
+        let (precision, metadata) = self.precision(plan, info, threads)?;
         Ok(FinishedLayer {
             posterior: PosteriorPart::new(precision, start, shapes)?,
             metadata,
         })
+    }
+
+    /// A block's posterior, and the metadata of a file of it.
+    fn precision(
+        &self,
+        plan: &BlockPlan,
+        info: &BlockInfo,
+        threads: usize,
+    ) -> Result<(Box<dyn Precision>, FileMetadata), RunError> {
+        if plan.structure.has_sums() {
+            let stored = self.output.read_matrices(MatrixSet::Inverse, &block_name(plan))?;
+            let metadata = stored.metadata.clone();
+            let precision = precision_from_matrices(plan, named_matrices(stored)?, info.clone(), threads)?;
+            return Ok((precision, metadata));
+        }
+        let chunks = dual_files::chunks_of(plan, self.n_labels, &self.files);
+        let layout = DualLayout {
+            plan: plan.clone(),
+            n_labels: self.n_labels,
+            chunks: chunks.iter().map(|chunk| chunk.n_spectra).collect(),
+        };
+        if layout.n_spectra() as u64 != info.n_spectra {
+            return Err(RunError::Refused(format!(
+                "{} lists rows of {} spectra for block {}, which has {}: run it again",
+                self.output.uri(),
+                layout.n_spectra(),
+                plan.name(),
+                info.n_spectra
+            )));
+        }
+        let mut rows = Vec::with_capacity(chunks.len());
+        let mut factor = Vec::with_capacity(chunks.len());
+        for (at, chunk) in chunks.iter().enumerate() {
+            rows.push(dual_files::read_rows(&self.output, plan, self.n_labels, *chunk)?);
+            factor.push(dual_files::read_factor(&self.output, &layout, at)?);
+        }
+        let first = self
+            .output
+            .read_matrices(MatrixSet::Inverse, &dual_files::factor_name(plan, 0))?;
+        let precision = dual_from_tiles(layout, info.clone(), rows, factor, threads);
+        Ok((precision, first.metadata))
     }
 
     /// All blocks in the convention of another program.
@@ -152,16 +196,17 @@ impl Finished {
                 format!("damping.{}", plan.name()),
                 format!("{:e}", convention.damping(info.prior_precision)),
             );
-            let set = if peer.wants_inverse() {
-                MatrixSet::Inverse
-            } else {
-                MatrixSet::Hessian
-            };
-            let matrices = named_matrices(self.output.read_matrices(set, &block_name(plan))?)?;
             tensors.extend(if peer.wants_inverse() {
-                convention.inverse(plan, &*precision_from_matrices(plan, matrices, info.clone(), threads)?)?
+                let (precision, _) = self.precision(plan, info, threads)?;
+                convention.inverse(plan, &*precision)?
+            } else if plan.structure.has_sums() {
+                let stored = self.output.read_matrices(MatrixSet::Hessian, &block_name(plan))?;
+                convention.curvature(
+                    plan,
+                    &hessian_from_matrices(plan, info.n_spectra, named_matrices(stored)?)?,
+                )?
             } else {
-                convention.curvature(plan, &hessian_from_matrices(plan, info.n_spectra, matrices)?)?
+                return Err(convention.without_sums(plan).into());
             });
         }
         Ok(Exported { tensors, facts })

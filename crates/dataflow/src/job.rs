@@ -81,7 +81,7 @@ pub struct Predict {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curvature {
     /// Every layer not named below.
-    pub structure: StructureKind,
+    pub structure: StructureChoice,
     /// By layer name.
     pub by_layer: BTreeMap<String, StructureKind>,
     /// Of every block.
@@ -90,6 +90,35 @@ pub struct Curvature {
     pub kind: CurvatureKind,
     /// The layers held as leading eigenpairs and diagonal.
     pub low_rank: LowRankSettings,
+}
+
+/// How the layers without a structure of their own are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StructureChoice {
+    /// All of them so.
+    Given(StructureKind),
+    /// Each as exactly as a process of one worker can within so many bytes. No structure depends on the machine or on the number of workers.
+    Auto {
+        /// Bytes.
+        memory: u64,
+    },
+}
+
+impl StructureChoice {
+    /// What `auto` may use where the run file does not say: 8 GiB.
+    pub const MEMORY: u64 = 8 << 30;
+}
+
+impl Default for StructureChoice {
+    fn default() -> Self {
+        Self::Auto { memory: Self::MEMORY }
+    }
+}
+
+impl From<StructureKind> for StructureChoice {
+    fn from(kind: StructureKind) -> Self {
+        Self::Given(kind)
+    }
 }
 
 /// How the eigenpairs of a `low_rank` block are found.

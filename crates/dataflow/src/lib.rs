@@ -3,6 +3,7 @@
 //! [`run`] carries a [`Job`] through its stages on this process's workers, together with those of the other processes of a
 //! [`Cluster`]; [`plan`] says what that would take.
 
+mod auto;
 mod calibration_notes;
 mod cluster;
 mod context;
@@ -18,6 +19,7 @@ mod heartbeat;
 mod interrupt;
 mod job;
 mod manifest;
+mod memory;
 mod mesh;
 mod operators;
 mod output_hessian;
@@ -25,6 +27,7 @@ mod passes;
 mod plan;
 mod prior_choice;
 mod prior_facts;
+mod resources;
 mod run;
 mod spectrum;
 mod stage_state;
@@ -33,20 +36,23 @@ mod strays;
 mod train;
 mod whereabouts;
 
+pub use auto::ChosenStructure;
 pub use error::RunError;
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use interrupt::{Interrupt, Wish};
 pub use job::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
-    LowRankSettings, NetworkSource, Noise, Predict, Prior, Progress, Stage,
+    LowRankSettings, NetworkSource, Noise, Predict, Prior, Progress, Stage, StructureChoice,
 };
+pub use memory::MemoryPlan;
 pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;
 pub use plan::{
-    BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, MemoryPlan, NetworkPlan, RunPlan, plan,
+    BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, NetworkPlan, RunPlan, plan,
 };
 pub use prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
+pub use resources::{Resources, StageResources};
 pub use run::{EffectiveParameters, Outcome, PullsOver, RunSummary, run};
 pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
-use crate::job::Noise;
+use crate::job::{Noise, StructureChoice};
 use crate::run::RunSummary;
 
 /// The manifest of a complete run.
@@ -54,7 +54,15 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "predict_columns": job.predict.catalogue.as_ref().map(|source| &source.columns),
         "jacobians": job.predict.jacobians,
         "curvature": {
-            "structure": crate::files::structure_name(job.curvature.structure),
+            "structure": match job.curvature.structure {
+                StructureChoice::Given(kind) => crate::files::structure_name(kind),
+                StructureChoice::Auto { .. } => "auto",
+            },
+            "memory": match job.curvature.structure {
+                StructureChoice::Given(_) => job.compute.memory,
+                StructureChoice::Auto { memory } => Some(memory),
+            },
+            "chosen": context.chosen,
             "layers": by_layer,
             "kind": job.curvature.kind.name(),
             "weight_sharing": job.curvature.options.weight_sharing,
@@ -89,6 +97,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             "full_pass": job.certificate.full_pass,
             "hessian_steps": job.certificate.hessian_steps,
         },
+        "resources": summary.resources,
     });
     Ok(Manifest {
         version: Manifest::VERSION,

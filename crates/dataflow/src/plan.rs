@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{
-    BlockPlan, BlockPower, CurvatureKind, References, StructureKind, correction_bytes, correction_flops,
+    BlockPlan, CurvatureError, CurvatureKind, References, StructureKind, correction_bytes, correction_flops,
     residual_flops, structure_of,
 };
-use fisherflow_network::{DenseShape, Precision};
 use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops};
 use fisherflow_store::SkippedObject;
 use serde::Serialize;
 
+use crate::auto::ChosenStructure;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
-use crate::job::{Compute, Job, LowRankSettings, Noise, Prior, Progress};
+use crate::job::{Job, LowRankSettings, Prior, Progress};
+use crate::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +32,8 @@ pub struct RunPlan {
     pub predict: Option<CataloguePlan>,
     /// The blocks of the Hessian.
     pub blocks: Vec<BlockFacts>,
+    /// What `auto` chose, layer by layer; empty where the run file gives the structures.
+    pub chosen: Vec<ChosenStructure>,
     /// Floating-point operations of the whole run.
     pub flops: FlopPlan,
     /// Bytes of memory of one process.
@@ -152,21 +155,6 @@ pub struct FlopPlan {
     pub predict: f64,
 }
 
-/// Memory of one process at the widest place of each stage, beside about 100 MB for the program and what is read ahead.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct MemoryPlan {
-    /// What the layers of one batch of spectra hand to the sums of one worker: inputs and gradients at every position, and the largest layer's
-    /// twice more; in the other two already.
-    pub batch: u64,
-    /// A worker's own sums, a group's sums on their way from each worker, and the totals; beside them the eigenproblems of `ekfac` blocks, or
-    /// in their second pass their bases.
-    pub fit: u64,
-    /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
-    pub invert: u64,
-    /// The posterior of all blocks.
-    pub predict: u64,
-}
-
 struct Silent;
 
 impl Progress for Silent {
@@ -183,97 +171,16 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     let context = Context::open(job, workers, Arc::new(Silent))?;
     let network = &context.network;
     let n_labels = network.n_labels();
-    let zero = References::zero(network.dense_layers(), n_labels);
     let n_fit = context.fit.catalogue.n_rows();
     let n_predict = context.predicted().catalogue.n_rows();
-    let LowRankSettings { rank, passes } = context.job.curvature.low_rank;
-    let iterated = |block: &BlockPlan| match block.structure {
-        StructureKind::LowRank => BlockPower::vectors(block.n_weights(), rank) * block.n_weights(),
-        _ => 0,
-    };
-    let mut blocks = Vec::new();
-    for block in &context.blocks {
-        if !block.structure.has_sums() {
-            let cost = dual_cost(&context, block);
-            blocks.push(BlockFacts {
-                layer: block.name(),
-                structure: structure_name(block.structure),
-                n_weights: block.n_weights() as u64,
-                sums_bytes: 0,
-                sums_flops: 0.0,
-                correction: None,
-                inverse_flops: cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
-            });
-            continue;
-        }
-        let structure = structure_of(block, &zero, n_labels, 1)?;
-        blocks.push(BlockFacts {
-            layer: block.name(),
-            structure: structure_name(block.structure),
-            n_weights: block.n_weights() as u64,
-            sums_bytes: structure.bytes() + 8 * iterated(block) as u64,
-            sums_flops: structure.flops(n_fit)
-                + 4.0 * (passes * iterated(block)) as f64 * n_fit as f64
-                + match context.job.curvature.kind {
-                    CurvatureKind::Hessian => residual_flops(block, network.n_weights(), n_fit),
-                    CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => 0.0,
-                },
-            correction: (block.structure == StructureKind::Ekfac).then(|| CorrectionFacts {
-                bases_bytes: bases_bytes(block),
-                bases_flops: bases_flops(block),
-                sums_bytes: correction_bytes(block),
-                sums_flops: correction_flops(block, n_labels, n_fit),
-            }),
-            inverse_flops: inverse_flops(block)
-                + match context.job.prior {
-                    Prior::Fixed(_) => 0.0,
-                    Prior::Evidence | Prior::EvidencePerBlock => spectrum_flops(block),
-                    Prior::Holdout => scan_flops(block),
-                },
-        });
-    }
-    let k = n_labels as f64;
-    let products = |layers: usize| -> f64 {
-        network
-            .dense_layers()
-            .iter()
-            .skip(layers)
-            .map(|shape| 2.0 * (shape.shared * shape.inputs * shape.outputs) as f64)
-            .sum()
-    };
-    let (forward, backward) = (products(0), k * products(1));
-    let by_flux = k * (products(0) - products(1));
-    let weights: f64 = context
-        .blocks
-        .iter()
-        .map(|block| predictive_flops(block, rank, k))
-        .sum::<f64>()
-        + context
-            .dual_plan()
-            .map_or(0.0, |block| dual_cost(&context, block).predict_flops);
-    let fused = context.is_fused();
-    let errors_in_variables = context.job.calibration.errors_in_variables;
+    let rank = context.job.curvature.low_rank.rank;
+    let sizes = context.sizes();
+    let blocks = block_facts(&context)?;
+    let flops = flops(&context, &blocks);
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
-    let sums_bytes: u64 = blocks.iter().map(|block| block.sums_bytes).sum();
     let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
-    let corrections: Vec<CorrectionFacts> = blocks.iter().filter_map(|block| block.correction).collect();
-    let forward_passes = if corrections.is_empty() { 1.0 } else { 2.0 };
-    let flops = FlopPlan {
-        fit: (held_out + forward_passes * n_fit as f64) * (forward + backward)
-            + if fused { n_fit as f64 * by_flux } else { 0.0 }
-            + if errors_in_variables && !fused {
-                forward_passes * n_fit as f64 * by_flux
-            } else {
-                0.0
-            }
-            + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
-            + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
-        invert: blocks.iter().map(|block| block.inverse_flops).sum(),
-        predict: held_out * (forward + backward + by_flux + weights)
-            + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
-    };
     let dual = context.dual_plan().map(|block| {
-        let cost = dual_cost(&context, block);
+        let cost = sizes.dual_cost(block);
         let whole = cost.row_bytes + cost.tile_bytes;
         let budget = context.job.compute.memory.filter(|&memory| memory < whole);
         let (workers, threads) = (workers * processes, context.job.compute.arithmetic.threads);
@@ -295,35 +202,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             },
         }
     });
-    let dual_bytes = dual.as_ref().map_or(0, |dual| dual.process_bytes);
-    let matrices = context.blocks.iter().map(|block| matrix_bytes(block, rank));
-    let summing = 2 * workers as u64 + 1;
-    // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
-    let eigenproblem = corrections.iter().map(|of| 4 * of.bases_bytes).max().unwrap_or(0);
-    let bases = corrections.iter().map(|of| of.bases_bytes).sum::<u64>();
-    let in_products = match context.job.compute.arithmetic.precision {
-        Precision::F32 => bases / 2,
-        Precision::F64 => 0,
-    };
-    let correcting = corrections.iter().map(|of| of.sums_bytes).sum::<u64>() * summing;
-    // A block is written from a copy of its bases, and a copy of that by the name of each matrix.
-    let writing = corrections.iter().map(|of| 2 * of.bases_bytes).max().unwrap_or(0);
-    let batch = batch_bytes(network.dense_layers(), n_labels, &context.job.compute);
-    let memory = MemoryPlan {
-        batch,
-        fit: workers as u64 * batch
-            + (sums_bytes * summing + eigenproblem).max(correcting + bases + in_products + writing),
-        invert: dual_bytes
-            + match context.job.prior {
-                Prior::Fixed(_) => matrices.map(|bytes| 4 * bytes).max().unwrap_or(0),
-                Prior::Evidence | Prior::EvidencePerBlock => {
-                    posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0)
-                }
-                // The eigenbases beside.
-                Prior::Holdout => 2 * posterior_bytes + matrices.map(|bytes| 3 * bytes).max().unwrap_or(0),
-            },
-        predict: workers as u64 * batch + dual_bytes + posterior_bytes,
-    };
+    let memory = sizes.memory(&context.blocks)?;
     let pixels = if context.job.predict.jacobians {
         4 * n_labels * network.n_inputs()
     } else {
@@ -349,6 +228,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             .zip(context.predict.as_ref())
             .map(|(source, grouped)| catalogue(&source.uri, grouped)),
         blocks,
+        chosen: context.chosen.clone(),
         flops,
         memory,
         output_bytes: n_predict * per_star as u64
@@ -361,14 +241,111 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     })
 }
 
-/// What a dual block takes over the spectra that are not held out.
-fn dual_cost(context: &Context, block: &BlockPlan) -> DualCost {
-    let share = match context.job.noise {
-        Noise::Holdout => 1.0 - context.job.compute.holdout_fraction,
-        Noise::Covariance(_) => 1.0,
+/// What each block takes.
+pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, CurvatureError> {
+    let network = &context.network;
+    let n_labels = network.n_labels();
+    let zero = References::zero(network.dense_layers(), n_labels);
+    let n_fit = context.fit.catalogue.n_rows();
+    let LowRankSettings { rank, passes } = context.job.curvature.low_rank;
+    let sizes = context.sizes();
+    let mut blocks = Vec::new();
+    for block in &context.blocks {
+        if !block.structure.has_sums() {
+            let cost = sizes.dual_cost(block);
+            blocks.push(BlockFacts {
+                layer: block.name(),
+                structure: structure_name(block.structure),
+                n_weights: block.n_weights() as u64,
+                sums_bytes: 0,
+                sums_flops: 0.0,
+                correction: None,
+                inverse_flops: cost.gram_flops
+                    + cost.cholesky_flops
+                    + cost.trace_flops
+                    + match context.job.prior {
+                        Prior::Fixed(_) => 0.0,
+                        // As a dense block of that size: its eigenvalues, or its eigenpairs.
+                        Prior::Evidence | Prior::EvidencePerBlock => 4.0 / 3.0 * (cost.rows as f64).powi(3),
+                        Prior::Holdout => 9.0 * (cost.rows as f64).powi(3),
+                    },
+            });
+            continue;
+        }
+        let structure = structure_of(block, &zero, n_labels, 1)?;
+        blocks.push(BlockFacts {
+            layer: block.name(),
+            structure: structure_name(block.structure),
+            n_weights: block.n_weights() as u64,
+            sums_bytes: sizes.sums_bytes(block)?,
+            sums_flops: structure.flops(n_fit)
+                + 4.0 * (passes * iterated(block, rank)) as f64 * n_fit as f64
+                + match context.job.curvature.kind {
+                    CurvatureKind::Hessian => residual_flops(block, network.n_weights(), n_fit),
+                    CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => 0.0,
+                },
+            correction: (block.structure == StructureKind::Ekfac).then(|| CorrectionFacts {
+                bases_bytes: bases_bytes(block),
+                bases_flops: bases_flops(block),
+                sums_bytes: correction_bytes(block),
+                sums_flops: correction_flops(block, n_labels, n_fit),
+            }),
+            inverse_flops: inverse_flops(block)
+                + match context.job.prior {
+                    Prior::Fixed(_) => 0.0,
+                    Prior::Evidence | Prior::EvidencePerBlock => spectrum_flops(block),
+                    Prior::Holdout => scan_flops(block),
+                },
+        });
+    }
+    Ok(blocks)
+}
+
+/// Operations of all processes of a run with such blocks.
+pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> FlopPlan {
+    let network = &context.network;
+    let n_fit = context.fit.catalogue.n_rows();
+    let n_predict = context.predicted().catalogue.n_rows();
+    let rank = context.job.curvature.low_rank.rank;
+    let sizes = context.sizes();
+    let k = network.n_labels() as f64;
+    let products = |layers: usize| -> f64 {
+        network
+            .dense_layers()
+            .iter()
+            .skip(layers)
+            .map(|shape| 2.0 * (shape.shared * shape.inputs * shape.outputs) as f64)
+            .sum()
     };
-    let n_spectra = (share * context.fit.catalogue.n_rows() as f64).ceil() as u64;
-    DualCost::of(block, context.network.n_labels(), n_spectra)
+    let (forward, backward) = (products(0), k * products(1));
+    let by_flux = k * (products(0) - products(1));
+    let weights: f64 = context
+        .blocks
+        .iter()
+        .map(|block| predictive_flops(block, rank, k))
+        .sum::<f64>()
+        + context
+            .dual_plan()
+            .map_or(0.0, |block| sizes.dual_cost(block).predict_flops);
+    let fused = context.is_fused();
+    let errors_in_variables = context.job.calibration.errors_in_variables;
+    let held_out = context.job.compute.holdout_fraction * n_fit as f64;
+    let corrections: Vec<CorrectionFacts> = blocks.iter().filter_map(|block| block.correction).collect();
+    let forward_passes = if corrections.is_empty() { 1.0 } else { 2.0 };
+    FlopPlan {
+        fit: (held_out + forward_passes * n_fit as f64) * (forward + backward)
+            + if fused { n_fit as f64 * by_flux } else { 0.0 }
+            + if errors_in_variables && !fused {
+                forward_passes * n_fit as f64 * by_flux
+            } else {
+                0.0
+            }
+            + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
+            + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
+        invert: blocks.iter().map(|block| block.inverse_flops).sum(),
+        predict: held_out * (forward + backward + by_flux + weights)
+            + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
+    }
 }
 
 fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
@@ -382,20 +359,6 @@ fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
         groups: grouped.groups.len(),
         skipped: catalogue.skipped().to_vec(),
     }
-}
-
-/// Bytes of a batch's captures, and of the largest layer's twice more.
-fn batch_bytes(layers: &[DenseShape], n_labels: usize, compute: &Compute) -> u64 {
-    let number = match compute.arithmetic.precision {
-        Precision::F32 => 4,
-        Precision::F64 => 8,
-    };
-    let of_layer = |shape: &DenseShape| {
-        let captured = shape.shared * (shape.inputs + n_labels * shape.outputs);
-        (number * compute.batch * captured) as u64
-    };
-    let largest = layers.iter().map(of_layer).max().unwrap_or(0);
-    layers.iter().map(of_layer).sum::<u64>() + 2 * largest
 }
 
 /// Operations of one star's weights' part.
@@ -412,35 +375,6 @@ fn predictive_flops(block: &BlockPlan, rank: usize, k: f64) -> f64 {
             .map(|shape| {
                 let (a, g) = (shape.columns() as f64, shape.outputs as f64);
                 2.0 * (a * a + k * g * g + a * g)
-            })
-            .sum(),
-    }
-}
-
-/// Bytes of the eigenvectors of a block's Kronecker factors.
-fn bases_bytes(block: &BlockPlan) -> u64 {
-    let squares = |side: usize| 8 * (side as u64).pow(2);
-    block
-        .shapes
-        .iter()
-        .map(|shape| squares(shape.columns()) + squares(shape.outputs))
-        .sum()
-}
-
-/// Bytes of a block's matrices in f64: the square, the Kronecker factors, or `rank` vectors and a diagonal.
-fn matrix_bytes(block: &BlockPlan, rank: usize) -> u64 {
-    let p = block.n_weights() as u64;
-    8 * match block.structure {
-        StructureKind::Full | StructureKind::Block => p * p,
-        StructureKind::Diagonal => p,
-        StructureKind::Dual => 0,
-        StructureKind::LowRank => p * (rank as u64 + 1),
-        StructureKind::Kfac | StructureKind::Ekfac => block
-            .shapes
-            .iter()
-            .map(|shape| {
-                let (a, g) = (shape.columns() as u64, shape.outputs as u64);
-                a * a + g * g + a * g
             })
             .sum(),
     }

@@ -18,6 +18,7 @@ use crate::job::{Cluster, ExistingOutput, Job, Progress, Stage};
 use crate::manifest::manifest;
 use crate::passes::predict::PredictCounts;
 use crate::prior_facts::PriorFacts;
+use crate::resources::Resources;
 use crate::stage_state::FitCounts;
 use crate::stages::{self, Found};
 use crate::whereabouts::Whereabouts;
@@ -70,6 +71,8 @@ pub struct RunSummary {
     pub complete: bool,
     /// What a reader should know: repairs, clipping, objects left out.
     pub notes: Vec<String>,
+    /// Memory and time of this process, as predicted and as measured.
+    pub resources: Resources,
     /// Wall time.
     pub seconds: f64,
 }
@@ -208,7 +211,9 @@ fn summary(
     let mut written = found.fit.files.clone();
     written.extend(found.invert.iter().flat_map(|invert| invert.files.clone()));
     written.extend(found.predict.iter().flat_map(|(_, predicted)| predicted.files.clone()));
-    let notes = notes(context, &found);
+    let resources = Resources::of(context, &found.seconds)?;
+    let mut notes = notes(context, &found);
+    notes.extend(resources.note());
     let effective_parameters = found.invert.is_some().then(|| effective_parameters(context, &found));
     let (calibrated, predicted) = found.predict.map_or((None, None), |(calibrated, predicted)| {
         (Some(calibrated), Some(predicted))
@@ -248,6 +253,7 @@ fn summary(
         files: written,
         complete: false,
         notes,
+        resources,
         seconds: 0.0,
     };
     if process == 0 && predicted.is_some() {

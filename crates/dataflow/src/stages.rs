@@ -1,6 +1,7 @@
 //! The stages of a run, in order, on every worker: each goes on from what the one before left in the output.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use fisherflow_curvature::{CurvatureKind, References};
 use fisherflow_posterior::{Certificate, ScatterEstimate, holdout_grid};
@@ -27,10 +28,13 @@ pub(crate) struct Found {
     pub(crate) certificate: Option<Certificate>,
     /// What held-out spectra show beyond the known parts, and the predictions.
     pub(crate) predict: Option<(Calibrated, Predicted)>,
+    /// Of each stage that ran, on this worker.
+    pub(crate) seconds: Vec<(&'static str, f64)>,
 }
 
 /// Runs `stage` on this worker, together with all others.
 pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) -> Result<Found, RunError> {
+    let mut seconds = Vec::new();
     let fitted = agree::left_by(worker, context, "fit")?;
     let fit = match (stage, fitted) {
         (Stage::Run, Some(fitted)) => fitted,
@@ -41,7 +45,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
                 None if context.corrected().next().is_some() => agree::left_by(worker, context, SUMS)?,
                 _ => None,
             };
-            fit(worker, context, summed)?
+            timed(&mut seconds, Stage::Fit, || fit(worker, context, summed))?
         }
     };
     if stage == Stage::Fit {
@@ -50,13 +54,14 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             invert: None,
             certificate: None,
             predict: None,
+            seconds,
         });
     }
     let inverted = agree::left_by(worker, context, "invert")?;
     let inverted = match (stage, inverted) {
         (Stage::Run, Some(inverted)) => inverted,
         (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,
-        _ => invert(worker, context, &fit)?,
+        _ => timed(&mut seconds, Stage::Invert, || invert(worker, context, &fit))?,
     };
     context.take_over_prior(&inverted);
     let certified = agree::left_by(worker, context, "certificate")?;
@@ -71,15 +76,31 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             invert: Some(inverted),
             certificate,
             predict: None,
+            seconds,
         });
     }
-    let predicted = predict(worker, context, &fit, &inverted)?;
+    let predicted = timed(&mut seconds, Stage::Predict, || {
+        predict(worker, context, &fit, &inverted)
+    })?;
     Ok(Found {
         fit,
         invert: Some(inverted),
         certificate,
         predict: Some(predicted),
+        seconds,
     })
+}
+
+/// What `work` gives, and in `seconds` the time that it took.
+fn timed<T>(
+    seconds: &mut Vec<(&'static str, f64)>,
+    stage: Stage,
+    work: impl FnOnce() -> Result<T, RunError>,
+) -> Result<T, RunError> {
+    let started = Instant::now();
+    let done = work()?;
+    seconds.push((stage.name(), started.elapsed().as_secs_f64()));
+    Ok(done)
 }
 
 fn missing(context: &Context, stage: &str) -> RunError {

@@ -176,7 +176,7 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
             jacobians: false,
         },
         curvature: Curvature {
-            structure,
+            structure: structure.into(),
             by_layer: BTreeMap::new(),
             options: BlockOptions::default(),
             kind: CurvatureKind::Ggn,

@@ -65,7 +65,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             jacobians: true,
         },
         curvature: Curvature {
-            structure: StructureKind::Kfac,
+            structure: StructureKind::Kfac.into(),
             by_layer: BTreeMap::from([
                 ("layers.2".to_string(), StructureKind::Full),
                 ("layers.4".to_string(), StructureKind::Full),
@@ -211,7 +211,7 @@ fn a_dual_block_is_the_same_everywhere_in_memory_and_out_of_it() {
     // Groups of 99 rows, of which 80 % are three labels each: five chunks; a layer beside them that is held otherwise.
     let dual = |output: &str| {
         let mut job = job(folder.path(), output, true);
-        job.curvature.structure = StructureKind::Dual;
+        job.curvature.structure = StructureKind::Dual.into();
         job.curvature.by_layer = BTreeMap::from([("layers.2".to_string(), StructureKind::Kfac)]);
         job
     };
@@ -252,7 +252,7 @@ fn a_dual_block_of_all_layers_says_what_a_full_one_says() {
     prepare(folder.path());
     let of = |structure, prior| {
         let mut job = job(folder.path(), &format!("{structure}-{prior:?}"), false);
-        job.curvature.structure = structure;
+        job.curvature.structure = structure.into();
         job.curvature.by_layer.clear();
         job.compute.arithmetic.precision = Precision::F64;
         job.prior = prior;
@@ -317,7 +317,7 @@ fn the_evidence_is_that_of_the_written_hessian() {
     let mixed = job(folder.path(), "mixed", true);
     let mut exact = job(folder.path(), "exact", true);
     exact.curvature = Curvature {
-        structure: StructureKind::Full,
+        structure: StructureKind::Full.into(),
         by_layer: BTreeMap::new(),
         ..exact.curvature
     };
@@ -465,7 +465,7 @@ fn same_bits_elsewhere(one: &RunSummary, job: impl Fn(&str) -> Job) {
 /// The first two layers in corrected eigenbases, the last as its exact block.
 fn corrected(folder: &Path, output: &str, predict_itself: bool) -> Job {
     let mut job = job(folder, output, predict_itself);
-    job.curvature.structure = StructureKind::Ekfac;
+    job.curvature.structure = StructureKind::Ekfac.into();
     job.curvature.by_layer = BTreeMap::from([("layers.4".to_string(), StructureKind::Block)]);
     job
 }
@@ -496,7 +496,7 @@ fn corrected_eigenvalues_are_the_diagonal_of_the_exact_block_in_their_bases() {
     prepare(folder.path());
     let of = |output: &str, structure, split_bias, precision| {
         let mut job = corrected(folder.path(), output, true);
-        job.curvature.structure = structure;
+        job.curvature.structure = structure.into();
         job.curvature.options.split_bias = split_bias;
         job.compute.arithmetic.precision = precision;
         done(job, Stage::Fit, &alone(2));
@@ -592,7 +592,7 @@ fn a_plan_counts_both_passes() {
     prepare(folder.path());
     let plan = |structure| {
         let mut job = corrected(folder.path(), "planned", true);
-        job.curvature.structure = structure;
+        job.curvature.structure = structure.into();
         fisherflow_dataflow::plan(Arc::new(job), 2, 1).unwrap()
     };
     let (once, twice) = (plan(StructureKind::Kfac), plan(StructureKind::Ekfac));
@@ -617,6 +617,101 @@ fn a_plan_counts_both_passes() {
     assert!((twice.flops.fit - once.flops.fit - corrections - pass).abs() < 1e-6 * pass);
     assert!(twice.flops.invert < once.flops.invert);
     assert!(twice.memory.fit > once.memory.fit);
+}
+
+/// 40 - 12 - 8 - 3 has 623 weights, and about 0.8 x 330 spectra have 3 labels each: all layers in one dense block; in less memory, by layer.
+#[test]
+fn what_auto_chooses_is_the_run_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let auto = |output: &str, memory| {
+        let mut job = job(folder.path(), output, true);
+        job.curvature.by_layer.clear();
+        job.curvature.structure = StructureChoice::Auto { memory };
+        job
+    };
+    let mut named = auto("named", 0);
+    named.curvature.structure = StructureKind::Full.into();
+    let (chosen, named) = (
+        done(auto("chosen", 8 << 30), Stage::Run, &alone(2)),
+        done(named, Stage::Run, &alone(1)),
+    );
+    assert_eq!(chosen.run_id, named.run_id);
+    assert_eq!(digests(&chosen), digests(&named));
+    let manifest = std::fs::read(folder.path().join("chosen/manifest.json")).unwrap();
+    let settings = serde_json::from_slice::<serde_json::Value>(&manifest).unwrap()["settings"].clone();
+    assert_eq!(settings["curvature"]["structure"], "auto");
+    assert_eq!(settings["curvature"]["chosen"][2]["structure"], "full");
+    // What a run took stands beside what was predicted.
+    let resources = &settings["resources"];
+    let stages = resources["stages"].as_array().unwrap();
+    assert_eq!(
+        stages
+            .iter()
+            .map(|stage| stage["stage"].as_str().unwrap())
+            .collect::<Vec<_>>(),
+        ["fit", "invert", "predict"]
+    );
+    assert!(stages.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0));
+    let planned = fisherflow_dataflow::plan(Arc::new(auto("planned", 8 << 30)), 2, 1).unwrap();
+    assert_eq!(resources["memory_predicted"].as_u64().unwrap(), planned.memory.peak());
+    assert_eq!(stages[0]["flops_predicted"].as_f64().unwrap(), planned.flops.fit);
+    assert_eq!(resources["memory_peak"].is_u64(), cfg!(target_os = "linux"));
+
+    // No more than diagonals take, and a little: the last layer, of 27 weights, is still exact.
+    let mut diagonal = auto("diagonal", 0);
+    diagonal.curvature.structure = StructureKind::Diagonal.into();
+    let least = fisherflow_dataflow::plan(Arc::new(diagonal), 1, 1)
+        .unwrap()
+        .memory
+        .widest();
+    let tight = |more| fisherflow_dataflow::plan(Arc::new(auto("tight", least + more)), 1, 1);
+    let structures: Vec<&str> = tight(20_000)
+        .unwrap()
+        .chosen
+        .iter()
+        .map(|layer| layer.structure)
+        .collect();
+    assert_eq!(structures[2], "block", "{structures:?}");
+    assert_ne!(structures[0], "block", "{structures:?}");
+    assert!(
+        tight(0)
+            .unwrap()
+            .chosen
+            .iter()
+            .all(|layer| layer.structure == "diagonal")
+    );
+    let mut nothing = auto("nothing", least - 1);
+    nothing.compute.batch = 16;
+    let error = fisherflow_dataflow::plan(Arc::new(nothing), 1, 1)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(&format!("({least} bytes)")), "{error}");
+}
+
+#[test]
+fn a_dual_block_finds_the_prior_of_held_out_spectra_that_the_full_one_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let found = |output: &str, structure: StructureKind, workers| {
+        let mut job = job(folder.path(), output, false);
+        job.curvature.by_layer.clear();
+        job.curvature.structure = structure.into();
+        job.compute.arithmetic.precision = Precision::F64;
+        job.prior = Prior::Holdout;
+        done(job, Stage::Run, &alone(workers))
+    };
+    let (dual, again) = (
+        found("dual", StructureKind::Dual, 1),
+        found("again", StructureKind::Dual, 3),
+    );
+    assert_eq!(digests(&dual), digests(&again));
+    let full = found("full", StructureKind::Full, 1);
+    let precision = |summary: &RunSummary| summary.prior.precision.as_ref().unwrap().one().unwrap();
+    let (found, expected) = (precision(&dual), precision(&full));
+    assert!((found / expected - 1.0).abs() < 1e-6, "{found:e} {expected:e}");
+    let gamma = |summary: &RunSummary| summary.effective_parameters.as_ref().unwrap().all;
+    assert!((gamma(&dual) / gamma(&full) - 1.0).abs() < 1e-5);
 }
 
 #[test]

@@ -124,3 +124,51 @@ pub fn measured_product_rate(threads: usize) -> f64 {
         .fold(f64::INFINITY, f64::min);
     2.0 * (SIDE as f64).powi(3) / seconds
 }
+
+#[cfg(test)]
+mod tests {
+    use fisherflow_curvature::BlockOptions;
+    use fisherflow_network::DenseShape;
+
+    use super::*;
+
+    /// 50,000 spectra of 3 labels through 7213-2048-1024-512-256-128-32-3, by hand: the layers have 11,213 inputs and 4,003 outputs, and a pair
+    /// of spectra takes 11,213 + 9 x 4,003 = 47,240 multiplications.
+    #[test]
+    fn a_dual_block_of_150_000_rows_costs_what_it_does_by_hand() {
+        let sizes = [7213, 2048, 1024, 512, 256, 128, 32, 3];
+        let shapes: Vec<DenseShape> = (0..7)
+            .map(|layer| DenseShape {
+                name: layer.to_string(),
+                inputs: sizes[layer],
+                outputs: sizes[layer + 1],
+                bias: true,
+                shared: 1,
+            })
+            .collect();
+        let plan = BlockPlan {
+            id: 0,
+            structure: StructureKind::Dual,
+            layers: (0..7).collect(),
+            shapes,
+            options: BlockOptions::default(),
+        };
+        let cost = DualCost::of(&plan, 3, 50_000);
+        // Chunks of 768 / 3 = 256 spectra.
+        assert_eq!((cost.rows, cost.chunks), (150_000, 196));
+        // An input vector and 3 gradients a spectrum: 8 x 50,000 x (11,213 + 3 x 4,003).
+        assert_eq!(cost.row_bytes, 9_288_800_000);
+        // 4 x 150,000 x 150,768: half a matrix of 8 bytes, and the halves of its diagonal tiles.
+        assert_eq!(cost.tile_bytes, 90_460_800_000);
+        let close =
+            |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-3, "{found:e} {expected:e}");
+        // 50,000 x 50,256 / 2 pairs of 94,480 operations.
+        close(cost.gram_flops, 1.187e14);
+        // 150,000^3 / 3; on 64 workers of 50 GFLOP/s about 350 s.
+        close(cost.cholesky_flops, 1.125e15);
+        close(cost.cholesky_flops / (64.0 * 50e9), 351.6);
+        close(cost.trace_flops, 1.125e15);
+        // 3 x 150,000^2 and 50,000 pairs.
+        close(cost.predict_flops, 6.75e10 + 4.724e9);
+    }
+}

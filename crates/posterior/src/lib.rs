@@ -65,8 +65,8 @@ pub use certificate::{
 };
 pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
 pub use dual::{
-    DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_marginal_variance, dual_posterior,
-    dual_spectrum, exact_posterior, gram_tile, trace_of_inverse,
+    DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_from_tiles, dual_marginal_variance,
+    dual_posterior, dual_prior_scan, dual_spectrum, exact_posterior, gram_tile, trace_of_inverse,
 };
 pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};

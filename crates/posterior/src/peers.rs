@@ -327,6 +327,15 @@ impl Convention {
         Ok(vec![square(&format!("{}.hess_inv", plan.name()), values)])
     }
 
+    /// Why a block that has no sums cannot be exported as such.
+    #[must_use]
+    pub fn without_sums(&self, plan: &BlockPlan) -> PosteriorError {
+        self.no_form(
+            plan,
+            "it has no sums over spectra: export its inverse to scipy, or hold it as full",
+        )
+    }
+
     fn no_form(&self, plan: &BlockPlan, remedy: &'static str) -> PosteriorError {
         PosteriorError::NoPeerForm {
             peer: self.peer,

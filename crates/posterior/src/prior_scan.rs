@@ -7,6 +7,7 @@
 //! dense      T = J V,                                (J P^-1 J^T)_kl = sum_i T_ki T_li / (lambda_i + delta)
 //! Kronecker  a~ = V^T [a; 1],  g~_k = U^T g_k,        (J P^-1 J^T)_kl = sum_i g~_ki g~_li sum_j a~_j^2 / (lambda_ij + delta)
 //! diagonal   the same with a and g themselves
+//! dual       through the eigenpairs of the Gram matrix of its rows
 //! ```
 //!
 //! The rotations and the products with `1 / (lambda + delta)` are in the type that the scan is made for, eigenproblems and last sums in f64.
@@ -18,6 +19,7 @@ use fisherflow_network::LayerCapture;
 use crate::captures::{Sides, Wanted};
 use crate::contraction::covariance;
 use crate::dense::{JACOBIAN_BYTES, jacobian, sides_of};
+use crate::dual::DualScan;
 use crate::eigen::Eigenpairs;
 use crate::eigenbasis::Eigenbasis;
 use crate::factored_block::check_prior;
@@ -37,6 +39,7 @@ pub struct PriorScan {
 
 enum Form {
     Dense(Eigenpairs),
+    Dual(DualScan),
     F32(Layer<f32>),
     F64(Layer<f64>),
 }
@@ -57,6 +60,17 @@ impl PriorScan {
             spectrum: Spectrum::new(pairs.values.clone(), pairs.clipped),
             ends: ends(&pairs.values),
             form: Form::Dense(pairs),
+            threads,
+        }
+    }
+
+    /// Of a dual block.
+    pub(crate) fn dual(plan: &BlockPlan, spectrum: Spectrum, scan: DualScan, threads: usize) -> Self {
+        Self {
+            plan: plan.clone(),
+            spectrum,
+            ends: (0.0, scan.largest()),
+            form: Form::Dual(scan),
             threads,
         }
     }
@@ -137,12 +151,16 @@ impl PriorScan {
         }
         match &self.form {
             Form::Dense(pairs) => self.of_dense(pairs, captures, prior_precisions),
+            Form::Dual(scan) => scan.covariance_at(captures, prior_precisions, self.threads),
             Form::F32(layer) => self.of_layer(layer, captures, prior_precisions),
             Form::F64(layer) => self.of_layer(layer, captures, prior_precisions),
         }
     }
 
     fn check(&self, delta: f64) -> Result<(), PosteriorError> {
+        if let Form::Dual(scan) = &self.form {
+            return scan.check(delta);
+        }
         check_prior(&self.plan, delta)?;
         let (smallest, largest) = self.ends;
         if delta == 0.0 && smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest {

@@ -11,15 +11,16 @@ mod brute_force;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use brute_force::{Mlp, Numbers, gram, inverse, kron, relative_error};
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, Matrix, References, StructureKind,
-    structure_of,
+    correction_of, structure_of,
 };
 use fisherflow_network::{DenseShape, LayerCapture};
-use fisherflow_posterior::{Convention, NamedTensor, Peer, PosteriorError, Reduction, invert};
+use fisherflow_posterior::{Convention, NamedTensor, Peer, PosteriorError, Reduction, invert, kronecker_bases};
 use npz::Array;
 
 const TOLERANCE: f64 = 1e-9;
@@ -89,7 +90,15 @@ impl Case {
         let precision = LabelPrecision::constant(&identity, self.n).unwrap();
         let mut sums = structure.empty().unwrap();
         structure.accumulate(captures, &precision, &mut sums).unwrap();
-        structure.curvature(&sums).unwrap()
+        let curvature = structure.curvature(&sums).unwrap();
+        if plan.structure != StructureKind::Ekfac {
+            return curvature;
+        }
+        let bases = Arc::new(kronecker_bases(plan, curvature, 1).unwrap());
+        let corrected = correction_of(plan, &references, bases, n_labels, 1).unwrap();
+        let mut sums = corrected.empty().unwrap();
+        corrected.accumulate(captures, &precision, &mut sums).unwrap();
+        corrected.curvature(&sums).unwrap()
     }
 
     fn exported(&self, peer: Peer, reduction: Reduction, structure: StructureKind, layers: &[usize]) -> Tensors {
@@ -221,6 +230,41 @@ fn curvlinops() {
     let (found, _) = inverse(&damped);
     let found: Vec<f64> = found.iter().map(|v| v * convention.of_hessian()).collect();
     case.check("curvlinops_kfac_inv_exact_1", &found);
+    for l in ALL {
+        let ekfac = case.exported(Peer::Curvlinops, Reduction::Sum, StructureKind::Ekfac, &[l]);
+        let [a, g, eigenvalues] =
+            ["a_eigenvectors", "g_eigenvectors", "eigenvalues"].map(|of| ekfac.of(&format!("layers.{l}.{of}")));
+        let damping = convention.damping(case.of("lam")[0]);
+        let inverse: Vec<f64> = eigenvalues
+            .values
+            .iter()
+            .map(|v| convention.of_hessian() / (v + damping))
+            .collect();
+        case.check(
+            &format!("curvlinops_ekfac_inv_{l}"),
+            &in_bases([a, g].map(|of| (of.values.as_slice(), of.shape[0])), &inverse),
+        );
+        for (reduction, name) in [(Reduction::Sum, "sum"), (Reduction::Mean, "mean")] {
+            let ekfac = case.exported(Peer::Curvlinops, reduction, StructureKind::Ekfac, &[l]);
+            case.check(
+                &format!("curvlinops_{name}_ekfac_{l}"),
+                ekfac.values(&format!("layers.{l}.eigenvalues")),
+            );
+        }
+    }
+}
+
+/// `Q diag(d) Q^T` with `Q = kron(g, a)`, `d` `[out, in + 1]`: the same whichever signs the eigenvectors have.
+fn in_bases([(a, inputs), (g, outputs)]: [(&[f64], usize); 2], d: &[f64]) -> Vec<f64> {
+    let p = inputs * outputs;
+    let q = kron(g, outputs, a, inputs, 1.0);
+    let mut product = vec![0.0; p * p];
+    for (row, out) in product.chunks_exact_mut(p).enumerate() {
+        for (col, out) in out.iter_mut().enumerate() {
+            *out = (0..p).map(|i| q[row * p + i] * d[i] * q[col * p + i]).sum();
+        }
+    }
+    product
 }
 
 #[test]
@@ -258,6 +302,12 @@ fn kronfluence() {
         case.check(
             &format!("kronfluence_ef_G_{l}"),
             ours.values(&format!("layers.{l}.gradient_covariance")),
+        );
+        let plan = case.plan(StructureKind::Ekfac, &[l]);
+        let ours = Tensors(convention.curvature(&plan, &case.sums(&plan, &of_loss, 1)).unwrap());
+        case.check(
+            &format!("kronfluence_ef_lambda_{l}"),
+            ours.values(&format!("layers.{l}.lambda_matrix")),
         );
         let dense = case.plan(StructureKind::Block, &[l]);
         let refused = convention.curvature(&dense, &case.sums(&dense, &captures, K));

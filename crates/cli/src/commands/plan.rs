@@ -64,6 +64,18 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
     }
     page.gap().grid(&blocks);
 
+    if !plan.chosen.is_empty() {
+        let mut chosen = Grid::new(&["layer", "chosen by auto", "why"]);
+        for choice in &plan.chosen {
+            chosen.row(vec![
+                choice.layer.clone(),
+                choice.structure.to_owned(),
+                choice.why.clone(),
+            ]);
+        }
+        page.gap().grid(&chosen);
+    }
+
     let corrected: Vec<_> = plan
         .blocks
         .iter()
@@ -91,11 +103,17 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
     ] {
         stages.row(vec![stage.to_owned(), flop(operations), bytes(memory)]);
     }
+    stages.row(vec![
+        "certificate".to_owned(),
+        String::new(),
+        bytes(plan.memory.certify),
+    ]);
     page.gap().grid(&stages).line(format!(
-        "memory is of one process with {} {}, beside about 100 MB for the program and what is read ahead; {} of it for the batch of each worker: \
-         as much less as compute.batch is",
+        "memory is of one process with {} {}, beside {} for the program, the network and its spectra; {} of it for the batch of each worker: as \
+         much less as compute.batch is",
         workers,
         if workers == 1 { "worker" } else { "workers" },
+        bytes(plan.memory.beside),
         bytes(plan.memory.batch)
     ));
     if let Some(dual) = &plan.dual {

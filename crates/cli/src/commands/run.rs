@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fisherflow_dataflow::{Cluster, Job, Outcome, RunSummary, Stage};
+use fisherflow_dataflow::{Cluster, Job, Outcome, Resources, RunSummary, Stage};
 use fisherflow_store::{Output, Stores, WrittenFile};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
-use crate::printing::{Grid, Page, bytes, count};
+use crate::printing::{Grid, Page, bytes, count, flop};
 use crate::progress;
 use crate::signals;
 
@@ -75,7 +75,7 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
         ("output", format!("{} ({state})", done.output)),
         ("run", done.run_id.clone()),
         (
-            "fit",
+            "spectra",
             format!(
                 "{} spectra: {} in the sums, {} held out, {} bad, {} without labels",
                 count(fit.spectra),
@@ -102,6 +102,18 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
         "time",
         format!("{:.1} s, {} spectra/s", done.seconds, count(rate as u64)),
     ));
+    facts.push(("memory", memory(&done.resources)));
+    for stage in &done.resources.stages {
+        facts.push((
+            stage.stage,
+            format!(
+                "{} predicted, in {:.1} s: {}/s",
+                flop(stage.flops_predicted),
+                stage.seconds,
+                flop(stage.flops_predicted / stage.seconds.max(1e-9))
+            ),
+        ));
+    }
     facts.extend(report.map(|uri| ("report", uri.to_owned())));
     page.facts(&facts);
     Findings::of_run(done).print_to(&mut page);
@@ -113,6 +125,15 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
         }
     }
     page
+}
+
+/// What was predicted, and what was measured.
+fn memory(resources: &Resources) -> String {
+    let predicted = bytes(resources.memory_predicted);
+    match resources.memory_peak {
+        Some(peak) => format!("predicted {predicted}, peak {}", bytes(peak)),
+        None => format!("predicted {predicted}"),
+    }
 }
 
 /// A row a folder of the output.

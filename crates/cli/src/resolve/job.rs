@@ -21,7 +21,7 @@ pub fn job(
     existing_output: ExistingOutput,
     environment: &Environment,
 ) -> Result<Job, CliError> {
-    let curvature = run_file.curvature()?;
+    let curvature = &run_file.curvature;
     let network = network(&run_file.network, folder);
     let fit = catalogue(&run_file.catalogue, folder);
     let predict = Predict {
@@ -63,7 +63,7 @@ pub fn job(
             batch: run_file.compute.batch,
             group: run_file.compute.group,
             holdout_fraction: run_file.noise.holdout_fraction,
-            memory: curvature.memory,
+            memory: curvature.dual_memory,
             scratch: scratch.clone(),
         },
         certificate: run_file.certificate.clone(),
@@ -174,7 +174,7 @@ uri = "out"
         assert!(job.predict.jacobians);
         assert_eq!(job.network.said.input_mean, Some(vec![1.0]));
         assert_eq!(job.network.said.labels, None);
-        assert_eq!(job.curvature.structure, StructureKind::Kfac);
+        assert_eq!(job.curvature.structure, StructureKind::Kfac.into());
         assert_eq!(job.noise, Noise::Holdout);
         assert_eq!(job.prior, Prior::Fixed(2.0));
         assert_eq!((job.compute.memory, job.compute.scratch), (None, None));
@@ -190,7 +190,7 @@ uri = "out"
             .replace("threads = 3", "scratch = \"tiles\"");
         let (job, home) = resolved(&text);
         let job = job.unwrap();
-        assert_eq!(job.curvature.structure, StructureKind::Dual);
+        assert_eq!(job.curvature.structure, StructureKind::Dual.into());
         assert_eq!(job.compute.memory, Some(3 << 29));
         assert_eq!(job.compute.scratch, Some(format!("{home}/pipelines/tiles")));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind, WeightSharing};
-use fisherflow_dataflow::LowRankSettings;
+use fisherflow_dataflow::{LowRankSettings, StructureChoice};
 
 use super::entry::Entry;
 use super::error::RunFileError;
@@ -21,14 +21,11 @@ pub const KEYS: &[&str] = &[
     "split_bias",
 ];
 
-/// Structures of the contract that a later version does.
-const LATER: &[&str] = &["auto"];
-
 /// `[curvature]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CurvatureTable {
     /// Every layer not named below.
-    pub structure: StructureKind,
+    pub structure: StructureChoice,
     /// By layer name.
     pub layers: BTreeMap<String, StructureKind>,
     /// Which curvature of the loss; left out: Gauss-Newton.
@@ -37,26 +34,20 @@ pub struct CurvatureTable {
     pub low_rank: LowRankSettings,
     /// Of every block.
     pub options: BlockOptions,
-    /// Bytes that a process may take for a dual block.
-    pub memory: Option<u64>,
+    /// Bytes that a process may take for a dual block, where the structure is given.
+    pub dual_memory: Option<u64>,
 }
 
 impl CurvatureTable {
-    /// Reads the table. `structure` has no default while `"auto"`, which it will be, is not supported.
+    /// Reads the table.
     ///
     /// # Errors
-    /// Missing or wrong values.
+    /// Wrong values.
     pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
-        let entry = table.get("structure").ok_or_else(|| {
-            table.missing(
-                "structure",
-                "write structure = \"full\", \"block\", \"kfac\", \"ekfac\", \"diagonal\", \"low_rank\" or \"dual\"",
-            )
-        })?;
         let mut layers = BTreeMap::new();
         if let Some(by_layer) = table.table("layers")? {
             for (name, entry) in by_layer.entries() {
-                layers.insert(name, structure(&entry)?);
+                layers.insert(name, entry.choice(&STRUCTURES, &[])?);
             }
         }
         let mut options = BlockOptions::default();
@@ -67,18 +58,26 @@ impl CurvatureTable {
         if let Some(entry) = table.get("split_bias") {
             options.split_bias = entry.boolean()?;
         }
-        let structure = structure(&entry)?;
-        let held = std::iter::once(&structure).chain(layers.values());
+        let memory = table.get("memory").map(|entry| entry.bytes()).transpose()?;
+        let given = table
+            .get("structure")
+            .map(|entry| structure(&entry))
+            .transpose()?
+            .flatten();
+        let auto = StructureChoice::Auto {
+            memory: memory.unwrap_or(StructureChoice::MEMORY),
+        };
+        let mut held = given.iter().chain(layers.values());
         Ok(Self {
-            low_rank: low_rank(table, held.copied().any(|kind| kind == StructureKind::LowRank))?,
-            structure,
+            low_rank: low_rank(table, held.any(|kind| *kind == StructureKind::LowRank))?,
+            structure: given.map_or(auto, StructureChoice::Given),
             layers,
             kind: match table.get("kind") {
                 Some(entry) => kind(&entry)?,
                 None => CurvatureKind::default(),
             },
             options,
-            memory: table.get("memory").map(|entry| entry.bytes()).transpose()?,
+            dual_memory: memory.filter(|_| given.is_some()),
         })
     }
 }
@@ -107,18 +106,20 @@ fn kind(entry: &Entry<'_>) -> Result<CurvatureKind, RunFileError> {
     entry.choice(&kinds.map(|kind| (kind.name(), kind)), &[])
 }
 
-/// A structure by name.
-fn structure(entry: &Entry<'_>) -> Result<StructureKind, RunFileError> {
-    entry.choice(
-        &[
-            ("full", StructureKind::Full),
-            ("block", StructureKind::Block),
-            ("kfac", StructureKind::Kfac),
-            ("ekfac", StructureKind::Ekfac),
-            ("diagonal", StructureKind::Diagonal),
-            ("dual", StructureKind::Dual),
-            ("low_rank", StructureKind::LowRank),
-        ],
-        LATER,
-    )
+/// The structures by name.
+const STRUCTURES: [(&str, StructureKind); 7] = [
+    ("full", StructureKind::Full),
+    ("block", StructureKind::Block),
+    ("kfac", StructureKind::Kfac),
+    ("ekfac", StructureKind::Ekfac),
+    ("diagonal", StructureKind::Diagonal),
+    ("dual", StructureKind::Dual),
+    ("low_rank", StructureKind::LowRank),
+];
+
+/// A structure by name; none where it is to be chosen.
+fn structure(entry: &Entry<'_>) -> Result<Option<StructureKind>, RunFileError> {
+    let mut names = vec![("auto", None)];
+    names.extend(STRUCTURES.map(|(name, kind)| (name, Some(kind))));
+    entry.choice(&names, &[])
 }

@@ -86,8 +86,8 @@ pub struct RunFile {
     pub catalogue: CatalogueTable,
     /// `[predict]`; left out: the catalogue itself, without Jacobians.
     pub predict: PredictTable,
-    /// `[curvature]`; training does without.
-    pub curvature: Option<CurvatureTable>,
+    /// `[curvature]`; left out: `auto`.
+    pub curvature: CurvatureTable,
     /// `[noise]`; left out: from a holdout of a tenth.
     pub noise: NoiseTable,
     /// `[prior]`; training does without.
@@ -174,8 +174,7 @@ impl RunFile {
             predict,
             curvature: tables
                 .optional("curvature", curvature::KEYS)?
-                .map(|t| CurvatureTable::read(&t))
-                .transpose()?,
+                .map_or_else(|| Ok(CurvatureTable::default()), |t| CurvatureTable::read(&t))?,
             noise,
             prior,
             compute: tables
@@ -193,17 +192,6 @@ impl RunFile {
                 .map(|t| train::read(&t))
                 .transpose()?,
         })
-    }
-
-    /// `[curvature]`.
-    ///
-    /// # Errors
-    /// The file has none.
-    pub fn curvature(&self) -> Result<&CurvatureTable, RunFileError> {
-        let remedy = "add it with structure = \"full\", \"block\", \"kfac\", \"diagonal\" or \"low_rank\"";
-        self.curvature
-            .as_ref()
-            .ok_or_else(|| self.absent("[curvature]", remedy))
     }
 
     /// `[prior]`.

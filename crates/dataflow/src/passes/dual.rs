@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use fisherflow_curvature::Matrix;
 use fisherflow_posterior::{
-    BlockInfo, DualFacts, DualSource, OpenTile, Spectrum, WholeGram, dual_marginal_variance, gram_tile,
+    BlockInfo, DualFacts, DualLayout, DualSource, OpenTile, Spectrum, WholeGram, dual_marginal_variance, gram_tile,
     trace_of_inverse,
 };
 use fisherflow_store::WrittenFile;
@@ -35,10 +35,22 @@ use crate::files;
 use crate::operators::{Conclude, Gather, Part, deliver, owned};
 
 /// Rows of a Gram matrix whose eigenvalues are computed: about 650 MB, and some minutes.
-const LARGEST_SPECTRUM: usize = 9_000;
+pub(crate) const LARGEST_SPECTRUM: usize = 9_000;
 
 /// A tile on its way: row, column, rows, columns, values.
 type Sent = (u64, u64, u64, u64, Vec<f64>);
+
+/// Refuses a Gram matrix that is too large for its eigenvalues.
+pub(crate) fn check_spectrum(layout: &DualLayout) -> Result<(), RunError> {
+    if layout.n_rows() <= LARGEST_SPECTRUM {
+        return Ok(());
+    }
+    Err(RunError::Refused(format!(
+        "prior.precision = \"evidence\" and \"holdout\" need the eigenvalues of the dual block's Gram matrix of {} rows (spectra times labels), \
+         which this version computes up to {LARGEST_SPECTRUM}: give prior.precision a number, for instance that found over fewer spectra",
+        layout.n_rows()
+    )))
+}
 
 /// The eigenvalues of the block's Hessian, on every worker.
 pub(crate) fn spectrum(
@@ -47,13 +59,7 @@ pub(crate) fn spectrum(
     rows: &Arc<DualRows>,
 ) -> Result<Spectrum, RunError> {
     let layout = &rows.layout;
-    if layout.n_rows() > LARGEST_SPECTRUM {
-        return Err(RunError::Refused(format!(
-            "prior.precision = \"evidence\" needs the eigenvalues of the dual block's Gram matrix of {} rows (spectra times labels), which this \
-             version computes up to {LARGEST_SPECTRUM}: give prior.precision a number, for instance the evidence's over fewer spectra",
-            layout.n_rows()
-        )));
-    }
+    check_spectrum(layout)?;
     let threads = context.network.arithmetic().threads;
     let mut parts = Vec::new();
     for row in mine(worker, layout.n_chunks()) {

@@ -81,7 +81,18 @@ pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
         Ok(spectrum)
     })?;
     if let Some(plan) = context.dual_plan() {
-        spectra.insert(plan.id as u64, dual::spectrum(worker, context, context.dual_rows()?)?);
+        let rows = context.dual_rows()?;
+        dual::check_spectrum(&rows.layout)?;
+        let spectrum = if context.job.prior == Prior::Holdout {
+            // Every process needs the eigenvectors for its own spectra.
+            let scans = context.scans(n_spectra)?;
+            let scan = scans.get(plan.id);
+            let scan = scan.ok_or_else(|| RunError::Internal("the dual block is not scanned".into()))?;
+            scan.spectrum().clone()
+        } else {
+            dual::spectrum(worker, context, rows)?
+        };
+        spectra.insert(plan.id as u64, spectrum);
     }
     Ok(Factored {
         kept,

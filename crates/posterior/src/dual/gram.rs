@@ -8,7 +8,7 @@ use faer::MatRef;
 use fisherflow_curvature::{Matrix, WeightJacobian};
 
 use super::DualLayout;
-use crate::eigen::eigenvalues;
+use crate::eigen::{Eigenpairs, decompose, eigenvalues};
 use crate::product::{dot, product, rows as row_major};
 use crate::{Factor, PosteriorError, Spectrum};
 
@@ -108,6 +108,11 @@ impl WholeGram {
         let plan = &self.layout.plan;
         let found = eigenvalues(&self.matrix, &plan.name(), Factor::Gram, threads)?;
         Ok(Spectrum::of_rank(found.values, plan.n_weights(), found.clipped))
+    }
+
+    /// The eigenpairs of Q.
+    pub(super) fn into_pairs(self, threads: usize) -> Result<Eigenpairs, PosteriorError> {
+        decompose(self.matrix, &self.layout.plan.name(), Factor::Gram, threads)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{LabelPrecision, Matrix, WeightJacobian};
+use fisherflow_curvature::{BlockPlan, LabelPrecision, Matrix, WeightJacobian};
 use fisherflow_network::LayerCapture;
 
 use super::gram::{gram_tile, own_product, view};
@@ -33,25 +33,6 @@ impl DualPrecision {
             source,
             threads,
         }
-    }
-
-    /// The unwhitened rows of a batch.
-    fn rows_of(&self, captures: &[LayerCapture]) -> Result<WeightJacobian, PosteriorError> {
-        let plan = &self.layout.plan;
-        let mut size = (0, 0);
-        for (&index, shape) in plan.layers.iter().zip(&plan.shapes) {
-            let wanted = Wanted { index, shape };
-            let dims = wanted.find(captures)?.output_grad.dims();
-            size = (dims[0], dims[1]);
-        }
-        let (k, batch) = size;
-        let mut unit = vec![0.0; k * k];
-        unit.iter_mut().step_by(k + 1).for_each(|value| *value = 1.0);
-        Ok(WeightJacobian::new(
-            plan,
-            captures,
-            &LabelPrecision::constant(&unit, batch)?,
-        )?)
     }
 
     /// `(k** - Y Y^T) / delta` of some spectra, appended: `[n, K, K]`.
@@ -94,6 +75,24 @@ impl DualPrecision {
     }
 }
 
+/// The rows of a batch, not whitened.
+pub(super) fn unwhitened_rows(plan: &BlockPlan, captures: &[LayerCapture]) -> Result<WeightJacobian, PosteriorError> {
+    let mut size = (0, 0);
+    for (&index, shape) in plan.layers.iter().zip(&plan.shapes) {
+        let wanted = Wanted { index, shape };
+        let dims = wanted.find(captures)?.output_grad.dims();
+        size = (dims[0], dims[1]);
+    }
+    let (k, batch) = size;
+    let mut unit = vec![0.0; k * k];
+    unit.iter_mut().step_by(k + 1).for_each(|value| *value = 1.0);
+    Ok(WeightJacobian::new(
+        plan,
+        captures,
+        &LabelPrecision::constant(&unit, batch)?,
+    )?)
+}
+
 impl Precision for DualPrecision {
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
         let (layout, threads) = (&self.layout, self.threads);
@@ -123,7 +122,7 @@ impl Precision for DualPrecision {
     }
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
-        let rows = self.rows_of(captures)?;
+        let rows = unwhitened_rows(&self.layout.plan, captures)?;
         let k = rows.n_labels();
         if k != self.layout.n_labels {
             return Err(PosteriorError::Shape {

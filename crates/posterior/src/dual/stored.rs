@@ -80,6 +80,23 @@ pub(super) fn matrices(layout: &DualLayout, source: &dyn DualSource) -> Result<V
     Ok(named)
 }
 
+/// The posterior again from the rows of its chunks and the tiles of its factor, by row, then column.
+#[must_use]
+pub fn dual_from_tiles(
+    layout: DualLayout,
+    info: BlockInfo,
+    rows: Vec<WeightJacobian>,
+    factor: Vec<Vec<Matrix>>,
+    threads: usize,
+) -> Box<dyn Precision> {
+    let tiles = |row: Vec<Matrix>| row.into_iter().map(Arc::new).collect();
+    let memory = InMemory {
+        rows: rows.into_iter().map(Arc::new).collect(),
+        factor: factor.into_iter().map(tiles).collect(),
+    };
+    Box::new(DualPrecision::new(layout, info, Arc::new(memory), threads))
+}
+
 /// The posterior again from its matrices.
 pub(crate) fn from_matrices(
     plan: &fisherflow_curvature::BlockPlan,

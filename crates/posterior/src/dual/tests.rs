@@ -5,7 +5,7 @@ use fisherflow_curvature::{
     BlockCurvature, BlockPlan, LabelPrecision, References, StructureKind, WeightJacobian, structure_of,
 };
 
-use super::{DualLayout, dual_spectrum, exact_posterior, gram_tile};
+use super::{DualLayout, dual_prior_scan, dual_spectrum, exact_posterior, gram_tile};
 use crate::brute_force::{Mlp, relative_error};
 use crate::cases::{K, draw, plan};
 use crate::{BlockPosterior, PosteriorError, evidence, factor, invert, precision_from_matrices};
@@ -241,4 +241,57 @@ fn chunks_hold_at_most_so_many_rows() {
         (layout.n_rows(), layout.first_row(2), layout.rows_of(2)),
         (1800, 1536, 264)
     );
+}
+
+/// The rows of a training set in chunks, ready for any prior precision.
+fn scanned(training: &Training, layers: &[usize], each: usize, threads: usize) -> crate::PriorScan {
+    let rows = training.rows(layers);
+    let n = rows.n_spectra();
+    let chunks: Vec<usize> = (0..n).step_by(each).map(|first| each.min(n - first)).collect();
+    let layout = DualLayout {
+        plan: training.plan(StructureKind::Dual, layers),
+        n_labels: K,
+        chunks: chunks.clone(),
+    };
+    let mut first = 0;
+    let slices = chunks.iter().map(|&len| {
+        first += len;
+        std::sync::Arc::new(rows.slice(first - len, len))
+    });
+    dual_prior_scan(&layout, slices.collect(), threads, threads).unwrap()
+}
+
+#[test]
+fn every_prior_at_once_is_that_of_a_factor_of_its_own() {
+    // Fewer rows than weights, and more; a batch of more spectra than are turned at once.
+    for (widths, n, each) in [(&[9, 11, 7, K][..], 23, 10), (&[3, 4, K][..], 40, 17)] {
+        let training = Training::new(widths, n, 29);
+        let layers: Vec<usize> = (0..widths.len() - 1).collect();
+        let captures = training.mlp.captures(&draw(widths[0] * 70, 5), DType::F64);
+        let priors = [1e-3, 0.2, 5.0, 1e4];
+        let scan = scanned(&training, &layers, each, 1);
+        let found = scan.covariance_at(&captures, &priors).unwrap();
+        assert_eq!(
+            bits(&found),
+            bits(
+                &scanned(&training, &layers, each, 3)
+                    .covariance_at(&captures, &priors)
+                    .unwrap()
+            )
+        );
+        for (&delta, found) in priors.iter().zip(found.chunks_exact(70 * K * K)) {
+            let full = training.plan(StructureKind::Full, &layers);
+            let dense = invert(&full, training.curvature(&full), delta, 1).unwrap();
+            let dual = training.dual(&layers, delta, 1).unwrap();
+            for expected in [dense, dual].map(|posterior| posterior.precision.covariance_of(&captures).unwrap()) {
+                let error = relative_error(found, &expected);
+                assert!(error < 1e-8, "{n} spectra, delta {delta:e}: {error:e}");
+            }
+            let gamma = training.dual(&layers, delta, 1).unwrap().info.effective_parameters;
+            assert!((scan.spectrum().effective_parameters(delta) / gamma - 1.0).abs() < 1e-8);
+        }
+        for bad in [0.0, -1.0, f64::NAN, 1e-18] {
+            assert!(scan.covariance_at(&captures, &[1.0, bad]).is_err(), "{bad}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What is read: every key, the defaults, and the reference that documents them.
 
 use fisherflow_curvature::{BlockOptions, StructureKind, WeightSharing};
-use fisherflow_dataflow::{Certification, Prior};
+use fisherflow_dataflow::{Certification, Prior, StructureChoice};
 use fisherflow_network::{Activation, Precision};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
 use fisherflow_store::OnBadObject;
@@ -43,8 +43,8 @@ fn every_key_of_the_contract_is_read() {
     assert_eq!(predicted.columns.mask, Some(mask));
     assert_eq!(predicted.columns.keep, ["snr"]);
 
-    let curvature = run.curvature.unwrap();
-    assert_eq!(curvature.structure, StructureKind::Kfac);
+    let curvature = run.curvature;
+    assert_eq!(curvature.structure, StructureKind::Kfac.into());
     assert_eq!(curvature.layers["layers.6"], StructureKind::Block);
     assert_eq!(curvature.options, BlockOptions::default());
     let chosen = with(
@@ -52,8 +52,8 @@ fn every_key_of_the_contract_is_read() {
         "structure = \"kfac\"",
         "structure = \"ekfac\"\nweight_sharing = \"reduce\"\nsplit_bias = true",
     );
-    let curvature = parse(&chosen).unwrap().curvature.unwrap();
-    assert_eq!(curvature.structure, StructureKind::Ekfac);
+    let curvature = parse(&chosen).unwrap().curvature;
+    assert_eq!(curvature.structure, StructureKind::Ekfac.into());
     let options = BlockOptions {
         weight_sharing: WeightSharing::Reduce,
         split_bias: true,
@@ -89,6 +89,26 @@ fn defaults_are_the_documented_ones() {
         (512, 1, 4096)
     );
     assert!(run.train.is_none());
+}
+
+#[test]
+fn structures_are_chosen_unless_one_is_given() {
+    let curvature = |said: &str| parse(&with(LEAST, "structure = \"full\"", said)).unwrap().curvature;
+    let auto = |memory| StructureChoice::Auto { memory };
+    assert_eq!(curvature("").structure, auto(8 << 30));
+    assert_eq!(curvature("structure = \"auto\"").structure, auto(8 << 30));
+    let tight = curvature("memory = \"2 MiB\"\n[curvature.layers]\n\"layers.0\" = \"kfac\"");
+    assert_eq!((tight.structure, tight.dual_memory), (auto(2 << 20), None));
+    assert_eq!(tight.layers["layers.0"], StructureKind::Kfac);
+    let dual = curvature("structure = \"dual\"\nmemory = 1000");
+    assert_eq!(
+        (dual.structure, dual.dual_memory),
+        (StructureKind::Dual.into(), Some(1000))
+    );
+    let without = parse(&LEAST.replace("[curvature]\nstructure = \"full\"\n", "")).unwrap();
+    assert_eq!(without.curvature.structure, auto(8 << 30));
+    let error = parse(&with(LEAST, "structure = \"full\"", "structure = \"atuo\"")).unwrap_err();
+    assert!(error.contains("the nearest is \"auto\""), "{error}");
 }
 
 #[test]
@@ -157,7 +177,6 @@ fn a_certificate_is_made_unless_it_is_switched_off() {
 fn absent_tables_are_missed_only_by_the_commands_that_need_them() {
     let run = parse(&LEAST[..LEAST.find("[curvature]").unwrap()]).unwrap();
     for error in [
-        run.curvature().unwrap_err(),
         run.prior().unwrap_err(),
         run.output().unwrap_err(),
         run.train().unwrap_err(),
@@ -216,7 +235,7 @@ fn every_pipeline_is_a_run_file() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "toml") {
             let run = RunFile::read(&path).unwrap_or_else(|e| panic!("{e}"));
-            assert!(run.curvature.is_some() && run.prior.is_some() && run.output.is_some());
+            assert!(run.prior.is_some() && run.output.is_some());
             read += 1;
         }
     }

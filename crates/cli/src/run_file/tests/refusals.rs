@@ -300,11 +300,6 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
             "uri = \"apStar-*.fits\"",
             "a .fits catalogue is not yet supported",
         ),
-        (
-            "structure = \"kfac\"",
-            "structure = \"auto\"",
-            "\"auto\" is not yet supported by this version of fisherflow; use \"full\", \"block\", \"kfac\", \"ekfac\", \"diagonal\", \"low_rank\" or \"dual\"",
-        ),
     ] {
         let error = refused(line, replacement);
         let start = format!("run.toml:{}: ", line_of(line));
@@ -409,10 +404,6 @@ fn missing_keys_name_their_table_and_the_remedy() {
         (
             "labels = [\"teff\"]",
             "run.toml:4: `catalogue.labels` is missing: the noise comes from held-out residuals",
-        ),
-        (
-            "structure = \"full\"",
-            "run.toml:10: `curvature.structure` is missing: ",
         ),
         (
             "precision = 0",

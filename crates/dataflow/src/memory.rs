@@ -1,0 +1,255 @@
+//! Bytes that one process of a run takes, from the sizes of its blocks alone: what `plan` prints, what `auto` chooses by, and what a run
+//! compares its peak with.
+
+use fisherflow_curvature::{
+    BlockPlan, BlockPower, CurvatureError, References, StructureKind, WeightJacobian, correction_bytes, structure_of,
+};
+use fisherflow_network::{DenseShape, Precision};
+use fisherflow_posterior::{DualCost, DualLayout};
+use serde::Serialize;
+
+use crate::context::PREFETCH_BYTES;
+use crate::job::{Job, Prior};
+
+/// Bytes of the program and its buffers.
+const PROGRAM: u64 = 100_000_000;
+
+/// Memory of one process at the widest place of each stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// In every stage: the program, the network, and each worker's spectra with their Jacobians.
+    pub beside: u64,
+    /// Of that, the captures of a batch of each worker: inputs and gradients at every position, and the largest layer's twice more.
+    pub batch: u64,
+    /// A worker's own sums, a group's sums on their way from each worker, and the totals; beside them the eigenproblems of `ekfac` blocks, or
+    /// in their second pass their bases.
+    pub fit: u64,
+    /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
+    pub invert: u64,
+    /// The posterior of all blocks.
+    pub predict: u64,
+    /// The comparison with the exact posterior, beside the posterior of all blocks.
+    pub certify: u64,
+}
+
+impl MemoryPlan {
+    /// That of the stage that takes most, the comparison with the exact posterior aside: what `auto` chooses by.
+    #[must_use]
+    pub fn widest(&self) -> u64 {
+        self.beside.saturating_add(self.fit.max(self.invert).max(self.predict))
+    }
+
+    /// That of a whole run.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        self.widest().max(self.beside.saturating_add(self.certify))
+    }
+}
+
+/// What the memory of a process depends on beside its blocks.
+pub(crate) struct Sizes<'a> {
+    pub(crate) job: &'a Job,
+    /// Dense layers of the network.
+    pub(crate) shapes: &'a [DenseShape],
+    /// Pixels a spectrum.
+    pub(crate) n_pixels: usize,
+    /// K.
+    pub(crate) n_labels: usize,
+    /// Rows of the fit's catalogue.
+    pub(crate) n_rows: u64,
+    /// Workers of the process.
+    pub(crate) workers: usize,
+}
+
+impl Sizes<'_> {
+    /// Spectra in the sums: those of the catalogue less the share held out, as far as footers tell.
+    pub(crate) fn n_spectra(&self) -> u64 {
+        let share = if self.job.keeps_out() {
+            1.0 - self.job.compute.holdout_fraction
+        } else {
+            1.0
+        };
+        (share * self.n_rows as f64).ceil() as u64
+    }
+
+    /// The network twice, as read and as it computes; and for each worker what is read ahead, and a batch of spectra: in f64, the Jacobian of
+    /// every label by pixel three times (as it comes, weighed, on its way to a file), four numbers a pixel, and the captures.
+    fn beside(&self) -> u64 {
+        let size = match self.job.compute.arithmetic.precision {
+            Precision::F32 => 4,
+            Precision::F64 => 8,
+        };
+        let (k, pixels) = (self.n_labels as u64, self.n_pixels as u64);
+        let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
+        let ahead = self.n_rows.saturating_mul(12 * pixels).min(PREFETCH_BYTES as u64);
+        let worker = ahead + self.n_rows.min(self.job.compute.batch as u64) * 8 * (3 * k + 4) * pixels;
+        PROGRAM + weights * (4 + size) + self.workers as u64 * worker + self.batch()
+    }
+
+    /// The captures of a batch of each worker, and of the largest layer's twice more.
+    fn batch(&self) -> u64 {
+        let batch = self.n_rows.min(self.job.compute.batch as u64);
+        let captures = || self.shapes.iter().map(|shape| 8 * batch * self.captured(shape));
+        self.workers as u64 * (captures().sum::<u64>() + 2 * captures().max().unwrap_or(0))
+    }
+
+    /// Numbers that one spectrum's capture of a layer holds.
+    fn captured(&self, shape: &DenseShape) -> u64 {
+        (shape.shared * (shape.inputs + self.n_labels * shape.outputs)) as u64
+    }
+
+    /// The spectra of the comparison, their captures twice, and three matrices of their labels.
+    fn comparison(&self) -> u64 {
+        let n = self.job.certificate.spectra.min(self.n_spectra());
+        let captured: u64 = self.shapes.iter().map(|shape| self.captured(shape)).sum();
+        let rows = n * self.n_labels as u64;
+        8 * (n * (self.n_pixels as u64 + 2 * captured) + 3 * rows.saturating_mul(rows))
+    }
+
+    /// What a dual block takes.
+    pub(crate) fn dual_cost(&self, block: &BlockPlan) -> DualCost {
+        DualCost::of(block, self.n_labels, self.n_spectra())
+    }
+
+    /// Bytes of the sums of a block.
+    ///
+    /// # Errors
+    /// A block of layers that the network does not have.
+    pub(crate) fn sums_bytes(&self, block: &BlockPlan) -> Result<u64, CurvatureError> {
+        if !block.structure.has_sums() {
+            return Ok(0);
+        }
+        let zero = References::zero(self.shapes, self.n_labels);
+        let sums = structure_of(block, &zero, self.n_labels, 1)?.bytes();
+        Ok(sums.saturating_add(8 * iterated(block, self.job.curvature.low_rank.rank) as u64))
+    }
+
+    /// The memory of a process that holds these blocks.
+    ///
+    /// # Errors
+    /// A block of layers that the network does not have.
+    pub(crate) fn memory(&self, blocks: &[BlockPlan]) -> Result<MemoryPlan, CurvatureError> {
+        let rank = self.job.curvature.low_rank.rank;
+        let mut sums = 0_u64;
+        for block in blocks {
+            sums = sums.saturating_add(self.sums_bytes(block)?);
+        }
+        let matrices = || blocks.iter().map(|block| matrix_bytes(block, rank));
+        let posterior = matrices().fold(0, u64::saturating_add);
+        let largest = matrices().max().unwrap_or(0);
+        let corrected = || blocks.iter().filter(|block| block.structure == StructureKind::Ekfac);
+        let summing = 2 * self.workers as u64 + 1;
+        // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
+        let eigenproblem = corrected().map(|block| 4 * bases_bytes(block)).max().unwrap_or(0);
+        let bases: u64 = corrected().map(bases_bytes).sum();
+        let in_products = match self.job.compute.arithmetic.precision {
+            Precision::F32 => bases / 2,
+            Precision::F64 => 0,
+        };
+        let correcting = corrected().map(correction_bytes).sum::<u64>() * summing;
+        // A block is written from a copy of its bases, and a copy of that by the name of each matrix.
+        let writing = corrected().map(|block| 2 * bases_bytes(block)).max().unwrap_or(0);
+        let dual = blocks.iter().find(|block| !block.structure.has_sums());
+        let (kept, rows, gram) = dual.map_or((0, 0, 0), |block| {
+            let cost = self.dual_cost(block);
+            let whole = cost.row_bytes + cost.tile_bytes;
+            let kept = self.job.compute.memory.unwrap_or(whole).min(whole);
+            let gram = cost.rows.saturating_pow(2).saturating_mul(8);
+            (kept, cost.row_bytes.min(kept), gram)
+        });
+        // A chunk of a dual block's rows as it is made, whitened and written.
+        let writing_rows = dual.map_or(0, |block| {
+            let chunk = (DualLayout::spectra_a_chunk(self.n_labels) as u64).min(self.n_spectra());
+            3 * WeightJacobian::bytes(block, self.n_labels, chunk)
+        });
+        Ok(MemoryPlan {
+            beside: self.beside(),
+            batch: self.batch(),
+            fit: sums
+                .saturating_mul(summing)
+                .saturating_add(eigenproblem)
+                .saturating_add(self.workers as u64 * writing_rows)
+                .max(correcting + bases + in_products + writing),
+            invert: match self.job.prior {
+                Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),
+                Prior::Evidence | Prior::EvidencePerBlock => posterior
+                    .saturating_add(largest.saturating_mul(3))
+                    .saturating_add(kept.max(gram.saturating_mul(2).saturating_add(rows))),
+                // The eigenbases beside.
+                Prior::Holdout => posterior
+                    .saturating_mul(2)
+                    .saturating_add(largest.saturating_mul(3))
+                    .saturating_add(kept.max(gram.saturating_mul(3).saturating_add(rows))),
+            },
+            predict: kept.saturating_add(posterior),
+            certify: kept.saturating_add(posterior).saturating_add(self.comparison()),
+        })
+    }
+}
+
+/// Numbers of the vectors that the passes of a `low_rank` block iterate; 0 for any other.
+pub(crate) fn iterated(block: &BlockPlan, rank: usize) -> usize {
+    match block.structure {
+        StructureKind::LowRank => BlockPower::vectors(block.n_weights(), rank) * block.n_weights(),
+        _ => 0,
+    }
+}
+
+/// Bytes of the eigenvectors of a block's Kronecker factors.
+pub(crate) fn bases_bytes(block: &BlockPlan) -> u64 {
+    let squares = |side: usize| 8 * (side as u64).pow(2);
+    block
+        .shapes
+        .iter()
+        .map(|shape| squares(shape.columns()) + squares(shape.outputs))
+        .sum()
+}
+
+/// Bytes of a block's matrices in f64: the square, the Kronecker factors, or `rank` vectors and a diagonal.
+pub(crate) fn matrix_bytes(block: &BlockPlan, rank: usize) -> u64 {
+    let p = block.n_weights() as u64;
+    let numbers = match block.structure {
+        StructureKind::Full | StructureKind::Block => p.saturating_mul(p),
+        StructureKind::Diagonal => p,
+        StructureKind::Dual => 0,
+        StructureKind::LowRank => p * (rank as u64 + 1),
+        StructureKind::Kfac | StructureKind::Ekfac => block
+            .shapes
+            .iter()
+            .map(|shape| {
+                let (a, g) = (shape.columns() as u64, shape.outputs as u64);
+                a * a + g * g + a * g
+            })
+            .sum(),
+    };
+    numbers.saturating_mul(8)
+}
+
+/// Bytes as people read them, `1.5 GiB`.
+pub(crate) fn in_words(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn bytes_are_said_in_binary_units() {
+        assert_eq!(in_words(1023), "1023 B");
+        assert_eq!(in_words(1536), "1.5 KiB");
+        assert_eq!(in_words(8 << 30), "8.0 GiB");
+        assert_eq!(in_words(u64::MAX), "16384.0 PiB");
+    }
+}
