@@ -21,7 +21,7 @@ impl Training {
     fn new(widths: &[usize], n: usize, seed: u64) -> Self {
         // Every second network has a layer without bias.
         let mut mlp = Mlp::random(widths, seed);
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             mlp = mlp.without_bias(0);
         }
         let own: Vec<f64> = (0..n as u64).flat_map(|star| covariance(seed + 7 * star)).collect();
