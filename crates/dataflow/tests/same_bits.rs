@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
-    LowRankSettings, NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
+    LowRankSettings, NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, StructureChoice, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -250,7 +250,7 @@ fn a_dual_block_is_the_same_everywhere_in_memory_and_out_of_it() {
 fn a_dual_block_of_all_layers_says_what_a_full_one_says() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let of = |structure, prior| {
+    let of = |structure: StructureKind, prior| {
         let mut job = job(folder.path(), &format!("{structure}-{prior:?}"), false);
         job.curvature.structure = structure.into();
         job.curvature.by_layer.clear();
@@ -494,7 +494,7 @@ fn a_second_pass_over_the_spectra_is_the_same_everywhere_too() {
 fn corrected_eigenvalues_are_the_diagonal_of_the_exact_block_in_their_bases() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let of = |output: &str, structure, split_bias, precision| {
+    let of = |output: &str, structure: StructureKind, split_bias, precision| {
         let mut job = corrected(folder.path(), output, true);
         job.curvature.structure = structure.into();
         job.curvature.options.split_bias = split_bias;
@@ -590,7 +590,7 @@ fn a_full_block_whose_bias_is_to_be_split_off_is_refused() {
 fn a_plan_counts_both_passes() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let plan = |structure| {
+    let plan = |structure: StructureKind| {
         let mut job = corrected(folder.path(), "planned", true);
         job.curvature.structure = structure.into();
         fisherflow_dataflow::plan(Arc::new(job), 2, 1).unwrap()
