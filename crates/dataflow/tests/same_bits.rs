@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
     Calibration, CatalogueSource, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job, LowRankSettings,
-    NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
+    NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, StructureChoice, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
@@ -249,7 +249,7 @@ fn a_dual_block_is_the_same_everywhere_in_memory_and_out_of_it() {
 fn a_dual_block_of_all_layers_says_what_a_full_one_says() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let of = |structure, prior| {
+    let of = |structure: StructureKind, prior| {
         let mut job = job(folder.path(), &format!("{structure}-{prior:?}"), false);
         job.curvature.structure = structure.into();
         job.curvature.by_layer.clear();
@@ -493,7 +493,7 @@ fn a_second_pass_over_the_spectra_is_the_same_everywhere_too() {
 fn corrected_eigenvalues_are_the_diagonal_of_the_exact_block_in_their_bases() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let of = |output: &str, structure, split_bias, precision| {
+    let of = |output: &str, structure: StructureKind, split_bias, precision| {
         let mut job = corrected(folder.path(), output, true);
         job.curvature.structure = structure.into();
         job.curvature.options.split_bias = split_bias;
@@ -589,7 +589,7 @@ fn a_full_block_whose_bias_is_to_be_split_off_is_refused() {
 fn a_plan_counts_both_passes() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let plan = |structure| {
+    let plan = |structure: StructureKind| {
         let mut job = corrected(folder.path(), "planned", true);
         job.curvature.structure = structure.into();
         fisherflow_dataflow::plan(Arc::new(job), 2, 1).unwrap()
@@ -645,7 +645,10 @@ fn what_auto_chooses_is_the_run_that_names_it() {
     let resources = &settings["resources"];
     let stages = resources["stages"].as_array().unwrap();
     assert_eq!(
-        stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect::<Vec<_>>(),
+        stages
+            .iter()
+            .map(|stage| stage["stage"].as_str().unwrap())
+            .collect::<Vec<_>>(),
         ["fit", "invert", "predict"]
     );
     assert!(stages.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0));
@@ -657,15 +660,31 @@ fn what_auto_chooses_is_the_run_that_names_it() {
     // No more than diagonals take, and a little: the last layer, of 27 weights, is still exact.
     let mut diagonal = auto("diagonal", 0);
     diagonal.curvature.structure = StructureKind::Diagonal.into();
-    let least = fisherflow_dataflow::plan(Arc::new(diagonal), 1, 1).unwrap().memory.widest();
+    let least = fisherflow_dataflow::plan(Arc::new(diagonal), 1, 1)
+        .unwrap()
+        .memory
+        .widest();
     let tight = |more| fisherflow_dataflow::plan(Arc::new(auto("tight", least + more)), 1, 1);
-    let structures: Vec<&str> = tight(20_000).unwrap().chosen.iter().map(|layer| layer.structure).collect();
+    let structures: Vec<&str> = tight(20_000)
+        .unwrap()
+        .chosen
+        .iter()
+        .map(|layer| layer.structure)
+        .collect();
     assert_eq!(structures[2], "block", "{structures:?}");
     assert_ne!(structures[0], "block", "{structures:?}");
-    assert!(tight(0).unwrap().chosen.iter().all(|layer| layer.structure == "diagonal"));
+    assert!(
+        tight(0)
+            .unwrap()
+            .chosen
+            .iter()
+            .all(|layer| layer.structure == "diagonal")
+    );
     let mut nothing = auto("nothing", least - 1);
     nothing.compute.batch = 16;
-    let error = fisherflow_dataflow::plan(Arc::new(nothing), 1, 1).unwrap_err().to_string();
+    let error = fisherflow_dataflow::plan(Arc::new(nothing), 1, 1)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(&format!("({least} bytes)")), "{error}");
 }
 
@@ -681,7 +700,10 @@ fn a_dual_block_finds_the_prior_of_held_out_spectra_that_the_full_one_finds() {
         job.prior = Prior::Holdout;
         done(job, Stage::Run, &alone(workers))
     };
-    let (dual, again) = (found("dual", StructureKind::Dual, 1), found("again", StructureKind::Dual, 3));
+    let (dual, again) = (
+        found("dual", StructureKind::Dual, 1),
+        found("again", StructureKind::Dual, 3),
+    );
     assert_eq!(digests(&dual), digests(&again));
     let full = found("full", StructureKind::Full, 1);
     let precision = |summary: &RunSummary| summary.prior.precision.as_ref().unwrap().one().unwrap();
