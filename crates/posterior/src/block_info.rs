@@ -40,7 +40,7 @@ pub struct BlockInfo {
     /// What was added to the diagonal beyond the prior. 0: a block that cannot be factored is refused, not repaired.
     pub jitter: f64,
     /// Of a block held as leading eigenpairs and diagonal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub low_rank: Option<LowRankFacts>,
 }
 
