@@ -44,8 +44,8 @@ fn workers_and_processes_write_the_same_bits() {
     let folder = prepared(12, &[60, 24, 10, 3]);
     let folder = folder.path();
     let expected = undisturbed(folder);
-    // 12 groups of the fit give three blocks of three tables; 6 groups are predicted, with Jacobians; and the table of blocks.
-    assert_eq!(expected.len(), 3 * 3 + 2 * 6 + 1, "{expected:#?}");
+    // 12 groups of the fit give three blocks of three tables; 6 groups are predicted, with Jacobians; the tables of blocks and certificates.
+    assert_eq!(expected.len(), 3 * 3 + 2 * 6 + 2, "{expected:#?}");
 
     let file = run_file(folder, "four").write(folder, "four");
     run(fisherflow().arg("run").arg(file).args(["-w", "4"])).expect_done();

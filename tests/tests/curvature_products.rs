@@ -332,7 +332,7 @@ fn what_cannot_be_is_refused_with_its_remedy() {
         run(fisherflow().arg("run").arg(&file)).expect(2, said);
     }
     for (lines, said) in [
-        ("structure = \"low_rank\"", &["low_rank", "evidence"][..]),
+        ("structure = \"low_rank\"", &["low_rank", "prior.precision"][..]),
         (
             "structure = \"full\"\nkind = \"hessian\"",
             &["negative", "prior.precision"],

@@ -5,8 +5,8 @@ use fisherflow_store::{OnBadObject, StoreOptions};
 
 use super::*;
 use crate::job::{
-    Calibration, CatalogueSource, Compute, Curvature, ExistingOutput, Job, LowRankSettings, NetworkSource, Noise,
-    Predict,
+    Calibration, CatalogueSource, Certification, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
+    NetworkSource, Noise, Predict,
 };
 
 /// The layers of a network of such sizes, named as those of `torch.nn.Sequential`.
@@ -69,6 +69,7 @@ fn job(prior: Prior) -> Job {
             memory: None,
             scratch: None,
         },
+        certificate: Certification::default(),
         output: String::new(),
         existing_output: ExistingOutput::Refuse,
         store: StoreOptions::default(),

@@ -66,7 +66,6 @@ fn a_key_under_the_wrong_header_is_sent_home() {
 #[test]
 fn what_is_not_yet_supported_says_so() {
     for (part, by, key) in [
-        ("\"kfac\"", "\"dual\"", "curvature.structure"),
         ("id = \"id\"", "id = \"id\"\nformat = \"fits-sdss\"", "catalogue.format"),
         ("network.safetensors", "network.onnx", "network.uri"),
     ] {
