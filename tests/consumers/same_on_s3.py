@@ -34,7 +34,7 @@ def main(endpoint, bucket, prefix, output):
     for name in names:
         if not name.endswith(".parquet"):
             continue
-        a, b = pq.read_table(output / name), pq.read_table(io.BytesIO(remote(name)))
+        a, b = (pq.read_table(source, use_threads=False) for source in (output / name, io.BytesIO(remote(name))))
         assert a.schema.equals(b.schema) and a.equals(b), name
         differ = [k for k in a.schema.metadata if a.schema.metadata[k] != b.schema.metadata.get(k)]
         assert set(differ) <= {b"fisherflow.run_id", b"fisherflow.catalogue_etags_sha256"}, (name, differ)

@@ -71,7 +71,6 @@ fn prepared() -> tempfile::TempDir {
             mean: Some(vec![4600.0, 2.4, -0.85]),
             scale: Some(SCALE.to_vec()),
         }),
-        ..Description::default()
     };
     let network = Network::from_safetensors(&bytes, &said, arithmetic).unwrap();
     std::fs::write(

@@ -665,22 +665,11 @@ fn what_auto_chooses_is_the_run_that_names_it() {
         .unwrap()
         .memory
         .widest();
-    let tight = |more| fisherflow_dataflow::plan(Arc::new(auto("tight", least + more)), 1, 1);
-    let structures: Vec<&str> = tight(20_000)
-        .unwrap()
-        .chosen
-        .iter()
-        .map(|layer| layer.structure)
-        .collect();
+    let tight = |more| fisherflow_dataflow::plan(Arc::new(auto("tight", least + more)), 1, 1).unwrap();
+    let structures: Vec<&str> = tight(20_000).chosen.iter().map(|layer| layer.structure).collect();
     assert_eq!(structures[2], "block", "{structures:?}");
     assert_ne!(structures[0], "block", "{structures:?}");
-    assert!(
-        tight(0)
-            .unwrap()
-            .chosen
-            .iter()
-            .all(|layer| layer.structure == "diagonal")
-    );
+    assert!(tight(0).chosen.iter().all(|layer| layer.structure == "diagonal"));
     let mut nothing = auto("nothing", least - 1);
     nothing.compute.batch = 16;
     let error = fisherflow_dataflow::plan(Arc::new(nothing), 1, 1)
