@@ -522,8 +522,9 @@ mod tests {
                 held.push(stray);
             }
             let started = Instant::now();
-            place.connect(&cluster(&hosts, 1, 2, 20), "run").unwrap();
+            let formed = place.connect(&cluster(&hosts, 1, 2, 20), "run").unwrap();
             waiting.join().unwrap().unwrap();
+            drop(formed);
             assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
         });
     }
