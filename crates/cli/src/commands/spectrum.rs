@@ -64,6 +64,7 @@ fn page(kind: &str, report: &SpectrumReport) -> Page {
         ),
         ("files", format!("{}: nodes, density, summary (parquet)", report.out)),
     ]);
+    page.line("shares of eigenvalues are those of the Lanczos nodes: near 0 they settle slowly, so compare with a run of several times the --steps");
     page.gap().grid(&decades(report));
     page
 }
