@@ -506,7 +506,7 @@ impl GroupedCatalogue {
                 network.labels().names.join(", ")
             )));
         }
-        let groups = plan_groups(catalogue.shards().iter().cloned(), compute.group);
+        let groups = plan_groups(catalogue.shards().iter().cloned(), compute.group, catalogue.folder());
         let plenty = PLENTY / compute.holdout_fraction;
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
         let sample = groups.iter().step_by(every).cloned().collect();

@@ -123,7 +123,7 @@ fn for_each_batch(
     catalogue: &Catalogue,
     mut visit: impl FnMut(SpectrumBatch) -> Result<(), RunError>,
 ) -> Result<(), RunError> {
-    for group in plan_groups(catalogue.shards().iter().cloned(), u64::MAX) {
+    for group in plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder()) {
         for batch in catalogue.fetch(&group, BATCH, PREFETCH_BYTES) {
             visit(batch?)?;
         }

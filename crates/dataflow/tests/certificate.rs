@@ -131,7 +131,7 @@ impl Stars {
         let columns = simulated_columns();
         let catalogue = Catalogue::open(&stores, uri.to_str().unwrap(), &columns, OnBadObject::Fail).unwrap();
         let mut stars = Self::default();
-        for group in plan_groups(catalogue.shards().iter().cloned(), 50) {
+        for group in plan_groups(catalogue.shards().iter().cloned(), 50, catalogue.folder()) {
             for batch in catalogue.fetch(&group, 16, 1 << 20) {
                 let batch = batch.unwrap();
                 for row in 0..batch.n_rows() {

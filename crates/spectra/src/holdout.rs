@@ -1,6 +1,6 @@
 //! Which spectra are held out: by hash of a key, so that the choice depends on nothing else and holds for ever.
 
-use sha2::{Digest, Sha256};
+use crate::key_hash::hash64;
 
 /// A number in `[0, 1)`, uniform over keys: the first 53 bits of the key's SHA-256.
 ///
@@ -10,12 +10,7 @@ use sha2::{Digest, Sha256};
 /// ```
 #[must_use]
 pub fn holdout_hash(key: &str) -> f64 {
-    let digest = Sha256::digest(key.as_bytes());
-    let bits = digest
-        .iter()
-        .take(8)
-        .fold(0u64, |bits, &byte| (bits << 8) | u64::from(byte));
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+    (hash64(key) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Whether a spectrum with this hash belongs to the held-out fraction.

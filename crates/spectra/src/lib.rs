@@ -11,6 +11,7 @@ mod columns;
 mod error;
 mod group_plan;
 mod holdout;
+mod key_hash;
 mod masked_pixels;
 mod row_flags;
 mod shard;

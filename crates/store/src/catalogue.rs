@@ -14,6 +14,7 @@ use crate::async_reader::ObjectReader;
 use crate::catalogue_object::{agrees, open_object, probed_again, shards};
 use crate::catalogue_schema::row_schema;
 use crate::fetch::{Fetch, FetchPlan};
+use crate::location::folder_of;
 use crate::{StoreError, Stores};
 
 /// Footers read at a time.
@@ -43,6 +44,8 @@ pub struct SkippedObject {
 pub struct CatalogueSummary {
     /// As given.
     pub uri: String,
+    /// What the names of its objects start from: the part of the URI before any `*`, absolute.
+    pub folder: String,
     /// Which column is what.
     pub columns: CatalogueColumns,
     /// Pixels of a spectrum; 0 where there is no spectrum.
@@ -116,6 +119,7 @@ impl Catalogue {
         }
         let mut summary = CatalogueSummary {
             uri: uri.to_owned(),
+            folder: folder_of(uri)?,
             columns: columns.clone(),
             n_pixels: 0,
             objects: Vec::new(),
@@ -214,6 +218,12 @@ impl Catalogue {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.summary.objects.iter().map(|object| object.size).sum()
+    }
+
+    /// What the names of its objects start from: the part of its URI before any `*`, absolute.
+    #[must_use]
+    pub fn folder(&self) -> &str {
+        &self.summary.folder
     }
 
     /// Its shards, in order.

@@ -87,6 +87,14 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
     })
 }
 
+/// What the names of the objects of a URI start from: the folders before any `*`, absolute.
+pub(crate) fn folder_of(uri: &str) -> Result<String, StoreError> {
+    let parsed = parse(uri)?;
+    let folders = parsed.key.split('/').take_while(|part| !part.contains('*'));
+    let key = folders.collect::<Vec<_>>().join("/");
+    Ok(parsed.place.uri(&key))
+}
+
 /// The path in the store.
 pub(crate) fn store_path(parsed: &Parsed) -> Result<Path, StoreError> {
     Path::parse(&parsed.key).map_err(|error| StoreError::BadUri {
@@ -125,6 +133,13 @@ mod tests {
         assert_eq!(local.place.uri(&local.key), "/tmp/a.parquet");
         assert_eq!(parse("file:///tmp/a%20b").unwrap().key, "tmp/a b");
         assert!(parse("relative/x").unwrap().key.ends_with("relative/x"));
+    }
+
+    #[test]
+    fn names_start_below_the_folders_without_wildcards() {
+        assert_eq!(folder_of("s3://survey/dr17/*.parquet").unwrap(), "s3://survey/dr17");
+        assert_eq!(folder_of("/data/dr17/night=*/**").unwrap(), "/data/dr17");
+        assert_eq!(folder_of("/data/dr17/").unwrap(), "/data/dr17");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Place {
     /// All spectra in one batch a row group.
     fn all(&self, columns: &CatalogueColumns) -> Vec<SpectrumBatch> {
         let catalogue = self.open(columns).unwrap();
-        plan_groups(catalogue.shards().to_vec(), 1)
+        plan_groups(catalogue.shards().to_vec(), 1, "")
             .iter()
             .flat_map(|group| catalogue.fetch(group, 1000, 1 << 20))
             .collect::<Result<_, _>>()
@@ -276,7 +276,7 @@ fn damaged_pages_are_an_error_that_names_the_row_group() {
     bytes[middle..end].fill(0xff);
     place.write("a.parquet", bytes);
     let catalogue = place.open(&columns()).unwrap();
-    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20).remove(0);
+    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20, "").remove(0);
     let results: Vec<_> = catalogue.fetch(&group, 1000, 1 << 20).collect();
     let error = results.into_iter().last().unwrap().err().unwrap();
     assert!(
@@ -290,7 +290,7 @@ fn decoding_does_not_depend_on_batches() {
     let place = Place::new();
     place.write("a.parquet", parquet(plain(0, 50, 4), 20));
     let catalogue = place.open(&columns()).unwrap();
-    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20).remove(0);
+    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20, "").remove(0);
     let read = |rows: usize| -> Vec<f64> {
         catalogue
             .fetch(&group, rows, 1 << 16)

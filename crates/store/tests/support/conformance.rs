@@ -101,7 +101,7 @@ fn catalogues(stores: &Stores, base: &str) {
     let rows: Vec<u64> = catalogue.shards().iter().map(|s| s.n_rows).collect();
     assert_eq!(rows, [10, 10, 5, 7]);
     assert_eq!(catalogue.summary().objects.len(), 3);
-    let groups = plan_groups(catalogue.shards().to_vec(), 15);
+    let groups = plan_groups(catalogue.shards().to_vec(), 15, catalogue.folder());
     assert_eq!(groups.len(), 2);
     let again = Catalogue::from_summary(stores, catalogue.summary().clone()).unwrap();
     for catalogue in [&catalogue, &again] {
@@ -138,7 +138,7 @@ fn replaced_objects(stores: &Stores, base: &str) {
     let uri = format!("{base}/a.parquet");
     stores.write(&uri, parquet(plain(0, 8, 5), 4)).unwrap();
     let catalogue = Catalogue::open(stores, &uri, &columns(), OnBadObject::Fail).unwrap();
-    let group = plan_groups(catalogue.shards().to_vec(), 100).remove(0);
+    let group = plan_groups(catalogue.shards().to_vec(), 100, "").remove(0);
     let before = catalogue.etags_sha256();
     stores.write(&uri, parquet(plain(3, 8, 5), 4)).unwrap();
     let results: Vec<_> = catalogue.fetch(&group, 100, 1 << 20).collect();
@@ -300,7 +300,7 @@ fn large_files(stores: &Stores, base: &str) {
     let listed = stores.list(base).unwrap();
     assert_eq!(listed[0].size, files[0].bytes);
     let catalogue = Catalogue::open(stores, base, &simulated_columns(), OnBadObject::Fail).unwrap();
-    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20).remove(0);
+    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20, "").remove(0);
     let mut i = 0;
     for batch in catalogue.fetch(&group, 512, 64 << 20) {
         let batch = batch.unwrap();
