@@ -42,6 +42,7 @@ fn job(prior: Prior) -> Job {
                 keep: Vec::new(),
             },
             on_bad_object: OnBadObject::Fail,
+            exclude: Vec::new(),
         },
         predict: Predict {
             catalogue: None,

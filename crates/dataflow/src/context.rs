@@ -442,6 +442,11 @@ impl Context {
         add("network", &self.network_sha256);
         add("said", &format!("{:?}", job.network.said));
         add("fit", &self.fit.catalogue.etags_sha256());
+        let excluded = |of: &GroupedCatalogue| of.catalogue.excluded().map(|list| list.sha256().to_owned());
+        add(
+            "excluded",
+            &format!("{:?} {:?}", excluded(&self.fit), self.predict.as_ref().map(excluded)),
+        );
         add("fit columns", &format!("{:?}", job.catalogue.columns));
         add(
             "predict",
@@ -483,7 +488,8 @@ impl Context {
 
 impl GroupedCatalogue {
     fn open(stores: &Stores, source: &CatalogueSource, compute: &Compute, network: &Network) -> Result<Self, RunError> {
-        let catalogue = Catalogue::open(stores, &source.uri, &source.columns, source.on_bad_object)?;
+        let catalogue =
+            Catalogue::open(stores, &source.uri, &source.columns, source.on_bad_object)?.excluding(&source.exclude)?;
         if catalogue.n_rows() == 0 {
             return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
         }

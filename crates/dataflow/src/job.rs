@@ -66,6 +66,8 @@ pub struct CatalogueSource {
     pub columns: CatalogueColumns,
     /// Whether an object that cannot be read ends the run.
     pub on_bad_object: OnBadObject,
+    /// URIs of tables of identifiers whose spectra are left out.
+    pub exclude: Vec<String>,
 }
 
 /// What to predict.

@@ -35,10 +35,16 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         ("fit_bad".to_string(), summary.fit.bad),
         ("fit_unlabelled".to_string(), summary.fit.unlabelled),
     ]);
+    if context.fit.catalogue.excluded().is_some() {
+        counts.insert("fit_excluded".into(), summary.fit.excluded);
+    }
     if let Some(predict) = summary.predict {
         counts.insert("predict_spectra".into(), predict.spectra);
         counts.insert("predict_bad".into(), predict.bad);
         counts.insert("predict_pixels_masked".into(), predict.pixels_masked);
+        if context.predicted().catalogue.excluded().is_some() {
+            counts.insert("predict_excluded".into(), predict.excluded);
+        }
     }
     let by_layer: BTreeMap<&str, &str> = job
         .curvature
@@ -51,6 +57,8 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             "weights": summary.n_weights, "labels": summary.labels, "units": summary.units, "layers": context.network.dense_layers(),
         },
         "catalogue_columns": job.catalogue.columns,
+        "exclude": job.catalogue.exclude,
+        "predict_exclude": job.predict.catalogue.as_ref().map(|source| &source.exclude),
         "predict_columns": job.predict.catalogue.as_ref().map(|source| &source.columns),
         "jacobians": job.predict.jacobians,
         "curvature": {

@@ -41,6 +41,9 @@ pub struct FitCounts {
     pub held_out: u64,
     /// Without a prediction: see the flags.
     pub bad: u64,
+    /// Left out by identifier; none of the bad.
+    #[serde(default)]
+    pub excluded: u64,
     /// Good, but without all their labels or the labels' errors: not counted in the sums.
     pub unlabelled: u64,
 }
@@ -69,6 +72,7 @@ impl FitCounts {
         self.in_sums += other.in_sums;
         self.held_out += other.held_out;
         self.bad += other.bad;
+        self.excluded += other.excluded;
         self.unlabelled += other.unlabelled;
     }
 }

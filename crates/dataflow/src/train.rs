@@ -64,7 +64,8 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
         )));
     }
     let source = &job.catalogue;
-    let catalogue = Catalogue::open(&stores, &source.uri, &source.columns, source.on_bad_object)?;
+    let catalogue =
+        Catalogue::open(&stores, &source.uri, &source.columns, source.on_bad_object)?.excluding(&source.exclude)?;
     let population = population(job, &catalogue)?;
     let (mut training, mut validation) = (empty(&catalogue), empty(&catalogue));
     let mut left_out = 0;

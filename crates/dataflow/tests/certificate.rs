@@ -170,6 +170,7 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
             uri: path("catalogue"),
             columns: simulated_columns(),
             on_bad_object: OnBadObject::Fail,
+            exclude: Vec::new(),
         },
         predict: Predict {
             catalogue: None,

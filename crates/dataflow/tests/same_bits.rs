@@ -53,6 +53,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
         uri: path("catalogue"),
         columns: simulated_columns(),
         on_bad_object: OnBadObject::Fail,
+        exclude: Vec::new(),
     };
     Job {
         network: NetworkSource {

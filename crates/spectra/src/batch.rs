@@ -51,6 +51,14 @@ impl SpectrumBatch {
         self.flags.get(row).is_none_or(|flags| flags.is_bad())
     }
 
+    /// Whether the run leaves a spectrum out by its identifier.
+    #[must_use]
+    pub fn is_excluded(&self, row: usize) -> bool {
+        self.flags
+            .get(row)
+            .is_some_and(|flags| flags.contains(RowFlags::EXCLUDED))
+    }
+
     /// Whether a spectrum can be counted in sums over labels: it is good, it has all its labels, and their errors where the catalogue
     /// names errors.
     #[must_use]

@@ -55,6 +55,8 @@ pub enum MaskKind {
 pub struct RawRow<'a> {
     /// Whether the identifier is there.
     pub has_id: bool,
+    /// Whether the run leaves the spectrum out by its identifier.
+    pub excluded: bool,
     /// The flux; `None` = null.
     pub flux: Option<&'a [f64]>,
     /// The pixels whose flux is null: masked, whatever the flux holds there. `None`: no pixel is null.
@@ -108,6 +110,9 @@ impl SpectrumBatchBuilder {
         let mut flags = self.push_pixels(row);
         if !row.has_id {
             flags.insert(RowFlags::ID_NULL);
+        }
+        if row.excluded {
+            flags.insert(RowFlags::EXCLUDED);
         }
         flags |= self.push_labels(row);
         if flags.is_bad() {

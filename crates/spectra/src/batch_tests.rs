@@ -17,6 +17,7 @@ const SHAPE: BatchShape = BatchShape {
 
 const GOOD: RawRow<'static> = RawRow {
     has_id: true,
+    excluded: false,
     flux: Some(&[1.0, 2.0, 3.0]),
     null_pixels: None,
     error: Some(&[0.1, 0.2, 0.5]),
@@ -108,6 +109,7 @@ fn bad_rows_keep_their_place() {
             RowFlags::NO_GOOD_PIXEL,
         ),
         (RawRow { has_id: false, ..GOOD }, RowFlags::ID_NULL),
+        (RawRow { excluded: true, ..GOOD }, RowFlags::EXCLUDED),
     ];
     for (row, flag) in cases {
         let b = batch(SHAPE, &[GOOD, row, GOOD]);

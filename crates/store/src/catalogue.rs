@@ -1,5 +1,7 @@
 //! A catalogue: which objects a URI names, whether they fit together, and which shards they hold.
 
+use std::sync::Arc;
+
 use arrow_schema::SchemaRef;
 use fisherflow_spectra::{
     BatchShape, CatalogueColumns, ErrorKind, FluxError, Group, LabelErrorKind, LabelErrors, MaskKind, ObjectVersion,
@@ -15,7 +17,7 @@ use crate::catalogue_object::{agrees, open_object, probed_again, shards};
 use crate::catalogue_schema::row_schema;
 use crate::fetch::{Fetch, FetchPlan};
 use crate::location::folder_of;
-use crate::{StoreError, Stores};
+use crate::{ExcludeList, StoreError, Stores};
 
 /// Footers read at a time.
 const FOOTERS: usize = 16;
@@ -64,6 +66,7 @@ pub struct Catalogue {
     stores: Stores,
     summary: CatalogueSummary,
     row_schema: SchemaRef,
+    excluded: Option<Arc<ExcludeList>>,
 }
 
 impl Catalogue {
@@ -168,6 +171,7 @@ impl Catalogue {
             stores: stores.clone(),
             summary,
             row_schema,
+            excluded: None,
         })
     }
 
@@ -187,7 +191,28 @@ impl Catalogue {
             stores: stores.clone(),
             summary,
             row_schema,
+            excluded: None,
         })
+    }
+
+    /// The catalogue without the spectra whose identifiers stand in these tables: they keep their place, flagged `EXCLUDED`.
+    ///
+    /// # Errors
+    /// A table is not there, or its column of identifiers is missing or of another type than the catalogue's.
+    pub fn excluding(mut self, tables: &[String]) -> Result<Self, StoreError> {
+        if !tables.is_empty() {
+            let (id, by) = (&self.summary.columns.id, &self.summary.uri);
+            let type_of_id = self.row_schema.field(0).data_type();
+            let list = ExcludeList::read(&self.stores, tables, id, type_of_id, by)?;
+            self.excluded = Some(Arc::new(list));
+        }
+        Ok(self)
+    }
+
+    /// The spectra that are left out by identifier, where there is a list.
+    #[must_use]
+    pub fn excluded(&self) -> Option<&ExcludeList> {
+        self.excluded.as_deref()
     }
 
     /// What another process needs to know.
@@ -266,6 +291,7 @@ impl Catalogue {
             columns: self.summary.columns.clone(),
             row_schema: self.row_schema.clone(),
             shape: self.shape(),
+            excluded: self.excluded.clone(),
             shards: group.shards.clone(),
             batch_rows,
             prefetch_bytes,

@@ -92,7 +92,7 @@ pub(crate) fn find<'a>(object: &str, schema: &'a Schema, column: &str) -> Result
         })
 }
 
-fn is_key(t: &DataType) -> bool {
+pub(crate) fn is_key(t: &DataType) -> bool {
     t.is_integer() || matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 

@@ -11,8 +11,8 @@ use fisherflow_spectra::{
     BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch, SpectrumBatchBuilder,
 };
 
-use crate::StoreError;
 use crate::catalogue_schema::type_name;
+use crate::{ExcludeList, StoreError};
 
 /// What decodes the batches of one catalogue.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Decoder {
     pub columns: CatalogueColumns,
     pub row_schema: SchemaRef,
     pub shape: BatchShape,
+    pub excluded: Option<Arc<ExcludeList>>,
 }
 
 /// A column of lists, its elements as f64; null elements are NaN.
@@ -118,6 +119,7 @@ impl Decoder {
             };
             builder.push(&RawRow {
                 has_id,
+                excluded: has_id && self.excluded.as_ref().is_some_and(|list| list.contains(id)),
                 flux,
                 null_pixels,
                 error,

@@ -17,7 +17,7 @@ use crate::async_reader::ObjectReader;
 use crate::catalogue_object::{damaged, leaves};
 use crate::decode::Decoder;
 use crate::error::Cause;
-use crate::{StoreError, Stores};
+use crate::{ExcludeList, StoreError, Stores};
 
 /// A permit stands for this many bytes.
 const PERMIT: usize = 1 << 10;
@@ -28,6 +28,7 @@ pub(crate) struct FetchPlan {
     pub columns: CatalogueColumns,
     pub row_schema: SchemaRef,
     pub shape: BatchShape,
+    pub excluded: Option<Arc<ExcludeList>>,
     pub shards: Vec<Shard>,
     pub batch_rows: usize,
     pub prefetch_bytes: usize,
@@ -128,6 +129,7 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
         columns: plan.columns,
         row_schema: plan.row_schema,
         shape: plan.shape,
+        excluded: plan.excluded,
     };
     let columns = decoder.columns.clone();
     // The permits bound what is read ahead; the channels only keep the order.

@@ -118,6 +118,58 @@ fn inverse_variances_masks_label_errors_and_groups_are_read() {
     assert!(again.flags[1].contains(RowFlags::LABEL_ERROR_MISSING));
 }
 
+#[test]
+fn excluded_spectra_keep_their_place_without_their_flux() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 6, 4), 3));
+    let ids = |names: &[&str]| -> ArrayRef { Arc::new(StringArray::from(names.to_vec())) };
+    place.write(
+        "bad/plate.parquet",
+        parquet(vec![("id", ids(&["star-1", "star-9"]))], 10),
+    );
+    place.write(
+        "bad/nights.parquet",
+        parquet(vec![("id", ids(&["star-4", "star-1"]))], 10),
+    );
+    let tables = [place.uri("bad/plate.parquet"), place.uri("bad/nights.parquet")];
+    let catalogue = place.open(&columns()).unwrap().excluding(&tables).unwrap();
+    assert_eq!(catalogue.excluded().unwrap().len(), 3);
+    let mut flagged = Vec::new();
+    for group in plan_groups(catalogue.shards().to_vec(), 1, "") {
+        for batch in catalogue.fetch(&group, 2, 1 << 20) {
+            let batch = batch.unwrap();
+            for row in 0..batch.n_rows() {
+                flagged.push(batch.is_excluded(row));
+                assert_eq!(batch.is_bad(row), batch.is_excluded(row));
+                assert_eq!(batch.n_pix_good[row], if batch.is_excluded(row) { 0 } else { 4 });
+                assert_eq!(batch.is_labelled(row), !batch.is_excluded(row));
+            }
+        }
+    }
+    assert_eq!(flagged, [false, true, false, false, true, false]);
+
+    let place_of = |name: &str, columns| {
+        place.write(name, parquet(columns, 10));
+        [place.uri(name)]
+    };
+    let refused = |tables: [String; 1]| {
+        place
+            .open(&columns())
+            .unwrap()
+            .excluding(&tables)
+            .unwrap_err()
+            .to_string()
+    };
+    let error = refused(place_of("bad/numbers.parquet", vec![("id", i64s(0, 2))]));
+    assert!(
+        error.contains("column \"id\"") && error.contains("is int64, expected a string as in"),
+        "{error}"
+    );
+    let error = refused(place_of("bad/named.parquet", vec![("star", ids(&["a"]))]));
+    assert!(error.contains("has no column \"id\""), "{error}");
+    assert!(refused([place.uri("bad/none.parquet")]).contains("no object matches"));
+}
+
 /// Rows: null, short, null pixel, NaN pixel, good.
 fn broken_flux() -> ArrayRef {
     let mut builder = ListBuilder::new(Float32Builder::new());

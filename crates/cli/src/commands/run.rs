@@ -77,12 +77,16 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
         (
             "spectra",
             format!(
-                "{} spectra: {} in the sums, {} held out, {} bad, {} without labels",
+                "{} spectra: {} in the sums, {} held out, {} bad, {} without labels{}",
                 count(fit.spectra),
                 count(fit.in_sums),
                 count(fit.held_out),
                 count(fit.bad),
-                count(fit.unlabelled)
+                count(fit.unlabelled),
+                match fit.excluded {
+                    0 => String::new(),
+                    excluded => format!(", {} excluded by id", count(excluded)),
+                }
             ),
         ),
     ];

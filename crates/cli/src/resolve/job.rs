@@ -36,6 +36,8 @@ pub fn job(
     let output = folder.locate(&run_file.output()?.uri);
     let mut uris = vec![network.uri.as_str(), &fit.uri, &output];
     uris.extend(predict.catalogue.iter().map(|source| source.uri.as_str()));
+    let excluded = std::iter::once(&fit).chain(&predict.catalogue);
+    uris.extend(excluded.flat_map(|source| &source.exclude).map(String::as_str));
     let scratch = run_file.compute.scratch.as_ref().map(|uri| folder.locate(uri));
     uris.extend(scratch.as_deref());
     let store = object_store::options(environment, &uris)?;
@@ -82,6 +84,7 @@ pub fn catalogue(table: &CatalogueTable, folder: &Folder) -> CatalogueSource {
         uri: folder.locate(&table.uri),
         columns: table.columns.clone(),
         on_bad_object: table.on_bad_object,
+        exclude: table.exclude.iter().map(|uri| folder.locate(uri)).collect(),
     }
 }
 

@@ -22,6 +22,7 @@ pub const KEYS: &[&str] = &[
     "label_errors",
     "holdout_group",
     "on_bad_object",
+    "exclude",
 ];
 
 /// Formats of the contract that a later version reads.
@@ -54,6 +55,8 @@ pub struct CatalogueKeys {
     pub holdout_group: Option<String>,
     /// Whether a bad object ends the run.
     pub on_bad_object: Option<OnBadObject>,
+    /// Tables of identifiers to leave out, as written.
+    pub exclude: Option<Vec<String>>,
 }
 
 /// A catalogue, with every key said or defaulted; the URI as written.
@@ -65,6 +68,8 @@ pub struct CatalogueTable {
     pub columns: CatalogueColumns,
     /// Whether a bad object ends the run.
     pub on_bad_object: OnBadObject,
+    /// Tables of identifiers to leave out, as written.
+    pub exclude: Vec<String>,
 }
 
 impl CatalogueKeys {
@@ -95,6 +100,7 @@ impl CatalogueKeys {
                 .get("on_bad_object")
                 .map(|e| e.choice(&[("fail", OnBadObject::Fail), ("skip", OnBadObject::Skip)], &[]))
                 .transpose()?,
+            exclude: table.get("exclude").map(|e| exclude(&e)).transpose()?,
         })
     }
 
@@ -115,6 +121,7 @@ impl CatalogueKeys {
             label_errors: self.label_errors,
             holdout_group: self.holdout_group,
             on_bad_object: self.on_bad_object.or(other.on_bad_object),
+            exclude: self.exclude.or(other.exclude),
         }
     }
 
@@ -150,6 +157,7 @@ impl CatalogueKeys {
                 keep,
             },
             on_bad_object: self.on_bad_object.unwrap_or(OnBadObject::Fail),
+            exclude: self.exclude.unwrap_or_default(),
         })
     }
 }
@@ -190,6 +198,17 @@ fn mask(entry: &Entry<'_>) -> Result<Option<String>, RunFileError> {
         return Err(entry.invalid("is true, expected a column, or false for none"));
     }
     Ok(None)
+}
+
+/// One table of identifiers, or several; `[]` is none.
+fn exclude(entry: &Entry<'_>) -> Result<Vec<String>, RunFileError> {
+    if entry.is_array() {
+        entry.distinct_strings()
+    } else if entry.is_string() {
+        Ok(vec![entry.string()?])
+    } else {
+        Err(entry.wrong_type("the URI of a Parquet table of identifiers, or an array of such URIs"))
+    }
 }
 
 /// Numbers of bits.

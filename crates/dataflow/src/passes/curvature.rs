@@ -282,7 +282,9 @@ impl GroupFold<Rc<Differentiated>> for Count {
     fn add(&mut self, _group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
         for row in 0..all.batch.n_rows() {
             self.counts.spectra += 1;
-            let counter = if all.batch.is_bad(row) {
+            let counter = if all.batch.is_excluded(row) {
+                &mut self.counts.excluded
+            } else if all.batch.is_bad(row) {
                 &mut self.counts.bad
             } else if self.context.is_in_sums(&all.batch, row) {
                 &mut self.counts.in_sums

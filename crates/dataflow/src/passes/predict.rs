@@ -35,6 +35,8 @@ pub struct PredictCounts {
     pub spectra: u64,
     /// Null, with a flag that says why.
     pub bad: u64,
+    /// Null, because the run file leaves them out; none of the bad.
+    pub excluded: u64,
     /// With at least one masked pixel.
     pub pixels_masked: u64,
 }
@@ -65,6 +67,7 @@ pub(crate) fn predict(
     for group in groups.take().into_values() {
         total.counts.spectra += group.counts.spectra;
         total.counts.bad += group.counts.bad;
+        total.counts.excluded += group.counts.excluded;
         total.counts.pixels_masked += group.counts.pixels_masked;
         total.pulls.merge(&group.pulls)?;
         total.files.extend(group.files);
@@ -162,6 +165,7 @@ impl GroupFold<Rc<Differentiated>> for Fold {
             .iter()
             .filter(|flags| flags.contains(RowFlags::PIXELS_MASKED))
             .count() as u64;
+        counts.excluded += (0..flags.len()).filter(|&row| all.batch.is_excluded(row)).count() as u64;
         if all.batch.n_labels > 0 {
             let unseen = unseen_residuals(&all, &flags);
             self.done
@@ -173,7 +177,7 @@ impl GroupFold<Rc<Differentiated>> for Fold {
 
     fn finish(&mut self, group: u64) -> Result<Vec<(u64, Predicted)>, RunError> {
         if let Some(part) = self.open.take() {
-            self.done.counts.bad += part.predictions.n_bad();
+            self.done.counts.bad += part.predictions.n_bad() - self.done.counts.excluded;
             self.done.files.push(part.predictions.finish()?);
             if let Some(jacobians) = part.jacobians {
                 self.done.files.push(jacobians.finish()?);

@@ -6,14 +6,19 @@ use crate::numbers::{count, percent};
 use crate::predictions::Flag;
 
 /// What the manifest's counts are called on the page, in its order; others follow under their own names.
-const NAMES: [(&str, &str); 8] = [
+const NAMES: [(&str, &str); 10] = [
     ("fit_spectra", "spectra in the catalogue of the fit"),
     ("fit_in_sums", "in the sums over spectra (the Hessian)"),
     ("fit_held_out", "held out from the sums"),
     ("fit_unlabelled", "without all labels: not in the sums"),
     ("fit_bad", "bad: not in the sums"),
+    ("fit_excluded", "left out by a list of ids: not in the sums"),
     ("predict_spectra", "spectra in the predictions"),
     ("predict_bad", "bad: in the predictions with nulls"),
+    (
+        "predict_excluded",
+        "left out by a list of ids: in the predictions with nulls",
+    ),
     ("predict_pixels_masked", "predicted with masked pixels"),
 ];
 
