@@ -72,6 +72,8 @@ fn job(prior: Prior) -> Job {
         },
         certificate: Certification::default(),
         output: String::new(),
+        basis: None,
+        releases: false,
         existing_output: ExistingOutput::Refuse,
         store: StoreOptions::default(),
     }

@@ -11,10 +11,11 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, Output, Stores};
+use fisherflow_store::{Catalogue, GroupIds, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
+use crate::basis::Pinned;
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
@@ -25,6 +26,7 @@ use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::prior_choice::{self, PriorChoice};
 use crate::prior_facts::PriorPrecision;
+use crate::release::Release;
 use crate::stage_state::{FitCounts, FitState, InvertState};
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
@@ -67,6 +69,12 @@ pub(crate) struct Context {
     /// `None` where the catalogue of the fit is the one to predict.
     pub(crate) predict: Option<GroupedCatalogue>,
     pub(crate) output: Output,
+    /// Which release of which line the output is; `None` where it stands for itself.
+    pub(crate) release: Option<Release>,
+    /// What the sums are taken about; `None` where this run finds it.
+    pub(crate) basis: Option<Pinned>,
+    /// Of each group of the fit, the identifiers in it that are left out, once they are looked up.
+    excluded: OnceLock<Vec<Vec<String>>>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<dyn Progress>,
     /// Workers of each process.
@@ -121,7 +129,10 @@ impl Context {
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
         let cells = label_cells(&job, &network)?;
         let network_sha256 = hex(&Sha256::digest(&bytes));
-        let output = Output::open(&stores, &job.output)?;
+        let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
+        let basis = Pinned::find(&stores, &job, &network_sha256, release.as_ref())?;
+        let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
+        let output = Output::open(&stores, &uri)?;
         let mut context = Self {
             workers: workers.max(1),
             cores: workers * job.compute.arithmetic.threads,
@@ -136,6 +147,9 @@ impl Context {
             fit,
             predict,
             output,
+            release,
+            basis,
+            excluded: OnceLock::new(),
             faults: Arc::default(),
             progress,
             posterior: Mutex::default(),
@@ -355,6 +369,34 @@ impl Context {
         Ok(cell.get_or_init(|| made))
     }
 
+    /// Whether the identifiers that are left out are to be looked up, or those of a line's groups to be kept.
+    pub(crate) fn looks_up_ids(&self) -> bool {
+        self.release.is_some() || self.fit.catalogue.excluded().is_some()
+    }
+
+    /// Where the identifiers of groups are kept.
+    pub(crate) fn group_ids(&self) -> GroupIds {
+        let root = self.release.as_ref().map(|release| release.line.groups_uri());
+        GroupIds::new(&self.stores, root.as_deref())
+    }
+
+    /// Takes over, for each group of the fit, the identifiers in it that are left out; the same for every worker.
+    pub(crate) fn set_excluded(&self, excluded: Vec<Vec<String>>) {
+        self.excluded.get_or_init(|| excluded);
+    }
+
+    /// Of each group of the fit, the identifiers in it that are left out; none where there are none, or they are not looked up.
+    pub(crate) fn excluded(&self) -> &[Vec<String>] {
+        self.excluded.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// What one run of several processes must agree on beside its name: no process may make another release, or know another basis.
+    pub(crate) fn agreement(&self) -> String {
+        let release = self.release.as_ref().map_or(0, |release| release.number);
+        let basis = self.basis.as_ref().map_or("", |basis| &basis.sha256);
+        format!("{release} {basis}")
+    }
+
     /// The type of the captures.
     pub(crate) fn captures(&self) -> DType {
         match self.job.compute.arithmetic.precision {
@@ -482,7 +524,15 @@ impl Context {
         add("group", &job.compute.group.to_string());
         add("certificate", &format!("{:?}", job.certificate));
         add("holdout", &format!("{:?}", job.compute.holdout_fraction));
-        hex(&hash.finalize())[..16].to_string()
+        let found = hex(&hash.clone().finalize())[..16].to_owned();
+        match &self.basis {
+            // The run that found the basis is the same run when it goes on with it.
+            Some(basis) if !basis.is_of(&found) => {
+                hash.update(&basis.sha256);
+                hex(&hash.finalize())[..16].to_owned()
+            }
+            _ => found,
+        }
     }
 }
 

@@ -75,6 +75,7 @@ fn is_refusal(error: &StoreError) -> bool {
         StoreError::NoMatch { .. }
             | StoreError::NotFound { .. }
             | StoreError::NotComplete { .. }
+            | StoreError::NoRelease { .. }
             | StoreError::Replaced { .. }
             | StoreError::EmptyObject { .. }
             | StoreError::NotParquet { .. }

@@ -33,8 +33,12 @@ pub struct Job {
     pub compute: Compute,
     /// What is checked of the error bars.
     pub certificate: Certification,
-    /// URI of the output.
+    /// URI of what the sums are taken about, found by another run; none: the run finds it, or its line has it.
+    pub basis: Option<String>,
+    /// URI of the output, or of the line.
     pub output: String,
+    /// Whether the output is a line, and the run makes its next release.
+    pub releases: bool,
     /// What to do where the output already holds another run.
     pub existing_output: ExistingOutput,
     /// Credentials and endpoints of the object stores.

@@ -4,6 +4,7 @@
 //! [`Cluster`]; [`plan`] says what that would take.
 
 mod auto;
+mod basis;
 mod calibration_notes;
 mod cluster;
 mod context;
@@ -19,6 +20,7 @@ mod heartbeat;
 mod interrupt;
 mod job;
 mod manifest;
+mod membership;
 mod memory;
 mod mesh;
 mod operators;
@@ -27,6 +29,7 @@ mod passes;
 mod plan;
 mod prior_choice;
 mod prior_facts;
+mod release;
 mod resources;
 mod run;
 mod spectrum;

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use fisherflow_curvature::CurvatureKind;
 use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
-use fisherflow_store::{Claim, Claimed, Manifest, StoreError, WrittenFile, now_utc};
+use fisherflow_store::{Changes, Claim, Claimed, Manifest, Output, StoreError, WrittenFile, now_utc};
 use serde::Serialize;
 
+use crate::basis;
 use crate::calibration_notes;
 use crate::cluster;
 use crate::context::Context;
@@ -16,10 +17,12 @@ use crate::error::RunError;
 use crate::files;
 use crate::job::{Cluster, ExistingOutput, Job, Progress, Stage};
 use crate::manifest::manifest;
+use crate::passes::exclusions;
 use crate::passes::predict::PredictCounts;
 use crate::prior_facts::PriorFacts;
+use crate::release;
 use crate::resources::Resources;
-use crate::stage_state::FitCounts;
+use crate::stage_state::{self, FitCounts, FitState};
 use crate::stages::{self, Found};
 use crate::whereabouts::Whereabouts;
 
@@ -38,6 +41,8 @@ pub struct RunSummary {
     pub units: Vec<String>,
     /// Weights of the network.
     pub n_weights: u64,
+    /// Which release it is, and what it changes of the one before; `None` where the output is in no line.
+    pub release: Option<(u64, Changes)>,
     /// Rows of the fit's catalogue.
     pub fit: FitCounts,
     /// R and what it was made of, label units; `None` where it was given.
@@ -124,10 +129,13 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Pro
         finished(&context)?
     };
     if let Some(manifest) = complete {
+        if cluster.process == 0 {
+            release_again(&context)?;
+        }
         return Ok(Outcome::AlreadyComplete(manifest));
     }
     let working = Arc::clone(&context);
-    let identity = format!("{} {stage:?}", context.run_id);
+    let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
     let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, move |worker| {
         stages::work(worker, &working, stage)
@@ -163,7 +171,7 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
             started: holder.started,
         }));
     }
-    if context.job.existing_output == ExistingOutput::Overwrite {
+    if context.job.existing_output == ExistingOutput::Overwrite && may_overwrite(context)? {
         output.overwrite()?;
     }
     match output.claim(&claim)? {
@@ -174,6 +182,49 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
         }
         Claimed::Complete(manifest) => Ok(Some(manifest)),
     }
+}
+
+/// Whether what the output holds may go: of a line only what another run left of a release that it never committed.
+fn may_overwrite(context: &Context) -> Result<bool, RunError> {
+    let Some(release) = &context.release else {
+        return Ok(true);
+    };
+    if let Some(commit) = release.line.commit_of(release.number)? {
+        return Err(RunError::Store(StoreError::CommitConflict {
+            output: release.uri(),
+            run_id: commit.run_id,
+            difference: format!(
+                "as release {} at {}; run again for the next",
+                commit.release, commit.created
+            ),
+        }));
+    }
+    let holder = context.output.holder()?;
+    Ok(holder.is_none_or(|holder| holder.run_id != context.run_id))
+}
+
+/// Commits a release whose output is complete: for a run that ended between the two.
+fn release_again(context: &Context) -> Result<(), RunError> {
+    let Some(release) = context
+        .release
+        .as_ref()
+        .filter(|release| !release.is_released(&context.run_id))
+    else {
+        return Ok(());
+    };
+    let excluded = exclusions::of_all(context)?;
+    let left = stage_state::find(context, "fit")?;
+    let fit: FitState = match &left {
+        Some(bytes) => stage_state::parse(context, "fit", bytes)?,
+        None => {
+            return Err(RunError::Refused(format!(
+                "{} is complete and not committed, and what its fit left is gone: run again with --overwrite",
+                release.uri()
+            )));
+        }
+    };
+    release::commit(context, &excluded, &fit.digests)?;
+    Ok(context.output.clear_stages().map(drop)?)
 }
 
 /// Whether the holder of an output is another process of this machine that is still running this program: of a holder elsewhere nothing
@@ -187,6 +238,15 @@ fn is_at_work(holder: &Claim, own: &Claim) -> bool {
 
 /// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
 fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
+    if let Some(release) = context
+        .release
+        .as_ref()
+        .filter(|release| release.is_released(&context.run_id))
+    {
+        let number = release.number - 1;
+        let output = Output::open(&context.stores, &release.line.release_uri(number))?;
+        return Ok(output.manifest()?.map(Box::new));
+    }
     if context.job.existing_output == ExistingOutput::Overwrite {
         return Ok(None);
     }
@@ -233,6 +293,11 @@ fn summary(
         labels: labels.names.clone(),
         units: labels.units.clone(),
         n_weights: context.network.n_weights() as u64,
+        release: (process == 0)
+            .then(|| release::changes(context, context.excluded()))
+            .flatten()
+            .zip(context.release.as_ref())
+            .map(|(changes, release)| (release.number, changes)),
         fit: found.fit.counts,
         noise: found.fit.estimate.clone(),
         prior: PriorFacts::of(context),
@@ -279,6 +344,7 @@ fn summary(
         }
         summary.files.sort();
         context.output.commit(&manifest(context, &summary)?)?;
+        release::commit(context, context.excluded(), &found.fit.digests)?;
         context.output.clear_stages()?;
         if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
             context.stores.delete_prefix(&context.scratch())?;
@@ -293,6 +359,12 @@ fn summary(
 /// Every repair and everything left out, in words.
 fn notes(context: &Context, found: &Found) -> Vec<String> {
     let mut notes = Vec::new();
+    notes.extend(exclusions::unmatched(context));
+    if let (Some(pinned), Some((calibrated, _))) = (&found.fit.estimate, &found.predict)
+        && let Some(today) = &calibrated.noise_today
+    {
+        notes.extend(basis::drift(pinned, today, &context.network.labels().names));
+    }
     for catalogue in [Some(&context.fit), context.predict.as_ref()].into_iter().flatten() {
         for skipped in catalogue.catalogue.skipped() {
             notes.push(format!("object left out: {}: {}", skipped.object, skipped.reason));

@@ -1,5 +1,7 @@
 //! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
 
+use std::collections::BTreeMap;
+
 use fisherflow_curvature::References;
 use fisherflow_posterior::{BlockInfo, Certificate, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
@@ -28,6 +30,9 @@ pub(crate) struct FitState {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) dual: Vec<DualChunk>,
     pub(crate) files: Vec<WrittenFile>,
+    /// By pass whose groups' checkpoints a line keeps: digest of what decides them, beside the group's own row groups.
+    #[serde(default)]
+    pub(crate) digests: BTreeMap<String, String>,
 }
 
 /// Rows of the fit's catalogue.

@@ -1,5 +1,6 @@
 //! The stages of a run, in order, on every worker: each goes on from what the one before left in the output.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use fisherflow_posterior::{Certificate, ScatterEstimate, holdout_grid};
 use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
+use crate::basis::{Basis, Pinned};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Noise, Prior, Stage};
@@ -15,7 +17,8 @@ use crate::passes::calibrate::Calibrated;
 use crate::passes::predict::Predicted;
 use crate::passes::products::Loss;
 use crate::passes::{
-    agree, calibrate, certify, correction, curvature, holdout, invert, low_rank, population, predict, reference, subset,
+    agree, calibrate, certify, correction, curvature, exclusions, holdout, invert, low_rank, population, predict,
+    reference, subset,
 };
 use crate::stage_state::{self, CertificateState, FitState, InvertState};
 
@@ -35,6 +38,7 @@ pub(crate) struct Found {
 /// Runs `stage` on this worker, together with all others.
 pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) -> Result<Found, RunError> {
     let mut seconds = Vec::new();
+    exclusions::look_up(worker, context)?;
     let fitted = agree::left_by(worker, context, "fit")?;
     let fit = match (stage, fitted) {
         (Stage::Run, Some(fitted)) => fitted,
@@ -145,6 +149,15 @@ struct Prepared {
 
 /// Population, references and noise.
 fn prepare(worker: &mut Worker, context: &Arc<Context>) -> Result<Prepared, RunError> {
+    if let Some(Pinned { basis, bytes, .. }) = &context.basis {
+        pin(worker, context, || Ok(bytes.clone()))?;
+        return Ok(Prepared {
+            population: basis.population.clone(),
+            references: basis.references.clone(),
+            noise: context.in_normalised_units(residual_covariance(context, basis.estimate.as_ref())?)?,
+            estimate: basis.estimate.clone(),
+        });
+    }
     let sample = share(worker, context, &context.fit.sample);
     begin(worker, context, "population", sample);
     let population = population::population(worker, context)?;
@@ -152,12 +165,23 @@ fn prepare(worker: &mut Worker, context: &Arc<Context>) -> Result<Prepared, RunE
     let held_out = reference::reference(worker, context, population.as_ref())?;
     let estimate = noise(context, &held_out)?;
     let noise = context.in_normalised_units(residual_covariance(context, estimate.as_ref())?)?;
+    let references = held_out.references.finish()?;
+    let found = Basis::found(context, population, references, estimate);
+    pin(worker, context, || found.to_bytes())?;
     Ok(Prepared {
-        population,
-        references: held_out.references.finish()?,
-        estimate,
+        population: found.population,
+        references: found.references,
+        estimate: found.estimate,
         noise,
     })
+}
+
+/// Pins what the sums are taken about, where the run is of a line: no worker sums before it stands.
+fn pin(worker: &Worker, context: &Context, bytes: impl FnOnce() -> Result<Vec<u8>, RunError>) -> Result<(), RunError> {
+    match &context.release {
+        Some(release) if worker.index() == 0 => Ok(release.line.pin_basis(bytes()?, &context.run_id)?),
+        _ => Ok(()),
+    }
 }
 
 /// The loss whose curvature is asked for: with the noise and the population that `fit` left, or else those of passes of their own.
@@ -226,6 +250,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         counts: fitted.counts,
         dual: fitted.dual,
         files: fitted.files,
+        digests: BTreeMap::new(),
     };
     if worker.index() == 0 && context.corrected().next().is_some() {
         stage_state::write(context, SUMS, &state)?;

@@ -200,6 +200,8 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
         },
         certificate: Certification::default(),
         output: path(output),
+        basis: None,
+        releases: false,
         existing_output: ExistingOutput::Refuse,
         store: StoreOptions::default(),
     }

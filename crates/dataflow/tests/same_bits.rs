@@ -92,6 +92,8 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
         },
         certificate: Certification::default(),
         output: path(output),
+        basis: None,
+        releases: false,
         existing_output: ExistingOutput::Refuse,
         store: StoreOptions::default(),
     }

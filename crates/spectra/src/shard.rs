@@ -1,6 +1,7 @@
 //! A shard: one row group of one object; a group: a fixed list of shards.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// One version of one object: what was listed when the run was planned.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,5 +41,30 @@ impl Group {
     #[must_use]
     pub fn n_rows(&self) -> u64 {
         self.shards.iter().map(|shard| shard.n_rows).sum()
+    }
+
+    /// Names what it holds, whatever its index: the first 16 bytes, in hexadecimal, of the SHA-256 of the versions of its objects and of its
+    /// row groups in order.
+    #[must_use]
+    pub fn membership(&self) -> String {
+        let mut hash = Sha256::new();
+        for Shard {
+            object,
+            row_group,
+            n_rows,
+            first_row,
+        } in &self.shards
+        {
+            let etag = object.etag.as_deref().unwrap_or("");
+            for text in [&object.path, etag] {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
+            }
+            for number in [object.size, *row_group as u64, *n_rows, *first_row] {
+                hash.update(number.to_le_bytes());
+            }
+        }
+        let digest = hash.finalize();
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow_array::ArrayRef;
 use arrow_schema::SchemaRef;
 use fisherflow_spectra::{
     BatchShape, CatalogueColumns, ErrorKind, FluxError, Group, LabelErrorKind, LabelErrors, MaskKind, ObjectVersion,
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::async_reader::ObjectReader;
-use crate::catalogue_object::{agrees, open_object, probed_again, shards};
+use crate::catalogue_object::{agrees, id_column, open_object, probed_again, shards};
 use crate::catalogue_schema::row_schema;
 use crate::fetch::{Fetch, FetchPlan};
 use crate::location::folder_of;
@@ -296,6 +297,20 @@ impl Catalogue {
             batch_rows,
             prefetch_bytes,
         })
+    }
+
+    /// The identifiers of a group, as the catalogue types them, in order: that column alone is read.
+    ///
+    /// # Errors
+    /// An object cannot be read, or was replaced.
+    pub fn ids(&self, group: &Group) -> Result<Vec<ArrayRef>, StoreError> {
+        let id = &self.summary.columns.id;
+        let mut ids = Vec::new();
+        for shard in &group.shards {
+            let reader = ObjectReader::new(&self.stores, shard.object.clone())?;
+            ids.extend(self.stores.block_on(id_column(&reader, shard.row_group, id))?);
+        }
+        Ok(ids)
     }
 
     /// What every row of a batch has.

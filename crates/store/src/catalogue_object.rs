@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::Array;
 use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef};
 use arrow_schema::{Schema, SchemaRef};
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
 use futures::StreamExt;
@@ -128,6 +128,23 @@ async fn probed_pixels(
         .into_iter()
         .max_by_key(|&(length, count)| (count, length))
         .map(|(length, _)| length))
+}
+
+/// The column of identifiers of a row group.
+pub(crate) async fn id_column(reader: &ObjectReader, row_group: usize, id: &str) -> Result<Vec<ArrayRef>, StoreError> {
+    let footer = reader.footer(PageIndexPolicy::Skip).await?;
+    let mask = leaves(&footer, &[id]);
+    let damaged = |error| damaged(reader, row_group, error);
+    let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+        .with_row_groups(vec![row_group])
+        .with_projection(mask)
+        .build()
+        .map_err(damaged)?;
+    let mut ids = Vec::new();
+    while let Some(batch) = stream.next().await {
+        ids.extend(batch.map_err(damaged)?.columns().first().cloned());
+    }
+    Ok(ids)
 }
 
 /// The leaves of top-level columns.

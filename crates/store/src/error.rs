@@ -234,6 +234,19 @@ pub enum StoreError {
         /// In what it differs.
         difference: String,
     },
+    /// A release that a line does not have.
+    #[error(
+        "{line} has no release {release}: {}",
+        latest.map_or("nothing is released there yet".to_owned(), |latest| format!("its last is {latest}; fisherflow releases {line} lists them"))
+    )]
+    NoRelease {
+        /// The line.
+        line: String,
+        /// What was asked for.
+        release: u64,
+        /// Its last.
+        latest: Option<u64>,
+    },
     /// No manifest.
     #[error("{output} has no manifest.json: no run was finished there")]
     NotComplete {

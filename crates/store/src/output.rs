@@ -445,7 +445,7 @@ impl Output {
     }
 }
 
-fn json<T: Serialize>(uri: &str, document: &T) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn json<T: Serialize>(uri: &str, document: &T) -> Result<Vec<u8>, StoreError> {
     let mut text = serde_json::to_vec_pretty(document).map_err(|error| StoreError::BadDocument {
         uri: uri.to_owned(),
         source: crate::error::Cause::new(&error, &[]),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
@@ -211,6 +212,42 @@ impl Stores {
         Ok(objects)
     }
 
+    /// Every object under a URI, at any depth, by path, and how long ago it was written.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub(crate) fn list_with_age(
+        &self,
+        uri: &str,
+        now: SystemTime,
+    ) -> Result<Vec<(ObjectVersion, Duration)>, StoreError> {
+        let base = self.locate(uri)?;
+        let metas = self.block_on(self.list_under(&base, true))?;
+        let age = |meta: &ObjectMeta| {
+            let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
+            now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(written))
+                .unwrap_or_default()
+        };
+        let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), age(m))).collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Removes the empty folders below a URI, on a disk: an object store has none.
+    ///
+    /// # Errors
+    /// A folder cannot be looked into.
+    pub(crate) fn remove_empty_folders(&self, uri: &str) -> Result<(), StoreError> {
+        let base = self.locate(uri)?;
+        if base.place != Place::Local {
+            return Ok(());
+        }
+        remove_empty(std::path::Path::new(&base.uri())).map_err(|error| StoreError::NotWritable {
+            uri: base.uri(),
+            source: self.cause(&error),
+        })
+    }
+
     /// Deletes one object; none there is no error.
     ///
     /// # Errors
@@ -333,6 +370,21 @@ pub(crate) fn version(place: &Place, meta: &ObjectMeta) -> ObjectVersion {
         size: meta.size,
         etag: meta.e_tag.clone(),
     }
+}
+
+/// Removes the empty folders below one.
+fn remove_empty(folder: &std::path::Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_empty(&path)?;
+            // One that is not empty stays: that is what is asked for.
+            if std::fs::read_dir(&path)?.next().is_none() {
+                std::fs::remove_dir(&path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Only `*` is special: the other wildcards of the shell are ordinary characters of names.

@@ -40,6 +40,8 @@ pub fn job(
     uris.extend(excluded.flat_map(|source| &source.exclude).map(String::as_str));
     let scratch = run_file.compute.scratch.as_ref().map(|uri| folder.locate(uri));
     uris.extend(scratch.as_deref());
+    let basis = run_file.noise.basis.as_ref().map(|uri| folder.locate(uri));
+    uris.extend(basis.as_deref());
     let store = object_store::options(environment, &uris)?;
     Ok(Job {
         curvature: Curvature {
@@ -72,7 +74,9 @@ pub fn job(
         network,
         catalogue: fit,
         predict,
+        basis: basis.clone(),
         output,
+        releases: run_file.output()?.releases,
         existing_output,
         store,
     })

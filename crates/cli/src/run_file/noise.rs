@@ -11,6 +11,7 @@ pub const KEYS: &[&str] = &[
     "holdout_fraction",
     "errors_in_variables",
     "intrinsic_bins",
+    "basis",
 ];
 
 /// Share of the catalogue that is held out where the run file does not say.
@@ -27,6 +28,8 @@ pub struct NoiseTable {
     pub errors_in_variables: bool,
     /// Labels with the edges of their intervals, ascending, in the order of the file: the cells of C_intrinsic.
     pub intrinsic_bins: Vec<(String, Vec<f64>)>,
+    /// URI of what the sums are taken about, as written; `None`: the run finds it.
+    pub basis: Option<String>,
 }
 
 impl Default for NoiseTable {
@@ -36,6 +39,7 @@ impl Default for NoiseTable {
             holdout_fraction: DEFAULT_HOLDOUT_FRACTION,
             errors_in_variables: false,
             intrinsic_bins: Vec::new(),
+            basis: None,
         }
     }
 }
@@ -102,6 +106,7 @@ impl NoiseTable {
             holdout_fraction,
             errors_in_variables,
             intrinsic_bins,
+            basis: table.get("basis").map(|entry| entry.string()).transpose()?,
         })
     }
 }

@@ -4,13 +4,15 @@ use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[output]`.
-pub const KEYS: &[&str] = &["uri"];
+pub const KEYS: &[&str] = &["uri", "releases"];
 
 /// `[output]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputTable {
     /// As written: relative to the run file, or a URI.
     pub uri: String,
+    /// Whether it is a line, and every run makes a release of it.
+    pub releases: bool,
 }
 
 impl OutputTable {
@@ -26,6 +28,7 @@ impl OutputTable {
         if said.contains(['*', '?', '[']) {
             return Err(uri.invalid(format!("is \"{said}\", expected one folder, without wildcards")));
         }
-        Ok(Self { uri: said })
+        let releases = table.get("releases").map_or(Ok(false), |entry| entry.boolean())?;
+        Ok(Self { uri: said, releases })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fisherflow_network::InputJacobian;
 use fisherflow_posterior::{CellScatter, HeldOutStars, KnownParts, LabelScale, PullSums, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
+use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::{flux_part, weights_part};
@@ -26,6 +27,8 @@ pub(crate) struct Calibrated {
     pub(crate) label_scale: Option<LabelScale>,
     /// Pulls of the same spectra under all of this.
     pub(crate) pulls: PullSums,
+    /// R as it would be found today, where the sums are about a pinned one and the spectra have labels.
+    pub(crate) noise_today: Option<ScatterEstimate>,
 }
 
 impl Calibrated {
@@ -53,7 +56,7 @@ pub(crate) fn calibrate(
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
 ) -> Result<Calibrated, RunError> {
-    let mut by_cell = stars(worker, context, population)?;
+    let HeldOut { mut by_cell, of_noise } = stars(worker, context, population)?;
     let label_scale = if context.job.calibration.label_scale {
         let found = merged(context, &by_cell)?.label_scale().map_err(|error| {
             RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
@@ -76,6 +79,8 @@ pub(crate) fn calibrate(
         },
         label_scale,
         pulls: PullSums::new(context.network.n_labels()),
+        // Nothing rests on it: residuals that are all 0 give none.
+        noise_today: of_noise.and_then(|stars| stars.noise().ok()),
     };
     let intrinsic = calibrated.by_cell(context.network.n_labels());
     for (stars, intrinsic) in by_cell.iter().zip(&intrinsic) {
@@ -93,12 +98,21 @@ fn merged(context: &Context, by_cell: &[HeldOutStars]) -> Result<HeldOutStars, R
     Ok(all)
 }
 
-/// The held-out spectra of each cell with all that is known of their errors, label units.
+/// Held-out spectra, label units.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct HeldOut {
+    /// Of each cell, with all that is known of their errors.
+    by_cell: Vec<HeldOutStars>,
+    /// All of them, with what R is beyond; none where R is not pinned.
+    of_noise: Option<HeldOutStars>,
+}
+
+/// The held-out spectra with what is known of their errors.
 fn stars(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
-) -> Result<Vec<HeldOutStars>, RunError> {
+) -> Result<HeldOut, RunError> {
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
         Ok(held_out(scope, context)
@@ -106,8 +120,9 @@ fn stars(
                 differentiate(&deriving, population.as_ref(), held_out, InputJacobian::Wanted)
             })
             .accumulate("HeldOut", &context.faults, Fold::new(context))
-            .reduce_in_group_order(&context.faults, |total: &mut Vec<HeldOutStars>, group| {
-                for (total, group) in total.iter_mut().zip(&group) {
+            .reduce_in_group_order(&context.faults, |total: &mut HeldOut, group| {
+                let totals = total.by_cell.iter_mut().chain(&mut total.of_noise);
+                for (total, group) in totals.zip(group.by_cell.iter().chain(&group.of_noise)) {
                     total.merge(group)?;
                 }
                 Ok(())
@@ -118,26 +133,34 @@ fn stars(
     Ok(total.unwrap_or_else(|| none(context)))
 }
 
-fn none(context: &Context) -> Vec<HeldOutStars> {
-    vec![HeldOutStars::new(context.network.n_labels()); context.cells.n_cells()]
+fn none(context: &Context) -> HeldOut {
+    let stars = HeldOutStars::new(context.network.n_labels());
+    let pinned = context
+        .basis
+        .as_ref()
+        .is_some_and(|pinned| pinned.basis.estimate.is_some());
+    HeldOut {
+        by_cell: vec![stars.clone(); context.cells.n_cells()],
+        of_noise: pinned.then_some(stars),
+    }
 }
 
 struct Fold {
     context: Arc<Context>,
-    by_cell: Vec<HeldOutStars>,
+    held_out: HeldOut,
 }
 
 impl Fold {
     fn new(context: &Arc<Context>) -> Self {
         Self {
             context: Arc::clone(context),
-            by_cell: none(context),
+            held_out: none(context),
         }
     }
 }
 
 impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = Vec<HeldOutStars>;
+    type Output = HeldOut;
 
     fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
         let flux = flux_part(&held_out)?;
@@ -154,13 +177,22 @@ impl GroupFold<Rc<Differentiated>> for Fold {
                 label_covariance: own.map(|own| &own[square]),
             };
             let cell = self.context.cells.cell_of(&held_out.labels[star * k..(star + 1) * k]);
-            self.by_cell[cell].push(residual, known)?;
+            self.held_out.by_cell[cell].push(residual, known)?;
+            if let Some(stars) = &mut self.held_out.of_noise {
+                let in_variables = self.context.job.calibration.errors_in_variables;
+                let known = KnownParts {
+                    flux: known.flux.filter(|_| in_variables),
+                    weights: None,
+                    ..known
+                };
+                stars.push(residual, known)?;
+            }
         }
         Ok(())
     }
 
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, Vec<HeldOutStars>)>, RunError> {
+    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOut)>, RunError> {
         let empty = none(&self.context);
-        Ok(vec![(0, std::mem::replace(&mut self.by_cell, empty))])
+        Ok(vec![(0, std::mem::replace(&mut self.held_out, empty))])
     }
 }

@@ -1,6 +1,7 @@
 //! The passes of a run over spectra and blocks, each one dataflow.
 //!
 //! ```text
+//! exclusions  groups          -> the identifiers of each that are left out           (only of a line, and where a list leaves some out)
 //! population  held-out rows   -> mean and variance of each pixel: what a masked pixel is replaced with
 //! reference   held-out rows   -> residuals (the noise R), mean activations and gradients (the sums' reference)
 //! products    training rows   -> the curvature times some vectors            (once for each step of `spectrum`, and for `low_rank` before curvature)
@@ -22,6 +23,7 @@ pub(crate) mod certify;
 pub(crate) mod correction;
 pub(crate) mod curvature;
 pub(crate) mod dual;
+pub(crate) mod exclusions;
 pub(crate) mod holdout;
 pub(crate) mod invert;
 pub(crate) mod low_rank;

@@ -1,0 +1,96 @@
+//! A run that makes the next release of a line.
+
+use std::collections::BTreeMap;
+
+use fisherflow_store::{Changes, Commit, Line, Stores, now_utc};
+use sha2::{Digest, Sha256};
+
+use crate::context::Context;
+use crate::error::RunError;
+use crate::membership;
+
+/// Which release of which line a run makes.
+pub(crate) struct Release {
+    pub(crate) line: Line,
+    /// Which one, from 1.
+    pub(crate) number: u64,
+    /// The one before; `None` for the first.
+    pub(crate) parent: Option<Commit>,
+}
+
+impl Release {
+    /// The release after the last one committed.
+    pub(crate) fn next(stores: &Stores, line: &str) -> Result<Self, RunError> {
+        let line = Line::open(stores, line)?;
+        let parent = line.latest()?;
+        Ok(Self {
+            number: parent.as_ref().map_or(1, |parent| parent.release + 1),
+            line,
+            parent,
+        })
+    }
+
+    /// URI of its output.
+    pub(crate) fn uri(&self) -> String {
+        self.line.release_uri(self.number)
+    }
+
+    /// Whether the release before is of this very run: then there is nothing to release.
+    pub(crate) fn is_released(&self, run_id: &str) -> bool {
+        self.parent.as_ref().is_some_and(|parent| parent.run_id == run_id)
+    }
+}
+
+/// What today's plan changes of the release before, where the run makes one.
+pub(crate) fn changes(context: &Context, excluded: &[Vec<String>]) -> Option<Changes> {
+    let release = context.release.as_ref()?;
+    Some(membership::changes(
+        release.parent.as_ref(),
+        &context.fit.groups,
+        excluded,
+    ))
+}
+
+/// Commits the output, which is complete, as the release; `digests`: by pass, what decides its groups' sums.
+pub(crate) fn commit(
+    context: &Context,
+    excluded: &[Vec<String>],
+    digests: &BTreeMap<String, String>,
+) -> Result<(), RunError> {
+    let Some(release) = &context.release else {
+        return Ok(());
+    };
+    let manifest = context.stores.read(&context.output.child("manifest.json"))?;
+    let basis = release
+        .line
+        .basis()?
+        .ok_or_else(|| RunError::Internal("a release was made before its line had a basis".into()))?;
+    let changes = membership::changes(release.parent.as_ref(), &context.fit.groups, excluded);
+    let (objects, groups) = Commit::of_groups(&context.fit.groups, |group| {
+        let of_group = excluded.get(group.index as usize).cloned().unwrap_or_default();
+        let names = digests.iter().map(|(pass, digest)| (pass.clone(), digest.clone()));
+        (of_group.clone(), names.collect())
+    });
+    let commit = Commit {
+        version: Commit::VERSION,
+        release: release.number,
+        parent: release.parent.as_ref().map(|parent| parent.release),
+        run_id: context.run_id.clone(),
+        created: now_utc(),
+        fisherflow: env!("CARGO_PKG_VERSION").to_owned(),
+        manifest_sha256: sha256(&manifest),
+        basis_sha256: sha256(&basis),
+        exclude_sha256: context.fit.catalogue.excluded().map(|list| list.sha256().to_owned()),
+        spectra: context.fit.catalogue.n_rows(),
+        changes,
+        objects,
+        groups,
+    };
+    release.line.commit(&commit)?;
+    tracing::info!(release = release.number, line = release.line.uri(), changes = %commit.changes, "released");
+    Ok(())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,222 @@
+//! What a line holds and no release needs any more: what gets removed, and what never is.
+//!
+//! Kept: every object of a kept release, the checkpoints and ids that its commit names, the basis, and whatever is younger than the grace.
+//! While a release is in the making no checkpoint is removed: it may be about to be named. What is none of a line's own is never touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use crate::{Commit, Line, StoreError};
+
+/// How much of a line is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The last so many releases; none: all.
+    pub keep: Option<usize>,
+    /// Nothing younger is removed.
+    pub grace: Duration,
+}
+
+/// What a line holds beyond what is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Garbage {
+    /// Releases that stay.
+    pub kept: Vec<u64>,
+    /// Releases that go.
+    pub expired: Vec<u64>,
+    /// Releases that a run began and never committed: they go.
+    pub abandoned: Vec<u64>,
+    /// Releases in the making.
+    pub in_the_making: Vec<u64>,
+    /// Objects that go, with their bytes, in the order in which they go.
+    pub objects: Vec<(String, u64)>,
+}
+
+/// What an object of a line is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part<'p> {
+    Commit(u64),
+    OfRelease(u64),
+    /// The ids of a group, by its membership.
+    Ids(&'p str),
+    /// Something of a group's checkpoint, by its pass and name.
+    Checkpoint(String),
+    Other,
+}
+
+impl Garbage {
+    /// Their bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.objects.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl Line {
+    /// Finds what may go; removes nothing.
+    ///
+    /// # Errors
+    /// The store cannot be listed, or a commit cannot be understood.
+    pub fn garbage(&self, retention: Retention) -> Result<Garbage, StoreError> {
+        let start = format!("{}/", self.uri());
+        let listed = self.stores().list_with_age(self.uri(), SystemTime::now())?;
+        let objects: Vec<(&str, u64, bool)> = listed
+            .iter()
+            .filter_map(|(object, age)| Some((object.path.strip_prefix(&start)?, object.size, *age > retention.grace)))
+            .collect();
+
+        let mut commits: BTreeMap<u64, bool> = BTreeMap::new();
+        let (mut begun, mut fresh): (BTreeSet<u64>, BTreeSet<u64>) = Default::default();
+        for &(path, _, old) in &objects {
+            match part_of(path) {
+                Part::Commit(release) => drop(commits.insert(release, old)),
+                Part::OfRelease(release) => {
+                    begun.insert(release);
+                    if !old {
+                        fresh.insert(release);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let keep = retention.keep.map_or(usize::MAX, |keep| keep.max(1));
+        let surplus = commits.len().saturating_sub(keep);
+        let expired: Vec<u64> = commits
+            .iter()
+            .take(surplus)
+            .filter(|&(_, &old)| old)
+            .map(|(&release, _)| release)
+            .collect();
+        let kept: Vec<u64> = commits
+            .keys()
+            .copied()
+            .filter(|release| !expired.contains(release))
+            .collect();
+        begun.retain(|release| !commits.contains_key(release));
+        let (in_the_making, abandoned): (Vec<u64>, Vec<u64>) =
+            begun.into_iter().partition(|release| fresh.contains(release));
+
+        let (mut checkpoints, mut ids) = (BTreeSet::new(), BTreeSet::new());
+        for &release in &kept {
+            let Some(commit) = self.commit_of(release)? else {
+                continue;
+            };
+            named_by(&commit, &mut checkpoints, &mut ids);
+        }
+        let mut found = Vec::new();
+        for (path, bytes, _) in objects.into_iter().filter(|&(_, _, old)| old) {
+            let goes = match part_of(path) {
+                Part::Commit(release) => expired.contains(&release),
+                Part::OfRelease(release) => expired.contains(&release) || abandoned.contains(&release),
+                Part::Ids(membership) => in_the_making.is_empty() && !ids.contains(membership),
+                Part::Checkpoint(name) => {
+                    in_the_making.is_empty()
+                        && (!checkpoints.contains(&name) || self.is_of_a_lost_attempt(path, &name)?)
+                }
+                Part::Other => false,
+            };
+            if goes {
+                found.push((format!("{start}{path}"), bytes));
+            }
+        }
+        // A commit goes before what it names: a reader finds all of a release or none.
+        let first = format!("{start}commits/");
+        found.sort_by_key(|(path, _)| !path.starts_with(&first));
+        Ok(Garbage {
+            kept,
+            expired,
+            abandoned,
+            in_the_making,
+            objects: found,
+        })
+    }
+
+    /// Removes what was found.
+    ///
+    /// # Errors
+    /// The store does not let us.
+    pub fn remove(&self, garbage: &Garbage) -> Result<(), StoreError> {
+        for (object, _) in &garbage.objects {
+            self.stores().delete(object)?;
+        }
+        for &release in garbage.expired.iter().chain(&garbage.abandoned) {
+            self.stores().delete_prefix(&self.release_uri(release))?;
+        }
+        self.stores().remove_empty_folders(self.uri())
+    }
+
+    /// Whether numbers of a group that is kept are those of an attempt that came too late.
+    fn is_of_a_lost_attempt(&self, path: &str, name: &str) -> Result<bool, StoreError> {
+        #[derive(Deserialize)]
+        struct Record {
+            object: Option<String>,
+        }
+        let Some(file) = path.rsplit('/').next().filter(|file| !file.ends_with(".done")) else {
+            return Ok(false);
+        };
+        let done = format!("{}/groups/{name}.done", self.uri());
+        let record: Option<Record> = self.document(&done)?;
+        Ok(record.is_none_or(|record| record.object.as_deref() != Some(file)))
+    }
+}
+
+/// The checkpoints (`<pass>/<name>`) and the memberships that a commit names.
+fn named_by(commit: &Commit, checkpoints: &mut BTreeSet<String>, ids: &mut BTreeSet<String>) {
+    for group in &commit.groups {
+        ids.insert(group.membership.clone());
+        let named = group.checkpoints.iter().map(|(pass, name)| format!("{pass}/{name}"));
+        checkpoints.extend(named);
+    }
+}
+
+fn part_of(path: &str) -> Part<'_> {
+    let (folder, rest) = path.split_once('/').unwrap_or(("", path));
+    let part = match folder {
+        "commits" => rest
+            .strip_suffix(".json")
+            .and_then(|n| n.parse().ok())
+            .map(Part::Commit),
+        "releases" => rest
+            .split_once('/')
+            .and_then(|(n, _)| n.parse().ok())
+            .map(Part::OfRelease),
+        "groups" => match rest.split_once('/') {
+            Some(("ids", file)) => file.strip_suffix(".parquet").map(Part::Ids),
+            Some((pass, file)) => {
+                let name = file
+                    .strip_suffix(".done")
+                    .or_else(|| file.rsplit_once('-').map(|(name, _)| name));
+                name.map(|name| Part::Checkpoint(format!("{pass}/{name}")))
+            }
+            None => None,
+        },
+        _ => None,
+    };
+    part.unwrap_or(Part::Other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lines_own_objects_are_known() {
+        assert_eq!(part_of("commits/12.json"), Part::Commit(12));
+        assert_eq!(part_of("releases/3/predictions/part-00000.parquet"), Part::OfRelease(3));
+        assert_eq!(part_of("groups/ids/ab12.parquet"), Part::Ids("ab12"));
+        for path in ["groups/curvature/ab12.done", "groups/curvature/ab12-77.sums"] {
+            assert_eq!(part_of(path), Part::Checkpoint("curvature/ab12".to_owned()));
+        }
+        for path in [
+            "basis.json",
+            "commits/notes.txt",
+            "releases/latest",
+            "notes/a.json",
+            "groups/a.done",
+        ] {
+            assert_eq!(part_of(path), Part::Other, "{path}");
+        }
+    }
+}
