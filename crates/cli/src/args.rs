@@ -79,6 +79,10 @@ pub enum Command {
     Report(UriArgs),
     /// Ask a complete output for elements, the diagonal or products of a layer's inverse Hessian
     Inverse(InverseArgs),
+    /// List the releases of a line
+    Releases(UriArgs),
+    /// Remove what no release of a line needs
+    Gc(GcArgs),
     /// Write the Hessian of a complete output in another program's convention
     Export(ExportArgs),
 }
@@ -228,8 +232,32 @@ pub struct TrainArgs {
 /// A URI or path.
 #[derive(Clone, Debug, clap::Args)]
 pub struct UriArgs {
-    /// A path, or the URI of an object store
+    /// A path, or the URI of an object store; of a line its last release, or with @N behind it release N
     pub uri: String,
+}
+
+/// A line, and what of it stays.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GcArgs {
+    /// The line: a path, or the URI of an object store
+    pub uri: String,
+    /// Keep the last so many releases [default: all]
+    #[arg(long, value_name = "N")]
+    pub keep: Option<usize>,
+    /// Remove nothing that is younger
+    #[arg(long, default_value_t = 24.0, value_name = "HOURS", value_parser = hours)]
+    pub grace: f64,
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A number of hours.
+fn hours(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(hours) if (0.0..1e6).contains(&hours) => Ok(hours),
+        _ => Err("expected a number of hours, 0 or more".to_owned()),
+    }
 }
 
 /// A simulated catalogue.
@@ -371,6 +399,8 @@ mod tests {
             "fisherflow inverse out --layer a --rows x",
             "fisherflow inverse out --layer a --diagonal --solve v.npy",
             "fisherflow export out --to pytorch --out x.safetensors",
+            "fisherflow gc line --grace -1",
+            "fisherflow gc line --keep all",
             "fisherflow run a.toml --slurm --hostfile hosts",
             "fisherflow run a.toml --rendezvous --hosts a-{}",
         ] {

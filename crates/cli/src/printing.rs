@@ -51,6 +51,12 @@ impl Page {
         self
     }
 
+    /// Another page below.
+    pub fn append(&mut self, below: Page) -> &mut Self {
+        self.lines.extend(below.lines);
+        self
+    }
+
     /// Prints the page; a reader that left, as `head` does, is no error.
     ///
     /// # Errors

@@ -52,7 +52,8 @@ pub use memory::MemoryPlan;
 pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;
 pub use plan::{
-    BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, NetworkPlan, RunPlan, plan,
+    BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, NetworkPlan, ReleasePlan, RunPlan,
+    plan,
 };
 pub use prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
 pub use resources::{Resources, StageResources};

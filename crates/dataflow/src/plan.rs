@@ -7,7 +7,7 @@ use fisherflow_curvature::{
     residual_flops, structure_of,
 };
 use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops};
-use fisherflow_store::SkippedObject;
+use fisherflow_store::{Changes, SkippedObject};
 use serde::Serialize;
 
 use crate::auto::ChosenStructure;
@@ -15,7 +15,9 @@ use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
 use crate::job::{Job, LowRankSettings, Prior, Progress};
+use crate::membership;
 use crate::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
+use crate::passes::exclusions;
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +26,8 @@ pub struct RunPlan {
     pub run_id: String,
     /// URI of the output.
     pub output: String,
+    /// Which release it would make; `None` where the output is in no line.
+    pub release: Option<ReleasePlan>,
     /// The network.
     pub network: NetworkPlan,
     /// The spectra that the Hessian is summed over.
@@ -42,6 +46,19 @@ pub struct RunPlan {
     pub output_bytes: u64,
     /// What the dual block takes, if there is one.
     pub dual: Option<DualPlan>,
+}
+
+/// The next release of a line.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReleasePlan {
+    /// The line.
+    pub line: String,
+    /// Which release, from 1.
+    pub number: u64,
+    /// What it changes of the one before.
+    pub changes: Changes,
+    /// Whether the one before is of the same inputs: then nothing is released.
+    pub is_released: bool,
 }
 
 /// What a dual block takes.
@@ -212,6 +229,7 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
     Ok(RunPlan {
         run_id: context.run_id.clone(),
         output: context.output.uri().to_string(),
+        release: release_plan(&context)?,
         network: NetworkPlan {
             uri: context.job.network.uri.clone(),
             n_inputs: network.n_inputs(),
@@ -239,6 +257,23 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
                 .map_or(0, |dual| dual.cost.row_bytes + dual.cost.tile_bytes),
         dual,
     })
+}
+
+fn release_plan(context: &Context) -> Result<Option<ReleasePlan>, RunError> {
+    let Some(release) = &context.release else {
+        return Ok(None);
+    };
+    let changes = membership::changes(
+        release.parent.as_ref(),
+        &context.fit.groups,
+        &exclusions::of_all(context)?,
+    );
+    Ok(Some(ReleasePlan {
+        line: release.line.uri().to_owned(),
+        number: release.number,
+        changes,
+        is_released: release.is_released(&context.run_id),
+    }))
 }
 
 /// What each block takes.

@@ -3,6 +3,7 @@
 use fisherflow_dataflow::Finished;
 use fisherflow_network::to_safetensors;
 
+use super::releases::output_at;
 use super::stores;
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page};
@@ -14,8 +15,8 @@ use crate::resolve::Export;
 /// There is no complete output, the program has no form for a block, or the file cannot be written.
 pub fn export(export: &Export) -> Result<(), CliError> {
     let stores = stores(&export.output)?;
-    let exported =
-        Finished::open(&stores, &export.output.uri)?.export(export.peer, export.reduction, export.threads)?;
+    let output = output_at(&stores, &export.output.uri)?;
+    let exported = Finished::open(&stores, &output)?.export(export.peer, export.reduction, export.threads)?;
     let arrays = exported
         .tensors
         .iter()
@@ -33,7 +34,11 @@ pub fn export(export: &Export) -> Result<(), CliError> {
         tensors.row(vec![tensor.name.clone(), sides.join(" x ")]);
     }
     let mut page = Page::new();
-    page.facts(&facts).gap().grid(&tensors).gap();
+    page.facts(&[("output", output)])
+        .facts(&facts)
+        .gap()
+        .grid(&tensors)
+        .gap();
     page.line(format!("written to {}; EXPORT.md says what each is", export.out));
     Ok(page.print()?)
 }

@@ -5,6 +5,7 @@ use fisherflow_store::Output;
 use crate::exit_code::CliError;
 use crate::resolve::Place;
 
+use super::releases::output_at;
 use super::{inspect_catalogue, inspect_network, output_page, stores};
 
 /// Prints what stands at a place: a network by its name, an output by its claim, otherwise a Parquet catalogue.
@@ -18,7 +19,7 @@ pub fn inspect(place: &Place) -> Result<(), CliError> {
         return Ok(inspect_network::page(&stores, uri)?.print()?);
     }
     if !uri.contains('*') && !uri.to_lowercase().ends_with(".parquet") {
-        let output = Output::open(&stores, uri)?;
+        let output = Output::open(&stores, &output_at(&stores, uri)?)?;
         if let Some(page) = output_page::page(&output)? {
             return Ok(page.print()?);
         }

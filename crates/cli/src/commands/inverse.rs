@@ -5,6 +5,7 @@ use fisherflow_store::{Stores, read_vector};
 use serde_json::json;
 
 use super::answer::Answer;
+use super::releases::output_at;
 use super::stores;
 use crate::exit_code::CliError;
 use crate::printing::{Page, count, number};
@@ -17,7 +18,8 @@ use crate::weights::Weights;
 /// There is no complete output, no such layer or weight, a vector does not fit, or the answer cannot be written.
 pub fn inverse(query: &Query) -> Result<(), CliError> {
     let stores = stores(&query.output)?;
-    let layer = Finished::open(&stores, &query.output.uri)?.layer(&query.layer, query.threads)?;
+    let output = output_at(&stores, &query.output.uri)?;
+    let layer = Finished::open(&stores, &output)?.layer(&query.layer, query.threads)?;
     let answer = answer(&stores, &layer, &query.question)?;
     let shapes = layer.posterior.shapes();
     let block = layer.posterior.block();
@@ -32,7 +34,7 @@ pub fn inverse(query: &Query) -> Result<(), CliError> {
     let mut page = Page::new();
     if query.json {
         let mut said = json!({
-            "output": query.output.uri,
+            "output": output,
             "layer": query.layer,
             "block": block.layers.join("+"),
             "structure": block.structure,
@@ -57,6 +59,7 @@ pub fn inverse(query: &Query) -> Result<(), CliError> {
             String::new()
         };
         page.facts(&[
+            ("output", output),
             (
                 "layer",
                 format!(

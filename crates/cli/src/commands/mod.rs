@@ -10,6 +10,7 @@ mod inverse;
 mod output_hessian;
 mod output_page;
 mod plan;
+mod releases;
 mod run;
 mod simulate;
 mod spectrum;
@@ -44,6 +45,8 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),
         Task::Status(place) => status::status(&place),
+        Task::Releases(place) => releases::releases(&place),
+        Task::Gc(place, args) => releases::gc(&place, &args),
         Task::Simulate(place, args) => simulate::simulate(&place, &args),
         Task::Report(place) => output_page::report(&place),
         Task::Inverse(query) => inverse::inverse(&query),

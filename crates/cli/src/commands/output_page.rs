@@ -7,6 +7,7 @@ use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Place;
 
 use super::findings::Findings;
+use super::releases::output_at;
 use super::{run, stores};
 
 /// Writes the page of plots of a complete output again, and prints what it holds.
@@ -15,7 +16,7 @@ use super::{run, stores};
 /// There is no output, it is not complete, or cannot be read.
 pub fn report(place: &Place) -> Result<(), CliError> {
     let stores = stores(place)?;
-    let output = Output::open(&stores, &place.uri)?;
+    let output = Output::open(&stores, &output_at(&stores, &place.uri)?)?;
     let manifest = output.manifest()?.ok_or_else(|| CliError::Refused {
         uri: output.uri().to_owned(),
         problem: "holds no complete output: finish its run first".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_dataflow::{CataloguePlan, DualPlan, Job, RunPlan};
+use fisherflow_dataflow::{CataloguePlan, DualPlan, Job, ReleasePlan, RunPlan};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count, flop};
@@ -41,6 +41,9 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
                 .map_or("the spectra of the fit, in the same passes".to_owned(), catalogue),
         ),
     ];
+    if let Some(release) = &plan.release {
+        facts.push(("release", said_of(release)));
+    }
     for skipped in plan
         .fit
         .skipped
@@ -120,6 +123,15 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
         page.gap().facts(&of_dual(dual));
     }
     page
+}
+
+/// What the next release of a line changes.
+fn said_of(release: &ReleasePlan) -> String {
+    let number = release.number;
+    if release.is_released {
+        return format!("none: release {} is of the same inputs", number - 1);
+    }
+    format!("{number} of {}: {}", release.line, release.changes)
 }
 
 /// What a dual block takes.

@@ -74,22 +74,25 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
     let mut facts = vec![
         ("output", format!("{} ({state})", done.output)),
         ("run", done.run_id.clone()),
-        (
-            "spectra",
-            format!(
-                "{} spectra: {} in the sums, {} held out, {} bad, {} without labels{}",
-                count(fit.spectra),
-                count(fit.in_sums),
-                count(fit.held_out),
-                count(fit.bad),
-                count(fit.unlabelled),
-                match fit.excluded {
-                    0 => String::new(),
-                    excluded => format!(", {} excluded by id", count(excluded)),
-                }
-            ),
-        ),
     ];
+    if let Some((number, changes)) = &done.release {
+        facts.push(("release", format!("{number}: {changes}")));
+    }
+    facts.push((
+        "spectra",
+        format!(
+            "{} spectra: {} in the sums, {} held out, {} bad, {} without labels{}",
+            count(fit.spectra),
+            count(fit.in_sums),
+            count(fit.held_out),
+            count(fit.bad),
+            count(fit.unlabelled),
+            match fit.excluded {
+                0 => String::new(),
+                excluded => format!(", {} excluded by id", count(excluded)),
+            }
+        ),
+    ));
     if let Some(predict) = &done.predict {
         facts.push((
             "predicted",

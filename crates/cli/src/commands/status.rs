@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_store::{Claim, Manifest, Output};
+use fisherflow_store::{Claim, Line, Manifest, Output, Stores};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
@@ -21,6 +21,10 @@ const PREDICTIONS: &str = "predictions";
 /// There is no output, or it cannot be read.
 pub fn status(place: &Place) -> Result<(), CliError> {
     let stores = stores(place)?;
+    let line = Line::open(&stores, &place.uri)?;
+    if line.basis()?.is_some() || !line.releases()?.is_empty() {
+        return Ok(of_line(&stores, &line)?.print()?);
+    }
     let output = Output::open(&stores, &place.uri)?;
     let (holder, manifest, contents) = (output.holder()?, output.manifest()?, output.contents()?);
     if holder.is_none() && contents.is_empty() {
@@ -30,6 +34,45 @@ pub fn status(place: &Place) -> Result<(), CliError> {
         });
     }
     Ok(page(output.uri(), holder.as_ref(), manifest.as_ref(), &contents).print()?)
+}
+
+/// The last release of a line, and the one in the making.
+fn of_line(stores: &Stores, line: &Line) -> Result<Page, CliError> {
+    let latest = line.latest()?;
+    let mut page = Page::new();
+    let mut facts = vec![("line", line.uri().to_owned())];
+    let next = match &latest {
+        Some(commit) => {
+            facts.push((
+                "last release",
+                format!("{}, committed {}: {}", commit.release, commit.created, commit.changes),
+            ));
+            commit.release + 1
+        }
+        None => {
+            facts.push(("last release", "none yet".to_owned()));
+            1
+        }
+    };
+    let making = Output::open(stores, &line.release_uri(next))?;
+    let (holder, contents) = (making.holder()?, making.contents()?);
+    if holder.is_none() && contents.is_empty() {
+        facts.push(("in the making", "none".to_owned()));
+        page.facts(&facts);
+        return Ok(page);
+    }
+    facts.push((
+        "in the making",
+        format!("{next}: no reader sees it before it is committed"),
+    ));
+    page.facts(&facts).gap();
+    page.append(self::page(
+        making.uri(),
+        holder.as_ref(),
+        making.manifest()?.as_ref(),
+        &contents,
+    ));
+    Ok(page)
 }
 
 fn page(uri: &str, holder: Option<&Claim>, manifest: Option<&Manifest>, contents: &[(String, u64)]) -> Page {

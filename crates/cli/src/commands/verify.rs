@@ -6,6 +6,7 @@ use crate::exit_code::CliError;
 use crate::printing::{Page, bytes, count};
 use crate::resolve::Place;
 
+use super::releases::output_at;
 use super::stores;
 
 /// Reads every file again, and prints what is not as the manifest says.
@@ -13,7 +14,8 @@ use super::stores;
 /// # Errors
 /// The output has no manifest, cannot be read, or is not as its manifest says.
 pub fn verify(place: &Place) -> Result<(), CliError> {
-    let output = Output::open(&stores(place)?, &place.uri)?;
+    let stores = stores(place)?;
+    let output = Output::open(&stores, &output_at(&stores, &place.uri)?)?;
     let found = output.verify()?;
     let mut page = Page::new();
     for problem in &found.problems {

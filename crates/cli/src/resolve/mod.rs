@@ -12,7 +12,7 @@ use fisherflow_store::StoreOptions;
 
 pub use finished::{Export, Query, Question};
 
-use crate::args::{Command, SimulateArgs};
+use crate::args::{Command, GcArgs, SimulateArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::run_file::{Folder, RunFile};
@@ -62,6 +62,10 @@ pub enum Task {
     Verify(Place),
     /// How far the run of an output is.
     Status(Place),
+    /// The releases of a line.
+    Releases(Place),
+    /// What a line holds beyond them.
+    Gc(Place, GcArgs),
     /// A catalogue of simulated spectra.
     Simulate(Place, SimulateArgs),
     /// What an output holds.
@@ -147,6 +151,8 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         Command::Inspect(args) => Ok(Task::Inspect(place(&args.uri)?)),
         Command::Verify(args) => Ok(Task::Verify(place(&args.uri)?)),
         Command::Status(args) => Ok(Task::Status(place(&args.uri)?)),
+        Command::Releases(args) => Ok(Task::Releases(place(&args.uri)?)),
+        Command::Gc(args) => Ok(Task::Gc(place(&args.uri)?, args)),
         Command::Simulate(args) => Ok(Task::Simulate(place(&args.out)?, args)),
         Command::Report(args) => Ok(Task::Report(place(&args.uri)?)),
         Command::Inverse(args) => Ok(Task::Inverse(finished::query(args, environment)?)),
