@@ -11,7 +11,7 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, GroupIds, Output, Stores};
+use fisherflow_store::{Catalogue, GroupIds, KnownCatalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
@@ -116,20 +116,22 @@ impl Context {
                     source,
                 }
             })?;
-        let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
+        let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
+        let known = release.as_ref().and_then(|release| release.parent.as_ref());
+        let known = known.map(KnownCatalogue::of);
+        let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network, known.as_ref())?;
         let (blocks, chosen) = plan_of(&job, &network, &fit)?;
         check_curvature(&job, &blocks)?;
         let predict = job
             .predict
             .catalogue
             .as_ref()
-            .map(|source| GroupedCatalogue::open(&stores, source, &job.compute, &network))
+            .map(|source| GroupedCatalogue::open(&stores, source, &job.compute, &network, None))
             .transpose()?;
         let given_priors = prior_choice::given(&job, &network, &blocks)?;
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
         let cells = label_cells(&job, &network)?;
         let network_sha256 = hex(&Sha256::digest(&bytes));
-        let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
         let basis = Pinned::find(&stores, &job, &network_sha256, release.as_ref())?;
         let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
         let output = Output::open(&stores, &uri)?;
@@ -537,9 +539,16 @@ impl Context {
 }
 
 impl GroupedCatalogue {
-    fn open(stores: &Stores, source: &CatalogueSource, compute: &Compute, network: &Network) -> Result<Self, RunError> {
-        let catalogue =
-            Catalogue::open(stores, &source.uri, &source.columns, source.on_bad_object)?.excluding(&source.exclude)?;
+    fn open(
+        stores: &Stores,
+        source: &CatalogueSource,
+        compute: &Compute,
+        network: &Network,
+        known: Option<&KnownCatalogue<'_>>,
+    ) -> Result<Self, RunError> {
+        let (uri, columns) = (&source.uri, &source.columns);
+        let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, known)?;
+        let catalogue = catalogue.excluding(&source.exclude)?;
         if catalogue.n_rows() == 0 {
             return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
         }

@@ -140,7 +140,8 @@ where
 
 #[cfg(test)]
 mod tests {
-    use fisherflow_spectra::{Shard, plan_groups};
+    use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, Shard, plan_groups};
+    use fisherflow_store::CatalogueFacts;
 
     use super::*;
 
@@ -188,6 +189,20 @@ mod tests {
             basis_sha256: String::new(),
             exclude_sha256: None,
             spectra: 0,
+            catalogue: CatalogueFacts {
+                columns: CatalogueColumns {
+                    id: "id".to_owned(),
+                    flux: "flux".to_owned(),
+                    error: FluxError::Exact,
+                    mask: None,
+                    labels: Vec::new(),
+                    label_errors: LabelErrors::None,
+                    holdout_group: None,
+                    keep: Vec::new(),
+                },
+                n_pixels: 3,
+                types: Vec::new(),
+            },
             changes: Changes::default(),
             objects,
             groups: committed,

@@ -82,6 +82,7 @@ pub(crate) fn commit(
         basis_sha256: sha256(&basis),
         exclude_sha256: context.fit.catalogue.excluded().map(|list| list.sha256().to_owned()),
         spectra: context.fit.catalogue.n_rows(),
+        catalogue: context.fit.catalogue.facts(),
         changes,
         objects,
         groups,

@@ -17,8 +17,9 @@ use crate::async_reader::ObjectReader;
 use crate::catalogue_object::{agrees, id_column, open_object, probed_again, shards};
 use crate::catalogue_schema::row_schema;
 use crate::fetch::{Fetch, FetchPlan};
+use crate::known_catalogue::types_of;
 use crate::location::folder_of;
-use crate::{ExcludeList, StoreError, Stores};
+use crate::{CatalogueFacts, ExcludeList, KnownCatalogue, StoreError, Stores};
 
 /// Footers read at a time.
 const FOOTERS: usize = 16;
@@ -82,6 +83,20 @@ impl Catalogue {
         columns: &CatalogueColumns,
         on_bad_object: OnBadObject,
     ) -> Result<Self, StoreError> {
+        Self::open_knowing(stores, uri, columns, on_bad_object, None)
+    }
+
+    /// The same, without looking into objects that are `known` in the version that is there.
+    ///
+    /// # Errors
+    /// As [`Catalogue::open`], of the other objects.
+    pub fn open_knowing(
+        stores: &Stores,
+        uri: &str,
+        columns: &CatalogueColumns,
+        on_bad_object: OnBadObject,
+        known: Option<&KnownCatalogue<'_>>,
+    ) -> Result<Self, StoreError> {
         columns.validate()?;
         let listed = stores.list(uri)?;
         if listed.is_empty() {
@@ -90,72 +105,38 @@ impl Catalogue {
                 hint: "name an object, a directory of *.parquet, or a pattern with *".to_owned(),
             });
         }
-        let readers = listed
-            .into_iter()
-            .map(|version| ObjectReader::new(stores, version.clone()).map(|r| (version, r)))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut footers = stores.block_on(
-            futures::stream::iter(readers)
-                .map(|(version, reader)| async move {
-                    let opened = open_object(&reader, version, columns).await;
-                    (reader, opened)
-                })
-                .buffered(FOOTERS)
-                .collect::<Vec<_>>(),
-        );
-        // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said.
-        let mut pixels = None;
-        for (reader, opened) in &mut footers {
-            let Some(counted) = opened.as_ref().ok().and_then(|opened| opened.n_pixels) else {
-                continue;
-            };
-            if pixels != Some(counted) {
-                let probed = stores.block_on(probed_again(reader, columns));
-                if let Err(error) = probed.map(|probed| {
-                    opened
-                        .iter_mut()
-                        .for_each(|opened| opened.n_pixels = probed.or(Some(counted)))
-                }) {
-                    *opened = Err(error);
-                }
+        if let Some((known, facts)) = known.and_then(|known| Some((known, known.facts_for(columns)?))) {
+            let (unchanged, mut to_open): (Vec<_>, Vec<_>) = listed
+                .iter()
+                .cloned()
+                .partition(|version| known.shards(version).is_some());
+            let mut unchanged = unchanged.into_iter();
+            if to_open.is_empty() {
+                // One is opened, for the types of the columns.
+                to_open.extend(unchanged.next());
             }
-            pixels = pixels.or_else(|| opened.as_ref().ok().and_then(|opened| opened.n_pixels));
-        }
-        let mut summary = CatalogueSummary {
-            uri: uri.to_owned(),
-            folder: folder_of(uri)?,
-            columns: columns.clone(),
-            n_pixels: 0,
-            objects: Vec::new(),
-            shards: Vec::new(),
-            skipped: Vec::new(),
-        };
-        let mut first: Option<(String, SchemaRef)> = None;
-        let mut pixels_by = String::new();
-        for (reader, opened) in footers {
-            let fits = opened
-                .and_then(|opened| agrees(&opened, first.as_ref(), summary.n_pixels, &pixels_by).map(|()| opened));
-            match fits {
-                Ok(opened) => {
-                    if let (0, Some(found)) = (summary.n_pixels, opened.n_pixels) {
-                        summary.n_pixels = found;
-                        pixels_by.clone_from(&opened.version.path);
-                    }
-                    first.get_or_insert_with(|| (opened.version.path.clone(), opened.row_schema.clone()));
-                    summary.shards.extend(shards(&opened));
-                    summary.objects.push(opened.version);
+            let looked_into = open_listed(stores, uri, columns, on_bad_object, to_open, facts.n_pixels)?;
+            if let (mut summary, Some(row_schema)) = looked_into
+                && types_of(&row_schema) == facts.types
+            {
+                for version in unchanged {
+                    summary.shards.extend(known.shards(&version).into_iter().flatten());
+                    summary.objects.push(version);
                 }
-                Err(error) if on_bad_object == OnBadObject::Skip && is_about_the_object(&error) => {
-                    tracing::warn!(object = reader.object(), %error, "object left out");
-                    summary.skipped.push(SkippedObject {
-                        object: reader.object().to_owned(),
-                        reason: error.to_string(),
-                    });
-                }
-                Err(error) => return Err(error),
+                summary.objects.sort();
+                summary
+                    .shards
+                    .sort_by(|a, b| (&a.object.path, a.row_group).cmp(&(&b.object.path, b.row_group)));
+                return Ok(Self {
+                    stores: stores.clone(),
+                    summary,
+                    row_schema,
+                    excluded: None,
+                });
             }
         }
-        let Some((_, row_schema)) = first else {
+        let (summary, row_schema) = open_listed(stores, uri, columns, on_bad_object, listed, 0)?;
+        let Some(row_schema) = row_schema else {
             return Err(StoreError::NoMatch {
                 uri: uri.to_owned(),
                 hint: match summary.skipped.first() {
@@ -313,6 +294,16 @@ impl Catalogue {
         Ok(ids)
     }
 
+    /// What its objects agree on.
+    #[must_use]
+    pub fn facts(&self) -> CatalogueFacts {
+        CatalogueFacts {
+            columns: self.summary.columns.clone(),
+            n_pixels: self.summary.n_pixels,
+            types: types_of(&self.row_schema),
+        }
+    }
+
     /// What every row of a batch has.
     #[must_use]
     pub fn shape(&self) -> BatchShape {
@@ -336,6 +327,84 @@ impl Catalogue {
             },
         }
     }
+}
+
+/// Reads the footers of objects: what they hold, and the identifier and the kept columns as the first of them has them, if there is one.
+/// `n_pixels`: of the objects that are known already, or 0.
+fn open_listed(
+    stores: &Stores,
+    uri: &str,
+    columns: &CatalogueColumns,
+    on_bad_object: OnBadObject,
+    objects: Vec<ObjectVersion>,
+    n_pixels: usize,
+) -> Result<(CatalogueSummary, Option<SchemaRef>), StoreError> {
+    let readers = objects
+        .into_iter()
+        .map(|version| ObjectReader::new(stores, version.clone()).map(|r| (version, r)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut footers = stores.block_on(
+        futures::stream::iter(readers)
+            .map(|(version, reader)| async move {
+                let opened = open_object(&reader, version, columns).await;
+                (reader, opened)
+            })
+            .buffered(FOOTERS)
+            .collect::<Vec<_>>(),
+    );
+    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said.
+    let mut pixels = (n_pixels > 0).then_some(n_pixels);
+    for (reader, opened) in &mut footers {
+        let Some(counted) = opened.as_ref().ok().and_then(|opened| opened.n_pixels) else {
+            continue;
+        };
+        if pixels != Some(counted) {
+            let probed = stores.block_on(probed_again(reader, columns));
+            if let Err(error) = probed.map(|probed| {
+                opened
+                    .iter_mut()
+                    .for_each(|opened| opened.n_pixels = probed.or(Some(counted)))
+            }) {
+                *opened = Err(error);
+            }
+        }
+        pixels = pixels.or_else(|| opened.as_ref().ok().and_then(|opened| opened.n_pixels));
+    }
+    let mut summary = CatalogueSummary {
+        uri: uri.to_owned(),
+        folder: folder_of(uri)?,
+        columns: columns.clone(),
+        n_pixels,
+        objects: Vec::new(),
+        shards: Vec::new(),
+        skipped: Vec::new(),
+    };
+    let mut first: Option<(String, SchemaRef)> = None;
+    let mut pixels_by = "the objects that are known".to_owned();
+    for (reader, opened) in footers {
+        let fits =
+            opened.and_then(|opened| agrees(&opened, first.as_ref(), summary.n_pixels, &pixels_by).map(|()| opened));
+        match fits {
+            Ok(opened) => {
+                if let (0, Some(found)) = (summary.n_pixels, opened.n_pixels) {
+                    summary.n_pixels = found;
+                    pixels_by.clone_from(&opened.version.path);
+                }
+                first.get_or_insert_with(|| (opened.version.path.clone(), opened.row_schema.clone()));
+                summary.shards.extend(shards(&opened));
+                summary.objects.push(opened.version);
+            }
+            Err(error) if on_bad_object == OnBadObject::Skip && is_about_the_object(&error) => {
+                tracing::warn!(object = reader.object(), %error, "object left out");
+                summary.skipped.push(SkippedObject {
+                    object: reader.object().to_owned(),
+                    reason: error.to_string(),
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((summary, first.map(|(_, row_schema)| row_schema)))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

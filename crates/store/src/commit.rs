@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use fisherflow_spectra::{Group, ObjectVersion};
 use serde::{Deserialize, Serialize};
 
+use crate::CatalogueFacts;
+
 /// A released output. A release is there if and only if this document is, and it never changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
@@ -28,6 +30,8 @@ pub struct Commit {
     pub exclude_sha256: Option<String>,
     /// Rows of the fit's catalogue.
     pub spectra: u64,
+    /// What the objects of the fit's catalogue agree on.
+    pub catalogue: CatalogueFacts,
     /// Against the release before.
     pub changes: Changes,
     /// The objects of the fit's catalogue that have rows, by path.

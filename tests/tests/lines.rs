@@ -1,0 +1,201 @@
+//! A line of releases: the next night costs what changed, and gives what a run from scratch gives.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use fisherflow_tests::{
+    Ended, RunFile, Spectrum, counts, data_files, digests, fisherflow, has_manifest, manifest, network, run, simulated,
+    toml_path, write_catalogue,
+};
+use parquet::arrow::ArrowWriter;
+use serde_json::Value;
+
+const PIXELS: usize = 24;
+/// Rows of an object.
+const ROWS: u64 = 6;
+/// Objects of the first night.
+const OBJECTS: u64 = 80;
+
+/// A catalogue of many small objects in a folder, and the run files of its nights.
+struct Nights {
+    home: tempfile::TempDir,
+}
+
+impl Nights {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        network(&home.path().join("network.safetensors"), &[PIXELS, 8, 3]);
+        let nights = Self { home };
+        (0..OBJECTS).for_each(|object| nights.write(2 * object, object));
+        nights
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn object(&self, number: u64) -> PathBuf {
+        self.path(&format!("catalogue/night-{number:04}.parquet"))
+    }
+
+    /// Writes the object of a number, with the spectra of a place in the simulation.
+    fn write(&self, number: u64, place: u64) {
+        let spectra: Vec<Spectrum> = simulated(PIXELS, place * ROWS, ROWS);
+        let object = self.object(number);
+        let name = object.file_name().unwrap().to_str().unwrap();
+        write_catalogue(&self.path("catalogue"), name, &spectra, ROWS as usize);
+    }
+
+    /// The second night: 5 objects come, 2 are reduced anew, 3 go; 40 ids are left out.
+    fn second_night(&self) {
+        for (at, number) in [1, 41, 43, 99, 161].into_iter().enumerate() {
+            self.write(number, OBJECTS + at as u64);
+        }
+        for (at, number) in [20, 88].into_iter().enumerate() {
+            self.write(number, OBJECTS + 10 + at as u64);
+        }
+        for number in [4, 60, 150] {
+            std::fs::remove_file(self.object(number)).unwrap();
+        }
+        let ids: Vec<String> = (0..40).map(|i| id(31 + i / ROWS, i % ROWS)).collect();
+        write_ids(&self.path("bad_plates.parquet"), &ids);
+    }
+
+    /// A run file of these spectra, which go to `output`.
+    fn run_file(&self, output: &str) -> RunFile {
+        let mut run_file =
+            RunFile::new(self.home.path(), output).predicting(self.home.path(), "catalogue/night-000*.parquet");
+        run_file.compute = "precision = \"f64\"\nbatch = 8\ngroup = 30".to_owned();
+        run_file
+    }
+
+    /// The run of a line.
+    fn of_line(&self, run_file: &RunFile) -> PathBuf {
+        let file = run_file.write(self.home.path(), "line");
+        let toml = format!("{}releases = true\n", run_file.toml());
+        std::fs::write(&file, toml).unwrap();
+        file
+    }
+
+    /// The same run from scratch, about the basis of the line.
+    fn from_scratch(&self, run_file: &RunFile) -> PathBuf {
+        let mut run_file = run_file.clone();
+        run_file.output = toml_path(&self.path("scratch"));
+        run_file.noise += &format!("\nbasis = \"{}\"", toml_path(&self.path("line/basis.json")));
+        run_file.write(self.home.path(), "scratch")
+    }
+
+    fn commit(&self, release: u64) -> Value {
+        let bytes = std::fs::read(self.path(&format!("line/commits/{release}.json"))).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+}
+
+/// The identifier of a row of the spectra at a place in the simulation.
+fn id(place: u64, row: u64) -> String {
+    simulated(PIXELS, place * ROWS + row, 1)[0].id.clone().unwrap()
+}
+
+fn write_ids(file: &Path, ids: &[String]) {
+    let column: ArrayRef = std::sync::Arc::new(StringArray::from_iter_values(ids));
+    let batch = RecordBatch::try_from_iter([("id", column)]).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    std::fs::write(file, writer.into_inner().unwrap()).unwrap();
+}
+
+fn fisherflow_on(command: &str, at: &Path, more: &[&str]) -> Ended {
+    run(fisherflow().arg(command).arg(at).args(more))
+}
+
+/// How many groups a pass computed and took over, as its log says.
+fn groups_of(ended: &Ended, pass: &str) -> (u64, u64) {
+    let lines = ended
+        .stderr
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let fields = lines
+        .map(|line| line["fields"].clone())
+        .find(|fields| fields["pass"] == pass);
+    let fields = fields.unwrap_or_else(|| panic!("pass {pass} says nothing\n{ended}"));
+    (
+        fields["computed"].as_u64().unwrap(),
+        fields["resumed"].as_u64().unwrap(),
+    )
+}
+
+#[test]
+fn the_next_night_costs_what_changed_and_equals_a_run_from_scratch() {
+    let nights = Nights::new();
+    let mut run_file = nights.run_file("line");
+    let first = fisherflow_on("run", &nights.of_line(&run_file), &[]);
+    first.expect_done();
+    assert!(has_manifest(&nights.path("line/releases/1")));
+    let of_first = nights.commit(1);
+    let n_groups = of_first["groups"].as_array().unwrap().len();
+    assert!(n_groups > 10, "{n_groups} groups");
+    assert_eq!(of_first["changes"]["touched"].as_array().unwrap().len(), n_groups);
+    let before = digests(&nights.path("line/releases/1"));
+
+    let again = fisherflow_on("run", &nights.of_line(&run_file), &[]);
+    again.expect_done();
+    assert!(again.stdout.contains("nothing to do"), "{again}");
+    assert!(!nights.path("line/releases/2").exists());
+
+    nights.second_night();
+    run_file.of_catalogue = format!("exclude = \"{}\"", toml_path(&nights.path("bad_plates.parquet")));
+    let file = nights.of_line(&run_file);
+    let planned = fisherflow_on("plan", &file, &[]);
+    planned.expect_done();
+    let second = fisherflow_on("run", &file, &["-v", "--log", "json", "-w", "2"]);
+    second.expect_done();
+    for said in [&planned, &second] {
+        assert!(
+            said.stdout
+                .contains("added 5, replaced 2, retracted 3 objects, 40 ids excluded: "),
+            "{said}"
+        );
+    }
+    let of_second = nights.commit(2);
+    let release = nights.path("line/releases/2");
+    let counted = counts(&release);
+    assert_eq!(counted["fit_excluded"], 40);
+    assert_eq!(counted["fit_spectra"], (OBJECTS + 2) * ROWS);
+    assert_eq!(of_second["manifest_sha256"], sha256_of(&release.join("manifest.json")));
+    assert_eq!(
+        before,
+        digests(&nights.path("line/releases/1")),
+        "a release never changes"
+    );
+
+    // What differential says is touched is what has no checkpoint of its name, and no more is computed.
+    let touched = of_second["changes"]["touched"].as_array().unwrap().len();
+    let all = of_second["groups"].as_array().unwrap();
+    let names = |commit: &Value| -> BTreeSet<String> {
+        let groups = commit["groups"].as_array().unwrap().iter();
+        groups
+            .map(|group| group["checkpoints"]["curvature"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (old, new) = (names(&of_first), names(&of_second));
+    assert_eq!(new.difference(&old).count(), touched);
+    assert_eq!(
+        groups_of(&second, "curvature"),
+        (touched as u64, (all.len() - touched) as u64)
+    );
+    assert!(touched < all.len(), "{touched} of {} groups", all.len());
+
+    let scratch = fisherflow_on("run", &nights.from_scratch(&run_file), &[]);
+    scratch.expect_done();
+    let scratch = nights.path("scratch");
+    assert_eq!(data_files(&release), data_files(&scratch));
+    assert_eq!(digests(&release), digests(&scratch), "bit for bit");
+    assert_eq!(manifest(&release)["run_id"], manifest(&scratch)["run_id"]);
+}
+
+fn sha256_of(file: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(std::fs::read(file).unwrap());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
