@@ -194,6 +194,138 @@ fn the_next_night_costs_what_changed_and_equals_a_run_from_scratch() {
     assert_eq!(manifest(&release)["run_id"], manifest(&scratch)["run_id"]);
 }
 
+#[test]
+fn half_a_release_is_no_release() {
+    let nights = Nights::new();
+    let mut run_file = nights.run_file("line");
+    let line = nights.path("line");
+    let fit = fisherflow_on("fit", &nights.of_line(&run_file), &[]);
+    fit.expect_done();
+    fisherflow_on("verify", &line, &[]).expect(3, &["no run was finished there"]);
+    fisherflow_on("releases", &line, &[]).expect(3, &["has no release yet"]);
+    fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
+
+    nights.second_night();
+    for stage in ["fit", "invert"] {
+        fisherflow_on(stage, &nights.of_line(&run_file), &[]).expect_done();
+    }
+    let half = line.join("releases/2");
+    assert!(half.join("stages/invert.json").exists());
+    let read = fisherflow_on("verify", &line, &[]);
+    read.expect_done();
+    assert!(read.stdout.contains("line/releases/1"), "{read}");
+    for at in [nights.path("line@2"), half.clone()] {
+        fisherflow_on("report", &at, &[]).expect(3, &["has no release 2: its last is 1"]);
+    }
+    let status = fisherflow_on("status", &line, &[]);
+    status.expect_done();
+    for words in ["last release", "in the making  2", "invert done"] {
+        assert!(status.stdout.contains(words), "{words}\n{status}");
+    }
+
+    // Complete, and ended before its commit: the next run commits it, and makes no other.
+    let stages = nights.path("stages");
+    copy(&half.join("stages"), &stages);
+    fisherflow_on("predict", &nights.of_line(&run_file), &[]).expect_done();
+    std::fs::remove_file(line.join("commits/2.json")).unwrap();
+    copy(&stages, &half.join("stages"));
+    fisherflow_on("verify", &nights.path("line@2"), &[]).expect(3, &["has no release 2"]);
+    fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
+    assert_eq!(nights.commit(2)["manifest_sha256"], sha256_of(&half.join("manifest.json")));
+    assert!(!line.join("releases/3").exists());
+    fisherflow_on("verify", &nights.path("line@2"), &[]).expect_done();
+
+    // Another run of the line finds the next release held, and says by whom.
+    nights.write(301, 200);
+    fisherflow_on("fit", &nights.of_line(&run_file), &[]).expect_done();
+    run_file.prior = "precision = 3.0".to_owned();
+    let other = fisherflow_on("run", &nights.of_line(&run_file), &[]);
+    other.expect(1, &["line/releases/3 is held by run", "or overwrite it if that run is dead"]);
+    fisherflow_on("run", &nights.of_line(&run_file), &["--overwrite"]).expect_done();
+    assert_eq!(nights.commit(3)["parent"], 2);
+}
+
+#[test]
+fn what_no_kept_release_names_is_removed_and_nothing_else() {
+    let nights = Nights::new();
+    let mut run_file = nights.run_file("line");
+    let line = nights.path("line");
+    fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
+    nights.second_night();
+    run_file.of_catalogue = format!("exclude = \"{}\"", toml_path(&nights.path("bad_plates.parquet")));
+    fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
+    nights.write(303, 201);
+    fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
+    let listed = fisherflow_on("releases", &line, &[]);
+    listed.expect_done();
+    assert_eq!(listed.stdout.lines().filter(|line| line.contains("20")).count(), 3, "{listed}");
+    std::fs::write(line.join("notes.txt"), "ours").unwrap();
+    std::fs::write(line.join("groups/curvature/0123-4.sums"), "of a killed attempt").unwrap();
+
+    let young = fisherflow_on("gc", &line, &["--keep", "1"]);
+    young.expect_done();
+    assert!(young.stdout.contains("0 objects"), "{young}");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let all = files_below(&line);
+    let dry = fisherflow_on("gc", &line, &["--keep", "1", "--grace", "0", "--dry-run"]);
+    dry.expect_done();
+    assert_eq!(all, files_below(&line));
+    fisherflow_on("gc", &line, &["--keep", "1", "--grace", "0"]).expect_done();
+
+    let commit = nights.commit(3);
+    let mut named: BTreeSet<String> = BTreeSet::new();
+    for group in commit["groups"].as_array().unwrap() {
+        named.insert(format!("groups/ids/{}.parquet", group["membership"].as_str().unwrap()));
+        for (pass, name) in group["checkpoints"].as_object().unwrap() {
+            named.insert(format!("groups/{pass}/{}", name.as_str().unwrap()));
+        }
+    }
+    let is_named = |file: &String| match file.strip_suffix(".done").or_else(|| file.rsplit_once('-').map(|(name, _)| name)) {
+        Some(checkpoint) if file.starts_with("groups/") && !file.starts_with("groups/ids/") => named.contains(checkpoint),
+        _ if file.starts_with("groups/") => named.contains(file),
+        _ => ["releases/3/", "commits/3.json", "basis.json", "notes.txt"].iter().any(|start| file.starts_with(start)),
+    };
+    let left = files_below(&line);
+    let of_all: BTreeSet<String> = all.into_iter().filter(is_named).collect();
+    assert_eq!(left, of_all);
+    let done = left.iter().filter(|file| file.starts_with("groups/curvature/") && file.ends_with(".done"));
+    assert_eq!(done.count(), commit["groups"].as_array().unwrap().len());
+    fisherflow_on("verify", &line, &[]).expect_done();
+    fisherflow_on("verify", &nights.path("line@1"), &[]).expect(3, &["has no release 1: its last is 3"]);
+
+    // What is kept serves the next night.
+    nights.write(305, 202);
+    let next = fisherflow_on("run", &nights.of_line(&run_file), &["-v", "--log", "json"]);
+    next.expect_done();
+    assert!(groups_of(&next, "curvature").0 <= 2, "{next}");
+}
+
+/// Every file below a folder, relative to it.
+fn files_below(folder: &Path) -> BTreeSet<String> {
+    fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(folder, &mut found);
+    let relative = found.iter().map(|file| file.strip_prefix(folder).unwrap());
+    relative.map(|file| file.to_string_lossy().into_owned()).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files_below(from) {
+        let copy = to.join(&file);
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(from.join(&file), copy).unwrap();
+    }
+}
+
 fn sha256_of(file: &Path) -> String {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(std::fs::read(file).unwrap());
