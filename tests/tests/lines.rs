@@ -231,7 +231,10 @@ fn half_a_release_is_no_release() {
     copy(&stages, &half.join("stages"));
     fisherflow_on("verify", &nights.path("line@2"), &[]).expect(3, &["has no release 2"]);
     fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
-    assert_eq!(nights.commit(2)["manifest_sha256"], sha256_of(&half.join("manifest.json")));
+    assert_eq!(
+        nights.commit(2)["manifest_sha256"],
+        sha256_of(&half.join("manifest.json"))
+    );
     assert!(!line.join("releases/3").exists());
     fisherflow_on("verify", &nights.path("line@2"), &[]).expect_done();
 
@@ -240,7 +243,10 @@ fn half_a_release_is_no_release() {
     fisherflow_on("fit", &nights.of_line(&run_file), &[]).expect_done();
     run_file.prior = "precision = 3.0".to_owned();
     let other = fisherflow_on("run", &nights.of_line(&run_file), &[]);
-    other.expect(1, &["line/releases/3 is held by run", "or overwrite it if that run is dead"]);
+    other.expect(
+        1,
+        &["line/releases/3 is held by run", "or overwrite it if that run is dead"],
+    );
     fisherflow_on("run", &nights.of_line(&run_file), &["--overwrite"]).expect_done();
     assert_eq!(nights.commit(3)["parent"], 2);
 }
@@ -258,7 +264,11 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
     fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
     let listed = fisherflow_on("releases", &line, &[]);
     listed.expect_done();
-    assert_eq!(listed.stdout.lines().filter(|line| line.contains("20")).count(), 3, "{listed}");
+    assert_eq!(
+        listed.stdout.lines().filter(|line| line.contains("20")).count(),
+        3,
+        "{listed}"
+    );
     std::fs::write(line.join("notes.txt"), "ours").unwrap();
     std::fs::write(line.join("groups/curvature/0123-4.sums"), "of a killed attempt").unwrap();
 
@@ -280,15 +290,24 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
             named.insert(format!("groups/{pass}/{}", name.as_str().unwrap()));
         }
     }
-    let is_named = |file: &String| match file.strip_suffix(".done").or_else(|| file.rsplit_once('-').map(|(name, _)| name)) {
-        Some(checkpoint) if file.starts_with("groups/") && !file.starts_with("groups/ids/") => named.contains(checkpoint),
+    let is_named = |file: &String| match file
+        .strip_suffix(".done")
+        .or_else(|| file.rsplit_once('-').map(|(name, _)| name))
+    {
+        Some(checkpoint) if file.starts_with("groups/") && !file.starts_with("groups/ids/") => {
+            named.contains(checkpoint)
+        }
         _ if file.starts_with("groups/") => named.contains(file),
-        _ => ["releases/3/", "commits/3.json", "basis.json", "notes.txt"].iter().any(|start| file.starts_with(start)),
+        _ => ["releases/3/", "commits/3.json", "basis.json", "notes.txt"]
+            .iter()
+            .any(|start| file.starts_with(start)),
     };
     let left = files_below(&line);
     let of_all: BTreeSet<String> = all.into_iter().filter(is_named).collect();
     assert_eq!(left, of_all);
-    let done = left.iter().filter(|file| file.starts_with("groups/curvature/") && file.ends_with(".done"));
+    let done = left
+        .iter()
+        .filter(|file| file.starts_with("groups/curvature/") && file.ends_with(".done"));
     assert_eq!(done.count(), commit["groups"].as_array().unwrap().len());
     fisherflow_on("verify", &line, &[]).expect_done();
     fisherflow_on("verify", &nights.path("line@1"), &[]).expect(3, &["has no release 1: its last is 3"]);

@@ -47,7 +47,9 @@ impl Counter {
     /// The objects of the catalogue that were read since the last look.
     fn read_of_catalogue(&self) -> BTreeSet<String> {
         let asked = std::mem::take(&mut *self.asked.lock().unwrap());
-        let of_catalogue = asked.iter().filter(|line| line.starts_with("GET ") && line.contains("/catalogue/"));
+        let of_catalogue = asked
+            .iter()
+            .filter(|line| line.starts_with("GET ") && line.contains("/catalogue/"));
         of_catalogue
             .filter_map(|line| line.split(' ').nth(1)?.split('?').next()?.rsplit('/').next())
             .map(str::to_owned)
@@ -89,7 +91,11 @@ fn ask(endpoint: &str, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
     stream.write_all(body).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.starts_with(b"HTTP/1.1 2"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
     answer.split_off(end + 4)
 }
@@ -155,7 +161,8 @@ fn a_fit_reads_the_objects_of_touched_groups_alone() {
     run(on_s3(&counter.address).arg("fit").arg(&file)).expect_done();
     let read = counter.read_of_catalogue();
     run(on_s3(&endpoint).arg("run").arg(&file)).expect_done();
-    let commit: Value = serde_json::from_slice(&ask(&endpoint, "GET", &format!("{at}/line/commits/2.json"), &[])).unwrap();
+    let commit: Value =
+        serde_json::from_slice(&ask(&endpoint, "GET", &format!("{at}/line/commits/2.json"), &[])).unwrap();
     let touched: BTreeSet<u64> = commit["changes"]["touched"]
         .as_array()
         .unwrap()
@@ -165,7 +172,12 @@ fn a_fit_reads_the_objects_of_touched_groups_alone() {
     let objects = commit["objects"].as_array().unwrap();
     let mut expected: BTreeSet<String> = BTreeSet::new();
     for (at, group) in (0..).zip(commit["groups"].as_array().unwrap()) {
-        for shard in group["shards"].as_array().unwrap().iter().filter(|_| touched.contains(&at)) {
+        for shard in group["shards"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|_| touched.contains(&at))
+        {
             let path = objects[shard[0].as_u64().unwrap() as usize]["path"].as_str().unwrap();
             expected.insert(path.rsplit('/').next().unwrap().to_owned());
         }

@@ -26,6 +26,7 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Re
     signals::heed(&cluster.interrupt, terminal)?;
     let display = progress::display(terminal);
     let stores = Stores::new(job.store.clone(), IO_THREADS)?;
+    let releases = job.releases;
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, display)?;
     if cluster.process == 0 {
         match outcome {
@@ -40,10 +41,15 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Re
             Outcome::Done(done) => page(&done, "no manifest yet", None).print()?,
             Outcome::AlreadyComplete(manifest) => Page::new()
                 .line(format!(
-                    "nothing to do: run {} is complete since {}, {} files; --overwrite runs it again",
+                    "nothing to do: run {} is complete since {}, {} files; {}",
                     manifest.run_id,
                     manifest.created,
-                    count(manifest.files.len() as u64)
+                    count(manifest.files.len() as u64),
+                    if releases {
+                        "the line's last release is of these very inputs"
+                    } else {
+                        "--overwrite runs it again"
+                    }
                 ))
                 .print()?,
         }

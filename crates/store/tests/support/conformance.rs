@@ -1,5 +1,8 @@
 //! What every store must do; run on the local disk and on S3.
 
+#[path = "lines.rs"]
+mod lines;
+
 use std::sync::Barrier;
 
 use fisherflow_spectra::{RowFlags, Simulation, plan_groups};
@@ -16,6 +19,7 @@ pub fn conform(stores: &Stores, base: &str) {
     claims(stores, &format!("{base}/claims"));
     outputs(stores, &format!("{base}/output"));
     large_files(stores, &format!("{base}/large"));
+    lines::conform(stores, &format!("{base}/lines"));
 }
 
 fn objects(stores: &Stores, base: &str) {

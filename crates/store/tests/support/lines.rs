@@ -1,0 +1,243 @@
+//! What a line of releases must do on every store.
+
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::time::Duration;
+
+use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
+use fisherflow_store::*;
+
+/// Runs the suite under `base`, an empty place.
+pub fn conform(stores: &Stores, base: &str) {
+    one_of_many_commits_a_release(stores, &format!("{base}/many"));
+    a_uri_means_a_release(stores, &format!("{base}/read"));
+    a_release_in_the_making_keeps_checkpoints(stores, &format!("{base}/making"));
+    unchanged_objects_are_not_opened(stores, &format!("{base}/known"));
+}
+
+fn commit_of(release: u64, run_id: &str) -> Commit {
+    Commit {
+        version: Commit::VERSION,
+        release,
+        parent: release.checked_sub(1).filter(|parent| *parent > 0),
+        run_id: run_id.to_owned(),
+        created: now_utc(),
+        fisherflow: "0".to_owned(),
+        manifest_sha256: format!("of {run_id}"),
+        basis_sha256: String::new(),
+        exclude_sha256: None,
+        spectra: 0,
+        catalogue: CatalogueFacts {
+            columns: CatalogueColumns {
+                id: "id".to_owned(),
+                flux: "flux".to_owned(),
+                error: FluxError::Exact,
+                mask: None,
+                labels: Vec::new(),
+                label_errors: LabelErrors::None,
+                holdout_group: None,
+                keep: Vec::new(),
+            },
+            n_pixels: 1,
+            types: Vec::new(),
+        },
+        changes: Changes::default(),
+        objects: Vec::new(),
+        groups: vec![CommittedGroup {
+            membership: format!("m{release}"),
+            shards: Vec::new(),
+            excluded: Vec::new(),
+            checkpoints: BTreeMap::from([("curvature".to_owned(), format!("c{release}"))]),
+        }],
+    }
+}
+
+fn one_of_many_commits_a_release(stores: &Stores, base: &str) {
+    let line = Line::open(stores, base).unwrap();
+    let n = 12;
+    let barrier = Barrier::new(n);
+    let outcomes: Vec<Result<(), StoreError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..n)
+            .map(|i| {
+                let (line, barrier) = (&line, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    line.commit(&commit_of(1, &format!("run {i}")))
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let winners: Vec<usize> = (0..n).filter(|&i| outcomes[i].is_ok()).collect();
+    assert_eq!(winners.len(), 1, "{outcomes:?}");
+    let winner = format!("run {}", winners[0]);
+    assert_eq!(line.latest().unwrap().unwrap().run_id, winner);
+    for error in outcomes.into_iter().filter_map(Result::err) {
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("was committed by {winner} as release 1")),
+            "{error}"
+        );
+    }
+    // An answer that got lost: the commit is one's own.
+    line.commit(&commit_of(1, &winner)).unwrap();
+}
+
+fn a_uri_means_a_release(stores: &Stores, base: &str) {
+    let line = Line::open(stores, base).unwrap();
+    let resolved = |uri: &str| Line::resolve(stores, uri).map(|resolved| resolved.uri);
+    assert_eq!(resolved(base).unwrap(), base, "an output of its own");
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    assert!(matches!(
+        line.pin_basis(b"other".to_vec(), "s"),
+        Err(StoreError::CommitConflict { .. })
+    ));
+    assert!(matches!(resolved(base), Err(StoreError::NotComplete { .. })));
+    for release in [1, 2, 10] {
+        line.commit(&commit_of(release, "r")).unwrap();
+    }
+    assert_eq!(line.releases().unwrap(), [1, 2, 10]);
+    for (uri, release) in [
+        ("", 10),
+        ("/", 10),
+        ("@2", 2),
+        ("/releases/1", 1),
+        ("/releases/10/", 10),
+    ] {
+        assert_eq!(
+            resolved(&format!("{base}{uri}")).unwrap(),
+            line.release_uri(release),
+            "{uri}"
+        );
+    }
+    for uri in ["@3", "/releases/11"] {
+        let error = resolved(&format!("{base}{uri}")).unwrap_err();
+        assert!(error.to_string().contains("its last is 10"), "{error}");
+    }
+    // What only looks like one.
+    for uri in ["/night@home", "/releases/latest"] {
+        let uri = format!("{base}{uri}");
+        assert_eq!(resolved(&uri).unwrap(), uri);
+    }
+}
+
+fn a_release_in_the_making_keeps_checkpoints(stores: &Stores, base: &str) {
+    let line = Line::open(stores, base).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    for release in [1, 2] {
+        line.commit(&commit_of(release, "r")).unwrap();
+        stores
+            .write(&format!("{}/manifest.json", line.release_uri(release)), vec![1])
+            .unwrap();
+    }
+    let checkpoints = [
+        "ids/m1.parquet",
+        "ids/m2.parquet",
+        "ids/m9.parquet",
+        "curvature/c9.done",
+    ];
+    for name in checkpoints {
+        stores
+            .write(&format!("{}/{name}", line.groups_uri()), vec![0; 3])
+            .unwrap();
+    }
+    let keep = |keep, grace| line.garbage(Retention { keep, grace }).unwrap();
+    let day = Duration::from_secs(86_400);
+    let young = keep(Some(1), day);
+    assert_eq!((young.kept, young.objects.len()), (vec![1, 2], 0), "nothing is old");
+    // Ages are told in whole seconds.
+    std::thread::sleep(Duration::from_millis(2100));
+    let all = keep(None, Duration::ZERO);
+    assert_eq!((all.kept.len(), all.expired.len()), (2, 0));
+    assert_eq!(all.objects.len(), 2, "{all:?}");
+    let last = keep(Some(1), Duration::ZERO);
+    assert_eq!(
+        (last.kept.clone(), last.expired.clone(), last.bytes()),
+        (vec![2], vec![1], 10 + commit_bytes(stores, &line, 1))
+    );
+    stores
+        .write(&format!("{}/claim.json", line.release_uri(3)), vec![1])
+        .unwrap();
+    let during = keep(Some(1), Duration::from_secs(1));
+    assert_eq!(during.in_the_making, [3]);
+    assert!(
+        during.objects.iter().all(|(object, _)| !object.contains("/groups/")),
+        "{during:?}"
+    );
+    line.remove(&last).unwrap();
+    assert_eq!(line.releases().unwrap(), [2]);
+    let left: Vec<String> = stores
+        .list_all(base)
+        .unwrap()
+        .into_iter()
+        .map(|object| object.path)
+        .collect();
+    let ends: Vec<&str> = left.iter().map(|path| path.strip_prefix(base).unwrap()).collect();
+    assert_eq!(
+        ends,
+        [
+            "/basis.json",
+            "/commits/2.json",
+            "/groups/ids/m2.parquet",
+            "/releases/2/manifest.json",
+            "/releases/3/claim.json"
+        ]
+    );
+}
+
+fn commit_bytes(stores: &Stores, line: &Line, release: u64) -> u64 {
+    let uri = format!("{}/commits/{release}.json", line.uri());
+    stores.head(&uri).unwrap().unwrap().size
+}
+
+/// An object that is known is taken as it was: even one that is no Parquet any more, if its version says that it is the same.
+fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
+    use super::super::support::{columns, parquet, plain};
+    for (name, first) in [("a", 0), ("b", 8), ("c", 16)] {
+        stores
+            .write(&format!("{base}/{name}.parquet"), parquet(plain(first, 8, 5), 4))
+            .unwrap();
+    }
+    let open = |known: Option<&KnownCatalogue<'_>>| {
+        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Fail, known)
+    };
+    let whole = open(None).unwrap();
+    let groups = fisherflow_spectra::plan_groups(whole.shards().to_vec(), 8, whole.folder());
+    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
+    let mut commit = commit_of(1, "r");
+    (commit.catalogue, commit.objects, commit.groups) = (whole.facts(), objects, groups);
+    stores
+        .write(&format!("{base}/b.parquet"), parquet(plain(30, 12, 5), 4))
+        .unwrap();
+    let known = open(Some(&KnownCatalogue::of(&commit))).unwrap();
+    assert_eq!(known.summary(), open(None).unwrap().summary());
+    // A catalogue of other columns is opened again, all of it.
+    let mut others = columns();
+    others.keep.clear();
+    let open = Catalogue::open_knowing(
+        stores,
+        base,
+        &others,
+        OnBadObject::Fail,
+        Some(&KnownCatalogue::of(&commit)),
+    );
+    assert_eq!(open.unwrap().row_schema().fields().len(), 1);
+    let garbage = stores.head(&format!("{base}/c.parquet")).unwrap().unwrap();
+    stores.write(&format!("{base}/c.parquet"), vec![7; 40]).unwrap();
+    let replaced = stores.head(&format!("{base}/c.parquet")).unwrap().unwrap();
+    for object in &mut commit.objects {
+        if *object == garbage {
+            *object = replaced.clone();
+        }
+    }
+    let known = Catalogue::open_knowing(
+        stores,
+        base,
+        &columns(),
+        OnBadObject::Fail,
+        Some(&KnownCatalogue::of(&commit)),
+    );
+    assert_eq!(known.unwrap().n_rows(), 8 + 12 + 8);
+}
