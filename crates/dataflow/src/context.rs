@@ -11,7 +11,7 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, GroupIds, KnownCatalogue, Output, Stores};
+use fisherflow_store::{Catalogue, GroupIds, GroupStore, KnownCatalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
@@ -20,6 +20,7 @@ use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
+use crate::group_name::Serves;
 use crate::job::{CatalogueSource, Compute, Job, Prior, Progress, StructureChoice};
 use crate::memory::Sizes;
 use crate::operators::GroupReader;
@@ -75,6 +76,10 @@ pub(crate) struct Context {
     pub(crate) basis: Option<Pinned>,
     /// Of each group of the fit, the identifiers in it that are left out, once they are looked up.
     excluded: OnceLock<Vec<Vec<String>>>,
+    /// Where finished groups leave what they gave: of a line for all its releases.
+    pub(crate) groups: GroupStore,
+    /// Where they leave what serves this run alone.
+    groups_of_run: GroupStore,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<dyn Progress>,
     /// Workers of each process.
@@ -148,6 +153,10 @@ impl Context {
             chosen,
             fit,
             predict,
+            groups: release
+                .as_ref()
+                .map_or_else(|| output.groups(), |release| release.line.groups()),
+            groups_of_run: output.groups(),
             output,
             release,
             basis,
@@ -390,6 +399,19 @@ impl Context {
     /// Of each group of the fit, the identifiers in it that are left out; none where there are none, or they are not looked up.
     pub(crate) fn excluded(&self) -> &[Vec<String>] {
         self.excluded.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The identifiers in a group of the fit that are left out, in order.
+    pub(crate) fn excluded_in(&self, group: &Group) -> &[String] {
+        self.excluded().get(group.index as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where groups leave what serves every run, or this one alone.
+    pub(crate) fn groups_that_serve(&self, serves: Serves) -> &GroupStore {
+        match serves {
+            Serves::EveryRun => &self.groups,
+            Serves::ThisRun => &self.groups_of_run,
+        }
     }
 
     /// What one run of several processes must agree on beside its name: no process may make another release, or know another basis.

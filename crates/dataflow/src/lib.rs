@@ -15,6 +15,7 @@ mod error;
 mod fault;
 mod files;
 mod finished;
+mod group_name;
 mod handshake;
 mod heartbeat;
 mod interrupt;

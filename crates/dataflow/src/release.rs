@@ -1,13 +1,15 @@
 //! A run that makes the next release of a line.
 
-use std::collections::BTreeMap;
-
 use fisherflow_store::{Changes, Commit, Line, Stores, now_utc};
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
 use crate::error::RunError;
+use crate::group_name::name_of;
 use crate::membership;
+use crate::passes::correction::CORRECTION;
+use crate::passes::curvature::CURVATURE;
+use crate::stage_state::FitState;
 
 /// Which release of which line a run makes.
 pub(crate) struct Release {
@@ -51,12 +53,8 @@ pub(crate) fn changes(context: &Context, excluded: &[Vec<String>]) -> Option<Cha
     ))
 }
 
-/// Commits the output, which is complete, as the release; `digests`: by pass, what decides its groups' sums.
-pub(crate) fn commit(
-    context: &Context,
-    excluded: &[Vec<String>],
-    digests: &BTreeMap<String, String>,
-) -> Result<(), RunError> {
+/// Commits the output, which is complete, as the release; `fit`: what its fit left.
+pub(crate) fn commit(context: &Context, excluded: &[Vec<String>], fit: &FitState) -> Result<(), RunError> {
     let Some(release) = &context.release else {
         return Ok(());
     };
@@ -68,8 +66,12 @@ pub(crate) fn commit(
     let changes = membership::changes(release.parent.as_ref(), &context.fit.groups, excluded);
     let (objects, groups) = Commit::of_groups(&context.fit.groups, |group| {
         let of_group = excluded.get(group.index as usize).cloned().unwrap_or_default();
-        let names = digests.iter().map(|(pass, digest)| (pass.clone(), digest.clone()));
-        (of_group.clone(), names.collect())
+        let digests = [(CURVATURE, Some(&fit.sums)), (CORRECTION, fit.correction.as_ref())];
+        let names = digests
+            .into_iter()
+            .filter_map(|(pass, digest)| Some((pass.to_owned(), name_of(digest?, group, &of_group))))
+            .collect();
+        (of_group, names)
     });
     let commit = Commit {
         version: Commit::VERSION,

@@ -223,7 +223,7 @@ fn release_again(context: &Context) -> Result<(), RunError> {
             )));
         }
     };
-    release::commit(context, &excluded, &fit.digests)?;
+    release::commit(context, &excluded, &fit)?;
     Ok(context.output.clear_stages().map(drop)?)
 }
 
@@ -344,7 +344,7 @@ fn summary(
         }
         summary.files.sort();
         context.output.commit(&manifest(context, &summary)?)?;
-        release::commit(context, context.excluded(), &found.fit.digests)?;
+        release::commit(context, context.excluded(), &found.fit)?;
         context.output.clear_stages()?;
         if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
             context.stores.delete_prefix(&context.scratch())?;

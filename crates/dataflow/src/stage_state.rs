@@ -1,7 +1,5 @@
 //! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
 
-use std::collections::BTreeMap;
-
 use fisherflow_curvature::References;
 use fisherflow_posterior::{BlockInfo, Certificate, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
@@ -29,10 +27,12 @@ pub(crate) struct FitState {
     /// The chunks of a dual block's rows, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) dual: Vec<DualChunk>,
+    /// Digest of what decided the groups' sums: with it their names in the store are known.
+    pub(crate) sums: String,
     pub(crate) files: Vec<WrittenFile>,
-    /// By pass whose groups' checkpoints a line keeps: digest of what decides them, beside the group's own row groups.
+    /// The same of the second sums of `ekfac` blocks, where there are such.
     #[serde(default)]
-    pub(crate) digests: BTreeMap<String, String>,
+    pub(crate) correction: Option<String>,
 }
 
 /// Rows of the fit's catalogue.

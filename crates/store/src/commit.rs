@@ -37,12 +37,12 @@ pub struct Commit {
     /// The objects of the fit's catalogue that have rows, by path.
     pub objects: Vec<ObjectVersion>,
     /// Its reduction groups, in order.
-    pub groups: Vec<CommittedGroup>,
+    pub groups: Vec<ReleasedGroup>,
 }
 
 /// One reduction group of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommittedGroup {
+pub struct ReleasedGroup {
     /// Names the row groups that it holds: its ids are in `groups/ids/<membership>.parquet`.
     pub membership: String,
     /// Row groups, in order: position of the object in [`Commit::objects`], position in the object, rows.
@@ -82,7 +82,7 @@ impl Commit {
     pub fn of_groups(
         groups: &[Group],
         mut of: impl FnMut(&Group) -> (Vec<String>, BTreeMap<String, String>),
-    ) -> (Vec<ObjectVersion>, Vec<CommittedGroup>) {
+    ) -> (Vec<ObjectVersion>, Vec<ReleasedGroup>) {
         let mut objects: Vec<ObjectVersion> = Vec::new();
         let mut committed = Vec::with_capacity(groups.len());
         for group in groups {
@@ -94,7 +94,7 @@ impl Commit {
                 shards.push((objects.len() - 1, shard.row_group, shard.n_rows));
             }
             let (excluded, checkpoints) = of(group);
-            committed.push(CommittedGroup {
+            committed.push(ReleasedGroup {
                 membership: group.membership(),
                 shards,
                 excluded,

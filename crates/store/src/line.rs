@@ -13,7 +13,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::output::json;
-use crate::{Commit, Creation, StoreError, Stores};
+use crate::{Commit, Creation, GroupStore, StoreError, Stores};
 
 const COMMITS: &str = "commits";
 const RELEASES: &str = "releases";
@@ -71,6 +71,12 @@ impl Line {
     #[must_use]
     pub fn groups_uri(&self) -> String {
         format!("{}/{GROUPS}", self.uri)
+    }
+
+    /// What groups left there, for every release.
+    #[must_use]
+    pub fn groups(&self) -> GroupStore {
+        GroupStore::new(&self.stores, &self.groups_uri())
     }
 
     /// The releases that are committed, from the first.

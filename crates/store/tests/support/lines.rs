@@ -43,7 +43,7 @@ fn commit_of(release: u64, run_id: &str) -> Commit {
         },
         changes: Changes::default(),
         objects: Vec::new(),
-        groups: vec![CommittedGroup {
+        groups: vec![ReleasedGroup {
             membership: format!("m{release}"),
             shards: Vec::new(),
             excluded: Vec::new(),
