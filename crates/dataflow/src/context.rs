@@ -19,8 +19,9 @@ use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
-use crate::job::{CatalogueSource, Compute, Job, Prior, Progress, StructureChoice};
+use crate::job::{CatalogueSource, Compute, Job, Prior, StructureChoice};
 use crate::memory::Sizes;
+use crate::meter::Meter;
 use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::prior_choice::{self, PriorChoice};
@@ -68,7 +69,7 @@ pub(crate) struct Context {
     pub(crate) predict: Option<GroupedCatalogue>,
     pub(crate) output: Output,
     pub(crate) faults: Arc<Faults>,
-    pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) progress: Arc<Meter>,
     /// Workers of each process.
     pub(crate) workers: usize,
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
@@ -98,7 +99,7 @@ pub(crate) struct Context {
 
 impl Context {
     /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
-    pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<dyn Progress>) -> Result<Self, RunError> {
+    pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<Meter>) -> Result<Self, RunError> {
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
         let bytes = stores.read(&job.network.uri)?;
         let network =
@@ -151,6 +152,7 @@ impl Context {
             label_scale: OnceLock::new(),
         };
         context.run_id = context.identity();
+        context.progress.reads_from(context.stores.traffic(), &context.run_id);
         Ok(context)
     }
 
@@ -188,13 +190,17 @@ impl Context {
         rows::is_kept_out(batch, row, &self.job)
     }
 
-    /// The batches of a group, read ahead on the store's threads.
+    /// The batches of a group, read ahead on the store's threads; counted as a group once the last of them is taken.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
-        Box::new(
-            catalogue
-                .fetch(group, self.job.compute.batch, PREFETCH_BYTES)
-                .map(|batch| batch.map_err(RunError::from)),
-        )
+        let meter = Arc::clone(&self.progress);
+        let mut batches = catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES);
+        Box::new(std::iter::from_fn(move || {
+            let next = batches.next();
+            if next.is_none() {
+                meter.group_done();
+            }
+            next.map(|batch| batch.map_err(RunError::from))
+        }))
     }
 
     /// Covariances in label units, `[n, K, K]`, in normalised label units.

@@ -21,20 +21,26 @@ mod job;
 mod manifest;
 mod memory;
 mod mesh;
+mod meter;
+mod operator_times;
 mod operators;
 mod output_hessian;
 mod passes;
 mod plan;
 mod prior_choice;
 mod prior_facts;
+mod repeated;
 mod resources;
 mod run;
 mod spectrum;
 mod stage_state;
 mod stages;
+mod standing;
+mod status;
 mod strays;
 mod train;
 mod whereabouts;
+mod wire;
 
 pub use auto::ChosenStructure;
 pub use error::RunError;
@@ -43,9 +49,11 @@ pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use interrupt::{Interrupt, Wish};
 pub use job::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
-    LowRankSettings, NetworkSource, Noise, Predict, Prior, Progress, Stage, StructureChoice,
+    LowRankSettings, NetworkSource, Noise, Predict, Prior, Stage, StructureChoice,
 };
 pub use memory::MemoryPlan;
+pub use meter::{Meter, Progress};
+pub use operator_times::{Activity, OperatorTimes};
 pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;
 pub use plan::{
@@ -56,4 +64,7 @@ pub use resources::{Resources, StageResources};
 pub use run::{EffectiveParameters, Outcome, PullsOver, RunSummary, run};
 pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;
+pub use standing::{PassCount, ProcessReport, ProcessStanding, Slowest, Standing, Unit, WorkerCount};
+pub use status::RunStatus;
+pub use wire::WireCounts;
 pub use train::{TrainJob, Trained, train};

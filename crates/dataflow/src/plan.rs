@@ -14,8 +14,9 @@ use crate::auto::ChosenStructure;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
-use crate::job::{Job, LowRankSettings, Prior, Progress};
+use crate::job::{Job, LowRankSettings, Prior};
 use crate::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
+use crate::meter::{Meter, Silent};
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -151,16 +152,10 @@ pub struct FlopPlan {
     pub fit: f64,
     /// Inverses.
     pub invert: f64,
+    /// The exact posterior of some spectra, and another pass over all of them; 0 where neither is asked for.
+    pub certificate: f64,
     /// Forward and backward passes and covariances of the prediction.
     pub predict: f64,
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
 }
 
 /// What `job` would do on `processes` processes of `workers` workers each: the network and the catalogues' footers are read, nothing is written.
@@ -168,7 +163,7 @@ impl Progress for Silent {
 /// # Errors
 /// Whatever would end the run before its first pass.
 pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, RunError> {
-    let context = Context::open(job, workers, Arc::new(Silent))?;
+    let context = Context::open(job, workers, Meter::new(Arc::new(Silent)))?;
     let network = &context.network;
     let n_labels = network.n_labels();
     let n_fit = context.fit.catalogue.n_rows();
@@ -343,9 +338,22 @@ pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> FlopPlan {
             + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
             + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
         invert: blocks.iter().map(|block| block.inverse_flops).sum(),
+        certificate: certificate_flops(context, n_fit as f64 * (forward + backward)),
         predict: held_out * (forward + backward + by_flux + weights)
             + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
     }
+}
+
+/// Operations of the Gram matrix of the compared spectra's weight Jacobians and its factor, and of `full_pass` where it is asked for.
+fn certificate_flops(context: &Context, full_pass: f64) -> f64 {
+    let asked = &context.job.certificate;
+    let k = context.network.n_labels() as f64;
+    let n = asked.spectra.min(context.sizes().n_spectra()) as f64;
+    let products = context.network.dense_layers().iter().map(|shape| {
+        let positions = (shape.shared * shape.shared) as f64;
+        positions * (shape.columns() as f64 + k * k * shape.outputs as f64)
+    });
+    n * n * products.sum::<f64>() + (k * n).powi(3) / 3.0 + if asked.full_pass { full_pass } else { 0.0 }
 }
 
 fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {

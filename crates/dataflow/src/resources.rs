@@ -42,7 +42,8 @@ impl Resources {
         let flops = plan::flops(context, &plan::block_facts(context)?);
         let predicted = |stage| match stage {
             "fit" => (flops.fit, memory.fit),
-            "invert" => (flops.invert, memory.invert.max(memory.certify)),
+            "invert" => (flops.invert, memory.invert),
+            "certificate" => (flops.certificate, memory.certify),
             _ => (flops.predict, memory.predict),
         };
         let stages = seconds.iter().map(|&(stage, seconds)| StageResources {
@@ -53,7 +54,7 @@ impl Resources {
         let widest = seconds.iter().map(|&(stage, _)| predicted(stage).1).max();
         Ok(Self {
             memory_predicted: memory.beside + widest.unwrap_or(0),
-            memory_peak: peak(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
+            memory_peak: of_status("VmHWM:"),
             stages: stages.collect(),
         })
     }
@@ -72,9 +73,18 @@ impl Resources {
     }
 }
 
-/// `VmHWM` of a process's status, in bytes.
-fn peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// Bytes of memory that this process has now.
+pub(crate) fn resident() -> Option<u64> {
+    of_status("VmRSS:")
+}
+
+fn of_status(name: &str) -> Option<u64> {
+    in_bytes(&std::fs::read_to_string("/proc/self/status").ok()?, name)
+}
+
+/// A size of a process's status, in bytes.
+fn in_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(1024 * kib)
 }
@@ -86,9 +96,10 @@ mod tests {
     #[test]
     fn the_peak_is_read_from_a_process_status() {
         let status = "Name:\tfisherflow\nVmPeak:\t  900 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 12 kB\n";
-        assert_eq!(peak(status), Some(2 << 20));
-        assert_eq!(peak("VmHWM:\tlots\n"), None);
-        assert_eq!(peak(""), None);
+        assert_eq!(in_bytes(status, "VmHWM:"), Some(2 << 20));
+        assert_eq!(in_bytes(status, "VmRSS:"), Some(12 << 10));
+        assert_eq!(in_bytes("VmHWM:\tlots\n", "VmHWM:"), None);
+        assert_eq!(in_bytes("", "VmHWM:"), None);
     }
 
     #[test]

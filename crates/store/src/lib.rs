@@ -38,6 +38,7 @@ mod table;
 mod tidy;
 mod tiles;
 mod timestamp;
+mod traffic;
 mod vector;
 mod verify;
 
@@ -67,5 +68,6 @@ pub use stores::{Creation, Stores};
 pub use table::{Table, TableBatches};
 pub use tiles::{StoredTile, TileFolder};
 pub use timestamp::now_utc;
+pub use traffic::{Traffic, TrafficCounts};
 pub use vector::read_vector;
 pub use verify::Verified;

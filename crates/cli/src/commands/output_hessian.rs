@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_dataflow::{Job, OutputHessianRequest};
+use fisherflow_dataflow::{Job, Meter, OutputHessianRequest};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -14,8 +14,8 @@ use crate::progress;
 /// # Errors
 /// Whatever ended it.
 pub fn output_hessian(job: Job, request: OutputHessianRequest, terminal: &Terminal) -> Result<(), CliError> {
-    let display = progress::display(terminal);
-    let report = fisherflow_dataflow::output_hessian(Arc::new(job), &request, display)?;
+    let meter = Meter::new(progress::display(terminal));
+    let report = fisherflow_dataflow::output_hessian(Arc::new(job), &request, meter)?;
     let mut page = Page::new();
     page.facts(&[
         (

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fisherflow_dataflow::{Cluster, Job, Outcome, Resources, RunSummary, Stage};
+use fisherflow_dataflow::{Cluster, Job, Meter, Outcome, Resources, RunSummary, Stage};
 use fisherflow_store::{Output, Stores, WrittenFile};
 
 use crate::exit_code::CliError;
@@ -24,9 +24,9 @@ const READ_BACK: u64 = 1 << 30;
 /// Whatever ended the run.
 pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Result<(), CliError> {
     signals::heed(&cluster.interrupt, terminal)?;
-    let display = progress::display(terminal);
+    let meter = Meter::new(progress::display(terminal));
     let stores = Stores::new(job.store.clone(), IO_THREADS)?;
-    let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, display)?;
+    let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, meter)?;
     if cluster.process == 0 {
         match outcome {
             Outcome::Done(done) if done.complete => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::Ritz;
-use fisherflow_dataflow::{Cluster, Job, SpectrumReport, SpectrumSettings};
+use fisherflow_dataflow::{Cluster, Job, Meter, SpectrumReport, SpectrumSettings};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -18,9 +18,9 @@ const DECADES: i32 = 12;
 /// # Errors
 /// Whatever ended it.
 pub fn spectrum(job: Job, settings: SpectrumSettings, cluster: &Cluster, terminal: &Terminal) -> Result<(), CliError> {
-    let display = progress::display(terminal);
+    let meter = Meter::new(progress::display(terminal));
     let kind = settings.kind.name();
-    if let Some(report) = fisherflow_dataflow::spectrum(Arc::new(job), settings, cluster, display)? {
+    if let Some(report) = fisherflow_dataflow::spectrum(Arc::new(job), settings, cluster, meter)? {
         page(kind, &report).print()?;
     }
     Ok(())
