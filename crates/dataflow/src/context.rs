@@ -44,6 +44,8 @@ pub(crate) struct GroupedCatalogue {
     pub(crate) groups: Vec<Group>,
     /// Those whose held-out spectra give noise, references and calibration: all, or evenly spaced ones where that is plenty.
     pub(crate) sample: Vec<Group>,
+    /// Rows that hold plenty of held-out spectra.
+    pub(crate) plenty: f64,
 }
 
 /// The posterior of every block, loaded once a process.
@@ -520,6 +522,7 @@ impl GroupedCatalogue {
             catalogue,
             groups,
             sample,
+            plenty,
         })
     }
 }

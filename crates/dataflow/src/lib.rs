@@ -6,6 +6,8 @@
 mod auto;
 mod calibration_notes;
 mod cluster;
+mod cluster_plan;
+mod cluster_rates;
 mod context;
 mod drain;
 mod dual_files;
@@ -43,6 +45,8 @@ mod whereabouts;
 mod wire;
 
 pub use auto::ChosenStructure;
+pub use cluster_plan::{ClusterPlan, ClusterQuestion, ClusterStage, WorkerPlan};
+pub use cluster_rates::ClusterRates;
 pub use error::RunError;
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
@@ -60,7 +64,7 @@ pub use plan::{
     BlockFacts, CataloguePlan, CorrectionFacts, DualPlan, DualSeconds, FlopPlan, NetworkPlan, RunPlan, plan,
 };
 pub use prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
-pub use resources::{Resources, StageResources};
+pub use resources::{Resources, StageResources, TimeShare};
 pub use run::{EffectiveParameters, Outcome, PullsOver, RunSummary, run};
 pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;

@@ -66,8 +66,9 @@ impl Activity {
         }
     }
 
-    /// That of an operator by its name: those of [`crate::operators`] have names of their own, folds and conclusions the name of what they do.
-    fn of(operator: &str) -> Self {
+    /// That of an operator by its name: those that move data have names of their own, folds and conclusions the name of what they do.
+    #[must_use]
+    pub fn of(operator: &str) -> Self {
         match operator {
             PARKED => Self::Idle,
             BETWEEN => Self::Between,
@@ -77,9 +78,9 @@ impl Activity {
                 Self::Exchange
             }
             "ReduceInGroupOrder" => Self::Reduce,
-            "Choose" | "Factor" | "Finish" | "Invert" | "MarginalVariance" | "Rows" | "Spectrum" => Self::Invert,
+            "Compare" | "Factor" | "Finish" | "Invert" | "MarginalVariance" | "Rows" | "Spectrum" => Self::Invert,
             "WriteHessian" => Self::Write,
-            "Certify" | "Check" | "Compare" | "Correction" | "Count" | "Curvature" | "FluxPart" | "HeldOut"
+            "Certify" | "Check" | "Choose" | "Correction" | "Count" | "Curvature" | "FluxPart" | "HeldOut"
             | "Population" | "Predict" | "Products" | "Scan" | "WeightJacobian" => Self::Accumulate,
             _ => Self::Other,
         }

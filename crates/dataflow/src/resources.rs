@@ -1,9 +1,12 @@
 //! What a run took, beside what was predicted for it.
 
+use std::collections::BTreeMap;
+
 use fisherflow_curvature::CurvatureError;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::operator_times::{Activity, OperatorTimes};
 use crate::memory::in_words;
 use crate::plan;
 
@@ -22,6 +25,12 @@ pub struct Resources {
     pub memory_peak: Option<u64>,
     /// The stages that ran, in order.
     pub stages: Vec<StageResources>,
+    /// Where the time of this process's workers went, in the order data flows.
+    pub time: Vec<TimeShare>,
+    /// Bytes that this process read from its stores and wrote there.
+    pub store_bytes: (u64, u64),
+    /// Bytes that it sent to other processes and received from them.
+    pub network_bytes: (u64, u64),
 }
 
 /// A stage.
@@ -35,9 +44,23 @@ pub struct StageResources {
     pub seconds: f64,
 }
 
+/// What workers spent some time on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TimeShare {
+    /// On what.
+    pub activity: Activity,
+    /// Seconds of a worker, on average,
+    pub mean: f64,
+    /// of the worker that spent least,
+    pub least: f64,
+    /// and of the one that spent most.
+    pub most: f64,
+}
+
 impl Resources {
     /// Of stages that took so many seconds.
     pub(crate) fn of(context: &Context, seconds: &[(&'static str, f64)]) -> Result<Self, CurvatureError> {
+        let (traffic, wire) = (context.progress.traffic(), context.progress.wire());
         let memory = context.sizes().memory(&context.blocks)?;
         let flops = plan::flops(context, &plan::block_facts(context)?);
         let predicted = |stage| match stage {
@@ -56,6 +79,9 @@ impl Resources {
             memory_predicted: memory.beside + widest.unwrap_or(0),
             memory_peak: of_status("VmHWM:"),
             stages: stages.collect(),
+            time: time_shares(&context.progress.times()),
+            store_bytes: (traffic.bytes_read, traffic.bytes_written),
+            network_bytes: (wire.sent, wire.received),
         })
     }
 
@@ -71,6 +97,22 @@ impl Resources {
             )
         })
     }
+}
+
+/// Of each activity that took any time.
+fn time_shares(workers: &BTreeMap<usize, OperatorTimes>) -> Vec<TimeShare> {
+    let by_activity: Vec<_> = workers.values().map(OperatorTimes::by_activity).collect();
+    let share = |activity: Activity| {
+        let seconds = || by_activity.iter().map(|times| times.get(&activity).copied().unwrap_or(0.0));
+        let most = seconds().fold(0.0, f64::max);
+        (most > 0.0).then(|| TimeShare {
+            activity,
+            mean: seconds().sum::<f64>() / by_activity.len() as f64,
+            least: seconds().fold(most, f64::min),
+            most,
+        })
+    };
+    Activity::ALL.into_iter().filter_map(share).collect()
 }
 
 /// Bytes of memory that this process has now.
@@ -109,6 +151,9 @@ mod tests {
                 memory_predicted,
                 memory_peak,
                 stages: Vec::new(),
+                time: Vec::new(),
+                store_bytes: (0, 0),
+                network_bytes: (0, 0),
             };
             resources.note()
         };

@@ -5,17 +5,14 @@ use std::sync::Arc;
 use fisherflow_dataflow::{Job, Meter, OutputHessianRequest};
 
 use crate::exit_code::CliError;
-use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count, number};
-use crate::progress;
 
 /// Computes and writes them, and prints how large they are.
 ///
 /// # Errors
 /// Whatever ended it.
-pub fn output_hessian(job: Job, request: OutputHessianRequest, terminal: &Terminal) -> Result<(), CliError> {
-    let meter = Meter::new(progress::display(terminal));
-    let report = fisherflow_dataflow::output_hessian(Arc::new(job), &request, meter)?;
+pub fn output_hessian(job: Job, request: OutputHessianRequest, meter: &Arc<Meter>) -> Result<(), CliError> {
+    let report = fisherflow_dataflow::output_hessian(Arc::new(job), &request, Arc::clone(meter))?;
     let mut page = Page::new();
     page.facts(&[
         (
