@@ -48,7 +48,12 @@ impl Family<'_> {
     fn sample(&mut self, labels: Labels<'_>, value: f64) -> &mut Self {
         self.text.push_str(&self.name);
         for (i, (label, of)) in labels.iter().enumerate() {
-            let _ = write!(self.text, "{}{label}=\"{}\"", if i == 0 { '{' } else { ',' }, escaped(of));
+            let _ = write!(
+                self.text,
+                "{}{label}=\"{}\"",
+                if i == 0 { '{' } else { ',' },
+                escaped(of)
+            );
         }
         if !labels.is_empty() {
             self.text.push('}');
@@ -68,14 +73,15 @@ pub fn exposition(meter: &Meter) -> String {
     let mut out = Exposition::default();
     let (report, traffic, wire) = (meter.report(), meter.traffic(), meter.wire());
     let process = report.process.to_string();
-    out.gauge("fisherflow_run_info", "The run, and which of its processes this is.").sample(
-        &[
-            ("run_id", meter.run_id().unwrap_or_default()),
-            ("process", &process),
-            ("version", env!("CARGO_PKG_VERSION")),
-        ],
-        1.0,
-    );
+    out.gauge("fisherflow_run_info", "The run, and which of its processes this is.")
+        .sample(
+            &[
+                ("run_id", meter.run_id().unwrap_or_default()),
+                ("process", &process),
+                ("version", env!("CARGO_PKG_VERSION")),
+            ],
+            1.0,
+        );
     let mut current = out.gauge("fisherflow_pass_info", "The pass that is under way.");
     if let Some(pass) = report.pass() {
         current.sample(&[("pass", &pass.pass)], 1.0);
@@ -89,14 +95,26 @@ pub fn exposition(meter: &Meter) -> String {
         workers.sample(&[("worker", &worker.worker.to_string())], worker.done as f64);
     }
     let counts: [(&str, &str, u64); 5] = [
-        ("fisherflow_bytes_read_total", "Bytes read from disks and object stores.", traffic.bytes_read),
-        ("fisherflow_bytes_written_total", "Bytes written to disks and object stores.", traffic.bytes_written),
+        (
+            "fisherflow_bytes_read_total",
+            "Bytes read from disks and object stores.",
+            traffic.bytes_read,
+        ),
+        (
+            "fisherflow_bytes_written_total",
+            "Bytes written to disks and object stores.",
+            traffic.bytes_written,
+        ),
         (
             "fisherflow_store_requests_total",
             "Requests to disks and object stores, without the client's repetitions.",
             traffic.requests,
         ),
-        ("fisherflow_network_sent_bytes_total", "Bytes sent to other processes of the run.", wire.sent),
+        (
+            "fisherflow_network_sent_bytes_total",
+            "Bytes sent to other processes of the run.",
+            wire.sent,
+        ),
         (
             "fisherflow_network_received_bytes_total",
             "Bytes received from other processes of the run.",
@@ -112,7 +130,11 @@ pub fn exposition(meter: &Meter) -> String {
         "fisherflow_process_report_age_seconds",
         "Seconds since a process last told the first one what it has done; the first process alone has it.",
     );
-    for told in standing.processes.iter().filter(|told| told.report.process != report.process) {
+    for told in standing
+        .processes
+        .iter()
+        .filter(|told| told.report.process != report.process)
+    {
         heard.sample(&[("process", &told.report.process.to_string())], told.heard_s);
     }
     out.gauge("fisherflow_uptime_seconds", "Seconds since the process began.")
@@ -128,9 +150,13 @@ pub fn exposition(meter: &Meter) -> String {
 fn passes(out: &mut Exposition, passes: &[PassCount]) {
     type Value = fn(&PassCount) -> f64;
     let families: [(&str, &str, &str, Option<Unit>, Value); 6] = [
-        ("fisherflow_spectra_total", "counter", "Spectra done, by pass.", Some(Unit::Spectra), |pass| {
-            pass.done as f64
-        }),
+        (
+            "fisherflow_spectra_total",
+            "counter",
+            "Spectra done, by pass.",
+            Some(Unit::Spectra),
+            |pass| pass.done as f64,
+        ),
         (
             "fisherflow_groups_total",
             "counter",
@@ -145,7 +171,13 @@ fn passes(out: &mut Exposition, passes: &[PassCount]) {
             Some(Unit::Blocks),
             |pass| pass.done as f64,
         ),
-        ("fisherflow_pass_seconds_total", "counter", "Wall time, by pass.", None, |pass| pass.seconds),
+        (
+            "fisherflow_pass_seconds_total",
+            "counter",
+            "Wall time, by pass.",
+            None,
+            |pass| pass.seconds,
+        ),
         (
             "fisherflow_pass_spectra",
             "gauge",

@@ -57,13 +57,15 @@ fn answer_aside(stream: TcpStream, meter: &Arc<Meter>, open: &Arc<AtomicUsize>) 
         return;
     }
     let (meter, counted) = (Arc::clone(meter), Arc::clone(open));
-    let answering = std::thread::Builder::new().name("metrics-answer".into()).spawn(move || {
-        let asked = Instant::now();
-        if let Err(error) = answer(stream, &meter) {
-            tracing::debug!(%error, took = ?asked.elapsed(), "a request for metrics was not answered");
-        }
-        counted.fetch_sub(1, Ordering::SeqCst);
-    });
+    let answering = std::thread::Builder::new()
+        .name("metrics-answer".into())
+        .spawn(move || {
+            let asked = Instant::now();
+            if let Err(error) = answer(stream, &meter) {
+                tracing::debug!(%error, took = ?asked.elapsed(), "a request for metrics was not answered");
+            }
+            counted.fetch_sub(1, Ordering::SeqCst);
+        });
     if answering.is_err() {
         open.fetch_sub(1, Ordering::SeqCst);
     }
@@ -73,7 +75,11 @@ fn answer(mut stream: TcpStream, meter: &Meter) -> std::io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let head = head(&mut stream)?;
     let (status, kind, body) = response(&head, || exposition(meter));
-    let allow = if status.starts_with("405") { "Allow: GET\r\n" } else { "" };
+    let allow = if status.starts_with("405") {
+        "Allow: GET\r\n"
+    } else {
+        ""
+    };
     write!(
         stream,
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{allow}Connection: close\r\n\r\n{body}",
@@ -87,12 +93,10 @@ fn response(head: &str, metrics: impl FnOnce() -> String) -> (&'static str, &'st
     let plain = |status: &'static str, said: &str| (status, "text/plain; charset=utf-8", said.to_owned());
     let mut words = head.lines().next().unwrap_or_default().split(' ');
     match (words.next(), words.next(), words.next()) {
-        (Some("GET"), Some(path), Some(protocol)) if protocol.starts_with("HTTP/1.") => {
-            match path.split('?').next() {
-                Some("/metrics") => ("200 OK", CONTENT_TYPE, metrics()),
-                _ => plain("404 Not Found", "only /metrics is here\n"),
-            }
-        }
+        (Some("GET"), Some(path), Some(protocol)) if protocol.starts_with("HTTP/1.") => match path.split('?').next() {
+            Some("/metrics") => ("200 OK", CONTENT_TYPE, metrics()),
+            _ => plain("404 Not Found", "only /metrics is here\n"),
+        },
         (Some(_), Some(_), Some(protocol)) if protocol.starts_with("HTTP/1.") => {
             plain("405 Method Not Allowed", "only GET is answered\n")
         }
@@ -107,7 +111,10 @@ fn head(stream: &mut TcpStream) -> std::io::Result<String> {
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() || head.len() > LONGEST {
-            return Err(std::io::Error::new(ErrorKind::InvalidData, "a request too long or too slow"));
+            return Err(std::io::Error::new(
+                ErrorKind::InvalidData,
+                "a request too long or too slow",
+            ));
         }
         stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer) {
@@ -164,14 +171,21 @@ mod tests {
     #[test]
     fn a_long_request_and_idle_ones_do_no_harm() {
         let address = served();
-        let idle: Vec<TcpStream> = (0..CONNECTIONS - 2).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let idle: Vec<TcpStream> = (0..CONNECTIONS - 2)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
         let mut long = TcpStream::connect(address).unwrap();
         let written = long.write_all(&vec![b'x'; 1 << 20]);
         let mut rest = Vec::new();
         let read = long.read_to_end(&mut rest);
         assert!(rest.is_empty() && (written.is_err() || read.is_err() || read.is_ok_and(|n| n == 0)));
-        let answers: Vec<String> = (0..4).map(|_| asked(address, "GET /metrics HTTP/1.1\r\n\r\n")).collect();
-        assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200")), "{answers:?}");
+        let answers: Vec<String> = (0..4)
+            .map(|_| asked(address, "GET /metrics HTTP/1.1\r\n\r\n"))
+            .collect();
+        assert!(
+            answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200")),
+            "{answers:?}"
+        );
         drop(idle);
     }
 }

@@ -45,9 +45,14 @@ pub(crate) fn execute<T: Send + 'static>(
         hearts = mesh.heartbeat;
         quiet_communication_panics();
         let local = ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
-        let (builders, guard) =
-            initialize_networking_from_sockets(local, mesh.data, cluster.process, cluster.workers, meter.on_the_wire().hooks())
-                .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
+        let (builders, guard) = initialize_networking_from_sockets(
+            local,
+            mesh.data,
+            cluster.process,
+            cluster.workers,
+            meter.on_the_wire().hooks(),
+        )
+        .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
         (
             builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
             Box::new(guard) as Box<dyn std::any::Any + Send>,

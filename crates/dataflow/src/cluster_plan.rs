@@ -38,6 +38,20 @@ pub struct ClusterQuestion {
     pub rates: ClusterRates,
 }
 
+impl ClusterQuestion {
+    /// A run as the catalogues are, at the rates that were measured.
+    #[must_use]
+    pub fn of(processes: usize, workers: usize) -> Self {
+        Self {
+            processes,
+            workers,
+            spectra: None,
+            fit_rate: None,
+            rates: ClusterRates::MEASURED,
+        }
+    }
+}
+
 /// One stage of a cluster's run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClusterStage {
@@ -184,8 +198,18 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     };
     let stages = vec![
         stage("start", 0, 0.0, rates.start_s),
-        stage("fit", read.fit, flops.fit, over_spectra(flops.fit, read.fit, opened.fit).max(written)),
-        stage("reduction", 0, 0.0, at_store(worker.checkpoints_read) + totals * elsewhere),
+        stage(
+            "fit",
+            read.fit,
+            flops.fit,
+            over_spectra(flops.fit, read.fit, opened.fit).max(written),
+        ),
+        stage(
+            "reduction",
+            0,
+            0.0,
+            at_store(worker.checkpoints_read) + totals * elsewhere,
+        ),
         stage("invert", read.invert, flops.invert, inverse),
         stage(
             "certificate",
@@ -296,11 +320,8 @@ mod tests {
 
     fn asked(processes: usize, workers: usize) -> ClusterQuestion {
         ClusterQuestion {
-            processes,
-            workers,
-            spectra: None,
-            fit_rate: None,
             rates: RATES,
+            ..ClusterQuestion::of(processes, workers)
         }
     }
 
@@ -310,7 +331,10 @@ mod tests {
         let sums = 4 * SLICE_BYTES + SLICE_BYTES / 2;
         assert_eq!((plan.checkpoint, plan.slices), (sums, 5));
         let worker = plan.worker;
-        assert_eq!((worker.spectra, worker.groups, worker.spectra_read), (2000.0, 2, 30_000_000));
+        assert_eq!(
+            (worker.spectra, worker.groups, worker.spectra_read),
+            (2000.0, 2, 30_000_000)
+        );
         assert_eq!(worker.checkpoints_written, 2 * sums);
         // Slices 0 and 4 are the first worker's, of eight groups.
         assert_eq!(worker.checkpoints_read, 8 * (SLICE_BYTES + SLICE_BYTES / 2));
@@ -345,7 +369,10 @@ mod tests {
     #[test]
     fn a_worker_alone_sends_no_sums() {
         let plan = cluster_plan(&sizes(), &asked(1, 1));
-        assert_eq!((plan.worker.sent, plan.worker.received), (12 * GROUP_MESSAGES, 12 * GROUP_MESSAGES));
+        assert_eq!(
+            (plan.worker.sent, plan.worker.received),
+            (12 * GROUP_MESSAGES, 12 * GROUP_MESSAGES)
+        );
         assert_eq!(plan.worker.groups, 8);
     }
 }

@@ -415,7 +415,6 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::Silent;
     use std::net::TcpListener;
 
     #[test]
@@ -464,7 +463,7 @@ mod tests {
                     ..Cluster::alone(1)
                 };
                 let names = vec!["0 at a".to_owned(), "1 at b".to_owned()];
-                let meter = Meter::new(Arc::new(Silent));
+                let meter = Meter::silent();
                 meter.is_process(me, 2);
                 let heartbeat =
                     Heartbeat::start(&cluster, BTreeMap::from([(other, socket)]), names, &faults[me], &meter);
@@ -519,7 +518,7 @@ mod tests {
 
     #[test]
     fn reports_come_in_pieces_between_messages() {
-        let report = Meter::new(Arc::new(Silent)).report();
+        let report = Meter::silent().report();
         let json = serde_json::to_vec(&report).unwrap();
         let mut bytes = Message::Beat.bytes().to_vec();
         bytes.push(IS_REPORT);
@@ -537,7 +536,11 @@ mod tests {
         }
         assert_eq!(
             heard,
-            [Heard::Message(Message::Beat), Heard::Report(Box::new(report)), Heard::Message(Message::Go)]
+            [
+                Heard::Message(Message::Beat),
+                Heard::Report(Box::new(report)),
+                Heard::Message(Message::Go)
+            ]
         );
     }
 
@@ -562,7 +565,7 @@ mod tests {
             ..Cluster::alone(1)
         };
         let started = Instant::now();
-        let meter = Meter::new(Arc::new(Silent));
+        let meter = Meter::silent();
         let _watch = Heartbeat::start(&cluster, BTreeMap::from([(1, socket)]), Vec::new(), &faults, &meter).unwrap();
         let pair = pair(Duration::from_millis(400));
         let said = raised(&faults);

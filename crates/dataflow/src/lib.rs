@@ -70,5 +70,5 @@ pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;
 pub use standing::{PassCount, ProcessReport, ProcessStanding, Slowest, Standing, Unit, WorkerCount};
 pub use status::RunStatus;
-pub use wire::WireCounts;
 pub use train::{TrainJob, Trained, train};
+pub use wire::WireCounts;

@@ -24,7 +24,7 @@ pub trait Progress: Send + Sync {
 }
 
 /// Shows nothing.
-pub(crate) struct Silent;
+struct Silent;
 
 impl Progress for Silent {
     fn begin(&self, _: &str, _: u64) {}
@@ -59,6 +59,8 @@ struct Counts {
     /// By their index over all processes.
     workers: BTreeMap<usize, WorkerCount>,
     threads: HashMap<ThreadId, usize>,
+    /// The pass that each worker last began.
+    began: BTreeMap<usize, usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -66,11 +68,15 @@ struct Current {
     pass: usize,
     begun: Instant,
     read_before: u64,
+    /// Workers that have ended it.
+    ended: usize,
 }
 
 impl std::fmt::Debug for Meter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Meter").field("report", &self.report()).finish_non_exhaustive()
+        f.debug_struct("Meter")
+            .field("report", &self.report())
+            .finish_non_exhaustive()
     }
 }
 
@@ -89,6 +95,12 @@ impl Meter {
             times: Mutex::default(),
             peers: Mutex::default(),
         })
+    }
+
+    /// Shows nothing to anybody.
+    #[must_use]
+    pub fn silent() -> Arc<Self> {
+        Self::new(Arc::new(Silent))
     }
 
     /// Of this process alone.
@@ -143,7 +155,9 @@ impl Meter {
     /// What this process exchanged with its object stores.
     #[must_use]
     pub fn traffic(&self) -> TrafficCounts {
-        self.traffic.get().map_or_else(TrafficCounts::default, |traffic| traffic.counts())
+        self.traffic
+            .get()
+            .map_or_else(TrafficCounts::default, |traffic| traffic.counts())
     }
 
     /// What this process exchanged with the others.
@@ -156,7 +170,10 @@ impl Meter {
     #[must_use]
     pub fn times(&self) -> BTreeMap<usize, OperatorTimes> {
         let times = held(&self.times);
-        times.iter().map(|(&worker, times)| (worker, held(times).clone())).collect()
+        times
+            .iter()
+            .map(|(&worker, times)| (worker, held(times).clone()))
+            .collect()
     }
 
     /// A pass begins (`evidence`, `invert`, ...) over so many blocks or tiles of all processes; it ends the pass before. Every worker of the process
@@ -174,7 +191,11 @@ impl Meter {
         let read_before = self.traffic().bytes_read;
         let ended = {
             let mut counts = held(&self.counts);
-            if counts.current.is_some_and(|current| counts.passes[current.pass].pass == pass) {
+            if let Some(current) = counts
+                .current
+                .filter(|current| counts.passes[current.pass].pass == pass)
+            {
+                counts.begun_by_this_worker(current.pass);
                 return;
             }
             let ended = counts.end(read_before);
@@ -189,7 +210,9 @@ impl Meter {
                 pass: at,
                 begun: Instant::now(),
                 read_before,
+                ended: 0,
             });
+            counts.begun_by_this_worker(at);
             for worker in counts.workers.values_mut() {
                 (worker.done, worker.groups) = (0, 0);
             }
@@ -223,9 +246,18 @@ impl Meter {
         }
     }
 
-    /// The last pass is over.
+    /// This thread's worker is done with the last pass that it began; it is over once all workers of the process are. A worker may be in the next pass
+    /// already.
     pub(crate) fn end(&self) {
-        let ended = held(&self.counts).end(self.traffic().bytes_read);
+        let read = self.traffic().bytes_read;
+        let ended = {
+            let mut counts = held(&self.counts);
+            if counts.is_last_to_end() {
+                counts.end(read)
+            } else {
+                None
+            }
+        };
         if let Some(ended) = ended {
             self.display.end(&ended);
         }
@@ -289,6 +321,26 @@ impl Counts {
         Some(pass.clone())
     }
 
+    fn begun_by_this_worker(&mut self, pass: usize) {
+        if let Some(&worker) = self.threads.get(&std::thread::current().id()) {
+            self.began.insert(worker, pass);
+        }
+    }
+
+    /// Whether with this thread's worker all of the process are done with the current pass.
+    fn is_last_to_end(&mut self) -> bool {
+        let worker = self.threads.get(&std::thread::current().id());
+        match (&mut self.current, worker) {
+            (Some(current), Some(worker)) if self.began.get(worker) == Some(&current.pass) => {
+                current.ended += 1;
+                current.ended >= self.workers.len()
+            }
+            (Some(_), Some(_)) => false,
+            (current, None) => current.is_some(),
+            (None, _) => false,
+        }
+    }
+
     fn this_worker(&mut self) -> Option<&mut WorkerCount> {
         let worker = self.threads.get(&std::thread::current().id())?;
         self.workers.get_mut(worker)
@@ -306,7 +358,7 @@ mod tests {
 
     #[test]
     fn workers_share_a_pass() {
-        let meter = Meter::new(Arc::new(Silent));
+        let meter = Meter::silent();
         let in_thread = |worker: usize, done: u64| {
             let meter = Arc::clone(&meter);
             let thread = std::thread::spawn(move || {
@@ -328,20 +380,59 @@ mod tests {
         meter.begin("invert", 5);
         let report = meter.report();
         assert_eq!(report.current, Some(1));
-        assert!(report.workers.iter().all(|worker| worker.done == 0 && worker.groups == 0));
+        assert!(
+            report
+                .workers
+                .iter()
+                .all(|worker| worker.done == 0 && worker.groups == 0)
+        );
         assert_eq!(report.passes[0].done, 7, "what was done stays");
         meter.end();
         meter.advance(1);
         assert_eq!(meter.report().passes[1].done, 0);
     }
 
+    /// One worker is done with a pass and in the next before another has ended the first.
+    #[test]
+    fn a_worker_that_is_late_ends_nothing_but_its_own_pass() {
+        let meter = Meter::silent();
+        let in_thread = |worker: usize, act: fn(&Meter)| {
+            let meter = Arc::clone(&meter);
+            std::thread::spawn(move || {
+                held(&meter.counts).threads.insert(std::thread::current().id(), worker);
+                act(&meter);
+            })
+            .join()
+            .unwrap();
+        };
+        for worker in 0..2 {
+            in_thread(worker, |meter| {
+                let worker = held(&meter.counts).threads[&std::thread::current().id()];
+                meter.is_worker(worker);
+                meter.begin_over_spectra("curvature", 10, 2);
+            });
+        }
+        in_thread(0, |meter| {
+            meter.end();
+            meter.begin_over_spectra("correction", 10, 2);
+        });
+        in_thread(1, Meter::end);
+        in_thread(1, |meter| meter.begin_over_spectra("correction", 10, 2));
+        let report = meter.report();
+        assert_eq!((report.current, report.passes[1].of), (Some(1), 10));
+        in_thread(1, Meter::end);
+        assert_eq!(meter.report().current, Some(1));
+        in_thread(0, Meter::end);
+        assert_eq!(meter.report().current, None);
+    }
+
     #[test]
     fn what_others_tell_is_added() {
-        let meter = Meter::new(Arc::new(Silent));
+        let meter = Meter::silent();
         meter.is_process(0, 2);
         meter.begin_over_spectra("predict", 100, 10);
         meter.advance(20);
-        let other = Meter::new(Arc::new(Silent));
+        let other = Meter::silent();
         other.is_process(1, 2);
         other.begin_over_spectra("predict", 100, 10);
         other.advance(30);

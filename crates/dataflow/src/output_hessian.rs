@@ -271,7 +271,14 @@ fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, R
         Some(fit) => Ok(fit.population),
         None => population::population(worker, &working),
     };
-    cluster::execute(&cluster, "output-hessian", &whereabouts, &context.faults, &context.progress, look)
+    cluster::execute(
+        &cluster,
+        "output-hessian",
+        &whereabouts,
+        &context.faults,
+        &context.progress,
+        look,
+    )
 }
 
 /// The table as it grows.

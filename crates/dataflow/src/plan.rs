@@ -17,7 +17,7 @@ use crate::error::RunError;
 use crate::files::structure_name;
 use crate::job::{Job, LowRankSettings, Prior};
 use crate::memory::{MemoryPlan, Sizes, bases_bytes, iterated, matrix_bytes};
-use crate::meter::{Meter, Silent};
+use crate::meter::Meter;
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -167,7 +167,7 @@ pub struct FlopPlan {
 /// Whatever would end the run before its first pass.
 pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError> {
     let ClusterQuestion { processes, workers, .. } = *asked;
-    let context = Context::open(job, workers, Meter::new(Arc::new(Silent)))?;
+    let context = Context::open(job, workers, Meter::silent())?;
     let network = &context.network;
     let n_labels = network.n_labels();
     let n_fit = context.fit.catalogue.n_rows();
@@ -265,11 +265,22 @@ fn cluster_sizes(
         _ => facts.inverse_flops,
     };
     let flops = flops(context, blocks);
-    let bases: f64 = blocks.iter().filter_map(|block| block.correction).map(|of| of.bases_flops).sum();
+    let bases: f64 = blocks
+        .iter()
+        .filter_map(|block| block.correction)
+        .map(|of| of.bases_flops)
+        .sum();
     // Passes over all spectra of the fit, and over its sample of held-out ones.
-    let low_rank = context.blocks.iter().any(|block| block.structure == StructureKind::LowRank);
+    let low_rank = context
+        .blocks
+        .iter()
+        .any(|block| block.structure == StructureKind::LowRank);
     let corrected = u64::from(context.corrected().next().is_some());
-    let eigenpairs = if low_rank { context.job.curvature.low_rank.passes as u64 } else { 0 };
+    let eigenpairs = if low_rank {
+        context.job.curvature.low_rank.passes as u64
+    } else {
+        0
+    };
     let scans = u64::from(context.job.prior == Prior::Holdout);
     let certificate = u64::from(context.job.certificate.is_wanted()) + u64::from(context.job.certificate.full_pass);
     let passes = StageValues {

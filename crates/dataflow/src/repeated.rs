@@ -18,12 +18,17 @@ pub(crate) struct Repeated {
 }
 
 impl Repeated {
-    /// Does `task` every so often.
-    pub(crate) fn start(name: &str, every: Duration, mut task: impl FnMut() + Send + 'static) -> Result<Self, RunError> {
+    /// Does `task` at once, and then every so often.
+    pub(crate) fn start(
+        name: &str,
+        every: Duration,
+        mut task: impl FnMut() + Send + 'static,
+    ) -> Result<Self, RunError> {
         let (until, ended) = channel::<()>();
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
+                task();
                 while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                     task();
                 }

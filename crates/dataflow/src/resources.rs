@@ -6,8 +6,8 @@ use fisherflow_curvature::CurvatureError;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::operator_times::{Activity, OperatorTimes};
 use crate::memory::in_words;
+use crate::operator_times::{Activity, OperatorTimes};
 use crate::plan;
 
 /// A peak of memory is no surprise within a quarter of what was predicted,
@@ -103,7 +103,11 @@ impl Resources {
 fn time_shares(workers: &BTreeMap<usize, OperatorTimes>) -> Vec<TimeShare> {
     let by_activity: Vec<_> = workers.values().map(OperatorTimes::by_activity).collect();
     let share = |activity: Activity| {
-        let seconds = || by_activity.iter().map(|times| times.get(&activity).copied().unwrap_or(0.0));
+        let seconds = || {
+            by_activity
+                .iter()
+                .map(|times| times.get(&activity).copied().unwrap_or(0.0))
+        };
         let most = seconds().fold(0.0, f64::max);
         (most > 0.0).then(|| TimeShare {
             activity,

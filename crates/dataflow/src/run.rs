@@ -134,9 +134,14 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let status = (cluster.process == 0)
         .then(|| StatusWriter::start(&context.progress, &context.output, stage, &host()))
         .transpose()?;
-    let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, &context.progress, move |worker| {
-        stages::work(worker, &working, stage)
-    });
+    let found = cluster::execute(
+        cluster,
+        &identity,
+        &whereabouts,
+        &context.faults,
+        &context.progress,
+        move |worker| stages::work(worker, &working, stage),
+    );
     if let Some(status) = status {
         status.end(found.as_ref().err());
     }

@@ -85,9 +85,14 @@ pub fn spectrum(
     let identity = format!("{} spectrum {settings:?}", context.run_id);
     let (working, asked) = (Arc::clone(&context), settings.clone());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
-    let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, &context.progress, move |worker| {
-        work(worker, &working, &asked)
-    })?;
+    let found = cluster::execute(
+        cluster,
+        &identity,
+        &whereabouts,
+        &context.faults,
+        &context.progress,
+        move |worker| work(worker, &working, &asked),
+    )?;
     let Some(found) = found else {
         return Ok(None);
     };
@@ -152,7 +157,7 @@ fn work(worker: &mut Worker, context: &Arc<Context>, settings: &SpectrumSettings
             Ok(probes.directions())
         })?;
     }
-    stages::end(worker, context);
+    context.progress.end();
     let probes = probes.borrow();
     let Some(probes) = probes.as_ref() else {
         return Ok(None);

@@ -81,9 +81,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             seconds,
         });
     }
-    let predicted = timed(&mut seconds, "predict", || {
-        predict(worker, context, &fit, &inverted)
-    })?;
+    let predicted = timed(&mut seconds, "predict", || predict(worker, context, &fit, &inverted))?;
     Ok(Found {
         fit,
         invert: Some(inverted),
@@ -127,7 +125,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
         begin_over_fit(context, "correction");
         let population = state.population.as_ref();
         let files = correction::correction(worker, context, population, &state.references, &noise)?;
-        end(worker, context);
+        context.progress.end();
         state.files.extend(files);
     }
     if worker.index() == 0 {
@@ -212,7 +210,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         &noise,
         pairs.as_ref(),
     )?;
-    end(worker, context);
+    context.progress.end();
     if fitted.counts.in_sums == 0 {
         return Err(RunError::Refused(format!(
             "no spectrum of {} can be counted in the Hessian: {} are bad, {} lack labels or their errors, {} are held out",
@@ -286,7 +284,7 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
             invert::finish(worker, context, factored, prior)?
         }
     };
-    end(worker, context);
+    context.progress.end();
     if worker.index() == 0 {
         stage_state::write(context, "invert", &state)?;
     }
@@ -313,7 +311,7 @@ fn certificate(
         begin_over_fit(context, "certify");
         checks = certify::certify(worker, context, fit.population.as_ref(), &compared.probes, &noise)?;
     }
-    end(worker, context);
+    context.progress.end();
     let certificate = Certificate::new(
         &inverted.blocks,
         context.effective_limit(&fit.counts).1 as f64,
@@ -343,7 +341,7 @@ fn predict(
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     begin_over(context, "predict", &context.predicted().groups);
     let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated)?;
-    end(worker, context);
+    context.progress.end();
     Ok((calibrated, predicted))
 }
 
@@ -351,11 +349,4 @@ fn predict(
 fn begin_over(context: &Context, pass: &str, groups: &[Group]) {
     let spectra = groups.iter().map(Group::n_rows).sum();
     context.progress.begin_over_spectra(pass, spectra, groups.len() as u64);
-}
-
-/// Shows that the last pass is over; one worker of a process speaks for all.
-pub(crate) fn end(worker: &Worker, context: &Context) {
-    if worker.index().is_multiple_of(context.workers) {
-        context.progress.end();
-    }
 }

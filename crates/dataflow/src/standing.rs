@@ -158,7 +158,10 @@ impl Standing {
     /// From what processes told, and how long ago: the asking one's report first, which names the pass.
     pub(crate) fn new(reports: Vec<(ProcessReport, Duration)>, processes: usize) -> Self {
         let own = reports.first().and_then(|(report, _)| report.pass());
-        let (pass, unit) = (own.map(|own| own.pass.clone()), own.map_or(Unit::Spectra, |own| own.unit));
+        let (pass, unit) = (
+            own.map(|own| own.pass.clone()),
+            own.map_or(Unit::Spectra, |own| own.unit),
+        );
         let (of, of_groups, seconds) = own.map_or((0, 0, 0.0), |own| (own.of, own.of_groups, own.seconds));
         let of_pass = || {
             let reports = reports.iter().filter_map(|(report, _)| Some((report, pass.as_ref()?)));
@@ -254,7 +257,10 @@ mod tests {
         ];
         let standing = Standing::new(reports, 2);
         assert_eq!((standing.done, standing.groups), (500, 5));
-        assert_eq!((standing.rate, standing.eta_s, standing.bytes_rate), (50.0, Some(10.0), 1000.0));
+        assert_eq!(
+            (standing.rate, standing.eta_s, standing.bytes_rate),
+            (50.0, Some(10.0), 1000.0)
+        );
         let slowest = standing.slowest.unwrap();
         assert_eq!((slowest.worker, slowest.process, slowest.mean), (3, 1, 125.0));
         assert_eq!(slowest.behind(), 0.6);

@@ -186,7 +186,6 @@ fn seconds_since_1970() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::Silent;
     use fisherflow_store::StoreOptions;
 
     #[test]
@@ -196,7 +195,7 @@ mod tests {
         let output = Output::open(&stores, folder.path().join("out").to_str().unwrap()).unwrap();
         assert_eq!(RunStatus::read(&stores, &output).unwrap(), None);
 
-        let meter = Meter::new(Arc::new(Silent));
+        let meter = Meter::silent();
         meter.begin_over_spectra("curvature", 100, 10);
         meter.advance(25);
         let writer = StatusWriter::start(&meter, &output, Stage::Run, "node-1").unwrap();

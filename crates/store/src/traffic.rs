@@ -213,7 +213,11 @@ mod tests {
         assert_eq!(stores.read(&uri).unwrap().len(), 1000);
         assert!(stores.exists(&uri).unwrap());
         let counts = stores.traffic().counts();
-        assert_eq!((counts.bytes_written, counts.bytes_read), (1000, 1000), "a look is no read");
+        assert_eq!(
+            (counts.bytes_written, counts.bytes_read),
+            (1000, 1000),
+            "a look is no read"
+        );
         assert_eq!(counts.requests, 3);
     }
 }

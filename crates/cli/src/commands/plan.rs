@@ -163,7 +163,11 @@ fn of_cluster(plan: &ClusterPlan, page: &mut Page) {
         bytes(worker.received),
         String::new(),
     ]);
-    grid.row(vec!["memory of a process".to_owned(), bytes(plan.memory.peak()), String::new()]);
+    grid.row(vec![
+        "memory of a process".to_owned(),
+        bytes(plan.memory.peak()),
+        String::new(),
+    ]);
     page.gap().grid(&grid);
     let mut stages = Grid::new(&["stage", "FLOP", "spectra read", "time"]);
     for stage in &plan.stages {

@@ -21,13 +21,7 @@ const READ_BACK: u64 = 1 << 30;
 ///
 /// # Errors
 /// Whatever ended the run.
-pub fn run(
-    job: Job,
-    stage: Stage,
-    cluster: &Cluster,
-    meter: &Arc<Meter>,
-    terminal: &Terminal,
-) -> Result<(), CliError> {
+pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, terminal: &Terminal) -> Result<(), CliError> {
     signals::heed(&cluster.interrupt, terminal)?;
     let stores = Stores::new(job.store.clone(), IO_THREADS)?;
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, Arc::clone(meter))?;

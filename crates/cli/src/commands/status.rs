@@ -31,8 +31,18 @@ pub fn status(place: &Place) -> Result<(), CliError> {
             problem: "nothing is there: no run has begun".to_owned(),
         });
     }
-    let told = if manifest.is_none() { RunStatus::read(&stores, &output)? } else { None };
-    let mut page = page(output.uri(), holder.as_ref(), manifest.as_ref(), told.as_ref(), &contents);
+    let told = if manifest.is_none() {
+        RunStatus::read(&stores, &output)?
+    } else {
+        None
+    };
+    let mut page = page(
+        output.uri(),
+        holder.as_ref(),
+        manifest.as_ref(),
+        told.as_ref(),
+        &contents,
+    );
     if let Some(told) = &told {
         page.gap().grid(&processes(&told.standing, told.age_s()));
     }
@@ -102,7 +112,11 @@ fn pass(standing: &Standing) -> String {
     let Some(pass) = &standing.pass else {
         return "between two passes".to_owned();
     };
-    let what = if standing.unit == Unit::Spectra { "spectra" } else { "blocks" };
+    let what = if standing.unit == Unit::Spectra {
+        "spectra"
+    } else {
+        "blocks"
+    };
     let mut said = format!("{pass}: {} of {} {what}", count(standing.done), count(standing.of));
     if standing.of_groups > 0 {
         said += &format!(", {} of {} groups", count(standing.groups), count(standing.of_groups));
@@ -113,7 +127,10 @@ fn pass(standing: &Standing) -> String {
     }
     if let Some(worker) = lagging(standing) {
         let behind = 100.0 * worker.behind();
-        said += &format!("; worker {} of process {} is {behind:.0} % behind", worker.worker, worker.process);
+        said += &format!(
+            "; worker {} of process {} is {behind:.0} % behind",
+            worker.worker, worker.process
+        );
     }
     if standing.silent > 0 {
         said += &format!("; {} processes have told nothing yet", count(standing.silent));
@@ -239,9 +256,15 @@ mod tests {
     fn a_run_is_alive_silent_or_ended() {
         assert!(sign_of_life(Some(&told(4, None))).ends_with("s ago, by process 7 on node-1"));
         let silent = sign_of_life(Some(&told(90, None)));
-        assert!(silent.starts_with("silent for 9") && silent.ends_with(": probably dead, run again"), "{silent}");
+        assert!(
+            silent.starts_with("silent for 9") && silent.ends_with(": probably dead, run again"),
+            "{silent}"
+        );
         let lost = sign_of_life(Some(&told(4, Some("a process of the cluster was lost"))));
-        assert!(lost.contains("ended: a process of the cluster was lost: run again"), "{lost}");
+        assert!(
+            lost.contains("ended: a process of the cluster was lost: run again"),
+            "{lost}"
+        );
         let told = told(4, None);
         assert_eq!(
             pass(&told.standing),
@@ -249,7 +272,13 @@ mod tests {
         );
         let mut page = Page::new();
         let grid = page.grid(&processes(&told.standing, 0)).to_string();
-        assert!(grid.lines().nth(1).unwrap().contains("curvature  3,000       3  2.0 KiB  1.0 GiB"), "{grid}");
+        assert!(
+            grid.lines()
+                .nth(1)
+                .unwrap()
+                .contains("curvature  3,000       3  2.0 KiB  1.0 GiB"),
+            "{grid}"
+        );
     }
 
     #[test]

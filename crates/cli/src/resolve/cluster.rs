@@ -227,6 +227,7 @@ mod tests {
             secret_file: None,
             deadline: 30,
             peer_timeout: 60,
+            metrics: None,
         }
     }
 
@@ -249,6 +250,20 @@ mod tests {
 
     fn listed(addresses: &[&str]) -> Hosts {
         Hosts::Listed(addresses.iter().map(|&address| address.to_owned()).collect())
+    }
+
+    #[test]
+    fn metrics_are_answered_on_this_machine_alone_unless_said() {
+        let said = |said: &str| {
+            let mut args = args(1, None);
+            args.metrics = Some(said.to_owned());
+            metrics(&args).map(|found| found.map(|address| address.to_string()))
+        };
+        assert_eq!(said("9464").unwrap().as_deref(), Some("127.0.0.1:9464"));
+        assert_eq!(said(":0").unwrap().as_deref(), Some("127.0.0.1:0"));
+        assert_eq!(said("0.0.0.0:9464").unwrap().as_deref(), Some("0.0.0.0:9464"));
+        assert!(said("9464 or so").is_err());
+        assert_eq!(metrics(&args(1, None)).unwrap(), None);
     }
 
     #[test]

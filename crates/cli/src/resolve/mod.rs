@@ -9,7 +9,9 @@ mod training;
 
 use std::net::SocketAddr;
 
-use fisherflow_dataflow::{Cluster, ClusterQuestion, ExistingOutput, Job, OutputHessianRequest, SpectrumSettings, Stage, TrainJob};
+use fisherflow_dataflow::{
+    Cluster, ClusterQuestion, ExistingOutput, Job, OutputHessianRequest, SpectrumSettings, Stage, TrainJob,
+};
 use fisherflow_store::StoreOptions;
 
 pub use finished::{Export, Query, Question};
