@@ -149,13 +149,20 @@ pub fn exposition(meter: &Meter) -> String {
 /// What was done of each pass.
 fn passes(out: &mut Exposition, passes: &[PassCount]) {
     type Value = fn(&PassCount) -> f64;
-    let families: [(&str, &str, &str, Option<Unit>, Value); 6] = [
+    let families: [(&str, &str, &str, Option<Unit>, Value); 7] = [
         (
             "fisherflow_spectra_total",
             "counter",
-            "Spectra done, by pass.",
+            "Spectra done or found done by an earlier try, by pass.",
             Some(Unit::Spectra),
             |pass| pass.done as f64,
+        ),
+        (
+            "fisherflow_spectra_resumed_total",
+            "counter",
+            "Of those, spectra found done by an earlier try, by pass.",
+            Some(Unit::Spectra),
+            |pass| pass.resumed as f64,
         ),
         (
             "fisherflow_groups_total",

@@ -136,6 +136,7 @@ impl Progress for Lines {
         tracing::info!(
             pass = done.pass,
             done_here = done.done,
+            resumed_here = done.resumed,
             total = done.of,
             groups_here = done.groups,
             of_groups = done.of_groups,

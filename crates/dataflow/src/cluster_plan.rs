@@ -12,16 +12,19 @@
 //! Time is `operations / rate` where that takes longer than reading (spectra are read ahead), and then what cannot be hidden: the start, a group's
 //! own cost, the reduction, and the inverse of the blocks, each at one worker with the threads of its process.
 
+use fisherflow_store::SLICE;
 use serde::Serialize;
 
 use crate::cluster_rates::ClusterRates;
 use crate::memory::MemoryPlan;
 
 /// Bytes of a slice of a block's sums: what one worker reduces at a time.
-pub(crate) const SLICE_BYTES: u64 = 4 << 20;
+const SLICE_BYTES: u64 = 8 * SLICE as u64;
 
-/// Spectra of a group as it travels and is told done, bytes of messages.
+/// Bytes of messages for a group that is asked for, given out and told done.
 const GROUP_MESSAGES: u64 = 512;
+/// Bytes of messages that say where a slice of a group is, to the first worker and to the slice's own.
+const SLICE_RECORD: u64 = 256;
 
 /// What a plan for a cluster is asked about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -122,7 +125,7 @@ pub(crate) struct ClusterSizes {
     pub(crate) spectra: u64,
     /// Reduction groups of the fit.
     pub(crate) groups: u64,
-    /// Bytes of sums of each block: of the curvature pass, and of a second pass in `ekfac` blocks' bases.
+    /// Bytes of a group's sums: of each block, in the curvature pass and then in the second pass over `ekfac` blocks.
     pub(crate) sums: Vec<Vec<u64>>,
     /// Bytes of spectra, by stage: what is read in all passes of it.
     pub(crate) read: StageValues<u64>,
@@ -151,18 +154,24 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let all = (asked.processes * asked.workers).max(1) as u64;
     let rates = rates(sizes, asked);
     let checkpoint: u64 = sizes.sums.iter().flatten().sum();
-    let slices: Vec<u64> = sizes.sums.iter().flatten().flat_map(|&bytes| slices(bytes)).collect();
-    // Slices go round the workers: the worker with most reads those, from every group.
-    let mut own = vec![0_u64; (all as usize).min(slices.len()).max(1)];
-    let at = own.len();
-    for (slice, bytes) in slices.iter().enumerate() {
-        own[slice % at] += bytes;
-    }
-    let read_most = own.iter().max().copied().unwrap_or(0).saturating_mul(sizes.groups);
+    let of_pass = |sums: &Vec<u64>| -> Vec<u64> { sums.iter().flat_map(|&bytes| slices(bytes)).collect() };
+    let by_pass: Vec<Vec<u64>> = sizes.sums.iter().map(of_pass).collect();
+    let n_slices: usize = by_pass.iter().map(Vec::len).sum();
+    // In each pass neighbouring slices belong to one worker, as many to each; it reads them from every group.
+    let most = |slices: &Vec<u64>| {
+        let each = slices.len().div_ceil(all as usize).max(1);
+        slices
+            .chunks(each)
+            .map(|own| own.iter().sum::<u64>())
+            .max()
+            .unwrap_or(0)
+    };
+    let read_most = by_pass.iter().map(most).sum::<u64>().saturating_mul(sizes.groups);
     let elsewhere = 1.0 - 1.0 / all as f64;
-    let largest = sizes.sums.iter().map(|of| of.iter().sum::<u64>()).max().unwrap_or(0);
+    let largest = sizes.sums.iter().flatten().max().copied().unwrap_or(0);
     let share = |bytes: u64| bytes / all;
-    let messages = GROUP_MESSAGES * sizes.opened.total() / all;
+    let records = SLICE_RECORD * n_slices as u64 * sizes.groups;
+    let messages = (GROUP_MESSAGES * sizes.opened.total() + records) / all;
     let worker = WorkerPlan {
         spectra: sizes.spectra as f64 / all as f64,
         groups: sizes.groups.div_ceil(all),
@@ -230,7 +239,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
         spectra: sizes.spectra,
         groups: sizes.groups,
         checkpoint,
-        slices: slices.len() as u64,
+        slices: n_slices as u64,
         worker,
         memory: sizes.memory,
         seconds: stages.iter().map(|stage| stage.seconds).sum(),
@@ -288,7 +297,7 @@ mod tests {
         ClusterSizes {
             spectra: 8_000,
             groups: 8,
-            sums: vec![vec![3 * SLICE_BYTES, SLICE_BYTES], vec![SLICE_BYTES / 2]],
+            sums: vec![vec![3 * SLICE_BYTES, SLICE_BYTES, SLICE_BYTES / 2]],
             read: StageValues {
                 fit: 80_000_000,
                 predict: 40_000_000,
@@ -336,9 +345,9 @@ mod tests {
             (2000.0, 2, 30_000_000)
         );
         assert_eq!(worker.checkpoints_written, 2 * sums);
-        // Slices 0 and 4 are the first worker's, of eight groups.
-        assert_eq!(worker.checkpoints_read, 8 * (SLICE_BYTES + SLICE_BYTES / 2));
-        let messages = GROUP_MESSAGES * 12 / 4;
+        // Of five slices the first worker has two, and reads them from eight groups.
+        assert_eq!(worker.checkpoints_read, 8 * 2 * SLICE_BYTES);
+        let messages = (GROUP_MESSAGES * 12 + SLICE_RECORD * 5 * 8) / 4;
         assert_eq!(worker.sent, (0.75 * sums as f64 / 4.0) as u64 + messages);
         assert_eq!(worker.received, 3 * SLICE_BYTES + messages);
         let seconds: Vec<f64> = plan.stages.iter().map(|stage| stage.seconds).collect();
@@ -369,10 +378,8 @@ mod tests {
     #[test]
     fn a_worker_alone_sends_no_sums() {
         let plan = cluster_plan(&sizes(), &asked(1, 1));
-        assert_eq!(
-            (plan.worker.sent, plan.worker.received),
-            (12 * GROUP_MESSAGES, 12 * GROUP_MESSAGES)
-        );
+        let messages = 12 * GROUP_MESSAGES + 5 * 8 * SLICE_RECORD;
+        assert_eq!((plan.worker.sent, plan.worker.received), (messages, messages));
         assert_eq!(plan.worker.groups, 8);
     }
 }

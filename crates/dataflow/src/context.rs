@@ -11,7 +11,7 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, Output, Stores};
+use fisherflow_store::{Catalogue, GroupStore, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
@@ -70,6 +70,8 @@ pub(crate) struct Context {
     /// `None` where the catalogue of the fit is the one to predict.
     pub(crate) predict: Option<GroupedCatalogue>,
     pub(crate) output: Output,
+    /// Where finished groups leave what they gave.
+    pub(crate) groups: GroupStore,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<Meter>,
     /// Workers of each process.
@@ -138,6 +140,7 @@ impl Context {
             chosen,
             fit,
             predict,
+            groups: output.groups(),
             output,
             faults: Arc::default(),
             progress,

@@ -16,6 +16,7 @@ mod error;
 mod fault;
 mod files;
 mod finished;
+mod group_name;
 mod handshake;
 mod heartbeat;
 mod interrupt;

@@ -235,6 +235,16 @@ impl Meter {
         }
     }
 
+    /// So many groups and their spectra were done by an earlier try of the run: they are done, and say nothing of how fast this one is.
+    pub(crate) fn resume(&self, groups: u64, spectra: u64) {
+        let counts = &mut *held(&self.counts);
+        if let Some(current) = counts.current {
+            let pass = &mut counts.passes[current.pass];
+            (pass.done, pass.resumed, pass.groups) =
+                (pass.done + spectra, pass.resumed + spectra, pass.groups + groups);
+        }
+    }
+
     /// This thread's worker has one more group behind it.
     pub(crate) fn group_done(&self) {
         let counts = &mut *held(&self.counts);
@@ -439,5 +449,13 @@ mod tests {
         meter.hear(other.report());
         let standing = meter.standing();
         assert_eq!((standing.done, standing.of, standing.silent), (50, 100, 0));
+        let rate = standing.rate * standing.seconds;
+        meter.resume(4, 40);
+        let standing = meter.standing();
+        assert_eq!((standing.done, standing.groups), (90, 4));
+        assert!(
+            (standing.rate * standing.seconds - rate).abs() < 1e-6,
+            "what was there is no speed"
+        );
     }
 }

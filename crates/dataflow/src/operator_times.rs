@@ -20,11 +20,11 @@ pub enum Activity {
     Accumulate,
     /// Messages between workers, and who has got how far.
     Exchange,
-    /// Sums over groups.
+    /// Sums over groups, out of the store.
     Reduce,
     /// Eigenproblems, factors and inverses of blocks.
     Invert,
-    /// Matrices to the output.
+    /// Groups' sums to the store, eigenbases, and matrices to the output.
     Write,
     /// Parked: nothing to do until another worker is done.
     Idle,
@@ -72,16 +72,15 @@ impl Activity {
         match operator {
             PARKED => Self::Idle,
             BETWEEN => Self::Between,
-            "Plan" | "Fetch" => Self::Fetch,
+            "Fetch" => Self::Fetch,
             "Differentiate" => Self::Differentiate,
-            DATAFLOW | "Agree" | "Broadcast" | "Concatenate" | "Deliver" | "Exchange" | "Gather" | "Map" | "Probe" => {
-                Self::Exchange
-            }
-            "ReduceInGroupOrder" => Self::Reduce,
+            DATAFLOW | "Agree" | "Assign" | "Broadcast" | "Concatenate" | "Deliver" | "Exchange" | "Feedback"
+            | "FlatMap" | "Gather" | "Inspect" | "OkErr" | "Plan" | "Probe" => Self::Exchange,
+            "Assemble" | "FoldSlices" | "List" | "ReduceInGroupOrder" => Self::Reduce,
             "Compare" | "Factor" | "Finish" | "Invert" | "MarginalVariance" | "Rows" | "Spectrum" => Self::Invert,
-            "WriteHessian" => Self::Write,
-            "Certify" | "Check" | "Choose" | "Correction" | "Count" | "Curvature" | "FluxPart" | "HeldOut"
-            | "Population" | "Predict" | "Products" | "Scan" | "WeightJacobian" => Self::Accumulate,
+            "Commit" | "Conclude" => Self::Write,
+            "Certify" | "Check" | "Choose" | "HeldOut" | "Population" | "Products" | "Scan" | "correction"
+            | "curvature" | "dual" | "predict" => Self::Accumulate,
             _ => Self::Other,
         }
     }

@@ -255,10 +255,12 @@ fn cluster_sizes(
         n_rows: of_fit.spectra,
         ..context.sizes()
     };
-    let sums = context.blocks.iter().zip(blocks).map(|(block, facts)| {
-        let correction = facts.correction.map(|facts| facts.sums_bytes);
-        Ok(std::iter::once(sizes.sums_bytes(block)?).chain(correction).collect())
-    });
+    let sums: Result<Vec<u64>, CurvatureError> = context.blocks.iter().map(|block| sizes.sums_bytes(block)).collect();
+    let corrections = blocks
+        .iter()
+        .filter_map(|block| block.correction)
+        .map(|of| of.sums_bytes)
+        .collect();
     let dual = context.dual_plan().map(|block| sizes.dual_cost(block));
     let inverse = |facts: &BlockFacts| match &dual {
         Some(cost) if facts.sums_bytes == 0 => cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
@@ -301,7 +303,7 @@ fn cluster_sizes(
     Ok(ClusterSizes {
         spectra: of_fit.spectra,
         groups: of_fit.groups,
-        sums: sums.collect::<Result<_, CurvatureError>>()?,
+        sums: vec![sums?, corrections],
         read: over(|of| of.bytes, |of| of.sample_bytes),
         flops: StageValues {
             fit: (flops.fit - bases) * of_fit.scale,

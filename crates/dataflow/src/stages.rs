@@ -124,7 +124,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
         let noise = context.in_normalised_units(residual_covariance(context, state.estimate.as_ref())?)?;
         begin_over_fit(context, "correction");
         let population = state.population.as_ref();
-        let files = correction::correction(worker, context, population, &state.references, &noise)?;
+        let files = correction::correction(worker, context, population, &state.references, &noise, &state.sums)?;
         context.progress.end();
         state.files.extend(files);
     }
@@ -224,6 +224,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         estimate,
         counts: fitted.counts,
         dual: fitted.dual,
+        sums: fitted.sums,
         files: fitted.files,
     };
     if worker.index() == 0 && context.corrected().next().is_some() {
@@ -340,7 +341,7 @@ fn predict(
     begin_over(context, "calibrate", &context.fit.sample);
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     begin_over(context, "predict", &context.predicted().groups);
-    let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated)?;
+    let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated, &fit.sums)?;
     context.progress.end();
     Ok((calibrated, predicted))
 }

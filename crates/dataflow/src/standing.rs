@@ -25,9 +25,11 @@ pub struct PassCount {
     pub of: u64,
     /// Groups of spectra, likewise; 0 for blocks.
     pub of_groups: u64,
-    /// How many this process has done.
+    /// How many this process has done, or found done by an earlier try.
     pub done: u64,
-    /// Groups that this process has read to their end.
+    /// Those of an earlier try.
+    pub resumed: u64,
+    /// Groups that this process has read to their end, or found done.
     pub groups: u64,
     /// Bytes that came from the stores meanwhile.
     pub bytes_read: u64,
@@ -139,6 +141,7 @@ impl PassCount {
             of: 0,
             of_groups: 0,
             done: 0,
+            resumed: 0,
             groups: 0,
             bytes_read: 0,
             seconds: 0.0,
@@ -170,7 +173,8 @@ impl Standing {
         let done = of_pass().map(|known| known.done).sum::<u64>().min(of);
         let groups = of_pass().map(|known| known.groups).sum::<u64>().min(of_groups);
         let bytes_read: u64 = of_pass().map(|known| known.bytes_read).sum();
-        let rate = done as f64 / seconds.max(1e-9);
+        let resumed: u64 = of_pass().map(|known| known.resumed).sum();
+        let rate = done.saturating_sub(resumed) as f64 / seconds.max(1e-9);
         let silent = processes.saturating_sub(reports.len()) as u64;
         Self {
             unit,
@@ -181,7 +185,7 @@ impl Standing {
             seconds,
             rate,
             bytes_rate: bytes_read as f64 / seconds.max(1e-9),
-            eta_s: (done > 0 && silent == 0).then(|| (of - done) as f64 / rate),
+            eta_s: (rate > 0.0 && silent == 0).then(|| (of - done) as f64 / rate),
             slowest: slowest(&reports, pass.as_deref()),
             silent,
             pass,

@@ -15,7 +15,7 @@ mod error;
 mod evidence;
 mod failure;
 mod fetch;
-mod flux_part;
+mod group_store;
 mod holdout;
 mod intrinsic;
 mod jacobians;
@@ -49,7 +49,9 @@ pub use certificate::CertificateRow;
 pub use error::{Cause, StoreError};
 pub use evidence::EvidenceRow;
 pub use fetch::Fetch;
-pub use flux_part::{FluxPart, FluxPartWriter};
+pub use group_store::{
+    Committed, Committing, GroupArray, GroupRecord, GroupStore, Purpose, SLICE, SliceReader, StoredArray, StoredSlice,
+};
 pub use holdout::HoldoutRow;
 pub use intrinsic::IntrinsicRow;
 pub use jacobians::{JacobianRows, JacobianSchema, JacobianWriter};

@@ -236,7 +236,7 @@ mod tests {
         let process = serde_json::json!({
             "heard_s": 1.0, "process": 0, "current": 0, "workers": [{ "worker": 0, "done": 3000, "groups": 3 }],
             "passes": [{
-                "pass": "curvature", "unit": "spectra", "of": 9000, "of_groups": 9, "done": 3000, "groups": 3,
+                "pass": "curvature", "unit": "spectra", "of": 9000, "of_groups": 9, "done": 3000, "resumed": 0, "groups": 3,
                 "bytes_read": 1024, "seconds": 3.0,
             }],
             "bytes_read": 2048, "bytes_written": 0, "resident": 1 << 30,
