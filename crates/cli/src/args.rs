@@ -98,6 +98,18 @@ pub struct PlanArgs {
     /// Workers (threads) of each process
     #[arg(short = 'w', long, default_value_t = 1, value_name = "W")]
     pub workers: usize,
+    /// Plan for so many spectra like those of the catalogue: 100e6
+    #[arg(long, value_name = "N")]
+    pub spectra: Option<f64>,
+    /// Spectra a second of one worker in the fit [default: by operations, as measured]
+    #[arg(long, value_name = "SPECTRA_PER_S")]
+    pub rate: Option<f64>,
+    /// MB/s that a process sends to others [default: as measured]
+    #[arg(long, value_name = "MB_PER_S")]
+    pub network: Option<f64>,
+    /// MB/s that a process reads from its store [default: as measured]
+    #[arg(long, value_name = "MB_PER_S")]
+    pub store: Option<f64>,
 }
 
 /// A run file, and where to run it.
@@ -195,6 +207,10 @@ pub struct ClusterArgs {
     /// Seconds of silence after which a process counts as lost: stopped, or cut off
     #[arg(long, default_value_t = 60, value_name = "S")]
     pub peer_timeout: u64,
+    /// Answer GET /metrics for Prometheus: PORT or :PORT on this machine alone, ADDRESS:PORT (0.0.0.0:9464) for others; port 0 is any free
+    /// one, which the log names
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
 }
 
 /// Where the processes are; without any of these on this machine, at ports 2101, 2102, ...

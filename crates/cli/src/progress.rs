@@ -1,11 +1,11 @@
 //! How far a run is: a bar with rate and ETA on a terminal, otherwise a log line of fields every few seconds.
 //!
-//! Every worker of the process tells: a pass that is under way does not begin again, and the next pass ends it.
+//! The first process shows all processes together; any other shows what it did itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fisherflow_dataflow::Progress;
+use fisherflow_dataflow::{PassCount, Progress, Slowest, Standing, Unit};
 use fisherflow_network::train::Epoch;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -13,6 +13,8 @@ use crate::logging::Terminal;
 
 /// Time between two log lines.
 const EVERY: Duration = Duration::from_secs(10);
+/// A worker is worth a word that has done so much less than the average.
+const BEHIND: f64 = 0.25;
 
 /// The progress display that fits the terminal.
 pub fn display(terminal: &Terminal) -> Arc<dyn Progress> {
@@ -21,7 +23,9 @@ pub fn display(terminal: &Terminal) -> Arc<dyn Progress> {
             bars: bars.clone(),
             pass: Mutex::new(None),
         }),
-        None => Arc::new(Lines { pass: Mutex::new(None) }),
+        None => Arc::new(Lines {
+            said: Mutex::new(Instant::now()),
+        }),
     }
 }
 
@@ -32,104 +36,113 @@ struct Bar {
 }
 
 impl Progress for Bar {
-    fn begin(&self, pass: &str, spectra: u64) {
-        let mut under_way = held(&self.pass);
-        if under_way.as_ref().is_some_and(|bar| bar.prefix() == pass) {
-            return;
-        }
-        let bar = self.bars.add(ProgressBar::new(spectra));
-        bar.set_style(style(
-            "{prefix:<12} {wide_bar} {human_pos}/{human_len}  {per_sec}  eta {eta}",
-        ));
+    fn begin(&self, pass: &str, of: u64) {
+        let bar = self.bars.add(ProgressBar::new(of));
+        bar.set_style(style("{prefix:<12} {wide_bar} {human_pos}/{human_len}  {msg}"));
         bar.set_prefix(pass.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(500));
-        if let Some(before) = under_way.replace(bar) {
+        if let Some(before) = held(&self.pass).replace(bar) {
             before.finish_and_clear();
         }
     }
 
-    fn advance(&self, spectra: u64) {
-        if let Some(bar) = held(&self.pass).as_ref() {
-            bar.inc(spectra);
+    fn show(&self, standing: &Standing) {
+        if let Some(bar) = held(&self.pass).as_ref()
+            && standing.pass.as_deref() == Some(bar.prefix().as_str())
+        {
+            bar.set_position(standing.done);
+            bar.set_message(in_words(standing));
         }
     }
 
-    fn end(&self) {
+    fn end(&self, _done: &PassCount) {
         if let Some(bar) = held(&self.pass).take() {
             bar.finish_and_clear();
         }
     }
 }
 
+/// What stands behind a bar.
+fn in_words(standing: &Standing) -> String {
+    let mut words = Vec::new();
+    if standing.of_groups > 0 {
+        words.push(format!("{}/{} groups", standing.groups, standing.of_groups));
+    }
+    words.push(format!("{:.0}/s", standing.rate));
+    if standing.unit == Unit::Spectra {
+        words.push(format!("{:.1} MB/s", standing.bytes_rate / 1e6));
+    }
+    words.extend(standing.eta_s.map(|eta| format!("eta {}", time(eta))));
+    words.extend(lagging(standing).map(|worker| {
+        format!(
+            "worker {} of process {} is {:.0} % behind",
+            worker.worker,
+            worker.process,
+            100.0 * worker.behind()
+        )
+    }));
+    words.join("  ")
+}
+
+/// The slowest worker, where it is worth a word.
+pub fn lagging(standing: &Standing) -> Option<Slowest> {
+    standing.slowest.filter(|worker| worker.behind() >= BEHIND)
+}
+
+/// `95 s`, `12 min`, `3 h 20 min`.
+pub fn time(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match minutes {
+        0..=2 => format!("{seconds:.0} s"),
+        3..=119 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
 /// A log line of fields every few seconds.
 struct Lines {
-    pass: Mutex<Option<Pass>>,
-}
-
-/// One pass over spectra.
-struct Pass {
-    name: String,
-    total: u64,
-    done: u64,
-    begun: Instant,
-    said: Instant,
-}
-
-/// What a line says of a pass.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Pace {
-    /// Spectra a second.
-    rate: f64,
-    /// Seconds to go; `None` before the first spectrum is done.
-    eta_s: Option<f64>,
+    said: Mutex<Instant>,
 }
 
 impl Progress for Lines {
-    fn begin(&self, pass: &str, spectra: u64) {
-        let mut under_way = held(&self.pass);
-        if under_way.as_ref().is_some_and(|before| before.name == pass) {
+    fn begin(&self, pass: &str, of: u64) {
+        *held(&self.said) = Instant::now();
+        tracing::info!(pass, done = 0, total = of);
+    }
+
+    fn show(&self, standing: &Standing) {
+        let mut said = held(&self.said);
+        if said.elapsed() < EVERY || standing.pass.is_none() {
             return;
         }
-        if let Some(mut before) = under_way.take() {
-            before.say();
-        }
-        let now = Instant::now();
-        tracing::info!(pass, done = 0, total = spectra);
-        *under_way = Some(Pass {
-            name: pass.to_owned(),
-            total: spectra,
-            done: 0,
-            begun: now,
-            said: now,
-        });
-    }
-
-    fn advance(&self, spectra: u64) {
-        if let Some(pass) = held(&self.pass).as_mut() {
-            pass.done += spectra;
-            if pass.said.elapsed() >= EVERY {
-                pass.say();
-            }
-        }
-    }
-
-    fn end(&self) {
-        if let Some(mut pass) = held(&self.pass).take() {
-            pass.say();
-        }
-    }
-}
-
-impl Pass {
-    fn say(&mut self) {
-        self.said = Instant::now();
-        let pace = pace(self.done, self.total, self.begun.elapsed());
+        *said = Instant::now();
+        let lagging = lagging(standing);
         tracing::info!(
-            pass = self.name,
-            done = self.done,
-            total = self.total,
-            rate = rounded(pace.rate),
-            eta_s = pace.eta_s.map(rounded),
+            pass = standing.pass,
+            done = standing.done,
+            total = standing.of,
+            groups = standing.groups,
+            of_groups = standing.of_groups,
+            rate = rounded(standing.rate),
+            mb_per_s = rounded(standing.bytes_rate / 1e6),
+            eta_s = standing.eta_s.map(rounded),
+            processes = standing.processes.len(),
+            slowest_worker = lagging.map(|worker| worker.worker),
+            slowest_process = lagging.map(|worker| worker.process),
+            behind = lagging.map(|worker| rounded(worker.behind())),
+        );
+    }
+
+    fn end(&self, done: &PassCount) {
+        tracing::info!(
+            pass = done.pass,
+            done_here = done.done,
+            resumed_here = done.resumed,
+            total = done.of,
+            groups_here = done.groups,
+            of_groups = done.of_groups,
+            bytes_read_here = done.bytes_read,
+            seconds = rounded(done.seconds),
+            "done"
         );
     }
 }
@@ -188,16 +201,6 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// The pace of a pass.
-fn pace(done: u64, total: u64, elapsed: Duration) -> Pace {
-    let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
-    let left = total.saturating_sub(done) as f64;
-    Pace {
-        rate,
-        eta_s: (done > 0).then(|| left / rate),
-    }
-}
-
 /// To one decimal.
 fn rounded(x: f64) -> f64 {
     (x * 10.0).round() / 10.0
@@ -212,34 +215,41 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn workers_share_a_pass() {
-        let lines = Lines { pass: Mutex::new(None) };
-        lines.begin("population", 10);
-        lines.advance(3);
-        lines.begin("population", 10);
-        lines.advance(4);
-        let done = |lines: &Lines| held(&lines.pass).as_ref().map(|p| (p.name.clone(), p.done));
-        assert_eq!(done(&lines), Some(("population".to_owned(), 7)));
-        lines.begin("reference", 10);
-        assert_eq!(done(&lines), Some(("reference".to_owned(), 0)));
-        lines.end();
-        lines.end();
-        lines.advance(1);
-        assert_eq!(done(&lines), None);
+    fn standing(least: u64) -> Standing {
+        Standing {
+            pass: Some("curvature".to_owned()),
+            unit: Unit::Spectra,
+            done: 500,
+            of: 1000,
+            groups: 5,
+            of_groups: 10,
+            seconds: 10.0,
+            rate: 50.0,
+            bytes_rate: 3e6,
+            eta_s: Some(10.0),
+            slowest: Some(Slowest {
+                worker: 3,
+                process: 1,
+                done: least,
+                mean: 100.0,
+            }),
+            silent: 0,
+            processes: Vec::new(),
+        }
     }
 
     #[test]
-    fn pace_by_hand() {
-        let halfway = pace(500, 1000, Duration::from_secs(10));
-        assert_eq!(
-            halfway,
-            Pace {
-                rate: 50.0,
-                eta_s: Some(10.0)
-            }
-        );
-        assert_eq!(pace(0, 1000, Duration::from_secs(10)).eta_s, None);
-        assert_eq!(pace(12, 10, Duration::from_secs(1)).eta_s, Some(0.0));
+    fn a_bar_says_how_fast_and_who_is_behind() {
+        let even = in_words(&standing(90));
+        assert_eq!(even, "5/10 groups  50/s  3.0 MB/s  eta 10 s");
+        let uneven = in_words(&standing(60));
+        assert!(uneven.ends_with("worker 3 of process 1 is 40 % behind"), "{uneven}");
+    }
+
+    #[test]
+    fn times_are_said_in_their_units() {
+        assert_eq!(time(95.4), "95 s");
+        assert_eq!(time(720.0), "12 min");
+        assert_eq!(time(12_000.0), "3 h 20 min");
     }
 }

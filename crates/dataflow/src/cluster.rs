@@ -17,6 +17,9 @@ use crate::fault::Faults;
 use crate::heartbeat::Heartbeat;
 use crate::job::Cluster;
 use crate::mesh;
+use crate::meter::Meter;
+use crate::operator_times;
+use crate::repeated;
 use crate::whereabouts::Whereabouts;
 
 /// How long a worker that only sees a connection close waits for the heartbeat to say whose it was.
@@ -31,18 +34,25 @@ pub(crate) fn execute<T: Send + 'static>(
     run: &str,
     whereabouts: &Whereabouts,
     faults: &Arc<Faults>,
+    meter: &Arc<Meter>,
     work: impl Fn(&mut Worker) -> Result<T, RunError> + Send + Sync + 'static,
 ) -> Result<T, RunError> {
     let processes = cluster.processes;
+    meter.is_process(cluster.process, processes);
     let mut hearts = BTreeMap::new();
     let (builders, others) = if processes > 1 {
         let mesh = mesh::connect(cluster, run, whereabouts)?;
         hearts = mesh.heartbeat;
         quiet_communication_panics();
         let local = ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
-        let (builders, guard) =
-            initialize_networking_from_sockets(local, mesh.data, cluster.process, cluster.workers, Hooks::default())
-                .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
+        let (builders, guard) = initialize_networking_from_sockets(
+            local,
+            mesh.data,
+            cluster.process,
+            cluster.workers,
+            meter.on_the_wire().hooks(),
+        )
+        .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
         (
             builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
             Box::new(guard) as Box<dyn std::any::Any + Send>,
@@ -53,9 +63,11 @@ pub(crate) fn execute<T: Send + 'static>(
             .map_err(RunError::Internal)?
     };
     let names = (0..processes).map(|process| whereabouts.name(process)).collect();
-    let heartbeat = Heartbeat::start(cluster, hearts, names, faults)?;
-    let in_worker = Arc::clone(faults);
+    let heartbeat = Heartbeat::start(cluster, hearts, names, faults, meter)?;
+    let (in_worker, counting) = (Arc::clone(faults), Arc::clone(meter));
+    let _shown = repeated::shown(meter)?;
     let guards = execute_from(builders, others, WorkerConfig::default(), move |worker| {
+        operator_times::observe(worker, counting.is_worker(worker.index()));
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| work(worker))).unwrap_or_else(|panic| {
             let said = said(&*panic);
             Err(if is_communication(&said) {

@@ -21,8 +21,9 @@ use crate::error::RunError;
 use crate::fault::Faults;
 use crate::files;
 use crate::group_name::Serves;
-use crate::job::{CatalogueSource, Compute, Job, Prior, Progress, StructureChoice};
+use crate::job::{CatalogueSource, Compute, Job, Prior, StructureChoice};
 use crate::memory::Sizes;
+use crate::meter::Meter;
 use crate::operators::GroupReader;
 use crate::passes::rows;
 use crate::prior_choice::{self, PriorChoice};
@@ -46,6 +47,8 @@ pub(crate) struct GroupedCatalogue {
     pub(crate) groups: Vec<Group>,
     /// Those whose held-out spectra give noise, references and calibration: all, or evenly spaced ones where that is plenty.
     pub(crate) sample: Vec<Group>,
+    /// Rows that hold plenty of held-out spectra.
+    pub(crate) plenty: f64,
 }
 
 /// The posterior of every block, loaded once a process.
@@ -81,7 +84,7 @@ pub(crate) struct Context {
     /// Where they leave what serves this run alone.
     groups_of_run: GroupStore,
     pub(crate) faults: Arc<Faults>,
-    pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) progress: Arc<Meter>,
     /// Workers of each process.
     pub(crate) workers: usize,
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
@@ -111,7 +114,7 @@ pub(crate) struct Context {
 
 impl Context {
     /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
-    pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<dyn Progress>) -> Result<Self, RunError> {
+    pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<Meter>) -> Result<Self, RunError> {
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
         let bytes = stores.read(&job.network.uri)?;
         let network =
@@ -176,6 +179,7 @@ impl Context {
             label_scale: OnceLock::new(),
         };
         context.run_id = context.identity();
+        context.progress.reads_from(context.stores.traffic(), &context.run_id);
         Ok(context)
     }
 
@@ -213,13 +217,17 @@ impl Context {
         rows::is_kept_out(batch, row, &self.job)
     }
 
-    /// The batches of a group, read ahead on the store's threads.
+    /// The batches of a group, read ahead on the store's threads; counted as a group once the last of them is taken.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
-        Box::new(
-            catalogue
-                .fetch(group, self.job.compute.batch, PREFETCH_BYTES)
-                .map(|batch| batch.map_err(RunError::from)),
-        )
+        let meter = Arc::clone(&self.progress);
+        let mut batches = catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES);
+        Box::new(std::iter::from_fn(move || {
+            let next = batches.next();
+            if next.is_none() {
+                meter.group_done();
+            }
+            next.map(|batch| batch.map_err(RunError::from))
+        }))
     }
 
     /// Covariances in label units, `[n, K, K]`, in normalised label units.
@@ -601,6 +609,7 @@ impl GroupedCatalogue {
             catalogue,
             groups,
             sample,
+            plenty,
         })
     }
 }

@@ -5,9 +5,10 @@
 //! lost, and each ends with a fault that names it. Between two other processes TCP's own time limits find what is cut off.
 //!
 //! The same connections carry a wish to end: every process then finishes the groups it has under way, tells the first when it is quiet, and
-//! ends when all are and the pass cannot end any more, or when the time for it is over.
+//! ends when all are and the pass cannot end any more, or when the time for it is over. And they carry what each process has done, for the
+//! first to show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -19,13 +20,21 @@ use crate::error::RunError;
 use crate::fault::Faults;
 use crate::interrupt::{Interrupt, Wish};
 use crate::job::Cluster;
+use crate::meter::Meter;
+use crate::standing::ProcessReport;
 
 /// Time between two looks.
 const TICK: Duration = Duration::from_millis(25);
 /// How long groups under way may take once the process is to end: schedulers kill after 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
-/// Bytes of a message: its kind and a number.
+/// Bytes of a message: its kind and a number, which for a report is the number of the bytes that follow.
 const MESSAGE: usize = 5;
+/// Time between two reports of what a process has done.
+const REPORT: Duration = Duration::from_secs(1);
+/// Most bytes of a report.
+const LONGEST: usize = 1 << 20;
+/// The kind of a report.
+const IS_REPORT: u8 = 7;
 
 /// What one process tells another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +98,7 @@ impl Heartbeat {
         sockets: BTreeMap<usize, TcpStream>,
         names: Vec<String>,
         faults: &Arc<Faults>,
+        meter: &Arc<Meter>,
     ) -> Result<Self, RunError> {
         let done = Arc::new(AtomicBool::new(false));
         let now = Instant::now();
@@ -96,6 +106,7 @@ impl Heartbeat {
             let link = Link {
                 socket,
                 read: Vec::new(),
+                unsent: VecDeque::new(),
                 // Its first beat may be as late as its own deadline: until then it waits for others.
                 heard: now + cluster.deadline,
                 is_open: true,
@@ -110,6 +121,7 @@ impl Heartbeat {
             silence: cluster.peer_timeout,
             interrupt: cluster.interrupt.clone(),
             faults: Arc::clone(faults),
+            meter: Arc::clone(meter),
             draining: None,
             said_quiet: None,
         };
@@ -138,6 +150,8 @@ struct Link {
     socket: TcpStream,
     /// The beginning of a message whose end is still to come.
     read: Vec<u8>,
+    /// What the other end has not taken yet.
+    unsent: VecDeque<u8>,
     heard: Instant,
     is_open: bool,
     /// What it said of its drain.
@@ -145,9 +159,9 @@ struct Link {
 }
 
 impl Link {
-    /// What came in since; `None` at the end where the connection is closed.
-    fn receive(&mut self, messages: &mut Vec<Option<Message>>) {
-        let mut buffer = [0; 256];
+    /// What came in since; [`Heard::Closed`] at the end where the connection is closed.
+    fn receive(&mut self) -> Vec<Heard> {
+        let mut buffer = [0; 4096];
         loop {
             match self.socket.read(&mut buffer) {
                 Ok(n) if n > 0 => {
@@ -162,21 +176,66 @@ impl Link {
                 }
             }
         }
-        let whole = self.read.len() / MESSAGE * MESSAGE;
-        for bytes in self.read.drain(..whole).collect::<Vec<_>>().as_chunks::<MESSAGE>().0 {
-            messages.extend(Message::of(*bytes).map(Some));
+        let mut heard = Vec::new();
+        while let Some((next, length)) = whole(&self.read) {
+            heard.extend(next);
+            self.read.drain(..length);
         }
         if !self.is_open {
-            messages.push(None);
+            heard.push(Heard::Closed);
         }
+        heard
     }
 
     /// A peer that takes nothing more is found by its silence.
     fn send(&mut self, message: Message) {
-        if self.is_open {
-            let _ = self.socket.write_all(&message.bytes());
+        self.unsent.extend(message.bytes());
+        self.flush();
+    }
+
+    /// Only where nothing waits: a peer that is slow to read needs the latest report alone.
+    fn report(&mut self, report: &[u8]) {
+        if self.unsent.is_empty() {
+            self.unsent.push_back(IS_REPORT);
+            self.unsent.extend((report.len() as u32).to_be_bytes());
+            self.unsent.extend(report);
+            self.flush();
         }
     }
+
+    /// As much of what waits as the other end takes now.
+    fn flush(&mut self) {
+        while self.is_open && !self.unsent.is_empty() {
+            match self.socket.write(self.unsent.as_slices().0) {
+                Ok(n) if n > 0 => {
+                    self.unsent.drain(..n);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Full for now; or broken, which reading will show.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// What comes over a connection.
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Message(Message),
+    Report(Box<ProcessReport>),
+    Closed,
+}
+
+/// The first message of what was read, and its length; `None` where its end is still to come. What is not understood is skipped.
+fn whole(read: &[u8]) -> Option<(Option<Heard>, usize)> {
+    let (head, body) = read.split_first_chunk::<MESSAGE>()?;
+    let [IS_REPORT, a, b, c, d] = *head else {
+        return Some((Message::of(*head).map(Heard::Message), MESSAGE));
+    };
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    let report = body.get(..length.min(LONGEST))?;
+    let report = serde_json::from_slice(report).ok();
+    Some((report.map(Heard::Report), MESSAGE + length.min(LONGEST)))
 }
 
 struct Watch {
@@ -186,6 +245,7 @@ struct Watch {
     silence: Duration,
     interrupt: Interrupt,
     faults: Arc<Faults>,
+    meter: Arc<Meter>,
     /// Since when, and who asked for it.
     draining: Option<(Instant, u32)>,
     said_quiet: Option<bool>,
@@ -194,12 +254,17 @@ struct Watch {
 impl Watch {
     fn run(mut self, done: &AtomicBool) {
         let every = (self.silence / 5).min(Duration::from_secs(5));
-        let mut beat: Option<Instant> = None;
+        let (mut beat, mut reported) = (None::<Instant>, None::<Instant>);
         while !done.load(Ordering::Acquire) {
             if beat.is_none_or(|beat| beat.elapsed() >= every) {
                 beat = Some(Instant::now());
                 self.tell(Message::Beat);
             }
+            if self.me != 0 && reported.is_none_or(|reported| reported.elapsed() >= REPORT) {
+                reported = Some(Instant::now());
+                self.report();
+            }
+            self.links.values_mut().for_each(Link::flush);
             self.listen();
             self.heed_wishes();
             self.drain();
@@ -209,7 +274,19 @@ impl Watch {
             }
             std::thread::sleep(TICK);
         }
+        if self.me != 0 {
+            self.report();
+        }
         self.tell(Message::Done);
+    }
+
+    /// Tells the first process what this one has done.
+    fn report(&mut self) {
+        if let Ok(report) = serde_json::to_vec(&self.meter.report())
+            && report.len() <= LONGEST
+        {
+            self.links.values_mut().for_each(|link| link.report(&report));
+        }
     }
 
     fn tell(&mut self, message: Message) {
@@ -226,12 +303,15 @@ impl Watch {
     fn listen(&mut self) {
         let mut heard = Vec::new();
         for (&peer, link) in self.links.iter_mut().filter(|(_, link)| link.is_open) {
-            let mut messages = Vec::new();
-            link.receive(&mut messages);
-            heard.extend(messages.into_iter().map(|message| (peer, message)));
+            heard.extend(link.receive().into_iter().map(|heard| (peer, heard)));
         }
-        for (peer, message) in heard {
-            self.hear(peer, message);
+        for (peer, heard) in heard {
+            match heard {
+                Heard::Message(message) => self.hear(peer, message),
+                Heard::Report(report) if self.me == 0 && report.process as usize == peer => self.meter.hear(*report),
+                Heard::Report(_) => {}
+                Heard::Closed => self.lost(peer, "has ended"),
+            }
         }
         let silence = self.silence;
         let is_silent = |link: &Link| link.is_open && link.heard.elapsed() > silence;
@@ -241,26 +321,24 @@ impl Watch {
         }
     }
 
-    /// `None` where the connection closed.
-    fn hear(&mut self, peer: usize, message: Option<Message>) {
+    fn hear(&mut self, peer: usize, message: Message) {
         match message {
-            None => self.lost(peer, "has ended"),
-            Some(Message::Beat) => {}
-            Some(Message::Done) => {
+            Message::Beat => {}
+            Message::Done => {
                 self.links.remove(&peer);
             }
-            Some(Message::Lost(who)) => {
+            Message::Lost(who) => {
                 let name = self.name(who);
                 self.faults.raise(RunError::PeerLost(format!("{name} is gone")));
             }
-            Some(Message::Drain(who)) => self.begin_drain(who),
-            Some(Message::Quit(who)) => self.quit(who),
-            Some(Message::Quiet(held_back)) => {
+            Message::Drain(who) => self.begin_drain(who),
+            Message::Quit(who) => self.quit(who),
+            Message::Quiet(held_back) => {
                 if let Some(link) = self.links.get_mut(&peer) {
                     link.quiet = Some(held_back);
                 }
             }
-            Some(Message::Go) => self.go(),
+            Message::Go => self.go(),
         }
     }
 
@@ -361,6 +439,7 @@ mod tests {
         interrupts: [Interrupt; 2],
         faults: [Arc<Faults>; 2],
         watches: Vec<Heartbeat>,
+        meters: Vec<Arc<Meter>>,
     }
 
     fn pair(timeout: Duration) -> Pair {
@@ -369,6 +448,7 @@ mod tests {
         let accepted = listener.accept().unwrap().0;
         let interrupts = [Interrupt::default(), Interrupt::default()];
         let faults: [Arc<Faults>; 2] = Default::default();
+        let mut meters = Vec::new();
         let watches = [(accepted, 1), (dialled, 0)]
             .into_iter()
             .enumerate()
@@ -383,13 +463,19 @@ mod tests {
                     ..Cluster::alone(1)
                 };
                 let names = vec!["0 at a".to_owned(), "1 at b".to_owned()];
-                Heartbeat::start(&cluster, BTreeMap::from([(other, socket)]), names, &faults[me]).unwrap()
+                let meter = Meter::silent();
+                meter.is_process(me, 2);
+                let heartbeat =
+                    Heartbeat::start(&cluster, BTreeMap::from([(other, socket)]), names, &faults[me], &meter);
+                meters.push(meter);
+                heartbeat.unwrap()
             })
             .collect();
         Pair {
             interrupts,
             faults,
             watches,
+            meters,
         }
     }
 
@@ -409,6 +495,53 @@ mod tests {
         std::thread::sleep(Duration::from_millis(500));
         pair.watches.remove(0).finish();
         assert!(pair.faults.iter().all(|faults| !faults.raised()));
+    }
+
+    #[test]
+    fn the_first_process_learns_what_the_others_do() {
+        let pair = pair(Duration::from_secs(60));
+        pair.meters[1].begin_over_spectra("curvature", 100, 4);
+        pair.meters[1].advance(30);
+        let started = Instant::now();
+        let told = loop {
+            let standing = pair.meters[0].standing();
+            let other = standing.processes.into_iter().find(|told| told.report.process == 1);
+            if let Some(other) = other.filter(|other| other.report.pass().is_some_and(|pass| pass.done == 30)) {
+                break other;
+            }
+            assert!(started.elapsed() < Duration::from_secs(10), "nothing was told");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(told.report.pass().unwrap().pass, "curvature");
+        assert_eq!(pair.meters[1].standing().processes.len(), 1, "the first tells nobody");
+    }
+
+    #[test]
+    fn reports_come_in_pieces_between_messages() {
+        let report = Meter::silent().report();
+        let json = serde_json::to_vec(&report).unwrap();
+        let mut bytes = Message::Beat.bytes().to_vec();
+        bytes.push(IS_REPORT);
+        bytes.extend((json.len() as u32).to_be_bytes());
+        bytes.extend(&json);
+        bytes.extend(Message::Go.bytes());
+        let mut read = Vec::new();
+        let mut heard = Vec::new();
+        for byte in bytes {
+            read.push(byte);
+            while let Some((next, length)) = whole(&read) {
+                heard.extend(next);
+                read.drain(..length);
+            }
+        }
+        assert_eq!(
+            heard,
+            [
+                Heard::Message(Message::Beat),
+                Heard::Report(Box::new(report)),
+                Heard::Message(Message::Go)
+            ]
+        );
     }
 
     #[test]
@@ -432,7 +565,8 @@ mod tests {
             ..Cluster::alone(1)
         };
         let started = Instant::now();
-        let _watch = Heartbeat::start(&cluster, BTreeMap::from([(1, socket)]), Vec::new(), &faults).unwrap();
+        let meter = Meter::silent();
+        let _watch = Heartbeat::start(&cluster, BTreeMap::from([(1, socket)]), Vec::new(), &faults, &meter).unwrap();
         let pair = pair(Duration::from_millis(400));
         let said = raised(&faults);
         assert!(said.contains("process 1 has given no sign of life for 0.4 s"), "{said}");

@@ -327,14 +327,3 @@ impl Stage {
         }
     }
 }
-
-/// How far a run is; called from worker threads.
-pub trait Progress: Send + Sync {
-    /// A pass begins (`population`, `curvature`, ...) over so many spectra of this process, or so many blocks in all for `evidence` and `invert`. A begin
-    /// ends the pass before.
-    fn begin(&self, pass: &str, of: u64);
-    /// So many more are done, in this process.
-    fn advance(&self, done: u64);
-    /// The last pass is over.
-    fn end(&self);
-}

@@ -7,6 +7,8 @@ mod auto;
 mod basis;
 mod calibration_notes;
 mod cluster;
+mod cluster_plan;
+mod cluster_rates;
 mod context;
 mod drain;
 mod dual_files;
@@ -24,6 +26,8 @@ mod manifest;
 mod membership;
 mod memory;
 mod mesh;
+mod meter;
+mod operator_times;
 mod operators;
 mod output_hessian;
 mod passes;
@@ -31,25 +35,33 @@ mod plan;
 mod prior_choice;
 mod prior_facts;
 mod release;
+mod repeated;
 mod resources;
 mod run;
 mod spectrum;
 mod stage_state;
 mod stages;
+mod standing;
+mod status;
 mod strays;
 mod train;
 mod whereabouts;
+mod wire;
 
 pub use auto::ChosenStructure;
+pub use cluster_plan::{ClusterPlan, ClusterQuestion, ClusterStage, WorkerPlan};
+pub use cluster_rates::ClusterRates;
 pub use error::RunError;
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use interrupt::{Interrupt, Wish};
 pub use job::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
-    LowRankSettings, NetworkSource, Noise, Predict, Prior, Progress, Stage, StructureChoice,
+    LowRankSettings, NetworkSource, Noise, Predict, Prior, Stage, StructureChoice,
 };
 pub use memory::MemoryPlan;
+pub use meter::{Meter, Progress};
+pub use operator_times::{Activity, OperatorTimes};
 pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
 pub use passes::predict::PredictCounts;
 pub use plan::{
@@ -57,8 +69,11 @@ pub use plan::{
     plan,
 };
 pub use prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
-pub use resources::{Resources, StageResources};
+pub use resources::{Resources, StageResources, TimeShare};
 pub use run::{EffectiveParameters, Outcome, PullsOver, RunSummary, run};
 pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use stage_state::FitCounts;
+pub use standing::{PassCount, ProcessReport, ProcessStanding, Slowest, Standing, Unit, WorkerCount};
+pub use status::RunStatus;
 pub use train::{TrainJob, Trained, train};
+pub use wire::WireCounts;

@@ -14,8 +14,10 @@ use timely::worker::Worker;
 use crate::cluster;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::job::{Cluster, ExistingOutput, Job, Progress};
+use crate::job::{Cluster, ExistingOutput, Job};
+use crate::meter::Meter;
 use crate::passes::{agree, population};
+use crate::repeated;
 use crate::stage_state::FitState;
 use crate::whereabouts::Whereabouts;
 
@@ -99,7 +101,7 @@ impl OutputHessianPart {
 pub fn output_hessian(
     job: Arc<Job>,
     request: &OutputHessianRequest,
-    progress: Arc<dyn Progress>,
+    progress: Arc<Meter>,
 ) -> Result<OutputHessianReport, RunError> {
     let context = Arc::new(Context::open(job, 1, progress)?);
     let labels = labels(&context, request)?;
@@ -204,7 +206,9 @@ fn check_size(context: &Context, request: &OutputHessianRequest) -> Result<(), R
 fn stars(context: &Arc<Context>, ids: &[String]) -> Result<Vec<SpectrumBatch>, RunError> {
     let predicted = context.predicted();
     let mut found: Vec<Option<SpectrumBatch>> = vec![None; ids.len()];
-    context.progress.begin("stars", predicted.catalogue.n_rows());
+    let _shown = repeated::shown(&context.progress)?;
+    let (spectra, groups) = (predicted.catalogue.n_rows(), predicted.groups.len() as u64);
+    context.progress.begin_over_spectra("stars", spectra, groups);
     for group in &predicted.groups {
         for batch in context.read(&predicted.catalogue, group) {
             let batch = batch?;
@@ -267,7 +271,14 @@ fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, R
         Some(fit) => Ok(fit.population),
         None => population::population(worker, &working),
     };
-    cluster::execute(&cluster, "output-hessian", &whereabouts, &context.faults, look)
+    cluster::execute(
+        &cluster,
+        "output-hessian",
+        &whereabouts,
+        &context.faults,
+        &context.progress,
+        look,
+    )
 }
 
 /// The table as it grows.

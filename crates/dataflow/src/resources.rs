@@ -1,10 +1,13 @@
 //! What a run took, beside what was predicted for it.
 
+use std::collections::BTreeMap;
+
 use fisherflow_curvature::CurvatureError;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::memory::in_words;
+use crate::operator_times::{Activity, OperatorTimes};
 use crate::plan;
 
 /// A peak of memory is no surprise within a quarter of what was predicted,
@@ -22,6 +25,12 @@ pub struct Resources {
     pub memory_peak: Option<u64>,
     /// The stages that ran, in order.
     pub stages: Vec<StageResources>,
+    /// Where the time of this process's workers went, in the order data flows.
+    pub time: Vec<TimeShare>,
+    /// Bytes that this process read from its stores and wrote there.
+    pub store_bytes: (u64, u64),
+    /// Bytes that it sent to other processes and received from them.
+    pub network_bytes: (u64, u64),
 }
 
 /// A stage.
@@ -35,14 +44,29 @@ pub struct StageResources {
     pub seconds: f64,
 }
 
+/// What workers spent some time on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TimeShare {
+    /// On what.
+    pub activity: Activity,
+    /// Seconds of a worker, on average,
+    pub mean: f64,
+    /// of the worker that spent least,
+    pub least: f64,
+    /// and of the one that spent most.
+    pub most: f64,
+}
+
 impl Resources {
     /// Of stages that took so many seconds.
     pub(crate) fn of(context: &Context, seconds: &[(&'static str, f64)]) -> Result<Self, CurvatureError> {
+        let (traffic, wire) = (context.progress.traffic(), context.progress.wire());
         let memory = context.sizes().memory(&context.blocks)?;
         let flops = plan::flops(context, &plan::block_facts(context)?);
         let predicted = |stage| match stage {
             "fit" => (flops.fit, memory.fit),
-            "invert" => (flops.invert, memory.invert.max(memory.certify)),
+            "invert" => (flops.invert, memory.invert),
+            "certificate" => (flops.certificate, memory.certify),
             _ => (flops.predict, memory.predict),
         };
         let stages = seconds.iter().map(|&(stage, seconds)| StageResources {
@@ -53,8 +77,11 @@ impl Resources {
         let widest = seconds.iter().map(|&(stage, _)| predicted(stage).1).max();
         Ok(Self {
             memory_predicted: memory.beside + widest.unwrap_or(0),
-            memory_peak: peak(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
+            memory_peak: of_status("VmHWM:"),
             stages: stages.collect(),
+            time: time_shares(&context.progress.times()),
+            store_bytes: (traffic.bytes_read, traffic.bytes_written),
+            network_bytes: (wire.sent, wire.received),
         })
     }
 
@@ -72,9 +99,38 @@ impl Resources {
     }
 }
 
-/// `VmHWM` of a process's status, in bytes.
-fn peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// Of each activity that took any time.
+fn time_shares(workers: &BTreeMap<usize, OperatorTimes>) -> Vec<TimeShare> {
+    let by_activity: Vec<_> = workers.values().map(OperatorTimes::by_activity).collect();
+    let share = |activity: Activity| {
+        let seconds = || {
+            by_activity
+                .iter()
+                .map(|times| times.get(&activity).copied().unwrap_or(0.0))
+        };
+        let most = seconds().fold(0.0, f64::max);
+        (most > 0.0).then(|| TimeShare {
+            activity,
+            mean: seconds().sum::<f64>() / by_activity.len() as f64,
+            least: seconds().fold(most, f64::min),
+            most,
+        })
+    };
+    Activity::ALL.into_iter().filter_map(share).collect()
+}
+
+/// Bytes of memory that this process has now.
+pub(crate) fn resident() -> Option<u64> {
+    of_status("VmRSS:")
+}
+
+fn of_status(name: &str) -> Option<u64> {
+    in_bytes(&std::fs::read_to_string("/proc/self/status").ok()?, name)
+}
+
+/// A size of a process's status, in bytes.
+fn in_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(1024 * kib)
 }
@@ -86,9 +142,10 @@ mod tests {
     #[test]
     fn the_peak_is_read_from_a_process_status() {
         let status = "Name:\tfisherflow\nVmPeak:\t  900 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 12 kB\n";
-        assert_eq!(peak(status), Some(2 << 20));
-        assert_eq!(peak("VmHWM:\tlots\n"), None);
-        assert_eq!(peak(""), None);
+        assert_eq!(in_bytes(status, "VmHWM:"), Some(2 << 20));
+        assert_eq!(in_bytes(status, "VmRSS:"), Some(12 << 10));
+        assert_eq!(in_bytes("VmHWM:\tlots\n", "VmHWM:"), None);
+        assert_eq!(in_bytes("", "VmHWM:"), None);
     }
 
     #[test]
@@ -98,6 +155,9 @@ mod tests {
                 memory_predicted,
                 memory_peak,
                 stages: Vec::new(),
+                time: Vec::new(),
+                store_bytes: (0, 0),
+                network_bytes: (0, 0),
             };
             resources.note()
         };

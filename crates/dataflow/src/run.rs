@@ -15,8 +15,9 @@ use crate::cluster;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;
-use crate::job::{Cluster, ExistingOutput, Job, Progress, Stage};
+use crate::job::{Cluster, ExistingOutput, Job, Stage};
 use crate::manifest::manifest;
+use crate::meter::Meter;
 use crate::passes::exclusions;
 use crate::passes::predict::PredictCounts;
 use crate::prior_facts::PriorFacts;
@@ -24,6 +25,7 @@ use crate::release;
 use crate::resources::Resources;
 use crate::stage_state::{self, FitCounts, FitState};
 use crate::stages::{self, Found};
+use crate::status::StatusWriter;
 use crate::whereabouts::Whereabouts;
 
 /// What a run left, for people to read.
@@ -120,7 +122,7 @@ pub enum Outcome {
 /// # Errors
 /// Whatever ended it; [`RunError::exit_code`] says with which code the process should end. After an error in a cluster of several
 /// processes the process must exit, so that the others learn of it.
-pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Progress>) -> Result<Outcome, RunError> {
+pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
     let complete = if cluster.process == 0 {
@@ -137,9 +139,21 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Pro
     let working = Arc::clone(&context);
     let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
-    let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, move |worker| {
-        stages::work(worker, &working, stage)
-    })?;
+    let status = (cluster.process == 0)
+        .then(|| StatusWriter::start(&context.progress, &context.output, stage, &host()))
+        .transpose()?;
+    let found = cluster::execute(
+        cluster,
+        &identity,
+        &whereabouts,
+        &context.faults,
+        &context.progress,
+        move |worker| stages::work(worker, &working, stage),
+    );
+    if let Some(status) = status {
+        status.end(found.as_ref().err());
+    }
+    let found = found?;
     let summary = summary(&context, stage, found, cluster.process, started)?;
     Ok(Outcome::Done(Box::new(summary)))
 }
@@ -153,10 +167,7 @@ fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
     }
     let claim = Claim {
         run_id: context.run_id.clone(),
-        host: std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .unwrap_or_default()
-            .trim()
-            .to_string(),
+        host: host(),
         pid: std::process::id(),
         started: now_utc(),
     };
@@ -225,6 +236,12 @@ fn release_again(context: &Context) -> Result<(), RunError> {
     };
     release::commit(context, &excluded, &fit)?;
     Ok(context.output.clear_stages().map(drop)?)
+}
+
+/// The name of this machine.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 /// Whether the holder of an output is another process of this machine that is still running this program: of a holder elsewhere nothing

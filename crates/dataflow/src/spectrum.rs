@@ -17,7 +17,8 @@ use crate::cluster;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;
-use crate::job::{Cluster, ExistingOutput, Job, Progress};
+use crate::job::{Cluster, ExistingOutput, Job};
+use crate::meter::Meter;
 use crate::passes::products::{Over, not_the_owner, products};
 use crate::stages;
 use crate::whereabouts::Whereabouts;
@@ -66,7 +67,7 @@ pub fn spectrum(
     job: Arc<Job>,
     settings: SpectrumSettings,
     cluster: &Cluster,
-    progress: Arc<dyn Progress>,
+    progress: Arc<Meter>,
 ) -> Result<Option<SpectrumReport>, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
@@ -84,9 +85,14 @@ pub fn spectrum(
     let identity = format!("{} spectrum {settings:?}", context.run_id);
     let (working, asked) = (Arc::clone(&context), settings.clone());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
-    let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, move |worker| {
-        work(worker, &working, &asked)
-    })?;
+    let found = cluster::execute(
+        cluster,
+        &identity,
+        &whereabouts,
+        &context.faults,
+        &context.progress,
+        move |worker| work(worker, &working, &asked),
+    )?;
     let Some(found) = found else {
         return Ok(None);
     };
@@ -141,7 +147,7 @@ fn work(worker: &mut Worker, context: &Arc<Context>, settings: &SpectrumSettings
     let mut steps = 0;
     while steps < settings.steps && !vectors.is_empty() {
         steps += 1;
-        stages::begin_over_fit(worker, context, &format!("step {steps} of {}", settings.steps));
+        stages::begin_over_fit(context, &format!("step {steps} of {}", settings.steps));
         let (owned, counted) = (Rc::clone(&probes), Rc::clone(&n_spectra));
         vectors = products(worker, context, &loss, &over, vectors, move |sums| {
             *counted.borrow_mut() = sums.n_spectra;
@@ -151,7 +157,7 @@ fn work(worker: &mut Worker, context: &Arc<Context>, settings: &SpectrumSettings
             Ok(probes.directions())
         })?;
     }
-    stages::end(worker, context);
+    context.progress.end();
     let probes = probes.borrow();
     let Some(probes) = probes.as_ref() else {
         return Ok(None);

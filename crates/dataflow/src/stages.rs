@@ -48,7 +48,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
                 None if context.corrected().next().is_some() => agree::left_by(worker, context, SUMS)?,
                 _ => None,
             };
-            timed(&mut seconds, Stage::Fit, || fit(worker, context, summed))?
+            timed(&mut seconds, "fit", || fit(worker, context, summed))?
         }
     };
     if stage == Stage::Fit {
@@ -64,13 +64,15 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
     let inverted = match (stage, inverted) {
         (Stage::Run, Some(inverted)) => inverted,
         (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,
-        _ => timed(&mut seconds, Stage::Invert, || invert(worker, context, &fit))?,
+        _ => timed(&mut seconds, "invert", || invert(worker, context, &fit))?,
     };
     context.take_over_prior(&inverted);
     let certified = agree::left_by(worker, context, "certificate")?;
     let certificate = match (stage, certified) {
         (Stage::Run | Stage::Predict, Some(CertificateState { certificate, .. })) => Some(certificate),
-        _ if context.job.certificate.is_wanted() => Some(certificate(worker, context, &fit, &inverted)?),
+        _ if context.job.certificate.is_wanted() => Some(timed(&mut seconds, "certificate", || {
+            certificate(worker, context, &fit, &inverted)
+        })?),
         _ => None,
     };
     if stage == Stage::Invert {
@@ -82,9 +84,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             seconds,
         });
     }
-    let predicted = timed(&mut seconds, Stage::Predict, || {
-        predict(worker, context, &fit, &inverted)
-    })?;
+    let predicted = timed(&mut seconds, "predict", || predict(worker, context, &fit, &inverted))?;
     Ok(Found {
         fit,
         invert: Some(inverted),
@@ -97,12 +97,12 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
 /// What `work` gives, and in `seconds` the time that it took.
 fn timed<T>(
     seconds: &mut Vec<(&'static str, f64)>,
-    stage: Stage,
+    stage: &'static str,
     work: impl FnOnce() -> Result<T, RunError>,
 ) -> Result<T, RunError> {
     let started = Instant::now();
     let done = work()?;
-    seconds.push((stage.name(), started.elapsed().as_secs_f64()));
+    seconds.push((stage, started.elapsed().as_secs_f64()));
     Ok(done)
 }
 
@@ -125,11 +125,11 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
     };
     if context.corrected().next().is_some() {
         let noise = context.in_normalised_units(residual_covariance(context, state.estimate.as_ref())?)?;
-        begin_over_fit(worker, context, "correction");
+        begin_over_fit(context, "correction");
         let population = state.population.as_ref();
         let (files, digest) =
             correction::correction(worker, context, population, &state.references, &noise, &state.sums)?;
-        end(worker, context);
+        context.progress.end();
         state.files.extend(files);
         state.correction = Some(digest);
     }
@@ -159,10 +159,9 @@ fn prepare(worker: &mut Worker, context: &Arc<Context>) -> Result<Prepared, RunE
             estimate: basis.estimate.clone(),
         });
     }
-    let sample = share(worker, context, &context.fit.sample);
-    begin(worker, context, "population", sample);
+    begin_over(context, "population", &context.fit.sample);
     let population = population::population(worker, context)?;
-    begin(worker, context, "reference", sample);
+    begin_over(context, "reference", &context.fit.sample);
     let held_out = reference::reference(worker, context, population.as_ref())?;
     let estimate = noise(context, &held_out)?;
     let noise = context.in_normalised_units(residual_covariance(context, estimate.as_ref())?)?;
@@ -205,8 +204,8 @@ pub(crate) fn loss(worker: &mut Worker, context: &Arc<Context>, kind: CurvatureK
 }
 
 /// Shows that a pass over all spectra of the fit begins.
-pub(crate) fn begin_over_fit(worker: &Worker, context: &Context, pass: &str) {
-    begin(worker, context, pass, share(worker, context, &context.fit.groups));
+pub(crate) fn begin_over_fit(context: &Context, pass: &str) {
+    begin_over(context, pass, &context.fit.groups);
 }
 
 /// Noise, references and curvature sums.
@@ -223,11 +222,11 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         kind: context.job.curvature.kind,
     };
     let mut pass = 0;
-    let pairs = low_rank::leading_pairs(worker, context, &loss, |worker| {
+    let pairs = low_rank::leading_pairs(worker, context, &loss, |_| {
         pass += 1;
-        begin_over_fit(worker, context, &format!("eigenpairs {pass}"));
+        begin_over_fit(context, &format!("eigenpairs {pass}"));
     })?;
-    begin_over_fit(worker, context, "curvature");
+    begin_over_fit(context, "curvature");
     let fitted = curvature::curvature(
         worker,
         context,
@@ -236,7 +235,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         &noise,
         pairs.as_ref(),
     )?;
-    end(worker, context);
+    context.progress.end();
     if fitted.counts.in_sums == 0 {
         return Err(RunError::Refused(format!(
             "no spectrum of {} can be counted in the Hessian: {} are bad, {} lack labels or their errors, {} are held out",
@@ -290,29 +289,29 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
     let state = match context.job.prior {
         Prior::Fixed(_) => {
             let prior = context.prior_choice().ok_or_else(|| unknown_prior(context))?;
-            begin(worker, context, "invert", n_blocks);
+            context.progress.begin("invert", n_blocks);
             invert::inverse(worker, context, n_spectra, prior)?
         }
         Prior::Evidence | Prior::EvidencePerBlock => {
-            begin(worker, context, "evidence", n_blocks);
+            context.progress.begin("evidence", n_blocks);
             let factored = invert::factors(worker, context, n_spectra)?;
             let prior = context.choose_by_evidence(&factored.spectra)?;
-            begin(worker, context, "invert", n_blocks);
+            context.progress.begin("invert", n_blocks);
             invert::finish(worker, context, factored, prior)?
         }
         Prior::Holdout => {
-            begin(worker, context, "evidence", n_blocks);
+            context.progress.begin("evidence", n_blocks);
             let factored = invert::factors(worker, context, n_spectra)?;
             let grid = holdout_grid(context.evidence_of_all(&factored.spectra)?.prior_precision);
-            begin(worker, context, "holdout", share(worker, context, &context.fit.sample));
+            begin_over(context, "holdout", &context.fit.sample);
             let scanned = holdout::scan(worker, context, fit.population.as_ref(), n_spectra, &grid)?;
             context.drop_scans();
             let prior = context.choose_by_holdout(&factored.spectra, &scanned)?;
-            begin(worker, context, "invert", n_blocks);
+            context.progress.begin("invert", n_blocks);
             invert::finish(worker, context, factored, prior)?
         }
     };
-    end(worker, context);
+    context.progress.end();
     if worker.index() == 0 {
         stage_state::write(context, "invert", &state)?;
     }
@@ -332,15 +331,14 @@ fn certificate(
 ) -> Result<Certificate, RunError> {
     context.load_posterior(inverted)?;
     let noise = context.in_normalised_units(residual_covariance(context, fit.estimate.as_ref())?)?;
-    let all = share(worker, context, &context.fit.groups);
-    begin(worker, context, "subset", all);
+    begin_over_fit(context, "subset");
     let compared = subset::subset(worker, context, fit, inverted, &noise)?;
     let mut checks = Vec::new();
     if context.job.certificate.full_pass {
-        begin(worker, context, "certify", all);
+        begin_over_fit(context, "certify");
         checks = certify::certify(worker, context, fit.population.as_ref(), &compared.probes, &noise)?;
     }
-    end(worker, context);
+    context.progress.end();
     let certificate = Certificate::new(
         &inverted.blocks,
         context.effective_limit(&fit.counts).1 as f64,
@@ -366,41 +364,16 @@ fn predict(
 ) -> Result<(Calibrated, Predicted), RunError> {
     context.open_dual(fit);
     context.load_posterior(inverted)?;
-    begin(
-        worker,
-        context,
-        "calibrate",
-        share(worker, context, &context.fit.sample),
-    );
+    begin_over(context, "calibrate", &context.fit.sample);
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
-    context
-        .progress
-        .begin("predict", context.predicted().catalogue.n_rows());
+    begin_over(context, "predict", &context.predicted().groups);
     let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated, &fit.sums)?;
-    end(worker, context);
+    context.progress.end();
     Ok((calibrated, predicted))
 }
 
-/// Spectra that come to this process's workers, about: all of them alike.
-fn share(worker: &Worker, context: &Context, groups: &[Group]) -> u64 {
-    let all: u64 = groups.iter().map(Group::n_rows).sum();
-    (all * context.workers as u64).div_ceil(worker.peers() as u64)
-}
-
-/// Shows that a pass begins; one worker of a process speaks for all.
-fn begin(worker: &Worker, context: &Context, pass: &str, of: u64) {
-    if speaks(worker, context) {
-        context.progress.begin(pass, of);
-    }
-}
-
-/// Shows that the last pass is over.
-pub(crate) fn end(worker: &Worker, context: &Context) {
-    if speaks(worker, context) {
-        context.progress.end();
-    }
-}
-
-fn speaks(worker: &Worker, context: &Context) -> bool {
-    worker.index().is_multiple_of(context.workers)
+/// Shows that a pass over the spectra of these groups begins.
+fn begin_over(context: &Context, pass: &str, groups: &[Group]) {
+    let spectra = groups.iter().map(Group::n_rows).sum();
+    context.progress.begin_over_spectra(pass, spectra, groups.len() as u64);
 }

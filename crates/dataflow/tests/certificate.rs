@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
-    NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, run,
+    Meter, NetworkSource, Noise, Outcome, Predict, Prior, RunSummary, Stage, run,
 };
 use fisherflow_network::{
     Arithmetic, Description, InputJacobian, LabelsDescription, Network, Precision, to_safetensors,
@@ -21,14 +21,6 @@ const D: usize = 20;
 const K: usize = 3;
 const SCALE: [f64; K] = [500.0, 0.8, 0.3];
 const MEAN: [f64; K] = [4700.0, 2.3, -0.2];
-
-struct Quiet;
-
-impl Progress for Quiet {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-}
 
 /// Numbers in (-1, 1).
 fn draw(n: usize, seed: u64) -> Vec<f64> {
@@ -208,7 +200,7 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
 }
 
 fn done(job: Job) -> RunSummary {
-    match run(Arc::new(job), Stage::Run, &Cluster::alone(2), Arc::new(Quiet)) {
+    match run(Arc::new(job), Stage::Run, &Cluster::alone(2), Meter::silent()) {
         Ok(Outcome::Done(summary)) => *summary,
         other => panic!("{other:?}"),
     }

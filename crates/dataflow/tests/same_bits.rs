@@ -7,20 +7,13 @@ use std::sync::Arc;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
 use fisherflow_dataflow::{
-    Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
-    LowRankSettings, NetworkSource, Noise, Outcome, Predict, Prior, Progress, RunSummary, Stage, StructureChoice, run,
+    Calibration, CatalogueSource, Certification, Cluster, ClusterQuestion, Compute, Curvature, ExistingOutput, Hosts,
+    Job, LowRankSettings, Meter, NetworkSource, Noise, Outcome, PassCount, Predict, Prior, Progress, RunSummary, Stage,
+    Standing, StructureChoice, run,
 };
 use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
 use fisherflow_store::{MatrixSet, OnBadObject, Output, StoreOptions, Stores, simulated_columns, write_simulated};
-
-struct Quiet;
-
-impl Progress for Quiet {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-}
 
 fn prepare(folder: &Path) {
     let stores = Stores::new(StoreOptions::default(), 1).unwrap();
@@ -104,7 +97,7 @@ fn alone(workers: usize) -> Cluster {
 }
 
 fn done(job: Job, stage: Stage, cluster: &Cluster) -> RunSummary {
-    match run(Arc::new(job), stage, cluster, Arc::new(Quiet)) {
+    match run(Arc::new(job), stage, cluster, Meter::silent()) {
         Ok(Outcome::Done(summary)) => *summary,
         other => panic!("{stage:?}: {other:?}"),
     }
@@ -384,7 +377,7 @@ fn a_network_of_zeros_has_no_evidence_and_ends_clearly() {
         prior: Prior::Evidence,
         ..job(folder.path(), "out", false)
     };
-    let error = run(Arc::new(by_evidence), Stage::Run, &alone(2), Arc::new(Quiet)).unwrap_err();
+    let error = run(Arc::new(by_evidence), Stage::Run, &alone(2), Meter::silent()).unwrap_err();
     let said = format!("{error:?} {error}");
     assert!(said.contains("all weights are 0"), "{said}");
 }
@@ -552,8 +545,8 @@ impl Progress for Passes {
     fn begin(&self, pass: &str, _: u64) {
         self.0.lock().unwrap().push(pass.to_owned());
     }
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
+    fn show(&self, _: &Standing) {}
+    fn end(&self, _: &PassCount) {}
 }
 
 #[test]
@@ -568,7 +561,7 @@ fn a_fit_interrupted_between_its_passes_goes_on() {
     let passes = Arc::new(Passes::default());
     let again = corrected(folder.path(), "out", true);
     let telling = Arc::clone(&passes);
-    match run(Arc::new(again), Stage::Run, &alone(3), telling) {
+    match run(Arc::new(again), Stage::Run, &alone(3), Meter::new(telling)) {
         Ok(Outcome::Done(summary)) => assert_eq!(digests(&summary), expected),
         other => panic!("{other:?}"),
     }
@@ -583,7 +576,7 @@ fn a_full_block_whose_bias_is_to_be_split_off_is_refused() {
     prepare(folder.path());
     let mut split = job(folder.path(), "out", true);
     split.curvature.options.split_bias = true;
-    let error = run(Arc::new(split), Stage::Run, &alone(1), Arc::new(Quiet)).unwrap_err();
+    let error = run(Arc::new(split), Stage::Run, &alone(1), Meter::silent()).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     let said = error.to_string();
     assert!(said.starts_with("curvature.split_bias: layer layers.2"), "{said}");
@@ -596,7 +589,7 @@ fn a_plan_counts_both_passes() {
     let plan = |structure: StructureKind| {
         let mut job = corrected(folder.path(), "planned", true);
         job.curvature.structure = structure.into();
-        fisherflow_dataflow::plan(Arc::new(job), 2, 1).unwrap()
+        fisherflow_dataflow::plan(Arc::new(job), &ClusterQuestion::of(1, 2)).unwrap()
     };
     let (once, twice) = (plan(StructureKind::Kfac), plan(StructureKind::Ekfac));
     assert!(once.blocks.iter().all(|block| block.correction.is_none()));
@@ -656,7 +649,7 @@ fn what_auto_chooses_is_the_run_that_names_it() {
         ["fit", "invert", "predict"]
     );
     assert!(stages.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0));
-    let planned = fisherflow_dataflow::plan(Arc::new(auto("planned", 8 << 30)), 2, 1).unwrap();
+    let planned = fisherflow_dataflow::plan(Arc::new(auto("planned", 8 << 30)), &ClusterQuestion::of(1, 2)).unwrap();
     assert_eq!(resources["memory_predicted"].as_u64().unwrap(), planned.memory.peak());
     assert_eq!(stages[0]["flops_predicted"].as_f64().unwrap(), planned.flops.fit);
     assert_eq!(resources["memory_peak"].is_u64(), cfg!(target_os = "linux"));
@@ -664,18 +657,19 @@ fn what_auto_chooses_is_the_run_that_names_it() {
     // No more than diagonals take, and a little: the last layer, of 27 weights, is still exact.
     let mut diagonal = auto("diagonal", 0);
     diagonal.curvature.structure = StructureKind::Diagonal.into();
-    let least = fisherflow_dataflow::plan(Arc::new(diagonal), 1, 1)
+    let least = fisherflow_dataflow::plan(Arc::new(diagonal), &ClusterQuestion::of(1, 1))
         .unwrap()
         .memory
         .widest();
-    let tight = |more| fisherflow_dataflow::plan(Arc::new(auto("tight", least + more)), 1, 1).unwrap();
+    let tight =
+        |more| fisherflow_dataflow::plan(Arc::new(auto("tight", least + more)), &ClusterQuestion::of(1, 1)).unwrap();
     let structures: Vec<&str> = tight(20_000).chosen.iter().map(|layer| layer.structure).collect();
     assert_eq!(structures[2], "block", "{structures:?}");
     assert_ne!(structures[0], "block", "{structures:?}");
     assert!(tight(0).chosen.iter().all(|layer| layer.structure == "diagonal"));
     let mut nothing = auto("nothing", least - 1);
     nothing.compute.batch = 16;
-    let error = fisherflow_dataflow::plan(Arc::new(nothing), 1, 1)
+    let error = fisherflow_dataflow::plan(Arc::new(nothing), &ClusterQuestion::of(1, 1))
         .unwrap_err()
         .to_string();
     assert!(error.contains(&format!("({least} bytes)")), "{error}");
@@ -740,12 +734,12 @@ fn a_complete_output_is_left_alone_and_another_run_refused() {
         Arc::new(job(folder.path(), "out", false)),
         Stage::Run,
         &alone(1),
-        Arc::new(Quiet),
+        Meter::silent(),
     );
     assert!(matches!(again, Ok(Outcome::AlreadyComplete(_))), "{again:?}");
     let mut other = job(folder.path(), "out", false);
     other.prior = Prior::Fixed(2.0);
-    let refused = run(Arc::new(other.clone()), Stage::Run, &alone(1), Arc::new(Quiet)).unwrap_err();
+    let refused = run(Arc::new(other.clone()), Stage::Run, &alone(1), Meter::silent()).unwrap_err();
     assert_eq!(refused.exit_code(), 1);
     assert!(
         refused.to_string().contains("already holds the finished run"),

@@ -44,6 +44,7 @@ mod table;
 mod tidy;
 mod tiles;
 mod timestamp;
+mod traffic;
 mod vector;
 mod verify;
 
@@ -81,5 +82,6 @@ pub use stores::{Creation, Stores};
 pub use table::{Table, TableBatches};
 pub use tiles::{StoredTile, TileFolder};
 pub use timestamp::now_utc;
+pub use traffic::{Traffic, TrafficCounts};
 pub use vector::read_vector;
 pub use verify::Verified;

@@ -9,6 +9,7 @@ use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use crate::failure::Action;
 use crate::location::{Location, Place};
+use crate::traffic::Counted;
 use crate::{StoreError, Stores};
 
 impl Stores {
@@ -62,6 +63,6 @@ impl Stores {
             uri: format!("s3://{bucket}"),
             source: self.cause(&error),
         })?;
-        Ok(Arc::new(store))
+        Ok(Arc::new(Counted::new(store, self.traffic())))
     }
 }

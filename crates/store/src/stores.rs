@@ -14,6 +14,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use crate::error::Cause;
 use crate::failure::{Action, failed, is_absent};
 use crate::location::{Location, Place, parse, store_path};
+use crate::traffic::{Counted, Traffic};
 use crate::{StoreError, StoreOptions};
 
 /// Access to every object store of a run. Clones share connections and threads.
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) options: StoreOptions,
     secrets: Arc<Vec<String>>,
     local: Arc<dyn ObjectStore>,
+    traffic: Arc<Traffic>,
     pub(crate) s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     /// `None` only while it is dropped.
     runtime: Option<tokio::runtime::Runtime>,
@@ -76,11 +78,13 @@ impl Stores {
             .enable_all()
             .build()
             .map_err(StoreError::Runtime)?;
+        let traffic = Arc::new(Traffic::default());
         Ok(Self {
             inner: Arc::new(Inner {
                 secrets: Arc::new(options.secrets()),
                 options,
-                local: Arc::new(LocalFileSystem::new()),
+                local: Arc::new(Counted::new(LocalFileSystem::new(), &traffic)),
+                traffic,
                 s3: Mutex::new(HashMap::new()),
                 handle: runtime.handle().clone(),
                 runtime: Some(runtime),
@@ -301,6 +305,12 @@ impl Stores {
                 .try_collect::<()>(),
         )?;
         Ok(objects.len() as u64)
+    }
+
+    /// What goes over the wire, over all clones.
+    #[must_use]
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.inner.traffic
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {

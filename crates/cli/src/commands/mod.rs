@@ -18,10 +18,15 @@ mod status;
 mod train;
 mod verify;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fisherflow_dataflow::Meter;
 use fisherflow_store::Stores;
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
+use crate::progress;
 use crate::resolve::{Place, Task};
 
 /// Threads that read and write where no run does.
@@ -33,14 +38,20 @@ const IO_THREADS: usize = 4;
 /// Whatever ended it.
 pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
     match task {
-        Task::Run { job, stage, cluster } => run::run(*job, stage, &cluster, terminal),
-        Task::Plan {
+        Task::Run {
             job,
-            workers,
-            processes,
-        } => plan::plan(*job, workers, processes),
-        Task::Spectrum { job, settings, cluster } => spectrum::spectrum(*job, settings, &cluster, terminal),
-        Task::OutputHessian { job, request } => output_hessian::output_hessian(*job, request, terminal),
+            stage,
+            cluster,
+            metrics,
+        } => run::run(*job, stage, &cluster, &meter(terminal, metrics)?, terminal),
+        Task::Plan { job, cluster } => plan::plan(*job, &cluster),
+        Task::Spectrum {
+            job,
+            settings,
+            cluster,
+            metrics,
+        } => spectrum::spectrum(*job, settings, &cluster, &meter(terminal, metrics)?),
+        Task::OutputHessian { job, request } => output_hessian::output_hessian(*job, request, &meter(terminal, None)?),
         Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),
@@ -52,6 +63,15 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
         Task::Inverse(query) => inverse::inverse(&query),
         Task::Export(what) => export::export(&what),
     }
+}
+
+/// What counts a run, shown as fits the terminal and, where asked for, to Prometheus.
+fn meter(terminal: &Terminal, metrics: Option<SocketAddr>) -> Result<Arc<Meter>, CliError> {
+    let meter = Meter::new(progress::display(terminal));
+    if let Some(address) = metrics {
+        crate::metrics::serve(&meter, address)?;
+    }
+    Ok(meter)
 }
 
 /// The stores of a place.

@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use fisherflow_dataflow::{Job, OutputHessianRequest};
+use fisherflow_dataflow::{Job, Meter, OutputHessianRequest};
 
 use crate::exit_code::CliError;
-use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count, number};
-use crate::progress;
 
 /// Computes and writes them, and prints how large they are.
 ///
 /// # Errors
 /// Whatever ended it.
-pub fn output_hessian(job: Job, request: OutputHessianRequest, terminal: &Terminal) -> Result<(), CliError> {
-    let display = progress::display(terminal);
-    let report = fisherflow_dataflow::output_hessian(Arc::new(job), &request, display)?;
+pub fn output_hessian(job: Job, request: OutputHessianRequest, meter: &Arc<Meter>) -> Result<(), CliError> {
+    let report = fisherflow_dataflow::output_hessian(Arc::new(job), &request, Arc::clone(meter))?;
     let mut page = Page::new();
     page.facts(&[
         (

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use fisherflow_dataflow::{CataloguePlan, DualPlan, Job, ReleasePlan, RunPlan};
+use fisherflow_dataflow::{CataloguePlan, ClusterPlan, ClusterQuestion, DualPlan, Job, ReleasePlan, RunPlan};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count, flop};
+use crate::progress::time;
 
 /// Prints the plan of a run.
 ///
 /// # Errors
 /// Whatever would end the run before its first pass.
-pub fn plan(job: Job, workers: usize, processes: usize) -> Result<(), CliError> {
-    let plan = fisherflow_dataflow::plan(Arc::new(job), workers.max(1), processes.max(1))?;
-    Ok(page(&plan, workers).print()?)
+pub fn plan(job: Job, asked: &ClusterQuestion) -> Result<(), CliError> {
+    let plan = fisherflow_dataflow::plan(Arc::new(job), asked)?;
+    let mut page = page(&plan, asked.workers);
+    of_cluster(&plan.cluster, &mut page);
+    Ok(page.print()?)
 }
 
 fn page(plan: &RunPlan, workers: usize) -> Page {
@@ -102,15 +105,11 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
     for (stage, operations, memory) in [
         ("fit", plan.flops.fit, plan.memory.fit),
         ("invert", plan.flops.invert, plan.memory.invert),
+        ("certificate", plan.flops.certificate, plan.memory.certify),
         ("predict", plan.flops.predict, plan.memory.predict),
     ] {
         stages.row(vec![stage.to_owned(), flop(operations), bytes(memory)]);
     }
-    stages.row(vec![
-        "certificate".to_owned(),
-        String::new(),
-        bytes(plan.memory.certify),
-    ]);
     page.gap().grid(&stages).line(format!(
         "memory is of one process with {} {}, beside {} for the program, the network and its spectra; {} of it for the batch of each worker: as \
          much less as compute.batch is",
@@ -132,6 +131,78 @@ fn said_of(release: &ReleasePlan) -> String {
         return format!("none: release {} is of the same inputs", number - 1);
     }
     format!("{number} of {}: {}", release.line, release.changes)
+}
+
+/// What each worker of a cluster does, and how long all of it takes.
+fn of_cluster(plan: &ClusterPlan, page: &mut Page) {
+    let worker = &plan.worker;
+    let all = (plan.processes * plan.workers) as u64;
+    page.gap().facts(&[
+        (
+            "cluster",
+            format!(
+                "{} processes of {} workers: {} spectra in {} groups, {:.0} spectra and at most {} groups a worker",
+                count(plan.processes as u64),
+                count(plan.workers as u64),
+                count(plan.spectra),
+                count(plan.groups),
+                worker.spectra,
+                count(worker.groups)
+            ),
+        ),
+        (
+            "reduction",
+            format!(
+                "{} a group in {} slices, {} of all groups; a worker reads at most {}",
+                bytes(plan.checkpoint),
+                count(plan.slices),
+                bytes(plan.checkpoint.saturating_mul(plan.groups)),
+                bytes(worker.checkpoints_read)
+            ),
+        ),
+    ]);
+    let mut grid = Grid::new(&["of each worker", "bytes", "of all"]);
+    for (what, of_one) in [
+        ("spectra read from the store", worker.spectra_read),
+        ("groups' sums written to the store", worker.checkpoints_written),
+        ("groups' sums read from the store, at most", worker.checkpoints_read),
+        ("sent over the network", worker.sent),
+    ] {
+        grid.row(vec![what.to_owned(), bytes(of_one), bytes(of_one.saturating_mul(all))]);
+    }
+    grid.row(vec![
+        "received, by the owner of the largest block".to_owned(),
+        bytes(worker.received),
+        String::new(),
+    ]);
+    grid.row(vec![
+        "memory of a process".to_owned(),
+        bytes(plan.memory.peak()),
+        String::new(),
+    ]);
+    page.gap().grid(&grid);
+    let mut stages = Grid::new(&["stage", "FLOP", "spectra read", "time"]);
+    for stage in &plan.stages {
+        stages.row(vec![
+            stage.stage.to_owned(),
+            flop(stage.flops),
+            bytes(stage.read),
+            time(stage.seconds),
+        ]);
+    }
+    stages.row(vec!["all".to_owned(), String::new(), String::new(), time(plan.seconds)]);
+    let rates = &plan.rates;
+    page.gap().grid(&stages).line(format!(
+        "times at {}/s a worker over spectra, {}/s in inverses, {:.0} MB/s a process from the store, {:.0} MB/s over the network, {:.3} s a \
+         group, {:.1} s to start; unless given, as measured on {}",
+        flop(rates.worker_flops),
+        flop(rates.inverse_flops),
+        rates.store_bytes / 1e6,
+        rates.network_bytes / 1e6,
+        rates.group_s,
+        rates.start_s,
+        plan.measured_on
+    ));
 }
 
 /// What a dual block takes.

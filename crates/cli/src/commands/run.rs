@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fisherflow_dataflow::{Cluster, Job, Outcome, Resources, RunSummary, Stage};
+use fisherflow_dataflow::{Cluster, Job, Meter, Outcome, Resources, RunSummary, Stage};
 use fisherflow_store::{Output, Stores, WrittenFile};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count, flop};
-use crate::progress;
 use crate::signals;
 
 use super::IO_THREADS;
@@ -22,12 +21,11 @@ const READ_BACK: u64 = 1 << 30;
 ///
 /// # Errors
 /// Whatever ended the run.
-pub fn run(job: Job, stage: Stage, cluster: &Cluster, terminal: &Terminal) -> Result<(), CliError> {
+pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, terminal: &Terminal) -> Result<(), CliError> {
     signals::heed(&cluster.interrupt, terminal)?;
-    let display = progress::display(terminal);
     let stores = Stores::new(job.store.clone(), IO_THREADS)?;
     let releases = job.releases;
-    let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, display)?;
+    let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, Arc::clone(meter))?;
     if cluster.process == 0 {
         match outcome {
             Outcome::Done(done) if done.complete => {
@@ -127,9 +125,11 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
             ),
         ));
     }
+    facts.push(("traffic", traffic(&done.resources)));
     facts.extend(report.map(|uri| ("report", uri.to_owned())));
     page.facts(&facts);
     Findings::of_run(done).print_to(&mut page);
+    page.gap().grid(&times(&done.resources));
     page.gap().grid(&files(&done.files));
     if !done.notes.is_empty() {
         page.gap();
@@ -147,6 +147,32 @@ fn memory(resources: &Resources) -> String {
         Some(peak) => format!("predicted {predicted}, peak {}", bytes(peak)),
         None => format!("predicted {predicted}"),
     }
+}
+
+/// What this process exchanged with its stores and with the other processes.
+fn traffic(resources: &Resources) -> String {
+    let ((read, written), (sent, received)) = (resources.store_bytes, resources.network_bytes);
+    let mut said = format!("{} read, {} written", bytes(read), bytes(written));
+    if sent + received > 0 {
+        said += &format!("; {} to other processes, {} from them", bytes(sent), bytes(received));
+    }
+    said
+}
+
+/// Where the time of this process's workers went.
+fn times(resources: &Resources) -> Grid {
+    let all: f64 = resources.time.iter().map(|share| share.mean).sum();
+    let mut grid = Grid::new(&["time of a worker", "mean s", "least s", "most s", "share"]);
+    for share in &resources.time {
+        grid.row(vec![
+            share.activity.name().to_owned(),
+            format!("{:.1}", share.mean),
+            format!("{:.1}", share.least),
+            format!("{:.1}", share.most),
+            format!("{:.0} %", 100.0 * share.mean / all.max(1e-9)),
+        ]);
+    }
+    grid
 }
 
 /// A row a folder of the output.

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::Ritz;
-use fisherflow_dataflow::{Cluster, Job, SpectrumReport, SpectrumSettings};
+use fisherflow_dataflow::{Cluster, Job, Meter, SpectrumReport, SpectrumSettings};
 
 use crate::exit_code::CliError;
-use crate::logging::Terminal;
 use crate::printing::{Grid, Page, count, number};
-use crate::progress;
 
 /// Decades of the printed density.
 const DECADES: i32 = 12;
@@ -17,10 +15,9 @@ const DECADES: i32 = 12;
 ///
 /// # Errors
 /// Whatever ended it.
-pub fn spectrum(job: Job, settings: SpectrumSettings, cluster: &Cluster, terminal: &Terminal) -> Result<(), CliError> {
-    let display = progress::display(terminal);
+pub fn spectrum(job: Job, settings: SpectrumSettings, cluster: &Cluster, meter: &Arc<Meter>) -> Result<(), CliError> {
     let kind = settings.kind.name();
-    if let Some(report) = fisherflow_dataflow::spectrum(Arc::new(job), settings, cluster, display)? {
+    if let Some(report) = fisherflow_dataflow::spectrum(Arc::new(job), settings, cluster, Arc::clone(meter))? {
         page(kind, &report).print()?;
     }
     Ok(())

@@ -1,12 +1,12 @@
 //! `-n`, `-p`, `--hostfile`, `--hosts`, `--slurm`, `--rendezvous`, `-w`, `--secret-file` and the time limits into a [`Cluster`].
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use fisherflow_dataflow::{Cluster, Hosts, Interrupt};
+use fisherflow_dataflow::{Cluster, ClusterQuestion, ClusterRates, Hosts, Interrupt};
 use sha2::{Digest, Sha256};
 
-use crate::args::{ClusterArgs, HostsArgs};
+use crate::args::{ClusterArgs, HostsArgs, PlanArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::hostfile::{self, FIRST_PORT};
@@ -69,6 +69,51 @@ pub fn cluster(args: &ClusterArgs, environment: &Environment) -> Result<Cluster,
         peer_timeout: Duration::from_secs(args.peer_timeout),
         interrupt: Interrupt::default(),
     })
+}
+
+/// The cluster that a plan is asked about.
+///
+/// # Errors
+/// No worker at all, or a number that is none of what it counts.
+pub fn question(args: &PlanArgs) -> Result<ClusterQuestion, CliError> {
+    let positive = |name: &str, value: Option<f64>| match value {
+        Some(value) if !(value > 0.0 && value.is_finite()) => {
+            Err(CliError::Arguments(format!("{name} takes a number above 0")))
+        }
+        value => Ok(value),
+    };
+    let measured = ClusterRates::MEASURED;
+    let bytes = |name: &str, given: Option<f64>, measured: f64| -> Result<f64, CliError> {
+        Ok(positive(name, given)?.map_or(measured, |megabytes| 1e6 * megabytes))
+    };
+    Ok(ClusterQuestion {
+        processes: args.processes.max(1),
+        workers: workers(args.workers)?,
+        spectra: positive("--spectra", args.spectra)?.map(|spectra| spectra.ceil() as u64),
+        fit_rate: positive("--rate", args.rate)?,
+        rates: ClusterRates {
+            network_bytes: bytes("--network", args.network, measured.network_bytes)?,
+            store_bytes: bytes("--store", args.store, measured.store_bytes)?,
+            ..measured
+        },
+    })
+}
+
+/// Where `--metrics` is answered.
+///
+/// # Errors
+/// It is no address.
+pub fn metrics(args: &ClusterArgs) -> Result<Option<SocketAddr>, CliError> {
+    let Some(said) = &args.metrics else { return Ok(None) };
+    let port = said.strip_prefix(':').unwrap_or(said).parse::<u16>();
+    match port {
+        Ok(port) => Ok(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
+        Err(_) => said.parse().map(Some).map_err(|_| {
+            CliError::Arguments(format!(
+                "--metrics {said} is no PORT, :PORT or ADDRESS:PORT; an address is a number, as 0.0.0.0:9464"
+            ))
+        }),
+    }
 }
 
 /// Where the processes are.
@@ -182,6 +227,7 @@ mod tests {
             secret_file: None,
             deadline: 30,
             peer_timeout: 60,
+            metrics: None,
         }
     }
 
@@ -204,6 +250,20 @@ mod tests {
 
     fn listed(addresses: &[&str]) -> Hosts {
         Hosts::Listed(addresses.iter().map(|&address| address.to_owned()).collect())
+    }
+
+    #[test]
+    fn metrics_are_answered_on_this_machine_alone_unless_said() {
+        let said = |said: &str| {
+            let mut args = args(1, None);
+            args.metrics = Some(said.to_owned());
+            metrics(&args).map(|found| found.map(|address| address.to_string()))
+        };
+        assert_eq!(said("9464").unwrap().as_deref(), Some("127.0.0.1:9464"));
+        assert_eq!(said(":0").unwrap().as_deref(), Some("127.0.0.1:0"));
+        assert_eq!(said("0.0.0.0:9464").unwrap().as_deref(), Some("0.0.0.0:9464"));
+        assert!(said("9464 or so").is_err());
+        assert_eq!(metrics(&args(1, None)).unwrap(), None);
     }
 
     #[test]

@@ -7,7 +7,11 @@ mod job;
 mod object_store;
 mod training;
 
-use fisherflow_dataflow::{Cluster, ExistingOutput, Job, OutputHessianRequest, SpectrumSettings, Stage, TrainJob};
+use std::net::SocketAddr;
+
+use fisherflow_dataflow::{
+    Cluster, ClusterQuestion, ExistingOutput, Job, OutputHessianRequest, SpectrumSettings, Stage, TrainJob,
+};
 use fisherflow_store::StoreOptions;
 
 pub use finished::{Export, Query, Question};
@@ -28,15 +32,15 @@ pub enum Task {
         stage: Stage,
         /// Where.
         cluster: Cluster,
+        /// Where its metrics are answered.
+        metrics: Option<SocketAddr>,
     },
     /// What a run would do.
     Plan {
         /// The run.
         job: Box<Job>,
-        /// Workers of each process.
-        workers: usize,
-        /// Processes of the run.
-        processes: usize,
+        /// On which cluster.
+        cluster: ClusterQuestion,
     },
     /// The eigenvalues of a run's curvature.
     Spectrum {
@@ -46,6 +50,8 @@ pub enum Task {
         settings: SpectrumSettings,
         /// Where.
         cluster: Cluster,
+        /// Where its metrics are answered.
+        metrics: Option<SocketAddr>,
     },
     /// Second derivatives of the outputs.
     OutputHessian {
@@ -111,6 +117,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             let run_file = RunFile::read(&args.file)?;
             Ok(Task::Run {
                 cluster: cluster::cluster(&args.cluster, environment)?,
+                metrics: cluster::metrics(&args.cluster)?,
                 job: Box::new(job::job(&run_file, &folder(&args.file)?, existing, environment)?),
                 stage,
             })
@@ -119,11 +126,9 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             let run_file = RunFile::read(&args.file)?;
             let folder = folder(&args.file)?;
             let job = job::job(&run_file, &folder, ExistingOutput::Refuse, environment)?;
-            let workers = cluster::workers(args.workers)?;
             Ok(Task::Plan {
                 job: Box::new(job),
-                workers,
-                processes: args.processes.max(1),
+                cluster: cluster::question(&args)?,
             })
         }
         Command::Spectrum(args) => {
@@ -132,6 +137,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             Ok(Task::Spectrum {
                 settings: derivatives::spectrum(&args, &job)?,
                 cluster: cluster::cluster(&args.cluster, environment)?,
+                metrics: cluster::metrics(&args.cluster)?,
                 job: Box::new(job),
             })
         }

@@ -97,7 +97,7 @@ where
         .filter(|group| resumed.contains_key(&group.index))
         .map(Group::n_rows)
         .sum();
-    context.progress.advance(spectra_left);
+    context.progress.resume(resumed.len() as u64, spectra_left);
     let (n_resumed, committed) = (resumed.len(), Rc::new(RefCell::new((resumed, 0_u64))));
 
     run(worker, context, |scope, probe| {

@@ -1,0 +1,304 @@
+//! What a run at work lets others see: its status from another terminal, metrics for Prometheus, where its time went; and whether a plan's
+//! bytes are those of the run.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fisherflow_tests::{
+    Processes, RunFile, consumer, counts, fisherflow, free_addresses, has_manifest, manifest, network, run, simulated,
+    stages_left, wait_for_file, write_objects,
+};
+use serde_json::Value;
+
+const STATUS: &str = "stages/status.json";
+/// How often a run is started again that was over before it could be disturbed.
+const TRIES: usize = 10;
+
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    network(&path.join("network.safetensors"), &[400, 192, 48, 3]);
+    write_objects(&path.join("catalogue"), &simulated(400, 0, 1800), 60);
+    folder
+}
+
+fn status(output: &Path) -> String {
+    let ended = run(fisherflow().arg("status").arg(output));
+    ended.expect_done();
+    ended.stdout
+}
+
+/// The document, once it says what is asked for.
+fn told(output: &Path, what: impl Fn(&Value) -> bool) -> Value {
+    let started = Instant::now();
+    loop {
+        let found = std::fs::read(output.join(STATUS)).ok();
+        if let Some(told) = found
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+            .filter(&what)
+        {
+            return told;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "{} never says so",
+            output.join(STATUS).display()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn another_terminal_sees_a_run_at_work_and_that_it_was_killed() {
+    let folder = prepared();
+    let folder = folder.path();
+    let (file, output) = (RunFile::new(folder, "out").write(folder, "out"), folder.join("out"));
+    let mut processes = Processes::start(2, &file, 1);
+    assert!(wait_for_file(&output.join(STATUS), &mut processes, 0));
+    // The first process waits for the second, which tells nothing more.
+    processes.signal(1, "STOP");
+    assert!(!has_manifest(&output), "the run was over before it could be looked at");
+    let said = status(&output);
+    for words in [
+        "(not complete)",
+        "last sign of life",
+        " ago, by process ",
+        "pass ",
+        "heard s ago",
+    ] {
+        assert!(said.contains(words), "{words}\n{said}");
+    }
+    processes.kill(0);
+    processes.kill(1);
+
+    // Two minutes later nobody has told anything more.
+    let mut silent = told(&output, |_| true);
+    silent["written_s"] = (silent["written_s"].as_u64().unwrap() - 120).into();
+    std::fs::write(output.join(STATUS), silent.to_string()).unwrap();
+    let said = status(&output);
+    assert!(
+        said.contains("silent for 12") || said.contains("silent for 2 min"),
+        "{said}"
+    );
+    assert!(said.contains("probably dead, run again"), "{said}");
+
+    run(fisherflow().arg("run").arg(&file)).expect_done();
+    let said = status(&output);
+    assert!(
+        said.contains("(complete since") && !said.contains("sign of life"),
+        "{said}"
+    );
+    assert_eq!(stages_left(&output), 0);
+}
+
+#[test]
+fn the_status_says_how_a_run_ended() {
+    let folder = prepared();
+    let folder = folder.path();
+    let (file, output) = (RunFile::new(folder, "out").write(folder, "out"), folder.join("out"));
+    for _ in 0..TRIES {
+        let mut processes = Processes::start(2, &file, 1);
+        let there = wait_for_file(&output.join("posterior/hessian/block-000.parquet"), &mut processes, 0);
+        processes.kill(1);
+        if there && !has_manifest(&output) {
+            processes.wait(0).expect(75, &["a process of the cluster was lost"]);
+            break;
+        }
+        drop(processes);
+        std::fs::remove_dir_all(&output).unwrap();
+    }
+    let said = status(&output);
+    assert!(
+        said.contains("ended: a process of the cluster was lost") && said.contains("run again"),
+        "{said}"
+    );
+
+    // Stages alone leave theirs, until the run is complete.
+    run(fisherflow().arg("fit").arg(&file)).expect_done();
+    assert!(status(&output).contains("`fisherflow fit` is done"));
+    run(fisherflow().arg("run").arg(&file)).expect_done();
+    assert_eq!(stages_left(&output), 0);
+}
+
+/// What stands at `path`, or `None` where nobody answers any more.
+fn get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())
+        .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+/// Values of all samples whose name ends in `_total`.
+fn counters(text: &str) -> BTreeMap<String, f64> {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let parsed = samples.filter_map(|line| {
+        let (name, value) = line.rsplit_once(' ')?;
+        let family = name.split('{').next()?;
+        Some((family.ends_with("_total")).then_some((name.to_owned(), value.parse().ok()?)))
+    });
+    parsed.flatten().collect()
+}
+
+#[test]
+fn metrics_grow_with_the_run_to_the_counts_of_the_manifest() {
+    let folder = prepared();
+    let folder = folder.path();
+    let (file, output) = (RunFile::new(folder, "out").write(folder, "out"), folder.join("out"));
+    let address = free_addresses(1).remove(0);
+    let mut processes = Processes::new(1);
+    processes.spawn(0, &file, 2, &["--metrics", &address]);
+    let mut scrapes = Vec::new();
+    while !processes.has_ended(0) {
+        scrapes.extend(get(&address, "/metrics"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ended = processes.wait(0);
+    ended.expect_done();
+    assert!(
+        ended.stdout.contains("time of a worker") && ended.stdout.contains("differentiate"),
+        "{ended}"
+    );
+    let last = scrapes.last().expect("a run that answers");
+    println!("{} scrapes", scrapes.len());
+
+    let mut before = BTreeMap::new();
+    for scrape in &scrapes {
+        let now = counters(scrape);
+        for (name, value) in &before {
+            assert!(
+                now.get(name).is_some_and(|now| now >= value),
+                "{name} was {value}\n{scrape}"
+            );
+        }
+        before = now;
+    }
+    let (counts, found) = (counts(&output), counters(last));
+    assert_eq!(
+        found["fisherflow_spectra_total{pass=\"curvature\"}"],
+        counts["fit_spectra"] as f64
+    );
+    assert_eq!(found["fisherflow_groups_total{pass=\"curvature\"}"], 30.0);
+    assert!(found["fisherflow_bytes_read_total"] > 0.0);
+    let predicted = found.get("fisherflow_spectra_total{pass=\"predict\"}");
+    assert!(predicted.is_none_or(|&predicted| predicted <= counts["predict_spectra"] as f64));
+
+    let resources = &manifest(&output)["settings"]["resources"];
+    let stages: Vec<&str> = resources["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|s| s["stage"].as_str())
+        .collect();
+    assert_eq!(stages, ["fit", "invert", "certificate", "predict"]);
+    assert!(
+        resources["time"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|share| share["activity"] == "accumulate")
+    );
+
+    let text = folder.join("metrics.txt");
+    std::fs::write(&text, last).unwrap();
+    if let Some(parsed) = consumer("metrics.py", [&text]) {
+        assert_eq!(parsed["fisherflow_spectra"], "counter", "{parsed:#}");
+        assert_eq!(parsed["fisherflow_seconds"], "counter", "{parsed:#}");
+        assert_eq!(parsed["process_resident_memory_bytes"], "gauge", "{parsed:#}");
+    }
+}
+
+#[test]
+fn an_address_that_is_none_or_taken_is_refused() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    run(fisherflow().arg("run").arg(&file).args(["--metrics", "here:there"])).expect(2, &["--metrics here:there"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = run(fisherflow().arg("run").arg(&file).args(["--metrics", &address]));
+    assert!(ended.code != Some(0) && ended.stderr.contains("--metrics"), "{ended}");
+}
+
+/// `1.5 GiB` in bytes.
+fn in_bytes(words: &str) -> f64 {
+    let (number, unit) = words.trim().split_once(' ').expect("a number and its unit");
+    let power = ["B", "KiB", "MiB", "GiB"]
+        .iter()
+        .position(|known| *known == unit)
+        .expect("a unit");
+    number.parse::<f64>().expect("a number") * 1024_f64.powi(i32::try_from(power).unwrap())
+}
+
+#[test]
+fn a_plan_reads_what_the_run_reads() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    let planned = run(fisherflow().arg("plan").arg(&file).args(["-w", "2"]));
+    planned.expect_done();
+    let of_all = |what: &str| {
+        let line = planned
+            .stdout
+            .lines()
+            .find(|line| line.starts_with(what))
+            .expect("a line of the plan");
+        in_bytes(line.rsplit("  ").next().expect("a last column"))
+    };
+    let spectra = of_all("spectra read from the store");
+    run(fisherflow().arg("run").arg(&file).args(["-w", "2"])).expect_done();
+    let read = manifest(&folder.join("out"))["settings"]["resources"]["store_bytes"][0]
+        .as_f64()
+        .unwrap();
+    println!("planned {spectra:.0} bytes of spectra, read {read:.0} in all");
+    // Beside the spectra it reads footers, matrices that one stage leaves for the next, and its groups' sums.
+    assert!(
+        read > 0.8 * spectra && read < 2.0 * spectra,
+        "planned {spectra:.0}, read {read:.0}"
+    );
+}
+
+#[test]
+fn a_plan_may_be_for_more_spectra_than_there_are() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    let asked = [
+        "-n",
+        "1000",
+        "--spectra",
+        "100e6",
+        "--rate",
+        "500",
+        "--store",
+        "100",
+        "--network",
+        "1000",
+    ];
+    let planned = run(fisherflow().arg("plan").arg(&file).args(asked));
+    planned.expect_done();
+    for words in [
+        "1,000 processes of 1 workers: 100,000,000 spectra in",
+        "100000 spectra and at most",
+        "sent over the network",
+        "memory of a process",
+        "100 MB/s a process from the store, 1000 MB/s over the network",
+    ] {
+        assert!(planned.stdout.contains(words), "{words}\n{planned}");
+    }
+    // 100,000 spectra a worker at 500 a second: 200 s, and the groups' own time.
+    let fit = planned
+        .stdout
+        .lines()
+        .rev()
+        .find(|line| line.starts_with("fit  "))
+        .expect("a time of the fit");
+    assert!(fit.ends_with("min") || fit.ends_with(" s"), "{fit}");
+    run(fisherflow().arg("plan").arg(&file).args(["--spectra", "-5"])).expect(2, &[]);
+}
