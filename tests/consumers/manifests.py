@@ -104,10 +104,11 @@ def main(paths):
         if kind == "Service":
             assert document["spec"]["selector"] == labels and document["spec"]["publishNotReadyAddresses"] is True
         if kind == "NetworkPolicy":
-            (ingress,) = document["spec"]["ingress"]
+            ingress, metrics = document["spec"]["ingress"]
             assert document["spec"]["podSelector"]["matchLabels"] == labels
             assert [peer["podSelector"]["matchLabels"] for peer in ingress["from"]] == [labels]
             assert [port["port"] for port in ingress["ports"]] == [2101]
+            assert [port["port"] for port in metrics["ports"]] == [9464] and "podSelector" not in metrics["from"][0]
         if job is None:
             continue
         pod = job["template"]
@@ -115,6 +116,8 @@ def main(paths):
         assert pod["metadata"]["labels"] == labels and pod["spec"]["subdomain"] == "fisherflow"
         assert job["completions"] == job["parallelism"], "all processes at once"
         assert f"--processes={job['completions']}" in container["args"], container["args"]
+        assert "--metrics=0.0.0.0:9464" in container["args"] and pod["metadata"]["annotations"]["prometheus.io/port"] == "9464"
+        assert [port["containerPort"] for port in container["ports"]] == [2101, 9464]
         assert [rule(job, code) for code in (2, 3)] == ["FailJob"] * 2
         lost = rule(job, 75)
         assert lost == ("Count" if kind == "JobSet" else "Ignore"), lost

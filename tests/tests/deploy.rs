@@ -106,6 +106,7 @@ fn pod_arguments_are_understood(arguments: &[&str]) {
         "/run-file/run.toml" => file.to_str().unwrap().to_owned(),
         "--deadline=600" => "--deadline=2".to_owned(),
         "--log=json" => "--log=text".to_owned(),
+        "--metrics=0.0.0.0:9464" => "--metrics=127.0.0.1:0".to_owned(),
         other => other.replace("$(JOB_NAME)", "night.invalid").replace("$(CPUS)", "1"),
     });
     let mut pod = fisherflow();
@@ -139,6 +140,8 @@ fn shell_scripts_are_sound() {
         deploy("slurm.sh"),
         repository().join("tests/run"),
         repository().join("tests/environment"),
+        repository().join("tests/same-memory"),
+        repository().join("tests/cluster-model"),
     ];
     for script in &scripts {
         said(Command::new("bash").arg("-n").arg(script));
