@@ -164,7 +164,9 @@ mod tests {
             while !probe.done() && !faults.raised() && started.elapsed() < patience {
                 worker.step_or_park(Some(Duration::from_millis(5)));
             }
-            let ended = (worker.index() == 0 && probe.done()).then(|| total.take().remove(&0)).flatten();
+            let ended = (worker.index() == 0 && probe.done())
+                .then(|| total.take().remove(&0))
+                .flatten();
             for dataflow in worker.installed_dataflows() {
                 worker.drop_dataflow(dataflow);
             }
@@ -199,7 +201,10 @@ mod tests {
     /// Otherwise that process would write sums that lack a group.
     #[test]
     fn a_fault_in_one_process_keeps_the_pass_from_ending_in_another() {
-        assert!(pass(6, None, [0, 0], |_| ()).ended.is_some(), "without a fault the pass ends");
+        assert!(
+            pass(6, None, [0, 0], |_| ()).ended.is_some(),
+            "without a fault the pass ends"
+        );
         let seen = pass(6, Some(5), [0, 0], |_| ());
         assert!(seen.ended.is_none());
         let seen = pass(6, None, [0, 0], |faults| faults.raise(RunError::Stopped));
