@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
 use crate::basis::Pinned;
+use crate::checkpoint::{self, Checkpoint};
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
@@ -83,6 +84,10 @@ pub(crate) struct Context {
     pub(crate) groups: GroupStore,
     /// Where they leave what serves this run alone.
     groups_of_run: GroupStore,
+    /// Spectra of a group of the fit, at least.
+    pub(crate) group: u64,
+    /// What a group of the fit leaves there.
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<Meter>,
     /// Workers of each process.
@@ -127,15 +132,21 @@ impl Context {
         let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
         let known = release.as_ref().and_then(|release| release.parent.as_ref());
         let known = known.map(KnownCatalogue::of);
-        let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network, known.as_ref())?;
-        let (blocks, chosen) = plan_of(&job, &network, &fit)?;
+        let catalogue = opened(&stores, &job.catalogue, &network, known.as_ref())?;
+        let (blocks, chosen) = plan_of(&job, &network, catalogue.n_rows())?;
         check_curvature(&job, &blocks)?;
-        let predict = job
-            .predict
-            .catalogue
-            .as_ref()
-            .map(|source| GroupedCatalogue::open(&stores, source, &job.compute, &network, None))
-            .transpose()?;
+        let checkpoint = Checkpoint::of(network.dense_layers(), network.n_labels(), &blocks)?;
+        let group = job.compute.group.unwrap_or_else(|| checkpoint.spectra_a_group());
+        let fit = GroupedCatalogue::new(catalogue, group, &job.compute);
+        let predict = match &job.predict.catalogue {
+            None => None,
+            Some(source) => {
+                // Its groups leave rows alone.
+                let group = job.compute.group.unwrap_or(checkpoint::LEAST);
+                let catalogue = opened(&stores, source, &network, None)?;
+                Some(GroupedCatalogue::new(catalogue, group, &job.compute))
+            }
+        };
         let given_priors = prior_choice::given(&job, &network, &blocks)?;
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
         let cells = label_cells(&job, &network)?;
@@ -160,6 +171,8 @@ impl Context {
                 .as_ref()
                 .map_or_else(|| output.groups(), |release| release.line.groups()),
             groups_of_run: output.groups(),
+            group,
+            checkpoint,
             output,
             release,
             basis,
@@ -185,7 +198,7 @@ impl Context {
 
     /// What memory and operations depend on.
     pub(crate) fn sizes(&self) -> Sizes<'_> {
-        sizes(&self.job, &self.network, &self.fit, self.workers)
+        sizes(&self.job, &self.network, self.fit.catalogue.n_rows(), self.workers)
     }
 
     /// Whether the fit's own backward passes serve the prediction too.
@@ -553,7 +566,7 @@ impl Context {
         add("calibration", &format!("{:?}", job.calibration));
         add("precision", &format!("{:?}", job.compute.arithmetic.precision));
         add("batch", &job.compute.batch.to_string());
-        add("group", &job.compute.group.to_string());
+        add("group", &self.group.to_string());
         add("certificate", &format!("{:?}", job.certificate));
         add("holdout", &format!("{:?}", job.compute.holdout_fraction));
         let found = hex(&hash.clone().finalize())[..16].to_owned();
@@ -569,68 +582,69 @@ impl Context {
 }
 
 impl GroupedCatalogue {
-    fn open(
-        stores: &Stores,
-        source: &CatalogueSource,
-        compute: &Compute,
-        network: &Network,
-        known: Option<&KnownCatalogue<'_>>,
-    ) -> Result<Self, RunError> {
-        let (uri, columns) = (&source.uri, &source.columns);
-        let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, known)?;
-        let catalogue = catalogue.excluding(&source.exclude)?;
-        if catalogue.n_rows() == 0 {
-            return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
-        }
-        if catalogue.n_pixels() != network.n_inputs() {
-            return Err(RunError::Refused(format!(
-                "spectra in {} have {} pixels in column \"{}\", and the network takes {}: resample the spectra to the network's grid, or \
-                 name the column that holds it",
-                source.uri,
-                catalogue.n_pixels(),
-                source.columns.flux,
-                network.n_inputs()
-            )));
-        }
-        let labels = source.columns.labels.len();
-        if labels != 0 && labels != network.n_labels() {
-            return Err(RunError::Usage(format!(
-                "{} has {labels} label columns named, and the network gives {} labels ({}): name one column a label, in that order",
-                source.uri,
-                network.n_labels(),
-                network.labels().names.join(", ")
-            )));
-        }
-        let groups = plan_groups(catalogue.shards().iter().cloned(), compute.group, catalogue.folder());
+    /// With groups of about `group` spectra.
+    fn new(catalogue: Catalogue, group: u64, compute: &Compute) -> Self {
+        let groups = plan_groups(catalogue.shards().iter().cloned(), group, catalogue.folder());
         let plenty = PLENTY / compute.holdout_fraction;
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
         let sample = groups.iter().step_by(every).cloned().collect();
-        Ok(Self {
+        Self {
             catalogue,
             groups,
             sample,
             plenty,
-        })
+        }
     }
 }
 
-fn sizes<'a>(job: &'a Job, network: &'a Network, fit: &GroupedCatalogue, workers: usize) -> Sizes<'a> {
+/// A catalogue that fits the network.
+fn opened(
+    stores: &Stores,
+    source: &CatalogueSource,
+    network: &Network,
+    known: Option<&KnownCatalogue<'_>>,
+) -> Result<Catalogue, RunError> {
+    let (uri, columns) = (&source.uri, &source.columns);
+    let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, known)?;
+    let catalogue = catalogue.excluding(&source.exclude)?;
+    if catalogue.n_rows() == 0 {
+        return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
+    }
+    if catalogue.n_pixels() != network.n_inputs() {
+        return Err(RunError::Refused(format!(
+            "spectra in {} have {} pixels in column \"{}\", and the network takes {}: resample the spectra to the network's grid, or \
+             name the column that holds it",
+            source.uri,
+            catalogue.n_pixels(),
+            source.columns.flux,
+            network.n_inputs()
+        )));
+    }
+    let labels = source.columns.labels.len();
+    if labels != 0 && labels != network.n_labels() {
+        return Err(RunError::Usage(format!(
+            "{} has {labels} label columns named, and the network gives {} labels ({}): name one column a label, in that order",
+            source.uri,
+            network.n_labels(),
+            network.labels().names.join(", ")
+        )));
+    }
+    Ok(catalogue)
+}
+
+fn sizes<'a>(job: &'a Job, network: &'a Network, n_rows: u64, workers: usize) -> Sizes<'a> {
     Sizes {
         job,
         shapes: network.dense_layers(),
         n_pixels: network.n_inputs(),
         n_labels: network.n_labels(),
-        n_rows: fit.catalogue.n_rows(),
+        n_rows,
         workers,
     }
 }
 
 /// The blocks of the Hessian, and what `auto` chose for which layer.
-fn plan_of(
-    job: &Job,
-    network: &Network,
-    fit: &GroupedCatalogue,
-) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
+fn plan_of(job: &Job, network: &Network, n_rows: u64) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
     let curvature = &job.curvature;
     let planned = |structure, by_layer| {
         plan_blocks(network.dense_layers(), structure, by_layer, curvature.options).map_err(|error| {
@@ -646,7 +660,7 @@ fn plan_of(
         StructureChoice::Auto { memory } => {
             // Checks the names of layers before anything is chosen beside them.
             planned(StructureKind::Diagonal, &curvature.by_layer)?;
-            let choice = auto::choose(&sizes(job, network, fit, 1), memory)?;
+            let choice = auto::choose(&sizes(job, network, n_rows, 1), memory)?;
             Ok((planned(StructureKind::Diagonal, &choice.by_layer)?, choice.chosen))
         }
     }

@@ -6,6 +6,7 @@
 mod auto;
 mod basis;
 mod calibration_notes;
+mod checkpoint;
 mod cluster;
 mod cluster_plan;
 mod cluster_rates;
