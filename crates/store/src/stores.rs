@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::error::Cause;
 use crate::failure::{Action, failed, is_absent};
@@ -31,18 +31,6 @@ pub(crate) struct Inner {
     /// `None` only while it is dropped.
     runtime: Option<tokio::runtime::Runtime>,
     handle: tokio::runtime::Handle,
-}
-
-/// What became of a conditional write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Creation {
-    /// The object was not there, and now holds what was given.
-    Created,
-    /// The object was there.
-    AlreadyExists(
-        /// What it holds.
-        Vec<u8>,
-    ),
 }
 
 impl Drop for Inner {
@@ -114,26 +102,6 @@ impl Stores {
         self.block_on(location.store.put(&location.path, PutPayload::from(bytes)))
             .map(|_| ())
             .map_err(|error| self.failed(&location, Action::Write, error))
-    }
-
-    /// Writes the object if it is not there. Of several that try at once, one creates it. A store that repeated a lost request may answer
-    /// `AlreadyExists` to the one that created it: compare the content.
-    ///
-    /// # Errors
-    /// It cannot be written, or what is there cannot be read.
-    pub fn create(&self, uri: &str, bytes: Vec<u8>) -> Result<Creation, StoreError> {
-        let location = self.locate(uri)?;
-        let options = PutOptions::from(PutMode::Create);
-        let put = location
-            .store
-            .put_opts(&location.path, PutPayload::from(bytes), options);
-        match self.block_on(put) {
-            Ok(_) => Ok(Creation::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                self.read(uri).map(Creation::AlreadyExists)
-            }
-            Err(error) => Err(self.failed(&location, Action::Write, error)),
-        }
     }
 
     /// Whether the object is there.

@@ -70,19 +70,18 @@ fn conditional_creation(stores: &Stores, base: &str) {
                 let (uri, barrier) = (&uri, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    stores.create(uri, vec![i as u8]).unwrap()
+                    stores.create_once(uri, vec![i as u8]).unwrap()
                 })
             })
             .collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    let winner: Vec<usize> = (0..n).filter(|&i| outcomes[i] == Creation::Created).collect();
+    let won = |i: &usize| matches!(outcomes[*i], Creation::Created | Creation::Ours);
+    let winner: Vec<usize> = (0..n).filter(won).collect();
     assert_eq!(winner.len(), 1);
     let holds = vec![winner[0] as u8];
     assert_eq!(stores.read(&uri).unwrap(), holds);
-    let others = outcomes
-        .iter()
-        .filter(|o| **o == Creation::AlreadyExists(holds.clone()));
+    let others = outcomes.iter().filter(|o| **o == Creation::Others(holds.clone()));
     assert_eq!(others.count(), n - 1);
 }
 
