@@ -31,7 +31,7 @@ pub(crate) const DATA: [&str; 3] = ["predictions", "jacobians", "posterior"];
 const STAGES: &str = "stages";
 /// Where the processes of a run find one another: nothing of a run's results.
 const RENDEZVOUS: &str = "rendezvous";
-const CLAIM: &str = "claim.json";
+pub(crate) const CLAIM: &str = "claim.json";
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUCCESS: &str = "_SUCCESS";
 

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
-use object_store::local::LocalFileSystem;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
+use crate::disk::Disk;
 use crate::error::Cause;
 use crate::failure::{Action, failed, is_absent};
 use crate::location::{Location, Place, parse, store_path};
+use crate::retries::Retries;
 use crate::{StoreError, StoreOptions};
 
 /// Access to every object store of a run. Clones share connections and threads.
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     secrets: Arc<Vec<String>>,
     local: Arc<dyn ObjectStore>,
     pub(crate) s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    pub(crate) retries: Arc<Retries>,
     /// `None` only while it is dropped.
     runtime: Option<tokio::runtime::Runtime>,
     handle: tokio::runtime::Handle,
@@ -67,12 +69,19 @@ impl Stores {
             inner: Arc::new(Inner {
                 secrets: Arc::new(options.secrets()),
                 options,
-                local: Arc::new(LocalFileSystem::new()),
+                local: Arc::new(Disk::default()),
+                retries: Arc::default(),
                 s3: Mutex::new(HashMap::new()),
                 handle: runtime.handle().clone(),
                 runtime: Some(runtime),
             }),
         })
+    }
+
+    /// Requests that failed and were made again, so far.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.inner.retries.count()
     }
 
     /// The whole object.

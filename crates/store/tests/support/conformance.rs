@@ -143,7 +143,7 @@ fn replaced_objects(stores: &Stores, base: &str) {
     let results: Vec<_> = catalogue.fetch(&group, 100, 1 << 20).collect();
     let error = results.into_iter().last().unwrap().unwrap_err();
     assert!(
-        matches!(&error, StoreError::Replaced { object } if object.ends_with("a.parquet")),
+        matches!(&error, StoreError::Replaced { object, .. } if object.ends_with("a.parquet")),
         "{error}"
     );
     let catalogue = Catalogue::open(stores, &uri, &columns(), OnBadObject::Fail).unwrap();
