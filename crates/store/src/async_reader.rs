@@ -75,7 +75,7 @@ impl ObjectReader {
         };
         let bytes = match result {
             Ok(bytes) => bytes,
-            Err(error) if is_of_another_version(&error) => return Err(self.replaced().await),
+            Err(object_store::Error::Precondition { .. }) => return Err(self.replaced().await),
             Err(error) => return Err(self.failed(error)),
         };
         // A store without etags: shorter than it was listed. A file: its etag was looked at before it was read, and is again.
@@ -209,15 +209,6 @@ impl AsyncFileReader for ObjectReader {
             Ok(Arc::clone(footer.metadata()))
         }
         .boxed()
-    }
-}
-
-/// Whether a store refused to read because the version is another one; where a read was to go on, the refusal is within another error.
-fn is_of_another_version(error: &object_store::Error) -> bool {
-    match error {
-        object_store::Error::Precondition { .. } => true,
-        object_store::Error::Generic { source, .. } => source.downcast_ref().is_some_and(is_of_another_version),
-        _ => false,
     }
 }
 

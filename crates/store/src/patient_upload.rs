@@ -24,6 +24,9 @@ pub(crate) struct PatientUpload {
     id: String,
     begun: usize,
     done: Arc<Mutex<BTreeMap<usize, Part>>>,
+    /// Whether it was completed or aborted.
+    ended: bool,
+    runtime: tokio::runtime::Handle,
 }
 
 /// A part that the store has.
@@ -34,7 +37,32 @@ struct Part {
     sha256: [u8; 32],
 }
 
+impl Drop for PatientUpload {
+    /// The parts of an upload that was given up are to be paid for until somebody deletes them.
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let (link, path, id) = (Arc::clone(&self.link), self.path.clone(), std::mem::take(&mut self.id));
+        self.runtime.spawn(async move {
+            if let Err(error) = abort(&link, &path, &id).await {
+                tracing::debug!(%error, %path, "an upload could not be aborted");
+            }
+        });
+    }
+}
+
+async fn abort(link: &Link, path: &Path, id: &String) -> Result<()> {
+    let send = || link.s3.abort_multipart(path, id);
+    match link.attempt(&request("DELETE", path), send).await {
+        // An attempt before was heard, or the upload was complete.
+        Err(Error::NotFound { .. }) => Ok(()),
+        other => other,
+    }
+}
+
 impl PatientUpload {
+    /// An upload that was begun; called on the I/O threads.
     pub fn new(link: Arc<Link>, path: Path, id: String) -> Self {
         Self {
             link,
@@ -42,6 +70,8 @@ impl PatientUpload {
             id,
             begun: 0,
             done: Arc::default(),
+            ended: false,
+            runtime: tokio::runtime::Handle::current(),
         }
     }
 
@@ -108,9 +138,13 @@ impl MultipartUpload for PatientUpload {
             let began = Instant::now();
             let completed = self.link.s3.complete_multipart(&self.path, &self.id, ids.clone());
             match completed.await {
-                Ok(result) => return Ok(result),
+                Ok(result) => {
+                    self.ended = true;
+                    return Ok(result);
+                }
                 Err(Error::NotFound { .. }) if attempts.failed() > 0 && self.stands(&parts).await? => {
                     tracing::debug!(path = %self.path, "an upload was complete: its answer was lost");
+                    self.ended = true;
                     return Ok(PutResult {
                         e_tag: None,
                         version: None,
@@ -125,11 +159,7 @@ impl MultipartUpload for PatientUpload {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        let send = || self.link.s3.abort_multipart(&self.path, &self.id);
-        match self.link.attempt(&request("DELETE", &self.path), send).await {
-            // An attempt before was heard, or the upload was complete.
-            Err(Error::NotFound { .. }) => Ok(()),
-            other => other,
-        }
+        self.ended = true;
+        abort(&self.link, &self.path, &self.id).await
     }
 }

@@ -15,6 +15,9 @@ const EXPIRED: [&str; 5] = [
 /// S3's names for what passes, beside every status from 500.
 const PASSING: [&str; 3] = ["RequestTimeout<", "SlowDown", "OperationAborted"];
 
+/// What comes without a status and would come again: a redirect to nowhere, and a deletion of several that the store refuses one of.
+const FINAL: [&str; 2] = ["without LOCATION", "(code: AccessDenied)"];
+
 /// What an error means for the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -44,7 +47,7 @@ pub(crate) fn verdict(error: &Error) -> Verdict {
         Some(408 | 429 | 500..) => Verdict::Again,
         Some(_) if says(&PASSING) => Verdict::Again,
         Some(_) => Verdict::Final,
-        None if says(&["without LOCATION"]) => Verdict::Final,
+        None if says(&FINAL) => Verdict::Final,
         // The connection, or an answer that was cut short.
         None => Verdict::Again,
     }

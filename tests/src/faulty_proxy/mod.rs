@@ -358,7 +358,11 @@ impl Shared {
             }
             match &fault {
                 Some(Fault::Answer { status, code }) => {
-                    Message::error(*status, code).send(&mut client)?;
+                    let mut error = Message::error(*status, code);
+                    if request.start.starts_with("HEAD ") {
+                        error.body.clear();
+                    }
+                    error.send(&mut client)?;
                     continue;
                 }
                 Some(Fault::Reset) => return reset(&client),

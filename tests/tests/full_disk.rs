@@ -1,0 +1,96 @@
+//! A disk that is full: one line names the file and the remedy, nothing half written stays, and with more room the same run goes on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fisherflow_tests::{RunFile, digests, fisherflow, has_manifest, network, run, simulated, write_objects};
+
+/// A file system in memory of so many KiB, gone when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, saying so, where this user may not mount one.
+    fn mount(folder: &Path, kib: u64) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let size = format!("size={kib}k");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder)
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(folder.to_owned())),
+            Ok(output) => {
+                println!(
+                    "skipped: no file system can be mounted: {}",
+                    String::from_utf8_lossy(&output.stderr).trim()
+                );
+                None
+            }
+            Err(error) => {
+                println!("skipped: there is no mount: {error}");
+                None
+            }
+        }
+    }
+
+    fn grow(&self, kib: u64) {
+        let size = format!("remount,size={kib}k");
+        let grown = Command::new("mount").args(["-o", &size]).arg(&self.0).status();
+        assert!(grown.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_run_goes_on_with_more_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &[40, 12, 6, 3]);
+    write_objects(&folder.join("catalogue"), &simulated(40, 0, 240), 30);
+    run(fisherflow()
+        .arg("run")
+        .arg(RunFile::new(folder, "undisturbed").write(folder, "undisturbed")))
+    .expect_done();
+    let undisturbed = digests(&folder.join("undisturbed"));
+    let whole: u64 = undisturbed
+        .keys()
+        .map(|file| {
+            std::fs::metadata(folder.join("undisturbed").join(file))
+                .unwrap()
+                .len()
+                .div_ceil(4096)
+                * 4
+        })
+        .sum();
+
+    // From room for nothing but the claim to room for nearly all.
+    for (number, kib) in [8, whole / 4, whole / 2, whole - 4].into_iter().enumerate() {
+        let name = format!("small-{number}");
+        let Some(disk) = SmallDisk::mount(&folder.join(&name), kib) else {
+            return;
+        };
+        let output = disk.0.join("out");
+        let file = RunFile::new(folder, &format!("{name}/out")).write(folder, &name);
+        let ended = run(fisherflow().arg("run").arg(&file));
+        let place = output.to_str().unwrap().to_owned();
+        ended.expect(
+            1,
+            &["there is no room for", &place, "free some", "o space left on device"],
+        );
+        assert!(!has_manifest(&output), "{kib} KiB");
+        let left = Command::new("find")
+            .arg(&disk.0)
+            .args(["-name", "*#*"])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "", "{kib} KiB");
+        disk.grow(4 * whole + 1024);
+        run(fisherflow().arg("run").arg(&file)).expect_done();
+        assert_eq!(digests(&output), undisturbed, "{kib} KiB");
+    }
+}
