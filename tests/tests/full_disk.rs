@@ -46,16 +46,36 @@ impl Drop for SmallDisk {
     }
 }
 
+/// The survey that both tests run over, in a folder of its own.
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    network(&folder.path().join("network.safetensors"), &[40, 12, 6, 3]);
+    write_objects(&folder.path().join("catalogue"), &simulated(40, 0, 240), 30);
+    let file = RunFile::new(folder.path(), "undisturbed").write(folder.path(), "undisturbed");
+    run(fisherflow().arg("run").arg(file)).expect_done();
+    folder
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_told_as_an_error() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "limited").write(folder, "limited");
+    let binary = fisherflow().get_program().to_owned();
+    // Room for the claim, and for no table of Jacobians.
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -f 4; exec \"$0\" run \"$1\""]);
+    limited.arg(binary).arg(&file).env("NO_COLOR", "1");
+    let output = folder.join("limited");
+    run(&mut limited).expect(1, &["there is no room for", output.to_str().unwrap(), "ile too large"]);
+    run(fisherflow().arg("run").arg(&file)).expect_done();
+    assert_eq!(digests(&output), digests(&folder.join("undisturbed")));
+}
+
 #[test]
 fn a_full_disk_is_named_and_the_run_goes_on_with_more_room() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = prepared();
     let folder = folder.path();
-    network(&folder.join("network.safetensors"), &[40, 12, 6, 3]);
-    write_objects(&folder.join("catalogue"), &simulated(40, 0, 240), 30);
-    run(fisherflow()
-        .arg("run")
-        .arg(RunFile::new(folder, "undisturbed").write(folder, "undisturbed")))
-    .expect_done();
     let undisturbed = digests(&folder.join("undisturbed"));
     let whole: u64 = undisturbed
         .keys()

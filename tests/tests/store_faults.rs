@@ -183,12 +183,9 @@ fn a_store_that_stays_away_is_named_and_the_run_goes_on_later() {
     let proxy = survey.proxy(1);
     proxy.add(On::get(&object(5)).after(1), Fault::slow_down());
     let ended = survey.run("read", hasty, &proxy);
-    let range = proxy
-        .requests()
-        .iter()
-        .rev()
-        .find_map(|request| request.range.clone())
-        .unwrap();
+    let requests = proxy.requests();
+    let mut of_object = requests.iter().filter(|request| request.target.contains(&object(5)));
+    let range = of_object.next_back().unwrap().range.clone().unwrap();
     let bytes = format!("(bytes {})", range.trim_start_matches("bytes="));
     let uri = survey.bucket.uri(&object(5));
     ended.expect(75, &[&uri, &bytes, "3 attempts", "SlowDown", "start the run again"]);

@@ -26,7 +26,7 @@ use crate::credentials::Credentials;
 use crate::patience::{Attempts, Patience};
 use crate::patient_upload::PatientUpload;
 use crate::retries::{Request, Retries};
-use crate::verdict::{Verdict, verdict};
+use crate::verdict::{Verdict, status, verdict};
 
 /// Deletions at a time.
 const DELETIONS: usize = 10;
@@ -87,6 +87,15 @@ impl Link {
                 Err(error) => self.pause(request, attempts, began, error).await?,
             }
         }
+    }
+
+    /// The error of a HEAD, whose answer has no body to say why: where it was refused, what a GET of a byte is told.
+    async fn explained(&self, path: &Path, error: Error) -> Error {
+        if verdict(&error) != Verdict::Refused && status(&error) != Some(400) {
+            return error;
+        }
+        let options = GetOptions::new().with_range(Some(GetRange::Bounded(0..1)));
+        self.s3.get_opts(path, options).await.err().unwrap_or(error)
     }
 
     /// Waits for the next attempt; the error, where there is to be none.
@@ -174,7 +183,12 @@ impl ObjectStore for Patient {
             range: asked,
         };
         let mut attempts = Attempts::new();
-        let send = || self.link.s3.get_opts(path, options.clone());
+        let send = || async {
+            match self.link.s3.get_opts(path, options.clone()).await {
+                Err(error) if options.head => Err(self.link.explained(path, error).await),
+                answer => answer,
+            }
+        };
         let mut result = self.link.attempt_on(&request, &mut attempts, send).await?;
         if let (false, GetResultPayload::Stream(body)) = (options.head, &mut result.payload) {
             let read = Read {
