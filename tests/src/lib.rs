@@ -5,7 +5,9 @@
 //! the tests that need it say so and pass; `tests/run` sets all of them.
 
 mod binary;
+mod bucket;
 mod catalogue;
+mod faulty_proxy;
 mod network;
 mod output;
 mod outside;
@@ -15,7 +17,9 @@ mod run_file;
 mod table;
 
 pub use binary::{Ended, fisherflow, repository, run};
+pub use bucket::{Bucket, SECRET, on_s3, on_s3_without_keys};
 pub use catalogue::{Spectrum, broken_parquet, parquet_bytes, simulated, write_catalogue, write_objects};
+pub use faulty_proxy::{Fault, FaultyProxy, On, Request};
 pub use network::{LABELS, he_normal, network};
 pub use output::{counts, data_files, digests, has_manifest, manifest, stages_left};
 pub use outside::{consumer, python, s3_endpoint};

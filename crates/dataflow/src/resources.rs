@@ -23,6 +23,8 @@ pub struct Resources {
     pub memory_predicted: u64,
     /// Most bytes that the process ever had in memory (`VmHWM`); none where the system does not tell.
     pub memory_peak: Option<u64>,
+    /// Requests to object stores that failed and were made again, by this process.
+    pub store_retries: u64,
     /// The stages that ran, in order.
     pub stages: Vec<StageResources>,
     /// Where the time of this process's workers went, in the order data flows.
@@ -78,6 +80,7 @@ impl Resources {
         Ok(Self {
             memory_predicted: memory.beside + widest.unwrap_or(0),
             memory_peak: of_status("VmHWM:"),
+            store_retries: context.stores.retries(),
             stages: stages.collect(),
             time: time_shares(&context.progress.times()),
             store_bytes: (traffic.bytes_read, traffic.bytes_written),
@@ -154,6 +157,7 @@ mod tests {
             let resources = Resources {
                 memory_predicted,
                 memory_peak,
+                store_retries: 0,
                 stages: Vec::new(),
                 time: Vec::new(),
                 store_bytes: (0, 0),

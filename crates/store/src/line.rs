@@ -116,9 +116,9 @@ impl Line {
     /// Another run committed that release first ([`StoreError::CommitConflict`]), or the store does not take it.
     pub fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
         let uri = self.commit_uri(commit.release);
-        match self.stores.create(&uri, json(&uri, commit)?)? {
-            Creation::Created => Ok(()),
-            Creation::AlreadyExists(found) => {
+        match self.stores.create_once(&uri, json(&uri, commit)?)? {
+            Creation::Created | Creation::Ours => Ok(()),
+            Creation::Others(found) => {
                 let found: Commit = self.parse(&uri, &found)?;
                 let same_run = found.run_id == commit.run_id && found.manifest_sha256 == commit.manifest_sha256;
                 if same_run {
@@ -156,13 +156,13 @@ impl Line {
     /// # Errors
     /// Another basis is pinned already ([`StoreError::CommitConflict`]), or the store does not take it.
     pub fn pin_basis(&self, bytes: Vec<u8>, run_id: &str) -> Result<(), StoreError> {
-        match self.stores.create(&self.basis_uri(), bytes.clone())? {
-            Creation::AlreadyExists(found) if found != bytes => Err(StoreError::CommitConflict {
+        match self.stores.create_once(&self.basis_uri(), bytes)? {
+            Creation::Others(_) => Err(StoreError::CommitConflict {
                 output: self.basis_uri(),
                 run_id: run_id.to_owned(),
                 difference: "with another basis, in the meantime".to_owned(),
             }),
-            _ => Ok(()),
+            Creation::Created | Creation::Ours => Ok(()),
         }
     }
 

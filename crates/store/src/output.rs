@@ -30,7 +30,7 @@ pub(crate) const DATA: [&str; 3] = ["predictions", "jacobians", "posterior"];
 const STAGES: &str = "stages";
 /// Where the processes of a run find one another: nothing of a run's results.
 const RENDEZVOUS: &str = "rendezvous";
-const CLAIM: &str = "claim.json";
+pub(crate) const CLAIM: &str = "claim.json";
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUCCESS: &str = "_SUCCESS";
 
@@ -107,26 +107,21 @@ impl Output {
     pub fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let uri = self.child(CLAIM);
         let document = json(&uri, claim)?;
-        match self.stores.create(&uri, document.clone())? {
-            Creation::Created => {
-                let refused = self.foreign()?;
-                if let Some(error) = refused {
-                    self.stores.delete(&uri)?;
-                    return Err(error);
-                }
-                Ok(Claimed::Fresh)
-            }
-            Creation::AlreadyExists(found) => {
+        match self.stores.create_once(&uri, document.clone())? {
+            Creation::Ours => match self.manifest()? {
+                Some(manifest) => Ok(Claimed::Complete(Box::new(manifest))),
+                None => self.fresh(),
+            },
+            Creation::Created => self.fresh(),
+            Creation::Others(found) => {
                 let holder: Claim = self.parse(&uri, &found)?;
                 let finished = self.manifest()?;
                 if holder.run_id == claim.run_id {
                     if let Some(manifest) = finished {
                         return Ok(Claimed::Complete(Box::new(manifest)));
                     }
-                    // An answer that got lost: the claim is this very one.
-                    let fresh = holder == *claim;
                     self.stores.write(&uri, document)?;
-                    return Ok(if fresh { Claimed::Fresh } else { Claimed::TakenOver });
+                    return Ok(Claimed::TakenOver);
                 }
                 Err(match finished {
                     Some(manifest) => StoreError::Complete {
@@ -142,6 +137,17 @@ impl Output {
                     },
                 })
             }
+        }
+    }
+
+    /// The claim was just made: taken back where something else is there.
+    fn fresh(&self) -> Result<Claimed, StoreError> {
+        match self.foreign()? {
+            Some(error) => {
+                self.stores.delete(&self.child(CLAIM))?;
+                Err(error)
+            }
+            None => Ok(Claimed::Fresh),
         }
     }
 
@@ -188,9 +194,9 @@ impl Output {
         self.tidy(manifest)?;
         let mut document = manifest.clone();
         document.files.sort();
-        match self.stores.create(&uri, json(&uri, &document)?)? {
-            Creation::Created => {}
-            Creation::AlreadyExists(found) => {
+        match self.stores.create_once(&uri, json(&uri, &document)?)? {
+            Creation::Created | Creation::Ours => {}
+            Creation::Others(found) => {
                 let found: Manifest = self.parse(&uri, &found)?;
                 if let Some(difference) = document.difference(&found) {
                     return Err(StoreError::CommitConflict {

@@ -42,7 +42,7 @@ pub fn job(
     uris.extend(scratch.as_deref());
     let basis = run_file.noise.basis.as_ref().map(|uri| folder.locate(uri));
     uris.extend(basis.as_deref());
-    let store = object_store::options(environment, &uris)?;
+    let store = object_store::patient(environment, &uris, &run_file.store)?;
     Ok(Job {
         curvature: Curvature {
             structure: curvature.structure,
