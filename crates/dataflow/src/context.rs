@@ -108,6 +108,7 @@ impl Context {
                     source,
                 }
             })?;
+        let network = network.with_packed_weights();
         let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
         let (blocks, chosen) = plan_of(&job, &network, &fit)?;
         check_curvature(&job, &blocks)?;

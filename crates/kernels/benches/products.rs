@@ -1,14 +1,14 @@
 //! `cargo bench -p fisherflow-kernels`: the shapes of a run against faer and against this machine's own peak, side by side.
 //!
-//! Rounds alternate between what is compared, and the best of each counts, so that a busy machine weighs on all alike. Arguments: threads
-//! (default: all), then rounds (default 7).
+//! Times are of the process on its CPUs, over the number of threads; rounds alternate between what is compared, and the best of each counts:
+//! so a busy machine weighs little, and on all alike. Arguments: threads (default: all), then rounds (default 7).
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
-use fisherflow_kernels::{Element, Packed, Path, Start, add_gram, multiply, multiply_on, multiply_packed, peak};
+use fisherflow_kernels::{Element, Packed, Path, Start, add_gram, multiply, multiply_on, multiply_packed, tile_products};
+use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -31,7 +31,13 @@ fn measure<T: Element>(name: &str, threads: usize, rounds: usize)
 where
     T: From<f32>,
 {
-    let peak = (0..rounds).map(|_| peak::<T>(threads)).fold(0.0, f64::max) / 1e9;
+    let times = 4000;
+    let fastest = (0..rounds)
+        .map(|_| seconds(usize::MAX, 1, || {
+            black_box(tile_products::<T>(times));
+        }))
+        .fold(f64::INFINITY, f64::min);
+    let peak = threads as f64 * 2e-9 * tile_products::<T>(times) as f64 / fastest;
     println!("{name}: peak of multiply-adds {peak:.0}");
     for (m, k, n) in SHAPES {
         let (a, b) = (draw::<T>(m * k, 1), draw::<T>(k * n, 2));
@@ -53,7 +59,7 @@ where
                 &mut |dst| matmul(dst, Accum::Replace, a, b, T::one_impl(), par),
             ];
             for (best, run) in best.iter_mut().zip(runs) {
-                *best = best.min(seconds(m * k * n, || run(dst.as_mut())));
+                *best = best.min(seconds(m * k * n, threads, || run(dst.as_mut())));
             }
         }
         report(name, &format!("{m}x{k}x{n}"), (m * k * n) as f64, peak, &["packed", "plain", "avx2", "faer"], &best);
@@ -67,8 +73,8 @@ where
         let mut best = [f64::INFINITY; 2];
         let par = if threads > 1 { Par::rayon(threads) } else { Par::Seq };
         for _ in 0..rounds {
-            best[0] = best[0].min(seconds(rows * n * n / 2, || add_gram(view, &mut sums, threads)));
-            best[1] = best[1].min(seconds(rows * n * n / 2, || {
+            best[0] = best[0].min(seconds(rows * n * n / 2, threads, || add_gram(view, &mut sums, threads)));
+            best[1] = best[1].min(seconds(rows * n * n / 2, threads, || {
                 triangular::matmul(
                     dst.as_mut(),
                     triangular::BlockStructure::TriangularLower,
@@ -98,14 +104,15 @@ fn report(name: &str, shape: &str, multiplications: f64, peak: f64, what: &[&str
     println!("{name} {shape:18} {}; {:.2}x faer", told.join(", "), rates[0] / faer);
 }
 
-/// Seconds of one call, of the best of some where calls are short.
-fn seconds(multiplications: usize, mut call: impl FnMut()) -> f64 {
+/// CPU seconds of one call over the number of threads, the best of some where calls are short.
+fn seconds(multiplications: usize, threads: usize, mut call: impl FnMut()) -> f64 {
     let times = (200_000_000 / multiplications.max(1)).clamp(1, 50);
+    let now = || clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(f64::NAN, |time| std::time::Duration::from(time).as_secs_f64());
     let mut best = f64::INFINITY;
     for _ in 0..times {
-        let start = Instant::now();
+        let start = now();
         black_box(&mut call)();
-        best = best.min(start.elapsed().as_secs_f64());
+        best = best.min((now() - start) / threads as f64);
     }
     best
 }

@@ -29,6 +29,13 @@ pub(crate) const fn inner_block<T>() -> usize {
     if whole == 0 { CHAIN } else { whole }
 }
 
+/// Bytes that a thread holds for the packed operands of a product whose left side has `rows` rows.
+#[must_use]
+pub const fn workspace_bytes(rows: u64) -> u64 {
+    let right = (OUTER_BYTES / size_of::<f32>() * INNER_BYTES) as u64;
+    rows.saturating_mul(INNER_BYTES as u64).saturating_add(right)
+}
+
 /// An operand `[width, inner]`, and what becomes of its elements: the left one of a product, or the right one transposed.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'a, T> {

@@ -19,11 +19,12 @@ mod workspace;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use blocks::workspace_bytes;
 pub use element::Element;
 pub use gemm::{Start, multiply, multiply_on, multiply_packed};
 pub use packed::Packed;
 pub use path::{Path, PathError};
-pub use peak::peak;
+pub use peak::tile_products;
 pub use sums::{add_cross, add_cross_of_squares, add_gram, add_gram_on};
 pub use threads::run_all;
 pub use tile::CHAIN;

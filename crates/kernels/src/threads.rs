@@ -51,9 +51,11 @@ mod tests {
     fn every_job_runs_once() {
         for threads in [0, 1, 2, 8] {
             let done: Vec<AtomicUsize> = (0..37).map(|_| AtomicUsize::new(0)).collect();
-            let add = |number: usize| done[number].fetch_add(1, Ordering::Relaxed);
-            run_all((0..37).map(|number| move || drop(add(number))).collect(), threads);
-            run_numbered(37, threads, |number| drop(add(number)));
+            let add = |number: usize| {
+                done[number].fetch_add(1, Ordering::Relaxed);
+            };
+            run_all((0..37).map(|number| move || add(number)).collect(), threads);
+            run_numbered(37, threads, |number| add(number));
             assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 2));
             run_numbered(0, threads, |_| panic!("there is no job"));
         }

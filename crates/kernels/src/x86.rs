@@ -1,7 +1,7 @@
 //! Register tiles of x86-64: plain intrinsics, with as many accumulators as registers hold.
 
 use std::arch::x86_64::{
-    _mm256_add_pd, _mm256_add_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_set1_pd,
+    _MM_HINT_T0, _mm_prefetch, _mm256_add_pd, _mm256_add_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_set1_pd,
     _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_pd, _mm256_storeu_ps, _mm512_add_pd,
     _mm512_add_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps, _mm512_set1_pd, _mm512_set1_ps,
     _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
@@ -37,6 +37,12 @@ macro_rules! tile {
             stride: usize,
             mut add: bool,
         ) {
+            for row in 0..$rows {
+                // What is added to at the end is asked for at the beginning. A prefetch reads nothing: any address will do.
+                let to = c.wrapping_add(row * stride);
+                _mm_prefetch::<_MM_HINT_T0>(to.cast());
+                _mm_prefetch::<_MM_HINT_T0>(to.wrapping_add(2 * $lanes - 1).cast());
+            }
             while inner > 0 {
                 let chain = inner.min(CHAIN);
                 inner -= chain;
@@ -45,6 +51,9 @@ macro_rules! tile {
                     // SAFETY: the caller's promise: `chain <= inner` more packed rows of both strips are there.
                     unsafe {
                         let (left, right) = ($load(rhs), $load(rhs.add($lanes)));
+                        _mm_prefetch::<_MM_HINT_T0>(lhs.wrapping_add($rows * 12).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * 12).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * 12 + $lanes).cast());
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let x = $set(*lhs.add(row));
                             sums[0] = $fma(x, left, sums[0]);
