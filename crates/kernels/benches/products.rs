@@ -7,19 +7,28 @@ use std::hint::black_box;
 
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
-use fisherflow_kernels::{Element, Packed, Path, Start, add_gram, multiply, multiply_on, multiply_packed, tile_products};
+use fisherflow_kernels::{
+    Element, Packed, Path, Start, add_gram, multiply, multiply_on, multiply_packed, tile_products,
+};
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// `m x k x n`: forward, Jacobian, two smaller layers.
-const SHAPES: [(usize, usize, usize); 4] = [(512, 7213, 2048), (1536, 2048, 7213), (512, 2048, 1024), (512, 256, 128)];
+const SHAPES: [(usize, usize, usize); 4] = [
+    (512, 7213, 2048),
+    (1536, 2048, 7213),
+    (512, 2048, 1024),
+    (512, 256, 128),
+];
 
 /// Rows and columns of what is multiplied by itself.
 const GRAMS: [(usize, usize); 2] = [(512, 7214), (1536, 2048)];
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.parse::<usize>().ok());
     let threads = arguments.next().unwrap_or_else(rayon::current_num_threads);
     let rounds = arguments.next().unwrap_or(7);
     println!("{threads} threads, best of {rounds}, GFLOP/s (share of the peak); symmetric updates counted once");
@@ -33,15 +42,20 @@ where
 {
     let times = 4000;
     let fastest = (0..rounds)
-        .map(|_| seconds(usize::MAX, 1, || {
-            black_box(tile_products::<T>(times));
-        }))
+        .map(|_| {
+            seconds(usize::MAX, 1, || {
+                black_box(tile_products::<T>(times));
+            })
+        })
         .fold(f64::INFINITY, f64::min);
     let peak = threads as f64 * 2e-9 * tile_products::<T>(times) as f64 / fastest;
     println!("{name}: peak of multiply-adds {peak:.0}");
     for (m, k, n) in SHAPES {
         let (a, b) = (draw::<T>(m * k, 1), draw::<T>(k * n, 2));
-        let (a, b) = (MatRef::from_row_major_slice(&a, m, k), MatRef::from_row_major_slice(&b, k, n));
+        let (a, b) = (
+            MatRef::from_row_major_slice(&a, m, k),
+            MatRef::from_row_major_slice(&b, k, n),
+        );
         let packed = Packed::new(b, threads);
         let mut out = vec![T::ZERO; m * n];
         let mut dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
@@ -62,7 +76,14 @@ where
                 *best = best.min(seconds(m * k * n, threads, || run(dst.as_mut())));
             }
         }
-        report(name, &format!("{m}x{k}x{n}"), (m * k * n) as f64, peak, &["packed", "plain", "avx2", "faer"], &best);
+        report(
+            name,
+            &format!("{m}x{k}x{n}"),
+            (m * k * n) as f64,
+            peak,
+            &["packed", "plain", "avx2", "faer"],
+            &best,
+        );
     }
     for (rows, n) in GRAMS {
         let x = draw::<T>(rows * n, 3);
@@ -73,7 +94,9 @@ where
         let mut best = [f64::INFINITY; 2];
         let par = if threads > 1 { Par::rayon(threads) } else { Par::Seq };
         for _ in 0..rounds {
-            best[0] = best[0].min(seconds(rows * n * n / 2, threads, || add_gram(view, &mut sums, threads)));
+            best[0] = best[0].min(seconds(rows * n * n / 2, threads, || {
+                add_gram(view, &mut sums, threads)
+            }));
             best[1] = best[1].min(seconds(rows * n * n / 2, threads, || {
                 triangular::matmul(
                     dst.as_mut(),
@@ -89,7 +112,14 @@ where
             }));
         }
         let half = (n * (n + 1) / 2 * rows) as f64;
-        report(name, &format!("gram {rows}x{n}"), half, peak, &["into f64 sums", "faer"], &best);
+        report(
+            name,
+            &format!("gram {rows}x{n}"),
+            half,
+            peak,
+            &["into f64 sums", "faer"],
+            &best,
+        );
     }
 }
 
@@ -107,7 +137,10 @@ fn report(name: &str, shape: &str, multiplications: f64, peak: f64, what: &[&str
 /// CPU seconds of one call over the number of threads, the best of some where calls are short.
 fn seconds(multiplications: usize, threads: usize, mut call: impl FnMut()) -> f64 {
     let times = (200_000_000 / multiplications.max(1)).clamp(1, 50);
-    let now = || clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(f64::NAN, |time| std::time::Duration::from(time).as_secs_f64());
+    let now = || {
+        clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+            .map_or(f64::NAN, |time| std::time::Duration::from(time).as_secs_f64())
+    };
     let mut best = f64::INFINITY;
     for _ in 0..times {
         let start = now();

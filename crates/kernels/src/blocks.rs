@@ -10,12 +10,12 @@ use crate::tile::{CHAIN, LARGEST, Tile};
 use crate::workspace::{Buffer, with_workspace};
 
 /// Bytes of one row of a packed left operand's block, and of a right operand's: what the second cache level and the third hold.
-const INNER_BYTES: usize = 2048;
-const OUTER_BYTES: usize = 32 << 10;
+const INNER_BYTES: usize = 4096;
+const OUTER_BYTES: usize = 16 << 10;
 
-/// Rows and columns of a job in register tiles: its packed rows stay in a core's own cache.
-const JOB_ROWS: usize = 16;
-const JOB_COLS: usize = 16;
+/// Rows and columns of a job in register tiles.
+const JOB_ROWS: usize = 32;
+const JOB_COLS: usize = 64;
 
 /// Multiplications below which more threads cost more than they give.
 const WORTH_SHARING: usize = 1 << 18;
@@ -177,7 +177,9 @@ impl<T: Element> Block<'_, T> {
     /// # Safety
     /// See [`product`].
     unsafe fn job(&self, strips: std::ops::Range<usize>, across: std::ops::Range<usize>, sink: &impl Sink<T>) {
-        let Tile { rows, cols, multiply, .. } = *self.tile;
+        let Tile {
+            rows, cols, multiply, ..
+        } = *self.tile;
         let whole = Place {
             row: strips.start * rows,
             col: self.left + across.start * cols,
@@ -254,7 +256,10 @@ pub(crate) fn pack_strips<T: Element>(
     let strip = width * inner;
     let at_once = (PACKED_AT_ONCE / strip).max(1);
     if threads <= 1 || out.len() <= PACKED_AT_ONCE {
-        return out.chunks_mut(strip).enumerate().for_each(|(number, out)| pack(number, out));
+        return out
+            .chunks_mut(strip)
+            .enumerate()
+            .for_each(|(number, out)| pack(number, out));
     }
     let pack = &pack;
     let jobs = out.chunks_mut(at_once * strip).enumerate().map(|(job, out)| {

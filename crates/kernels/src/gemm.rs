@@ -64,9 +64,23 @@ pub fn multiply_on<T: Element>(
             fill(dst.as_mut(), row);
             start = Start::Kept;
         }
-        return into(path, dst.transpose_mut(), start, rhs.transpose(), Right::Plain(Operand::new(lhs)), threads);
+        return into(
+            path,
+            dst.transpose_mut(),
+            start,
+            rhs.transpose(),
+            Right::Plain(Operand::new(lhs)),
+            threads,
+        );
     }
-    into(path, dst, start, lhs, Right::Plain(Operand::new(rhs.transpose())), threads);
+    into(
+        path,
+        dst,
+        start,
+        lhs,
+        Right::Plain(Operand::new(rhs.transpose())),
+        threads,
+    );
 }
 
 /// `dst = start + lhs rhs` with a packed right operand, likewise.

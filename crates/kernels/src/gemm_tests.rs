@@ -95,7 +95,12 @@ fn every_path_is_the_definition<T: Number>() {
                 (Start::Kept, by_definition(|i, j| c[i * n + j], by_row, b_by_row)),
                 (Start::Row(row), by_definition(|_, j| row[j], by_row, b_by_row)),
             ] {
-                for (a, b) in [(by_row, b_by_row), (by_col, b_by_row), (by_row, b_by_col), (by_col, b_by_col)] {
+                for (a, b) in [
+                    (by_row, b_by_row),
+                    (by_col, b_by_row),
+                    (by_row, b_by_col),
+                    (by_col, b_by_col),
+                ] {
                     let mut out = c.to_vec();
                     multiply_on(path, MatMut::from_row_major_slice_mut(&mut out, m, n), start, a, b, 3);
                     assert_eq!(out, expected, "{path} {m} {k} {n} {start:?}");
@@ -104,10 +109,19 @@ fn every_path_is_the_definition<T: Number>() {
                 let mut dst = MatMut::from_column_major_slice_mut(&mut out, m, n);
                 dst.copy_from(MatRef::from_row_major_slice(c, m, n));
                 multiply_on(path, dst.as_mut(), start, by_row, b_by_row, 2);
-                assert!((0..m * n).all(|at| n == 0 || dst[(at / n, at % n)] == expected[at]), "{path} {m} {k} {n}");
+                assert!(
+                    (0..m * n).all(|at| n == 0 || dst[(at / n, at % n)] == expected[at]),
+                    "{path} {m} {k} {n}"
+                );
                 let packed = Packed::on(path, b_by_col, 2);
                 let mut out = c.to_vec();
-                multiply_packed(MatMut::from_row_major_slice_mut(&mut out, m, n), start, by_row, &packed, 2);
+                multiply_packed(
+                    MatMut::from_row_major_slice_mut(&mut out, m, n),
+                    start,
+                    by_row,
+                    &packed,
+                    2,
+                );
                 assert_eq!(out, expected, "{path} {m} {k} {n} packed");
             }
         }
@@ -125,16 +139,36 @@ fn every_path_is_the_definition_in_f64() {
 }
 
 fn threads_and_paths_do_not_change_a_bit<T: Number>() {
-    for (m, k, n) in [(1, 3000, 2000), (2000, 300, 1), (64, 700, 1500), (401, 611, 1009), (30, 40, 9000)] {
+    for (m, k, n) in [
+        (1, 3000, 2000),
+        (2000, 300, 1),
+        (64, 700, 1500),
+        (401, 611, 1009),
+        (30, 40, 9000),
+    ] {
         let (a, b) = (draw::<T>(m * k, 3), draw::<T>(k * n, 4));
-        let (a, b) = (MatRef::from_row_major_slice(&a, m, k), MatRef::from_row_major_slice(&b, k, n));
+        let (a, b) = (
+            MatRef::from_row_major_slice(&a, m, k),
+            MatRef::from_row_major_slice(&b, k, n),
+        );
         let mut first: Option<Vec<u64>> = None;
         for path in paths().skip(1) {
             for threads in [1, 2, 3, 8] {
                 let mut out = vec![T::ZERO; m * n];
-                multiply_on(path, MatMut::from_row_major_slice_mut(&mut out, m, n), Start::Zero, a, b, threads);
+                multiply_on(
+                    path,
+                    MatMut::from_row_major_slice_mut(&mut out, m, n),
+                    Start::Zero,
+                    a,
+                    b,
+                    threads,
+                );
                 let bits: Vec<u64> = out.into_iter().map(Number::bits).collect();
-                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{path} {m} {k} {n} {threads}");
+                assert_eq!(
+                    *first.get_or_insert_with(|| bits.clone()),
+                    bits,
+                    "{path} {m} {k} {n} {threads}"
+                );
             }
         }
     }
@@ -181,7 +215,10 @@ fn what_is_subnormal_is_kept() {
         let mut out = [0.0f32];
         let dst = MatMut::from_row_major_slice_mut(&mut out, 1, 1);
         let (a, b) = ([tiny, tiny], [1.0, 1.0]);
-        let (a, b) = (MatRef::from_row_major_slice(&a, 1, 2), MatRef::from_row_major_slice(&b, 2, 1));
+        let (a, b) = (
+            MatRef::from_row_major_slice(&a, 1, 2),
+            MatRef::from_row_major_slice(&b, 2, 1),
+        );
         multiply_on(path, dst, Start::Zero, a, b, 1);
         assert_eq!(out[0], 2.0 * tiny, "{path}");
     }
@@ -191,7 +228,9 @@ fn what_is_subnormal_is_kept() {
 fn parts_of_larger_matrices_and_reversed_ones() {
     let (a, b) = (draw::<f64>(40 * 50, 1), draw::<f64>(50 * 60, 2));
     let a = MatRef::from_row_major_slice(&a, 40, 50).submatrix(3, 4, 20, 30);
-    let b = MatRef::from_row_major_slice(&b, 50, 60).submatrix(5, 6, 30, 33).reverse_cols();
+    let b = MatRef::from_row_major_slice(&b, 50, 60)
+        .submatrix(5, 6, 30, 33)
+        .reverse_cols();
     for path in paths() {
         let mut out = vec![9.0; 25 * 40];
         let dst = MatMut::from_row_major_slice_mut(&mut out, 25, 40).submatrix_mut(2, 3, 20, 33);

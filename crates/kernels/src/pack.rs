@@ -40,7 +40,11 @@ fn pack_mapped<T: Element, const W: usize>(
     debug_assert!(rest.is_empty() && first < matrix.nrows() && from + inner.len() <= matrix.ncols());
     let height = W.min(matrix.nrows() - first);
     let (row_stride, col_stride) = (matrix.row_stride(), matrix.col_stride());
-    let at = |row: usize, col: usize| matrix.as_ptr().wrapping_offset(row as isize * row_stride + col as isize * col_stride);
+    let at = |row: usize, col: usize| {
+        matrix
+            .as_ptr()
+            .wrapping_offset(row as isize * row_stride + col as isize * col_stride)
+    };
     if height < W {
         for (col, to) in inner.iter_mut().enumerate() {
             for (row, to) in to.iter_mut().enumerate() {

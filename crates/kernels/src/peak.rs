@@ -12,7 +12,10 @@ const INNER: usize = 256;
 /// multiplications, each fused with an addition.
 pub fn tile_products<T: Element>(times: usize) -> usize {
     let tile = T::tile(Path::best());
-    let (lhs, rhs) = (vec![T::one_impl(); tile.rows * INNER], vec![T::one_impl(); tile.cols * INNER]);
+    let (lhs, rhs) = (
+        vec![T::one_impl(); tile.rows * INNER],
+        vec![T::one_impl(); tile.cols * INNER],
+    );
     let mut out = vec![T::ZERO; tile.rows * tile.cols];
     for _ in 0..times {
         // SAFETY: the strips and the output have the tile's size, and the best path is there.

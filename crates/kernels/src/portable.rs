@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::pack::pack_strip;
-use crate::tile::{CHAIN, Tile};
+use crate::tile::{CHAIN, Tile, add_widened};
 
 const ROWS: usize = 4;
 const COLS: usize = 8;
@@ -13,6 +13,7 @@ pub(crate) fn tile<T: Element>() -> Tile<T> {
         rows: ROWS,
         cols: COLS,
         multiply: multiply::<T>,
+        add: add_widened::<T>,
         pack_lhs: pack_strip::<T, ROWS>,
         pack_rhs: pack_strip::<T, COLS>,
     }

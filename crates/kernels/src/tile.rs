@@ -2,6 +2,7 @@
 
 use faer::MatRef;
 
+use crate::element::Element;
 use crate::pack::Map;
 
 /// Fused multiply-adds in one chain: the inner indices after which a partial sum is added to its element. Shorter chains round less.
@@ -17,12 +18,38 @@ pub(crate) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, 
 /// A function that packs one strip: `(matrix, first row, first column, map, out)`.
 pub(crate) type PackFn<T> = fn(MatRef<'_, T>, usize, usize, Map, &mut [T]);
 
+/// `sums += values`, in f64.
+///
+/// # Safety
+/// The instructions of its path are there.
+pub(crate) type AddFn<T> = unsafe fn(&mut [f64], &[T]);
+
+/// The body of every [`AddFn`], compiled for its path.
+#[inline(always)]
+pub(crate) fn add_widened<T: Element>(sums: &mut [f64], values: &[T]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value.widen();
+    }
+}
+
+/// Asks for the cache line at an address that will be written to; any address will do, nothing is read.
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// A path's register tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<T> {
     pub rows: usize,
     pub cols: usize,
     pub multiply: TileFn<T>,
+    pub add: AddFn<T>,
     pub pack_lhs: PackFn<T>,
     pub pack_rhs: PackFn<T>,
 }

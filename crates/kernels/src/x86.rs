@@ -1,19 +1,19 @@
 //! Register tiles of x86-64: plain intrinsics, with as many accumulators as registers hold.
 
 use std::arch::x86_64::{
-    _MM_HINT_T0, _mm_prefetch, _mm256_add_pd, _mm256_add_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_set1_pd,
-    _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_pd, _mm256_storeu_ps, _mm512_add_pd,
-    _mm512_add_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps, _mm512_set1_pd, _mm512_set1_ps,
-    _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
+    _MM_HINT_T0, _mm_prefetch, _mm256_add_pd, _mm256_add_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd,
+    _mm256_loadu_ps, _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_pd,
+    _mm256_storeu_ps, _mm512_add_pd, _mm512_add_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps,
+    _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
 };
 
 use crate::pack::pack_strip;
-use crate::tile::{CHAIN, Tile};
+use crate::tile::{CHAIN, Tile, add_widened};
 
 /// A tile of `$rows` rows of two registers of `$lanes` numbers each.
 macro_rules! tile {
     (
-        $tile:ident, $multiply:ident, $number:ty, $features:literal, $rows:literal, $lanes:literal,
+        $tile:ident, $multiply:ident, $widened:ident, $number:ty, $features:literal, $rows:literal, $lanes:literal,
         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
     ) => {
         /// The tile of this path and type.
@@ -22,9 +22,16 @@ macro_rules! tile {
                 rows: $rows,
                 cols: 2 * $lanes,
                 multiply: $multiply,
+                add: $widened,
                 pack_lhs: pack_strip::<$number, $rows>,
                 pack_rhs: pack_strip::<$number, { 2 * $lanes }>,
             }
+        }
+
+        /// See [`crate::tile::AddFn`].
+        #[target_feature(enable = $features)]
+        fn $widened(sums: &mut [f64], values: &[$number]) {
+            add_widened(sums, values);
         }
 
         /// See [`crate::tile::TileFn`].
@@ -83,18 +90,62 @@ macro_rules! tile {
 }
 
 tile!(
-    avx512_f32, multiply_avx512_f32, f32, "avx512f", 14, 16,
-    _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps
+    avx512_f32,
+    multiply_avx512_f32,
+    add_avx512_f32,
+    f32,
+    "avx512f",
+    14,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps
 );
 tile!(
-    avx512_f64, multiply_avx512_f64, f64, "avx512f", 14, 8,
-    _mm512_setzero_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd
+    avx512_f64,
+    multiply_avx512_f64,
+    add_avx512_f64,
+    f64,
+    "avx512f",
+    14,
+    8,
+    _mm512_setzero_pd,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    _mm512_set1_pd,
+    _mm512_fmadd_pd,
+    _mm512_add_pd
 );
 tile!(
-    avx2_f32, multiply_avx2_f32, f32, "avx2,fma", 6, 8,
-    _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps
+    avx2_f32,
+    multiply_avx2_f32,
+    add_avx2_f32,
+    f32,
+    "avx2,fma",
+    6,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps
 );
 tile!(
-    avx2_f64, multiply_avx2_f64, f64, "avx2,fma", 6, 4,
-    _mm256_setzero_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd
+    avx2_f64,
+    multiply_avx2_f64,
+    add_avx2_f64,
+    f64,
+    "avx2,fma",
+    6,
+    4,
+    _mm256_setzero_pd,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_set1_pd,
+    _mm256_fmadd_pd,
+    _mm256_add_pd
 );
