@@ -59,12 +59,15 @@ where
         let packed = Packed::new(b, threads);
         let mut out = vec![T::ZERO; m * n];
         let mut dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
-        let mut best = [f64::INFINITY; 4];
+        let mut best = [f64::INFINITY; 5];
+        let narrow = Path::Avx512Bf16;
+        let narrow = Packed::on(if narrow.is_available() { narrow } else { Path::best() }, b, threads);
         let par = if threads > 1 { Par::rayon(threads) } else { Par::Seq };
         for _ in 0..rounds {
-            let runs: [&mut dyn FnMut(MatMut<'_, T>); 4] = [
+            let runs: [&mut dyn FnMut(MatMut<'_, T>); 5] = [
                 &mut |dst| multiply_packed(dst, Start::Zero, a, &packed, threads),
                 &mut |dst| multiply(dst, Start::Zero, a, b, threads),
+                &mut |dst| multiply_packed(dst, Start::Zero, a, &narrow, threads),
                 &mut |dst| {
                     if Path::Avx2.is_available() {
                         multiply_on(Path::Avx2, dst, Start::Zero, a, b, threads);
@@ -81,7 +84,7 @@ where
             &format!("{m}x{k}x{n}"),
             (m * k * n) as f64,
             peak,
-            &["packed", "plain", "avx2", "faer"],
+            &["packed", "plain", "packed bf16", "avx2", "faer"],
             &best,
         );
     }

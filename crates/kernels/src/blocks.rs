@@ -13,10 +13,6 @@ use crate::workspace::{Buffer, with_workspace};
 const INNER_BYTES: usize = 4096;
 const OUTER_BYTES: usize = 16 << 10;
 
-/// Rows and columns of a job in register tiles.
-const JOB_ROWS: usize = 32;
-const JOB_COLS: usize = 64;
-
 /// Multiplications below which more threads cost more than they give.
 const WORTH_SHARING: usize = 1 << 18;
 
@@ -71,6 +67,9 @@ pub(crate) struct Place {
 
 /// Where tiles of a product go.
 pub(crate) trait Sink<T>: Sync {
+    /// Whether a tile may come in several pieces of its inner indices, one to be added to the other.
+    fn takes_pieces(&self) -> bool;
+
     /// Whether any element of the rectangle is wanted.
     fn wants(&self, place: Place) -> bool;
 
@@ -158,7 +157,7 @@ impl<T: Element> Block<'_, T> {
     /// See [`product`].
     unsafe fn run(&self, sink: &impl Sink<T>, threads: usize) {
         let (strips, across) = (self.rows.div_ceil(self.tile.rows), self.cols.div_ceil(self.tile.cols));
-        let (mut height, mut width) = (JOB_ROWS.min(strips), JOB_COLS.min(across));
+        let (mut height, mut width) = (self.tile.job[0].min(strips), self.tile.job[1].min(across));
         while threads > 1 && strips.div_ceil(height) * across.div_ceil(width) < 4 * threads && height * width > 4 {
             if height >= width {
                 height = height.div_ceil(2);
@@ -189,27 +188,42 @@ impl<T: Element> Block<'_, T> {
         if !sink.wants(whole) {
             return;
         }
-        for j in across {
-            let rhs = self.rhs[j * cols * self.inner..][..cols * self.inner].as_ptr();
-            for i in strips.clone() {
-                let place = Place {
-                    row: i * rows,
-                    col: self.left + j * cols,
-                    rows: rows.min(self.rows - i * rows),
-                    cols: cols.min(self.cols - j * cols),
-                };
-                if !sink.wants(place) {
-                    continue;
-                }
-                let lhs = self.lhs[i * rows * self.inner..][..rows * self.inner].as_ptr();
-                // SAFETY: both strips have `inner` packed rows; the sink hands out room for a whole tile; the instructions are there.
-                unsafe {
-                    sink.take(place, self.tile, self.first, |to, stride, add| {
-                        multiply(self.inner, lhs, rhs, to, stride, add);
-                    });
+        let padded = self.inner.next_multiple_of(self.tile.step);
+        let at_once = if sink.takes_pieces() {
+            self.tile.at_once
+        } else {
+            usize::MAX
+        };
+        for from in (0..padded).step_by(at_once) {
+            let piece = at_once.min(padded - from);
+            for j in across.clone() {
+                let rhs = self.piece(self.rhs, j, cols, from, piece);
+                for i in strips.clone() {
+                    let place = Place {
+                        row: i * rows,
+                        col: self.left + j * cols,
+                        rows: rows.min(self.rows - i * rows),
+                        cols: cols.min(self.cols - j * cols),
+                    };
+                    if !sink.wants(place) {
+                        continue;
+                    }
+                    let lhs = self.piece(self.lhs, i, rows, from, piece);
+                    // SAFETY: both strips have `piece` packed indices; the sink hands out room for a whole tile; the instructions are there.
+                    unsafe {
+                        sink.take(place, self.tile, self.first && from == 0, |to, stride, add| {
+                            multiply(piece, lhs, rhs, to, stride, add);
+                        });
+                    }
                 }
             }
         }
+    }
+
+    /// `piece` indices from `from` on of a strip, of those `width` wide.
+    fn piece(&self, packed: &[T], strip: usize, width: usize, from: usize, piece: usize) -> *const T {
+        let at = strip * self.tile.strip(width, self.inner) + self.tile.strip(width, from);
+        packed[at..][..self.tile.strip(width, piece)].as_ptr()
     }
 }
 
@@ -222,8 +236,9 @@ fn pack_lhs<T: Element>(
     threads: usize,
 ) {
     let strips = lhs.matrix.nrows().div_ceil(tile.rows);
-    out.resize(strips * tile.rows * inner, T::ZERO);
-    pack_strips(out.as_mut_slice(), tile.rows, inner, threads, |strip, out| {
+    let strip = tile.strip(tile.rows, inner);
+    out.resize(strips * strip, T::ZERO);
+    pack_strips(out.as_mut_slice(), strip, threads, |strip, out| {
         (tile.pack_lhs)(lhs.matrix, strip * tile.rows, from, lhs.map, out);
     });
 }
@@ -239,21 +254,20 @@ fn pack_rhs<T: Element>(
     out: &mut Buffer<T>,
     threads: usize,
 ) {
-    out.resize(cols.div_ceil(tile.cols) * tile.cols * inner, T::ZERO);
-    pack_strips(out.as_mut_slice(), tile.cols, inner, threads, |strip, out| {
+    let strip = tile.strip(tile.cols, inner);
+    out.resize(cols.div_ceil(tile.cols) * strip, T::ZERO);
+    pack_strips(out.as_mut_slice(), strip, threads, |strip, out| {
         (tile.pack_rhs)(rhs.matrix, left + strip * tile.cols, from, rhs.map, out);
     });
 }
 
-/// Packs every strip of `width`, some strips a job.
+/// Packs every strip of `strip` values, some strips a job.
 pub(crate) fn pack_strips<T: Element>(
     out: &mut [T],
-    width: usize,
-    inner: usize,
+    strip: usize,
     threads: usize,
     pack: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let strip = width * inner;
     let at_once = (PACKED_AT_ONCE / strip).max(1);
     if threads <= 1 || out.len() <= PACKED_AT_ONCE {
         return out

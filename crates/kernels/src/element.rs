@@ -10,7 +10,7 @@ use crate::portable;
 use crate::tile::Tile;
 use crate::workspace::Kept;
 #[cfg(target_arch = "x86_64")]
-use crate::x86;
+use crate::{amx, x86, x86_bf16};
 
 /// f32 or f64.
 pub trait Element: RealField + Copy + Default + Add<Output = Self> + Send + Sync + 'static + sealed::Sealed {
@@ -45,7 +45,7 @@ pub(crate) mod sealed {
 }
 
 macro_rules! element {
-    ($number:ty, $avx2:ident, $avx512:ident) => {
+    ($number:ty, $avx2:path, $avx512:path, $of_bf16:path) => {
         impl Element for $number {
             const ZERO: Self = 0.0;
 
@@ -68,11 +68,13 @@ macro_rules! element {
                 match path {
                     Path::Portable => portable::tile(),
                     #[cfg(target_arch = "x86_64")]
-                    Path::Avx2 => x86::$avx2(),
+                    Path::Avx2 => $avx2(),
                     #[cfg(target_arch = "x86_64")]
-                    Path::Avx512 => x86::$avx512(),
+                    Path::Avx512 => $avx512(),
+                    #[cfg(target_arch = "x86_64")]
+                    narrow => $of_bf16(narrow),
                     #[cfg(not(target_arch = "x86_64"))]
-                    Path::Avx2 | Path::Avx512 => portable::tile(),
+                    _ => portable::tile(),
                 }
             }
 
@@ -85,5 +87,23 @@ macro_rules! element {
     };
 }
 
-element!(f32, avx2_f32, avx512_f32);
-element!(f64, avx2_f64, avx512_f64);
+element!(f32, x86::avx2_f32, x86::avx512_f32, of_bf16);
+element!(f64, x86::avx2_f64, x86::avx512_f64, of_f64);
+
+/// The tile of a path of bf16.
+#[cfg(target_arch = "x86_64")]
+fn of_bf16(path: Path) -> Tile<f32> {
+    match path {
+        Path::Avx512Bf16x3 => x86_bf16::three(),
+        Path::Avx512Bf16 => x86_bf16::one(),
+        Path::AmxBf16x3 => amx::three(),
+        Path::AmxBf16 => amx::one(),
+        Path::Portable | Path::Avx2 | Path::Avx512 => x86::avx512_f32(),
+    }
+}
+
+/// Where f32 is made of bf16, f64 stays what it is.
+#[cfg(target_arch = "x86_64")]
+fn of_f64(_: Path) -> Tile<f64> {
+    x86::avx512_f64()
+}

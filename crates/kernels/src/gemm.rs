@@ -56,6 +56,18 @@ pub fn multiply_on<T: Element>(
     threads: usize,
 ) {
     assert!(path.is_available(), "this machine has no {path} instructions");
+    multiply_by(&T::tile(path), dst, start, lhs, rhs, threads);
+}
+
+/// The same with a tile whose instructions are there.
+pub(crate) fn multiply_by<T: Element>(
+    tile: &Tile<T>,
+    dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    threads: usize,
+) {
     assert_eq!(lhs.ncols(), rhs.nrows(), "inner sizes of a product");
     if dst.col_stride() != 1 && dst.row_stride() == 1 {
         // (lhs rhs)^T = rhs^T lhs^T
@@ -65,7 +77,7 @@ pub fn multiply_on<T: Element>(
             start = Start::Kept;
         }
         return into(
-            path,
+            tile,
             dst.transpose_mut(),
             start,
             rhs.transpose(),
@@ -74,7 +86,7 @@ pub fn multiply_on<T: Element>(
         );
     }
     into(
-        path,
+        tile,
         dst,
         start,
         lhs,
@@ -95,11 +107,11 @@ pub fn multiply_packed<T: Element>(
     threads: usize,
 ) {
     assert_eq!(lhs.ncols(), rhs.rows(), "inner sizes of a product");
-    into(rhs.path(), dst, start, lhs, Right::Packed(rhs), threads);
+    into(&T::tile(rhs.path()), dst, start, lhs, Right::Packed(rhs), threads);
 }
 
 fn into<T: Element>(
-    path: Path,
+    tile: &Tile<T>,
     mut dst: MatMut<'_, T>,
     start: Start<'_, T>,
     lhs: MatRef<'_, T>,
@@ -130,7 +142,7 @@ fn into<T: Element>(
     };
     // SAFETY: the path was checked, by the caller or when the operand was packed; the destination has the product's shape, and is borrowed
     // for as long as this runs.
-    unsafe { product(&T::tile(path), Operand::new(lhs), rhs, &sink, threads) };
+    unsafe { product(tile, Operand::new(lhs), rhs, &sink, threads) };
 }
 
 /// Every row of `dst = row`.
@@ -159,6 +171,10 @@ impl<T: Element> Destination<'_, T> {
 }
 
 impl<T: Element> Sink<T> for Destination<'_, T> {
+    fn takes_pieces(&self) -> bool {
+        true
+    }
+
     fn wants(&self, _: Place) -> bool {
         true
     }

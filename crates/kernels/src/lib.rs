@@ -4,6 +4,9 @@
 //! multiply-adds from 0 over consecutive inner indices. All paths (AVX-512, AVX2, portable) compute just that, whatever their register tiles,
 //! cache blocks and threads: in f32 and f64 a product has the same bits on every machine.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod bf16;
 mod blocks;
 mod element;
 mod gemm;
@@ -12,12 +15,15 @@ mod packed;
 mod path;
 mod peak;
 mod portable;
+mod self_check;
 mod sums;
 mod threads;
 mod tile;
 mod workspace;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_bf16;
 
 pub use blocks::workspace_bytes;
 pub use element::Element;

@@ -37,13 +37,13 @@ impl<T: Element> Packed<T> {
         let (rows, cols) = matrix.shape();
         let padded = cols.next_multiple_of(tile.cols);
         let mut values = Buffer::default();
-        values.resize(rows * padded, T::ZERO);
+        values.resize(tile.strip(padded, rows), T::ZERO);
         let mut rest = values.as_mut_slice();
         for from in (0..rows).step_by(inner_block::<T>()) {
             let inner = inner_block::<T>().min(rows - from);
-            let (block, after) = rest.split_at_mut(inner * padded);
+            let (block, after) = rest.split_at_mut(tile.strip(padded, inner));
             rest = after;
-            pack_strips(block, tile.cols, inner, threads, |strip, out| {
+            pack_strips(block, tile.strip(tile.cols, inner), threads, |strip, out| {
                 (tile.pack_rhs)(matrix.transpose(), strip * tile.cols, from, Map::Identity, out);
             });
         }
@@ -74,6 +74,7 @@ impl<T: Element> Packed<T> {
 
     /// All strips of a block of rows.
     pub(crate) fn block(&self, from: usize, inner: usize) -> &[T] {
-        &self.values.as_slice()[from * self.padded..][..inner * self.padded]
+        let tile = T::tile(self.path);
+        &self.values.as_slice()[tile.strip(self.padded, from)..][..tile.strip(self.padded, inner)]
     }
 }

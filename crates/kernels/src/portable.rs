@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::pack::pack_strip;
-use crate::tile::{CHAIN, Tile, add_widened};
+use crate::tile::{CHAIN, JOB, Tile, add_widened};
 
 const ROWS: usize = 4;
 const COLS: usize = 8;
@@ -12,6 +12,10 @@ pub(crate) fn tile<T: Element>() -> Tile<T> {
     Tile {
         rows: ROWS,
         cols: COLS,
+        step: 1,
+        half_slots: 2,
+        at_once: usize::MAX,
+        job: JOB,
         multiply: multiply::<T>,
         add: add_widened::<T>,
         pack_lhs: pack_strip::<T, ROWS>,

@@ -165,6 +165,10 @@ struct Triangle {
 unsafe impl Sync for Triangle {}
 
 impl<T: Element> Sink<T> for Triangle {
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
     fn wants(&self, place: Place) -> bool {
         place.col + 1 < place.row + place.rows
     }
@@ -186,6 +190,10 @@ struct Rectangle {
 unsafe impl Sync for Rectangle {}
 
 impl<T: Element> Sink<T> for Rectangle {
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
     fn wants(&self, _: Place) -> bool {
         true
     }
@@ -228,7 +236,7 @@ mod tests {
         for (rows, n) in SIZES {
             let x = whole_numbers(rows * n, n as u64);
             let expected = brute_force(&x, n, &x, n, 1);
-            for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
+            for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
                 let mut sums = vec![0.5; packed_len(n)];
                 add_gram_on(path, MatRef::from_row_major_slice(&x, rows, n), &mut sums, 2);
                 for i in 0..n {
@@ -278,7 +286,7 @@ mod tests {
             sums
         };
         let first = sums(Path::best(), 1);
-        for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
+        for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
             for threads in [1, 2, 3, 8] {
                 assert!(sums(path, threads) == first, "{path} {threads}");
             }

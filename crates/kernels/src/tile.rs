@@ -8,10 +8,10 @@ use crate::pack::Map;
 /// Fused multiply-adds in one chain: the inner indices after which a partial sum is added to its element. Shorter chains round less.
 pub const CHAIN: usize = 256;
 
-/// `c[i][j] (+)= sum_k lhs[k][i] rhs[k][j]` of packed strips, in chains of [`CHAIN`]: `(inner, lhs, rhs, c, row stride of c, add)`.
+/// `c[i][j] (+)= sum_k lhs[k][i] rhs[k][j]` of packed strips: `(inner, lhs, rhs, c, row stride of c, add)`.
 ///
 /// # Safety
-/// `lhs` has `inner * rows` values, `rhs` `inner * cols`, and `c` `rows` rows of `cols` values that nobody else touches, of the [`Tile`] that
+/// `lhs` and `rhs` are strips of so many inner indices, a multiple of its step, and `c` `rows` rows of `cols` values that nobody else touches, of the [`Tile`] that
 /// the function belongs to; `inner > 0`; the instructions of its path are there.
 pub(crate) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, bool);
 
@@ -48,11 +48,29 @@ pub(crate) fn prefetch<T>(at: *const T) {
 pub(crate) struct Tile<T> {
     pub rows: usize,
     pub cols: usize,
+    /// Inner indices are packed in multiples of this, zeros at the end.
+    pub step: usize,
+    /// Room of a packed element, in halves of the element's own.
+    pub half_slots: usize,
+    /// The most inner indices that one call is best given.
+    pub at_once: usize,
+    /// Rows and columns of a job, in tiles.
+    pub job: [usize; 2],
     pub multiply: TileFn<T>,
     pub add: AddFn<T>,
     pub pack_lhs: PackFn<T>,
     pub pack_rhs: PackFn<T>,
 }
 
+/// Rows and columns of a job in tiles of vector registers.
+pub(crate) const JOB: [usize; 2] = [32, 64];
+
 /// The most elements of any tile.
-pub(crate) const LARGEST: usize = 14 * 32;
+pub(crate) const LARGEST: usize = 32 * 32;
+
+impl<T> Tile<T> {
+    /// Packed values of a strip of `width` over `inner` indices.
+    pub fn strip(&self, width: usize, inner: usize) -> usize {
+        width * inner.next_multiple_of(self.step) * self.half_slots / 2
+    }
+}

@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 };
 
 use crate::pack::pack_strip;
-use crate::tile::{CHAIN, Tile, add_widened};
+use crate::tile::{CHAIN, JOB, Tile, add_widened};
 
 /// A tile of `$rows` rows of two registers of `$lanes` numbers each.
 macro_rules! tile {
@@ -21,6 +21,10 @@ macro_rules! tile {
             Tile {
                 rows: $rows,
                 cols: 2 * $lanes,
+                step: 1,
+                half_slots: 2,
+                at_once: usize::MAX,
+                job: JOB,
                 multiply: $multiply,
                 add: $widened,
                 pack_lhs: pack_strip::<$number, $rows>,
