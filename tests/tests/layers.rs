@@ -12,9 +12,13 @@ use serde_json::{Value, json};
 const LAYERS: &[(&str, &[&str])] = &[
     ("fisherflow-spectra", &[]),
     ("fisherflow-store", &["fisherflow-spectra"]),
-    ("fisherflow-network", &[]),
-    ("fisherflow-curvature", &["fisherflow-network"]),
-    ("fisherflow-posterior", &["fisherflow-network", "fisherflow-curvature"]),
+    ("fisherflow-kernels", &[]),
+    ("fisherflow-network", &["fisherflow-kernels"]),
+    ("fisherflow-curvature", &["fisherflow-kernels", "fisherflow-network"]),
+    (
+        "fisherflow-posterior",
+        &["fisherflow-kernels", "fisherflow-network", "fisherflow-curvature"],
+    ),
     (
         "fisherflow-dataflow",
         &[
@@ -72,7 +76,12 @@ const RESERVED: &[(&str, &[&str])] = &[
     ),
     (
         "faer",
-        &["fisherflow-network", "fisherflow-curvature", "fisherflow-posterior"],
+        &[
+            "fisherflow-kernels",
+            "fisherflow-network",
+            "fisherflow-curvature",
+            "fisherflow-posterior",
+        ],
     ),
     ("safetensors", &["fisherflow-network"]),
     ("plotters", &["fisherflow-report"]),

@@ -129,6 +129,7 @@ impl Context {
                     source,
                 }
             })?;
+        let network = network.with_packed_weights();
         let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
         let known = release.as_ref().and_then(|release| release.parent.as_ref());
         let known = known.map(KnownCatalogue::of);

@@ -4,7 +4,7 @@
 use fisherflow_curvature::{
     BlockPlan, BlockPower, CurvatureError, References, StructureKind, WeightJacobian, correction_bytes, structure_of,
 };
-use fisherflow_network::{DenseShape, Precision};
+use fisherflow_network::{DenseShape, Precision, product};
 use fisherflow_posterior::{DualCost, DualLayout};
 use serde::Serialize;
 
@@ -74,7 +74,7 @@ impl Sizes<'_> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network twice, as read and as it computes; and for each worker what is read ahead, and a batch of spectra: in f64, the Jacobian of
+    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, what is read ahead, and a batch of spectra: in f64, the Jacobian of
     /// every label by pixel three times (as it comes, weighed, on its way to a file), four numbers a pixel, and the captures.
     fn beside(&self) -> u64 {
         let size = match self.job.compute.arithmetic.precision {
@@ -85,7 +85,9 @@ impl Sizes<'_> {
         let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
         let ahead = self.n_rows.saturating_mul(12 * pixels).min(PREFETCH_BYTES as u64);
         let worker = ahead + self.n_rows.min(self.job.compute.batch as u64) * 8 * (3 * k + 4) * pixels;
-        PROGRAM + weights * (4 + size) + self.workers as u64 * worker + self.batch()
+        let batch = self.n_rows.min(self.job.compute.batch as u64);
+        let packed = product::workspace_bytes(k * batch);
+        PROGRAM + weights * (4 + 3 * size) + self.workers as u64 * (worker + packed) + self.batch()
     }
 
     /// The captures of a batch of each worker, and of the largest layer's twice more.

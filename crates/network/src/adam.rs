@@ -7,13 +7,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
-use faer::traits::RealField;
-use faer::{Accum, MatMut, MatRef};
+use faer::{MatMut, MatRef};
 
 use crate::arithmetic::Precision;
 use crate::capture::LayerCapture;
 use crate::network::Network;
-use crate::product::{matrix_of_storage, panel, run_all};
+use crate::product::{matrix_of_storage, multiply, run_all};
 
 /// Rows and columns of a tile of the gradient: small enough for a core's own cache.
 const TILE_ROWS: usize = 64;
@@ -187,7 +186,7 @@ fn step_weights<T: Element>(
                     let columns = TILE_COLUMNS.min(inputs - start);
                     let tile = &mut tile[..rows * columns];
                     let gradient = MatMut::from_row_major_slice_mut(tile, rows, columns);
-                    panel(gradient, Accum::Replace, by_row, input.subcols(start, columns));
+                    multiply(gradient, by_row, input.subcols(start, columns), 1);
                     for (row, gradient) in tile.chunks_exact(columns).enumerate() {
                         let at = row * inputs + start..row * inputs + start + columns;
                         T::step(
@@ -212,9 +211,7 @@ fn step_bias<T: Element>(bias: &mut [T], moment: &mut Moment<T>, output_grad: Ma
 }
 
 /// A number type that weights may have.
-trait Element: WithDType + RealField {
-    const ZERO: Self;
-
+trait Element: WithDType + fisherflow_kernels::Element {
     /// The storage's values, where it is of this type.
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 
@@ -225,8 +222,6 @@ trait Element: WithDType + RealField {
 macro_rules! element {
     ($type:ident, $variant:ident) => {
         impl Element for $type {
-            const ZERO: Self = 0.0;
-
             fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
                 match storage {
                     CpuStorage::$variant(values) => Some(values),

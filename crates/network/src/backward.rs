@@ -7,11 +7,11 @@ use candle_core::Tensor;
 use crate::activation::Activation;
 use crate::blocks::{element_wise, in_blocks};
 use crate::capture::LayerCapture;
-use crate::dense::Dense;
+use crate::dense::{Dense, get_or_try_init};
 use crate::error::NetworkError;
 use crate::network::{Forward, Layer, Network};
 use crate::normalisation::InverseScale;
-use crate::product::product;
+use crate::product::{PackedTensor, product};
 
 /// Whether the pass goes on to the flux, which costs the largest product of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,25 +136,29 @@ impl Network {
             grad.affine(self.labels.scale.get(label).map_or(1.0, |scale| scale * uniform), 0.0)
         })?;
         let jacobian = match (self.layers.first(), inverse_scale) {
-            (Some(Layer::Dense(dense)), _) => product(&scaled, self.weight_by_flux(dense, inverse_scale)?, threads)?,
+            (Some(Layer::Dense(dense)), _) => self.times_weight_by_flux(&scaled, dense, inverse_scale)?,
             (_, InverseScale::Uniform(_)) => scaled,
             (_, InverseScale::ByPixel(row)) => in_blocks(&scaled, batch, threads, |_, x| x.broadcast_mul(row))?,
         };
         Ok(jacobian.reshape((n_labels, batch, self.n_inputs()))?)
     }
 
-    /// The first layer's weights over the input scale, so that its product needs no pass over the Jacobian afterwards.
-    fn weight_by_flux<'a>(&'a self, dense: &'a Dense, scale: &InverseScale) -> Result<&'a Tensor, NetworkError> {
-        match scale {
-            InverseScale::Uniform(_) => Ok(&dense.weight),
-            InverseScale::ByPixel(row) => {
-                if let Some(weight) = self.weight_by_flux.get() {
-                    return Ok(weight);
-                }
-                let threads = self.arithmetic.threads;
-                let weight = in_blocks(&dense.weight, usize::MAX, threads, |_, w| w.broadcast_mul(row))?;
-                Ok(self.weight_by_flux.get_or_init(|| weight))
-            }
-        }
+    /// `grad` times the first layer's weights over the input scale, so that no pass over the Jacobian is needed afterwards.
+    fn times_weight_by_flux(
+        &self,
+        grad: &Tensor,
+        dense: &Dense,
+        scale: &InverseScale,
+    ) -> Result<Tensor, NetworkError> {
+        let threads = self.arithmetic.threads;
+        let InverseScale::ByPixel(row) = scale else {
+            return Ok(dense.vjp(grad, threads)?);
+        };
+        let scaled = || in_blocks(&dense.weight, usize::MAX, threads, |_, w| w.broadcast_mul(row));
+        Ok(match &dense.packed {
+            None => product(grad, get_or_try_init(&self.weight_by_flux, scaled)?, threads)?,
+            Some(packed) => get_or_try_init(&packed.by_flux, || PackedTensor::new(&scaled()?, threads))?
+                .product(grad, None, threads)?,
+        })
     }
 }

@@ -6,10 +6,10 @@
 //! running fastest. Patches are written out for one block of spectra at a time, but for those that a capture keeps.
 
 use candle_core::{Result, Tensor};
-use faer::{Accum, MatMut, MatRef};
+use faer::{MatMut, MatRef};
 
 use crate::dense::Dense;
-use crate::product::{matrix, panel};
+use crate::product::{matrix, multiply, multiply_add};
 use crate::row_map::{Real, RowMap, map_rows};
 use crate::window::{Padding, Window};
 
@@ -139,11 +139,11 @@ impl RowMap for Convolved<'_> {
         }
         let (storage, layout) = conv.dense.weight.storage_and_layout();
         let weight = matrix::<T>(&storage, layout)?;
-        panel(
+        multiply_add(
             MatMut::from_row_major_slice_mut(out, positions, out_channels),
-            Accum::Add,
             MatRef::from_row_major_slice(&patches, positions, width),
             weight.transpose(),
+            1,
         );
         Ok(())
     }
@@ -166,11 +166,11 @@ impl RowMap for PulledBack<'_> {
         let (positions, width) = (output_grad.len() / out_channels, conv.patch_width());
         let mut patches = vec![T::ZERO; positions * width];
         let (storage, layout) = conv.dense.weight.storage_and_layout();
-        panel(
+        multiply(
             MatMut::from_row_major_slice_mut(&mut patches, positions, width),
-            Accum::Replace,
             MatRef::from_row_major_slice(output_grad, positions, out_channels),
             matrix::<T>(&storage, layout)?,
+            1,
         );
         conv.add_patches(&patches, signals);
         Ok(())

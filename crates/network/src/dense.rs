@@ -1,11 +1,13 @@
 //! Dense layers: weights `[out, in]` and biases `[out]`, where they have any.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
 use crate::network::Network;
-use crate::product::{product, product_plus_row};
+use crate::product::{PackedTensor, product, product_plus_row};
 
 /// Name and size of a layer with weights, as [`crate::Network::dense_layers`] lists them: a dense layer, or a convolution as the dense
 /// layer that every position shares.
@@ -37,6 +39,26 @@ impl DenseShape {
     }
 }
 
+/// A layer's weights in the order in which products read them, each made when it is first needed.
+#[derive(Debug, Default)]
+pub(crate) struct PackedWeight {
+    /// `W^T`: inputs to outputs.
+    forward: OnceLock<PackedTensor>,
+    /// `W`: gradients at the outputs to gradients at the inputs.
+    backward: OnceLock<PackedTensor>,
+    /// `W` over the input scale of the network whose first layer this is.
+    pub by_flux: OnceLock<PackedTensor>,
+}
+
+/// What the lock holds, or what `make` gives.
+pub(crate) fn get_or_try_init<T, E>(lock: &OnceLock<T>, make: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
+    if let Some(value) = lock.get() {
+        return Ok(value);
+    }
+    let value = make()?;
+    Ok(lock.get_or_init(|| value))
+}
+
 /// A dense layer: `a -> W a + b`.
 #[derive(Clone, Debug)]
 pub(crate) struct Dense {
@@ -44,11 +66,26 @@ pub(crate) struct Dense {
     pub weight: Tensor,
     /// `[out]`, contiguous; `None`: no bias.
     pub bias: Option<Tensor>,
+    /// `None` where the weights may change.
+    pub packed: Option<Arc<PackedWeight>>,
 }
 
 impl Dense {
+    /// Weights that may change.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self {
+            weight,
+            bias,
+            packed: None,
+        }
+    }
+
     /// `[batch, in]` to `[batch, out]`.
     pub fn forward(&self, input: &Tensor, threads: usize) -> candle_core::Result<Tensor> {
+        if let Some(packed) = &self.packed {
+            let weight = get_or_try_init(&packed.forward, || PackedTensor::new(&self.weight.t()?, threads))?;
+            return weight.product(input, self.bias.as_ref(), threads);
+        }
         match &self.bias {
             Some(bias) => product_plus_row(input, &self.weight.t()?, bias, threads),
             None => product(input, &self.weight.t()?, threads),
@@ -58,14 +95,20 @@ impl Dense {
     /// The same without its biases: what becomes of a tangent.
     pub fn linear(&self) -> Self {
         Self {
-            weight: self.weight.clone(),
             bias: None,
+            ..self.clone()
         }
     }
 
     /// Gradients `[rows, out]` at the pre-activation to gradients `[rows, in]` at the input.
     pub fn vjp(&self, output_grad: &Tensor, threads: usize) -> candle_core::Result<Tensor> {
-        product(output_grad, &self.weight, threads)
+        match &self.packed {
+            None => product(output_grad, &self.weight, threads),
+            Some(packed) => {
+                let weight = get_or_try_init(&packed.backward, || PackedTensor::new(&self.weight, threads))?;
+                weight.product(output_grad, None, threads)
+            }
+        }
     }
 }
 

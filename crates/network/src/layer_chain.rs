@@ -138,10 +138,7 @@ impl Chain {
             bias: weights.bias.is_some(),
             shared: 1,
         });
-        self.layers.push(Layer::Dense(Dense {
-            weight: weights.weight,
-            bias: weights.bias,
-        }));
+        self.layers.push(Layer::Dense(Dense::new(weights.weight, weights.bias)));
         Ok(Signal::Row {
             width: outputs,
             layer: weights.name,
@@ -173,10 +170,7 @@ impl Chain {
             shared: window.out_positions,
         });
         self.layers.push(Layer::Conv1d(Conv1d {
-            dense: Dense {
-                weight: weights.weight.reshape((out_channels, channels * kernel))?,
-                bias: weights.bias,
-            },
+            dense: Dense::new(weights.weight.reshape((out_channels, channels * kernel))?, weights.bias),
             channels,
             window,
             padding,

@@ -1,6 +1,6 @@
 //! A network of dense layers, convolutions, pooling and activations: what it is, and its forward pass.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Tensor};
 
@@ -191,6 +191,18 @@ impl Network {
             Layer::Dense(dense) | Layer::Conv1d(Conv1d { dense, .. }) => Some(dense),
             Layer::Pool1d(_) | Layer::Flatten(_) | Layer::Activation(_) => None,
         })
+    }
+
+    /// The same network with its dense layers' weights packed for products when they are first needed, once for all its clones. For
+    /// networks that are applied to many batches: it takes the memory of the weights once more for each direction they are used in.
+    #[must_use]
+    pub fn with_packed_weights(mut self) -> Self {
+        for layer in &mut self.layers {
+            if let Layer::Dense(dense) = layer {
+                dense.packed = Some(Arc::default());
+            }
+        }
+        self
     }
 
     /// The same network with other weights of the same shapes.

@@ -1,21 +1,11 @@
-//! Products of matrices: the one place where they happen.
-//!
-//! On the CPU a product is cut into panels whose borders depend on its shape alone; each panel is computed on one thread, and threads
-//! take panels as they become idle. So the bits of a product do not depend on how many threads there are.
+//! Products of matrices of tensors: the one place where they happen. The arithmetic is in `fisherflow-kernels`, whose products have the same
+//! bits for any number of threads.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, WithDType, bail};
+use faer::{MatMut, MatRef};
+use fisherflow_kernels::{Element, Packed, Start};
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
-use faer::linalg::matmul::matmul;
-use faer::traits::RealField;
-use faer::{Accum, MatMut, MatRef, Par};
-
-/// Rows or columns of a panel: a multiple of the register tile of every kernel (f32: 96, f64: 48).
-const PANEL: usize = 384;
-
-/// A product of fewer multiplications is one panel.
-const SMALL: usize = 1 << 20;
+pub use fisherflow_kernels::{run_all, workspace_bytes};
 
 /// `lhs rhs`, `[m, k]` by `[k, n]`, row-major; either may be a transposed view, and is then not copied.
 ///
@@ -34,23 +24,7 @@ pub fn product_plus_row(lhs: &Tensor, rhs: &Tensor, row: &Tensor, threads: usize
 }
 
 fn product_onto(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize) -> Result<Tensor> {
-    let ((m, k), (k2, n)) = (lhs.dims2()?, rhs.dims2()?);
-    if k != k2 {
-        bail!("product of [{m}, {k}] by [{k2}, {n}]: the inner sizes differ");
-    }
-    if lhs.dtype() != rhs.dtype() {
-        bail!("product of {:?} by {:?}: the types differ", lhs.dtype(), rhs.dtype());
-    }
-    if let Some(row) = row
-        && (row.dims() != [n] || row.dtype() != lhs.dtype())
-    {
-        bail!(
-            "row {:?} {:?} cannot be added to a product [{m}, {n}] of {:?}",
-            row.dims(),
-            row.dtype(),
-            lhs.dtype()
-        );
-    }
+    check(row, lhs, rhs.dims2()?, rhs.dtype())?;
     match lhs.dtype() {
         DType::F32 if lhs.device().is_cpu() => on_cpu::<f32>(row, lhs, rhs, threads),
         DType::F64 if lhs.device().is_cpu() => on_cpu::<f64>(row, lhs, rhs, threads),
@@ -64,116 +38,116 @@ fn product_onto(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize
     }
 }
 
-fn on_cpu<T: WithDType + RealField>(
-    row: Option<&Tensor>,
-    lhs: &Tensor,
-    rhs: &Tensor,
-    threads: usize,
-) -> Result<Tensor> {
-    let ((m, _), (_, n)) = (lhs.dims2()?, rhs.dims2()?);
-    let (lhs, rhs) = (dense_strides(lhs)?, dense_strides(rhs)?);
-    let (accum, mut out) = match row {
-        None => (Accum::Replace, vec![<T as WithDType>::from_f64(0.0); m * n]),
-        Some(row) => (Accum::Add, row.to_vec1::<T>()?.repeat(m)),
-    };
+fn check(row: Option<&Tensor>, lhs: &Tensor, (k2, n): (usize, usize), dtype: DType) -> Result<()> {
+    let (m, k) = lhs.dims2()?;
+    if k != k2 {
+        bail!("product of [{m}, {k}] by [{k2}, {n}]: the inner sizes differ");
+    }
+    if lhs.dtype() != dtype {
+        bail!("product of {:?} by {dtype:?}: the types differ", lhs.dtype());
+    }
+    if let Some(row) = row
+        && (row.dims() != [n] || row.dtype() != lhs.dtype())
     {
-        let (lhs_storage, lhs_layout) = lhs.storage_and_layout();
-        let (rhs_storage, rhs_layout) = rhs.storage_and_layout();
-        let lhs = matrix::<T>(&lhs_storage, lhs_layout)?;
-        let rhs = matrix::<T>(&rhs_storage, rhs_layout)?;
-        panels(
-            MatMut::from_row_major_slice_mut(&mut out, m, n),
-            accum,
-            lhs,
-            rhs,
-            threads,
+        bail!(
+            "row {:?} {:?} cannot be added to a product [{m}, {n}] of {:?}",
+            row.dims(),
+            row.dtype(),
+            lhs.dtype()
         );
     }
-    Tensor::from_vec(out, (m, n), &candle_core::Device::Cpu)
+    Ok(())
+}
+
+fn on_cpu<T: WithDType + Element>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize) -> Result<Tensor> {
+    let rhs = dense_strides(rhs)?;
+    let (storage, layout) = rhs.storage_and_layout();
+    let rhs = matrix::<T>(&storage, layout)?;
+    made::<T>(row, lhs, rhs.ncols(), |dst, start, lhs| {
+        fisherflow_kernels::multiply(dst, start, lhs, rhs, threads);
+    })
+}
+
+/// The product that `make(dst, start, lhs)` writes, `[m, n]`.
+fn made<T: WithDType + Element>(
+    row: Option<&Tensor>,
+    lhs: &Tensor,
+    n: usize,
+    make: impl FnOnce(MatMut<'_, T>, Start<'_, T>, MatRef<'_, T>),
+) -> Result<Tensor> {
+    let lhs = dense_strides(lhs)?;
+    let m = lhs.dims2()?.0;
+    let mut out = vec![T::ZERO; m * n];
+    let row = row.map(Tensor::to_vec1::<T>).transpose()?;
+    {
+        let (storage, layout) = lhs.storage_and_layout();
+        let start = row.as_deref().map_or(Start::Zero, Start::Row);
+        let dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
+        make(dst, start, matrix::<T>(&storage, layout)?);
+    }
+    Tensor::from_vec(out, (m, n), &Device::Cpu)
+}
+
+/// A right operand that was packed once for many products.
+#[derive(Debug)]
+pub(crate) enum PackedTensor {
+    F32(Packed<f32>),
+    F64(Packed<f64>),
+}
+
+impl PackedTensor {
+    /// Packs `[k, n]`, or a transposed view.
+    pub fn new(rhs: &Tensor, threads: usize) -> Result<Self> {
+        let rhs = dense_strides(rhs)?;
+        let (storage, layout) = rhs.storage_and_layout();
+        match rhs.dtype() {
+            DType::F32 => Ok(Self::F32(Packed::new(matrix(&storage, layout)?, threads))),
+            DType::F64 => Ok(Self::F64(Packed::new(matrix(&storage, layout)?, threads))),
+            other => bail!("an operand of {other:?} cannot be packed"),
+        }
+    }
+
+    /// `lhs` times this, and the row added to every row of the product.
+    pub fn product(&self, lhs: &Tensor, row: Option<&Tensor>, threads: usize) -> Result<Tensor> {
+        match self {
+            Self::F32(packed) => Self::with(packed, DType::F32, lhs, row, threads),
+            Self::F64(packed) => Self::with(packed, DType::F64, lhs, row, threads),
+        }
+    }
+
+    fn with<T: WithDType + Element>(
+        packed: &Packed<T>,
+        dtype: DType,
+        lhs: &Tensor,
+        row: Option<&Tensor>,
+        threads: usize,
+    ) -> Result<Tensor> {
+        check(row, lhs, (packed.rows(), packed.cols()), dtype)?;
+        made::<T>(row, lhs, packed.cols(), |dst, start, lhs| {
+            fisherflow_kernels::multiply_packed(dst, start, lhs, packed, threads);
+        })
+    }
 }
 
 /// `dst = lhs rhs` on matrices that are no tensors, with the same bits for any number of threads.
-pub fn multiply<T: RealField>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
-    panels(dst, Accum::Replace, lhs, rhs, threads);
+pub fn multiply<T: Element>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
+    fisherflow_kernels::multiply(dst, Start::Zero, lhs, rhs, threads);
 }
 
 /// `dst += lhs rhs`, likewise.
-pub fn multiply_add<T: RealField>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
-    panels(dst, Accum::Add, lhs, rhs, threads);
-}
-
-/// `dst = lhs rhs` or `dst += lhs rhs`, on one thread.
-pub(crate) fn panel<T: RealField>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
-    matmul(dst, accum, lhs, rhs, faer::traits::math_utils::one(), Par::Seq);
-    release_wide_registers();
+pub fn multiply_add<T: Element>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
+    fisherflow_kernels::multiply(dst, Start::Kept, lhs, rhs, threads);
 }
 
 /// Marks the upper parts of the vector registers as unused.
 ///
-/// The product's assembly kernels leave them in use, and then every plain SSE instruction of this thread, such as those of all
+/// faer's assembly kernels leave them in use, and then every plain SSE instruction of this thread, such as those of all
 /// element-wise loops, waits for the one before it. A function compiled for AVX ends with the instruction that mends this. To be called
-/// after any other use of faer's products on this thread.
+/// after any use of faer's products and decompositions on this thread.
 pub fn release_wide_registers() {
     let values = std::hint::black_box([1.0f32; 16]);
     pulp::Arch::new().dispatch(|| {
         std::hint::black_box(values.map(|v| v * v));
-    });
-}
-
-/// The same in fixed panels of columns, or of rows where those are more.
-fn panels<T: RealField>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
-    let (m, n, k) = (dst.nrows(), dst.ncols(), lhs.ncols());
-    if m.saturating_mul(n).saturating_mul(k) < SMALL || m.max(n) <= PANEL {
-        return panel(dst, accum, lhs, rhs);
-    }
-    if n < m {
-        // (lhs rhs)^T = rhs^T lhs^T: panels of rows are panels of columns of the transposed product
-        return panels_of_columns(dst.transpose_mut(), accum, rhs.transpose(), lhs.transpose(), threads);
-    }
-    panels_of_columns(dst, accum, lhs, rhs, threads);
-}
-
-fn panels_of_columns<T: RealField>(
-    mut dst: MatMut<'_, T>,
-    accum: Accum,
-    lhs: MatRef<'_, T>,
-    rhs: MatRef<'_, T>,
-    threads: usize,
-) {
-    let n = dst.ncols();
-    let mut jobs = Vec::with_capacity(n.div_ceil(PANEL));
-    for start in (0..n).step_by(PANEL) {
-        let width = PANEL.min(n - start);
-        let (head, rest) = dst.split_at_col_mut(width);
-        dst = rest;
-        let rhs = rhs.subcols(start, width);
-        jobs.push(move || panel(head, accum, lhs, rhs));
-    }
-    run_all(jobs, threads);
-}
-
-/// Runs every job once, on at most `threads` threads, each taking the next job when it is idle.
-pub fn run_all<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
-    let threads = threads.min(jobs.len());
-    if threads <= 1 {
-        jobs.into_iter().for_each(|job| job());
-        return;
-    }
-    let next = AtomicUsize::new(0);
-    let jobs: Vec<Mutex<Option<F>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
-    let work = || {
-        while let Some(slot) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let job = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(job) = job {
-                job();
-            }
-        }
-    };
-    rayon::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| work());
-        }
-        work();
     });
 }
 

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Storage, Tensor, WithDType, bail};
-use faer::traits::RealField;
+use fisherflow_kernels::Element;
 
 use crate::blocks::contiguous_values;
 use crate::product::run_all;
@@ -15,22 +15,16 @@ use crate::product::run_all;
 const BLOCK: usize = 256 * 1024;
 
 /// A number type that networks compute in.
-pub(crate) trait Real: WithDType + RealField {
-    const ZERO: Self;
-
+pub(crate) trait Real: WithDType + Element {
     /// The number nearest to `x`.
     fn of(x: f64) -> Self {
         <Self as WithDType>::from_f64(x)
     }
 }
 
-impl Real for f32 {
-    const ZERO: Self = 0.0;
-}
+impl Real for f32 {}
 
-impl Real for f64 {
-    const ZERO: Self = 0.0;
-}
+impl Real for f64 {}
 
 /// A function of rows.
 pub(crate) trait RowMap: Sync {

@@ -336,10 +336,8 @@ fn copied_weights(network: &Network) -> Result<Vec<Dense>, NetworkError> {
     network
         .dense_iter()
         .map(|dense| {
-            Ok(Dense {
-                weight: dense.weight.copy()?,
-                bias: dense.bias.as_ref().map(Tensor::copy).transpose()?,
-            })
+            let bias = dense.bias.as_ref().map(Tensor::copy).transpose()?;
+            Ok(Dense::new(dense.weight.copy()?, bias))
         })
         .collect()
 }

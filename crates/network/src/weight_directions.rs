@@ -78,15 +78,9 @@ impl WeightDirections {
         let outputs = rows / self.n.max(1);
         let own = all.narrow(0, direction * outputs, outputs)?;
         if !has_bias {
-            return Ok(Some(Dense {
-                weight: own,
-                bias: None,
-            }));
+            return Ok(Some(Dense::new(own, None)));
         }
         let bias = own.narrow(1, width - 1, 1)?.flatten_all()?.contiguous()?;
-        Ok(Some(Dense {
-            weight: own.narrow(1, 0, width - 1)?,
-            bias: Some(bias),
-        }))
+        Ok(Some(Dense::new(own.narrow(1, 0, width - 1)?, Some(bias))))
     }
 }

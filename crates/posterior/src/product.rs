@@ -1,12 +1,12 @@
 //! Matrix products in f32 and f64, bitwise the same for any number of threads.
 
 use candle_core::WithDType;
-use faer::traits::RealField;
 use faer::{MatMut, MatRef, Par};
+use fisherflow_kernels::Element;
 use fisherflow_network::product::multiply;
 
 /// A type that products are made in.
-pub(crate) trait Scalar: WithDType + RealField {}
+pub(crate) trait Scalar: WithDType + Element {}
 
 impl Scalar for f32 {}
 impl Scalar for f64 {}
@@ -25,7 +25,7 @@ pub(crate) fn par(threads: usize) -> Par {
 pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) -> Vec<T> {
     let (m, k, n) = (lhs.nrows(), lhs.ncols(), rhs.ncols());
     debug_assert_eq!(k, rhs.nrows());
-    let mut out = vec![<T as WithDType>::from_f64(0.0); m * n];
+    let mut out = vec![T::ZERO; m * n];
     if m == 0 || n == 0 || k == 0 {
         return out;
     }

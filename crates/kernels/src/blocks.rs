@@ -1,0 +1,291 @@
+//! How a product is cut: outer columns, inner indices, and jobs of register tiles. None of it shows in a bit.
+
+use faer::MatRef;
+
+use crate::element::Element;
+use crate::pack::Map;
+use crate::packed::Packed;
+use crate::threads::run_numbered;
+use crate::tile::{CHAIN, LARGEST, Tile};
+use crate::workspace::{Buffer, with_workspace};
+
+/// Bytes of one row of a packed left operand's block, and of a right operand's: what the second cache level and the third hold.
+const INNER_BYTES: usize = 4096;
+const OUTER_BYTES: usize = 16 << 10;
+
+/// Multiplications below which more threads cost more than they give.
+const WORTH_SHARING: usize = 1 << 18;
+
+/// Elements that a thread packs at a time.
+const PACKED_AT_ONCE: usize = 1 << 15;
+
+/// Inner indices that are packed at a time: whole chains.
+pub(crate) const fn inner_block<T>() -> usize {
+    let whole = INNER_BYTES / size_of::<T>() / CHAIN * CHAIN;
+    if whole == 0 { CHAIN } else { whole }
+}
+
+/// Bytes that a thread holds for the packed operands of a product whose left side has `rows` rows.
+#[must_use]
+pub const fn workspace_bytes(rows: u64) -> u64 {
+    let right = (OUTER_BYTES / size_of::<f32>() * INNER_BYTES) as u64;
+    rows.saturating_mul(INNER_BYTES as u64).saturating_add(right)
+}
+
+/// An operand `[width, inner]`, and what becomes of its elements: the left one of a product, or the right one transposed.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a, T> {
+    pub matrix: MatRef<'a, T>,
+    pub map: Map,
+}
+
+impl<'a, T> Operand<'a, T> {
+    pub fn new(matrix: MatRef<'a, T>) -> Self {
+        Self {
+            matrix,
+            map: Map::Identity,
+        }
+    }
+}
+
+/// The right operand of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a, T> {
+    /// Transposed: `[cols, inner]`.
+    Plain(Operand<'a, T>),
+    Packed(&'a Packed<T>),
+}
+
+/// A tile's place, and its part that lies in the product.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub row: usize,
+    pub col: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// Where tiles of a product go.
+pub(crate) trait Sink<T>: Sync {
+    /// Whether a tile may come in several pieces of its inner indices, one to be added to the other.
+    fn takes_pieces(&self) -> bool;
+
+    /// Whether any element of the rectangle is wanted.
+    fn wants(&self, place: Place) -> bool;
+
+    /// Takes one tile of `tile`'s size: `fill(to, row stride, add)` writes it or adds to it; `first` says that the inner indices begin here.
+    ///
+    /// # Safety
+    /// `fill` is a register tile's; no two calls for one place may overlap in time.
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, first: bool, fill: impl Fn(*mut T, usize, bool));
+}
+
+/// Multiplies `lhs [rows, inner]` by the right operand into the sink.
+///
+/// # Safety
+/// The instructions of `tile` are there, and the sink has a place for every tile that it wants.
+pub(crate) unsafe fn product<T: Element>(
+    tile: &Tile<T>,
+    lhs: Operand<'_, T>,
+    rhs: Right<'_, T>,
+    sink: &impl Sink<T>,
+    threads: usize,
+) {
+    let (m, k) = lhs.matrix.shape();
+    let n = match rhs {
+        Right::Plain(operand) => operand.matrix.nrows(),
+        Right::Packed(packed) => packed.cols(),
+    };
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    let threads = if m.saturating_mul(n).saturating_mul(k) < WORTH_SHARING {
+        1
+    } else {
+        threads.max(1)
+    };
+    let outer = match rhs {
+        Right::Plain(_) => (OUTER_BYTES / size_of::<T>()).next_multiple_of(tile.cols),
+        Right::Packed(_) => n.next_multiple_of(tile.cols),
+    };
+    T::workspace().with(|kept| {
+        with_workspace(kept, |workspace| {
+            for left in (0..n).step_by(outer) {
+                let cols = outer.min(n - left);
+                for from in (0..k).step_by(inner_block::<T>()) {
+                    let inner = inner_block::<T>().min(k - from);
+                    pack_lhs(tile, lhs, from, inner, &mut workspace.lhs, threads);
+                    let rhs = match rhs {
+                        Right::Packed(packed) => packed.block(from, inner),
+                        Right::Plain(operand) => {
+                            pack_rhs(tile, operand, left, cols, from, inner, &mut workspace.rhs, threads);
+                            workspace.rhs.as_slice()
+                        }
+                    };
+                    let block = Block {
+                        tile,
+                        lhs: workspace.lhs.as_slice(),
+                        rhs,
+                        rows: m,
+                        left,
+                        cols,
+                        inner,
+                        first: from == 0,
+                    };
+                    // SAFETY: the caller's promise.
+                    unsafe { block.run(sink, threads) };
+                }
+            }
+        });
+    });
+}
+
+/// One block of inner indices, packed, and a range of columns.
+struct Block<'a, T> {
+    tile: &'a Tile<T>,
+    lhs: &'a [T],
+    rhs: &'a [T],
+    rows: usize,
+    left: usize,
+    cols: usize,
+    inner: usize,
+    first: bool,
+}
+
+impl<T: Element> Block<'_, T> {
+    /// # Safety
+    /// See [`product`].
+    unsafe fn run(&self, sink: &impl Sink<T>, threads: usize) {
+        let (strips, across) = (self.rows.div_ceil(self.tile.rows), self.cols.div_ceil(self.tile.cols));
+        let (mut height, mut width) = (self.tile.job[0].min(strips), self.tile.job[1].min(across));
+        while threads > 1 && strips.div_ceil(height) * across.div_ceil(width) < 4 * threads && height * width > 4 {
+            if height >= width {
+                height = height.div_ceil(2);
+            } else {
+                width = width.div_ceil(2);
+            }
+        }
+        let (down, along) = (strips.div_ceil(height), across.div_ceil(width));
+        run_numbered(down * along, threads, |job| {
+            let (i, j) = (job / along * height, job % along * width);
+            // SAFETY: the caller's promise; jobs are disjoint.
+            unsafe { self.job(i..strips.min(i + height), j..across.min(j + width), sink) };
+        });
+    }
+
+    /// # Safety
+    /// See [`product`].
+    unsafe fn job(&self, strips: std::ops::Range<usize>, across: std::ops::Range<usize>, sink: &impl Sink<T>) {
+        let Tile {
+            rows, cols, multiply, ..
+        } = *self.tile;
+        let whole = Place {
+            row: strips.start * rows,
+            col: self.left + across.start * cols,
+            rows: (strips.len() * rows).min(self.rows - strips.start * rows),
+            cols: (across.len() * cols).min(self.cols - across.start * cols),
+        };
+        if !sink.wants(whole) {
+            return;
+        }
+        let padded = self.inner.next_multiple_of(self.tile.step);
+        let at_once = if sink.takes_pieces() {
+            self.tile.at_once
+        } else {
+            usize::MAX
+        };
+        for from in (0..padded).step_by(at_once) {
+            let piece = at_once.min(padded - from);
+            for j in across.clone() {
+                let rhs = self.piece(self.rhs, j, cols, from, piece);
+                for i in strips.clone() {
+                    let place = Place {
+                        row: i * rows,
+                        col: self.left + j * cols,
+                        rows: rows.min(self.rows - i * rows),
+                        cols: cols.min(self.cols - j * cols),
+                    };
+                    if !sink.wants(place) {
+                        continue;
+                    }
+                    let lhs = self.piece(self.lhs, i, rows, from, piece);
+                    // SAFETY: both strips have `piece` packed indices; the sink hands out room for a whole tile; the instructions are there.
+                    unsafe {
+                        sink.take(place, self.tile, self.first && from == 0, |to, stride, add| {
+                            multiply(piece, lhs, rhs, to, stride, add);
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// `piece` indices from `from` on of a strip, of those `width` wide.
+    fn piece(&self, packed: &[T], strip: usize, width: usize, from: usize, piece: usize) -> *const T {
+        let at = strip * self.tile.strip(width, self.inner) + self.tile.strip(width, from);
+        packed[at..][..self.tile.strip(width, piece)].as_ptr()
+    }
+}
+
+fn pack_lhs<T: Element>(
+    tile: &Tile<T>,
+    lhs: Operand<'_, T>,
+    from: usize,
+    inner: usize,
+    out: &mut Buffer<T>,
+    threads: usize,
+) {
+    let strips = lhs.matrix.nrows().div_ceil(tile.rows);
+    let strip = tile.strip(tile.rows, inner);
+    out.resize(strips * strip, T::ZERO);
+    pack_strips(out.as_mut_slice(), strip, threads, |strip, out| {
+        (tile.pack_lhs)(lhs.matrix, strip * tile.rows, from, lhs.map, out);
+    });
+}
+
+#[expect(clippy::too_many_arguments, reason = "a rectangle of the operand has four sides")]
+fn pack_rhs<T: Element>(
+    tile: &Tile<T>,
+    rhs: Operand<'_, T>,
+    left: usize,
+    cols: usize,
+    from: usize,
+    inner: usize,
+    out: &mut Buffer<T>,
+    threads: usize,
+) {
+    let strip = tile.strip(tile.cols, inner);
+    out.resize(cols.div_ceil(tile.cols) * strip, T::ZERO);
+    pack_strips(out.as_mut_slice(), strip, threads, |strip, out| {
+        (tile.pack_rhs)(rhs.matrix, left + strip * tile.cols, from, rhs.map, out);
+    });
+}
+
+/// Packs every strip of `strip` values, some strips a job.
+pub(crate) fn pack_strips<T: Element>(
+    out: &mut [T],
+    strip: usize,
+    threads: usize,
+    pack: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let at_once = (PACKED_AT_ONCE / strip).max(1);
+    if threads <= 1 || out.len() <= PACKED_AT_ONCE {
+        return out
+            .chunks_mut(strip)
+            .enumerate()
+            .for_each(|(number, out)| pack(number, out));
+    }
+    let pack = &pack;
+    let jobs = out.chunks_mut(at_once * strip).enumerate().map(|(job, out)| {
+        move || {
+            for (number, out) in out.chunks_mut(strip).enumerate() {
+                pack(job * at_once + number, out);
+            }
+        }
+    });
+    crate::threads::run_all(jobs.collect(), threads);
+}
+
+/// A register tile in memory, for a sink that cannot let the kernel write in place.
+#[repr(align(64))]
+pub(crate) struct Room<T>(pub [T; LARGEST]);

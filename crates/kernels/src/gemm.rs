@@ -1,0 +1,220 @@
+//! The product of two matrices.
+
+use faer::{MatMut, MatRef};
+
+use crate::blocks::{Operand, Place, Right, Room, Sink, product};
+use crate::element::Element;
+use crate::packed::Packed;
+use crate::path::Path;
+use crate::tile::{LARGEST, Tile};
+
+/// What a product is added to.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a, T> {
+    /// Nothing.
+    Zero,
+    /// What is there.
+    Kept,
+    /// This row, to every row of the product.
+    Row(&'a [T]),
+}
+
+/// `dst = start + lhs rhs`, on any strides, the same bits for any number of threads.
+///
+/// ```
+/// use faer::{MatMut, MatRef};
+/// use fisherflow_kernels::{Start, multiply};
+/// let (a, b) = ([1.0f32, 2.0, 3.0, 4.0], [1.0, 1.0, 0.0, 1.0]);
+/// let (a, b) = (MatRef::from_row_major_slice(&a, 2, 2), MatRef::from_row_major_slice(&b, 2, 2));
+/// let mut c = [0.0; 4];
+/// multiply(MatMut::from_row_major_slice_mut(&mut c, 2, 2), Start::Row(&[10.0, 20.0]), a, b, 1);
+/// assert_eq!(c, [11.0, 23.0, 13.0, 27.0]);
+/// ```
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn multiply<T: Element>(
+    dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    threads: usize,
+) {
+    multiply_on(Path::best(), dst, start, lhs, rhs, threads);
+}
+
+/// The same on a path that this machine has.
+///
+/// # Panics
+/// If shapes do not fit, or the path is not there.
+pub fn multiply_on<T: Element>(
+    path: Path,
+    dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    threads: usize,
+) {
+    assert!(path.is_available(), "this machine has no {path} instructions");
+    multiply_by(&T::tile(path), dst, start, lhs, rhs, threads);
+}
+
+/// The same with a tile whose instructions are there.
+pub(crate) fn multiply_by<T: Element>(
+    tile: &Tile<T>,
+    dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    threads: usize,
+) {
+    assert_eq!(lhs.ncols(), rhs.nrows(), "inner sizes of a product");
+    if dst.col_stride() != 1 && dst.row_stride() == 1 {
+        // (lhs rhs)^T = rhs^T lhs^T
+        let (mut dst, mut start) = (dst, start);
+        if let Start::Row(row) = start {
+            fill(dst.as_mut(), row);
+            start = Start::Kept;
+        }
+        return into(
+            tile,
+            dst.transpose_mut(),
+            start,
+            rhs.transpose(),
+            Right::Plain(Operand::new(lhs)),
+            threads,
+        );
+    }
+    into(
+        tile,
+        dst,
+        start,
+        lhs,
+        Right::Plain(Operand::new(rhs.transpose())),
+        threads,
+    );
+}
+
+/// `dst = start + lhs rhs` with a packed right operand, likewise.
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn multiply_packed<T: Element>(
+    dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: &Packed<T>,
+    threads: usize,
+) {
+    assert_eq!(lhs.ncols(), rhs.rows(), "inner sizes of a product");
+    into(&T::tile(rhs.path()), dst, start, lhs, Right::Packed(rhs), threads);
+}
+
+fn into<T: Element>(
+    tile: &Tile<T>,
+    mut dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: Right<'_, T>,
+    threads: usize,
+) {
+    let n = match rhs {
+        Right::Plain(operand) => operand.matrix.nrows(),
+        Right::Packed(packed) => packed.cols(),
+    };
+    assert_eq!(dst.shape(), (lhs.nrows(), n), "shape of a product");
+    if let Start::Row(row) = start {
+        assert_eq!(row.len(), n, "length of the row added to a product");
+    }
+    if lhs.ncols() == 0 {
+        match start {
+            Start::Kept => {}
+            Start::Zero => dst.fill(T::ZERO),
+            Start::Row(row) => fill(dst, row),
+        }
+        return;
+    }
+    let sink = Destination {
+        values: dst.as_ptr_mut(),
+        row_stride: dst.row_stride(),
+        col_stride: dst.col_stride(),
+        start,
+    };
+    // SAFETY: the path was checked, by the caller or when the operand was packed; the destination has the product's shape, and is borrowed
+    // for as long as this runs.
+    unsafe { product(tile, Operand::new(lhs), rhs, &sink, threads) };
+}
+
+/// Every row of `dst = row`.
+fn fill<T: Element>(mut dst: MatMut<'_, T>, row: &[T]) {
+    for j in 0..dst.ncols() {
+        dst.as_mut().col_mut(j).fill(row[j]);
+    }
+}
+
+/// A matrix that tiles are written to.
+struct Destination<'a, T> {
+    values: *mut T,
+    row_stride: isize,
+    col_stride: isize,
+    start: Start<'a, T>,
+}
+
+// SAFETY: threads write to disjoint tiles of the matrix alone.
+unsafe impl<T: Send + Sync> Sync for Destination<'_, T> {}
+
+impl<T: Element> Destination<'_, T> {
+    fn at(&self, row: usize, col: usize) -> *mut T {
+        self.values
+            .wrapping_offset(row as isize * self.row_stride + col as isize * self.col_stride)
+    }
+}
+
+impl<T: Element> Sink<T> for Destination<'_, T> {
+    fn takes_pieces(&self) -> bool {
+        true
+    }
+
+    fn wants(&self, _: Place) -> bool {
+        true
+    }
+
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, first: bool, fill: impl Fn(*mut T, usize, bool)) {
+        let Place { row, col, rows, cols } = place;
+        let add = match self.start {
+            Start::Zero => !first,
+            Start::Kept | Start::Row(_) => true,
+        };
+        if let (Start::Row(values), true) = (self.start, first) {
+            for i in 0..rows {
+                for j in 0..cols {
+                    // SAFETY: the place lies in the matrix, and no other thread has it now.
+                    unsafe { *self.at(row + i, col + j) = values[col + j] };
+                }
+            }
+        }
+        if (rows, cols) == (tile.rows, tile.cols) && self.col_stride == 1 && self.row_stride >= 0 {
+            return fill(self.at(row, col), self.row_stride as usize, add);
+        }
+        let mut room = Room([T::ZERO; LARGEST]);
+        if add {
+            for i in 0..rows {
+                for j in 0..cols {
+                    // SAFETY: as above.
+                    room.0[i * tile.cols + j] = unsafe { *self.at(row + i, col + j) };
+                }
+            }
+        }
+        fill(room.0.as_mut_ptr(), tile.cols, add);
+        for i in 0..rows {
+            for j in 0..cols {
+                // SAFETY: as above.
+                unsafe { *self.at(row + i, col + j) = room.0[i * tile.cols + j] };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "gemm_tests.rs"]
+mod tests;

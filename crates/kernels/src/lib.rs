@@ -1,0 +1,36 @@
+//! Products of matrices at the speed of the machine: the only crate with `unsafe`.
+//!
+//! Every element of a product is defined as one sum in one order, `c + s_0 + s_1 + ...`, where `s_i` is a chain of at most [`CHAIN`] fused
+//! multiply-adds from 0 over consecutive inner indices. All paths (AVX-512, AVX2, portable) compute just that, whatever their register tiles,
+//! cache blocks and threads: in f32 and f64 a product has the same bits on every machine.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod bf16;
+mod blocks;
+mod element;
+mod gemm;
+mod pack;
+mod packed;
+mod path;
+mod peak;
+mod portable;
+mod self_check;
+mod sums;
+mod threads;
+mod tile;
+mod workspace;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_bf16;
+
+pub use blocks::workspace_bytes;
+pub use element::Element;
+pub use gemm::{Start, multiply, multiply_on, multiply_packed};
+pub use packed::Packed;
+pub use path::{Path, PathError};
+pub use peak::tile_products;
+pub use sums::{add_cross, add_cross_of_squares, add_gram, add_gram_on};
+pub use threads::run_all;
+pub use tile::CHAIN;

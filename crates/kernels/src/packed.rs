@@ -1,0 +1,80 @@
+//! A right operand packed once, for many products.
+
+use faer::MatRef;
+
+use crate::blocks::{inner_block, pack_strips};
+use crate::element::Element;
+use crate::pack::Map;
+use crate::path::Path;
+use crate::workspace::Buffer;
+
+/// A matrix `[rows, cols]` in the order in which a product reads its right operand. As large as the matrix, its columns rounded up.
+#[derive(Debug)]
+pub struct Packed<T> {
+    rows: usize,
+    cols: usize,
+    /// Columns with those that fill the last strip.
+    padded: usize,
+    path: Path,
+    values: Buffer<T>,
+}
+
+impl<T: Element> Packed<T> {
+    /// Packs a matrix for products on [`Path::best`].
+    #[must_use]
+    pub fn new(matrix: MatRef<'_, T>, threads: usize) -> Self {
+        Self::on(Path::best(), matrix, threads)
+    }
+
+    /// The same for a path that this machine has.
+    ///
+    /// # Panics
+    /// If it has not.
+    #[must_use]
+    pub fn on(path: Path, matrix: MatRef<'_, T>, threads: usize) -> Self {
+        assert!(path.is_available(), "this machine has no {path} instructions");
+        let tile = T::tile(path);
+        let (rows, cols) = matrix.shape();
+        let padded = cols.next_multiple_of(tile.cols);
+        let mut values = Buffer::default();
+        values.resize(tile.strip(padded, rows), T::ZERO);
+        let mut rest = values.as_mut_slice();
+        for from in (0..rows).step_by(inner_block::<T>()) {
+            let inner = inner_block::<T>().min(rows - from);
+            let (block, after) = rest.split_at_mut(tile.strip(padded, inner));
+            rest = after;
+            pack_strips(block, tile.strip(tile.cols, inner), threads, |strip, out| {
+                (tile.pack_rhs)(matrix.transpose(), strip * tile.cols, from, Map::Identity, out);
+            });
+        }
+        Self {
+            rows,
+            cols,
+            padded,
+            path,
+            values,
+        }
+    }
+
+    /// Rows of the matrix.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn path(&self) -> Path {
+        self.path
+    }
+
+    /// All strips of a block of rows.
+    pub(crate) fn block(&self, from: usize, inner: usize) -> &[T] {
+        let tile = T::tile(self.path);
+        &self.values.as_slice()[tile.strip(self.padded, from)..][..tile.strip(self.padded, inner)]
+    }
+}

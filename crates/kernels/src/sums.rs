@@ -1,0 +1,295 @@
+//! Products over rows that are added to sums in f64: `sums += X^T X` (its lower triangle) and `sums += X^T Y`.
+//!
+//! A tile is made in the operands' type, over at most one block of rows, and added in f64 while it is in the first cache level: the product
+//! itself is never in memory.
+
+use faer::MatRef;
+
+use crate::blocks::{Operand, Place, Right, Room, Sink, product};
+use crate::element::Element;
+use crate::pack::Map;
+use crate::path::Path;
+use crate::threads::run_all;
+use crate::tile::{LARGEST, Tile, prefetch};
+
+/// Adds the lower triangle of `X^T X` to `sums`, packed row after row; `x` is `[rows, n]`. The diagonal is a sum of squares in f64.
+///
+/// # Panics
+/// If `sums` has not `n (n + 1) / 2` values.
+pub fn add_gram<T: Element>(x: MatRef<'_, T>, sums: &mut [f64], threads: usize) {
+    add_gram_on(Path::best(), x, sums, threads);
+}
+
+/// The same on a path that this machine has.
+///
+/// # Panics
+/// Likewise, or if the path is not there.
+pub fn add_gram_on<T: Element>(path: Path, x: MatRef<'_, T>, sums: &mut [f64], threads: usize) {
+    assert!(path.is_available(), "this machine has no {path} instructions");
+    let n = x.ncols();
+    assert_eq!(sums.len(), packed_len(n), "packed lower triangle of [{n}, {n}]");
+    let operand = Operand::new(x.transpose());
+    let sink = Triangle {
+        sums: sums.as_mut_ptr(),
+    };
+    // SAFETY: the path is there; the sums have every place below the diagonal, and are borrowed for as long as this runs.
+    unsafe { product(&T::tile(path), operand, Right::Plain(operand), &sink, threads) };
+    for (i, square) in squares(x, threads).into_iter().enumerate() {
+        sums[packed_len(i) + i] += square;
+    }
+}
+
+/// The sum of squares of every column, in f64.
+fn squares<T: Element>(x: MatRef<'_, T>, threads: usize) -> Vec<f64> {
+    let mut squares = vec![0.0; x.ncols()];
+    let threads = if x.nrows() * x.ncols() < SQUARES_WORTH_SHARING {
+        1
+    } else {
+        threads
+    };
+    let jobs = squares.chunks_mut(COLUMNS_OF_A_JOB).enumerate().map(|(job, squares)| {
+        let x = x.subcols(job * COLUMNS_OF_A_JOB, squares.len());
+        move || {
+            for row in 0..x.nrows() {
+                let row = x.row(row);
+                match row.try_as_row_major() {
+                    Some(row) => add_squares(squares, row.as_slice().iter()),
+                    None => add_squares(squares, row.iter()),
+                }
+            }
+        }
+    });
+    run_all(jobs.collect(), threads);
+    squares
+}
+
+fn add_squares<'a, T: Element>(squares: &mut [f64], values: impl Iterator<Item = &'a T>) {
+    for (square, value) in squares.iter_mut().zip(values) {
+        let value = value.widen();
+        *square += value * value;
+    }
+}
+
+/// Adds `X^T Y` to the first `m` columns of `sums`, `[n, stride]` row-major; `x` is `[rows, n]` and `y` `[rows, m]`.
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn add_cross<T: Element>(x: MatRef<'_, T>, y: MatRef<'_, T>, sums: &mut [f64], stride: usize, threads: usize) {
+    add_cross_mapped(Path::best(), Map::Identity, x, y, sums, stride, threads);
+}
+
+/// Adds `(X o X)^T (Y o Y)`, the products of squares, likewise: no square is ever in memory.
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn add_cross_of_squares<T: Element>(
+    x: MatRef<'_, T>,
+    y: MatRef<'_, T>,
+    sums: &mut [f64],
+    stride: usize,
+    threads: usize,
+) {
+    add_cross_mapped(Path::best(), Map::Square, x, y, sums, stride, threads);
+}
+
+fn add_cross_mapped<T: Element>(
+    path: Path,
+    map: Map,
+    x: MatRef<'_, T>,
+    y: MatRef<'_, T>,
+    sums: &mut [f64],
+    stride: usize,
+    threads: usize,
+) {
+    assert_eq!(x.nrows(), y.nrows(), "rows of a product over rows");
+    let (n, m) = (x.ncols(), y.ncols());
+    assert!(
+        m <= stride && sums.len() == n * stride,
+        "sums [{n}, {stride}] of a product [{n}, {m}]"
+    );
+    let sink = Rectangle {
+        sums: sums.as_mut_ptr(),
+        stride,
+    };
+    let of_x = Operand {
+        matrix: x.transpose(),
+        map,
+    };
+    let of_y = Operand {
+        matrix: y.transpose(),
+        map,
+    };
+    // SAFETY: the path is the best one; the sums have every place of the product, and are borrowed for as long as this runs.
+    unsafe { product(&T::tile(path), of_x, Right::Plain(of_y), &sink, threads) };
+}
+
+/// Columns whose squares a thread sums at a time.
+const COLUMNS_OF_A_JOB: usize = 256;
+const SQUARES_WORTH_SHARING: usize = 1 << 17;
+
+const fn packed_len(n: usize) -> usize {
+    n * (n + 1) / 2
+}
+
+/// Makes a tile, and adds the first `length(i)` values of its row i to what `row(i)` points at.
+fn add_rows<T: Element>(
+    tile: &Tile<T>,
+    rows: usize,
+    fill: impl Fn(*mut T, usize, bool),
+    length: impl Fn(usize) -> usize,
+    row: impl Fn(usize) -> *mut f64,
+) {
+    let mut room = Room([T::ZERO; LARGEST]);
+    for i in 0..rows {
+        for line in (0..length(i)).step_by(8) {
+            prefetch(row(i).wrapping_add(line));
+        }
+    }
+    fill(room.0.as_mut_ptr(), tile.cols, false);
+    for (i, values) in room.0.chunks_exact(tile.cols).take(rows).enumerate() {
+        let length = length(i);
+        if length > 0 {
+            // SAFETY: the caller hands out rows of its own sums that are that long, which no other thread has now, and a tile of a path that
+            // is there.
+            unsafe { (tile.add)(std::slice::from_raw_parts_mut(row(i), length), values) };
+        }
+    }
+}
+
+/// A packed lower triangle, of which what is below the diagonal is added to.
+struct Triangle {
+    sums: *mut f64,
+}
+
+// SAFETY: threads add to disjoint tiles alone.
+unsafe impl Sync for Triangle {}
+
+impl<T: Element> Sink<T> for Triangle {
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
+    fn wants(&self, place: Place) -> bool {
+        place.col + 1 < place.row + place.rows
+    }
+
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, _: bool, fill: impl Fn(*mut T, usize, bool)) {
+        let length = |i: usize| (place.row + i).saturating_sub(place.col).min(place.cols);
+        let row = |i: usize| self.sums.wrapping_add(packed_len(place.row + i) + place.col);
+        add_rows(tile, place.rows, fill, length, row);
+    }
+}
+
+/// A row-major matrix of sums.
+struct Rectangle {
+    sums: *mut f64,
+    stride: usize,
+}
+
+// SAFETY: threads add to disjoint tiles alone.
+unsafe impl Sync for Rectangle {}
+
+impl<T: Element> Sink<T> for Rectangle {
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
+    fn wants(&self, _: Place) -> bool {
+        true
+    }
+
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, _: bool, fill: impl Fn(*mut T, usize, bool)) {
+        let row = |i: usize| self.sums.wrapping_add((place.row + i) * self.stride + place.col);
+        add_rows(tile, place.rows, fill, |_| place.cols, row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// Whole numbers, whose products are exact in f32 too.
+    fn whole_numbers(len: usize, seed: u64) -> Vec<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..len).map(|_| f32::from(rng.random_range(-8i8..=8))).collect()
+    }
+
+    fn brute_force(x: &[f32], n: usize, y: &[f32], m: usize, power: i32) -> Vec<f64> {
+        let mut product = vec![0.0; n * m];
+        for (x, y) in x.chunks_exact(n).zip(y.chunks_exact(m)) {
+            for (row, x) in product.chunks_exact_mut(m).zip(x) {
+                for (to, y) in row.iter_mut().zip(y) {
+                    *to += f64::from(x.powi(power) * y.powi(power));
+                }
+            }
+        }
+        product
+    }
+
+    const SIZES: [(usize, usize); 6] = [(1, 1), (5, 7), (3, 14), (1300, 33), (9, 141), (40, 700)];
+
+    #[test]
+    fn the_triangle_is_exact_on_whole_numbers_and_adds() {
+        for (rows, n) in SIZES {
+            let x = whole_numbers(rows * n, n as u64);
+            let expected = brute_force(&x, n, &x, n, 1);
+            for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
+                let mut sums = vec![0.5; packed_len(n)];
+                add_gram_on(path, MatRef::from_row_major_slice(&x, rows, n), &mut sums, 2);
+                for i in 0..n {
+                    for j in 0..=i {
+                        assert_eq!(sums[packed_len(i) + j], expected[i * n + j] + 0.5, "{path} {rows} {n}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_rectangle_is_exact_on_whole_numbers_and_leaves_the_rest() {
+        for (rows, n) in SIZES {
+            for m in [1, 31, 260] {
+                let (x, y) = (whole_numbers(rows * n, 1), whole_numbers(rows * m, 2));
+                let (of_x, of_y) = (
+                    MatRef::from_row_major_slice(&x, rows, n),
+                    MatRef::from_row_major_slice(&y, rows, m),
+                );
+                let mut sums = [vec![1.0; n * (m + 1)], vec![1.0; n * (m + 1)]];
+                add_cross(of_x, of_y, &mut sums[0], m + 1, 2);
+                add_cross_of_squares(of_x, of_y, &mut sums[1], m + 1, 2);
+                for (sums, power) in sums.iter().zip([1, 2]) {
+                    let expected = brute_force(&x, n, &y, m, power);
+                    for (row, expected) in sums.chunks_exact(m + 1).zip(expected.chunks_exact(m)) {
+                        assert!(
+                            row.iter().zip(expected).all(|(found, e)| *found == e + 1.0),
+                            "{rows} {n} {m}"
+                        );
+                        assert_eq!(row[m], 1.0);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_paths_do_not_change_a_bit() {
+        let (rows, n) = (1100, 333);
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let x: Vec<f32> = (0..rows * n).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let x = MatRef::from_row_major_slice(&x, rows, n);
+        let sums = |path: Path, threads: usize| {
+            let mut sums = vec![0.0; packed_len(n)];
+            add_gram_on(path, x, &mut sums, threads);
+            sums
+        };
+        let first = sums(Path::best(), 1);
+        for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
+            for threads in [1, 2, 3, 8] {
+                assert!(sums(path, threads) == first, "{path} {threads}");
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Work shared among threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Runs every job once, on at most `threads` threads, each taking the next job when it is idle.
+pub fn run_all<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
+    let threads = threads.min(jobs.len());
+    if threads <= 1 {
+        jobs.into_iter().for_each(|job| job());
+        return;
+    }
+    let jobs: Vec<Mutex<Option<F>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
+    run_numbered(jobs.len(), threads, |number| {
+        let job = jobs[number].lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(job) = job {
+            job();
+        }
+    });
+}
+
+/// Runs `job(0) .. job(n - 1)`, likewise.
+pub(crate) fn run_numbered(n: usize, threads: usize, job: impl Fn(usize) + Sync) {
+    let threads = threads.min(n);
+    if threads <= 1 {
+        return (0..n).for_each(job);
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= n {
+                return;
+            }
+            job(number);
+        }
+    };
+    rayon::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_job_runs_once() {
+        for threads in [0, 1, 2, 8] {
+            let done: Vec<AtomicUsize> = (0..37).map(|_| AtomicUsize::new(0)).collect();
+            let add = |number: usize| {
+                done[number].fetch_add(1, Ordering::Relaxed);
+            };
+            run_all((0..37).map(|number| move || add(number)).collect(), threads);
+            run_numbered(37, threads, |number| add(number));
+            assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 2));
+            run_numbered(0, threads, |_| panic!("there is no job"));
+        }
+    }
+}

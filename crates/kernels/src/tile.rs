@@ -1,0 +1,76 @@
+//! The register tile: the smallest piece of a product.
+
+use faer::MatRef;
+
+use crate::element::Element;
+use crate::pack::Map;
+
+/// Fused multiply-adds in one chain: the inner indices after which a partial sum is added to its element. Shorter chains round less.
+pub const CHAIN: usize = 256;
+
+/// `c[i][j] (+)= sum_k lhs[k][i] rhs[k][j]` of packed strips: `(inner, lhs, rhs, c, row stride of c, add)`.
+///
+/// # Safety
+/// `lhs` and `rhs` are strips of so many inner indices, a multiple of its step, and `c` `rows` rows of `cols` values that nobody else touches, of the [`Tile`] that
+/// the function belongs to; `inner > 0`; the instructions of its path are there.
+pub(crate) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, bool);
+
+/// A function that packs one strip: `(matrix, first row, first column, map, out)`.
+pub(crate) type PackFn<T> = fn(MatRef<'_, T>, usize, usize, Map, &mut [T]);
+
+/// `sums += values`, in f64.
+///
+/// # Safety
+/// The instructions of its path are there.
+pub(crate) type AddFn<T> = unsafe fn(&mut [f64], &[T]);
+
+/// The body of every [`AddFn`], compiled for its path.
+#[inline(always)]
+pub(crate) fn add_widened<T: Element>(sums: &mut [f64], values: &[T]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value.widen();
+    }
+}
+
+/// Asks for the cache line at an address that will be written to; any address will do, nothing is read.
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// A path's register tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<T> {
+    pub rows: usize,
+    pub cols: usize,
+    /// Inner indices are packed in multiples of this, zeros at the end.
+    pub step: usize,
+    /// Room of a packed element, in halves of the element's own.
+    pub half_slots: usize,
+    /// The most inner indices that one call is best given.
+    pub at_once: usize,
+    /// Rows and columns of a job, in tiles.
+    pub job: [usize; 2],
+    pub multiply: TileFn<T>,
+    pub add: AddFn<T>,
+    pub pack_lhs: PackFn<T>,
+    pub pack_rhs: PackFn<T>,
+}
+
+/// Rows and columns of a job in tiles of vector registers.
+pub(crate) const JOB: [usize; 2] = [32, 64];
+
+/// The most elements of any tile.
+pub(crate) const LARGEST: usize = 32 * 32;
+
+impl<T> Tile<T> {
+    /// Packed values of a strip of `width` over `inner` indices.
+    pub fn strip(&self, width: usize, inner: usize) -> usize {
+        width * inner.next_multiple_of(self.step) * self.half_slots / 2
+    }
+}

@@ -1,0 +1,155 @@
+//! Register tiles of x86-64: plain intrinsics, with as many accumulators as registers hold.
+
+use std::arch::x86_64::{
+    _MM_HINT_T0, _mm_prefetch, _mm256_add_pd, _mm256_add_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd,
+    _mm256_loadu_ps, _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_pd,
+    _mm256_storeu_ps, _mm512_add_pd, _mm512_add_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps,
+    _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
+};
+
+use crate::pack::pack_strip;
+use crate::tile::{CHAIN, JOB, Tile, add_widened};
+
+/// A tile of `$rows` rows of two registers of `$lanes` numbers each.
+macro_rules! tile {
+    (
+        $tile:ident, $multiply:ident, $widened:ident, $number:ty, $features:literal, $rows:literal, $lanes:literal,
+        $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
+    ) => {
+        /// The tile of this path and type.
+        pub(crate) fn $tile() -> Tile<$number> {
+            Tile {
+                rows: $rows,
+                cols: 2 * $lanes,
+                step: 1,
+                half_slots: 2,
+                at_once: usize::MAX,
+                job: JOB,
+                multiply: $multiply,
+                add: $widened,
+                pack_lhs: pack_strip::<$number, $rows>,
+                pack_rhs: pack_strip::<$number, { 2 * $lanes }>,
+            }
+        }
+
+        /// See [`crate::tile::AddFn`].
+        #[target_feature(enable = $features)]
+        fn $widened(sums: &mut [f64], values: &[$number]) {
+            add_widened(sums, values);
+        }
+
+        /// See [`crate::tile::TileFn`].
+        #[target_feature(enable = $features)]
+        unsafe fn $multiply(
+            mut inner: usize,
+            mut lhs: *const $number,
+            mut rhs: *const $number,
+            c: *mut $number,
+            stride: usize,
+            mut add: bool,
+        ) {
+            for row in 0..$rows {
+                // What is added to at the end is asked for at the beginning. A prefetch reads nothing: any address will do.
+                let to = c.wrapping_add(row * stride);
+                _mm_prefetch::<_MM_HINT_T0>(to.cast());
+                _mm_prefetch::<_MM_HINT_T0>(to.wrapping_add(2 * $lanes - 1).cast());
+            }
+            while inner > 0 {
+                let chain = inner.min(CHAIN);
+                inner -= chain;
+                let mut sums = [[$zero(); 2]; $rows];
+                for _ in 0..chain {
+                    // SAFETY: the caller's promise: `chain <= inner` more packed rows of both strips are there.
+                    unsafe {
+                        let (left, right) = ($load(rhs), $load(rhs.add($lanes)));
+                        _mm_prefetch::<_MM_HINT_T0>(lhs.wrapping_add($rows * 12).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * 12).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * 12 + $lanes).cast());
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let x = $set(*lhs.add(row));
+                            sums[0] = $fma(x, left, sums[0]);
+                            sums[1] = $fma(x, right, sums[1]);
+                        }
+                        lhs = lhs.add($rows);
+                        rhs = rhs.add(2 * $lanes);
+                    }
+                }
+                for (row, sums) in sums.iter().enumerate() {
+                    // SAFETY: the caller's promise: `c` has so many rows of `2 * $lanes` values, `stride` apart, that nobody else touches.
+                    unsafe {
+                        let (left, right) = (c.add(row * stride), c.add(row * stride + $lanes));
+                        if add {
+                            $store(left, $add($load(left), sums[0]));
+                            $store(right, $add($load(right), sums[1]));
+                        } else {
+                            $store(left, sums[0]);
+                            $store(right, sums[1]);
+                        }
+                    }
+                }
+                add = true;
+            }
+        }
+    };
+}
+
+tile!(
+    avx512_f32,
+    multiply_avx512_f32,
+    add_avx512_f32,
+    f32,
+    "avx512f",
+    14,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps
+);
+tile!(
+    avx512_f64,
+    multiply_avx512_f64,
+    add_avx512_f64,
+    f64,
+    "avx512f",
+    14,
+    8,
+    _mm512_setzero_pd,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    _mm512_set1_pd,
+    _mm512_fmadd_pd,
+    _mm512_add_pd
+);
+tile!(
+    avx2_f32,
+    multiply_avx2_f32,
+    add_avx2_f32,
+    f32,
+    "avx2,fma",
+    6,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps
+);
+tile!(
+    avx2_f64,
+    multiply_avx2_f64,
+    add_avx2_f64,
+    f64,
+    "avx2,fma",
+    6,
+    4,
+    _mm256_setzero_pd,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_set1_pd,
+    _mm256_fmadd_pd,
+    _mm256_add_pd
+);
