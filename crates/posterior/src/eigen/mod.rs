@@ -1,12 +1,19 @@
 //! Eigendecomposition of a factor that is a sum of squares, in f64, with rounding's negative eigenvalues set to 0.
 //!
-//! faer's tridiagonalisation adds partial sums, one for each part that it is told to split the work into, so the number of parts decides
-//! the last bits. It is fixed here, by the size of the problem alone; `threads` is how many of the parts are worked on at a time.
+//! Large matrices go through a band ([`two_stage`]), small ones to faer. How the work is split is fixed by the size of the problem alone,
+//! since that decides the last bits; `threads` is how many of the parts are worked on at a time.
+
+mod back;
+mod band;
+mod chase;
+mod householder;
+mod two_stage;
 
 use faer::diag::DiagMut;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
-use faer::{MatMut, MatRef, Par};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use fisherflow_curvature::Matrix;
 
 use crate::{Factor, PosteriorError};
@@ -14,10 +21,10 @@ use crate::{Factor, PosteriorError};
 /// A negative eigenvalue larger than this share of the largest is no rounding error.
 const INDEFINITE: f64 = 1e-3;
 
-/// How many parts a large problem is split into.
+/// How many parts faer splits a problem into.
 const PARTS: usize = 8;
 
-/// A problem of fewer rows is not split.
+/// A problem of fewer rows is faer's, on one thread.
 const LARGE: usize = 256;
 
 /// Eigenvalues and eigenvectors of a symmetric positive semidefinite matrix.
@@ -52,9 +59,7 @@ pub(crate) fn decompose(
     threads: usize,
 ) -> Result<Eigenpairs, PosteriorError> {
     let n = matrix.rows;
-    let mut vectors = vec![0.0; n * n];
-    let values = split(&matrix, Some(&mut vectors), block, factor, threads)?;
-    drop(matrix);
+    let (values, mut vectors) = pairs(matrix, block, factor, threads)?;
     transpose_square(&mut vectors, n);
     let Eigenvalues {
         values,
@@ -72,8 +77,7 @@ pub(crate) fn decompose(
 /// Ascending eigenvalues, and eigenvectors `[n, n]` row-major, one a column, of any symmetric matrix of which one triangle is read.
 pub(crate) fn symmetric(matrix: &Matrix, block: &str) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
     let n = matrix.rows;
-    let mut vectors = vec![0.0; n * n];
-    let values = split(matrix, Some(&mut vectors), block, Factor::Dense, 1)?;
+    let (values, mut vectors) = pairs(matrix.clone(), block, Factor::Dense, 1)?;
     transpose_square(&mut vectors, n);
     Ok((values, vectors))
 }
@@ -85,7 +89,7 @@ pub(crate) fn eigenvalues(
     factor: Factor,
     threads: usize,
 ) -> Result<Eigenvalues, PosteriorError> {
-    not_negative(split(matrix, None, block, factor, threads)?, block, factor)
+    not_negative(values(matrix, block, factor, threads)?, block, factor)
 }
 
 /// The smallest and the largest eigenvalue of a symmetric matrix, of any sign, of which one triangle is read.
@@ -95,7 +99,7 @@ pub(crate) fn extremes(
     factor: Factor,
     threads: usize,
 ) -> Result<(f64, f64), PosteriorError> {
-    let values = split(matrix, None, block, factor, threads)?;
+    let values = values(matrix, block, factor, threads)?;
     Ok(match (values.first(), values.last()) {
         (Some(&smallest), Some(&largest)) => (smallest, largest),
         _ => (0.0, 0.0),
@@ -128,52 +132,68 @@ fn not_negative(mut values: Vec<f64>, block: &str, factor: Factor) -> Result<Eig
     })
 }
 
-/// Solves in as many parts as the size says.
-fn split(
-    matrix: &Matrix,
-    vectors: Option<&mut [f64]>,
-    block: &str,
-    factor: Factor,
-    threads: usize,
-) -> Result<Vec<f64>, PosteriorError> {
-    if matrix.rows < LARGE {
-        return solve(matrix, vectors, Par::Seq, block, factor);
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build()?;
-    pool.install(|| solve(matrix, vectors, Par::rayon(PARTS), block, factor))
+/// Ascending eigenvalues, and eigenvectors one after the other.
+fn pairs(matrix: Matrix, block: &str, factor: Factor, threads: usize) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
+    let n = matrix.rows;
+    let found = if n < LARGE {
+        let mut vectors = vec![0.0; n * n];
+        small(&matrix, Some(&mut vectors)).map(|values| (values, vectors))
+    } else {
+        pool(threads)?.install(|| two_stage::eigenpairs(matrix.values, n, threads))
+    };
+    found.map_err(|failure| failure.of(block, factor))
 }
 
-/// Ascending eigenvalues, and eigenvectors one after the other where they are wanted.
-fn solve(
-    matrix: &Matrix,
-    vectors: Option<&mut [f64]>,
-    par: Par,
-    block: &str,
-    factor: Factor,
-) -> Result<Vec<f64>, PosteriorError> {
+/// Ascending eigenvalues.
+fn values(matrix: &Matrix, block: &str, factor: Factor, threads: usize) -> Result<Vec<f64>, PosteriorError> {
+    let found = if matrix.rows < LARGE {
+        small(matrix, None)
+    } else {
+        pool(threads)?.install(|| two_stage::eigenvalues(matrix.values.clone(), matrix.rows, threads))
+    };
+    found.map_err(|failure| failure.of(block, factor))
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool, PosteriorError> {
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build()?)
+}
+
+/// Why there is no decomposition.
+enum Failure {
+    /// So many bytes could not be had.
+    Memory(usize),
+    NoConvergence,
+}
+
+impl Failure {
+    fn of(self, block: &str, factor: Factor) -> PosteriorError {
+        let block = block.to_owned();
+        match self {
+            Self::Memory(bytes) => PosteriorError::Memory { block, bytes },
+            Self::NoConvergence => PosteriorError::Eigenvalues { block, factor },
+        }
+    }
+}
+
+/// Ascending eigenvalues, and eigenvectors one after the other where they are wanted, on one thread.
+fn small(matrix: &Matrix, vectors: Option<&mut [f64]>) -> Result<Vec<f64>, Failure> {
     let n = matrix.rows;
     let compute = match vectors {
         Some(_) => ComputeEigenvectors::Yes,
         None => ComputeEigenvectors::No,
     };
-    let request = self_adjoint_evd_scratch::<f64>(n, compute, par, Default::default());
-    let mut workspace = MemBuffer::try_new(request).map_err(|_| PosteriorError::Memory {
-        block: block.to_owned(),
-        bytes: request.unaligned_bytes_required(),
-    })?;
+    let request = self_adjoint_evd_scratch::<f64>(n, compute, Par::Seq, Default::default());
+    let mut workspace = MemBuffer::try_new(request).map_err(|_| Failure::Memory(request.unaligned_bytes_required()))?;
     let mut values = vec![0.0; n];
     self_adjoint_evd(
         MatRef::from_column_major_slice(&matrix.values, n, n),
         DiagMut::from_slice_mut(&mut values),
         vectors.map(|vectors| MatMut::from_column_major_slice_mut(vectors, n, n)),
-        par,
+        Par::Seq,
         MemStack::new(&mut workspace),
         Default::default(),
     )
-    .map_err(|_| PosteriorError::Eigenvalues {
-        block: block.to_owned(),
-        factor,
-    })?;
+    .map_err(|_| Failure::NoConvergence)?;
     Ok(values)
 }
 
@@ -189,6 +209,11 @@ fn transpose_square(values: &mut [f64], n: usize) {
             }
         }
     }
+}
+
+/// `dst = f lhs rhs` or `dst += f lhs rhs` on this thread.
+fn gemm(dst: MatMut<'_, f64>, accum: Accum, lhs: MatRef<'_, f64>, rhs: MatRef<'_, f64>, f: f64) {
+    matmul(dst, accum, lhs, rhs, f, Par::Seq);
 }
 
 #[cfg(test)]
