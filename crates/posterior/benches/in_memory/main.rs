@@ -27,13 +27,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Some(arguments) = Arguments::parse(std::env::args().skip(1))? else {
         return Ok(println!("{}", arguments::USAGE));
     };
+    let (products, passes): (Vec<Work>, _) = arguments.work.iter().partition(|work| **work == Work::Product);
+    for _ in products {
+        println!("{}", product::time(&arguments)?);
+    }
+    if passes.is_empty() {
+        return Ok(());
+    }
     let inputs = Inputs::load(&arguments)?;
-    for &work in &arguments.work {
-        let line = match work {
-            Work::Product => product::time(&arguments)?,
-            _ => passes::time(&arguments, &inputs, work)?,
-        };
-        println!("{line}");
+    for work in passes {
+        println!("{}", passes::time(&arguments, &inputs, work)?);
     }
     Ok(())
 }
