@@ -11,9 +11,9 @@ from problem import JACOBIANS, PRIOR_PRECISION, Row
 class Network:
     """A ReLU network; gradients of all K outputs are stacked as [K * n, width]."""
 
-    def __init__(self, problem):
-        self.weights = [torch.from_numpy(weight).contiguous() for weight in problem.weights]
-        self.biases = [torch.from_numpy(bias) for bias in problem.biases]
+    def __init__(self, problem, dtype):
+        self.weights = [torch.from_numpy(weight).to(dtype).contiguous() for weight in problem.weights]
+        self.biases = [torch.from_numpy(bias).to(dtype) for bias in problem.biases]
 
     def forward(self, flux):
         """The input of every layer."""
@@ -47,11 +47,14 @@ def flat(gradient):
 
 
 class ByHand(Row):
-    def __init__(self, problem):
+    """In the inputs' type; where `reduced` names another, network and spectra are converted to it."""
+
+    def __init__(self, problem, reduced=None):
         super().__init__(problem)
-        self.network = Network(problem)
         self.flux, self.sigma = torch.from_numpy(problem.flux), torch.from_numpy(problem.sigma)
-        self.type = self.flux.dtype
+        self.type = reduced or self.flux.dtype
+        self.flux = self.flux.to(self.type)
+        self.network = Network(problem, self.type)
         self.shapes = [(len(weight), weight.shape[1] + 1) for weight in self.network.weights]
 
     def zeros(self, shapes):
@@ -74,8 +77,8 @@ class ByHand(Row):
 class Jacobian(ByHand):
     """J kept: [K, n, D] of every batch at its place in one array."""
 
-    def __init__(self, problem):
-        super().__init__(problem)
+    def __init__(self, problem, reduced=None):
+        super().__init__(problem, reduced)
         self.kept = torch.empty(problem.n_labels * len(self.flux), self.flux.shape[1], dtype=self.type)
 
     def jacobian(self, gradients, rows):
@@ -97,7 +100,7 @@ class FluxCovariance(ByHand):
         self.covariance = []
 
     def covariance_of(self, jacobian, rows):
-        scaled = jacobian.transpose(0, 1) * self.sigma[rows][:, None, :]
+        scaled = jacobian.transpose(0, 1).to(self.sigma.dtype) * self.sigma[rows][:, None, :]
         self.covariance.append(torch.bmm(scaled, scaled.transpose(1, 2)))
 
     def batch(self, rows):
@@ -257,6 +260,20 @@ class All(Fit):
         return super().results() | self.weights.results()
 
 
+def reduced(row):
+    return lambda problem: row(problem, torch.bfloat16)
+
+
+def medium(row):
+    """float32 outside, the products as bfloat16 where torch has them."""
+
+    def make(problem):
+        torch.set_float32_matmul_precision("medium")
+        return row(problem)
+
+    return make
+
+
 ROWS = {
     "jacobian": Jacobian,
     "flux_covariance": FluxCovariance,
@@ -268,4 +285,10 @@ ROWS = {
     "last_two": LastTwo,
     "fit": Fit,
     "all": All,
+}
+
+# Faster and less exact than 1e-4: shown apart.
+LESS_EXACT = {
+    "torch bf16": {"jacobian": reduced(Jacobian), "flux_covariance": reduced(FluxCovariance)},
+    "torch medium": {name: medium(row) for name, row in ROWS.items()},
 }

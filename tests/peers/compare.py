@@ -38,6 +38,8 @@ ROWS = [
 ]
 # Spectra and batch of what is too slow, or too large, for more.
 FEW = {("laplace-torch", "weights"): (2, 1), ("laplace-torch", "last_two"): (8, 4)}
+# What trades accuracy for speed, and the kinds of work that it is shown for.
+LESS_EXACT, LESS_EXACT_ROWS, LARGEST_LESS_EXACT = ["fisherflow bf16", "torch bf16", "torch medium"], ["jacobian", "flux_covariance"], 0.1
 # The passes that `all` does at once.
 PARTS = ["jacobian", "flux_covariance", "kfac", "weights"]
 
@@ -77,9 +79,10 @@ class Machine:
             raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stderr[-2000:]}")
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
-    def ours(self, work, *more):
+    def ours(self, work, *more, precision=None):
         given = self.given
-        command = [given.bench, "--inputs", given.inputs, "--work", work, "--workers", given.threads, "--precision", given.precision, *more]
+        command = [given.bench, "--inputs", given.inputs, "--work", work, "--workers", given.threads]
+        command += ["--precision", precision or given.precision, *more]
         return self.call([str(part) for part in command], {})
 
     def peer(self, peer, work, *more, setting=None):
@@ -92,7 +95,9 @@ class Machine:
         return self.call([str(part) for part in command], setting)
 
     def run(self, contender, work, *more):
-        return self.ours(work, *more) if contender == OURS else self.peer(contender, work, *more)
+        if contender.startswith(OURS):
+            return self.ours(work, *more, precision=contender.removeprefix(OURS).strip() or None)
+        return self.peer(contender, work, *more)
 
     def sizes(self, contender, work):
         spectra, batch = FEW.get((contender, work), (self.given.spectra, self.given.batch))
@@ -144,8 +149,8 @@ def error_of(path, reference):
 class Turns:
     """The contenders of one kind of work, turn by turn; what each computes in its first turn is compared with the reference."""
 
-    def __init__(self, machine, work, contenders):
-        self.machine, self.work = machine, work
+    def __init__(self, machine, work, contenders, largest_error=LARGEST_ERROR):
+        self.machine, self.work, self.largest_error = machine, work, largest_error
         self.rates, self.errors, self.refused, self.once, self.references = {}, {}, [], [], {}
         for turn in range(machine.given.turns):
             for contender in contenders:
@@ -163,7 +168,7 @@ class Turns:
             return self.refused.append(f"{contender}, {self.work}: did not run\n{error}")
         if first:
             self.errors[contender] = error_of(path, self.reference(contender, sizes))
-            if not self.errors[contender] <= LARGEST_ERROR:
+            if not self.errors[contender] <= self.largest_error:
                 return self.refused.append(f"{contender}, {self.work}: relative error {self.errors[contender]:.1e}")
         print(f"{self.work}, {contender}: {line['spectra_per_second']:,.1f}/s, error {self.errors[contender]:.1e}", file=sys.stderr, flush=True)
         self.rates.setdefault(contender, []).append(line["spectra_per_second"])
@@ -224,6 +229,7 @@ def main():
     parser.add_argument("--precision", default="f32", help="of fisherflow's products")
     parser.add_argument("--rows", default=",".join(work for work, _, _ in ROWS))
     parser.add_argument("--peers", help="only these packages beside torch by hand")
+    parser.add_argument("--less-exact", action="store_true", help="also bfloat16, its errors shown")
     parser.add_argument("--write", type=pathlib.Path, help="the Markdown also to this file")
     parser.add_argument("--append", type=pathlib.Path, help="a Markdown file whose text goes to the end")
     given = parser.parse_args()
@@ -274,6 +280,16 @@ def main():
             say()
             ours = rates["all"][OURS]
             say(f"All at once against the best peers' separate passes for J_x, its covariance, KFAC sums and weights' covariance, {number(apart)} together: {ours / apart:.2f} x.")
+        if given.less_exact:
+            say()
+            say("| less exact | | spectra/s | error | x torch by hand, f32 |")
+            say("| --- | --- | ---: | ---: | ---: |")
+            for work, title, _ in ROWS:
+                if work in LESS_EXACT_ROWS and work in rates:
+                    turns = Turns(machine, work, LESS_EXACT, LARGEST_LESS_EXACT)
+                    for name, rate in turns.median.items():
+                        by_hand = f"{rate / rates[work][BY_HAND]:.2f}" if BY_HAND in rates[work] else ""
+                        say(f"| {title} | {name} | {number(rate)} | {turns.errors[name]:.1e} | {by_hand} |")
         if given.inverse:
             say()
             say(f"| {widths[0] + 1} x {widths[0] + 1}, f64, seconds | fisherflow | torch | scipy | x scipy | log det apart by |")

@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut given = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(name) = given.next() {
         if name == "--help" {
-            return Ok(println!("{USAGE}"));
+            println!("{USAGE}");
+            return Ok(());
         }
         let value = given.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
         match name.as_str() {

@@ -25,7 +25,8 @@ use work::Work;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(arguments) = Arguments::parse(std::env::args().skip(1))? else {
-        return Ok(println!("{}", arguments::USAGE));
+        println!("{}", arguments::USAGE);
+        return Ok(());
     };
     let (products, passes): (Vec<Work>, _) = arguments.work.iter().partition(|work| **work == Work::Product);
     for _ in products {
