@@ -84,12 +84,13 @@ class Jacobian(ByHand):
     def jacobian(self, gradients, rows):
         labels, n = self.problem.n_labels, rows.stop - rows.start
         out = self.kept[labels * rows.start : labels * rows.stop]
-        return torch.mm(flat(gradients[0]), self.network.weights[0], out=out).view(labels, n, -1)
-
-    def batch(self, rows):
-        jacobian = self.jacobian(self.captures(rows)[1], rows)
+        jacobian = torch.mm(flat(gradients[0]), self.network.weights[0], out=out).view(labels, n, -1)
         if rows.start == 0:
             self.first = jacobian
+        return jacobian
+
+    def batch(self, rows):
+        self.jacobian(self.captures(rows)[1], rows)
 
     def results(self):
         return {"jacobian": self.first[:, :JACOBIANS].transpose(0, 1).double().numpy()}
@@ -239,7 +240,7 @@ class Fit(Jacobian, Kfac, FluxCovariance):
         return inputs, gradients
 
     def results(self):
-        return Kfac.results(self) | FluxCovariance.results(self)
+        return Jacobian.results(self) | Kfac.results(self) | FluxCovariance.results(self)
 
 
 class All(Fit):

@@ -165,15 +165,19 @@ class Turns:
         try:
             line = machine.run(contender, self.work, *sizes, "--repetitions", machine.given.repetitions, *save)[0]
         except RuntimeError as error:
-            return self.refused.append(f"{contender}, {self.work}: did not run\n{error}")
+            return self.refuse(f"{contender}, {self.work}: did not run\n{error}")
         if first:
             self.errors[contender] = error_of(path, self.reference(contender, sizes))
             if not self.errors[contender] <= self.largest_error:
-                return self.refused.append(f"{contender}, {self.work}: relative error {self.errors[contender]:.1e}")
+                return self.refuse(f"{contender}, {self.work}: relative error {self.errors[contender]:.1e}")
         print(f"{self.work}, {contender}: {line['spectra_per_second']:,.1f}/s, error {self.errors[contender]:.1e}", file=sys.stderr, flush=True)
         self.rates.setdefault(contender, []).append(line["spectra_per_second"])
         if "once_seconds" in line:
             self.once.append(line["once_seconds"])
+
+    def refuse(self, why):
+        print(f"refused: {why}", file=sys.stderr, flush=True)
+        self.refused.append(why.splitlines()[0])
 
     def reference(self, contender, sizes):
         """What torch computes in float64 of the same spectra, under the definition that the contender has."""

@@ -280,6 +280,7 @@ class LaplaceWeights(Laplace):
         from laplace.utils.matrix import KronDecomposed
 
         super().__init__(problem)
+        self.model.output_size = problem.n_labels  # as `fit` leaves it
         vectors, values = [], []
         for name in problem.names:
             g = torch.from_numpy(problem.posterior[f"{name}.g_eigenvalues"].astype(np.float32))
