@@ -1,0 +1,119 @@
+"""From Parquet on disk to Parquet on disk: rates of a run's passes over catalogues of growing size, beside the same work in memory.
+
+    end_to_end.py --inputs FOLDER --fisherflow BINARY --bench BINARY [--spectra 4096,16384,65536] [--workers N] [--scratch FOLDER]
+
+Prints Markdown. A catalogue takes 58 kB a spectrum of 7213 pixels (65,536: 3.8 GB), what a run writes of it 87 kB more where J_x is asked for.
+The rate of a pass is all its spectra over all its time, what it does once included (the Hessian written, the posterior read); the marginal
+rate is that of the spectra which a catalogue has beyond the one before it.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from datetime import datetime
+
+RUN_FILE = """version = 1
+[network]
+uri = "{network}"
+layers = [{layers}]
+[network.labels]
+names = ["teff", "logg", "fe_h"]
+units = ["K", "dex", "dex"]
+mean = [4600.0, 2.4, -0.85]
+scale = [520.0, 1.2, 0.78]
+[catalogue]
+uri = "{catalogue}/*.parquet"
+id = "id"
+flux = "flux"
+sigma = "flux_err"
+labels = ["teff", "logg", "fe_h"]
+[curvature]
+structure = "kfac"
+[noise]
+from = "holdout"
+[prior]
+precision = 100.0
+[certificate]
+spectra = 0
+full_pass = false
+[compute]
+precision = "{precision}"
+[output]
+uri = "{output}"
+"""
+# A pass of a run, and the kind of work in memory that is the same.
+PASSES = {"curvature": "fit", "predict": "weights"}
+
+
+def passes(log):
+    """Seconds of each pass and how many spectra it says it went over."""
+    seen = {}
+    for line in log.splitlines():
+        fields = json.loads(line) if line.startswith("{") else {}
+        if "pass" in fields:
+            seen.setdefault(fields["pass"], []).append((datetime.fromisoformat(fields["timestamp"]), fields["total"]))
+    return {name: ((lines[-1][0] - lines[0][0]).total_seconds(), lines[0][1]) for name, lines in seen.items()}
+
+
+def run(given, widths, spectra, scratch):
+    catalogue, output = scratch / "catalogue", scratch / "output"
+    for folder in (catalogue, output):
+        shutil.rmtree(folder, ignore_errors=True)
+    simulate = [given.fisherflow, "-q", "simulate", catalogue, "--spectra", spectra, "--pixels", widths[0], "--objects", max(4, spectra // 4096)]
+    subprocess.run([str(part) for part in simulate], check=True, stdout=subprocess.DEVNULL)
+    layers = ", ".join(['"dense", "relu"'] * (len(widths) - 2) + ['"dense"'])
+    text = RUN_FILE.format(network=given.inputs / "network.safetensors", layers=layers, catalogue=catalogue, output=output, precision=given.precision)
+    (scratch / "run.toml").write_text(text)
+    command = [given.fisherflow, "-v", "--log", "json", "run", scratch / "run.toml", "-w", given.workers]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return passes(done.stderr)
+
+
+def in_memory(given, work):
+    command = [given.bench, "--inputs", given.inputs, "--work", work, "--workers", given.workers, "--spectra", given.memory_spectra]
+    command += ["--precision", given.precision]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["spectra_per_second"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=pathlib.Path, required=True)
+    parser.add_argument("--fisherflow", required=True)
+    parser.add_argument("--bench", required=True)
+    parser.add_argument("--spectra", default="4096")
+    parser.add_argument("--memory-spectra", type=int, default=2048)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--precision", default="f32")
+    parser.add_argument("--scratch", type=pathlib.Path, help="default: a temporary folder")
+    given = parser.parse_args()
+    given.inputs = given.inputs.resolve()
+    widths = json.loads((given.inputs / "inputs.json").read_text())["widths"]
+    memory = {name: in_memory(given, work) for name, work in PASSES.items()}
+    print(f"From Parquet to Parquet, {given.workers} workers, every layer `kfac`: spectra a second of whole passes.\n")
+    print("| spectra | pass | seconds | spectra/s | marginal | in memory | share of it |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    before = {}
+    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+        for spectra in map(int, given.spectra.split(",")):
+            found = run(given, widths, spectra, pathlib.Path(scratch))
+            for name in PASSES:
+                seconds, n = found[name]
+                last = before.get(name)
+                marginal = f"{(n - last[1]) / (seconds - last[0]):,.0f}" if last and seconds > last[0] else ""
+                before[name] = (seconds, n)
+                rate = n / seconds
+                print(f"| {spectra:,} | {name} | {seconds:.2f} | {rate:,.0f} | {marginal} | {memory[name]:,.0f} | {rate / memory[name]:.0%} |", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"\nPeak memory of any of these processes: {peak:.2f} GiB.")
+
+
+if __name__ == "__main__":
+    main()
