@@ -6,6 +6,7 @@
 
 mod binary;
 mod catalogue;
+mod chaos;
 mod network;
 mod output;
 mod outside;
@@ -16,6 +17,7 @@ mod table;
 
 pub use binary::{Ended, fisherflow, repository, run};
 pub use catalogue::{Spectrum, broken_parquet, parquet_bytes, simulated, write_catalogue, write_objects};
+pub use chaos::{Attempt, Disturbance, Ends, everything_in};
 pub use network::{LABELS, he_normal, network};
 pub use output::{counts, data_files, digests, has_manifest, manifest, stages_left};
 pub use outside::{consumer, python, s3_endpoint};

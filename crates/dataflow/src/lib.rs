@@ -11,6 +11,7 @@ mod drain;
 mod dual_files;
 mod dual_storage;
 mod error;
+mod fail_point;
 mod fault;
 mod files;
 mod finished;
@@ -38,6 +39,7 @@ mod whereabouts;
 
 pub use auto::ChosenStructure;
 pub use error::RunError;
+pub use fail_point::{FailAt, FailPoint, FailPoints, Failure};
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
 pub use interrupt::{Interrupt, Wish};

@@ -13,6 +13,7 @@ use crate::calibration_notes;
 use crate::cluster;
 use crate::context::Context;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::{Cluster, ExistingOutput, Job, Progress, Stage};
 use crate::manifest::manifest;
@@ -118,6 +119,8 @@ pub enum Outcome {
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Progress>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
+    context.faults.arm(&cluster.fail_points);
+    context.faults.pass(FailPoint::Opened);
     let complete = if cluster.process == 0 {
         claim(&context)?
     } else {
@@ -125,6 +128,9 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Pro
     };
     if let Some(manifest) = complete {
         return Ok(Outcome::AlreadyComplete(manifest));
+    }
+    if cluster.process == 0 {
+        context.faults.pass(FailPoint::Claimed);
     }
     let working = Arc::clone(&context);
     let identity = format!("{} {stage:?}", context.run_id);
@@ -278,12 +284,15 @@ fn summary(
             summary.files.push(files::write_intrinsic(context, cells, all)?);
         }
         summary.files.sort();
+        context.faults.pass(FailPoint::BeforeManifest);
         context.output.commit(&manifest(context, &summary)?)?;
+        context.faults.pass(FailPoint::Committed);
         context.output.clear_stages()?;
         if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
             context.stores.delete_prefix(&context.scratch())?;
         }
         context.output.clear_rendezvous()?;
+        context.faults.pass(FailPoint::Cleared);
         summary.complete = true;
     }
     summary.seconds = started.elapsed().as_secs_f64();

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use fisherflow_dataflow::{Cluster, Hosts, Interrupt};
+use fisherflow_dataflow::{Cluster, FailPoints, Hosts, Interrupt};
 use sha2::{Digest, Sha256};
 
 use crate::args::{ClusterArgs, HostsArgs};
@@ -68,6 +68,7 @@ pub fn cluster(args: &ClusterArgs, environment: &Environment) -> Result<Cluster,
         deadline: Duration::from_secs(args.deadline),
         peer_timeout: Duration::from_secs(args.peer_timeout),
         interrupt: Interrupt::default(),
+        fail_points: args.fail_at.map_or_else(FailPoints::default, FailPoints::at),
     })
 }
 
@@ -182,6 +183,7 @@ mod tests {
             secret_file: None,
             deadline: 30,
             peer_timeout: 60,
+            fail_at: None,
         }
     }
 

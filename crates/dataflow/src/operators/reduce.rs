@@ -14,6 +14,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::Part;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 
 /// `reduce_in_group_order` on the parts of groups.
@@ -59,8 +60,9 @@ impl<'scope, P: ExchangeData> ReduceInGroupOrder<'scope, P> for StreamVec<'scope
                                 first.insert(part.value);
                             }
                             std::collections::btree_map::Entry::Occupied(mut total) => {
-                                if let Err(error) = merge(total.get_mut(), part.value) {
-                                    faults.raise(error);
+                                match merge(total.get_mut(), part.value) {
+                                    Ok(()) => faults.pass(FailPoint::Merged),
+                                    Err(error) => faults.raise(error),
                                 }
                             }
                         }

@@ -27,6 +27,7 @@ use super::{run, spectra};
 use crate::context::Context;
 use crate::dual_files::DualChunk;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::files;
 use crate::operators::{Accumulate, Conclude, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
 use crate::stage_state::FitCounts;
@@ -243,6 +244,7 @@ impl GroupFold<Rc<Differentiated>> for Sums {
     }
 
     fn finish(&mut self, _group: u64) -> Result<Vec<(u64, BlockSums)>, RunError> {
+        self.context.faults.pass(FailPoint::GroupSummed);
         let sums = std::mem::take(&mut self.sums);
         let parts = sums.into_iter().map(|sums| (sums.block as u64, sums)).collect();
         self.sums = empty(&self.structures)?;

@@ -17,6 +17,7 @@ use super::flux_part::FluxPartReader;
 use super::{run, spectra};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::files::{self, JacobianPart};
 use crate::operators::{Accumulate, Differentiate, Gather, GroupFold};
 
@@ -174,7 +175,9 @@ impl GroupFold<Rc<Differentiated>> for Fold {
     fn finish(&mut self, group: u64) -> Result<Vec<(u64, Predicted)>, RunError> {
         if let Some(part) = self.open.take() {
             self.done.counts.bad += part.predictions.n_bad();
+            self.context.faults.pass(FailPoint::BeforePart);
             self.done.files.push(part.predictions.finish()?);
+            self.context.faults.pass(FailPoint::PartWritten);
             if let Some(jacobians) = part.jacobians {
                 self.done.files.push(jacobians.finish()?);
             }
