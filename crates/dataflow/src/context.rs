@@ -11,7 +11,7 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, Output, Stores};
+use fisherflow_store::{Catalogue, Holding, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
@@ -67,6 +67,8 @@ pub(crate) struct Context {
     /// `None` where the catalogue of the fit is the one to predict.
     pub(crate) predict: Option<GroupedCatalogue>,
     pub(crate) output: Output,
+    /// This process's claim of the output, in the first process of a run.
+    holding: OnceLock<Holding>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<dyn Progress>,
     /// Workers of each process.
@@ -136,6 +138,7 @@ impl Context {
             fit,
             predict,
             output,
+            holding: OnceLock::new(),
             faults: Arc::default(),
             progress,
             posterior: Mutex::default(),
@@ -152,6 +155,19 @@ impl Context {
         };
         context.run_id = context.identity();
         Ok(context)
+    }
+
+    /// From here on this process holds the output.
+    pub(crate) fn hold(&self, holding: &Holding) {
+        self.holding.get_or_init(|| holding.clone());
+    }
+
+    /// Looks whether the output is still this process's, before it writes what others build upon.
+    pub(crate) fn check_claim(&self) -> Result<(), RunError> {
+        match self.holding.get() {
+            Some(holding) => Ok(holding.check()?),
+            None => Ok(()),
+        }
     }
 
     /// What memory and operations depend on.

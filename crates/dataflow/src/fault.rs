@@ -3,8 +3,8 @@
 //! After a fault an operator skips what comes in. It must keep the capabilities of what it skips ([`Held`]): otherwise the frontier passes, and
 //! a process that has not heard of the fault yet takes sums that lack a group for complete, and writes them.
 
-use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use timely::dataflow::operators::Capability;
 

@@ -5,6 +5,8 @@
 
 mod auto;
 mod calibration_notes;
+mod claim;
+mod claim_keeper;
 mod cluster;
 mod context;
 mod drain;

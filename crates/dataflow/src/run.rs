@@ -6,16 +6,18 @@ use std::time::Instant;
 
 use fisherflow_curvature::CurvatureKind;
 use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
-use fisherflow_store::{Claim, Claimed, Manifest, StoreError, WrittenFile, now_utc};
+use fisherflow_store::{Manifest, WrittenFile};
 use serde::Serialize;
 
 use crate::calibration_notes;
+use crate::claim::{self, Claimed};
+use crate::claim_keeper::ClaimKeeper;
 use crate::cluster;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::files;
-use crate::job::{Cluster, ExistingOutput, Job, Progress, Stage};
+use crate::job::{Cluster, Job, Progress, Stage};
 use crate::manifest::manifest;
 use crate::passes::predict::PredictCounts;
 use crate::prior_facts::PriorFacts;
@@ -121,92 +123,64 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Pro
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
     context.faults.arm(&cluster.fail_points);
     context.faults.pass(FailPoint::Opened);
-    let complete = if cluster.process == 0 {
-        claim(&context)?
-    } else {
-        finished(&context)?
+    if cluster.process > 0 {
+        if let Some(manifest) = claim::finished(&context)? {
+            return Ok(Outcome::AlreadyComplete(manifest));
+        }
+        let found = work(&context, stage, cluster)?;
+        return Ok(Outcome::Done(Box::new(summary(&context, stage, found, None, started)?)));
+    }
+    let holding = match claim::claim(&context, cluster)? {
+        Claimed::Held(holding) => holding,
+        Claimed::Complete(manifest) => {
+            // Its last steps may have been cut short.
+            if !context.output.is_marked()? {
+                context.output.commit(&manifest)?;
+            }
+            tidy_up(&context)?;
+            return Ok(Outcome::AlreadyComplete(manifest));
+        }
     };
-    if let Some(manifest) = complete {
-        return Ok(Outcome::AlreadyComplete(manifest));
+    context.hold(&holding);
+    let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
+    context.faults.pass(FailPoint::Claimed);
+    let summary =
+        work(&context, stage, cluster).and_then(|found| summary(&context, stage, found, Some(&mut keeper), started));
+    match summary {
+        Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
+        other => {
+            keeper.release();
+            other.map(|summary| Outcome::Done(Box::new(summary)))
+        }
     }
-    if cluster.process == 0 {
-        context.faults.pass(FailPoint::Claimed);
-    }
-    let working = Arc::clone(&context);
+}
+
+/// The stages, on this process's workers together with those of the others.
+fn work(context: &Arc<Context>, stage: Stage, cluster: &Cluster) -> Result<Found, RunError> {
+    let working = Arc::clone(context);
     let identity = format!("{} {stage:?}", context.run_id);
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
-    let found = cluster::execute(cluster, &identity, &whereabouts, &context.faults, move |worker| {
+    cluster::execute(cluster, &identity, &whereabouts, &context.faults, move |worker| {
         stages::work(worker, &working, stage)
-    })?;
-    let summary = summary(&context, stage, found, cluster.process, started)?;
-    Ok(Outcome::Done(Box::new(summary)))
+    })
 }
 
-/// Takes the output for this run; the manifest, where this very run is already complete there.
-fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
-    let output = &context.output;
-    // A place that cannot even be looked at is one that the claim below cannot write to, and says so better.
-    if let Ok(Some(manifest)) = finished(context) {
-        return Ok(Some(manifest));
+/// What is left to do once the output is complete: also for a process before this one, that died in between.
+fn tidy_up(context: &Context) -> Result<(), RunError> {
+    context.output.clear_stages()?;
+    if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
+        context.stores.delete_prefix(&context.scratch())?;
     }
-    let claim = Claim {
-        run_id: context.run_id.clone(),
-        host: std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .unwrap_or_default()
-            .trim()
-            .to_string(),
-        pid: std::process::id(),
-        started: now_utc(),
-    };
-    if let Ok(Some(holder)) = output.holder()
-        && is_at_work(&holder, &claim)
-    {
-        return Err(RunError::Store(StoreError::Held {
-            output: output.uri().to_string(),
-            run_id: holder.run_id,
-            host: holder.host,
-            pid: holder.pid,
-            started: holder.started,
-        }));
-    }
-    if context.job.existing_output == ExistingOutput::Overwrite {
-        output.overwrite()?;
-    }
-    match output.claim(&claim)? {
-        Claimed::Fresh => Ok(None),
-        Claimed::TakenOver => {
-            tracing::info!(run_id = %context.run_id, output = %output.uri(), "goes on after the last finished stage");
-            Ok(None)
-        }
-        Claimed::Complete(manifest) => Ok(Some(manifest)),
-    }
-}
-
-/// Whether the holder of an output is another process of this machine that is still running this program: of a holder elsewhere nothing
-/// is known, and the same run may go on with what it left.
-fn is_at_work(holder: &Claim, own: &Claim) -> bool {
-    let program = |process: &str| std::fs::read_link(format!("/proc/{process}/exe")).ok();
-    holder.host == own.host
-        && holder.pid != own.pid
-        && program(&holder.pid.to_string()).is_some_and(|program_there| program("self") == Some(program_there))
-}
-
-/// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
-fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
-    if context.job.existing_output == ExistingOutput::Overwrite {
-        return Ok(None);
-    }
-    let manifest = context.output.manifest()?;
-    Ok(manifest
-        .filter(|manifest| manifest.run_id == context.run_id)
-        .map(Box::new))
+    context.output.clear_rendezvous()?;
+    context.output.clear_claims()?;
+    Ok(())
 }
 
 fn summary(
     context: &Context,
     stage: Stage,
     found: Found,
-    process: usize,
+    keeper: Option<&mut ClaimKeeper>,
     started: Instant,
 ) -> Result<RunSummary, RunError> {
     let blocks = found
@@ -262,7 +236,7 @@ fn summary(
         resources,
         seconds: 0.0,
     };
-    if process == 0 && predicted.is_some() {
+    if let (Some(keeper), true) = (keeper, predicted.is_some()) {
         summary.files.push(files::write_blocks(
             context,
             &summary.blocks,
@@ -285,13 +259,12 @@ fn summary(
         }
         summary.files.sort();
         context.faults.pass(FailPoint::BeforeManifest);
-        context.output.commit(&manifest(context, &summary)?)?;
+        let manifest = manifest(context, &summary)?;
+        keeper.rest();
+        keeper.holding().commit(&manifest)?;
+        context.output.commit(&manifest)?;
         context.faults.pass(FailPoint::Committed);
-        context.output.clear_stages()?;
-        if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
-            context.stores.delete_prefix(&context.scratch())?;
-        }
-        context.output.clear_rendezvous()?;
+        tidy_up(context)?;
         context.faults.pass(FailPoint::Cleared);
         summary.complete = true;
     }

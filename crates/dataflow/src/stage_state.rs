@@ -101,6 +101,7 @@ pub(crate) fn parse<T: DeserializeOwned>(context: &Context, stage: &str, bytes: 
 pub(crate) fn write<T: Serialize>(context: &Context, stage: &str, state: &T) -> Result<(), RunError> {
     let bytes = serde_json::to_vec_pretty(state).map_err(|error| RunError::Internal(error.to_string()))?;
     context.faults.pass(FailPoint::BeforeStage);
+    context.check_claim()?;
     context.output.put(&path(stage), bytes)?;
     context.faults.pass(FailPoint::StageLeft);
     Ok(())

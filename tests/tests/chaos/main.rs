@@ -19,7 +19,11 @@ const TRIES: usize = 3;
 /// The choices of this run of the suite.
 fn choices(of: &str) -> ChaCha8Rng {
     let given = std::env::var("FISHERFLOW_CHAOS_SEED").ok();
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs())
+    };
     let seed = given.and_then(|seed| seed.parse().ok()).unwrap_or_else(now);
     println!("{of}: FISHERFLOW_CHAOS_SEED={seed}");
     ChaCha8Rng::seed_from_u64(seed)

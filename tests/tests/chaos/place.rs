@@ -110,6 +110,10 @@ impl Place {
             .chain(["_SUCCESS", "claim.json", "manifest.json", "report.html"].map(str::to_owned))
             .collect();
         listed.sort();
-        assert_eq!(everything_in(&output), listed, "{name}: all that is there, and all that is listed");
+        assert_eq!(
+            everything_in(&output),
+            listed,
+            "{name}: all that is there, and all that is listed"
+        );
     }
 }

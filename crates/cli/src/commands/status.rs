@@ -118,6 +118,9 @@ mod tests {
             host: "node-1".into(),
             pid: 7,
             started: "2026-01-01T00:00:00Z".into(),
+            machine: String::new(),
+            born: 0,
+            beat: 0,
         };
         let said = page("/out", Some(&claim), None, &contents).to_string();
         for words in [
