@@ -5,6 +5,7 @@
 //! the tests that need it say so and pass; `tests/run` sets all of them.
 
 mod binary;
+mod bucket;
 mod catalogue;
 mod chaos;
 mod network;
@@ -16,6 +17,7 @@ mod run_file;
 mod table;
 
 pub use binary::{Ended, fisherflow, repository, run};
+pub use bucket::{Bucket, put};
 pub use catalogue::{Spectrum, broken_parquet, parquet_bytes, simulated, write_catalogue, write_objects};
 pub use chaos::{Attempt, Disturbance, Ends, everything_in};
 pub use network::{LABELS, he_normal, network};

@@ -129,6 +129,18 @@ impl Processes {
         }
     }
 
+    /// The number that the system gave a process.
+    ///
+    /// # Panics
+    /// It was not started.
+    #[must_use]
+    pub fn id(&self, process: usize) -> u32 {
+        self.children[process]
+            .as_ref()
+            .expect("a process that was started")
+            .id()
+    }
+
     /// Whether a process is stopped, by SIGSTOP.
     #[must_use]
     pub fn is_stopped(&self, process: usize) -> bool {

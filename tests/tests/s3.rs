@@ -1,35 +1,15 @@
 //! A whole run on S3: network and catalogue read from it, the output written to it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fisherflow_tests::{
-    Processes, RunFile, consumer, fisherflow, has_manifest, network, parquet_bytes, run, s3_endpoint, simulated,
+    Processes, RunFile, consumer, fisherflow, has_manifest, network, parquet_bytes, put, run, s3_endpoint, simulated,
     write_objects,
 };
 
 const PIXELS: usize = 40;
-
-/// Puts an object, or makes a bucket, without a signature: the server of the tests asks for none.
-fn put(endpoint: &str, path: &str, bytes: &[u8]) {
-    let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
-    let mut stream = TcpStream::connect(host).unwrap();
-    let head = format!(
-        "PUT /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        bytes.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(bytes).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 200") || answer.contains("BucketAlreadyOwnedByYou"),
-        "{answer}"
-    );
-}
 
 fn on_s3(endpoint: &str) -> Command {
     let mut command = fisherflow();

@@ -62,18 +62,24 @@ impl ClaimKeeper {
     }
 
     /// Gives the output up, in the time that there is: who comes next on another machine need not wait.
-    pub(crate) fn release(mut self) {
+    ///
+    /// # Errors
+    /// It is another's already, which explains whatever else went wrong.
+    pub(crate) fn release(mut self) -> Result<(), StoreError> {
         let (said, heard) = mpsc::channel();
         let work = move || {
             self.rest();
-            if let Err(error) = self.holding.release() {
-                tracing::debug!(%error, "the output's claim is not given up");
-            }
             // Nobody listens any more where it took too long.
-            let _ = said.send(());
+            let _ = said.send(self.holding.release());
         };
-        if std::thread::Builder::new().name("release".into()).spawn(work).is_ok() {
-            let _ = heard.recv_timeout(LAST_WORD);
+        let started = std::thread::Builder::new().name("release".into()).spawn(work);
+        match started.map(|_| heard.recv_timeout(LAST_WORD)) {
+            Ok(Ok(Err(error @ StoreError::TakenOver { .. }))) => Err(error),
+            Ok(Ok(Ok(()))) => Ok(()),
+            other => {
+                tracing::debug!(?other, "the output's claim is not given up");
+                Ok(())
+            }
         }
     }
 }

@@ -45,6 +45,8 @@ pub enum FailPoint {
     PartWritten,
     /// Every table is written; the manifest is not.
     BeforeManifest,
+    /// The commit is in the log of claims; the manifest is not there.
+    Sealed,
     /// The manifest is there, and so are the stages.
     Committed,
     /// The stages are cleared; the claim is still held.
@@ -53,7 +55,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// All of them, in the order in which a run comes by.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Opened,
         Self::Claimed,
         Self::Listening,
@@ -71,6 +73,7 @@ impl FailPoint {
         Self::BeforePart,
         Self::PartWritten,
         Self::BeforeManifest,
+        Self::Sealed,
         Self::Committed,
         Self::Cleared,
     ];
@@ -96,6 +99,7 @@ impl FailPoint {
             Self::BeforePart => "before-part",
             Self::PartWritten => "part-written",
             Self::BeforeManifest => "before-manifest",
+            Self::Sealed => "sealed",
             Self::Committed => "committed",
             Self::Cleared => "cleared",
         }

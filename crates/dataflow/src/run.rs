@@ -149,7 +149,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<dyn Pro
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
         other => {
-            keeper.release();
+            keeper.release()?;
             other.map(|summary| Outcome::Done(Box::new(summary)))
         }
     }
@@ -262,6 +262,7 @@ fn summary(
         let manifest = manifest(context, &summary)?;
         keeper.rest();
         keeper.holding().commit(&manifest)?;
+        context.faults.pass(FailPoint::Sealed);
         context.output.commit(&manifest)?;
         context.faults.pass(FailPoint::Committed);
         tidy_up(context)?;

@@ -117,11 +117,15 @@ impl Output {
     pub fn replace(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
         let holding = self.enter(held.generation + 1, claim)?;
         if holding.is_some() {
-            let contents = self.contents()?;
-            let children: BTreeSet<&str> = contents.iter().filter_map(|(path, _)| path.split('/').next()).collect();
-            for child in children.into_iter().filter(|child| ![CLAIM, CLAIMS].contains(child)) {
-                self.stores().delete_prefix(&self.child(child))?;
-                self.stores().delete(&self.child(child))?;
+            let mut folders = BTreeSet::from([CLAIMS.to_owned()]);
+            for (path, _) in self.contents()? {
+                match path.split_once('/') {
+                    Some((folder, _)) if folders.insert(folder.to_owned()) => {
+                        self.stores().delete_prefix(&self.child(folder))?;
+                    }
+                    None if path != CLAIM => self.stores().delete(&self.child(&path))?,
+                    _ => {}
+                }
             }
         }
         Ok(holding)
@@ -215,6 +219,10 @@ impl Holding {
         if let Some(next) = self.output.document::<Entry>(&name(self.generation + 1))? {
             return Err(self.taken_over_by(next.claim));
         }
+        self.check_own()
+    }
+
+    fn check_own(&self) -> Result<(), StoreError> {
         match self.output.document::<Entry>(&name(self.generation))? {
             Some(own) if own.claim == self.claim => Ok(()),
             Some(other) => Err(self.taken_over_by(other.claim)),
@@ -246,6 +254,8 @@ impl Holding {
     /// # Errors
     /// The output was taken over ([`StoreError::TakenOver`]), or cannot be written.
     pub fn commit(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        // The log may be cleared since, and its next place free: by whoever completed the output.
+        self.check_own()?;
         let entry = Entry {
             claim: self.claim.clone(),
             committed: Some(manifest.clone()),

@@ -5,10 +5,10 @@
 
 mod place;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fisherflow_dataflow::FailPoint;
-use fisherflow_tests::{Attempt, Disturbance};
+use fisherflow_tests::{Attempt, Disturbance, s3_endpoint};
 use place::{Case, Place};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -91,19 +91,29 @@ fn a_process_may_fail_at_every_named_point() {
     println!("{failed} processes failed at named points");
 }
 
-#[test]
-fn processes_may_be_killed_and_stopped_at_any_time() {
-    let mut rng = choices("random");
-    let place = Place::on_disk(&[Case::Kfac, Case::Ekfac]);
-    let (mut killed, mut stopped, mut outputs) = (0, 0, 0);
-    while killed < 24 || stopped < 4 {
+/// How many processes fell, and at whose hands.
+#[derive(Debug, Default)]
+struct Fallen {
+    killed: usize,
+    stopped: usize,
+    outputs: usize,
+}
+
+/// Kills and stops processes at random, until so many have fallen; each output is brought to its end.
+fn at_any_time(place: &Place, killed: usize, stopped: usize, rng: &mut ChaCha8Rng) -> Fallen {
+    let mut fallen = Fallen::default();
+    while fallen.killed < killed || fallen.stopped < stopped {
         let case = if rng.random_bool(0.5) { Case::Kfac } else { Case::Ekfac };
-        let output = format!("random-{outputs}");
-        outputs += 1;
+        let output = format!("random-{}", fallen.outputs);
+        fallen.outputs += 1;
         for _ in 0..5 {
             let processes = rng.random_range(2..=4);
-            let signal = if rng.random_bool(0.2) { "STOP" } else { "KILL" };
-            let after = place.took(case).mul_f64(rng.random_range(0.0..2.0));
+            let signal = if fallen.stopped < stopped && rng.random_bool(0.3) {
+                "STOP"
+            } else {
+                "KILL"
+            };
+            let after = place.took(case).mul_f64(rng.random_range(0.0..1.5));
             let attempt = Attempt {
                 processes,
                 workers: rng.random_range(1..=2),
@@ -111,15 +121,31 @@ fn processes_may_be_killed_and_stopped_at_any_time() {
                 deadline: 2,
             };
             let ends = place.attempt(case, &output, &attempt);
-            if ends.disturbed {
-                *(if signal == "STOP" { &mut stopped } else { &mut killed }) += 1;
+            match (ends.disturbed, signal) {
+                (true, "STOP") => fallen.stopped += 1,
+                (true, _) => fallen.killed += 1,
+                _ => {}
             }
             if ends.done {
                 break;
             }
         }
-        finish(&place, case, &output, &mut rng);
+        finish(place, case, &output, rng);
     }
-    println!("{killed} killed and {stopped} stopped at random, over {outputs} outputs");
-    assert!(Duration::ZERO < place.took(Case::Kfac));
+    fallen
+}
+
+#[test]
+fn processes_may_be_killed_and_stopped_at_any_time() {
+    let mut rng = choices("random");
+    let place = Place::on_disk(&[Case::Kfac, Case::Ekfac]);
+    println!("on disk: {:?}", at_any_time(&place, 20, 3, &mut rng));
+}
+
+#[test]
+fn an_object_store_makes_no_difference() {
+    let Some(endpoint) = s3_endpoint() else { return };
+    let mut rng = choices("object store");
+    let place = Place::on_s3(&[Case::Kfac, Case::Ekfac], &endpoint);
+    println!("object store: {:?}", at_any_time(&place, 6, 1, &mut rng));
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
-    Attempt, Ends, RunFile, counts, digests, everything_in, fisherflow, manifest, network, run, simulated,
-    write_objects,
+    Attempt, Bucket, Ends, RunFile, counts, digests, everything_in, fisherflow, manifest, network, run, simulated,
+    toml_path, write_objects,
 };
 
 const PIXELS: usize = 48;
@@ -31,11 +31,21 @@ struct Undisturbed {
 /// A network, a catalogue of twelve groups and one of six to predict.
 pub struct Place {
     folder: tempfile::TempDir,
+    /// Where everything is instead; the folder then holds copies.
+    bucket: Option<Bucket>,
     expected: BTreeMap<Case, Undisturbed>,
 }
 
 impl Place {
     pub fn on_disk(cases: &[Case]) -> Self {
+        Self::new(cases, None)
+    }
+
+    pub fn on_s3(cases: &[Case], endpoint: &str) -> Self {
+        Self::new(cases, Some(Bucket::new(endpoint, "fisherflow-chaos")))
+    }
+
+    fn new(cases: &[Case], bucket: Option<Bucket>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         network(&path.join("network.safetensors"), &[PIXELS, 16, 8, 3]);
@@ -43,13 +53,19 @@ impl Place {
         write_objects(&path.join("stars"), &simulated(PIXELS, 10_000, 240), 40);
         let mut place = Self {
             folder,
+            bucket,
             expected: BTreeMap::new(),
         };
+        if let Some(bucket) = &place.bucket {
+            for name in ["network.safetensors", "catalogue", "stars"] {
+                bucket.upload(&place.path().join(name), name);
+            }
+        }
         for &case in cases {
             let name = format!("undisturbed-{case:?}");
             let started = Instant::now();
             run(place.command().arg("run").arg(place.run_file(case, &name))).expect_done();
-            let output = place.output(&name);
+            let output = place.fetched(&name);
             let undisturbed = Undisturbed {
                 took: started.elapsed(),
                 digests: digests(&output),
@@ -69,15 +85,20 @@ impl Place {
         self.folder.path()
     }
 
-    pub fn output(&self, name: &str) -> PathBuf {
-        self.path().join(name)
+    /// An output, on this disk.
+    fn fetched(&self, name: &str) -> PathBuf {
+        let folder = self.path().join(name);
+        if let Some(bucket) = &self.bucket {
+            bucket.download(name, &folder);
+        }
+        folder
     }
 
-    pub fn command(&self) -> Command {
-        fisherflow()
+    fn command(&self) -> Command {
+        self.bucket.as_ref().map_or_else(fisherflow, Bucket::command)
     }
 
-    pub fn run_file(&self, case: Case, output: &str) -> PathBuf {
+    fn run_file(&self, case: Case, output: &str) -> PathBuf {
         let mut file = RunFile::new(self.path(), output).predicting(self.path(), "stars");
         file.curvature = match case {
             Case::Kfac => "structure = \"kfac\"\n[curvature.layers]\n\"layers.4\" = \"block\"",
@@ -86,7 +107,12 @@ impl Place {
         .to_owned();
         file.prior = "precision = \"evidence\"".to_owned();
         file.compute = "batch = 16\ngroup = 40".to_owned();
-        file.write(self.path(), output)
+        let path = file.write(self.path(), output);
+        if let Some(bucket) = &self.bucket {
+            let toml = file.toml().replace(&toml_path(self.path()), &bucket.root);
+            std::fs::write(&path, toml).unwrap();
+        }
+        path
     }
 
     /// How long an undisturbed run takes.
@@ -100,7 +126,7 @@ impl Place {
 
     /// The output is complete, holds the undisturbed run's bits and counts, and nothing else.
     pub fn assert_whole(&self, case: Case, name: &str) {
-        let (output, expected) = (self.output(name), &self.expected[&case]);
+        let (output, expected) = (self.fetched(name), &self.expected[&case]);
         assert_eq!(digests(&output), expected.digests, "{name}");
         assert_eq!(counts(&output), expected.counts, "{name}");
         let files = manifest(&output)["files"].as_array().unwrap().clone();
