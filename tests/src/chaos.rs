@@ -33,6 +33,8 @@ pub struct Attempt {
     pub disturbance: Disturbance,
     /// Seconds that they wait for one another at start-up.
     pub deadline: u64,
+    /// Whether a process that died is started again at once: while the others wait for it.
+    pub replaced: bool,
 }
 
 /// How an attempt ended.
@@ -54,10 +56,7 @@ impl Attempt {
     pub fn run(&self, run_file: &Path, command: impl Fn() -> Command) -> Ends {
         let mut processes = Processes::new(self.processes);
         for process in 0..self.processes {
-            let mut command = command();
-            processes.place(&mut command, process, run_file);
-            command.args(["-w", &self.workers.to_string(), "--peer-timeout", "1"]);
-            command.args(["--deadline", &self.deadline.to_string()]);
+            let mut command = self.command(process, &processes, run_file, &command);
             if let Disturbance::At(whom, point) = &self.disturbance
                 && *whom == process
             {
@@ -65,9 +64,17 @@ impl Attempt {
             }
             processes.spawn_as(process, command);
         }
+        let mut replaced = false;
+        if let (Disturbance::At(whom, _), true) = (&self.disturbance, self.replaced) {
+            let ended = processes.wait(*whom);
+            assert_eq!(ended.code, None, "{self:?}: it does not come by\n{ended}");
+            replaced = true;
+            let again = self.command(*whom, &processes, run_file, &command);
+            processes.spawn_as(*whom, again);
+        }
         let disturbed = self.disturb(&mut processes);
         let mut ends = Ends {
-            disturbed,
+            disturbed: disturbed || replaced,
             done: !disturbed,
         };
         for (process, ended) in processes.wait_all().into_iter().enumerate() {
@@ -84,6 +91,20 @@ impl Attempt {
             }
         }
         ends
+    }
+
+    fn command(
+        &self,
+        process: usize,
+        processes: &Processes,
+        run_file: &Path,
+        command: impl Fn() -> Command,
+    ) -> Command {
+        let mut command = command();
+        processes.place(&mut command, process, run_file);
+        command.args(["-w", &self.workers.to_string(), "--peer-timeout", "1"]);
+        command.args(["--deadline", &self.deadline.to_string()]);
+        command
     }
 
     /// Waits until all have ended, or are stopped, and ends those; whether a signal of ours reached a living process.

@@ -173,6 +173,7 @@ fn tidy_up(context: &Context) -> Result<(), RunError> {
     }
     context.output.clear_rendezvous()?;
     context.output.clear_claims()?;
+    context.output.clear_staged();
     Ok(())
 }
 

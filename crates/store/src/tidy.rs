@@ -63,6 +63,29 @@ impl Output {
         }
     }
 
+    /// Removes, on a disk, what a killed process left half written beside the manifest (`report.html#1`).
+    pub fn clear_staged(&self) {
+        let Ok(location) = self.stores().locate(self.uri()) else {
+            return;
+        };
+        if location.place != Place::Local {
+            return;
+        }
+        let is_staged = |name: &str| {
+            name.rsplit_once('#')
+                .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+        };
+        for entry in std::fs::read_dir(location.uri()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_file()
+                && entry.file_name().to_str().is_some_and(is_staged)
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "a half-written file stays");
+            }
+        }
+    }
+
     fn unlike(&self, file: &WrittenFile, found: u64) -> StoreError {
         StoreError::Shape {
             what: format!("bytes of {}", self.child(&file.path)),
