@@ -11,12 +11,13 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, Holding, Output, Stores};
+use fisherflow_store::{Catalogue, GroupStore, Holding, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::files;
 use crate::job::{CatalogueSource, Compute, Job, Prior, Progress, StructureChoice};
@@ -69,6 +70,8 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     /// This process's claim of the output, in the first process of a run.
     holding: OnceLock<Holding>,
+    /// Where finished groups leave what they gave.
+    pub(crate) groups: GroupStore,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<dyn Progress>,
     /// Workers of each process.
@@ -124,6 +127,8 @@ impl Context {
         let cells = label_cells(&job, &network)?;
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let output = Output::open(&stores, &job.output)?;
+        let faults: Arc<Faults> = Arc::default();
+        let passing = Arc::clone(&faults);
         let mut context = Self {
             workers: workers.max(1),
             cores: workers * job.compute.arithmetic.threads,
@@ -137,9 +142,10 @@ impl Context {
             chosen,
             fit,
             predict,
+            groups: output.groups().calling(move || passing.pass(FailPoint::GroupWritten)),
             output,
             holding: OnceLock::new(),
-            faults: Arc::default(),
+            faults,
             progress,
             posterior: Mutex::default(),
             bases: Mutex::default(),

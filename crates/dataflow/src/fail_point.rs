@@ -25,7 +25,11 @@ pub enum FailPoint {
     Planned,
     /// A group's sums are complete, and nobody else has them.
     GroupSummed,
-    /// A group's part was added to a total, which is in memory alone.
+    /// A group's sums are in the store; their record, by which they count, is not.
+    GroupWritten,
+    /// A group's record is in the store, and nobody has heard of it.
+    GroupDone,
+    /// Some groups' sums were added to a total, which is in memory alone.
     Merged,
     /// A block of the Hessian is to be written.
     BeforeHessian,
@@ -55,7 +59,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// All of them, in the order in which a run comes by.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Opened,
         Self::Claimed,
         Self::Listening,
@@ -63,6 +67,8 @@ impl FailPoint {
         Self::Formed,
         Self::Planned,
         Self::GroupSummed,
+        Self::GroupWritten,
+        Self::GroupDone,
         Self::Merged,
         Self::BeforeHessian,
         Self::HessianWritten,
@@ -89,6 +95,8 @@ impl FailPoint {
             Self::Formed => "formed",
             Self::Planned => "planned",
             Self::GroupSummed => "group-summed",
+            Self::GroupWritten => "group-written",
+            Self::GroupDone => "group-done",
             Self::Merged => "merged",
             Self::BeforeHessian => "before-hessian",
             Self::HessianWritten => "hessian-written",

@@ -17,6 +17,7 @@ mod fail_point;
 mod fault;
 mod files;
 mod finished;
+mod group_name;
 mod handshake;
 mod heartbeat;
 mod interrupt;

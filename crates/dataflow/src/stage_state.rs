@@ -28,6 +28,8 @@ pub(crate) struct FitState {
     /// The chunks of a dual block's rows, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) dual: Vec<DualChunk>,
+    /// Digest of what decided the groups' sums: with it their names in the store are known.
+    pub(crate) sums: String,
     pub(crate) files: Vec<WrittenFile>,
 }
 

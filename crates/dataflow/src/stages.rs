@@ -124,7 +124,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
         let noise = context.in_normalised_units(residual_covariance(context, state.estimate.as_ref())?)?;
         begin_over_fit(worker, context, "correction");
         let population = state.population.as_ref();
-        let files = correction::correction(worker, context, population, &state.references, &noise)?;
+        let files = correction::correction(worker, context, population, &state.references, &noise, &state.sums)?;
         end(worker, context);
         state.files.extend(files);
     }
@@ -225,6 +225,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         estimate,
         counts: fitted.counts,
         dual: fitted.dual,
+        sums: fitted.sums,
         files: fitted.files,
     };
     if worker.index() == 0 && context.corrected().next().is_some() {
@@ -349,20 +350,15 @@ fn predict(
     context
         .progress
         .begin("predict", context.predicted().catalogue.n_rows());
-    let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated)?;
+    let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated, &fit.sums)?;
     end(worker, context);
     Ok((calibrated, predicted))
 }
 
-/// Spectra of the groups that come to this process's workers.
+/// Spectra that come to this process's workers, about: all of them alike.
 fn share(worker: &Worker, context: &Context, groups: &[Group]) -> u64 {
-    let process = |worker: usize| worker / context.workers;
-    let owner = |group: &Group| (group.index % worker.peers() as u64) as usize;
-    groups
-        .iter()
-        .filter(|group| process(owner(group)) == process(worker.index()))
-        .map(Group::n_rows)
-        .sum()
+    let all: u64 = groups.iter().map(Group::n_rows).sum();
+    (all * context.workers as u64).div_ceil(worker.peers() as u64)
 }
 
 /// Shows that a pass begins; one worker of a process speaks for all.

@@ -16,7 +16,7 @@ mod error;
 mod evidence;
 mod failure;
 mod fetch;
-mod flux_part;
+mod group_store;
 mod holdout;
 mod intrinsic;
 mod jacobians;
@@ -50,7 +50,9 @@ pub use claim::{Claim, Held, Holding, SignOfLife};
 pub use error::{Cause, StoreError};
 pub use evidence::EvidenceRow;
 pub use fetch::Fetch;
-pub use flux_part::{FluxPart, FluxPartWriter};
+pub use group_store::{
+    Committed, Committing, GroupArray, GroupRecord, GroupStore, Purpose, SLICE, SliceReader, StoredArray, StoredSlice,
+};
 pub use holdout::HoldoutRow;
 pub use intrinsic::IntrinsicRow;
 pub use jacobians::{JacobianRows, JacobianSchema, JacobianWriter};

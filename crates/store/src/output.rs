@@ -13,15 +13,14 @@ use crate::catalogue::hex;
 use crate::certificate::{CertificateRow, write_certificate};
 use crate::evidence::write_evidence;
 use crate::failure::Action;
-use crate::flux_part::{flux_part_path, read_flux_part};
 use crate::holdout::{HoldoutRow, write_holdout};
 use crate::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::jacobians::JacobianSchema;
 use crate::matrices::read_matrices;
 use crate::{
-    BlockRow, Creation, EvidenceRow, FileMetadata, FluxPart, FluxPartWriter, JacobianWriter, Manifest,
-    MarginalVarianceWriter, MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, Rendezvous, StoreError,
-    StoredMatrices, Stores, TableWriter, WrittenFile,
+    BlockRow, Creation, EvidenceRow, FileMetadata, GroupStore, JacobianWriter, Manifest, MarginalVarianceWriter,
+    MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, Rendezvous, StoreError, StoredMatrices, Stores,
+    TableWriter, WrittenFile,
 };
 
 /// Where tables are, in an output.
@@ -175,20 +174,19 @@ impl Output {
         JacobianWriter::create(&self.stores, &self.uri, part, columns, metadata)
     }
 
-    /// Begins a part of `stages/flux/`.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn flux_part(&self, part: u64, n_labels: usize, metadata: &FileMetadata) -> Result<FluxPartWriter, StoreError> {
-        FluxPartWriter::create(&self.stores, &self.uri, part, n_labels, metadata)
+    /// Where the groups of this run leave what they gave, until it is committed.
+    #[must_use]
+    pub fn groups(&self) -> GroupStore {
+        GroupStore::new(&self.stores, &self.child(&format!("{STAGES}/groups")))
     }
 
-    /// A part of `stages/flux/`; `None` where it was never ended.
+    /// Whether a file is there, of the size it was written with.
     ///
     /// # Errors
-    /// It cannot be read.
-    pub fn read_flux_part(&self, part: u64) -> Result<Option<FluxPart>, StoreError> {
-        read_flux_part(&self.stores, &self.child(&flux_part_path(part)))
+    /// The store does not say.
+    pub fn holds(&self, file: &WrittenFile) -> Result<bool, StoreError> {
+        let found = self.stores.head(&self.child(&file.path))?;
+        Ok(found.is_some_and(|object| object.size == file.bytes))
     }
 
     /// Begins the matrices of a block; `name` is the file's, without its ending.

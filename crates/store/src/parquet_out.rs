@@ -129,11 +129,6 @@ impl ParquetOut {
         })
     }
 
-    /// Rows so far.
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
     /// Where it will be.
     pub fn uri(&self) -> &str {
         &self.uri
@@ -243,14 +238,18 @@ impl AsyncFileWriter for HashingWriter {
     fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
         self.ending = true;
         async move {
-            let closed = std::future::poll_fn(|context| {
-                tokio::io::AsyncWrite::poll_shutdown(std::pin::Pin::new(&mut self.upload), context)
-            })
-            .await;
-            closed.map_err(|error| self.failed(from_io(error)))
+            let closed = close(&mut self.upload).await;
+            closed.map_err(|error| self.failed(error))
         }
         .boxed()
     }
+}
+
+/// Ends an upload: what it wrote becomes visible.
+pub(crate) async fn close(upload: &mut BufWriter) -> Result<(), object_store::Error> {
+    let closed =
+        std::future::poll_fn(|context| tokio::io::AsyncWrite::poll_shutdown(std::pin::Pin::new(&mut *upload), context));
+    closed.await.map_err(from_io)
 }
 
 /// The store's error out of the I/O error that carried it.

@@ -91,9 +91,19 @@ fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {
     let stores = Stores::new(StoreOptions::default(), 1).unwrap();
     let place = directory.path().join("out");
     let output = Output::open(&stores, place.to_str().unwrap()).unwrap();
-    let mut writer = output.flux_part(0, 1, &FileMetadata::default()).unwrap();
-    writer.append(&[1.0], &[2.0]).unwrap();
-    std::fs::create_dir_all(place.join("stages/flux/part-00000.parquet/taken")).unwrap();
+    let mut writer = output
+        .matrices(MatrixSet::Inverse, "l", &FileMetadata::default())
+        .unwrap();
+    writer
+        .append(&MatrixRows {
+            layer: "l",
+            factor: "dense",
+            rows: 1,
+            cols: 1,
+            values: &[1.0],
+        })
+        .unwrap();
+    std::fs::create_dir_all(place.join("posterior/inverse/l.parquet/taken")).unwrap();
     assert!(writer.finish().is_err());
     // Whatever an abort would do, it does on the I/O thread: one more request there comes after it.
     assert!(!stores.exists(place.join("nothing").to_str().unwrap()).unwrap());

@@ -291,18 +291,6 @@ fn weights_blocks_and_stages_come_back() {
     assert_eq!(column("effective_parameters"), [Some(2.5), Some(2.5)]);
     let layers: Vec<Option<&str>> = read["layer"].as_string::<i32>().iter().collect();
     assert_eq!(layers, [None, Some("layers.0")]);
-
-    assert!(output.read_flux_part(0).unwrap().is_none());
-    let mut writer = output.flux_part(0, 2, &FileMetadata::default()).unwrap();
-    writer.append(&[1.0, 2.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
-    writer.append(&[f64::NAN, 3.0], &[0.0; 4]).unwrap();
-    writer.finish().unwrap();
-    let part = output.read_flux_part(0).unwrap().unwrap();
-    assert_eq!((part.n_rows, part.n_labels), (2, 2));
-    assert!(part.labels[2].is_nan() && part.labels[3] == 3.0);
-    assert_eq!(part.covariance[..4], [1.0, 2.0, 3.0, 4.0]);
-    output.clear_stages().unwrap();
-    assert!(output.read_flux_part(0).unwrap().is_none());
 }
 
 #[test]

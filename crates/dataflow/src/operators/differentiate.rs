@@ -6,14 +6,14 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
-use super::GroupItem;
+use super::{GroupItem, Piece};
 use crate::error::RunError;
 use crate::fault::{Faults, Held};
 
 /// `differentiate` on the batches of a group.
 pub(crate) trait Differentiate<'scope, T> {
     /// Applies `derive` to every batch, in order, on the worker that fetched it.
-    fn differentiate<U: Clone + 'static>(
+    fn differentiate<U: 'static>(
         self,
         faults: &Arc<Faults>,
         derive: impl FnMut(T) -> Result<U, RunError> + 'static,
@@ -21,7 +21,7 @@ pub(crate) trait Differentiate<'scope, T> {
 }
 
 impl<'scope, T: 'static> Differentiate<'scope, T> for StreamVec<'scope, u64, GroupItem<T>> {
-    fn differentiate<U: Clone + 'static>(
+    fn differentiate<U: 'static>(
         self,
         faults: &Arc<Faults>,
         mut derive: impl FnMut(T) -> Result<U, RunError> + 'static,
@@ -32,15 +32,19 @@ impl<'scope, T: 'static> Differentiate<'scope, T> for StreamVec<'scope, u64, Gro
             move |input, output| {
                 input.for_each(|capability, items| {
                     let mut session = output.session(&capability);
-                    for item in items.drain(..) {
-                        match item {
-                            GroupItem::End => session.give(GroupItem::End),
-                            GroupItem::Batch(_) if faults.raised() => {}
-                            GroupItem::Batch(batch) => match derive(batch) {
-                                Ok(derived) => session.give(GroupItem::Batch(derived)),
-                                Err(error) => faults.raise(error),
+                    for GroupItem { group, what } in items.drain(..) {
+                        let derived = match what {
+                            Piece::End(under_way) => Piece::End(under_way),
+                            Piece::Batch(_) if faults.raised() => continue,
+                            Piece::Batch(batch) => match derive(batch) {
+                                Ok(derived) => Piece::Batch(derived),
+                                Err(error) => {
+                                    faults.raise(error);
+                                    continue;
+                                }
                             },
-                        }
+                        };
+                        session.give(GroupItem { group, what: derived });
                     }
                     drop(session);
                     held.keep(&faults, capability.retain_least(0));

@@ -1,15 +1,17 @@
-//! `fetch`: each group goes to one worker, which reads its spectra in catalogue order.
+//! `fetch`: every worker asks for groups, and reads the spectra of those that it gets in catalogue order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use fisherflow_spectra::{Group, SpectrumBatch};
-use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::vec::Map;
+use timely::dataflow::operators::{Capability, Concat, ConnectLoop, Feedback, OkErr};
+use timely::dataflow::{Scope, StreamVec};
 
-use super::GroupItem;
+use super::plan::emit;
+use super::{Assigned, GroupItem, Piece, assign};
 use crate::drain::UnderWay;
 use crate::error::RunError;
 use crate::fault::Faults;
@@ -17,46 +19,55 @@ use crate::fault::Faults;
 /// The batches of one group, read ahead elsewhere.
 pub(crate) type GroupReader = Box<dyn Iterator<Item = Result<SpectrumBatch, RunError>>>;
 
-/// Groups whose reading is under way in a worker: the one being worked on, and the next.
-const READ_AHEAD: usize = 2;
-/// Steps of a worker after which the end of a group has reached its last operator here: a message moves by one operator a step or faster.
-const SETTLED: usize = 8;
+/// Groups that a worker has at a time: the one being worked on, and the next, whose reading is under way.
+const READ_AHEAD: u64 = 2;
 
-/// `fetch` on a stream of groups.
-pub(crate) trait Fetch<'scope> {
-    /// Gives each group to worker `index % workers`, which emits its batches one at a time, so that what is in flight stays bounded
-    /// by `READ_AHEAD` readers and one batch.
-    fn fetch(
-        self,
-        faults: &Arc<Faults>,
-        open: impl Fn(&Group) -> GroupReader + 'static,
-    ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>>;
-}
-
+/// A group that this worker was given.
 struct Pending {
     capability: Capability<u64>,
     group: Group,
     reader: Option<(GroupReader, UnderWay)>,
 }
 
-impl<'scope> Fetch<'scope> for StreamVec<'scope, u64, Group> {
-    fn fetch(
-        self,
-        faults: &Arc<Faults>,
-        open: impl Fn(&Group) -> GroupReader + 'static,
-    ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-        let faults = Arc::clone(faults);
-        let scope = self.scope();
-        self.unary(Exchange::new(|group: &Group| group.index), "Fetch", move |_, info| {
+/// What comes out of a worker's reading.
+type Fetched = Result<GroupItem<SpectrumBatch>, u64>;
+
+/// Brings the spectra of `groups` to the workers, each group to one that asks for it. A worker asks for another group when it is done with
+/// one, and emits batches one at a time: what is in flight stays bounded by `READ_AHEAD` readers and one batch.
+pub(crate) fn fetch<'scope>(
+    scope: Scope<'scope, u64>,
+    faults: &Arc<Faults>,
+    groups: Vec<Group>,
+    open: impl Fn(&Group) -> GroupReader + 'static,
+) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
+    let me = scope.index() as u64;
+    let (asking_again, again) = scope.feedback::<Vec<u64>>(1);
+    let first = emit(scope, (0..READ_AHEAD).map(|_| (0, me)).collect());
+    let assigned = assign(first.concat(again), faults, groups);
+    let (items, ended) = read(assigned, faults, open).ok_err(|fetched| fetched);
+    ended.map(move |_group: u64| me).connect_loop(asking_again);
+    items
+}
+
+fn read<'scope>(
+    assigned: StreamVec<'scope, u64, Assigned>,
+    faults: &Arc<Faults>,
+    open: impl Fn(&Group) -> GroupReader + 'static,
+) -> StreamVec<'scope, u64, Fetched> {
+    let faults = Arc::clone(faults);
+    let scope = assigned.scope();
+    assigned.unary(
+        Exchange::new(|assigned: &Assigned| assigned.worker),
+        "Fetch",
+        move |_, info| {
             let activator = scope.activator_for(info.address);
             let mut pending: VecDeque<Pending> = VecDeque::new();
-            let mut ended: VecDeque<Option<UnderWay>> = VecDeque::new();
             move |input, output| {
-                input.for_each(|capability, groups| {
+                input.for_each(|capability, assigned| {
                     if let Some(capability) = capability.retain_least(0) {
-                        pending.extend(groups.drain(..).map(|group| Pending {
-                            capability: capability.delayed(&group.index),
-                            group,
+                        pending.extend(assigned.drain(..).map(|assigned| Pending {
+                            capability: capability.clone(),
+                            group: assigned.group,
                             reader: None,
                         }));
                     }
@@ -68,37 +79,44 @@ impl<'scope> Fetch<'scope> for StreamVec<'scope, u64, Group> {
                 if faults.drain().is_asked() {
                     pending.iter_mut().skip(1).for_each(|ahead| ahead.reader = None);
                 }
-                for next in pending.iter_mut().take(READ_AHEAD) {
+                for next in &mut pending {
                     if next.reader.is_none()
                         && let Some(under_way) = faults.drain().begin()
                     {
                         next.reader = Some((open(&next.group), under_way));
                     }
                 }
-                ended.push_back(None);
-                ended.drain(..ended.len().saturating_sub(SETTLED));
-                if ended.iter().any(Option::is_some) {
-                    activator.activate();
-                }
-                let Some(first) = pending.front_mut() else {
+                let Some(mut first) = pending.pop_front() else {
                     return;
                 };
-                let Some((reader, _)) = first.reader.as_mut() else {
+                let Some((mut reader, under_way)) = first.reader.take() else {
+                    pending.push_front(first);
                     return;
                 };
+                let group = first.group.index;
                 let mut session = output.session(&first.capability);
                 match reader.next() {
-                    Some(Ok(batch)) => session.give(GroupItem::Batch(batch)),
+                    Some(Ok(batch)) => session.give(Ok(GroupItem {
+                        group,
+                        what: Piece::Batch(batch),
+                    })),
                     Some(Err(error)) => faults.raise(error),
                     None => {
-                        session.give(GroupItem::End);
+                        session.give(Ok(GroupItem {
+                            group,
+                            what: Piece::End(under_way),
+                        }));
+                        session.give(Err(group));
                         drop(session);
-                        let done = pending.pop_front().and_then(|done| done.reader);
-                        ended.push_back(done.map(|(_, under_way)| under_way));
+                        activator.activate();
+                        return;
                     }
                 }
+                drop(session);
+                first.reader = Some((reader, under_way));
+                pending.push_front(first);
                 activator.activate();
             }
-        })
-    }
+        },
+    )
 }

@@ -1,16 +1,9 @@
 //! `plan`: what a pass is to work on.
 
-use fisherflow_spectra::Group;
 use timely::dataflow::operators::generic::operator::source;
 use timely::dataflow::{Scope, StreamVec};
 
 use super::Part;
-
-/// Emits every group at the time of its index, on the first worker alone.
-pub(crate) fn plan<'scope>(scope: Scope<'scope, u64>, groups: Vec<Group>) -> StreamVec<'scope, u64, Group> {
-    let groups = if scope.index() == 0 { groups } else { Vec::new() };
-    emit(scope, groups.into_iter().map(|group| (group.index, group)).collect())
-}
 
 /// Emits the keys that this worker owns.
 pub(crate) fn owned<'scope>(scope: Scope<'scope, u64>, keys: Vec<u64>) -> StreamVec<'scope, u64, Part<u64>> {
@@ -21,7 +14,7 @@ pub(crate) fn owned<'scope>(scope: Scope<'scope, u64>, keys: Vec<u64>) -> Stream
 }
 
 /// Emits items at their times.
-pub(super) fn emit<'scope, T: 'static>(
+pub(crate) fn emit<'scope, T: 'static>(
     scope: Scope<'scope, u64>,
     mut items: Vec<(u64, T)>,
 ) -> StreamVec<'scope, u64, T> {

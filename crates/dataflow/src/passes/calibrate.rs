@@ -1,6 +1,5 @@
 //! Calibrate pass: what held-out residuals show beyond the photons' part, the weights' part and the labels' own errors.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
@@ -13,7 +12,7 @@ use super::differentiated::{Differentiated, differentiate};
 use super::{held_out, run};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// What is fitted to the held-out spectra, label units.
 #[derive(Clone, Debug)]
@@ -106,12 +105,16 @@ fn stars(
                 differentiate(&deriving, population.as_ref(), held_out, InputJacobian::Wanted)
             })
             .accumulate("HeldOut", &context.faults, Fold::new(context))
-            .reduce_in_group_order(&context.faults, |total: &mut Vec<HeldOutStars>, group| {
-                for (total, group) in total.iter_mut().zip(&group) {
-                    total.merge(group)?;
-                }
-                Ok(())
-            })
+            .reduce_in_group_order(
+                &context.faults,
+                Expected::of(&context.fit.sample, 1),
+                |total: &mut Vec<HeldOutStars>, group| {
+                    for (total, group) in total.iter_mut().zip(&group) {
+                        total.merge(group)?;
+                    }
+                    Ok(())
+                },
+            )
             .gather(probe))
     })?;
     let total = total.take().remove(&0);
@@ -136,10 +139,10 @@ impl Fold {
     }
 }
 
-impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = Vec<HeldOutStars>;
+impl GroupFold<Differentiated> for Fold {
+    type Output = Vec<(u64, Vec<HeldOutStars>)>;
 
-    fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
+    fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
         let flux = flux_part(&held_out)?;
         let weights = weights_part(&self.context, &held_out)?;
         let residuals = held_out.residuals();

@@ -1,7 +1,6 @@
 //! Certify pass: every training spectrum once more, against the answers: the residual of what the posterior said of a few stars, and the gradient
 //! of the loss at theta.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{
@@ -17,7 +16,7 @@ use super::differentiated::{Differentiated, differentiate};
 use super::{run, spectra};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Conclude, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// The largest relative error of a block's probed variances, and its part of the gradient: each where it is known.
 pub(crate) type BlockCheck = (Option<f64>, Option<NewtonStep>);
@@ -39,13 +38,17 @@ pub(crate) fn certify(
                 differentiate(&deriving, population.as_ref(), batch, deriving.jacobian_of_sums())
             })
             .accumulate("Certify", &context.faults, Fold::new(context, probes, noise))
-            .reduce_in_group_order(&context.faults, |total: &mut BlockSums, group| {
-                total.probes.merge(&group.probes);
-                match (&mut total.fit, group.fit) {
-                    (Some(total), Some(group)) => Ok(total.merge(&group)?),
-                    _ => Ok(()),
-                }
-            })
+            .reduce_in_group_order(
+                &context.faults,
+                Expected::of(&context.fit.groups, context.blocks.len()),
+                |total: &mut BlockSums, group| {
+                    total.probes.merge(&group.probes);
+                    match (&mut total.fit, group.fit) {
+                        (Some(total), Some(group)) => Ok(total.merge(&group)?),
+                        _ => Ok(()),
+                    }
+                },
+            )
             .conclude("Check", &context.faults, move |block, sums| {
                 check(&concluding, block as usize, &asked[block as usize], &sums)
             })
@@ -89,10 +92,10 @@ fn empty(context: &Context) -> Vec<BlockSums> {
     sums.collect()
 }
 
-impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = BlockSums;
+impl GroupFold<Differentiated> for Fold {
+    type Output = Vec<(u64, BlockSums)>;
 
-    fn add(&mut self, _group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
+    fn add(&mut self, _group: u64, all: Differentiated) -> Result<(), RunError> {
         let context = &self.context;
         let training: Vec<usize> = (0..all.batch.n_rows())
             .filter(|&row| context.is_in_sums(&all.batch, row))

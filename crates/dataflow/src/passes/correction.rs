@@ -4,68 +4,93 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockSums, References, Structure, correction_of};
+use fisherflow_curvature::{References, Structure, correction_of};
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use timely::worker::Worker;
 
-use super::curvature::{Sums, references_of};
-use super::differentiated::differentiate;
-use super::{run, spectra};
+use super::curvature::{Sums, references_of, structure_with, sums_of};
+use super::differentiated::{Differentiated, differentiate};
+use super::groups::{GroupPass, over_groups};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;
-use crate::operators::{Accumulate, Conclude, Differentiate, Gather, ReduceInGroupOrder};
+use crate::group_name::PassInputs;
+use crate::operators::{GroupFold, GroupSums};
 
-/// Sums the eigenvalues with the `references` and the `noise` of the curvature pass: of the rows in the sums, and without J_x.
+/// The pass's folder among the groups.
+const CORRECTION: &str = "correction";
+
+/// Sums the eigenvalues with the `references` and the `noise` of the curvature pass: of the rows in the sums, and without J_x. `sums`: digest of
+/// what decided those of the curvature pass.
 pub(crate) fn correction(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
     references: &References,
     noise: &[f64],
+    sums: &str,
 ) -> Result<Vec<WrittenFile>, RunError> {
-    let (references, outputs) = references_of(context, references);
+    let (about, outputs) = references_of(context, references);
     let structures: Rc<[Box<dyn Structure>]> = context
         .load_bases()?
         .iter()
         .map(|(&block, bases)| {
             correction_of(
                 &context.blocks[block],
-                &references,
+                &about,
                 Arc::clone(bases),
                 outputs,
                 context.network.arithmetic().threads,
             )
         })
         .collect::<Result<_, _>>()?;
-    let hessian = run(worker, context, |scope, probe| {
-        let (selecting, deriving, writing) = (Arc::clone(context), Arc::clone(context), Arc::clone(context));
-        let (population, owned) = (population.cloned(), Rc::clone(&structures));
-        Ok(spectra(scope, context, |context| &context.fit)
-            .differentiate(&context.faults, move |batch| {
-                let rows: Vec<usize> = (0..batch.n_rows())
-                    .filter(|&row| selecting.is_in_sums(&batch, row))
-                    .collect();
-                let training = batch.select(&rows)?;
-                selecting.progress.advance((batch.n_rows() - training.n_rows()) as u64);
-                differentiate(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
-            })
-            .accumulate(
-                "Correction",
-                &context.faults,
-                Sums::new(context, Rc::clone(&structures), noise)?,
-            )
-            .reduce_in_group_order(&context.faults, |total: &mut BlockSums, group| Ok(total.merge(&group)?))
-            .conclude("WriteHessian", &context.faults, move |block, sums| {
-                let structure = owned
-                    .iter()
-                    .find(|structure| structure.plan().id as u64 == block)
-                    .ok_or_else(|| RunError::Internal(format!("block {block} has no eigenbases to be corrected in")))?;
-                files::write_hessian(&writing, structure.plan(), &structure.curvature(&sums)?)
-            })
-            .gather(probe))
-    })?;
+    let mut inputs = PassInputs::of_sums(context, CORRECTION, population, references, noise);
+    inputs.found_over("eigenbases", sums, &context.fit.groups);
+    let pass = GroupPass {
+        name: CORRECTION,
+        inputs,
+        over: |context| &context.fit,
+    };
+    let (deriving, writing, owned) = (Arc::clone(context), Arc::clone(context), Rc::clone(&structures));
+    let population = population.cloned();
+    let over = over_groups(
+        worker,
+        context,
+        &pass,
+        move |batch| {
+            let rows: Vec<usize> = (0..batch.n_rows())
+                .filter(|&row| deriving.is_in_sums(&batch, row))
+                .collect();
+            let training = batch.select(&rows)?;
+            deriving.progress.advance((batch.n_rows() - training.n_rows()) as u64);
+            differentiate(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
+        },
+        Fold(Sums::new(context, structures, noise)),
+        move |block, total| {
+            let structure = structure_with(&owned, block)?;
+            let sums = sums_of(structure.plan(), total);
+            files::write_hessian(&writing, structure.plan(), &structure.curvature(&sums)?)
+        },
+    )?;
     context.release_bases();
-    Ok(hessian.take().into_values().collect())
+    Ok(over.concluded.into_values().collect())
+}
+
+struct Fold(Sums);
+
+impl GroupFold<Differentiated> for Fold {
+    type Output = GroupSums<()>;
+
+    fn add(&mut self, _group: u64, training: Differentiated) -> Result<(), RunError> {
+        self.0.add(&training)
+    }
+
+    fn finish(&mut self, _group: u64) -> Result<GroupSums<()>, RunError> {
+        Ok(GroupSums {
+            arrays: self.0.take()?,
+            files: Vec::new(),
+            found: (),
+        })
+    }
 }

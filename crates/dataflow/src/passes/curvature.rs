@@ -10,26 +10,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{
-    BlockSums, CurvatureError, CurvatureKind, LabelPrecision, LeadingPairs, LowRank, References, Structure,
+    BlockPlan, BlockSums, CurvatureError, CurvatureKind, LabelPrecision, LeadingPairs, LowRank, References, Structure,
     StructureKind, add_residual_curvature, gradient_captures, structure_of,
 };
 use fisherflow_network::{InputJacobian, LayerCapture};
 use fisherflow_posterior::kronecker_bases;
 use fisherflow_spectra::PixelPopulation;
-use fisherflow_store::WrittenFile;
+use fisherflow_store::{GroupArray, Purpose, WrittenFile};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPart;
-use super::weight_jacobian::Rows;
-use super::{run, spectra};
+use super::groups::{GroupPass, over_groups};
+use super::weight_jacobian::{RowParts, Rows};
 use crate::context::Context;
 use crate::dual_files::DualChunk;
 use crate::error::RunError;
-use crate::fail_point::FailPoint;
 use crate::files;
-use crate::operators::{Accumulate, Conclude, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+use crate::group_name::PassInputs;
+use crate::operators::{GroupFold, GroupSums, Total};
 use crate::stage_state::FitCounts;
 
 /// What the pass leaves beside the Hessian's files.
@@ -38,7 +38,12 @@ pub(crate) struct Fitted {
     /// The chunks of a dual block's rows.
     pub(crate) dual: Vec<DualChunk>,
     pub(crate) files: Vec<WrittenFile>,
+    /// Digest of what decided the groups' sums.
+    pub(crate) sums: String,
 }
+
+/// The pass's folder among the groups.
+pub(super) const CURVATURE: &str = "curvature";
 
 /// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`, with errors in variables by
 /// `(noise + S_n + J_x C_flux J_x^T)^-1`; `noise`: `[K, K]`, normalised label units. `pairs` are those of the `low_rank` block, if there is
@@ -56,92 +61,171 @@ pub(crate) fn curvature(
     } else {
         context.jacobian_of_sums()
     };
-    let (hessian, rows, counts, flux) = run(worker, context, |scope, probe| {
-        let (deriving, population) = (Arc::clone(context), population.cloned());
-        let differentiated = spectra(scope, context, |context| &context.fit)
-            .differentiate(&context.faults, move |batch| {
-                differentiate(&deriving, population.as_ref(), batch, input_jacobian)
-            });
-
-        let writing = Arc::clone(context);
-        let (references, outputs) = references_of(context, references);
-        let structures: Rc<[Box<dyn Structure>]> = context
-            .blocks
-            .iter()
-            .filter(|plan| plan.structure.has_sums())
-            .map(|plan| -> Result<Box<dyn Structure>, CurvatureError> {
-                let threads = context.network.arithmetic().threads;
-                match plan.structure {
-                    StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.cloned(), outputs, threads))),
-                    _ => structure_of(plan, &references, outputs, threads),
-                }
-            })
-            .collect::<Result<_, _>>()?;
-        let owned = Rc::clone(&structures);
-        let hessian = differentiated
-            .clone()
-            .accumulate("Curvature", &context.faults, Sums::new(context, structures, noise)?)
-            .reduce_in_group_order(&context.faults, |total: &mut BlockSums, group| Ok(total.merge(&group)?))
-            .conclude("WriteHessian", &context.faults, move |block, sums| {
-                let structure = owned
-                    .iter()
-                    .find(|structure| structure.plan().id as u64 == block)
-                    .ok_or_else(|| RunError::Internal(format!("there is no block {block} of sums")))?;
-                let plan = structure.plan();
-                let curvature = structure.curvature(&sums)?;
-                drop(sums);
-                if plan.structure != StructureKind::Ekfac {
-                    return Ok(Some(files::write_hessian(&writing, plan, &curvature)?));
-                }
-                writing.progress.begin("eigenbases", writing.corrected().count() as u64);
-                files::write_bases(&writing, plan, &kronecker_bases(plan, curvature, writing.cores)?)?;
-                writing.progress.advance(1);
-                Ok(None)
-            })
-            .gather(probe);
-
-        let rows = context.dual_plan().map(|plan| {
-            differentiated
-                .clone()
-                .accumulate("WeightJacobian", &context.faults, Rows::new(context, plan, noise))
-                .gather(probe)
-        });
-
-        let counts = differentiated
-            .clone()
-            .accumulate(
-                "Count",
-                &context.faults,
-                Count {
-                    context: Arc::clone(context),
-                    counts: FitCounts::default(),
-                },
-            )
-            .reduce_in_group_order(&context.faults, |total: &mut FitCounts, group| {
-                total.merge(&group);
-                Ok(())
-            })
-            .gather(probe);
-
-        let flux = context.is_fused().then(|| {
-            differentiated
-                .accumulate("FluxPart", &context.faults, FluxPart::new(context))
-                .gather(probe)
-        });
-        Ok((hessian, rows, counts, flux))
-    })?;
-    let mut files: Vec<WrittenFile> = hessian.take().into_values().flatten().collect();
-    let mut dual = Vec::new();
-    for parts in rows.into_iter().flat_map(|rows| rows.take().into_values()) {
-        dual.extend(parts.chunks);
-        files.extend(parts.files);
+    let inputs = inputs(context, population, references, noise);
+    let digest = inputs.digest();
+    let pass = GroupPass {
+        name: CURVATURE,
+        inputs,
+        over: |context| &context.fit,
+    };
+    let (references, outputs) = references_of(context, references);
+    let structures: Rc<[Box<dyn Structure>]> = context
+        .blocks
+        .iter()
+        .filter(|plan| plan.structure.has_sums())
+        .map(|plan| -> Result<Box<dyn Structure>, CurvatureError> {
+            let threads = context.network.arithmetic().threads;
+            match plan.structure {
+                StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.cloned(), outputs, threads))),
+                _ => structure_of(plan, &references, outputs, threads),
+            }
+        })
+        .collect::<Result<_, _>>()?;
+    let (deriving, population) = (Arc::clone(context), population.cloned());
+    let (writing, owned) = (Arc::clone(context), Rc::clone(&structures));
+    let fold = Fold {
+        sums: Sums::new(context, structures, noise),
+        rows: context.dual_plan().map(|plan| Rows::new(context, plan, noise)),
+        counts: FitCounts::default(),
+        flux: context.is_fused().then(|| FluxPart::new(context)),
+        context: Arc::clone(context),
+    };
+    let over = over_groups(
+        worker,
+        context,
+        &pass,
+        move |batch| differentiate(&deriving, population.as_ref(), batch, input_jacobian),
+        fold,
+        move |block, total| {
+            let structure = structure_with(&owned, block)?;
+            let plan = structure.plan();
+            let curvature = structure.curvature(&sums_of(plan, total))?;
+            if plan.structure != StructureKind::Ekfac {
+                return Ok(Some(files::write_hessian(&writing, plan, &curvature)?));
+            }
+            writing.progress.begin("eigenbases", writing.corrected().count() as u64);
+            files::write_bases(&writing, plan, &kronecker_bases(plan, curvature, writing.cores)?)?;
+            writing.progress.advance(1);
+            Ok(None)
+        },
+    )?;
+    let mut fitted = Fitted {
+        counts: FitCounts::default(),
+        dual: Vec::new(),
+        files: over.concluded.into_values().flatten().chain(over.files).collect(),
+        sums: digest,
+    };
+    for (counts, chunks) in over.found {
+        fitted.counts.merge(&counts);
+        fitted.dual.extend(chunks);
     }
-    files.extend(flux.into_iter().flat_map(|flux| flux.take().into_values().flatten()));
-    Ok(Fitted {
-        counts: counts.take().remove(&0).unwrap_or_default(),
-        dual,
-        files,
-    })
+    Ok(fitted)
+}
+
+/// What decides the sums of a group.
+fn inputs(
+    context: &Context,
+    population: Option<&PixelPopulation>,
+    references: &References,
+    noise: &[f64],
+) -> PassInputs {
+    let mut inputs = PassInputs::of_sums(context, CURVATURE, population, references, noise);
+    if context
+        .blocks
+        .iter()
+        .any(|plan| plan.structure == StructureKind::LowRank)
+    {
+        // The eigenpairs are found by passes over all groups, with the same inputs.
+        let before = inputs.digest();
+        inputs.add("low rank", &format!("{:?}", context.job.curvature.low_rank));
+        inputs.found_over("eigenpairs", &before, &context.fit.groups);
+    }
+    inputs.add("photons' part kept", &context.is_fused().to_string());
+    if context.dual_plan().is_some() || (context.is_fused() && context.job.predict.jacobians) {
+        // The group leaves files of this run.
+        inputs.add("run", &context.run_id);
+    }
+    inputs
+}
+
+/// The structure of a block.
+pub(super) fn structure_with(structures: &[Box<dyn Structure>], block: u64) -> Result<&dyn Structure, RunError> {
+    let of_block = structures.iter().find(|structure| structure.plan().id as u64 == block);
+    of_block
+        .map(|structure| &**structure)
+        .ok_or_else(|| RunError::Internal(format!("there is no block {block} of sums")))
+}
+
+/// A total as the sums of a block.
+pub(super) fn sums_of(plan: &BlockPlan, total: Total) -> BlockSums {
+    BlockSums {
+        block: plan.id,
+        structure: plan.structure,
+        n_spectra: total.n_spectra,
+        sums: total.values,
+    }
+}
+
+/// Everything that one group gives.
+struct Fold {
+    context: Arc<Context>,
+    sums: Sums,
+    /// Of a dual block.
+    rows: Option<Rows>,
+    counts: FitCounts,
+    /// Where the prediction needs it.
+    flux: Option<FluxPart>,
+}
+
+impl GroupFold<Differentiated> for Fold {
+    type Output = GroupSums<(FitCounts, Vec<DualChunk>)>;
+
+    fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
+        self.sums.add(&all)?;
+        if let Some(rows) = &mut self.rows {
+            rows.add(group, &all)?;
+        }
+        self.count(&all);
+        if let Some(flux) = &mut self.flux {
+            flux.add(group, &all)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, group: u64) -> Result<Self::Output, RunError> {
+        let mut arrays = self.sums.take()?;
+        let rows = self.rows.as_mut().map(|rows| rows.finish(group)).transpose()?;
+        let RowParts { chunks, mut files } = rows.unwrap_or_default();
+        if let Some(flux) = &mut self.flux {
+            let (array, jacobians) = flux.finish()?;
+            arrays.push(array);
+            files.extend(jacobians);
+        }
+        Ok(GroupSums {
+            arrays,
+            files,
+            found: (std::mem::take(&mut self.counts), chunks),
+        })
+    }
+}
+
+impl Fold {
+    /// What became of every row.
+    fn count(&mut self, all: &Differentiated) {
+        for row in 0..all.batch.n_rows() {
+            self.counts.spectra += 1;
+            let counter = if all.batch.is_bad(row) {
+                &mut self.counts.bad
+            } else if self.context.is_in_sums(&all.batch, row) {
+                &mut self.counts.in_sums
+            } else if all.batch.n_labels > 0 && !all.batch.is_labelled(row) {
+                &mut self.counts.unlabelled
+            } else {
+                &mut self.counts.held_out
+            };
+            *counter += 1;
+        }
+    }
 }
 
 /// What of a batch is summed.
@@ -188,46 +272,33 @@ pub(super) fn references_of<'a>(context: &Context, references: &'a References) -
     }
 }
 
-/// The sums of some blocks over the training spectra of one group.
+/// The sums of some blocks over the training spectra of one group after another.
 pub(crate) struct Sums {
     context: Arc<Context>,
     structures: Rc<[Box<dyn Structure>]>,
     noise: Vec<f64>,
-    sums: Vec<BlockSums>,
+    /// Of the group at hand, from its first batch on: between groups there is nothing in memory.
+    sums: Option<Vec<BlockSums>>,
 }
 
 impl Sums {
-    pub(crate) fn new(
-        context: &Arc<Context>,
-        structures: Rc<[Box<dyn Structure>]>,
-        noise: &[f64],
-    ) -> Result<Self, RunError> {
-        let sums = empty(&structures)?;
-        Ok(Self {
+    pub(crate) fn new(context: &Arc<Context>, structures: Rc<[Box<dyn Structure>]>, noise: &[f64]) -> Self {
+        Self {
             context: Arc::clone(context),
             structures,
             noise: noise.to_vec(),
-            sums,
-        })
+            sums: None,
+        }
     }
-}
 
-fn empty(structures: &[Box<dyn Structure>]) -> Result<Vec<BlockSums>, RunError> {
-    Ok(structures
-        .iter()
-        .map(|structure| structure.empty())
-        .collect::<Result<_, _>>()?)
-}
-
-impl GroupFold<Rc<Differentiated>> for Sums {
-    type Output = BlockSums;
-
-    fn add(&mut self, _group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
+    /// Adds a batch.
+    pub(crate) fn add(&mut self, all: &Differentiated) -> Result<(), RunError> {
         if self.structures.is_empty() {
             return Ok(());
         }
-        let training = training(&self.context, &self.noise, &all)?;
-        for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
+        let training = training(&self.context, &self.noise, all)?;
+        let mut sums = self.begun()?;
+        for (structure, sums) in self.structures.iter().zip(&mut sums) {
             structure.accumulate(&training.captures, &training.precision, sums)?;
         }
         if self.context.job.curvature.kind == CurvatureKind::Hessian && !training.rows.is_empty() {
@@ -236,19 +307,31 @@ impl GroupFold<Rc<Differentiated>> for Sums {
             let Training {
                 precision, residuals, ..
             } = &training;
-            for (structure, sums) in self.structures.iter().zip(&mut self.sums) {
+            for (structure, sums) in self.structures.iter().zip(&mut sums) {
                 add_residual_curvature(structure.plan(), network, &forward, precision, residuals, sums)?;
             }
         }
+        self.sums = Some(sums);
         Ok(())
     }
 
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, BlockSums)>, RunError> {
-        self.context.faults.pass(FailPoint::GroupSummed);
-        let sums = std::mem::take(&mut self.sums);
-        let parts = sums.into_iter().map(|sums| (sums.block as u64, sums)).collect();
-        self.sums = empty(&self.structures)?;
-        Ok(parts)
+    /// The group's sums.
+    pub(crate) fn take(&mut self) -> Result<Vec<GroupArray>, RunError> {
+        let arrays = self.begun()?.into_iter().map(|sums| GroupArray {
+            key: sums.block as u64,
+            purpose: Purpose::Sum,
+            n_spectra: sums.n_spectra,
+            values: sums.sums,
+        });
+        Ok(arrays.collect())
+    }
+
+    fn begun(&mut self) -> Result<Vec<BlockSums>, RunError> {
+        if let Some(begun) = self.sums.take() {
+            return Ok(begun);
+        }
+        let empty = self.structures.iter().map(|structure| structure.empty());
+        Ok(empty.collect::<Result<_, _>>()?)
     }
 }
 
@@ -270,35 +353,4 @@ pub(super) fn own_covariance(
         }
     }
     own.map(|own| context.in_normalised_units(own)).transpose()
-}
-
-/// What became of every row of one group.
-struct Count {
-    context: Arc<Context>,
-    counts: FitCounts,
-}
-
-impl GroupFold<Rc<Differentiated>> for Count {
-    type Output = FitCounts;
-
-    fn add(&mut self, _group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
-        for row in 0..all.batch.n_rows() {
-            self.counts.spectra += 1;
-            let counter = if all.batch.is_bad(row) {
-                &mut self.counts.bad
-            } else if self.context.is_in_sums(&all.batch, row) {
-                &mut self.counts.in_sums
-            } else if all.batch.n_labels > 0 && !all.batch.is_labelled(row) {
-                &mut self.counts.unlabelled
-            } else {
-                &mut self.counts.held_out
-            };
-            *counter += 1;
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, FitCounts)>, RunError> {
-        Ok(vec![(0, std::mem::take(&mut self.counts))])
-    }
 }

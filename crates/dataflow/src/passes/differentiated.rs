@@ -1,7 +1,5 @@
 //! One batch through the network: labels, layer captures and, where asked for, the Jacobian by flux.
 
-use std::rc::Rc;
-
 use candle_core::{DType, Tensor};
 use fisherflow_network::{Backward, InputJacobian, LayerCapture};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
@@ -103,7 +101,7 @@ pub(crate) fn differentiate(
     population: Option<&PixelPopulation>,
     mut batch: SpectrumBatch,
     input_jacobian: InputJacobian,
-) -> Result<Rc<Differentiated>, RunError> {
+) -> Result<Differentiated, RunError> {
     impute(population, &mut batch)?;
     let network = &context.network;
     let flux = network.flux_tensor(&batch.flux)?;
@@ -111,11 +109,11 @@ pub(crate) fn differentiate(
     let labels = forward.labels(network)?;
     let backward = network.backward(&forward, input_jacobian)?;
     context.progress.advance(batch.n_rows() as u64);
-    Ok(Rc::new(Differentiated {
+    Ok(Differentiated {
         batch,
         labels,
         backward,
-    }))
+    })
 }
 
 /// J_x is asked for where no pass computed it.

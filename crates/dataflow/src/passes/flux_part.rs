@@ -1,80 +1,84 @@
 //! What the curvature pass leaves for the prediction where one catalogue serves both: the photons' part of each row's covariance, and J_x.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_store::{FluxPartWriter, WrittenFile};
+use fisherflow_store::{GroupArray, Purpose, WrittenFile};
 
 use super::budget::flux_part;
+use super::curvature::CURVATURE;
 use super::differentiated::Differentiated;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::files::{self, JacobianPart};
-use crate::operators::GroupFold;
+use crate::files::JacobianPart;
+use crate::group_name::name_of;
 
-/// Writes `stages/flux/` and, where asked for, `jacobians/`: a file a group.
+/// The key of the photons' part among a group's arrays.
+const FLUX: u64 = u64::MAX;
+
+/// Collects the photons' part of one group after another, and writes `jacobians/` where asked for: a file a group.
 pub(crate) struct FluxPart {
     context: Arc<Context>,
-    open: Option<(FluxPartWriter, Option<JacobianPart>)>,
+    /// `[n, K, K]`, label units.
+    covariance: Vec<f64>,
+    n_spectra: u64,
+    jacobians: Option<JacobianPart>,
 }
 
 impl FluxPart {
     pub(crate) fn new(context: &Arc<Context>) -> Self {
         Self {
             context: Arc::clone(context),
-            open: None,
+            covariance: Vec::new(),
+            n_spectra: 0,
+            jacobians: None,
         }
     }
-}
 
-impl GroupFold<Rc<Differentiated>> for FluxPart {
-    type Output = Vec<WrittenFile>;
-
-    fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
-        let context = &self.context;
-        let (flux, jacobians) = match &mut self.open {
+    /// Adds a batch of the group.
+    pub(crate) fn add(&mut self, group: u64, all: &Differentiated) -> Result<(), RunError> {
+        self.covariance.extend(flux_part(all)?);
+        self.n_spectra += all.batch.n_rows() as u64;
+        if !self.context.job.predict.jacobians {
+            return Ok(());
+        }
+        let jacobians = match &mut self.jacobians {
             Some(open) => open,
-            none => none.insert((
-                context
-                    .output
-                    .flux_part(group, context.network.n_labels(), &files::metadata(context))?,
-                context
-                    .job
-                    .predict
-                    .jacobians
-                    .then(|| JacobianPart::open(context, group))
-                    .transpose()?,
-            )),
+            none => none.insert(JacobianPart::open(&self.context, group)?),
         };
-        flux.append(&all.labels, &flux_part(&all)?)?;
-        if let Some(jacobians) = jacobians {
-            jacobians.append(&all)?;
-        }
-        Ok(())
+        jacobians.append(all)
     }
 
-    fn finish(&mut self, group: u64) -> Result<Vec<(u64, Vec<WrittenFile>)>, RunError> {
-        let mut files = Vec::new();
-        if let Some((flux, jacobians)) = self.open.take() {
-            flux.finish()?;
-            files.extend(jacobians.map(JacobianPart::finish).transpose()?);
-        }
-        Ok(vec![(group, files)])
+    /// The group's numbers, and its file of `jacobians/`.
+    pub(crate) fn finish(&mut self) -> Result<(GroupArray, Option<WrittenFile>), RunError> {
+        let array = GroupArray {
+            key: FLUX,
+            purpose: Purpose::Keep,
+            n_spectra: std::mem::take(&mut self.n_spectra),
+            values: std::mem::take(&mut self.covariance),
+        };
+        Ok((array, self.jacobians.take().map(JacobianPart::finish).transpose()?))
     }
 }
 
-/// Reads a group's file of `stages/flux/` back, batch by batch.
+/// Reads a group's photons' part back, batch by batch.
 pub(crate) struct FluxPartReader {
     covariance: std::vec::IntoIter<f64>,
     size: usize,
 }
 
 impl FluxPartReader {
-    pub(crate) fn open(context: &Context, group: u64) -> Result<Self, RunError> {
+    /// `sums`: digest of what decided the sums of the curvature pass.
+    pub(crate) fn open(context: &Context, sums: &str, group: u64) -> Result<Self, RunError> {
         let k = context.network.n_labels();
-        let part = context.output.read_flux_part(group)?.ok_or_else(foreign)?;
+        let group = context.fit.groups.iter().find(|known| known.index == group);
+        let name = group.map(|group| name_of(sums, group)).ok_or_else(foreign)?;
+        let record = context.groups.record(CURVATURE, &name)?.ok_or_else(foreign)?;
+        let mut covariance = Vec::new();
+        for slice in context.groups.read(CURVATURE, record.slices(FLUX).ok_or_else(foreign)?) {
+            covariance.append(&mut slice?);
+        }
         Ok(Self {
-            covariance: part.covariance.into_iter(),
+            covariance: covariance.into_iter(),
             size: k * k,
         })
     }
@@ -91,5 +95,5 @@ impl FluxPartReader {
 }
 
 fn foreign() -> RunError {
-    RunError::Refused("stages/flux/ does not fit the catalogue: run `fisherflow fit` again".into())
+    RunError::Refused("the groups that `fisherflow fit` left do not fit the catalogue: run it again".into())
 }

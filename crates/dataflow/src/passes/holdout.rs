@@ -2,7 +2,6 @@
 //!
 //! Every process needs every block in its eigenbasis: its own workers' are at hand, the others' are factored again from their files.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
@@ -15,7 +14,7 @@ use super::differentiated::{Differentiated, differentiate};
 use super::{run, share_of_held_out};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// Held-out spectra that are plenty to choose a prior by: the standard deviation of so many pulls is good to 1 %.
 const PLENTY: f64 = 4096.0;
@@ -49,9 +48,11 @@ pub(crate) fn scan(
                     stars: none.clone(),
                 },
             )
-            .reduce_in_group_order(&context.faults, |total: &mut ScannedStars, group| {
-                Ok(total.merge(&group)?)
-            })
+            .reduce_in_group_order(
+                &context.faults,
+                Expected::of(&context.fit.sample, 1),
+                |total: &mut ScannedStars, group| Ok(total.merge(&group)?),
+            )
             .gather(probe))
     })?;
     let total = total.take().remove(&0);
@@ -86,10 +87,10 @@ impl Fold {
     }
 }
 
-impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = ScannedStars;
+impl GroupFold<Differentiated> for Fold {
+    type Output = Vec<(u64, ScannedStars)>;
 
-    fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
+    fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
         let flux = flux_part(&held_out)?;
         let weights = self.weights(&held_out)?;
         let known = KnownParts {

@@ -37,6 +37,7 @@ pub(crate) mod rows;
 
 mod budget;
 mod flux_part;
+mod groups;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,7 @@ use timely::worker::Worker;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
-use crate::operators::{Differentiate, Fetch, GroupItem, plan};
+use crate::operators::{Differentiate, GroupItem, fetch};
 use fisherflow_spectra::SpectrumBatch;
 
 /// Builds one dataflow and runs it to its end, on this worker together with all others.
@@ -75,14 +76,15 @@ pub(crate) fn run<R>(
     }
 }
 
-/// plan -> exchange -> fetch: every spectrum of a catalogue, at the worker that owns its group.
+/// Every spectrum of a catalogue, each group at a worker that asked for one.
 fn spectra<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
     from: impl Fn(&Context) -> &GroupedCatalogue + Copy + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let reading = Arc::clone(context);
-    plan(scope, from(context).groups.clone()).fetch(&context.faults, move |group| {
+    let groups = from(context).groups.clone();
+    fetch(scope, &context.faults, groups, move |group| {
         reading.read(&from(&reading).catalogue, group)
     })
 }
@@ -102,13 +104,13 @@ fn share_of_held_out<'scope>(
     share: f64,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
-    plan(scope, context.fit.sample.clone())
-        .fetch(&context.faults, move |group| {
-            reading.read(&reading.fit.catalogue, group)
-        })
-        .differentiate(&context.faults, move |batch| {
-            let held_out = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
-            selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);
-            Ok(held_out)
-        })
+    let groups = context.fit.sample.clone();
+    fetch(scope, &context.faults, groups, move |group| {
+        reading.read(&reading.fit.catalogue, group)
+    })
+    .differentiate(&context.faults, move |batch| {
+        let held_out = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
+        selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);
+        Ok(held_out)
+    })
 }

@@ -8,14 +8,18 @@ use timely::worker::Worker;
 use super::{held_out, run};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// The population, or `None` where no pixel is known: then no pixel may be masked.
 pub(crate) fn population(worker: &mut Worker, context: &Arc<Context>) -> Result<Option<PixelPopulation>, RunError> {
     let total = run(worker, context, |scope, probe| {
         Ok(held_out(scope, context)
             .accumulate("Population", &context.faults, Population::new(context))
-            .reduce_in_group_order(&context.faults, |total: &mut PixelSums, group| Ok(total.merge(&group)?))
+            .reduce_in_group_order(
+                &context.faults,
+                Expected::of(&context.fit.sample, 1),
+                |total: &mut PixelSums, group| Ok(total.merge(&group)?),
+            )
             .gather(probe))
     })?;
     let total = total.borrow_mut().remove(&0);
@@ -40,7 +44,7 @@ impl Population {
 }
 
 impl GroupFold<SpectrumBatch> for Population {
-    type Output = PixelSums;
+    type Output = Vec<(u64, PixelSums)>;
 
     fn add(&mut self, _group: u64, batch: SpectrumBatch) -> Result<(), RunError> {
         self.context.progress.advance(batch.n_rows() as u64);

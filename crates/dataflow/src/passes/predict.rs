@@ -1,6 +1,5 @@
 //! Predict pass: the error budget of every row of the catalogue to predict, one output file a group.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
@@ -14,12 +13,13 @@ use super::budget::{flux_part, weights_part};
 use super::calibrate::Calibrated;
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPartReader;
-use super::{run, spectra};
+use super::groups::{GroupPass, over_groups};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::files::{self, JacobianPart};
-use crate::operators::{Accumulate, Differentiate, Gather, GroupFold};
+use crate::group_name::PassInputs;
+use crate::operators::{GroupFold, GroupSums};
 
 /// What the predictions hold, and how large their errors are against residuals that the sums have not seen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,12 +40,13 @@ pub struct PredictCounts {
     pub pixels_masked: u64,
 }
 
-/// Predicts every row, with the C_intrinsic of the cell of its predicted labels.
+/// Predicts every row, with the C_intrinsic of the cell of its predicted labels. `sums`: digest of what decided the sums of the curvature pass.
 pub(crate) fn predict(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
     calibrated: &Calibrated,
+    sums: &str,
 ) -> Result<Predicted, RunError> {
     // The fit's own passes have left J_x and the photons' part where they serve here too.
     let input_jacobian = if context.is_fused() {
@@ -53,23 +54,28 @@ pub(crate) fn predict(
     } else {
         InputJacobian::Wanted
     };
-    let groups = run(worker, context, |scope, probe| {
-        let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(spectra(scope, context, Context::predicted)
-            .differentiate(&context.faults, move |batch| {
-                differentiate(&deriving, population.as_ref(), batch, input_jacobian)
-            })
-            .accumulate("Predict", &context.faults, Fold::new(context, calibrated))
-            .gather(probe))
-    })?;
+    let pass = GroupPass {
+        name: "predict",
+        inputs: PassInputs::of_run(context, "predict"),
+        over: Context::predicted,
+    };
+    let (deriving, imputing) = (Arc::clone(context), population.cloned());
+    let over = over_groups(
+        worker,
+        context,
+        &pass,
+        move |batch| differentiate(&deriving, imputing.as_ref(), batch, input_jacobian),
+        Fold::new(context, calibrated, sums),
+        |_, _| Ok(()),
+    )?;
     let mut total = Predicted::none(context);
-    for group in groups.take().into_values() {
-        total.counts.spectra += group.counts.spectra;
-        total.counts.bad += group.counts.bad;
-        total.counts.pixels_masked += group.counts.pixels_masked;
-        total.pulls.merge(&group.pulls)?;
-        total.files.extend(group.files);
+    for (counts, pulls) in over.found {
+        total.counts.spectra += counts.spectra;
+        total.counts.bad += counts.bad;
+        total.counts.pixels_masked += counts.pixels_masked;
+        total.pulls.merge(&pulls)?;
     }
+    total.files = over.files;
     Ok(total)
 }
 
@@ -87,6 +93,7 @@ struct Fold {
     context: Arc<Context>,
     /// C_intrinsic by cell, `[K, K]` each, label units.
     intrinsic: Vec<Vec<f64>>,
+    sums: String,
     open: Option<Part>,
     done: Predicted,
 }
@@ -99,10 +106,11 @@ struct Part {
 }
 
 impl Fold {
-    fn new(context: &Arc<Context>, calibrated: &Calibrated) -> Self {
+    fn new(context: &Arc<Context>, calibrated: &Calibrated, sums: &str) -> Self {
         Self {
             context: Arc::clone(context),
             intrinsic: calibrated.by_cell(context.network.n_labels()),
+            sums: sums.to_owned(),
             open: None,
             done: Predicted::none(context),
         }
@@ -118,7 +126,7 @@ impl Fold {
                     .transpose()?,
                 flux: context
                     .is_fused()
-                    .then(|| FluxPartReader::open(context, group))
+                    .then(|| FluxPartReader::open(context, &self.sums, group))
                     .transpose()?,
             });
         }
@@ -128,10 +136,10 @@ impl Fold {
     }
 }
 
-impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = Predicted;
+impl GroupFold<Differentiated> for Fold {
+    type Output = GroupSums<(PredictCounts, PullSums)>;
 
-    fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
+    fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
         let context = Arc::clone(&self.context);
         let of_cell = |labels: &[f64]| self.intrinsic[context.cells.cell_of(labels)].iter().copied();
         let k = context.network.n_labels();
@@ -172,7 +180,7 @@ impl GroupFold<Rc<Differentiated>> for Fold {
         Ok(())
     }
 
-    fn finish(&mut self, group: u64) -> Result<Vec<(u64, Predicted)>, RunError> {
+    fn finish(&mut self, _group: u64) -> Result<Self::Output, RunError> {
         if let Some(part) = self.open.take() {
             self.done.counts.bad += part.predictions.n_bad();
             self.context.faults.pass(FailPoint::BeforePart);
@@ -182,8 +190,12 @@ impl GroupFold<Rc<Differentiated>> for Fold {
                 self.done.files.push(jacobians.finish()?);
             }
         }
-        let none = Predicted::none(&self.context);
-        Ok(vec![(group, std::mem::replace(&mut self.done, none))])
+        let done = std::mem::replace(&mut self.done, Predicted::none(&self.context));
+        Ok(GroupSums {
+            arrays: Vec::new(),
+            files: done.files,
+            found: (done.counts, done.pulls),
+        })
     }
 }
 

@@ -3,7 +3,6 @@
 //! The vectors are the same on every worker. The sums of a group go to one worker, in group order, which concludes from them (with
 //! what vectors the next pass goes on, for example); what it concludes is brought to all.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{
@@ -18,7 +17,7 @@ use super::differentiated::{Differentiated, differentiate};
 use super::{run, spectra};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Conclude, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// What a product is with.
 #[derive(Clone, Debug)]
@@ -87,9 +86,11 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
         };
         Ok(training
             .accumulate("Products", &context.faults, fold)
-            .reduce_in_group_order(&context.faults, |total: &mut ProductSums, group| {
-                Ok(total.merge(&group)?)
-            })
+            .reduce_in_group_order(
+                &context.faults,
+                Expected::of(&context.fit.groups, 1),
+                |total: &mut ProductSums, group| Ok(total.merge(&group)?),
+            )
             .conclude("Conclude", &context.faults, move |_, total| conclude(total))
             .gather(probe))
     })?;
@@ -117,10 +118,10 @@ impl Fold {
     }
 }
 
-impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = ProductSums;
+impl GroupFold<Differentiated> for Fold {
+    type Output = Vec<(u64, ProductSums)>;
 
-    fn add(&mut self, _group: u64, training: Rc<Differentiated>) -> Result<(), RunError> {
+    fn add(&mut self, _group: u64, training: Differentiated) -> Result<(), RunError> {
         let (network, n) = (&self.context.network, training.batch.n_rows());
         if n == 0 {
             return Ok(());

@@ -3,7 +3,6 @@
 //! With errors in variables their photons' part too, so that R is what is left beyond it. J_x depends on the network alone, whose weights
 //! are given, and R's likelihood takes each star's part as known: R is found in one step, and nothing depends on it that it was found from.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::ReferenceSums;
@@ -17,7 +16,7 @@ use super::differentiated::{Differentiated, differentiate};
 use super::{held_out, run};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Differentiate, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// What the held-out spectra tell before the sums begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,10 +46,14 @@ pub(crate) fn reference(
                     sums: HeldOut::none(context),
                 },
             )
-            .reduce_in_group_order(&context.faults, |total: &mut HeldOut, group| {
-                total.references.merge(&group.references)?;
-                Ok(total.stars.merge(&group.stars)?)
-            })
+            .reduce_in_group_order(
+                &context.faults,
+                Expected::of(&context.fit.sample, 1),
+                |total: &mut HeldOut, group| {
+                    total.references.merge(&group.references)?;
+                    Ok(total.stars.merge(&group.stars)?)
+                },
+            )
             .gather(probe))
     })?;
     let total = total.borrow_mut().remove(&0);
@@ -72,10 +75,10 @@ struct Fold {
     sums: HeldOut,
 }
 
-impl GroupFold<Rc<Differentiated>> for Fold {
-    type Output = HeldOut;
+impl GroupFold<Differentiated> for Fold {
+    type Output = Vec<(u64, HeldOut)>;
 
-    fn add(&mut self, _group: u64, held_out: Rc<Differentiated>) -> Result<(), RunError> {
+    fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
         self.sums.references.accumulate(&held_out.backward.captures)?;
         let label_covariance = held_out.batch.label_covariance.as_deref();
         let flux = self

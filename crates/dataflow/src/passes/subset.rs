@@ -22,7 +22,7 @@ use super::differentiated::impute;
 use super::{run, spectra};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Conclude, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Conclude, Expected, Gather, GroupFold, ReduceInGroupOrder};
 use crate::stage_state::{FitState, InvertState};
 
 /// Stars whose answers are probed.
@@ -80,11 +80,15 @@ pub(crate) fn subset(
         };
         Ok(spectra(scope, context, |context| &context.fit)
             .accumulate("Choose", &context.faults, Choose::new(context, fit))
-            .reduce_in_group_order(&context.faults, |total: &mut Chosen, group| {
-                total.training.append(group.training);
-                total.stars.append(group.stars);
-                Ok(())
-            })
+            .reduce_in_group_order(
+                &context.faults,
+                Expected::of(&context.fit.groups, 1),
+                |total: &mut Chosen, group| {
+                    total.training.append(group.training);
+                    total.stars.append(group.stars);
+                    Ok(())
+                },
+            )
             .conclude("Compare", &context.faults, move |_, chosen| at_work.compare(&chosen))
             .gather(probe))
     })?;
@@ -194,7 +198,7 @@ impl Choose {
 }
 
 impl GroupFold<SpectrumBatch> for Choose {
-    type Output = Chosen;
+    type Output = Vec<(u64, Chosen)>;
 
     fn add(&mut self, group: u64, mut batch: SpectrumBatch) -> Result<(), RunError> {
         impute(self.population.as_ref(), &mut batch)?;

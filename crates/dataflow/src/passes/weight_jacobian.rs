@@ -1,7 +1,6 @@
 //! The dual block's part of the curvature pass: the rows of its Jacobian, in chunks that a group's training spectra are cut into in
 //! catalogue order.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{BlockPlan, WeightJacobian};
@@ -14,7 +13,6 @@ use super::differentiated::Differentiated;
 use crate::context::Context;
 use crate::dual_files::{self, DualChunk};
 use crate::error::RunError;
-use crate::operators::GroupFold;
 
 /// The chunks of a group, written.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -57,13 +55,10 @@ impl Rows {
         self.waiting = self.waiting.slice(n_spectra, usize::MAX);
         Ok(())
     }
-}
 
-impl GroupFold<Rc<Differentiated>> for Rows {
-    type Output = RowParts;
-
-    fn add(&mut self, group: u64, all: Rc<Differentiated>) -> Result<(), RunError> {
-        let training = training(&self.context, &self.noise, &all)?;
+    /// Adds a batch of the group.
+    pub(crate) fn add(&mut self, group: u64, all: &Differentiated) -> Result<(), RunError> {
+        let training = training(&self.context, &self.noise, all)?;
         self.waiting.append(&WeightJacobian::new(
             &self.plan,
             &training.captures,
@@ -76,11 +71,12 @@ impl GroupFold<Rc<Differentiated>> for Rows {
         Ok(())
     }
 
-    fn finish(&mut self, group: u64) -> Result<Vec<(u64, RowParts)>, RunError> {
+    /// The group is complete.
+    pub(crate) fn finish(&mut self, group: u64) -> Result<RowParts, RunError> {
         match self.waiting.n_spectra() {
             0 => {}
             rest => self.write(group, rest)?,
         }
-        Ok(vec![(group, std::mem::take(&mut self.done))])
+        Ok(std::mem::take(&mut self.done))
     }
 }

@@ -1,0 +1,234 @@
+//! A pass whose groups are kept in the store: what is there is taken, what is missing computed, and all of it summed from there.
+//!
+//! ```text
+//! first worker: which groups are missing
+//! assign -> fetch -> differentiate -> accumulate -> commit         the missing ones, each on a worker that asks for one
+//! fold_slices -> assemble -> conclude -> gather                    the big sums of all groups, spread over all workers
+//! ```
+//!
+//! Killed at any time, a pass goes on with the groups that it has not finished.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fisherflow_spectra::{Group, SpectrumBatch};
+use fisherflow_store::{GroupRecord, Purpose, SLICE, WrittenFile};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use timely::ExchangeData;
+use timely::dataflow::operators::{Exchange, Inspect, Probe};
+use timely::worker::Worker;
+
+use super::run;
+use crate::context::{Context, GroupedCatalogue};
+use crate::error::RunError;
+use crate::group_name::{PassInputs, name_of};
+use crate::operators::{
+    Accumulate, Assemble, Commit, CommittedGroup, Conclude, Differentiate, FoldSlices, Gather, GroupFold, GroupSums,
+    Part, SliceFold, Total, emit, fetch,
+};
+
+/// Which pass, and what its groups are called.
+pub(crate) struct GroupPass {
+    /// Its folder in the store.
+    pub(crate) name: &'static str,
+    /// What decides the groups' contributions.
+    pub(crate) inputs: PassInputs,
+    /// The catalogue whose groups they are.
+    pub(crate) over: fn(&Context) -> &GroupedCatalogue,
+}
+
+/// What all groups of a pass come to, on every worker.
+pub(crate) struct OverGroups<S, U> {
+    /// What every group found, in group order.
+    pub(crate) found: Vec<S>,
+    /// Files of the output that the groups left.
+    pub(crate) files: Vec<WrittenFile>,
+    /// What the owners of the totals concluded.
+    pub(crate) concluded: BTreeMap<u64, U>,
+}
+
+/// Records of groups by their index; known to the first worker alone.
+type Records = BTreeMap<u64, GroupRecord>;
+
+/// Runs a pass: `derive` on every batch, `fold` over the batches of a group, `conclude` on each total of the groups' sums.
+pub(crate) fn over_groups<T, S, U, F>(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    pass: &GroupPass,
+    derive: impl FnMut(SpectrumBatch) -> Result<T, RunError> + 'static,
+    fold: F,
+    conclude: impl FnMut(u64, Total) -> Result<U, RunError> + 'static,
+) -> Result<OverGroups<S, U>, RunError>
+where
+    T: 'static,
+    S: Serialize + DeserializeOwned + ExchangeData + Clone,
+    U: ExchangeData + Clone,
+    F: GroupFold<T, Output = GroupSums<S>>,
+{
+    let digest = pass.inputs.digest();
+    let all = &(pass.over)(context).groups;
+    let names: Rc<BTreeMap<u64, String>> =
+        Rc::new(all.iter().map(|group| (group.index, name_of(&digest, group))).collect());
+    let is_first = worker.index() == 0;
+    let resumed = if is_first {
+        left(context, pass.name, &names)?
+    } else {
+        Records::new()
+    };
+    let missing: Vec<Group> = all
+        .iter()
+        .filter(|group| is_first && !resumed.contains_key(&group.index))
+        .cloned()
+        .collect();
+    let spectra_left: u64 = all
+        .iter()
+        .filter(|group| resumed.contains_key(&group.index))
+        .map(Group::n_rows)
+        .sum();
+    context.progress.advance(spectra_left);
+    let (n_resumed, committed) = (resumed.len(), Rc::new(RefCell::new((resumed, 0_u64))));
+
+    run(worker, context, |scope, probe| {
+        let (reading, over) = (Arc::clone(context), pass.over);
+        let (into, faults) = (Rc::clone(&committed), Arc::clone(&context.faults));
+        fetch(scope, &context.faults, missing, move |group| {
+            reading.read(&over(&reading).catalogue, group)
+        })
+        .differentiate(&context.faults, derive)
+        .accumulate(pass.name, &context.faults, fold)
+        .commit(&context.faults, &context.groups, pass.name, Rc::clone(&names))
+        .exchange(|_: &CommittedGroup| 0)
+        .inspect(
+            move |done: &CommittedGroup| match serde_json::from_slice(&done.record) {
+                Ok(record) => {
+                    let (records, bytes) = &mut *into.borrow_mut();
+                    records.insert(done.group, record);
+                    *bytes += done.bytes;
+                }
+                Err(error) => faults.raise(RunError::Internal(error.to_string())),
+            },
+        )
+        .probe_with(probe);
+        Ok(())
+    })?;
+
+    let (records, bytes_written) = committed.take();
+    let (mut found, mut folds, mut bytes_read) = (Vec::new(), Vec::new(), 0);
+    if is_first {
+        if records.len() != all.len() {
+            return Err(RunError::Internal(format!(
+                "pass {} came to its end with {} of {} groups",
+                pass.name,
+                records.len(),
+                all.len()
+            )));
+        }
+        let records: Vec<GroupRecord> = records.into_values().collect();
+        folds = slice_folds(&records, worker.peers())?;
+        bytes_read = folds
+            .iter()
+            .flat_map(|fold| &fold.slices)
+            .map(|slice| 8 * slice.len as u64)
+            .sum();
+        for (at, record) in (0..).zip(records) {
+            let of_group: S = serde_json::from_value(record.found)
+                .map_err(|error| RunError::Internal(format!("what a group of pass {} found: {error}", pass.name)))?;
+            found.push(Part {
+                key: at,
+                value: (of_group, record.files),
+            });
+        }
+    }
+    let (found, concluded) = run(worker, context, |scope, probe| {
+        let at_zero = |folds: Vec<SliceFold>| folds.into_iter().map(|fold| (0, fold)).collect();
+        let found = emit(scope, found.into_iter().map(|part| (0, part)).collect()).gather(probe);
+        let concluded = emit(scope, at_zero(folds))
+            .fold_slices(&context.faults, &context.groups, pass.name)
+            .assemble(&context.faults)
+            .conclude("Conclude", &context.faults, conclude)
+            .gather(probe);
+        Ok((found, concluded))
+    })?;
+    if is_first {
+        tracing::info!(
+            pass = pass.name,
+            groups = all.len(),
+            groups_computed = all.len() - n_resumed,
+            groups_resumed = n_resumed,
+            bytes_written,
+            bytes_read,
+        );
+    }
+    let (found, files): (Vec<S>, Vec<Vec<WrittenFile>>) = found.take().into_values().unzip();
+    Ok(OverGroups {
+        found,
+        files: files.concat(),
+        concluded: concluded.take(),
+    })
+}
+
+/// The groups that an earlier attempt finished, whose files are all there.
+fn left(context: &Context, pass: &str, names: &BTreeMap<u64, String>) -> Result<Records, RunError> {
+    let mut finished = context.groups.finished(pass, &names.values().cloned().collect())?;
+    let mut records = Records::new();
+    for (&group, name) in names {
+        let Some(record) = finished.remove(name) else { continue };
+        let mut is_whole = true;
+        for file in &record.files {
+            is_whole = is_whole && context.output.holds(file)?;
+        }
+        if is_whole {
+            records.insert(group, record);
+        } else {
+            context.groups.forget(pass, name)?;
+        }
+    }
+    Ok(records)
+}
+
+/// Every slice of every total, spread evenly over the workers.
+fn slice_folds(records: &[GroupRecord], workers: usize) -> Result<Vec<SliceFold>, RunError> {
+    let unlike = || RunError::Internal("the groups of a pass have unlike sums".into());
+    let summed = |record: &GroupRecord| -> Vec<(u64, usize)> {
+        let arrays = record.arrays.iter().filter(|array| array.purpose == Purpose::Sum);
+        arrays.map(|array| (array.key, array.len)).collect()
+    };
+    let Some(first) = records.first() else {
+        return Ok(Vec::new());
+    };
+    let totals = summed(first);
+    if records.iter().any(|record| summed(record) != totals) {
+        return Err(unlike());
+    }
+    let mut folds = Vec::new();
+    for (key, of) in totals {
+        let n_spectra = records
+            .iter()
+            .flat_map(|record| &record.arrays)
+            .filter(|array| array.key == key)
+            .map(|array| array.n_spectra)
+            .sum();
+        let of_groups: Option<Vec<_>> = records.iter().map(|record| record.slices(key)).collect();
+        let mut of_groups: Vec<_> = of_groups.ok_or_else(unlike)?.into_iter().map(Vec::into_iter).collect();
+        for start in (0..of).step_by(SLICE) {
+            let slices: Option<Vec<_>> = of_groups.iter_mut().map(Iterator::next).collect();
+            folds.push(SliceFold {
+                worker: 0,
+                key,
+                n_spectra,
+                start,
+                of,
+                slices: slices.ok_or_else(unlike)?,
+            });
+        }
+    }
+    // Neighbouring slices to one worker each: the store is then read in few places at a time.
+    let each = folds.len().div_ceil(workers.max(1)).max(1);
+    for (at, fold) in folds.iter_mut().enumerate() {
+        fold.worker = (at / each) as u64;
+    }
+    Ok(folds)
+}
