@@ -7,6 +7,7 @@
 mod binary;
 mod bucket;
 mod catalogue;
+mod chaos;
 mod faulty_proxy;
 mod network;
 mod output;
@@ -19,6 +20,7 @@ mod table;
 pub use binary::{Ended, fisherflow, repository, run};
 pub use bucket::{Bucket, SECRET, on_s3, on_s3_without_keys};
 pub use catalogue::{Spectrum, broken_parquet, parquet_bytes, simulated, write_catalogue, write_objects};
+pub use chaos::{Attempt, Disturbance, Ends, everything_in};
 pub use faulty_proxy::{Fault, FaultyProxy, On, Request};
 pub use network::{LABELS, he_normal, network};
 pub use output::{counts, data_files, digests, has_manifest, manifest, stages_left};

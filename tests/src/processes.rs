@@ -129,6 +129,27 @@ impl Processes {
         }
     }
 
+    /// The number that the system gave a process.
+    ///
+    /// # Panics
+    /// It was not started.
+    #[must_use]
+    pub fn id(&self, process: usize) -> u32 {
+        self.children[process]
+            .as_ref()
+            .expect("a process that was started")
+            .id()
+    }
+
+    /// Whether a process is stopped, by SIGSTOP.
+    #[must_use]
+    pub fn is_stopped(&self, process: usize) -> bool {
+        let child = self.children[process].as_ref();
+        let stat = child.and_then(|child| std::fs::read_to_string(format!("/proc/{}/stat", child.id())).ok());
+        // The state follows the program's name, which stands in brackets.
+        stat.is_some_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
+    }
+
     /// Kills a process with SIGKILL, and waits for its end.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
-use fisherflow_dataflow::Peer;
+use fisherflow_dataflow::{FailAt, Peer};
 use fisherflow_spectra::Simulation;
 
 use crate::weights::Weights;
@@ -211,6 +211,9 @@ pub struct ClusterArgs {
     /// one, which the log names
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
+    /// For tests: where this process dies or stops, NAME[:NTH][:stop]
+    #[arg(long, hide = true, value_name = "POINT")]
+    pub fail_at: Option<FailAt>,
 }
 
 /// Where the processes are; without any of these on this machine, at ports 2101, 2102, ...

@@ -13,6 +13,7 @@ use timely::execute::execute_from;
 use timely::worker::Worker;
 
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::heartbeat::Heartbeat;
 use crate::job::Cluster;
@@ -42,6 +43,7 @@ pub(crate) fn execute<T: Send + 'static>(
     let mut hearts = BTreeMap::new();
     let (builders, others) = if processes > 1 {
         let mesh = mesh::connect(cluster, run, whereabouts)?;
+        cluster.fail_points.pass(FailPoint::Formed);
         hearts = mesh.heartbeat;
         quiet_communication_panics();
         let local = ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);

@@ -11,7 +11,7 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, GroupIds, GroupStore, KnownCatalogue, Output, Stores};
+use fisherflow_store::{Catalogue, GroupIds, GroupStore, Holding, KnownCatalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
@@ -19,6 +19,7 @@ use crate::basis::Pinned;
 use crate::checkpoint::{self, Checkpoint};
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::files;
 use crate::group_name::Serves;
@@ -80,6 +81,8 @@ pub(crate) struct Context {
     pub(crate) basis: Option<Pinned>,
     /// Of each group of the fit, the identifiers in it that are left out, once they are looked up.
     excluded: OnceLock<Vec<Vec<String>>>,
+    /// This process's claim of the output, in the first process of a run.
+    holding: OnceLock<Holding>,
     /// Where finished groups leave what they gave: of a line for all its releases.
     pub(crate) groups: GroupStore,
     /// Where they leave what serves this run alone.
@@ -155,6 +158,15 @@ impl Context {
         let basis = Pinned::find(&stores, &job, &network_sha256, release.as_ref())?;
         let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
         let output = Output::open(&stores, &uri)?;
+        let faults: Arc<Faults> = Arc::default();
+        let passing = |groups: GroupStore| {
+            let faults = Arc::clone(&faults);
+            groups.calling(move || faults.pass(FailPoint::GroupWritten))
+        };
+        let groups_of_run = passing(output.groups());
+        let groups = release
+            .as_ref()
+            .map_or_else(|| groups_of_run.clone(), |release| passing(release.line.groups()));
         let mut context = Self {
             workers: workers.max(1),
             cores: workers * job.compute.arithmetic.threads,
@@ -168,17 +180,16 @@ impl Context {
             chosen,
             fit,
             predict,
-            groups: release
-                .as_ref()
-                .map_or_else(|| output.groups(), |release| release.line.groups()),
-            groups_of_run: output.groups(),
+            groups,
+            groups_of_run,
             group,
             checkpoint,
             output,
             release,
             basis,
             excluded: OnceLock::new(),
-            faults: Arc::default(),
+            holding: OnceLock::new(),
+            faults,
             progress,
             posterior: Mutex::default(),
             bases: Mutex::default(),
@@ -195,6 +206,19 @@ impl Context {
         context.run_id = context.identity();
         context.progress.reads_from(context.stores.traffic(), &context.run_id);
         Ok(context)
+    }
+
+    /// From here on this process holds the output.
+    pub(crate) fn hold(&self, holding: &Holding) {
+        self.holding.get_or_init(|| holding.clone());
+    }
+
+    /// Looks whether the output is still this process's, before it writes what others build upon.
+    pub(crate) fn check_claim(&self) -> Result<(), RunError> {
+        match self.holding.get() {
+            Some(holding) => Ok(holding.check()?),
+            None => Ok(()),
+        }
     }
 
     /// What memory and operations depend on.

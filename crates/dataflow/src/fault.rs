@@ -3,13 +3,14 @@
 //! After a fault an operator skips what comes in. It must keep the capabilities of what it skips ([`Held`]): otherwise the frontier passes, and
 //! a process that has not heard of the fault yet takes sums that lack a group for complete, and writes them.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use timely::dataflow::operators::Capability;
 
 use crate::drain::Drain;
 use crate::error::RunError;
+use crate::fail_point::{FailPoint, FailPoints};
 
 /// Where an operator leaves its error: timely's operators return nothing, so the pass that runs them looks here.
 #[derive(Debug, Default)]
@@ -17,6 +18,7 @@ pub(crate) struct Faults {
     raised: AtomicBool,
     first: Mutex<Option<RunError>>,
     drain: Drain,
+    fail_points: OnceLock<FailPoints>,
 }
 
 /// Capabilities of what an operator skipped, kept until the dataflow is dropped.
@@ -38,6 +40,18 @@ impl Faults {
         let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.get_or_insert(error);
         self.raised.store(true, Ordering::Release);
+    }
+
+    /// From now on this process fails where it was told to; told twice, it is the first that counts.
+    pub(crate) fn arm(&self, fail_points: &FailPoints) {
+        self.fail_points.get_or_init(|| fail_points.clone());
+    }
+
+    /// The run comes by a point at which this process may have been told to fail.
+    pub(crate) fn pass(&self, point: FailPoint) {
+        if let Some(fail_points) = self.fail_points.get() {
+            fail_points.pass(point);
+        }
     }
 
     /// What is under way, and whether more may be begun.

@@ -13,6 +13,7 @@ use fisherflow_store::{
 
 use crate::context::Context;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::job::{Noise, Prior};
 use crate::passes::differentiated::Differentiated;
 use crate::prior_choice::EvidenceOf;
@@ -128,13 +129,11 @@ pub(crate) fn write_hessian(
     curvature: &BlockCurvature,
 ) -> Result<WrittenFile, RunError> {
     let metadata = metadata(context).with("fisherflow.n_spectra", curvature.n_spectra.to_string());
-    write_matrices(
-        context,
-        MatrixSet::Hessian,
-        plan,
-        &hessian_matrices(plan, curvature),
-        &metadata,
-    )
+    context.faults.pass(FailPoint::BeforeHessian);
+    let matrices = hessian_matrices(plan, curvature);
+    let file = write_matrices(context, MatrixSet::Hessian, plan, &matrices, &metadata)?;
+    context.faults.pass(FailPoint::HessianWritten);
+    Ok(file)
 }
 
 /// Reads a block's file of `posterior/hessian/`, a sum over `n_spectra` spectra.
@@ -147,6 +146,7 @@ pub(crate) fn read_hessian(context: &Context, plan: &BlockPlan, n_spectra: u64) 
 pub(crate) fn write_bases(context: &Context, plan: &BlockPlan, bases: &KroneckerBases) -> Result<(), RunError> {
     let matrices = bases_matrices(plan, bases);
     write_matrices(context, MatrixSet::Bases, plan, &matrices, &metadata(context))?;
+    context.faults.pass(FailPoint::HessianWritten);
     Ok(())
 }
 

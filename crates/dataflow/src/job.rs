@@ -8,6 +8,7 @@ use fisherflow_network::{Arithmetic, Description};
 use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{OnBadObject, StoreOptions};
 
+use crate::fail_point::FailPoints;
 use crate::interrupt::Interrupt;
 
 /// One run, resolved: nothing here is relative, and nothing is left to a default.
@@ -258,6 +259,8 @@ pub struct Cluster {
     pub peer_timeout: Duration,
     /// By which this process is asked to end early.
     pub interrupt: Interrupt,
+    /// Where this process fails, in tests of what becomes of the others.
+    pub fail_points: FailPoints,
 }
 
 /// Where the processes of a run are.
@@ -288,6 +291,7 @@ impl Cluster {
             deadline: Duration::from_secs(60),
             peer_timeout: Duration::from_secs(60),
             interrupt: Interrupt::default(),
+            fail_points: FailPoints::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::error::RunError;
+use crate::fail_point::{FailPoint, FailPoints};
 use crate::handshake::{Handshake, Peer, Purpose};
 use crate::job::Cluster;
 use crate::strays::Strays;
@@ -46,6 +47,7 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -
         ));
     }
     let (listener, address) = whereabouts.listen()?;
+    cluster.fail_points.pass(FailPoint::Listening);
     let (news, arrivals) = mpsc::channel();
     let mut forming = Forming {
         me: cluster.process,
@@ -57,6 +59,7 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -
         strays: Strays::default(),
         news,
         over: Over::default(),
+        fail_points: cluster.fail_points.clone(),
     };
     forming.announce(address);
     forming.dial_those_missing();
@@ -137,6 +140,7 @@ struct Forming {
     strays: Strays,
     news: Sender<News>,
     over: Over,
+    fail_points: FailPoints,
 }
 
 impl Forming {
@@ -212,6 +216,7 @@ impl Forming {
             Some(place) if dialled_me == (peer.process > self.me) && !place.is_alive() => {
                 if peer.socket.set_nonblocking(true).is_ok() {
                     *place = Place::Taken(peer.socket);
+                    self.fail_points.pass(FailPoint::Seated);
                 }
                 return;
             }

@@ -1,6 +1,6 @@
 //! A run that makes the next release of a line.
 
-use fisherflow_store::{Changes, Commit, Line, Stores, now_utc};
+use fisherflow_store::{Changes, Commit, Line, Manifest, Output, StoreError, Stores, now_utc};
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
@@ -9,7 +9,8 @@ use crate::group_name::name_of;
 use crate::membership;
 use crate::passes::correction::CORRECTION;
 use crate::passes::curvature::CURVATURE;
-use crate::stage_state::FitState;
+use crate::passes::exclusions;
+use crate::stage_state::{self, FitState};
 
 /// Which release of which line a run makes.
 pub(crate) struct Release {
@@ -35,6 +36,21 @@ impl Release {
     /// URI of its output.
     pub(crate) fn uri(&self) -> String {
         self.line.release_uri(self.number)
+    }
+
+    /// Refuses where another run has committed it in the meantime.
+    pub(crate) fn check_open(&self) -> Result<(), RunError> {
+        match self.line.commit_of(self.number)? {
+            None => Ok(()),
+            Some(commit) => Err(RunError::Store(StoreError::CommitConflict {
+                output: self.uri(),
+                run_id: commit.run_id,
+                difference: format!(
+                    "as release {} at {}; run again for the next",
+                    commit.release, commit.created
+                ),
+            })),
+        }
     }
 
     /// Whether the release before is of this very run: then there is nothing to release.
@@ -92,6 +108,36 @@ pub(crate) fn commit(context: &Context, excluded: &[Vec<String>], fit: &FitState
     release.line.commit(&commit)?;
     tracing::info!(release = release.number, line = release.line.uri(), changes = %commit.changes, "released");
     Ok(())
+}
+
+/// Commits a release whose output is complete: for a run that ended between the two.
+pub(crate) fn commit_again(context: &Context) -> Result<(), RunError> {
+    let Some(release) = &context.release else {
+        return Ok(());
+    };
+    let excluded = exclusions::of_all(context)?;
+    let left = stage_state::find(context, "fit")?;
+    let fit: FitState = match &left {
+        Some(bytes) => stage_state::parse(context, "fit", bytes)?,
+        None => {
+            return Err(RunError::Refused(format!(
+                "{} is complete and not committed, and what its fit left is gone: remove it and run again",
+                release.uri()
+            )));
+        }
+    };
+    commit(context, &excluded, &fit)
+}
+
+/// The manifest of the release before, where it is of this very run: then there is nothing to release.
+pub(crate) fn of_same_inputs(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
+    match &context.release {
+        Some(release) if release.is_released(&context.run_id) => {
+            let output = Output::open(&context.stores, &release.line.release_uri(release.number - 1))?;
+            Ok(output.manifest()?.map(Box::new))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -6,16 +6,19 @@ use std::time::Instant;
 
 use fisherflow_curvature::CurvatureKind;
 use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
-use fisherflow_store::{Changes, Claim, Claimed, Manifest, Output, StoreError, WrittenFile, now_utc};
+use fisherflow_store::{Changes, Manifest, WrittenFile};
 use serde::Serialize;
 
 use crate::basis;
 use crate::calibration_notes;
+use crate::claim::{self, Claimed};
+use crate::claim_keeper::ClaimKeeper;
 use crate::cluster;
 use crate::context::Context;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::files;
-use crate::job::{Cluster, ExistingOutput, Job, Stage};
+use crate::job::{Cluster, Job, Stage};
 use crate::manifest::manifest;
 use crate::meter::Meter;
 use crate::passes::exclusions;
@@ -23,7 +26,7 @@ use crate::passes::predict::PredictCounts;
 use crate::prior_facts::PriorFacts;
 use crate::release;
 use crate::resources::Resources;
-use crate::stage_state::{self, FitCounts, FitState};
+use crate::stage_state::FitCounts;
 use crate::stages::{self, Found};
 use crate::status::StatusWriter;
 use crate::whereabouts::Whereabouts;
@@ -125,22 +128,51 @@ pub enum Outcome {
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
-    let complete = if cluster.process == 0 {
-        claim(&context)?
-    } else {
-        finished(&context)?
-    };
-    if let Some(manifest) = complete {
-        if cluster.process == 0 {
-            release_again(&context)?;
-        }
+    context.faults.arm(&cluster.fail_points);
+    context.faults.pass(FailPoint::Opened);
+    if let Some(manifest) = release::of_same_inputs(&context)? {
         return Ok(Outcome::AlreadyComplete(manifest));
     }
-    let working = Arc::clone(&context);
+    if cluster.process > 0 {
+        if let Some(manifest) = claim::finished(&context)? {
+            return Ok(Outcome::AlreadyComplete(manifest));
+        }
+        let found = work(&context, stage, cluster)?;
+        return Ok(Outcome::Done(Box::new(summary(&context, stage, found, None, started)?)));
+    }
+    let holding = match claim::claim(&context, cluster)? {
+        Claimed::Held(holding) => holding,
+        Claimed::Complete(manifest) => {
+            // Its last steps may have been cut short.
+            if !context.output.is_marked()? {
+                context.output.commit(&manifest)?;
+            }
+            release::commit_again(&context)?;
+            tidy_up(&context)?;
+            return Ok(Outcome::AlreadyComplete(manifest));
+        }
+    };
+    context.hold(&holding);
+    let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
+    context.faults.pass(FailPoint::Claimed);
+    let summary =
+        work(&context, stage, cluster).and_then(|found| summary(&context, stage, found, Some(&mut keeper), started));
+    match summary {
+        Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
+        other => {
+            keeper.release()?;
+            other.map(|summary| Outcome::Done(Box::new(summary)))
+        }
+    }
+}
+
+/// The stages, on this process's workers together with those of the others.
+fn work(context: &Arc<Context>, stage: Stage, cluster: &Cluster) -> Result<Found, RunError> {
+    let working = Arc::clone(context);
     let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
     let status = (cluster.process == 0)
-        .then(|| StatusWriter::start(&context.progress, &context.output, stage, &host()))
+        .then(|| StatusWriter::start(&context.progress, &context.output, stage, &claim::host()))
         .transpose()?;
     let found = cluster::execute(
         cluster,
@@ -153,131 +185,26 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     if let Some(status) = status {
         status.end(found.as_ref().err());
     }
-    let found = found?;
-    let summary = summary(&context, stage, found, cluster.process, started)?;
-    Ok(Outcome::Done(Box::new(summary)))
+    found
 }
 
-/// Takes the output for this run; the manifest, where this very run is already complete there.
-fn claim(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
-    let output = &context.output;
-    // A place that cannot even be looked at is one that the claim below cannot write to, and says so better.
-    if let Ok(Some(manifest)) = finished(context) {
-        return Ok(Some(manifest));
+/// What is left to do once the output is complete: also for a process before this one, that died in between.
+fn tidy_up(context: &Context) -> Result<(), RunError> {
+    context.output.clear_stages()?;
+    if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
+        context.stores.delete_prefix(&context.scratch())?;
     }
-    let claim = Claim {
-        run_id: context.run_id.clone(),
-        host: host(),
-        pid: std::process::id(),
-        started: now_utc(),
-    };
-    if let Ok(Some(holder)) = output.holder()
-        && is_at_work(&holder, &claim)
-    {
-        return Err(RunError::Store(StoreError::Held {
-            output: output.uri().to_string(),
-            run_id: holder.run_id,
-            host: holder.host,
-            pid: holder.pid,
-            started: holder.started,
-        }));
-    }
-    if context.job.existing_output == ExistingOutput::Overwrite && may_overwrite(context)? {
-        output.overwrite()?;
-    }
-    match output.claim(&claim)? {
-        Claimed::Fresh => Ok(None),
-        Claimed::TakenOver => {
-            tracing::info!(run_id = %context.run_id, output = %output.uri(), "goes on after the last finished stage");
-            Ok(None)
-        }
-        Claimed::Complete(manifest) => Ok(Some(manifest)),
-    }
-}
-
-/// Whether what the output holds may go: of a line only what another run left of a release that it never committed.
-fn may_overwrite(context: &Context) -> Result<bool, RunError> {
-    let Some(release) = &context.release else {
-        return Ok(true);
-    };
-    if let Some(commit) = release.line.commit_of(release.number)? {
-        return Err(RunError::Store(StoreError::CommitConflict {
-            output: release.uri(),
-            run_id: commit.run_id,
-            difference: format!(
-                "as release {} at {}; run again for the next",
-                commit.release, commit.created
-            ),
-        }));
-    }
-    let holder = context.output.holder()?;
-    Ok(holder.is_none_or(|holder| holder.run_id != context.run_id))
-}
-
-/// Commits a release whose output is complete: for a run that ended between the two.
-fn release_again(context: &Context) -> Result<(), RunError> {
-    let Some(release) = context
-        .release
-        .as_ref()
-        .filter(|release| !release.is_released(&context.run_id))
-    else {
-        return Ok(());
-    };
-    let excluded = exclusions::of_all(context)?;
-    let left = stage_state::find(context, "fit")?;
-    let fit: FitState = match &left {
-        Some(bytes) => stage_state::parse(context, "fit", bytes)?,
-        None => {
-            return Err(RunError::Refused(format!(
-                "{} is complete and not committed, and what its fit left is gone: run again with --overwrite",
-                release.uri()
-            )));
-        }
-    };
-    release::commit(context, &excluded, &fit)?;
-    Ok(context.output.clear_stages().map(drop)?)
-}
-
-/// The name of this machine.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
-}
-
-/// Whether the holder of an output is another process of this machine that is still running this program: of a holder elsewhere nothing
-/// is known, and the same run may go on with what it left.
-fn is_at_work(holder: &Claim, own: &Claim) -> bool {
-    let program = |process: &str| std::fs::read_link(format!("/proc/{process}/exe")).ok();
-    holder.host == own.host
-        && holder.pid != own.pid
-        && program(&holder.pid.to_string()).is_some_and(|program_there| program("self") == Some(program_there))
-}
-
-/// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
-fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
-    if let Some(release) = context
-        .release
-        .as_ref()
-        .filter(|release| release.is_released(&context.run_id))
-    {
-        let number = release.number - 1;
-        let output = Output::open(&context.stores, &release.line.release_uri(number))?;
-        return Ok(output.manifest()?.map(Box::new));
-    }
-    if context.job.existing_output == ExistingOutput::Overwrite {
-        return Ok(None);
-    }
-    let manifest = context.output.manifest()?;
-    Ok(manifest
-        .filter(|manifest| manifest.run_id == context.run_id)
-        .map(Box::new))
+    context.output.clear_rendezvous()?;
+    context.output.clear_claims()?;
+    context.output.clear_staged();
+    Ok(())
 }
 
 fn summary(
     context: &Context,
     stage: Stage,
     found: Found,
-    process: usize,
+    keeper: Option<&mut ClaimKeeper>,
     started: Instant,
 ) -> Result<RunSummary, RunError> {
     let blocks = found
@@ -310,7 +237,8 @@ fn summary(
         labels: labels.names.clone(),
         units: labels.units.clone(),
         n_weights: context.network.n_weights() as u64,
-        release: (process == 0)
+        release: keeper
+            .is_some()
             .then(|| release::changes(context, context.excluded()))
             .flatten()
             .zip(context.release.as_ref())
@@ -338,7 +266,7 @@ fn summary(
         resources,
         seconds: 0.0,
     };
-    if process == 0 && predicted.is_some() {
+    if let (Some(keeper), true) = (keeper, predicted.is_some()) {
         summary.files.push(files::write_blocks(
             context,
             &summary.blocks,
@@ -360,13 +288,16 @@ fn summary(
             summary.files.push(files::write_intrinsic(context, cells, all)?);
         }
         summary.files.sort();
-        context.output.commit(&manifest(context, &summary)?)?;
+        context.faults.pass(FailPoint::BeforeManifest);
+        let manifest = manifest(context, &summary)?;
+        keeper.rest();
+        keeper.holding().commit(&manifest)?;
+        context.faults.pass(FailPoint::Sealed);
+        context.output.commit(&manifest)?;
+        context.faults.pass(FailPoint::Committed);
         release::commit(context, context.excluded(), &found.fit)?;
-        context.output.clear_stages()?;
-        if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
-            context.stores.delete_prefix(&context.scratch())?;
-        }
-        context.output.clear_rendezvous()?;
+        tidy_up(context)?;
+        context.faults.pass(FailPoint::Cleared);
         summary.complete = true;
     }
     summary.seconds = started.elapsed().as_secs_f64();

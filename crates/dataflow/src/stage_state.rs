@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::dual_files::DualChunk;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::prior_choice::PriorChoice;
 
 /// What `fit` found, beside `posterior/hessian/`.
@@ -108,7 +109,10 @@ pub(crate) fn parse<T: DeserializeOwned>(context: &Context, stage: &str, bytes: 
 /// Writes what `stage` leaves.
 pub(crate) fn write<T: Serialize>(context: &Context, stage: &str, state: &T) -> Result<(), RunError> {
     let bytes = serde_json::to_vec_pretty(state).map_err(|error| RunError::Internal(error.to_string()))?;
+    context.faults.pass(FailPoint::BeforeStage);
+    context.check_claim()?;
     context.output.put(&path(stage), bytes)?;
+    context.faults.pass(FailPoint::StageLeft);
     Ok(())
 }
 

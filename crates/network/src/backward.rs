@@ -144,12 +144,7 @@ impl Network {
     }
 
     /// `grad` times the first layer's weights over the input scale, so that no pass over the Jacobian is needed afterwards.
-    fn times_weight_by_flux(
-        &self,
-        grad: &Tensor,
-        dense: &Dense,
-        scale: &InverseScale,
-    ) -> Result<Tensor, NetworkError> {
+    fn times_weight_by_flux(&self, grad: &Tensor, dense: &Dense, scale: &InverseScale) -> Result<Tensor, NetworkError> {
         let threads = self.arithmetic.threads;
         let InverseScale::ByPixel(row) = scale else {
             return Ok(dense.vjp(grad, threads)?);

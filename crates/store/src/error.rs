@@ -261,6 +261,23 @@ pub enum StoreError {
         /// When it started.
         started: String,
     },
+    /// Another process took the output over while this one seemed dead.
+    #[error(
+        "{output} was taken over by run {run_id} (process {pid} on {host}, since {started}), to whom this process gave no sign of life: \
+         run again once that one has ended"
+    )]
+    TakenOver {
+        /// The output.
+        output: String,
+        /// The run that holds it now.
+        run_id: String,
+        /// Its host.
+        host: String,
+        /// Its process.
+        pid: u32,
+        /// When it started.
+        started: String,
+    },
     /// The output holds another, finished run.
     #[error("{output} already holds the finished run {run_id}: choose another output, or overwrite it")]
     Complete {

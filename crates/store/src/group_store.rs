@@ -10,6 +10,7 @@
 //! the arrays of the other attempt are deleted. A group without its `.done` was never finished.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc;
 
 use bytes::Bytes;
@@ -45,6 +46,17 @@ const SUMS: &str = ".sums";
 pub struct GroupStore {
     stores: Stores,
     root: String,
+    on_written: OnWritten,
+}
+
+/// What is called between a group's numbers and its record.
+#[derive(Clone, Default)]
+struct OnWritten(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl std::fmt::Debug for OnWritten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OnWritten").field(&self.0.is_some()).finish()
+    }
 }
 
 /// An array of a group.
@@ -184,7 +196,15 @@ impl GroupStore {
         Self {
             stores: stores.clone(),
             root: root.trim_end_matches('/').to_owned(),
+            on_written: OnWritten::default(),
         }
+    }
+
+    /// The same; `on_written` is called on an I/O thread when a group's numbers are there and its record, by which they count, is not.
+    #[must_use]
+    pub fn calling(mut self, on_written: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_written = OnWritten(Some(Arc::new(on_written)));
+        self
     }
 
     /// Those groups of a pass that are finished, of the `names` asked for. One whose arrays are gone is no longer finished.
@@ -267,6 +287,7 @@ impl GroupStore {
             sums: self.stores.locate(&format!("{}/{object}", self.folder(pass)))?,
             done: self.stores.locate(&self.done_uri(pass, name))?,
             object,
+            on_written: self.on_written.clone(),
         };
         let (sender, receiver) = mpsc::channel();
         self.stores.handle().spawn(async move {
@@ -356,6 +377,7 @@ struct Commit {
     sums: Location,
     done: Location,
     object: String,
+    on_written: OnWritten,
 }
 
 impl Commit {
@@ -367,6 +389,9 @@ impl Commit {
     ) -> Result<Committed, StoreError> {
         let has_numbers = arrays.iter().any(|array| !array.values.is_empty());
         let arrays = self.write_arrays(arrays).await?;
+        if let Some(on_written) = &self.on_written.0 {
+            on_written();
+        }
         let record = GroupRecord {
             object: has_numbers.then(|| self.object.clone()),
             arrays,

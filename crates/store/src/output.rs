@@ -1,12 +1,11 @@
 //! An output: claimed by one run, written file by file, committed by its manifest.
 //!
-//! `claim.json` is created by a conditional write, so that of two runs on one output the second refuses. `manifest.json` is created by a
-//! conditional write once every file is there; `_SUCCESS` comes last. `predictions/`, `jacobians/` and `posterior/` hold Parquet alone.
+//! Of two runs on one output the second refuses ([`crate::claim`]). `manifest.json` is created by a conditional write once every file is there; `_SUCCESS` comes last. `predictions/`, `jacobians/` and `posterior/` hold Parquet alone.
 
 use fisherflow_spectra::ObjectVersion;
 use object_store::{ObjectStoreExt, PutPayload};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::blocks::{BLOCKS, read_blocks, write_blocks};
@@ -41,33 +40,6 @@ pub struct Output {
     uri: String,
 }
 
-/// Who holds an output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// The run: the same for a run that is started again.
-    pub run_id: String,
-    /// Name of its machine.
-    pub host: String,
-    /// Its process.
-    pub pid: u32,
-    /// When it started: RFC 3339, UTC.
-    pub started: String,
-}
-
-/// How a claim went.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Claimed {
-    /// Nothing was there.
-    Fresh,
-    /// The same run was here before and did not finish.
-    TakenOver,
-    /// The same run was here before and finished.
-    Complete(
-        /// What it committed.
-        Box<Manifest>,
-    ),
-}
-
 impl Output {
     /// The output at a URI; touches nothing.
     ///
@@ -97,66 +69,6 @@ impl Output {
     #[must_use]
     pub fn child(&self, path: &str) -> String {
         format!("{}/{path}", self.uri)
-    }
-
-    /// Claims the output for a run. Of several at once, one gets it.
-    ///
-    /// # Errors
-    /// Another run holds it ([`StoreError::Held`]) or finished there ([`StoreError::Complete`]), it holds what is not ours
-    /// ([`StoreError::NotOurs`]), or it cannot be written.
-    pub fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        let uri = self.child(CLAIM);
-        let document = json(&uri, claim)?;
-        match self.stores.create_once(&uri, document.clone())? {
-            Creation::Ours => match self.manifest()? {
-                Some(manifest) => Ok(Claimed::Complete(Box::new(manifest))),
-                None => self.fresh(),
-            },
-            Creation::Created => self.fresh(),
-            Creation::Others(found) => {
-                let holder: Claim = self.parse(&uri, &found)?;
-                let finished = self.manifest()?;
-                if holder.run_id == claim.run_id {
-                    if let Some(manifest) = finished {
-                        return Ok(Claimed::Complete(Box::new(manifest)));
-                    }
-                    self.stores.write(&uri, document)?;
-                    return Ok(Claimed::TakenOver);
-                }
-                Err(match finished {
-                    Some(manifest) => StoreError::Complete {
-                        output: self.uri.clone(),
-                        run_id: manifest.run_id,
-                    },
-                    None => StoreError::Held {
-                        output: self.uri.clone(),
-                        run_id: holder.run_id,
-                        host: holder.host,
-                        pid: holder.pid,
-                        started: holder.started,
-                    },
-                })
-            }
-        }
-    }
-
-    /// The claim was just made: taken back where something else is there.
-    fn fresh(&self) -> Result<Claimed, StoreError> {
-        match self.foreign()? {
-            Some(error) => {
-                self.stores.delete(&self.child(CLAIM))?;
-                Err(error)
-            }
-            None => Ok(Claimed::Fresh),
-        }
-    }
-
-    /// Who holds it.
-    ///
-    /// # Errors
-    /// The store does not say.
-    pub fn holder(&self) -> Result<Option<Claim>, StoreError> {
-        self.document(CLAIM)
     }
 
     /// Deletes the output, so that another run can have it; returns how many objects there were.
@@ -208,6 +120,14 @@ impl Output {
             }
         }
         self.stores.write(&self.child(SUCCESS), Vec::new())
+    }
+
+    /// Whether a commit went to its last step.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn is_marked(&self) -> Result<bool, StoreError> {
+        self.stores.exists(&self.child(SUCCESS))
     }
 
     /// Writes a file that is no table.
@@ -414,7 +334,7 @@ impl Output {
     }
 
     /// The error that a place gives which holds something but our claim.
-    fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
+    pub(crate) fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
         let claim = self.child(CLAIM);
         let objects = self.objects()?;
         let Some(object) = objects.into_iter().find(|object| object.path != claim) else {
@@ -432,7 +352,7 @@ impl Output {
         }))
     }
 
-    fn document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+    pub(crate) fn document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
         let uri = self.child(name);
         match self.stores.read(&uri) {
             Ok(bytes) => self.parse(&uri, &bytes).map(Some),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::location::Place;
-use crate::output::{CLAIM, DATA, MANIFEST, SUCCESS};
+use crate::output::DATA;
 use crate::{Manifest, Output, StoreError, WrittenFile};
 
 impl Output {
@@ -27,7 +27,7 @@ impl Output {
             }
             self.remove_staged(directory);
         }
-        self.remove_staged_documents();
+        self.clear_staged();
         for (uri, file) in missing {
             match self.stores().head(&uri)? {
                 Some(object) if object.size == file.bytes => {}
@@ -64,25 +64,25 @@ impl Output {
         }
     }
 
-    /// Removes, on a disk, the half-written documents of a killed process (`claim.json#1`).
-    fn remove_staged_documents(&self) {
+    /// Removes, on a disk, what a killed process left half written beside the manifest (`report.html#1`).
+    pub fn clear_staged(&self) {
         let Ok(location) = self.stores().locate(self.uri()) else {
             return;
         };
         if location.place != Place::Local {
             return;
         }
-        let entries = std::fs::read_dir(location.uri());
-        for entry in entries.into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let staged = [CLAIM, MANIFEST, SUCCESS].iter().any(|document| {
-                let suffix = name
-                    .to_str()
-                    .and_then(|name| name.strip_prefix(document)?.strip_prefix('#'));
-                suffix.is_some_and(|suffix| suffix.bytes().all(|byte| byte.is_ascii_digit()))
-            });
-            if staged && let Err(error) = std::fs::remove_file(entry.path()) {
-                tracing::warn!(path = %entry.path().display(), %error, "a half-written file stays");
+        let is_staged = |name: &str| {
+            name.rsplit_once('#')
+                .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+        };
+        for entry in std::fs::read_dir(location.uri()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_file()
+                && entry.file_name().to_str().is_some_and(is_staged)
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "a half-written file stays");
             }
         }
     }

@@ -363,6 +363,9 @@ fn the_verifier_agrees_with_the_writer() {
         host: "h".into(),
         pid: 1,
         started: now_utc(),
+        machine: String::new(),
+        born: 0,
+        beat: 0,
     };
     output.claim(&claim).unwrap();
     let blocks = output.write_blocks(&[], &FileMetadata::default()).unwrap();

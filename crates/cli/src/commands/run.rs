@@ -23,36 +23,47 @@ const READ_BACK: u64 = 1 << 30;
 /// Whatever ended the run.
 pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, terminal: &Terminal) -> Result<(), CliError> {
     signals::heed(&cluster.interrupt, terminal)?;
-    let stores = Stores::new(job.store.clone(), IO_THREADS)?;
+    let (stores, uri) = (Stores::new(job.store.clone(), IO_THREADS)?, job.output.clone());
     let releases = job.releases;
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, Arc::clone(meter))?;
     if cluster.process == 0 {
         match outcome {
             Outcome::Done(done) if done.complete => {
                 let checked = check(&stores, &done)?;
-                // The output is whole without its page: a page that cannot be drawn fails nobody's night.
-                let report = fisherflow_report::write(&stores, &done.output)
-                    .inspect_err(|error| tracing::warn!(%error, "no report.html"))
-                    .ok();
-                page(&done, &checked, report.as_ref().map(|report| report.uri.as_str())).print()?;
+                page(&done, &checked, report(&stores, &done.output).as_deref()).print()?;
             }
             Outcome::Done(done) => page(&done, "no manifest yet", None).print()?,
-            Outcome::AlreadyComplete(manifest) => Page::new()
-                .line(format!(
-                    "nothing to do: run {} is complete since {}, {} files; {}",
-                    manifest.run_id,
-                    manifest.created,
-                    count(manifest.files.len() as u64),
-                    if releases {
-                        "the line's last release is of these very inputs"
-                    } else {
-                        "--overwrite runs it again"
-                    }
-                ))
-                .print()?,
+            Outcome::AlreadyComplete(manifest) => {
+                // Its process may have ended before it came to that.
+                if !releases && !stores.exists(&Output::open(&stores, &uri)?.child(fisherflow_report::REPORT))? {
+                    report(&stores, &uri);
+                }
+                Page::new()
+                    .line(format!(
+                        "nothing to do: run {} is complete since {}, {} files; {}",
+                        manifest.run_id,
+                        manifest.created,
+                        count(manifest.files.len() as u64),
+                        if releases {
+                            "the line's last release is of these very inputs"
+                        } else {
+                            "--overwrite runs it again"
+                        }
+                    ))
+                    .print()?;
+            }
         }
     }
     Ok(())
+}
+
+/// Writes the page of a complete output, and gives its URI. The output is whole without it: a page that cannot be drawn fails nobody's
+/// night.
+fn report(stores: &Stores, output: &str) -> Option<String> {
+    fisherflow_report::write(stores, output)
+        .inspect_err(|error| tracing::warn!(%error, "no report.html"))
+        .ok()
+        .map(|report| report.uri)
 }
 
 /// Reads a complete output back against its manifest, unless that would take long; says what was done.

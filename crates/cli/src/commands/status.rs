@@ -256,6 +256,9 @@ mod tests {
             host: "node-1".into(),
             pid: 7,
             started: "2026-01-01T00:00:00Z".into(),
+            machine: String::new(),
+            born: 0,
+            beat: 0,
         };
         let mut page = page("/out", Some(&claim), None, None, &contents);
         let said = page.gap().grid(&folders(&contents)).to_string();

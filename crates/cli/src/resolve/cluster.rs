@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use fisherflow_dataflow::{Cluster, ClusterQuestion, ClusterRates, Hosts, Interrupt};
+use fisherflow_dataflow::{Cluster, ClusterQuestion, ClusterRates, FailPoints, Hosts, Interrupt};
 use sha2::{Digest, Sha256};
 
 use crate::args::{ClusterArgs, HostsArgs, PlanArgs};
@@ -68,6 +68,7 @@ pub fn cluster(args: &ClusterArgs, environment: &Environment) -> Result<Cluster,
         deadline: Duration::from_secs(args.deadline),
         peer_timeout: Duration::from_secs(args.peer_timeout),
         interrupt: Interrupt::default(),
+        fail_points: args.fail_at.map_or_else(FailPoints::default, FailPoints::at),
     })
 }
 
@@ -228,6 +229,7 @@ mod tests {
             deadline: 30,
             peer_timeout: 60,
             metrics: None,
+            fail_at: None,
         }
     }
 

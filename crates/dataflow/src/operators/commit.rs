@@ -14,6 +14,7 @@ use timely::dataflow::operators::generic::Operator;
 use super::Accumulated;
 use crate::drain::UnderWay;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::fault::{Faults, Held};
 
 /// What a group gives to the store.
@@ -91,6 +92,7 @@ impl<'scope, S: Serialize + 'static> Commit<'scope> for StreamVec<'scope, u64, A
                             let _ = activator.activate();
                         };
                         let group = done.group;
+                        faults.pass(FailPoint::GroupSummed);
                         let begun = begin(&store, pass, &names, group, done.value, wake);
                         match (begun, capability.retain_least(0)) {
                             (Ok(committing), Some(capability)) => {
@@ -117,7 +119,10 @@ impl<'scope, S: Serialize + 'static> Commit<'scope> for StreamVec<'scope, u64, A
                         .map_err(RunError::from)
                         .and_then(|committed| told(of.group, &committed))
                     {
-                        Ok(committed) => output.session(&of.capability).give(committed),
+                        Ok(committed) => {
+                            faults.pass(FailPoint::GroupDone);
+                            output.session(&of.capability).give(committed);
+                        }
                         Err(error) => {
                             faults.raise(error);
                             held.keep(&faults, Some(of.capability));

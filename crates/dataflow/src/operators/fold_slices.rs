@@ -15,6 +15,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::Part;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::fault::{Faults, Held};
 
 /// Folds whose reading is under way in a worker: the one at hand, and the next.
@@ -152,7 +153,9 @@ impl<'scope> FoldSlices<'scope> for StreamVec<'scope, u64, SliceFold> {
                     let Some(mut first) = pending.pop_front() else {
                         return;
                     };
-                    match first.step() {
+                    let stepped = first.step();
+                    faults.pass(FailPoint::Merged);
+                    match stepped {
                         Ok(true) => {
                             let value = Slice {
                                 n_spectra: first.fold.n_spectra,

@@ -18,6 +18,7 @@ use timely::worker::Worker;
 use super::{dual, run};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::Prior;
 use crate::operators::{Conclude, Gather, owned};
@@ -161,14 +162,14 @@ fn each_block<U: timely::ExchangeData + Clone>(
 /// Writes a block's posterior.
 fn write(context: &Context, block: u64, posterior: &BlockPosterior) -> Result<Inverted, RunError> {
     let plan = &context.blocks[block as usize];
-    let files = vec![
-        files::write_inverse(context, plan, &posterior.precision.inverse_matrices())?,
-        files::write_marginal_variance(context, plan, &posterior.precision.marginal_variance())?,
-    ];
+    context.faults.pass(FailPoint::BeforeInverse);
+    let inverse = files::write_inverse(context, plan, &posterior.precision.inverse_matrices())?;
+    context.faults.pass(FailPoint::InverseWritten);
+    let variance = files::write_marginal_variance(context, plan, &posterior.precision.marginal_variance())?;
     context.progress.advance(1);
     Ok(Inverted {
         info: posterior.info.clone(),
-        files,
+        files: vec![inverse, variance],
     })
 }
 

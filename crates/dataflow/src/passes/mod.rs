@@ -49,6 +49,7 @@ use timely::worker::Worker;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::operators::{Differentiate, GroupItem, fetch};
 use fisherflow_spectra::SpectrumBatch;
 
@@ -63,6 +64,7 @@ pub(crate) fn run<R>(
 ) -> Result<R, RunError> {
     let probe = ProbeHandle::new();
     let built = worker.dataflow::<u64, _, _>(|scope| build(scope, &probe))?;
+    context.faults.pass(FailPoint::Planned);
     while !probe.done() {
         if context.faults.raised() {
             return Err(RunError::Stopped);

@@ -16,6 +16,7 @@ use super::flux_part::FluxPartReader;
 use super::groups::{GroupPass, over_groups};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::fail_point::FailPoint;
 use crate::files::{self, JacobianPart};
 use crate::group_name::PassInputs;
 use crate::operators::{GroupFold, GroupSums};
@@ -186,7 +187,9 @@ impl GroupFold<Differentiated> for Fold {
     fn finish(&mut self, _group: u64) -> Result<Self::Output, RunError> {
         if let Some(part) = self.open.take() {
             self.done.counts.bad += part.predictions.n_bad() - self.done.counts.excluded;
+            self.context.faults.pass(FailPoint::BeforePart);
             self.done.files.push(part.predictions.finish()?);
+            self.context.faults.pass(FailPoint::PartWritten);
             if let Some(jacobians) = part.jacobians {
                 self.done.files.push(jacobians.finish()?);
             }

@@ -232,39 +232,83 @@ pub fn claim_of(run: &str) -> Claim {
         host: "node-1".into(),
         pid: 42,
         started: "2026-01-01T00:00:00Z".into(),
+        machine: String::new(),
+        born: 0,
+        beat: 0,
     }
 }
 
 fn claims(stores: &Stores, base: &str) {
     let output = Output::open(stores, &format!("{base}/out")).unwrap();
+    assert_eq!(output.held().unwrap(), None);
     let n = 8;
     let barrier = Barrier::new(n);
-    let outcomes: Vec<Result<Claimed, StoreError>> = std::thread::scope(|scope| {
+    let outcomes: Vec<Option<Holding>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..n)
             .map(|i| {
                 let (output, barrier) = (&output, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    output.claim(&claim_of(&format!("run-{i}")))
+                    output.claim(&claim_of(&format!("run-{i}"))).unwrap()
                 })
             })
             .collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    assert_eq!(outcomes.iter().filter(|o| matches!(o, Ok(Claimed::Fresh))).count(), 1);
+    let winners: Vec<usize> = (0..n).filter(|&i| outcomes[i].is_some()).collect();
+    assert_eq!(winners.len(), 1);
+    let first = outcomes.into_iter().flatten().next().unwrap();
     let holder = output.holder().unwrap().unwrap();
-    for error in outcomes.into_iter().filter_map(Result::err) {
-        let message = error.to_string();
-        assert!(matches!(error, StoreError::Held { .. }), "{message}");
-        assert!(
-            message.contains(&holder.run_id) && message.contains("node-1"),
-            "{message}"
-        );
+    assert_eq!(holder.run_id, format!("run-{}", winners[0]));
+    first.check().unwrap();
+    // Whoever wrote it, and did not hear of it, has it.
+    assert_eq!(output.claim(&holder).unwrap().unwrap().generation(), 1);
+
+    let held = output.held().unwrap().unwrap();
+    assert_eq!((held.generation, &held.claim), (1, &holder));
+    assert_eq!(output.sign_of_life(&held).unwrap(), SignOfLife::None);
+    first.beat(1).unwrap();
+    let beat = output.sign_of_life(&held).unwrap();
+    first.beat(2).unwrap();
+    assert_ne!(output.sign_of_life(&held).unwrap(), beat);
+    first.release().unwrap();
+    assert_eq!(output.sign_of_life(&held).unwrap(), SignOfLife::Released);
+
+    // Of several that follow one does; the one before can do nothing more.
+    let followers: Vec<Claim> = (43..46).map(|pid| Claim { pid, ..holder.clone() }).collect();
+    let second: Vec<Holding> = followers
+        .iter()
+        .filter_map(|claim| output.succeed(&held, claim).unwrap())
+        .collect();
+    let [second] = &second[..] else {
+        panic!("{} follow", second.len())
+    };
+    assert_eq!((second.generation(), output.holder().unwrap().unwrap().pid), (2, 43));
+    let manifest = manifest_of(&holder.run_id, Vec::new());
+    for refused in [first.check(), first.beat(3), first.release(), first.commit(&manifest)] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, StoreError::TakenOver { pid: 43, .. }), "{error}");
     }
-    let mut again = holder.clone();
-    again.pid = 43;
-    assert_eq!(output.claim(&again).unwrap(), Claimed::TakenOver);
-    assert_eq!(output.holder().unwrap().unwrap().pid, 43);
+    second.commit(&manifest).unwrap();
+    second.commit(&manifest).unwrap();
+    let committed = output.held().unwrap().unwrap();
+    assert_eq!(committed.committed.as_ref(), Some(&manifest));
+    assert_eq!(committed.claim.pid, 43);
+    assert!(output.succeed(&committed, &followers[1]).unwrap().is_none());
+
+    // Overwritten: everything goes but the log.
+    stores
+        .write(&output.child("predictions/part-00000.parquet"), vec![1])
+        .unwrap();
+    stores.write(&output.child("manifest.json"), vec![1]).unwrap();
+    let third = output.replace(&committed, &claim_of("another")).unwrap().unwrap();
+    assert!(second.check().is_err());
+    third.check().unwrap();
+    let left: Vec<String> = output.contents().unwrap().into_iter().map(|(path, _)| path).collect();
+    assert!(left.iter().all(|path| path.starts_with("claim")), "{left:?}");
+    output.clear_claims().unwrap();
+    assert_eq!(output.contents().unwrap().len(), 1);
+    assert_eq!(output.holder().unwrap().unwrap().run_id, "another");
     // What is not ours is neither taken nor deleted.
     let foreign = Output::open(stores, &format!("{base}/foreign")).unwrap();
     stores.write(&foreign.child("thesis.tex"), vec![1]).unwrap();
@@ -291,7 +335,7 @@ pub fn manifest_of(run: &str, files: Vec<WrittenFile>) -> Manifest {
 
 fn outputs(stores: &Stores, base: &str) {
     let output = Output::open(stores, base).unwrap();
-    assert_eq!(output.claim(&claim_of("one")).unwrap(), Claimed::Fresh);
+    assert!(output.claim(&claim_of("one")).unwrap().is_some());
     assert!(matches!(output.verify().unwrap_err(), StoreError::NotComplete { .. }));
     let values = [1.0, 0.5, 0.5, 2.0];
     let matrix = MatrixRows {
@@ -341,13 +385,13 @@ fn outputs(stores: &Stores, base: &str) {
     let mut other = manifest.clone();
     other.files[1].sha256 = "00".into();
     assert!(output.commit(&other).is_err());
-    // Another run is told; the same run is told that it is done.
+    // A complete output without its claim is nobody's to take.
+    stores.delete(&output.child("claim.json")).unwrap();
     let error = output.claim(&claim_of("two")).unwrap_err();
     assert!(
         matches!(&error, StoreError::Complete { run_id, .. } if run_id == "one"),
         "{error}"
     );
-    assert!(matches!(output.claim(&claim_of("one")).unwrap(), Claimed::Complete(_)));
     // Every kind of damage is found.
     stores.write(&output.child("report.html"), b"<q>".to_vec()).unwrap();
     stores
@@ -363,7 +407,7 @@ fn outputs(stores: &Stores, base: &str) {
         assert!(problems.contains(part), "{problems}");
     }
     assert!(output.overwrite().unwrap() >= 4);
-    assert_eq!(output.claim(&claim_of("two")).unwrap(), Claimed::Fresh);
+    assert!(output.claim(&claim_of("two")).unwrap().is_some());
 }
 
 /// Several parts of an upload, several pieces of a range.

@@ -1,0 +1,216 @@
+//! How the first process comes to hold the output, and when it refuses to.
+//!
+//! A holder on this machine is asked of the system: it runs or it does not. One elsewhere is watched for a few of its beats: its signs of
+//! life change, or it is given up and followed by the next claim ([`fisherflow_store::Holding`]). A wrong guess costs a run its attempt and
+//! never its output: who was followed can commit nothing.
+
+use std::time::{Duration, Instant};
+
+use fisherflow_store::{Claim, Held, Holding, Manifest, SignOfLife, StoreError, now_utc};
+
+use crate::context::Context;
+use crate::error::RunError;
+use crate::interrupt::Interrupt;
+use crate::job::{Cluster, ExistingOutput};
+
+/// Beats without a sign of life after which a holder elsewhere is given up.
+const SILENT_BEATS: u32 = 3;
+/// At most so long between two looks at a holder's signs of life.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What became of a claim.
+pub(crate) enum Claimed {
+    /// The output is this process's.
+    Held(Holding),
+    /// This very run is complete there.
+    Complete(Box<Manifest>),
+}
+
+/// Time between two signs of life of a holder.
+pub(crate) fn beat(peer_timeout: Duration) -> Duration {
+    (peer_timeout / 5).min(Duration::from_secs(5))
+}
+
+/// Takes the output for this run.
+pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, RunError> {
+    let output = &context.output;
+    let own = own_claim(&context.run_id, beat(cluster.peer_timeout));
+    let asked = context.job.existing_output == ExistingOutput::Overwrite;
+    loop {
+        // A place that cannot even be looked at is one that a claim cannot write to, and says so better.
+        if let Ok(Some(manifest)) = finished(context) {
+            return Ok(Claimed::Complete(manifest));
+        }
+        let found = output.held();
+        let Ok(Some(held)) = found else {
+            if asked && context.release.is_none() {
+                output.overwrite()?;
+            }
+            match output.claim(&own)? {
+                Some(holding) => return Ok(Claimed::Held(holding)),
+                None => found?,
+            };
+            continue;
+        };
+        let is_same = held.claim.run_id == context.run_id;
+        // What another run left of a release that it never committed is nobody's: its groups are the line's.
+        let overwrite = match &context.release {
+            None => asked,
+            Some(release) => {
+                release.check_open()?;
+                !is_same
+            }
+        };
+        if !is_same && !overwrite {
+            return Err(refusal(context, held)?);
+        }
+        if let (Some(manifest), false) = (&held.committed, overwrite) {
+            // Its holder died between its commit and the manifest.
+            output.commit(manifest)?;
+            return Ok(Claimed::Complete(Box::new(manifest.clone())));
+        }
+        if held.committed.is_none() && is_at_work(context, &held, &own, &cluster.interrupt)? {
+            return Err(refusal(context, held)?);
+        }
+        let holding = if overwrite {
+            output.replace(&held, &own)?
+        } else {
+            output.succeed(&held, &own)?
+        };
+        let Some(holding) = holding else { continue };
+        if let Some(manifest) = finished(context)? {
+            // Completed while this process looked.
+            return Ok(Claimed::Complete(manifest));
+        }
+        if is_same && !overwrite {
+            tracing::info!(run_id = %context.run_id, output = %output.uri(), claim = holding.generation(), "goes on after the last finished stage");
+        }
+        return Ok(Claimed::Held(holding));
+    }
+}
+
+/// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
+pub(crate) fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
+    if context.job.existing_output == ExistingOutput::Overwrite {
+        return Ok(None);
+    }
+    let manifest = context.output.manifest()?;
+    Ok(manifest
+        .filter(|manifest| manifest.run_id == context.run_id)
+        .map(Box::new))
+}
+
+/// Why the output cannot be had.
+fn refusal(context: &Context, held: Held) -> Result<RunError, RunError> {
+    let output = context.output.uri().to_owned();
+    let manifest = held.committed.or(context.output.manifest()?);
+    let claim = held.claim;
+    Ok(RunError::Store(match manifest {
+        Some(manifest) if manifest.run_id != context.run_id => StoreError::Complete {
+            output,
+            run_id: manifest.run_id,
+        },
+        _ => StoreError::Held {
+            output,
+            run_id: claim.run_id,
+            host: claim.host,
+            pid: claim.pid,
+            started: claim.started,
+        },
+    }))
+}
+
+/// Whether the holder of an output is alive.
+fn is_at_work(context: &Context, held: &Held, own: &Claim, interrupt: &Interrupt) -> Result<bool, RunError> {
+    let holder = &held.claim;
+    if !holder.machine.is_empty() && holder.machine == own.machine {
+        let is_itself = (holder.pid, holder.born) == (own.pid, own.born);
+        return Ok(!is_itself && born(&holder.pid.to_string()) == Some(holder.born));
+    }
+    if holder.beat == 0 {
+        // Of an earlier version: nothing is known of it, and the same run may go on with what it left.
+        return Ok(false);
+    }
+    let silence = Duration::from_millis(holder.beat) * SILENT_BEATS;
+    tracing::info!(host = %holder.host, pid = holder.pid, started = %holder.started, seconds = silence.as_secs_f64(), "held elsewhere: looks whether its holder lives");
+    let first = context.output.sign_of_life(held)?;
+    let started = Instant::now();
+    let mut sign = first.clone();
+    while sign == first && sign != SignOfLife::Released && started.elapsed() < silence {
+        if interrupt.asked().is_some() {
+            return Err(RunError::Interrupted(
+                "a signal while it looked whether the output's holder lives".into(),
+            ));
+        }
+        std::thread::sleep(LOOK.min(silence / 8));
+        sign = context.output.sign_of_life(held)?;
+    }
+    Ok(sign != first && sign != SignOfLife::Released)
+}
+
+/// The name of this machine.
+pub(crate) fn host() -> String {
+    said("/proc/sys/kernel/hostname")
+}
+
+fn said(file: &str) -> String {
+    std::fs::read_to_string(file).unwrap_or_default().trim().to_owned()
+}
+
+/// What this process writes into a claim.
+fn own_claim(run_id: &str, beat: Duration) -> Claim {
+    // Process numbers mean the same to all that share a boot of a kernel and a namespace of them.
+    let boot = said("/proc/sys/kernel/random/boot_id");
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    Claim {
+        run_id: run_id.to_owned(),
+        host: host(),
+        pid: std::process::id(),
+        started: now_utc(),
+        machine: if boot.is_empty() {
+            boot
+        } else {
+            format!("{boot} {}", namespace.display())
+        },
+        born: born("self").unwrap_or_default(),
+        beat: u64::try_from(beat.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// When a process of this machine began, in ticks since the machine did; `None` where it has ended.
+fn born(process: &str) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The program's name stands in brackets and may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let born = fields.nth(18)?.parse().ok()?;
+    (!["Z", "X"].contains(&state)).then_some(born)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_its_number() {
+        let own = own_claim("r", Duration::from_secs(5));
+        assert_eq!(born(&own.pid.to_string()), Some(own.born));
+        assert!(own.born > 0 && own.beat == 5000 && own.machine.contains("pid:["));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let id = child.id().to_string();
+        assert!(born(&id).is_some_and(|born| born >= own.born));
+        child.kill().unwrap();
+        // Nobody has waited for it yet, and it is dead.
+        while born(&id).is_some() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert_eq!(born(&id), None);
+    }
+
+    #[test]
+    fn a_beat_follows_the_peer_timeout() {
+        assert_eq!(beat(Duration::from_secs(1)), Duration::from_millis(200));
+        assert_eq!(beat(Duration::from_secs(3600)), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,314 @@
+//! Who holds an output: a log of claims, of which the last one counts.
+//!
+//! `claim.json` is the first entry, `claims/000002.json` the next, and so on, each created by a conditional write: of several that want to be
+//! the next one gets it. Whoever follows a holder that died or fell silent takes the place behind it; the one before finds that entry where
+//! its own next step should go. For a holder commits by the same write: its commit is the next entry too, and after that no other can be
+//! made. So a process that wakes up after it was given up can claim, beat and write what it likes, and still commit nothing.
+//!
+//! `claims/000001.alive` changes every few seconds while its claim is held, for those that cannot ask the holder's own machine.
+//! Once the output is complete only `claim.json` stays.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::output::{CLAIM, json};
+use crate::{Creation, Manifest, Output, StoreError};
+
+/// Where all claims but the first are, and the signs of life of all.
+const CLAIMS: &str = "claims";
+/// What a holder leaves that gives its claim up.
+const RELEASED: &[u8] = b"released\n";
+
+/// Who holds an output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The run: the same for a run that is started again.
+    pub run_id: String,
+    /// Name of its machine.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started: RFC 3339, UTC.
+    pub started: String,
+    /// What only processes that see one another's numbers share; empty where it is not known.
+    #[serde(default)]
+    pub machine: String,
+    /// When the process began, in ticks since its machine did: tells it from a later one of its number.
+    #[serde(default)]
+    pub born: u64,
+    /// Milliseconds between its signs of life; 0 where it gives none.
+    #[serde(default)]
+    pub beat: u64,
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    claim: Claim,
+    /// Where the holder of the entry before committed: what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    committed: Option<Manifest>,
+}
+
+/// The last entry of an output's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Its number, from 1.
+    pub generation: u64,
+    /// Who made it.
+    pub claim: Claim,
+    /// Where it is a commit: of what.
+    pub committed: Option<Manifest>,
+}
+
+/// What a holder shows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignOfLife {
+    /// Nothing yet.
+    None,
+    /// Something that changes while it lives.
+    Beat(Vec<u8>),
+    /// It has given the output up.
+    Released,
+}
+
+/// An output's claim in this process's hands.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    output: Output,
+    generation: u64,
+    claim: Claim,
+}
+
+impl Output {
+    /// Claims an output that nobody has claimed; `None` where somebody has.
+    ///
+    /// # Errors
+    /// It holds what is not ours ([`StoreError::NotOurs`]) or a finished run without its claim ([`StoreError::Complete`]), or it cannot be
+    /// written.
+    pub fn claim(&self, claim: &Claim) -> Result<Option<Holding>, StoreError> {
+        let holding = self.enter(1, claim)?;
+        if holding.is_some()
+            && let Some(error) = self.foreign()?
+        {
+            self.stores().delete(&self.entry(1))?;
+            return Err(error);
+        }
+        Ok(holding)
+    }
+
+    /// Takes the place behind a holder; `None` where somebody else did, or the holder committed.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn succeed(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
+        if held.committed.is_some() {
+            return Ok(None);
+        }
+        self.enter(held.generation + 1, claim)
+    }
+
+    /// Takes the place behind a holder, or a commit, and deletes the rest of the output; `None` where somebody else did.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn replace(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
+        let holding = self.enter(held.generation + 1, claim)?;
+        if holding.is_some() {
+            let mut folders = BTreeSet::from([CLAIMS.to_owned()]);
+            for (path, _) in self.contents()? {
+                match path.split_once('/') {
+                    Some((folder, _)) if folders.insert(folder.to_owned()) => {
+                        self.stores().delete_prefix(&self.child(folder))?;
+                    }
+                    None if path != CLAIM => self.stores().delete(&self.child(&path))?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(holding)
+    }
+
+    fn enter(&self, generation: u64, claim: &Claim) -> Result<Option<Holding>, StoreError> {
+        let entry = Entry {
+            claim: claim.clone(),
+            committed: None,
+        };
+        Ok(self.append(generation, &entry)?.then(|| Holding {
+            output: self.clone(),
+            generation,
+            claim: claim.clone(),
+        }))
+    }
+
+    /// Whether the entry is the log's now: written by us, even where the answer to that got lost.
+    fn append(&self, generation: u64, entry: &Entry) -> Result<bool, StoreError> {
+        let uri = self.entry(generation);
+        let document = json(&uri, entry)?;
+        Ok(match self.stores().create_once(&uri, document)? {
+            Creation::Created | Creation::Ours => true,
+            Creation::Others(_) => false,
+        })
+    }
+
+    /// The last entry of the log; `None` where nobody has claimed the output.
+    ///
+    /// # Errors
+    /// The store does not say, or an entry cannot be understood.
+    pub fn held(&self) -> Result<Option<Held>, StoreError> {
+        let Some(first) = self.document::<Entry>(CLAIM)? else {
+            return Ok(None);
+        };
+        let prefix = format!("{}/", self.child(CLAIMS));
+        let generation = |path: &str| path.strip_prefix(&prefix)?.strip_suffix(".json")?.parse::<u64>().ok();
+        let later = self.stores().list_all(&self.child(CLAIMS))?;
+        let last = later.iter().filter_map(|object| generation(&object.path)).max();
+        let (generation, entry) = match last {
+            // Gone since: whoever completed the output has cleared its log.
+            Some(last) => self.document(&name(last))?.map_or((1, first), |entry| (last, entry)),
+            None => (1, first),
+        };
+        let Entry { claim, committed } = entry;
+        Ok(Some(Held {
+            generation,
+            claim,
+            committed,
+        }))
+    }
+
+    /// Who holds it, or held it when it was completed.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn holder(&self) -> Result<Option<Claim>, StoreError> {
+        Ok(self.held()?.map(|held| held.claim))
+    }
+
+    /// What a holder shows of itself.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn sign_of_life(&self, held: &Held) -> Result<SignOfLife, StoreError> {
+        match self.stores().read(&self.child(&alive(held.generation))) {
+            Ok(sign) if sign == RELEASED => Ok(SignOfLife::Released),
+            Ok(sign) => Ok(SignOfLife::Beat(sign)),
+            Err(StoreError::NotFound { .. }) => Ok(SignOfLife::None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn entry(&self, generation: u64) -> String {
+        self.child(&name(generation))
+    }
+}
+
+impl Holding {
+    /// Which claim of the output it is, from 1.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the output is still held by this claim.
+    ///
+    /// # Errors
+    /// It is not ([`StoreError::TakenOver`]), or the store does not say.
+    pub fn check(&self) -> Result<(), StoreError> {
+        if let Some(next) = self.output.document::<Entry>(&name(self.generation + 1))? {
+            return Err(self.taken_over_by(next.claim));
+        }
+        self.check_own()
+    }
+
+    fn check_own(&self) -> Result<(), StoreError> {
+        match self.output.document::<Entry>(&name(self.generation))? {
+            Some(own) if own.claim == self.claim => Ok(()),
+            Some(other) => Err(self.taken_over_by(other.claim)),
+            // The log was cleared, by whoever completed the output or deleted it.
+            None => Err(self.taken_over_by(self.output.holder()?.unwrap_or_else(|| self.claim.clone()))),
+        }
+    }
+
+    /// Gives a sign of life that differs from the one before it.
+    ///
+    /// # Errors
+    /// As [`Holding::check`].
+    pub fn beat(&self, number: u64) -> Result<(), StoreError> {
+        self.check()?;
+        self.show(format!("{number}\n").into_bytes())
+    }
+
+    /// Gives the output up: whoever runs the same run on any machine need not wait to see whether this process lives.
+    ///
+    /// # Errors
+    /// As [`Holding::check`].
+    pub fn release(&self) -> Result<(), StoreError> {
+        self.check()?;
+        self.show(RELEASED.to_vec())
+    }
+
+    /// Commits: from here on nobody can take the output over, and whoever comes finishes what this process may not.
+    ///
+    /// # Errors
+    /// The output was taken over ([`StoreError::TakenOver`]), or cannot be written.
+    pub fn commit(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        // The log may be cleared since, and its next place free: by whoever completed the output.
+        self.check_own()?;
+        let entry = Entry {
+            claim: self.claim.clone(),
+            committed: Some(manifest.clone()),
+        };
+        if self.output.append(self.generation + 1, &entry)? {
+            return Ok(());
+        }
+        self.check()
+    }
+
+    fn show(&self, sign: Vec<u8>) -> Result<(), StoreError> {
+        let uri = self.output.child(&alive(self.generation));
+        self.output.stores().write(&uri, sign)
+    }
+
+    fn taken_over_by(&self, claim: Claim) -> StoreError {
+        StoreError::TakenOver {
+            output: self.output.uri().to_owned(),
+            run_id: claim.run_id,
+            host: claim.host,
+            pid: claim.pid,
+            started: claim.started,
+        }
+    }
+}
+
+impl Output {
+    /// Leaves of a complete output's log the claim that completed it.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn clear_claims(&self) -> Result<(), StoreError> {
+        let Some(held) = self.held()? else { return Ok(()) };
+        if held.generation > 1 {
+            let uri = self.entry(1);
+            let entry = Entry {
+                claim: held.claim,
+                committed: None,
+            };
+            self.stores().write(&uri, json(&uri, &entry)?)?;
+        }
+        self.stores().delete_prefix(&self.child(CLAIMS)).map(drop)
+    }
+}
+
+fn name(generation: u64) -> String {
+    if generation == 1 {
+        CLAIM.to_owned()
+    } else {
+        format!("{CLAIMS}/{generation:06}.json")
+    }
+}
+
+fn alive(generation: u64) -> String {
+    format!("{CLAIMS}/{generation:06}.alive")
+}

@@ -1,0 +1,242 @@
+//! Two runs on one output, on one machine and on two: one has it, the other is told who; and a holder that was given up commits nothing.
+//!
+//! Another machine is a process in namespaces of its own, with other process numbers and another name; where these cannot be made the tests
+//! say so and pass.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fisherflow_tests::{
+    Processes, RunFile, digests, everything_in, fisherflow, has_manifest, manifest, network, run, simulated,
+    write_objects,
+};
+
+/// Something that takes longer does not come.
+const COMES: Duration = Duration::from_secs(60);
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        network(&folder.path().join("network.safetensors"), &[40, 8, 6, 3]);
+        write_objects(&folder.path().join("catalogue"), &simulated(40, 0, 240), 60);
+        Self { folder }
+    }
+
+    fn run_file(&self, output: &str) -> PathBuf {
+        RunFile::new(self.folder.path(), output).write(self.folder.path(), output)
+    }
+
+    /// Another run on the same output.
+    fn other_run_file(&self, output: &str) -> PathBuf {
+        let mut run_file = RunFile::new(self.folder.path(), output);
+        run_file.compute = "batch = 32\ngroup = 50".to_owned();
+        run_file.write(self.folder.path(), &format!("other-{output}"))
+    }
+
+    fn output(&self, output: &str) -> PathBuf {
+        self.folder.path().join(output)
+    }
+
+    fn digests(&self, output: &str) -> BTreeMap<String, String> {
+        digests(&self.output(output))
+    }
+
+    /// What an undisturbed run leaves.
+    fn undisturbed(&self, file: &Path, output: &str) -> BTreeMap<String, String> {
+        run(fisherflow().arg("run").arg(file)).expect_done();
+        self.digests(output)
+    }
+}
+
+/// The command on another machine, as far as processes can tell.
+fn elsewhere(command: &Command) -> Command {
+    let mut there = Command::new("unshare");
+    there
+        .args(["--uts", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", "hostname elsewhere && exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env("NO_COLOR", "1");
+    there
+}
+
+fn there_is_an_elsewhere() -> bool {
+    let tried = elsewhere(&Command::new("true")).output();
+    let there = tried.as_ref().is_ok_and(|tried| tried.status.success());
+    if !there {
+        println!("skipped: no namespaces of processes and names here: {tried:?}");
+    }
+    there
+}
+
+/// `fisherflow run` whose holder is given up after 600 ms of silence.
+fn quick(file: &Path, more: &[&str]) -> Command {
+    let mut command = fisherflow();
+    command.arg("run").arg(file).args(["--peer-timeout", "1"]).args(more);
+    command
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < COMES, "{what}: never");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A run that holds its output and stands still at a point.
+fn stopped_at(point: &str, file: &Path) -> Processes {
+    let mut holder = Processes::new(1);
+    holder.spawn_as(0, quick(file, &["--fail-at", &format!("{point}:stop")]));
+    wait_until(point, || {
+        assert!(!holder.has_ended(0), "{point}: {}", holder.wait(0));
+        holder.is_stopped(0)
+    });
+    holder
+}
+
+#[test]
+fn the_same_run_started_twice_is_refused_by_the_one_at_work() {
+    let place = Place::new();
+    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let file = place.run_file("out");
+    let mut holder = stopped_at("planned", &file);
+    let held = format!("(process {} on ", holder.id(0));
+    for more in [&[][..], &["--overwrite"]] {
+        run(&mut quick(&file, more)).expect(1, &["is held by run", &held, "wait for it"]);
+    }
+    run(&mut quick(&place.other_run_file("out"), &[])).expect(1, &["is held by run", &held]);
+    holder.signal(0, "CONT");
+    holder.wait(0).expect_done();
+    assert_eq!(place.digests("out"), expected);
+}
+
+/// Both at once, without anybody's help: one writes, the other refuses or finds nothing to do.
+#[test]
+fn of_several_equal_runs_at_once_one_writes() {
+    let place = Place::new();
+    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    for round in 0..3 {
+        let name = format!("out-{round}");
+        let file = place.run_file(&name);
+        let mut runs: Vec<Processes> = (0..4).map(|_| Processes::start(1, &file, 1)).collect();
+        let mut wrote = 0;
+        for run in &mut runs {
+            let ended = run.wait(0);
+            if ended.code == Some(0) {
+                wrote += usize::from(!ended.stdout.contains("nothing to do"));
+            } else {
+                ended.expect(1, &["is held by run"]);
+            }
+        }
+        assert_eq!(wrote, 1);
+        assert_eq!(place.digests(&name), expected);
+    }
+}
+
+#[test]
+fn a_holder_on_another_machine_is_heard() {
+    if !there_is_an_elsewhere() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.run_file("out");
+    // The first of two processes claims the output and waits for the second, which does not come.
+    let mut holder = Processes::new(2);
+    let mut first = fisherflow();
+    holder.place(&mut first, 0, &file);
+    first.args(["--peer-timeout", "1", "--deadline", "120"]);
+    holder.spawn_as(0, elsewhere(&first));
+    wait_until("a claim", || place.output("out/claim.json").exists());
+    for more in [&[][..], &["--overwrite"]] {
+        run(&mut quick(&file, more)).expect(1, &["is held by run", " on elsewhere, since", "wait for it"]);
+    }
+    holder.kill(0);
+    // It is silent now.
+    run(&mut quick(&file, &[])).expect_done();
+    assert!(has_manifest(&place.output("out")));
+}
+
+/// Wherever it stood still, whoever was given up ends when it wakes, and changes nothing.
+#[test]
+fn a_holder_that_was_given_up_commits_nothing() {
+    if !there_is_an_elsewhere() {
+        return;
+    }
+    let place = Place::new();
+    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    for point in [
+        "claimed",
+        "group-summed",
+        "before-stage",
+        "part-written",
+        "before-manifest",
+    ] {
+        let file = place.run_file(point);
+        let mut holder = stopped_at(point, &file);
+        let mut follower = quick(&file, &[]);
+        run(follower.env("NO_COLOR", "1")).expect(1, &["is held by run"]);
+        run(&mut elsewhere(&quick(&file, &[]))).expect_done();
+        let (output, before) = (place.output(point), place.digests(point));
+        assert_eq!(before, expected, "{point}");
+        let left = manifest(&output);
+        holder.signal(0, "CONT");
+        let ended = holder.wait(0);
+        // One that was about to write into stages that are cleared now may find its claim gone first, or the stages.
+        ended.expect(75, &["was taken over by run", " on elsewhere", "run again"]);
+        assert_eq!(place.digests(point), expected, "{point}");
+        assert_eq!(manifest(&output), left, "{point}");
+        run(&mut quick(&file, &[])).expect_done();
+        let there = everything_in(&output);
+        assert!(
+            there.iter().all(|file| !file.starts_with("claims/")),
+            "{point}: {there:?}"
+        );
+    }
+}
+
+/// Once its commit is in the log nobody can take the output from it; whoever comes writes its manifest.
+#[test]
+fn what_is_committed_stays_committed() {
+    if !there_is_an_elsewhere() {
+        return;
+    }
+    let place = Place::new();
+    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let file = place.run_file("sealed");
+    let mut holder = stopped_at("sealed", &file);
+    assert!(!has_manifest(&place.output("sealed")));
+    let done = run(&mut elsewhere(&quick(&file, &[])));
+    done.expect_done();
+    assert!(done.stdout.contains("nothing to do"), "{done}");
+    assert_eq!(place.digests("sealed"), expected);
+    holder.signal(0, "CONT");
+    holder.wait(0).expect_done();
+    assert_eq!(place.digests("sealed"), expected);
+    run(fisherflow().arg("verify").arg(place.output("sealed"))).expect_done();
+}
+
+/// Another run that overwrites a holder which fell silent.
+#[test]
+fn an_overwritten_run_commits_nothing() {
+    if !there_is_an_elsewhere() {
+        return;
+    }
+    let place = Place::new();
+    let (file, other) = (place.run_file("out"), place.other_run_file("out"));
+    let mut holder = stopped_at("before-manifest", &file);
+    run(&mut elsewhere(&quick(&other, &["--overwrite"]))).expect_done();
+    let (left, written) = (manifest(&place.output("out")), place.digests("out"));
+    holder.signal(0, "CONT");
+    holder.wait(0).expect(75, &["was taken over by run"]);
+    assert_eq!(manifest(&place.output("out")), left);
+    assert_eq!(place.digests("out"), written);
+    run(fisherflow().arg("run").arg(OsStr::new(&file))).expect(1, &["already holds the finished run"]);
+}
