@@ -134,3 +134,35 @@ fn a_listing_goes_on_where_it_was_cut_off() {
     assert!(listed.windows(2).all(|pair| pair[0].path < pair[1].path));
     assert_eq!(proxy.faults(), 2);
 }
+
+#[test]
+fn a_read_goes_on_at_the_byte_where_it_was_cut_off() {
+    let Some((bucket, proxy)) = reached() else { return };
+    let bytes: Vec<u8> = (0..50_000_u32).map(|i| (i % 251) as u8).collect();
+    bucket.put("read", &bytes);
+    let stores = stores(&proxy.endpoint(), 3);
+    proxy.add(On::get("read").times(1), Fault::ResetInBody(10_000));
+    proxy.add(On::get("read").times(1), Fault::Truncate(5_000));
+    assert_eq!(stores.read(&bucket.uri("read")).unwrap(), bytes);
+    let requests = proxy.requests();
+    let ranges: Vec<Option<&str>> = requests
+        .iter()
+        .filter(|request| request.method == "GET")
+        .map(|request| request.range.as_deref())
+        .collect();
+    assert_eq!(ranges, [None, Some("bytes=10000-49999"), Some("bytes=15000-49999")]);
+
+    // Another version in between is an error, not the end of the one and the beginning of the other.
+    let other: Vec<u8> = bytes.iter().map(|byte| byte ^ 1).collect();
+    let replaced = bucket.clone();
+    proxy.add(On::get("read").times(1), Fault::ResetInBody(10_000));
+    proxy.add(
+        On::get("read").times(1),
+        Fault::first(move || replaced.put("read", &other)),
+    );
+    let error = stores.read(&bucket.uri("read")).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Replaced { object, .. } if object.ends_with("/read")),
+        "{error}"
+    );
+}
