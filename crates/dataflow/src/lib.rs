@@ -5,6 +5,7 @@
 
 mod auto;
 mod calibration_notes;
+mod checkpoint;
 mod claim;
 mod claim_keeper;
 mod cluster;

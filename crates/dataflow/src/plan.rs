@@ -30,6 +30,8 @@ pub struct RunPlan {
     pub fit: CataloguePlan,
     /// The spectra to predict; `None`: those of the fit, in the same passes.
     pub predict: Option<CataloguePlan>,
+    /// What the groups of the fit leave in the store until the run is committed.
+    pub checkpoints: CheckpointPlan,
     /// The blocks of the Hessian.
     pub blocks: Vec<BlockFacts>,
     /// What `auto` chose, layer by layer; empty where the run file gives the structures.
@@ -110,6 +112,17 @@ pub struct CataloguePlan {
     pub groups: usize,
     /// Objects left out.
     pub skipped: Vec<SkippedObject>,
+}
+
+/// What the groups of the fit leave in the store until the run is committed: an interrupted run goes on from there.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CheckpointPlan {
+    /// Spectra of a group, at least.
+    pub group: u64,
+    /// Bytes of one group's sums.
+    pub bytes: u64,
+    /// Bytes of those of all groups.
+    pub all_bytes: u64,
 }
 
 /// A block of a plan.
@@ -227,6 +240,14 @@ pub fn plan(job: Arc<Job>, workers: usize, processes: usize) -> Result<RunPlan, 
             .as_ref()
             .zip(context.predict.as_ref())
             .map(|(source, grouped)| catalogue(&source.uri, grouped)),
+        checkpoints: CheckpointPlan {
+            group: context.group,
+            bytes: context.checkpoint.bytes(),
+            all_bytes: context
+                .checkpoint
+                .bytes()
+                .saturating_mul(context.fit.groups.len() as u64),
+        },
         blocks,
         chosen: context.chosen.clone(),
         flops,
