@@ -1,119 +1,185 @@
-//! A place of its own on the S3 server of the tests.
+//! A bucket of the tests' S3 server, reached without the program's own client.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fisherflow_store::{StoreOptions, Stores};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::binary::fisherflow;
+use crate::outside::s3_endpoint;
 
-/// What the server is asked with: it accepts any key.
-const KEYS: [(&str, &str); 4] = [
-    ("aws_allow_http", "true"),
-    ("aws_access_key_id", "test"),
-    ("aws_secret_access_key", "hunter2-hunter2"),
-    ("aws_region", "us-east-1"),
-];
+/// The folders of an output that hold data.
+const DATA: [&str; 3] = ["predictions/", "jacobians/", "posterior/"];
+/// The secret key of the tests' commands: no output may show it.
+pub const SECRET: &str = "hunter2-hunter2";
 
-/// A prefix of a bucket.
+const UNSIGNED: &str =
+    "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+
+/// A folder of its own in a bucket.
+#[derive(Clone, Debug)]
 pub struct Bucket {
     endpoint: String,
-    /// `s3://<bucket>/<prefix>`.
-    pub root: String,
-    stores: Stores,
+    root: String,
 }
 
 impl Bucket {
-    /// A new prefix of a bucket of the server at `endpoint`.
+    /// A new folder in a bucket; `None`, saying so, where the tests have no S3 server.
     ///
     /// # Panics
-    /// The server does not make it.
+    /// The server does not make the bucket.
     #[must_use]
-    pub fn new(endpoint: &str, bucket: &str) -> Self {
-        put(endpoint, bucket, &[]);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let mut options = vec![("aws_endpoint_url".to_owned(), endpoint.to_owned())];
-        options.extend(KEYS.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        Self {
-            endpoint: endpoint.to_owned(),
-            root: format!("s3://{bucket}/{}", now.map_or(0, |now| now.as_nanos())),
-            stores: Stores::new(StoreOptions { s3: options }, 2).expect("options of S3"),
-        }
+    pub fn new(name: &str) -> Option<Self> {
+        let endpoint = s3_endpoint()?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_nanos());
+        let bucket = Self {
+            root: format!("{name}/{now}"),
+            endpoint,
+        };
+        let (status, answer) = bucket.ask("PUT", name, &[]);
+        let said = String::from_utf8_lossy(&answer);
+        assert!(status == 200 || said.contains("BucketAlreadyOwnedByYou"), "{said}");
+        Some(bucket)
     }
 
-    /// A command of the binary that reaches the server at `endpoint`: this one, or what stands before it.
+    /// The server's own endpoint.
     #[must_use]
-    pub fn command_through(&self, endpoint: &str) -> Command {
-        let mut command = fisherflow();
-        command.env("AWS_ENDPOINT_URL", endpoint);
-        command.envs(KEYS.map(|(key, value)| (key.to_uppercase(), value)));
-        command
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
-    /// A command of the binary that reaches the server.
+    /// The URI of something in it.
     #[must_use]
-    pub fn command(&self) -> Command {
-        self.command_through(&self.endpoint)
+    pub fn uri(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.root)
     }
 
-    /// Copies a file or a folder of a disk to `<root>/<name>`.
+    /// Puts an object.
     ///
     /// # Panics
-    /// It cannot be read, or the server does not take it.
-    pub fn upload(&self, from: &Path, name: &str) {
-        if from.is_dir() {
-            for entry in std::fs::read_dir(from).expect("a folder can be read").flatten() {
-                let inner = format!("{name}/{}", entry.file_name().to_string_lossy());
-                self.upload(&entry.path(), &inner);
+    /// The server refuses.
+    pub fn put(&self, key: &str, bytes: &[u8]) {
+        let (status, answer) = self.ask("PUT", &format!("{}/{key}", self.root), bytes);
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
+    }
+
+    /// An object; `None` where it is not there.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let (status, bytes) = self.ask("GET", &format!("{}/{key}", self.root), &[]);
+        (status == 200).then_some(bytes)
+    }
+
+    /// The keys that begin with `<folder>/`, in order.
+    ///
+    /// # Panics
+    /// The server does not list them.
+    #[must_use]
+    pub fn list(&self, folder: &str) -> Vec<String> {
+        let (bucket, root) = self.root.split_once('/').unwrap_or((&self.root, ""));
+        let (mut keys, mut from) = (Vec::new(), String::new());
+        loop {
+            let query = format!("{bucket}?list-type=2&prefix={root}/{folder}/&start-after={from}");
+            let (status, answer) = self.ask("GET", &query, &[]);
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert_eq!(status, 200, "{answer}");
+            let found = answer
+                .split("<Key>")
+                .skip(1)
+                .filter_map(|rest| rest.split("</Key>").next());
+            let before = keys.len();
+            keys.extend(found.map(str::to_owned));
+            match keys.last() {
+                Some(last) if keys.len() > before && answer.contains("<IsTruncated>true") => from.clone_from(last),
+                _ => break,
             }
-        } else {
-            let bytes = std::fs::read(from).expect("a file can be read");
-            self.stores
-                .write(&format!("{}/{name}", self.root), bytes)
-                .expect("the server takes an object");
         }
+        let inner = keys.iter().filter_map(|key| key.strip_prefix(root)?.strip_prefix('/'));
+        inner.map(str::to_owned).collect()
     }
 
-    /// Copies everything under `<root>/<name>` to a folder that is not there yet.
+    /// The manifest of an output.
     ///
     /// # Panics
-    /// The server does not give it, or the folder cannot be written.
-    pub fn download(&self, name: &str, to: &Path) {
-        let uri = format!("{}/{name}", self.root);
-        for object in self.stores.list_all(&uri).expect("the server lists") {
-            let relative = object
-                .path
-                .strip_prefix(&uri)
-                .unwrap_or_default()
-                .trim_start_matches('/');
-            let file = to.join(relative);
-            std::fs::create_dir_all(file.parent().unwrap_or(to)).expect("a folder can be made");
-            let bytes = self.stores.read(&object.path).expect("the server gives what it lists");
-            std::fs::write(file, bytes).expect("a file can be written");
-        }
+    /// There is none, or it is not JSON.
+    #[must_use]
+    pub fn manifest(&self, output: &str) -> Value {
+        let bytes = self.get(&format!("{output}/manifest.json")).expect("a manifest");
+        serde_json::from_slice(&bytes).expect("a manifest is JSON")
+    }
+
+    /// SHA-256 of every data file that an output's manifest lists, computed here, and compared with what it says.
+    ///
+    /// # Panics
+    /// There is no manifest, or a file is missing or another one.
+    #[must_use]
+    pub fn digests(&self, output: &str) -> BTreeMap<String, String> {
+        let manifest = self.manifest(output);
+        let files = manifest["files"].as_array().expect("a manifest lists files");
+        let paths = files
+            .iter()
+            .filter_map(|file| Some((file["path"].as_str()?, file["sha256"].as_str()?)));
+        paths
+            .filter(|(path, _)| DATA.iter().any(|folder| path.starts_with(folder)))
+            .map(|(path, listed)| {
+                let bytes = self.get(&format!("{output}/{path}")).expect("a file that is listed");
+                let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!(digest, listed, "{path}");
+                (path.to_owned(), digest)
+            })
+            .collect()
+    }
+
+    /// Sends a request whose signature nobody looks at: the server of the tests asks only that there be one.
+    fn ask(&self, method: &str, path: &str, bytes: &[u8]) -> (u16, Vec<u8>) {
+        let host = self.endpoint.trim_start_matches("http://").trim_end_matches('/');
+        let mut stream = TcpStream::connect(host).expect("the S3 server takes connections");
+        let head = format!(
+            "{method} /{path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {UNSIGNED}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            bytes.len()
+        );
+        stream.write_all(head.as_bytes()).expect("a request can be sent");
+        stream.write_all(bytes).expect("a request can be sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer can be read");
+        let end = answer
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .expect("an answer has a head");
+        let body = answer.split_off(end + 4);
+        let status = String::from_utf8_lossy(&answer)
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        (status.expect("an answer has a status"), body)
     }
 }
 
-/// Puts an object, or makes a bucket, without a signature: the server of the tests asks for none.
-///
-/// # Panics
-/// The server does not take it.
-pub fn put(endpoint: &str, path: &str, bytes: &[u8]) {
-    let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
-    let mut stream = TcpStream::connect(host).expect("the server listens");
-    let head = format!(
-        "PUT /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        bytes.len()
-    );
-    stream.write_all(head.as_bytes()).expect("the server hears");
-    stream.write_all(bytes).expect("the server hears");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("the server answers");
-    assert!(
-        answer.starts_with("HTTP/1.1 200") || answer.contains("BucketAlreadyOwnedByYou"),
-        "{answer}"
-    );
+/// The binary with an S3 endpoint, and without credentials.
+#[must_use]
+pub fn on_s3_without_keys(endpoint: &str) -> Command {
+    let mut command = fisherflow();
+    for (name, value) in [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_REGION", "us-east-1"),
+    ] {
+        command.env(name, value);
+    }
+    command
+}
+
+/// The binary with an S3 endpoint and keys of which one is [`SECRET`].
+#[must_use]
+pub fn on_s3(endpoint: &str) -> Command {
+    let mut command = on_s3_without_keys(endpoint);
+    command.env("AWS_ACCESS_KEY_ID", "test");
+    command.env("AWS_SECRET_ACCESS_KEY", SECRET);
+    command
 }

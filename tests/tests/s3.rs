@@ -1,29 +1,14 @@
 //! A whole run on S3: network and catalogue read from it, the output written to it.
 
 use std::path::Path;
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use fisherflow_tests::{
-    Processes, RunFile, consumer, fisherflow, has_manifest, network, parquet_bytes, put, run, s3_endpoint, simulated,
-    write_objects,
+    Bucket, Processes, RunFile, SECRET, consumer, fisherflow, has_manifest, network, on_s3, parquet_bytes, run,
+    simulated, write_objects,
 };
 
 const PIXELS: usize = 40;
-
-fn on_s3(endpoint: &str) -> Command {
-    let mut command = fisherflow();
-    for (name, value) in [
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"),
-        ("AWS_REGION", "us-east-1"),
-    ] {
-        command.env(name, value);
-    }
-    command
-}
+const BUCKET: &str = "fisherflow-end-to-end";
 
 /// The same run file with every local path of `folder` under `root`.
 fn moved(run_file: &RunFile, folder: &Path, root: &str) -> String {
@@ -32,7 +17,8 @@ fn moved(run_file: &RunFile, folder: &Path, root: &str) -> String {
 
 #[test]
 fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
-    let Some(endpoint) = s3_endpoint() else { return };
+    let Some(bucket) = Bucket::new(BUCKET) else { return };
+    let endpoint = bucket.endpoint();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     network(&folder.join("network.safetensors"), &[PIXELS, 12, 6, 3]);
@@ -44,33 +30,25 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
     run(fisherflow().arg("run").arg(run_file.write(folder, "local"))).expect_done();
     assert!(has_manifest(&folder.join("out")));
 
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-    let bucket = "fisherflow-end-to-end";
-    put(&endpoint, bucket, &[]);
-    put(
-        &endpoint,
-        &format!("{bucket}/{now}/network.safetensors"),
+    bucket.put(
+        "network.safetensors",
         &std::fs::read(folder.join("network.safetensors")).unwrap(),
     );
     for (part, chunk) in spectra.chunks(30).enumerate() {
-        put(
-            &endpoint,
-            &format!("{bucket}/{now}/catalogue/part-{part:05}.parquet"),
-            &parquet_bytes(chunk, 30),
-        );
+        bucket.put(&format!("catalogue/part-{part:05}.parquet"), &parquet_bytes(chunk, 30));
     }
-    let root = format!("s3://{bucket}/{now}");
+    let root = bucket.uri("").trim_end_matches('/').to_owned();
     let file = folder.join("s3.toml");
     std::fs::write(&file, moved(&run_file, folder, &root)).unwrap();
-    let ended = run(on_s3(&endpoint).arg("run").arg(&file).args(["-w", "2"]));
+    let ended = run(on_s3(endpoint).arg("run").arg(&file).args(["-w", "2"]));
     ended.expect_done();
     assert!(
-        !ended.stdout.contains("hunter2") && !ended.stderr.contains("hunter2"),
+        !ended.stdout.contains(SECRET) && !ended.stderr.contains(SECRET),
         "{ended}"
     );
     let out = format!("{root}/out");
-    run(on_s3(&endpoint).arg("verify").arg(&out)).expect_done();
-    let again = run(on_s3(&endpoint).arg("run").arg(&file));
+    run(on_s3(endpoint).arg("verify").arg(&out)).expect_done();
+    let again = run(on_s3(endpoint).arg("run").arg(&file));
     again.expect_done();
     assert!(again.stdout.contains("nothing to do"), "{again}");
 
@@ -83,7 +61,7 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
     .unwrap();
     let mut processes = Processes::new(3);
     for process in 0..3 {
-        let mut command = on_s3(&endpoint);
+        let mut command = on_s3(endpoint);
         command.arg("run").arg(&meeting);
         command.args(["-n", "3", "-p", &process.to_string(), "--rendezvous=127.0.0.1"]);
         processes.spawn_as(process, command);
@@ -92,8 +70,8 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
         ended.expect_done();
     }
     let met = format!("{root}/met");
-    run(on_s3(&endpoint).arg("verify").arg(&met)).expect_done();
-    let status = run(on_s3(&endpoint).arg("status").arg(&met));
+    run(on_s3(endpoint).arg("verify").arg(&met)).expect_done();
+    let status = run(on_s3(endpoint).arg("status").arg(&met));
     assert!(
         status.stdout.contains("predict done") && !status.stdout.contains("rendezvous"),
         "{status}"
@@ -106,13 +84,18 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
         moved(&run_file, folder, &root).replace("precision = 2.0", "precision = 3.0"),
     )
     .unwrap();
-    run(on_s3(&endpoint).arg("run").arg(&other)).expect(1, &["already holds the finished run"]);
+    run(on_s3(endpoint).arg("run").arg(&other)).expect(1, &["already holds the finished run"]);
 
     // Run ids differ, for they name etags; the values do not.
     let local = folder.join("out").to_str().unwrap().to_owned();
     if let Some(found) = consumer(
         "same_on_s3.py",
-        [endpoint, bucket.to_owned(), format!("{now}/out"), local],
+        [
+            endpoint.to_owned(),
+            BUCKET.to_owned(),
+            out.replace(&format!("s3://{BUCKET}/"), ""),
+            local,
+        ],
     ) {
         println!("{found:#}");
         assert_eq!(found["stars"], 240);
@@ -122,19 +105,12 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
 
 #[test]
 fn an_object_that_is_not_on_s3_is_named() {
-    let Some(endpoint) = s3_endpoint() else { return };
+    let Some(bucket) = Bucket::new(BUCKET) else { return };
     let folder = tempfile::tempdir().unwrap();
-    put(&endpoint, "fisherflow-end-to-end", &[]);
     let run_file = RunFile::new(folder.path(), "out");
     let file = folder.path().join("s3.toml");
-    std::fs::write(
-        &file,
-        moved(&run_file, folder.path(), "s3://fisherflow-end-to-end/not-there"),
-    )
-    .unwrap();
-    let said = [
-        "s3://fisherflow-end-to-end/not-there/network.safetensors",
-        "does not exist",
-    ];
-    run(on_s3(&endpoint).arg("run").arg(&file)).expect(3, &said);
+    let root = bucket.uri("not-there");
+    std::fs::write(&file, moved(&run_file, folder.path(), &root)).unwrap();
+    let said = [&format!("{root}/network.safetensors"), "does not exist"];
+    run(on_s3(bucket.endpoint()).arg("run").arg(&file)).expect(3, &said);
 }

@@ -97,7 +97,7 @@ impl CliError {
         Self::Folder { file, source }
     }
 
-    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost or asked to end: run again.
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost or asked to end, or the store gave out: run again.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::RunFile(_)

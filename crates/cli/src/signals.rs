@@ -26,6 +26,9 @@ pub fn heed(interrupt: &Interrupt, terminal: &Terminal) -> Result<(), CliError> 
     };
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     signals.thread_block().map_err(|error| refused(error.into()))?;
+    // A file that grows beyond a limit (`ulimit -f`) is then an error of that write, and not the end of the process without a word.
+    let too_large = SigSet::from(Signal::SIGXFSZ);
+    too_large.thread_block().map_err(|error| refused(error.into()))?;
     let (interrupt, terminal) = (interrupt.clone(), terminal.clone());
     let waiting = std::thread::Builder::new().name("signals".into()).spawn(move || {
         while let Ok(signal) = signals.wait() {

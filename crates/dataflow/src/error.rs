@@ -55,14 +55,16 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost, asked to end, or given up by another.
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost, asked to end or given up by another, or
+    /// the store gave out: run again.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Posterior(PosteriorError::NoPeerForm { .. }) => 2,
             Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
             Self::Store(error) if is_refusal(error) => 3,
-            Self::PeerLost(_) | Self::Interrupted(_) | Self::Store(StoreError::TakenOver { .. }) => 75,
+            Self::PeerLost(_) | Self::Interrupted(_) => 75,
+            Self::Store(StoreError::TakenOver { .. } | StoreError::Exhausted { .. }) => 75,
             _ => 1,
         }
     }

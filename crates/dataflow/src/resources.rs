@@ -20,6 +20,8 @@ pub struct Resources {
     pub memory_predicted: u64,
     /// Most bytes that the process ever had in memory (`VmHWM`); none where the system does not tell.
     pub memory_peak: Option<u64>,
+    /// Requests to object stores that failed and were made again, by this process.
+    pub store_retries: u64,
     /// The stages that ran, in order.
     pub stages: Vec<StageResources>,
 }
@@ -54,6 +56,7 @@ impl Resources {
         Ok(Self {
             memory_predicted: memory.beside + widest.unwrap_or(0),
             memory_peak: peak(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
+            store_retries: context.stores.retries(),
             stages: stages.collect(),
         })
     }
@@ -97,6 +100,7 @@ mod tests {
             let resources = Resources {
                 memory_predicted,
                 memory_peak,
+                store_retries: 0,
                 stages: Vec::new(),
             };
             resources.note()

@@ -1,7 +1,8 @@
 //! Byte ranges of one version of one object, for the Parquet decoder.
 //!
-//! The size comes from the listing, so that every request is bounded. Where the listing gave an etag each request carries it: an object
-//! that was replaced in between is an error, never a mixture.
+//! The size comes from the listing, so that every request is bounded. Where the listing gave an etag each request carries it, and a file
+//! on a disk (whose etag is inode, time of change and size) is looked at again after each read: an object that was replaced in between is
+//! an error, never a mixture.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use fisherflow_spectra::ObjectVersion;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use object_store::GetOptions;
+use object_store::{GetOptions, ObjectStoreExt};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
@@ -18,7 +19,8 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 
 use crate::error::Cause;
 use crate::failure::{Action, failed};
-use crate::location::Location;
+use crate::location::{Location, Place};
+use crate::stores::version;
 use crate::{StoreError, Stores};
 
 /// Ranges nearer to each other than this are read in one request.
@@ -71,23 +73,50 @@ impl ObjectReader {
             Ok(object) => object.bytes().await,
             Err(error) => Err(error),
         };
-        let bytes = result.map_err(|error| {
-            failed(
-                &self.location,
-                Action::Read,
-                error,
-                &self.secrets,
-                self.endpoint.as_deref(),
-            )
-        })?;
-        if bytes.len() as u64 == range.end - range.start {
-            Ok(bytes)
-        } else {
-            // A store without etags: shorter than it was listed.
-            Err(StoreError::Replaced {
-                object: self.version.path.clone(),
-            })
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(object_store::Error::Precondition { .. }) => return Err(self.replaced().await),
+            Err(error) => return Err(self.failed(error)),
+        };
+        // A store without etags: shorter than it was listed. A file: its etag was looked at before it was read, and is again.
+        if bytes.len() as u64 != range.end - range.start
+            || (self.location.place == Place::Local && self.found().await?.as_ref() != Some(&self.version))
+        {
+            return Err(self.replaced().await);
         }
+        Ok(bytes)
+    }
+
+    /// What stands there now; `None` where nothing does.
+    async fn found(&self) -> Result<Option<ObjectVersion>, StoreError> {
+        match self.location.store.head(&self.location.path).await {
+            Ok(meta) => Ok(Some(version(&self.location.place, &meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// The error of an object that is no longer the one that was planned with.
+    pub async fn replaced(&self) -> StoreError {
+        StoreError::Replaced {
+            object: self.version.path.clone(),
+            planned: in_words(&self.version),
+            found: match self.found().await {
+                Ok(Some(found)) => in_words(&found),
+                Ok(None) => "nothing".to_owned(),
+                Err(_) => "another version".to_owned(),
+            },
+        }
+    }
+
+    fn failed(&self, error: object_store::Error) -> StoreError {
+        failed(
+            &self.location,
+            Action::Read,
+            error,
+            &self.secrets,
+            self.endpoint.as_deref(),
+        )
     }
 
     async fn ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
@@ -180,6 +209,14 @@ impl AsyncFileReader for ObjectReader {
             Ok(Arc::clone(footer.metadata()))
         }
         .boxed()
+    }
+}
+
+/// Size and etag.
+fn in_words(version: &ObjectVersion) -> String {
+    match &version.etag {
+        Some(etag) => format!("{} bytes, etag {}", version.size, etag.trim_matches('"')),
+        None => format!("{} bytes", version.size),
     }
 }
 

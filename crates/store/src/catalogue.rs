@@ -295,6 +295,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 fn is_about_the_object(error: &StoreError) -> bool {
     !matches!(
         error,
-        StoreError::Unreachable { .. } | StoreError::NoCredentials { .. } | StoreError::Spectra(_)
+        StoreError::Unreachable { .. }
+            | StoreError::NoCredentials { .. }
+            | StoreError::Exhausted { .. }
+            | StoreError::Expired { .. }
+            | StoreError::Replaced { .. }
+            | StoreError::Spectra(_)
     )
 }

@@ -147,9 +147,9 @@ impl Output {
     fn append(&self, generation: u64, entry: &Entry) -> Result<bool, StoreError> {
         let uri = self.entry(generation);
         let document = json(&uri, entry)?;
-        Ok(match self.stores().create(&uri, document.clone())? {
-            Creation::Created => true,
-            Creation::AlreadyExists(found) => found == document,
+        Ok(match self.stores().create_once(&uri, document)? {
+            Creation::Created | Creation::Ours => true,
+            Creation::Others(_) => false,
         })
     }
 

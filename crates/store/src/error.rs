@@ -108,11 +108,64 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The store failed again and again.
+    #[error(
+        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; look at the store, then start the run again: it goes on where it was (more patience: [store] retries, retry_seconds)"
+    )]
+    Exhausted {
+        /// The object.
+        uri: String,
+        /// ` (bytes 0-99)`, where a range of it was asked for.
+        bytes: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// How often it was tried.
+        attempts: usize,
+        /// Since the first attempt.
+        seconds: f64,
+        /// What the store said at last.
+        #[source]
+        source: Cause,
+    },
+    /// The credentials ran out.
+    #[error(
+        "{uri} could not be {action}: the credentials are no longer good; they came from {credentials}: renew them and start the run again, it goes on where it was"
+    )]
+    Expired {
+        /// The object.
+        uri: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// Where they came from.
+        credentials: String,
+        /// What the store says.
+        #[source]
+        source: Cause,
+    },
+    /// The disk is full, or a quota or limit is reached.
+    #[error(
+        "there is no room for {uri}{}: free some, or choose another output; then start the run again: it goes on where it was", of_bytes(*.bytes)
+    )]
+    NoRoom {
+        /// The file.
+        uri: String,
+        /// Bytes it was to have; 0 where that is not known.
+        bytes: u64,
+        /// What the system says.
+        #[source]
+        source: Cause,
+    },
     /// The object changed after the run was planned.
-    #[error("{object} was replaced while the run was reading it: start the run again to plan with the new version")]
+    #[error(
+        "{object} was replaced while the run was reading it: planned with {planned}, found {found}; nothing of the new version was used: start the run again to plan with it (into another output, or with --overwrite)"
+    )]
     Replaced {
         /// The object.
         object: String,
+        /// The version that the run was planned with.
+        planned: String,
+        /// What stands there now.
+        found: String,
     },
     /// An object of no bytes.
     #[error("{object} is empty (0 bytes): its upload failed, or it is a marker; delete it or write it again")]
@@ -344,6 +397,13 @@ impl fmt::Display for Cause {
 }
 
 impl std::error::Error for Cause {}
+
+fn of_bytes(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        bytes => format!(" ({bytes} bytes)"),
+    }
+}
 
 fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"))

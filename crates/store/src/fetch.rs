@@ -194,9 +194,7 @@ async fn start_row_group(
         .get(shard.row_group)
         .filter(|meta| meta.num_rows().unsigned_abs() == shard.n_rows)
     else {
-        return Err(StoreError::Replaced {
-            object: shard.object.path.clone(),
-        });
+        return Err(reader.replaced().await);
     };
     let mask = leaves(&footer, &columns.names());
     let bytes: u64 = meta
@@ -221,9 +219,7 @@ async fn start_row_group(
             .map_err(fail)?;
         let decoder = stream.next_row_group().await.map_err(fail)?;
         let Some(decoder) = decoder else {
-            return Err(StoreError::Replaced {
-                object: shard.object.path,
-            });
+            return Err(reader.replaced().await);
         };
         Ok(RowGroup {
             reader,

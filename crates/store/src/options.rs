@@ -4,14 +4,27 @@ use std::fmt;
 
 use object_store::aws::AmazonS3ConfigKey;
 
-use crate::StoreError;
 use crate::error::nearest;
+use crate::{Patience, StoreError};
 
 /// Options of the object stores. Nothing here is read from the environment: the command line does that.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct StoreOptions {
+    /// How long to try again.
+    pub patience: Patience,
+    /// A file of keys, where there are none in `s3`.
+    pub credentials_file: Option<CredentialsFile>,
     /// Keys and values as [`AmazonS3ConfigKey`] spells them (`aws_access_key_id`, `endpoint`, `region`, `allow_http`, ...), lower case.
     pub s3: Vec<(String, String)>,
+}
+
+/// A profile of a shared credentials file: it is read again when it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialsFile {
+    /// Its path.
+    pub path: String,
+    /// The section in it.
+    pub profile: String,
 }
 
 /// The options' canonical spellings, for the nearest name.
@@ -117,7 +130,11 @@ impl StoreOptions {
 impl fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys: Vec<&str> = self.s3.iter().map(|(key, _)| key.as_str()).collect();
-        f.debug_struct("StoreOptions").field("s3", &keys).finish()
+        f.debug_struct("StoreOptions")
+            .field("s3", &keys)
+            .field("credentials_file", &self.credentials_file)
+            .field("patience", &self.patience)
+            .finish()
     }
 }
 
@@ -129,6 +146,7 @@ mod tests {
     fn unknown_keys_name_the_nearest() {
         let options = StoreOptions {
             s3: vec![("aws_acces_key_id".into(), "x".into())],
+            ..StoreOptions::default()
         };
         let message = options.validate().unwrap_err().to_string();
         assert!(message.contains("did you mean \"aws_access_key_id\"?"), "{message}");
@@ -139,11 +157,11 @@ mod tests {
     fn debug_shows_no_value() {
         let options = StoreOptions {
             s3: vec![("aws_secret_access_key".into(), "hunter2".into())],
+            ..StoreOptions::default()
         };
-        assert_eq!(
-            format!("{options:?}"),
-            "StoreOptions { s3: [\"aws_secret_access_key\"] }"
-        );
+        let shown = format!("{options:?}");
+        assert!(shown.contains("s3: [\"aws_secret_access_key\"]"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
         assert_eq!(options.secrets(), ["hunter2"]);
     }
 }

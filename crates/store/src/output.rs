@@ -106,9 +106,9 @@ impl Output {
         self.tidy(manifest)?;
         let mut document = manifest.clone();
         document.files.sort();
-        match self.stores.create(&uri, json(&uri, &document)?)? {
-            Creation::Created => {}
-            Creation::AlreadyExists(found) => {
+        match self.stores.create_once(&uri, json(&uri, &document)?)? {
+            Creation::Created | Creation::Ours => {}
+            Creation::Others(found) => {
                 let found: Manifest = self.parse(&uri, &found)?;
                 if let Some(difference) = document.difference(&found) {
                     return Err(StoreError::CommitConflict {

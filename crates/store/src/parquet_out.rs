@@ -36,6 +36,8 @@ const ROW_GROUP_ROWS: usize = 65_536;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 /// Bytes of a part of an upload; a smaller file is one request.
 const PART: usize = 16 << 20;
+/// How long the end of the process waits for an upload to be aborted.
+const ABORT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Key-value metadata of a file: `fisherflow.version`, `fisherflow.run_id`, ...
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,11 +193,16 @@ impl Drop for ParquetOut {
             if inner.ending {
                 return;
             }
+            let (done, ended) = std::sync::mpsc::channel();
             self.stores.handle().spawn(async move {
                 if let Err(error) = inner.upload.abort().await {
                     tracing::debug!(%error, "an upload could not be aborted");
                 }
+                // Nobody may wait any more.
+                let _ = done.send(());
             });
+            // The process may be about to end; whether it was in time shows where the next run tidies up.
+            let _ = ended.recv_timeout(ABORT);
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The clients of S3 buckets: impatient at first contact, patient afterwards.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AwsCredentialProvider, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 
+use crate::credentials::Credentials;
 use crate::failure::Action;
 use crate::location::{Location, Place};
+use crate::patience::Patience;
+use crate::patient::{Link, Patient};
+use crate::verdict::status;
 use crate::{StoreError, Stores};
 
 impl Stores {
@@ -19,49 +22,89 @@ impl Stores {
         if let Some(store) = known.get(bucket) {
             return Ok(Arc::clone(store));
         }
-        let impatient = RetryConfig {
-            max_retries: 2,
-            retry_timeout: Duration::from_secs(10),
-            ..RetryConfig::default()
-        };
-        let place = Place::S3 {
-            bucket: bucket.to_owned(),
-        };
+        let patience = &self.inner.options.patience;
+        let credentials = self.credentials(bucket)?;
         let contact = Location {
-            store: self.build_s3(bucket, impatient)?,
+            store: self.patient(bucket, patience.at_first_contact(), &credentials)?,
             path: Path::from("fisherflow-first-contact"),
-            place: place.clone(),
+            place: Place::S3 {
+                bucket: bucket.to_owned(),
+            },
         };
         // Any answer of the store itself will do: what the credentials permit shows where it is needed.
-        if let Err(error @ (object_store::Error::Generic { .. } | object_store::Error::Unauthenticated { .. })) =
-            self.block_on(contact.store.head(&contact.path))
+        if let Err(error @ object_store::Error::Generic { .. }) = self.block_on(contact.store.head(&contact.path))
+            && status(&error).is_none()
         {
-            return Err(self.failed(&contact, Action::Read, error));
+            return Err(self.unreached(&contact, error));
         }
-        let store = self.build_s3(bucket, RetryConfig::default())?;
+        let store = self.patient(bucket, patience.clone(), &credentials)?;
         known.insert(bucket.to_owned(), Arc::clone(&store));
         Ok(store)
     }
 
-    fn build_s3(&self, bucket: &str, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    /// The error of a first contact: not that patience ended is the point, but that nobody answers.
+    fn unreached(&self, contact: &Location, error: object_store::Error) -> StoreError {
+        let last = match error {
+            object_store::Error::Generic { store, source } => match source.downcast::<crate::patient::GivenUp>() {
+                Ok(given_up) => given_up.last,
+                Err(source) => object_store::Error::Generic { store, source },
+            },
+            error => error,
+        };
+        self.failed(contact, Action::Read, last)
+    }
+
+    fn patient(
+        &self,
+        bucket: &str,
+        patience: Patience,
+        credentials: &Arc<Credentials>,
+    ) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        let provider: AwsCredentialProvider = Arc::clone(credentials) as _;
+        let s3 = self.builder(bucket, &patience)?.with_credentials(provider).build();
+        Ok(Arc::new(Patient {
+            link: Arc::new(Link {
+                s3: s3.map_err(|error| self.bad_options(bucket, &error))?,
+                bucket: bucket.to_owned(),
+                patience,
+                credentials: Arc::clone(credentials),
+                retries: Arc::clone(&self.inner.retries),
+                secrets: self.secrets(),
+            }),
+        }))
+    }
+
+    fn credentials(&self, bucket: &str) -> Result<Arc<Credentials>, StoreError> {
+        let builder = self.builder(bucket, &self.inner.options.patience)?;
+        let credentials = Credentials::new(&self.inner.options, builder)?;
+        Ok(Arc::new(credentials.map_err(|error| self.bad_options(bucket, &error))?))
+    }
+
+    fn builder(&self, bucket: &str, patience: &Patience) -> Result<AmazonS3Builder, StoreError> {
         let options = &self.inner.options;
-        // The client's own limit of 30 s is for a whole request with its body: too little for a large range beside a busy CPU.
         let client = ClientOptions::new()
-            .with_timeout(Duration::from_secs(180))
-            .with_connect_timeout(Duration::from_secs(5))
+            .with_timeout(patience.timeout)
+            .with_connect_timeout(patience.connect_timeout)
             .with_allow_http(options.endpoint().is_some_and(|e| e.starts_with("http://")));
+        let never = RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        };
         let mut builder = AmazonS3Builder::new()
             .with_client_options(client)
             .with_bucket_name(bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_retry(retry);
+            .with_retry(never);
         for (key, value) in options.parsed()? {
             builder = builder.with_config(key, value);
         }
-        let store = builder.build().map_err(|error| StoreError::BadOptions {
+        Ok(builder)
+    }
+
+    fn bad_options(&self, bucket: &str, error: &object_store::Error) -> StoreError {
+        StoreError::BadOptions {
             uri: format!("s3://{bucket}"),
-            source: self.cause(&error),
-        })?;
-        Ok(Arc::new(store))
+            source: self.cause(error),
+        }
     }
 }

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
-use object_store::local::LocalFileSystem;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
+use crate::disk::Disk;
 use crate::error::Cause;
 use crate::failure::{Action, failed, is_absent};
 use crate::location::{Location, Place, parse, store_path};
+use crate::retries::Retries;
 use crate::{StoreError, StoreOptions};
 
 /// Access to every object store of a run. Clones share connections and threads.
@@ -28,21 +29,10 @@ pub(crate) struct Inner {
     secrets: Arc<Vec<String>>,
     local: Arc<dyn ObjectStore>,
     pub(crate) s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    pub(crate) retries: Arc<Retries>,
     /// `None` only while it is dropped.
     runtime: Option<tokio::runtime::Runtime>,
     handle: tokio::runtime::Handle,
-}
-
-/// What became of a conditional write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Creation {
-    /// The object was not there, and now holds what was given.
-    Created,
-    /// The object was there.
-    AlreadyExists(
-        /// What it holds.
-        Vec<u8>,
-    ),
 }
 
 impl Drop for Inner {
@@ -79,12 +69,19 @@ impl Stores {
             inner: Arc::new(Inner {
                 secrets: Arc::new(options.secrets()),
                 options,
-                local: Arc::new(LocalFileSystem::new()),
+                local: Arc::new(Disk::default()),
+                retries: Arc::default(),
                 s3: Mutex::new(HashMap::new()),
                 handle: runtime.handle().clone(),
                 runtime: Some(runtime),
             }),
         })
+    }
+
+    /// Requests that failed and were made again, so far.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.inner.retries.count()
     }
 
     /// The whole object.
@@ -114,26 +111,6 @@ impl Stores {
         self.block_on(location.store.put(&location.path, PutPayload::from(bytes)))
             .map(|_| ())
             .map_err(|error| self.failed(&location, Action::Write, error))
-    }
-
-    /// Writes the object if it is not there. Of several that try at once, one creates it. A store that repeated a lost request may answer
-    /// `AlreadyExists` to the one that created it: compare the content.
-    ///
-    /// # Errors
-    /// It cannot be written, or what is there cannot be read.
-    pub fn create(&self, uri: &str, bytes: Vec<u8>) -> Result<Creation, StoreError> {
-        let location = self.locate(uri)?;
-        let options = PutOptions::from(PutMode::Create);
-        let put = location
-            .store
-            .put_opts(&location.path, PutPayload::from(bytes), options);
-        match self.block_on(put) {
-            Ok(_) => Ok(Creation::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                self.read(uri).map(Creation::AlreadyExists)
-            }
-            Err(error) => Err(self.failed(&location, Action::Write, error)),
-        }
     }
 
     /// Whether the object is there.

@@ -27,6 +27,7 @@ impl Output {
             }
             self.remove_staged(directory);
         }
+        self.clear_staged();
         for (uri, file) in missing {
             match self.stores().head(&uri)? {
                 Some(object) if object.size == file.bytes => {}

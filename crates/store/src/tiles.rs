@@ -58,10 +58,10 @@ impl TileFolder {
         for value in &tile.values {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
-        match self.stores.create(&uri, bytes)? {
-            Creation::Created => Ok(()),
-            Creation::AlreadyExists(found) if parse(&found).as_ref() == Some(tile) => Ok(()),
-            Creation::AlreadyExists(_) => Err(unlike(&uri, "another tile of the same run")),
+        match self.stores.create_once(&uri, bytes)? {
+            Creation::Created | Creation::Ours => Ok(()),
+            Creation::Others(found) if parse(&found).as_ref() == Some(tile) => Ok(()),
+            Creation::Others(_) => Err(unlike(&uri, "another tile of the same run")),
         }
     }
 

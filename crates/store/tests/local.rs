@@ -111,3 +111,72 @@ fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {
     std::thread::sleep(std::time::Duration::from_millis(100));
     assert!(!PANICKED.load(std::sync::atomic::Ordering::SeqCst));
 }
+
+/// A catalogue of one file of three row groups, last changed long ago, and the bytes of another of the same size.
+fn old_file(folder: &std::path::Path) -> (std::path::PathBuf, Vec<u8>) {
+    let of = |first| support::parquet(support::plain(first, 12, 40), 4);
+    let (file, other) = (folder.join("a.parquet"), of(100));
+    std::fs::write(&file, of(0)).unwrap();
+    let opened = std::fs::File::options().write(true).open(&file).unwrap();
+    let past = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    opened.set_modified(past).unwrap();
+    (file, other)
+}
+
+/// Reads one row, lets `act` happen to the file, and reads on: whatever comes is of the old version, and the end is an error.
+fn expect_no_mixture(act: impl Fn(&std::path::Path, &[u8])) {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, other) = old_file(directory.path());
+    let stores = Stores::new(StoreOptions::default(), 2).unwrap();
+    let uri = file.to_str().unwrap();
+    let catalogue = Catalogue::open(&stores, uri, &support::columns(), OnBadObject::Fail).unwrap();
+    let group = fisherflow_spectra::plan_groups(catalogue.shards().to_vec(), 100).remove(0);
+    let mut fetch = catalogue.fetch(&group, 1, 1);
+    let mut rows = vec![fetch.next().unwrap().unwrap()];
+    act(&file, &other);
+    let error = fetch
+        .find_map(|batch| match batch {
+            Ok(batch) => {
+                rows.push(batch);
+                None
+            }
+            Err(error) => Some(error),
+        })
+        .expect("the file is another one");
+    assert!(
+        matches!(&error, StoreError::Replaced { object, planned, found } if object == uri && planned != found),
+        "{error}"
+    );
+    assert!(rows.len() < 12);
+    for (i, batch) in rows.iter().enumerate() {
+        assert_eq!(f64::from(batch.flux[0]), f64::from(support::flux(i, 0)), "row {i}");
+    }
+}
+
+#[test]
+fn a_file_that_is_replaced_or_written_over_is_never_mixed() {
+    expect_no_mixture(|file, other| {
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, other).unwrap();
+        std::fs::rename(beside, file).unwrap();
+    });
+    expect_no_mixture(|file, other| std::fs::write(file, other).unwrap());
+    expect_no_mixture(|file, _| std::fs::remove_file(file).unwrap());
+}
+
+#[test]
+fn what_a_killed_writer_left_beside_a_document_is_not_read_and_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let output = Output::open(&stores, directory.path().join("out").to_str().unwrap()).unwrap();
+    std::fs::create_dir_all(output.uri()).unwrap();
+    for staged in ["claim.json#1", "manifest.json#1", "notes#1"] {
+        std::fs::write(output.child(staged), b"half").unwrap();
+    }
+    assert!(output.claim(&conformance::claim_of("r")).unwrap().is_some());
+    output.commit(&conformance::manifest_of("r", vec![])).unwrap();
+    assert!(!std::path::Path::new(&output.child("claim.json#1")).exists());
+    assert!(!std::path::Path::new(&output.child("manifest.json#1")).exists());
+    // Not ours.
+    assert!(std::path::Path::new(&output.child("notes#1")).exists());
+}

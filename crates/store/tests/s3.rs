@@ -17,6 +17,7 @@ fn options(pairs: &[(&str, &str)]) -> StoreOptions {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
+        ..StoreOptions::default()
     }
 }
 

@@ -38,7 +38,7 @@ pub fn job(
     uris.extend(predict.catalogue.iter().map(|source| source.uri.as_str()));
     let scratch = run_file.compute.scratch.as_ref().map(|uri| folder.locate(uri));
     uris.extend(scratch.as_deref());
-    let store = object_store::options(environment, &uris)?;
+    let store = object_store::patient(environment, &uris, &run_file.store)?;
     Ok(Job {
         curvature: Curvature {
             structure: curvature.structure,

@@ -1,9 +1,23 @@
 //! `AWS_*` variables into [`StoreOptions`]: read here alone, and only for URIs that need them.
 
-use fisherflow_store::{StoreError, StoreOptions};
+use fisherflow_store::{CredentialsFile, Patience, StoreError, StoreOptions};
 
 use crate::environment::Environment;
 use crate::exit_code::CliError;
+
+const CREDENTIALS_FILE: &str = "AWS_SHARED_CREDENTIALS_FILE";
+const PROFILE: &str = "AWS_PROFILE";
+
+/// The options for reaching `uris` as a run file is patient.
+///
+/// # Errors
+/// As [`options`].
+pub fn patient(environment: &Environment, uris: &[&str], patience: &Patience) -> Result<StoreOptions, CliError> {
+    Ok(StoreOptions {
+        patience: patience.clone(),
+        ..options(environment, uris)?
+    })
+}
 
 /// The options for reaching `uris`: every `AWS_*` variable that the store knows.
 ///
@@ -23,10 +37,17 @@ pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions,
             "the environment variable {name} is not text"
         )));
     }
-    let mut known = StoreOptions::default();
+    let mut known = StoreOptions {
+        credentials_file: credentials_file(environment),
+        ..StoreOptions::default()
+    };
     for (name, value) in &environment.aws {
+        if [CREDENTIALS_FILE, PROFILE].contains(&name.as_str()) {
+            continue;
+        }
         let one = StoreOptions {
             s3: vec![(name.to_lowercase(), value.clone())],
+            ..StoreOptions::default()
         };
         match one.validate() {
             Ok(()) => known.s3.extend(one.s3),
@@ -37,6 +58,18 @@ pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions,
         }
     }
     Ok(known)
+}
+
+/// The profile of the shared credentials file, where one is named.
+fn credentials_file(environment: &Environment) -> Option<CredentialsFile> {
+    let find = |wanted: &str| {
+        let found = environment.aws.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+    };
+    Some(CredentialsFile {
+        path: find(CREDENTIALS_FILE)?,
+        profile: find(PROFILE).unwrap_or_else(|| "default".to_owned()),
+    })
 }
 
 /// A name that is one or two letters from one that the store knows is a slip, and worth a warning.
@@ -71,6 +104,19 @@ mod tests {
         assert_eq!(names, ["aws_endpoint_url", "aws_secret_access_key"]);
         assert!(options.validate().is_ok());
         assert!(!format!("{options:?}").contains("hush"));
+    }
+
+    #[test]
+    fn a_file_of_keys_has_a_profile() {
+        let named = |profile: &str| {
+            let variables = [("AWS_SHARED_CREDENTIALS_FILE", "/keys"), ("AWS_PROFILE", profile)];
+            let environment = Environment::of(variables.map(|(k, v)| (k.into(), v.into())));
+            options(&environment, &["s3://b/k"]).unwrap()
+        };
+        let file = named("night").credentials_file.unwrap();
+        assert_eq!((file.path.as_str(), file.profile.as_str()), ("/keys", "night"));
+        assert_eq!(named("").credentials_file.unwrap().profile, "default");
+        assert!(named("night").s3.is_empty());
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn training(
     let catalogue = job::catalogue(&run_file.catalogue, folder);
     let target = folder.locate(&network.uri);
     Ok(TrainJob {
-        store: object_store::options(environment, &[&target, &catalogue.uri])?,
+        store: object_store::patient(environment, &[&target, &catalogue.uri], &run_file.store)?,
         network: target,
         existing_network: existing(args.overwrite),
         label_units: units.unwrap_or_else(|| vec![String::new(); columns.len()]),

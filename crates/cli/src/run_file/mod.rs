@@ -16,6 +16,7 @@ mod noise;
 mod output;
 mod predict;
 mod prior;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use std::path::Path;
 use fisherflow_dataflow::Certification;
 use fisherflow_network::train::Recipe;
 use fisherflow_spectra::FluxError;
+use fisherflow_store::Patience;
 
 pub use catalogue::CatalogueTable;
 pub use compute::ComputeTable;
@@ -57,6 +59,7 @@ const KEYS: &[&str] = &[
     "compute",
     "certificate",
     "output",
+    "store",
     "train",
 ];
 
@@ -72,6 +75,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("compute", compute::KEYS),
     ("certificate", certificate::KEYS),
     ("output", output::KEYS),
+    ("store", store::KEYS),
     ("train", train::KEYS),
 ];
 
@@ -98,6 +102,8 @@ pub struct RunFile {
     pub certificate: Certification,
     /// `[output]`; training does without.
     pub output: Option<OutputTable>,
+    /// `[store]`; left out: ten retries within three minutes.
+    pub store: Patience,
     /// `[train]`; only training needs it.
     pub train: Option<Recipe>,
 }
@@ -187,6 +193,9 @@ impl RunFile {
                 .optional("output", output::KEYS)?
                 .map(|t| OutputTable::read(&t))
                 .transpose()?,
+            store: tables
+                .optional("store", store::KEYS)?
+                .map_or_else(|| Ok(Patience::default()), |t| store::read(&t))?,
             train: tables
                 .optional("train", train::KEYS)?
                 .map(|t| train::read(&t))

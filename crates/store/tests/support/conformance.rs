@@ -142,19 +142,18 @@ fn conditional_creation(stores: &Stores, base: &str) {
                 let (uri, barrier) = (&uri, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    stores.create(uri, vec![i as u8]).unwrap()
+                    stores.create_once(uri, vec![i as u8]).unwrap()
                 })
             })
             .collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    let winner: Vec<usize> = (0..n).filter(|&i| outcomes[i] == Creation::Created).collect();
+    let won = |i: &usize| matches!(outcomes[*i], Creation::Created | Creation::Ours);
+    let winner: Vec<usize> = (0..n).filter(won).collect();
     assert_eq!(winner.len(), 1);
     let holds = vec![winner[0] as u8];
     assert_eq!(stores.read(&uri).unwrap(), holds);
-    let others = outcomes
-        .iter()
-        .filter(|o| **o == Creation::AlreadyExists(holds.clone()));
+    let others = outcomes.iter().filter(|o| **o == Creation::Others(holds.clone()));
     assert_eq!(others.count(), n - 1);
 }
 
@@ -216,7 +215,7 @@ fn replaced_objects(stores: &Stores, base: &str) {
     let results: Vec<_> = catalogue.fetch(&group, 100, 1 << 20).collect();
     let error = results.into_iter().last().unwrap().unwrap_err();
     assert!(
-        matches!(&error, StoreError::Replaced { object } if object.ends_with("a.parquet")),
+        matches!(&error, StoreError::Replaced { object, .. } if object.ends_with("a.parquet")),
         "{error}"
     );
     let catalogue = Catalogue::open(stores, &uri, &columns(), OnBadObject::Fail).unwrap();

@@ -4,11 +4,27 @@ use fisherflow_curvature::{BlockOptions, StructureKind, WeightSharing};
 use fisherflow_dataflow::{Certification, Prior, StructureChoice};
 use fisherflow_network::{Activation, Precision};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
-use fisherflow_store::OnBadObject;
+use fisherflow_store::{OnBadObject, Patience};
 
 use super::*;
 use crate::run_file::network::LabelsTable;
 use crate::run_file::{ComputeTable, PredictTable, TABLES};
+
+#[test]
+fn patience_with_a_store_is_read() {
+    assert_eq!(parse(LEAST).unwrap().store, Patience::default());
+    let told = format!(
+        "{LEAST}[store]\nretries = 3\nretry_seconds = 60\ntimeout_seconds = 2.5\nconnect_timeout_seconds = 1\n"
+    );
+    let told = parse(&told).unwrap().store;
+    let seconds = [told.retry_for, told.timeout, told.connect_timeout].map(|time| time.as_secs_f64());
+    assert_eq!((told.retries, seconds), (3, [60.0, 2.5, 1.0]));
+    let refused = parse(&format!("{LEAST}[store]\ntimeout_seconds = 0\n")).unwrap_err();
+    assert!(
+        refused.contains("`store.timeout_seconds` is 0, expected seconds above 0"),
+        "{refused}"
+    );
+}
 
 #[test]
 fn every_key_of_the_contract_is_read() {

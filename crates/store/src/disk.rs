@@ -1,0 +1,194 @@
+//! Files on a disk: whole or not there, and on the disk itself before anybody is told that they are.
+//!
+//! A file is written beside its place as `name#1`, flushed to the disk (`fsync`), and moved or linked to its name; then the folder is
+//! flushed. So what a document names (a commit, the mark of a finished group) is on the disk before the document is. Listings leave out
+//! `name#1`: what a killed process left there is never read.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path as FilePath, PathBuf};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+
+/// Files on a disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    files: LocalFileSystem,
+}
+
+/// A file could not be written; goes through `object_store` as the source of its error.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub(crate) struct NotWritten {
+    /// Bytes it was to have, as far as they were known.
+    pub bytes: u64,
+    pub source: std::io::Error,
+}
+
+impl NotWritten {
+    fn of(bytes: u64) -> impl Fn(std::io::Error) -> Error {
+        move |source| Error::Generic {
+            store: "disk",
+            source: Box::new(NotWritten { bytes, source }),
+        }
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Disk")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Disk {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let create = match options.mode {
+            PutMode::Create => true,
+            PutMode::Overwrite => false,
+            PutMode::Update(_) => return self.files.put_opts(path, payload, options).await,
+        };
+        let file = self.files.path_to_filesystem(path)?;
+        let bytes = payload.content_length() as u64;
+        let name = path.to_string();
+        blocking(move || match write(&file, &payload, create) {
+            Ok(()) => Ok(PutResult {
+                e_tag: None,
+                version: None,
+            }),
+            Err(error) if create && error.kind() == ErrorKind::AlreadyExists => Err(Error::AlreadyExists {
+                path: name,
+                source: Box::new(error),
+            }),
+            Err(error) => Err(NotWritten::of(bytes)(error)),
+        })
+        .await
+    }
+
+    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Ok(Box::new(Upload {
+            file: self.files.path_to_filesystem(path)?,
+            inner: self.files.put_multipart_opts(path, options).await?,
+            bytes: 0,
+        }))
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.files.get_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.files.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.files.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.files.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.files.copy_opts(from, to, options).await
+    }
+}
+
+/// A large file, written in parts.
+#[derive(Debug)]
+struct Upload {
+    file: PathBuf,
+    inner: Box<dyn MultipartUpload>,
+    bytes: u64,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.bytes += data.content_length() as u64;
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let result = self.inner.complete().await?;
+        let (file, bytes) = (self.file.clone(), self.bytes);
+        blocking(move || {
+            let flushed = File::open(&file).and_then(|file| file.sync_all());
+            flushed
+                .and_then(|()| flush_folder(&file))
+                .map_err(NotWritten::of(bytes))
+        })
+        .await?;
+        Ok(result)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+/// Writes a file, whole or not at all; with `create` only where there is none.
+fn write(file: &FilePath, payload: &PutPayload, create: bool) -> std::io::Result<()> {
+    let (mut staged, beside) = staged(file)?;
+    let written = payload
+        .iter()
+        .try_for_each(|bytes| staged.write_all(bytes))
+        .and_then(|()| staged.sync_all());
+    drop(staged);
+    let placed = written.and_then(|()| {
+        if create {
+            std::fs::hard_link(&beside, file)
+        } else {
+            std::fs::rename(&beside, file)
+        }
+    });
+    if (create || placed.is_err())
+        && let Err(error) = std::fs::remove_file(&beside)
+    {
+        tracing::debug!(file = %beside.display(), %error, "a half-written file stays");
+    }
+    placed.and_then(|()| flush_folder(file))
+}
+
+/// A new file beside `file`, its folders made where they are not there.
+fn staged(file: &FilePath) -> std::io::Result<(File, PathBuf)> {
+    let mut number = 1_u64;
+    loop {
+        let mut name = file.as_os_str().to_owned();
+        name.push(format!("#{number}"));
+        let beside = PathBuf::from(name);
+        match OpenOptions::new().write(true).create_new(true).open(&beside) {
+            Ok(staged) => return Ok((staged, beside)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(error) => match (error.kind(), file.parent()) {
+                (ErrorKind::NotFound, Some(folder)) => std::fs::create_dir_all(folder)?,
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Flushes the folder of a file. Some file systems have no such thing, and need none.
+fn flush_folder(file: &FilePath) -> std::io::Result<()> {
+    let Some(folder) = file.parent() else {
+        return Ok(());
+    };
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        flushed => flushed,
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(error.into()))
+}

@@ -1,0 +1,99 @@
+//! Whether trying again can help, by what a store said.
+
+use object_store::Error;
+
+use crate::error::Cause;
+
+/// S3's names for credentials that were good once.
+const EXPIRED: [&str; 5] = [
+    "ExpiredToken",
+    "TokenRefreshRequired",
+    "InvalidToken",
+    "InvalidAccessKeyId",
+    "RequestExpired",
+];
+/// S3's names for what passes, beside every status from 500.
+const PASSING: [&str; 3] = ["RequestTimeout<", "SlowDown", "OperationAborted"];
+
+/// What comes without a status and would come again: a redirect to nowhere, and a deletion of several that the store refuses one of.
+const FINAL: [&str; 2] = ["without LOCATION", "(code: AccessDenied)"];
+
+/// What an error means for the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It would say the same again.
+    Final,
+    /// It may pass.
+    Again,
+    /// The credentials are no longer good.
+    Expired,
+    /// Refused, and not said why: the credentials, or what they permit.
+    Refused,
+}
+
+/// What an error means for the next attempt.
+pub(crate) fn verdict(error: &Error) -> Verdict {
+    match error {
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::Generic { .. } => {}
+        _ => return Verdict::Final,
+    }
+    let said = Cause::new(error, &[]);
+    let says = |parts: &[&str]| parts.iter().any(|part| said.text().contains(part));
+    let refused = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
+    match status(error) {
+        _ if says(&EXPIRED) => Verdict::Expired,
+        _ if matches!(error, Error::Unauthenticated { .. }) => Verdict::Expired,
+        _ if refused => Verdict::Refused,
+        Some(408 | 429 | 500..) => Verdict::Again,
+        Some(_) if says(&PASSING) => Verdict::Again,
+        Some(_) => Verdict::Final,
+        None if says(&FINAL) => Verdict::Final,
+        // The connection, or an answer that was cut short.
+        None => Verdict::Again,
+    }
+}
+
+/// The status that the store answered with; `None` where no whole answer came.
+pub(crate) fn status(error: &Error) -> Option<u16> {
+    let said = Cause::new(error, &[]);
+    let (_, after) = said.text().split_once("non-2xx status code: ")?;
+    after.get(..3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Error {
+        Error::Generic {
+            store: "S3",
+            source: format!("Server returned non-2xx status code: {text}").into(),
+        }
+    }
+
+    #[test]
+    fn what_passes_is_tried_again() {
+        for (text, expected) in [
+            ("503 Service Unavailable: <Code>SlowDown</Code>", Verdict::Again),
+            ("500 Internal Server Error: ", Verdict::Again),
+            ("429 Too Many Requests: ", Verdict::Again),
+            ("400 Bad Request: <Code>RequestTimeout</Code>", Verdict::Again),
+            ("400 Bad Request: <Code>ExpiredToken</Code>", Verdict::Expired),
+            ("400 Bad Request: <Code>InvalidArgument</Code>", Verdict::Final),
+            ("416 Range Not Satisfiable: ", Verdict::Final),
+        ] {
+            assert_eq!(verdict(&said(text)), expected, "{text}");
+        }
+        let cut = Error::Generic {
+            store: "S3",
+            source: "error decoding response body".into(),
+        };
+        assert_eq!((status(&cut), verdict(&cut)), (None, Verdict::Again));
+        let denied = |text: &str| Error::PermissionDenied {
+            path: String::new(),
+            source: text.to_owned().into(),
+        };
+        assert_eq!(verdict(&denied("<Code>ExpiredToken</Code>")), Verdict::Expired);
+        assert_eq!(verdict(&denied("<Code>AccessDenied</Code>")), Verdict::Refused);
+    }
+}
