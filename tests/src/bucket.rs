@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -77,48 +76,31 @@ impl Bucket {
         (status == 200).then_some(bytes)
     }
 
-    /// Copies a file or a folder of a disk to `name`.
+    /// The keys that begin with `<folder>/`, in order.
     ///
     /// # Panics
-    /// It cannot be read, or the server refuses.
-    pub fn upload(&self, from: &Path, name: &str) {
-        if from.is_dir() {
-            for entry in std::fs::read_dir(from).expect("a folder can be read").flatten() {
-                let inner = format!("{name}/{}", entry.file_name().to_string_lossy());
-                self.upload(&entry.path(), &inner);
+    /// The server does not list them.
+    #[must_use]
+    pub fn list(&self, folder: &str) -> Vec<String> {
+        let (bucket, root) = self.root.split_once('/').unwrap_or((&self.root, ""));
+        let (mut keys, mut from) = (Vec::new(), String::new());
+        loop {
+            let query = format!("{bucket}?list-type=2&prefix={root}/{folder}/&start-after={from}");
+            let (status, answer) = self.ask("GET", &query, &[]);
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert_eq!(status, 200, "{answer}");
+            let found = answer
+                .split("<Key>")
+                .skip(1)
+                .filter_map(|rest| rest.split("</Key>").next());
+            let before = keys.len();
+            keys.extend(found.map(str::to_owned));
+            match keys.last() {
+                Some(last) if keys.len() > before && answer.contains("<IsTruncated>true") => from.clone_from(last),
+                _ => break,
             }
-        } else {
-            self.put(name, &std::fs::read(from).expect("a file can be read"));
         }
-    }
-
-    /// Copies everything under `name` to a folder.
-    ///
-    /// # Panics
-    /// The server does not give it, or the folder cannot be written.
-    pub fn download(&self, name: &str, to: &Path) {
-        for key in self.keys(&format!("{name}/")) {
-            let file = to.join(key.strip_prefix(&format!("{name}/")).unwrap_or(&key));
-            std::fs::create_dir_all(file.parent().unwrap_or(to)).expect("a folder can be made");
-            let bytes = self.get(&key).expect("the server gives what it lists");
-            std::fs::write(file, bytes).expect("a file can be written");
-        }
-    }
-
-    /// The objects whose keys begin so: a thousand at most.
-    fn keys(&self, prefix: &str) -> Vec<String> {
-        let (bucket, folder) = self.root.split_once('/').expect("a folder in a bucket");
-        let (status, answer) = self.ask("GET", &format!("{bucket}?list-type=2&prefix={folder}/{prefix}"), &[]);
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(
-            status == 200 && !answer.contains("<IsTruncated>true"),
-            "{status}: {answer}"
-        );
-        let keys = answer
-            .split("<Key>")
-            .skip(1)
-            .filter_map(|rest| rest.split("</Key>").next());
-        let inner = keys.filter_map(|key| key.strip_prefix(&format!("{folder}/")));
+        let inner = keys.iter().filter_map(|key| key.strip_prefix(root)?.strip_prefix('/'));
         inner.map(str::to_owned).collect()
     }
 

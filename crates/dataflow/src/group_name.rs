@@ -157,16 +157,9 @@ mod tests {
 
     use crate::job::{
         Calibration, CatalogueSource, Certification, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
-        NetworkSource, Noise, Predict, Prior, Progress,
+        NetworkSource, Noise, Predict, Prior,
     };
-
-    struct Quiet;
-
-    impl Progress for Quiet {
-        fn begin(&self, _: &str, _: u64) {}
-        fn advance(&self, _: u64) {}
-        fn end(&self) {}
-    }
+    use crate::meter::Meter;
 
     fn prepare(folder: &Path) {
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
@@ -254,7 +247,7 @@ mod tests {
     }
 
     fn digest(job: Job, workers: usize, pass: &str, before: &Before) -> String {
-        let context = Context::open(Arc::new(job), workers, Arc::new(Quiet)).unwrap();
+        let context = Context::open(Arc::new(job), workers, Meter::silent()).unwrap();
         let mut references = References::zero(context.network.dense_layers(), 3);
         references.gradient_mean[0][1] = before.reference;
         PassInputs::of_sums(&context, pass, before.population.as_ref(), &references, &before.noise).digest()

@@ -173,7 +173,7 @@ fn what_a_killed_writer_left_beside_a_document_is_not_read_and_goes() {
     for staged in ["claim.json#1", "manifest.json#1", "notes#1"] {
         std::fs::write(output.child(staged), b"half").unwrap();
     }
-    assert_eq!(output.claim(&conformance::claim_of("r")).unwrap(), Claimed::Fresh);
+    assert!(output.claim(&conformance::claim_of("r")).unwrap().is_some());
     output.commit(&conformance::manifest_of("r", vec![])).unwrap();
     assert!(!std::path::Path::new(&output.child("claim.json#1")).exists());
     assert!(!std::path::Path::new(&output.child("manifest.json#1")).exists());

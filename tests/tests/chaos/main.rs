@@ -174,7 +174,7 @@ fn processes_may_be_killed_and_stopped_at_any_time() {
 #[test]
 fn an_object_store_makes_no_difference() {
     let mut rng = choices("object store");
-    let Some(place) = Place::on_s3(&[Case::Kfac, Case::Ekfac]) else {
+    let Some(place) = Place::on_s3(&[Case::Kfac, Case::Ekfac], rng.random()) else {
         return;
     };
     println!("object store: {:?}", at_any_time(&place, 6, 1, &mut rng));

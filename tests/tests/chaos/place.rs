@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
-    Attempt, Bucket, Ends, RunFile, counts, digests, everything_in, fisherflow, manifest, network, on_s3, run,
-    simulated, toml_path, write_objects,
+    Attempt, Bucket, Ends, Fault, FaultyProxy, On, RunFile, counts, digests, everything_in, fisherflow, manifest,
+    network, on_s3, run, simulated, toml_path, write_objects,
 };
 
 const PIXELS: usize = 48;
@@ -31,8 +31,8 @@ struct Undisturbed {
 /// A network, a catalogue of twelve groups and one of six to predict.
 pub struct Place {
     folder: tempfile::TempDir,
-    /// Where everything is instead; the folder then holds copies.
-    bucket: Option<Bucket>,
+    /// Where everything is instead, behind a proxy that misbehaves now and then; the folder then holds copies.
+    bucket: Option<(Bucket, FaultyProxy)>,
     expected: BTreeMap<Case, Undisturbed>,
 }
 
@@ -42,11 +42,13 @@ impl Place {
     }
 
     /// `None` where the tests have no S3 server.
-    pub fn on_s3(cases: &[Case]) -> Option<Self> {
-        Some(Self::new(cases, Some(Bucket::new("fisherflow-chaos")?)))
+    pub fn on_s3(cases: &[Case], seed: u64) -> Option<Self> {
+        let bucket = Bucket::new("fisherflow-chaos")?;
+        let proxy = FaultyProxy::start(bucket.endpoint(), seed);
+        Some(Self::new(cases, Some((bucket, proxy))))
     }
 
-    fn new(cases: &[Case], bucket: Option<Bucket>) -> Self {
+    fn new(cases: &[Case], bucket: Option<(Bucket, FaultyProxy)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         network(&path.join("network.safetensors"), &[PIXELS, 16, 8, 3]);
@@ -57,9 +59,9 @@ impl Place {
             bucket,
             expected: BTreeMap::new(),
         };
-        if let Some(bucket) = &place.bucket {
-            for name in ["network.safetensors", "catalogue", "stars"] {
-                bucket.upload(&place.path().join(name), name);
+        if let Some((bucket, _)) = &place.bucket {
+            for name in everything_in(place.path()) {
+                bucket.put(&name, &std::fs::read(place.path().join(&name)).unwrap());
             }
         }
         for &case in cases {
@@ -79,6 +81,18 @@ impl Place {
             );
             place.expected.insert(case, undisturbed);
         }
+        if let Some((_, proxy)) = &place.bucket {
+            let rarely = [
+                Fault::slow_down(),
+                Fault::internal_error(),
+                Fault::Reset,
+                Fault::LoseAnswer,
+                Fault::ResetInBody(100),
+            ];
+            for fault in rarely {
+                proxy.add(On::any().chance(0.01), fault);
+            }
+        }
         place
     }
 
@@ -89,15 +103,20 @@ impl Place {
     /// An output, on this disk.
     fn fetched(&self, name: &str) -> PathBuf {
         let folder = self.path().join(name);
-        if let Some(bucket) = &self.bucket {
-            bucket.download(name, &folder);
+        if let Some((bucket, _)) = &self.bucket {
+            let _ = std::fs::remove_dir_all(&folder);
+            for key in bucket.list(name) {
+                let file = folder.join(key.strip_prefix(&format!("{name}/")).unwrap());
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, bucket.get(&key).expect("what is listed is there")).unwrap();
+            }
         }
         folder
     }
 
     fn command(&self) -> Command {
         match &self.bucket {
-            Some(bucket) => on_s3(bucket.endpoint()),
+            Some((_, proxy)) => on_s3(&proxy.endpoint()),
             None => fisherflow(),
         }
     }
@@ -112,10 +131,10 @@ impl Place {
         file.prior = "precision = \"evidence\"".to_owned();
         file.compute = "batch = 16\ngroup = 40".to_owned();
         let path = file.write(self.path(), output);
-        if let Some(bucket) = &self.bucket {
+        if let Some((bucket, _)) = &self.bucket {
             let toml = file
                 .toml()
-                .replace(&toml_path(self.path()), bucket.uri("").trim_end_matches('/'));
+                .replace(&format!("{}/", toml_path(self.path())), &bucket.uri(""));
             std::fs::write(&path, toml).unwrap();
         }
         path
