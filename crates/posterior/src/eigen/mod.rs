@@ -6,7 +6,9 @@
 mod back;
 mod band;
 mod chase;
+mod divide;
 mod householder;
+mod secular;
 mod two_stage;
 
 use faer::diag::DiagMut;
@@ -20,9 +22,6 @@ use crate::{Factor, PosteriorError};
 
 /// A negative eigenvalue larger than this share of the largest is no rounding error.
 const INDEFINITE: f64 = 1e-3;
-
-/// How many parts faer splits a problem into.
-const PARTS: usize = 8;
 
 /// A problem of fewer rows is faer's, on one thread.
 const LARGE: usize = 256;
@@ -217,96 +216,4 @@ fn gemm(dst: MatMut<'_, f64>, accum: Accum, lhs: MatRef<'_, f64>, rhs: MatRef<'_
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::brute_force::Numbers;
-
-    fn gram(n: usize, rank: usize, seed: u64) -> Matrix {
-        let mut numbers = Numbers::new(seed);
-        let x: Vec<f64> = (0..rank * n).map(|_| numbers.next()).collect();
-        let mut values = vec![0.0; n * n];
-        for i in 0..n {
-            for j in 0..n {
-                values[i * n + j] = (0..rank).map(|r| x[r * n + i] * x[r * n + j]).sum();
-            }
-        }
-        Matrix {
-            rows: n,
-            cols: n,
-            values,
-        }
-    }
-
-    #[test]
-    fn the_factors_multiply_back_and_no_eigenvalue_is_negative() {
-        for (n, rank) in [(1, 1), (5, 9), (40, 7), (150, 300)] {
-            let matrix = gram(n, rank, n as u64);
-            let pairs = decompose(matrix.clone(), "layers.0", Factor::KronA, 2).unwrap();
-            assert!(pairs.values.iter().all(|&v| v >= 0.0));
-            assert!(pairs.values.is_sorted());
-            let scale = pairs.values[n - 1];
-            let alone = eigenvalues(&matrix, "layers.0", Factor::Dense, 2).unwrap();
-            for (one, other) in alone.values.iter().zip(&pairs.values) {
-                assert!((one - other).abs() < 1e-14 * n as f64 * scale);
-            }
-            for i in 0..n {
-                for j in 0..n {
-                    let back: f64 = (0..n)
-                        .map(|k| pairs.vectors[i * n + k] * pairs.values[k] * pairs.vectors[j * n + k])
-                        .sum();
-                    let found = matrix.values[i * n + j];
-                    assert!((back - found).abs() < 1e-13 * n as f64 * scale);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn threads_change_no_bit() {
-        let matrix = gram(600, 900, 8);
-        let one = decompose(matrix.clone(), "layers.0", Factor::KronA, 1).unwrap();
-        let alone = eigenvalues(&matrix, "layers.0", Factor::Dense, 1).unwrap();
-        for threads in [0, 2, 3, 9] {
-            assert!(alone == eigenvalues(&matrix, "layers.0", Factor::Dense, threads).unwrap());
-            let more = decompose(matrix.clone(), "layers.0", Factor::KronA, threads).unwrap();
-            assert!(one == more, "{threads} threads");
-        }
-    }
-
-    #[test]
-    fn what_is_no_sum_of_squares_is_refused() {
-        let matrix = Matrix {
-            rows: 2,
-            cols: 2,
-            values: vec![1.0, 2.0, 2.0, 1.0],
-        };
-        let error = decompose(matrix, "layers.0", Factor::KronG, 1).unwrap_err();
-        assert!(matches!(error, PosteriorError::Indefinite { .. }));
-        assert!(error.to_string().contains("kron_g of block layers.0"));
-    }
-
-    #[test]
-    fn rounding_below_zero_is_clipped_and_counted() {
-        let matrix = Matrix {
-            rows: 2,
-            cols: 2,
-            values: vec![1.0, 0.0, 0.0, -1e-12],
-        };
-        let pairs = decompose(matrix, "layers.0", Factor::KronG, 1).unwrap();
-        assert_eq!(pairs.values, [0.0, 1.0]);
-        assert_eq!(pairs.clipped, 1);
-        assert!((pairs.most_negative + 1e-12).abs() < 1e-15);
-    }
-
-    #[test]
-    fn transposing_twice_changes_nothing() {
-        let n = 71;
-        let start: Vec<f64> = (0..n * n).map(|i| i as f64).collect();
-        let mut values = start.clone();
-        transpose_square(&mut values, n);
-        assert_eq!(values[1], start[n]);
-        assert_eq!(values[70 * n + 3], start[3 * n + 70]);
-        transpose_square(&mut values, n);
-        assert_eq!(values, start);
-    }
-}
+mod tests;

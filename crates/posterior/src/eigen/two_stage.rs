@@ -4,53 +4,68 @@
 //! Q1^T` with a band B of [`BANDWIDTH`](band::BANDWIDTH) diagonals (matrix products), `B = Q2 T Q2^T` in the cache, and the eigenvectors of
 //! T are multiplied by Q2 and by Q1 in blocks. Additions happen in an order that the size alone decides.
 
+use faer::Par;
 use faer::diag::{DiagMut, DiagRef};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd};
-use faer::{MatMut, Par};
 
-use super::{Failure, PARTS, back, band, chase};
+use super::{Failure, back, band, chase, divide};
+
+/// Largest values below this, or above its inverse, are brought near 1.
+const SMALL: f64 = 1e-60;
 
 /// Ascending eigenvalues of the symmetric matrix of which `a` `[n, n]` holds the lower triangle, column-major.
 pub(super) fn eigenvalues(mut a: Vec<f64>, n: usize, threads: usize) -> Result<Vec<f64>, Failure> {
+    let unit = scale(&mut a);
     band::to_band(&mut a, n, threads);
     let chased = chase::to_tridiagonal(&a, n, threads);
     drop(a);
-    tridiagonal(&chased.diagonal, &chased.off_diagonal, None)
+    let mut values = values_of_tridiagonal(&chased.diagonal, &chased.off_diagonal)?;
+    values.iter_mut().for_each(|value| *value *= unit);
+    Ok(values)
 }
 
 /// The same and the eigenvectors, `[n, n]`, one after the other.
 pub(super) fn eigenpairs(mut a: Vec<f64>, n: usize, threads: usize) -> Result<(Vec<f64>, Vec<f64>), Failure> {
+    let unit = scale(&mut a);
     let panels = band::to_band(&mut a, n, threads);
     let chased = chase::to_tridiagonal(&a, n, threads);
     let mut vectors = vec![0.0; n * n];
-    let values = tridiagonal(&chased.diagonal, &chased.off_diagonal, Some(&mut vectors))?;
+    let mut values = divide::eigenpairs(&chased.diagonal, &chased.off_diagonal, &mut vectors, threads)?;
     back::from_tridiagonal(&chased, &mut vectors, n, threads);
     drop(chased);
     back::from_band(&a, &panels, &mut vectors, n, threads);
+    values.iter_mut().for_each(|value| *value *= unit);
     Ok((values, vectors))
 }
 
-/// Eigenvalues of a tridiagonal matrix and, where they are wanted, its eigenvectors.
-fn tridiagonal(diagonal: &[f64], off_diagonal: &[f64], vectors: Option<&mut [f64]>) -> Result<Vec<f64>, Failure> {
+/// Ascending eigenvalues of a tridiagonal matrix.
+fn values_of_tridiagonal(diagonal: &[f64], off_diagonal: &[f64]) -> Result<Vec<f64>, Failure> {
     let n = diagonal.len();
-    let compute = match vectors {
-        Some(_) => ComputeEigenvectors::Yes,
-        None => ComputeEigenvectors::No,
-    };
-    let par = Par::rayon(PARTS);
-    let request = self_adjoint_evd_scratch::<f64>(n, compute, par, Default::default());
+    let request = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::No, Par::Seq, Default::default());
     let mut workspace = MemBuffer::try_new(request).map_err(|_| Failure::Memory(request.unaligned_bytes_required()))?;
     let mut values = vec![0.0; n];
     tridiagonal_self_adjoint_evd(
         DiagRef::from_slice(diagonal),
         DiagRef::from_slice(off_diagonal),
         DiagMut::from_slice_mut(&mut values),
-        vectors.map(|vectors| MatMut::from_column_major_slice_mut(vectors, n, n)),
-        par,
+        None,
+        Par::Seq,
         MemStack::new(&mut workspace),
         Default::default(),
     )
     .map_err(|_| Failure::NoConvergence)?;
     Ok(values)
+}
+
+/// Multiplies by the power of two that brings the largest value near 1, where squares could over- or underflow; returns its inverse.
+fn scale(a: &mut [f64]) -> f64 {
+    let largest = a.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    if largest == 0.0 || (SMALL..=1.0 / SMALL).contains(&largest) {
+        return 1.0;
+    }
+    let exponent = largest.log2().round().clamp(-1000.0, 1000.0);
+    let factor = (-exponent).exp2();
+    a.iter_mut().for_each(|v| *v *= factor);
+    exponent.exp2()
 }
