@@ -195,6 +195,7 @@ mod tests {
                 uri: path("catalogue"),
                 columns: simulated_columns(),
                 on_bad_object: OnBadObject::Fail,
+                exclude: Vec::new(),
             },
             predict: Predict {
                 catalogue: None,
@@ -224,6 +225,8 @@ mod tests {
             },
             certificate: Certification::default(),
             output: path("out"),
+            releases: false,
+            basis: None,
             existing_output: ExistingOutput::Refuse,
             store: StoreOptions::default(),
         }
@@ -338,7 +341,7 @@ mod tests {
         };
         let name = |index: u64, shards: &[Shard]| {
             let shards = shards.to_vec();
-            name_of("digest", &Group { index, shards })
+            name_of("digest", &Group { index, shards }, &[])
         };
         let one = shard("a", 9, Some("x"), 0);
         let same = name(0, std::slice::from_ref(&one));
@@ -355,8 +358,17 @@ mod tests {
                 "another",
                 &Group {
                     index: 0,
+                    shards: vec![one.clone()],
+                },
+                &[],
+            ),
+            name_of(
+                "digest",
+                &Group {
+                    index: 0,
                     shards: vec![one],
                 },
+                &["star".to_owned()],
             ),
         ];
         assert_eq!(

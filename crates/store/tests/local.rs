@@ -130,7 +130,7 @@ fn expect_no_mixture(act: impl Fn(&std::path::Path, &[u8])) {
     let stores = Stores::new(StoreOptions::default(), 2).unwrap();
     let uri = file.to_str().unwrap();
     let catalogue = Catalogue::open(&stores, uri, &support::columns(), OnBadObject::Fail).unwrap();
-    let group = fisherflow_spectra::plan_groups(catalogue.shards().to_vec(), 100).remove(0);
+    let group = fisherflow_spectra::plan_groups(catalogue.shards().to_vec(), 100, catalogue.folder()).remove(0);
     let mut fetch = catalogue.fetch(&group, 1, 1);
     let mut rows = vec![fetch.next().unwrap().unwrap()];
     act(&file, &other);
