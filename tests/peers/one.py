@@ -105,7 +105,7 @@ def decompose(peer, work, folder, repetitions):
         begin = time.perf_counter()
         log_det = float({"eigen": eigen, "cholesky": cholesky}[work]())
         seconds.append(time.perf_counter() - begin)
-    problem.report(work, peer, 1, 1, seconds, size=len(matrix), log_det=log_det)
+    problem.report(work, peer, 1, 1, seconds, rows=len(matrix), log_det=log_det)
 
 
 def main():
