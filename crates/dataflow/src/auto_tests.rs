@@ -64,7 +64,7 @@ fn job(prior: Prior) -> Job {
                 threads: 1,
             },
             batch: 512,
-            group: 4096,
+            group: None,
             holdout_fraction: 0.1,
             memory: None,
             scratch: None,

@@ -15,6 +15,7 @@ use fisherflow_store::{Catalogue, GroupStore, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::auto::{self, ChosenStructure};
+use crate::checkpoint::{self, Checkpoint};
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::fault::Faults;
@@ -72,6 +73,10 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     /// Where finished groups leave what they gave.
     pub(crate) groups: GroupStore,
+    /// Spectra of a group of the fit, at least.
+    pub(crate) group: u64,
+    /// What a group of the fit leaves there.
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<Meter>,
     /// Workers of each process.
@@ -113,15 +118,21 @@ impl Context {
                     source,
                 }
             })?;
-        let fit = GroupedCatalogue::open(&stores, &job.catalogue, &job.compute, &network)?;
-        let (blocks, chosen) = plan_of(&job, &network, &fit)?;
+        let catalogue = opened(&stores, &job.catalogue, &network)?;
+        let (blocks, chosen) = plan_of(&job, &network, catalogue.n_rows())?;
         check_curvature(&job, &blocks)?;
-        let predict = job
-            .predict
-            .catalogue
-            .as_ref()
-            .map(|source| GroupedCatalogue::open(&stores, source, &job.compute, &network))
-            .transpose()?;
+        let checkpoint = Checkpoint::of(network.dense_layers(), network.n_labels(), &blocks)?;
+        let group = job.compute.group.unwrap_or_else(|| checkpoint.spectra_a_group());
+        let fit = GroupedCatalogue::new(catalogue, group, &job.compute);
+        let predict = match &job.predict.catalogue {
+            None => None,
+            Some(source) => {
+                // Its groups leave rows alone.
+                let group = job.compute.group.unwrap_or(checkpoint::LEAST);
+                let catalogue = opened(&stores, source, &network)?;
+                Some(GroupedCatalogue::new(catalogue, group, &job.compute))
+            }
+        };
         let given_priors = prior_choice::given(&job, &network, &blocks)?;
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
         let cells = label_cells(&job, &network)?;
@@ -141,6 +152,8 @@ impl Context {
             fit,
             predict,
             groups: output.groups(),
+            group,
+            checkpoint,
             output,
             faults: Arc::default(),
             progress,
@@ -163,7 +176,7 @@ impl Context {
 
     /// What memory and operations depend on.
     pub(crate) fn sizes(&self) -> Sizes<'_> {
-        sizes(&self.job, &self.network, &self.fit, self.workers)
+        sizes(&self.job, &self.network, self.fit.catalogue.n_rows(), self.workers)
     }
 
     /// Whether the fit's own backward passes serve the prediction too.
@@ -485,7 +498,7 @@ impl Context {
         add("calibration", &format!("{:?}", job.calibration));
         add("precision", &format!("{:?}", job.compute.arithmetic.precision));
         add("batch", &job.compute.batch.to_string());
-        add("group", &job.compute.group.to_string());
+        add("group", &self.group.to_string());
         add("certificate", &format!("{:?}", job.certificate));
         add("holdout", &format!("{:?}", job.compute.holdout_fraction));
         hex(&hash.finalize())[..16].to_string()
@@ -493,60 +506,62 @@ impl Context {
 }
 
 impl GroupedCatalogue {
-    fn open(stores: &Stores, source: &CatalogueSource, compute: &Compute, network: &Network) -> Result<Self, RunError> {
-        let catalogue = Catalogue::open(stores, &source.uri, &source.columns, source.on_bad_object)?;
-        if catalogue.n_rows() == 0 {
-            return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
-        }
-        if catalogue.n_pixels() != network.n_inputs() {
-            return Err(RunError::Refused(format!(
-                "spectra in {} have {} pixels in column \"{}\", and the network takes {}: resample the spectra to the network's grid, or \
-                 name the column that holds it",
-                source.uri,
-                catalogue.n_pixels(),
-                source.columns.flux,
-                network.n_inputs()
-            )));
-        }
-        let labels = source.columns.labels.len();
-        if labels != 0 && labels != network.n_labels() {
-            return Err(RunError::Usage(format!(
-                "{} has {labels} label columns named, and the network gives {} labels ({}): name one column a label, in that order",
-                source.uri,
-                network.n_labels(),
-                network.labels().names.join(", ")
-            )));
-        }
-        let groups = plan_groups(catalogue.shards().iter().cloned(), compute.group);
+    /// With groups of at least `group` spectra.
+    fn new(catalogue: Catalogue, group: u64, compute: &Compute) -> Self {
+        let groups = plan_groups(catalogue.shards().iter().cloned(), group);
         let plenty = PLENTY / compute.holdout_fraction;
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
         let sample = groups.iter().step_by(every).cloned().collect();
-        Ok(Self {
+        Self {
             catalogue,
             groups,
             sample,
             plenty,
-        })
+        }
     }
 }
 
-fn sizes<'a>(job: &'a Job, network: &'a Network, fit: &GroupedCatalogue, workers: usize) -> Sizes<'a> {
+/// A catalogue that fits the network.
+fn opened(stores: &Stores, source: &CatalogueSource, network: &Network) -> Result<Catalogue, RunError> {
+    let catalogue = Catalogue::open(stores, &source.uri, &source.columns, source.on_bad_object)?;
+    if catalogue.n_rows() == 0 {
+        return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
+    }
+    if catalogue.n_pixels() != network.n_inputs() {
+        return Err(RunError::Refused(format!(
+            "spectra in {} have {} pixels in column \"{}\", and the network takes {}: resample the spectra to the network's grid, or \
+             name the column that holds it",
+            source.uri,
+            catalogue.n_pixels(),
+            source.columns.flux,
+            network.n_inputs()
+        )));
+    }
+    let labels = source.columns.labels.len();
+    if labels != 0 && labels != network.n_labels() {
+        return Err(RunError::Usage(format!(
+            "{} has {labels} label columns named, and the network gives {} labels ({}): name one column a label, in that order",
+            source.uri,
+            network.n_labels(),
+            network.labels().names.join(", ")
+        )));
+    }
+    Ok(catalogue)
+}
+
+fn sizes<'a>(job: &'a Job, network: &'a Network, n_rows: u64, workers: usize) -> Sizes<'a> {
     Sizes {
         job,
         shapes: network.dense_layers(),
         n_pixels: network.n_inputs(),
         n_labels: network.n_labels(),
-        n_rows: fit.catalogue.n_rows(),
+        n_rows,
         workers,
     }
 }
 
 /// The blocks of the Hessian, and what `auto` chose for which layer.
-fn plan_of(
-    job: &Job,
-    network: &Network,
-    fit: &GroupedCatalogue,
-) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
+fn plan_of(job: &Job, network: &Network, n_rows: u64) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
     let curvature = &job.curvature;
     let planned = |structure, by_layer| {
         plan_blocks(network.dense_layers(), structure, by_layer, curvature.options).map_err(|error| {
@@ -562,7 +577,7 @@ fn plan_of(
         StructureChoice::Auto { memory } => {
             // Checks the names of layers before anything is chosen beside them.
             planned(StructureKind::Diagonal, &curvature.by_layer)?;
-            let choice = auto::choose(&sizes(job, network, fit, 1), memory)?;
+            let choice = auto::choose(&sizes(job, network, n_rows, 1), memory)?;
             Ok((planned(StructureKind::Diagonal, &choice.by_layer)?, choice.chosen))
         }
     }

@@ -124,3 +124,226 @@ pub(crate) fn name_of(digest: &str, group: &Group) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use fisherflow_curvature::{BlockOptions, StructureKind};
+    use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
+    use fisherflow_spectra::{ObjectVersion, Shard, Simulation};
+    use fisherflow_store::{OnBadObject, StoreOptions, Stores, simulated_columns, write_simulated};
+
+    use crate::job::{
+        Calibration, CatalogueSource, Certification, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
+        NetworkSource, Noise, Predict, Prior,
+    };
+    use crate::meter::Meter;
+
+    fn prepare(folder: &Path) {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let catalogue = folder.join("catalogue");
+        write_simulated(&stores, catalogue.to_str().unwrap(), &Simulation::new(20, 7), 30, 30).unwrap();
+        for (name, seed) in [("network", 1), ("another", 2)] {
+            let labels = Labels {
+                names: Simulation::LABELS.map(str::to_owned).to_vec(),
+                units: vec![String::new(); 3],
+                mean: vec![4700.0, 2.3, -0.2],
+                scale: vec![500.0, 0.8, 0.3],
+            };
+            let arithmetic = Arithmetic {
+                precision: Precision::F32,
+                threads: 1,
+            };
+            let sizes = [20, 4, 3];
+            let network =
+                Network::he_normal(&sizes, Activation::Tanh, labels, &[1.0], &[0.1], seed, arithmetic).unwrap();
+            let file = folder.join(format!("{name}.safetensors"));
+            std::fs::write(file, network.to_safetensors().unwrap()).unwrap();
+        }
+    }
+
+    fn job(folder: &Path) -> Job {
+        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        Job {
+            network: NetworkSource {
+                uri: path("network.safetensors"),
+                said: Description::default(),
+            },
+            catalogue: CatalogueSource {
+                uri: path("catalogue"),
+                columns: simulated_columns(),
+                on_bad_object: OnBadObject::Fail,
+            },
+            predict: Predict {
+                catalogue: None,
+                jacobians: false,
+            },
+            curvature: Curvature {
+                structure: StructureKind::Kfac.into(),
+                by_layer: BTreeMap::new(),
+                options: BlockOptions::default(),
+                kind: CurvatureKind::Ggn,
+                low_rank: LowRankSettings::default(),
+            },
+            noise: Noise::Holdout,
+            prior: Prior::Fixed(1.0),
+            prior_by_layer: BTreeMap::new(),
+            calibration: Calibration::default(),
+            compute: Compute {
+                arithmetic: Arithmetic {
+                    precision: Precision::F32,
+                    threads: 1,
+                },
+                batch: 16,
+                group: Some(50),
+                holdout_fraction: 0.2,
+                memory: None,
+                scratch: None,
+            },
+            certificate: Certification::default(),
+            output: path("out"),
+            existing_output: ExistingOutput::Refuse,
+            store: StoreOptions::default(),
+        }
+    }
+
+    /// What is found before the pass, as the test sets it.
+    struct Before {
+        noise: Vec<f64>,
+        reference: f64,
+        population: Option<PixelPopulation>,
+    }
+
+    impl Default for Before {
+        fn default() -> Self {
+            Self {
+                noise: vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+                reference: 0.5,
+                population: None,
+            }
+        }
+    }
+
+    fn digest(job: Job, workers: usize, pass: &str, before: &Before) -> String {
+        let context = Context::open(Arc::new(job), workers, Meter::silent()).unwrap();
+        let mut references = References::zero(context.network.dense_layers(), 3);
+        references.gradient_mean[0][1] = before.reference;
+        PassInputs::of_sums(&context, pass, before.population.as_ref(), &references, &before.noise).digest()
+    }
+
+    fn with(folder: &Path, change: impl FnOnce(&mut Job)) -> String {
+        let mut job = job(folder);
+        change(&mut job);
+        digest(job, 1, "curvature", &Before::default())
+    }
+
+    #[test]
+    fn every_input_of_a_groups_sums_changes_its_name_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        prepare(folder);
+        let same = with(folder, |_| ());
+        let of = |before: Before| digest(job(folder), 1, "curvature", &before);
+        let variance = |x: f64| {
+            Some(PixelPopulation {
+                n_spectra: 9,
+                mean: vec![1.0; 20],
+                variance: vec![x; 20],
+                borrowed: 0,
+            })
+        };
+        let mut digests = vec![
+            same.clone(),
+            digest(job(folder), 1, "correction", &Before::default()),
+            with(folder, |job| {
+                job.network.uri = job.network.uri.replace("network.s", "another.s")
+            }),
+            with(folder, |job| job.network.said.input_scale = Some(vec![0.2])),
+            with(folder, |job| job.compute.arithmetic.precision = Precision::F64),
+            with(folder, |job| job.compute.batch = 8),
+            with(folder, |job| job.catalogue.columns.labels.swap(0, 1)),
+            with(folder, |job| job.compute.holdout_fraction = 0.3),
+            with(folder, |job| job.noise = Noise::Covariance(vec![vec![1.0; 3]; 3])),
+            with(folder, |job| job.curvature.kind = CurvatureKind::EmpiricalFisher),
+            with(folder, |job| job.curvature.options.split_bias = true),
+            with(folder, |job| job.curvature.structure = StructureKind::Diagonal.into()),
+            with(folder, |job| job.calibration.errors_in_variables = true),
+        ];
+        digests.push(of(Before {
+            noise: vec![2.0; 9],
+            ..Before::default()
+        }));
+        digests.push(of(Before {
+            reference: 0.25,
+            ..Before::default()
+        }));
+        digests.extend([0.1, 0.2].map(|x| {
+            of(Before {
+                population: variance(x),
+                ..Before::default()
+            })
+        }));
+        assert_eq!(
+            digests.iter().collect::<BTreeSet<_>>().len(),
+            digests.len(),
+            "{digests:#?}"
+        );
+
+        assert_eq!(digest(job(folder), 3, "curvature", &Before::default()), same);
+        for unchanged in [
+            with(folder, |job| job.prior = Prior::Evidence),
+            with(folder, |job| job.output += "-elsewhere"),
+            with(folder, |job| job.compute.arithmetic.threads = 2),
+            with(folder, |job| job.compute.group = Some(7)),
+            with(folder, |job| job.certificate.spectra = 3),
+            with(folder, |job| job.existing_output = ExistingOutput::Overwrite),
+        ] {
+            assert_eq!(unchanged, same);
+        }
+    }
+
+    #[test]
+    fn a_group_is_named_by_its_shards_and_not_by_its_place() {
+        let shard = |path: &str, size: u64, etag: Option<&str>, row_group: usize| Shard {
+            object: ObjectVersion {
+                path: path.to_owned(),
+                size,
+                etag: etag.map(str::to_owned),
+            },
+            row_group,
+            n_rows: 5,
+            first_row: 0,
+        };
+        let name = |index: u64, shards: &[Shard]| {
+            let shards = shards.to_vec();
+            name_of("digest", &Group { index, shards })
+        };
+        let one = shard("a", 9, Some("x"), 0);
+        let same = name(0, std::slice::from_ref(&one));
+        assert_eq!(name(4, std::slice::from_ref(&one)), same);
+        let others = [
+            name(0, &[shard("b", 9, Some("x"), 0)]),
+            name(0, &[shard("a", 9, Some("y"), 0)]),
+            name(0, &[shard("a", 9, None, 0)]),
+            name(0, &[shard("a", 8, None, 0)]),
+            name(0, &[shard("a", 9, Some("x"), 1)]),
+            name(0, &[one.clone(), one.clone()]),
+            name(0, &[]),
+            name_of(
+                "another",
+                &Group {
+                    index: 0,
+                    shards: vec![one],
+                },
+            ),
+        ];
+        assert_eq!(
+            others.iter().chain([&same]).collect::<BTreeSet<_>>().len(),
+            others.len() + 1
+        );
+    }
+}

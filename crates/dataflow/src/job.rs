@@ -176,8 +176,9 @@ pub struct Compute {
     pub arithmetic: Arithmetic,
     /// Spectra a batch.
     pub batch: usize,
-    /// Spectra a reduction group, at least: groups are whole row groups.
-    pub group: u64,
+    /// Spectra a reduction group, at least: groups are whole row groups. None: 4,096, or as many as keep the sums that a group leaves in the
+    /// store at 8 KiB a spectrum.
+    pub group: Option<u64>,
     /// Share of the catalogue held out from the sums, chosen by hash of id; in `[0, 1)`.
     pub holdout_fraction: f64,
     /// Bytes that a process may take for a dual block's rows and factor; none: everything in memory. No bit depends on it.

@@ -5,6 +5,7 @@
 
 mod auto;
 mod calibration_notes;
+mod checkpoint;
 mod cluster;
 mod cluster_plan;
 mod cluster_rates;

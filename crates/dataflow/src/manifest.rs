@@ -78,7 +78,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "compute": {
             "precision": format!("{:?}", job.compute.arithmetic.precision).to_lowercase(),
             "batch": job.compute.batch,
-            "group": job.compute.group,
+            "group": context.group,
         },
         "noise_estimate": summary.noise,
         "intrinsic_estimate": summary.intrinsic,

@@ -32,6 +32,8 @@ pub struct RunPlan {
     pub fit: CataloguePlan,
     /// The spectra to predict; `None`: those of the fit, in the same passes.
     pub predict: Option<CataloguePlan>,
+    /// What the groups of the fit leave in the store until the run is committed.
+    pub checkpoints: CheckpointPlan,
     /// The blocks of the Hessian.
     pub blocks: Vec<BlockFacts>,
     /// What `auto` chose, layer by layer; empty where the run file gives the structures.
@@ -114,6 +116,17 @@ pub struct CataloguePlan {
     pub groups: usize,
     /// Objects left out.
     pub skipped: Vec<SkippedObject>,
+}
+
+/// What the groups of the fit leave in the store until the run is committed: an interrupted run goes on from there.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CheckpointPlan {
+    /// Spectra of a group, at least.
+    pub group: u64,
+    /// Bytes of one group's sums.
+    pub bytes: u64,
+    /// Bytes of those of all groups.
+    pub all_bytes: u64,
 }
 
 /// A block of a plan.
@@ -227,6 +240,14 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
             .as_ref()
             .zip(context.predict.as_ref())
             .map(|(source, grouped)| catalogue(&source.uri, grouped)),
+        checkpoints: CheckpointPlan {
+            group: context.group,
+            bytes: context.checkpoint.bytes(),
+            all_bytes: context
+                .checkpoint
+                .bytes()
+                .saturating_mul(context.fit.groups.len() as u64),
+        },
         blocks,
         chosen: context.chosen.clone(),
         flops,
@@ -249,7 +270,7 @@ fn cluster_sizes(
     asked: &ClusterQuestion,
 ) -> Result<ClusterSizes, CurvatureError> {
     let (fit, predicted) = (&context.fit, context.predicted());
-    let scaled = |grouped: &GroupedCatalogue| Scaled::of(grouped, asked.spectra, context.job.compute.group);
+    let scaled = |grouped: &GroupedCatalogue| Scaled::of(grouped, asked.spectra, context.group);
     let (of_fit, of_predicted) = (scaled(fit), scaled(predicted));
     let sizes = Sizes {
         n_rows: of_fit.spectra,

@@ -184,7 +184,7 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
                 threads: 1,
             },
             batch: 16,
-            group: 50,
+            group: Some(50),
             holdout_fraction: 0.2,
             memory: None,
             scratch: None,

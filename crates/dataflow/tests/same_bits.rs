@@ -77,7 +77,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
                 threads: 1,
             },
             batch: 16,
-            group: 50,
+            group: Some(50),
             holdout_fraction: 0.2,
             memory: None,
             scratch: None,

@@ -31,6 +31,8 @@ use crate::{StoreError, Stores, WrittenFile};
 pub const SLICE: usize = 1 << 19;
 /// Bytes of a part of an upload; smaller arrays are one request.
 const PART: usize = 16 << 20;
+/// Parts that are on their way at a time.
+const UPLOADS: usize = 2;
 /// Slices that are read ahead of their use by one reader.
 const READ_AHEAD: usize = 4;
 /// Documents that are read at a time.
@@ -403,7 +405,8 @@ impl Commit {
 
     async fn write_arrays(&self, arrays: Vec<GroupArray>) -> Result<Vec<StoredArray>, StoreError> {
         let mut stored = Vec::with_capacity(arrays.len());
-        let mut upload = BufWriter::with_capacity(self.sums.store.clone(), self.sums.path.clone(), PART);
+        let mut upload = BufWriter::with_capacity(self.sums.store.clone(), self.sums.path.clone(), PART)
+            .with_max_concurrency(UPLOADS);
         let failed = |error| self.stores.failed(&self.sums, Action::Write, error);
         let mut is_empty = true;
         for array in arrays {

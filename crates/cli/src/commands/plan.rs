@@ -44,6 +44,16 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
                 .map_or("the spectra of the fit, in the same passes".to_owned(), catalogue),
         ),
     ];
+    let checkpoints = &plan.checkpoints;
+    facts.push((
+        "groups",
+        format!(
+            "of {} spectra of the fit or more; each leaves sums of {} in the store until the run is complete, {} in all",
+            count(checkpoints.group),
+            bytes(checkpoints.bytes),
+            bytes(checkpoints.all_bytes)
+        ),
+    ));
     for skipped in plan
         .fit
         .skipped

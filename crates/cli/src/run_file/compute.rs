@@ -17,8 +17,8 @@ pub struct ComputeTable {
     pub batch: usize,
     /// Threads of a worker.
     pub threads: usize,
-    /// Spectra a reduction group, at least: groups are whole row groups.
-    pub group: u64,
+    /// Spectra a reduction group, at least: groups are whole row groups. None: as the sums ask for.
+    pub group: Option<u64>,
     /// A folder for what a dual block has no room for in memory.
     pub scratch: Option<String>,
 }
@@ -29,7 +29,7 @@ impl Default for ComputeTable {
             precision: Precision::F32,
             batch: 512,
             threads: 1,
-            group: 4096,
+            group: None,
             scratch: None,
         }
     }
@@ -52,7 +52,7 @@ impl ComputeTable {
             read.threads = e.count(1)?;
         }
         if let Some(e) = table.get("group") {
-            read.group = e.integer(1)?;
+            read.group = Some(e.integer(1)?);
         }
         if let Some(e) = table.get("scratch") {
             read.scratch = Some(e.string()?);

@@ -16,6 +16,78 @@ pub fn conform(stores: &Stores, base: &str) {
     claims(stores, &format!("{base}/claims"));
     outputs(stores, &format!("{base}/output"));
     large_files(stores, &format!("{base}/large"));
+    groups(stores, &format!("{base}/groups"));
+}
+
+/// Finished groups: whoever is first counts, a lost answer does no harm, and nothing is left of a second attempt.
+fn groups(stores: &Stores, base: &str) {
+    let store = GroupStore::new(stores, base);
+    let names = std::collections::BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+    assert!(store.finished("pass", &names).unwrap().is_empty());
+    assert!(store.record("pass", "a").unwrap().is_none());
+    let sums: Vec<f64> = (0..SLICE + 3).map(|i| (i as f64).sqrt()).collect();
+    let arrays = || {
+        let array = |key, purpose, values| GroupArray {
+            key,
+            purpose,
+            n_spectra: 7,
+            values,
+        };
+        vec![
+            array(3, Purpose::Sum, sums.clone()),
+            array(9, Purpose::Keep, vec![f64::NAN, -0.0]),
+        ]
+    };
+    let commit = |name: &str, attempt: &str, arrays| {
+        let found = serde_json::json!({ "n": 7, "x": 0.1 });
+        let committing = store
+            .commit("pass", name, attempt, (arrays, Vec::new(), found), || ())
+            .unwrap();
+        committing.wait().unwrap()
+    };
+    let first = commit("a", "1", arrays());
+    assert_eq!(first.record.object.as_deref(), Some("a-1.sums"));
+    assert!(first.bytes > 8 * (SLICE as u64 + 5));
+    assert_eq!(first.record.found["x"], 0.1);
+    // The answer to the first request was lost, and it is made again: what it wrote stays.
+    assert_eq!(commit("a", "1", arrays()).record, first.record);
+    // Another attempt takes the first one's, and leaves nothing.
+    assert_eq!(commit("a", "2", arrays()).record, first.record);
+    assert_eq!(stores.list_all(base).unwrap().len(), 2);
+    let without = commit("b", "1", Vec::new());
+    assert_eq!((without.record.object.as_ref(), without.record.bytes()), (None, 0));
+
+    let finished = store.finished("pass", &names).unwrap();
+    assert_eq!(finished.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(finished["a"], first.record);
+    assert!(store.finished("another", &names).unwrap().is_empty());
+    let slices = first.record.slices(3).unwrap();
+    assert_eq!(slices.iter().map(|slice| slice.len).collect::<Vec<_>>(), [SLICE, 3]);
+    let read: Result<Vec<_>, _> = store.read("pass", slices).collect();
+    assert_eq!(read.unwrap().concat(), sums);
+    let kept: Vec<f64> = store
+        .read("pass", first.record.slices(9).unwrap())
+        .flat_map(Result::unwrap)
+        .collect();
+    assert!(kept[0].is_nan() && kept[1].to_bits() == (-0.0_f64).to_bits());
+    assert!(first.record.slices(4).is_none());
+
+    // Numbers that are not those that were written are never added up.
+    let object = format!("{base}/pass/a-1.sums");
+    let mut bytes = stores.read(&object).unwrap();
+    bytes[11] ^= 1;
+    stores.write(&object, bytes).unwrap();
+    let error = store
+        .read("pass", first.record.slices(3).unwrap())
+        .next()
+        .unwrap()
+        .unwrap_err();
+    assert!(matches!(error, StoreError::BadDocument { .. }), "{error}");
+    // A group whose numbers are gone was never finished.
+    stores.delete(&object).unwrap();
+    let finished = store.finished("pass", &names).unwrap();
+    assert_eq!(finished.keys().collect::<Vec<_>>(), ["b"]);
+    assert!(store.record("pass", "a").unwrap().is_none());
 }
 
 fn objects(stores: &Stores, base: &str) {

@@ -63,7 +63,7 @@ fn every_key_of_the_contract_is_read() {
     assert_eq!(run.noise.holdout_fraction, 0.2);
     assert_eq!(run.prior.unwrap().precision, Prior::Fixed(1.5));
     assert_eq!(run.compute.precision, Precision::F32);
-    assert_eq!(run.compute.group, 2048);
+    assert_eq!(run.compute.group, Some(2048));
     assert_eq!(run.output.unwrap().uri, "out/spex");
 
     let train = run.train.unwrap();
@@ -86,7 +86,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(run.compute, ComputeTable::default());
     assert_eq!(
         (run.compute.batch, run.compute.threads, run.compute.group),
-        (512, 1, 4096)
+        (512, 1, None)
     );
     assert!(run.train.is_none());
 }
@@ -217,7 +217,7 @@ fn the_reference_states_the_defaults() {
     let run = parse(&least).unwrap();
     let train = run.train.unwrap();
     assert_eq!(stated("threads"), run.compute.threads.to_string());
-    assert_eq!(stated("group"), run.compute.group.to_string());
+    assert_eq!(run.compute.group, None);
     assert_eq!(stated("holdout_fraction"), run.noise.holdout_fraction.to_string());
     assert_eq!(stated("batch"), train.batch.to_string());
     assert_eq!(stated("learning_rate"), train.learning_rate.to_string());

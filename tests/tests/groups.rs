@@ -1,0 +1,109 @@
+//! Groups as the unit of work: killed in the middle of any pass, a run goes on with the groups that are missing, and writes the same bits.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use fisherflow_tests::{
+    Processes, RunFile, digests, fisherflow, has_manifest, network, run, simulated, stages_left, write_objects,
+};
+
+/// Groups of the fit, and those of the stars.
+const GROUPS: [usize; 2] = [40, 30];
+/// How often a run is started again whose pass was over before it could be killed.
+const TRIES: usize = 20;
+
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    network(&path.join("network.safetensors"), &[60, 24, 10, 3]);
+    for (name, first, groups) in [("catalogue", 0, GROUPS[0]), ("stars", 10_000, GROUPS[1])] {
+        write_objects(&path.join(name), &simulated(60, first, 60 * groups as u64), 60);
+    }
+    folder
+}
+
+fn run_file(folder: &Path, output: &str, is_fused: bool) -> std::path::PathBuf {
+    let mut run_file = RunFile::new(folder, output);
+    if !is_fused {
+        run_file = run_file.predicting(folder, "stars");
+    }
+    run_file.curvature = "structure = \"ekfac\"\n[curvature.layers]\n\"layers.2\" = \"dual\"".to_owned();
+    run_file.write(folder, output)
+}
+
+/// Finished groups of a pass.
+fn finished(output: &Path, pass: &str) -> usize {
+    let Ok(folder) = std::fs::read_dir(output.join("stages/groups").join(pass)) else {
+        return 0;
+    };
+    let is_done = |name: &str| name.ends_with(".done");
+    folder
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_done))
+        .count()
+}
+
+/// Runs with one worker until some groups of a pass are finished, and kills it then; how many there were.
+fn killed_in(pass: &str, of: usize, file: &Path, output: &Path) -> usize {
+    for _ in 0..TRIES {
+        let mut processes = Processes::start(1, file, 1);
+        while finished(output, pass) < 2 && !processes.has_ended(0) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        processes.kill(0);
+        let there = finished(output, pass);
+        if there >= 2 && there < of && !has_manifest(output) {
+            return there;
+        }
+        std::fs::remove_dir_all(output).unwrap();
+    }
+    panic!("{TRIES} times the pass {pass} was over before the run was killed");
+}
+
+/// A number in the log's line on a finished pass.
+fn logged(stderr: &str, pass: &str, field: &str) -> usize {
+    let (start, named) = (format!(" {field}="), format!("pass=\"{pass}\""));
+    let value = stderr
+        .lines()
+        .filter(|line| line.contains(&named))
+        .find_map(|line| line.split_once(&start)?.1.split(' ').next()?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {field} of {pass} in {stderr}"))
+}
+
+fn go_on(is_fused: bool, passes: &[(&str, usize)]) {
+    let folder = prepared();
+    let folder = folder.path();
+    run(fisherflow().arg("run").arg(run_file(folder, "undisturbed", is_fused))).expect_done();
+    let expected: BTreeMap<String, String> = digests(&folder.join("undisturbed"));
+    for &(pass, of) in passes {
+        let name = format!("killed-in-{pass}");
+        let (file, output) = (run_file(folder, &name, is_fused), folder.join(&name));
+        let there = killed_in(pass, of, &file, &output);
+        for ended in Processes::start(2, &file, 2).wait_all() {
+            ended.expect_done();
+            if !ended.stderr.contains("groups_resumed") {
+                // The first process alone speaks for all.
+                continue;
+            }
+            assert_eq!(logged(&ended.stderr, pass, "groups"), of);
+            assert_eq!(logged(&ended.stderr, pass, "groups_resumed"), there);
+            assert_eq!(logged(&ended.stderr, pass, "groups_computed"), of - there);
+        }
+        assert_eq!(digests(&output), expected, "{name}");
+        assert_eq!(stages_left(&output), 0, "{name}");
+        println!("{name}: {there} of {of} groups were there");
+    }
+}
+
+#[test]
+fn a_run_killed_in_any_pass_goes_on_with_the_missing_groups() {
+    let [fit, stars] = GROUPS;
+    go_on(false, &[("curvature", fit), ("correction", fit), ("predict", stars)]);
+}
+
+#[test]
+fn so_does_one_whose_passes_serve_both_fit_and_prediction() {
+    let [fit, _] = GROUPS;
+    go_on(true, &[("curvature", fit), ("predict", fit)]);
+}
