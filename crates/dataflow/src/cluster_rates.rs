@@ -20,7 +20,9 @@ pub struct ClusterRates {
 }
 
 impl ClusterRates {
-    /// As `tests/cluster-model` fitted them; it prints them anew for another machine.
+    /// `worker_flops`, `inverse_flops`: the fit and the exact posterior of the README's measured runs, a worker's share. `network_bytes`: 1 MiB blocks between
+    /// two processes. `store_bytes`, `group_s` and `start_s`: taken to be so. `tests/cluster-model` fits them to runs of 1, 2 and 4 processes, and prints
+    /// them with the residual of the model, for any machine.
     pub const MEASURED: Self = Self {
         worker_flops: 8.5e10,
         inverse_flops: 5.0e10,
@@ -31,5 +33,6 @@ impl ClusterRates {
     };
 
     /// Where [`Self::MEASURED`] was.
-    pub const MEASURED_ON: &str = "two shared cores of an AMD EPYC with AVX-512, local disk, loopback";
+    pub const MEASURED_ON: &str =
+        "two cores of an AMD EPYC with AVX-512, loopback; the store's rate and a group's time are assumed";
 }

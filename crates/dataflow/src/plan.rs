@@ -374,6 +374,9 @@ fn cluster_sizes(
     })
 }
 
+/// Bytes that are read of an object's end before any of its row groups.
+const FOOTER: u64 = 64 << 10;
+
 /// A catalogue, or a larger one like it.
 struct Scaled {
     /// Over the catalogue.
@@ -388,7 +391,8 @@ struct Scaled {
 impl Scaled {
     fn of(grouped: &GroupedCatalogue, spectra: Option<u64>, group: u64) -> Self {
         let catalogue = &grouped.catalogue;
-        let (n, bytes) = (catalogue.n_rows().max(1), catalogue.bytes());
+        let objects = catalogue.summary().objects.len() as u64;
+        let (n, bytes) = (catalogue.n_rows().max(1), catalogue.bytes() + FOOTER * objects);
         let own = grouped.groups.len().max(1) as u64;
         let Some(spectra) = spectra else {
             let share = grouped.sample.len() as f64 / own as f64;

@@ -172,13 +172,26 @@ fn of_cluster(plan: &ClusterPlan, page: &mut Page) {
         ),
     ]);
     let mut grid = Grid::new(&["of each worker", "bytes", "of all"]);
-    for (what, of_one) in [
-        ("spectra read from the store", worker.spectra_read),
-        ("groups' sums written to the store", worker.checkpoints_written),
-        ("groups' sums read from the store, at most", worker.checkpoints_read),
-        ("sent over the network", worker.sent),
+    let checkpoints = plan.checkpoint.saturating_mul(plan.groups);
+    for (what, of_one, of_all) in [
+        (
+            "spectra read from the store",
+            worker.spectra_read,
+            worker.spectra_read.saturating_mul(all),
+        ),
+        (
+            "groups' sums written to the store",
+            worker.checkpoints_written,
+            checkpoints,
+        ),
+        (
+            "groups' sums read from the store, at most",
+            worker.checkpoints_read,
+            checkpoints,
+        ),
+        ("sent over the network", worker.sent, worker.sent.saturating_mul(all)),
     ] {
-        grid.row(vec![what.to_owned(), bytes(of_one), bytes(of_one.saturating_mul(all))]);
+        grid.row(vec![what.to_owned(), bytes(of_one), bytes(of_all)]);
     }
     grid.row(vec![
         "received, by the owner of the largest block".to_owned(),
