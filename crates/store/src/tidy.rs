@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::location::Place;
-use crate::output::DATA;
+use crate::output::{CLAIM, DATA, MANIFEST, SUCCESS};
 use crate::{Manifest, Output, StoreError, WrittenFile};
+
+/// The page of plots, which another crate writes.
+const REPORT: &str = "report.html";
 
 impl Output {
     /// Deletes what an attempt before left in the tables' directories; fails where a listed file is not there.
@@ -73,8 +76,10 @@ impl Output {
             return;
         }
         let is_staged = |name: &str| {
-            name.rsplit_once('#')
-                .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+            let document = name
+                .rsplit_once('#')
+                .filter(|(_, number)| number.parse::<u64>().is_ok());
+            document.is_some_and(|(document, _)| [CLAIM, MANIFEST, SUCCESS, REPORT].contains(&document))
         };
         for entry in std::fs::read_dir(location.uri()).into_iter().flatten().flatten() {
             let path = entry.path();

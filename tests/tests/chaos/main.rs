@@ -141,7 +141,7 @@ fn at_any_time(place: &Place, killed: usize, stopped: usize, rng: &mut ChaCha8Rn
             } else {
                 "KILL"
             };
-            let after = place.took(case).mul_f64(rng.random_range(0.0..1.5));
+            let after = place.took().mul_f64(rng.random_range(0.0..1.5));
             let attempt = Attempt {
                 processes,
                 workers: rng.random_range(1..=2),

@@ -140,9 +140,9 @@ impl Place {
         path
     }
 
-    /// How long an undisturbed run takes.
-    pub fn took(&self, case: Case) -> Duration {
-        self.expected[&case].took
+    /// How long an undisturbed run takes, on a machine that is not busier than it was at its idlest here.
+    pub fn took(&self) -> Duration {
+        self.expected.values().map(|run| run.took).min().unwrap_or_default()
     }
 
     pub fn attempt(&self, case: Case, output: &str, attempt: &Attempt) -> Ends {
