@@ -35,7 +35,7 @@ pub(crate) fn correction(
                 &references,
                 Arc::clone(bases),
                 outputs,
-                context.network.arithmetic().threads,
+                context.network.arithmetic().sums(),
             )
         })
         .collect::<Result<_, _>>()?;
