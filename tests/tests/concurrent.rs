@@ -17,6 +17,9 @@ use fisherflow_tests::{
 /// Something that takes longer does not come.
 const COMES: Duration = Duration::from_secs(60);
 
+/// What a complete output holds beside its tables.
+const KEPT: [&str; 4] = ["_SUCCESS", "claim.json", "manifest.json", "report.html"];
+
 struct Place {
     folder: tempfile::TempDir,
 }

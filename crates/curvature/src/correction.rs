@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use faer::{MatMut, MatRef};
-use fisherflow_network::product::multiply;
+use fisherflow_kernels::{Packed, Products, Start, multiply, multiply_packed};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::captured_rows::{capture_of, values, whitened_gradients};
@@ -26,8 +26,8 @@ use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm,
 pub struct KroneckerBases {
     a_vectors: Matrix,
     g_vectors: Matrix,
-    /// Both for f32 captures.
-    in_f32: OnceLock<[Vec<f32>; 2]>,
+    /// Both for f32 captures, V without the row of the bias.
+    in_f32: OnceLock<[Packed<f32>; 2]>,
 }
 
 impl KroneckerBases {
@@ -53,16 +53,23 @@ impl KroneckerBases {
         &self.g_vectors
     }
 
-    fn in_f32(&self) -> &[Vec<f32>; 2] {
-        let rounded = |matrix: &Matrix| matrix.values.iter().map(|&v| v as f32).collect();
-        self.in_f32
-            .get_or_init(|| [rounded(&self.a_vectors), rounded(&self.g_vectors)])
+    fn in_f32(&self, inputs: usize, products: Products) -> &[Packed<f32>; 2] {
+        let rounded = |matrix: &Matrix, rows: usize| {
+            let values: Vec<f32> = matrix.values[..rows * matrix.cols].iter().map(|&v| v as f32).collect();
+            Packed::new(MatRef::from_row_major_slice(&values, rows, matrix.cols), products)
+        };
+        self.in_f32.get_or_init(|| {
+            [
+                rounded(&self.a_vectors, inputs),
+                rounded(&self.g_vectors, self.g_vectors.rows),
+            ]
+        })
     }
 }
 
 /// The structure that sums the corrected eigenvalues of an `ekfac` block in the `bases` of its factors: the second of its two sums.
 ///
-/// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
+/// `references` are those of all layers of the network, `n_labels` is K, and `products` is how products are made: on how many threads, at least.
 ///
 /// # Errors
 /// References or bases of other sizes than the block's layer.
@@ -71,7 +78,7 @@ pub fn correction_of(
     references: &References,
     bases: Arc<KroneckerBases>,
     n_labels: usize,
-    threads: usize,
+    products: impl Into<Products>,
 ) -> Result<Box<dyn Structure>, CurvatureError> {
     let shape = &plan.shapes[0];
     for (what, vectors, side) in [
@@ -103,7 +110,7 @@ pub fn correction_of(
     Ok(Box::new(Correction {
         plan: plan.clone(),
         n_labels,
-        threads,
+        products: products.into(),
         input_mean: input_mean.to_vec(),
         rotated_mean,
         bases,
@@ -132,12 +139,19 @@ pub fn correction_flops(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> f6
 struct Correction {
     plan: BlockPlan,
     n_labels: usize,
-    threads: usize,
+    products: Products,
     /// `a0 [in]`.
     input_mean: Vec<f64>,
     /// `V^T [a0; 1]`, `[columns]`.
     rotated_mean: Vec<f64>,
     bases: Arc<KroneckerBases>,
+}
+
+/// Eigenvectors, one a column, as a product takes them.
+#[derive(Clone, Copy)]
+enum Vectors<'a, T> {
+    Plain(&'a [T]),
+    Packed(&'a Packed<T>),
 }
 
 impl Correction {
@@ -146,8 +160,8 @@ impl Correction {
         &self,
         capture: &LayerCapture,
         precision: &LabelPrecision,
-        a_vectors: &[T],
-        g_vectors: &[T],
+        a_vectors: Vectors<'_, T>,
+        g_vectors: Vectors<'_, T>,
         sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
@@ -158,7 +172,7 @@ impl Correction {
                 *value = T::from_f64(value.to_f64() - mean);
             }
         }
-        let mut input = self.rotated(&input, inputs, &a_vectors[..inputs * side], side);
+        let mut input = self.rotated(&input, inputs, a_vectors, side);
         for row in input.chunks_exact_mut(side) {
             for (value, mean) in row.iter_mut().zip(&self.rotated_mean) {
                 *value = T::from_f64(value.to_f64() + mean);
@@ -174,21 +188,22 @@ impl Correction {
             inputs: side,
             outputs,
         };
-        add_squared_gradients(&mut input, &whitened, sizes, sums, self.threads);
+        add_squared_gradients(&mut input, &whitened, sizes, sums, self.products);
         Ok(())
     }
 
     /// `rows vectors`: rows of `width` values times vectors `[width, side]`.
-    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: &[T], side: usize) -> Vec<T> {
+    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: Vectors<'_, T>, side: usize) -> Vec<T> {
         let n = rows.len() / width;
         let mut rotated = vec![T::zero_impl(); n * side];
-        if n > 0 {
-            multiply(
-                MatMut::from_row_major_slice_mut(&mut rotated, n, side),
-                MatRef::from_row_major_slice(rows, n, width),
-                MatRef::from_row_major_slice(vectors, width, side),
-                self.threads,
-            );
+        let to = MatMut::from_row_major_slice_mut(&mut rotated, n, side);
+        let rows = MatRef::from_row_major_slice(rows, n, width);
+        match vectors {
+            Vectors::Packed(vectors) => multiply_packed(to, Start::Zero, rows, vectors, self.products.threads),
+            Vectors::Plain(vectors) => {
+                let vectors = MatRef::from_row_major_slice(vectors, width, side);
+                multiply(to, Start::Zero, rows, vectors, self.products);
+            }
         }
         rotated
     }
@@ -221,11 +236,14 @@ impl Structure for Correction {
         )?;
         match capture.input.dtype() {
             DType::F32 => {
-                let [a_vectors, g_vectors] = self.bases.in_f32();
+                let [a_vectors, g_vectors] = self.bases.in_f32(self.plan.shapes[0].inputs, self.products);
+                let (a_vectors, g_vectors) = (Vectors::Packed(a_vectors), Vectors::Packed(g_vectors));
                 self.add(capture, precision, a_vectors, g_vectors, &mut sums.sums)?;
             }
             _ => {
-                let (a_vectors, g_vectors) = (&self.bases.a_vectors.values, &self.bases.g_vectors.values);
+                let inputs = self.plan.shapes[0].inputs * self.bases.a_vectors.cols;
+                let a_vectors = Vectors::Plain(&self.bases.a_vectors.values[..inputs]);
+                let g_vectors = Vectors::Plain(&self.bases.g_vectors.values);
                 self.add(capture, precision, a_vectors, g_vectors, &mut sums.sums)?;
             }
         }

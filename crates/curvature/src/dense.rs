@@ -5,6 +5,7 @@
 //! some spectra at a time, in f64 whatever the captures' type, and their Gram matrix is added to the packed lower triangle of H. In f64 no
 //! reference is needed.
 
+use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
@@ -20,7 +21,7 @@ const ROWS_AT_ONCE: usize = 1 << 22;
 pub(crate) struct Dense {
     plan: BlockPlan,
     n_labels: usize,
-    threads: usize,
+    products: Products,
 }
 
 /// A layer's share of the Jacobian rows of a batch, in f64.
@@ -36,11 +37,11 @@ struct LayerRows {
 }
 
 impl Dense {
-    pub(crate) fn new(plan: &BlockPlan, n_labels: usize, threads: usize) -> Self {
+    pub(crate) fn new(plan: &BlockPlan, n_labels: usize, products: Products) -> Self {
         Self {
             plan: plan.clone(),
             n_labels,
-            threads,
+            products,
         }
     }
 
@@ -99,7 +100,7 @@ impl Structure for Dense {
                     layer.push_row(row, self.n_labels, &mut rows);
                 }
             }
-            add_gram(&rows, width, &mut sums.sums, self.threads);
+            add_gram(&rows, width, &mut sums.sums, self.products);
         }
         sums.n_spectra += batch as u64;
         Ok(())

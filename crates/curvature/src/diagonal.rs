@@ -5,6 +5,7 @@
 //! of a spectrum share the weights, its gradient is formed and squared weight by weight.
 
 use candle_core::DType;
+use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values, whitened_gradients};
@@ -17,15 +18,15 @@ use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm,
 pub(crate) struct Diagonal {
     plan: BlockPlan,
     n_labels: usize,
-    threads: usize,
+    products: Products,
 }
 
 impl Diagonal {
-    pub(crate) fn new(plan: &BlockPlan, n_labels: usize, threads: usize) -> Self {
+    pub(crate) fn new(plan: &BlockPlan, n_labels: usize, products: Products) -> Self {
         Self {
             plan: plan.clone(),
             n_labels,
-            threads,
+            products,
         }
     }
 
@@ -85,7 +86,7 @@ impl Diagonal {
                 inputs: stride,
                 outputs,
             };
-            add_squared_gradients(&mut with_one, &whitened, sizes, sums, self.threads);
+            add_squared_gradients(&mut with_one, &whitened, sizes, sums, self.products);
             return Ok(());
         }
         for value in &mut input {
@@ -98,7 +99,7 @@ impl Diagonal {
             }
         }
         let squares: Vec<T> = squares.into_iter().map(T::from_f64).collect();
-        add_cross(&squares, outputs, &input, shape.inputs, sums, stride, self.threads);
+        add_cross(&squares, outputs, &input, shape.inputs, sums, stride, self.products);
         Ok(())
     }
 }

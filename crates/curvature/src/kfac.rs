@@ -18,6 +18,7 @@
 //! `d` are rounded to the captures' type first and every sum is of the rounded rows, so all of them describe one and the same Gram matrix.
 
 use candle_core::DType;
+use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values, whitened_gradients};
@@ -34,7 +35,7 @@ use crate::{
 pub(crate) struct Kfac {
     plan: BlockPlan,
     n_labels: usize,
-    threads: usize,
+    products: Products,
     /// `a0 [in]`.
     input_mean: Vec<f64>,
     /// `gbar [K, out]`.
@@ -62,13 +63,13 @@ impl Kfac {
         plan: &BlockPlan,
         references: &References,
         n_labels: usize,
-        threads: usize,
+        products: Products,
     ) -> Result<Self, CurvatureError> {
         let (input_mean, gradient_mean) = references.of_layer(plan.layers[0], &plan.shapes[0], n_labels)?;
         Ok(Self {
             plan: plan.clone(),
             n_labels,
-            threads,
+            products,
             input_mean: input_mean.to_vec(),
             gradient_mean: gradient_mean.to_vec(),
         })
@@ -144,7 +145,7 @@ impl Kfac {
                 *sum += value.to_f64();
             }
         }
-        add_gram(&input, shape.inputs, parts.input_moment, self.threads);
+        add_gram(&input, shape.inputs, parts.input_moment, self.products);
         drop(input);
 
         let whitened = whitened_gradients(&gradients, outputs, precision, Some(&self.gradient_mean));
@@ -167,7 +168,7 @@ impl Kfac {
             }
         }
         parts.n_terms[0] += (positions * precision.batch()) as f64;
-        add_gram(&whitened, outputs, parts.gradient_moment, self.threads);
+        add_gram(&whitened, outputs, parts.gradient_moment, self.products);
         Ok(())
     }
 

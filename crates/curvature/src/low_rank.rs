@@ -2,6 +2,7 @@
 //!
 //! The eigenpairs come from passes of their own ([`BlockPower`](crate::BlockPower)); the sums are the diagonal of H, `[p]`, layer after layer.
 
+use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::diagonal::Diagonal;
@@ -22,14 +23,15 @@ pub struct LowRank {
 impl LowRank {
     /// The block with the eigenpairs that were found for it.
     #[must_use]
-    pub fn new(plan: &BlockPlan, pairs: Option<LeadingPairs>, n_labels: usize, threads: usize) -> Self {
+    pub fn new(plan: &BlockPlan, pairs: Option<LeadingPairs>, n_labels: usize, products: impl Into<Products>) -> Self {
+        let products = products.into();
         let single = |(layer, shape): (&usize, &fisherflow_network::DenseShape)| {
             let plan = BlockPlan {
                 layers: vec![*layer],
                 shapes: vec![shape.clone()],
                 ..plan.clone()
             };
-            Diagonal::new(&plan, n_labels, threads)
+            Diagonal::new(&plan, n_labels, products)
         };
         Self {
             diagonals: plan.layers.iter().zip(&plan.shapes).map(single).collect(),

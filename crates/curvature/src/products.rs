@@ -2,6 +2,7 @@
 
 use candle_core::WithDType;
 use faer::MatRef;
+use fisherflow_kernels::Products;
 
 use crate::packed::packed_len;
 
@@ -13,13 +14,13 @@ impl Element for f64 {}
 /// Adds the lower triangle of `X^T X` to `packed`, where `x` is `X [rows, n]` row-major.
 ///
 /// Off the diagonal the product is in the element's arithmetic; the diagonal is a sum of squares in f64.
-pub(crate) fn add_gram<T: Element>(x: &[T], n: usize, packed: &mut [f64], threads: usize) {
+pub(crate) fn add_gram<T: Element>(x: &[T], n: usize, packed: &mut [f64], products: impl Into<Products>) {
     debug_assert_eq!(packed.len(), packed_len(n));
     if x.is_empty() {
         return;
     }
     let x = MatRef::from_row_major_slice(x, x.len() / n, n);
-    fisherflow_kernels::add_gram(x, packed, threads);
+    fisherflow_kernels::add_gram(x, packed, products);
 }
 
 /// Adds `X^T Y` to the first `m` columns of `sums`, where `x` is `X [rows, n]`, `y` is `Y [rows, m]` and `sums` is `[n, stride]`, row-major.
@@ -30,7 +31,7 @@ pub(crate) fn add_cross<T: Element>(
     m: usize,
     sums: &mut [f64],
     stride: usize,
-    threads: usize,
+    products: impl Into<Products>,
 ) {
     debug_assert_eq!(sums.len(), n * stride);
     if x.is_empty() || y.is_empty() {
@@ -39,7 +40,7 @@ pub(crate) fn add_cross<T: Element>(
     let rows = x.len() / n;
     let x = MatRef::from_row_major_slice(x, rows, n);
     let y = MatRef::from_row_major_slice(y, rows, m);
-    fisherflow_kernels::add_cross(x, y, sums, stride, threads);
+    fisherflow_kernels::add_cross(x, y, sums, stride, products);
 }
 
 #[cfg(test)]

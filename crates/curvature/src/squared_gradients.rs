@@ -5,6 +5,7 @@
 //! of whose terms are positive. With more, each spectrum's gradient is formed. Products are taken in the captures' type and added in f64.
 
 use faer::{MatMut, MatRef};
+use fisherflow_kernels::Products;
 use fisherflow_network::product::multiply;
 
 use crate::products::{Element, add_cross};
@@ -24,8 +25,9 @@ pub(crate) fn add_squared_gradients<T: Element>(
     whitened: &[T],
     sizes: Sizes,
     sums: &mut [f64],
-    threads: usize,
+    products: impl Into<Products>,
 ) {
+    let products = products.into();
     let Sizes {
         shared,
         n_labels,
@@ -41,7 +43,7 @@ pub(crate) fn add_squared_gradients<T: Element>(
             .into_iter()
             .map(T::from_f64)
             .collect();
-        return add_cross(&squares, outputs, input, inputs, sums, inputs, threads);
+        return add_cross(&squares, outputs, input, inputs, sums, inputs, products);
     }
     let stride = n_labels * outputs;
     let mut gradient = vec![T::zero_impl(); outputs * inputs];
@@ -56,7 +58,7 @@ pub(crate) fn add_squared_gradients<T: Element>(
                 MatMut::from_row_major_slice_mut(&mut gradient, outputs, inputs),
                 rows.transpose(),
                 input,
-                threads,
+                products,
             );
             for (sum, value) in sums.iter_mut().zip(&gradient) {
                 let value = value.to_f64();

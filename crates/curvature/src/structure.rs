@@ -1,5 +1,6 @@
 //! What every structure of a block does: add batches to its sums, and say what curvature the sums add up to.
 
+use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::dense::Dense;
@@ -69,7 +70,7 @@ pub trait Structure: Send {
 /// The structure that a block's plan asks for. That of an `ekfac` block sums its Kronecker factors, whose eigenbases
 /// [`correction_of`](crate::correction_of) then takes; that of a `low_rank` block is without its eigenpairs, which [`LowRank::new`] takes.
 ///
-/// `references` are those of all layers of the network, `n_labels` is K, and `threads` is how many threads a product may use.
+/// `references` are those of all layers of the network, `n_labels` is K, and `products` is how products are made: on how many threads, at least.
 ///
 /// # Errors
 /// References of other sizes than the block's layers; a structure that [has no sums](StructureKind::has_sums).
@@ -77,13 +78,14 @@ pub fn structure_of(
     plan: &BlockPlan,
     references: &References,
     n_labels: usize,
-    threads: usize,
+    products: impl Into<Products>,
 ) -> Result<Box<dyn Structure>, CurvatureError> {
+    let products = products.into();
     Ok(match plan.structure {
-        StructureKind::Full | StructureKind::Block => Box::new(Dense::new(plan, n_labels, threads)),
-        StructureKind::Kfac | StructureKind::Ekfac => Box::new(Kfac::new(plan, references, n_labels, threads)?),
-        StructureKind::Diagonal => Box::new(Diagonal::new(plan, n_labels, threads)),
-        StructureKind::LowRank => Box::new(LowRank::new(plan, None, n_labels, threads)),
+        StructureKind::Full | StructureKind::Block => Box::new(Dense::new(plan, n_labels, products)),
+        StructureKind::Kfac | StructureKind::Ekfac => Box::new(Kfac::new(plan, references, n_labels, products)?),
+        StructureKind::Diagonal => Box::new(Diagonal::new(plan, n_labels, products)),
+        StructureKind::LowRank => Box::new(LowRank::new(plan, None, n_labels, products)),
         StructureKind::Dual => return Err(CurvatureError::NoSums { block: plan.name() }),
     })
 }

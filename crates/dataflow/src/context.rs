@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, KroneckerBases, StructureKind, plan_blocks};
-use fisherflow_network::{InputJacobian, Network, Precision as Products};
+use fisherflow_network::{InputJacobian, Network};
 use fisherflow_posterior::{
     BlockInfo, DualLayout, DualPrecision, Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum,
     dual_prior_scan, factor, in_label_units,
@@ -65,6 +65,8 @@ pub(crate) struct Context {
     /// Names everything that decides the bits of the output: build, settings, network, catalogues.
     pub(crate) run_id: String,
     pub(crate) stores: Stores,
+    /// What the bits of products depend on beside the numbers.
+    pub(crate) kernel: String,
     pub(crate) network: Network,
     pub(crate) network_sha256: String,
     pub(crate) network_bytes: u64,
@@ -123,6 +125,8 @@ pub(crate) struct Context {
 impl Context {
     /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
     pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<Meter>) -> Result<Self, RunError> {
+        let kernel = job.compute.arithmetic.precision.kernel();
+        let kernel = kernel.map_err(|error| RunError::Refused(with_source(&error)))?;
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
         let bytes = stores.read(&job.network.uri)?;
         let network =
@@ -171,6 +175,7 @@ impl Context {
             workers: workers.max(1),
             cores: workers * job.compute.arithmetic.threads,
             run_id: String::new(),
+            kernel,
             job,
             network,
             network_sha256,
@@ -469,10 +474,7 @@ impl Context {
 
     /// The type of the captures.
     pub(crate) fn captures(&self) -> DType {
-        match self.job.compute.arithmetic.precision {
-            Products::F32 => DType::F32,
-            Products::F64 => DType::F64,
-        }
+        self.job.compute.arithmetic.precision.dtype()
     }
 
     /// Keeps a block in its eigenbasis for the workers of this process.
@@ -589,7 +591,7 @@ impl Context {
         }
         add("prior by layer", &format!("{:?}", job.prior_by_layer));
         add("calibration", &format!("{:?}", job.calibration));
-        add("precision", &format!("{:?}", job.compute.arithmetic.precision));
+        add("precision", &self.kernel);
         add("batch", &job.compute.batch.to_string());
         add("group", &self.group.to_string());
         add("certificate", &format!("{:?}", job.certificate));
@@ -604,6 +606,13 @@ impl Context {
             _ => found,
         }
     }
+}
+
+/// An error and what caused it.
+fn with_source(error: &dyn std::error::Error) -> String {
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 impl GroupedCatalogue {

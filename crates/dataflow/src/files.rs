@@ -1,7 +1,6 @@
 //! What goes into which file of the output, and with which metadata.
 
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureKind, KroneckerBases, Matrix, StructureKind};
-use fisherflow_network::Precision as Products;
 use fisherflow_posterior::{
     BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
     bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices, precision_from_matrices,
@@ -44,7 +43,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
             Noise::Covariance(covariance) => serde_json::json!(covariance),
         },
         "masked_pixels": "flux := mean of the held-out spectra at the pixel, variance := their variance there",
-        "products": match context.job.compute.arithmetic.precision { Products::F32 => "f32", Products::F64 => "f64" },
+        "products": context.kernel,
     });
     let from = match context.job.prior {
         Prior::Fixed(_) => None,

@@ -40,7 +40,7 @@ impl PassInputs {
         inputs.add("pass", pass);
         inputs.add("network", &context.network_sha256);
         inputs.add("said", &format!("{:?}", job.network.said));
-        inputs.add("precision", &format!("{:?}", job.compute.arithmetic.precision));
+        inputs.add("precision", &context.kernel);
         inputs.add("batch", &job.compute.batch.to_string());
         inputs.add("columns", &format!("{:?}", job.catalogue.columns));
         let share = if job.keeps_out() {

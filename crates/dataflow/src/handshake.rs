@@ -107,7 +107,9 @@ impl Handshake {
             return Err("another build of fisherflow: start every process from the same file".into());
         }
         if hello[47..79] != self.run {
-            return Err("another run file, catalogue, command or -n: start every process with the same ones".into());
+            return Err("another run file, catalogue, command or -n, or with [compute] precision = \"bf16x3\" or \"bf16\" another kind of CPU: start \
+                        every process with the same ones, on unlike machines with precision = \"f32\""
+                .into());
         }
         Ok(())
     }

@@ -84,7 +84,8 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "intrinsic_bins": job.calibration.intrinsic_bins.iter().cloned().collect::<BTreeMap<_, _>>(),
         "prior": summary.prior,
         "compute": {
-            "precision": format!("{:?}", job.compute.arithmetic.precision).to_lowercase(),
+            "precision": job.compute.arithmetic.precision.to_string(),
+            "kernel": context.kernel,
             "batch": job.compute.batch,
             "group": context.group,
         },

@@ -78,7 +78,7 @@ impl Sizes<'_> {
     /// every label by pixel three times (as it comes, weighed, on its way to a file), four numbers a pixel, and the captures.
     fn beside(&self) -> u64 {
         let size = match self.job.compute.arithmetic.precision {
-            Precision::F32 => 4,
+            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => 4,
             Precision::F64 => 8,
         };
         let (k, pixels) = (self.n_labels as u64, self.n_pixels as u64);
@@ -149,7 +149,7 @@ impl Sizes<'_> {
         let eigenproblem = corrected().map(|block| 4 * bases_bytes(block)).max().unwrap_or(0);
         let bases: u64 = corrected().map(bases_bytes).sum();
         let in_products = match self.job.compute.arithmetic.precision {
-            Precision::F32 => bases / 2,
+            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => bases / 2,
             Precision::F64 => 0,
         };
         let correction = corrected().map(correction_bytes).sum::<u64>();

@@ -171,6 +171,8 @@ fn work(worker: &mut Worker, context: &Arc<Context>, settings: &SpectrumSettings
     }
     let rounding = match context.network.arithmetic().precision {
         Precision::F32 => 1e-6,
+        Precision::Bf16x3 => 1e-5,
+        Precision::Bf16 => 4e-3,
         Precision::F64 => 1e-12,
     };
     let density = probes.density(rounding)?;

@@ -7,9 +7,7 @@ use std::hint::black_box;
 
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
-use fisherflow_kernels::{
-    Element, Packed, Path, Start, add_gram, multiply, multiply_on, multiply_packed, tile_products,
-};
+use fisherflow_kernels::{Element, Packed, Path, Products, Start, add_gram, multiply, multiply_packed, tile_products};
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -61,7 +59,13 @@ where
         let mut dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
         let mut best = [f64::INFINITY; 5];
         let narrow = Path::Avx512Bf16;
-        let narrow = Packed::on(if narrow.is_available() { narrow } else { Path::best() }, b, threads);
+        let narrow = Packed::new(
+            b,
+            Products {
+                path: if narrow.is_available() { narrow } else { Path::best() },
+                threads,
+            },
+        );
         let par = if threads > 1 { Par::rayon(threads) } else { Par::Seq };
         for _ in 0..rounds {
             let runs: [&mut dyn FnMut(MatMut<'_, T>); 5] = [
@@ -70,7 +74,16 @@ where
                 &mut |dst| multiply_packed(dst, Start::Zero, a, &narrow, threads),
                 &mut |dst| {
                     if Path::Avx2.is_available() {
-                        multiply_on(Path::Avx2, dst, Start::Zero, a, b, threads);
+                        multiply(
+                            dst,
+                            Start::Zero,
+                            a,
+                            b,
+                            Products {
+                                path: Path::Avx2,
+                                threads,
+                            },
+                        );
                     }
                 },
                 &mut |dst| matmul(dst, Accum::Replace, a, b, T::one_impl(), par),

@@ -135,7 +135,7 @@ const fn tiles(parts: Parts) -> usize {
 /// `[step][part][half][row][pair]`.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pack_lhs(matrix: MatRef<'_, f32>, first: usize, from: usize, map: Map, parts: Parts, out: &mut [f32]) {
-    bf16::pack(matrix, first, from, map, parts, SIDE, out, |pair, part, row| {
+    bf16::pack::<SIDE>(matrix, first, from, map, parts, out, |pair, part, row| {
         (pair / 16 * tiles(parts) + 2 * part + row / 16) * SLOTS + row % 16 * 16 + pair % 16
     });
 }
@@ -143,7 +143,7 @@ fn pack_lhs(matrix: MatRef<'_, f32>, first: usize, from: usize, map: Map, parts:
 /// `[step][part][half][pair][column]`.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pack_rhs(matrix: MatRef<'_, f32>, first: usize, from: usize, map: Map, parts: Parts, out: &mut [f32]) {
-    bf16::pack(matrix, first, from, map, parts, SIDE, out, |pair, part, col| {
+    bf16::pack::<SIDE>(matrix, first, from, map, parts, out, |pair, part, col| {
         (pair / 16 * tiles(parts) + 2 * part + col / 16) * SLOTS + pair % 16 * 16 + col % 16
     });
 }

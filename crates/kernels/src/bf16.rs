@@ -21,9 +21,10 @@ pub(crate) enum Parts {
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();
     if x.is_nan() {
-        return (bits >> 16) | 0x40;
+        (bits >> 16) | 0x40
+    } else {
+        bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16
     }
-    (bits + 0x7fff + ((bits >> 16) & 1)) >> 16
 }
 
 /// `hi` and `lo`; what is not finite is `hi` alone.
@@ -35,49 +36,101 @@ fn split(x: f32) -> (u32, u32) {
     (hi, lo)
 }
 
-/// Packs a strip of `width` rows, `inner` columns from `from` on, of `matrix`; what lies beyond the matrix is 0. The slot of part `part` (0: hi,
-/// 1: lo) of row w and pair p is `slot(p, part, w)`.
-#[expect(clippy::too_many_arguments, reason = "a strip, and its layout")]
+/// The slots of `N` pairs: their `hi`, and their `lo`.
 #[inline(always)]
-pub(crate) fn pack(
+fn slots<const N: usize>(pairs: [(f32, f32); N], map: Map) -> [[f32; N]; 2] {
+    let mut slots = [[0.0; N]; 2];
+    for (at, (even, odd)) in pairs.into_iter().enumerate() {
+        let (even, odd) = match map {
+            Map::Identity => (even, odd),
+            Map::Square => (even * even, odd * odd),
+        };
+        let (even, odd) = (split(even), split(odd));
+        slots[0][at] = f32::from_bits(even.0 | odd.0 << 16);
+        slots[1][at] = f32::from_bits(even.1 | odd.1 << 16);
+    }
+    slots
+}
+
+/// Pairs that are taken together: two cache lines of f32.
+const PAIRS: usize = 16;
+
+/// Packs a strip of `W` rows of `matrix` from row `first`, its columns from `from` on; what lies beyond the matrix is 0. The slot of part `part` (0:
+/// hi, 1: lo) of row w and pair p is `slot(p, part, w)`.
+#[inline(always)]
+pub(crate) fn pack<const W: usize>(
     matrix: MatRef<'_, f32>,
     first: usize,
     from: usize,
     map: Map,
     parts: Parts,
-    width: usize,
     out: &mut [f32],
     slot: impl Fn(usize, usize, usize) -> usize,
 ) {
-    let inner = match parts {
-        Parts::One => 2 * out.len() / width,
-        Parts::Two => out.len() / width,
+    let n_parts = match parts {
+        Parts::One => 1,
+        Parts::Two => 2,
     };
-    let (height, length) = (width.min(matrix.nrows() - first), inner.min(matrix.ncols() - from));
-    debug_assert!(inner.is_multiple_of(2));
-    let at = |w: usize, k: usize| -> f32 {
-        if w >= height || k >= length {
-            return 0.0;
-        }
-        let offset = (first + w) as isize * matrix.row_stride() + (from + k) as isize * matrix.col_stride();
-        // SAFETY: row `first + w < nrows` and column `from + k < ncols` lie in the matrix, which is borrowed.
-        let x = unsafe { *matrix.as_ptr().offset(offset) };
-        match map {
-            Map::Identity => x,
-            Map::Square => x * x,
-        }
+    let pairs = out.len() / (W * n_parts);
+    let (height, length) = (W.min(matrix.nrows() - first), (2 * pairs).min(matrix.ncols() - from));
+    let start = |w: usize, k: usize| {
+        matrix
+            .as_ptr()
+            .wrapping_offset((first + w) as isize * matrix.row_stride() + (from + k) as isize * matrix.col_stride())
     };
-    let mut put = |p: usize, w: usize| {
-        let (even, odd) = (split(at(w, 2 * p)), split(at(w, 2 * p + 1)));
-        out[slot(p, 0, w)] = f32::from_bits(even.0 | odd.0 << 16);
-        if parts == Parts::Two {
-            out[slot(p, 1, w)] = f32::from_bits(even.1 | odd.1 << 16);
+    let mut done = 0;
+    if height == W && matrix.col_stride() == 1 {
+        done = length / (2 * PAIRS) * PAIRS;
+        for w in 0..W {
+            for first in (0..done).step_by(PAIRS) {
+                // SAFETY: columns `from + 2 first ..`, 2 PAIRS of them, of row `first + w` lie in the matrix, which is borrowed, one after
+                // another since the column stride is 1.
+                let values = unsafe { &*start(w, 2 * first).cast::<[f32; 2 * PAIRS]>() };
+                let slots = slots::<PAIRS>(std::array::from_fn(|p| (values[2 * p], values[2 * p + 1])), map);
+                for (part, slots) in slots.iter().take(n_parts).enumerate() {
+                    for (p, value) in slots.iter().enumerate() {
+                        out[slot(first + p, part, w)] = *value;
+                    }
+                }
+            }
         }
-    };
-    if matrix.row_stride() == 1 {
-        (0..inner / 2).for_each(|p| (0..width).for_each(|w| put(p, w)));
-    } else {
-        (0..width).for_each(|w| (0..inner / 2).for_each(|p| put(p, w)));
+    } else if height == W && matrix.row_stride() == 1 {
+        done = length / 2;
+        for p in 0..done {
+            // SAFETY: rows `first .. first + W` of columns `from + 2 p` and the next lie in the matrix, which is borrowed, one after another
+            // since the row stride is 1.
+            let (even, odd) = unsafe {
+                (
+                    &*start(0, 2 * p).cast::<[f32; W]>(),
+                    &*start(0, 2 * p + 1).cast::<[f32; W]>(),
+                )
+            };
+            let slots = slots::<W>(std::array::from_fn(|w| (even[w], odd[w])), map);
+            for (part, slots) in slots.iter().take(n_parts).enumerate() {
+                for (w, value) in slots.iter().enumerate() {
+                    out[slot(p, part, w)] = *value;
+                }
+            }
+        }
+    }
+    for p in done..pairs {
+        for w in 0..W {
+            let at = |k: usize| {
+                if w < height && k < length {
+                    // SAFETY: row `first + w < nrows` and column `from + k < ncols` lie in the matrix, which is borrowed.
+                    unsafe { *start(w, k) }
+                } else {
+                    0.0
+                }
+            };
+            for (part, [value]) in slots::<1>([(at(2 * p), at(2 * p + 1))], map)
+                .into_iter()
+                .take(n_parts)
+                .enumerate()
+            {
+                out[slot(p, part, w)] = value;
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use faer::{MatMut, MatRef};
 use crate::blocks::{Operand, Place, Right, Room, Sink, product};
 use crate::element::Element;
 use crate::packed::Packed;
-use crate::path::Path;
+use crate::products::Products;
 use crate::tile::{LARGEST, Tile};
 
 /// What a product is added to.
@@ -32,29 +32,15 @@ pub enum Start<'a, T> {
 /// ```
 ///
 /// # Panics
-/// If shapes do not fit.
+/// If shapes do not fit, or the path is not there.
 pub fn multiply<T: Element>(
     dst: MatMut<'_, T>,
     start: Start<'_, T>,
     lhs: MatRef<'_, T>,
     rhs: MatRef<'_, T>,
-    threads: usize,
+    products: impl Into<Products>,
 ) {
-    multiply_on(Path::best(), dst, start, lhs, rhs, threads);
-}
-
-/// The same on a path that this machine has.
-///
-/// # Panics
-/// If shapes do not fit, or the path is not there.
-pub fn multiply_on<T: Element>(
-    path: Path,
-    dst: MatMut<'_, T>,
-    start: Start<'_, T>,
-    lhs: MatRef<'_, T>,
-    rhs: MatRef<'_, T>,
-    threads: usize,
-) {
+    let Products { path, threads } = products.into();
     assert!(path.is_available(), "this machine has no {path} instructions");
     multiply_by(&T::tile(path), dst, start, lhs, rhs, threads);
 }
@@ -95,7 +81,7 @@ pub(crate) fn multiply_by<T: Element>(
     );
 }
 
-/// `dst = start + lhs rhs` with a packed right operand, likewise.
+/// `dst = start + lhs rhs` with a packed right operand, on the path that it was packed for.
 ///
 /// # Panics
 /// If shapes do not fit.

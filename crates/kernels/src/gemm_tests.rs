@@ -2,6 +2,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::path::Path;
 use crate::tile::CHAIN;
 
 /// A number type that tests draw.
@@ -33,6 +34,17 @@ impl Number for f64 {
 fn draw<T: Number>(len: usize, seed: u64) -> Vec<T> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..len).map(|_| T::of(rng.random_range(-1.0..1.0))).collect()
+}
+
+fn multiply_on<T: Element>(
+    path: Path,
+    dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    threads: usize,
+) {
+    multiply(dst, start, lhs, rhs, Products { path, threads });
 }
 
 fn paths() -> impl Iterator<Item = Path> {
@@ -113,7 +125,7 @@ fn every_path_is_the_definition<T: Number>() {
                     (0..m * n).all(|at| n == 0 || dst[(at / n, at % n)] == expected[at]),
                     "{path} {m} {k} {n}"
                 );
-                let packed = Packed::on(path, b_by_col, 2);
+                let packed = Packed::new(b_by_col, Products { path, threads: 2 });
                 let mut out = c.to_vec();
                 multiply_packed(
                     MatMut::from_row_major_slice_mut(&mut out, m, n),

@@ -6,6 +6,7 @@ use crate::blocks::{inner_block, pack_strips};
 use crate::element::Element;
 use crate::pack::Map;
 use crate::path::Path;
+use crate::products::Products;
 use crate::workspace::Buffer;
 
 /// A matrix `[rows, cols]` in the order in which a product reads its right operand. As large as the matrix, its columns rounded up.
@@ -20,18 +21,13 @@ pub struct Packed<T> {
 }
 
 impl<T: Element> Packed<T> {
-    /// Packs a matrix for products on [`Path::best`].
-    #[must_use]
-    pub fn new(matrix: MatRef<'_, T>, threads: usize) -> Self {
-        Self::on(Path::best(), matrix, threads)
-    }
-
-    /// The same for a path that this machine has.
+    /// Packs a matrix for products on a path.
     ///
     /// # Panics
-    /// If it has not.
+    /// If the machine has not got the path.
     #[must_use]
-    pub fn on(path: Path, matrix: MatRef<'_, T>, threads: usize) -> Self {
+    pub fn new(matrix: MatRef<'_, T>, products: impl Into<Products>) -> Self {
+        let Products { path, threads } = products.into();
         assert!(path.is_available(), "this machine has no {path} instructions");
         let tile = T::tile(path);
         let (rows, cols) = matrix.shape();

@@ -125,6 +125,22 @@ impl Path {
         })
     }
 
+    /// The fastest path of three products of bf16 that this machine has.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn bf16x3() -> Result<Self, PathError> {
+        Self::AmxBf16x3.required().or_else(|_| Self::Avx512Bf16x3.required())
+    }
+
+    /// The fastest path of one product of bf16 that this machine has.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn bf16() -> Result<Self, PathError> {
+        Self::AmxBf16.required().or_else(|_| Self::Avx512Bf16.required())
+    }
+
     /// All paths that this machine has.
     #[must_use]
     pub fn available() -> Vec<Self> {

@@ -8,23 +8,16 @@ use faer::MatRef;
 use crate::blocks::{Operand, Place, Right, Room, Sink, product};
 use crate::element::Element;
 use crate::pack::Map;
-use crate::path::Path;
+use crate::products::Products;
 use crate::threads::run_all;
 use crate::tile::{LARGEST, Tile, prefetch};
 
 /// Adds the lower triangle of `X^T X` to `sums`, packed row after row; `x` is `[rows, n]`. The diagonal is a sum of squares in f64.
 ///
 /// # Panics
-/// If `sums` has not `n (n + 1) / 2` values.
-pub fn add_gram<T: Element>(x: MatRef<'_, T>, sums: &mut [f64], threads: usize) {
-    add_gram_on(Path::best(), x, sums, threads);
-}
-
-/// The same on a path that this machine has.
-///
-/// # Panics
-/// Likewise, or if the path is not there.
-pub fn add_gram_on<T: Element>(path: Path, x: MatRef<'_, T>, sums: &mut [f64], threads: usize) {
+/// If `sums` has not `n (n + 1) / 2` values, or the path is not there.
+pub fn add_gram<T: Element>(x: MatRef<'_, T>, sums: &mut [f64], products: impl Into<Products>) {
+    let Products { path, threads } = products.into();
     assert!(path.is_available(), "this machine has no {path} instructions");
     let n = x.ncols();
     assert_eq!(sums.len(), packed_len(n), "packed lower triangle of [{n}, {n}]");
@@ -73,34 +66,40 @@ fn add_squares<'a, T: Element>(squares: &mut [f64], values: impl Iterator<Item =
 /// Adds `X^T Y` to the first `m` columns of `sums`, `[n, stride]` row-major; `x` is `[rows, n]` and `y` `[rows, m]`.
 ///
 /// # Panics
-/// If shapes do not fit.
-pub fn add_cross<T: Element>(x: MatRef<'_, T>, y: MatRef<'_, T>, sums: &mut [f64], stride: usize, threads: usize) {
-    add_cross_mapped(Path::best(), Map::Identity, x, y, sums, stride, threads);
+/// If shapes do not fit, or the path is not there.
+pub fn add_cross<T: Element>(
+    x: MatRef<'_, T>,
+    y: MatRef<'_, T>,
+    sums: &mut [f64],
+    stride: usize,
+    products: impl Into<Products>,
+) {
+    add_cross_mapped(Map::Identity, x, y, sums, stride, products.into());
 }
 
 /// Adds `(X o X)^T (Y o Y)`, the products of squares, likewise: no square is ever in memory.
 ///
 /// # Panics
-/// If shapes do not fit.
+/// If shapes do not fit, or the path is not there.
 pub fn add_cross_of_squares<T: Element>(
     x: MatRef<'_, T>,
     y: MatRef<'_, T>,
     sums: &mut [f64],
     stride: usize,
-    threads: usize,
+    products: impl Into<Products>,
 ) {
-    add_cross_mapped(Path::best(), Map::Square, x, y, sums, stride, threads);
+    add_cross_mapped(Map::Square, x, y, sums, stride, products.into());
 }
 
 fn add_cross_mapped<T: Element>(
-    path: Path,
     map: Map,
     x: MatRef<'_, T>,
     y: MatRef<'_, T>,
     sums: &mut [f64],
     stride: usize,
-    threads: usize,
+    Products { path, threads }: Products,
 ) {
+    assert!(path.is_available(), "this machine has no {path} instructions");
     assert_eq!(x.nrows(), y.nrows(), "rows of a product over rows");
     let (n, m) = (x.ncols(), y.ncols());
     assert!(
@@ -119,7 +118,7 @@ fn add_cross_mapped<T: Element>(
         matrix: y.transpose(),
         map,
     };
-    // SAFETY: the path is the best one; the sums have every place of the product, and are borrowed for as long as this runs.
+    // SAFETY: the path is there; the sums have every place of the product, and are borrowed for as long as this runs.
     unsafe { product(&T::tile(path), of_x, Right::Plain(of_y), &sink, threads) };
 }
 
@@ -210,6 +209,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::path::Path;
 
     /// Whole numbers, whose products are exact in f32 too.
     fn whole_numbers(len: usize, seed: u64) -> Vec<f32> {
@@ -238,7 +238,11 @@ mod tests {
             let expected = brute_force(&x, n, &x, n, 1);
             for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
                 let mut sums = vec![0.5; packed_len(n)];
-                add_gram_on(path, MatRef::from_row_major_slice(&x, rows, n), &mut sums, 2);
+                add_gram(
+                    MatRef::from_row_major_slice(&x, rows, n),
+                    &mut sums,
+                    Products { path, threads: 2 },
+                );
                 for i in 0..n {
                     for j in 0..=i {
                         assert_eq!(sums[packed_len(i) + j], expected[i * n + j] + 0.5, "{path} {rows} {n}");
@@ -282,7 +286,7 @@ mod tests {
         let x = MatRef::from_row_major_slice(&x, rows, n);
         let sums = |path: Path, threads: usize| {
             let mut sums = vec![0.0; packed_len(n)];
-            add_gram_on(path, x, &mut sums, threads);
+            add_gram(x, &mut sums, Products { path, threads });
             sums
         };
         let first = sums(Path::best(), 1);

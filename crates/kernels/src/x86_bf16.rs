@@ -55,8 +55,8 @@ pub(crate) fn three() -> Tile<f32> {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pack<const W: usize>(matrix: MatRef<'_, f32>, first: usize, from: usize, map: Map, parts: Parts, out: &mut [f32]) {
     match parts {
-        Parts::One => bf16::pack(matrix, first, from, map, parts, W, out, |pair, _, w| pair * W + w),
-        Parts::Two => bf16::pack(matrix, first, from, map, parts, W, out, |pair, part, w| {
+        Parts::One => bf16::pack::<W>(matrix, first, from, map, parts, out, |pair, _, w| pair * W + w),
+        Parts::Two => bf16::pack::<W>(matrix, first, from, map, parts, out, |pair, part, w| {
             (2 * pair + part) * W + w
         }),
     }

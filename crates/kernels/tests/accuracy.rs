@@ -1,7 +1,7 @@
 //! Products of every path against f64, on numbers without a pattern and on spectra: a continuum near 1 with lines of 1e-3.
 
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::{Path, Start, add_gram, multiply_on};
+use fisherflow_kernels::{Path, Products, Start, add_gram, multiply};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -38,13 +38,12 @@ fn uniform(len: usize, size: f32) -> Vec<f32> {
 /// `|C - AB| / |AB|`, Frobenius, of the whole and of what varies from row to row.
 fn errors(path: Path, a: &[f32], b: &[f32]) -> (f64, f64) {
     let mut c = vec![0.0; SPECTRA * UNITS];
-    multiply_on(
-        path,
+    multiply(
         MatMut::from_row_major_slice_mut(&mut c, SPECTRA, UNITS),
         Start::Zero,
         MatRef::from_row_major_slice(a, SPECTRA, PIXELS),
         MatRef::from_row_major_slice(b, PIXELS, UNITS),
-        2,
+        Products { path, threads: 2 },
     );
     let mut exact = vec![0.0; SPECTRA * UNITS];
     for (exact, a) in exact.chunks_exact_mut(UNITS).zip(a.chunks_exact(PIXELS)) {

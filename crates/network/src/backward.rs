@@ -11,7 +11,7 @@ use crate::dense::{Dense, get_or_try_init};
 use crate::error::NetworkError;
 use crate::network::{Forward, Layer, Network};
 use crate::normalisation::InverseScale;
-use crate::product::{PackedTensor, product};
+use crate::product::product;
 
 /// Whether the pass goes on to the flux, which costs the largest product of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,8 +152,7 @@ impl Network {
         let scaled = || in_blocks(&dense.weight, usize::MAX, threads, |_, w| w.broadcast_mul(row));
         Ok(match &dense.packed {
             None => product(grad, get_or_try_init(&self.weight_by_flux, scaled)?, threads)?,
-            Some(packed) => get_or_try_init(&packed.by_flux, || PackedTensor::new(&scaled()?, threads))?
-                .product(grad, None, threads)?,
+            Some(packed) => packed.by_flux(grad, scaled)?,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::arithmetic::Arithmetic;
 use crate::error::NetworkError;
 use crate::network::Network;
 use crate::product::{PackedTensor, product, product_plus_row};
@@ -40,14 +41,38 @@ impl DenseShape {
 }
 
 /// A layer's weights in the order in which products read them, each made when it is first needed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PackedWeight {
+    arithmetic: Arithmetic,
     /// `W^T`: inputs to outputs.
     forward: OnceLock<PackedTensor>,
     /// `W`: gradients at the outputs to gradients at the inputs.
     backward: OnceLock<PackedTensor>,
     /// `W` over the input scale of the network whose first layer this is.
-    pub by_flux: OnceLock<PackedTensor>,
+    by_flux: OnceLock<PackedTensor>,
+}
+
+impl PackedWeight {
+    pub fn new(arithmetic: Arithmetic) -> Self {
+        Self {
+            arithmetic,
+            forward: OnceLock::new(),
+            backward: OnceLock::new(),
+            by_flux: OnceLock::new(),
+        }
+    }
+
+    /// Products with weights over the input scale, which `scaled` gives.
+    pub fn by_flux(
+        &self,
+        grad: &Tensor,
+        scaled: impl FnOnce() -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Tensor> {
+        let weight = get_or_try_init(&self.by_flux, || {
+            PackedTensor::new(&scaled()?, self.arithmetic.backward())
+        })?;
+        weight.product(grad, None, self.arithmetic.threads)
+    }
 }
 
 /// What the lock holds, or what `make` gives.
@@ -83,7 +108,9 @@ impl Dense {
     /// `[batch, in]` to `[batch, out]`.
     pub fn forward(&self, input: &Tensor, threads: usize) -> candle_core::Result<Tensor> {
         if let Some(packed) = &self.packed {
-            let weight = get_or_try_init(&packed.forward, || PackedTensor::new(&self.weight.t()?, threads))?;
+            let weight = get_or_try_init(&packed.forward, || {
+                PackedTensor::new(&self.weight.t()?, packed.arithmetic.forward())
+            })?;
             return weight.product(input, self.bias.as_ref(), threads);
         }
         match &self.bias {
@@ -105,7 +132,9 @@ impl Dense {
         match &self.packed {
             None => product(output_grad, &self.weight, threads),
             Some(packed) => {
-                let weight = get_or_try_init(&packed.backward, || PackedTensor::new(&self.weight, threads))?;
+                let weight = get_or_try_init(&packed.backward, || {
+                    PackedTensor::new(&self.weight, packed.arithmetic.backward())
+                })?;
                 weight.product(output_grad, None, threads)
             }
         }

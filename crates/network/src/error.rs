@@ -158,6 +158,15 @@ pub enum NetworkError {
         /// The nearest known name.
         nearest: String,
     },
+    /// This machine cannot make products in that precision.
+    #[error("precision `{precision}` needs a kernel that cannot be had here; `f32` runs on any machine")]
+    MissingKernel {
+        /// What was asked for.
+        precision: crate::Precision,
+        /// Why not.
+        #[source]
+        source: fisherflow_kernels::PathError,
+    },
     /// Label names, units, means or scales in another number than the network has outputs.
     #[error("{count} label {what} given, the network has {outputs} outputs")]
     LabelCount {

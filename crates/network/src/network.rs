@@ -8,7 +8,7 @@ use crate::activation::Activation;
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::blocks::element_wise;
 use crate::conv1d::Conv1d;
-use crate::dense::{Dense, DenseShape};
+use crate::dense::{Dense, DenseShape, PackedWeight};
 use crate::error::NetworkError;
 use crate::flatten::Flatten;
 use crate::labels::Labels;
@@ -194,12 +194,13 @@ impl Network {
     }
 
     /// The same network with its dense layers' weights packed for products when they are first needed, once for all its clones. For
-    /// networks that are applied to many batches: it takes the memory of the weights once more for each direction they are used in.
+    /// networks that are applied to many batches: it takes the memory of the weights once more for each direction they are used in. Only
+    /// these products are made in bf16 where the precision says so.
     #[must_use]
     pub fn with_packed_weights(mut self) -> Self {
         for layer in &mut self.layers {
             if let Layer::Dense(dense) = layer {
-                dense.packed = Some(Arc::default());
+                dense.packed = Some(Arc::new(PackedWeight::new(self.arithmetic)));
             }
         }
         self
@@ -233,7 +234,9 @@ impl Network {
         let shape = (flux.len() / inputs, inputs);
         let device = self.arithmetic.device();
         Ok(match self.arithmetic.precision {
-            Precision::F32 => Tensor::from_vec(flux.iter().map(|v| *v as f32).collect(), shape, &device)?,
+            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => {
+                Tensor::from_vec(flux.iter().map(|v| *v as f32).collect(), shape, &device)?
+            }
             Precision::F64 => Tensor::from_slice(flux, shape, &device)?,
         })
     }

@@ -3,7 +3,7 @@
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, WithDType, bail};
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::{Element, Packed, Start};
+use fisherflow_kernels::{Element, Packed, Products, Start};
 
 pub use fisherflow_kernels::{run_all, workspace_bytes};
 
@@ -96,13 +96,13 @@ pub(crate) enum PackedTensor {
 }
 
 impl PackedTensor {
-    /// Packs `[k, n]`, or a transposed view.
-    pub fn new(rhs: &Tensor, threads: usize) -> Result<Self> {
+    /// Packs `[k, n]`, or a transposed view, for products that are made so.
+    pub fn new(rhs: &Tensor, products: Products) -> Result<Self> {
         let rhs = dense_strides(rhs)?;
         let (storage, layout) = rhs.storage_and_layout();
         match rhs.dtype() {
-            DType::F32 => Ok(Self::F32(Packed::new(matrix(&storage, layout)?, threads))),
-            DType::F64 => Ok(Self::F64(Packed::new(matrix(&storage, layout)?, threads))),
+            DType::F32 => Ok(Self::F32(Packed::new(matrix(&storage, layout)?, products))),
+            DType::F64 => Ok(Self::F64(Packed::new(matrix(&storage, layout)?, products))),
             other => bail!("an operand of {other:?} cannot be packed"),
         }
     }
@@ -130,8 +130,8 @@ impl PackedTensor {
 }
 
 /// `dst = lhs rhs` on matrices that are no tensors, with the same bits for any number of threads.
-pub fn multiply<T: Element>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
-    fisherflow_kernels::multiply(dst, Start::Zero, lhs, rhs, threads);
+pub fn multiply<T: Element>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, products: impl Into<Products>) {
+    fisherflow_kernels::multiply(dst, Start::Zero, lhs, rhs, products);
 }
 
 /// `dst += lhs rhs`, likewise.

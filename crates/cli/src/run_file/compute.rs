@@ -43,7 +43,15 @@ impl ComputeTable {
     pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
         let mut read = Self::default();
         if let Some(e) = table.get("precision") {
-            read.precision = e.choice(&[("f32", Precision::F32), ("f64", Precision::F64)], &[])?;
+            read.precision = e.choice(
+                &[
+                    ("f32", Precision::F32),
+                    ("f64", Precision::F64),
+                    ("bf16x3", Precision::Bf16x3),
+                    ("bf16", Precision::Bf16),
+                ],
+                &[],
+            )?;
         }
         if let Some(e) = table.get("batch") {
             read.batch = e.count(1)?;

@@ -41,7 +41,7 @@ pub(crate) fn correction(
                 &about,
                 Arc::clone(bases),
                 outputs,
-                context.network.arithmetic().threads,
+                context.network.arithmetic().sums(),
             )
         })
         .collect::<Result<_, _>>()?;

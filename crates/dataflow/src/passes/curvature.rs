@@ -74,10 +74,10 @@ pub(crate) fn curvature(
         .iter()
         .filter(|plan| plan.structure.has_sums())
         .map(|plan| -> Result<Box<dyn Structure>, CurvatureError> {
-            let threads = context.network.arithmetic().threads;
+            let products = context.network.arithmetic().sums();
             match plan.structure {
-                StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.cloned(), outputs, threads))),
-                _ => structure_of(plan, &references, outputs, threads),
+                StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.cloned(), outputs, products))),
+                _ => structure_of(plan, &references, outputs, products),
             }
         })
         .collect::<Result<_, _>>()?;
