@@ -76,12 +76,15 @@ impl FileMetadata {
 pub(crate) struct ParquetOut {
     stores: Stores,
     /// `None` once the encoder has ended.
-    encoder: Option<(mpsc::Sender<Message>, JoinHandle<Result<(), StoreError>>)>,
+    encoder: Option<(mpsc::Sender<Message>, Ending)>,
     digest: Arc<Mutex<Hashed>>,
     uri: String,
     path: String,
     rows: u64,
 }
+
+/// What comes of an encoder.
+type Ending = JoinHandle<Result<(), StoreError>>;
 
 /// What the encoder is told; a channel that ends without an end means that the file is given up.
 enum Message {

@@ -180,7 +180,7 @@ fn equal_and_nearly_equal_eigenvalues_keep_orthogonal_vectors() {
     let n = 400;
     let wilkinson = |i: usize, j: usize| match i - j {
         0 => ((i % 21) as f64 - 10.0).abs(),
-        1 if i % 21 == 0 => 1e-8,
+        1 if i.is_multiple_of(21) => 1e-8,
         1 => 1.0,
         _ => 0.0,
     };
