@@ -80,6 +80,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             Noise::Holdout => json!({ "from": "holdout", "holdout_fraction": job.compute.holdout_fraction }),
             Noise::Covariance(covariance) => json!({ "covariance": covariance }),
         },
+        "basis_sha256": context.basis.as_ref().filter(|basis| !basis.is_of(&context.run_id)).map(|basis| &basis.sha256),
         "errors_in_variables": job.calibration.errors_in_variables,
         "intrinsic_bins": job.calibration.intrinsic_bins.iter().cloned().collect::<BTreeMap<_, _>>(),
         "prior": summary.prior,

@@ -23,7 +23,7 @@ fn prepare(folder: &Path) {
         folder.join("catalogue").to_str().unwrap(),
         &simulation,
         330,
-        33,
+        66,
     )
     .unwrap();
     let labels = Labels {
