@@ -34,10 +34,10 @@ fn main() {
     measure::<f64>("f64", threads, rounds);
 }
 
-fn measure<T: Element>(name: &str, threads: usize, rounds: usize)
-where
-    T: From<f32>,
-{
+/// One of the ways of making a product.
+type Run<'a, T> = &'a mut dyn FnMut(MatMut<'_, T>);
+
+fn measure<T: Element + From<f32>>(name: &str, threads: usize, rounds: usize) {
     let times = 4000;
     let fastest = (0..rounds)
         .map(|_| {
@@ -68,7 +68,7 @@ where
         );
         let par = if threads > 1 { Par::rayon(threads) } else { Par::Seq };
         for _ in 0..rounds {
-            let runs: [&mut dyn FnMut(MatMut<'_, T>); 5] = [
+            let runs: [Run<'_, T>; 5] = [
                 &mut |dst| multiply_packed(dst, Start::Zero, a, &packed, threads),
                 &mut |dst| multiply(dst, Start::Zero, a, b, threads),
                 &mut |dst| multiply_packed(dst, Start::Zero, a, &narrow, threads),

@@ -10,7 +10,7 @@ use crate::portable;
 use crate::tile::Tile;
 use crate::workspace::Kept;
 #[cfg(target_arch = "x86_64")]
-use crate::{amx, x86, x86_bf16};
+use crate::{amx, x86, x86_bf16, x86_turn};
 
 /// f32 or f64.
 pub trait Element: RealField + Copy + Default + Add<Output = Self> + Send + Sync + 'static + sealed::Sealed {
@@ -87,8 +87,17 @@ macro_rules! element {
     };
 }
 
-element!(f32, x86::avx2_f32, x86::avx512_f32, of_bf16);
+element!(f32, x86::avx2_f32, avx512_f32, of_bf16);
 element!(f64, x86::avx2_f64, x86::avx512_f64, of_f64);
+
+/// The tile of AVX-512, which has its own way of packing.
+#[cfg(target_arch = "x86_64")]
+fn avx512_f32() -> Tile<f32> {
+    Tile {
+        pack_lhs: x86_turn::pack_strip_f32::<{ x86::AVX512_ROWS }>,
+        ..x86::avx512_f32()
+    }
+}
 
 /// The tile of a path of bf16.
 #[cfg(target_arch = "x86_64")]
@@ -98,7 +107,7 @@ fn of_bf16(path: Path) -> Tile<f32> {
         Path::Avx512Bf16 => x86_bf16::one(),
         Path::AmxBf16x3 => amx::three(),
         Path::AmxBf16 => amx::one(),
-        Path::Portable | Path::Avx2 | Path::Avx512 => x86::avx512_f32(),
+        Path::Portable | Path::Avx2 | Path::Avx512 => avx512_f32(),
     }
 }
 

@@ -133,8 +133,8 @@ fn into<T: Element>(
 
 /// Every row of `dst = row`.
 fn fill<T: Element>(mut dst: MatMut<'_, T>, row: &[T]) {
-    for j in 0..dst.ncols() {
-        dst.as_mut().col_mut(j).fill(row[j]);
+    for (j, value) in row.iter().enumerate() {
+        dst.as_mut().col_mut(j).fill(*value);
     }
 }
 

@@ -60,7 +60,7 @@ fn by_definition<T: Number>(start: impl Fn(usize, usize) -> T, a: MatRef<'_, T>,
             for from in (0..a.ncols()).step_by(CHAIN) {
                 let chain = (from..a.ncols().min(from + CHAIN))
                     .fold(T::ZERO, |chain, k| a[(i, k)].fused_multiply_add(b[(k, j)], chain));
-                sum = sum + chain;
+                sum += chain;
             }
             out.push(sum);
         }

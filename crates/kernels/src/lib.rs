@@ -25,6 +25,8 @@ mod workspace;
 mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_bf16;
+#[cfg(target_arch = "x86_64")]
+mod x86_turn;
 
 pub use blocks::workspace_bytes;
 pub use element::Element;

@@ -120,8 +120,8 @@ impl Path {
     pub fn best() -> Self {
         static BEST: OnceLock<Path> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let available = Self::EXACT.into_iter().filter(|path| path.is_available());
-            available.last().unwrap_or(Self::Portable)
+            let fastest = Self::EXACT.into_iter().rev().find(|path| path.is_available());
+            fastest.unwrap_or(Self::Portable)
         })
     }
 

@@ -55,7 +55,7 @@ mod tests {
                 done[number].fetch_add(1, Ordering::Relaxed);
             };
             run_all((0..37).map(|number| move || add(number)).collect(), threads);
-            run_numbered(37, threads, |number| add(number));
+            run_numbered(37, threads, add);
             assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 2));
             run_numbered(0, threads, |_| panic!("there is no job"));
         }

@@ -10,10 +10,13 @@ use std::arch::x86_64::{
 use crate::pack::pack_strip;
 use crate::tile::{CHAIN, JOB, Tile, add_widened};
 
+/// Rows of AVX-512's tiles.
+pub(crate) const AVX512_ROWS: usize = 14;
+
 /// A tile of `$rows` rows of two registers of `$lanes` numbers each.
 macro_rules! tile {
     (
-        $tile:ident, $multiply:ident, $widened:ident, $number:ty, $features:literal, $rows:literal, $lanes:literal,
+        $tile:ident, $multiply:ident, $widened:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal,
         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
     ) => {
         /// The tile of this path and type.
@@ -27,7 +30,7 @@ macro_rules! tile {
                 job: JOB,
                 multiply: $multiply,
                 add: $widened,
-                pack_lhs: pack_strip::<$number, $rows>,
+                pack_lhs: pack_strip::<$number, { $rows }>,
                 pack_rhs: pack_strip::<$number, { 2 * $lanes }>,
             }
         }
@@ -99,7 +102,7 @@ tile!(
     add_avx512_f32,
     f32,
     "avx512f",
-    14,
+    AVX512_ROWS,
     16,
     _mm512_setzero_ps,
     _mm512_loadu_ps,
@@ -114,7 +117,7 @@ tile!(
     add_avx512_f64,
     f64,
     "avx512f",
-    14,
+    AVX512_ROWS,
     8,
     _mm512_setzero_pd,
     _mm512_loadu_pd,

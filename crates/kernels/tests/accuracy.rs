@@ -20,9 +20,10 @@ fn spectra() -> Vec<f32> {
         let mut spectrum = vec![1.0; PIXELS];
         for (centre, width) in &lines {
             let depth = 1e-3 * rng.random_range(0.2..1.8);
-            for pixel in (centre - 20.0).max(0.0) as usize..((centre + 20.0) as usize).min(PIXELS) {
+            let pixels = (centre - 20.0).max(0.0) as usize..((centre + 20.0) as usize).min(PIXELS);
+            for (pixel, flux) in pixels.clone().zip(&mut spectrum[pixels]) {
                 let x = (pixel as f64 - centre) / width;
-                spectrum[pixel] -= depth * (-0.5 * x * x).exp();
+                *flux -= depth * (-0.5 * x * x).exp();
             }
         }
         flux.extend(spectrum.iter().map(|x| (x + 3e-4 * rng.random_range(-1.7..1.7)) as f32));
