@@ -117,11 +117,11 @@ fn groups_of(ended: &Ended, pass: &str) -> (u64, u64) {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let fields = lines
         .map(|line| line["fields"].clone())
-        .find(|fields| fields["pass"] == pass);
+        .find(|fields| fields["pass"] == pass && !fields["groups_computed"].is_null());
     let fields = fields.unwrap_or_else(|| panic!("pass {pass} says nothing\n{ended}"));
     (
-        fields["computed"].as_u64().unwrap(),
-        fields["resumed"].as_u64().unwrap(),
+        fields["groups_computed"].as_u64().unwrap(),
+        fields["groups_resumed"].as_u64().unwrap(),
     )
 }
 

@@ -42,10 +42,8 @@ impl GroupIds {
     /// # Errors
     /// They cannot be read or written.
     pub fn excluded_in(&self, catalogue: &Catalogue, group: &Group, keep: bool) -> Result<Vec<String>, StoreError> {
-        let kept = match &self.root {
-            Some(root) => Some(format!("{root}/{}.parquet", group.membership())),
-            None => None,
-        };
+        let kept = self.root.as_ref();
+        let kept = kept.map(|root| format!("{root}/{}.parquet", group.membership()));
         let is_kept = match &kept {
             Some(uri) => self.stores.exists(uri)?,
             None => false,
