@@ -646,7 +646,7 @@ fn what_auto_chooses_is_the_run_that_names_it() {
             .iter()
             .map(|stage| stage["stage"].as_str().unwrap())
             .collect::<Vec<_>>(),
-        ["fit", "invert", "predict"]
+        ["fit", "invert", "certificate", "predict"]
     );
     assert!(stages.iter().all(|stage| stage["seconds"].as_f64().unwrap() > 0.0));
     let planned = fisherflow_dataflow::plan(Arc::new(auto("planned", 8 << 30)), &ClusterQuestion::of(1, 2)).unwrap();
