@@ -188,7 +188,7 @@ impl Correction {
             inputs: side,
             outputs,
         };
-        add_squared_gradients(&mut input, &whitened, sizes, sums, self.products);
+        add_squared_gradients(&input, &whitened, sizes, sums, self.products);
         Ok(())
     }
 

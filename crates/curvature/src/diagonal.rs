@@ -9,7 +9,7 @@ use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values, whitened_gradients};
-use crate::products::{Element, add_cross};
+use crate::products::{Element, add_cross_with_squares};
 use crate::squared_gradients::{Sizes, add_squared_gradients, sums_of_squares};
 use crate::structure::{Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix};
@@ -70,7 +70,7 @@ impl Diagonal {
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
         let (outputs, stride) = (shape.outputs, shape.columns());
-        let mut input: Vec<T> = values(&capture.input, shape)?;
+        let input: Vec<T> = values(&capture.input, shape)?;
         let gradients: Vec<T> = values(&capture.output_grad, shape)?;
         let whitened = whitened_gradients(&gradients, outputs, precision, None);
         drop(gradients);
@@ -86,11 +86,8 @@ impl Diagonal {
                 inputs: stride,
                 outputs,
             };
-            add_squared_gradients(&mut with_one, &whitened, sizes, sums, self.products);
+            add_squared_gradients(&with_one, &whitened, sizes, sums, self.products);
             return Ok(());
-        }
-        for value in &mut input {
-            *value *= *value;
         }
         let squares = sums_of_squares(&whitened, self.n_labels, outputs);
         for square in squares.chunks_exact(outputs).filter(|_| shape.bias) {
@@ -99,7 +96,7 @@ impl Diagonal {
             }
         }
         let squares: Vec<T> = squares.into_iter().map(T::from_f64).collect();
-        add_cross(&squares, outputs, &input, shape.inputs, sums, stride, self.products);
+        add_cross_with_squares(&squares, outputs, &input, shape.inputs, sums, stride, self.products);
         Ok(())
     }
 }

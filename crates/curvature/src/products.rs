@@ -43,6 +43,26 @@ pub(crate) fn add_cross<T: Element>(
     fisherflow_kernels::add_cross(x, y, sums, stride, products);
 }
 
+/// Adds `X^T (Y o Y)`, likewise.
+pub(crate) fn add_cross_with_squares<T: Element>(
+    x: &[T],
+    n: usize,
+    y: &[T],
+    m: usize,
+    sums: &mut [f64],
+    stride: usize,
+    products: impl Into<Products>,
+) {
+    debug_assert_eq!(sums.len(), n * stride);
+    if x.is_empty() || y.is_empty() {
+        return;
+    }
+    let rows = x.len() / n;
+    let x = MatRef::from_row_major_slice(x, rows, n);
+    let y = MatRef::from_row_major_slice(y, rows, m);
+    fisherflow_kernels::add_cross_with_squares(x, y, sums, stride, products);
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{Rng, SeedableRng};

@@ -8,7 +8,7 @@ use faer::{MatMut, MatRef};
 use fisherflow_kernels::Products;
 use fisherflow_network::product::multiply;
 
-use crate::products::{Element, add_cross};
+use crate::products::{Element, add_cross_with_squares};
 
 /// Sizes of a batch's inputs `[batch, shared, inputs]` and whitened gradients `[batch, shared, n_labels, outputs]`.
 #[derive(Clone, Copy)]
@@ -19,9 +19,9 @@ pub(crate) struct Sizes {
     pub outputs: usize,
 }
 
-/// Adds a batch to `sums`, `[outputs, inputs]`; `input` is overwritten.
+/// Adds a batch to `sums`, `[outputs, inputs]`.
 pub(crate) fn add_squared_gradients<T: Element>(
-    input: &mut [T],
+    input: &[T],
     whitened: &[T],
     sizes: Sizes,
     sums: &mut [f64],
@@ -36,14 +36,11 @@ pub(crate) fn add_squared_gradients<T: Element>(
     } = sizes;
     debug_assert_eq!(sums.len(), inputs * outputs);
     if shared == 1 {
-        for value in input.iter_mut() {
-            *value *= *value;
-        }
         let squares: Vec<T> = sums_of_squares(whitened, n_labels, outputs)
             .into_iter()
             .map(T::from_f64)
             .collect();
-        return add_cross(&squares, outputs, input, inputs, sums, inputs, products);
+        return add_cross_with_squares(&squares, outputs, input, inputs, sums, inputs, products);
     }
     let stride = n_labels * outputs;
     let mut gradient = vec![T::zero_impl(); outputs * inputs];
@@ -97,17 +94,17 @@ mod tests {
             inputs: 2,
             outputs: 1,
         };
-        let mut input = [1.0, 2.0, 3.0, -1.0, 0.0, 1.0, 1.0, 1.0];
+        let input = [1.0, 2.0, 3.0, -1.0, 0.0, 1.0, 1.0, 1.0];
         let mut sums = vec![0.5; 2];
-        add_squared_gradients(&mut input, &[2.0, 1.0, -1.0, 3.0], sizes, &mut sums, 1);
+        add_squared_gradients(&input, &[2.0, 1.0, -1.0, 3.0], sizes, &mut sums, 1);
         // (2 + 3)^2 + (0 + 3)^2 and (4 - 1)^2 + (-1 + 3)^2
         assert_eq!(sums, [34.5, 13.5]);
 
         // The same four rows as one position of four spectra, and as two labels of two.
         let alone = Sizes { shared: 1, ..sizes };
-        let mut input = [1.0f32, 2.0, 3.0, -1.0, 0.0, 1.0, 1.0, 1.0];
+        let input = [1.0f32, 2.0, 3.0, -1.0, 0.0, 1.0, 1.0, 1.0];
         let mut sums = vec![0.0; 2];
-        add_squared_gradients(&mut input, &[2.0, 1.0, -1.0, 3.0], alone, &mut sums, 2);
+        add_squared_gradients(&input, &[2.0, 1.0, -1.0, 3.0], alone, &mut sums, 2);
         assert_eq!(sums, [4.0 + 9.0 + 0.0 + 9.0, 16.0 + 1.0 + 1.0 + 9.0]);
         assert_eq!(sums_of_squares(&[3.0, 4.0], 2, 1), [25.0]);
     }

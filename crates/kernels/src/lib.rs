@@ -35,6 +35,6 @@ pub use packed::Packed;
 pub use path::{Path, PathError};
 pub use peak::tile_products;
 pub use products::Products;
-pub use sums::{add_cross, add_cross_of_squares, add_gram};
+pub use sums::{add_cross, add_cross_with_squares, add_gram};
 pub use threads::run_all;
 pub use tile::CHAIN;

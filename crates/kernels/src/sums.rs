@@ -77,11 +77,11 @@ pub fn add_cross<T: Element>(
     add_cross_mapped(Map::Identity, x, y, sums, stride, products.into());
 }
 
-/// Adds `(X o X)^T (Y o Y)`, the products of squares, likewise: no square is ever in memory.
+/// Adds `X^T (Y o Y)`, products with squares, likewise: no square is ever in memory.
 ///
 /// # Panics
 /// If shapes do not fit, or the path is not there.
-pub fn add_cross_of_squares<T: Element>(
+pub fn add_cross_with_squares<T: Element>(
     x: MatRef<'_, T>,
     y: MatRef<'_, T>,
     sums: &mut [f64],
@@ -110,16 +110,20 @@ fn add_cross_mapped<T: Element>(
         sums: sums.as_mut_ptr(),
         stride,
     };
-    let of_x = Operand {
-        matrix: x.transpose(),
-        map,
-    };
     let of_y = Operand {
         matrix: y.transpose(),
         map,
     };
     // SAFETY: the path is there; the sums have every place of the product, and are borrowed for as long as this runs.
-    unsafe { product(&T::tile(path), of_x, Right::Plain(of_y), &sink, threads) };
+    unsafe {
+        product(
+            &T::tile(path),
+            Operand::new(x.transpose()),
+            Right::Plain(of_y),
+            &sink,
+            threads,
+        )
+    };
 }
 
 /// Columns whose squares a thread sums at a time.
@@ -222,7 +226,7 @@ mod tests {
         for (x, y) in x.chunks_exact(n).zip(y.chunks_exact(m)) {
             for (row, x) in product.chunks_exact_mut(m).zip(x) {
                 for (to, y) in row.iter_mut().zip(y) {
-                    *to += f64::from(x.powi(power) * y.powi(power));
+                    *to += f64::from(x * y.powi(power));
                 }
             }
         }
@@ -263,7 +267,7 @@ mod tests {
                 );
                 let mut sums = [vec![1.0; n * (m + 1)], vec![1.0; n * (m + 1)]];
                 add_cross(of_x, of_y, &mut sums[0], m + 1, 2);
-                add_cross_of_squares(of_x, of_y, &mut sums[1], m + 1, 2);
+                add_cross_with_squares(of_x, of_y, &mut sums[1], m + 1, 2);
                 for (sums, power) in sums.iter().zip([1, 2]) {
                     let expected = brute_force(&x, n, &y, m, power);
                     for (row, expected) in sums.chunks_exact(m + 1).zip(expected.chunks_exact(m)) {
