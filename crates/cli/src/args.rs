@@ -13,7 +13,7 @@ use crate::weights::Weights;
 /// One run file says everything a run depends on; RUN_FILE.md lists its keys.
 ///
 /// Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong,
-/// 3 data refused, 75 a process was lost or asked to end: run again.
+/// 3 data refused, 75 a process was lost, asked to end or given up: run again.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fisherflow", version, verbatim_doc_comment)]
 pub struct Args {
