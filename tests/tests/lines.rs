@@ -79,7 +79,7 @@ impl Nights {
     }
 
     /// The same run from scratch, about the basis of the line.
-    fn from_scratch(&self, run_file: &RunFile) -> PathBuf {
+    fn scratch_file(&self, run_file: &RunFile) -> PathBuf {
         let mut run_file = run_file.clone();
         run_file.output = toml_path(&self.path("scratch"));
         run_file.noise += &format!("\nbasis = \"{}\"", toml_path(&self.path("line/basis.json")));
@@ -111,13 +111,11 @@ fn fisherflow_on(command: &str, at: &Path, more: &[&str]) -> Ended {
 
 /// How many groups a pass computed and took over, as its log says.
 fn groups_of(ended: &Ended, pass: &str) -> (u64, u64) {
-    let lines = ended
+    let mut lines = ended
         .stderr
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let fields = lines
-        .map(|line| line["fields"].clone())
-        .find(|fields| fields["pass"] == pass && !fields["groups_computed"].is_null());
+    let fields = lines.find(|fields| fields["pass"] == pass && !fields["groups_computed"].is_null());
     let fields = fields.unwrap_or_else(|| panic!("pass {pass} says nothing\n{ended}"));
     (
         fields["groups_computed"].as_u64().unwrap(),
@@ -186,7 +184,7 @@ fn the_next_night_costs_what_changed_and_equals_a_run_from_scratch() {
     );
     assert!(touched < all.len(), "{touched} of {} groups", all.len());
 
-    let scratch = fisherflow_on("run", &nights.from_scratch(&run_file), &[]);
+    let scratch = fisherflow_on("run", &nights.scratch_file(&run_file), &[]);
     scratch.expect_done();
     let scratch = nights.path("scratch");
     assert_eq!(data_files(&release), data_files(&scratch));

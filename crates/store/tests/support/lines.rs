@@ -62,7 +62,7 @@ fn one_of_many_commits_a_release(stores: &Stores, base: &str) {
                 let (line, barrier) = (&line, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    line.commit(&commit_of(1, &format!("run {i}")))
+                    line.commit(&commit_of(1, &format!("r{i}")))
                 })
             })
             .collect();
@@ -70,13 +70,13 @@ fn one_of_many_commits_a_release(stores: &Stores, base: &str) {
     });
     let winners: Vec<usize> = (0..n).filter(|&i| outcomes[i].is_ok()).collect();
     assert_eq!(winners.len(), 1, "{outcomes:?}");
-    let winner = format!("run {}", winners[0]);
+    let winner = format!("r{}", winners[0]);
     assert_eq!(line.latest().unwrap().unwrap().run_id, winner);
     for error in outcomes.into_iter().filter_map(Result::err) {
         assert!(
             error
                 .to_string()
-                .contains(&format!("was committed by {winner} as release 1")),
+                .contains(&format!("was committed by run {winner} as release 1")),
             "{error}"
         );
     }
