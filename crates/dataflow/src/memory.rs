@@ -74,8 +74,9 @@ impl Sizes<'_> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, what is read ahead, and a batch of spectra: in f64, the Jacobian of
-    /// every label by pixel three times (as it comes, weighed, on its way to a file), four numbers a pixel, and the captures.
+    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, what is
+    /// read ahead, and a batch of spectra: in f64, the Jacobian of every label by pixel three times (as it comes, weighed, on its way to a
+    /// file), four numbers a pixel, and the captures.
     fn beside(&self) -> u64 {
         let size = match self.job.compute.arithmetic.precision {
             Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => 4,
