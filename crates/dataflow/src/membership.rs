@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn many() -> Objects {
-        (0..120)
+        (0..400)
             .map(|name| (2 * name, (1, 30 + u64::from(name) % 20)))
             .collect()
     }
@@ -221,7 +221,7 @@ mod tests {
         let found = changes(None, &groups, &left_out(&groups, &[]));
         assert_eq!(
             (found.added.len(), found.replaced.len(), found.retracted.len()),
-            (120, 0, 0)
+            (400, 0, 0)
         );
         assert_eq!(found.touched.len(), groups.len());
     }
