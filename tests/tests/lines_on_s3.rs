@@ -123,7 +123,10 @@ fn a_fit_reads_the_objects_of_touched_groups_alone() {
     make_bucket(&endpoint);
     let mut s3 = vec![("aws_endpoint_url".to_owned(), endpoint.clone())];
     s3.extend(SETTINGS.map(|(key, value)| (key.to_ascii_lowercase(), value.to_owned())));
-    let options = StoreOptions { s3 };
+    let options = StoreOptions {
+        s3,
+        ..StoreOptions::default()
+    };
     let stores = Stores::new(options, 2).unwrap();
     let put = |name: &str, bytes: Vec<u8>| stores.write(&format!("{at}/{name}"), bytes).unwrap();
     put(
