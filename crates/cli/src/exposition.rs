@@ -94,7 +94,7 @@ pub fn exposition(meter: &Meter) -> String {
     for worker in &report.workers {
         workers.sample(&[("worker", &worker.worker.to_string())], worker.done as f64);
     }
-    let counts: [(&str, &str, u64); 5] = [
+    let counts: [(&str, &str, u64); 6] = [
         (
             "fisherflow_bytes_read_total",
             "Bytes read from disks and object stores.",
@@ -109,6 +109,11 @@ pub fn exposition(meter: &Meter) -> String {
             "fisherflow_store_requests_total",
             "Requests to disks and object stores, without the client's repetitions.",
             traffic.requests,
+        ),
+        (
+            "fisherflow_store_retries_total",
+            "Requests to object stores that failed and were made again.",
+            traffic.retries,
         ),
         (
             "fisherflow_network_sent_bytes_total",

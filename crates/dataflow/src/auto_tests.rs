@@ -153,7 +153,7 @@ fn tight_memory_makes_wide_layers_coarse_and_leaves_the_last_exact() {
     let job = job(Prior::Evidence);
     let at = |memory| chosen(&job, &SPEX, 150_000, memory).unwrap();
     let mut before = u64::MAX;
-    for memory in [8 << 30, 4 << 30, 3 << 30, 2 << 30, 1340 << 20] {
+    for memory in [8 << 30, 4 << 30, 3 << 30, 2 << 30, 1500 << 20] {
         let structures = at(memory);
         let shapes = shapes(&SPEX);
         let by_layer: BTreeMap<String, StructureKind> = shapes
@@ -189,8 +189,8 @@ fn tight_memory_makes_wide_layers_coarse_and_leaves_the_last_exact() {
         before = taken;
     }
     assert_eq!(at(8 << 30)[0], "ekfac");
-    assert_eq!(at(1340 << 20)[0], "diagonal");
-    assert_eq!(at(1340 << 20)[6], "block");
+    assert_eq!(at(1500 << 20)[0], "diagonal");
+    assert_eq!(at(1500 << 20)[6], "block");
 }
 
 #[test]

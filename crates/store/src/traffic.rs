@@ -15,12 +15,16 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
+use crate::retries::Retries;
+
 /// Bytes and requests since the stores were opened, over all of them.
 #[derive(Debug, Default)]
 pub struct Traffic {
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     requests: AtomicU64,
+    /// Attempts that failed and were made again.
+    pub(crate) retries: Arc<Retries>,
 }
 
 /// Counts at one moment.
@@ -32,6 +36,8 @@ pub struct TrafficCounts {
     pub bytes_written: u64,
     /// Reads, writes, listings, deletions and copies asked for; what a client asks for again is not counted again.
     pub requests: u64,
+    /// Requests that failed and were made again.
+    pub retries: u64,
 }
 
 impl Traffic {
@@ -42,6 +48,7 @@ impl Traffic {
             bytes_read: self.bytes_read.load(Ordering::Relaxed),
             bytes_written: self.bytes_written.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
+            retries: self.retries.count(),
         }
     }
 

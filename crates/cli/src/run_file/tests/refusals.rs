@@ -231,7 +231,7 @@ fn values_that_make_no_sense_are_refused() {
         (
             "precision = \"f32\"",
             "precision = \"f16\"",
-            "expected \"f32\" or \"f64\"",
+            "expected \"f32\", \"f64\", \"bf16x3\" or \"bf16\"",
         ),
         (
             "batch = 512",
