@@ -211,7 +211,7 @@ pub struct ClusterArgs {
     /// one, which the log names
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
-    /// For tests: where this process dies or stops, NAME[:NTH][:stop]
+    /// For tests: where this process dies, NAME or NAME:NTH, or stops, NAME:NTH:stop
     #[arg(long, hide = true, value_name = "POINT")]
     pub fail_at: Option<FailAt>,
 }
