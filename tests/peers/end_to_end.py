@@ -55,7 +55,7 @@ def passes(log):
     seen = {}
     for line in log.splitlines():
         fields = json.loads(line) if line.startswith("{") else {}
-        if "pass" in fields:
+        if "pass" in fields and "total" in fields:
             seen.setdefault(fields["pass"], []).append((datetime.fromisoformat(fields["timestamp"]), fields["total"]))
     return {name: ((lines[-1][0] - lines[0][0]).total_seconds(), lines[0][1]) for name, lines in seen.items()}
 
