@@ -107,9 +107,15 @@ pub struct PlanArgs {
     /// MB/s that a process sends to others [default: as measured]
     #[arg(long, value_name = "MB_PER_S")]
     pub network: Option<f64>,
-    /// MB/s that a process reads from its store [default: as measured]
+    /// MB/s that a process reads from its store or writes there [default: as measured]
     #[arg(long, value_name = "MB_PER_S")]
     pub store: Option<f64>,
+    /// Rates of another machine, a JSON object as `tests/cluster-model` writes it; what --rate, --network and --store say goes over it
+    #[arg(long, value_name = "FILE")]
+    pub rates: Option<PathBuf>,
+    /// Print the plan as JSON: bytes, floating-point operations and seconds
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A run file, and where to run it.

@@ -27,7 +27,7 @@ const GROUP_MESSAGES: u64 = 512;
 const SLICE_RECORD: u64 = 256;
 
 /// What a plan for a cluster is asked about.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClusterQuestion {
     /// Processes of the run.
     pub processes: usize,
@@ -114,8 +114,6 @@ pub struct ClusterPlan {
     pub seconds: f64,
     /// What the times rest on.
     pub rates: ClusterRates,
-    /// Where these were measured.
-    pub measured_on: &'static str,
 }
 
 /// Sizes that a plan for a cluster is made of.
@@ -245,7 +243,6 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
         seconds: stages.iter().map(|stage| stage.seconds).sum(),
         stages,
         rates,
-        measured_on: ClusterRates::MEASURED_ON,
     }
 }
 
@@ -257,7 +254,7 @@ fn rates(sizes: &ClusterSizes, asked: &ClusterQuestion) -> ClusterRates {
     };
     ClusterRates {
         worker_flops,
-        ..asked.rates
+        ..asked.rates.clone()
     }
 }
 
@@ -282,6 +279,8 @@ impl StageValues<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     const RATES: ClusterRates = ClusterRates {
@@ -291,6 +290,7 @@ mod tests {
         network_bytes: 1e8,
         group_s: 0.0,
         start_s: 0.0,
+        measured_on: Cow::Borrowed("paper"),
     };
 
     fn sizes() -> ClusterSizes {

@@ -1,9 +1,12 @@
 //! How fast workers, stores and networks are: what the times of a plan rest on.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 /// Rates of one worker and one process. What is given on the command line goes over what was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClusterRates {
     /// Floating-point operations a second of one worker of one thread, in passes over spectra.
     pub worker_flops: f64,
@@ -17,6 +20,8 @@ pub struct ClusterRates {
     pub group_s: f64,
     /// Seconds from the start of the processes to the first pass, and between passes, in all.
     pub start_s: f64,
+    /// Where these were measured.
+    pub measured_on: Cow<'static, str>,
 }
 
 impl ClusterRates {
@@ -31,8 +36,6 @@ impl ClusterRates {
         network_bytes: 4.0e8,
         group_s: 0.005,
         start_s: 0.5,
+        measured_on: Cow::Borrowed("two cores of an AMD EPYC with AVX-512, loopback; the store's rate is assumed"),
     };
-
-    /// Where [`Self::MEASURED`] was.
-    pub const MEASURED_ON: &str = "two cores of an AMD EPYC with AVX-512, loopback; the store's rate is assumed";
 }

@@ -44,7 +44,7 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
             cluster,
             metrics,
         } => run::run(*job, stage, &cluster, &meter(terminal, metrics)?, terminal),
-        Task::Plan { job, cluster } => plan::plan(*job, &cluster),
+        Task::Plan { job, question, json } => plan::plan(*job, &question, json),
         Task::Spectrum {
             job,
             settings,

@@ -8,12 +8,16 @@ use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count, flop};
 use crate::progress::time;
 
-/// Prints the plan of a run.
+/// Prints the plan of a run, for people or as JSON.
 ///
 /// # Errors
 /// Whatever would end the run before its first pass.
-pub fn plan(job: Job, asked: &ClusterQuestion) -> Result<(), CliError> {
+pub fn plan(job: Job, asked: &ClusterQuestion, json: bool) -> Result<(), CliError> {
     let plan = fisherflow_dataflow::plan(Arc::new(job), asked)?;
+    if json {
+        let said = serde_json::to_string_pretty(&plan).map_err(std::io::Error::from)?;
+        return Ok(Page::new().line(said).print()?);
+    }
     let mut page = page(&plan, asked.workers);
     of_cluster(&plan.cluster, &mut page);
     Ok(page.print()?)
@@ -224,7 +228,7 @@ fn of_cluster(plan: &ClusterPlan, page: &mut Page) {
         rates.network_bytes / 1e6,
         rates.group_s,
         rates.start_s,
-        plan.measured_on
+        rates.measured_on
     ));
 }
 

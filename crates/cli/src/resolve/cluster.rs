@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use fisherflow_dataflow::{Cluster, ClusterQuestion, ClusterRates, FailPoints, Hosts, Interrupt};
+use fisherflow_dataflow::{Cluster, FailPoints, Hosts, Interrupt};
 use sha2::{Digest, Sha256};
 
-use crate::args::{ClusterArgs, HostsArgs, PlanArgs};
+use crate::args::{ClusterArgs, HostsArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::hostfile::{self, FIRST_PORT};
@@ -69,34 +69,6 @@ pub fn cluster(args: &ClusterArgs, environment: &Environment) -> Result<Cluster,
         peer_timeout: Duration::from_secs(args.peer_timeout),
         interrupt: Interrupt::default(),
         fail_points: args.fail_at.map_or_else(FailPoints::default, FailPoints::at),
-    })
-}
-
-/// The cluster that a plan is asked about.
-///
-/// # Errors
-/// No worker at all, or a number that is none of what it counts.
-pub fn question(args: &PlanArgs) -> Result<ClusterQuestion, CliError> {
-    let positive = |name: &str, value: Option<f64>| match value {
-        Some(value) if !(value > 0.0 && value.is_finite()) => {
-            Err(CliError::Arguments(format!("{name} takes a number above 0")))
-        }
-        value => Ok(value),
-    };
-    let measured = ClusterRates::MEASURED;
-    let bytes = |name: &str, given: Option<f64>, measured: f64| -> Result<f64, CliError> {
-        Ok(positive(name, given)?.map_or(measured, |megabytes| 1e6 * megabytes))
-    };
-    Ok(ClusterQuestion {
-        processes: args.processes.max(1),
-        workers: workers(args.workers)?,
-        spectra: positive("--spectra", args.spectra)?.map(|spectra| spectra.ceil() as u64),
-        fit_rate: positive("--rate", args.rate)?,
-        rates: ClusterRates {
-            network_bytes: bytes("--network", args.network, measured.network_bytes)?,
-            store_bytes: bytes("--store", args.store, measured.store_bytes)?,
-            ..measured
-        },
     })
 }
 

@@ -5,6 +5,7 @@ mod derivatives;
 mod finished;
 mod job;
 mod object_store;
+mod question;
 mod training;
 
 use std::net::SocketAddr;
@@ -40,7 +41,9 @@ pub enum Task {
         /// The run.
         job: Box<Job>,
         /// On which cluster.
-        cluster: ClusterQuestion,
+        question: ClusterQuestion,
+        /// Whether it is said in JSON.
+        json: bool,
     },
     /// The eigenvalues of a run's curvature.
     Spectrum {
@@ -128,7 +131,8 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             let job = job::job(&run_file, &folder, ExistingOutput::Refuse, environment)?;
             Ok(Task::Plan {
                 job: Box::new(job),
-                cluster: cluster::question(&args)?,
+                question: question::question(&args)?,
+                json: args.json,
             })
         }
         Command::Spectrum(args) => {

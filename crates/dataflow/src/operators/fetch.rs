@@ -11,7 +11,7 @@ use timely::dataflow::operators::{Capability, Concat, ConnectLoop, Feedback, OkE
 use timely::dataflow::{Scope, StreamVec};
 
 use super::plan::emit;
-use super::{Assigned, GroupItem, Piece, assign};
+use super::{Asking, Assigned, GroupItem, Piece, assign};
 use crate::drain::UnderWay;
 use crate::error::RunError;
 use crate::fault::Faults;
@@ -29,7 +29,7 @@ struct Pending {
     reader: Option<(GroupReader, UnderWay)>,
 }
 
-/// What comes out of a worker's reading.
+/// What comes out of a worker's reading; at the end of a group, how many more it has.
 type Fetched = Result<GroupItem<SpectrumBatch>, u64>;
 
 /// Brings the spectra of `groups` to the workers, each group to one that asks for it. A worker asks for another group when it is done with
@@ -41,11 +41,12 @@ pub(crate) fn fetch<'scope>(
     open: impl Fn(&Group) -> GroupReader + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let me = scope.index() as u64;
-    let (asking_again, again) = scope.feedback::<Vec<u64>>(1);
-    let first = emit(scope, (0..READ_AHEAD).map(|_| (0, me)).collect());
+    let (asking_again, again) = scope.feedback::<Vec<Asking>>(1);
+    let asking = move |has| Asking { worker: me, has };
+    let first = emit(scope, (0..READ_AHEAD).map(|has| (0, asking(has))).collect());
     let assigned = assign(first.concat(again), faults, groups);
     let (items, ended) = read(assigned, faults, open).ok_err(|fetched| fetched);
-    ended.map(move |_group: u64| me).connect_loop(asking_again);
+    ended.map(asking).connect_loop(asking_again);
     items
 }
 
@@ -106,7 +107,7 @@ fn read<'scope>(
                             group,
                             what: Piece::End(under_way),
                         }));
-                        session.give(Err(group));
+                        session.give(Err(pending.len() as u64));
                         drop(session);
                         activator.activate();
                         return;

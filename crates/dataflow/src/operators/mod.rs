@@ -69,6 +69,14 @@ pub(crate) struct Part<P> {
     pub(crate) value: P,
 }
 
+/// A worker asks for a group.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Asking {
+    pub(crate) worker: u64,
+    /// Groups that it has yet to do.
+    pub(crate) has: u64,
+}
+
 /// A group, and the worker that asked for one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Assigned {
@@ -207,13 +215,14 @@ mod tests {
         );
         let seen = pass(6, Some(5), [0, 0], |_| ());
         assert!(seen.ended.is_none());
-        let seen = pass(6, None, [0, 0], |faults| faults.raise(RunError::Stopped));
+        let seen = pass(6, None, [50, 0], |faults| faults.raise(RunError::Stopped));
         assert!(seen.ended.is_none());
     }
 
     #[test]
     fn a_drain_in_one_process_keeps_the_pass_from_ending_in_another() {
-        let seen = pass(6, None, [0, 0], |faults| faults.drain().ask());
+        // The first takes its time over its groups: the second is given some too.
+        let seen = pass(6, None, [50, 0], |faults| faults.drain().ask());
         assert!(seen.ended.is_none() && !seen.faults.raised());
         assert!(seen.faults.drain().has_held_back() && seen.faults.drain().is_quiet());
     }
