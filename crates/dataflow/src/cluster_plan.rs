@@ -9,8 +9,9 @@
 //! network     the totals of the slices go to the owner of their block: the sums once, whatever the number of groups
 //! ```
 //!
-//! Time is `operations / rate` where that takes longer than reading (spectra are read ahead), and then what cannot be hidden: the start, a group's
-//! own cost, the reduction, and the inverse of the blocks, each at one worker with the threads of its process.
+//! Time is that of operations and of decoding, which share a worker's core, where it is longer than reading from the store (spectra are read ahead),
+//! and then what cannot be hidden: the start, a group's own cost, the reduction, and the inverse of the blocks, each at one worker with the threads
+//! of its process.
 
 use fisherflow_store::SLICE;
 use serde::Serialize;
@@ -187,7 +188,8 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
         }
         // The last round of groups is as long as any other: no worker can help another with its group.
         let rounds = opened.div_ceil(all) as f64 / (opened as f64 / all as f64);
-        let computing = rounds * flops / (rates.worker_flops * sizes.threads as f64 * all as f64);
+        let cores = sizes.threads as f64 * all as f64;
+        let computing = rounds * (flops / rates.worker_flops + read as f64 / rates.decode_bytes) / cores;
         let reading = read as f64 / (rates.store_bytes * asked.processes as f64);
         computing.max(reading) + rates.group_s * opened as f64 / all as f64
     };
@@ -286,6 +288,7 @@ mod tests {
     const RATES: ClusterRates = ClusterRates {
         worker_flops: 1e9,
         inverse_flops: 1e9,
+        decode_bytes: 1e12,
         store_bytes: 1e8,
         network_bytes: 1e8,
         group_s: 0.0,

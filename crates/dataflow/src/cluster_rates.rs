@@ -12,6 +12,8 @@ pub struct ClusterRates {
     pub worker_flops: f64,
     /// Operations a second of one worker in eigenproblems, factors and inverses (f64).
     pub inverse_flops: f64,
+    /// Bytes a second of Parquet that one worker's core decodes, beside its operations.
+    pub decode_bytes: f64,
     /// Bytes a second that one process reads from its store, or writes there.
     pub store_bytes: f64,
     /// Bytes a second that one process sends to others.
@@ -32,6 +34,7 @@ impl ClusterRates {
     pub const MEASURED: Self = Self {
         worker_flops: 8.5e10,
         inverse_flops: 4.1e10,
+        decode_bytes: 2.0e8,
         store_bytes: 4.0e8,
         network_bytes: 4.0e8,
         group_s: 0.005,

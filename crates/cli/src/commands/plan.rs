@@ -220,9 +220,10 @@ fn of_cluster(plan: &ClusterPlan, page: &mut Page) {
     stages.row(vec!["all".to_owned(), String::new(), String::new(), time(plan.seconds)]);
     let rates = &plan.rates;
     page.gap().grid(&stages).line(format!(
-        "times at {}/s a worker over spectra, {}/s in inverses, {:.0} MB/s a process from the store, {:.0} MB/s over the network, {:.3} s a \
-         group, {:.1} s to start; unless given, as measured on {}",
+        "times at {}/s a worker over spectra, {:.0} MB/s decoded, {}/s in inverses, {:.0} MB/s a process from the store, {:.0} MB/s over the \
+         network, {:.3} s a group, {:.1} s to start; unless given, as measured on {}",
         flop(rates.worker_flops),
+        rates.decode_bytes / 1e6,
         flop(rates.inverse_flops),
         rates.store_bytes / 1e6,
         rates.network_bytes / 1e6,

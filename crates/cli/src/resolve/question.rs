@@ -46,6 +46,7 @@ fn read(path: &Path) -> Result<ClusterRates, CliError> {
     for (name, rate) in [
         ("worker_flops", rates.worker_flops),
         ("inverse_flops", rates.inverse_flops),
+        ("decode_bytes", rates.decode_bytes),
         ("store_bytes", rates.store_bytes),
         ("network_bytes", rates.network_bytes),
     ] {
@@ -91,7 +92,7 @@ mod tests {
         })
     }
 
-    const RATES: &str = r#"{"worker_flops": 1e11, "inverse_flops": 2e10, "store_bytes": 3e8, "network_bytes": 4e8, "group_s": 0.0, "start_s": 1,
+    const RATES: &str = r#"{"worker_flops": 1e11, "inverse_flops": 2e10, "decode_bytes": 1e8, "store_bytes": 3e8, "network_bytes": 4e8, "group_s": 0.0, "start_s": 1,
         "measured_on": "a laptop"}"#;
 
     #[test]
