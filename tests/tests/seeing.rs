@@ -301,3 +301,39 @@ fn a_plan_may_be_for_more_spectra_than_there_are() {
     assert!(fit.ends_with("min") || fit.ends_with(" s"), "{fit}");
     run(fisherflow().arg("plan").arg(&file).args(["--spectra", "-5"])).expect(2, &[]);
 }
+
+#[test]
+fn a_plan_in_json_takes_the_rates_of_another_machine() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    let plan = |arguments: &[&str]| -> serde_json::Value {
+        let said = run(fisherflow()
+            .arg("plan")
+            .arg(&file)
+            .args(["-n", "4", "--spectra", "1e6", "--json"])
+            .args(arguments));
+        said.expect_done();
+        serde_json::from_str(&said.stdout).expect("JSON")
+    };
+    let own = plan(&[]);
+    assert_eq!(own["cluster"]["worker"]["spectra"], 250_000.0);
+    let mut rates = own["cluster"]["rates"].clone();
+    let worker_flops = rates["worker_flops"].as_f64().unwrap();
+    rates["worker_flops"] = (worker_flops / 1000.0).into();
+    rates["decode_bytes"] = 1e15.into();
+    rates["group_s"] = 0.into();
+    let slow = folder.join("slow.json");
+    std::fs::write(&slow, rates.to_string()).unwrap();
+    let fit = |plan: &serde_json::Value| {
+        let stages = plan["cluster"]["stages"].as_array().unwrap();
+        let fit = stages.iter().find(|stage| stage["stage"] == "fit").unwrap();
+        (fit["flops"].as_f64().unwrap(), fit["seconds"].as_f64().unwrap())
+    };
+    let (flops, seconds) = fit(&plan(&["--rates", slow.to_str().unwrap()]));
+    let of_rate = flops / (4.0 * worker_flops / 1000.0);
+    // Beside the operations there is the last round, in which not every worker has a group.
+    assert!(seconds >= of_rate && seconds < 1.1 * of_rate, "{seconds} {of_rate}");
+    run(fisherflow().arg("plan").arg(&file).args(["--rates", "/no/rates.json"]))
+        .expect(2, &["/no/rates.json", "tests/cluster-model"]);
+}

@@ -189,7 +189,12 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
         // The last round of groups is as long as any other: no worker can help another with its group.
         let rounds = opened.div_ceil(all) as f64 / (opened as f64 / all as f64);
         let cores = sizes.threads as f64 * all as f64;
-        let computing = rounds * (flops / rates.worker_flops + read as f64 / rates.decode_bytes) / cores;
+        // A rate of spectra that is given has their decoding in it.
+        let decoding = match asked.fit_rate {
+            Some(_) => 0.0,
+            None => read as f64 / rates.decode_bytes,
+        };
+        let computing = rounds * (flops / rates.worker_flops + decoding) / cores;
         let reading = read as f64 / (rates.store_bytes * asked.processes as f64);
         computing.max(reading) + rates.group_s * opened as f64 / all as f64
     };
