@@ -168,7 +168,7 @@ fn at_any_time(place: &Place, killed: usize, stopped: usize, rng: &mut ChaCha8Rn
 fn processes_may_be_killed_and_stopped_at_any_time() {
     let mut rng = choices("random");
     let place = Place::on_disk(&[Case::Kfac, Case::Ekfac]);
-    println!("on disk: {:?}", at_any_time(&place, 24, 2, &mut rng));
+    println!("on disk: {:?}", at_any_time(&place, 32, 2, &mut rng));
 }
 
 #[test]
