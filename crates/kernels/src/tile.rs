@@ -24,6 +24,12 @@ pub(crate) type PackFn<T> = fn(MatRef<'_, T>, usize, usize, Map, &mut [T]);
 /// The instructions of its path are there.
 pub(crate) type AddFn<T> = unsafe fn(&mut [f64], &[T]);
 
+/// Fused multiply-adds on registers alone, so many rounds of them; gives their number.
+///
+/// # Safety
+/// The instructions of its path are there.
+pub(crate) type SpinFn = unsafe fn(usize) -> usize;
+
 /// The body of every [`AddFn`], compiled for its path.
 #[inline(always)]
 pub(crate) fn add_widened<T: Element>(sums: &mut [f64], values: &[T]) {
@@ -58,6 +64,7 @@ pub(crate) struct Tile<T> {
     pub job: [usize; 2],
     pub multiply: TileFn<T>,
     pub add: AddFn<T>,
+    pub spin: SpinFn,
     pub pack_lhs: PackFn<T>,
     pub pack_rhs: PackFn<T>,
 }

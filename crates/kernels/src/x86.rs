@@ -7,6 +7,8 @@ use std::arch::x86_64::{
     _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
 };
 
+use std::hint::black_box;
+
 use crate::pack::pack_strip;
 use crate::tile::{CHAIN, JOB, Tile, add_widened};
 
@@ -16,7 +18,7 @@ pub(crate) const AVX512_ROWS: usize = 14;
 /// A tile of `$rows` rows of two registers of `$lanes` numbers each.
 macro_rules! tile {
     (
-        $tile:ident, $multiply:ident, $widened:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal,
+        $tile:ident, $multiply:ident, $widened:ident, $spin:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal,
         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
     ) => {
         /// The tile of this path and type.
@@ -30,6 +32,7 @@ macro_rules! tile {
                 job: JOB,
                 multiply: $multiply,
                 add: $widened,
+                spin: $spin,
                 pack_lhs: pack_strip::<$number, { $rows }>,
                 pack_rhs: pack_strip::<$number, { 2 * $lanes }>,
             }
@@ -39,6 +42,20 @@ macro_rules! tile {
         #[target_feature(enable = $features)]
         fn $widened(sums: &mut [f64], values: &[$number]) {
             add_widened(sums, values);
+        }
+
+        /// See [`crate::tile::SpinFn`].
+        #[target_feature(enable = $features)]
+        fn $spin(times: usize) -> usize {
+            let (x, mut sums) = (black_box($set(0.5)), [[$set(1.0); 2]; $rows]);
+            for _ in 0..times {
+                for sums in &mut sums {
+                    sums[0] = $fma(x, sums[0], x);
+                    sums[1] = $fma(x, sums[1], x);
+                }
+            }
+            black_box(sums);
+            times * $rows * 2 * $lanes
         }
 
         /// See [`crate::tile::TileFn`].
@@ -100,6 +117,7 @@ tile!(
     avx512_f32,
     multiply_avx512_f32,
     add_avx512_f32,
+    spin_avx512_f32,
     f32,
     "avx512f",
     AVX512_ROWS,
@@ -115,6 +133,7 @@ tile!(
     avx512_f64,
     multiply_avx512_f64,
     add_avx512_f64,
+    spin_avx512_f64,
     f64,
     "avx512f",
     AVX512_ROWS,
@@ -130,6 +149,7 @@ tile!(
     avx2_f32,
     multiply_avx2_f32,
     add_avx2_f32,
+    spin_avx2_f32,
     f32,
     "avx2,fma",
     6,
@@ -145,6 +165,7 @@ tile!(
     avx2_f64,
     multiply_avx2_f64,
     add_avx2_f64,
+    spin_avx2_f64,
     f64,
     "avx2,fma",
     6,
