@@ -1,6 +1,6 @@
 //! `cargo bench -p fisherflow-kernels`: the shapes of a run against faer and against this machine's own peak, side by side.
 //!
-//! The peak is that of fused multiply-adds on registers alone. Times are of the process on its CPUs, over the number of threads; rounds alternate
+//! The peak is that of fused multiply-adds on registers alone, taken in the same rounds. Times are of the process on its CPUs, over the number of threads; rounds alternate
 //! between what is compared, and the best of each counts: so a busy machine weighs little, and on all alike.
 //!
 //! Arguments, in any order: `workers=N` at once, each with its own operands, as a run's (default 1); `threads=N` of each (default: all CPUs over
@@ -13,7 +13,6 @@ use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
 use fisherflow_kernels::{
     Element, Packed, Path, Products, Start, add_cross, add_gram, multiply, multiply_packed, register_products,
-    tile_products,
 };
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
@@ -58,7 +57,7 @@ fn main() {
         bench.threads = (rayon::current_num_threads() / bench.workers).max(1);
     }
     println!(
-        "{} workers of {} threads, best of {}, GFLOP/s of all (share of the peak); symmetric updates counted once",
+        "{} workers of {} threads, best of {}; GFLOP/s of all (share of the peak); symmetric updates counted once",
         bench.workers, bench.threads, bench.rounds
     );
     bench.all::<f32>("f32");
@@ -89,37 +88,21 @@ impl Bench {
     }
 
     fn all<T: Element + From<f32>>(&self, name: &str) {
-        let cpus = self.workers * self.threads;
-        let rate = |work: fn(usize) -> usize, times: usize| {
-            let (mut number, mut best) = (0, f64::INFINITY);
-            for _ in 0..5 * self.rounds {
-                let start = now();
-                number = black_box(work(black_box(times)));
-                best = best.min(now() - start);
-            }
-            2e-9 * number as f64 / best
-        };
-        let one = rate(register_products::<T>, 500_000);
-        let peak = cpus as f64 * one;
-        println!(
-            "{name}: peak of multiply-adds {peak:.0}, {one:.1} a thread; a tile in the first cache level {:.2}",
-            rate(tile_products::<T>, 1000) / one
-        );
         for (m, k, n) in SHAPES {
-            self.product::<T>(&format!("{name} {m}x{k}x{n}"), [m, k, n], peak);
+            self.product::<T>(&format!("{name} {m}x{k}x{n}"), [m, k, n]);
         }
         for (m, k, n) in THIN {
-            self.product::<T>(&format!("{name} thin {m}x{k}x{n}"), [m, k, n], peak);
+            self.product::<T>(&format!("{name} thin {m}x{k}x{n}"), [m, k, n]);
         }
         for (rows, n) in GRAMS {
-            self.gram::<T>(&format!("{name} gram {rows}x{n}"), rows, n, peak);
+            self.gram::<T>(&format!("{name} gram {rows}x{n}"), rows, n);
         }
         for (rows, n, m) in CROSSES {
-            self.cross::<T>(&format!("{name} cross {rows}x{n}x{m}"), [rows, n, m], peak);
+            self.cross::<T>(&format!("{name} cross {rows}x{n}x{m}"), [rows, n, m]);
         }
     }
 
-    fn product<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3], peak: f64) {
+    fn product<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3]) {
         if !self.wants(name) {
             return;
         }
@@ -132,7 +115,7 @@ impl Bench {
             Products { path, threads }
         };
         let narrow = Packed::new(b, on(Path::Avx512Bf16));
-        self.compare(name, m * k * n, peak, |measure| {
+        self.compare::<T>(name, m * k * n, |measure| {
             let a = draw::<T>(m * k, 1);
             let a = MatRef::from_row_major_slice(&a, m, k);
             let mut out = vec![vec![T::ZERO; m * n]; 5];
@@ -158,12 +141,12 @@ impl Bench {
         });
     }
 
-    fn gram<T: Element + From<f32>>(&self, name: &str, rows: usize, n: usize, peak: f64) {
+    fn gram<T: Element + From<f32>>(&self, name: &str, rows: usize, n: usize) {
         if !self.wants(name) {
             return;
         }
         let half = n * (n + 1) / 2;
-        self.compare(name, half * rows, peak, |measure| {
+        self.compare::<T>(name, half * rows, |measure| {
             let x = draw::<T>(rows * n, 3);
             let x = MatRef::from_row_major_slice(&x, rows, n);
             let mut sums = vec![0.0; half];
@@ -188,11 +171,11 @@ impl Bench {
         });
     }
 
-    fn cross<T: Element + From<f32>>(&self, name: &str, [rows, n, m]: [usize; 3], peak: f64) {
+    fn cross<T: Element + From<f32>>(&self, name: &str, [rows, n, m]: [usize; 3]) {
         if !self.wants(name) {
             return;
         }
-        self.compare(name, rows * n * m, peak, |measure| {
+        self.compare::<T>(name, rows * n * m, |measure| {
             let (x, y) = (draw::<T>(rows * n, 3), draw::<T>(rows * m, 4));
             let x = MatRef::from_row_major_slice(&x, rows, n);
             let y = MatRef::from_row_major_slice(&y, rows, m);
@@ -216,18 +199,25 @@ impl Bench {
     }
 
     /// Tells the rates of what `worker` hands over to be measured; every worker hands over the same.
-    fn compare(
+    fn compare<T: Element>(
         &self,
         name: &str,
         multiplications: usize,
-        peak: f64,
         worker: impl Fn(&mut dyn FnMut(&mut [Run<'_>])) + Sync,
     ) {
         let times = (100_000_000 / multiplications.max(1)).clamp(1, 200);
         let together = Barrier::new(self.workers);
         let measure = |runs: &mut [Run<'_>]| {
-            let mut best = vec![f64::INFINITY; runs.len()];
+            let (mut best, mut peak) = (vec![f64::INFINITY; runs.len()], 0.0);
             for _ in 0..self.rounds {
+                together.wait();
+                let start = now();
+                let number = black_box(register_products::<T>(black_box(200_000)));
+                together.wait();
+                peak = f64::max(
+                    peak,
+                    2e-9 * (number * self.workers * self.workers) as f64 / (now() - start),
+                );
                 for (best, (_, run)) in best.iter_mut().zip(runs.iter_mut()) {
                     together.wait();
                     let start = now();
@@ -238,10 +228,11 @@ impl Bench {
                     *best = best.min((now() - start) / (times * self.workers * self.threads) as f64);
                 }
             }
-            best
+            (best, peak * self.threads as f64)
         };
         let first = |runs: &mut [Run<'_>]| {
-            let rates: Vec<f64> = measure(runs)
+            let (best, peak) = measure(runs);
+            let rates: Vec<f64> = best
                 .into_iter()
                 .map(|seconds| 2e-9 * (multiplications * self.workers) as f64 / seconds)
                 .collect();
@@ -251,7 +242,11 @@ impl Bench {
                 .map(|((what, _), rate)| format!("{what} {rate:.0} ({:.2})", rate / peak))
                 .collect();
             let faer = rates.last().copied().unwrap_or(1.0);
-            println!("{name:22} {}; {:.2}x faer", told.join(", "), rates[0] / faer);
+            println!(
+                "{name:24} of {peak:.0}: {}; {:.2}x faer",
+                told.join(", "),
+                rates[0] / faer
+            );
         };
         std::thread::scope(|scope| {
             for _ in 1..self.workers {

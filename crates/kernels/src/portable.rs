@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use crate::element::Element;
 use crate::pack::pack_strip;
-use crate::tile::{CHAIN, JOB, Tile, add_widened};
+use crate::tile::{CHAIN, GROUP, JOB, Tile, add_squares, add_widened};
 
 const ROWS: usize = 4;
 const COLS: usize = 8;
@@ -18,8 +18,10 @@ pub(crate) fn tile<T: Element>() -> Tile<T> {
         half_slots: 2,
         at_once: usize::MAX,
         job: JOB,
-        multiply: multiply::<T>,
+        group: GROUP,
+        multiply: |_| (ROWS, multiply::<T>),
         add: add_widened::<T>,
+        add_squares: add_squares::<T>,
         spin: spin::<T>,
         pack_lhs: pack_strip::<T, ROWS>,
         pack_rhs: pack_strip::<T, COLS>,
