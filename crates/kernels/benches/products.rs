@@ -1,169 +1,270 @@
 //! `cargo bench -p fisherflow-kernels`: the shapes of a run against faer and against this machine's own peak, side by side.
 //!
-//! Times are of the process on its CPUs, over the number of threads; rounds alternate between what is compared, and the best of each counts:
-//! so a busy machine weighs little, and on all alike. Arguments: threads (default: all), then rounds (default 7).
+//! The peak is that of fused multiply-adds on registers alone, taken in the same rounds. Times are of the process on its CPUs, over the number of threads; rounds alternate
+//! between what is compared, and the best of each counts: so a busy machine weighs little, and on all alike.
+//!
+//! Arguments, in any order: `workers=N` at once, each with its own operands, as a run's (default 1); `threads=N` of each (default: all CPUs over
+//! workers); `rounds=N` (default 7); and words, of which a line's name has to hold one: `f32`, `gram`, `thin`, `512x7213x2048`.
 
 use std::hint::black_box;
+use std::sync::Barrier;
 
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
-use fisherflow_kernels::{Element, Packed, Path, Products, Start, add_gram, multiply, multiply_packed, tile_products};
+use fisherflow_kernels::{
+    Element, Packed, Path, Products, Start, add_cross, add_gram, multiply, multiply_packed, register_products,
+};
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// `m x k x n`: forward, Jacobian, two smaller layers.
-const SHAPES: [(usize, usize, usize); 4] = [
+/// `m x k x n`: forward, Jacobian, smaller layers, a square.
+const SHAPES: [(usize, usize, usize); 6] = [
     (512, 7213, 2048),
     (1536, 2048, 7213),
     (512, 2048, 1024),
+    (1536, 1024, 2048),
     (512, 256, 128),
+    (2048, 2048, 2048),
 ];
 
+/// `m x k x n` with few rows or columns.
+const THIN: [(usize, usize, usize); 4] = [(1, 7213, 2048), (3, 2048, 7213), (7213, 2048, 1), (512, 32, 3)];
+
 /// Rows and columns of what is multiplied by itself.
-const GRAMS: [(usize, usize); 2] = [(512, 7214), (1536, 2048)];
+const GRAMS: [(usize, usize); 4] = [(512, 7214), (1536, 7214), (1536, 2048), (1536, 256)];
+
+/// Rows, and columns of either side, of sums of products over rows.
+const CROSSES: [(usize, usize, usize); 1] = [(1536, 2048, 1025)];
 
 fn main() {
-    let mut arguments = std::env::args()
-        .skip(1)
-        .filter_map(|argument| argument.parse::<usize>().ok());
-    let threads = arguments.next().unwrap_or_else(rayon::current_num_threads);
-    let rounds = arguments.next().unwrap_or(7);
-    println!("{threads} threads, best of {rounds}, GFLOP/s (share of the peak); symmetric updates counted once");
-    measure::<f32>("f32", threads, rounds);
-    measure::<f64>("f64", threads, rounds);
-}
-
-/// One of the ways of making a product.
-type Run<'a, T> = &'a mut dyn FnMut(MatMut<'_, T>);
-
-fn measure<T: Element + From<f32>>(name: &str, threads: usize, rounds: usize) {
-    let times = 4000;
-    let fastest = (0..rounds)
-        .map(|_| {
-            seconds(usize::MAX, 1, || {
-                black_box(tile_products::<T>(times));
-            })
-        })
-        .fold(f64::INFINITY, f64::min);
-    let peak = threads as f64 * 2e-9 * tile_products::<T>(times) as f64 / fastest;
-    println!("{name}: peak of multiply-adds {peak:.0}");
-    for (m, k, n) in SHAPES {
-        let (a, b) = (draw::<T>(m * k, 1), draw::<T>(k * n, 2));
-        let (a, b) = (
-            MatRef::from_row_major_slice(&a, m, k),
-            MatRef::from_row_major_slice(&b, k, n),
-        );
-        let packed = Packed::new(b, threads);
-        let mut out = vec![T::ZERO; m * n];
-        let mut dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
-        let mut best = [f64::INFINITY; 5];
-        let narrow = Path::Avx512Bf16;
-        let narrow = Packed::new(
-            b,
-            Products {
-                path: if narrow.is_available() { narrow } else { Path::best() },
-                threads,
-            },
-        );
-        let par = if threads > 1 { Par::rayon(threads) } else { Par::Seq };
-        for _ in 0..rounds {
-            let runs: [Run<'_, T>; 5] = [
-                &mut |dst| multiply_packed(dst, Start::Zero, a, &packed, threads),
-                &mut |dst| multiply(dst, Start::Zero, a, b, threads),
-                &mut |dst| multiply_packed(dst, Start::Zero, a, &narrow, threads),
-                &mut |dst| {
-                    if Path::Avx2.is_available() {
-                        multiply(
-                            dst,
-                            Start::Zero,
-                            a,
-                            b,
-                            Products {
-                                path: Path::Avx2,
-                                threads,
-                            },
-                        );
-                    }
-                },
-                &mut |dst| matmul(dst, Accum::Replace, a, b, T::one_impl(), par),
-            ];
-            for (best, run) in best.iter_mut().zip(runs) {
-                *best = best.min(seconds(m * k * n, threads, || run(dst.as_mut())));
-            }
-        }
-        report(
-            name,
-            &format!("{m}x{k}x{n}"),
-            (m * k * n) as f64,
-            peak,
-            &["packed", "plain", "packed bf16", "avx2", "faer"],
-            &best,
-        );
-    }
-    for (rows, n) in GRAMS {
-        let x = draw::<T>(rows * n, 3);
-        let view = MatRef::from_row_major_slice(&x, rows, n);
-        let mut sums = vec![0.0; n * (n + 1) / 2];
-        let mut out = vec![T::ZERO; n * n];
-        let mut dst = MatMut::from_row_major_slice_mut(&mut out, n, n);
-        let mut best = [f64::INFINITY; 2];
-        let par = if threads > 1 { Par::rayon(threads) } else { Par::Seq };
-        for _ in 0..rounds {
-            best[0] = best[0].min(seconds(rows * n * n / 2, threads, || {
-                add_gram(view, &mut sums, threads)
-            }));
-            best[1] = best[1].min(seconds(rows * n * n / 2, threads, || {
-                triangular::matmul(
-                    dst.as_mut(),
-                    triangular::BlockStructure::TriangularLower,
-                    Accum::Replace,
-                    view.transpose(),
-                    triangular::BlockStructure::Rectangular,
-                    view,
-                    triangular::BlockStructure::Rectangular,
-                    T::one_impl(),
-                    par,
-                );
-            }));
-        }
-        let half = (n * (n + 1) / 2 * rows) as f64;
-        report(
-            name,
-            &format!("gram {rows}x{n}"),
-            half,
-            peak,
-            &["into f64 sums", "faer"],
-            &best,
-        );
-    }
-}
-
-fn report(name: &str, shape: &str, multiplications: f64, peak: f64, what: &[&str], best: &[f64]) {
-    let rates: Vec<f64> = best.iter().map(|seconds| 2e-9 * multiplications / seconds).collect();
-    let told: Vec<String> = what
-        .iter()
-        .zip(&rates)
-        .map(|(what, rate)| format!("{what} {rate:.0} ({:.2})", rate / peak))
-        .collect();
-    let faer = rates.last().copied().unwrap_or(1.0);
-    println!("{name} {shape:18} {}; {:.2}x faer", told.join(", "), rates[0] / faer);
-}
-
-/// CPU seconds of one call over the number of threads, the best of some where calls are short.
-fn seconds(multiplications: usize, threads: usize, mut call: impl FnMut()) -> f64 {
-    let times = (200_000_000 / multiplications.max(1)).clamp(1, 50);
-    let now = || {
-        clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
-            .map_or(f64::NAN, |time| std::time::Duration::from(time).as_secs_f64())
+    let mut bench = Bench {
+        workers: 1,
+        threads: 0,
+        rounds: 7,
+        words: Vec::new(),
     };
-    let mut best = f64::INFINITY;
-    for _ in 0..times {
-        let start = now();
-        black_box(&mut call)();
-        best = best.min((now() - start) / threads as f64);
+    for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
+        let number = |text: &str| text.parse().unwrap_or(1).max(1);
+        match argument.split_once('=') {
+            Some(("workers", n)) => bench.workers = number(n),
+            Some(("threads", n)) => bench.threads = number(n),
+            Some(("rounds", n)) => bench.rounds = number(n),
+            _ => bench.words.push(argument),
+        }
     }
-    best
+    if bench.threads == 0 {
+        bench.threads = (rayon::current_num_threads() / bench.workers).max(1);
+    }
+    println!(
+        "{} workers of {} threads, best of {}; GFLOP/s of all (share of the peak); symmetric updates counted once",
+        bench.workers, bench.threads, bench.rounds
+    );
+    bench.all::<f32>("f32");
+    bench.all::<f64>("f64");
+}
+
+/// One of the ways of making a product, and its name.
+type Run<'a> = (&'a str, &'a mut (dyn FnMut() + Send));
+
+struct Bench {
+    workers: usize,
+    threads: usize,
+    rounds: usize,
+    words: Vec<String>,
+}
+
+impl Bench {
+    fn wants(&self, name: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
+    }
+
+    fn par(&self) -> Par {
+        if self.threads > 1 {
+            Par::rayon(self.threads)
+        } else {
+            Par::Seq
+        }
+    }
+
+    fn all<T: Element + From<f32>>(&self, name: &str) {
+        for (m, k, n) in SHAPES {
+            self.product::<T>(&format!("{name} {m}x{k}x{n}"), [m, k, n]);
+        }
+        for (m, k, n) in THIN {
+            self.product::<T>(&format!("{name} thin {m}x{k}x{n}"), [m, k, n]);
+        }
+        for (rows, n) in GRAMS {
+            self.gram::<T>(&format!("{name} gram {rows}x{n}"), rows, n);
+        }
+        for (rows, n, m) in CROSSES {
+            self.cross::<T>(&format!("{name} cross {rows}x{n}x{m}"), [rows, n, m]);
+        }
+    }
+
+    fn product<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3]) {
+        if !self.wants(name) {
+            return;
+        }
+        let b = draw::<T>(k * n, 2);
+        let b = MatRef::from_row_major_slice(&b, k, n);
+        let threads = self.threads;
+        let packed = Packed::new(b, threads);
+        let on = |path: Path| {
+            let path = if path.is_available() { path } else { Path::best() };
+            Products { path, threads }
+        };
+        let narrow = Packed::new(b, on(Path::Avx512Bf16));
+        self.compare::<T>(name, m * k * n, |measure| {
+            let a = draw::<T>(m * k, 1);
+            let a = MatRef::from_row_major_slice(&a, m, k);
+            let mut out = vec![vec![T::ZERO; m * n]; 5];
+            let mut dsts = out.iter_mut().map(|out| MatMut::from_row_major_slice_mut(out, m, n));
+            let mut dst = || dsts.next().unwrap_or_else(|| unreachable!());
+            let mut dsts = [dst(), dst(), dst(), dst(), dst()];
+            let [c0, c1, c2, c3, c4] = &mut dsts;
+            measure(&mut [
+                ("packed", &mut || {
+                    multiply_packed(c0.as_mut(), Start::Zero, a, &packed, threads);
+                }),
+                ("plain", &mut || multiply(c1.as_mut(), Start::Zero, a, b, threads)),
+                ("packed bf16", &mut || {
+                    multiply_packed(c2.as_mut(), Start::Zero, a, &narrow, threads);
+                }),
+                ("avx2", &mut || {
+                    multiply(c3.as_mut(), Start::Zero, a, b, on(Path::Avx2));
+                }),
+                ("faer", &mut || {
+                    matmul(c4.as_mut(), Accum::Replace, a, b, T::one_impl(), self.par());
+                }),
+            ]);
+        });
+    }
+
+    fn gram<T: Element + From<f32>>(&self, name: &str, rows: usize, n: usize) {
+        if !self.wants(name) {
+            return;
+        }
+        let half = n * (n + 1) / 2;
+        self.compare::<T>(name, half * rows, |measure| {
+            let x = draw::<T>(rows * n, 3);
+            let x = MatRef::from_row_major_slice(&x, rows, n);
+            let mut sums = vec![0.0; half];
+            let mut out = vec![T::ZERO; n * n];
+            let mut dst = MatMut::from_row_major_slice_mut(&mut out, n, n);
+            measure(&mut [
+                ("into f64 sums", &mut || add_gram(x, &mut sums, self.threads)),
+                ("faer", &mut || {
+                    triangular::matmul(
+                        dst.as_mut(),
+                        triangular::BlockStructure::TriangularLower,
+                        Accum::Replace,
+                        x.transpose(),
+                        triangular::BlockStructure::Rectangular,
+                        x,
+                        triangular::BlockStructure::Rectangular,
+                        T::one_impl(),
+                        self.par(),
+                    );
+                }),
+            ]);
+        });
+    }
+
+    fn cross<T: Element + From<f32>>(&self, name: &str, [rows, n, m]: [usize; 3]) {
+        if !self.wants(name) {
+            return;
+        }
+        self.compare::<T>(name, rows * n * m, |measure| {
+            let (x, y) = (draw::<T>(rows * n, 3), draw::<T>(rows * m, 4));
+            let x = MatRef::from_row_major_slice(&x, rows, n);
+            let y = MatRef::from_row_major_slice(&y, rows, m);
+            let mut sums = vec![0.0; n * m];
+            let mut out = vec![T::ZERO; n * m];
+            let mut dst = MatMut::from_row_major_slice_mut(&mut out, n, m);
+            measure(&mut [
+                ("into f64 sums", &mut || add_cross(x, y, &mut sums, m, self.threads)),
+                ("faer", &mut || {
+                    matmul(
+                        dst.as_mut(),
+                        Accum::Replace,
+                        x.transpose(),
+                        y,
+                        T::one_impl(),
+                        self.par(),
+                    );
+                }),
+            ]);
+        });
+    }
+
+    /// Tells the rates of what `worker` hands over to be measured; every worker hands over the same.
+    fn compare<T: Element>(
+        &self,
+        name: &str,
+        multiplications: usize,
+        worker: impl Fn(&mut dyn FnMut(&mut [Run<'_>])) + Sync,
+    ) {
+        let times = (100_000_000 / multiplications.max(1)).clamp(1, 200);
+        let together = Barrier::new(self.workers);
+        let measure = |runs: &mut [Run<'_>]| {
+            let (mut best, mut peak) = (vec![f64::INFINITY; runs.len()], 0.0);
+            for _ in 0..self.rounds {
+                together.wait();
+                let start = now();
+                let number = black_box(register_products::<T>(black_box(200_000)));
+                together.wait();
+                peak = f64::max(
+                    peak,
+                    2e-9 * (number * self.workers * self.workers) as f64 / (now() - start),
+                );
+                for (best, (_, run)) in best.iter_mut().zip(runs.iter_mut()) {
+                    together.wait();
+                    let start = now();
+                    for _ in 0..times {
+                        run();
+                    }
+                    together.wait();
+                    *best = best.min((now() - start) / (times * self.workers * self.threads) as f64);
+                }
+            }
+            (best, peak * self.threads as f64)
+        };
+        let first = |runs: &mut [Run<'_>]| {
+            let (best, peak) = measure(runs);
+            let rates: Vec<f64> = best
+                .into_iter()
+                .map(|seconds| 2e-9 * (multiplications * self.workers) as f64 / seconds)
+                .collect();
+            let told: Vec<String> = runs
+                .iter()
+                .zip(&rates)
+                .map(|((what, _), rate)| format!("{what} {rate:.0} ({:.2})", rate / peak))
+                .collect();
+            let faer = rates.last().copied().unwrap_or(1.0);
+            println!(
+                "{name:24} of {peak:.0}: {}; {:.2}x faer",
+                told.join(", "),
+                rates[0] / faer
+            );
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.workers {
+                scope.spawn(|| {
+                    worker(&mut |runs| {
+                        measure(runs);
+                    });
+                });
+            }
+            worker(&mut |runs| first(runs));
+        });
+    }
+}
+
+/// CPU seconds of the process.
+fn now() -> f64 {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+        .map_or(f64::NAN, |time| std::time::Duration::from(time).as_secs_f64())
 }
 
 fn draw<T: From<f32>>(len: usize, seed: u64) -> Vec<T> {

@@ -35,7 +35,7 @@ const JOB: usize = 8;
 pub(crate) fn one() -> Tile<f32> {
     Tile {
         half_slots: 1,
-        multiply: multiply_one,
+        multiply: |_| (SIDE, multiply_one),
         pack_lhs: |matrix, first, from, map, out| {
             // SAFETY: a tile is handed out only where its path is there.
             unsafe { pack_lhs(matrix, first, from, map, Parts::One, out) }
@@ -57,7 +57,8 @@ pub(crate) fn three() -> Tile<f32> {
         half_slots: 2,
         at_once: AT_ONCE,
         job: [JOB, JOB],
-        multiply: multiply_three,
+        group: 1,
+        multiply: |_| (SIDE, multiply_three),
         pack_lhs: |matrix, first, from, map, out| {
             // SAFETY: as above.
             unsafe { pack_lhs(matrix, first, from, map, Parts::Two, out) }

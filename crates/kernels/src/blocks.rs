@@ -1,23 +1,32 @@
 //! How a product is cut: outer columns, inner indices, and jobs of register tiles. None of it shows in a bit.
 
+use std::mem::MaybeUninit;
+
 use faer::MatRef;
 
 use crate::element::Element;
 use crate::pack::Map;
 use crate::packed::Packed;
-use crate::threads::run_numbered;
-use crate::tile::{CHAIN, LARGEST, Tile};
+use crate::threads::{run_all, run_numbered};
+use crate::tile::{CHAIN, LARGEST, PackFn, Tile};
 use crate::workspace::{Buffer, with_workspace};
 
 /// Bytes of one row of a packed left operand's block, and of a right operand's: what the second cache level and the third hold.
 const INNER_BYTES: usize = 4096;
 const OUTER_BYTES: usize = 16 << 10;
 
+/// Bytes of a row of a right operand's block, where it passes few rows and is best used as soon as it is packed.
+const THIN_BYTES: usize = 512;
+
 /// Multiplications below which more threads cost more than they give.
 const WORTH_SHARING: usize = 1 << 18;
 
 /// Elements that a thread packs at a time.
 const PACKED_AT_ONCE: usize = 1 << 15;
+
+/// Strips and inner indices that are packed together from an operand whose strips lie side by side in memory: their cache lines are shared.
+const STRIPS_TOGETHER: usize = 16;
+const INNER_TOGETHER: usize = 64;
 
 /// Inner indices that are packed at a time: whole chains.
 pub(crate) const fn inner_block<T>() -> usize {
@@ -73,11 +82,15 @@ pub(crate) trait Sink<T>: Sync {
     /// Whether any element of the rectangle is wanted.
     fn wants(&self, place: Place) -> bool;
 
-    /// Takes one tile of `tile`'s size: `fill(to, row stride, add)` writes it or adds to it; `first` says that the inner indices begin here.
+    /// The first row of which any element from column `left` on is wanted.
+    fn first_row(&self, left: usize) -> usize;
+
+    /// Takes one tile: `fill(to, row stride, add)` writes `made` rows of `tile`'s width or adds to them; `first` says that the inner indices
+    /// begin here.
     ///
     /// # Safety
     /// `fill` is a register tile's; no two calls for one place may overlap in time.
-    unsafe fn take(&self, place: Place, tile: &Tile<T>, first: bool, fill: impl Fn(*mut T, usize, bool));
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, made: usize, first: bool, fill: impl Fn(*mut T, usize, bool));
 }
 
 /// Multiplies `lhs [rows, inner]` by the right operand into the sink.
@@ -105,7 +118,10 @@ pub(crate) unsafe fn product<T: Element>(
         threads.max(1)
     };
     let outer = match rhs {
-        Right::Plain(_) => (OUTER_BYTES / size_of::<T>()).next_multiple_of(tile.cols),
+        Right::Plain(_) => {
+            let bytes = if m <= tile.rows { THIN_BYTES } else { OUTER_BYTES };
+            (bytes / size_of::<T>()).next_multiple_of(tile.cols)
+        }
         Right::Packed(_) => n.next_multiple_of(tile.cols),
     };
     T::workspace().with(|kept| {
@@ -114,7 +130,8 @@ pub(crate) unsafe fn product<T: Element>(
                 let cols = outer.min(n - left);
                 for from in (0..k).step_by(inner_block::<T>()) {
                     let inner = inner_block::<T>().min(k - from);
-                    pack_lhs(tile, lhs, from, inner, &mut workspace.lhs, threads);
+                    let skipped = sink.first_row(left) / tile.rows;
+                    pack_lhs(tile, lhs, skipped, from, inner, &mut workspace.lhs, threads);
                     let rhs = match rhs {
                         Right::Packed(packed) => packed.block(from, inner),
                         Right::Plain(operand) => {
@@ -157,7 +174,9 @@ impl<T: Element> Block<'_, T> {
     /// See [`product`].
     unsafe fn run(&self, sink: &impl Sink<T>, threads: usize) {
         let (strips, across) = (self.rows.div_ceil(self.tile.rows), self.cols.div_ceil(self.tile.cols));
-        let (mut height, mut width) = (self.tile.job[0].min(strips), self.tile.job[1].min(across));
+        let shared = |all: usize, most: usize| all.div_ceil(all.div_ceil(most));
+        let mut height = shared(strips, self.tile.job[0]);
+        let mut width = shared(across, self.tile.job[1]);
         while threads > 1 && strips.div_ceil(height) * across.div_ceil(width) < 4 * threads && height * width > 4 {
             if height >= width {
                 height = height.div_ceil(2);
@@ -176,9 +195,7 @@ impl<T: Element> Block<'_, T> {
     /// # Safety
     /// See [`product`].
     unsafe fn job(&self, strips: std::ops::Range<usize>, across: std::ops::Range<usize>, sink: &impl Sink<T>) {
-        let Tile {
-            rows, cols, multiply, ..
-        } = *self.tile;
+        let Tile { rows, cols, .. } = *self.tile;
         let whole = Place {
             row: strips.start * rows,
             col: self.left + across.start * cols,
@@ -196,24 +213,28 @@ impl<T: Element> Block<'_, T> {
         };
         for from in (0..padded).step_by(at_once) {
             let piece = at_once.min(padded - from);
-            for j in across.clone() {
-                let rhs = self.piece(self.rhs, j, cols, from, piece);
+            // Tiles side by side share their rows' pages and lines of memory.
+            for group in across.clone().step_by(self.tile.group) {
                 for i in strips.clone() {
-                    let place = Place {
-                        row: i * rows,
-                        col: self.left + j * cols,
-                        rows: rows.min(self.rows - i * rows),
-                        cols: cols.min(self.cols - j * cols),
-                    };
-                    if !sink.wants(place) {
-                        continue;
-                    }
                     let lhs = self.piece(self.lhs, i, rows, from, piece);
-                    // SAFETY: both strips have `piece` packed indices; the sink hands out room for a whole tile; the instructions are there.
-                    unsafe {
-                        sink.take(place, self.tile, self.first && from == 0, |to, stride, add| {
-                            multiply(piece, lhs, rhs, to, stride, add);
-                        });
+                    for j in group..across.end.min(group + self.tile.group) {
+                        let place = Place {
+                            row: i * rows,
+                            col: self.left + j * cols,
+                            rows: rows.min(self.rows - i * rows),
+                            cols: cols.min(self.cols - j * cols),
+                        };
+                        if !sink.wants(place) {
+                            continue;
+                        }
+                        let rhs = self.piece(self.rhs, j, cols, from, piece);
+                        let (made, multiply) = (self.tile.multiply)(place.rows);
+                        // SAFETY: both strips have `piece` packed indices; the sink hands out room for a whole tile; the instructions are there.
+                        unsafe {
+                            sink.take(place, self.tile, made, self.first && from == 0, |to, stride, add| {
+                                multiply(piece, lhs, rhs, to, stride, add);
+                            });
+                        }
                     }
                 }
             }
@@ -227,20 +248,28 @@ impl<T: Element> Block<'_, T> {
     }
 }
 
+/// Packs the left strips from number `skipped` on.
 fn pack_lhs<T: Element>(
     tile: &Tile<T>,
     lhs: Operand<'_, T>,
+    skipped: usize,
     from: usize,
     inner: usize,
     out: &mut Buffer<T>,
     threads: usize,
 ) {
-    let strips = lhs.matrix.nrows().div_ceil(tile.rows);
-    let strip = tile.strip(tile.rows, inner);
+    let (strips, strip) = (lhs.matrix.nrows().div_ceil(tile.rows), tile.strip(tile.rows, inner));
     out.resize(strips * strip, T::ZERO);
-    pack_strips(out.as_mut_slice(), strip, threads, |strip, out| {
-        (tile.pack_lhs)(lhs.matrix, strip * tile.rows, from, lhs.map, out);
-    });
+    if let Some(out) = out.as_mut_slice().get_mut(skipped * strip..) {
+        let rows = Strips {
+            operand: lhs,
+            first: skipped * tile.rows,
+            width: tile.rows,
+            from,
+            inner,
+        };
+        rows.pack(tile, tile.pack_lhs, out, threads);
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "a rectangle of the operand has four sides")]
@@ -254,38 +283,59 @@ fn pack_rhs<T: Element>(
     out: &mut Buffer<T>,
     threads: usize,
 ) {
-    let strip = tile.strip(tile.cols, inner);
-    out.resize(cols.div_ceil(tile.cols) * strip, T::ZERO);
-    pack_strips(out.as_mut_slice(), strip, threads, |strip, out| {
-        (tile.pack_rhs)(rhs.matrix, left + strip * tile.cols, from, rhs.map, out);
-    });
+    out.resize(cols.div_ceil(tile.cols) * tile.strip(tile.cols, inner), T::ZERO);
+    let cols = Strips {
+        operand: rhs,
+        first: left,
+        width: tile.cols,
+        from,
+        inner,
+    };
+    cols.pack(tile, tile.pack_rhs, out.as_mut_slice(), threads);
 }
 
-/// Packs every strip of `strip` values, some strips a job.
-pub(crate) fn pack_strips<T: Element>(
-    out: &mut [T],
-    strip: usize,
-    threads: usize,
-    pack: impl Fn(usize, &mut [T]) + Sync,
-) {
-    let at_once = (PACKED_AT_ONCE / strip).max(1);
-    if threads <= 1 || out.len() <= PACKED_AT_ONCE {
-        return out
-            .chunks_mut(strip)
-            .enumerate()
-            .for_each(|(number, out)| pack(number, out));
-    }
-    let pack = &pack;
-    let jobs = out.chunks_mut(at_once * strip).enumerate().map(|(job, out)| {
-        move || {
-            for (number, out) in out.chunks_mut(strip).enumerate() {
-                pack(job * at_once + number, out);
+/// Strips of an operand from row `first` on, over inner indices from `from` on.
+pub(crate) struct Strips<'a, T> {
+    pub operand: Operand<'a, T>,
+    pub first: usize,
+    pub width: usize,
+    pub from: usize,
+    pub inner: usize,
+}
+
+impl<T: Element> Strips<'_, T> {
+    /// Packs as many strips as `out` has room for, some a job.
+    pub fn pack(&self, tile: &Tile<T>, pack: PackFn<T>, out: &mut [T], threads: usize) {
+        let strip = tile.strip(self.width, self.inner);
+        let (strips, inner) = if self.operand.matrix.row_stride() == 1 {
+            (STRIPS_TOGETHER, INNER_TOGETHER)
+        } else {
+            ((PACKED_AT_ONCE / strip).max(1), self.inner)
+        };
+        let threads = if out.len() <= PACKED_AT_ONCE { 1 } else { threads };
+        let jobs = out.chunks_mut(strips * strip).enumerate().map(|(job, out)| {
+            move || {
+                let first = self.first + job * strips * self.width;
+                for from in (0..self.inner).step_by(inner) {
+                    let part = tile.strip(self.width, from)..tile.strip(self.width, self.inner.min(from + inner));
+                    for (number, out) in out.chunks_mut(strip).enumerate() {
+                        let (row, out) = (first + number * self.width, &mut out[part.clone()]);
+                        pack(self.operand.matrix, row, self.from + from, self.operand.map, out);
+                    }
+                }
             }
-        }
-    });
-    crate::threads::run_all(jobs.collect(), threads);
+        });
+        run_all(jobs.collect(), threads);
+    }
 }
 
 /// A register tile in memory, for a sink that cannot let the kernel write in place.
 #[repr(align(64))]
-pub(crate) struct Room<T>(pub [T; LARGEST]);
+pub(crate) struct Room<T>(pub [MaybeUninit<T>; LARGEST]);
+
+impl<T> Room<T> {
+    /// Room that holds nothing yet.
+    pub fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; LARGEST])
+    }
+}

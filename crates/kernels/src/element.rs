@@ -49,14 +49,17 @@ macro_rules! element {
         impl Element for $number {
             const ZERO: Self = 0.0;
 
+            #[inline(always)]
             fn fused_multiply_add(self, factor: Self, term: Self) -> Self {
                 self.mul_add(factor, term)
             }
 
+            #[inline(always)]
             fn square(self) -> Self {
                 self * self
             }
 
+            #[inline(always)]
             fn widen(self) -> f64 {
                 f64::from(self)
             }

@@ -1,12 +1,14 @@
 //! The product of two matrices.
 
+use std::mem::MaybeUninit;
+
 use faer::{MatMut, MatRef};
 
 use crate::blocks::{Operand, Place, Right, Room, Sink, product};
 use crate::element::Element;
 use crate::packed::Packed;
 use crate::products::Products;
-use crate::tile::{LARGEST, Tile};
+use crate::tile::Tile;
 
 /// What a product is added to.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +57,9 @@ pub(crate) fn multiply_by<T: Element>(
     threads: usize,
 ) {
     assert_eq!(lhs.ncols(), rhs.nrows(), "inner sizes of a product");
-    if dst.col_stride() != 1 && dst.row_stride() == 1 {
+    // A few columns are better a few rows. Where numbers are taken apart, sides are not alike.
+    let narrow = tile.step == 1 && rhs.ncols() <= tile.rows && rhs.ncols() < lhs.nrows();
+    if dst.col_stride() != 1 && dst.row_stride() == 1 || narrow {
         // (lhs rhs)^T = rhs^T lhs^T
         let (mut dst, mut start) = (dst, start);
         if let Start::Row(row) = start {
@@ -165,7 +169,11 @@ impl<T: Element> Sink<T> for Destination<'_, T> {
         true
     }
 
-    unsafe fn take(&self, place: Place, tile: &Tile<T>, first: bool, fill: impl Fn(*mut T, usize, bool)) {
+    fn first_row(&self, _: usize) -> usize {
+        0
+    }
+
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, made: usize, first: bool, fill: impl Fn(*mut T, usize, bool)) {
         let Place { row, col, rows, cols } = place;
         let add = match self.start {
             Start::Zero => !first,
@@ -179,23 +187,26 @@ impl<T: Element> Sink<T> for Destination<'_, T> {
                 }
             }
         }
-        if (rows, cols) == (tile.rows, tile.cols) && self.col_stride == 1 && self.row_stride >= 0 {
+        if (rows, cols) == (made, tile.cols) && self.col_stride == 1 && self.row_stride >= 0 {
             return fill(self.at(row, col), self.row_stride as usize, add);
         }
-        let mut room = Room([T::ZERO; LARGEST]);
+        let mut room = Room::new();
         if add {
+            for row in room.0.chunks_exact_mut(tile.cols).take(made) {
+                row.fill(MaybeUninit::new(T::ZERO));
+            }
             for i in 0..rows {
                 for j in 0..cols {
                     // SAFETY: as above.
-                    room.0[i * tile.cols + j] = unsafe { *self.at(row + i, col + j) };
+                    room.0[i * tile.cols + j] = MaybeUninit::new(unsafe { *self.at(row + i, col + j) });
                 }
             }
         }
-        fill(room.0.as_mut_ptr(), tile.cols, add);
+        fill(room.0.as_mut_ptr().cast(), tile.cols, add);
         for i in 0..rows {
             for j in 0..cols {
-                // SAFETY: as above.
-                unsafe { *self.at(row + i, col + j) = room.0[i * tile.cols + j] };
+                // SAFETY: as above; `made >= rows` rows of the room were written.
+                unsafe { *self.at(row + i, col + j) = room.0[i * tile.cols + j].assume_init() };
             }
         }
     }

@@ -33,7 +33,7 @@ pub use element::Element;
 pub use gemm::{Start, multiply, multiply_packed};
 pub use packed::Packed;
 pub use path::{Path, PathError};
-pub use peak::tile_products;
+pub use peak::{register_products, tile_products};
 pub use products::Products;
 pub use sums::{add_cross, add_cross_with_squares, add_gram};
 pub use threads::run_all;

@@ -16,6 +16,7 @@ pub(crate) enum Map {
 }
 
 /// Packs rows `first .. first + W` and columns `from .. from + out.len() / W` of `matrix`; rows beyond the last are 0.
+#[inline(always)]
 pub(crate) fn pack_strip<T: Element, const W: usize>(
     matrix: MatRef<'_, T>,
     first: usize,
@@ -29,6 +30,7 @@ pub(crate) fn pack_strip<T: Element, const W: usize>(
     }
 }
 
+#[inline(always)]
 fn pack_mapped<T: Element, const W: usize>(
     matrix: MatRef<'_, T>,
     first: usize,
@@ -60,7 +62,9 @@ fn pack_mapped<T: Element, const W: usize>(
         for (col, to) in inner.iter_mut().enumerate() {
             // SAFETY: rows `first .. first + W` of column `from + col` lie in the matrix, one after another since the row stride is 1.
             let values = unsafe { &*at(first, from + col).cast::<[T; W]>() };
-            *to = values.map(map);
+            for (to, value) in to.iter_mut().zip(values) {
+                *to = map(*value);
+            }
         }
     } else if col_stride == 1 {
         let blocks = inner.as_chunks_mut::<TURNED>();

@@ -2,9 +2,8 @@
 
 use faer::MatRef;
 
-use crate::blocks::{inner_block, pack_strips};
+use crate::blocks::{Operand, Strips, inner_block};
 use crate::element::Element;
-use crate::pack::Map;
 use crate::path::Path;
 use crate::products::Products;
 use crate::workspace::Buffer;
@@ -39,9 +38,14 @@ impl<T: Element> Packed<T> {
             let inner = inner_block::<T>().min(rows - from);
             let (block, after) = rest.split_at_mut(tile.strip(padded, inner));
             rest = after;
-            pack_strips(block, tile.strip(tile.cols, inner), threads, |strip, out| {
-                (tile.pack_rhs)(matrix.transpose(), strip * tile.cols, from, Map::Identity, out);
-            });
+            let columns = Strips {
+                operand: Operand::new(matrix.transpose()),
+                first: 0,
+                width: tile.cols,
+                from,
+                inner,
+            };
+            columns.pack(&tile, tile.pack_rhs, block, threads);
         }
         Self {
             rows,

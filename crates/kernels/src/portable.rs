@@ -1,8 +1,10 @@
 //! The register tile in plain Rust: what the other paths are compared with, and what any machine can run.
 
+use std::hint::black_box;
+
 use crate::element::Element;
 use crate::pack::pack_strip;
-use crate::tile::{CHAIN, JOB, Tile, add_widened};
+use crate::tile::{CHAIN, GROUP, JOB, Tile, add_squares, add_widened};
 
 const ROWS: usize = 4;
 const COLS: usize = 8;
@@ -16,11 +18,26 @@ pub(crate) fn tile<T: Element>() -> Tile<T> {
         half_slots: 2,
         at_once: usize::MAX,
         job: JOB,
-        multiply: multiply::<T>,
+        group: GROUP,
+        multiply: |_| (ROWS, multiply::<T>),
         add: add_widened::<T>,
+        add_squares: add_squares::<T>,
+        spin: spin::<T>,
         pack_lhs: pack_strip::<T, ROWS>,
         pack_rhs: pack_strip::<T, COLS>,
     }
+}
+
+/// See [`crate::tile::SpinFn`].
+fn spin<T: Element>(times: usize) -> usize {
+    let (x, mut sums) = (black_box(T::one_impl()), [T::ZERO; COLS]);
+    for _ in 0..times {
+        for sum in &mut sums {
+            *sum = x.fused_multiply_add(*sum, x);
+        }
+    }
+    black_box(sums);
+    times * COLS
 }
 
 /// See [`crate::tile::TileFn`].

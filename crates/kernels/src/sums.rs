@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::pack::Map;
 use crate::products::Products;
 use crate::threads::run_all;
-use crate::tile::{LARGEST, Tile, prefetch};
+use crate::tile::{Tile, prefetch};
 
 /// Adds the lower triangle of `X^T X` to `sums`, packed row after row; `x` is `[rows, n]`. The diagonal is a sum of squares in f64.
 ///
@@ -27,13 +27,13 @@ pub fn add_gram<T: Element>(x: MatRef<'_, T>, sums: &mut [f64], products: impl I
     };
     // SAFETY: the path is there; the sums have every place below the diagonal, and are borrowed for as long as this runs.
     unsafe { product(&T::tile(path), operand, Right::Plain(operand), &sink, threads) };
-    for (i, square) in squares(x, threads).into_iter().enumerate() {
+    for (i, square) in squares(&T::tile(path), x, threads).into_iter().enumerate() {
         sums[packed_len(i) + i] += square;
     }
 }
 
 /// The sum of squares of every column, in f64.
-fn squares<T: Element>(x: MatRef<'_, T>, threads: usize) -> Vec<f64> {
+fn squares<T: Element>(tile: &Tile<T>, x: MatRef<'_, T>, threads: usize) -> Vec<f64> {
     let mut squares = vec![0.0; x.ncols()];
     let threads = if x.nrows() * x.ncols() < SQUARES_WORTH_SHARING {
         1
@@ -43,24 +43,20 @@ fn squares<T: Element>(x: MatRef<'_, T>, threads: usize) -> Vec<f64> {
     let jobs = squares.chunks_mut(COLUMNS_OF_A_JOB).enumerate().map(|(job, squares)| {
         let x = x.subcols(job * COLUMNS_OF_A_JOB, squares.len());
         move || {
-            for row in 0..x.nrows() {
-                let row = x.row(row);
+            for row in x.row_iter() {
                 match row.try_as_row_major() {
-                    Some(row) => add_squares(squares, row.as_slice().iter()),
-                    None => add_squares(squares, row.iter()),
+                    // SAFETY: the tile's path is there.
+                    Some(row) => unsafe { (tile.add_squares)(squares, row.as_slice()) },
+                    None => squares.iter_mut().zip(row.iter()).for_each(|(square, x)| {
+                        let x = x.widen();
+                        *square += x * x;
+                    }),
                 }
             }
         }
     });
     run_all(jobs.collect(), threads);
     squares
-}
-
-fn add_squares<'a, T: Element>(squares: &mut [f64], values: impl Iterator<Item = &'a T>) {
-    for (square, value) in squares.iter_mut().zip(values) {
-        let value = value.widen();
-        *square += value * value;
-    }
 }
 
 /// Adds `X^T Y` to the first `m` columns of `sums`, `[n, stride]` row-major; `x` is `[rows, n]` and `y` `[rows, m]`.
@@ -127,7 +123,7 @@ fn add_cross_mapped<T: Element>(
 }
 
 /// Columns whose squares a thread sums at a time.
-const COLUMNS_OF_A_JOB: usize = 256;
+const COLUMNS_OF_A_JOB: usize = 1024;
 const SQUARES_WORTH_SHARING: usize = 1 << 17;
 
 const fn packed_len(n: usize) -> usize {
@@ -142,19 +138,19 @@ fn add_rows<T: Element>(
     length: impl Fn(usize) -> usize,
     row: impl Fn(usize) -> *mut f64,
 ) {
-    let mut room = Room([T::ZERO; LARGEST]);
+    let mut room = Room::new();
     for i in 0..rows {
         for line in (0..length(i)).step_by(8) {
             prefetch(row(i).wrapping_add(line));
         }
     }
-    fill(room.0.as_mut_ptr(), tile.cols, false);
+    fill(room.0.as_mut_ptr().cast(), tile.cols, false);
     for (i, values) in room.0.chunks_exact(tile.cols).take(rows).enumerate() {
         let length = length(i);
         if length > 0 {
-            // SAFETY: the caller hands out rows of its own sums that are that long, which no other thread has now, and a tile of a path that
-            // is there.
-            unsafe { (tile.add)(std::slice::from_raw_parts_mut(row(i), length), values) };
+            // SAFETY: the first `rows` rows of the room were written; the caller hands out rows of its own sums that are that long, which no
+            // other thread has now, and a tile of a path that is there.
+            unsafe { (tile.add)(std::slice::from_raw_parts_mut(row(i), length), values.assume_init_ref()) };
         }
     }
 }
@@ -176,7 +172,11 @@ impl<T: Element> Sink<T> for Triangle {
         place.col + 1 < place.row + place.rows
     }
 
-    unsafe fn take(&self, place: Place, tile: &Tile<T>, _: bool, fill: impl Fn(*mut T, usize, bool)) {
+    fn first_row(&self, left: usize) -> usize {
+        left
+    }
+
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, _: usize, _: bool, fill: impl Fn(*mut T, usize, bool)) {
         let length = |i: usize| (place.row + i).saturating_sub(place.col).min(place.cols);
         let row = |i: usize| self.sums.wrapping_add(packed_len(place.row + i) + place.col);
         add_rows(tile, place.rows, fill, length, row);
@@ -201,7 +201,11 @@ impl<T: Element> Sink<T> for Rectangle {
         true
     }
 
-    unsafe fn take(&self, place: Place, tile: &Tile<T>, _: bool, fill: impl Fn(*mut T, usize, bool)) {
+    fn first_row(&self, _: usize) -> usize {
+        0
+    }
+
+    unsafe fn take(&self, place: Place, tile: &Tile<T>, _: usize, _: bool, fill: impl Fn(*mut T, usize, bool)) {
         let row = |i: usize| self.sums.wrapping_add((place.row + i) * self.stride + place.col);
         add_rows(tile, place.rows, fill, |_| place.cols, row);
     }

@@ -11,23 +11,48 @@ pub const CHAIN: usize = 256;
 /// `c[i][j] (+)= sum_k lhs[k][i] rhs[k][j]` of packed strips: `(inner, lhs, rhs, c, row stride of c, add)`.
 ///
 /// # Safety
-/// `lhs` and `rhs` are strips of so many inner indices, a multiple of its step, and `c` `rows` rows of `cols` values that nobody else touches, of the [`Tile`] that
-/// the function belongs to; `inner > 0`; the instructions of its path are there.
+/// `lhs` and `rhs` are strips of so many inner indices, a multiple of its step, and `c` as many rows as the function makes, of `cols` values
+/// that nobody else touches, of the [`Tile`] that the function belongs to; `inner > 0`; the instructions of its path are there.
 pub(crate) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, bool);
 
 /// A function that packs one strip: `(matrix, first row, first column, map, out)`.
 pub(crate) type PackFn<T> = fn(MatRef<'_, T>, usize, usize, Map, &mut [T]);
 
-/// `sums += values`, in f64.
+/// `sums += values`, or their squares, in f64.
 ///
 /// # Safety
 /// The instructions of its path are there.
 pub(crate) type AddFn<T> = unsafe fn(&mut [f64], &[T]);
 
+/// The same of the values' squares.
+#[inline(always)]
+pub(crate) fn add_squares<T: Element>(sums: &mut [f64], values: &[T]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        let value = value.widen();
+        *sum += value * value;
+    }
+}
+
+/// Fused multiply-adds on registers alone, so many rounds of them; gives their number.
+///
+/// # Safety
+/// The instructions of its path are there.
+pub(crate) type SpinFn = unsafe fn(usize) -> usize;
+
+/// f64 of the widest register.
+const LANES: usize = 8;
+
 /// The body of every [`AddFn`], compiled for its path.
 #[inline(always)]
 pub(crate) fn add_widened<T: Element>(sums: &mut [f64], values: &[T]) {
-    for (sum, value) in sums.iter_mut().zip(values) {
+    let (sums, rest) = sums.as_chunks_mut::<LANES>();
+    let (values, last) = values.split_at(sums.len() * LANES);
+    for (sums, values) in sums.iter_mut().zip(values.as_chunks::<LANES>().0) {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value.widen();
+        }
+    }
+    for (sum, value) in rest.iter_mut().zip(last) {
         *sum += value.widen();
     }
 }
@@ -56,14 +81,20 @@ pub(crate) struct Tile<T> {
     pub at_once: usize,
     /// Rows and columns of a job, in tiles.
     pub job: [usize; 2],
-    pub multiply: TileFn<T>,
+    /// Tiles side by side that are made of one left strip, one after another.
+    pub group: usize,
+    /// The function for so many rows of the tile, and how many it makes: no fewer.
+    pub multiply: fn(usize) -> (usize, TileFn<T>),
     pub add: AddFn<T>,
+    pub add_squares: AddFn<T>,
+    pub spin: SpinFn,
     pub pack_lhs: PackFn<T>,
     pub pack_rhs: PackFn<T>,
 }
 
 /// Rows and columns of a job in tiles of vector registers.
-pub(crate) const JOB: [usize; 2] = [32, 64];
+pub(crate) const JOB: [usize; 2] = [40, 64];
+pub(crate) const GROUP: usize = 8;
 
 /// The most elements of any tile.
 pub(crate) const LARGEST: usize = 32 * 32;

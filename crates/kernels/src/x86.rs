@@ -7,16 +7,23 @@ use std::arch::x86_64::{
     _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
 };
 
-use crate::pack::pack_strip;
-use crate::tile::{CHAIN, JOB, Tile, add_widened};
+use std::hint::black_box;
+
+use faer::MatRef;
+
+use crate::pack::{Map, pack_strip};
+use crate::tile::{CHAIN, GROUP, JOB, Tile, add_squares, add_widened};
 
 /// Rows of AVX-512's tiles.
 pub(crate) const AVX512_ROWS: usize = 14;
 
+/// Inner indices that are asked for ahead of their use.
+const AHEAD: usize = 24;
+
 /// A tile of `$rows` rows of two registers of `$lanes` numbers each.
 macro_rules! tile {
     (
-        $tile:ident, $multiply:ident, $widened:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal,
+        $tile:ident, $multiply:ident, $widened:ident, $squares:ident, $pack:ident, $spin:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal,
         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
     ) => {
         /// The tile of this path and type.
@@ -28,10 +35,26 @@ macro_rules! tile {
                 half_slots: 2,
                 at_once: usize::MAX,
                 job: JOB,
-                multiply: $multiply,
+                group: GROUP,
+                multiply: |rows| match rows {
+                    1 => (1, $multiply::<1>),
+                    2 => (2, $multiply::<2>),
+                    3 => (3, $multiply::<3>),
+                    4 => (4, $multiply::<4>),
+                    5..=8 if $rows > 8 => (8, $multiply::<8>),
+                    _ => ($rows, $multiply::<{ $rows }>),
+                },
                 add: $widened,
-                pack_lhs: pack_strip::<$number, { $rows }>,
-                pack_rhs: pack_strip::<$number, { 2 * $lanes }>,
+                add_squares: $squares,
+                spin: $spin,
+                pack_lhs: |matrix, first, from, map, out| {
+                    // SAFETY: a tile is handed out only where its path is there.
+                    unsafe { $pack::<{ $rows }>(matrix, first, from, map, out) }
+                },
+                pack_rhs: |matrix, first, from, map, out| {
+                    // SAFETY: as above.
+                    unsafe { $pack::<{ 2 * $lanes }>(matrix, first, from, map, out) }
+                },
             }
         }
 
@@ -41,9 +64,41 @@ macro_rules! tile {
             add_widened(sums, values);
         }
 
-        /// See [`crate::tile::TileFn`].
+        /// See [`crate::tile::AddFn`].
         #[target_feature(enable = $features)]
-        unsafe fn $multiply(
+        fn $squares(sums: &mut [f64], values: &[$number]) {
+            add_squares(sums, values);
+        }
+
+        /// See [`pack_strip`].
+        #[target_feature(enable = $features)]
+        fn $pack<const W: usize>(
+            matrix: MatRef<'_, $number>,
+            first: usize,
+            from: usize,
+            map: Map,
+            out: &mut [$number],
+        ) {
+            pack_strip::<$number, W>(matrix, first, from, map, out);
+        }
+
+        /// See [`crate::tile::SpinFn`].
+        #[target_feature(enable = $features)]
+        fn $spin(times: usize) -> usize {
+            let (x, mut sums) = (black_box($set(0.5)), [[$set(1.0); 2]; $rows]);
+            for _ in 0..times {
+                for sums in &mut sums {
+                    sums[0] = $fma(x, sums[0], x);
+                    sums[1] = $fma(x, sums[1], x);
+                }
+            }
+            black_box(sums);
+            times * $rows * 2 * $lanes
+        }
+
+        /// See [`crate::tile::TileFn`]; of the tile's first ROWS rows.
+        #[target_feature(enable = $features)]
+        unsafe fn $multiply<const ROWS: usize>(
             mut inner: usize,
             mut lhs: *const $number,
             mut rhs: *const $number,
@@ -51,7 +106,7 @@ macro_rules! tile {
             stride: usize,
             mut add: bool,
         ) {
-            for row in 0..$rows {
+            for row in 0..ROWS {
                 // What is added to at the end is asked for at the beginning. A prefetch reads nothing: any address will do.
                 let to = c.wrapping_add(row * stride);
                 _mm_prefetch::<_MM_HINT_T0>(to.cast());
@@ -60,14 +115,14 @@ macro_rules! tile {
             while inner > 0 {
                 let chain = inner.min(CHAIN);
                 inner -= chain;
-                let mut sums = [[$zero(); 2]; $rows];
+                let mut sums = [[$zero(); 2]; ROWS];
                 for _ in 0..chain {
                     // SAFETY: the caller's promise: `chain <= inner` more packed rows of both strips are there.
                     unsafe {
                         let (left, right) = ($load(rhs), $load(rhs.add($lanes)));
-                        _mm_prefetch::<_MM_HINT_T0>(lhs.wrapping_add($rows * 12).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * 12).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * 12 + $lanes).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(lhs.wrapping_add($rows * AHEAD).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * AHEAD).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * AHEAD + $lanes).cast());
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let x = $set(*lhs.add(row));
                             sums[0] = $fma(x, left, sums[0]);
@@ -78,7 +133,7 @@ macro_rules! tile {
                     }
                 }
                 for (row, sums) in sums.iter().enumerate() {
-                    // SAFETY: the caller's promise: `c` has so many rows of `2 * $lanes` values, `stride` apart, that nobody else touches.
+                    // SAFETY: the caller's promise: `c` has ROWS rows of `2 * $lanes` values, `stride` apart, that nobody else touches.
                     unsafe {
                         let (left, right) = (c.add(row * stride), c.add(row * stride + $lanes));
                         if add {
@@ -100,6 +155,9 @@ tile!(
     avx512_f32,
     multiply_avx512_f32,
     add_avx512_f32,
+    add_squares_avx512_f32,
+    pack_avx512_f32,
+    spin_avx512_f32,
     f32,
     "avx512f",
     AVX512_ROWS,
@@ -115,6 +173,9 @@ tile!(
     avx512_f64,
     multiply_avx512_f64,
     add_avx512_f64,
+    add_squares_avx512_f64,
+    pack_avx512_f64,
+    spin_avx512_f64,
     f64,
     "avx512f",
     AVX512_ROWS,
@@ -130,6 +191,9 @@ tile!(
     avx2_f32,
     multiply_avx2_f32,
     add_avx2_f32,
+    add_squares_avx2_f32,
+    pack_avx2_f32,
+    spin_avx2_f32,
     f32,
     "avx2,fma",
     6,
@@ -145,6 +209,9 @@ tile!(
     avx2_f64,
     multiply_avx2_f64,
     add_avx2_f64,
+    add_squares_avx2_f64,
+    pack_avx2_f64,
+    spin_avx2_f64,
     f64,
     "avx2,fma",
     6,

@@ -21,7 +21,7 @@ pub(crate) fn one() -> Tile<f32> {
     Tile {
         step: 2,
         half_slots: 1,
-        multiply: multiply_one,
+        multiply: |_| (ROWS, multiply_one),
         pack_lhs: |matrix, first, from, map, out| {
             // SAFETY: a tile is handed out only where its path is there.
             unsafe { pack::<ROWS>(matrix, first, from, map, Parts::One, out) }
@@ -38,7 +38,7 @@ pub(crate) fn one() -> Tile<f32> {
 pub(crate) fn three() -> Tile<f32> {
     Tile {
         step: 2,
-        multiply: multiply_three,
+        multiply: |_| (ROWS, multiply_three),
         pack_lhs: |matrix, first, from, map, out| {
             // SAFETY: as above.
             unsafe { pack::<ROWS>(matrix, first, from, map, Parts::Two, out) }
