@@ -13,6 +13,7 @@ mod description;
 mod error;
 mod flatten;
 mod he_normal;
+mod in_place;
 mod labels;
 mod layer_arguments;
 mod layer_chain;
