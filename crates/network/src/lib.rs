@@ -28,6 +28,7 @@ pub mod product;
 mod r_operator;
 mod row_map;
 mod safetensors;
+pub mod scratch;
 mod tensor_file;
 pub mod train;
 mod training_set;

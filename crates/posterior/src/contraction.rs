@@ -77,7 +77,7 @@ pub(crate) fn contract<T: Scalar>(sides: Sides<T>, inverse: Right<'_, T>, thread
         return covariance;
     }
     let (inputs, outputs) = (input.len() / batch, grad.len() / (batch * k));
-    for a in &mut input {
+    for a in input.iter_mut() {
         *a = *a * *a;
     }
     let h = inverse.product(rows(&input, batch, inputs), None, threads);

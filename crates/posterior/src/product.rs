@@ -4,9 +4,10 @@ use candle_core::WithDType;
 use faer::{MatMut, MatRef, Par};
 use fisherflow_kernels::{Element, Packed, Start, multiply_packed};
 use fisherflow_network::product::multiply;
+use fisherflow_network::scratch::{Scratch, Scratchable};
 
 /// A type that products are made in.
-pub(crate) trait Scalar: WithDType + Element {}
+pub(crate) trait Scalar: WithDType + Element + Scratchable {}
 
 impl Scalar for f32 {}
 impl Scalar for f64 {}
@@ -20,7 +21,7 @@ pub(crate) enum Right<'a, T> {
 
 impl<T: Scalar> Right<'_, T> {
     /// `lhs` times this, row-major; `row` is added to every row of the product.
-    pub(crate) fn product(self, lhs: MatRef<'_, T>, row: Option<&[T]>, threads: usize) -> Vec<T> {
+    pub(crate) fn product(self, lhs: MatRef<'_, T>, row: Option<&[T]>, threads: usize) -> Scratch<T> {
         let (m, n) = (
             lhs.nrows(),
             match self {
@@ -28,7 +29,7 @@ impl<T: Scalar> Right<'_, T> {
                 Self::Plain(matrix) => matrix.ncols(),
             },
         );
-        let mut out = vec![T::ZERO; m * n];
+        let mut out = Scratch::new(m * n);
         let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
         let start = row.map_or(Start::Zero, Start::Row);
         match self {
