@@ -7,6 +7,9 @@ import torch
 
 from problem import JACOBIANS, PRIOR_PRECISION, Row
 
+# Four roundings to float32, relative to the sum of a ReLU's argument in absolute values.
+KINK = 4 * 2.0**-24
+
 
 class Network:
     """A ReLU network; gradients of all K outputs are stacked as [K * n, width]."""
@@ -21,6 +24,15 @@ class Network:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
             inputs.append(torch.addmm(bias, inputs[-1], weight.T).relu_())
         return inputs
+
+    def near_kinks(self, flux):
+        """Of each spectrum, whether some ReLU's argument is within rounding of 0, where two ways of adding up may differ in the derivative."""
+        near = torch.zeros(len(flux), dtype=torch.bool)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
+            argument = torch.addmm(bias, flux, weight.T)
+            near |= (argument.abs() < KINK * (flux.abs() @ weight.abs().T + bias.abs())).any(1)
+            flux = argument.relu_()
+        return near
 
     def gradients(self, inputs, first=0):
         """d output_k / d pre-activation of every layer from `first` on, [K, n, out]."""
@@ -66,6 +78,10 @@ class ByHand(Row):
     def captures(self, rows, first=0):
         inputs = self.network.forward(self.flux[rows])
         return inputs, self.network.gradients(inputs, first)
+
+    def near_kinks(self, batch=512):
+        parts = [self.network.near_kinks(self.flux[first : first + batch]) for first in range(0, len(self.flux), batch)]
+        return torch.cat(parts).numpy()
 
     def by_layer(self, **sums):
         probed = self.problem.probed

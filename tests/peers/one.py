@@ -132,7 +132,10 @@ def main():
     seconds = problem.timed(row, given.spectra, given.batch, given.repetitions)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if given.save:
-        save_file({name: np.ascontiguousarray(values) for name, values in row.results().items()}, given.save)
+        results = row.results()
+        if given.peer == "reference":
+            results = results | {"near_kink": row.near_kinks()}
+        save_file({name: np.ascontiguousarray(values) for name, values in results.items()}, given.save)
     problem.report(given.work, given.peer, given.spectra, given.batch, seconds, peak_rss_bytes=peak)
 
 

@@ -1,6 +1,8 @@
 //! The rows of numbers that a structure sums, read out of a batch's captures and checked against the layer.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Storage, Tensor};
+use fisherflow_network::product::in_wide_registers;
+use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::products::Element;
@@ -64,6 +66,23 @@ pub(crate) fn values<T: Element>(tensor: &Tensor, shape: &DenseShape) -> Result<
         })
 }
 
+/// Hands over a tensor's values in its own type, which is `T`, row-major, without a copy where they lie together.
+pub(crate) fn with_values<T: Element, R>(
+    tensor: &Tensor,
+    shape: &DenseShape,
+    read: impl FnOnce(&[T]) -> R,
+) -> Result<R, CurvatureError> {
+    {
+        let (storage, layout) = tensor.storage_and_layout();
+        if let (Storage::Cpu(cpu), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+            && let Some(values) = cpu.as_slice::<T>().ok().and_then(|values| values.get(start..end))
+        {
+            return Ok(read(values));
+        }
+    }
+    Ok(read(&values::<T>(tensor, shape)?))
+}
+
 /// A tensor's values in f64, whichever of f32 and f64 it holds, row-major.
 pub(crate) fn values_f64(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<f64>, CurvatureError> {
     match tensor.dtype() {
@@ -80,36 +99,43 @@ pub(crate) fn whitened_gradients<T: Element>(
     outputs: usize,
     precision: &LabelPrecision,
     mean: Option<&[f64]>,
-) -> Vec<T> {
+) -> Scratch<T> {
     let (k, batch) = (precision.n_labels, precision.batch());
     let rows = grad.len() / (k * outputs).max(1);
     debug_assert_eq!(grad.len(), k * rows * outputs);
     debug_assert!(batch > 0 || rows == 0);
     let shared = rows / batch.max(1);
-    let mut whitened = Vec::with_capacity(grad.len());
+    let mut whitened = Scratch::new(grad.len());
     let mut row = vec![0.0; outputs];
-    for at in 0..rows {
-        let factor = &precision.factor[at / shared * k * k..][..k * k];
-        for j in 0..k {
-            row.fill(0.0);
-            for l in j..k {
-                let weight = factor[l * k + j];
-                let gradient = &grad[(l * rows + at) * outputs..][..outputs];
-                match mean {
-                    Some(mean) => {
-                        for ((x, g), m) in row.iter_mut().zip(gradient).zip(&mean[l * outputs..][..outputs]) {
-                            *x += weight * (g.to_f64() - m);
-                        }
+    in_wide_registers(|| {
+        for (at, whitened) in whitened.chunks_exact_mut((k * outputs).max(1)).enumerate() {
+            let factor = &precision.factor[at / shared * k * k..][..k * k];
+            for (j, whitened) in whitened.chunks_exact_mut(outputs).enumerate() {
+                row.fill(0.0);
+                for l in j..k {
+                    let weight = factor[l * k + j];
+                    if weight == 0.0 {
+                        continue;
                     }
-                    None => {
-                        for (x, g) in row.iter_mut().zip(gradient) {
-                            *x += weight * g.to_f64();
+                    let gradient = &grad[(l * rows + at) * outputs..][..outputs];
+                    match mean {
+                        Some(mean) => {
+                            for ((x, g), m) in row.iter_mut().zip(gradient).zip(&mean[l * outputs..][..outputs]) {
+                                *x += weight * (g.to_f64() - m);
+                            }
+                        }
+                        None => {
+                            for (x, g) in row.iter_mut().zip(gradient) {
+                                *x += weight * g.to_f64();
+                            }
                         }
                     }
                 }
+                for (to, x) in whitened.iter_mut().zip(&row) {
+                    *to = T::from_f64(*x);
+                }
             }
-            whitened.extend(row.iter().map(|&x| T::from_f64(x)));
         }
-    }
+    });
     whitened
 }

@@ -14,9 +14,11 @@ use std::sync::{Arc, OnceLock};
 use candle_core::DType;
 use faer::{MatMut, MatRef};
 use fisherflow_kernels::{Packed, Products, Start, multiply, multiply_packed};
+use fisherflow_network::product::in_wide_registers;
+use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
 
-use crate::captured_rows::{capture_of, values, whitened_gradients};
+use crate::captured_rows::{capture_of, whitened_gradients, with_values};
 use crate::products::Element;
 use crate::squared_gradients::{Sizes, add_squared_gradients};
 use crate::structure::{Structure, check_sums};
@@ -166,21 +168,27 @@ impl Correction {
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
         let (inputs, outputs, side) = (shape.inputs, shape.outputs, shape.columns());
-        let mut input: Vec<T> = values(&capture.input, shape)?;
-        for row in input.chunks_exact_mut(inputs) {
-            for (value, mean) in row.iter_mut().zip(&self.input_mean) {
-                *value = T::from_f64(value.to_f64() - mean);
+        let mut input = with_values(&capture.input, shape, |input: &[T]| {
+            let mut centred = Scratch::new(input.len());
+            in_wide_registers(|| {
+                for (to, from) in centred.chunks_exact_mut(inputs).zip(input.chunks_exact(inputs)) {
+                    for ((to, from), mean) in to.iter_mut().zip(from).zip(&self.input_mean) {
+                        *to = T::from_f64(from.to_f64() - mean);
+                    }
+                }
+            });
+            self.rotated(&centred, inputs, a_vectors, side)
+        })?;
+        in_wide_registers(|| {
+            for row in input.chunks_exact_mut(side) {
+                for (value, mean) in row.iter_mut().zip(&self.rotated_mean) {
+                    *value = T::from_f64(value.to_f64() + mean);
+                }
             }
-        }
-        let mut input = self.rotated(&input, inputs, a_vectors, side);
-        for row in input.chunks_exact_mut(side) {
-            for (value, mean) in row.iter_mut().zip(&self.rotated_mean) {
-                *value = T::from_f64(value.to_f64() + mean);
-            }
-        }
-        let gradients: Vec<T> = values(&capture.output_grad, shape)?;
-        let whitened = whitened_gradients(&gradients, outputs, precision, None);
-        drop(gradients);
+        });
+        let whitened = with_values(&capture.output_grad, shape, |gradients: &[T]| {
+            whitened_gradients(gradients, outputs, precision, None)
+        })?;
         let whitened = self.rotated(&whitened, outputs, g_vectors, outputs);
         let sizes = Sizes {
             shared: shape.shared,
@@ -193,9 +201,9 @@ impl Correction {
     }
 
     /// `rows vectors`: rows of `width` values times vectors `[width, side]`.
-    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: Vectors<'_, T>, side: usize) -> Vec<T> {
+    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: Vectors<'_, T>, side: usize) -> Scratch<T> {
         let n = rows.len() / width;
-        let mut rotated = vec![T::zero_impl(); n * side];
+        let mut rotated = Scratch::new(n * side);
         let to = MatMut::from_row_major_slice_mut(&mut rotated, n, side);
         let rows = MatRef::from_row_major_slice(rows, n, width);
         match vectors {

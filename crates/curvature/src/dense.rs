@@ -87,7 +87,7 @@ impl Structure for Dense {
                 bias: shape.bias,
                 shared: shape.shared,
                 input: values_f64(&capture.input, shape)?,
-                gradients: whitened_gradients(&gradients, shape.outputs, precision, None),
+                gradients: whitened_gradients(&gradients, shape.outputs, precision, None).into_vec(),
             });
         }
         let width = self.plan.n_weights();

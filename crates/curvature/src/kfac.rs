@@ -20,8 +20,10 @@
 use candle_core::DType;
 use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
+use fisherflow_network::product::in_wide_registers;
+use fisherflow_network::scratch::Scratch;
 
-use crate::captured_rows::{capture_of, values, whitened_gradients};
+use crate::captured_rows::{capture_of, whitened_gradients, with_values};
 use crate::packed::{mirror, packed_len, unpack};
 use crate::products::{Element, add_gram};
 use crate::structure::{Structure, check_sums};
@@ -131,37 +133,37 @@ impl Kfac {
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
         let (k, outputs) = (self.n_labels, shape.outputs);
-        let mut input: Vec<T> = values(&capture.input, shape)?;
-        let mut gradients: Vec<T> = values(&capture.output_grad, shape)?;
-        let mut positions = shape.shared;
-        if self.plan.options.weight_sharing == WeightSharing::Reduce && positions > 1 {
-            input = mean_over_positions(&input, positions, shape.inputs);
-            gradients = sum_over_positions(&gradients, positions, outputs);
-            positions = 1;
-        }
-        for row in input.chunks_exact_mut(shape.inputs) {
-            for ((value, mean), sum) in row.iter_mut().zip(&self.input_mean).zip(parts.input_sum.iter_mut()) {
-                *value = T::from_f64(value.to_f64() - mean);
-                *sum += value.to_f64();
-            }
-        }
-        add_gram(&input, shape.inputs, parts.input_moment, self.products);
-        drop(input);
-
-        let whitened = whitened_gradients(&gradients, outputs, precision, Some(&self.gradient_mean));
-        drop(gradients);
+        let reduced = self.plan.options.weight_sharing == WeightSharing::Reduce && shape.shared > 1;
+        let positions = if reduced { 1 } else { shape.shared };
+        with_values(&capture.input, shape, |input: &[T]| {
+            let mean = reduced.then(|| mean_over_positions(input, shape.shared, shape.inputs));
+            let input = mean.as_deref().unwrap_or(input);
+            let mut centred = Scratch::new(input.len());
+            add_centred(input, &self.input_mean, &mut centred, parts.input_sum);
+            add_gram(&centred, shape.inputs, parts.input_moment, self.products);
+        })?;
+        let whitened = with_values(&capture.output_grad, shape, |gradients: &[T]| {
+            let sum = reduced.then(|| sum_over_positions(gradients, shape.shared, outputs));
+            let gradients = sum.as_deref().unwrap_or(gradients);
+            whitened_gradients(gradients, outputs, precision, Some(&self.gradient_mean))
+        })?;
         // Lam d = F (F^T d): the rows are already whitened once.
-        for (term, rows) in whitened.chunks_exact(k * outputs).enumerate() {
-            let factor = &precision.factor[term / positions * k * k..][..k * k];
-            for (l, sum) in parts.gradient_sum.chunks_exact_mut(outputs).enumerate() {
-                for (j, row) in rows.chunks_exact(outputs).enumerate().take(l + 1) {
-                    let weight = factor[l * k + j];
-                    for (sum, value) in sum.iter_mut().zip(row) {
-                        *sum += weight * value.to_f64();
+        in_wide_registers(|| {
+            for (term, rows) in whitened.chunks_exact(k * outputs).enumerate() {
+                let factor = &precision.factor[term / positions * k * k..][..k * k];
+                for (l, sum) in parts.gradient_sum.chunks_exact_mut(outputs).enumerate() {
+                    for (j, row) in rows.chunks_exact(outputs).enumerate().take(l + 1) {
+                        let weight = factor[l * k + j];
+                        if weight == 0.0 {
+                            continue;
+                        }
+                        for (sum, value) in sum.iter_mut().zip(row) {
+                            *sum += weight * value.to_f64();
+                        }
                     }
                 }
             }
-        }
+        });
         for lam in precision.lam.chunks_exact(k * k) {
             for (sum, value) in parts.precision_sum.iter_mut().zip(lam) {
                 *sum += positions as f64 * value;
@@ -227,6 +229,19 @@ impl Kfac {
             moment + shift
         })
     }
+}
+
+/// `b = a - a0`, rounded to `T`, and its sum over the rows of `input`, which is added to `sum`.
+fn add_centred<T: Element>(input: &[T], mean: &[f64], centred: &mut [T], sum: &mut [f64]) {
+    let width = mean.len().max(1);
+    in_wide_registers(|| {
+        for (to, from) in centred.chunks_exact_mut(width).zip(input.chunks_exact(width)) {
+            for (((to, from), mean), sum) in to.iter_mut().zip(from).zip(mean).zip(sum.iter_mut()) {
+                *to = T::from_f64(from.to_f64() - mean);
+                *sum += to.to_f64();
+            }
+        }
+    });
 }
 
 impl Structure for Kfac {

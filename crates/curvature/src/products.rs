@@ -3,11 +3,12 @@
 use candle_core::WithDType;
 use faer::MatRef;
 use fisherflow_kernels::Products;
+use fisherflow_network::scratch::Scratchable;
 
 use crate::packed::packed_len;
 
 /// What a product is computed in: f32 or f64.
-pub(crate) trait Element: fisherflow_kernels::Element + WithDType {}
+pub(crate) trait Element: fisherflow_kernels::Element + Scratchable + WithDType {}
 impl Element for f32 {}
 impl Element for f64 {}
 

@@ -6,7 +6,8 @@
 
 use faer::{MatMut, MatRef};
 use fisherflow_kernels::Products;
-use fisherflow_network::product::multiply;
+use fisherflow_network::product::{in_wide_registers, multiply};
+use fisherflow_network::scratch::Scratch;
 
 use crate::products::{Element, add_cross_with_squares};
 
@@ -36,11 +37,12 @@ pub(crate) fn add_squared_gradients<T: Element>(
     } = sizes;
     debug_assert_eq!(sums.len(), inputs * outputs);
     if shared == 1 {
-        let squares: Vec<T> = sums_of_squares(whitened, n_labels, outputs)
-            .into_iter()
-            .map(T::from_f64)
-            .collect();
-        return add_cross_with_squares(&squares, outputs, input, inputs, sums, inputs, products);
+        let squares = sums_of_squares(whitened, n_labels, outputs);
+        let mut rounded = Scratch::new(squares.len());
+        for (to, square) in rounded.iter_mut().zip(&squares) {
+            *to = T::from_f64(*square);
+        }
+        return add_cross_with_squares(&rounded, outputs, input, inputs, sums, inputs, products);
     }
     let stride = n_labels * outputs;
     let mut gradient = vec![T::zero_impl(); outputs * inputs];
@@ -67,17 +69,17 @@ pub(crate) fn add_squared_gradients<T: Element>(
 
 /// `sum_j d_nj^2`, `[batch, outputs]` in f64, from whitened gradients `[batch, n_labels, outputs]` of one position a spectrum.
 pub(crate) fn sums_of_squares<T: Element>(whitened: &[T], n_labels: usize, outputs: usize) -> Vec<f64> {
-    let mut squares = Vec::with_capacity(whitened.len() / n_labels.max(1));
-    let mut square = vec![0.0; outputs];
-    for spectrum in whitened.chunks_exact((n_labels * outputs).max(1)) {
-        square.fill(0.0);
-        for row in spectrum.chunks_exact(outputs) {
-            for (sum, value) in square.iter_mut().zip(row) {
-                *sum += value.to_f64() * value.to_f64();
+    let mut squares = vec![0.0; whitened.len() / n_labels.max(1)];
+    let spectra = whitened.chunks_exact((n_labels * outputs).max(1));
+    in_wide_registers(|| {
+        for (spectrum, squares) in spectra.zip(squares.chunks_exact_mut(outputs)) {
+            for row in spectrum.chunks_exact(outputs) {
+                for (sum, value) in squares.iter_mut().zip(row) {
+                    *sum += value.to_f64() * value.to_f64();
+                }
             }
         }
-        squares.extend_from_slice(&square);
-    }
+    });
     squares
 }
 

@@ -82,7 +82,7 @@ impl WeightJacobian {
             Self::check_layer(shape)?;
             let capture = capture_of(captures, layer, shape, k, n)?;
             let gradients = values_f64(&capture.output_grad, shape)?;
-            let gradients = whitened_gradients(&gradients, shape.outputs, precision, None);
+            let gradients = whitened_gradients(&gradients, shape.outputs, precision, None).into_vec();
             let inputs = values_f64(&capture.input, shape)?;
             let [in_width, out_width] = LayerSides::widths(shape);
             let (inputs, gradients) = match shape.shared {

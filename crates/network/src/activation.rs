@@ -5,6 +5,10 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::blocks::element_wise;
+use crate::in_place::{Change, change_by};
+use crate::row_map::Real;
+
 /// An element-wise nonlinearity. Its names are those of [`crate::LayerSpec`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
@@ -101,6 +105,18 @@ impl Activation {
         })
     }
 
+    /// Turns gradients at its value, `[S * batch, width]`, into those at its input, `[batch, width]`, in their own memory.
+    pub(crate) fn vjp(&self, grad: &Tensor, input: &Tensor, threads: usize) -> Result<()> {
+        match self {
+            Self::Linear => Ok(()),
+            Self::Relu => change_by(grad, input, &TimesReluSlope, threads),
+            _ => {
+                let slope = element_wise(input, usize::MAX, threads, |_, x| self.derivative(x))?;
+                change_by(grad, &slope, &Times, threads)
+            }
+        }
+    }
+
     /// Whether the second derivative is 0 everywhere: an output of a network of such activations is linear in the weights of each layer.
     #[must_use]
     pub fn is_piecewise_linear(&self) -> bool {
@@ -143,6 +159,46 @@ impl Activation {
                 Self::Sigmoid.derivative(x)?.mul(&inner)?
             }
         })
+    }
+}
+
+/// `relu` of numbers where they are.
+pub(crate) struct Relu;
+
+impl Change for Relu {
+    const NAME: &'static str = "relu";
+
+    fn apply<T: Real>(&self, to: &mut [T], _: &[T]) {
+        for x in to {
+            // As candle has it: a NaN becomes 0.
+            *x = if *x > T::of(0.0) { *x } else { T::of(0.0) };
+        }
+    }
+}
+
+/// Gradients times the derivative of `relu` at its input.
+struct TimesReluSlope;
+
+impl Change for TimesReluSlope {
+    const NAME: &'static str = "derivative of relu";
+
+    fn apply<T: Real>(&self, grad: &mut [T], input: &[T]) {
+        for (grad, x) in grad.iter_mut().zip(input) {
+            *grad *= if *x > T::of(0.0) { T::of(1.0) } else { T::of(0.0) };
+        }
+    }
+}
+
+/// Gradients times slopes.
+struct Times;
+
+impl Change for Times {
+    const NAME: &'static str = "product with a slope";
+
+    fn apply<T: Real>(&self, grad: &mut [T], slope: &[T]) {
+        for (grad, slope) in grad.iter_mut().zip(slope) {
+            *grad *= *slope;
+        }
     }
 }
 

@@ -4,8 +4,7 @@
 
 use candle_core::Tensor;
 
-use crate::activation::Activation;
-use crate::blocks::{element_wise, in_blocks};
+use crate::blocks::in_blocks;
 use crate::capture::LayerCapture;
 use crate::dense::{Dense, get_or_try_init};
 use crate::error::NetworkError;
@@ -69,18 +68,11 @@ impl Network {
         let threads = self.arithmetic.threads;
         let mut dense_left = self.shapes.len();
         let mut captures = Vec::with_capacity(dense_left);
-        let mut grad = seeds.reshape((n_seeds * batch, n_labels))?; // [S * batch, width]
+        // [S * batch, width], a copy: activations change it.
+        let mut grad = seeds.reshape((n_seeds * batch, n_labels))?.force_contiguous()?;
         for (position, (layer, input)) in self.layers.iter().zip(&forward.inputs).enumerate().rev() {
             match layer {
-                Layer::Activation(Activation::Linear) => {}
-                Layer::Activation(activation) => {
-                    let slope = element_wise(input, usize::MAX, threads, |_, x| activation.derivative(x))?;
-                    let slope = slope.flatten_all()?.unsqueeze(1)?;
-                    let period = slope.elem_count().max(1);
-                    grad = element_wise(&grad, batch, threads, |first, grad| {
-                        grad.mul(&slope.narrow(0, first % period, grad.elem_count())?)
-                    })?;
-                }
+                Layer::Activation(activation) => activation.vjp(&grad, input, threads)?,
                 Layer::Pool1d(pool) => grad = pool.vjp(&grad, input, threads)?,
                 Layer::Flatten(flatten) => grad = flatten.vjp(&grad, threads)?,
                 Layer::Conv1d(conv) => {
@@ -131,10 +123,15 @@ impl Network {
             InverseScale::Uniform(s) => *s,
             InverseScale::ByPixel(_) => 1.0,
         };
-        let scaled = in_blocks(grad, batch, threads, |first, grad| {
-            let label = first / batch.max(1);
-            grad.affine(self.labels.scale.get(label).map_or(1.0, |scale| scale * uniform), 0.0)
-        })?;
+        let scales: Vec<f64> = self.labels.scale.iter().map(|scale| scale * uniform).collect();
+        let scaled = if scales.iter().all(|scale| *scale == 1.0) {
+            grad.clone()
+        } else {
+            in_blocks(grad, batch, threads, |first, grad| {
+                let label = first / batch.max(1);
+                grad.affine(scales.get(label).copied().unwrap_or(1.0), 0.0)
+            })?
+        };
         let jacobian = match (self.layers.first(), inverse_scale) {
             (Some(Layer::Dense(dense)), _) => self.times_weight_by_flux(&scaled, dense, inverse_scale)?,
             (_, InverseScale::Uniform(_)) => scaled,

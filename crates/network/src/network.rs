@@ -4,13 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Tensor};
 
-use crate::activation::Activation;
+use crate::activation::{Activation, Relu};
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::blocks::element_wise;
 use crate::conv1d::Conv1d;
 use crate::dense::{Dense, DenseShape, PackedWeight};
 use crate::error::NetworkError;
 use crate::flatten::Flatten;
+use crate::in_place::change;
 use crate::labels::Labels;
 use crate::layer_chain::{Chain, Weights, n_inputs};
 use crate::layer_spec::LayerSpec;
@@ -64,7 +65,8 @@ pub struct Network {
 /// What a forward pass leaves: the outputs, and what the backward pass needs.
 #[derive(Clone, Debug)]
 pub struct Forward {
-    /// The input of each layer, `[batch, width]`; of channels of positions, the channel running fastest.
+    /// The input of each layer, `[batch, width]`; of channels of positions, the channel running fastest. In place of a `relu`'s input there
+    /// may be its value.
     pub(crate) inputs: Vec<Tensor>,
     /// `[batch, K]`.
     output: Tensor,
@@ -257,6 +259,7 @@ impl Network {
         let threads = self.arithmetic.threads;
         let mut x = self.normalisation.apply(&flux, threads)?;
         let mut kept = Vec::with_capacity(self.layers.len());
+        let mut is_new = false;
         for layer in &self.layers {
             let y = match layer {
                 Layer::Dense(dense) => dense.forward(&x, threads)?,
@@ -264,8 +267,14 @@ impl Network {
                 Layer::Pool1d(pool) => pool.forward(&x, threads)?,
                 Layer::Flatten(flatten) => flatten.forward(&x, threads)?,
                 Layer::Activation(Activation::Linear) => x.clone(),
+                // What its derivative needs to know of its input can be seen in its value.
+                Layer::Activation(Activation::Relu) if is_new => {
+                    change(&x, &Relu, threads)?;
+                    x.clone()
+                }
                 Layer::Activation(activation) => element_wise(&x, usize::MAX, threads, |_, x| activation.value(x))?,
             };
+            is_new = matches!(layer, Layer::Dense(_) | Layer::Conv1d(_));
             kept.push(x);
             x = y;
         }

@@ -151,6 +151,12 @@ pub fn release_wide_registers() {
     });
 }
 
+/// Runs loops over numbers compiled for the widest registers that this machine has. No bit depends on it: nothing is fused that is not written
+/// so.
+pub fn in_wide_registers<R>(loops: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(loops)
+}
+
 /// The tensor itself where its rows or its columns are contiguous, else a copy.
 fn dense_strides(tensor: &Tensor) -> Result<Tensor> {
     let (rows, cols) = tensor.dims2()?;

@@ -1,6 +1,7 @@
 //! A layer's capture as row-major numbers of one type, checked against the layer's shape.
 
 use candle_core::{DType, Storage, Tensor};
+use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::PosteriorError;
@@ -8,7 +9,7 @@ use crate::product::Scalar;
 
 /// Both sides of a layer's weight Jacobian.
 #[derive(Clone)]
-pub(crate) struct Sides<T> {
+pub(crate) struct Sides<T: Scalar> {
     /// Number of spectra.
     pub batch: usize,
     /// Number of positions of a spectrum that share the weights.
@@ -16,9 +17,9 @@ pub(crate) struct Sides<T> {
     /// K, the number of outputs of the network.
     pub n_outputs: usize,
     /// `[a; 1]`, without a bias `a`: `[batch, shared, columns]`.
-    pub input: Vec<T>,
+    pub input: Scratch<T>,
     /// `g`: `[K, batch, shared, out]`.
-    pub grad: Vec<T>,
+    pub grad: Scratch<T>,
 }
 
 /// A layer as a structure looks for it among the captures.
@@ -83,14 +84,15 @@ impl Wanted<'_> {
     pub(crate) fn sides<T: Scalar>(&self, capture: &LayerCapture) -> Result<Sides<T>, PosteriorError> {
         let (batch, shared, inputs) = (capture.input.dims()[0], capture.input.dims()[1], self.shape.inputs);
         let input = with_values(&capture.input.to_dtype(T::DTYPE)?.contiguous()?, |a: &[T]| {
-            let mut with_one = Vec::with_capacity(batch * shared * self.shape.columns());
-            for row in 0..batch * shared {
-                with_one.extend_from_slice(&a[row * inputs..(row + 1) * inputs]);
-                with_one.extend(self.shape.bias.then(T::one));
+            let columns = self.shape.columns();
+            let mut with_one = Scratch::new(batch * shared * columns);
+            for (to, from) in with_one.chunks_exact_mut(columns).zip(a.chunks_exact(inputs)) {
+                to[inputs..].fill(T::one());
+                to[..inputs].copy_from_slice(from);
             }
             with_one
         })?;
-        let grad = with_values(&capture.output_grad.to_dtype(T::DTYPE)?.contiguous()?, <[T]>::to_vec)?;
+        let grad = with_values(&capture.output_grad.to_dtype(T::DTYPE)?.contiguous()?, Scratch::copy_of)?;
         Ok(Sides {
             batch,
             shared,

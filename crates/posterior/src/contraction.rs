@@ -8,12 +8,17 @@
 use candle_core::WithDType;
 
 use crate::captures::Sides;
-use crate::product::{Scalar, dot, product, rows};
+use crate::product::{Right, Scalar, dot, product, rows};
+use crate::weighted_gram::WeightedGram;
 
 /// `V: [batch, K, K]` in f64 from both sides of the Jacobian in the bases of `inverse`, `[columns, out]`.
 pub(crate) fn covariance<T: Scalar>(sides: Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
-    if sides.shared == 1 {
-        contract(sides.input, &sides.grad, inverse, sides.batch, sides.n_outputs, threads)
+    if sides.batch == 0 {
+        Vec::new()
+    } else if sides.shared == 1 {
+        let columns = sides.input.len() / sides.batch;
+        let outputs = inverse.len() / columns.max(1);
+        contract(sides, Right::Plain(rows(inverse, columns, outputs)), threads)
     } else {
         contract_positions(&sides, inverse, threads)
     }
@@ -58,46 +63,31 @@ fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize
     covariance
 }
 
-/// `V: [batch, K, K]` in f64 from the rotated inputs `[batch, columns]` (overwritten by their squares), the rotated gradients
-/// `[K, batch, out]` and `inverse: [columns, out]`. The products are in `T`, the last sum is in f64.
-fn contract<T: Scalar>(
-    mut input: Vec<T>,
-    grad: &[T],
-    inverse: &[T],
-    batch: usize,
-    n_outputs: usize,
-    threads: usize,
-) -> Vec<f64> {
-    let mut covariance = vec![0.0; batch * n_outputs * n_outputs];
-    if batch == 0 || n_outputs == 0 || grad.is_empty() {
+/// The same of one position a spectrum. The products are in `T`, the last sum is in f64.
+pub(crate) fn contract<T: Scalar>(sides: Sides<T>, inverse: Right<'_, T>, threads: usize) -> Vec<f64> {
+    let Sides {
+        batch,
+        n_outputs: k,
+        mut input,
+        grad,
+        ..
+    } = sides;
+    let mut covariance = vec![0.0; batch * k * k];
+    if batch == 0 || k == 0 || grad.is_empty() {
         return covariance;
     }
-    let inputs = input.len() / batch;
-    let outputs = grad.len() / (batch * n_outputs);
-    for a in &mut input {
+    let (inputs, outputs) = (input.len() / batch, grad.len() / (batch * k));
+    for a in input.iter_mut() {
         *a = *a * *a;
     }
-    let h = product(rows(&input, batch, inputs), rows(inverse, inputs, outputs), threads);
-    let mut spectrum = vec![0.0; n_outputs * outputs];
-    let mut weighted = vec![0.0; outputs];
-    for n in 0..batch {
-        for (k, row) in spectrum.chunks_exact_mut(outputs).enumerate() {
-            let at = (k * batch + n) * outputs;
-            for (to, &from) in row.iter_mut().zip(&grad[at..at + outputs]) {
-                *to = from.to_f64();
-            }
-        }
-        let h = &h[n * outputs..(n + 1) * outputs];
-        for (k, row) in spectrum.chunks_exact(outputs).enumerate() {
-            for ((w, &g), &h) in weighted.iter_mut().zip(row).zip(h) {
-                *w = g * h.to_f64();
-            }
-            for (l, other) in spectrum.chunks_exact(outputs).take(k + 1).enumerate() {
-                let sum = dot(&weighted, other);
-                covariance[(n * n_outputs + k) * n_outputs + l] = sum;
-                covariance[(n * n_outputs + l) * n_outputs + k] = sum;
-            }
-        }
+    let h = inverse.product(rows(&input, batch, inputs), None, threads);
+    let mut gram = WeightedGram::new(k);
+    for (n, (h, covariance)) in h
+        .chunks_exact(outputs)
+        .zip(covariance.chunks_exact_mut(k * k))
+        .enumerate()
+    {
+        gram.write(|row| &grad[(row * batch + n) * outputs..][..outputs], h, covariance);
     }
     covariance
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor, WithDType};
 
 use crate::PosteriorError;
 use crate::captures::with_values;
-use crate::product::dot;
+use crate::weighted_gram::WeightedGram;
 
 /// `[batch, K, K]`, row-major, exactly symmetric, in the units of the labels squared.
 ///
@@ -52,26 +52,14 @@ fn contract<T: WithDType>(jacobian: &[T], variance: &[f64], k: usize, batch: usi
     if pixels == 0 {
         return covariance;
     }
-    let mut spectrum = vec![0.0; k * pixels];
-    let mut weighted = vec![0.0; pixels];
-    for n in 0..batch {
-        for (i, row) in spectrum.chunks_exact_mut(pixels).enumerate() {
-            let at = (i * batch + n) * pixels;
-            for (to, &from) in row.iter_mut().zip(&jacobian[at..at + pixels]) {
-                *to = from.to_f64();
-            }
-        }
-        let variance = &variance[n * pixels..(n + 1) * pixels];
-        for (i, row) in spectrum.chunks_exact(pixels).enumerate() {
-            for ((w, j), v) in weighted.iter_mut().zip(row).zip(variance) {
-                *w = j * v;
-            }
-            for (l, other) in spectrum.chunks_exact(pixels).take(i + 1).enumerate() {
-                let sum = dot(&weighted, other);
-                covariance[(n * k + i) * k + l] = sum;
-                covariance[(n * k + l) * k + i] = sum;
-            }
-        }
+    let mut gram = WeightedGram::new(k);
+    let spectra = variance.chunks_exact(pixels).zip(covariance.chunks_exact_mut(k * k));
+    for (n, (variance, covariance)) in spectra.enumerate() {
+        gram.write(
+            |row| &jacobian[(row * batch + n) * pixels..][..pixels],
+            variance,
+            covariance,
+        );
     }
     covariance
 }

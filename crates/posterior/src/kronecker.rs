@@ -11,22 +11,24 @@
 //! so `J_theta` is never formed: two rotations and one more product a batch, in the captures' type; the last sum is f64. (George et al.
 //! 2018, arXiv:1806.03884, for the eigenbasis; Martens and Grosse 2015 for the factors.) The eigenproblems are f64.
 //!
-//! Memory: the eigenvectors once in f64; the first batch of f32 captures adds an f32 copy of them, and either type `1 / (lambda + delta)`.
+//! Memory: the eigenvectors once in f64; the first batch of f32 captures adds an f32 copy of them, packed for products, and either type
+//! `1 / (lambda + delta)`.
 
 use std::sync::OnceLock;
 
 use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, Matrix};
+use fisherflow_kernels::Packed;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::block_info::Certificate;
-use crate::captures::{Sides, Wanted};
+use crate::captures::{Sides, Wanted, with_values};
 use crate::certificate::kronecker_probes;
-use crate::contraction::covariance;
+use crate::contraction::{contract, covariance};
 use crate::eigenbasis::Eigenbasis;
 use crate::elements::{check_weights, in_eigenbases};
 use crate::matrices::single_layer;
-use crate::product::{Scalar, product, rows};
+use crate::product::{Right, Scalar, product, rows};
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// How many rows of squared eigenvectors the marginal variance holds at a time.
@@ -44,11 +46,28 @@ pub(crate) struct KroneckerPrecision {
     inverse_f64: OnceLock<Vec<f64>>,
 }
 
-/// What f32 captures are multiplied by.
+/// What f32 captures are multiplied by, packed for products.
 struct InF32 {
-    a_vectors: Vec<f32>,
-    g_vectors: Vec<f32>,
-    inverse: Vec<f32>,
+    /// V, without the row of the bias.
+    a_vectors: Packed<f32>,
+    /// V's row of the bias; none: there is no bias.
+    bias_row: Option<Vec<f32>>,
+    g_vectors: Packed<f32>,
+    inverse: Inverse,
+}
+
+/// `1 / (lambda + delta)`, `[columns, out]`.
+enum Inverse {
+    Packed(Packed<f32>),
+    /// Where positions share the weights: no product is made with it.
+    Plain(Vec<f32>),
+}
+
+/// The same of either type.
+struct Rotations<'a, T> {
+    a_vectors: Right<'a, T>,
+    bias_row: Option<&'a [T]>,
+    g_vectors: Right<'a, T>,
 }
 
 impl KroneckerPrecision {
@@ -114,28 +133,41 @@ impl KroneckerPrecision {
         })
     }
 
-    fn predict<T: Scalar>(
-        &self,
-        wanted: &Wanted<'_>,
-        capture: &LayerCapture,
-        a_vectors: &[T],
-        g_vectors: &[T],
-        inverse: &[T],
-    ) -> Result<Vec<f64>, PosteriorError> {
-        let (inputs, outputs) = self.eigenbasis.sides();
-        let sides = wanted.sides::<T>(capture)?;
-        let positions = sides.batch * sides.shared;
-        let input = product(
-            rows(&sides.input, positions, inputs),
-            rows(a_vectors, inputs, inputs),
-            self.threads,
-        );
-        let grad = product(
-            rows(&sides.grad, sides.n_outputs * positions, outputs),
-            rows(g_vectors, outputs, outputs),
-            self.threads,
-        );
-        Ok(covariance(Sides { input, grad, ..sides }, inverse, self.threads))
+    /// Both sides of a capture in the eigenbases: `V^T [a; 1]` and `U^T g`.
+    fn rotated<T: Scalar>(&self, capture: &LayerCapture, by: &Rotations<'_, T>) -> Result<Sides<T>, PosteriorError> {
+        let (batch, shared) = (capture.input.dims()[0], capture.input.dims()[1]);
+        let n_outputs = capture.output_grad.dims()[0];
+        let (inputs, outputs, positions) = (self.shape.inputs, self.shape.outputs, batch * shared);
+        Ok(Sides {
+            batch,
+            shared,
+            n_outputs,
+            input: with_values(&capture.input.contiguous()?, |a: &[T]| {
+                by.a_vectors
+                    .product(rows(a, positions, inputs), by.bias_row, self.threads)
+            })?,
+            grad: with_values(&capture.output_grad.contiguous()?, |g: &[T]| {
+                by.g_vectors
+                    .product(rows(g, n_outputs * positions, outputs), None, self.threads)
+            })?,
+        })
+    }
+
+    fn in_f32(&self) -> InF32 {
+        let (columns, outputs) = self.eigenbasis.sides();
+        let pack = |values: &[f32], height| Packed::new(rows(values, height, values.len() / height), self.threads);
+        let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
+        let inverse: Vec<f32> = self.eigenbasis.inverse(self.info.prior_precision);
+        InF32 {
+            a_vectors: pack(&to_f32(a_vectors), self.shape.inputs),
+            bias_row: self.shape.bias.then(|| to_f32(bias_row)),
+            g_vectors: pack(&to_f32(&self.eigenbasis.g_vectors), outputs),
+            inverse: if self.shape.shared == 1 {
+                Inverse::Packed(pack(&inverse, columns))
+            } else {
+                Inverse::Plain(inverse)
+            },
+        }
     }
 }
 
@@ -184,20 +216,29 @@ impl Precision for KroneckerPrecision {
         };
         let capture = wanted.find(captures)?;
         if capture.input.dtype() == DType::F32 {
-            let own = self.in_f32.get_or_init(|| InF32 {
-                a_vectors: to_f32(&self.eigenbasis.a_vectors),
-                g_vectors: to_f32(&self.eigenbasis.g_vectors),
-                inverse: self.eigenbasis.inverse(self.info.prior_precision),
-            });
-            self.predict(&wanted, capture, &own.a_vectors, &own.g_vectors, &own.inverse)
+            let own = self.in_f32.get_or_init(|| self.in_f32());
+            let by = Rotations {
+                a_vectors: Right::Packed(&own.a_vectors),
+                bias_row: own.bias_row.as_deref(),
+                g_vectors: Right::Packed(&own.g_vectors),
+            };
+            let sides = self.rotated(capture, &by)?;
+            Ok(match &own.inverse {
+                Inverse::Packed(inverse) => contract(sides, Right::Packed(inverse), self.threads),
+                Inverse::Plain(inverse) => covariance(sides, inverse, self.threads),
+            })
         } else {
             let inverse = self
                 .inverse_f64
                 .get_or_init(|| self.eigenbasis.inverse(self.info.prior_precision));
-            let Eigenbasis {
-                a_vectors, g_vectors, ..
-            } = &self.eigenbasis;
-            self.predict(&wanted, capture, a_vectors, g_vectors, inverse)
+            let (columns, outputs) = self.eigenbasis.sides();
+            let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
+            let by = Rotations {
+                a_vectors: Right::Plain(rows(a_vectors, self.shape.inputs, columns)),
+                bias_row: self.shape.bias.then_some(bias_row),
+                g_vectors: Right::Plain(rows(&self.eigenbasis.g_vectors, outputs, outputs)),
+            };
+            Ok(covariance(self.rotated(capture, &by)?, inverse, self.threads))
         }
     }
 

@@ -44,6 +44,7 @@ mod scatter;
 mod shape_checks;
 mod small;
 mod spectrum;
+mod weighted_gram;
 
 #[cfg(test)]
 mod brute_force;

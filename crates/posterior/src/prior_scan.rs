@@ -233,12 +233,14 @@ impl PriorScan {
                 rows(&sides.input, positions, inputs),
                 rows(v, inputs, inputs),
                 self.threads,
-            );
+            )
+            .into();
             sides.grad = product(
                 rows(&sides.grad, k * positions, outputs),
                 rows(u, outputs, outputs),
                 self.threads,
-            );
+            )
+            .into();
         }
         let mut covariances = Vec::with_capacity(prior_precisions.len() * sides.batch * k * k);
         for delta in prior_precisions {

@@ -2,14 +2,43 @@
 
 use candle_core::WithDType;
 use faer::{MatMut, MatRef, Par};
-use fisherflow_kernels::Element;
+use fisherflow_kernels::{Element, Packed, Start, multiply_packed};
 use fisherflow_network::product::multiply;
+use fisherflow_network::scratch::{Scratch, Scratchable};
 
 /// A type that products are made in.
-pub(crate) trait Scalar: WithDType + Element {}
+pub(crate) trait Scalar: WithDType + Element + Scratchable {}
 
 impl Scalar for f32 {}
 impl Scalar for f64 {}
+
+/// What many batches are multiplied by: packed for products once, or as it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a, T> {
+    Packed(&'a Packed<T>),
+    Plain(MatRef<'a, T>),
+}
+
+impl<T: Scalar> Right<'_, T> {
+    /// `lhs` times this, row-major; `row` is added to every row of the product.
+    pub(crate) fn product(self, lhs: MatRef<'_, T>, row: Option<&[T]>, threads: usize) -> Scratch<T> {
+        let (m, n) = (
+            lhs.nrows(),
+            match self {
+                Self::Packed(packed) => packed.cols(),
+                Self::Plain(matrix) => matrix.ncols(),
+            },
+        );
+        let mut out = Scratch::new(m * n);
+        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
+        let start = row.map_or(Start::Zero, Start::Row);
+        match self {
+            Self::Packed(packed) => multiply_packed(to, start, lhs, packed, threads),
+            Self::Plain(matrix) => fisherflow_kernels::multiply(to, start, lhs, matrix, threads),
+        }
+        out
+    }
+}
 
 /// A row-major array as a matrix.
 pub(crate) fn rows<T>(values: &[T], rows: usize, cols: usize) -> MatRef<'_, T> {

@@ -68,7 +68,7 @@ impl Inputs {
             layers: Some(layers.collect()),
             ..Description::default()
         };
-        let network = Network::from_safetensors(&weights, &said, arithmetic)?;
+        let network = Network::from_safetensors(&weights, &said, arithmetic)?.with_packed_weights();
         let spectra = std::fs::read(folder.join("spectra.safetensors"))?;
         let spectra = SafeTensors::deserialize(&spectra)?;
         let n = spectra.tensor("flux")?.shape()[0];
@@ -125,6 +125,7 @@ impl Inputs {
             1,
             arithmetic,
         )?;
+        let network = network.with_packed_weights();
         let simulation = Simulation::new(pixels, 1);
         let batches = (0..arguments.spectra).step_by(arguments.batch).map(|first| {
             let (mut flux, mut variance) = (Vec::new(), Vec::new());

@@ -1,0 +1,128 @@
+//! `sum_d w_d x_kd x_ld` of K rows of one spectrum, in f64: the last step of every covariance of labels.
+
+use candle_core::WithDType;
+use pulp::{Simd, WithSimd};
+
+/// Columns that are widened at a time: K rows of them stay in the first cache level.
+const COLUMNS: usize = 128;
+
+/// Sums that are added up in one fixed order at the end.
+const LANES: usize = 8;
+
+/// Room for the products of K rows, to be used for one spectrum after the other.
+pub(crate) struct WeightedGram {
+    k: usize,
+    /// `[K, COLUMNS]`.
+    rows: Vec<[f64; COLUMNS]>,
+    /// The lower triangle, row after row.
+    sums: Vec<[f64; LANES]>,
+}
+
+impl WeightedGram {
+    /// For K rows.
+    pub(crate) fn new(k: usize) -> Self {
+        Self {
+            k,
+            rows: vec![[0.0; COLUMNS]; k],
+            sums: vec![[0.0; LANES]; k * (k + 1) / 2],
+        }
+    }
+
+    /// Writes `[K, K]`, exactly symmetric; `row(k)` and `weights` are equally long.
+    pub(crate) fn write<'a, T: WithDType, W: WithDType>(
+        &mut self,
+        row: impl Fn(usize) -> &'a [T],
+        weights: &[W],
+        covariance: &mut [f64],
+    ) {
+        let k = self.k;
+        pulp::Arch::new().dispatch(Sums {
+            room: self,
+            row,
+            weights,
+        });
+        let mut sums = self.sums.iter();
+        for i in 0..k {
+            for (l, lanes) in sums.by_ref().take(i + 1).enumerate() {
+                let sum = lanes.iter().sum();
+                covariance[i * k + l] = sum;
+                covariance[l * k + i] = sum;
+            }
+        }
+    }
+}
+
+/// The sums of one spectrum, for the widest registers there are.
+struct Sums<'r, 'w, F, W> {
+    room: &'r mut WeightedGram,
+    row: F,
+    weights: &'w [W],
+}
+
+impl<'a, T: WithDType, W: WithDType, F: Fn(usize) -> &'a [T]> WithSimd for Sums<'_, '_, F, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let WeightedGram { k, rows, sums } = self.room;
+        sums.fill([0.0; LANES]);
+        for (block, weights) in self.weights.chunks(COLUMNS).enumerate() {
+            let first = block * COLUMNS;
+            // Beyond the last column: 0.
+            let mut wide = [0.0; COLUMNS];
+            widen(&mut wide, weights);
+            for (label, to) in rows.iter_mut().enumerate() {
+                to[weights.len()..].fill(0.0);
+                widen(to, &(self.row)(label)[first..first + weights.len()]);
+            }
+            let mut sums = sums.iter_mut();
+            for i in 0..*k {
+                let mut weighted = [0.0; COLUMNS];
+                for ((to, x), w) in weighted.iter_mut().zip(&rows[i]).zip(&wide) {
+                    *to = x * w;
+                }
+                for (other, sum) in rows.iter().take(i + 1).zip(sums.by_ref()) {
+                    let mut lanes = *sum;
+                    for (x, y) in weighted.as_chunks::<LANES>().0.iter().zip(other.as_chunks::<LANES>().0) {
+                        for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+                            *lane += x * y;
+                        }
+                    }
+                    *sum = lanes;
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn widen<T: WithDType>(to: &mut [f64], from: &[T]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.to_f64();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_direct_sum_of_whole_numbers() {
+        for (k, columns) in [(1, 1), (3, 127), (2, 128), (4, 300), (2, 0)] {
+            let x: Vec<f32> = (0..k * columns).map(|i| (i * 7 % 23) as f32 - 11.0).collect();
+            let w: Vec<f64> = (0..columns).map(|i| (i % 5) as f64).collect();
+            let mut gram = WeightedGram::new(k);
+            for _ in 0..2 {
+                let mut found = vec![f64::NAN; k * k];
+                gram.write(|row| &x[row * columns..][..columns], &w, &mut found);
+                for i in 0..k {
+                    for l in 0..k {
+                        let at = |row: usize, d: usize| f64::from(x[row * columns + d]);
+                        let direct: f64 = (0..columns).map(|d| w[d] * at(i, d) * at(l, d)).sum();
+                        assert_eq!(found[i * k + l], direct, "{k} {columns}");
+                    }
+                }
+            }
+        }
+    }
+}
