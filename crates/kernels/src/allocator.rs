@@ -3,7 +3,7 @@
 //! Batches, captures and products take and give back the same few sizes over and over, often on another thread. From the C library that is new
 //! memory each time, whose first touch costs more than most of what is done in it; or, once it has learnt of large sizes, heaps that one thread
 //! fills and another frees, full of holes. So a freed buffer goes to a list of its size class, common to all threads, and from there to the next
-//! who asks; what is kept so is bounded.
+//! who asks. What is kept so is bounded; what is beyond goes back to the system in whole pages.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::{Mutex, PoisonError};
@@ -11,10 +11,10 @@ use std::sync::{Mutex, PoisonError};
 /// Bytes from which on a buffer is kept.
 const LEAST: usize = 1 << LEAST_LOG;
 const LEAST_LOG: u32 = 16;
-/// Bytes beyond which it is not: the system takes and gives those in whole pages.
+/// Bytes beyond which it is not: the C library takes and gives those in whole pages.
 const MOST: usize = 1 << 26;
 /// Bytes that are kept, of all sizes together.
-const ROOM: usize = 256 << 20;
+const ROOM: usize = 128 << 20;
 /// Size classes from one power of two to the next: a buffer is at most an eighth larger than what was asked for.
 const STEPS: usize = 8;
 const CLASSES: usize = (MOST.ilog2() - LEAST_LOG) as usize * STEPS + 1;
@@ -128,10 +128,79 @@ impl Class {
         }
     }
 
-    /// What the system is asked for.
-    const fn layout(self) -> Layout {
+    /// New and zero; null where the system has none left.
+    fn fresh(self) -> *mut u8 {
+        pages::take(self.bytes)
+    }
+
+    /// Gives a buffer of this class back.
+    ///
+    /// # Safety
+    /// It came from [`Class::fresh`], and nobody uses it.
+    unsafe fn give_back(self, buffer: *mut u8) {
+        // SAFETY: as the caller's.
+        unsafe { pages::give(buffer, self.bytes) }
+    }
+}
+
+/// Memory in whole pages, straight from the system: the C library would put buffers of these sizes into the heap of the thread that asks.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod pages {
+    use std::ffi::{c_int, c_void};
+
+    const READ_AND_WRITE: c_int = 1 | 2;
+    /// The program's own, of no file.
+    const PRIVATE_ANONYMOUS: c_int = 0x02 | 0x20;
+    const FAILED: usize = usize::MAX;
+
+    unsafe extern "C" {
+        fn mmap(at: *mut c_void, bytes: usize, access: c_int, kind: c_int, file: c_int, offset: i64) -> *mut c_void;
+        fn munmap(at: *mut c_void, bytes: usize) -> c_int;
+    }
+
+    /// So many bytes of zeros; null where there are none left.
+    pub fn take(bytes: usize) -> *mut u8 {
+        // SAFETY: anonymous memory at a place that the system chooses.
+        let pages = unsafe { mmap(std::ptr::null_mut(), bytes, READ_AND_WRITE, PRIVATE_ANONYMOUS, -1, 0) };
+        if pages.addr() == FAILED {
+            return std::ptr::null_mut();
+        }
+        pages.cast()
+    }
+
+    /// Gives them back.
+    ///
+    /// # Safety
+    /// What `take` gave for so many bytes, and nobody uses it.
+    pub unsafe fn give(pages: *mut u8, bytes: usize) {
+        // SAFETY: as the caller's. It can fail only for want of room in the system's own tables; then the pages stay.
+        unsafe { munmap(pages.cast(), bytes) };
+    }
+}
+
+/// Elsewhere from the C library.
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+mod pages {
+    use std::alloc::{GlobalAlloc, Layout, System};
+
+    const fn layout(bytes: usize) -> Layout {
         // SAFETY: the alignment is a power of two, and no class is anywhere near `isize::MAX`.
-        unsafe { Layout::from_size_align_unchecked(self.bytes, ALIGNMENT) }
+        unsafe { Layout::from_size_align_unchecked(bytes, super::ALIGNMENT) }
+    }
+
+    /// So many bytes of zeros; null where there are none left.
+    pub fn take(bytes: usize) -> *mut u8 {
+        // SAFETY: no class is empty.
+        unsafe { System.alloc_zeroed(layout(bytes)) }
+    }
+
+    /// Gives them back.
+    ///
+    /// # Safety
+    /// What `take` gave for so many bytes, and nobody uses it.
+    pub unsafe fn give(pages: *mut u8, bytes: usize) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(pages, layout(bytes)) }
     }
 }
 
@@ -141,8 +210,8 @@ impl Buffers {
     }
 }
 
-// SAFETY: what is handed out is a buffer of the system's, at least as large and as aligned as asked for, that is in no list; whether a buffer is
-// kept depends on its layout alone, so it is freed with the layout that it was allocated with.
+// SAFETY: what is handed out is a buffer of the system's, at least as large and as aligned as asked for, that is in no list. Whose it is, and how
+// large, depends on its layout alone, so it goes back to where it came from.
 unsafe impl GlobalAlloc for Buffers {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Class::of(layout) {
@@ -150,24 +219,25 @@ unsafe impl GlobalAlloc for Buffers {
             None => unsafe { System.alloc(layout) },
             Some(class) => {
                 let waiting = self.kept().take(class);
-                // SAFETY: no class is empty.
-                waiting.unwrap_or_else(|| unsafe { System.alloc(class.layout()) })
+                waiting.unwrap_or_else(|| class.fresh())
             }
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if Class::of(layout).is_none() {
+        let Some(class) = Class::of(layout) else {
             // SAFETY: as the caller's.
             return unsafe { System.alloc_zeroed(layout) };
+        };
+        let waiting = self.kept().take(class);
+        match waiting {
+            None => class.fresh(),
+            Some(buffer) => {
+                // SAFETY: it has so many bytes.
+                unsafe { buffer.write_bytes(0, layout.size()) };
+                buffer
+            }
         }
-        // SAFETY: as the caller's.
-        let buffer = unsafe { self.alloc(layout) };
-        if !buffer.is_null() {
-            // SAFETY: it has so many bytes.
-            unsafe { buffer.write_bytes(0, layout.size()) };
-        }
-        buffer
     }
 
     unsafe fn dealloc(&self, buffer: *mut u8, layout: Layout) {
@@ -182,8 +252,8 @@ unsafe impl GlobalAlloc for Buffers {
             kept.surplus()
         };
         while let Some((class, buffer)) = surplus {
-            // SAFETY: it is in no list any more, and was allocated with this layout.
-            unsafe { System.dealloc(buffer, class.layout()) };
+            // SAFETY: it is in no list any more.
+            unsafe { class.give_back(buffer) };
             surplus = self.kept().surplus();
         }
     }
@@ -228,7 +298,10 @@ mod tests {
                     assert!(bytes < LEAST || bytes > MOST);
                     continue;
                 };
-                assert!(class.bytes >= bytes && class.bytes <= bytes + bytes / 8, "{bytes} {class:?}");
+                assert!(
+                    class.bytes >= bytes && class.bytes <= bytes + bytes / 8,
+                    "{bytes} {class:?}"
+                );
                 assert_eq!(Class::at(class.index), class);
                 assert!(class.index < CLASSES);
             }
@@ -249,10 +322,18 @@ mod tests {
             buffers.dealloc(first, size);
             let again = buffers.alloc_zeroed(same);
             assert_eq!(again, first);
-            assert!(std::slice::from_raw_parts(again, same.size()).iter().all(|&byte| byte == 0));
+            assert!(
+                std::slice::from_raw_parts(again, same.size())
+                    .iter()
+                    .all(|&byte| byte == 0)
+            );
             again.write_bytes(3, same.size());
             let moved = buffers.realloc(again, same, 3 << 20);
-            assert!(std::slice::from_raw_parts(moved, same.size()).iter().all(|&byte| byte == 3));
+            assert!(
+                std::slice::from_raw_parts(moved, same.size())
+                    .iter()
+                    .all(|&byte| byte == 3)
+            );
             assert_eq!(moved.addr() % ALIGNMENT, 0);
             let small = buffers.realloc(moved, layout(3 << 20, 64), 100);
             assert_eq!(*small.add(99), 3);

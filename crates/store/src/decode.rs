@@ -196,7 +196,9 @@ impl Lists {
         let span = span(&self.list, row)?;
         scratch.clear();
         match &self.values {
-            Floats::Single(values) => scratch.extend(values.values()[span.clone()].iter().map(|&value| f64::from(value))),
+            Floats::Single(values) => {
+                scratch.extend(values.values()[span.clone()].iter().map(|&value| f64::from(value)))
+            }
             Floats::Double(values) => scratch.extend_from_slice(&values.values()[span.clone()]),
         }
         if self.values.has_nulls() {

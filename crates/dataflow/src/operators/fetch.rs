@@ -42,7 +42,14 @@ pub(crate) fn fetch<'scope>(
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let me = scope.index() as u64;
     let (asking_again, again) = scope.feedback::<Vec<u64>>(1);
-    let first = emit(scope, (0..READ_AHEAD).map(|_| (0, me)).collect());
+    // The first worker asks for all at first: what another sends it is not looked at before its first batch is done.
+    let first = match me {
+        0 => (0..READ_AHEAD)
+            .flat_map(|_| (0..scope.peers() as u64).map(|worker| (0, worker)))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let first = emit(scope, first);
     let assigned = assign(first.concat(again), faults, groups);
     let (items, ended) = read(assigned, faults, open).ok_err(|fetched| fetched);
     ended.map(move |_group: u64| me).connect_loop(asking_again);
