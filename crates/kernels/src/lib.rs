@@ -4,6 +4,7 @@
 //! multiply-adds from 0 over consecutive inner indices. All paths (AVX-512, AVX2, portable) compute just that, whatever their register tiles,
 //! cache blocks and threads: in f32 and f64 a product has the same bits on every machine.
 
+mod allocator;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod bf16;

@@ -187,41 +187,48 @@ impl SpectrumBatchBuilder {
         if flags.is_bad() {
             return flags;
         }
-        let mut n_good = 0;
-        for (pixel, &f) in flux.iter().enumerate() {
-            let null = row
-                .null_pixels
-                .is_some_and(|null| null.get(pixel).copied().unwrap_or(true));
-            let masked = null
-                || self.shape.mask == MaskKind::Given
-                    && row.mask.is_none_or(|mask| mask.get(pixel).copied().unwrap_or(true));
-            let error = || {
-                row.error
-                    .and_then(|error| error.get(pixel).copied())
-                    .unwrap_or(f64::NAN)
-            };
-            let variance = match self.shape.error {
-                ErrorKind::Exact => Some(0.0),
-                ErrorKind::Sigma => usable(error()).map(|sigma| sigma * sigma),
-                ErrorKind::Ivar => usable(error()).map(|ivar| 1.0 / ivar),
-            };
-            // A variance that over- or underflows is no measurement either.
-            let variance = variance.filter(|v| v.is_finite() && (*v > 0.0 || self.shape.error == ErrorKind::Exact));
-            let good = !masked && variance.is_some();
-            if good && !f.is_finite() {
-                flags.insert(RowFlags::FLUX_NOT_FINITE);
-            }
-            n_good += usize::from(good);
-            self.flux.push(if good { f } else { 0.0 });
-            self.variance.push(if good { variance.unwrap_or(0.0) } else { 0.0 });
-            self.good.push(good);
+        let start = self.good.len();
+        match (row.null_pixels, self.shape.mask) {
+            (None, MaskKind::NotGiven) => self.good.resize(start + d, true),
+            (null, mask) => self.good.extend((0..d).map(|pixel| {
+                let is_set = |bits: &[bool]| bits.get(pixel).copied().unwrap_or(true);
+                !null.is_some_and(is_set) && (mask == MaskKind::NotGiven || !row.mask.is_none_or(is_set))
+            })),
         }
+        // The shape's error is there: it was looked for above.
+        let error = row.error.unwrap_or_default();
+        match self.shape.error {
+            ErrorKind::Exact => self.variance.resize(start + d, 0.0),
+            ErrorKind::Sigma => self.push_variance(error, |sigma| sigma * sigma),
+            ErrorKind::Ivar => self.push_variance(error, |ivar| 1.0 / ivar),
+        }
+        let good = &self.good[start..];
+        let mut is_finite = true;
+        self.flux.extend(flux.iter().zip(good).map(|(&f, &good)| {
+            is_finite &= !good | f.is_finite();
+            if good { f } else { 0.0 }
+        }));
+        if !is_finite {
+            flags.insert(RowFlags::FLUX_NOT_FINITE);
+        }
+        let n_good = good.iter().filter(|&&good| good).count();
         if n_good == 0 {
             flags.insert(RowFlags::NO_GOOD_PIXEL);
         } else if n_good < d {
             flags.insert(RowFlags::PIXELS_MASKED);
         }
         flags
+    }
+
+    /// Appends the variances of a row whose `good` is appended, and takes back what of it has none.
+    fn push_variance(&mut self, error: &[f64], variance_of: impl Fn(f64) -> f64) {
+        let good = &mut self.good[self.variance.len()..];
+        self.variance.extend(error.iter().zip(good).map(|(&error, good)| {
+            let variance = variance_of(error);
+            // A variance that over- or underflows is no measurement either.
+            *good &= (error > 0.0) & error.is_finite() & (variance > 0.0) & variance.is_finite();
+            if *good { variance } else { 0.0 }
+        }));
     }
 
     fn push_labels(&mut self, row: &RawRow<'_>) -> RowFlags {
@@ -253,10 +260,6 @@ impl SpectrumBatchBuilder {
         }
         flags
     }
-}
-
-fn usable(error: f64) -> Option<f64> {
-    (error.is_finite() && error > 0.0).then_some(error)
 }
 
 /// `diag(sigma^2)`; `None` where a sigma is missing, negative or not finite.

@@ -124,7 +124,7 @@ impl ObjectReader {
         let pieces: Vec<(usize, Range<u64>)> = spans
             .iter()
             .enumerate()
-            .flat_map(|(span, range)| split(range).map(move |piece| (span, piece)))
+            .flat_map(|(span, range)| split(range, self.piece()).map(move |piece| (span, piece)))
             .collect();
         let read: Vec<(usize, Bytes)> = futures::stream::iter(pieces)
             .map(|(span, piece)| async move { self.range(piece).await.map(|bytes| (span, bytes)) })
@@ -144,6 +144,14 @@ impl ObjectReader {
                 whole[at].slice(start..start + (range.end - range.start) as usize)
             })
             .collect())
+    }
+
+    /// Bytes of one request, at most. A disk has no requests, and what it gives in one piece need not be put together.
+    fn piece(&self) -> u64 {
+        match self.location.place {
+            Place::Local => u64::MAX,
+            _ => PIECE,
+        }
     }
 
     /// The footer, and the schema it states without the hints of the Arrow library that wrote it: lists are lists, strings are strings.
@@ -254,11 +262,13 @@ fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     spans
 }
 
-fn split(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+/// A range in pieces of so many bytes.
+fn split(range: &Range<u64>, piece: u64) -> impl Iterator<Item = Range<u64>> + use<> {
     let end = range.end;
-    (range.start..end)
-        .step_by(PIECE as usize)
-        .map(move |start| start..(start + PIECE).min(end))
+    std::iter::successors((range.start < end).then_some(range.start), move |start| {
+        start.checked_add(piece).filter(|start| *start < end)
+    })
+    .map(move |start| start..start.saturating_add(piece).min(end))
 }
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {
@@ -280,7 +290,7 @@ mod tests {
     fn near_ranges_are_read_together() {
         let far = 10 * GAP;
         assert_eq!(merged(&[far..far + 5, 0..10, 20..30]), [0..30, far..far + 5]);
-        let pieces: Vec<_> = split(&(5..5 + 2 * PIECE + 1)).collect();
+        let pieces: Vec<_> = split(&(5..5 + 2 * PIECE + 1), PIECE).collect();
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[2], 5 + 2 * PIECE..6 + 2 * PIECE);
     }

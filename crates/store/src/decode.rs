@@ -1,12 +1,13 @@
-//! From the columns of a record batch to a batch of spectra. Nulls and wrong lengths become flagged rows.
+//! From the columns of record batches to a batch of spectra. Nulls and wrong lengths become flagged rows.
 
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray, UInt64Array};
+use arrow_array::types::{Float32Type, Float64Type, Int64Type, UInt64Type};
+use arrow_array::{Array, ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, UInt64Array};
 use arrow_cast::cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, SchemaRef};
+use arrow_select::concat::concat_batches;
 use fisherflow_spectra::{
     BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch, SpectrumBatchBuilder,
 };
@@ -23,10 +24,23 @@ pub(crate) struct Decoder {
     pub excluded: Option<Arc<ExcludeList>>,
 }
 
-/// A column of lists, its elements as f64; null elements are NaN.
+/// A batch of spectra, as far as its rows are decoded.
+pub(crate) struct Decoding {
+    builder: SpectrumBatchBuilder,
+    /// The identifier and the kept columns.
+    rows: Vec<RecordBatch>,
+}
+
+/// A column of lists; null elements are NaN.
 struct Lists {
     list: ListArray,
-    values: Float64Array,
+    values: Floats,
+}
+
+/// The elements of lists. Single precision is widened row by row: the column as a whole would not fit into a cache.
+enum Floats {
+    Single(Float32Array),
+    Double(Float64Array),
 }
 
 /// A column of bit fields or booleans a pixel.
@@ -51,15 +65,20 @@ struct Scratch {
 }
 
 impl Decoder {
-    /// The spectra of one record batch.
+    /// A batch of at most `n_rows` spectra, none of them decoded.
+    pub fn begin(&self, n_rows: usize) -> Decoding {
+        Decoding {
+            builder: SpectrumBatchBuilder::new(self.shape, n_rows),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds the spectra of one record batch of an object.
     ///
     /// # Errors
     /// A column is not as the footer said.
-    pub fn decode(&self, shard: &Shard, first_row: u64, batch: &RecordBatch) -> Result<SpectrumBatch, StoreError> {
-        let source = Source {
-            object: &shard.object.path,
-            batch,
-        };
+    pub fn push(&self, decoding: &mut Decoding, object: &str, batch: &RecordBatch) -> Result<(), StoreError> {
+        let source = Source { object, batch };
         let columns = &self.columns;
         let flux_column = source.lists(&columns.flux)?;
         let error = match &columns.error {
@@ -85,7 +104,6 @@ impl Decoder {
             None => None,
         };
 
-        let mut builder = SpectrumBatchBuilder::new(self.shape, batch.num_rows());
         let mut scratch = Scratch::default();
         let (mut label_row, mut label_error_row) = (Vec::new(), Vec::new());
         for row in 0..batch.num_rows() {
@@ -117,7 +135,7 @@ impl Decoder {
                 Some(groups) if groups.is_valid(row) => groups.value(row),
                 _ => id,
             };
-            builder.push(&RawRow {
+            decoding.builder.push(&RawRow {
                 has_id,
                 excluded: has_id && self.excluded.as_ref().is_some_and(|list| list.contains(id)),
                 flux,
@@ -129,7 +147,18 @@ impl Decoder {
                 holdout_key,
             });
         }
-        Ok(builder.finish(shard.clone(), first_row, self.rows(&source)?)?)
+        decoding.rows.push(self.rows(&source)?);
+        Ok(())
+    }
+
+    /// The batch, which begins at `first_row` of the shard.
+    ///
+    /// # Errors
+    /// The columns of its rows do not fit one another.
+    pub fn finish(&self, decoding: Decoding, shard: &Shard, first_row: u64) -> Result<SpectrumBatch, StoreError> {
+        let rows = concat_batches(&self.row_schema, &decoding.rows)
+            .map_err(|error| self.unlike_footer(&shard.object.path, error.to_string()))?;
+        Ok(decoding.builder.finish(shard.clone(), first_row, rows)?)
     }
 
     /// The identifier and the kept columns.
@@ -147,12 +176,17 @@ impl Decoder {
                 }
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        RecordBatch::try_new(Arc::clone(&self.row_schema), arrays).map_err(|error| StoreError::ColumnType {
-            object: source.object.to_owned(),
+        RecordBatch::try_new(Arc::clone(&self.row_schema), arrays)
+            .map_err(|error| self.unlike_footer(source.object, error.to_string()))
+    }
+
+    fn unlike_footer(&self, object: &str, found: String) -> StoreError {
+        StoreError::ColumnType {
+            object: object.to_owned(),
             column: self.columns.id.clone(),
-            found: error.to_string(),
+            found,
             expected: "the columns of the footer".to_owned(),
-        })
+        }
     }
 }
 
@@ -161,8 +195,13 @@ impl Lists {
     fn row<'a>(&self, row: usize, scratch: &'a mut Vec<f64>) -> Option<&'a [f64]> {
         let span = span(&self.list, row)?;
         scratch.clear();
-        scratch.extend_from_slice(&self.values.values()[span.clone()]);
-        if self.values.null_count() > 0 {
+        match &self.values {
+            Floats::Single(values) => {
+                scratch.extend(values.values()[span.clone()].iter().map(|&value| f64::from(value)))
+            }
+            Floats::Double(values) => scratch.extend_from_slice(&values.values()[span.clone()]),
+        }
+        if self.values.has_nulls() {
             for (value, at) in scratch.iter_mut().zip(span) {
                 if self.values.is_null(at) {
                     *value = f64::NAN;
@@ -174,12 +213,28 @@ impl Lists {
 
     /// Which elements of a row are null; `None` where none is.
     fn null_row<'a>(&self, row: usize, scratch: &'a mut Vec<bool>) -> Option<&'a [bool]> {
-        if self.values.null_count() == 0 {
+        if !self.values.has_nulls() {
             return None;
         }
         scratch.clear();
         scratch.extend(span(&self.list, row)?.map(|at| self.values.is_null(at)));
         Some(scratch)
+    }
+}
+
+impl Floats {
+    fn has_nulls(&self) -> bool {
+        match self {
+            Self::Single(values) => values.null_count() > 0,
+            Self::Double(values) => values.null_count() > 0,
+        }
+    }
+
+    fn is_null(&self, at: usize) -> bool {
+        match self {
+            Self::Single(values) => values.is_null(at),
+            Self::Double(values) => values.is_null(at),
+        }
     }
 }
 
@@ -233,8 +288,13 @@ impl Source<'_> {
 
     fn lists(&self, name: &str) -> Result<Lists, StoreError> {
         let list = self.list(name)?;
-        let values = self.cast(name, list.values(), &DataType::Float64)?;
-        let values = values.as_primitive::<Float64Type>().clone();
+        let values = match list.values().as_primitive_opt::<Float32Type>() {
+            Some(values) => Floats::Single(values.clone()),
+            None => {
+                let values = self.cast(name, list.values(), &DataType::Float64)?;
+                Floats::Double(values.as_primitive::<Float64Type>().clone())
+            }
+        };
         Ok(Lists { list, values })
     }
 

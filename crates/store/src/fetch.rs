@@ -6,6 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use fisherflow_spectra::{BatchShape, CatalogueColumns, Shard, SpectrumBatch};
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
@@ -21,6 +22,10 @@ use crate::{ExcludeList, StoreError, Stores};
 
 /// A permit stands for this many bytes.
 const PERMIT: usize = 1 << 10;
+/// Bytes of a pixel in a batch: flux, variance, and whether it is good.
+const PIXEL: usize = 2 * size_of::<f64>() + 1;
+/// Pixels that are decoded at a time: what they become on the way stays in a core's own cache.
+const PIXELS_AT_ONCE: usize = 1 << 16;
 
 /// What to fetch.
 pub(crate) struct FetchPlan {
@@ -124,7 +129,10 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
     let handle = plan.stores.handle().clone();
     let row_groups = Budget::new(plan.prefetch_bytes / 2);
     let waiting = Budget::new(plan.prefetch_bytes / 2);
-    let batch_rows = plan.batch_rows.max(1);
+    let rows = Rows {
+        of_batch: plan.batch_rows.max(1),
+        at_once: (PIXELS_AT_ONCE / plan.shape.n_pixels.max(1)).clamp(1, plan.batch_rows.max(1)),
+    };
     let decoder = Decoder {
         columns: plan.columns,
         row_schema: plan.row_schema,
@@ -143,7 +151,7 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
                     _ => reader.footer(PageIndexPolicy::Skip).await?,
                 };
                 footer = Some((reader.clone(), known.clone()));
-                start_row_group(&reader, shard, &columns, known, batch_rows, &row_groups).await
+                start_row_group(&reader, shard, &columns, known, rows.at_once, &row_groups).await
             };
             let read = read.await;
             let failed = read.is_err();
@@ -163,10 +171,14 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
                 })
             });
             let sent = row_group.and_then(|row_group| {
-                decode_row_group(row_group, &decoder, |batch| {
-                    let permit = blocking.block_on(waiting.take(batch_bytes(&batch)))?;
-                    batches.send(Message::Batch(Box::new(batch), permit)).ok()
-                })
+                decode_row_group(
+                    row_group,
+                    &decoder,
+                    rows.of_batch,
+                    // A batch has its room before it is made.
+                    |n_rows| blocking.block_on(waiting.take(n_rows * decoder.shape.n_pixels * PIXEL)),
+                    |batch, room| batches.send(Message::Batch(Box::new(batch), room)).ok(),
+                )
             });
             match sent {
                 Ok(true) => {}
@@ -181,13 +193,21 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
     });
 }
 
+/// How rows come.
+#[derive(Clone, Copy)]
+struct Rows {
+    of_batch: usize,
+    /// Out of the Parquet decoder.
+    at_once: usize,
+}
+
 /// Begins to read a row group once the budget has room for it.
 async fn start_row_group(
     reader: &ObjectReader,
     shard: Shard,
     columns: &CatalogueColumns,
     footer: ArrowReaderMetadata,
-    batch_rows: usize,
+    rows_at_once: usize,
     budget: &Budget,
 ) -> Result<tokio::task::JoinHandle<Result<RowGroup, StoreError>>, StoreError> {
     let Some(meta) = footer
@@ -216,7 +236,7 @@ async fn start_row_group(
         let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
             .with_row_groups(vec![row_group])
             .with_projection(mask)
-            .with_batch_size(batch_rows)
+            .with_batch_size(rows_at_once)
             .build()
             .map_err(fail)?;
         let decoder = stream.next_row_group().await.map_err(fail)?;
@@ -255,46 +275,75 @@ impl Budget {
     }
 }
 
-fn batch_bytes(batch: &SpectrumBatch) -> usize {
-    batch.flux.len() * (2 * size_of::<f64>() + 1)
-}
-
-/// Decodes a row group batch by batch; `Ok(false)` where nobody takes them any more.
+/// Decodes a row group batch by batch, each once there is `room` for so many rows; `Ok(false)` where nobody takes them any more.
 fn decode_row_group(
-    mut row_group: RowGroup,
+    row_group: RowGroup,
     decoder: &Decoder,
-    mut send: impl FnMut(SpectrumBatch) -> Option<()>,
+    batch_rows: usize,
+    mut room: impl FnMut(usize) -> Option<OwnedSemaphorePermit>,
+    mut send: impl FnMut(SpectrumBatch, OwnedSemaphorePermit) -> Option<()>,
 ) -> Result<bool, StoreError> {
     let shard = row_group.shard.clone();
-    let damaged = |says: Cause| StoreError::BadRowGroup {
-        object: shard.object.path.clone(),
-        row_group: shard.row_group,
-        source: says,
-    };
     let mut first_row = 0;
-    loop {
+    let mut pieces = Pieces { row_group, rest: None };
+    while first_row < shard.n_rows {
+        let wanted = usize::try_from(shard.n_rows - first_row).map_or(batch_rows, |left| left.min(batch_rows));
+        let Some(room) = room(wanted) else { return Ok(false) };
         // Damaged bytes can make the decoder panic; that is a fact about the file.
-        let next = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            row_group.decoder.next().map(|batch| {
-                let batch = batch.map_err(|error| damaged(Cause::new(&error, row_group.reader.secrets())))?;
-                decoder.decode(&shard, first_row, &batch)
-            })
-        }));
-        match next {
-            Ok(Some(batch)) => {
-                let batch = batch?;
-                first_row += batch.n_rows() as u64;
-                if send(batch).is_none() {
-                    return Ok(false);
-                }
-            }
-            Ok(None) => break,
-            Err(_) => return Err(damaged(Cause::said("the decoder gave up"))),
+        let batch = std::panic::catch_unwind(AssertUnwindSafe(|| pieces.batch(decoder, first_row, wanted)))
+            .unwrap_or_else(|_| Err(pieces.damaged(Cause::said("the decoder gave up"))))?;
+        let found = batch.n_rows();
+        if found < wanted {
+            let found = first_row + found as u64;
+            return Err(pieces.damaged(Cause::said(format!("{found} of {} rows", shard.n_rows))));
+        }
+        first_row += found as u64;
+        if send(batch, room).is_none() {
+            return Ok(false);
         }
     }
-    if first_row == shard.n_rows {
-        Ok(true)
-    } else {
-        Err(damaged(Cause::said(format!("{first_row} of {} rows", shard.n_rows))))
+    Ok(true)
+}
+
+/// What comes out of the Parquet decoder, some rows at a time.
+struct Pieces {
+    row_group: RowGroup,
+    /// Rows that were decoded with the batch before.
+    rest: Option<RecordBatch>,
+}
+
+impl Pieces {
+    /// The next `wanted` rows, or as many as there are.
+    fn batch(&mut self, decoder: &Decoder, first_row: u64, wanted: usize) -> Result<SpectrumBatch, StoreError> {
+        let shard = &self.row_group.shard;
+        let mut decoding = decoder.begin(wanted);
+        let mut missing = wanted;
+        while missing > 0 {
+            let piece = match self.rest.take() {
+                Some(rest) => rest,
+                None => match self.row_group.decoder.next() {
+                    Some(piece) => {
+                        piece.map_err(|error| self.damaged(Cause::new(&error, self.row_group.reader.secrets())))?
+                    }
+                    None => break,
+                },
+            };
+            let n = missing.min(piece.num_rows());
+            decoder.push(&mut decoding, &shard.object.path, &piece.slice(0, n))?;
+            if n < piece.num_rows() {
+                self.rest = Some(piece.slice(n, piece.num_rows() - n));
+            }
+            missing -= n;
+        }
+        decoder.finish(decoding, shard, first_row)
+    }
+
+    fn damaged(&self, says: Cause) -> StoreError {
+        let shard = &self.row_group.shard;
+        StoreError::BadRowGroup {
+            object: shard.object.path.clone(),
+            row_group: shard.row_group,
+            source: says,
+        }
     }
 }

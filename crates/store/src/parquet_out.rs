@@ -40,6 +40,8 @@ const ROW_GROUP_ROWS: usize = 65_536;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 /// Bytes of a part of an upload; a smaller file is one request.
 const PART: usize = 16 << 20;
+/// Parts that are on their way at a time: more hold more memory, and on a disk wait for one another.
+const UPLOADS: usize = 2;
 /// How long the end of the process waits for an upload to be aborted.
 const ABORT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -129,7 +131,8 @@ impl ParquetOut {
         let location = stores.locate(&uri)?;
         let digest = Arc::new(Mutex::new(Hashed::default()));
         let writer = HashingWriter {
-            upload: BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), PART),
+            upload: BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), PART)
+                .with_max_concurrency(UPLOADS),
             ending: false,
             digest: Arc::clone(&digest),
             location,

@@ -42,11 +42,15 @@ pub(crate) fn fetch<'scope>(
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let me = scope.index() as u64;
     let (asking_again, again) = scope.feedback::<Vec<Asking>>(1);
-    let asking = move |has| Asking { worker: me, has };
-    let first = emit(scope, (0..READ_AHEAD).map(|has| (0, asking(has))).collect());
+    // The first worker asks for all at first: what another sends it is not looked at before its first batch is done.
+    let workers = if me == 0 { scope.peers() as u64 } else { 0 };
+    let at_first = (0..READ_AHEAD).flat_map(|has| (0..workers).map(move |worker| (0, Asking { worker, has })));
+    let first = emit(scope, at_first.collect());
     let assigned = assign(first.concat(again), faults, groups);
     let (items, ended) = read(assigned, faults, open).ok_err(|fetched| fetched);
-    ended.map(asking).connect_loop(asking_again);
+    ended
+        .map(move |has| Asking { worker: me, has })
+        .connect_loop(asking_again);
     items
 }
 

@@ -1,0 +1,357 @@
+//! Large buffers are kept for whoever asks next: the allocator of every program that computes with these kernels.
+//!
+//! Batches, captures and products take and give back the same few sizes over and over, often on another thread. From the C library that is new
+//! memory each time, whose first touch costs more than most of what is done in it; or, once it has learnt of large sizes, heaps that one thread
+//! fills and another frees, full of holes. So a freed buffer goes to a list of its size class, common to all threads, and from there to the next
+//! who asks. What is kept so is bounded; what is beyond goes back to the system in whole pages.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::{Mutex, PoisonError};
+
+/// Bytes from which on a buffer is kept.
+const LEAST: usize = 1 << LEAST_LOG;
+const LEAST_LOG: u32 = 16;
+/// Bytes beyond which it is not: the C library takes and gives those in whole pages.
+const MOST: usize = 1 << 26;
+/// Bytes that are kept, of all sizes together.
+const ROOM: usize = 128 << 20;
+/// Size classes from one power of two to the next: a buffer is at most an eighth larger than what was asked for.
+const STEPS: usize = 8;
+const CLASSES: usize = (MOST.ilog2() - LEAST_LOG) as usize * STEPS + 1;
+/// Alignment of every kept buffer, and the largest that may be asked for: two cache lines, as Arrow has it.
+const ALIGNMENT: usize = 128;
+
+#[global_allocator]
+static BUFFERS: Buffers = Buffers(Mutex::new(Kept::new()));
+
+/// The system's allocator, with lists of large buffers that wait to be used again.
+struct Buffers(Mutex<Kept>);
+
+/// A buffer that waits; it lies in the buffer's own first bytes.
+struct Waiting {
+    next: *mut Waiting,
+}
+
+/// The buffers that wait.
+struct Kept {
+    /// The last one freed of each size class.
+    last: [*mut Waiting; CLASSES],
+    bytes: usize,
+    /// Where room is made next: the classes take turns, so that sizes which nobody asks for any more go.
+    turn: usize,
+}
+
+// SAFETY: a buffer that waits belongs to the list alone, whichever thread freed it.
+unsafe impl Send for Kept {}
+
+impl Kept {
+    const fn new() -> Self {
+        Self {
+            last: [std::ptr::null_mut(); CLASSES],
+            bytes: 0,
+            turn: 0,
+        }
+    }
+
+    /// The buffer of this class that was freed last.
+    fn take(&mut self, class: Class) -> Option<*mut u8> {
+        let first = self.last[class.index];
+        if first.is_null() {
+            return None;
+        }
+        // SAFETY: what is in the list was put there by `keep`, which wrote it.
+        self.last[class.index] = unsafe { (*first).next };
+        self.bytes -= class.bytes;
+        Some(first.cast())
+    }
+
+    /// Adds a buffer of this class that nobody uses.
+    ///
+    /// # Safety
+    /// It is of the class, and the caller's own to give away.
+    unsafe fn keep(&mut self, class: Class, buffer: *mut u8) {
+        // Aligned, as all buffers of a class are.
+        #[allow(clippy::cast_ptr_alignment)]
+        let waiting = buffer.cast::<Waiting>();
+        // SAFETY: the buffer is larger than this, and its alignment that of a class.
+        unsafe {
+            waiting.write(Waiting {
+                next: self.last[class.index],
+            });
+        }
+        self.last[class.index] = waiting;
+        self.bytes += class.bytes;
+    }
+
+    /// A buffer that goes back to the system because all together take too much.
+    fn surplus(&mut self) -> Option<(Class, *mut u8)> {
+        if self.bytes <= ROOM {
+            return None;
+        }
+        for _ in 0..CLASSES {
+            self.turn = (self.turn + 1) % CLASSES;
+            let class = Class::at(self.turn);
+            if let Some(buffer) = self.take(class) {
+                return Some((class, buffer));
+            }
+        }
+        None
+    }
+}
+
+/// Buffers of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Class {
+    index: usize,
+    bytes: usize,
+}
+
+impl Class {
+    /// That of a buffer of this layout; `None` where it is not kept.
+    const fn of(layout: Layout) -> Option<Self> {
+        let bytes = layout.size();
+        if bytes < LEAST || bytes > MOST || layout.align() > ALIGNMENT {
+            return None;
+        }
+        let power = bytes.ilog2();
+        let step = (1 << power) / STEPS;
+        Some(Self::at(
+            (power - LEAST_LOG) as usize * STEPS + (bytes - (1 << power)).div_ceil(step),
+        ))
+    }
+
+    const fn at(index: usize) -> Self {
+        let power = LEAST << (index / STEPS);
+        Self {
+            index,
+            bytes: power + index % STEPS * (power / STEPS),
+        }
+    }
+
+    /// New and zero; null where the system has none left.
+    fn fresh(self) -> *mut u8 {
+        pages::take(self.bytes)
+    }
+
+    /// Gives a buffer of this class back.
+    ///
+    /// # Safety
+    /// It came from [`Class::fresh`], and nobody uses it.
+    unsafe fn give_back(self, buffer: *mut u8) {
+        // SAFETY: as the caller's.
+        unsafe { pages::give(buffer, self.bytes) }
+    }
+}
+
+/// Memory in whole pages, straight from the system: the C library would put buffers of these sizes into the heap of the thread that asks.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod pages {
+    use std::ffi::{c_int, c_void};
+
+    const READ_AND_WRITE: c_int = 1 | 2;
+    /// The program's own, of no file.
+    const PRIVATE_ANONYMOUS: c_int = 0x02 | 0x20;
+    const FAILED: usize = usize::MAX;
+
+    unsafe extern "C" {
+        fn mmap(at: *mut c_void, bytes: usize, access: c_int, kind: c_int, file: c_int, offset: i64) -> *mut c_void;
+        fn munmap(at: *mut c_void, bytes: usize) -> c_int;
+    }
+
+    /// So many bytes of zeros; null where there are none left.
+    pub fn take(bytes: usize) -> *mut u8 {
+        // SAFETY: anonymous memory at a place that the system chooses.
+        let pages = unsafe { mmap(std::ptr::null_mut(), bytes, READ_AND_WRITE, PRIVATE_ANONYMOUS, -1, 0) };
+        if pages.addr() == FAILED {
+            return std::ptr::null_mut();
+        }
+        pages.cast()
+    }
+
+    /// Gives them back.
+    ///
+    /// # Safety
+    /// What `take` gave for so many bytes, and nobody uses it.
+    pub unsafe fn give(pages: *mut u8, bytes: usize) {
+        // SAFETY: as the caller's. It can fail only for want of room in the system's own tables; then the pages stay.
+        unsafe { munmap(pages.cast(), bytes) };
+    }
+}
+
+/// Elsewhere from the C library.
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+mod pages {
+    use std::alloc::{GlobalAlloc, Layout, System};
+
+    const fn layout(bytes: usize) -> Layout {
+        // SAFETY: the alignment is a power of two, and no class is anywhere near `isize::MAX`.
+        unsafe { Layout::from_size_align_unchecked(bytes, super::ALIGNMENT) }
+    }
+
+    /// So many bytes of zeros; null where there are none left.
+    pub fn take(bytes: usize) -> *mut u8 {
+        // SAFETY: no class is empty.
+        unsafe { System.alloc_zeroed(layout(bytes)) }
+    }
+
+    /// Gives them back.
+    ///
+    /// # Safety
+    /// What `take` gave for so many bytes, and nobody uses it.
+    pub unsafe fn give(pages: *mut u8, bytes: usize) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(pages, layout(bytes)) }
+    }
+}
+
+impl Buffers {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// SAFETY: what is handed out is a buffer of the system's, at least as large and as aligned as asked for, that is in no list. Whose it is, and how
+// large, depends on its layout alone, so it goes back to where it came from.
+unsafe impl GlobalAlloc for Buffers {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match Class::of(layout) {
+            // SAFETY: as the caller's.
+            None => unsafe { System.alloc(layout) },
+            Some(class) => {
+                let waiting = self.kept().take(class);
+                waiting.unwrap_or_else(|| class.fresh())
+            }
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let Some(class) = Class::of(layout) else {
+            // SAFETY: as the caller's.
+            return unsafe { System.alloc_zeroed(layout) };
+        };
+        let waiting = self.kept().take(class);
+        match waiting {
+            None => class.fresh(),
+            Some(buffer) => {
+                // SAFETY: it has so many bytes.
+                unsafe { buffer.write_bytes(0, layout.size()) };
+                buffer
+            }
+        }
+    }
+
+    unsafe fn dealloc(&self, buffer: *mut u8, layout: Layout) {
+        let Some(class) = Class::of(layout) else {
+            // SAFETY: as the caller's.
+            return unsafe { System.dealloc(buffer, layout) };
+        };
+        let mut surplus = {
+            let mut kept = self.kept();
+            // SAFETY: the caller gives it away, and it was allocated as of this class.
+            unsafe { kept.keep(class, buffer) };
+            kept.surplus()
+        };
+        while let Some((class, buffer)) = surplus {
+            // SAFETY: it is in no list any more.
+            unsafe { class.give_back(buffer) };
+            surplus = self.kept().surplus();
+        }
+    }
+
+    unsafe fn realloc(&self, buffer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: the caller's size does not overflow with this alignment.
+        let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
+        match (Class::of(layout), Class::of(new)) {
+            // SAFETY: as the caller's.
+            (None, None) => unsafe { System.realloc(buffer, layout, bytes) },
+            (old, new) if old == new => buffer,
+            _ => {
+                // SAFETY: as the caller's.
+                let moved = unsafe { self.alloc(new) };
+                if !moved.is_null() {
+                    // SAFETY: both have so many bytes, and a buffer that is in use is not handed out.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(buffer, moved, layout.size().min(bytes));
+                        self.dealloc(buffer, layout);
+                    }
+                }
+                moved
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(bytes: usize, align: usize) -> Layout {
+        Layout::from_size_align(bytes, align).unwrap()
+    }
+
+    #[test]
+    fn a_class_is_at_most_an_eighth_larger() {
+        let mut bytes = LEAST;
+        while bytes <= MOST {
+            for bytes in [bytes, bytes - 1, bytes + 1] {
+                let Some(class) = Class::of(layout(bytes, 8)) else {
+                    assert!(bytes < LEAST || bytes > MOST);
+                    continue;
+                };
+                assert!(
+                    class.bytes >= bytes && class.bytes <= bytes + bytes / 8,
+                    "{bytes} {class:?}"
+                );
+                assert_eq!(Class::at(class.index), class);
+                assert!(class.index < CLASSES);
+            }
+            bytes += bytes / 16;
+        }
+        assert_eq!(Class::of(layout(LEAST, 256)), None);
+        assert_eq!(Class::of(layout(MOST, 64)).map(|class| class.index), Some(CLASSES - 1));
+    }
+
+    #[test]
+    fn what_is_freed_is_handed_out_again_and_zeroed_where_asked() {
+        let buffers = Buffers(Mutex::new(Kept::new()));
+        let (size, same) = (layout(1 << 20, 8), layout((1 << 20) - 5, 64));
+        // SAFETY: each buffer is used within its size and freed once, with its layout.
+        unsafe {
+            let first = buffers.alloc(size);
+            first.write_bytes(7, size.size());
+            buffers.dealloc(first, size);
+            let again = buffers.alloc_zeroed(same);
+            assert_eq!(again, first);
+            assert!(
+                std::slice::from_raw_parts(again, same.size())
+                    .iter()
+                    .all(|&byte| byte == 0)
+            );
+            again.write_bytes(3, same.size());
+            let moved = buffers.realloc(again, same, 3 << 20);
+            assert!(
+                std::slice::from_raw_parts(moved, same.size())
+                    .iter()
+                    .all(|&byte| byte == 3)
+            );
+            assert_eq!(moved.addr() % ALIGNMENT, 0);
+            let small = buffers.realloc(moved, layout(3 << 20, 64), 100);
+            assert_eq!(*small.add(99), 3);
+            buffers.dealloc(small, layout(100, 64));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let buffers = Buffers(Mutex::new(Kept::new()));
+        let size = layout(MOST, 8);
+        // SAFETY: each buffer is freed once, with its layout.
+        unsafe {
+            let taken: Vec<*mut u8> = (0..2 * ROOM / MOST).map(|_| buffers.alloc(size)).collect();
+            for buffer in taken {
+                buffers.dealloc(buffer, size);
+            }
+        }
+        assert!(buffers.kept().bytes <= ROOM);
+    }
+}
