@@ -1,0 +1,201 @@
+//! What each arithmetic of `[compute] precision` leaves of the numbers that users see, against the same run in f64: simulated spectra with a
+//! continuum near 1, a network trained on them, the prior precision that their evidence finds.
+//!
+//! | precision | J_x and J_x C_flux J_x^T | weights' covariance, marginal variance of every weight |
+//! | --- | --- | --- |
+//! | `f32` | 3e-5 | 1e-3 |
+//! | `bf16x3` | 1e-4: flux that is not centred has large terms that cancel | 1e-3 |
+//! | `bf16` | no promise, and the documentation says so | |
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fisherflow_tests::{RunFile, Table, data_files, fisherflow, run};
+
+const K: usize = 3;
+/// Of J_x and its covariance, relative to the size of a label's gradient: in f32, and in three products of bf16.
+const DERIVATIVES: [(&str, f64); 2] = [("f32", 3e-5), ("bf16x3", 1e-4)];
+/// Of every covariance and variance.
+const VARIANCES: f64 = 1e-3;
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+/// What users see of a run: by star J_x `[K, D]` and both covariances `[K, K]`; by file the variances of its weights.
+struct Seen {
+    jacobians: BTreeMap<String, Vec<f64>>,
+    flux: BTreeMap<String, Vec<f64>>,
+    weights: BTreeMap<String, Vec<f64>>,
+    variances: BTreeMap<String, Vec<f64>>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let simulate = ["--spectra", "1500", "--pixels", "700", "--objects", "3"];
+        run(fisherflow()
+            .arg("simulate")
+            .arg(folder.path().join("catalogue"))
+            .args(simulate))
+        .expect_done();
+        let place = Self { folder };
+        run(fisherflow()
+            .arg("train")
+            .arg(place.run_file("train", "kfac", "f64", "1.0")))
+        .expect_done();
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Smooth activations: at the kink of a `relu` either slope is right, and rounding decides.
+    fn run_file(&self, name: &str, structure: &str, precision: &str, prior: &str) -> PathBuf {
+        let mut run_file = RunFile::new(self.path(), name);
+        run_file.curvature = format!("structure = \"{structure}\"");
+        run_file.prior = format!("precision = {prior}");
+        run_file.compute = format!("precision = \"{precision}\"\nbatch = 128\ngroup = 500");
+        let toml = run_file
+            .toml()
+            .replace("ivar = \"ivar\"", "sigma = \"flux_err\"")
+            .replace("keep_columns = [\"visit\"]\n", "");
+        let more = "\n[certificate]\nspectra = 0\nfull_pass = false\n\
+                    \n[train]\nhidden = [64, 32]\nactivation = \"gelu\"\nepochs = 15\nbatch = 32\nlearning_rate = 0.002\nseed = 5\n";
+        let file = self.path().join(format!("{name}.toml"));
+        std::fs::write(&file, toml + more).unwrap();
+        file
+    }
+
+    /// `None`: this CPU has no such arithmetic, which the run says.
+    fn run(&self, structure: &str, precision: &str, prior: &str) -> Option<Seen> {
+        let name = format!("{structure}-{precision}");
+        let ended = run(fisherflow()
+            .arg("run")
+            .arg(self.run_file(&name, structure, precision, prior))
+            .args(["-w", "2"]));
+        if precision.starts_with("bf16") && ended.code != Some(0) {
+            assert!(ended.stderr.contains("AVX512_BF16"), "{ended}");
+            println!("skipped: {precision} needs AMX or AVX512_BF16");
+            return None;
+        }
+        ended.expect_done();
+        Some(Seen::read(&self.path().join(&name)))
+    }
+
+    /// The prior precision that the evidence of the run in f64 takes.
+    fn by_evidence(&self) -> String {
+        run(fisherflow()
+            .arg("run")
+            .arg(self.run_file("evidence", "kfac", "f64", "\"evidence\"")))
+        .expect_done();
+        let blocks = Table::read(&self.path().join("evidence/posterior/blocks.parquet"));
+        format!("{:e}", blocks.number("prior_precision", 0))
+    }
+}
+
+impl Seen {
+    fn read(output: &Path) -> Self {
+        let predictions = Table::read(&output.join("predictions"));
+        let part = |column: &str| -> BTreeMap<String, Vec<f64>> {
+            (0..predictions.len())
+                .map(|row| (predictions.text("id", row), predictions.list(column, row)))
+                .collect()
+        };
+        let mut jacobians: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let rows = Table::read(&output.join("jacobians"));
+        for row in 0..rows.len() {
+            let of_star = jacobians.entry(rows.text("id", row)).or_default();
+            of_star.extend(rows.list("jacobian", row));
+        }
+        let variances = data_files(output)
+            .into_iter()
+            .filter(|file| file.starts_with("posterior/marginal_variance/"))
+            .map(|file| {
+                let table = Table::read(&output.join(&file));
+                let values = (0..table.len()).map(|row| table.number("value", row)).collect();
+                (file, values)
+            })
+            .collect();
+        Self {
+            jacobians,
+            flux: part("cov_flux"),
+            weights: part("cov_weights"),
+            variances,
+        }
+    }
+
+    /// The largest errors of what `self` says, against `exact`: of J_x, of both covariances, of the variances of weights.
+    fn errors(&self, exact: &Self) -> [f64; 4] {
+        let worst = |errors: &mut dyn Iterator<Item = f64>| errors.fold(0.0_f64, |worst, error| worst.max(error));
+        let covariance = |found: &BTreeMap<String, Vec<f64>>, exact: &BTreeMap<String, Vec<f64>>| {
+            worst(&mut exact.iter().flat_map(|(id, exact)| {
+                let found = &found[id];
+                assert_eq!((found.len(), exact.len()), (K * K, K * K), "{id}");
+                (0..K * K).map(move |at| {
+                    let scale = (exact[at / K * (K + 1)] * exact[at % K * (K + 1)]).sqrt();
+                    (found[at] - exact[at]).abs() / scale
+                })
+            }))
+        };
+        let jacobian = worst(&mut exact.jacobians.iter().flat_map(|(id, exact)| {
+            let pixels = exact.len() / K;
+            let labels = exact.chunks_exact(pixels).zip(self.jacobians[id].chunks_exact(pixels));
+            labels.map(|(exact, found)| {
+                let apart = exact.iter().zip(found).map(|(e, f)| (e - f).powi(2)).sum::<f64>();
+                (apart / exact.iter().map(|e| e * e).sum::<f64>()).sqrt()
+            })
+        }));
+        let variance = worst(&mut exact.variances.iter().flat_map(|(file, exact)| {
+            let found = &self.variances[file];
+            assert_eq!(found.len(), exact.len(), "{file}");
+            exact
+                .iter()
+                .zip(found)
+                .map(|(exact, found)| (found / exact - 1.0).abs())
+        }));
+        [
+            jacobian,
+            covariance(&self.flux, &exact.flux),
+            covariance(&self.weights, &exact.weights),
+            variance,
+        ]
+    }
+}
+
+#[test]
+fn every_arithmetic_keeps_what_it_promises() {
+    let place = Place::new();
+    let prior = place.by_evidence();
+    println!("prior precision by evidence: {prior}");
+    for structure in ["kfac", "ekfac", "diagonal", "dual"] {
+        let exact = place.run(structure, "f64", &prior).unwrap();
+        assert_eq!(exact.flux.len(), 1500);
+        assert_eq!(exact.variances.is_empty(), structure == "dual");
+        for precision in ["f32", "bf16x3", "bf16"] {
+            let Some(found) = place.run(structure, precision, &prior) else {
+                continue;
+            };
+            let errors = found.errors(&exact);
+            println!(
+                "{structure:8} {precision:6} J_x {:.1e}  photons {:.1e}  weights {:.1e}  variances {:.1e}",
+                errors[0], errors[1], errors[2], errors[3]
+            );
+            // A comparison that finds nothing compares nothing.
+            assert!(errors[0] > 0.0 && errors[2] > 0.0);
+            let Some((_, derivatives)) = DERIVATIVES.into_iter().find(|(of, _)| *of == precision) else {
+                assert!(errors[0] > 3e-4, "one product of bf16 is not as exact as three");
+                continue;
+            };
+            assert!(
+                errors[0] < derivatives && errors[1] < derivatives,
+                "{structure} {precision}: {errors:?}"
+            );
+            assert!(
+                errors[2] < VARIANCES && errors[3] < VARIANCES,
+                "{structure} {precision}: {errors:?}"
+            );
+        }
+    }
+}
