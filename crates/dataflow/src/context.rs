@@ -244,9 +244,18 @@ impl Context {
     /// How far a pass over spectra that are summed goes back: to the flux where their photons' part is in their weight.
     pub(crate) fn jacobian_of_sums(&self) -> InputJacobian {
         if self.job.calibration.errors_in_variables {
-            InputJacobian::Wanted
+            InputJacobian::InBlocks
         } else {
             InputJacobian::NotWanted
+        }
+    }
+
+    /// How far a pass goes back that leaves what is predicted: J_x is in memory only where it is written.
+    pub(crate) fn jacobian_of_predictions(&self) -> InputJacobian {
+        if self.job.predict.jacobians {
+            InputJacobian::Wanted
+        } else {
+            InputJacobian::InBlocks
         }
     }
 

@@ -13,6 +13,7 @@ use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
 use fisherflow_kernels::{
     Element, Packed, Path, Products, Start, add_cross, add_gram, multiply, multiply_packed, register_products,
+    tile_products,
 };
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
@@ -88,6 +89,13 @@ impl Bench {
     }
 
     fn all<T: Element + From<f32>>(&self, name: &str) {
+        let rate = |work: fn(usize) -> usize, times: usize| {
+            let start = now();
+            black_box(work(black_box(times))) as f64 / (now() - start)
+        };
+        let shares = (0..self.rounds).map(|_| rate(tile_products::<T>, 2000) / rate(register_products::<T>, 400_000));
+        let share = shares.fold(0.0, f64::max);
+        println!("{name}: a tile in the first cache level at {share:.2} of multiply-adds on registers");
         for (m, k, n) in SHAPES {
             self.product::<T>(&format!("{name} {m}x{k}x{n}"), [m, k, n]);
         }
@@ -205,13 +213,13 @@ impl Bench {
         multiplications: usize,
         worker: impl Fn(&mut dyn FnMut(&mut [Run<'_>])) + Sync,
     ) {
-        let times = (100_000_000 / multiplications.max(1)).clamp(1, 200);
+        let times = (1_000_000_000 / multiplications.max(1)).clamp(1, 500);
         let together = Barrier::new(self.workers);
         let measure = |runs: &mut [Run<'_>]| {
             let (mut best, mut peak) = (vec![f64::INFINITY; runs.len()], 0.0);
             for _ in 0..self.rounds {
-                together.wait();
                 let start = now();
+                together.wait();
                 let number = black_box(register_products::<T>(black_box(200_000)));
                 together.wait();
                 peak = f64::max(
@@ -219,8 +227,8 @@ impl Bench {
                     2e-9 * (number * self.workers * self.workers) as f64 / (now() - start),
                 );
                 for (best, (_, run)) in best.iter_mut().zip(runs.iter_mut()) {
-                    together.wait();
                     let start = now();
+                    together.wait();
                     for _ in 0..times {
                         run();
                     }

@@ -98,6 +98,7 @@ element!(f64, x86::avx2_f64, x86::avx512_f64, of_f64);
 fn avx512_f32() -> Tile<f32> {
     Tile {
         pack_lhs: x86_turn::pack_strip_f32::<{ x86::AVX512_ROWS }>,
+        pack_rhs: x86_turn::pack_strip_f32::<{ x86::AVX512_COLS }>,
         ..x86::avx512_f32()
     }
 }

@@ -48,14 +48,11 @@ fn pack_mapped<T: Element, const W: usize>(
             .wrapping_offset(row as isize * row_stride + col as isize * col_stride)
     };
     if height < W {
-        for (col, to) in inner.iter_mut().enumerate() {
-            for (row, to) in to.iter_mut().enumerate() {
-                *to = if row < height {
-                    // SAFETY: row `first + row < nrows` and column `from + col < ncols` lie in the matrix, which is borrowed.
-                    map(unsafe { *at(first + row, from + col) })
-                } else {
-                    T::ZERO
-                };
+        inner.as_flattened_mut().fill(T::ZERO);
+        for row in 0..height {
+            for (col, to) in inner.iter_mut().enumerate() {
+                // SAFETY: row `first + row < nrows` and column `from + col < ncols` lie in the matrix, which is borrowed.
+                to[row] = map(unsafe { *at(first + row, from + col) });
             }
         }
     } else if row_stride == 1 {

@@ -17,6 +17,9 @@ use crate::tile::{CHAIN, GROUP, JOB, Tile, add_squares, add_widened};
 /// Rows of AVX-512's tiles.
 pub(crate) const AVX512_ROWS: usize = 14;
 
+/// Columns of AVX-512's tile of f32.
+pub(crate) const AVX512_COLS: usize = 32;
+
 /// Inner indices that are asked for ahead of their use.
 const AHEAD: usize = 24;
 

@@ -20,7 +20,6 @@ pub(crate) fn pack_strip_f32<const W: usize>(
     map: Map,
     out: &mut [f32],
 ) {
-    const { assert!(W <= LANES) };
     let inner = out.len() / W;
     let turned = inner / LANES * LANES;
     if map != Map::Identity || matrix.col_stride() != 1 || matrix.nrows() - first < W {
@@ -45,16 +44,19 @@ pub(crate) fn pack_strip_f32<const W: usize>(
 /// `out.len() / W` numbers, a multiple of [`LANES`], are there in each of the rows.
 #[target_feature(enable = "avx512f")]
 unsafe fn turn<const W: usize>(start: *const f32, stride: isize, out: &mut [f32]) {
-    let wanted = u16::MAX >> (LANES - W);
     for (block, out) in out.chunks_exact_mut(W * LANES).enumerate() {
-        let mut rows = [_mm512_setzero_ps(); LANES];
-        for (row, values) in rows.iter_mut().take(W).enumerate() {
-            // SAFETY: the caller's promise.
-            *values = unsafe { _mm512_loadu_ps(start.offset(row as isize * stride).add(block * LANES)) };
-        }
-        for (to, column) in out.chunks_exact_mut(W).zip(columns(rows)) {
-            // SAFETY: only W values are written.
-            unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), wanted, column) };
+        for from in (0..W).step_by(LANES) {
+            let height = LANES.min(W - from);
+            let mut rows = [_mm512_setzero_ps(); LANES];
+            for (row, values) in rows.iter_mut().take(height).enumerate() {
+                // SAFETY: the caller's promise.
+                *values = unsafe { _mm512_loadu_ps(start.offset((from + row) as isize * stride).add(block * LANES)) };
+            }
+            let wanted = u16::MAX >> (LANES - height);
+            for (to, column) in out.chunks_exact_mut(W).zip(columns(rows)) {
+                // SAFETY: only `height` of W values are written, from number `from` on.
+                unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr().add(from), wanted, column) };
+            }
         }
     }
 }

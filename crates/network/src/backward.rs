@@ -12,11 +12,16 @@ use crate::network::{Forward, Layer, Network};
 use crate::normalisation::InverseScale;
 use crate::product::product;
 
+/// Rows of a block of the Jacobian: enough for the weights to be read seldom, few enough for the third cache level.
+const ROWS_OF_A_BLOCK: usize = 256;
+
 /// Whether the pass goes on to the flux, which costs the largest product of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputJacobian {
     /// Down to the flux.
     Wanted,
+    /// As far as [`Network::jacobian_blocks`] goes on from, a few spectra at a time: for sums over pixels, where J_x need not be in memory.
+    InBlocks,
     /// Only to the first layer's pre-activation.
     NotWanted,
 }
@@ -29,6 +34,8 @@ pub struct Backward {
     pub captures: Vec<LayerCapture>,
     /// `d label_k / d flux_d`: `[K, batch, D]`, label unit per flux unit; `None` where it was not wanted.
     pub input_jacobian: Option<Tensor>,
+    /// `[K * batch, width]` before the last product on the way to the flux; `None` where no blocks were asked for.
+    before_flux: Option<Tensor>,
 }
 
 impl Network {
@@ -104,19 +111,50 @@ impl Network {
             }
         }
         captures.reverse();
-        let input_jacobian = match input_jacobian {
-            InputJacobian::NotWanted => None,
-            InputJacobian::Wanted => Some(self.by_flux(&grad, batch)?),
+        let (input_jacobian, before_flux) = match input_jacobian {
+            InputJacobian::NotWanted => (None, None),
+            InputJacobian::Wanted => (Some(self.by_flux(&grad, batch, None)?), None),
+            InputJacobian::InBlocks => (None, Some(grad)),
         };
         Ok(Backward {
             captures,
             input_jacobian,
+            before_flux,
         })
+    }
+
+    /// J_x of some spectra at a time, `take(the first of them, [K, n, D])`, label unit per flux unit: the bits of the whole Jacobian. It is gone
+    /// when `take` returns; `backward` is of [`InputJacobian::InBlocks`].
+    ///
+    /// # Errors
+    /// A backward pass that was not asked for blocks; what `take` fails with.
+    pub fn jacobian_blocks<E: From<NetworkError>>(
+        &self,
+        backward: &Backward,
+        mut take: impl FnMut(usize, &Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let grad = backward.before_flux.as_ref().ok_or(NetworkError::NoBlocks)?;
+        let k = self.n_labels();
+        let of_block = |first: usize, n: usize| -> Result<Tensor, NetworkError> {
+            let width = grad.dims2()?.1;
+            let grad = grad.reshape((k, (), width))?.narrow(1, first, n)?;
+            Ok(grad.contiguous()?.reshape((k * n, width))?)
+        };
+        let batch = grad.dims()[0] / k.max(1);
+        let at_once = (ROWS_OF_A_BLOCK / k.max(1)).clamp(1, batch.max(1));
+        let room = Tensor::zeros((k * at_once, self.n_inputs()), grad.dtype(), grad.device());
+        let room = room.map_err(NetworkError::from)?;
+        for first in (0..batch).step_by(at_once) {
+            let n = at_once.min(batch - first);
+            take(first, &self.by_flux(&of_block(first, n)?, n, Some(&room))?)?;
+        }
+        Ok(())
     }
 
     /// From the gradients `[K * batch, width]` at the first layer's pre-activation (or at the input, where the network does not begin with
     /// a dense layer) to `[K, batch, D]`, label unit per flux unit.
-    fn by_flux(&self, grad: &Tensor, batch: usize) -> Result<Tensor, NetworkError> {
+    /// It is written to the first rows of `room`, where that is given and the last product can be made there.
+    fn by_flux(&self, grad: &Tensor, batch: usize, room: Option<&Tensor>) -> Result<Tensor, NetworkError> {
         let (threads, n_labels) = (self.arithmetic.threads, self.n_labels());
         let inverse_scale = self.normalisation.inverse_scale();
         let uniform = match inverse_scale {
@@ -133,7 +171,7 @@ impl Network {
             })?
         };
         let jacobian = match (self.layers.first(), inverse_scale) {
-            (Some(Layer::Dense(dense)), _) => self.times_weight_by_flux(&scaled, dense, inverse_scale)?,
+            (Some(Layer::Dense(dense)), _) => self.times_weight_by_flux(&scaled, dense, inverse_scale, room)?,
             (_, InverseScale::Uniform(_)) => scaled,
             (_, InverseScale::ByPixel(row)) => in_blocks(&scaled, batch, threads, |_, x| x.broadcast_mul(row))?,
         };
@@ -141,15 +179,35 @@ impl Network {
     }
 
     /// `grad` times the first layer's weights over the input scale, so that no pass over the Jacobian is needed afterwards.
-    fn times_weight_by_flux(&self, grad: &Tensor, dense: &Dense, scale: &InverseScale) -> Result<Tensor, NetworkError> {
+    fn times_weight_by_flux(
+        &self,
+        grad: &Tensor,
+        dense: &Dense,
+        scale: &InverseScale,
+        room: Option<&Tensor>,
+    ) -> Result<Tensor, NetworkError> {
         let threads = self.arithmetic.threads;
-        let InverseScale::ByPixel(row) = scale else {
-            return Ok(dense.vjp(grad, threads)?);
+        let scaled = || match scale {
+            InverseScale::Uniform(_) => Ok(dense.weight.clone()),
+            InverseScale::ByPixel(row) => in_blocks(&dense.weight, usize::MAX, threads, |_, w| w.broadcast_mul(row)),
         };
-        let scaled = || in_blocks(&dense.weight, usize::MAX, threads, |_, w| w.broadcast_mul(row));
-        Ok(match &dense.packed {
-            None => product(grad, get_or_try_init(&self.weight_by_flux, scaled)?, threads)?,
-            Some(packed) => packed.by_flux(grad, scaled)?,
+        let Some(packed) = &dense.packed else {
+            return Ok(match scale {
+                InverseScale::Uniform(_) => dense.vjp(grad, threads)?,
+                InverseScale::ByPixel(_) => product(grad, get_or_try_init(&self.weight_by_flux, scaled)?, threads)?,
+            });
+        };
+        let weight = match scale {
+            InverseScale::Uniform(_) => packed.backward(&dense.weight)?,
+            InverseScale::ByPixel(_) => packed.by_flux(scaled)?,
+        };
+        Ok(match room {
+            None => weight.product(grad, None, threads)?,
+            Some(room) => {
+                let to = room.narrow(0, 0, grad.dims2()?.0)?;
+                weight.product_into(&to, grad, threads)?;
+                to
+            }
         })
     }
 }

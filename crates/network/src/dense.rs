@@ -62,16 +62,16 @@ impl PackedWeight {
         }
     }
 
-    /// Products with weights over the input scale, which `scaled` gives.
-    pub fn by_flux(
-        &self,
-        grad: &Tensor,
-        scaled: impl FnOnce() -> candle_core::Result<Tensor>,
-    ) -> candle_core::Result<Tensor> {
-        let weight = get_or_try_init(&self.by_flux, || {
+    /// The weights as gradients are multiplied by them.
+    pub fn backward(&self, weight: &Tensor) -> candle_core::Result<&PackedTensor> {
+        get_or_try_init(&self.backward, || PackedTensor::new(weight, self.arithmetic.backward()))
+    }
+
+    /// The same over the input scale, which `scaled` gives.
+    pub fn by_flux(&self, scaled: impl FnOnce() -> candle_core::Result<Tensor>) -> candle_core::Result<&PackedTensor> {
+        get_or_try_init(&self.by_flux, || {
             PackedTensor::new(&scaled()?, self.arithmetic.backward())
-        })?;
-        weight.product(grad, None, self.arithmetic.threads)
+        })
     }
 }
 
@@ -131,12 +131,7 @@ impl Dense {
     pub fn vjp(&self, output_grad: &Tensor, threads: usize) -> candle_core::Result<Tensor> {
         match &self.packed {
             None => product(output_grad, &self.weight, threads),
-            Some(packed) => {
-                let weight = get_or_try_init(&packed.backward, || {
-                    PackedTensor::new(&self.weight, packed.arithmetic.backward())
-                })?;
-                weight.product(output_grad, None, threads)
-            }
+            Some(packed) => packed.backward(&self.weight)?.product(output_grad, None, threads),
         }
     }
 }

@@ -221,6 +221,9 @@ pub enum NetworkError {
         /// Number of network inputs.
         inputs: usize,
     },
+    /// Blocks of the input Jacobian are asked of a backward pass that was not made for them.
+    #[error("the backward pass was not asked for the input Jacobian in blocks")]
+    NoBlocks,
     /// A forward pass of another network.
     #[error("the forward pass kept {found} layers, the network has {expected}: it is another network's")]
     ForeignForward {

@@ -84,7 +84,7 @@ impl<C: Change> InplaceOp2 for Changing<'_, C> {
 }
 
 /// The values of a contiguous tensor.
-fn part<'a, T: WithDType>(values: &'a mut [T], layout: &Layout) -> Result<&'a mut [T]> {
+pub(crate) fn part<'a, T: WithDType>(values: &'a mut [T], layout: &Layout) -> Result<&'a mut [T]> {
     let part = layout
         .contiguous_offsets()
         .and_then(|(start, end)| values.get_mut(start..end));

@@ -1,11 +1,13 @@
 //! Products of matrices of tensors: the one place where they happen. The arithmetic is in `fisherflow-kernels`, whose products have the same
 //! bits for any number of threads.
 
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 use faer::{MatMut, MatRef};
 use fisherflow_kernels::{Element, Packed, Products, Start};
 
 pub use fisherflow_kernels::{run_all, workspace_bytes};
+
+use crate::in_place::part;
 
 /// `lhs rhs`, `[m, k]` by `[k, n]`, row-major; either may be a transposed view, and is then not copied.
 ///
@@ -115,6 +117,29 @@ impl PackedTensor {
         }
     }
 
+    /// `lhs` times this, written to `to`, `[m, n]` and contiguous.
+    pub fn product_into(&self, to: &Tensor, lhs: &Tensor, threads: usize) -> Result<()> {
+        let (n, dtype) = match self {
+            Self::F32(packed) => ((packed.rows(), packed.cols()), DType::F32),
+            Self::F64(packed) => ((packed.rows(), packed.cols()), DType::F64),
+        };
+        check(None, lhs, n, dtype)?;
+        if to.dims() != [lhs.dims2()?.0, n.1] {
+            bail!(
+                "a product [{}, {}] cannot be written to {:?}",
+                lhs.dims2()?.0,
+                n.1,
+                to.dims()
+            );
+        }
+        let lhs = dense_strides(lhs)?;
+        to.inplace_op1(&Writing {
+            lhs: &lhs,
+            rhs: self,
+            threads,
+        })
+    }
+
     fn with<T: WithDType + Element>(
         packed: &Packed<T>,
         dtype: DType,
@@ -126,6 +151,37 @@ impl PackedTensor {
         made::<T>(row, lhs, packed.cols(), |dst, start, lhs| {
             fisherflow_kernels::multiply_packed(dst, start, lhs, packed, threads);
         })
+    }
+}
+
+/// A product that is written to a tensor that is there.
+struct Writing<'a> {
+    lhs: &'a Tensor,
+    rhs: &'a PackedTensor,
+    threads: usize,
+}
+
+impl Writing<'_> {
+    fn write<T: WithDType + Element>(&self, to: &mut [T], rhs: &Packed<T>) -> Result<()> {
+        let (storage, layout) = self.lhs.storage_and_layout();
+        let to = MatMut::from_row_major_slice_mut(to, self.lhs.dims2()?.0, rhs.cols());
+        let lhs = matrix::<T>(&storage, layout)?;
+        fisherflow_kernels::multiply_packed(to, Start::Zero, lhs, rhs, self.threads);
+        Ok(())
+    }
+}
+
+impl InplaceOp1 for Writing<'_> {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+
+    fn cpu_fwd(&self, to: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (to, self.rhs) {
+            (CpuStorage::F32(to), PackedTensor::F32(rhs)) => self.write(part(to, layout)?, rhs),
+            (CpuStorage::F64(to), PackedTensor::F64(rhs)) => self.write(part(to, layout)?, rhs),
+            _ => bail!("a product is written to a tensor of another type"),
+        }
     }
 }
 

@@ -360,4 +360,7 @@ pub enum PosteriorError {
     /// The device refused.
     #[error("the device that holds the captures refused")]
     Device(#[from] candle_core::Error),
+    /// The network could not give its Jacobian.
+    #[error(transparent)]
+    Network(#[from] fisherflow_network::NetworkError),
 }

@@ -1,6 +1,7 @@
 //! The photons' part of the error: `C_flux = J_x diag(variance) J_x^T` for each spectrum, summed in f64.
 
 use candle_core::{DType, Tensor, WithDType};
+use fisherflow_network::{Backward, Network};
 
 use crate::PosteriorError;
 use crate::captures::with_values;
@@ -14,26 +15,65 @@ use crate::weighted_gram::WeightedGram;
 /// If the sizes do not agree, the Jacobian is of another type, or a variance is negative or not finite: a masked pixel must have been
 /// given a variance before.
 pub fn flux_covariance(input_jacobian: &Tensor, variance: &[f64]) -> Result<Vec<f64>, PosteriorError> {
-    let &[k, batch, pixels] = input_jacobian.dims() else {
+    let &[_, _, pixels] = input_jacobian.dims() else {
         return Err(PosteriorError::Shape {
             what: "the input Jacobian".to_owned(),
             expected: vec![0, 0, 0],
             found: input_jacobian.dims().to_vec(),
         });
     };
+    check(variance, pixels)?;
+    covariance_of(input_jacobian, variance)
+}
+
+/// The same, bit by bit, of a backward pass of [`InputJacobian::InBlocks`](fisherflow_network::InputJacobian::InBlocks): J_x is made some spectra
+/// at a time, and is gone before it leaves the cache.
+///
+/// # Errors
+/// As [`flux_covariance`]; a backward pass that was not asked for blocks.
+pub fn flux_covariance_in_blocks(
+    network: &Network,
+    backward: &Backward,
+    variance: &[f64],
+) -> Result<Vec<f64>, PosteriorError> {
+    let pixels = network.n_inputs();
+    check(variance, pixels)?;
+    let mut covariance = Vec::with_capacity(variance.len() / pixels.max(1) * network.n_labels().pow(2));
+    network.jacobian_blocks(backward, |first, jacobian| {
+        let n = jacobian.dim(1)?;
+        let variance = variance.get(first * pixels..(first + n) * pixels);
+        covariance.extend(covariance_of(jacobian, variance.unwrap_or_default())?);
+        Ok::<_, PosteriorError>(())
+    })?;
+    Ok(covariance)
+}
+
+/// Refuses a variance that is none.
+fn check(variance: &[f64], pixels: usize) -> Result<(), PosteriorError> {
+    let is_variance = |v: &f64| *v >= 0.0 && *v < f64::INFINITY;
+    // All of many at once: one by one only where one is none.
+    let are_variances = |values: &[f64]| values.iter().fold(true, |all, v| all & is_variance(v));
+    if variance.chunks(1024).all(are_variances) {
+        return Ok(());
+    }
+    if let Some(at) = variance.iter().position(|v| !is_variance(v)) {
+        return Err(PosteriorError::Value {
+            what: "the flux variance",
+            row: at / pixels.max(1),
+            value: variance[at],
+            remedy: "a pixel's variance must be finite and 0 or larger; give masked pixels the population's",
+        });
+    }
+    Ok(())
+}
+
+fn covariance_of(input_jacobian: &Tensor, variance: &[f64]) -> Result<Vec<f64>, PosteriorError> {
+    let (k, batch, pixels) = input_jacobian.dims3()?;
     if variance.len() != batch * pixels {
         return Err(PosteriorError::Shape {
             what: "the flux variance".to_owned(),
             expected: vec![batch, pixels],
             found: vec![variance.len()],
-        });
-    }
-    if let Some(at) = variance.iter().position(|v| !v.is_finite() || *v < 0.0) {
-        return Err(PosteriorError::Value {
-            what: "the flux variance",
-            row: at / pixels,
-            value: variance[at],
-            remedy: "a pixel's variance must be finite and 0 or larger; give masked pixels the population's",
         });
     }
     let jacobian = input_jacobian.contiguous()?;
@@ -67,6 +107,7 @@ fn contract<T: WithDType>(jacobian: &[T], variance: &[f64], k: usize, batch: usi
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use fisherflow_network::{Activation, Arithmetic, InputJacobian, Labels};
 
     use super::*;
     use crate::brute_force::Numbers;
@@ -96,6 +137,33 @@ mod tests {
         let turned = tensor.transpose(0, 1).unwrap().contiguous().unwrap();
         let view = turned.transpose(0, 1).unwrap();
         assert_eq!(flux_covariance(&view, &v).unwrap(), found);
+    }
+
+    #[test]
+    fn blocks_have_the_bits_of_the_whole() {
+        let (widths, batch) = ([31, 20, 3], 200);
+        let mut numbers = Numbers::new(5);
+        let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| numbers.next().abs() + 0.1).collect() };
+        let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let (flux, variance) = (draw(batch * 31), draw(batch * 31));
+        for scale in [vec![0.5], draw(31)] {
+            let labels = Labels::unscaled(names.clone(), vec![String::new(); 3]);
+            let arithmetic = Arithmetic::default();
+            let network = Network::he_normal(&widths, Activation::Relu, labels, &[0.3], &scale, 1, arithmetic).unwrap();
+            for network in [network.clone(), network.with_packed_weights()] {
+                let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+                let whole = network.backward(&forward, InputJacobian::Wanted).unwrap();
+                let blocks = network.backward(&forward, InputJacobian::InBlocks).unwrap();
+                assert!(blocks.input_jacobian.is_none());
+                let expected = flux_covariance(whole.input_jacobian.as_ref().unwrap(), &variance).unwrap();
+                assert_eq!(
+                    flux_covariance_in_blocks(&network, &blocks, &variance).unwrap(),
+                    expected
+                );
+                assert!(flux_covariance_in_blocks(&network, &blocks, &variance[31..]).is_err());
+                assert!(flux_covariance_in_blocks(&network, &whole, &variance).is_err());
+            }
+        }
     }
 
     #[test]

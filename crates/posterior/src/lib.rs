@@ -73,7 +73,7 @@ pub use error::PosteriorError;
 pub use error_budget::{ErrorBudget, in_label_units};
 pub use evidence::{Evidence, EvidencePoint, evidence};
 pub use factored_block::{FactoredBlock, factor, kronecker_bases};
-pub use flux_covariance::flux_covariance;
+pub use flux_covariance::{flux_covariance, flux_covariance_in_blocks};
 pub use held_out::{HeldOutStars, KnownParts};
 pub use invert::{BlockPosterior, invert, precision_from_matrices};
 pub use label_cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};

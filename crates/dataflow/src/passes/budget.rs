@@ -1,6 +1,6 @@
 //! The parts of a batch's error budget that the network and its posterior give.
 
-use fisherflow_posterior::{flux_covariance, in_label_units};
+use fisherflow_posterior::in_label_units;
 
 use super::differentiated::{Differentiated, not_computed};
 use crate::context::Context;
@@ -8,12 +8,7 @@ use crate::error::RunError;
 
 /// `J_x C_flux J_x^T` of every row: `[n, K, K]`, label units.
 pub(crate) fn flux_part(differentiated: &Differentiated) -> Result<Vec<f64>, RunError> {
-    let jacobian = differentiated
-        .backward
-        .input_jacobian
-        .as_ref()
-        .ok_or_else(not_computed)?;
-    Ok(flux_covariance(jacobian, &differentiated.batch.variance)?)
+    differentiated.flux_part.clone().ok_or_else(not_computed)
 }
 
 /// `J_theta P^-1 J_theta^T` of every row, summed over the blocks of weights: `[n, K, K]`, label units; times the factors of the labels from

@@ -116,7 +116,7 @@ fn stars(
         let (deriving, population) = (Arc::clone(context), population.cloned());
         Ok(held_out(scope, context)
             .differentiate(&context.faults, move |held_out| {
-                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::Wanted)
+                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::InBlocks)
             })
             .accumulate("HeldOut", &context.faults, Fold::new(context))
             .reduce_in_group_order(

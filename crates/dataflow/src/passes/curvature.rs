@@ -13,7 +13,7 @@ use fisherflow_curvature::{
     BlockPlan, BlockSums, CurvatureError, CurvatureKind, LabelPrecision, LeadingPairs, LowRank, References, Structure,
     StructureKind, add_residual_curvature, gradient_captures, structure_of,
 };
-use fisherflow_network::{InputJacobian, LayerCapture};
+use fisherflow_network::LayerCapture;
 use fisherflow_posterior::kronecker_bases;
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::{GroupArray, Purpose, WrittenFile};
@@ -57,7 +57,7 @@ pub(crate) fn curvature(
     pairs: Option<&LeadingPairs>,
 ) -> Result<Fitted, RunError> {
     let input_jacobian = if context.is_fused() {
-        InputJacobian::Wanted
+        context.jacobian_of_predictions()
     } else {
         context.jacobian_of_sums()
     };

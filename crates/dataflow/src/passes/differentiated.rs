@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use fisherflow_network::{Backward, InputJacobian, LayerCapture};
+use fisherflow_posterior::{flux_covariance, flux_covariance_in_blocks};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 
 use crate::context::Context;
@@ -13,8 +14,10 @@ pub(crate) struct Differentiated {
     pub(crate) batch: SpectrumBatch,
     /// The network's labels: `[n, K]`, label units.
     pub(crate) labels: Vec<f64>,
-    /// Layer captures and, if wanted, `J_x`.
+    /// Layer captures and, if wanted whole, `J_x`.
     pub(crate) backward: Backward,
+    /// `J_x C_flux J_x^T`, `[n, K, K]`, label units; `None` where `J_x` was not wanted.
+    pub(crate) flux_part: Option<Vec<f64>>,
 }
 
 impl Differentiated {
@@ -108,11 +111,17 @@ pub(crate) fn differentiate(
     let forward = network.forward(&flux)?;
     let labels = forward.labels(network)?;
     let backward = network.backward(&forward, input_jacobian)?;
+    let flux_part = match (input_jacobian, &backward.input_jacobian) {
+        (InputJacobian::NotWanted, _) => None,
+        (_, Some(jacobian)) => Some(flux_covariance(jacobian, &batch.variance)?),
+        (_, None) => Some(flux_covariance_in_blocks(network, &backward, &batch.variance)?),
+    };
     context.progress.advance(batch.n_rows() as u64);
     Ok(Differentiated {
         batch,
         labels,
         backward,
+        flux_part,
     })
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn scan(
         let (deriving, population) = (Arc::clone(context), population.cloned());
         Ok(share_of_held_out(scope, context, share)
             .differentiate(&context.faults, move |held_out| {
-                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::Wanted)
+                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::InBlocks)
             })
             .accumulate(
                 "Scan",

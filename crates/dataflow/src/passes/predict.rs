@@ -54,7 +54,7 @@ pub(crate) fn predict(
     let input_jacobian = if context.is_fused() {
         InputJacobian::NotWanted
     } else {
-        InputJacobian::Wanted
+        context.jacobian_of_predictions()
     };
     let pass = GroupPass {
         name: "predict",

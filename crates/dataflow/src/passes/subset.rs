@@ -114,7 +114,7 @@ impl Rows {
             self.label_covariance
                 .extend_from_slice(&covariance[row * k * k..(row + 1) * k * k]);
         }
-        if jacobian == InputJacobian::Wanted {
+        if jacobian != InputJacobian::NotWanted {
             self.variance.extend_from_slice(&batch.variance[row * d..(row + 1) * d]);
         }
     }

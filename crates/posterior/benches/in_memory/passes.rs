@@ -10,7 +10,7 @@ use fisherflow_curvature::{
     StructureKind, correction_of, plan_blocks, structure_of,
 };
 use fisherflow_network::{InputJacobian, Network};
-use fisherflow_posterior::{Precision, covariance_of_blocks, flux_covariance};
+use fisherflow_posterior::{Precision, covariance_of_blocks, flux_covariance, flux_covariance_in_blocks};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
@@ -196,19 +196,21 @@ impl Shared<'_> {
     fn add(&self, index: usize, worker: &mut Worker) -> Fallible<()> {
         let (network, batch, work) = (self.network, &self.batches[index], self.work);
         let forward = network.forward(&network.flux_tensor(&batch.flux)?)?;
-        let wanted = match work.has_jacobian() {
-            true => InputJacobian::Wanted,
-            false => InputJacobian::NotWanted,
+        let wanted = match (work.keeps_jacobian(), work.has_jacobian()) {
+            (true, _) => InputJacobian::Wanted,
+            (false, true) => InputJacobian::InBlocks,
+            (false, false) => InputJacobian::NotWanted,
         };
-        let backward = network.backward(&forward, wanted)?;
-        if let Some(jacobian) = backward.input_jacobian {
-            if work.has_flux_covariance() {
-                let covariance = flux_covariance(&jacobian, &batch.variance)?;
-                worker.made.flux.push((index, covariance));
-            }
-            if work.keeps_jacobian() {
-                worker.made.jacobians.push((index, jacobian));
-            }
+        let mut backward = network.backward(&forward, wanted)?;
+        if work.has_flux_covariance() {
+            let covariance = match &backward.input_jacobian {
+                Some(jacobian) => flux_covariance(jacobian, &batch.variance)?,
+                None => flux_covariance_in_blocks(network, &backward, &batch.variance)?,
+            };
+            worker.made.flux.push((index, covariance));
+        }
+        if let Some(jacobian) = backward.input_jacobian.take() {
+            worker.made.jacobians.push((index, jacobian));
         }
         if !worker.structures.is_empty() {
             let k = network.n_labels();
