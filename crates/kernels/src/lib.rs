@@ -17,6 +17,7 @@ mod peak;
 mod portable;
 mod products;
 mod self_check;
+mod strips;
 mod sums;
 mod threads;
 mod tile;
