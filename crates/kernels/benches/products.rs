@@ -1,7 +1,8 @@
 //! `cargo bench -p fisherflow-kernels`: the shapes of a run against faer and against this machine's own peak, side by side.
 //!
-//! The peak is that of fused multiply-adds on registers alone, taken in the same rounds. Times are of a worker's one thread on its CPU, or of the process over its threads; rounds alternate
-//! between what is compared, and the best of each counts: so a busy machine weighs little, and on all alike.
+//! The peak is that of fused multiply-adds on registers alone, taken in the same rounds. Times are of a worker's one thread on its CPU, or of the
+//! process over its threads; rounds alternate between what is compared, and the best of each counts: so a busy machine weighs little, and on all
+//! alike.
 //!
 //! Arguments, in any order: `workers=N` at once, each with its own operands, as a run's (default 1); `threads=N` of each (default: all CPUs over
 //! workers); `rounds=N` (default 7); and words, of which a line's name has to hold one: `f32`, `gram`, `thin`, `512x7213x2048`.
