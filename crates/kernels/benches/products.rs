@@ -1,7 +1,8 @@
 //! `cargo bench -p fisherflow-kernels`: the shapes of a run against faer and against this machine's own peak, side by side.
 //!
-//! The peak is that of fused multiply-adds on registers alone, taken in the same rounds. Times are of the process on its CPUs, over the number of threads; rounds alternate
-//! between what is compared, and the best of each counts: so a busy machine weighs little, and on all alike.
+//! The peak is that of fused multiply-adds on registers alone, taken in the same rounds. Times are of a worker's one thread on its CPU, or of the
+//! process over its threads; rounds alternate between what is compared, and the best of each counts: so a busy machine weighs little, and on all
+//! alike.
 //!
 //! Arguments, in any order: `workers=N` at once, each with its own operands, as a run's (default 1); `threads=N` of each (default: all CPUs over
 //! workers); `rounds=N` (default 7); and words, of which a line's name has to hold one: `f32`, `gram`, `thin`, `512x7213x2048`.
@@ -90,8 +91,8 @@ impl Bench {
 
     fn all<T: Element + From<f32>>(&self, name: &str) {
         let rate = |work: fn(usize) -> usize, times: usize| {
-            let start = now();
-            black_box(work(black_box(times))) as f64 / (now() - start)
+            let start = now(1);
+            black_box(work(black_box(times))) as f64 / (now(1) - start)
         };
         let shares = (0..self.rounds).map(|_| rate(tile_products::<T>, 2000) / rate(register_products::<T>, 400_000));
         let share = shares.fold(0.0, f64::max);
@@ -214,29 +215,27 @@ impl Bench {
         worker: impl Fn(&mut dyn FnMut(&mut [Run<'_>])) + Sync,
     ) {
         let times = (1_000_000_000 / multiplications.max(1)).clamp(1, 500);
+        let cpus = self.workers * self.threads;
+        let counted = if self.threads == 1 { 1 } else { cpus };
         let together = Barrier::new(self.workers);
         let measure = |runs: &mut [Run<'_>]| {
             let (mut best, mut peak) = (vec![f64::INFINITY; runs.len()], 0.0);
             for _ in 0..self.rounds {
-                let start = now();
                 together.wait();
+                let start = now(1);
                 let number = black_box(register_products::<T>(black_box(200_000)));
-                together.wait();
-                peak = f64::max(
-                    peak,
-                    2e-9 * (number * self.workers * self.workers) as f64 / (now() - start),
-                );
+                peak = f64::max(peak, 2e-9 * number as f64 / (now(1) - start));
                 for (best, (_, run)) in best.iter_mut().zip(runs.iter_mut()) {
-                    let start = now();
                     together.wait();
+                    let start = now(self.threads);
                     for _ in 0..times {
                         run();
                     }
                     together.wait();
-                    *best = best.min((now() - start) / (times * self.workers * self.threads) as f64);
+                    *best = best.min((now(self.threads) - start) / (times * counted) as f64);
                 }
             }
-            (best, peak * self.threads as f64)
+            (best, peak * cpus as f64)
         };
         let first = |runs: &mut [Run<'_>]| {
             let (best, peak) = measure(runs);
@@ -269,10 +268,14 @@ impl Bench {
     }
 }
 
-/// CPU seconds of the process.
-fn now() -> f64 {
-    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
-        .map_or(f64::NAN, |time| std::time::Duration::from(time).as_secs_f64())
+/// CPU seconds of this thread where it works alone, else of the process.
+fn now(threads: usize) -> f64 {
+    let clock = if threads == 1 {
+        ClockId::CLOCK_THREAD_CPUTIME_ID
+    } else {
+        ClockId::CLOCK_PROCESS_CPUTIME_ID
+    };
+    clock_gettime(clock).map_or(f64::NAN, |time| std::time::Duration::from(time).as_secs_f64())
 }
 
 fn draw<T: From<f32>>(len: usize, seed: u64) -> Vec<T> {

@@ -4,10 +4,11 @@ use std::mem::MaybeUninit;
 
 use faer::{MatMut, MatRef};
 
-use crate::blocks::{Operand, Place, Right, Room, Sink, product};
+use crate::blocks::{Place, Right, Room, Sink, product};
 use crate::element::Element;
 use crate::packed::Packed;
 use crate::products::Products;
+use crate::strips::Operand;
 use crate::tile::Tile;
 
 /// What a product is added to.

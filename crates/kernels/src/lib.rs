@@ -18,6 +18,7 @@ mod peak;
 mod portable;
 mod products;
 mod self_check;
+mod strips;
 mod sums;
 mod threads;
 mod tile;

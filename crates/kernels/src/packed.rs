@@ -2,10 +2,11 @@
 
 use faer::MatRef;
 
-use crate::blocks::{Operand, Strips, inner_block};
+use crate::blocks::inner_block;
 use crate::element::Element;
 use crate::path::Path;
 use crate::products::Products;
+use crate::strips::{Operand, Strips};
 use crate::workspace::Buffer;
 
 /// A matrix `[rows, cols]` in the order in which a product reads its right operand. As large as the matrix, its columns rounded up.

@@ -5,10 +5,11 @@
 
 use faer::MatRef;
 
-use crate::blocks::{Operand, Place, Right, Room, Sink, product};
+use crate::blocks::{Place, Right, Room, Sink, product};
 use crate::element::Element;
 use crate::pack::Map;
 use crate::products::Products;
+use crate::strips::Operand;
 use crate::threads::run_all;
 use crate::tile::{Tile, prefetch};
 
