@@ -9,6 +9,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::pages;
+
 /// Bytes from which on a buffer is kept.
 const LEAST: usize = 1 << LEAST_LOG;
 const LEAST_LOG: u32 = 16;
@@ -20,7 +22,7 @@ const LITTLE: usize = 32 << 20;
 const STEPS: usize = 8;
 const CLASSES: usize = (MOST.ilog2() - LEAST_LOG) as usize * STEPS + 1;
 /// Alignment of every kept buffer, and the largest that may be asked for: two cache lines, as Arrow has it.
-const ALIGNMENT: usize = 128;
+pub(crate) const ALIGNMENT: usize = 128;
 
 #[global_allocator]
 static BUFFERS: Buffers = Buffers(Mutex::new(Kept::new()));
@@ -161,67 +163,6 @@ impl Class {
     }
 }
 
-/// Memory in whole pages, straight from the system: the C library would put buffers of these sizes into the heap of the thread that asks.
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-mod pages {
-    use std::ffi::{c_int, c_void};
-
-    const READ_AND_WRITE: c_int = 1 | 2;
-    /// The program's own, of no file.
-    const PRIVATE_ANONYMOUS: c_int = 0x02 | 0x20;
-    const FAILED: usize = usize::MAX;
-
-    unsafe extern "C" {
-        fn mmap(at: *mut c_void, bytes: usize, access: c_int, kind: c_int, file: c_int, offset: i64) -> *mut c_void;
-        fn munmap(at: *mut c_void, bytes: usize) -> c_int;
-    }
-
-    /// So many bytes of zeros; null where there are none left.
-    pub fn take(bytes: usize) -> *mut u8 {
-        // SAFETY: anonymous memory at a place that the system chooses.
-        let pages = unsafe { mmap(std::ptr::null_mut(), bytes, READ_AND_WRITE, PRIVATE_ANONYMOUS, -1, 0) };
-        if pages.addr() == FAILED {
-            return std::ptr::null_mut();
-        }
-        pages.cast()
-    }
-
-    /// Gives them back.
-    ///
-    /// # Safety
-    /// What `take` gave for so many bytes, and nobody uses it.
-    pub unsafe fn give(pages: *mut u8, bytes: usize) {
-        // SAFETY: as the caller's. It can fail only for want of room in the system's own tables; then the pages stay.
-        unsafe { munmap(pages.cast(), bytes) };
-    }
-}
-
-/// Elsewhere from the C library.
-#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-mod pages {
-    use std::alloc::{GlobalAlloc, Layout, System};
-
-    const fn layout(bytes: usize) -> Layout {
-        // SAFETY: the alignment is a power of two, and no class is anywhere near `isize::MAX`.
-        unsafe { Layout::from_size_align_unchecked(bytes, super::ALIGNMENT) }
-    }
-
-    /// So many bytes of zeros; null where there are none left.
-    pub fn take(bytes: usize) -> *mut u8 {
-        // SAFETY: no class is empty.
-        unsafe { System.alloc_zeroed(layout(bytes)) }
-    }
-
-    /// Gives them back.
-    ///
-    /// # Safety
-    /// What `take` gave for so many bytes, and nobody uses it.
-    pub unsafe fn give(pages: *mut u8, bytes: usize) {
-        // SAFETY: as the caller's.
-        unsafe { System.dealloc(pages, layout(bytes)) }
-    }
-}
-
 /// Whose a buffer is.
 enum Owner {
     /// Small, or of an alignment of its own.
@@ -351,83 +292,5 @@ unsafe impl GlobalAlloc for Buffers {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn layout(bytes: usize, align: usize) -> Layout {
-        Layout::from_size_align(bytes, align).unwrap()
-    }
-
-    #[test]
-    fn a_class_is_at_most_an_eighth_larger() {
-        let mut bytes = LEAST;
-        while bytes <= MOST {
-            for bytes in [bytes, bytes - 1, bytes + 1] {
-                let Some(class) = Class::of(layout(bytes, 8)) else {
-                    assert!(bytes < LEAST || bytes > MOST);
-                    continue;
-                };
-                assert!(
-                    class.bytes >= bytes && class.bytes <= bytes + bytes / 8,
-                    "{bytes} {class:?}"
-                );
-                assert_eq!(Class::at(class.index), class);
-                assert!(class.index < CLASSES);
-            }
-            bytes += bytes / 16;
-        }
-        assert_eq!(Class::of(layout(LEAST, 256)), None);
-        assert_eq!(Class::of(layout(MOST, 64)).map(|class| class.index), Some(CLASSES - 1));
-    }
-
-    #[test]
-    fn what_is_freed_is_handed_out_again_and_zeroed_where_asked() {
-        let buffers = Buffers(Mutex::new(Kept::new()));
-        let (size, same) = (layout(1 << 20, 8), layout((1 << 20) - 5, 64));
-        // SAFETY: each buffer is used within its size and freed once, with its layout.
-        unsafe {
-            let first = buffers.alloc(size);
-            first.write_bytes(7, size.size());
-            buffers.dealloc(first, size);
-            let again = buffers.alloc_zeroed(same);
-            assert_eq!(again, first);
-            assert!(
-                std::slice::from_raw_parts(again, same.size())
-                    .iter()
-                    .all(|&byte| byte == 0)
-            );
-            again.write_bytes(3, same.size());
-            let moved = buffers.realloc(again, same, 3 << 20);
-            assert!(
-                std::slice::from_raw_parts(moved, same.size())
-                    .iter()
-                    .all(|&byte| byte == 3)
-            );
-            assert_eq!(moved.addr() % ALIGNMENT, 0);
-            let small = buffers.realloc(moved, layout(3 << 20, 64), 100);
-            assert_eq!(*small.add(99), 3);
-            buffers.dealloc(small, layout(100, 64));
-        }
-    }
-
-    #[test]
-    fn what_is_kept_adds_little_to_what_was_needed() {
-        let buffers = Buffers(Mutex::new(Kept::new()));
-        let (size, large) = (layout(MOST, 8), layout(4 * MOST, 8));
-        // SAFETY: each buffer is freed once, with its layout.
-        unsafe {
-            let taken: Vec<*mut u8> = (0..6).map(|_| buffers.alloc(size)).collect();
-            for buffer in taken {
-                buffers.dealloc(buffer, size);
-            }
-            assert_eq!(buffers.kept().bytes, 6 * MOST);
-            let beside = buffers.alloc(large);
-            assert_eq!(buffers.kept().bytes, 2 * MOST);
-            let more = buffers.alloc(large);
-            assert!(buffers.kept().bytes <= LITTLE);
-            buffers.dealloc(beside, large);
-            buffers.dealloc(more, large);
-        }
-        assert_eq!(buffers.kept().used, 0);
-    }
-}
+#[path = "allocator_tests.rs"]
+mod tests;
