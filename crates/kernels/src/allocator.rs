@@ -3,23 +3,26 @@
 //! Batches, captures and products take and give back the same few sizes over and over, often on another thread. From the C library that is new
 //! memory each time, whose first touch costs more than most of what is done in it; or, once it has learnt of large sizes, heaps that one thread
 //! fills and another frees, full of holes. So a freed buffer goes to a list of its size class, common to all threads, and from there to the next
-//! who asks. What is kept so is bounded; what is beyond goes back to the system in whole pages.
+//! who asks. What is kept so never takes the program beyond what it has already needed at one time, or little; the rest goes back to the system in
+//! whole pages.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::pages;
 
 /// Bytes from which on a buffer is kept.
 const LEAST: usize = 1 << LEAST_LOG;
 const LEAST_LOG: u32 = 16;
 /// Bytes beyond which it is not: the C library takes and gives those in whole pages.
 const MOST: usize = 1 << 26;
-/// Bytes that are kept, of all sizes together.
-const ROOM: usize = 128 << 20;
+/// Bytes that are kept even where the program has never needed more than it does now.
+const LITTLE: usize = 32 << 20;
 /// Size classes from one power of two to the next: a buffer is at most an eighth larger than what was asked for.
 const STEPS: usize = 8;
 const CLASSES: usize = (MOST.ilog2() - LEAST_LOG) as usize * STEPS + 1;
 /// Alignment of every kept buffer, and the largest that may be asked for: two cache lines, as Arrow has it.
-const ALIGNMENT: usize = 128;
+pub(crate) const ALIGNMENT: usize = 128;
 
 #[global_allocator]
 static BUFFERS: Buffers = Buffers(Mutex::new(Kept::new()));
@@ -37,6 +40,10 @@ struct Kept {
     /// The last one freed of each size class.
     last: [*mut Waiting; CLASSES],
     bytes: usize,
+    /// Bytes of the buffers that are in use, those too large to be kept among them.
+    used: usize,
+    /// The most that were in use at one time.
+    most: usize,
     /// Where room is made next: the classes take turns, so that sizes which nobody asks for any more go.
     turn: usize,
 }
@@ -49,8 +56,21 @@ impl Kept {
         Self {
             last: [std::ptr::null_mut(); CLASSES],
             bytes: 0,
+            used: 0,
+            most: 0,
             turn: 0,
         }
+    }
+
+    /// So many bytes more are in use.
+    fn begin(&mut self, bytes: usize) {
+        self.used += bytes;
+        self.most = self.most.max(self.used);
+    }
+
+    /// So many bytes are in use no more.
+    fn end(&mut self, bytes: usize) {
+        self.used -= bytes;
     }
 
     /// The buffer of this class that was freed last.
@@ -85,7 +105,7 @@ impl Kept {
 
     /// A buffer that goes back to the system because all together take too much.
     fn surplus(&mut self) -> Option<(Class, *mut u8)> {
-        if self.bytes <= ROOM {
+        if self.bytes <= LITTLE.max(self.most - self.used) {
             return None;
         }
         for _ in 0..CLASSES {
@@ -143,70 +163,54 @@ impl Class {
     }
 }
 
-/// Memory in whole pages, straight from the system: the C library would put buffers of these sizes into the heap of the thread that asks.
-#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-mod pages {
-    use std::ffi::{c_int, c_void};
-
-    const READ_AND_WRITE: c_int = 1 | 2;
-    /// The program's own, of no file.
-    const PRIVATE_ANONYMOUS: c_int = 0x02 | 0x20;
-    const FAILED: usize = usize::MAX;
-
-    unsafe extern "C" {
-        fn mmap(at: *mut c_void, bytes: usize, access: c_int, kind: c_int, file: c_int, offset: i64) -> *mut c_void;
-        fn munmap(at: *mut c_void, bytes: usize) -> c_int;
-    }
-
-    /// So many bytes of zeros; null where there are none left.
-    pub fn take(bytes: usize) -> *mut u8 {
-        // SAFETY: anonymous memory at a place that the system chooses.
-        let pages = unsafe { mmap(std::ptr::null_mut(), bytes, READ_AND_WRITE, PRIVATE_ANONYMOUS, -1, 0) };
-        if pages.addr() == FAILED {
-            return std::ptr::null_mut();
-        }
-        pages.cast()
-    }
-
-    /// Gives them back.
-    ///
-    /// # Safety
-    /// What `take` gave for so many bytes, and nobody uses it.
-    pub unsafe fn give(pages: *mut u8, bytes: usize) {
-        // SAFETY: as the caller's. It can fail only for want of room in the system's own tables; then the pages stay.
-        unsafe { munmap(pages.cast(), bytes) };
-    }
+/// Whose a buffer is.
+enum Owner {
+    /// Small, or of an alignment of its own.
+    Library,
+    /// Too large to be kept, but counted.
+    LibraryCounted,
+    Ours(Class),
 }
 
-/// Elsewhere from the C library.
-#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-mod pages {
-    use std::alloc::{GlobalAlloc, Layout, System};
-
-    const fn layout(bytes: usize) -> Layout {
-        // SAFETY: the alignment is a power of two, and no class is anywhere near `isize::MAX`.
-        unsafe { Layout::from_size_align_unchecked(bytes, super::ALIGNMENT) }
-    }
-
-    /// So many bytes of zeros; null where there are none left.
-    pub fn take(bytes: usize) -> *mut u8 {
-        // SAFETY: no class is empty.
-        unsafe { System.alloc_zeroed(layout(bytes)) }
-    }
-
-    /// Gives them back.
-    ///
-    /// # Safety
-    /// What `take` gave for so many bytes, and nobody uses it.
-    pub unsafe fn give(pages: *mut u8, bytes: usize) {
-        // SAFETY: as the caller's.
-        unsafe { System.dealloc(pages, layout(bytes)) }
+impl Owner {
+    const fn of(layout: Layout) -> Self {
+        match Class::of(layout) {
+            Some(class) => Self::Ours(class),
+            None if layout.size() > MOST => Self::LibraryCounted,
+            None => Self::Library,
+        }
     }
 }
 
 impl Buffers {
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One of those that wait.
+    fn waiting(&self, class: Class) -> Option<*mut u8> {
+        let mut kept = self.kept();
+        kept.begin(class.bytes);
+        let waiting = kept.take(class);
+        if waiting.is_none() {
+            self.give_back_surplus(kept);
+        }
+        waiting
+    }
+
+    fn give_back_surplus<'a>(&'a self, mut kept: MutexGuard<'a, Kept>) {
+        while let Some((class, buffer)) = kept.surplus() {
+            drop(kept);
+            // SAFETY: it is in no list any more.
+            unsafe { class.give_back(buffer) };
+            kept = self.kept();
+        }
+    }
+
+    fn begin_large(&self, bytes: usize) {
+        let mut kept = self.kept();
+        kept.begin(bytes);
+        self.give_back_surplus(kept);
     }
 }
 
@@ -214,57 +218,63 @@ impl Buffers {
 // large, depends on its layout alone, so it goes back to where it came from.
 unsafe impl GlobalAlloc for Buffers {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match Class::of(layout) {
-            // SAFETY: as the caller's.
-            None => unsafe { System.alloc(layout) },
-            Some(class) => {
-                let waiting = self.kept().take(class);
-                waiting.unwrap_or_else(|| class.fresh())
-            }
+        match Owner::of(layout) {
+            Owner::Ours(class) => return self.waiting(class).unwrap_or_else(|| class.fresh()),
+            Owner::LibraryCounted => self.begin_large(layout.size()),
+            Owner::Library => {}
         }
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some(class) = Class::of(layout) else {
-            // SAFETY: as the caller's.
-            return unsafe { System.alloc_zeroed(layout) };
-        };
-        let waiting = self.kept().take(class);
-        match waiting {
-            None => class.fresh(),
-            Some(buffer) => {
-                // SAFETY: it has so many bytes.
-                unsafe { buffer.write_bytes(0, layout.size()) };
-                buffer
+        match Owner::of(layout) {
+            Owner::Ours(class) => {
+                return match self.waiting(class) {
+                    None => class.fresh(),
+                    Some(buffer) => {
+                        // SAFETY: it has so many bytes.
+                        unsafe { buffer.write_bytes(0, layout.size()) };
+                        buffer
+                    }
+                };
             }
+            Owner::LibraryCounted => self.begin_large(layout.size()),
+            Owner::Library => {}
         }
+        // SAFETY: as the caller's.
+        unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, buffer: *mut u8, layout: Layout) {
-        let Some(class) = Class::of(layout) else {
-            // SAFETY: as the caller's.
-            return unsafe { System.dealloc(buffer, layout) };
-        };
-        let mut surplus = {
-            let mut kept = self.kept();
-            // SAFETY: the caller gives it away, and it was allocated as of this class.
-            unsafe { kept.keep(class, buffer) };
-            kept.surplus()
-        };
-        while let Some((class, buffer)) = surplus {
-            // SAFETY: it is in no list any more.
-            unsafe { class.give_back(buffer) };
-            surplus = self.kept().surplus();
+        match Owner::of(layout) {
+            Owner::Ours(class) => {
+                let mut kept = self.kept();
+                kept.end(class.bytes);
+                // SAFETY: the caller gives it away, and it was allocated as of this class.
+                unsafe { kept.keep(class, buffer) };
+                return self.give_back_surplus(kept);
+            }
+            Owner::LibraryCounted => self.kept().end(layout.size()),
+            Owner::Library => {}
         }
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(buffer, layout) }
     }
 
     unsafe fn realloc(&self, buffer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         // SAFETY: the caller's size does not overflow with this alignment.
         let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
-        match (Class::of(layout), Class::of(new)) {
+        match (Owner::of(layout), Owner::of(new)) {
             // SAFETY: as the caller's.
-            (None, None) => unsafe { System.realloc(buffer, layout, bytes) },
-            (old, new) if old == new => buffer,
+            (Owner::Library, Owner::Library) => unsafe { System.realloc(buffer, layout, bytes) },
+            (Owner::Ours(old), Owner::Ours(new)) if old == new => buffer,
+            (Owner::LibraryCounted, Owner::LibraryCounted) => {
+                self.begin_large(bytes);
+                self.kept().end(layout.size());
+                // SAFETY: as the caller's.
+                unsafe { System.realloc(buffer, layout, bytes) }
+            }
             _ => {
                 // SAFETY: as the caller's.
                 let moved = unsafe { self.alloc(new) };
@@ -282,76 +292,5 @@ unsafe impl GlobalAlloc for Buffers {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn layout(bytes: usize, align: usize) -> Layout {
-        Layout::from_size_align(bytes, align).unwrap()
-    }
-
-    #[test]
-    fn a_class_is_at_most_an_eighth_larger() {
-        let mut bytes = LEAST;
-        while bytes <= MOST {
-            for bytes in [bytes, bytes - 1, bytes + 1] {
-                let Some(class) = Class::of(layout(bytes, 8)) else {
-                    assert!(bytes < LEAST || bytes > MOST);
-                    continue;
-                };
-                assert!(
-                    class.bytes >= bytes && class.bytes <= bytes + bytes / 8,
-                    "{bytes} {class:?}"
-                );
-                assert_eq!(Class::at(class.index), class);
-                assert!(class.index < CLASSES);
-            }
-            bytes += bytes / 16;
-        }
-        assert_eq!(Class::of(layout(LEAST, 256)), None);
-        assert_eq!(Class::of(layout(MOST, 64)).map(|class| class.index), Some(CLASSES - 1));
-    }
-
-    #[test]
-    fn what_is_freed_is_handed_out_again_and_zeroed_where_asked() {
-        let buffers = Buffers(Mutex::new(Kept::new()));
-        let (size, same) = (layout(1 << 20, 8), layout((1 << 20) - 5, 64));
-        // SAFETY: each buffer is used within its size and freed once, with its layout.
-        unsafe {
-            let first = buffers.alloc(size);
-            first.write_bytes(7, size.size());
-            buffers.dealloc(first, size);
-            let again = buffers.alloc_zeroed(same);
-            assert_eq!(again, first);
-            assert!(
-                std::slice::from_raw_parts(again, same.size())
-                    .iter()
-                    .all(|&byte| byte == 0)
-            );
-            again.write_bytes(3, same.size());
-            let moved = buffers.realloc(again, same, 3 << 20);
-            assert!(
-                std::slice::from_raw_parts(moved, same.size())
-                    .iter()
-                    .all(|&byte| byte == 3)
-            );
-            assert_eq!(moved.addr() % ALIGNMENT, 0);
-            let small = buffers.realloc(moved, layout(3 << 20, 64), 100);
-            assert_eq!(*small.add(99), 3);
-            buffers.dealloc(small, layout(100, 64));
-        }
-    }
-
-    #[test]
-    fn what_is_kept_is_bounded() {
-        let buffers = Buffers(Mutex::new(Kept::new()));
-        let size = layout(MOST, 8);
-        // SAFETY: each buffer is freed once, with its layout.
-        unsafe {
-            let taken: Vec<*mut u8> = (0..2 * ROOM / MOST).map(|_| buffers.alloc(size)).collect();
-            for buffer in taken {
-                buffers.dealloc(buffer, size);
-            }
-        }
-        assert!(buffers.kept().bytes <= ROOM);
-    }
-}
+#[path = "allocator_tests.rs"]
+mod tests;

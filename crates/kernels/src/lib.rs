@@ -13,6 +13,7 @@ mod element;
 mod gemm;
 mod pack;
 mod packed;
+mod pages;
 mod path;
 mod peak;
 mod portable;
