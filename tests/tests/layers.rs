@@ -31,7 +31,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // The report draws from the written Parquet alone, which the store reads for it.
     ("fisherflow-report", &["fisherflow-store"]),
-    // Spectra, store and network for `inspect`, `simulate` and `train`; curvature for the names of its structures; never posterior.
+    // Spectra, store and network for `inspect`, `simulate` and `train`; curvature for the names of its structures; kernels for the allocator; never
+    // posterior.
     (
         "fisherflow-cli",
         &[
@@ -39,6 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "fisherflow-report",
             "fisherflow-spectra",
             "fisherflow-store",
+            "fisherflow-kernels",
             "fisherflow-network",
             "fisherflow-curvature",
         ],

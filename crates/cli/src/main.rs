@@ -20,6 +20,10 @@ mod signals;
 mod slurm;
 mod weights;
 
+/// Batches and products take and give back the same large buffers over and over.
+#[global_allocator]
+static BUFFERS: fisherflow_kernels::Buffers = fisherflow_kernels::Buffers::new();
+
 fn main() -> std::process::ExitCode {
     let args: args::Args = clap::Parser::parse();
     let environment = environment::Environment::read();

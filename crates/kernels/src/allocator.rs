@@ -1,4 +1,4 @@
-//! Large buffers are kept for whoever asks next: the allocator of every program that computes with these kernels.
+//! Large buffers are kept for whoever asks next: an allocator for programs that compute with these kernels.
 //!
 //! Batches, captures and products take and give back the same few sizes over and over, often on another thread. From the C library that is new
 //! memory each time, whose first touch costs more than most of what is done in it; or, once it has learnt of large sizes, heaps that one thread
@@ -24,11 +24,15 @@ const CLASSES: usize = (MOST.ilog2() - LEAST_LOG) as usize * STEPS + 1;
 /// Alignment of every kept buffer, and the largest that may be asked for: two cache lines, as Arrow has it.
 pub(crate) const ALIGNMENT: usize = 128;
 
-#[global_allocator]
-static BUFFERS: Buffers = Buffers(Mutex::new(Kept::new()));
-
-/// The system's allocator, with lists of large buffers that wait to be used again.
-struct Buffers(Mutex<Kept>);
+/// The system's allocator, with lists of large buffers that wait to be used again: `#[global_allocator]` of a program.
+///
+/// ```
+/// use fisherflow_kernels::Buffers;
+///
+/// #[global_allocator]
+/// static BUFFERS: Buffers = Buffers::new();
+/// ```
+pub struct Buffers(Mutex<Kept>);
 
 /// A buffer that waits; it lies in the buffer's own first bytes.
 struct Waiting {
@@ -182,7 +186,25 @@ impl Owner {
     }
 }
 
+impl Default for Buffers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffers").finish_non_exhaustive()
+    }
+}
+
 impl Buffers {
+    /// Nothing waits yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new(Kept::new()))
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

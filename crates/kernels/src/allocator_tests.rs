@@ -28,7 +28,7 @@ fn a_class_is_at_most_an_eighth_larger() {
 
 #[test]
 fn what_is_freed_is_handed_out_again_and_zeroed_where_asked() {
-    let buffers = Buffers(Mutex::new(Kept::new()));
+    let buffers = Buffers::new();
     let (size, same) = (layout(1 << 20, 8), layout((1 << 20) - 5, 64));
     // SAFETY: each buffer is used within its size and freed once, with its layout.
     unsafe {
@@ -58,7 +58,7 @@ fn what_is_freed_is_handed_out_again_and_zeroed_where_asked() {
 
 #[test]
 fn what_is_kept_adds_little_to_what_was_needed() {
-    let buffers = Buffers(Mutex::new(Kept::new()));
+    let buffers = Buffers::new();
     let (size, large) = (layout(MOST, 8), layout(4 * MOST, 8));
     // SAFETY: each buffer is freed once, with its layout.
     unsafe {

@@ -31,6 +31,7 @@ mod x86_bf16;
 #[cfg(target_arch = "x86_64")]
 mod x86_turn;
 
+pub use allocator::Buffers;
 pub use blocks::workspace_bytes;
 pub use element::Element;
 pub use gemm::{Start, multiply, multiply_packed};

@@ -23,6 +23,10 @@ use arguments::Arguments;
 use inputs::Inputs;
 use work::Work;
 
+/// As in a run: batches and products take and give back the same large buffers over and over.
+#[global_allocator]
+static BUFFERS: fisherflow_kernels::Buffers = fisherflow_kernels::Buffers::new();
+
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(arguments) = Arguments::parse(std::env::args().skip(1))? else {
         println!("{}", arguments::USAGE);
