@@ -293,7 +293,7 @@ mod tests {
     const RATES: ClusterRates = ClusterRates {
         worker_flops: 1e9,
         inverse_flops: 1e9,
-        decode_bytes: 1e12,
+        decode_bytes: f64::INFINITY,
         store_bytes: 1e8,
         network_bytes: 1e8,
         group_s: 0.0,
@@ -363,6 +363,17 @@ mod tests {
         // 2e10 operations a worker; 4e9 of the inverse over two processes of 2e9 a second, but the largest block is one process's.
         assert_eq!((seconds[1], seconds[3], seconds[5]), (20.0, 1.5, 10.0));
         assert_eq!(plan.seconds, seconds.iter().sum::<f64>());
+    }
+
+    /// What is read takes its time of the cores, unless a rate of spectra is given that has it in it.
+    #[test]
+    fn decoding_is_beside_the_operations() {
+        let mut asked = asked(2, 2);
+        asked.rates.decode_bytes = 1e7;
+        let fit = |asked: &ClusterQuestion| cluster_plan(&sizes(), asked).stages[1].seconds;
+        assert_eq!(fit(&asked), 20.0 + 2.0);
+        asked.fit_rate = Some(8_000.0 / 4.0 / 20.0);
+        assert_eq!(fit(&asked), 20.0);
     }
 
     #[test]
