@@ -17,8 +17,6 @@ most_restarts=8
 # What the processes prove to one another; srun hands it on in the environment.
 FISHERFLOW_CLUSTER_SECRET="$(head -c 32 /dev/urandom | base64 -w 0)"
 export FISHERFLOW_CLUSTER_SECRET
-# Memory of large arrays goes back to the system when they do.
-export MALLOC_MMAP_THRESHOLD_=262144
 
 code=0
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
