@@ -302,7 +302,11 @@ fn decode_row_group(
             return Ok(false);
         }
     }
-    Ok(true)
+    // No row is left out either: pages may hold more than the footer says.
+    match std::panic::catch_unwind(AssertUnwindSafe(|| pieces.have_more())) {
+        Ok(false) => Ok(true),
+        _ => Err(pieces.damaged(Cause::said(format!("more than {} rows", shard.n_rows)))),
+    }
 }
 
 /// What comes out of the Parquet decoder, some rows at a time.
@@ -336,6 +340,10 @@ impl Pieces {
             missing -= n;
         }
         decoder.finish(decoding, shard, first_row)
+    }
+
+    fn have_more(&mut self) -> bool {
+        self.rest.is_some() || self.row_group.decoder.next().is_some()
     }
 
     fn damaged(&self, says: Cause) -> StoreError {
