@@ -1,20 +1,26 @@
-"""From Parquet on disk to Parquet on disk: rates of a run's passes over catalogues of growing size, beside the same work in memory.
+"""From Parquet to Parquet: rates of a run's passes over catalogues of growing size, beside the same work in memory.
 
     end_to_end.py --inputs FOLDER --fisherflow BINARY --bench BINARY [--spectra 4096,16384,65536] [--workers N] [--scratch FOLDER]
+                  [--store s3://BUCKET/PREFIX] [--one-core]
 
 Prints Markdown. A catalogue takes 58 kB a spectrum of 7213 pixels (65,536: 3.8 GB), what a run writes of it 87 kB more where J_x is asked for.
 The rate of a pass is all its spectra over all its time, what it does once included (the Hessian written, the posterior read); the marginal
 rate is that of the spectra which a catalogue has beyond the one before it.
+
+`--store` puts catalogue and output there instead of on the disk; the AWS_* variables say where that is. A server on the same machine takes its
+share of the same cores, and what it keeps stays. `--one-core` adds one worker that has one core for all it does, reading and writing too.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from datetime import datetime
 
 RUN_FILE = """version = 1
@@ -60,16 +66,24 @@ def passes(log):
     return {name: ((lines[-1][0] - lines[0][0]).total_seconds(), lines[0][1]) for name, lines in seen.items()}
 
 
-def run(given, widths, spectra, scratch):
-    catalogue, output = scratch / "catalogue", scratch / "output"
-    for folder in (catalogue, output):
-        shutil.rmtree(folder, ignore_errors=True)
-    simulate = [given.fisherflow, "-q", "simulate", catalogue, "--spectra", spectra, "--pixels", widths[0], "--objects", max(4, spectra // 4096)]
-    subprocess.run([str(part) for part in simulate], check=True, stdout=subprocess.DEVNULL)
+def run(given, widths, spectra, scratch, workers, one_core=False):
+    """Passes of a run over a catalogue of so many spectra, which is simulated where the run before had another."""
+    root = f"{given.store.rstrip('/')}/{uuid.uuid4()}" if given.store else str(scratch)
+    catalogue, output = f"{root}/catalogue-{spectra}", f"{root}/output"
+    if not given.store:
+        shutil.rmtree(output, ignore_errors=True)
+        for other in scratch.glob("catalogue-*"):
+            if str(other) != catalogue:
+                shutil.rmtree(other)
+    if given.store or not pathlib.Path(catalogue).exists():
+        simulate = [given.fisherflow, "-q", "simulate", catalogue, "--spectra", spectra, "--pixels", widths[0], "--objects", max(4, spectra // 4096)]
+        subprocess.run([str(part) for part in simulate], check=True, stdout=subprocess.DEVNULL)
     layers = ", ".join(['"dense", "relu"'] * (len(widths) - 2) + ['"dense"'])
     text = RUN_FILE.format(network=given.inputs / "network.safetensors", layers=layers, catalogue=catalogue, output=output, precision=given.precision)
     (scratch / "run.toml").write_text(text)
-    command = [given.fisherflow, "-v", "--log", "json", "run", scratch / "run.toml", "-w", given.workers]
+    command = [given.fisherflow, "-v", "--log", "json", "run", scratch / "run.toml", "-w", workers]
+    if one_core:
+        command = ["taskset", "--cpu-list", min(os.sched_getaffinity(0)), *command]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -93,24 +107,34 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", default="f32")
     parser.add_argument("--scratch", type=pathlib.Path, help="default: a temporary folder")
+    parser.add_argument("--store", help="catalogue and output there, for instance s3://bucket/prefix")
+    parser.add_argument("--one-core", action="store_true", help="one worker on one core, too")
     given = parser.parse_args()
     given.inputs = given.inputs.resolve()
     widths = json.loads((given.inputs / "inputs.json").read_text())["widths"]
     memory = {name: in_memory(given, work) for name, work in PASSES.items()}
-    print(f"From Parquet to Parquet, {given.workers} workers, every layer `kfac`: spectra a second of whole passes.\n")
-    print("| spectra | pass | seconds | spectra/s | marginal | in memory | share of it |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    where = f" on {given.store.split(':')[0]}" if given.store else ""
+    print(f"From Parquet to Parquet{where}, {given.workers} workers, every layer `kfac`: spectra a second of whole passes.\n")
+    columns = ["spectra", "pass", "seconds", "spectra/s", "marginal", "in memory", "share of it"]
+    columns += ["one worker, one core", f"{given.workers} workers over it"] if given.one_core else []
+    print("| " + " | ".join(columns) + " |")
+    print("| ---: | --- |" + " ---: |" * (len(columns) - 2))
     before = {}
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         for spectra in map(int, given.spectra.split(",")):
-            found = run(given, widths, spectra, pathlib.Path(scratch))
+            found = run(given, widths, spectra, pathlib.Path(scratch), given.workers)
+            alone = run(given, widths, spectra, pathlib.Path(scratch), 1, one_core=True) if given.one_core else {}
             for name in PASSES:
                 seconds, n = found[name]
                 last = before.get(name)
                 marginal = f"{(n - last[1]) / (seconds - last[0]):,.0f}" if last and seconds > last[0] else ""
                 before[name] = (seconds, n)
                 rate = n / seconds
-                print(f"| {spectra:,} | {name} | {seconds:.2f} | {rate:,.0f} | {marginal} | {memory[name]:,.0f} | {rate / memory[name]:.0%} |", flush=True)
+                cells = [f"{spectra:,}", name, f"{seconds:.2f}", f"{rate:,.0f}", marginal, f"{memory[name]:,.0f}", f"{rate / memory[name]:.0%}"]
+                if given.one_core:
+                    slow = alone[name][1] / alone[name][0]
+                    cells += [f"{slow:,.0f}", f"{rate / slow:.2f}"]
+                print("| " + " | ".join(cells) + " |", flush=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\nPeak memory of any of these processes: {peak:.2f} GiB.")
 
