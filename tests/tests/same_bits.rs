@@ -75,6 +75,27 @@ fn workers_and_processes_change_no_bit() {
     }
 }
 
+/// One group is one worker's, and the others lend it their cores: with products large enough to be shared.
+#[test]
+fn workers_without_a_group_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &[300, 64, 3]);
+    write_objects(&folder.join("catalogue"), &simulated(300, 0, 1_500), 500);
+    let file = |output: &str| {
+        let mut run_file = RunFile::new(folder, output);
+        run_file.curvature = "structure = \"kfac\"".to_owned();
+        run_file.compute = "batch = 250\ngroup = 100_000".to_owned();
+        run_file.write(folder, output)
+    };
+    run(fisherflow().arg("run").arg(file("alone")).args(["-w", "1"])).expect_done();
+    let expected = found(&folder.join("alone"));
+    for workers in ["2", "5"] {
+        run(fisherflow().arg("run").arg(file(workers)).args(["-w", workers])).expect_done();
+        assert_eq!(found(&folder.join(workers)), expected, "{workers} workers");
+    }
+}
+
 /// The same objects under the same names, made in another order and at other times: a disk lists them as it likes.
 #[test]
 fn the_order_in_which_objects_came_changes_no_bit() {

@@ -184,7 +184,7 @@ pub struct Compute {
     /// Spectra a batch.
     pub batch: usize,
     /// Spectra a reduction group, at least: groups are whole row groups. None: 4,096, or as many as keep the sums that a group leaves in the
-    /// store at 8 KiB a spectrum.
+    /// store at 16 KiB a spectrum.
     pub group: Option<u64>,
     /// Share of the catalogue held out from the sums, chosen by hash of id; in `[0, 1)`.
     pub holdout_fraction: f64,

@@ -4,7 +4,7 @@
 use fisherflow_curvature::{
     BlockPlan, BlockPower, CurvatureError, References, StructureKind, WeightJacobian, correction_bytes, structure_of,
 };
-use fisherflow_network::{DenseShape, Precision, product};
+use fisherflow_network::{DenseShape, Precision, ROWS_OF_A_BLOCK, product};
 use fisherflow_posterior::{DualCost, DualLayout};
 use serde::Serialize;
 
@@ -75,20 +75,40 @@ impl Sizes<'_> {
     }
 
     /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, what is
-    /// read ahead, and a batch of spectra: in f64, the Jacobian of every label by pixel three times (as it comes, weighed, on its way to a
-    /// file), four numbers a pixel, and the captures.
+    /// read ahead, and a batch of spectra: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
     fn beside(&self) -> u64 {
-        let size = match self.job.compute.arithmetic.precision {
-            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => 4,
-            Precision::F64 => 8,
-        };
-        let (k, pixels) = (self.n_labels as u64, self.n_pixels as u64);
+        let (size, k, pixels) = (self.number(), self.n_labels as u64, self.n_pixels as u64);
         let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
         let ahead = self.n_rows.saturating_mul(12 * pixels).min(PREFETCH_BYTES as u64);
-        let worker = ahead + self.n_rows.min(self.job.compute.batch as u64) * 8 * (3 * k + 4) * pixels;
         let batch = self.n_rows.min(self.job.compute.batch as u64);
+        let worker = ahead + 8 * 4 * batch * pixels + self.jacobian(batch);
         let packed = product::workspace_bytes(k * batch);
         PROGRAM + weights * (4 + 3 * size) + self.workers as u64 * (worker + packed) + self.batch()
+    }
+
+    /// Bytes of a number in the network's arithmetic.
+    fn number(&self) -> u64 {
+        match self.job.compute.arithmetic.precision {
+            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => 4,
+            Precision::F64 => 8,
+        }
+    }
+
+    /// J_x of a batch at one worker: where it is written, whole, and twice more on its way to the file; else some rows at a time, from the
+    /// gradients before the last product, which are among the captures where the network begins with a dense layer.
+    fn jacobian(&self, batch: u64) -> u64 {
+        let (rows, pixels) = (self.n_labels as u64 * batch, self.n_pixels as u64);
+        if self.job.predict.jacobians {
+            return 3 * 8 * rows * pixels;
+        }
+        match self.shapes.first() {
+            Some(first) if first.shared == 1 && first.inputs == self.n_pixels => {
+                let at_once = rows.min(ROWS_OF_A_BLOCK.max(self.n_labels) as u64);
+                self.number() * at_once * (pixels + 2 * first.outputs as u64)
+            }
+            // By pixel, and once more over the input scale.
+            _ => 2 * self.number() * rows * pixels,
+        }
     }
 
     /// The captures of a batch of each worker, and of the largest layer's twice more.
@@ -103,12 +123,17 @@ impl Sizes<'_> {
         (shape.shared * (shape.inputs + self.n_labels * shape.outputs)) as u64
     }
 
-    /// The spectra of the comparison, their captures twice, and three matrices of their labels.
+    /// The spectra of the comparison, their captures twice, and three matrices of their labels; with errors in variables their J_x.
     fn comparison(&self) -> u64 {
         let n = self.job.certificate.spectra.min(self.n_spectra());
         let captured: u64 = self.shapes.iter().map(|shape| self.captured(shape)).sum();
         let rows = n * self.n_labels as u64;
-        8 * (n * (self.n_pixels as u64 + 2 * captured) + 3 * rows.saturating_mul(rows))
+        let jacobian = if self.job.calibration.errors_in_variables {
+            (8 * n + self.number() * rows) * self.n_pixels as u64
+        } else {
+            0
+        };
+        jacobian + 8 * (n * (self.n_pixels as u64 + 2 * captured) + 3 * rows.saturating_mul(rows))
     }
 
     /// What a dual block takes.

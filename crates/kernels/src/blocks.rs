@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use crate::element::Element;
+use crate::lent::borrow;
 use crate::packed::Packed;
 use crate::strips::{Operand, pack_lhs, pack_rhs};
 use crate::threads::run_numbered;
@@ -87,11 +88,9 @@ pub(crate) unsafe fn product<T: Element>(
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    let threads = if m.saturating_mul(n).saturating_mul(k) < WORTH_SHARING {
-        1
-    } else {
-        threads.max(1)
-    };
+    let is_shared = m.saturating_mul(n).saturating_mul(k) >= WORTH_SHARING;
+    let borrowed = is_shared.then(|| borrow(threads));
+    let threads = borrowed.as_ref().map_or(1, |borrowed| borrowed.threads);
     let outer = match rhs {
         Right::Plain(_) => {
             let bytes = if m <= tile.rows { THIN_BYTES } else { OUTER_BYTES };

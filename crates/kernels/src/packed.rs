@@ -4,6 +4,7 @@ use faer::MatRef;
 
 use crate::blocks::inner_block;
 use crate::element::Element;
+use crate::lent::borrow;
 use crate::path::Path;
 use crate::products::Products;
 use crate::strips::{Operand, Strips};
@@ -29,7 +30,7 @@ impl<T: Element> Packed<T> {
     pub fn new(matrix: MatRef<'_, T>, products: impl Into<Products>) -> Self {
         let Products { path, threads } = products.into();
         assert!(path.is_available(), "this machine has no {path} instructions");
-        let tile = T::tile(path);
+        let (tile, borrowed) = (T::tile(path), borrow(threads));
         let (rows, cols) = matrix.shape();
         let padded = cols.next_multiple_of(tile.cols);
         let mut values = Buffer::default();
@@ -46,7 +47,7 @@ impl<T: Element> Packed<T> {
                 from,
                 inner,
             };
-            columns.pack(&tile, tile.pack_rhs, block, threads);
+            columns.pack(&tile, tile.pack_rhs, block, borrowed.threads);
         }
         Self {
             rows,

@@ -4,7 +4,7 @@ use faer::MatRef;
 
 use crate::element::Element;
 use crate::pack::Map;
-use crate::threads::run_all;
+use crate::threads::run_on;
 use crate::tile::{PackFn, Tile};
 use crate::workspace::Buffer;
 
@@ -108,6 +108,6 @@ impl<T: Element> Strips<'_, T> {
                 }
             }
         });
-        run_all(jobs.collect(), threads);
+        run_on(jobs.collect(), threads);
     }
 }

@@ -3,8 +3,16 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Runs every job once, on at most `threads` threads, each taking the next job when it is idle.
+use crate::lent::borrow;
+
+/// Runs every job once, on `threads` threads and what is lent ([`crate::lend`]), each taking the next job when it is idle.
 pub fn run_all<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
+    let borrowed = (jobs.len() > threads).then(|| borrow(threads));
+    run_on(jobs, borrowed.as_ref().map_or(threads, |borrowed| borrowed.threads));
+}
+
+/// Likewise, on no more than `threads` threads.
+pub(crate) fn run_on<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
     let threads = threads.min(jobs.len());
     if threads <= 1 {
         jobs.into_iter().for_each(|job| job());
@@ -19,7 +27,7 @@ pub fn run_all<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
     });
 }
 
-/// Runs `job(0) .. job(n - 1)`, likewise.
+/// Runs `job(0) .. job(n - 1)`, likewise. The calling thread is one of them: it need not wait for another to begin.
 pub(crate) fn run_numbered(n: usize, threads: usize, job: impl Fn(usize) + Sync) {
     let threads = threads.min(n);
     if threads <= 1 {
@@ -35,7 +43,7 @@ pub(crate) fn run_numbered(n: usize, threads: usize, job: impl Fn(usize) + Sync)
             job(number);
         }
     };
-    rayon::scope(|scope| {
+    rayon::in_place_scope(|scope| {
         for _ in 1..threads {
             scope.spawn(|_| work());
         }
@@ -55,8 +63,9 @@ mod tests {
                 done[number].fetch_add(1, Ordering::Relaxed);
             };
             run_all((0..37).map(|number| move || add(number)).collect(), threads);
+            run_on((0..37).map(|number| move || add(number)).collect(), threads);
             run_numbered(37, threads, add);
-            assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 2));
+            assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 3));
             run_numbered(0, threads, |_| panic!("there is no job"));
         }
     }

@@ -13,7 +13,7 @@ use crate::normalisation::InverseScale;
 use crate::product::product;
 
 /// Rows of a block of the Jacobian: enough for the weights to be read seldom, few enough for the third cache level.
-const ROWS_OF_A_BLOCK: usize = 256;
+pub const ROWS_OF_A_BLOCK: usize = 256;
 
 /// Whether the pass goes on to the flux, which costs the largest product of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,7 +37,7 @@ mod window;
 
 pub use activation::Activation;
 pub use arithmetic::{Arithmetic, Precision};
-pub use backward::{Backward, InputJacobian};
+pub use backward::{Backward, InputJacobian, ROWS_OF_A_BLOCK};
 pub use capture::LayerCapture;
 pub use dense::DenseShape;
 pub use description::{Description, LabelsDescription, METADATA_KEY};

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage
 use faer::{MatMut, MatRef};
 use fisherflow_kernels::{Element, Packed, Products, Start};
 
-pub use fisherflow_kernels::{run_all, workspace_bytes};
+pub use fisherflow_kernels::{LentCores, lend, run_all, workspace_bytes};
 
 use crate::in_place::part;
 

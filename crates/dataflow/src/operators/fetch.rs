@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use fisherflow_network::product::{LentCores, lend};
 use fisherflow_spectra::{Group, SpectrumBatch};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
@@ -33,11 +34,13 @@ struct Pending {
 type Fetched = Result<GroupItem<SpectrumBatch>, u64>;
 
 /// Brings the spectra of `groups` to the workers, each group to one that asks for it. A worker asks for another group when it is done with
-/// one, and emits batches one at a time: what is in flight stays bounded by `READ_AHEAD` readers and one batch.
+/// one, and emits batches one at a time: what is in flight stays bounded by `READ_AHEAD` readers and one batch. While it has no group, its
+/// `cores` are lent to the other workers of the process.
 pub(crate) fn fetch<'scope>(
     scope: Scope<'scope, u64>,
     faults: &Arc<Faults>,
     groups: Vec<Group>,
+    cores: usize,
     open: impl Fn(&Group) -> GroupReader + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let me = scope.index() as u64;
@@ -47,7 +50,7 @@ pub(crate) fn fetch<'scope>(
     let at_first = (0..READ_AHEAD).flat_map(|has| (0..workers).map(move |worker| (0, Asking { worker, has })));
     let first = emit(scope, at_first.collect());
     let assigned = assign(first.concat(again), faults, groups);
-    let (items, ended) = read(assigned, faults, open).ok_err(|fetched| fetched);
+    let (items, ended) = read(assigned, faults, cores, open).ok_err(|fetched| fetched);
     ended
         .map(move |has| Asking { worker: me, has })
         .connect_loop(asking_again);
@@ -57,6 +60,7 @@ pub(crate) fn fetch<'scope>(
 fn read<'scope>(
     assigned: StreamVec<'scope, u64, Assigned>,
     faults: &Arc<Faults>,
+    cores: usize,
     open: impl Fn(&Group) -> GroupReader + 'static,
 ) -> StreamVec<'scope, u64, Fetched> {
     let faults = Arc::clone(faults);
@@ -67,6 +71,7 @@ fn read<'scope>(
         move |_, info| {
             let activator = scope.activator_for(info.address);
             let mut pending: VecDeque<Pending> = VecDeque::new();
+            let mut lent: Option<LentCores> = None;
             move |input, output| {
                 input.for_each(|capability, assigned| {
                     if let Some(capability) = capability.retain_least(0) {
@@ -92,8 +97,10 @@ fn read<'scope>(
                     }
                 }
                 let Some(mut first) = pending.pop_front() else {
+                    lent.get_or_insert_with(|| lend(cores));
                     return;
                 };
+                lent = None;
                 let Some((mut reader, under_way)) = first.reader.take() else {
                     pending.push_front(first);
                     return;

@@ -159,7 +159,7 @@ mod tests {
             };
             let probe = ProbeHandle::new();
             let total = worker.dataflow::<u64, _, _>(|scope| {
-                fetch(scope, &faults, groups(n), |_| Box::new(std::iter::empty()))
+                fetch(scope, &faults, groups(n), 1, |_| Box::new(std::iter::empty()))
                     .differentiate(&faults, |_| Ok(()))
                     .accumulate("List", &faults, list)
                     .reduce_in_group_order(&faults, Expected::of(&groups(n), 1), |total, mut more| {

@@ -103,9 +103,13 @@ where
     run(worker, context, |scope, probe| {
         let (reading, over) = (Arc::clone(context), pass.over);
         let (into, faults) = (Rc::clone(&committed), Arc::clone(&context.faults));
-        fetch(scope, &context.faults, missing, move |group| {
-            reading.read(&over(&reading).catalogue, group)
-        })
+        fetch(
+            scope,
+            &context.faults,
+            missing,
+            context.network.arithmetic().threads,
+            move |group| reading.read(&over(&reading).catalogue, group),
+        )
         .differentiate(&context.faults, derive)
         .accumulate(pass.name, &context.faults, fold)
         .commit(&context.faults, store, pass.name, Rc::clone(&names))

@@ -86,9 +86,13 @@ fn spectra<'scope>(
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let reading = Arc::clone(context);
     let groups = from(context).groups.clone();
-    fetch(scope, &context.faults, groups, move |group| {
-        reading.read(&from(&reading).catalogue, group)
-    })
+    fetch(
+        scope,
+        &context.faults,
+        groups,
+        context.network.arithmetic().threads,
+        move |group| reading.read(&from(&reading).catalogue, group),
+    )
 }
 
 /// The same for the sample of the fit's catalogue, its held-out spectra alone.
@@ -107,9 +111,13 @@ fn share_of_held_out<'scope>(
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     let groups = context.fit.sample.clone();
-    fetch(scope, &context.faults, groups, move |group| {
-        reading.read(&reading.fit.catalogue, group)
-    })
+    fetch(
+        scope,
+        &context.faults,
+        groups,
+        context.network.arithmetic().threads,
+        move |group| reading.read(&reading.fit.catalogue, group),
+    )
     .differentiate(&context.faults, move |batch| {
         let held_out = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
         selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);
