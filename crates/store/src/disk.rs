@@ -3,26 +3,36 @@
 //! A file is written beside its place as `name#1`, flushed to the disk (`fsync`), and moved or linked to its name; then the folder is
 //! flushed. So what a document names (a commit, the mark of a finished group) is on the disk before the document is. Listings leave out
 //! `name#1`: what a killed process left there is never read.
+//!
+//! Large files, which are written in parts, go past the page cache where that can be (`direct.rs`); so do reads that say [`ReadOnce`].
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
+
+use crate::direct::{self, LargeFile};
 
 /// Files on a disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     files: LocalFileSystem,
 }
+
+/// An extension of a request: nobody is going to read the same bytes again soon.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadOnce;
 
 /// A file could not be written; goes through `object_store` as the source of its error.
 #[derive(Debug, thiserror::Error)]
@@ -73,16 +83,33 @@ impl ObjectStore for Disk {
         .await
     }
 
-    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        Ok(Box::new(Upload {
-            file: self.files.path_to_filesystem(path)?,
-            inner: self.files.put_multipart_opts(path, options).await?,
-            bytes: 0,
-        }))
+    async fn put_multipart_opts(&self, path: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        let file = self.files.path_to_filesystem(path)?;
+        blocking(move || {
+            let (cached, beside) = staged(&file).map_err(NotWritten::of(0))?;
+            let large = Arc::new(Mutex::new(LargeFile::new(cached, &beside)));
+            let upload = Upload {
+                file,
+                beside: Some(beside),
+                large,
+                bytes: 0,
+            };
+            Ok(Box::new(upload) as Box<dyn MultipartUpload>)
+        })
+        .await
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.files.get_opts(path, options).await
+        let once = options.extensions.get::<ReadOnce>().is_some() && !options.head;
+        let mut result = self.files.get_opts(path, options).await?;
+        if let (true, GetResultPayload::File(_, file)) = (once, &result.payload) {
+            let (file, range) = (file.clone(), result.range.clone());
+            let read = blocking(move || Ok(direct::read(&file, &range))).await?;
+            if let Some(bytes) = read {
+                result.payload = GetResultPayload::Stream(futures::stream::once(async { Ok(bytes) }).boxed());
+            }
+        }
+        Ok(result)
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -106,32 +133,70 @@ impl ObjectStore for Disk {
 #[derive(Debug)]
 struct Upload {
     file: PathBuf,
-    inner: Box<dyn MultipartUpload>,
+    /// Where it is written; `None` once it is at its place, or given up.
+    beside: Option<PathBuf>,
+    large: Arc<Mutex<LargeFile>>,
     bytes: u64,
 }
 
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (at, large) = (self.bytes, Arc::clone(&self.large));
         self.bytes += data.content_length() as u64;
-        self.inner.put_part(data)
+        let bytes = self.bytes;
+        Box::pin(blocking(move || {
+            let mut large = large.lock().unwrap_or_else(PoisonError::into_inner);
+            let parts = data.iter().map(AsRef::as_ref);
+            large.write(at, parts).map_err(NotWritten::of(bytes))
+        }))
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let result = self.inner.complete().await?;
-        let (file, bytes) = (self.file.clone(), self.bytes);
+        let Some(beside) = self.beside.take() else {
+            return Err(NotWritten::of(self.bytes)(ErrorKind::NotFound.into()));
+        };
+        let (file, large, bytes) = (self.file.clone(), Arc::clone(&self.large), self.bytes);
         blocking(move || {
-            let flushed = File::open(&file).and_then(|file| file.sync_all());
-            flushed
-                .and_then(|()| flush_folder(&file))
-                .map_err(NotWritten::of(bytes))
+            let flushed = large.lock().unwrap_or_else(PoisonError::into_inner).flush();
+            let placed = flushed.and_then(|()| std::fs::rename(&beside, &file));
+            if placed.is_err() {
+                remove(&beside);
+            }
+            placed.and_then(|()| flush_folder(&file)).map_err(NotWritten::of(bytes))
         })
         .await?;
-        Ok(result)
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await
+        let Some(beside) = self.beside.take() else {
+            return Ok(());
+        };
+        blocking(move || {
+            remove(&beside);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for Upload {
+    /// An upload that was given up leaves nothing behind.
+    fn drop(&mut self) {
+        if let Some(beside) = self.beside.take() {
+            remove(&beside);
+        }
+    }
+}
+
+/// Removes a file that did not come to its place.
+fn remove(beside: &FilePath) {
+    if let Err(error) = std::fs::remove_file(beside) {
+        tracing::debug!(file = %beside.display(), %error, "a half-written file stays");
     }
 }
 
@@ -150,10 +215,8 @@ fn write(file: &FilePath, payload: &PutPayload, create: bool) -> std::io::Result
             std::fs::rename(&beside, file)
         }
     });
-    if (create || placed.is_err())
-        && let Err(error) = std::fs::remove_file(&beside)
-    {
-        tracing::debug!(file = %beside.display(), %error, "a half-written file stays");
+    if create || placed.is_err() {
+        remove(&beside);
     }
     placed.and_then(|()| flush_folder(file))
 }

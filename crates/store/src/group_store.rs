@@ -16,12 +16,13 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::buffered::BufWriter;
-use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::catalogue::hex;
+use crate::disk::ReadOnce;
 use crate::error::Cause;
 use crate::failure::Action;
 use crate::location::Location;
@@ -336,11 +337,13 @@ impl GroupStore {
         let uri = format!("{folder}/{}", slice.object);
         let location = self.stores.locate(&uri)?;
         let range = 8 * slice.start..8 * (slice.start + slice.len as u64);
-        let bytes = location
-            .store
-            .get_range(&location.path, range)
-            .await
-            .map_err(|error| self.stores.failed(&location, Action::Read, error))?;
+        let mut options = GetOptions::new().with_range(Some(range));
+        options.extensions.insert(ReadOnce);
+        let bytes = match location.store.get_opts(&location.path, options).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        let bytes = bytes.map_err(|error| self.stores.failed(&location, Action::Read, error))?;
         if hex(&Sha256::digest(&bytes)) != slice.sha256 {
             return Err(StoreError::BadDocument {
                 uri,
@@ -437,7 +440,7 @@ impl Commit {
         for array in arrays {
             let mut sha256 = Vec::with_capacity(array.values.len().div_ceil(SLICE));
             for slice in array.values.chunks(SLICE) {
-                let bytes: Vec<u8> = slice.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let bytes = little_endian(slice);
                 sha256.push(hex(&Sha256::digest(&bytes)));
                 upload.put(Bytes::from(bytes)).await.map_err(failed)?;
                 is_empty = false;
@@ -455,6 +458,14 @@ impl Commit {
         }
         Ok(stored)
     }
+}
+
+fn little_endian(values: &[f64]) -> Vec<u8> {
+    let mut bytes = vec![0; 8 * values.len()];
+    for (to, value) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(values) {
+        *to = value.to_le_bytes();
+    }
+    bytes
 }
 
 async fn read_record(stores: &Stores, location: &Location) -> Result<GroupRecord, StoreError> {

@@ -15,6 +15,7 @@ mod commit;
 mod create_once;
 mod credentials;
 mod decode;
+mod direct;
 mod disk;
 mod error;
 mod evidence;
