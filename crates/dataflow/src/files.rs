@@ -125,7 +125,7 @@ pub(crate) fn block_name(plan: &BlockPlan) -> String {
 pub(crate) fn write_hessian(
     context: &Context,
     plan: &BlockPlan,
-    curvature: &BlockCurvature,
+    curvature: BlockCurvature,
 ) -> Result<WrittenFile, RunError> {
     let metadata = metadata(context).with("fisherflow.n_spectra", curvature.n_spectra.to_string());
     context.faults.pass(FailPoint::BeforeHessian);

@@ -358,34 +358,34 @@ fn check_terms(plan: &BlockPlan, a: &Matrix, n_spectra: u64) -> Result<(), Poste
 
 /// The matrices of a block's Hessian: what `posterior/hessian/` holds.
 #[must_use]
-pub fn hessian_matrices(plan: &BlockPlan, curvature: &BlockCurvature) -> Vec<NamedMatrix> {
+pub fn hessian_matrices(plan: &BlockPlan, curvature: BlockCurvature) -> Vec<NamedMatrix> {
     let name = plan.name();
-    match &curvature.form {
-        CurvatureForm::Dense(h) => vec![NamedMatrix::new(&name, Factor::Dense, h.clone())],
+    match curvature.form {
+        CurvatureForm::Dense(h) => vec![NamedMatrix::new(&name, Factor::Dense, h)],
         CurvatureForm::Kronecker { a, g } => vec![
-            NamedMatrix::new(&name, Factor::KronA, a.clone()),
-            NamedMatrix::new(&name, Factor::KronG, g.clone()),
+            NamedMatrix::new(&name, Factor::KronA, a),
+            NamedMatrix::new(&name, Factor::KronG, g),
         ],
         CurvatureForm::Eigenbasis {
             a_vectors,
             g_vectors,
             eigenvalues,
         } => vec![
-            NamedMatrix::new(&name, Factor::AEigenvectors, a_vectors.clone()),
-            NamedMatrix::new(&name, Factor::GEigenvectors, g_vectors.clone()),
-            NamedMatrix::new(&name, Factor::Eigenvalues, eigenvalues.clone()),
+            NamedMatrix::new(&name, Factor::AEigenvectors, a_vectors),
+            NamedMatrix::new(&name, Factor::GEigenvectors, g_vectors),
+            NamedMatrix::new(&name, Factor::Eigenvalues, eigenvalues),
         ],
-        CurvatureForm::Diagonal(d) => vec![NamedMatrix::new(&name, Factor::Diagonal, d.clone())],
+        CurvatureForm::Diagonal(d) => vec![NamedMatrix::new(&name, Factor::Diagonal, d)],
         CurvatureForm::LowRank {
             eigenvectors,
             eigenvalues,
             residuals,
             diagonal,
         } => vec![
-            NamedMatrix::new(&name, Factor::Eigenvectors, eigenvectors.clone()),
-            NamedMatrix::new(&name, Factor::Eigenvalues, one_row(eigenvalues)),
-            NamedMatrix::new(&name, Factor::Residuals, one_row(residuals)),
-            NamedMatrix::new(&name, Factor::Diagonal, one_row(diagonal)),
+            NamedMatrix::new(&name, Factor::Eigenvectors, eigenvectors),
+            NamedMatrix::new(&name, Factor::Eigenvalues, one_row(&eigenvalues)),
+            NamedMatrix::new(&name, Factor::Residuals, one_row(&residuals)),
+            NamedMatrix::new(&name, Factor::Diagonal, one_row(&diagonal)),
         ],
     }
 }
@@ -542,7 +542,7 @@ mod tests {
             // The last element of `kron_a` counts them.
             let curvature = BlockCurvature { n_spectra: 8, form };
             let plan = plan(structure);
-            let written = hessian_matrices(&plan, &curvature);
+            let written = hessian_matrices(&plan, curvature.clone());
             let read = hessian_from_matrices(&plan, 8, written.clone()).unwrap();
             assert_eq!(read, curvature);
 

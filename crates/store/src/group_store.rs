@@ -9,7 +9,7 @@
 //! `.done` is first. A `.done` that is already there may even be one's own, of a request whose answer was lost: what it says counts, and
 //! the arrays of the other attempt are deleted. A group without its `.done` was never finished.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -35,6 +35,8 @@ pub const SLICE: usize = 1 << 19;
 const PART: usize = 16 << 20;
 /// Parts that are on their way at a time.
 const UPLOADS: usize = 2;
+/// Slices whose hashes are taken at a time.
+const HASHES: usize = 2;
 /// Slices that are read ahead of their use by one reader.
 const READ_AHEAD: usize = 4;
 /// Documents that are read at a time.
@@ -306,7 +308,12 @@ impl GroupStore {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         let (store, folder) = (self.clone(), self.folder(pass));
         self.stores.handle().spawn(async move {
-            let reads = slices.into_iter().map(|slice| store.read_slice(&folder, slice));
+            // Each a task of its own: their hashes are taken side by side.
+            let reads = slices.into_iter().map(|slice| {
+                let (store, folder) = (store.clone(), folder.clone());
+                let read = tokio::spawn(async move { store.read_slice(&folder, slice).await });
+                async move { read.await.unwrap_or_else(|_| Err(given_up())) }
+            });
             let mut read = futures::stream::iter(reads).buffered(READ_AHEAD);
             while let Some(slice) = read.next().await {
                 if sender.send(slice).await.is_err() {
@@ -439,10 +446,18 @@ impl Commit {
         let mut is_empty = true;
         for array in arrays {
             let mut sha256 = Vec::with_capacity(array.values.len().div_ceil(SLICE));
-            for slice in array.values.chunks(SLICE) {
-                let bytes = little_endian(slice);
-                sha256.push(hex(&Sha256::digest(&bytes)));
-                upload.put(Bytes::from(bytes)).await.map_err(failed)?;
+            let (mut slices, mut hashing) = (array.values.chunks(SLICE), VecDeque::new());
+            loop {
+                for slice in slices.by_ref().take(HASHES - hashing.len()) {
+                    let bytes = Bytes::from(little_endian(slice));
+                    hashing.push_back(tokio::task::spawn_blocking(move || {
+                        (hex(&Sha256::digest(&bytes)), bytes)
+                    }));
+                }
+                let Some(next) = hashing.pop_front() else { break };
+                let (hash, bytes) = next.await.map_err(|_| given_up())?;
+                sha256.push(hash);
+                upload.put(bytes).await.map_err(failed)?;
                 is_empty = false;
             }
             stored.push(StoredArray {
@@ -460,6 +475,7 @@ impl Commit {
     }
 }
 
+/// As it lies in the object.
 fn little_endian(values: &[f64]) -> Vec<u8> {
     let mut bytes = vec![0; 8 * values.len()];
     for (to, value) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(values) {

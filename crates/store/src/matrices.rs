@@ -144,16 +144,15 @@ impl MatrixWriter {
         }
         let cols: usize = tiles.iter().map(|(cols, _)| cols).sum();
         let step = (CHUNK / (8 * cols.max(1))).max(1);
-        let line = |row: usize| {
-            let parts = tiles
-                .iter()
-                .map(move |&(cols, values)| &values[row * cols..(row + 1) * cols]);
-            parts.flatten().copied()
-        };
         for first in (0..rows).step_by(step) {
             let last = (first + step).min(rows);
             let n = last - first;
-            let lines: Vec<f64> = (first..last).flat_map(line).collect();
+            let mut lines: Vec<f64> = Vec::with_capacity(n * cols);
+            for row in first..last {
+                for &(cols, values) in tiles {
+                    lines.extend_from_slice(&values[row * cols..(row + 1) * cols]);
+                }
+            }
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(StringArray::from_iter_values(std::iter::repeat_n(layer, n))),
                 Arc::new(StringArray::from_iter_values(std::iter::repeat_n(factor, n))),

@@ -101,7 +101,7 @@ pub(crate) fn curvature(
             let plan = structure.plan();
             let curvature = structure.curvature(&sums_of(plan, total))?;
             if plan.structure != StructureKind::Ekfac {
-                return Ok(Some(files::write_hessian(&writing, plan, &curvature)?));
+                return Ok(Some(files::write_hessian(&writing, plan, curvature)?));
             }
             writing.progress.begin("eigenbases", writing.corrected().count() as u64);
             files::write_bases(&writing, plan, &kronecker_bases(plan, curvature, writing.cores)?)?;
