@@ -4,7 +4,7 @@
 //! | precision | J_x and J_x C_flux J_x^T | weights' covariance, marginal variance of every weight |
 //! | --- | --- | --- |
 //! | `f32` | 3e-5 | 1e-3 |
-//! | `bf16x3` | 1e-4: flux that is not centred has large terms that cancel | 1e-3 |
+//! | `bf16x3` | 3e-5 | 1e-3 |
 //! | `bf16` | no promise, and the documentation says so | |
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use fisherflow_tests::{RunFile, Table, data_files, fisherflow, run};
 
 const K: usize = 3;
 /// Of J_x and its covariance, relative to the size of a label's gradient: in f32, and in three products of bf16.
-const DERIVATIVES: [(&str, f64); 2] = [("f32", 3e-5), ("bf16x3", 1e-4)];
+const DERIVATIVES: [(&str, f64); 2] = [("f32", 3e-5), ("bf16x3", 3e-5)];
 /// Of every covariance and variance.
 const VARIANCES: f64 = 1e-3;
 
