@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, KroneckerBases, StructureKind, plan_blocks};
-use fisherflow_network::{InputJacobian, Network};
+use fisherflow_network::{Arithmetic, InputJacobian, Network, Precision as ProductPrecision};
 use fisherflow_posterior::{
     BlockInfo, DualLayout, DualPrecision, Evidence, LabelCells, Precision, PriorScan, ScannedStars, Spectrum,
     dual_prior_scan, factor, in_label_units,
@@ -14,6 +14,7 @@ use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
 use fisherflow_store::{Catalogue, GroupIds, GroupStore, Holding, KnownCatalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
+use crate::arithmetic_check::exact_enough;
 use crate::auto::{self, ChosenStructure};
 use crate::basis::Pinned;
 use crate::checkpoint::{self, Checkpoint};
@@ -67,6 +68,8 @@ pub(crate) struct Context {
     pub(crate) stores: Stores,
     /// What the bits of products depend on beside the numbers.
     pub(crate) kernel: String,
+    /// The precision that the run file asks for; the job's is the one taken.
+    pub(crate) asked: ProductPrecision,
     pub(crate) network: Network,
     pub(crate) network_sha256: String,
     pub(crate) network_bytes: u64,
@@ -125,22 +128,48 @@ pub(crate) struct Context {
 impl Context {
     /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
     pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<Meter>) -> Result<Self, RunError> {
-        let kernel = job.compute.arithmetic.precision.kernel();
-        let kernel = kernel.map_err(|error| RunError::Refused(with_source(&error)))?;
+        let asked = job.compute.arithmetic.precision;
+        let kernel_of = |precision: ProductPrecision| {
+            let kernel = precision.kernel();
+            kernel.map_err(|error| RunError::Refused(with_source(&error)))
+        };
+        kernel_of(asked)?;
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
         let bytes = stores.read(&job.network.uri)?;
-        let network =
-            Network::from_safetensors(&bytes, &job.network.said, job.compute.arithmetic).map_err(|source| {
-                RunError::NetworkFile {
-                    uri: job.network.uri.clone(),
-                    source,
-                }
-            })?;
-        let network = network.with_packed_weights();
+        let in_arithmetic = |arithmetic| Network::from_safetensors(&bytes, &job.network.said, arithmetic);
+        let network = in_arithmetic(job.compute.arithmetic).map_err(|source| RunError::NetworkFile {
+            uri: job.network.uri.clone(),
+            source,
+        })?;
         let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
         let known = release.as_ref().and_then(|release| release.parent.as_ref());
         let known = known.map(KnownCatalogue::of);
         let catalogue = opened(&stores, &job.catalogue, &network, known.as_ref())?;
+        let whole = plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder());
+        let all_threads = Arithmetic {
+            threads: workers.max(1) * job.compute.arithmetic.threads,
+            ..job.compute.arithmetic
+        };
+        let taken = exact_enough(all_threads, &catalogue, &whole, in_arithmetic)?;
+        let (kernel, network) = (
+            kernel_of(taken)?,
+            if taken == asked {
+                network
+            } else {
+                in_arithmetic(Arithmetic {
+                    precision: taken,
+                    ..job.compute.arithmetic
+                })?
+            },
+        );
+        let network = network.with_packed_weights();
+        let job = if taken == asked {
+            job
+        } else {
+            let mut slower = (*job).clone();
+            slower.compute.arithmetic.precision = taken;
+            Arc::new(slower)
+        };
         let (blocks, chosen) = plan_of(&job, &network, catalogue.n_rows())?;
         check_curvature(&job, &blocks)?;
         let checkpoint = Checkpoint::of(network.dense_layers(), network.n_labels(), &blocks)?;
@@ -176,6 +205,7 @@ impl Context {
             cores: workers * job.compute.arithmetic.threads,
             run_id: String::new(),
             kernel,
+            asked,
             job,
             network,
             network_sha256,

@@ -3,6 +3,7 @@
 //! [`run`] carries a [`Job`] through its stages on this process's workers, together with those of the other processes of a
 //! [`Cluster`]; [`plan`] says what that would take.
 
+mod arithmetic_check;
 mod auto;
 mod basis;
 mod calibration_notes;

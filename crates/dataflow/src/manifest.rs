@@ -86,6 +86,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "prior": summary.prior,
         "compute": {
             "precision": job.compute.arithmetic.precision.to_string(),
+            "precision_asked": context.asked.to_string(),
             "kernel": context.kernel,
             "batch": job.compute.batch,
             "group": context.group,

@@ -30,6 +30,10 @@ pub struct RunPlan {
     pub output: String,
     /// Which release it would make; `None` where the output is in no line.
     pub release: Option<ReleasePlan>,
+    /// The products that the run file asks for.
+    pub precision_asked: String,
+    /// The products taken: slower ones where those are not exact enough for the catalogue's first spectra.
+    pub precision: String,
     /// The network.
     pub network: NetworkPlan,
     /// The spectra that the Hessian is summed over.
@@ -243,6 +247,8 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
         run_id: context.run_id.clone(),
         output: context.output.uri().to_string(),
         release: release_plan(&context)?,
+        precision_asked: context.asked.to_string(),
+        precision: context.job.compute.arithmetic.precision.to_string(),
         network: NetworkPlan {
             uri: context.job.network.uri.clone(),
             n_inputs: network.n_inputs(),

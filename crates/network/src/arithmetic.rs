@@ -19,10 +19,11 @@ pub enum Precision {
     F32,
     /// 64 bits: for references and small networks.
     F64,
-    /// f32 as three products of bf16: relative error near 5e-6. On AMX three times as fast as f32; without AMX slower.
+    /// f32 as three products of bf16, in the first dense layer and in sums over spectra: relative error near 5e-6. The layers after it are in f32:
+    /// their activations are large where a spectrum is unlike the others. On AMX three times as fast as f32; without AMX slower.
     Bf16x3,
-    /// Backward passes as one product of bf16: relative error of a Jacobian near 2e-3. Forward passes and sums are `Bf16x3` on AMX, else
-    /// `F32`.
+    /// Backward passes as one product of bf16: relative error of a Jacobian near 2e-3. Forward passes and sums are as with `Bf16x3` on AMX,
+    /// else in f32.
     Bf16,
 }
 
@@ -72,14 +73,17 @@ impl Precision {
         };
         match self {
             Self::F32 | Self::F64 => Ok(self.to_string()),
-            Self::Bf16x3 => Ok(Path::bf16x3().map_err(missing)?.to_string()),
+            Self::Bf16x3 => Ok(format!(
+                "{}, f32 after the first layer",
+                Path::bf16x3().map_err(missing)?
+            )),
             Self::Bf16 => {
                 let backward = Path::bf16().map_err(missing)?;
                 let (forward, _) = self.paths();
                 Ok(if Path::EXACT.contains(&forward) {
                     format!("f32, backward {backward}")
                 } else {
-                    format!("{forward}, backward {backward}")
+                    format!("{forward}, forward f32 after the first layer, backward {backward}")
                 })
             }
         }
@@ -127,6 +131,15 @@ impl Arithmetic {
     #[must_use]
     pub fn backward(&self) -> Products {
         self.on(self.precision.paths().1)
+    }
+
+    /// How products of a dense layer after the first are made, forward and backward.
+    pub(crate) fn after_the_first(&self) -> (Products, Products) {
+        let backward = match self.precision {
+            Precision::F32 | Precision::F64 | Precision::Bf16x3 => self.on(Path::best()),
+            Precision::Bf16 => self.backward(),
+        };
+        (self.on(Path::best()), backward)
     }
 
     /// How products over spectra are made: like those forward.

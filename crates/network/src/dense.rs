@@ -3,9 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Tensor};
+use fisherflow_kernels::{Path, Products};
 use serde::{Deserialize, Serialize};
 
 use crate::arithmetic::Arithmetic;
+use crate::centred::{product_about_means, row_sums};
 use crate::error::NetworkError;
 use crate::network::Network;
 use crate::product::{PackedTensor, product, product_plus_row};
@@ -43,9 +45,12 @@ impl DenseShape {
 /// A layer's weights in the order in which products read them, each made when it is first needed.
 #[derive(Debug)]
 pub(crate) struct PackedWeight {
-    arithmetic: Arithmetic,
+    /// How products forward are made, and how those backward.
+    products: (Products, Products),
     /// `W^T`: inputs to outputs.
     forward: OnceLock<PackedTensor>,
+    /// `W 1`, `[out]`, where products forward are about the means of rows.
+    row_sums: OnceLock<Vec<f64>>,
     /// `W`: gradients at the outputs to gradients at the inputs.
     backward: OnceLock<PackedTensor>,
     /// `W` over the input scale of the network whose first layer this is.
@@ -53,10 +58,16 @@ pub(crate) struct PackedWeight {
 }
 
 impl PackedWeight {
-    pub fn new(arithmetic: Arithmetic) -> Self {
+    /// `first`: whether it is of the network's first packed layer.
+    pub fn new(arithmetic: Arithmetic, first: bool) -> Self {
         Self {
-            arithmetic,
+            products: if first {
+                (arithmetic.forward(), arithmetic.backward())
+            } else {
+                arithmetic.after_the_first()
+            },
             forward: OnceLock::new(),
+            row_sums: OnceLock::new(),
             backward: OnceLock::new(),
             by_flux: OnceLock::new(),
         }
@@ -64,14 +75,12 @@ impl PackedWeight {
 
     /// The weights as gradients are multiplied by them.
     pub fn backward(&self, weight: &Tensor) -> candle_core::Result<&PackedTensor> {
-        get_or_try_init(&self.backward, || PackedTensor::new(weight, self.arithmetic.backward()))
+        get_or_try_init(&self.backward, || PackedTensor::new(weight, self.products.1))
     }
 
     /// The same over the input scale, which `scaled` gives.
     pub fn by_flux(&self, scaled: impl FnOnce() -> candle_core::Result<Tensor>) -> candle_core::Result<&PackedTensor> {
-        get_or_try_init(&self.by_flux, || {
-            PackedTensor::new(&scaled()?, self.arithmetic.backward())
-        })
+        get_or_try_init(&self.by_flux, || PackedTensor::new(&scaled()?, self.products.1))
     }
 }
 
@@ -109,9 +118,13 @@ impl Dense {
     pub fn forward(&self, input: &Tensor, threads: usize) -> candle_core::Result<Tensor> {
         if let Some(packed) = &self.packed {
             let weight = get_or_try_init(&packed.forward, || {
-                PackedTensor::new(&self.weight.t()?, packed.arithmetic.forward())
+                PackedTensor::new(&self.weight.t()?, packed.products.0)
             })?;
-            return weight.product(input, self.bias.as_ref(), threads);
+            if Path::EXACT.contains(&packed.products.0.path) {
+                return weight.product(input, self.bias.as_ref(), threads);
+            }
+            let row_sums = get_or_try_init(&packed.row_sums, || row_sums(&self.weight))?;
+            return product_about_means(weight, row_sums, input, self.bias.as_ref(), threads);
         }
         match &self.bias {
             Some(bias) => product_plus_row(input, &self.weight.t()?, bias, threads),

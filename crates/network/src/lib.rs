@@ -7,6 +7,7 @@ mod arithmetic;
 mod backward;
 mod blocks;
 mod capture;
+mod centred;
 mod conv1d;
 mod dense;
 mod description;

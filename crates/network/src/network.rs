@@ -200,10 +200,12 @@ impl Network {
     /// these products are made in bf16 where the precision says so.
     #[must_use]
     pub fn with_packed_weights(mut self) -> Self {
-        for layer in &mut self.layers {
-            if let Layer::Dense(dense) = layer {
-                dense.packed = Some(Arc::new(PackedWeight::new(self.arithmetic)));
-            }
+        let dense = self.layers.iter_mut().filter_map(|layer| match layer {
+            Layer::Dense(dense) => Some(dense),
+            _ => None,
+        });
+        for (position, dense) in dense.enumerate() {
+            dense.packed = Some(Arc::new(PackedWeight::new(self.arithmetic, position == 0)));
         }
         self
     }

@@ -48,6 +48,15 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
                 .map_or("the spectra of the fit, in the same passes".to_owned(), catalogue),
         ),
     ];
+    let products = if plan.precision == plan.precision_asked {
+        plan.precision.clone()
+    } else {
+        format!(
+            "{}: {} was asked for, and is not exact enough for this network and its spectra",
+            plan.precision, plan.precision_asked
+        )
+    };
+    facts.push(("products", products));
     if let Some(release) = &plan.release {
         facts.push(("release", said_of(release)));
     }

@@ -1,0 +1,186 @@
+//! Whether the products asked for are exact enough for this network and these spectra; where they are not, which slower ones are.
+//!
+//! `bf16x3` and `bf16` are tried on the first usable rows of the catalogue's first row group before any pass: J_x and `J_x C_flux J_x^T` against
+//! f64. Every process tries the same rows on the same kernel, so all come to the same. A star's figure is its largest error; what counts
+//! is the figure that 95 % of the stars stay below, because a star whose argument of a relu is 0 but for rounding has two right answers.
+
+use fisherflow_network::{Arithmetic, InputJacobian, Network, NetworkError, Precision};
+use fisherflow_posterior::flux_covariance;
+use fisherflow_spectra::Group;
+use fisherflow_store::Catalogue;
+
+use crate::context::PREFETCH_BYTES;
+use crate::error::RunError;
+
+/// Spectra that are tried.
+const SPECTRA: usize = 64;
+
+/// Share of them that must be as exact as is asked.
+const SHARE: f64 = 0.95;
+
+/// What a star's J_x and its covariance may be off by; `None`: not tried.
+fn tolerance(precision: Precision) -> Option<f64> {
+    match precision {
+        Precision::F32 | Precision::F64 => None,
+        Precision::Bf16x3 => Some(3e-5),
+        Precision::Bf16 => Some(1e-2),
+    }
+}
+
+/// What is taken where a precision is not exact enough.
+fn slower(precision: Precision) -> Precision {
+    match precision {
+        Precision::Bf16 if Precision::Bf16x3.kernel().is_ok() => Precision::Bf16x3,
+        _ => Precision::F32,
+    }
+}
+
+/// The precision to go on with: the one of `arithmetic`, or the first slower one that is exact enough. `open` gives the network in an arithmetic.
+pub(crate) fn exact_enough(
+    arithmetic: Arithmetic,
+    catalogue: &Catalogue,
+    groups: &[Group],
+    open: impl Fn(Arithmetic) -> Result<Network, NetworkError>,
+) -> Result<Precision, RunError> {
+    let mut precision = arithmetic.precision;
+    if tolerance(precision).is_none() {
+        return Ok(precision);
+    }
+    let spectra = Spectra::read(catalogue, groups)?;
+    if spectra.variance.is_empty() {
+        return Ok(precision);
+    }
+    let of = |precision| -> Result<Answer, RunError> {
+        let network = open(Arithmetic {
+            precision,
+            ..arithmetic
+        })?
+        .with_packed_weights();
+        spectra.answer(&network)
+    };
+    let exact = of(Precision::F64)?;
+    while let Some(tolerance) = tolerance(precision) {
+        let error = of(precision)?.error(&exact);
+        // Not a number is not exact.
+        if error <= tolerance {
+            break;
+        }
+        let taken = slower(precision);
+        tracing::warn!(
+            asked = %precision, error, tolerance, %taken, spectra = exact.n,
+            "these products are not exact enough for this network and its spectra: the run takes slower ones"
+        );
+        precision = taken;
+    }
+    Ok(precision)
+}
+
+/// Spectra without gaps.
+struct Spectra {
+    /// `[n, D]`
+    flux: Vec<f64>,
+    /// `[n, D]`
+    variance: Vec<f64>,
+}
+
+impl Spectra {
+    /// The first usable rows of the first row group; a masked pixel has the means of its spectrum.
+    fn read(catalogue: &Catalogue, groups: &[Group]) -> Result<Self, RunError> {
+        let mut read = Self {
+            flux: Vec::new(),
+            variance: Vec::new(),
+        };
+        let first = groups.first().and_then(|group| group.shards.first());
+        let Some(shard) = first else {
+            return Ok(read);
+        };
+        let group = Group {
+            index: 0,
+            shards: vec![shard.clone()],
+        };
+        for batch in catalogue.fetch(&group, SPECTRA, PREFETCH_BYTES) {
+            let batch = batch?;
+            let d = batch.n_pixels;
+            for row in (0..batch.n_rows()).filter(|&row| !batch.is_bad(row)) {
+                let pixels = row * d..(row + 1) * d;
+                let good = &batch.good[pixels.clone()];
+                read.flux.extend(without_gaps(&batch.flux[pixels.clone()], good));
+                read.variance.extend(without_gaps(&batch.variance[pixels], good));
+                if read.flux.len() >= SPECTRA * d {
+                    return Ok(read);
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    fn answer(&self, network: &Network) -> Result<Answer, RunError> {
+        let forward = network.forward(&network.flux_tensor(&self.flux)?)?;
+        let backward = network.backward(&forward, InputJacobian::Wanted)?;
+        let jacobian = backward
+            .input_jacobian
+            .ok_or_else(|| RunError::Internal("a pass was asked for J_x and gave none".into()))?;
+        let values = || jacobian.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1();
+        Ok(Answer {
+            n: forward.batch(),
+            k: network.n_labels(),
+            covariance: flux_covariance(&jacobian, &self.variance)?,
+            jacobian: values().map_err(|error: candle_core::Error| RunError::Internal(error.to_string()))?,
+        })
+    }
+}
+
+/// Values whose gaps have the mean of the others.
+fn without_gaps<'a>(values: &'a [f64], good: &'a [bool]) -> impl Iterator<Item = f64> + 'a {
+    let known = || values.iter().zip(good).filter(|(_, good)| **good);
+    let mean = known().map(|(value, _)| value).sum::<f64>() / known().count().max(1) as f64;
+    values
+        .iter()
+        .zip(good)
+        .map(move |(value, good)| if *good { *value } else { mean })
+}
+
+/// What a precision makes of the spectra.
+struct Answer {
+    n: usize,
+    k: usize,
+    /// `[K, n, D]`
+    jacobian: Vec<f64>,
+    /// `[n, K, K]`
+    covariance: Vec<f64>,
+}
+
+impl Answer {
+    /// What `SHARE` of the stars stay below.
+    fn error(&self, exact: &Self) -> f64 {
+        let mut errors: Vec<f64> = (0..self.n).map(|star| self.error_of(star, exact)).collect();
+        errors.sort_unstable_by(f64::total_cmp);
+        let at = (SHARE * self.n as f64).ceil() as usize;
+        errors.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+    }
+
+    /// The largest error of a star, relative to the size of each label's gradient.
+    fn error_of(&self, star: usize, exact: &Self) -> f64 {
+        let (n, k) = (self.n, self.k);
+        let d = self.jacobian.len() / (n * k).max(1);
+        let worst = |a: f64, b: f64| if b.is_nan() || b > a { b } else { a };
+        let share = |apart: f64, size: f64| if apart == 0.0 { 0.0 } else { apart / size };
+        let mut error = 0.0;
+        for label in 0..k {
+            let row = (label * n + star) * d..(label * n + star + 1) * d;
+            let of = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+            let (found, right) = (&self.jacobian[row.clone()], &exact.jacobian[row]);
+            let apart = of(&mut found.iter().zip(right).map(|(f, r)| f - r));
+            error = worst(error, share(apart, of(&mut right.iter().copied())));
+        }
+        let (found, right) = (
+            &self.covariance[star * k * k..][..k * k],
+            &exact.covariance[star * k * k..][..k * k],
+        );
+        for at in 0..k * k {
+            let size = (right[at / k * (k + 1)] * right[at % k * (k + 1)]).sqrt();
+            error = worst(error, share((found[at] - right[at]).abs(), size));
+        }
+        error
+    }
+}
