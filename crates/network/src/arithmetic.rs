@@ -20,7 +20,7 @@ pub enum Precision {
     /// 64 bits: for references and small networks.
     F64,
     /// f32 as three products of bf16, in the first dense layer and in sums over spectra: relative error near 5e-6. The layers after it are in f32:
-    /// their activations are large where a spectrum is unlike the others. On AMX three times as fast as f32; without AMX slower.
+    /// their activations are large where a spectrum is unlike the others. Made to be faster than f32 on AMX; without AMX slower.
     Bf16x3,
     /// Backward passes as one product of bf16: relative error of a Jacobian near 2e-3. Forward passes and sums are as with `Bf16x3` on AMX,
     /// else in f32.

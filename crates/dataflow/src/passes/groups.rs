@@ -21,13 +21,13 @@ use timely::ExchangeData;
 use timely::dataflow::operators::{Exchange, Inspect, Probe};
 use timely::worker::Worker;
 
-use super::run;
+use super::{run, spectra_of};
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::group_name::{PassInputs, Serves, name_of};
 use crate::operators::{
     Accumulate, Assemble, Commit, CommittedGroup, Conclude, Differentiate, FoldSlices, Gather, GroupFold, GroupSums,
-    Part, SliceFold, Total, emit, fetch,
+    Part, SliceFold, Total, emit,
 };
 
 /// Which pass, and what its groups are called.
@@ -101,30 +101,23 @@ where
     let (n_resumed, committed) = (resumed.len(), Rc::new(RefCell::new((resumed, 0_u64))));
 
     run(worker, context, |scope, probe| {
-        let (reading, over) = (Arc::clone(context), pass.over);
         let (into, faults) = (Rc::clone(&committed), Arc::clone(&context.faults));
-        fetch(
-            scope,
-            &context.faults,
-            missing,
-            context.network.arithmetic().threads,
-            move |group| reading.read(&over(&reading).catalogue, group),
-        )
-        .differentiate(&context.faults, derive)
-        .accumulate(pass.name, &context.faults, fold)
-        .commit(&context.faults, store, pass.name, Rc::clone(&names))
-        .exchange(|_: &CommittedGroup| 0)
-        .inspect(
-            move |done: &CommittedGroup| match serde_json::from_slice(&done.record) {
-                Ok(record) => {
-                    let (records, bytes) = &mut *into.borrow_mut();
-                    records.insert(done.group, record);
-                    *bytes += done.bytes;
-                }
-                Err(error) => faults.raise(RunError::Internal(error.to_string())),
-            },
-        )
-        .probe_with(probe);
+        spectra_of(scope, context, missing, pass.over)
+            .differentiate(&context.faults, derive)
+            .accumulate(pass.name, &context.faults, fold)
+            .commit(&context.faults, store, pass.name, Rc::clone(&names))
+            .exchange(|_: &CommittedGroup| 0)
+            .inspect(
+                move |done: &CommittedGroup| match serde_json::from_slice(&done.record) {
+                    Ok(record) => {
+                        let (records, bytes) = &mut *into.borrow_mut();
+                        records.insert(done.group, record);
+                        *bytes += done.bytes;
+                    }
+                    Err(error) => faults.raise(RunError::Internal(error.to_string())),
+                },
+            )
+            .probe_with(probe);
         Ok(())
     })?;
 

@@ -51,7 +51,7 @@ use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::operators::{Differentiate, GroupItem, fetch};
-use fisherflow_spectra::SpectrumBatch;
+use fisherflow_spectra::{Group, SpectrumBatch};
 
 /// Builds one dataflow and runs it to its end, on this worker together with all others.
 ///
@@ -84,15 +84,20 @@ fn spectra<'scope>(
     context: &Arc<Context>,
     from: impl Fn(&Context) -> &GroupedCatalogue + Copy + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-    let reading = Arc::clone(context);
-    let groups = from(context).groups.clone();
-    fetch(
-        scope,
-        &context.faults,
-        groups,
-        context.network.arithmetic().threads,
-        move |group| reading.read(&from(&reading).catalogue, group),
-    )
+    spectra_of(scope, context, from(context).groups.clone(), from)
+}
+
+/// Those of some of its groups.
+fn spectra_of<'scope>(
+    scope: Scope<'scope, u64>,
+    context: &Arc<Context>,
+    groups: Vec<Group>,
+    from: impl Fn(&Context) -> &GroupedCatalogue + 'static,
+) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
+    let (reading, cores) = (Arc::clone(context), context.network.arithmetic().threads);
+    fetch(scope, &context.faults, groups, cores, move |group| {
+        reading.read(&from(&reading).catalogue, group)
+    })
 }
 
 /// The same for the sample of the fit's catalogue, its held-out spectra alone.
@@ -109,16 +114,8 @@ fn share_of_held_out<'scope>(
     context: &Arc<Context>,
     share: f64,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-    let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
-    let groups = context.fit.sample.clone();
-    fetch(
-        scope,
-        &context.faults,
-        groups,
-        context.network.arithmetic().threads,
-        move |group| reading.read(&reading.fit.catalogue, group),
-    )
-    .differentiate(&context.faults, move |batch| {
+    let (selecting, groups) = (Arc::clone(context), context.fit.sample.clone());
+    spectra_of(scope, context, groups, |context| &context.fit).differentiate(&context.faults, move |batch| {
         let held_out = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
         selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);
         Ok(held_out)
