@@ -67,7 +67,7 @@ def passes(log):
 
 
 def run(given, widths, spectra, scratch, workers, one_core=False):
-    """Passes of a run over a catalogue of so many spectra, which is simulated where the run before had another."""
+    """Passes of a run over a catalogue of so many spectra, which is simulated where the run before had another, and its core seconds."""
     root = f"{given.store.rstrip('/')}/{uuid.uuid4()}" if given.store else str(scratch)
     catalogue, output = f"{root}/catalogue-{spectra}", f"{root}/output"
     if not given.store:
@@ -84,10 +84,17 @@ def run(given, widths, spectra, scratch, workers, one_core=False):
     command = [given.fisherflow, "-v", "--log", "json", "run", scratch / "run.toml", "-w", workers]
     if one_core:
         command = ["taskset", "--cpu-list", min(os.sched_getaffinity(0)), *command]
+    before = core_seconds()
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
-    return passes(done.stderr)
+    return passes(done.stderr), core_seconds() - before
+
+
+def core_seconds():
+    """Of all processes that were started here and have ended: what a store's server takes is not among them."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def in_memory(given, work):
@@ -119,11 +126,11 @@ def main():
     columns += ["one worker, one core", f"{given.workers} workers over it"] if given.one_core else []
     print("| " + " | ".join(columns) + " |")
     print("| ---: | --- |" + " ---: |" * (len(columns) - 2))
-    before = {}
+    before, used = {}, []
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         for spectra in map(int, given.spectra.split(",")):
-            found = run(given, widths, spectra, pathlib.Path(scratch), given.workers)
-            alone = run(given, widths, spectra, pathlib.Path(scratch), 1, one_core=True) if given.one_core else {}
+            found, cores = run(given, widths, spectra, pathlib.Path(scratch), given.workers)
+            alone = run(given, widths, spectra, pathlib.Path(scratch), 1, one_core=True)[0] if given.one_core else {}
             for name in PASSES:
                 seconds, n = found[name]
                 last = before.get(name)
@@ -135,8 +142,10 @@ def main():
                     slow = alone[name][1] / alone[name][0]
                     cells += [f"{slow:,.0f}", f"{rate / slow:.2f}"]
                 print("| " + " | ".join(cells) + " |", flush=True)
+            used.append(f"{spectra:,} spectra {cores:.0f}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"\nPeak memory of any of these processes: {peak:.2f} GiB.")
+    print(f"\nCore seconds of whole runs, decompositions and reading included, of a store's server none: {', '.join(used)}.")
+    print(f"Peak memory of any of these processes: {peak:.2f} GiB.")
 
 
 if __name__ == "__main__":

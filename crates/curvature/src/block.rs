@@ -163,43 +163,43 @@ pub struct Matrix {
 ///
 /// Always the SUM over `n_spectra`, in normalised label units, weighted by each spectrum's label precision.
 #[derive(Clone, Debug, PartialEq)]
-pub struct BlockCurvature {
+pub struct BlockCurvature<M = Matrix> {
     /// Number of spectra summed over.
     pub n_spectra: u64,
     /// The numbers.
-    pub form: CurvatureForm,
+    pub form: CurvatureForm<M>,
 }
 
 /// The numbers of a [`BlockCurvature`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum CurvatureForm {
+pub enum CurvatureForm<M = Matrix> {
     /// `H`, `[p, p]`: layer after layer in the block's order, each `[W | b]` row-major (index = out * columns + column, the bias
     /// last where there is one).
-    Dense(Matrix),
+    Dense(M),
     /// `H ~ (g (x) a) / n_terms` with `a = sum [a;1][a;1]^T`, `[columns, columns]` (the 1 is the bias's), and `g = sum_n sum_kl Lam_n,kl g_k g_l^T`, `[out, out]`.
     ///
     /// `n_terms` is the number of spectra times [`BlockPlan::terms_a_spectrum`]; where there is a bias, the last diagonal element of `a`.
     Kronecker {
         /// The input factor `S_A`.
-        a: Matrix,
+        a: M,
         /// The gradient factor `S_G`.
-        g: Matrix,
+        g: M,
     },
     /// `H ~ (U (x) V) diag(eigenvalues) (U (x) V)^T`.
     Eigenbasis {
         /// V, the eigenvectors of `S_A`, one a column: `[columns, columns]`.
-        a_vectors: Matrix,
+        a_vectors: M,
         /// U, the eigenvectors of `S_G`, one a column: `[out, out]`.
-        g_vectors: Matrix,
+        g_vectors: M,
         /// `Lambda_ij`, `[out, columns]`: a sum over spectra, like everything here.
-        eigenvalues: Matrix,
+        eigenvalues: M,
     },
     /// `diag(H)` as `[out, columns]`, the bias last where there is one.
-    Diagonal(Matrix),
+    Diagonal(M),
     /// `H ~ U diag(lambda) U^T + D`, with D the part of `diag(H)` that the first term lacks.
     LowRank {
         /// `U`, `[p, rank]`, orthonormal columns.
-        eigenvectors: Matrix,
+        eigenvectors: M,
         /// `lambda`, descending; from rounding some may be below 0.
         eigenvalues: Vec<f64>,
         /// `|H u - lambda u|` of each.
@@ -207,4 +207,42 @@ pub enum CurvatureForm {
         /// `diag(H)`, `[p]`.
         diagonal: Vec<f64>,
     },
+}
+
+impl<M> BlockCurvature<M> {
+    /// The same with every matrix turned into something else.
+    pub fn map<N>(self, mut matrix: impl FnMut(M) -> N) -> BlockCurvature<N> {
+        let form = match self.form {
+            CurvatureForm::Dense(h) => CurvatureForm::Dense(matrix(h)),
+            CurvatureForm::Kronecker { a, g } => CurvatureForm::Kronecker {
+                a: matrix(a),
+                g: matrix(g),
+            },
+            CurvatureForm::Eigenbasis {
+                a_vectors,
+                g_vectors,
+                eigenvalues,
+            } => CurvatureForm::Eigenbasis {
+                a_vectors: matrix(a_vectors),
+                g_vectors: matrix(g_vectors),
+                eigenvalues: matrix(eigenvalues),
+            },
+            CurvatureForm::Diagonal(d) => CurvatureForm::Diagonal(matrix(d)),
+            CurvatureForm::LowRank {
+                eigenvectors,
+                eigenvalues,
+                residuals,
+                diagonal,
+            } => CurvatureForm::LowRank {
+                eigenvectors: matrix(eigenvectors),
+                eigenvalues,
+                residuals,
+                diagonal,
+            },
+        };
+        BlockCurvature {
+            n_spectra: self.n_spectra,
+            form,
+        }
+    }
 }

@@ -20,8 +20,9 @@ use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::captured_rows::{capture_of, whitened_gradients, with_values};
 use crate::products::Element;
+use crate::row_by_row::Borrowed;
 use crate::squared_gradients::{Sizes, add_squared_gradients};
-use crate::structure::{Structure, check_sums};
+use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References};
 
 /// The eigenbases of a layer's Kronecker factors, in f64; one copy serves all workers of a process.
@@ -259,7 +260,7 @@ impl Structure for Correction {
         Ok(())
     }
 
-    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+    fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
         if sums.sums.iter().any(|x| !x.is_finite()) {
             return Err(CurvatureError::NonFiniteSums {
@@ -269,17 +270,16 @@ impl Structure for Correction {
                 n_spectra: sums.n_spectra,
             });
         }
-        let shape = &self.plan.shapes[0];
+        let eigenvalues = Borrowed {
+            cols: self.plan.shapes[0].columns(),
+            values: &sums.sums,
+        };
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,
             form: CurvatureForm::Eigenbasis {
-                a_vectors: self.bases.a_vectors.clone(),
-                g_vectors: self.bases.g_vectors.clone(),
-                eigenvalues: Matrix {
-                    rows: shape.outputs,
-                    cols: shape.columns(),
-                    values: sums.sums.clone(),
-                },
+                a_vectors: Box::new(Borrowed::of(&self.bases.a_vectors)),
+                g_vectors: Box::new(Borrowed::of(&self.bases.g_vectors)),
+                eigenvalues: Box::new(eigenvalues),
             },
         })
     }

@@ -5,13 +5,16 @@
 //! some spectra at a time, in f64 whatever the captures' type, and their Gram matrix is added to the packed lower triangle of H. In f64 no
 //! reference is needed.
 
+use std::ops::Range;
+
 use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
-use crate::packed::{packed_len, row_of, unpack};
+use crate::packed::{packed_len, row_of};
 use crate::products::add_gram;
-use crate::structure::{Structure, check_sums};
+use crate::row_by_row::Symmetric;
+use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision};
 
 /// Number of values of Jacobian rows formed at once (32 MiB): more spectra at once for a small block, one for a very large one.
@@ -106,7 +109,7 @@ impl Structure for Dense {
         Ok(())
     }
 
-    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+    fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
         if let Some(at) = sums.sums.iter().position(|x| !x.is_finite()) {
             return Err(CurvatureError::NonFiniteSums {
@@ -116,19 +119,23 @@ impl Structure for Dense {
                 n_spectra: sums.n_spectra,
             });
         }
-        let hessian = if self.plan.options.split_bias {
-            let stride = self.plan.shapes[0].columns();
-            let has_bias = self.plan.shapes[0].bias;
-            let is_bias = |weight: usize| has_bias && weight % stride == stride - 1;
-            unpack(&sums.sums, self.plan.n_weights(), |i, j, value| {
-                if is_bias(i) == is_bias(j) { value } else { 0.0 }
-            })
-        } else {
-            unpack(&sums.sums, self.plan.n_weights(), |_, _, value| value)
-        };
+        let (stride, splits) = (self.plan.shapes[0].columns(), self.plan.options.split_bias);
+        let has_bias = self.plan.shapes[0].bias;
+        let is_bias = move |weight: usize| has_bias && weight % stride == stride - 1;
+        let hessian = Symmetric::new(
+            &sums.sums,
+            self.plan.n_weights(),
+            move |row, columns: Range<usize>, packed: &[f64], to: &mut [f64]| {
+                to.copy_from_slice(packed);
+                if splits {
+                    let apart = columns.zip(to).filter(|(column, _)| is_bias(row) != is_bias(*column));
+                    apart.for_each(|(_, value)| *value = 0.0);
+                }
+            },
+        );
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,
-            form: CurvatureForm::Dense(hessian),
+            form: CurvatureForm::Dense(Box::new(hessian)),
         })
     }
 

@@ -10,9 +10,10 @@ use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values, whitened_gradients};
 use crate::products::{Element, add_cross_with_squares};
+use crate::row_by_row::Borrowed;
 use crate::squared_gradients::{Sizes, add_squared_gradients, sums_of_squares};
-use crate::structure::{Structure, check_sums};
-use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix};
+use crate::structure::{CurvatureByRow, Structure, check_sums};
+use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision};
 
 /// The diagonal structure of one layer. Its sums are `[out, columns]`, the bias last where there is one.
 pub(crate) struct Diagonal {
@@ -122,7 +123,7 @@ impl Structure for Diagonal {
         Ok(())
     }
 
-    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+    fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
         if sums.sums.iter().any(|x| !x.is_finite()) {
             return Err(CurvatureError::NonFiniteSums {
@@ -132,15 +133,13 @@ impl Structure for Diagonal {
                 n_spectra: sums.n_spectra,
             });
         }
-        let shape = &self.plan.shapes[0];
-        let diagonal = Matrix {
-            rows: shape.outputs,
-            cols: shape.columns(),
-            values: sums.sums.clone(),
+        let diagonal = Borrowed {
+            cols: self.plan.shapes[0].columns(),
+            values: &sums.sums,
         };
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,
-            form: CurvatureForm::Diagonal(diagonal),
+            form: CurvatureForm::Diagonal(Box::new(diagonal)),
         })
     }
 

@@ -17,6 +17,8 @@
 //! The products of a batch are taken in the captures' type and added in f64, their diagonals are sums of squares in f64. `b` and the whitened
 //! `d` are rounded to the captures' type first and every sum is of the rounded rows, so all of them describe one and the same Gram matrix.
 
+use std::ops::Range;
+
 use candle_core::DType;
 use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
@@ -24,13 +26,13 @@ use fisherflow_network::product::in_wide_registers;
 use fisherflow_network::scratch::Scratch;
 
 use crate::captured_rows::{capture_of, whitened_gradients, with_values};
-use crate::packed::{mirror, packed_len, unpack};
+use crate::packed::packed_len;
 use crate::products::{Element, add_gram};
-use crate::structure::{Structure, check_sums};
+use crate::row_by_row::{Form, RowByRow, Symmetric};
+use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::weight_sharing::{mean_over_positions, sum_over_positions};
 use crate::{
-    BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References,
-    WeightSharing,
+    BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, References, WeightSharing,
 };
 
 /// The Kronecker-factored structure of one layer.
@@ -45,6 +47,7 @@ pub(crate) struct Kfac {
 }
 
 /// The sums of a layer, cut out of their one vector.
+#[derive(Clone, Copy)]
 struct Parts<S> {
     /// `S_A'`, packed lower, `[in, in]`.
     input_moment: S,
@@ -174,41 +177,8 @@ impl Kfac {
         Ok(())
     }
 
-    /// `S_A [columns, columns]` about 0.
-    fn input_factor(&self, parts: &Parts<&[f64]>) -> Matrix {
-        let inputs = self.input_mean.len();
-        let (mean, sum, n) = (&self.input_mean, parts.input_sum, parts.n_terms[0]);
-        let side = self.plan.shapes[0].columns();
-        let mut values = vec![0.0; side * side];
-        let mut rest = parts.input_moment;
-        for (i, row) in values.chunks_exact_mut(side).enumerate() {
-            if i == inputs {
-                if !self.plan.options.split_bias {
-                    for ((to, s), m) in row.iter_mut().zip(sum).zip(mean) {
-                        *to = s + n * m;
-                    }
-                }
-                row[inputs] = n;
-            } else {
-                let (moments, after) = rest.split_at(i + 1);
-                rest = after;
-                // S'_ij + a0_i s_j + (s_i + n a0_i) a0_j
-                let (mean_i, total_i) = (mean[i], sum[i] + n * mean[i]);
-                for (((to, moment), s), m) in row.iter_mut().zip(moments).zip(sum).zip(mean) {
-                    *to = moment + (mean_i * s + total_i * m);
-                }
-            }
-        }
-        mirror(&mut values, side);
-        Matrix {
-            rows: side,
-            cols: side,
-            values,
-        }
-    }
-
     /// `S_G [out, out]` about 0.
-    fn gradient_factor(&self, parts: &Parts<&[f64]>) -> Matrix {
+    fn gradient_factor<'a>(&'a self, parts: Parts<&'a [f64]>) -> Symmetric<'a, impl Form> {
         let (k, outputs) = (self.n_labels, self.plan.shapes[0].outputs);
         let (mean, sum) = (&self.gradient_mean, parts.gradient_sum);
         // u_l = t_l + sum_k L_kl gbar_k, so that S_G = S_G' + sum_l (u_l gbar_l^T + gbar_l t_l^T).
@@ -221,13 +191,63 @@ impl Kfac {
                 }
             }
         }
-        unpack(parts.gradient_moment, outputs, |i, j, moment| {
-            let shift: f64 = (0..k)
-                .map(|l| l * outputs)
-                .map(|l| total[l + i] * mean[l + j] + mean[l + i] * sum[l + j])
-                .sum();
-            moment + shift
-        })
+        Symmetric::new(
+            parts.gradient_moment,
+            outputs,
+            move |i, columns: Range<usize>, moments: &[f64], to: &mut [f64]| {
+                for ((j, moment), to) in columns.zip(moments).zip(to) {
+                    let shift: f64 = (0..k)
+                        .map(|l| l * outputs)
+                        .map(|l| total[l + i] * mean[l + j] + mean[l + i] * sum[l + j])
+                        .sum();
+                    *to = moment + shift;
+                }
+            },
+        )
+    }
+}
+
+/// `S_A [columns, columns]` about 0.
+struct InputFactor<'a> {
+    kfac: &'a Kfac,
+    parts: Parts<&'a [f64]>,
+}
+
+impl RowByRow for InputFactor<'_> {
+    fn shape(&self) -> (usize, usize) {
+        let side = self.kfac.plan.shapes[0].columns();
+        (side, side)
+    }
+
+    fn rows_from(&self, first: usize, to: &mut [f64]) {
+        let (mean, sum, n) = (&self.kfac.input_mean, self.parts.input_sum, self.parts.n_terms[0]);
+        let (inputs, side) = (mean.len(), self.shape().1);
+        // The bias's row, and with it its column.
+        let is_apart = self.kfac.plan.options.split_bias;
+        let of_bias = |j: usize| if is_apart { 0.0 } else { sum[j] + n * mean[j] };
+        let (rows, last) = to.split_at_mut((inputs.saturating_sub(first) * side).min(to.len()));
+        let moments = Symmetric::new(
+            self.parts.input_moment,
+            inputs,
+            |i, columns: Range<usize>, moments: &[f64], to: &mut [f64]| {
+                // S'_ij + a0_i s_j + (s_i + n a0_i) a0_j
+                let (mean_i, total_i) = (mean[i], sum[i] + n * mean[i]);
+                let of_columns = sum[columns.clone()].iter().zip(&mean[columns]);
+                for ((to, moment), (s, m)) in to.iter_mut().zip(moments).zip(of_columns) {
+                    *to = moment + (mean_i * s + total_i * m);
+                }
+            },
+        );
+        moments.rows_from(first, rows, side);
+        if side > inputs {
+            for (i, row) in (first..).zip(rows.chunks_exact_mut(side)) {
+                row[inputs] = of_bias(i);
+            }
+        }
+        if let Some((of_itself, row)) = last.split_last_mut() {
+            row.iter_mut().enumerate().for_each(|(j, to)| *to = of_bias(j));
+            *of_itself = n;
+        }
     }
 }
 
@@ -278,7 +298,7 @@ impl Structure for Kfac {
         Ok(())
     }
 
-    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+    fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
         let parts = self.parts(&sums.sums);
         for (part, values) in [
@@ -298,11 +318,12 @@ impl Structure for Kfac {
                 });
             }
         }
-        let a = self.input_factor(&parts);
-        let g = self.gradient_factor(&parts);
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,
-            form: CurvatureForm::Kronecker { a, g },
+            form: CurvatureForm::Kronecker {
+                g: Box::new(self.gradient_factor(parts)),
+                a: Box::new(InputFactor { kfac: self, parts }),
+            },
         })
     }
 

@@ -6,7 +6,7 @@ use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::diagonal::Diagonal;
-use crate::structure::{Structure, check_sums};
+use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::{
     BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, LeadingPairs, Matrix,
 };
@@ -70,7 +70,7 @@ impl Structure for LowRank {
         Ok(())
     }
 
-    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+    fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
         let Some(pairs) = &self.pairs else {
             return Err(CurvatureError::NoEigenpairs {
@@ -98,11 +98,11 @@ impl Structure for LowRank {
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,
             form: CurvatureForm::LowRank {
-                eigenvectors: Matrix {
+                eigenvectors: Box::new(Matrix {
                     rows: p,
                     cols: rank,
                     values: eigenvectors,
-                },
+                }),
                 eigenvalues: pairs.values.clone(),
                 residuals: pairs.residuals.clone(),
                 diagonal: sums.sums.clone(),

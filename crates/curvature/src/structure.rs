@@ -7,7 +7,12 @@ use crate::dense::Dense;
 use crate::diagonal::Diagonal;
 use crate::kfac::Kfac;
 use crate::low_rank::LowRank;
-use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, LabelPrecision, References, StructureKind};
+use crate::{
+    BlockCurvature, BlockPlan, BlockSums, CurvatureError, LabelPrecision, References, RowByRow, StructureKind,
+};
+
+/// Curvature whose matrices are formed as their rows are asked for.
+pub type CurvatureByRow<'a> = BlockCurvature<Box<dyn RowByRow + 'a>>;
 
 /// A block in its structure. It holds no sums: those are [`BlockSums`], which it alone can read.
 pub trait Structure: Send {
@@ -30,11 +35,20 @@ pub trait Structure: Send {
         sums: &mut BlockSums,
     ) -> Result<(), CurvatureError>;
 
-    /// The curvature that the sums add up to, about no reference: 0 over no spectra.
+    /// The curvature that the sums add up to, about no reference: 0 over no spectra. Its matrices are formed as their rows are asked for, as far
+    /// as the structure allows.
     ///
     /// # Errors
     /// Sums of another block, or sums that are not finite.
-    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError>;
+    fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError>;
+
+    /// The same, its matrices whole.
+    ///
+    /// # Errors
+    /// As [`Structure::curvature_by_row`].
+    fn curvature(&self, sums: &BlockSums) -> Result<BlockCurvature, CurvatureError> {
+        Ok(self.curvature_by_row(sums)?.map(RowByRow::whole))
+    }
 
     /// Floating-point operations (a multiplication and an addition are two) of the products over `n_spectra` spectra.
     fn flops(&self, n_spectra: u64) -> f64;

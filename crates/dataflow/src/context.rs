@@ -312,6 +312,26 @@ impl Context {
         }))
     }
 
+    /// The held-out spectra of a group of the fit's catalogue, or a share of them; the others count as done with it.
+    pub(crate) fn read_held_out(&self, group: &Group, share: f64) -> GroupReader {
+        let (meter, mut others) = (Arc::clone(&self.progress), group.n_rows());
+        let fraction = self.job.compute.holdout_fraction * share;
+        let catalogue = &self.fit.catalogue;
+        let mut batches = catalogue.fetch_held_out(group, fraction, self.job.compute.batch, PREFETCH_BYTES);
+        Box::new(std::iter::from_fn(move || {
+            let next = batches.next();
+            match &next {
+                Some(Ok(batch)) => others = others.saturating_sub(batch.n_rows() as u64),
+                Some(Err(_)) => {}
+                None => {
+                    meter.advance(std::mem::take(&mut others));
+                    meter.group_done();
+                }
+            }
+            next.map(|batch| batch.map_err(RunError::from))
+        }))
+    }
+
     /// Covariances in label units, `[n, K, K]`, in normalised label units.
     pub(crate) fn in_normalised_units(&self, mut covariances: Vec<f64>) -> Result<Vec<f64>, RunError> {
         let inverse: Vec<f64> = self.network.labels().scale.iter().map(|scale| 1.0 / scale).collect();

@@ -1,6 +1,8 @@
 //! What goes into which file of the output, and with which metadata.
 
-use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureKind, KroneckerBases, Matrix, StructureKind};
+use fisherflow_curvature::{
+    BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, StructureKind,
+};
 use fisherflow_posterior::{
     BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
     bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices, precision_from_matrices,
@@ -125,12 +127,18 @@ pub(crate) fn block_name(plan: &BlockPlan) -> String {
 pub(crate) fn write_hessian(
     context: &Context,
     plan: &BlockPlan,
-    curvature: BlockCurvature,
+    curvature: CurvatureByRow<'_>,
 ) -> Result<WrittenFile, RunError> {
     let metadata = metadata(context).with("fisherflow.n_spectra", curvature.n_spectra.to_string());
     context.faults.pass(FailPoint::BeforeHessian);
-    let matrices = hessian_matrices(plan, curvature);
-    let file = write_matrices(context, MatrixSet::Hessian, plan, &matrices, &metadata)?;
+    let mut writer = context
+        .output
+        .matrices(MatrixSet::Hessian, &block_name(plan), &metadata)?;
+    for NamedMatrix { layer, factor, matrix } in hessian_matrices(plan, curvature) {
+        let form = |first: usize, lines: &mut [f64]| matrix.rows_from(first, lines);
+        writer.append_formed(&layer, factor.as_str(), matrix.shape(), form)?;
+    }
+    let file = writer.finish()?;
     context.faults.pass(FailPoint::HessianWritten);
     Ok(file)
 }

@@ -23,8 +23,8 @@ pub struct MemoryPlan {
     pub beside: u64,
     /// Of that, the captures of a batch of each worker: inputs and gradients at every position, and the largest layer's twice more.
     pub batch: u64,
-    /// The sums of two groups a worker, one at work and one on its way to the store; then the totals, and beside them the eigenproblems of
-    /// `ekfac` blocks; or in their second pass their bases.
+    /// The sums of two groups a worker, one at work and one on its way to the store; then those of one and the totals, and beside them the
+    /// eigenproblems of `ekfac` blocks; or in their second pass their bases.
     pub fit: u64,
     /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
@@ -168,7 +168,8 @@ impl Sizes<'_> {
         let posterior = matrices().fold(0, u64::saturating_add);
         let largest = matrices().max().unwrap_or(0);
         let corrected = || blocks.iter().filter(|block| block.structure == StructureKind::Ekfac);
-        // A worker has a group's sums at work, and those of the group before on their way to the store; then totals are made of slices.
+        // A worker has a group's sums at work, and those of the group before on their way to the store or just there, where they stay until the
+        // totals are made: of slices.
         let summing = 2 * self.workers as u64;
         let on_the_way = |sums: u64| self.workers as u64 * sums.saturating_mul(2).min(IN_TRANSIT);
         // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
@@ -180,8 +181,6 @@ impl Sizes<'_> {
         };
         let correction = corrected().map(correction_bytes).sum::<u64>();
         let correcting = correction * summing;
-        // A block is written from a copy of its bases, and a copy of that by the name of each matrix.
-        let writing = corrected().map(|block| 2 * bases_bytes(block)).max().unwrap_or(0);
         let dual = blocks.iter().find(|block| !block.structure.has_sums());
         let (kept, rows, gram) = dual.map_or((0, 0, 0), |block| {
             let cost = self.dual_cost(block);
@@ -200,10 +199,13 @@ impl Sizes<'_> {
             batch: self.batch(),
             fit: sums
                 .saturating_mul(summing)
-                .max(sums.saturating_mul(2).saturating_add(eigenproblem))
+                .max(
+                    sums.saturating_mul(1 + self.workers as u64)
+                        .saturating_add(eigenproblem),
+                )
                 .saturating_add(on_the_way(sums))
                 .saturating_add(self.workers as u64 * writing_rows)
-                .max(correcting + on_the_way(correction) + bases + in_products + writing),
+                .max(correcting + on_the_way(correction) + bases + in_products),
             invert: match self.job.prior {
                 Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),
                 Prior::Evidence | Prior::EvidencePerBlock => posterior

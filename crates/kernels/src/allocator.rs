@@ -14,7 +14,7 @@ use crate::pages;
 /// Bytes from which on a buffer is kept.
 const LEAST: usize = 1 << LEAST_LOG;
 const LEAST_LOG: u32 = 16;
-/// Bytes beyond which it is not: the C library takes and gives those in whole pages.
+/// Bytes beyond which it is not, but comes from the system and goes back to it.
 const MOST: usize = 1 << 26;
 /// Bytes that are kept even where the program has never needed more than it does now.
 const LITTLE: usize = 32 << 20;
@@ -172,7 +172,7 @@ enum Owner {
     /// Small, or of an alignment of its own.
     Library,
     /// Too large to be kept, but counted.
-    LibraryCounted,
+    System,
     Ours(Class),
 }
 
@@ -180,7 +180,7 @@ impl Owner {
     const fn of(layout: Layout) -> Self {
         match Class::of(layout) {
             Some(class) => Self::Ours(class),
-            None if layout.size() > MOST => Self::LibraryCounted,
+            None if layout.size() > MOST && layout.align() <= ALIGNMENT => Self::System,
             None => Self::Library,
         }
     }
@@ -229,6 +229,16 @@ impl Buffers {
         }
     }
 
+    /// New and zero; null where the system has none left.
+    fn large(&self, bytes: usize) -> *mut u8 {
+        self.begin_large(bytes);
+        let new = pages::take(bytes);
+        if new.is_null() {
+            self.kept().end(bytes);
+        }
+        new
+    }
+
     fn begin_large(&self, bytes: usize) {
         let mut kept = self.kept();
         kept.begin(bytes);
@@ -241,31 +251,27 @@ impl Buffers {
 unsafe impl GlobalAlloc for Buffers {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Owner::of(layout) {
-            Owner::Ours(class) => return self.waiting(class).unwrap_or_else(|| class.fresh()),
-            Owner::LibraryCounted => self.begin_large(layout.size()),
-            Owner::Library => {}
+            Owner::Ours(class) => self.waiting(class).unwrap_or_else(|| class.fresh()),
+            Owner::System => self.large(layout.size()),
+            // SAFETY: as the caller's.
+            Owner::Library => unsafe { System.alloc(layout) },
         }
-        // SAFETY: as the caller's.
-        unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match Owner::of(layout) {
-            Owner::Ours(class) => {
-                return match self.waiting(class) {
-                    None => class.fresh(),
-                    Some(buffer) => {
-                        // SAFETY: it has so many bytes.
-                        unsafe { buffer.write_bytes(0, layout.size()) };
-                        buffer
-                    }
-                };
-            }
-            Owner::LibraryCounted => self.begin_large(layout.size()),
-            Owner::Library => {}
+            Owner::Ours(class) => match self.waiting(class) {
+                None => class.fresh(),
+                Some(buffer) => {
+                    // SAFETY: it has so many bytes.
+                    unsafe { buffer.write_bytes(0, layout.size()) };
+                    buffer
+                }
+            },
+            Owner::System => self.large(layout.size()),
+            // SAFETY: as the caller's.
+            Owner::Library => unsafe { System.alloc_zeroed(layout) },
         }
-        // SAFETY: as the caller's.
-        unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, buffer: *mut u8, layout: Layout) {
@@ -275,13 +281,16 @@ unsafe impl GlobalAlloc for Buffers {
                 kept.end(class.bytes);
                 // SAFETY: the caller gives it away, and it was allocated as of this class.
                 unsafe { kept.keep(class, buffer) };
-                return self.give_back_surplus(kept);
+                self.give_back_surplus(kept);
             }
-            Owner::LibraryCounted => self.kept().end(layout.size()),
-            Owner::Library => {}
+            Owner::System => {
+                self.kept().end(layout.size());
+                // SAFETY: as the caller's.
+                unsafe { pages::give(buffer, layout.size()) };
+            }
+            // SAFETY: as the caller's.
+            Owner::Library => unsafe { System.dealloc(buffer, layout) },
         }
-        // SAFETY: as the caller's.
-        unsafe { System.dealloc(buffer, layout) }
     }
 
     unsafe fn realloc(&self, buffer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
@@ -291,11 +300,14 @@ unsafe impl GlobalAlloc for Buffers {
             // SAFETY: as the caller's.
             (Owner::Library, Owner::Library) => unsafe { System.realloc(buffer, layout, bytes) },
             (Owner::Ours(old), Owner::Ours(new)) if old == new => buffer,
-            (Owner::LibraryCounted, Owner::LibraryCounted) => {
-                self.begin_large(bytes);
-                self.kept().end(layout.size());
+            (Owner::System, Owner::System) => {
                 // SAFETY: as the caller's.
-                unsafe { System.realloc(buffer, layout, bytes) }
+                let moved = unsafe { pages::resize(buffer, layout.size(), bytes) };
+                if !moved.is_null() {
+                    self.kept().end(layout.size());
+                    self.begin_large(bytes);
+                }
+                moved
             }
             _ => {
                 // SAFETY: as the caller's.

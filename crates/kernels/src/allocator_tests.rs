@@ -76,3 +76,38 @@ fn what_is_kept_adds_little_to_what_was_needed() {
     }
     assert_eq!(buffers.kept().used, 0);
 }
+
+#[test]
+fn what_is_too_large_to_be_kept_moves_with_what_is_in_it() {
+    let buffers = Buffers::new();
+    let (size, larger) = (layout(MOST + 12_345, 128), layout(3 * MOST + 1, 128));
+    // SAFETY: the buffer is used within its size and freed once, with its layout.
+    unsafe {
+        let first = buffers.alloc_zeroed(size);
+        assert!(
+            std::slice::from_raw_parts(first, size.size())
+                .iter()
+                .all(|&byte| byte == 0)
+        );
+        first.write_bytes(5, size.size());
+        let moved = buffers.realloc(first, size, larger.size());
+        assert_eq!(moved.addr() % ALIGNMENT, 0);
+        assert!(
+            std::slice::from_raw_parts(moved, size.size())
+                .iter()
+                .all(|&byte| byte == 5)
+        );
+        moved.add(larger.size() - 1).write(9);
+        assert_eq!(buffers.kept().used, larger.size());
+        let back = buffers.realloc(moved, larger, size.size());
+        assert!(
+            std::slice::from_raw_parts(back, size.size())
+                .iter()
+                .all(|&byte| byte == 5)
+        );
+        let kept = buffers.realloc(back, size, MOST);
+        assert_eq!(*kept.add(MOST - 1), 5);
+        buffers.dealloc(kept, layout(MOST, 128));
+    }
+    assert_eq!(buffers.kept().used, 0);
+}

@@ -48,6 +48,65 @@ pub fn multiply<T: Element>(
     multiply_by(&T::tile(path), dst, start, lhs, rhs, threads);
 }
 
+/// `row + lhs rhs`, the row added to every row of the product, in memory of its own: row after row. As [`multiply`], but nothing is written to
+/// that memory before the product is.
+///
+/// # Panics
+/// As [`multiply`].
+#[must_use]
+pub fn multiplied<T: Element>(
+    row: Option<&[T]>,
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    products: impl Into<Products>,
+) -> Vec<T> {
+    // SAFETY: a product that keeps nothing writes every element before it reads it.
+    unsafe {
+        in_new_memory(lhs.nrows(), rhs.ncols(), |dst| {
+            multiply(dst, start(row), lhs, rhs, products)
+        })
+    }
+}
+
+/// The same with a packed right operand.
+///
+/// # Panics
+/// As [`multiply_packed`].
+#[must_use]
+pub fn multiplied_packed<T: Element>(row: Option<&[T]>, lhs: MatRef<'_, T>, rhs: &Packed<T>, threads: usize) -> Vec<T> {
+    // SAFETY: as above.
+    unsafe {
+        in_new_memory(lhs.nrows(), rhs.cols(), |dst| {
+            multiply_packed(dst, start(row), lhs, rhs, threads)
+        })
+    }
+}
+
+fn start<T>(row: Option<&[T]>) -> Start<'_, T> {
+    row.map_or(Start::Zero, Start::Row)
+}
+
+/// The matrix that `make` writes, row after row.
+///
+/// # Safety
+/// `make` returns only after it has written every element, and reads none before it has.
+unsafe fn in_new_memory<T: Element>(rows: usize, cols: usize, make: impl FnOnce(MatMut<'_, T>)) -> Vec<T> {
+    let mut values = Vec::with_capacity(rows * cols);
+    // SAFETY: there is room for so many elements, which nobody else has. They are plain numbers behind a pointer: that they are not yet
+    // initialised matters to whoever reads them, and nobody does before they are.
+    unsafe {
+        make(MatMut::from_raw_parts_mut(
+            values.as_mut_ptr(),
+            rows,
+            cols,
+            cols as isize,
+            1,
+        ));
+        values.set_len(rows * cols);
+    }
+    values
+}
+
 /// The same with a tile whose instructions are there.
 pub(crate) fn multiply_by<T: Element>(
     tile: &Tile<T>,

@@ -135,6 +135,17 @@ fn every_path_is_the_definition<T: Number>() {
                     2,
                 );
                 assert_eq!(out, expected, "{path} {m} {k} {n} packed");
+                let row = match start {
+                    Start::Kept => continue,
+                    Start::Zero => None,
+                    Start::Row(row) => Some(row),
+                };
+                for (a, b) in [(by_row, b_by_col), (by_col, b_by_row)] {
+                    let made = multiplied(row, a, b, Products { path, threads: 3 });
+                    assert_eq!(made, expected, "{path} {m} {k} {n} in new memory");
+                }
+                let made = multiplied_packed(row, by_row, &packed, 2);
+                assert_eq!(made, expected, "{path} {m} {k} {n} packed, in new memory");
             }
         }
     }

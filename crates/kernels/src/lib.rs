@@ -35,7 +35,7 @@ mod x86_turn;
 pub use allocator::Buffers;
 pub use blocks::workspace_bytes;
 pub use element::Element;
-pub use gemm::{Start, multiply, multiply_packed};
+pub use gemm::{Start, multiplied, multiplied_packed, multiply, multiply_packed};
 pub use lent::{LentCores, lend};
 pub use packed::Packed;
 pub use path::{Path, PathError};

@@ -65,29 +65,24 @@ fn on_cpu<T: WithDType + Element>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tens
     let rhs = dense_strides(rhs)?;
     let (storage, layout) = rhs.storage_and_layout();
     let rhs = matrix::<T>(&storage, layout)?;
-    made::<T>(row, lhs, rhs.ncols(), |dst, start, lhs| {
-        fisherflow_kernels::multiply(dst, start, lhs, rhs, threads);
+    made::<T>(row, lhs, rhs.ncols(), |row, lhs| {
+        fisherflow_kernels::multiplied(row, lhs, rhs, threads)
     })
 }
 
-/// The product that `make(dst, start, lhs)` writes, `[m, n]`.
+/// The product `make(row, lhs)`, `[m, n]`.
 fn made<T: WithDType + Element>(
     row: Option<&Tensor>,
     lhs: &Tensor,
     n: usize,
-    make: impl FnOnce(MatMut<'_, T>, Start<'_, T>, MatRef<'_, T>),
+    make: impl FnOnce(Option<&[T]>, MatRef<'_, T>) -> Vec<T>,
 ) -> Result<Tensor> {
     let lhs = dense_strides(lhs)?;
     let m = lhs.dims2()?.0;
-    let mut out = vec![T::ZERO; m * n];
     let row = row.map(Tensor::to_vec1::<T>).transpose()?;
-    {
-        let (storage, layout) = lhs.storage_and_layout();
-        let start = row.as_deref().map_or(Start::Zero, Start::Row);
-        let dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
-        make(dst, start, matrix::<T>(&storage, layout)?);
-    }
-    Tensor::from_vec(out, (m, n), &Device::Cpu)
+    let (storage, layout) = lhs.storage_and_layout();
+    let product = make(row.as_deref(), matrix::<T>(&storage, layout)?);
+    Tensor::from_vec(product, (m, n), &Device::Cpu)
 }
 
 /// A right operand that was packed once for many products.
@@ -148,8 +143,8 @@ impl PackedTensor {
         threads: usize,
     ) -> Result<Tensor> {
         check(row, lhs, (packed.rows(), packed.cols()), dtype)?;
-        made::<T>(row, lhs, packed.cols(), |dst, start, lhs| {
-            fisherflow_kernels::multiply_packed(dst, start, lhs, packed, threads);
+        made::<T>(row, lhs, packed.cols(), |row, lhs| {
+            fisherflow_kernels::multiplied_packed(row, lhs, packed, threads)
         })
     }
 }

@@ -129,17 +129,17 @@ impl FromStr for Factor {
 
 /// One matrix of a block.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NamedMatrix {
+pub struct NamedMatrix<M = Matrix> {
     /// The layer's name; a full block's is its layers' names joined by `+`.
     pub layer: String,
     /// Which matrix it is.
     pub factor: Factor,
     /// Its numbers.
-    pub matrix: Matrix,
+    pub matrix: M,
 }
 
-impl NamedMatrix {
-    pub(crate) fn new(layer: &str, factor: Factor, matrix: Matrix) -> Self {
+impl<M> NamedMatrix<M> {
+    pub(crate) fn new(layer: &str, factor: Factor, matrix: M) -> Self {
         Self {
             layer: layer.to_owned(),
             factor,
@@ -358,7 +358,7 @@ fn check_terms(plan: &BlockPlan, a: &Matrix, n_spectra: u64) -> Result<(), Poste
 
 /// The matrices of a block's Hessian: what `posterior/hessian/` holds.
 #[must_use]
-pub fn hessian_matrices(plan: &BlockPlan, curvature: BlockCurvature) -> Vec<NamedMatrix> {
+pub fn hessian_matrices<M: From<Matrix>>(plan: &BlockPlan, curvature: BlockCurvature<M>) -> Vec<NamedMatrix<M>> {
     let name = plan.name();
     match curvature.form {
         CurvatureForm::Dense(h) => vec![NamedMatrix::new(&name, Factor::Dense, h)],
@@ -383,9 +383,9 @@ pub fn hessian_matrices(plan: &BlockPlan, curvature: BlockCurvature) -> Vec<Name
             diagonal,
         } => vec![
             NamedMatrix::new(&name, Factor::Eigenvectors, eigenvectors),
-            NamedMatrix::new(&name, Factor::Eigenvalues, one_row(&eigenvalues)),
-            NamedMatrix::new(&name, Factor::Residuals, one_row(&residuals)),
-            NamedMatrix::new(&name, Factor::Diagonal, one_row(&diagonal)),
+            NamedMatrix::new(&name, Factor::Eigenvalues, one_row(&eigenvalues).into()),
+            NamedMatrix::new(&name, Factor::Residuals, one_row(&residuals).into()),
+            NamedMatrix::new(&name, Factor::Diagonal, one_row(&diagonal).into()),
         ],
     }
 }

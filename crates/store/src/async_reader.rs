@@ -25,8 +25,9 @@ use crate::{StoreError, Stores};
 
 /// Ranges nearer to each other than this are read in one request.
 const GAP: u64 = 1 << 20;
-/// A range longer than this is read in several requests.
-const PIECE: u64 = 16 << 20;
+/// A range longer than this is read in several requests: a usual row group is one, of which some are under way at a time. Requests cost, and a
+/// read that is cut goes on where it was.
+const PIECE: u64 = 64 << 20;
 /// Requests at a time for one row group.
 const PARALLEL: usize = 8;
 /// Bytes read from the end of an object at first, in the hope that they hold the footer.

@@ -268,6 +268,16 @@ impl Catalogue {
     /// batch at hand.
     #[must_use]
     pub fn fetch(&self, group: &Group, batch_rows: usize, prefetch_bytes: usize) -> Fetch {
+        self.fetch_some(group, None, batch_rows, prefetch_bytes)
+    }
+
+    /// Those of them alone that [are held out](fisherflow_spectra::is_held_out) at this fraction; `first_row` of a batch counts no others.
+    #[must_use]
+    pub fn fetch_held_out(&self, group: &Group, fraction: f64, batch_rows: usize, prefetch_bytes: usize) -> Fetch {
+        self.fetch_some(group, Some(fraction), batch_rows, prefetch_bytes)
+    }
+
+    fn fetch_some(&self, group: &Group, held_out: Option<f64>, batch_rows: usize, prefetch_bytes: usize) -> Fetch {
         Fetch::start(FetchPlan {
             stores: self.stores.clone(),
             columns: self.summary.columns.clone(),
@@ -275,6 +285,7 @@ impl Catalogue {
             shape: self.shape(),
             excluded: self.excluded.clone(),
             shards: group.shards.clone(),
+            held_out,
             batch_rows,
             prefetch_bytes,
         })

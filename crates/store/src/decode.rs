@@ -10,6 +10,7 @@ use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
 use fisherflow_spectra::{
     BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch, SpectrumBatchBuilder,
+    holdout_hash,
 };
 
 use crate::catalogue_schema::type_name;
@@ -55,6 +56,13 @@ struct Source<'a> {
     batch: &'a RecordBatch,
 }
 
+/// What rows are known by.
+struct Keys {
+    ids: StringArray,
+    /// What decides which rows are held out together, where the catalogue has it.
+    groups: Option<StringArray>,
+}
+
 /// Room for one row, used again for the next.
 #[derive(Default)]
 struct Scratch {
@@ -98,11 +106,7 @@ impl Decoder {
             LabelErrors::Covariance(column) => Some(source.lists(column)?),
             _ => None,
         };
-        let ids = source.keys(&columns.id)?;
-        let groups = match &columns.holdout_group {
-            Some(column) => Some(source.keys(column)?),
-            None => None,
-        };
+        let keys = Keys::of(columns, &source)?;
 
         let mut scratch = Scratch::default();
         let (mut label_row, mut label_error_row) = (Vec::new(), Vec::new());
@@ -129,22 +133,17 @@ impl Decoder {
                 }
                 None => scalars(&label_sigmas, row, &mut label_error_row),
             }
-            let has_id = ids.is_valid(row);
-            let id = if has_id { ids.value(row) } else { "" };
-            let holdout_key = match &groups {
-                Some(groups) if groups.is_valid(row) => groups.value(row),
-                _ => id,
-            };
+            let id = keys.id(row);
             decoding.builder.push(&RawRow {
-                has_id,
-                excluded: has_id && self.excluded.as_ref().is_some_and(|list| list.contains(id)),
+                has_id: id.is_some(),
+                excluded: id.is_some_and(|id| self.excluded.as_ref().is_some_and(|list| list.contains(id))),
                 flux,
                 null_pixels,
                 error,
                 mask,
                 labels: &label_row,
                 label_error: &label_error_row,
-                holdout_key,
+                holdout_key: keys.of_holdout(row),
             });
         }
         decoding.rows.push(self.rows(&source)?);
@@ -186,6 +185,46 @@ impl Decoder {
             column: self.columns.id.clone(),
             found,
             expected: "the columns of the footer".to_owned(),
+        }
+    }
+}
+
+/// The hash of each row by which it is held out or not; the batch has the key columns at least.
+///
+/// # Errors
+/// They are not as the footer said.
+pub(crate) fn holdout_hashes(
+    columns: &CatalogueColumns,
+    object: &str,
+    batch: &RecordBatch,
+) -> Result<Vec<f64>, StoreError> {
+    let keys = Keys::of(columns, &Source { object, batch })?;
+    Ok((0..batch.num_rows())
+        .map(|row| holdout_hash(keys.of_holdout(row)))
+        .collect())
+}
+
+impl Keys {
+    fn of(columns: &CatalogueColumns, source: &Source<'_>) -> Result<Self, StoreError> {
+        Ok(Self {
+            ids: source.keys(&columns.id)?,
+            groups: columns
+                .holdout_group
+                .as_ref()
+                .map(|column| source.keys(column))
+                .transpose()?,
+        })
+    }
+
+    /// The identifier; `None` where it is null.
+    fn id(&self, row: usize) -> Option<&str> {
+        self.ids.is_valid(row).then(|| self.ids.value(row))
+    }
+
+    fn of_holdout(&self, row: usize) -> &str {
+        match &self.groups {
+            Some(groups) if groups.is_valid(row) => groups.value(row),
+            _ => self.id(row).unwrap_or_default(),
         }
     }
 }

@@ -5,18 +5,23 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
-use fisherflow_spectra::{BatchShape, CatalogueColumns, Shard, SpectrumBatch};
-use parquet::arrow::ParquetRecordBatchStreamBuilder;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader};
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::{ArrowError, SchemaRef};
+use fisherflow_spectra::{BatchShape, CatalogueColumns, Shard, SpectrumBatch, is_held_out};
+use futures::FutureExt;
+use parquet::arrow::arrow_reader::{
+    ArrowPredicateFn, ArrowReaderMetadata, ParquetRecordBatchReader, RowFilter, RowSelectionPolicy,
+};
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::async_reader::ObjectReader;
 use crate::catalogue_object::{damaged, leaves};
-use crate::decode::Decoder;
+use crate::decode::{Decoder, holdout_hashes};
 use crate::error::Cause;
 use crate::{ExcludeList, StoreError, Stores};
 
@@ -24,6 +29,8 @@ use crate::{ExcludeList, StoreError, Stores};
 const PERMIT: usize = 1 << 10;
 /// Bytes of a pixel in a batch: flux, variance, and whether it is good.
 const PIXEL: usize = 2 * size_of::<f64>() + 1;
+/// What is said of bytes that the decoder panics on.
+const GAVE_UP: &str = "the decoder gave up";
 /// Pixels that are decoded at a time: what they become on the way stays in a core's own cache.
 const PIXELS_AT_ONCE: usize = 1 << 16;
 
@@ -35,6 +42,8 @@ pub(crate) struct FetchPlan {
     pub shape: BatchShape,
     pub excluded: Option<Arc<ExcludeList>>,
     pub shards: Vec<Shard>,
+    /// Where given, of each row group only those rows that are in this held-out fraction.
+    pub held_out: Option<f64>,
     pub batch_rows: usize,
     pub prefetch_bytes: usize,
 }
@@ -61,7 +70,10 @@ enum Message {
 struct RowGroup {
     reader: ObjectReader,
     shard: Shard,
-    decoder: ParquetRecordBatchReader,
+    /// `None` where none of its rows is wanted.
+    decoder: Option<ParquetRecordBatchReader>,
+    /// How many are.
+    n_rows: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -139,7 +151,7 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
         shape: plan.shape,
         excluded: plan.excluded,
     };
-    let columns = decoder.columns.clone();
+    let (columns, held_out) = (decoder.columns.clone(), plan.held_out);
     // The permits bound what is read ahead; the channels only keep the order.
     let (reads, mut to_decode) = mpsc::unbounded_channel();
     handle.spawn(async move {
@@ -151,7 +163,7 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
                     _ => reader.footer(PageIndexPolicy::Skip).await?,
                 };
                 footer = Some((reader.clone(), known.clone()));
-                start_row_group(&reader, shard, &columns, known, rows.at_once, &row_groups).await
+                start_row_group(&reader, shard, (&columns, held_out), known, rows.at_once, &row_groups).await
             };
             let read = read.await;
             let failed = read.is_err();
@@ -205,7 +217,7 @@ struct Rows {
 async fn start_row_group(
     reader: &ObjectReader,
     shard: Shard,
-    columns: &CatalogueColumns,
+    (columns, held_out): (&CatalogueColumns, Option<f64>),
     footer: ArrowReaderMetadata,
     rows_at_once: usize,
     budget: &Budget,
@@ -230,26 +242,108 @@ async fn start_row_group(
         object: shard.object.path.clone(),
     })?;
     let reader = reader.clone();
+    let choice = held_out.map(|fraction| Choice::new(columns, fraction, reader.object()));
     Ok(tokio::spawn(async move {
-        let row_group = shard.row_group;
-        let fail = |error| damaged(&reader, row_group, error);
-        let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
-            .with_row_groups(vec![row_group])
-            .with_projection(mask)
-            .with_batch_size(rows_at_once)
-            .build()
-            .map_err(fail)?;
-        let decoder = stream.next_row_group().await.map_err(fail)?;
-        let Some(decoder) = decoder else {
-            return Err(reader.replaced().await);
-        };
-        Ok(RowGroup {
-            reader,
-            shard,
-            decoder,
-            _permit: permit,
-        })
+        let of = shard.clone();
+        let opened = open_row_group(reader, shard, mask, choice, footer, rows_at_once, permit);
+        // Damaged bytes can make the decoder panic; that is a fact about the file.
+        let opened = AssertUnwindSafe(opened).catch_unwind().await;
+        opened.unwrap_or_else(|_| Err(bad_row_group(&of, Cause::said(GAVE_UP))))
     }))
+}
+
+/// Reads a row group; of `choice`, its rows are chosen by then.
+async fn open_row_group(
+    reader: ObjectReader,
+    shard: Shard,
+    mask: ProjectionMask,
+    choice: Option<Choice>,
+    footer: ArrowReaderMetadata,
+    rows_at_once: usize,
+    permit: OwnedSemaphorePermit,
+) -> Result<RowGroup, StoreError> {
+    let row_group = shard.row_group;
+    let fail = |error| damaged(&reader, row_group, error);
+    let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer.clone())
+        .with_row_groups(vec![row_group])
+        .with_projection(mask)
+        .with_batch_size(rows_at_once);
+    if let Some(choice) = &choice {
+        // A row is thousands of pixels: what is not wanted is passed over, never decoded and dropped.
+        builder = builder
+            .with_row_filter(choice.filter(&footer))
+            .with_row_selection_policy(RowSelectionPolicy::Selectors);
+    }
+    let decoder = builder.build().map_err(fail)?.next_row_group().await.map_err(fail)?;
+    let (seen, n_rows) = match &choice {
+        Some(choice) => choice.seen(),
+        None => (shard.n_rows, shard.n_rows),
+    };
+    if seen != shard.n_rows {
+        let says = Cause::said(format!("{seen} of {} rows", shard.n_rows));
+        return Err(bad_row_group(&shard, says));
+    }
+    if decoder.is_none() && n_rows > 0 {
+        return Err(reader.replaced().await);
+    }
+    Ok(RowGroup {
+        reader,
+        shard,
+        decoder,
+        n_rows,
+        _permit: permit,
+    })
+}
+
+/// Which rows of a row group are held out: by their keys, which are read before all else.
+struct Choice {
+    columns: CatalogueColumns,
+    fraction: f64,
+    object: String,
+    /// Rows that were looked at, and chosen.
+    counts: Arc<(AtomicU64, AtomicU64)>,
+}
+
+impl Choice {
+    fn new(columns: &CatalogueColumns, fraction: f64, object: &str) -> Self {
+        Self {
+            columns: columns.clone(),
+            fraction,
+            object: object.to_owned(),
+            counts: Arc::default(),
+        }
+    }
+
+    fn filter(&self, footer: &ArrowReaderMetadata) -> RowFilter {
+        let (columns, object, fraction) = (self.columns.clone(), self.object.clone(), self.fraction);
+        let keys: Vec<&str> = std::iter::once(columns.id.as_str())
+            .chain(columns.holdout_group.as_deref())
+            .collect();
+        let (mask, counts) = (leaves(footer, &keys), Arc::clone(&self.counts));
+        RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, move |rows| {
+            let hashes = holdout_hashes(&columns, &object, &rows)
+                .map_err(|error| ArrowError::ExternalError(Box::new(ParquetError::External(Box::new(error)))))?;
+            let chosen: BooleanArray = hashes.iter().map(|hash| Some(is_held_out(*hash, fraction))).collect();
+            counts.0.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
+            counts.1.fetch_add(chosen.true_count() as u64, Ordering::Relaxed);
+            Ok(chosen)
+        }))])
+    }
+
+    fn seen(&self) -> (u64, u64) {
+        (
+            self.counts.0.load(Ordering::Relaxed),
+            self.counts.1.load(Ordering::Relaxed),
+        )
+    }
+}
+
+fn bad_row_group(shard: &Shard, says: Cause) -> StoreError {
+    StoreError::BadRowGroup {
+        object: shard.object.path.clone(),
+        row_group: shard.row_group,
+        source: says,
+    }
 }
 
 /// Bytes that may be in flight.
@@ -283,19 +377,19 @@ fn decode_row_group(
     mut room: impl FnMut(usize) -> Option<OwnedSemaphorePermit>,
     mut send: impl FnMut(SpectrumBatch, OwnedSemaphorePermit) -> Option<()>,
 ) -> Result<bool, StoreError> {
-    let shard = row_group.shard.clone();
+    let n_rows = row_group.n_rows;
     let mut first_row = 0;
     let mut pieces = Pieces { row_group, rest: None };
-    while first_row < shard.n_rows {
-        let wanted = usize::try_from(shard.n_rows - first_row).map_or(batch_rows, |left| left.min(batch_rows));
+    while first_row < n_rows {
+        let wanted = usize::try_from(n_rows - first_row).map_or(batch_rows, |left| left.min(batch_rows));
         let Some(room) = room(wanted) else { return Ok(false) };
         // Damaged bytes can make the decoder panic; that is a fact about the file.
         let batch = std::panic::catch_unwind(AssertUnwindSafe(|| pieces.batch(decoder, first_row, wanted)))
-            .unwrap_or_else(|_| Err(pieces.damaged(Cause::said("the decoder gave up"))))?;
+            .unwrap_or_else(|_| Err(pieces.damaged(Cause::said(GAVE_UP))))?;
         let found = batch.n_rows();
         if found < wanted {
             let found = first_row + found as u64;
-            return Err(pieces.damaged(Cause::said(format!("{found} of {} rows", shard.n_rows))));
+            return Err(pieces.damaged(Cause::said(format!("{found} of {n_rows} rows"))));
         }
         first_row += found as u64;
         if send(batch, room).is_none() {
@@ -305,7 +399,7 @@ fn decode_row_group(
     // No row is left out either: pages may hold more than the footer says.
     match std::panic::catch_unwind(AssertUnwindSafe(|| pieces.have_more())) {
         Ok(false) => Ok(true),
-        _ => Err(pieces.damaged(Cause::said(format!("more than {} rows", shard.n_rows)))),
+        _ => Err(pieces.damaged(Cause::said(format!("more than {n_rows} rows")))),
     }
 }
 
@@ -319,13 +413,12 @@ struct Pieces {
 impl Pieces {
     /// The next `wanted` rows, or as many as there are.
     fn batch(&mut self, decoder: &Decoder, first_row: u64, wanted: usize) -> Result<SpectrumBatch, StoreError> {
-        let shard = &self.row_group.shard;
         let mut decoding = decoder.begin(wanted);
         let mut missing = wanted;
         while missing > 0 {
             let piece = match self.rest.take() {
                 Some(rest) => rest,
-                None => match self.row_group.decoder.next() {
+                None => match self.next() {
                     Some(piece) => {
                         piece.map_err(|error| self.damaged(Cause::new(&error, self.row_group.reader.secrets())))?
                     }
@@ -333,25 +426,24 @@ impl Pieces {
                 },
             };
             let n = missing.min(piece.num_rows());
-            decoder.push(&mut decoding, &shard.object.path, &piece.slice(0, n))?;
+            decoder.push(&mut decoding, &self.row_group.shard.object.path, &piece.slice(0, n))?;
             if n < piece.num_rows() {
                 self.rest = Some(piece.slice(n, piece.num_rows() - n));
             }
             missing -= n;
         }
-        decoder.finish(decoding, shard, first_row)
+        decoder.finish(decoding, &self.row_group.shard, first_row)
     }
 
     fn have_more(&mut self) -> bool {
-        self.rest.is_some() || self.row_group.decoder.next().is_some()
+        self.rest.is_some() || self.next().is_some()
+    }
+
+    fn next(&mut self) -> Option<Result<RecordBatch, ArrowError>> {
+        self.row_group.decoder.as_mut()?.next()
     }
 
     fn damaged(&self, says: Cause) -> StoreError {
-        let shard = &self.row_group.shard;
-        StoreError::BadRowGroup {
-            object: shard.object.path.clone(),
-            row_group: shard.row_group,
-            source: says,
-        }
+        bad_row_group(&self.row_group.shard, says)
     }
 }

@@ -10,8 +10,8 @@
 //! the arrays of the other attempt are deleted. A group without its `.done` was never finished.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -25,6 +25,7 @@ use crate::catalogue::hex;
 use crate::disk::ReadOnce;
 use crate::error::Cause;
 use crate::failure::Action;
+use crate::kept_arrays::KeptArrays;
 use crate::location::Location;
 use crate::parquet_out::close;
 use crate::{StoreError, Stores, WrittenFile};
@@ -50,6 +51,20 @@ pub struct GroupStore {
     stores: Stores,
     root: String,
     on_written: OnWritten,
+    kept: KeptArrays,
+}
+
+/// A slice of an array as bytes, without a copy.
+struct SliceBytes {
+    arrays: Arc<Vec<GroupArray>>,
+    array: usize,
+    numbers: Range<usize>,
+}
+
+impl AsRef<[u8]> for SliceBytes {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.arrays[self.array].values[self.numbers.clone()])
+    }
 }
 
 /// What is called between a group's numbers and its record.
@@ -200,6 +215,7 @@ impl GroupStore {
             stores: stores.clone(),
             root: root.trim_end_matches('/').to_owned(),
             on_written: OnWritten::default(),
+            kept: KeptArrays::default(),
         }
     }
 
@@ -272,7 +288,8 @@ impl GroupStore {
     /// Commits a group on the I/O threads; `then` is called there once it is known how it went. Of several attempts at one group, all
     /// get what the first of them left.
     ///
-    /// `attempt` is a name that no other attempt has.
+    /// `attempt` is a name that no other attempt has. The arrays are kept in memory until `worker` commits another group, or
+    /// [`GroupStore::release`].
     ///
     /// # Errors
     /// The place cannot be a location.
@@ -281,6 +298,7 @@ impl GroupStore {
         pass: &str,
         name: &str,
         attempt: &str,
+        worker: u64,
         (arrays, files, found): (Vec<GroupArray>, Vec<WrittenFile>, Value),
         then: impl FnOnce() + Send + 'static,
     ) -> Result<Committing, StoreError> {
@@ -292,6 +310,9 @@ impl GroupStore {
             object,
             on_written: self.on_written.clone(),
         };
+        let arrays = Arc::new(arrays);
+        let uri = format!("{}/{}", self.folder(pass), commit.object);
+        self.kept.keep(worker, uri, Arc::clone(&arrays));
         let (sender, receiver) = mpsc::channel();
         self.stores.handle().spawn(async move {
             let done = commit.run(arrays, files, found).await;
@@ -300,6 +321,11 @@ impl GroupStore {
             then();
         });
         Ok(Committing(receiver))
+    }
+
+    /// Keeps no arrays in memory any longer.
+    pub fn release(&self) {
+        self.kept.release();
     }
 
     /// Reads slices in the order given, ahead of their use on the I/O threads.
@@ -342,6 +368,9 @@ impl GroupStore {
 
     async fn read_slice(&self, folder: &str, slice: StoredSlice) -> Result<Vec<f64>, StoreError> {
         let uri = format!("{folder}/{}", slice.object);
+        if let Some(kept) = self.kept.slice(&uri, &slice) {
+            return Ok(kept);
+        }
         let location = self.stores.locate(&uri)?;
         let range = 8 * slice.start..8 * (slice.start + slice.len as u64);
         let mut options = GetOptions::new().with_range(Some(range));
@@ -393,7 +422,7 @@ struct Commit {
 impl Commit {
     async fn run(
         self,
-        arrays: Vec<GroupArray>,
+        arrays: Arc<Vec<GroupArray>>,
         files: Vec<WrittenFile>,
         found: Value,
     ) -> Result<Committed, StoreError> {
@@ -438,18 +467,19 @@ impl Commit {
         }
     }
 
-    async fn write_arrays(&self, arrays: Vec<GroupArray>) -> Result<Vec<StoredArray>, StoreError> {
+    async fn write_arrays(&self, arrays: Arc<Vec<GroupArray>>) -> Result<Vec<StoredArray>, StoreError> {
         let mut stored = Vec::with_capacity(arrays.len());
         let mut upload = BufWriter::with_capacity(self.sums.store.clone(), self.sums.path.clone(), PART)
             .with_max_concurrency(UPLOADS);
         let failed = |error| self.stores.failed(&self.sums, Action::Write, error);
         let mut is_empty = true;
-        for array in arrays {
-            let mut sha256 = Vec::with_capacity(array.values.len().div_ceil(SLICE));
-            let (mut slices, mut hashing) = (array.values.chunks(SLICE), VecDeque::new());
+        for (at, array) in arrays.iter().enumerate() {
+            let len = array.values.len();
+            let mut sha256 = Vec::with_capacity(len.div_ceil(SLICE));
+            let (mut slices, mut hashing) = ((0..len).step_by(SLICE), VecDeque::new());
             loop {
-                for slice in slices.by_ref().take(HASHES - hashing.len()) {
-                    let bytes = Bytes::from(little_endian(slice));
+                for first in slices.by_ref().take(HASHES - hashing.len()) {
+                    let bytes = little_endian(&arrays, at, first..len.min(first + SLICE));
                     hashing.push_back(tokio::task::spawn_blocking(move || {
                         (hex(&Sha256::digest(&bytes)), bytes)
                     }));
@@ -464,7 +494,7 @@ impl Commit {
                 key: array.key,
                 purpose: array.purpose,
                 n_spectra: array.n_spectra,
-                len: array.values.len(),
+                len,
                 sha256,
             });
         }
@@ -475,13 +505,17 @@ impl Commit {
     }
 }
 
-/// As it lies in the object.
-fn little_endian(values: &[f64]) -> Vec<u8> {
-    let mut bytes = vec![0; 8 * values.len()];
-    for (to, value) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(values) {
-        *to = value.to_le_bytes();
+/// A slice of an array as it lies in the object.
+fn little_endian(arrays: &Arc<Vec<GroupArray>>, array: usize, numbers: Range<usize>) -> Bytes {
+    if cfg!(target_endian = "little") {
+        return Bytes::from_owner(SliceBytes {
+            arrays: Arc::clone(arrays),
+            array,
+            numbers,
+        });
     }
-    bytes
+    let values = &arrays[array].values[numbers];
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 async fn read_record(stores: &Stores, location: &Location) -> Result<GroupRecord, StoreError> {

@@ -28,6 +28,7 @@ mod group_store;
 mod holdout;
 mod intrinsic;
 mod jacobians;
+mod kept_arrays;
 mod known_catalogue;
 mod line;
 mod lists;

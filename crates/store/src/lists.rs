@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::ArrayRef;
 use arrow_array::builder::{Float32Builder, Float64Builder, ListBuilder};
-use arrow_schema::{DataType, Field};
+use arrow_array::{ArrayRef, Float64Array, ListArray};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{ArrowError, DataType, Field};
 
 /// The field of a list column.
 pub(crate) fn list_field(name: &str, element: DataType, nullable: bool) -> Field {
@@ -21,6 +22,18 @@ pub(crate) fn f64_lists<'a>(rows: impl Iterator<Item = Option<&'a [f64]>>) -> Ar
         builder.append(row.is_some());
     }
     Arc::new(builder.finish())
+}
+
+/// A column of lists of doubles, each of `width` of the values.
+pub(crate) fn f64_rows(values: Vec<f64>, width: usize) -> Result<ArrayRef, ArrowError> {
+    let n = values.len().checked_div(width).unwrap_or(0);
+    let lists = ListArray::try_new(
+        Arc::new(element_field(DataType::Float64)),
+        OffsetBuffer::from_lengths(std::iter::repeat_n(width, n)),
+        Arc::new(Float64Array::from(values)),
+        None,
+    )?;
+    Ok(Arc::new(lists))
 }
 
 /// A column of lists of floats; `None` = null.

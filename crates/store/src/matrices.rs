@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use crate::lists::{f64_lists, list_field};
+use crate::lists::{f64_rows, list_field};
 use crate::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::predictions::check_shapes;
 use crate::table::Table;
@@ -16,6 +16,8 @@ use crate::{StoreError, Stores};
 
 /// Bytes that are copied into one record batch, about.
 const CHUNK: usize = 8 << 20;
+/// Bytes of a row group: nobody reads a part of a matrix by its row groups, and while one is on its way to the store the next is encoded.
+const ROW_GROUP: usize = 16 << 20;
 /// Metadata key: the matrices of the file with their shapes.
 const SHAPES: &str = "fisherflow.matrices";
 
@@ -113,7 +115,7 @@ impl MatrixWriter {
         ]));
         let path = format!("{}/{name}.parquet", set.directory());
         Ok(Self {
-            out: ParquetOut::create(stores, output, &path, &schema, metadata)?,
+            out: ParquetOut::create_in_row_groups(stores, output, &path, &schema, metadata, ROW_GROUP)?,
             schema,
             shapes: Vec::new(),
         })
@@ -143,21 +145,41 @@ impl MatrixWriter {
             check_shapes(self.out.uri(), &[("values of a matrix", values.len(), rows * cols)])?;
         }
         let cols: usize = tiles.iter().map(|(cols, _)| cols).sum();
+        self.append_formed(layer, factor, (rows, cols), |first, lines| {
+            for (row, mut line) in (first..).zip(lines.chunks_exact_mut(cols.max(1))) {
+                for &(cols, values) in tiles {
+                    let (part, rest) = line.split_at_mut(cols);
+                    part.copy_from_slice(&values[row * cols..(row + 1) * cols]);
+                    line = rest;
+                }
+            }
+        })
+    }
+
+    /// Appends a matrix `[rows, cols]` that is formed as it is written: `form(first, lines)` writes the rows from `first` on, as many as there
+    /// is room for.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub fn append_formed(
+        &mut self,
+        layer: &str,
+        factor: &str,
+        (rows, cols): (usize, usize),
+        mut form: impl FnMut(usize, &mut [f64]),
+    ) -> Result<(), StoreError> {
         let step = (CHUNK / (8 * cols.max(1))).max(1);
         for first in (0..rows).step_by(step) {
             let last = (first + step).min(rows);
             let n = last - first;
-            let mut lines: Vec<f64> = Vec::with_capacity(n * cols);
-            for row in first..last {
-                for &(cols, values) in tiles {
-                    lines.extend_from_slice(&values[row * cols..(row + 1) * cols]);
-                }
-            }
+            let mut lines = vec![0.0; n * cols];
+            form(first, &mut lines);
+            let lists = f64_rows(lines, cols).map_err(|error| self.out.encoding(&error))?;
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(StringArray::from_iter_values(std::iter::repeat_n(layer, n))),
                 Arc::new(StringArray::from_iter_values(std::iter::repeat_n(factor, n))),
                 Arc::new(Int64Array::from_iter_values(first as i64..last as i64)),
-                f64_lists((0..n).map(|row| Some(&lines[row * cols..(row + 1) * cols]))),
+                lists,
             ];
             let batch = self.out.batch(&self.schema, columns)?;
             self.out.write(&batch)?;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -130,6 +130,18 @@ impl ParquetOut {
         schema: &SchemaRef,
         metadata: &FileMetadata,
     ) -> Result<Self, StoreError> {
+        Self::create_in_row_groups(stores, output, path, schema, metadata, ROW_GROUP_BYTES)
+    }
+
+    /// The same in row groups of so many bytes, about.
+    pub fn create_in_row_groups(
+        stores: &Stores,
+        output: &str,
+        path: &str,
+        schema: &SchemaRef,
+        metadata: &FileMetadata,
+        bytes: usize,
+    ) -> Result<Self, StoreError> {
         let uri = format!("{output}/{path}");
         let location = stores.locate(&uri)?;
         let digest = Arc::new(Mutex::new(Hashed::default()));
@@ -145,7 +157,7 @@ impl ParquetOut {
         };
         // Without the hint of the Arrow library: pyarrow then shows our metadata as the schema's.
         let options = ArrowWriterOptions::new()
-            .with_properties(properties(schema, metadata))
+            .with_properties(properties(schema, metadata, bytes))
             .with_skip_arrow_metadata(true);
         let writer = AsyncArrowWriter::try_new_with_options(writer, Arc::clone(schema), options)
             .map_err(|error| encode(stores, &uri, error))?;
@@ -173,10 +185,15 @@ impl ParquetOut {
 
     /// A record batch of the file's schema.
     pub fn batch(&self, schema: &SchemaRef, columns: Vec<arrow_array::ArrayRef>) -> Result<RecordBatch, StoreError> {
-        RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| StoreError::Encode {
+        RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| self.encoding(&error))
+    }
+
+    /// Rows that cannot be put into columns.
+    pub fn encoding(&self, error: &ArrowError) -> StoreError {
+        StoreError::Encode {
             uri: self.uri.clone(),
-            source: self.stores.cause(&error),
-        })
+            source: self.stores.cause(error),
+        }
     }
 
     /// Appends rows. An error may be that of rows before these.
@@ -357,7 +374,7 @@ fn encode(stores: &Stores, uri: &str, error: ParquetError) -> StoreError {
     })
 }
 
-fn properties(schema: &SchemaRef, metadata: &FileMetadata) -> WriterProperties {
+fn properties(schema: &SchemaRef, metadata: &FileMetadata, row_group_bytes: usize) -> WriterProperties {
     let entries = metadata
         .0
         .iter()
@@ -368,7 +385,7 @@ fn properties(schema: &SchemaRef, metadata: &FileMetadata) -> WriterProperties {
         .set_created_by(concat!("fisherflow ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_max_row_group_bytes(Some(row_group_bytes))
         .set_key_value_metadata(Some(entries));
     for field in schema.fields() {
         let mut path = Vec::new();

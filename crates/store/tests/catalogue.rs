@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow_array::builder::{Float32Builder, ListBuilder};
 use arrow_array::{ArrayRef, Float64Array, StringArray};
 use fisherflow_spectra::{
-    CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, holdout_hash, plan_groups,
+    CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, holdout_hash, is_held_out, plan_groups,
 };
 use fisherflow_store::*;
 use support::*;
@@ -74,6 +74,51 @@ fn every_kind_of_list_and_identifier_is_read() {
         assert_eq!(batch.holdout[0], holdout_hash("7"));
         assert_eq!(batch.rows.schema().field(0).data_type().to_string(), "Int64");
         assert_eq!(batch.rows.schema().field(1).name(), "snr");
+    }
+}
+
+#[test]
+fn held_out_rows_alone_are_those_of_all_rows() {
+    let place = Place::new();
+    let mut rows = plain(0, 23, 4);
+    let sources = StringArray::from_iter((0..23).map(|i| (i % 5 != 0).then(|| format!("s{}", i % 7))));
+    set(&mut rows, "source", Arc::new(sources));
+    place.write("a.parquet", parquet(rows, 9));
+    let mut rows = plain(23, 10, 4);
+    set(&mut rows, "source", Arc::new(StringArray::from(vec![None::<&str>; 10])));
+    place.write("b.parquet", parquet(rows, 100));
+    let mut grouped = columns();
+    grouped.holdout_group = Some("source".into());
+    for columns in [columns(), grouped] {
+        let catalogue = place.open(&columns).unwrap();
+        let group = &plan_groups(catalogue.shards().to_vec(), 1000, "")[0];
+        for fraction in [0.0, 0.3, 0.7, 1.0] {
+            let spectra = |batches: Vec<SpectrumBatch>| -> Vec<String> {
+                let rows = batches.iter().flat_map(|batch| {
+                    let held_out = (0..batch.n_rows()).filter(|&row| is_held_out(batch.holdout[row], fraction));
+                    held_out.map(|row| {
+                        let one = batch.select(&[row]).unwrap();
+                        let of_row = (&one.rows, &one.flux, &one.variance, &one.good, &one.labels);
+                        format!("{of_row:?} {:?} {} {}", one.flags, one.holdout[0], one.shard.row_group)
+                    })
+                });
+                rows.collect()
+            };
+            let all: Result<Vec<_>, _> = catalogue.fetch(group, 1000, 1 << 20).collect();
+            let expected = spectra(all.unwrap());
+            for batch_rows in [2, 1000] {
+                let chosen: Result<Vec<_>, _> =
+                    catalogue.fetch_held_out(group, fraction, batch_rows, 1 << 20).collect();
+                let chosen = chosen.unwrap();
+                let n_rows: usize = chosen.iter().map(SpectrumBatch::n_rows).sum();
+                assert!(chosen.iter().all(|batch| (1..=batch_rows).contains(&batch.n_rows())));
+                assert_eq!(
+                    (n_rows, spectra(chosen)),
+                    (expected.len(), expected.clone()),
+                    "{fraction}"
+                );
+            }
+        }
     }
 }
 
@@ -329,12 +374,16 @@ fn damaged_pages_are_an_error_that_names_the_row_group() {
     place.write("a.parquet", bytes);
     let catalogue = place.open(&columns()).unwrap();
     let group = plan_groups(catalogue.shards().to_vec(), 1 << 20, "").remove(0);
-    let results: Vec<_> = catalogue.fetch(&group, 1000, 1 << 20).collect();
-    let error = results.into_iter().last().unwrap().err().unwrap();
-    assert!(
-        matches!(&error, StoreError::BadRowGroup { row_group: 1, .. }),
-        "{error:?}"
-    );
+    for fetch in [
+        catalogue.fetch(&group, 1000, 1 << 20),
+        catalogue.fetch_held_out(&group, 0.3, 1000, 1 << 20),
+    ] {
+        let error = fetch.last().unwrap().err().unwrap();
+        assert!(
+            matches!(&error, StoreError::BadRowGroup { row_group: 1, .. }),
+            "{error:?}"
+        );
+    }
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl<'scope, S: Serialize + 'static> Commit<'scope> for StreamVec<'scope, u64, A
     ) -> StreamVec<'scope, u64, CommittedGroup> {
         let (faults, store) = (Arc::clone(faults), store.clone());
         let scope = self.scope();
+        let me = scope.index() as u64;
         self.unary(Pipeline, "Commit", move |_, info| {
             let activator = scope.worker().sync_activator_for(info.address.to_vec());
             let mut writing: Option<Writing> = None;
@@ -93,7 +94,7 @@ impl<'scope, S: Serialize + 'static> Commit<'scope> for StreamVec<'scope, u64, A
                         };
                         let group = done.group;
                         faults.pass(FailPoint::GroupSummed);
-                        let begun = begin(&store, pass, &names, group, done.value, wake);
+                        let begun = begin(&store, pass, &names, (me, group), done.value, wake);
                         match (begun, capability.retain_least(0)) {
                             (Ok(committing), Some(capability)) => {
                                 writing = Some(Writing {
@@ -138,7 +139,7 @@ fn begin<S: Serialize>(
     store: &GroupStore,
     pass: &str,
     names: &BTreeMap<u64, String>,
-    group: u64,
+    (worker, group): (u64, u64),
     sums: GroupSums<S>,
     wake: impl FnOnce() + Send + 'static,
 ) -> Result<Committing, RunError> {
@@ -147,7 +148,7 @@ fn begin<S: Serialize>(
         .ok_or_else(|| RunError::Internal(format!("group {group} has no name")))?;
     let found = serde_json::to_value(&sums.found).map_err(|error| RunError::Internal(error.to_string()))?;
     let attempt = format!("{:016x}", rand::random::<u64>());
-    Ok(store.commit(pass, name, &attempt, (sums.arrays, sums.files, found), wake)?)
+    Ok(store.commit(pass, name, &attempt, worker, (sums.arrays, sums.files, found), wake)?)
 }
 
 fn told(group: u64, committed: &Committed) -> Result<CommittedGroup, RunError> {

@@ -71,7 +71,7 @@ pub(crate) fn correction(
         move |block, total| {
             let structure = structure_with(&owned, block)?;
             let sums = sums_of(structure.plan(), total);
-            files::write_hessian(&writing, structure.plan(), structure.curvature(&sums)?)
+            files::write_hessian(&writing, structure.plan(), structure.curvature_by_row(&sums)?)
         },
     )?;
     context.release_bases();

@@ -99,10 +99,13 @@ pub(crate) fn curvature(
         move |block, total| {
             let structure = structure_with(&owned, block)?;
             let plan = structure.plan();
-            let curvature = structure.curvature(&sums_of(plan, total))?;
+            let sums = sums_of(plan, total);
             if plan.structure != StructureKind::Ekfac {
+                let curvature = structure.curvature_by_row(&sums)?;
                 return Ok(Some(files::write_hessian(&writing, plan, curvature)?));
             }
+            let curvature = structure.curvature(&sums)?;
+            drop(sums);
             writing.progress.begin("eigenbases", writing.corrected().count() as u64);
             files::write_bases(&writing, plan, &kronecker_bases(plan, curvature, writing.cores)?)?;
             writing.progress.advance(1);

@@ -6,6 +6,8 @@
 //! fold_slices -> assemble -> conclude -> gather                    the big sums of all groups, spread over all workers
 //! ```
 //!
+//! What a worker committed last is still in its process's memory when it is added up; the rest is read back.
+//!
 //! Killed at any time, a pass goes on with the groups that it has not finished.
 
 use std::cell::RefCell;
@@ -158,6 +160,7 @@ where
             .gather(probe);
         Ok((found, concluded))
     })?;
+    store.release();
     if is_first {
         tracing::info!(
             pass = pass.name,

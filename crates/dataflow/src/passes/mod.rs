@@ -114,10 +114,12 @@ fn share_of_held_out<'scope>(
     context: &Arc<Context>,
     share: f64,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-    let (selecting, groups) = (Arc::clone(context), context.fit.sample.clone());
-    spectra_of(scope, context, groups, |context| &context.fit).differentiate(&context.faults, move |batch| {
-        let held_out = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
-        selecting.progress.advance((batch.n_rows() - held_out.n_rows()) as u64);
-        Ok(held_out)
+    let (groups, cores) = (context.fit.sample.clone(), context.network.arithmetic().threads);
+    let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
+    let open = move |group: &Group| reading.read_held_out(group, share);
+    fetch(scope, &context.faults, groups, cores, open).differentiate(&context.faults, move |batch| {
+        let good = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
+        selecting.progress.advance((batch.n_rows() - good.n_rows()) as u64);
+        Ok(good)
     })
 }

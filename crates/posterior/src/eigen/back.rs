@@ -13,10 +13,10 @@ use super::gemm;
 use super::householder::triangle;
 
 /// Sweeps of which reflections are applied in one block.
-const GROUP: usize = 32;
+const GROUP: usize = 24;
 
 /// Groups that pass over a window of rows together.
-const DEPTH: usize = 6;
+const DEPTH: usize = 8;
 
 /// Eigenvectors that a thread works on at a time.
 const COLUMNS: usize = 192;

@@ -45,7 +45,7 @@ fn groups(stores: &Stores, base: &str) {
     let commit = |name: &str, attempt: &str, arrays| {
         let found = serde_json::json!({ "n": 7, "x": 0.1 });
         let committing = store
-            .commit("pass", name, attempt, (arrays, Vec::new(), found), || ())
+            .commit("pass", name, attempt, 0, (arrays, Vec::new(), found), || ())
             .unwrap();
         committing.wait().unwrap()
     };
@@ -65,6 +65,19 @@ fn groups(stores: &Stores, base: &str) {
     assert_eq!(finished.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(finished["a"], first.record);
     assert!(store.finished("another", &names).unwrap().is_empty());
+    // What was committed last is still in memory, and read again once it is not.
+    commit("c", "1", arrays());
+    let kept = store.record("pass", "c").unwrap().unwrap();
+    let object = format!("{base}/pass/c-1.sums");
+    let written = stores.read(&object).unwrap();
+    stores.write(&object, vec![0; written.len()]).unwrap();
+    let read: Result<Vec<_>, _> = store.read("pass", kept.slices(3).unwrap()).collect();
+    assert_eq!(read.unwrap().concat(), sums);
+    let read: Result<Vec<_>, _> = store.read("pass", kept.slices(9).unwrap()).collect();
+    assert_eq!(read.unwrap()[0][1].to_bits(), (-0.0_f64).to_bits());
+    store.release();
+    assert!(store.read("pass", kept.slices(3).unwrap()).next().unwrap().is_err());
+
     let slices = first.record.slices(3).unwrap();
     assert_eq!(slices.iter().map(|slice| slice.len).collect::<Vec<_>>(), [SLICE, 3]);
     let read: Result<Vec<_>, _> = store.read("pass", slices).collect();
