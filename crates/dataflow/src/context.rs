@@ -11,7 +11,7 @@ use fisherflow_posterior::{
     dual_prior_scan, factor, in_label_units,
 };
 use fisherflow_spectra::{Group, SpectrumBatch, plan_groups};
-use fisherflow_store::{Catalogue, GroupIds, GroupStore, Holding, KnownCatalogue, Output, Stores};
+use fisherflow_store::{Catalogue, Fetch, GroupIds, GroupStore, Holding, KnownCatalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use crate::arithmetic_check::exact_enough;
@@ -301,30 +301,27 @@ impl Context {
 
     /// The batches of a group, read ahead on the store's threads; counted as a group once the last of them is taken.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
-        let meter = Arc::clone(&self.progress);
-        let mut batches = catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES);
-        Box::new(std::iter::from_fn(move || {
-            let next = batches.next();
-            if next.is_none() {
-                meter.group_done();
-            }
-            next.map(|batch| batch.map_err(RunError::from))
-        }))
+        self.counted(catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES), 0)
     }
 
     /// The held-out spectra of a group of the fit's catalogue, or a share of them; the others count as done with it.
     pub(crate) fn read_held_out(&self, group: &Group, share: f64) -> GroupReader {
-        let (meter, mut others) = (Arc::clone(&self.progress), group.n_rows());
-        let fraction = self.job.compute.holdout_fraction * share;
+        let (fraction, batch_rows) = (self.job.compute.holdout_fraction * share, self.job.compute.batch);
         let catalogue = &self.fit.catalogue;
-        let mut batches = catalogue.fetch_held_out(group, fraction, self.job.compute.batch, PREFETCH_BYTES);
+        let batches = catalogue.fetch_held_out(group, fraction, batch_rows, PREFETCH_BYTES);
+        self.counted(batches, group.n_rows())
+    }
+
+    /// A group's batches, its end counted; of `rows` those that are not among them count as done then.
+    fn counted(&self, mut batches: Fetch, mut rows: u64) -> GroupReader {
+        let meter = Arc::clone(&self.progress);
         Box::new(std::iter::from_fn(move || {
             let next = batches.next();
             match &next {
-                Some(Ok(batch)) => others = others.saturating_sub(batch.n_rows() as u64),
+                Some(Ok(batch)) => rows = rows.saturating_sub(batch.n_rows() as u64),
                 Some(Err(_)) => {}
                 None => {
-                    meter.advance(std::mem::take(&mut others));
+                    meter.advance(std::mem::take(&mut rows));
                     meter.group_done();
                 }
             }
