@@ -43,6 +43,20 @@ impl RowByRow for Matrix {
     }
 }
 
+impl<M: RowByRow + ?Sized> RowByRow for Box<M> {
+    fn shape(&self) -> (usize, usize) {
+        (**self).shape()
+    }
+
+    fn rows_from(&self, first: usize, to: &mut [f64]) {
+        (**self).rows_from(first, to);
+    }
+
+    fn whole(self: Box<Self>) -> Matrix {
+        (*self).whole()
+    }
+}
+
 impl From<Matrix> for Box<dyn RowByRow + '_> {
     fn from(matrix: Matrix) -> Self {
         Box::new(matrix)

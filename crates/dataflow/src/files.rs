@@ -1,7 +1,7 @@
 //! What goes into which file of the output, and with which metadata.
 
 use fisherflow_curvature::{
-    BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, StructureKind,
+    BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, RowByRow, StructureKind,
 };
 use fisherflow_posterior::{
     BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
@@ -9,7 +9,7 @@ use fisherflow_posterior::{
 };
 use fisherflow_store::{
     BlockRow, CertificateRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter,
-    MarginalRows, MatrixRows, MatrixSet, PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
+    MarginalRows, MatrixSet, PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
@@ -131,14 +131,8 @@ pub(crate) fn write_hessian(
 ) -> Result<WrittenFile, RunError> {
     let metadata = metadata(context).with("fisherflow.n_spectra", curvature.n_spectra.to_string());
     context.faults.pass(FailPoint::BeforeHessian);
-    let mut writer = context
-        .output
-        .matrices(MatrixSet::Hessian, &block_name(plan), &metadata)?;
-    for NamedMatrix { layer, factor, matrix } in hessian_matrices(plan, curvature) {
-        let form = |first: usize, lines: &mut [f64]| matrix.rows_from(first, lines);
-        writer.append_formed(&layer, factor.as_str(), matrix.shape(), form)?;
-    }
-    let file = writer.finish()?;
+    let matrices = hessian_matrices(plan, curvature);
+    let file = write_matrices(context, MatrixSet::Hessian, plan, &matrices, &metadata)?;
     context.faults.pass(FailPoint::HessianWritten);
     Ok(file)
 }
@@ -189,22 +183,17 @@ pub(crate) fn read_inverse(
     )?)
 }
 
-fn write_matrices(
+fn write_matrices<M: RowByRow>(
     context: &Context,
     set: MatrixSet,
     plan: &BlockPlan,
-    matrices: &[NamedMatrix],
+    matrices: &[NamedMatrix<M>],
     metadata: &FileMetadata,
 ) -> Result<WrittenFile, RunError> {
     let mut writer = context.output.matrices(set, &block_name(plan), metadata)?;
     for NamedMatrix { layer, factor, matrix } in matrices {
-        writer.append(&MatrixRows {
-            layer,
-            factor: factor.as_str(),
-            rows: matrix.rows,
-            cols: matrix.cols,
-            values: &matrix.values,
-        })?;
+        let form = |first: usize, lines: &mut [f64]| matrix.rows_from(first, lines);
+        writer.append_formed(layer, factor.as_str(), matrix.shape(), form)?;
     }
     Ok(writer.finish()?)
 }
