@@ -51,6 +51,10 @@ def needed_flop(work, widths):
     backward = labels * 2 * sum(i * o for i, o in pairs[1:])
     to_flux = labels * forward
     factors = sum((i + 1) ** 2 + labels * o**2 for i, o in pairs)
+    # The exact block is a product of pairs of outputs by pairs of inputs, for all labels at once; within a layer half of each are enough.
+    (i, o), (j, p) = ((i + 1, o) for i, o in pairs[-2:])
+    half = lambda n: n * (n + 1) // 2
+    last_two = 2 * (half(i) * half(o) + half(j) * half(p) + i * j * o * p)
     rotations = 2 * sum((i + 1) ** 2 + labels * o**2 + (i + 1) * o for i, o in pairs)
     return {
         "jacobian": forward + to_flux,
@@ -59,7 +63,7 @@ def needed_flop(work, widths):
         "kfac": forward + backward + factors,
         "correction": forward + backward + rotations,
         "weights": forward + backward + rotations,
-        "last_two": forward + labels * sum((i + 1) * o for i, o in pairs[-2:]) ** 2,
+        "last_two": forward + last_two,
         "fit": forward + to_flux + factors,
         "all": forward + to_flux + factors + rotations,
     }[work]

@@ -1,9 +1,9 @@
 //! Exact dense curvature, `H = sum_n J_n^T Lam_n J_n`: of one layer (`block`) or of several with their cross terms (`full`).
 //!
 //! J is the weight Jacobian, whose row k is the layers' `sum_t g_kt (x) [a_t; 1]` one after another, t over the positions that share the
-//! weights; cross terms with a bias that is split off are dropped at the end. Its rows whitened by the factor of `Lam_n` are formed
-//! some spectra at a time, in f64 whatever the captures' type, and their Gram matrix is added to the packed lower triangle of H. In f64 no
-//! reference is needed.
+//! weights; cross terms with a bias that is split off are dropped at the end. It is whitened by the factor of `Lam_n`, and what is added to the
+//! packed lower triangle of H is in f64 whatever the captures' type: then no reference is needed. Either the Gram matrix of J's rows, which are formed
+//! some spectra at a time, or, where that takes fewer operations and each layer's weights are at one position, products of [`pairs`].
 
 use std::ops::Range;
 
@@ -12,6 +12,7 @@ use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
 use crate::packed::{packed_len, row_of};
+use crate::pairs::{self, LayerBatch, add_pairs};
 use crate::products::add_gram;
 use crate::row_by_row::Symmetric;
 use crate::structure::{CurvatureByRow, Structure, check_sums};
@@ -46,6 +47,19 @@ impl Dense {
             n_labels,
             products,
         }
+    }
+
+    /// Operations of one spectrum by the rows of J.
+    fn flops_of_rows(&self) -> f64 {
+        2.0 * self.n_labels as f64 * self.sums_len() as f64
+    }
+
+    /// Operations of one spectrum by pairs; `None` where rows are taken.
+    fn flops_of_pairs(&self) -> Option<f64> {
+        let shapes = self.plan.shapes.iter();
+        let one_position = shapes.clone().all(|shape| shape.shared == 1);
+        let (products, with_pairs) = pairs::flops(shapes.map(|shape| (shape.outputs, shape.columns())));
+        (one_position && with_pairs < self.flops_of_rows()).then_some(products)
     }
 
     /// The layer whose weights the row `row` of H belongs to.
@@ -92,6 +106,12 @@ impl Structure for Dense {
                 input: values_f64(&capture.input, shape)?,
                 gradients: whitened_gradients(&gradients, shape.outputs, precision, None).into_vec(),
             });
+        }
+        if self.flops_of_pairs().is_some() {
+            let layers: Vec<_> = layers.iter().map(LayerRows::at_one_position).collect();
+            add_pairs(&layers, self.n_labels, &mut sums.sums, self.products);
+            sums.n_spectra += batch as u64;
+            return Ok(());
         }
         let width = self.plan.n_weights();
         let at_once = (ROWS_AT_ONCE / (self.n_labels * width).max(1)).clamp(1, batch.max(1));
@@ -140,11 +160,22 @@ impl Structure for Dense {
     }
 
     fn flops(&self, n_spectra: u64) -> f64 {
-        n_spectra as f64 * 2.0 * self.n_labels as f64 * self.sums_len() as f64
+        n_spectra as f64 * self.flops_of_pairs().unwrap_or_else(|| self.flops_of_rows())
     }
 }
 
 impl LayerRows {
+    /// The layer without its positions, of which there is one.
+    fn at_one_position(&self) -> LayerBatch<'_> {
+        LayerBatch {
+            inputs: self.inputs,
+            outputs: self.outputs,
+            bias: self.bias,
+            input: &self.input,
+            gradients: &self.gradients,
+        }
+    }
+
     /// Appends `sum_t g_t (x) [a_t; 1]` (without a bias, `sum_t g_t (x) a_t`), with the whitened gradients of `row` = spectrum * K + j.
     fn push_row(&self, row: usize, n_labels: usize, rows: &mut Vec<f64>) {
         let (spectrum, label) = (row / n_labels, row % n_labels);

@@ -26,6 +26,7 @@ mod lanczos;
 mod low_rank;
 mod orthonormal;
 mod packed;
+mod pairs;
 mod products;
 mod reference;
 mod row_by_row;
