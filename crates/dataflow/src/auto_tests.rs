@@ -68,6 +68,7 @@ fn job(prior: Prior) -> Job {
             group: None,
             holdout_fraction: 0.1,
             memory: None,
+            kept_spectra: Compute::KEPT_SPECTRA,
             scratch: None,
         },
         certificate: Certification::default(),

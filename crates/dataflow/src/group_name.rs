@@ -221,6 +221,7 @@ mod tests {
                 group: Some(50),
                 holdout_fraction: 0.2,
                 memory: None,
+                kept_spectra: Compute::KEPT_SPECTRA,
                 scratch: None,
             },
             certificate: Certification::default(),

@@ -190,8 +190,15 @@ pub struct Compute {
     pub holdout_fraction: f64,
     /// Bytes that a process may take for a dual block's rows and factor; none: everything in memory. No bit depends on it.
     pub memory: Option<u64>,
+    /// Bytes of the fit's spectra that a process keeps in memory between passes, as they were decoded. No bit depends on it.
+    pub kept_spectra: u64,
     /// URI of a folder, reachable by every process, for the tiles that memory has no room for; none: in the output.
     pub scratch: Option<String>,
+}
+
+impl Compute {
+    /// Of the spectra kept where the run file does not say: 512 MiB.
+    pub const KEPT_SPECTRA: u64 = 512 << 20;
 }
 
 /// What is checked of a run's error bars before they are given out.

@@ -4,7 +4,7 @@
 use fisherflow_curvature::{
     BlockPlan, BlockPower, CurvatureError, References, StructureKind, WeightJacobian, correction_bytes, structure_of,
 };
-use fisherflow_network::{DenseShape, Precision, ROWS_OF_A_BLOCK, product};
+use fisherflow_network::{DenseShape, Network, Precision, ROWS_OF_A_BLOCK, product};
 use fisherflow_posterior::{DualCost, DualLayout};
 use serde::Serialize;
 
@@ -63,7 +63,19 @@ pub(crate) struct Sizes<'a> {
     pub(crate) workers: usize,
 }
 
-impl Sizes<'_> {
+impl<'a> Sizes<'a> {
+    /// Of a job with so many spectra, and so many workers a process.
+    pub(crate) fn of(job: &'a Job, network: &'a Network, n_rows: u64, workers: usize) -> Self {
+        Self {
+            job,
+            shapes: network.dense_layers(),
+            n_pixels: network.n_inputs(),
+            n_labels: network.n_labels(),
+            n_rows,
+            workers,
+        }
+    }
+
     /// Spectra in the sums: those of the catalogue less the share held out, as far as footers tell.
     pub(crate) fn n_spectra(&self) -> u64 {
         let share = if self.job.keeps_out() {
@@ -74,7 +86,7 @@ impl Sizes<'_> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, what is
+    /// The network as read, as it computes, and packed for both directions; spectra kept between passes; and for each worker the packed operands of a product, what is
     /// read ahead, and a batch of spectra: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
     fn beside(&self) -> u64 {
         let (size, k, pixels) = (self.number(), self.n_labels as u64, self.n_pixels as u64);
@@ -83,7 +95,17 @@ impl Sizes<'_> {
         let batch = self.n_rows.min(self.job.compute.batch as u64);
         let worker = ahead + 8 * 4 * batch * pixels + self.jacobian(batch);
         let packed = product::workspace_bytes(k * batch);
-        PROGRAM + weights * (4 + 3 * size) + self.workers as u64 * (worker + packed) + self.batch()
+        PROGRAM
+            + self.kept_spectra()
+            + weights * (4 + 3 * size)
+            + self.workers as u64 * (worker + packed)
+            + self.batch()
+    }
+
+    /// Spectra that stay in memory between passes.
+    fn kept_spectra(&self) -> u64 {
+        let all = self.n_rows.saturating_mul(12 * self.n_pixels as u64);
+        all.min(self.job.compute.kept_spectra)
     }
 
     /// Bytes of a number in the network's arithmetic.
@@ -123,7 +145,8 @@ impl Sizes<'_> {
         (shape.shared * (shape.inputs + self.n_labels * shape.outputs)) as u64
     }
 
-    /// The spectra of the comparison, their captures twice, and three matrices of their labels; with errors in variables their J_x.
+    /// The spectra of the comparison, their captures twice, and three matrices of their labels; with errors in variables their J_x. Meanwhile no
+    /// spectra are kept.
     fn comparison(&self) -> u64 {
         let n = self.job.certificate.spectra.min(self.n_spectra());
         let captured: u64 = self.shapes.iter().map(|shape| self.captured(shape)).sum();
@@ -218,7 +241,9 @@ impl Sizes<'_> {
                     .saturating_add(kept.max(gram.saturating_mul(3).saturating_add(rows))),
             },
             predict: kept.saturating_add(posterior),
-            certify: kept.saturating_add(posterior).saturating_add(self.comparison()),
+            certify: kept
+                .saturating_add(posterior)
+                .saturating_add(self.comparison().saturating_sub(self.kept_spectra())),
         })
     }
 }

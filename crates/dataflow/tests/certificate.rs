@@ -188,6 +188,7 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
             group: Some(50),
             holdout_fraction: 0.2,
             memory: None,
+            kept_spectra: Compute::KEPT_SPECTRA,
             scratch: None,
         },
         certificate: Certification::default(),

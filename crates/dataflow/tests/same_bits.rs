@@ -81,6 +81,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             group: Some(50),
             holdout_fraction: 0.2,
             memory: None,
+            kept_spectra: Compute::KEPT_SPECTRA,
             scratch: None,
         },
         certificate: Certification::default(),

@@ -3,8 +3,8 @@
 //!
 //! Where a group ends is decided by what lies within `group_rows / 2` rows of there, never by the rest of the catalogue:
 //!
-//! - an object of at least `group_rows` rows is cut after whole row groups, as soon as a piece of it has `group_rows` rows and what is left of it
-//!   half as many, and at its end;
+//! - an object of at least `group_rows` rows is cut after whole row groups, as soon as a piece of it has `group_rows` rows, and at its
+//!   end;
 //! - an object of fewer rows is never cut. A group ends after it if its hash is the least among the objects whose ends are less than
 //!   `group_rows / 2` rows from its own: `hash64`, the first 8 bytes of the SHA-256 of the object's name below the catalogue's folder. No group ends so
 //!   near to the end of a large object before it, or to either end of the catalogue.
@@ -34,16 +34,16 @@ pub fn plan_groups(shards: impl IntoIterator<Item = Shard>, group_rows: u64, fol
         if let [large] = run
             && is_large(large)
         {
-            let (mut piece, mut left) = (0, n_rows(large));
+            let mut piece = 0;
             for shard in *large {
                 open.push(shard.clone());
                 piece += shard.n_rows;
-                left -= shard.n_rows;
-                if left == 0 || (piece >= group_rows && left >= half) {
+                if piece >= group_rows {
                     close(&mut open, &mut groups);
                     piece = 0;
                 }
             }
+            close(&mut open, &mut groups);
             continue;
         }
         let ends = ends_after(run, half, folder, runs.peek().is_none());
@@ -153,12 +153,8 @@ mod tests {
     fn a_large_object_is_cut_after_whole_row_groups_and_at_its_end() {
         let objects = Objects::from([("a".to_owned(), vec![5, 5, 0, 5, 20, 3])]);
         let groups = groups(&objects, 10);
-        assert_eq!(
-            groups.iter().map(Group::n_rows).collect::<Vec<_>>(),
-            [10, 28],
-            "three rows are no group"
-        );
-        assert_eq!(groups.iter().map(|g| g.index).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(groups.iter().map(Group::n_rows).collect::<Vec<_>>(), [10, 25, 3]);
+        assert_eq!(groups.iter().map(|g| g.index).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(groups.iter().flat_map(|g| &g.shards).all(|shard| shard.n_rows > 0));
     }
 

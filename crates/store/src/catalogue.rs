@@ -17,6 +17,7 @@ use crate::async_reader::ObjectReader;
 use crate::catalogue_object::{agrees, id_column, open_object, probed_again, shards};
 use crate::catalogue_schema::row_schema;
 use crate::fetch::{Fetch, FetchPlan};
+use crate::kept_spectra::KeptSpectra;
 use crate::known_catalogue::types_of;
 use crate::location::folder_of;
 use crate::{CatalogueFacts, ExcludeList, KnownCatalogue, StoreError, Stores};
@@ -69,6 +70,7 @@ pub struct Catalogue {
     summary: CatalogueSummary,
     row_schema: SchemaRef,
     excluded: Option<Arc<ExcludeList>>,
+    kept: Arc<KeptSpectra>,
 }
 
 impl Catalogue {
@@ -132,6 +134,7 @@ impl Catalogue {
                     summary,
                     row_schema,
                     excluded: None,
+                    kept: Arc::default(),
                 });
             }
         }
@@ -154,6 +157,7 @@ impl Catalogue {
             summary,
             row_schema,
             excluded: None,
+            kept: Arc::default(),
         })
     }
 
@@ -174,6 +178,7 @@ impl Catalogue {
             summary,
             row_schema,
             excluded: None,
+            kept: Arc::default(),
         })
     }
 
@@ -262,6 +267,12 @@ impl Catalogue {
         hex(&hash.finalize())
     }
 
+    /// From here on, at most so many bytes of its spectra stay in memory as they are decoded, and are not read again; at first none. Where more
+    /// are kept, they are let go.
+    pub fn keep(&self, bytes: u64) {
+        self.kept.limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
     /// The spectra of a group, in order, in batches of at most `batch_rows` rows, none across two shards.
     ///
     /// They are read and decoded ahead on threads of the store, with at most about `prefetch_bytes` in flight beyond the row group and the
@@ -286,6 +297,7 @@ impl Catalogue {
             excluded: self.excluded.clone(),
             shards: group.shards.clone(),
             held_out,
+            kept: Arc::clone(&self.kept),
             batch_rows,
             prefetch_bytes,
         })

@@ -5,7 +5,9 @@
 
 mod any_table;
 mod async_reader;
+mod batches;
 mod blocks;
+mod byte_budget;
 mod catalogue;
 mod catalogue_object;
 mod catalogue_schema;
@@ -29,6 +31,7 @@ mod holdout;
 mod intrinsic;
 mod jacobians;
 mod kept_arrays;
+mod kept_spectra;
 mod known_catalogue;
 mod line;
 mod lists;
@@ -46,6 +49,7 @@ mod patient_upload;
 mod predictions;
 mod rendezvous;
 mod retries;
+mod row_group;
 mod s3_client;
 mod simulated;
 mod small_tables;

@@ -68,6 +68,7 @@ pub fn job(
             group: run_file.compute.group,
             holdout_fraction: run_file.noise.holdout_fraction,
             memory: curvature.dual_memory,
+            kept_spectra: run_file.compute.kept_spectra,
             scratch: scratch.clone(),
         },
         certificate: run_file.certificate.clone(),

@@ -1,12 +1,13 @@
 //! `[compute]`: arithmetic, batches, threads and reduction groups.
 
+use fisherflow_dataflow::Compute;
 use fisherflow_network::Precision;
 
 use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[compute]`.
-pub const KEYS: &[&str] = &["precision", "batch", "threads", "group", "scratch"];
+pub const KEYS: &[&str] = &["precision", "batch", "threads", "group", "kept_spectra", "scratch"];
 
 /// `[compute]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub struct ComputeTable {
     pub threads: usize,
     /// Spectra a reduction group, at least: groups are whole row groups. None: as the sums ask for.
     pub group: Option<u64>,
+    /// Bytes of spectra that stay in memory between passes.
+    pub kept_spectra: u64,
     /// A folder for what a dual block has no room for in memory.
     pub scratch: Option<String>,
 }
@@ -30,6 +33,7 @@ impl Default for ComputeTable {
             batch: 512,
             threads: 1,
             group: None,
+            kept_spectra: Compute::KEPT_SPECTRA,
             scratch: None,
         }
     }
@@ -61,6 +65,9 @@ impl ComputeTable {
         }
         if let Some(e) = table.get("group") {
             read.group = Some(e.integer(1)?);
+        }
+        if let Some(e) = table.get("kept_spectra") {
+            read.kept_spectra = e.bytes(0)?;
         }
         if let Some(e) = table.get("scratch") {
             read.scratch = Some(e.string()?);

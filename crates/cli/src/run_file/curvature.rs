@@ -58,7 +58,7 @@ impl CurvatureTable {
         if let Some(entry) = table.get("split_bias") {
             options.split_bias = entry.boolean()?;
         }
-        let memory = table.get("memory").map(|entry| entry.bytes()).transpose()?;
+        let memory = table.get("memory").map(|entry| entry.bytes(1)).transpose()?;
         let given = table
             .get("structure")
             .map(|entry| structure(&entry))

@@ -88,11 +88,11 @@ impl<'d> Entry<'d> {
         usize::try_from(n).map_err(|_| self.invalid(format!("is {n}, more than this machine can count")))
     }
 
-    /// A number of bytes above 0: an integer, or one with a unit, as in "8 GiB" or "500 MB".
+    /// A number of bytes, at least `least`: an integer, or one with a unit, as in "8 GiB" or "500 MB".
     ///
     /// # Errors
     /// Any other value.
-    pub fn bytes(&self) -> Result<u64, RunFileError> {
+    pub fn bytes(&self, least: u64) -> Result<u64, RunFileError> {
         const UNITS: [(&str, u64); 9] = [
             ("KiB", 1 << 10),
             ("MiB", 1 << 20),
@@ -105,7 +105,7 @@ impl<'d> Entry<'d> {
             ("B", 1),
         ];
         if !self.is_string() {
-            return self.integer(1);
+            return self.integer(least);
         }
         let said = self.string()?;
         let found = UNITS.iter().find_map(|(unit, bytes)| {
@@ -113,7 +113,7 @@ impl<'d> Entry<'d> {
             Some(number * *bytes as f64)
         });
         match found {
-            Some(bytes) if (1.0..9e18).contains(&bytes) => Ok(bytes as u64),
+            Some(bytes) if (least as f64..9e18).contains(&bytes) => Ok(bytes as u64),
             _ => Err(self.invalid(format!(
                 "is \"{said}\", expected bytes with a unit, as in \"8 GiB\" or \"500 MB\""
             ))),

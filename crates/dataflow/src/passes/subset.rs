@@ -238,7 +238,16 @@ struct Subsetting {
 }
 
 impl Subsetting {
+    /// What the comparison takes in memory, it takes in place of the spectra that are kept.
     fn compare(&self, chosen: &Chosen) -> Result<Compared, RunError> {
+        let catalogue = &self.context.fit.catalogue;
+        catalogue.keep(0);
+        let compared = self.compared(chosen);
+        catalogue.keep(self.context.job.compute.kept_spectra);
+        compared
+    }
+
+    fn compared(&self, chosen: &Chosen) -> Result<Compared, RunError> {
         let context = &self.context;
         let stars = chosen.stars.differentiate(context)?.1.captures;
         let mut found = Compared {

@@ -1,0 +1,287 @@
+//! Opens a run: network, catalogues, blocks and prior, and whether they fit one another.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKind, plan_blocks};
+use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision};
+use fisherflow_posterior::LabelCells;
+use fisherflow_spectra::plan_groups;
+use fisherflow_store::{Catalogue, GroupStore, KnownCatalogue, Output, Stores};
+use sha2::{Digest, Sha256};
+
+use super::identity::hex;
+use super::{Context, GroupedCatalogue, IO_THREADS, PLENTY};
+use crate::arithmetic_check::exact_enough;
+use crate::auto::ChosenStructure;
+use crate::basis::Pinned;
+use crate::checkpoint::Checkpoint;
+use crate::error::RunError;
+use crate::fail_point::FailPoint;
+use crate::fault::Faults;
+use crate::job::{CatalogueSource, Compute, Job, Prior, StructureChoice};
+use crate::memory::Sizes;
+use crate::meter::Meter;
+use crate::prior_choice::PriorChoice;
+use crate::release::Release;
+use crate::{auto, checkpoint, prior_choice};
+
+impl Context {
+    /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
+    pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<Meter>) -> Result<Self, RunError> {
+        let asked = job.compute.arithmetic.precision;
+        let kernel_of = |precision: ProductPrecision| {
+            let kernel = precision.kernel();
+            kernel.map_err(|error| RunError::Refused(with_source(&error)))
+        };
+        kernel_of(asked)?;
+        let stores = Stores::new(job.store.clone(), IO_THREADS)?;
+        let bytes = stores.read(&job.network.uri)?;
+        let in_arithmetic = |arithmetic| Network::from_safetensors(&bytes, &job.network.said, arithmetic);
+        let network = in_arithmetic(job.compute.arithmetic).map_err(|source| RunError::NetworkFile {
+            uri: job.network.uri.clone(),
+            source,
+        })?;
+        let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
+        let known = release.as_ref().and_then(|release| release.parent.as_ref());
+        let known = known.map(KnownCatalogue::of);
+        let catalogue = opened(&stores, &job.catalogue, &network, known.as_ref())?;
+        let whole = plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder());
+        let all_threads = Arithmetic {
+            threads: workers.max(1) * job.compute.arithmetic.threads,
+            ..job.compute.arithmetic
+        };
+        let taken = exact_enough(all_threads, &catalogue, &whole, in_arithmetic)?;
+        let (kernel, network) = (
+            kernel_of(taken)?,
+            if taken == asked {
+                network
+            } else {
+                in_arithmetic(Arithmetic {
+                    precision: taken,
+                    ..job.compute.arithmetic
+                })?
+            },
+        );
+        let network = network.with_packed_weights();
+        let job = if taken == asked {
+            job
+        } else {
+            let mut slower = (*job).clone();
+            slower.compute.arithmetic.precision = taken;
+            Arc::new(slower)
+        };
+        let (blocks, chosen) = plan_of(&job, &network, catalogue.n_rows())?;
+        check_curvature(&job, &blocks)?;
+        let checkpoint = Checkpoint::of(network.dense_layers(), network.n_labels(), &blocks)?;
+        let group = job.compute.group.unwrap_or_else(|| checkpoint.spectra_a_group());
+        catalogue.keep(job.compute.kept_spectra);
+        let fit = GroupedCatalogue::new(catalogue, group, &job.compute);
+        let predict = match &job.predict.catalogue {
+            None => None,
+            Some(source) => {
+                // Its groups leave rows alone.
+                let group = job.compute.group.unwrap_or(checkpoint::LEAST);
+                let catalogue = opened(&stores, source, &network, None)?;
+                Some(GroupedCatalogue::new(catalogue, group, &job.compute))
+            }
+        };
+        let given_priors = prior_choice::given(&job, &network, &blocks)?;
+        let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
+        let cells = label_cells(&job, &network)?;
+        let network_sha256 = hex(&Sha256::digest(&bytes));
+        let basis = Pinned::find(&stores, &job, &network_sha256, release.as_ref())?;
+        let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
+        let output = Output::open(&stores, &uri)?;
+        let faults: Arc<Faults> = Arc::default();
+        let passing = |groups: GroupStore| {
+            let faults = Arc::clone(&faults);
+            groups.calling(move || faults.pass(FailPoint::GroupWritten))
+        };
+        let groups_of_run = passing(output.groups());
+        let groups = release
+            .as_ref()
+            .map_or_else(|| groups_of_run.clone(), |release| passing(release.line.groups()));
+        let mut context = Self {
+            workers: workers.max(1),
+            cores: workers * job.compute.arithmetic.threads,
+            run_id: String::new(),
+            kernel,
+            asked,
+            job,
+            network,
+            network_sha256,
+            network_bytes: bytes.len() as u64,
+            stores,
+            blocks,
+            chosen,
+            fit,
+            predict,
+            groups,
+            groups_of_run,
+            group,
+            checkpoint,
+            output,
+            release,
+            basis,
+            excluded: OnceLock::new(),
+            holding: OnceLock::new(),
+            faults,
+            progress,
+            posterior: Mutex::default(),
+            bases: Mutex::default(),
+            dual_rows: OnceLock::new(),
+            dual_storage: Mutex::default(),
+            given_priors,
+            cells,
+            evidence: OnceLock::new(),
+            prior,
+            choosing: Mutex::default(),
+            scans: Mutex::default(),
+            label_scale: OnceLock::new(),
+        };
+        context.run_id = context.identity();
+        context.progress.reads_from(context.stores.traffic(), &context.run_id);
+        Ok(context)
+    }
+}
+
+impl GroupedCatalogue {
+    /// With groups of about `group` spectra.
+    fn new(catalogue: Catalogue, group: u64, compute: &Compute) -> Self {
+        let groups = plan_groups(catalogue.shards().iter().cloned(), group, catalogue.folder());
+        let plenty = PLENTY / compute.holdout_fraction;
+        let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
+        let sample = groups.iter().step_by(every).cloned().collect();
+        Self {
+            catalogue,
+            groups,
+            sample,
+            plenty,
+        }
+    }
+}
+
+/// An error and what caused it.
+fn with_source(error: &dyn std::error::Error) -> String {
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// A catalogue that fits the network.
+fn opened(
+    stores: &Stores,
+    source: &CatalogueSource,
+    network: &Network,
+    known: Option<&KnownCatalogue<'_>>,
+) -> Result<Catalogue, RunError> {
+    let (uri, columns) = (&source.uri, &source.columns);
+    let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, known)?;
+    let catalogue = catalogue.excluding(&source.exclude)?;
+    if catalogue.n_rows() == 0 {
+        return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
+    }
+    if catalogue.n_pixels() != network.n_inputs() {
+        return Err(RunError::Refused(format!(
+            "spectra in {} have {} pixels in column \"{}\", and the network takes {}: resample the spectra to the network's grid, or \
+             name the column that holds it",
+            source.uri,
+            catalogue.n_pixels(),
+            source.columns.flux,
+            network.n_inputs()
+        )));
+    }
+    let labels = source.columns.labels.len();
+    if labels != 0 && labels != network.n_labels() {
+        return Err(RunError::Usage(format!(
+            "{} has {labels} label columns named, and the network gives {} labels ({}): name one column a label, in that order",
+            source.uri,
+            network.n_labels(),
+            network.labels().names.join(", ")
+        )));
+    }
+    Ok(catalogue)
+}
+
+/// The blocks of the Hessian, and what `auto` chose for which layer.
+fn plan_of(job: &Job, network: &Network, n_rows: u64) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
+    let curvature = &job.curvature;
+    let planned = |structure, by_layer| {
+        plan_blocks(network.dense_layers(), structure, by_layer, curvature.options).map_err(|error| {
+            let key = match error {
+                CurvatureError::SplitBiasOfFull { .. } => "curvature.split_bias",
+                _ => "[curvature.layers]",
+            };
+            RunError::Usage(format!("{key}: {error}"))
+        })
+    };
+    match curvature.structure {
+        StructureChoice::Given(structure) => Ok((planned(structure, &curvature.by_layer)?, Vec::new())),
+        StructureChoice::Auto { memory } => {
+            // Checks the names of layers before anything is chosen beside them.
+            planned(StructureKind::Diagonal, &curvature.by_layer)?;
+            let choice = auto::choose(&Sizes::of(job, network, n_rows, 1), memory)?;
+            Ok((planned(StructureKind::Diagonal, &choice.by_layer)?, choice.chosen))
+        }
+    }
+}
+
+/// Refuses a kind of curvature that the structures, the prior or the catalogue cannot have, and a prior that a structure cannot have.
+fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
+    let kind = job.curvature.kind;
+    let refused = |why: String| Err(RunError::Usage(format!("curvature.kind = \"{}\": {why}", kind.name())));
+    if kind.needs_labels() && job.catalogue.columns.labels.is_empty() {
+        return refused(format!(
+            "it is made of the residuals of the labels, and {} names none: name its columns in catalogue.labels, or choose \"ggn\"",
+            job.catalogue.uri
+        ));
+    }
+    let dual = blocks.iter().any(|block| block.structure == StructureKind::Dual);
+    if dual && kind != CurvatureKind::Ggn {
+        return refused(
+            "\"dual\" holds the Gauss-Newton curvature alone: choose \"ggn\", or another structure".to_owned(),
+        );
+    }
+    let low_rank = blocks.iter().find(|block| block.structure == StructureKind::LowRank);
+    let is_found = !matches!(job.prior, Prior::Fixed(_));
+    if let Some(block) = low_rank.filter(|_| is_found) {
+        return Err(RunError::Usage(format!(
+            "layer {} is held as \"low_rank\", whose eigenvalues are not all known, and prior.precision needs them to be found: give it a \
+             number, or hold the layer by another structure",
+            block.name()
+        )));
+    }
+    if kind != CurvatureKind::Hessian {
+        return Ok(());
+    }
+    let dense = [StructureKind::Full, StructureKind::Block];
+    if let Some(block) = blocks.iter().find(|block| !dense.contains(&block.structure)) {
+        return refused(format!(
+            "layer {} is held as \"{}\", and the true Hessian has no form but the dense one: hold every layer as \"full\" or \"block\", or \
+             choose \"ggn\"",
+            block.name(),
+            block.structure
+        ));
+    }
+    if is_found {
+        return refused("its eigenvalues may be negative, and no evidence can choose the prior precision: give prior.precision a number, or \
+                        choose \"ggn\"".to_owned());
+    }
+    Ok(())
+}
+
+/// The cells that the run file cuts label space into.
+fn label_cells(job: &Job, network: &Network) -> Result<LabelCells, RunError> {
+    let names = &network.labels().names;
+    let axes = job.calibration.intrinsic_bins.iter().map(|(name, edges)| {
+        let label = names.iter().position(|label| label == name).ok_or_else(|| {
+            RunError::Usage(format!(
+                "[noise.intrinsic_bins]: the network has no label `{name}`, it has {}",
+                names.join(", ")
+            ))
+        })?;
+        Ok((label, edges.clone()))
+    });
+    let axes = axes.collect::<Result<Vec<_>, RunError>>()?;
+    LabelCells::new(axes).map_err(|error| RunError::Usage(format!("[noise.intrinsic_bins]: {error}")))
+}

@@ -1,0 +1,229 @@
+//! What one worker of a process loads, finds or chooses for all of them.
+
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use fisherflow_curvature::{BlockPlan, StructureKind};
+use fisherflow_posterior::{
+    BlockInfo, DualLayout, DualPrecision, Evidence, Precision, PriorScan, ScannedStars, Spectrum, dual_prior_scan,
+    factor,
+};
+
+use super::{Bases, Context, Posterior};
+use crate::dual_storage::{DualRows, DualStorage};
+use crate::error::RunError;
+use crate::job::Prior;
+use crate::prior_choice::PriorChoice;
+use crate::prior_facts::PriorPrecision;
+use crate::stage_state::{FitState, InvertState};
+use crate::{files, prior_choice};
+
+impl Context {
+    /// Loads the posterior of every block from the files that `invert` wrote; the first worker to ask reads them for all.
+    pub(crate) fn load_posterior(&self, inverted: &InvertState) -> Result<(), RunError> {
+        let mut posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
+        if posterior.is_none() {
+            let blocks = self.blocks.iter().zip(&inverted.blocks);
+            let loaded: Result<Vec<_>, _> = blocks
+                .map(|(plan, info)| {
+                    if plan.structure.has_sums() {
+                        files::read_inverse(self, plan, info.clone())
+                    } else {
+                        self.dual_precision(info.clone())
+                    }
+                })
+                .collect();
+            *posterior = Some(Arc::new(loaded?));
+        }
+        Ok(())
+    }
+
+    /// The block that is held as dual, if there is one.
+    pub(crate) fn dual_plan(&self) -> Option<&BlockPlan> {
+        self.blocks.iter().find(|plan| !plan.structure.has_sums())
+    }
+
+    /// Where the tiles of this run's factor go that memory has no room for.
+    pub(crate) fn scratch(&self) -> String {
+        match &self.job.compute.scratch {
+            Some(folder) => format!("{}/fisherflow-{}", folder.trim_end_matches('/'), self.run_id),
+            None => self.output.child("stages/dual"),
+        }
+    }
+
+    /// Takes over the dual block's rows that the fit left, if there is one.
+    pub(crate) fn open_dual(&self, fit: &FitState) {
+        if let Some(plan) = self.dual_plan() {
+            let layout = DualLayout {
+                plan: plan.clone(),
+                n_labels: self.network.n_labels(),
+                chunks: fit.dual.iter().map(|chunk| chunk.n_spectra).collect(),
+            };
+            self.dual_rows
+                .get_or_init(|| Arc::new(DualRows::new(self, layout, &fit.dual)));
+        }
+    }
+
+    /// The dual block's rows.
+    pub(crate) fn dual_rows(&self) -> Result<&Arc<DualRows>, RunError> {
+        self.dual_rows
+            .get()
+            .ok_or_else(|| RunError::Internal("a dual block was asked for before its rows".into()))
+    }
+
+    /// Where the dual block's factor is; the same for all workers of the process.
+    pub(crate) fn dual_storage(&self, prior_precision: f64) -> Result<Arc<DualStorage>, RunError> {
+        let mut storage = self.dual_storage.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*storage {
+            Some(known) if known.prior_precision == prior_precision => Ok(Arc::clone(known)),
+            _ => {
+                let new = Arc::new(DualStorage::new(self, self.dual_rows()?, prior_precision));
+                *storage = Some(Arc::clone(&new));
+                Ok(new)
+            }
+        }
+    }
+
+    /// The dual block's posterior.
+    fn dual_precision(&self, info: BlockInfo) -> Result<Box<dyn Precision>, RunError> {
+        let storage = self.dual_storage(info.prior_precision)?;
+        let layout = storage.rows.layout.clone();
+        let threads = self.network.arithmetic().threads;
+        Ok(Box::new(DualPrecision::new(layout, info, storage, threads)))
+    }
+
+    /// The posterior of every block, once loaded.
+    pub(crate) fn posterior(&self) -> Result<Posterior, RunError> {
+        let posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
+        posterior
+            .clone()
+            .ok_or_else(|| RunError::Internal("a prediction began before its posterior was loaded".into()))
+    }
+
+    /// The blocks whose eigenvalues are summed in a second pass over the spectra, by their position in the plan.
+    pub(crate) fn corrected(&self) -> impl Iterator<Item = (usize, &BlockPlan)> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.filter(|(_, plan)| plan.structure == StructureKind::Ekfac)
+    }
+
+    /// The eigenbases that the curvature pass left; the first worker to ask reads them for all.
+    pub(crate) fn load_bases(&self) -> Result<Bases, RunError> {
+        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = &*bases {
+            return Ok(Arc::clone(loaded));
+        }
+        let read = |(block, plan)| Ok((block, Arc::new(files::read_bases(self, plan)?)));
+        let loaded = Arc::new(self.corrected().map(read).collect::<Result<_, RunError>>()?);
+        *bases = Some(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Lets go of the eigenbases once no worker of the process sums in them any more.
+    pub(crate) fn release_bases(&self) {
+        *self.bases.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The evidence of one precision over the spectra of all blocks, in their order; the first worker to ask computes it for all of its
+    /// process.
+    pub(crate) fn evidence_of_all(&self, spectra: &[Spectrum]) -> Result<&Evidence, RunError> {
+        self.once(&self.evidence, || {
+            prior_choice::evidence_of_all(&self.network, &self.blocks, &self.given_priors, spectra)
+        })
+    }
+
+    /// The prior by evidence, as the run file asks for it; likewise.
+    pub(crate) fn choose_by_evidence(&self, spectra: &[Spectrum]) -> Result<&PriorChoice, RunError> {
+        if self.job.prior == Prior::EvidencePerBlock {
+            return self.once(&self.prior, || {
+                PriorChoice::by_evidence_per_block(&self.network, &self.blocks, &self.given_priors, spectra)
+            });
+        }
+        let evidence = self.evidence_of_all(spectra)?;
+        self.once(&self.prior, || {
+            Ok(PriorChoice::by_evidence(&self.given_priors, evidence.clone()))
+        })
+    }
+
+    /// The prior by held-out spectra; likewise.
+    pub(crate) fn choose_by_holdout(
+        &self,
+        spectra: &[Spectrum],
+        scanned: &ScannedStars,
+    ) -> Result<&PriorChoice, RunError> {
+        let evidence = self.evidence_of_all(spectra)?;
+        self.once(&self.prior, || {
+            PriorChoice::by_holdout(&self.given_priors, spectra, evidence.clone(), scanned)
+        })
+    }
+
+    /// What a cell holds; the first worker to ask makes it for all of its process.
+    fn once<'c, T>(
+        &self,
+        cell: &'c OnceLock<T>,
+        make: impl FnOnce() -> Result<T, RunError>,
+    ) -> Result<&'c T, RunError> {
+        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = cell.get() {
+            return Ok(known);
+        }
+        let made = make()?;
+        Ok(cell.get_or_init(|| made))
+    }
+
+    /// Keeps a block in its eigenbasis for the workers of this process.
+    pub(crate) fn keep_scan(&self, block: u64, scan: PriorScan) {
+        let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
+        scans.insert(block, Arc::new(scan));
+    }
+
+    /// Every block in its eigenbasis, of a Hessian over `n_spectra` spectra; the first worker to ask factors for all of its process what
+    /// other processes have.
+    pub(crate) fn scans(&self, n_spectra: u64) -> Result<Vec<Arc<PriorScan>>, RunError> {
+        let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
+        for (block, plan) in (0..).zip(&self.blocks) {
+            if let std::collections::btree_map::Entry::Vacant(missing) = scans.entry(block) {
+                let threads = self.network.arithmetic().threads;
+                let scan = if plan.structure.has_sums() {
+                    let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
+                    factored.prior_scan(self.captures(), threads)?
+                } else {
+                    let rows = self.dual_rows()?;
+                    dual_prior_scan(&rows.layout, rows.all()?, self.cores, threads)?
+                };
+                missing.insert(Arc::new(scan));
+            }
+        }
+        Ok(scans.values().cloned().collect())
+    }
+
+    /// Lets the blocks in their eigenbases go.
+    pub(crate) fn drop_scans(&self) {
+        self.scans.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Takes over the prior that an `invert` before found.
+    pub(crate) fn take_over_prior(&self, inverted: &InvertState) {
+        self.prior.get_or_init(|| inverted.prior.clone());
+    }
+
+    /// The prior precision, once it is known.
+    pub(crate) fn prior_precision(&self) -> Option<PriorPrecision> {
+        let names = self.blocks.iter().map(BlockPlan::name);
+        let choice = self.prior.get()?;
+        Some(PriorPrecision::of_blocks(names, &choice.by_block))
+    }
+
+    /// The prior precision of every block and how it was found, once it is known.
+    pub(crate) fn prior_choice(&self) -> Option<&PriorChoice> {
+        self.prior.get()
+    }
+
+    /// Takes over the factors of the weights' part, the same for every worker.
+    pub(crate) fn set_label_scale(&self, scale: &[f64]) {
+        self.label_scale.get_or_init(|| scale.to_vec());
+    }
+
+    /// The factors of the weights' part, `[K]`, where they are asked for and once they are known.
+    pub(crate) fn label_scale(&self) -> Option<&[f64]> {
+        self.label_scale.get().map(Vec::as_slice)
+    }
+}
