@@ -326,6 +326,7 @@ mod tests {
             threads: 1,
             memory: MemoryPlan {
                 beside: 0,
+                kept_spectra: 0,
                 batch: 0,
                 fit: 0,
                 invert: 0,

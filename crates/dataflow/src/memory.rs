@@ -21,7 +21,9 @@ const IN_TRANSIT: u64 = 56 << 20;
 pub struct MemoryPlan {
     /// In every stage: the program, the network, and each worker's spectra with their Jacobians.
     pub beside: u64,
-    /// Of that, the captures of a batch of each worker: inputs and gradients at every position, and the largest layer's twice more.
+    /// Spectra that stay in memory between passes: not while the comparison with the exact posterior has its own.
+    pub kept_spectra: u64,
+    /// Of `beside`, the captures of a batch of each worker: inputs and gradients at every position, and the largest layer's twice more.
     pub batch: u64,
     /// The sums of two groups a worker, one at work and one on its way to the store; then those of one and the totals, and beside them the
     /// eigenproblems of `ekfac` blocks; or in their second pass their bases.
@@ -35,7 +37,7 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// That of the stage that takes most, the comparison with the exact posterior aside: what `auto` chooses by.
+    /// That of the stage that takes most, the comparison with the exact posterior and kept spectra aside: what `auto` chooses by.
     #[must_use]
     pub fn widest(&self) -> u64 {
         self.beside.saturating_add(self.fit.max(self.invert).max(self.predict))
@@ -44,7 +46,9 @@ impl MemoryPlan {
     /// That of a whole run.
     #[must_use]
     pub fn peak(&self) -> u64 {
-        self.widest().max(self.beside.saturating_add(self.certify))
+        self.widest()
+            .saturating_add(self.kept_spectra)
+            .max(self.beside.saturating_add(self.certify))
     }
 }
 
@@ -86,7 +90,7 @@ impl<'a> Sizes<'a> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network as read, as it computes, and packed for both directions; spectra kept between passes; and for each worker the packed operands of a product, what is
+    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, what is
     /// read ahead, and a batch of spectra: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
     fn beside(&self) -> u64 {
         let (size, k, pixels) = (self.number(), self.n_labels as u64, self.n_pixels as u64);
@@ -95,11 +99,7 @@ impl<'a> Sizes<'a> {
         let batch = self.n_rows.min(self.job.compute.batch as u64);
         let worker = ahead + 8 * 4 * batch * pixels + self.jacobian(batch);
         let packed = product::workspace_bytes(k * batch);
-        PROGRAM
-            + self.kept_spectra()
-            + weights * (4 + 3 * size)
-            + self.workers as u64 * (worker + packed)
-            + self.batch()
+        PROGRAM + weights * (4 + 3 * size) + self.workers as u64 * (worker + packed) + self.batch()
     }
 
     /// Spectra that stay in memory between passes.
@@ -145,8 +145,7 @@ impl<'a> Sizes<'a> {
         (shape.shared * (shape.inputs + self.n_labels * shape.outputs)) as u64
     }
 
-    /// The spectra of the comparison, their captures twice, and three matrices of their labels; with errors in variables their J_x. Meanwhile no
-    /// spectra are kept.
+    /// The spectra of the comparison, their captures twice, and three matrices of their labels; with errors in variables their J_x.
     fn comparison(&self) -> u64 {
         let n = self.job.certificate.spectra.min(self.n_spectra());
         let captured: u64 = self.shapes.iter().map(|shape| self.captured(shape)).sum();
@@ -219,6 +218,7 @@ impl<'a> Sizes<'a> {
         });
         Ok(MemoryPlan {
             beside: self.beside(),
+            kept_spectra: self.kept_spectra(),
             batch: self.batch(),
             fit: sums
                 .saturating_mul(summing)
@@ -241,9 +241,7 @@ impl<'a> Sizes<'a> {
                     .saturating_add(kept.max(gram.saturating_mul(3).saturating_add(rows))),
             },
             predict: kept.saturating_add(posterior),
-            certify: kept
-                .saturating_add(posterior)
-                .saturating_add(self.comparison().saturating_sub(self.kept_spectra())),
+            certify: kept.saturating_add(posterior).saturating_add(self.comparison()),
         })
     }
 }

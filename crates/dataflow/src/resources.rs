@@ -65,11 +65,12 @@ impl Resources {
         let (traffic, wire) = (context.progress.traffic(), context.progress.wire());
         let memory = context.sizes().memory(&context.blocks)?;
         let flops = plan::flops(context, &plan::block_facts(context)?);
+        let kept = memory.kept_spectra;
         let predicted = |stage| match stage {
-            "fit" => (flops.fit, memory.fit),
-            "invert" => (flops.invert, memory.invert),
+            "fit" => (flops.fit, memory.fit.saturating_add(kept)),
+            "invert" => (flops.invert, memory.invert.saturating_add(kept)),
             "certificate" => (flops.certificate, memory.certify),
-            _ => (flops.predict, memory.predict),
+            _ => (flops.predict, memory.predict.saturating_add(kept)),
         };
         let stages = seconds.iter().map(|&(stage, seconds)| StageResources {
             stage,

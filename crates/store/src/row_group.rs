@@ -40,7 +40,7 @@ pub(crate) struct RowGroup {
 enum Rows {
     Decoded {
         /// `None` where none is wanted.
-        decoder: Option<ParquetRecordBatchReader>,
+        decoder: Option<Box<ParquetRecordBatchReader>>,
         keeping: Keeping,
         /// Of the bytes.
         _permit: OwnedSemaphorePermit,
@@ -171,7 +171,7 @@ impl Opening {
             n_rows,
             reader,
             rows: Rows::Decoded {
-                decoder,
+                decoder: decoder.map(Box::new),
                 keeping: self.keeping,
                 _permit: self.permit,
             },
