@@ -12,7 +12,7 @@ use fisherflow_network::LayerCapture;
 
 use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
 use crate::packed::{packed_len, row_of};
-use crate::pairs::{self, LayerBatch, add_pairs};
+use crate::pairs::{self, add_pairs};
 use crate::products::add_gram;
 use crate::row_by_row::Symmetric;
 use crate::structure::{CurvatureByRow, Structure, check_sums};
@@ -28,16 +28,16 @@ pub(crate) struct Dense {
     products: Products,
 }
 
-/// A layer's share of the Jacobian rows of a batch, in f64.
-struct LayerRows {
-    inputs: usize,
-    outputs: usize,
-    bias: bool,
-    shared: usize,
+/// A layer over a batch, in f64.
+pub(crate) struct LayerBatch {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub bias: bool,
+    pub shared: usize,
     /// `a [batch, shared, in]`.
-    input: Vec<f64>,
+    pub input: Vec<f64>,
     /// Whitened g, `[batch, shared, K, out]`.
-    gradients: Vec<f64>,
+    pub gradients: Vec<f64>,
 }
 
 impl Dense {
@@ -98,7 +98,7 @@ impl Structure for Dense {
         for (&layer, shape) in self.plan.layers.iter().zip(&self.plan.shapes) {
             let capture = capture_of(captures, layer, shape, self.n_labels, batch)?;
             let gradients = values_f64(&capture.output_grad, shape)?;
-            layers.push(LayerRows {
+            layers.push(LayerBatch {
                 inputs: shape.inputs,
                 outputs: shape.outputs,
                 bias: shape.bias,
@@ -108,7 +108,6 @@ impl Structure for Dense {
             });
         }
         if self.flops_of_pairs().is_some() {
-            let layers: Vec<_> = layers.iter().map(LayerRows::at_one_position).collect();
             add_pairs(&layers, self.n_labels, &mut sums.sums, self.products);
             sums.n_spectra += batch as u64;
             return Ok(());
@@ -164,16 +163,9 @@ impl Structure for Dense {
     }
 }
 
-impl LayerRows {
-    /// The layer without its positions, of which there is one.
-    fn at_one_position(&self) -> LayerBatch<'_> {
-        LayerBatch {
-            inputs: self.inputs,
-            outputs: self.outputs,
-            bias: self.bias,
-            input: &self.input,
-            gradients: &self.gradients,
-        }
+impl LayerBatch {
+    pub(crate) fn columns(&self) -> usize {
+        self.inputs + usize::from(self.bias)
     }
 
     /// Appends `sum_t g_t (x) [a_t; 1]` (without a bias, `sum_t g_t (x) a_t`), with the whitened gradients of `row` = spectrum * K + j.
@@ -189,8 +181,7 @@ impl LayerRows {
                     rows.extend(self.bias.then_some(*g));
                 }
             } else {
-                let columns = self.inputs + usize::from(self.bias);
-                for (row, g) in rows[first..].chunks_exact_mut(columns).zip(gradient) {
+                for (row, g) in rows[first..].chunks_exact_mut(self.columns()).zip(gradient) {
                     for (to, a) in row.iter_mut().zip(input) {
                         *to += g * a;
                     }

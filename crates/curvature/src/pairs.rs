@@ -13,29 +13,13 @@ use faer::{MatMut, MatRef};
 use fisherflow_kernels::Products;
 use fisherflow_network::product::{in_wide_registers, multiply};
 
+use crate::dense::LayerBatch;
 use crate::packed::packed_len;
 
 /// Pairs of outputs, and of inputs, that are multiplied at a time, about.
 const AT_ONCE: (usize, usize) = (1024, 4096);
 /// Operations that cost as much as making a pair of inputs.
 const PAIR: f64 = 80.0;
-
-/// A dense layer over a batch.
-pub(crate) struct LayerBatch<'a> {
-    pub inputs: usize,
-    pub outputs: usize,
-    pub bias: bool,
-    /// `a [batch, in]`.
-    pub input: &'a [f64],
-    /// Whitened g, `[batch, K, out]`.
-    pub gradients: &'a [f64],
-}
-
-impl LayerBatch<'_> {
-    fn columns(&self) -> usize {
-        self.inputs + usize::from(self.bias)
-    }
-}
 
 /// Operations of one spectrum, of layers with so many outputs and columns: of the products, and with what the pairs cost.
 pub(crate) fn flops(layers: impl Iterator<Item = (usize, usize)> + Clone) -> (f64, f64) {
@@ -55,13 +39,13 @@ pub(crate) fn flops(layers: impl Iterator<Item = (usize, usize)> + Clone) -> (f6
     (products, with_pairs)
 }
 
-/// Adds a batch of layers, whose weights follow one another in H, to the packed lower triangle of H.
-pub(crate) fn add_pairs(layers: &[LayerBatch<'_>], n_labels: usize, packed: &mut [f64], products: Products) {
+/// Adds a batch of layers, each at one position, whose weights follow one another in H, to the packed lower triangle of H.
+pub(crate) fn add_pairs(layers: &[LayerBatch], n_labels: usize, packed: &mut [f64], products: Products) {
     add_some_at_once(layers, n_labels, packed, products, AT_ONCE);
 }
 
 fn add_some_at_once(
-    layers: &[LayerBatch<'_>],
+    layers: &[LayerBatch],
     n_labels: usize,
     packed: &mut [f64],
     products: Products,
@@ -87,8 +71,8 @@ fn add_some_at_once(
 
 /// A block of H: rows of one layer's weights, columns of those of another before it, or of its own.
 struct LayerPair<'a> {
-    layer: &'a LayerBatch<'a>,
-    other: &'a LayerBatch<'a>,
+    layer: &'a LayerBatch,
+    other: &'a LayerBatch,
     same: bool,
     /// Where the weights of each begin in H.
     first: usize,
@@ -241,7 +225,7 @@ mod tests {
     const K: usize = 3;
 
     /// By the rows of the Jacobian, one after another.
-    fn by_rows(layers: &[LayerBatch<'_>], batch: usize, width: usize) -> Vec<f64> {
+    fn by_rows(layers: &[LayerBatch], batch: usize, width: usize) -> Vec<f64> {
         let mut rows = Vec::new();
         for row in 0..batch * K {
             for layer in layers {
@@ -274,11 +258,12 @@ mod tests {
                 .collect();
             let layers: Vec<_> = sizes
                 .iter()
-                .zip(&values)
+                .zip(values)
                 .map(|(&(inputs, outputs, bias), (input, gradients))| LayerBatch {
                     inputs,
                     outputs,
                     bias,
+                    shared: 1,
                     input,
                     gradients,
                 })

@@ -24,7 +24,7 @@ use crate::group_name::Serves;
 use crate::job::Job;
 use crate::memory::Sizes;
 use crate::meter::Meter;
-use crate::operators::GroupReader;
+use crate::operators::{GroupReader, Readers};
 use crate::passes::rows;
 use crate::prior_choice::PriorChoice;
 use crate::release::Release;
@@ -48,6 +48,8 @@ pub(crate) struct GroupedCatalogue {
     pub(crate) sample: Vec<Group>,
     /// Rows that hold plenty of held-out spectra.
     pub(crate) plenty: f64,
+    /// Who read which of the groups.
+    pub(crate) readers: Readers,
 }
 
 /// The posterior of every block, loaded once a process.

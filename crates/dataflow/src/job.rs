@@ -197,8 +197,8 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Of the spectra kept where the run file does not say: none.
-    pub const KEPT_SPECTRA: u64 = 0;
+    /// Of the spectra kept where the run file does not say.
+    pub const KEPT_SPECTRA: u64 = 512 << 20;
 }
 
 /// What is checked of a run's error bars before they are given out.

@@ -13,6 +13,7 @@ mod claim_keeper;
 mod cluster;
 mod cluster_plan;
 mod cluster_rates;
+mod cluster_sizes;
 mod context;
 mod drain;
 mod dual_files;

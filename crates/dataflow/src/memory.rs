@@ -95,7 +95,7 @@ impl<'a> Sizes<'a> {
     fn beside(&self) -> u64 {
         let (size, k, pixels) = (self.number(), self.n_labels as u64, self.n_pixels as u64);
         let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
-        let ahead = self.n_rows.saturating_mul(12 * pixels).min(PREFETCH_BYTES as u64);
+        let ahead = self.decoded_bytes().min(PREFETCH_BYTES as u64);
         let batch = self.n_rows.min(self.job.compute.batch as u64);
         let worker = ahead + 8 * 4 * batch * pixels + self.jacobian(batch);
         let packed = product::workspace_bytes(k * batch);
@@ -104,8 +104,12 @@ impl<'a> Sizes<'a> {
 
     /// Spectra that stay in memory between passes.
     fn kept_spectra(&self) -> u64 {
-        let all = self.n_rows.saturating_mul(12 * self.n_pixels as u64);
-        all.min(self.job.compute.kept_spectra)
+        self.decoded_bytes().min(self.job.compute.kept_spectra)
+    }
+
+    /// All spectra as they are decoded: flux, its error and a mask of four bytes a pixel.
+    pub(crate) fn decoded_bytes(&self) -> u64 {
+        self.n_rows.saturating_mul(12 * self.n_pixels as u64)
     }
 
     /// Bytes of a number in the network's arithmetic.

@@ -11,13 +11,14 @@ use fisherflow_store::{Changes, SkippedObject};
 use serde::Serialize;
 
 use crate::auto::ChosenStructure;
-use crate::cluster_plan::{ClusterPlan, ClusterQuestion, ClusterSizes, StageValues, cluster_plan};
+use crate::cluster_plan::{ClusterPlan, ClusterQuestion, cluster_plan};
+use crate::cluster_sizes::cluster_sizes;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
 use crate::job::{Job, LowRankSettings, Prior};
 use crate::membership;
-use crate::memory::{MemoryPlan, Sizes, bases_bytes, iterated, matrix_bytes};
+use crate::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
 use crate::meter::Meter;
 use crate::passes::exclusions;
 
@@ -302,131 +303,6 @@ fn release_plan(context: &Context) -> Result<Option<ReleasePlan>, RunError> {
         changes,
         is_released: release.is_released(&context.run_id),
     }))
-}
-
-/// What a plan for a cluster is made of: the run's own sizes, or those of as many spectra as are asked about, in groups and bytes like these.
-fn cluster_sizes(
-    context: &Context,
-    blocks: &[BlockFacts],
-    asked: &ClusterQuestion,
-) -> Result<ClusterSizes, CurvatureError> {
-    let (fit, predicted) = (&context.fit, context.predicted());
-    let scaled = |grouped: &GroupedCatalogue| Scaled::of(grouped, asked.spectra, context.group);
-    let (of_fit, of_predicted) = (scaled(fit), scaled(predicted));
-    let sizes = Sizes {
-        n_rows: of_fit.spectra,
-        ..context.sizes()
-    };
-    let sums: Result<Vec<u64>, CurvatureError> = context.blocks.iter().map(|block| sizes.sums_bytes(block)).collect();
-    let corrections = blocks
-        .iter()
-        .filter_map(|block| block.correction)
-        .map(|of| of.sums_bytes)
-        .collect();
-    let dual = context.dual_plan().map(|block| sizes.dual_cost(block));
-    let inverse = |facts: &BlockFacts| match &dual {
-        Some(cost) if facts.sums_bytes == 0 => cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
-        _ => facts.inverse_flops,
-    };
-    let flops = flops(context, blocks);
-    let bases: f64 = blocks
-        .iter()
-        .filter_map(|block| block.correction)
-        .map(|of| of.bases_flops)
-        .sum();
-    // Passes over all spectra of the fit, and over its sample of held-out ones.
-    let low_rank = context
-        .blocks
-        .iter()
-        .any(|block| block.structure == StructureKind::LowRank);
-    let corrected = u64::from(context.corrected().next().is_some());
-    let eigenpairs = if low_rank {
-        context.job.curvature.low_rank.passes as u64
-    } else {
-        0
-    };
-    let scans = u64::from(context.job.prior == Prior::Holdout);
-    let certificate = u64::from(context.job.certificate.is_wanted()) + u64::from(context.job.certificate.full_pass);
-    let passes = StageValues {
-        fit: (1 + corrected + eigenpairs, 2),
-        invert: (0, scans),
-        certificate: (certificate, 0),
-        predict: (0, 1),
-    };
-    let over = |all: fn(&Scaled) -> u64, sample: fn(&Scaled) -> u64| {
-        let of = |(whole, held_out): (u64, u64)| whole * all(&of_fit) + held_out * sample(&of_fit);
-        StageValues {
-            fit: of(passes.fit),
-            invert: of(passes.invert),
-            certificate: of(passes.certificate),
-            predict: of(passes.predict) + all(&of_predicted),
-        }
-    };
-    Ok(ClusterSizes {
-        spectra: of_fit.spectra,
-        groups: of_fit.groups,
-        sums: vec![sums?, corrections],
-        read: over(|of| of.bytes, |of| of.sample_bytes),
-        flops: StageValues {
-            fit: (flops.fit - bases) * of_fit.scale,
-            invert: bases + blocks.iter().map(inverse).sum::<f64>(),
-            certificate: flops.certificate * of_fit.scale,
-            predict: flops.predict * of_predicted.scale,
-        },
-        largest_inverse: blocks.iter().map(inverse).fold(0.0, f64::max),
-        opened: over(|of| of.groups, |of| of.sample_groups),
-        threads: context.job.compute.arithmetic.threads,
-        memory: sizes.memory(&context.blocks)?,
-    })
-}
-
-/// Bytes that are read of an object's end before any of its row groups.
-const FOOTER: u64 = 64 << 10;
-
-/// A catalogue, or a larger one like it.
-struct Scaled {
-    /// Over the catalogue.
-    scale: f64,
-    spectra: u64,
-    groups: u64,
-    bytes: u64,
-    sample_groups: u64,
-    sample_bytes: u64,
-}
-
-impl Scaled {
-    fn of(grouped: &GroupedCatalogue, spectra: Option<u64>, group: u64) -> Self {
-        let catalogue = &grouped.catalogue;
-        let objects = catalogue.summary().objects.len() as u64;
-        let (n, bytes) = (catalogue.n_rows().max(1), catalogue.bytes() + FOOTER * objects);
-        let own = grouped.groups.len().max(1) as u64;
-        let Some(spectra) = spectra else {
-            let share = grouped.sample.len() as f64 / own as f64;
-            return Self {
-                scale: 1.0,
-                spectra: catalogue.n_rows(),
-                groups: own,
-                bytes,
-                sample_groups: grouped.sample.len() as u64,
-                sample_bytes: (share * bytes as f64) as u64,
-            };
-        };
-        let scale = spectra as f64 / n as f64;
-        // A catalogue of one group says nothing of how large a group is.
-        let of_group = if own > 1 { (n / own).max(group.min(n)) } else { group };
-        let groups = spectra.div_ceil(of_group.max(1)).max(1);
-        let every = ((spectra as f64 / grouped.plenty) as u64).max(1);
-        let bytes = (scale * bytes as f64) as u64;
-        let sample_groups = groups.div_ceil(every);
-        Self {
-            scale,
-            spectra,
-            groups,
-            bytes,
-            sample_groups,
-            sample_bytes: (bytes as f64 * sample_groups as f64 / groups as f64) as u64,
-        }
-    }
 }
 
 /// What each block takes.

@@ -331,7 +331,6 @@ fn certificate(
 ) -> Result<Certificate, RunError> {
     context.load_posterior(inverted)?;
     let noise = context.in_normalised_units(residual_covariance(context, fit.estimate.as_ref())?)?;
-    begin_over_fit(context, "subset");
     let compared = subset::subset(worker, context, fit, inverted, &noise)?;
     let mut checks = Vec::new();
     if context.job.certificate.full_pass {
@@ -373,7 +372,7 @@ fn predict(
 }
 
 /// Shows that a pass over the spectra of these groups begins.
-fn begin_over(context: &Context, pass: &str, groups: &[Group]) {
+pub(crate) fn begin_over(context: &Context, pass: &str, groups: &[Group]) {
     let spectra = groups.iter().map(Group::n_rows).sum();
     context.progress.begin_over_spectra(pass, spectra, groups.len() as u64);
 }

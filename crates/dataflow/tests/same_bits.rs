@@ -130,6 +130,30 @@ fn workers_processes_and_stages_do_not_change_a_bit() {
     same_bits_elsewhere(&one, |output| job(folder.path(), output, false));
 }
 
+/// None, some of the row groups, and all: a batch that is kept is the one that would be read, and what is kept is not read again.
+#[test]
+fn spectra_kept_between_passes_do_not_change_a_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let ran = |output: &str, kept_spectra: u64| {
+        let mut job = corrected(folder.path(), output, true);
+        job.compute.kept_spectra = kept_spectra;
+        let meter = Meter::silent();
+        match run(Arc::new(job), Stage::Run, &alone(2), Arc::clone(&meter)) {
+            Ok(Outcome::Done(summary)) => (digests(&summary), meter.traffic().bytes_read),
+            other => panic!("{other:?}"),
+        }
+    };
+    let ((none, read), (some, read_with_some), (all, read_with_all)) =
+        (ran("none", 0), ran("some", 100_000), ran("all", 1 << 30));
+    assert_eq!(none, some);
+    assert_eq!(none, all);
+    assert!(
+        read > read_with_some && read_with_some > read_with_all,
+        "{read}, {read_with_some}, {read_with_all} bytes"
+    );
+}
+
 #[test]
 fn a_prior_by_evidence_is_the_same_everywhere_too() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::StoreError;
 use crate::decode::Decoder;
 use crate::error::Cause;
-use crate::row_group::RowGroup;
+use crate::row_group::{RowGroup, decoded};
 
 /// Decodes a row group batch by batch, each once there is `room` for so many rows; `Ok(false)` where nobody takes them any more.
 ///
@@ -20,13 +20,13 @@ pub(crate) fn decode_row_group(
     mut room: impl FnMut(usize) -> Option<OwnedSemaphorePermit>,
     mut send: impl FnMut(SpectrumBatch, OwnedSemaphorePermit) -> Option<()>,
 ) -> Result<bool, StoreError> {
-    let n_rows = row_group.n_rows;
+    let (n_rows, shard) = (row_group.n_rows, row_group.shard.clone());
     let mut first_row = 0;
     let mut pieces = Pieces { row_group, rest: None };
     while first_row < n_rows {
         let wanted = usize::try_from(n_rows - first_row).map_or(batch_rows, |left| left.min(batch_rows));
         let Some(room) = room(wanted) else { return Ok(false) };
-        let batch = pieces.batch(decoder, first_row, wanted)?;
+        let batch = decoded(&shard, || pieces.batch(decoder, first_row, wanted))?;
         let found = batch.n_rows();
         if found < wanted {
             let found = first_row + found as u64;
@@ -39,7 +39,7 @@ pub(crate) fn decode_row_group(
         }
     }
     // No row is left out either: pages may hold more than the footer says.
-    if pieces.next()?.is_some() {
+    if decoded(&shard, || pieces.next())?.is_some() {
         let says = Cause::said(format!("more than {n_rows} rows"));
         return Err(pieces.row_group.damaged(says));
     }

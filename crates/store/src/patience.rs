@@ -38,8 +38,8 @@ impl Patience {
     /// For the first contact with a bucket: a wrong endpoint is to be told within seconds.
     pub(crate) fn at_first_contact(&self) -> Self {
         Self {
-            retries: self.retries.min(2),
-            retry_for: self.retry_for.min(Duration::from_secs(10)),
+            retries: self.retries.min(5),
+            retry_for: self.retry_for.min(Duration::from_secs(5)),
             timeout: self.timeout.min(Duration::from_secs(10)),
             connect_timeout: self.connect_timeout,
         }

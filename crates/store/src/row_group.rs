@@ -25,9 +25,6 @@ use crate::decode::holdout_hashes;
 use crate::error::Cause;
 use crate::kept_spectra::{Chosen, Keeping, KeptSpectra};
 
-/// What is said of bytes that the decoder panics on.
-const GAVE_UP: &str = "the decoder gave up";
-
 /// A row group whose bytes are in memory.
 pub(crate) struct RowGroup {
     pub shard: Shard,
@@ -121,9 +118,8 @@ impl RowGroups {
         };
         Ok(tokio::spawn(async move {
             let of = shard.clone();
-            // Damaged bytes can make the decoder panic; that is a fact about the file.
             let opened = AssertUnwindSafe(opening.open(shard)).catch_unwind().await;
-            opened.unwrap_or_else(|_| Err(bad_row_group(&of, Cause::said(GAVE_UP))))
+            opened.unwrap_or_else(|_| Err(gave_up(&of)))
         }))
     }
 }
@@ -185,12 +181,8 @@ impl RowGroup {
     /// # Errors
     /// The bytes are damaged.
     pub fn next(&mut self) -> Result<Option<RecordBatch>, StoreError> {
-        // Damaged bytes can make the decoder panic; that is a fact about the file.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| self.rows.next())) {
-            Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) => Err(self.damaged(Cause::new(&error, self.reader.secrets()))),
-            Err(_) => Err(self.damaged(Cause::said(GAVE_UP))),
-        }
+        let rows = self.rows.next();
+        rows.map_err(|error| self.damaged(Cause::new(&error, self.reader.secrets())))
     }
 
     /// Keeps its rows for the passes after, where there was room: all of them have been taken, and are as the footer says.
@@ -265,6 +257,18 @@ impl Choice {
             self.counts.1.load(Ordering::Relaxed),
         )
     }
+}
+
+/// What comes of decoding rows of a row group.
+///
+/// # Errors
+/// Those of `decode`; damaged bytes can make a decoder panic, and that is a fact about the file.
+pub(crate) fn decoded<T>(shard: &Shard, decode: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(gave_up(shard)))
+}
+
+fn gave_up(shard: &Shard) -> StoreError {
+    bad_row_group(shard, Cause::said("the decoder gave up"))
 }
 
 fn bad_row_group(shard: &Shard, says: Cause) -> StoreError {

@@ -135,12 +135,15 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
     }
     page.gap().grid(&stages).line(format!(
         "memory is of one process with {} {}, beside {} for the program, the network and its spectra; {} of it for the batch of each worker: as \
-         much less as compute.batch is. Up to {} more keep spectra between passes (compute.kept_spectra)",
+         much less as compute.batch is{}",
         workers,
         if workers == 1 { "worker" } else { "workers" },
         bytes(plan.memory.beside),
         bytes(plan.memory.batch),
-        bytes(plan.memory.kept_spectra)
+        match plan.memory.kept_spectra {
+            0 => String::new(),
+            kept => format!(". Up to {} more keep spectra between passes (compute.kept_spectra)", bytes(kept)),
+        }
     ));
     if let Some(dual) = &plan.dual {
         page.gap().facts(&of_dual(dual));

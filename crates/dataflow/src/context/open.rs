@@ -21,6 +21,7 @@ use crate::fault::Faults;
 use crate::job::{CatalogueSource, Compute, Job, Prior, StructureChoice};
 use crate::memory::Sizes;
 use crate::meter::Meter;
+use crate::operators::Readers;
 use crate::prior_choice::PriorChoice;
 use crate::release::Release;
 use crate::{auto, checkpoint, prior_choice};
@@ -157,6 +158,7 @@ impl GroupedCatalogue {
             groups,
             sample,
             plenty,
+            readers: Readers::default(),
         }
     }
 }

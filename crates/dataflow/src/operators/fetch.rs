@@ -12,7 +12,7 @@ use timely::dataflow::operators::{Capability, Concat, ConnectLoop, Feedback, OkE
 use timely::dataflow::{Scope, StreamVec};
 
 use super::plan::emit;
-use super::{Asking, Assigned, GroupItem, Piece, assign};
+use super::{Asking, Assigned, GroupItem, Piece, Readers, assign};
 use crate::drain::UnderWay;
 use crate::error::RunError;
 use crate::fault::Faults;
@@ -40,6 +40,7 @@ pub(crate) fn fetch<'scope>(
     scope: Scope<'scope, u64>,
     faults: &Arc<Faults>,
     groups: Vec<Group>,
+    (readers, workers_of_process): (&Readers, usize),
     cores: usize,
     open: impl Fn(&Group) -> GroupReader + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
@@ -49,7 +50,13 @@ pub(crate) fn fetch<'scope>(
     let workers = if me == 0 { scope.peers() as u64 } else { 0 };
     let at_first = (0..READ_AHEAD).flat_map(|has| (0..workers).map(move |worker| (0, Asking { worker, has })));
     let first = emit(scope, at_first.collect());
-    let assigned = assign(first.concat(again), faults, groups);
+    let assigned = assign(
+        first.concat(again),
+        faults,
+        groups,
+        Arc::clone(readers),
+        workers_of_process,
+    );
     let (items, ended) = read(assigned, faults, cores, open).ok_err(|fetched| fetched);
     ended
         .map(move |has| Asking { worker: me, has })

@@ -6,8 +6,8 @@
 //!    +- ask --+                                                 fold_slices -> assemble -> conclude -> gather   then from there
 //! ```
 //!
-//! Workers ask for groups, and get them in the order of their index: a time is a round of asking, and says nothing of a group. What flows
-//! carries its group's index. A total is complete when every group of a known list is in it, never because a frontier has passed.
+//! Workers ask for groups, and get them in the order of their index, those first that their process read in an earlier pass: a time is a round of
+//! asking, and says nothing of a group. What flows carries its group's index. A total is complete when every group of a known list is in it, never because a frontier has passed.
 //! Groups are few (thousands), spectra many, so nothing here is per spectrum.
 //!
 //! The same bits for any cluster follow from the order alone: f64 sums of fixed groups, added in the order of the groups. Sums in fixed
@@ -27,7 +27,7 @@ mod plan;
 mod reduce;
 
 pub(crate) use accumulate::{Accumulate, Accumulated, GroupFold};
-pub(crate) use assign::assign;
+pub(crate) use assign::{Readers, assign};
 pub(crate) use commit::{Commit, CommittedGroup, GroupSums};
 pub(crate) use conclude::Conclude;
 pub(crate) use deliver::deliver;
@@ -159,14 +159,16 @@ mod tests {
             };
             let probe = ProbeHandle::new();
             let total = worker.dataflow::<u64, _, _>(|scope| {
-                fetch(scope, &faults, groups(n), 1, |_| Box::new(std::iter::empty()))
-                    .differentiate(&faults, |_| Ok(()))
-                    .accumulate("List", &faults, list)
-                    .reduce_in_group_order(&faults, Expected::of(&groups(n), 1), |total, mut more| {
-                        total.append(&mut more);
-                        Ok(())
-                    })
-                    .gather(&probe)
+                fetch(scope, &faults, groups(n), (&Readers::default(), 1), 1, |_| {
+                    Box::new(std::iter::empty())
+                })
+                .differentiate(&faults, |_| Ok(()))
+                .accumulate("List", &faults, list)
+                .reduce_in_group_order(&faults, Expected::of(&groups(n), 1), |total, mut more| {
+                    total.append(&mut more);
+                    Ok(())
+                })
+                .gather(&probe)
             });
             let started = Instant::now();
             while !probe.done() && !faults.raised() && started.elapsed() < patience {

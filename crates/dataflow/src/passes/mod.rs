@@ -95,7 +95,8 @@ fn spectra_of<'scope>(
     from: impl Fn(&Context) -> &GroupedCatalogue + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let (reading, cores) = (Arc::clone(context), context.network.arithmetic().threads);
-    fetch(scope, &context.faults, groups, cores, move |group| {
+    let readers = (&from(context).readers, context.workers);
+    fetch(scope, &context.faults, groups, readers, cores, move |group| {
         reading.read(&from(&reading).catalogue, group)
     })
 }
@@ -117,7 +118,8 @@ fn share_of_held_out<'scope>(
     let (groups, cores) = (context.fit.sample.clone(), context.network.arithmetic().threads);
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     let open = move |group: &Group| reading.read_held_out(group, share);
-    fetch(scope, &context.faults, groups, cores, open).differentiate(&context.faults, move |batch| {
+    let readers = (&context.fit.readers, context.workers);
+    fetch(scope, &context.faults, groups, readers, cores, open).differentiate(&context.faults, move |batch| {
         let good = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
         selecting.progress.advance((batch.n_rows() - good.n_rows()) as u64);
         Ok(good)

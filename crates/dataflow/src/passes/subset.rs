@@ -1,9 +1,12 @@
 //! Subset pass: some training spectra and some stars come to one worker, which compares the run's structures with the exact posterior there, and
 //! prepares what the certify pass streams.
 //!
-//! Which rows: evenly spaced over the catalogue, by their position alone. Stars are rows held out from the sums; where none is, training rows.
+//! Which rows: evenly spaced over the catalogue, by their position alone; row groups without any are not read. Stars are rows held out from the sums;
+//! where none is, training rows.
 //! In memory of that worker: the chosen spectra, and what [`Subset`] says.
 
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{
@@ -14,16 +17,17 @@ use fisherflow_network::{Backward, Forward, InputJacobian, LayerCapture, WeightD
 use fisherflow_posterior::{
     Comparison, CurvatureShare, PosteriorError, Probe, Subset, curvature_share, flux_covariance,
 };
-use fisherflow_spectra::{PixelPopulation, SpectrumBatch};
+use fisherflow_spectra::{Group, ObjectVersion, PixelPopulation, Shard, SpectrumBatch};
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::differentiated::impute;
-use super::{run, spectra};
+use super::{run, spectra_of};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Conclude, Expected, Gather, GroupFold, ReduceInGroupOrder};
 use crate::stage_state::{FitState, InvertState};
+use crate::stages::begin_over;
 
 /// Stars whose answers are probed.
 const PROBED: usize = 16;
@@ -70,6 +74,9 @@ pub(crate) fn subset(
     inverted: &InvertState,
     noise: &[f64],
 ) -> Result<Compared, RunError> {
+    let positions = Rc::new(Positions::new(context, fit));
+    let groups = positions.groups(&context.fit.groups);
+    begin_over(context, "subset", &groups);
     let found = run(worker, context, |scope, probe| {
         let at_work = Subsetting {
             context: Arc::clone(context),
@@ -78,11 +85,11 @@ pub(crate) fn subset(
             in_sums: fit.counts.in_sums,
             noise: noise.to_vec(),
         };
-        Ok(spectra(scope, context, |context| &context.fit)
-            .accumulate("Choose", &context.faults, Choose::new(context, fit))
+        Ok(spectra_of(scope, context, groups.clone(), |context| &context.fit)
+            .accumulate("Choose", &context.faults, Choose::new(context, fit, &positions))
             .reduce_in_group_order(
                 &context.faults,
-                Expected::of(&context.fit.groups, 1),
+                Expected::of(&groups, 1),
                 |total: &mut Chosen, group| {
                     total.training.append(group.training);
                     total.stars.append(group.stars);
@@ -144,65 +151,107 @@ impl Rows {
     }
 }
 
+/// The positions in the catalogue at which rows are looked at.
+struct Positions {
+    /// Of the first row of each row group, by object and row group.
+    first: HashMap<(ObjectVersion, usize), u64>,
+    /// Rows of the catalogue.
+    of: u64,
+    /// So many positions are looked at for training spectra, and for stars.
+    wanted: (u64, u64),
+}
+
+impl Positions {
+    fn new(context: &Context, fit: &FitState) -> Self {
+        let (settings, counts) = (&context.job.certificate, &fit.counts);
+        let mut first = HashMap::new();
+        let mut rows = 0;
+        for shard in context.fit.groups.iter().flat_map(|group| &group.shards) {
+            first.insert((shard.object.clone(), shard.row_group), rows);
+            rows += shard.n_rows;
+        }
+        let positions = |wanted: u64, among: u64| {
+            let spread = u128::from(wanted) * u128::from(rows);
+            spread.div_ceil(u128::from(among.max(1))).min(u128::from(rows)) as u64
+        };
+        let among = if counts.held_out > 0 {
+            counts.held_out
+        } else {
+            counts.in_sums
+        };
+        let stars = if settings.spectra > 0 { settings.stars } else { 0 };
+        Self {
+            first,
+            of: rows,
+            wanted: (
+                positions(settings.spectra, counts.in_sums),
+                positions(stars.max(PROBED as u64), among),
+            ),
+        }
+    }
+
+    /// Of the first row of a row group.
+    fn first(&self, shard: &Shard) -> u64 {
+        let known = self.first.get(&(shard.object.clone(), shard.row_group));
+        known.copied().unwrap_or_default()
+    }
+
+    /// How many of `wanted` positions, evenly spaced over the catalogue, are among so many rows from `first` on.
+    fn among(&self, first: u64, rows: u64, wanted: u64) -> u64 {
+        let before = |position: u64| u128::from(position) * u128::from(wanted) / u128::from(self.of.max(1));
+        (before(first + rows) - before(first)) as u64
+    }
+
+    fn is_for_training(&self, position: u64) -> bool {
+        self.among(position, 1, self.wanted.0) > 0
+    }
+
+    fn is_for_stars(&self, position: u64) -> bool {
+        self.among(position, 1, self.wanted.1) > 0
+    }
+
+    /// The row groups in which a position is looked at, in the groups that they are of.
+    fn groups(&self, all: &[Group]) -> Vec<Group> {
+        let is_read = |shard: &Shard| {
+            let (first, rows) = (self.first(shard), shard.n_rows);
+            self.among(first, rows, self.wanted.0) + self.among(first, rows, self.wanted.1) > 0
+        };
+        let read = all.iter().map(|group| Group {
+            index: group.index,
+            shards: group.shards.iter().filter(|shard| is_read(shard)).cloned().collect(),
+        });
+        read.filter(|group| !group.shards.is_empty()).collect()
+    }
+}
+
 /// Picks rows by their position in the catalogue.
 struct Choose {
     context: Arc<Context>,
     population: Option<PixelPopulation>,
-    /// Position of the first row of each group.
-    first: Vec<u64>,
-    /// Rows of the group at hand that came.
-    seen: u64,
-    /// So many positions of the catalogue are looked at for training spectra, and for stars.
-    wanted: (u64, u64),
+    positions: Rc<Positions>,
     /// Whether any good row is held out.
     held_out: bool,
     chosen: Chosen,
 }
 
 impl Choose {
-    fn new(context: &Arc<Context>, fit: &FitState) -> Self {
-        let (settings, counts) = (&context.job.certificate, &fit.counts);
-        let mut first = Vec::with_capacity(context.fit.groups.len());
-        let mut rows = 0;
-        for group in &context.fit.groups {
-            first.push(rows);
-            rows += group.n_rows();
-        }
-        let positions = |wanted: u64, among: u64| {
-            let spread = u128::from(wanted) * u128::from(rows);
-            spread.div_ceil(u128::from(among.max(1))).min(u128::from(rows)) as u64
-        };
-        let held_out = counts.held_out > 0;
-        let among = if held_out { counts.held_out } else { counts.in_sums };
-        let stars = if settings.spectra > 0 { settings.stars } else { 0 };
+    fn new(context: &Arc<Context>, fit: &FitState, positions: &Rc<Positions>) -> Self {
         Self {
             context: Arc::clone(context),
             population: fit.population.clone(),
-            first,
-            seen: 0,
-            wanted: (
-                positions(settings.spectra, counts.in_sums),
-                positions(stars.max(PROBED as u64), among),
-            ),
-            held_out,
+            positions: Rc::clone(positions),
+            held_out: fit.counts.held_out > 0,
             chosen: Chosen::default(),
         }
-    }
-
-    /// Whether a position is one of `wanted` that are evenly spaced over the catalogue.
-    fn is_one(&self, position: u64, wanted: u64) -> bool {
-        let of = u128::from(self.context.fit.catalogue.n_rows().max(1));
-        let before = |position: u64| u128::from(position) * u128::from(wanted) / of;
-        before(position) != before(position + 1)
     }
 }
 
 impl GroupFold<SpectrumBatch> for Choose {
     type Output = Vec<(u64, Chosen)>;
 
-    fn add(&mut self, group: u64, mut batch: SpectrumBatch) -> Result<(), RunError> {
+    fn add(&mut self, _group: u64, mut batch: SpectrumBatch) -> Result<(), RunError> {
         impute(self.population.as_ref(), &mut batch)?;
-        let start = self.first.get(group as usize).copied().unwrap_or_default() + self.seen;
+        let start = self.positions.first(&batch.shard) + batch.first_row;
         for (row, position) in (0..batch.n_rows()).zip(start..) {
             let in_sums = self.context.is_in_sums(&batch, row);
             let is_star = if self.held_out {
@@ -210,20 +259,18 @@ impl GroupFold<SpectrumBatch> for Choose {
             } else {
                 in_sums
             };
-            if in_sums && self.is_one(position, self.wanted.0) {
+            if in_sums && self.positions.is_for_training(position) {
                 self.chosen.training.push(&batch, row, self.context.jacobian_of_sums());
             }
-            if is_star && !batch.is_bad(row) && self.is_one(position, self.wanted.1) {
+            if is_star && !batch.is_bad(row) && self.positions.is_for_stars(position) {
                 self.chosen.stars.push(&batch, row, InputJacobian::NotWanted);
             }
         }
-        self.seen += batch.n_rows() as u64;
         self.context.progress.advance(batch.n_rows() as u64);
         Ok(())
     }
 
     fn finish(&mut self, _group: u64) -> Result<Vec<(u64, Chosen)>, RunError> {
-        self.seen = 0;
         Ok(vec![(0, std::mem::take(&mut self.chosen))])
     }
 }
