@@ -182,19 +182,25 @@ impl Context {
 
     /// The batches of a group, read ahead on the store's threads; counted as a group once the last of them is taken.
     pub(crate) fn read(&self, catalogue: &Catalogue, group: &Group) -> GroupReader {
-        self.counted(catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES), 0)
+        let batches = catalogue.fetch(group, self.job.compute.batch, PREFETCH_BYTES);
+        self.counted(batches.map(|batch| batch.map_err(RunError::from)), 0)
     }
 
-    /// The held-out spectra of a group of the fit's catalogue, or a share of them; the others count as done with it.
+    /// The held-out spectra of a group of the fit's catalogue, or a share of them, few of each row group in a batch of several; the others count as done
+    /// with it.
     pub(crate) fn read_held_out(&self, group: &Group, share: f64) -> GroupReader {
         let (fraction, batch_rows) = (self.job.compute.holdout_fraction * share, self.job.compute.batch);
         let catalogue = &self.fit.catalogue;
         let batches = catalogue.fetch_held_out(group, fraction, batch_rows, PREFETCH_BYTES);
-        self.counted(batches, group.n_rows())
+        self.counted(joined(batches, batch_rows), group.n_rows())
     }
 
     /// A group's batches, its end counted; of `rows` those that are not among them count as done then.
-    fn counted(&self, mut batches: Fetch, mut rows: u64) -> GroupReader {
+    fn counted(
+        &self,
+        mut batches: impl Iterator<Item = Result<SpectrumBatch, RunError>> + 'static,
+        mut rows: u64,
+    ) -> GroupReader {
         let meter = Arc::clone(&self.progress);
         Box::new(std::iter::from_fn(move || {
             let next = batches.next();
@@ -206,7 +212,7 @@ impl Context {
                     meter.group_done();
                 }
             }
-            next.map(|batch| batch.map_err(RunError::from))
+            next
         }))
     }
 
@@ -264,4 +270,28 @@ impl Context {
             CurvatureKind::Hessian => ("weights", self.network.n_weights() as u64),
         }
     }
+}
+
+/// The same spectra in batches of up to `batch_rows`, across row groups.
+fn joined(mut batches: Fetch, batch_rows: usize) -> impl Iterator<Item = Result<SpectrumBatch, RunError>> {
+    let mut next = None;
+    std::iter::from_fn(move || {
+        let mut joined = match next.take().or_else(|| batches.next())? {
+            Ok(batch) => batch,
+            Err(error) => return Some(Err(RunError::from(error))),
+        };
+        loop {
+            match batches.next() {
+                Some(Ok(batch)) if joined.n_rows() + batch.n_rows() <= batch_rows => {
+                    if let Err(error) = joined.append(batch) {
+                        return Some(Err(error.into()));
+                    }
+                }
+                other => {
+                    next = other;
+                    return Some(Ok(joined));
+                }
+            }
+        }
+    })
 }

@@ -90,12 +90,12 @@ impl<'a> Sizes<'a> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, what is
-    /// read ahead, and a batch of spectra: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
+    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, the row
+    /// group being decoded and what is read ahead of it, and a batch of spectra: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
     fn beside(&self) -> u64 {
         let (size, k, pixels) = (self.number(), self.n_labels as u64, self.n_pixels as u64);
         let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
-        let ahead = self.decoded_bytes().min(PREFETCH_BYTES as u64);
+        let ahead = self.decoded_bytes().min(2 * PREFETCH_BYTES as u64);
         let batch = self.n_rows.min(self.job.compute.batch as u64);
         let worker = ahead + 8 * 4 * batch * pixels + self.jacobian(batch);
         let packed = product::workspace_bytes(k * batch);

@@ -1,18 +1,19 @@
-//! A batch of spectra: consecutive rows of one shard, checked row by row.
+//! A batch of spectra: rows of one shard, or chosen ones of several, checked row by row.
 //!
 //! Whatever is wrong with a row, it keeps its place: flux and variance 0, no good pixel, and a flag that says why.
 
 use arrow_array::{RecordBatch, UInt32Array};
+use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 
 use crate::{PixelPopulation, RowFlags, Shard, SpectraError};
 
-/// Consecutive spectra of one shard.
+/// Spectra of a catalogue in its order: consecutive ones of one shard until some are [selected](Self::select) or others [added](Self::append).
 #[derive(Clone, Debug)]
 pub struct SpectrumBatch {
-    /// Where they come from.
+    /// Where the first of them comes from.
     pub shard: Shard,
-    /// Position of the first of them in the shard.
+    /// Its position in the shard.
     pub first_row: u64,
     /// The identifier (first column) and the kept columns, as the catalogue types them: `[n]`.
     pub rows: RecordBatch,
@@ -94,6 +95,33 @@ impl SpectrumBatch {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Adds the rows of another batch of the same catalogue. `shard` and `first_row` stay those of this one.
+    ///
+    /// # Errors
+    /// The other has other pixels, labels or columns.
+    pub fn append(&mut self, other: SpectrumBatch) -> Result<(), SpectraError> {
+        for (what, found, expected) in [
+            ("a spectrum", other.n_pixels, self.n_pixels),
+            ("the labels of a spectrum", other.n_labels, self.n_labels),
+        ] {
+            if found != expected {
+                return Err(SpectraError::Length { what, found, expected });
+            }
+        }
+        self.rows = concat_batches(&self.rows.schema(), [&self.rows, &other.rows]).map_err(SpectraError::Select)?;
+        self.flux.extend(other.flux);
+        self.variance.extend(other.variance);
+        self.good.extend(other.good);
+        self.n_pix_good.extend(other.n_pix_good);
+        self.labels.extend(other.labels);
+        if let (Some(own), Some(others)) = (&mut self.label_covariance, other.label_covariance) {
+            own.extend(others);
+        }
+        self.flags.extend(other.flags);
+        self.holdout.extend(other.holdout);
         Ok(())
     }
 

@@ -293,3 +293,35 @@ fn what_is_sent_survives_serialisation() {
     let text = serde_json::to_string(&sums).unwrap();
     assert_eq!(serde_json::from_str::<PixelSums>(&text).unwrap(), sums);
 }
+
+#[test]
+fn batches_are_joined_row_by_row() {
+    let masked = RawRow {
+        mask: Some(&[true, false, false]),
+        labels: &[4000.0, 1.5],
+        ..GOOD
+    };
+    let rows = [GOOD, masked, RawRow { flux: None, ..GOOD }, GOOD];
+    let (whole, mut joined) = (batch(SHAPE, &rows), batch(SHAPE, &rows[..1]));
+    joined.append(batch(SHAPE, &rows[1..3])).unwrap();
+    joined.append(batch(SHAPE, &rows[3..])).unwrap();
+    assert_eq!((joined.n_rows(), joined.rows.num_rows()), (4, 4));
+    assert_eq!(format!("{:?}", joined.flags), format!("{:?}", whole.flags));
+    assert_eq!((&joined.flux, &joined.variance), (&whole.flux, &whole.variance));
+    assert_eq!((&joined.good, &joined.n_pix_good), (&whole.good, &whole.n_pix_good));
+    assert_eq!(
+        (&joined.labels, &joined.label_covariance),
+        (&whole.labels, &whole.label_covariance)
+    );
+    assert_eq!(joined.holdout, whole.holdout);
+    let other = BatchShape { n_labels: 1, ..SHAPE };
+    let of_other = batch(
+        other,
+        &[RawRow {
+            labels: &[1.0],
+            label_error: &[1.0],
+            ..GOOD
+        }],
+    );
+    assert!(joined.append(of_other).is_err());
+}

@@ -22,8 +22,8 @@ pub enum SpectraError {
         /// The length it should have.
         expected: usize,
     },
-    /// Rows of a table could not be taken.
-    #[error("rows of a batch could not be selected")]
+    /// Rows of a table could not be taken, or not be put together.
+    #[error("rows of a batch could not be selected or joined")]
     Select(#[source] arrow_schema::ArrowError),
     /// No pixel of any spectrum was good, so that nothing is known about what a masked pixel would hold.
     #[error(

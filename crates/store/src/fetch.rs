@@ -1,7 +1,7 @@
 //! Spectra ahead of their use: row groups are read on the I/O threads, decoded on a thread of their own, and handed over in order.
 //!
-//! Memory in flight is bounded twice: compressed row groups that are read ahead, and decoded batches that wait. Each has half of the
-//! prefetch budget; the one row group and the one batch that are needed next may exceed it.
+//! Memory in flight is bounded twice: compressed row groups that are read ahead of the one being decoded, and decoded batches that wait. Each has half
+//! of the prefetch budget; the one row group and the one batch that are needed next may exceed it.
 
 use std::sync::Arc;
 

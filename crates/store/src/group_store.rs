@@ -9,15 +9,11 @@
 //! `.done` is first. A `.done` that is already there may even be one's own, of a request whose answer was lost: what it says counts, and
 //! the arrays of the other attempt are deleted. A group without its `.done` was never finished.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
-use std::sync::{Arc, mpsc};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use object_store::buffered::BufWriter;
-use object_store::{GetOptions, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use serde::{Deserialize, Serialize};
+use object_store::GetOptions;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -25,19 +21,11 @@ use crate::catalogue::hex;
 use crate::disk::ReadOnce;
 use crate::error::Cause;
 use crate::failure::Action;
+use crate::group_commit::{Commit, Committing, OnWritten, given_up};
+use crate::group_record::{GroupArray, GroupRecord, StoredSlice};
 use crate::kept_arrays::KeptArrays;
-use crate::location::Location;
-use crate::parquet_out::close;
 use crate::{StoreError, Stores, WrittenFile};
 
-/// Numbers of a slice: 4 MiB.
-pub const SLICE: usize = 1 << 19;
-/// Bytes of a part of an upload; smaller arrays are one request.
-const PART: usize = 16 << 20;
-/// Parts that are on their way at a time.
-const UPLOADS: usize = 2;
-/// Slices whose hashes are taken at a time.
-const HASHES: usize = 2;
 /// Slices that are read ahead of their use by one reader.
 const READ_AHEAD: usize = 4;
 /// Documents that are read at a time.
@@ -52,159 +40,6 @@ pub struct GroupStore {
     root: String,
     on_written: OnWritten,
     kept: KeptArrays,
-}
-
-/// A slice of an array as bytes, without a copy.
-struct SliceBytes {
-    arrays: Arc<Vec<GroupArray>>,
-    array: usize,
-    numbers: Range<usize>,
-}
-
-impl AsRef<[u8]> for SliceBytes {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.arrays[self.array].values[self.numbers.clone()])
-    }
-}
-
-/// What is called between a group's numbers and its record.
-#[derive(Clone, Default)]
-struct OnWritten(Option<Arc<dyn Fn() + Send + Sync>>);
-
-impl std::fmt::Debug for OnWritten {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("OnWritten").field(&self.0.is_some()).finish()
-    }
-}
-
-/// An array of a group.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GroupArray {
-    /// Which of the group's arrays.
-    pub key: u64,
-    /// Whether it is added up over the groups, or only kept.
-    pub purpose: Purpose,
-    /// Number of spectra that it is of.
-    pub n_spectra: u64,
-    /// The numbers.
-    pub values: Vec<f64>,
-}
-
-/// What an array of a group is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Purpose {
-    /// The groups' arrays of one key are added up, element by element, in group order.
-    Sum,
-    /// It is read back for this group alone.
-    Keep,
-}
-
-/// What a finished group left.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GroupRecord {
-    /// The object of its arrays, relative to the pass's folder; none where it has no numbers.
-    pub object: Option<String>,
-    /// The arrays in it, one after another.
-    pub arrays: Vec<StoredArray>,
-    /// Files that the group left elsewhere, relative to the output.
-    pub files: Vec<WrittenFile>,
-    /// Whatever else it gave.
-    pub found: Value,
-}
-
-/// An array as its group's record describes it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StoredArray {
-    /// Which of the group's arrays.
-    pub key: u64,
-    /// Whether it is added up.
-    pub purpose: Purpose,
-    /// Number of spectra that it is of.
-    pub n_spectra: u64,
-    /// Numbers in it.
-    pub len: usize,
-    /// Of each slice of [`SLICE`] numbers.
-    pub sha256: Vec<String>,
-}
-
-/// A slice of an array in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredSlice {
-    /// The object, relative to the pass's folder.
-    pub object: String,
-    /// Its first number in the object.
-    pub start: u64,
-    /// Numbers.
-    pub len: usize,
-    /// Of its bytes.
-    pub sha256: String,
-}
-
-/// A group that is being committed.
-#[derive(Debug)]
-pub struct Committing(mpsc::Receiver<Result<Committed, StoreError>>);
-
-/// A group that was committed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Committed {
-    /// What counts, whoever wrote it.
-    pub record: GroupRecord,
-    /// Bytes that were written for it here.
-    pub bytes: u64,
-}
-
-impl GroupRecord {
-    /// Bytes of its arrays.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.arrays.iter().map(|array| 8 * array.len as u64).sum()
-    }
-
-    /// The slices of an array, in order; none where the group has no such array.
-    #[must_use]
-    pub fn slices(&self, key: u64) -> Option<Vec<StoredSlice>> {
-        let object = self.object.clone().unwrap_or_default();
-        let mut start = 0;
-        for array in &self.arrays {
-            if array.key == key {
-                let slice = |(at, sha256): (usize, &String)| StoredSlice {
-                    object: object.clone(),
-                    start: start + (at * SLICE) as u64,
-                    len: SLICE.min(array.len - at * SLICE),
-                    sha256: sha256.clone(),
-                };
-                return Some(array.sha256.iter().enumerate().map(slice).collect());
-            }
-            start += array.len as u64;
-        }
-        None
-    }
-}
-
-impl Committing {
-    /// How it went, once it is known.
-    pub fn poll(&self) -> Option<Result<Committed, StoreError>> {
-        match self.0.try_recv() {
-            Ok(done) => Some(done),
-            Err(mpsc::TryRecvError::Empty) => None,
-            Err(mpsc::TryRecvError::Disconnected) => Some(Err(given_up())),
-        }
-    }
-
-    /// How it went; blocks until it is known.
-    ///
-    /// # Errors
-    /// It could not be committed.
-    pub fn wait(&self) -> Result<Committed, StoreError> {
-        self.0.recv().unwrap_or_else(|_| Err(given_up()))
-    }
-}
-
-fn given_up() -> StoreError {
-    StoreError::Stopped {
-        object: "a finished group".to_owned(),
-    }
 }
 
 impl GroupStore {
@@ -313,14 +148,7 @@ impl GroupStore {
         let arrays = Arc::new(arrays);
         let uri = format!("{}/{}", self.folder(pass), commit.object);
         self.kept.keep(worker, uri, Arc::clone(&arrays));
-        let (sender, receiver) = mpsc::channel();
-        self.stores.handle().spawn(async move {
-            let done = commit.run(arrays, files, found).await;
-            // Nobody waits any more where the run has ended.
-            let _ = sender.send(done);
-            then();
-        });
-        Ok(Committing(receiver))
+        Ok(commit.start((arrays, files, found), then))
     }
 
     /// Keeps no arrays in memory any longer.
@@ -363,7 +191,7 @@ impl GroupStore {
 
     async fn read_record(&self, pass: &str, name: &str) -> Result<GroupRecord, StoreError> {
         let location = self.stores.locate(&self.done_uri(pass, name))?;
-        read_record(&self.stores, &location).await
+        GroupRecord::read(&self.stores, &location).await
     }
 
     async fn read_slice(&self, folder: &str, slice: StoredSlice) -> Result<Vec<f64>, StoreError> {
@@ -408,124 +236,4 @@ impl Iterator for SliceReader {
     fn next(&mut self) -> Option<Self::Item> {
         self.receiver.blocking_recv()
     }
-}
-
-/// One attempt at one group.
-struct Commit {
-    stores: Stores,
-    sums: Location,
-    done: Location,
-    object: String,
-    on_written: OnWritten,
-}
-
-impl Commit {
-    async fn run(
-        self,
-        arrays: Arc<Vec<GroupArray>>,
-        files: Vec<WrittenFile>,
-        found: Value,
-    ) -> Result<Committed, StoreError> {
-        let has_numbers = arrays.iter().any(|array| !array.values.is_empty());
-        let arrays = self.write_arrays(arrays).await?;
-        if let Some(on_written) = &self.on_written.0 {
-            on_written();
-        }
-        let record = GroupRecord {
-            object: has_numbers.then(|| self.object.clone()),
-            arrays,
-            files,
-            found,
-        };
-        let document = serde_json::to_vec(&record).map_err(|error| StoreError::BadDocument {
-            uri: self.done.uri(),
-            source: self.stores.cause(&error),
-        })?;
-        let bytes = record.bytes() + document.len() as u64;
-        let created = self
-            .done
-            .store
-            .put_opts(
-                &self.done.path,
-                PutPayload::from(document),
-                PutOptions::from(PutMode::Create),
-            )
-            .await;
-        match created {
-            Ok(_) => Ok(Committed { record, bytes }),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                let first = read_record(&self.stores, &self.done).await?;
-                if has_numbers
-                    && first.object != record.object
-                    && let Err(error) = self.sums.store.delete(&self.sums.path).await
-                {
-                    tracing::warn!(object = self.sums.uri(), %error, "sums that nobody needs stay");
-                }
-                Ok(Committed { record: first, bytes })
-            }
-            Err(error) => Err(self.stores.failed(&self.done, Action::Write, error)),
-        }
-    }
-
-    async fn write_arrays(&self, arrays: Arc<Vec<GroupArray>>) -> Result<Vec<StoredArray>, StoreError> {
-        let mut stored = Vec::with_capacity(arrays.len());
-        let mut upload = BufWriter::with_capacity(self.sums.store.clone(), self.sums.path.clone(), PART)
-            .with_max_concurrency(UPLOADS);
-        let failed = |error| self.stores.failed(&self.sums, Action::Write, error);
-        let mut is_empty = true;
-        for (at, array) in arrays.iter().enumerate() {
-            let len = array.values.len();
-            let mut sha256 = Vec::with_capacity(len.div_ceil(SLICE));
-            let (mut slices, mut hashing) = ((0..len).step_by(SLICE), VecDeque::new());
-            loop {
-                for first in slices.by_ref().take(HASHES - hashing.len()) {
-                    let bytes = little_endian(&arrays, at, first..len.min(first + SLICE));
-                    hashing.push_back(tokio::task::spawn_blocking(move || {
-                        (hex(&Sha256::digest(&bytes)), bytes)
-                    }));
-                }
-                let Some(next) = hashing.pop_front() else { break };
-                let (hash, bytes) = next.await.map_err(|_| given_up())?;
-                sha256.push(hash);
-                upload.put(bytes).await.map_err(failed)?;
-                is_empty = false;
-            }
-            stored.push(StoredArray {
-                key: array.key,
-                purpose: array.purpose,
-                n_spectra: array.n_spectra,
-                len,
-                sha256,
-            });
-        }
-        if !is_empty {
-            close(&mut upload).await.map_err(failed)?;
-        }
-        Ok(stored)
-    }
-}
-
-/// A slice of an array as it lies in the object.
-fn little_endian(arrays: &Arc<Vec<GroupArray>>, array: usize, numbers: Range<usize>) -> Bytes {
-    if cfg!(target_endian = "little") {
-        return Bytes::from_owner(SliceBytes {
-            arrays: Arc::clone(arrays),
-            array,
-            numbers,
-        });
-    }
-    let values = &arrays[array].values[numbers];
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-async fn read_record(stores: &Stores, location: &Location) -> Result<GroupRecord, StoreError> {
-    let bytes = match location.store.get(&location.path).await {
-        Ok(object) => object.bytes().await,
-        Err(error) => Err(error),
-    };
-    let bytes = bytes.map_err(|error| stores.failed(location, Action::Read, error))?;
-    serde_json::from_slice(&bytes).map_err(|error| StoreError::BadDocument {
-        uri: location.uri(),
-        source: stores.cause(&error),
-    })
 }

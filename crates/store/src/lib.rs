@@ -25,7 +25,9 @@ mod exclude_list;
 mod failure;
 mod fetch;
 mod garbage;
+mod group_commit;
 mod group_ids;
+mod group_record;
 mod group_store;
 mod holdout;
 mod intrinsic;
@@ -75,10 +77,10 @@ pub use evidence::EvidenceRow;
 pub use exclude_list::ExcludeList;
 pub use fetch::Fetch;
 pub use garbage::{Garbage, Retention};
+pub use group_commit::{Committed, Committing};
 pub use group_ids::GroupIds;
-pub use group_store::{
-    Committed, Committing, GroupArray, GroupRecord, GroupStore, Purpose, SLICE, SliceReader, StoredArray, StoredSlice,
-};
+pub use group_record::{GroupArray, GroupRecord, Purpose, SLICE, StoredArray, StoredSlice};
+pub use group_store::{GroupStore, SliceReader};
 pub use holdout::HoldoutRow;
 pub use intrinsic::IntrinsicRow;
 pub use jacobians::{JacobianRows, JacobianSchema, JacobianWriter};

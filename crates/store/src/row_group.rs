@@ -39,8 +39,8 @@ enum Rows {
         /// `None` where none is wanted.
         decoder: Option<Box<ParquetRecordBatchReader>>,
         keeping: Keeping,
-        /// Of the bytes.
-        _permit: OwnedSemaphorePermit,
+        /// Of the bytes, until their decoding begins: then the next row group is read.
+        permit: Option<OwnedSemaphorePermit>,
     },
     Kept {
         pieces: Arc<[RecordBatch]>,
@@ -55,7 +55,7 @@ pub(crate) struct RowGroups {
     pub held_out: Option<f64>,
     /// Rows that are decoded at a time.
     pub at_once: usize,
-    /// Of bytes that are read and not yet decoded.
+    /// Of bytes that are read, and whose decoding has not begun.
     pub budget: ByteBudget,
     pub kept: Arc<KeptSpectra>,
 }
@@ -169,7 +169,7 @@ impl Opening {
             rows: Rows::Decoded {
                 decoder: decoder.map(Box::new),
                 keeping: self.keeping,
-                _permit: self.permit,
+                permit: Some(self.permit),
             },
         })
     }
@@ -205,7 +205,12 @@ impl Rows {
                 *taken += 1;
                 Ok(pieces.get(*taken - 1).cloned())
             }
-            Self::Decoded { decoder, keeping, .. } => {
+            Self::Decoded {
+                decoder,
+                keeping,
+                permit,
+            } => {
+                *permit = None;
                 let rows = decoder.as_mut().and_then(Iterator::next).transpose()?;
                 if let Some(rows) = &rows {
                     keeping.push(rows);
