@@ -109,8 +109,10 @@ pub enum CurvatureError {
         /// Its type.
         found: DType,
     },
-    /// The device did not hand out the values of a capture.
-    #[error("layer {layer}: the values of a capture could not be read from the device")]
+    /// The device did not sum a capture, or hand out its values.
+    #[error(
+        "layer {layer}: a capture could not be summed or read on its device; where memory is short there, lower compute.batch"
+    )]
     CaptureValues {
         /// The layer's name.
         layer: String,

@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 use fisherflow_network::product::in_wide_registers;
@@ -27,7 +27,7 @@ use fisherflow_network::scratch::Scratch;
 
 use crate::captured_rows::{capture_of, whitened_gradients, with_values};
 use crate::packed::packed_len;
-use crate::products::{Element, add_gram};
+use crate::products::{Element, add_gram, add_gram_elsewhere};
 use crate::row_by_row::{Form, RowByRow, Symmetric};
 use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::weight_sharing::{mean_over_positions, sum_over_positions};
@@ -167,13 +167,44 @@ impl Kfac {
                 }
             }
         });
-        for lam in precision.lam.chunks_exact(k * k) {
-            for (sum, value) in parts.precision_sum.iter_mut().zip(lam) {
-                *sum += positions as f64 * value;
-            }
-        }
-        parts.n_terms[0] += (positions * precision.batch()) as f64;
+        add_precisions(precision, positions, parts.precision_sum, parts.n_terms);
         add_gram(&whitened, outputs, parts.gradient_moment, self.products);
+        Ok(())
+    }
+
+    /// The same of captures on whatever device, whose weights no positions share, by candle's own operations.
+    fn add_elsewhere(
+        &self,
+        capture: &LayerCapture,
+        precision: &LabelPrecision,
+        parts: Parts<&mut [f64]>,
+    ) -> candle_core::Result<()> {
+        let (k, batch) = (self.n_labels, precision.batch());
+        let (device, dtype) = (capture.input.device(), capture.input.dtype());
+        let of = |values: &[f64], shape: &[usize]| Tensor::from_slice(values, shape, device);
+        let rounded = |x: Tensor| x.to_dtype(dtype)?.to_dtype(DType::F64);
+        let add_to = |sums: &mut [f64], sum: Tensor| -> candle_core::Result<()> {
+            let sum = sum.flatten_all()?.to_vec1::<f64>()?;
+            sums.iter_mut().zip(sum).for_each(|(to, value)| *to += value);
+            Ok(())
+        };
+
+        let input = capture.input.flatten_to(1)?.to_dtype(DType::F64)?;
+        let centred = rounded(input.broadcast_sub(&of(&self.input_mean, &[1, self.input_mean.len()])?)?)?;
+        add_to(parts.input_sum, centred.sum(0)?)?;
+        add_gram_elsewhere(&centred.to_dtype(dtype)?, parts.input_moment)?;
+
+        // [batch, K, out]: F^T d, and of that F (F^T d) = Lam d.
+        let outputs = self.gradient_mean.len() / k.max(1);
+        let gradients = capture.output_grad.flatten(1, 2)?.to_dtype(DType::F64)?;
+        let centred = gradients.broadcast_sub(&of(&self.gradient_mean, &[k, 1, outputs])?)?;
+        let factor = of(&precision.factor, &[batch, k, k])?;
+        let whitened = factor.transpose(1, 2)?.contiguous()?;
+        let whitened = rounded(whitened.matmul(&centred.transpose(0, 1)?.contiguous()?)?)?;
+        add_to(parts.gradient_sum, factor.matmul(&whitened)?.sum(0)?)?;
+        let rows = whitened.reshape((batch * k, outputs))?;
+        add_gram_elsewhere(&rows.to_dtype(dtype)?, parts.gradient_moment)?;
+        add_precisions(precision, 1, parts.precision_sum, parts.n_terms);
         Ok(())
     }
 
@@ -251,6 +282,16 @@ impl RowByRow for InputFactor<'_> {
     }
 }
 
+/// Adds `Lam` and the number of terms of a batch.
+fn add_precisions(precision: &LabelPrecision, positions: usize, sum: &mut [f64], n_terms: &mut [f64]) {
+    for lam in precision.lam.chunks_exact(sum.len().max(1)) {
+        for (sum, value) in sum.iter_mut().zip(lam) {
+            *sum += positions as f64 * value;
+        }
+    }
+    n_terms[0] += (positions * precision.batch()) as f64;
+}
+
 /// `b = a - a0`, rounded to `T`, and its sum over the rows of `input`, which is added to `sum`.
 fn add_centred<T: Element>(input: &[T], mean: &[f64], centred: &mut [T], sum: &mut [f64]) {
     let width = mean.len().max(1);
@@ -291,6 +332,13 @@ impl Structure for Kfac {
         )?;
         let parts = self.parts_mut(&mut sums.sums);
         match capture.input.dtype() {
+            _ if !capture.input.device().is_cpu() && self.plan.shapes[0].shared == 1 && batch > 0 => {
+                self.add_elsewhere(capture, precision, parts)
+                    .map_err(|source| CurvatureError::CaptureValues {
+                        layer: self.plan.shapes[0].name.clone(),
+                        source,
+                    })?;
+            }
             DType::F32 => self.add::<f32>(capture, precision, parts)?,
             _ => self.add::<f64>(capture, precision, parts)?,
         }
@@ -330,5 +378,75 @@ impl Structure for Kfac {
     fn flops(&self, n_spectra: u64) -> f64 {
         let [a, _, g, ..] = self.lengths();
         n_spectra as f64 * 2.0 * (a as f64 + self.n_labels as f64 * g as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use fisherflow_network::DenseShape;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::{BlockOptions, StructureKind, plan_blocks};
+
+    /// What a GPU is given says what the kernels say, here on the CPU too: exactly but for the order of f64 sums, and for what rounds to another f32.
+    #[test]
+    fn sums_by_candle_are_those_of_the_kernels() {
+        let (k, batch, inputs, outputs) = (3, 700, 9, 5);
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
+        let shape = DenseShape {
+            name: "layers.0".to_owned(),
+            inputs,
+            outputs,
+            bias: true,
+            shared: 1,
+        };
+        let plans = plan_blocks(
+            std::slice::from_ref(&shape),
+            StructureKind::Kfac,
+            &Default::default(),
+            BlockOptions::default(),
+        );
+        let references = References {
+            input_mean: vec![draw(inputs)],
+            gradient_mean: vec![draw(k * outputs)],
+        };
+        let kfac = Kfac::new(&plans.unwrap()[0], &references, k, 1.into()).unwrap();
+        let noise = [0.5, 0.1, 0.0, 0.1, 0.4, 0.05, 0.0, 0.05, 0.6];
+        let own: Vec<f64> = draw(batch)
+            .iter()
+            .flat_map(|x| noise.map(|value| value * x.abs()))
+            .collect();
+        let precision = LabelPrecision::per_spectrum(&noise, Some(&own), batch).unwrap();
+        let (a, g) = (draw(batch * inputs), draw(k * batch * outputs));
+        for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-6)] {
+            let tensor = |values: &[f64], shape: [usize; 4]| {
+                let tensor = Tensor::from_slice(values, &shape, &Device::Cpu).unwrap();
+                tensor.to_dtype(dtype).unwrap()
+            };
+            let capture = LayerCapture {
+                layer: 0,
+                input: tensor(&a, [1, batch, 1, inputs]).squeeze(0).unwrap(),
+                output_grad: tensor(&g, [k, batch, 1, outputs]),
+            };
+            let (mut own, mut elsewhere) = (vec![1.0; kfac.sums_len()], vec![1.0; kfac.sums_len()]);
+            match dtype {
+                DType::F32 => kfac.add::<f32>(&capture, &precision, kfac.parts_mut(&mut own)),
+                _ => kfac.add::<f64>(&capture, &precision, kfac.parts_mut(&mut own)),
+            }
+            .unwrap();
+            kfac.add_elsewhere(&capture, &precision, kfac.parts_mut(&mut elsewhere))
+                .unwrap();
+            let largest = own.iter().fold(0.0, |largest: f64, sum| largest.max(sum.abs()));
+            for (at, (own, elsewhere)) in own.iter().zip(&elsewhere).enumerate() {
+                assert!(
+                    (own - elsewhere).abs() < tolerance * largest,
+                    "{dtype:?} {at}: {own} {elsewhere}"
+                );
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Products over the spectra of a batch, added into f64 sums as soon as they are made: the same bits for any number of threads.
 
-use candle_core::WithDType;
+use candle_core::{DType, Result, Tensor, WithDType};
 use faer::MatRef;
 use fisherflow_kernels::Products;
 use fisherflow_network::scratch::Scratchable;
@@ -22,6 +22,31 @@ pub(crate) fn add_gram<T: Element>(x: &[T], n: usize, packed: &mut [f64], produc
     }
     let x = MatRef::from_row_major_slice(x, x.len() / n, n);
     fisherflow_kernels::add_gram(x, packed, products);
+}
+
+/// Rows whose product is added up in f64 where products are candle's: as many as are on the CPU.
+const ROWS_ELSEWHERE: usize = 512;
+
+/// The same of a tensor on whatever device, by candle's own products; its sums come to this machine's memory once.
+pub(crate) fn add_gram_elsewhere(x: &Tensor, packed: &mut [f64]) -> Result<()> {
+    let (rows, n) = x.dims2()?;
+    debug_assert_eq!(packed.len(), packed_len(n));
+    if rows == 0 {
+        return Ok(());
+    }
+    let mut gram = Tensor::zeros((n, n), DType::F64, x.device())?;
+    for first in (0..rows).step_by(ROWS_ELSEWHERE) {
+        let x = x.narrow(0, first, ROWS_ELSEWHERE.min(rows - first))?.contiguous()?;
+        gram = gram.add(&x.t()?.matmul(&x)?.to_dtype(DType::F64)?)?;
+    }
+    let gram: Vec<f64> = gram.flatten_all()?.to_vec1()?;
+    let diagonal: Vec<f64> = x.to_dtype(DType::F64)?.sqr()?.sum(0)?.to_vec1()?;
+    for (i, (row, square)) in gram.chunks_exact(n).zip(diagonal).enumerate() {
+        let sums = &mut packed[packed_len(i)..packed_len(i + 1)];
+        sums.iter_mut().zip(&row[..i]).for_each(|(sum, value)| *sum += value);
+        sums[i] += square;
+    }
+    Ok(())
 }
 
 /// Adds `X^T Y` to the first `m` columns of `sums`, where `x` is `X [rows, n]`, `y` is `Y [rows, m]` and `sums` is `[n, stride]`, row-major.
@@ -113,6 +138,20 @@ mod tests {
             assert_eq!(sums, lower(1.0));
             add_gram(&single, n, &mut sums, 2);
             assert_eq!(sums, lower(2.0));
+        }
+    }
+
+    #[test]
+    fn gram_elsewhere_is_exact_on_whole_numbers_and_adds() {
+        let (rows, n) = (2 * ROWS_ELSEWHERE + 30, 23);
+        let x = whole_numbers(rows * n, 8);
+        let mut expected = vec![1.0; packed_len(n)];
+        add_gram(&x, n, &mut expected, 1);
+        for dtype in [DType::F64, DType::F32] {
+            let x = Tensor::from_slice(&x, (rows, n), &candle_core::Device::Cpu).unwrap();
+            let mut sums = vec![1.0; packed_len(n)];
+            add_gram_elsewhere(&x.to_dtype(dtype).unwrap(), &mut sums).unwrap();
+            assert_eq!(sums, expected);
         }
     }
 

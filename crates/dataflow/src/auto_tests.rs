@@ -1,5 +1,5 @@
 use fisherflow_curvature::BlockOptions;
-use fisherflow_network::{Arithmetic, Description, Precision};
+use fisherflow_network::{Arithmetic, Description, Precision, Processor};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
 use fisherflow_store::{OnBadObject, StoreOptions};
 
@@ -69,6 +69,7 @@ fn job(prior: Prior) -> Job {
             holdout_fraction: 0.1,
             memory: None,
             kept_spectra: Compute::KEPT_SPECTRA,
+            processor: Processor::Cpu,
             scratch: None,
         },
         certificate: Certification::default(),

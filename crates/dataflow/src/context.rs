@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, CurvatureKind, KroneckerBases};
-use fisherflow_network::{InputJacobian, Network, Precision as ProductPrecision};
+use fisherflow_network::{InputJacobian, Network, NetworkError, Precision as ProductPrecision};
 use fisherflow_posterior::{Evidence, LabelCells, Precision, PriorScan, in_label_units};
 use fisherflow_spectra::{Group, SpectrumBatch};
 use fisherflow_store::{Catalogue, Fetch, GroupIds, GroupStore, Holding, Output, Stores};
@@ -69,6 +69,8 @@ pub(crate) struct Context {
     /// The precision that the run file asks for; the job's is the one taken.
     pub(crate) asked: ProductPrecision,
     pub(crate) network: Network,
+    /// The same where spectra are differentiated, once it is there.
+    differentiating: OnceLock<Network>,
     pub(crate) network_sha256: String,
     pub(crate) network_bytes: u64,
     pub(crate) blocks: Vec<BlockPlan>,
@@ -135,6 +137,21 @@ impl Context {
             Some(holding) => Ok(holding.check()?),
             None => Ok(()),
         }
+    }
+
+    /// The network where spectra are differentiated: on the processor that the run file names.
+    pub(crate) fn differentiating(&self) -> Result<&Network, RunError> {
+        if let Some(known) = self.differentiating.get() {
+            return Ok(known);
+        }
+        let refused = |error: NetworkError| RunError::Refused(with_source(&error));
+        let device = self.job.compute.processor.device().map_err(refused)?;
+        let network = if device.is_cpu() {
+            self.network.clone()
+        } else {
+            self.network.on(&device).map_err(refused)?
+        };
+        Ok(self.differentiating.get_or_init(|| network))
     }
 
     /// What memory and operations depend on.
@@ -294,4 +311,11 @@ fn joined(mut batches: Fetch, batch_rows: usize) -> impl Iterator<Item = Result<
             }
         }
     })
+}
+
+/// An error and what caused it.
+fn with_source(error: &dyn std::error::Error) -> String {
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

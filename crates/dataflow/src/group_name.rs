@@ -151,7 +151,7 @@ mod tests {
     use std::sync::Arc;
 
     use fisherflow_curvature::{BlockOptions, StructureKind};
-    use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
+    use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision, Processor};
     use fisherflow_spectra::{ObjectVersion, Shard, Simulation};
     use fisherflow_store::{OnBadObject, StoreOptions, Stores, simulated_columns, write_simulated};
 
@@ -222,6 +222,7 @@ mod tests {
                 holdout_fraction: 0.2,
                 memory: None,
                 kept_spectra: Compute::KEPT_SPECTRA,
+                processor: Processor::Cpu,
                 scratch: None,
             },
             certificate: Certification::default(),

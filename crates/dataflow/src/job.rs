@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
-use fisherflow_network::{Arithmetic, Description};
+use fisherflow_network::{Arithmetic, Description, Processor};
 use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{OnBadObject, StoreOptions};
 
@@ -181,6 +181,8 @@ pub struct Calibration {
 pub struct Compute {
     /// Arithmetic of the products, and a worker's own threads.
     pub arithmetic: Arithmetic,
+    /// What spectra are differentiated and summed on.
+    pub processor: Processor,
     /// Spectra a batch.
     pub batch: usize,
     /// Spectra a reduction group, at least: groups are whole row groups. None: 4,096, or as many as keep the sums that a group leaves in the

@@ -128,6 +128,7 @@ pub enum Outcome {
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
+    context.differentiating()?;
     context.faults.arm(&cluster.fail_points);
     context.faults.pass(FailPoint::Opened);
     if let Some(manifest) = release::of_same_inputs(&context)? {

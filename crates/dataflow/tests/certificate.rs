@@ -10,7 +10,7 @@ use fisherflow_dataflow::{
     Meter, NetworkSource, Noise, Outcome, Predict, Prior, RunSummary, Stage, run,
 };
 use fisherflow_network::{
-    Arithmetic, Description, InputJacobian, LabelsDescription, Network, Precision, to_safetensors,
+    Arithmetic, Description, InputJacobian, LabelsDescription, Network, Precision, Processor, to_safetensors,
 };
 use fisherflow_spectra::{Simulation, is_held_out, plan_groups};
 use fisherflow_store::{
@@ -189,6 +189,7 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
             holdout_fraction: 0.2,
             memory: None,
             kept_spectra: Compute::KEPT_SPECTRA,
+            processor: Processor::Cpu,
             scratch: None,
         },
         certificate: Certification::default(),

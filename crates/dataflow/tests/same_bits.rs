@@ -11,7 +11,7 @@ use fisherflow_dataflow::{
     Job, LowRankSettings, Meter, NetworkSource, Noise, Outcome, PassCount, Predict, Prior, Progress, RunSummary, Stage,
     Standing, StructureChoice, run,
 };
-use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
+use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision, Processor};
 use fisherflow_spectra::Simulation;
 use fisherflow_store::{MatrixSet, OnBadObject, Output, StoreOptions, Stores, simulated_columns, write_simulated};
 
@@ -82,6 +82,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             holdout_fraction: 0.2,
             memory: None,
             kept_spectra: Compute::KEPT_SPECTRA,
+            processor: Processor::Cpu,
             scratch: None,
         },
         certificate: Certification::default(),

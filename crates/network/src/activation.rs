@@ -105,16 +105,25 @@ impl Activation {
         })
     }
 
-    /// Turns gradients at its value, `[S * batch, width]`, into those at its input, `[batch, width]`, in their own memory.
-    pub(crate) fn vjp(&self, grad: &Tensor, input: &Tensor, threads: usize) -> Result<()> {
+    /// Gradients at its value, `[S * batch, width]`, as those at its input, `[batch, width]`; on the CPU in their own memory.
+    pub(crate) fn vjp(&self, grad: Tensor, input: &Tensor, threads: usize) -> Result<Tensor> {
         match self {
-            Self::Linear => Ok(()),
-            Self::Relu => change_by(grad, input, &TimesReluSlope, threads),
+            Self::Linear => {}
+            _ if !grad.device().is_cpu() => return self.vjp_elsewhere(&grad, input),
+            Self::Relu => change_by(&grad, input, &TimesReluSlope, threads)?,
             _ => {
                 let slope = element_wise(input, usize::MAX, threads, |_, x| self.derivative(x))?;
-                change_by(grad, &slope, &Times, threads)
+                change_by(&grad, &slope, &Times, threads)?;
             }
         }
+        Ok(grad)
+    }
+
+    /// The same by candle's own operations, on whatever device.
+    fn vjp_elsewhere(&self, grad: &Tensor, input: &Tensor) -> Result<Tensor> {
+        let (rows, width) = input.dims2()?;
+        let by_seed = grad.reshape(((), rows, width))?;
+        by_seed.broadcast_mul(&self.derivative(input)?)?.reshape(grad.shape())
     }
 
     /// Whether the second derivative is 0 everywhere: an output of a network of such activations is linear in the weights of each layer.
@@ -264,6 +273,24 @@ mod tests {
             sum += term;
         }
         0.5 + sum / std::f64::consts::PI.sqrt()
+    }
+
+    /// What a GPU is given says what the CPU's kernels say, here on the CPU too.
+    #[test]
+    fn gradients_by_candle_are_those_in_place() {
+        let (rows, width, seeds) = (40, 3, 2);
+        let input = tensor(&points()).reshape((rows, width)).unwrap();
+        let grad: Vec<f64> = (0..seeds * rows * width).map(|i| (i as f64).sin()).collect();
+        let grad = tensor(&grad).reshape((seeds * rows, width)).unwrap();
+        for activation in ALL {
+            let elsewhere = activation.vjp_elsewhere(&grad, &input).unwrap();
+            let own = activation.vjp(grad.copy().unwrap(), &input, 2).unwrap();
+            assert_eq!(
+                elsewhere.to_vec2::<f64>().unwrap(),
+                own.to_vec2::<f64>().unwrap(),
+                "{activation:?}"
+            );
+        }
     }
 
     #[test]

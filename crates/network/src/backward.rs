@@ -15,6 +15,9 @@ use crate::product::product;
 /// Rows of a block of the Jacobian: enough for the weights to be read seldom, few enough for the third cache level.
 pub const ROWS_OF_A_BLOCK: usize = 256;
 
+/// The same on a GPU: enough to keep it busy.
+const ROWS_ON_A_GPU: usize = 4096;
+
 /// Whether the pass goes on to the flux, which costs the largest product of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputJacobian {
@@ -51,7 +54,7 @@ impl Network {
                 row[k] = 1.0;
             }
         }
-        let seeds = Tensor::from_vec(seeds, (n_labels, batch, n_labels), &self.arithmetic.device())?;
+        let seeds = Tensor::from_vec(seeds, (n_labels, batch, n_labels), &self.device)?;
         let seeds = seeds.to_dtype(self.arithmetic.precision.dtype())?;
         self.vjp(forward, &seeds, input_jacobian)
     }
@@ -79,7 +82,7 @@ impl Network {
         let mut grad = seeds.reshape((n_seeds * batch, n_labels))?.force_contiguous()?;
         for (position, (layer, input)) in self.layers.iter().zip(&forward.inputs).enumerate().rev() {
             match layer {
-                Layer::Activation(activation) => activation.vjp(&grad, input, threads)?,
+                Layer::Activation(activation) => grad = activation.vjp(grad, input, threads)?,
                 Layer::Pool1d(pool) => grad = pool.vjp(&grad, input, threads)?,
                 Layer::Flatten(flatten) => grad = flatten.vjp(&grad, threads)?,
                 Layer::Conv1d(conv) => {
@@ -141,7 +144,12 @@ impl Network {
             Ok(grad.contiguous()?.reshape((k * n, width))?)
         };
         let batch = grad.dims()[0] / k.max(1);
-        let at_once = (ROWS_OF_A_BLOCK / k.max(1)).clamp(1, batch.max(1));
+        let rows = if grad.device().is_cpu() {
+            ROWS_OF_A_BLOCK
+        } else {
+            ROWS_ON_A_GPU
+        };
+        let at_once = (rows / k.max(1)).clamp(1, batch.max(1));
         let room = Tensor::zeros((k * at_once, self.n_inputs()), grad.dtype(), grad.device());
         let room = room.map_err(NetworkError::from)?;
         for first in (0..batch).step_by(at_once) {

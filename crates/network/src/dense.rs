@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fisherflow_kernels::{Path, Products};
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +130,12 @@ impl Dense {
             Some(bias) => product_plus_row(input, &self.weight.t()?, bias, threads),
             None => product(input, &self.weight.t()?, threads),
         }
+    }
+
+    /// The same on a device, not packed.
+    pub fn on(&self, device: &Device) -> candle_core::Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.to_device(device)).transpose()?;
+        Ok(Self::new(self.weight.to_device(device)?, bias))
     }
 
     /// The same without its biases: what becomes of a tangent.

@@ -158,6 +158,17 @@ pub enum NetworkError {
         /// The nearest known name.
         nearest: String,
     },
+    /// A GPU was asked for.
+    #[error(
+        "no GPU can be used here: `cuda` needs an NVIDIA GPU, its driver, and a fisherflow built with `--features cuda`; `cpu` runs on any machine"
+    )]
+    NoGpu(#[source] candle_core::Error),
+    /// A layer that GPUs are not given.
+    #[error("layer `{layer}` runs on the CPU only: networks of dense layers and activations run on a GPU")]
+    NotOnGpu {
+        /// Its kind.
+        layer: String,
+    },
     /// This machine cannot make products in that precision.
     #[error("precision `{precision}` needs a kernel that cannot be had here; `f32` runs on any machine")]
     MissingKernel {

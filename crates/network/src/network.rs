@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::activation::{Activation, Relu};
 use crate::arithmetic::{Arithmetic, Precision};
@@ -58,6 +58,8 @@ pub struct Network {
     pub(crate) normalisation: InputNormalisation,
     pub(crate) labels: Labels,
     pub(crate) arithmetic: Arithmetic,
+    /// Where its numbers are.
+    pub(crate) device: Device,
     /// The first layer's weights over the input scale, kept once the input Jacobian was asked for.
     pub(crate) weight_by_flux: OnceLock<Tensor>,
 }
@@ -117,8 +119,33 @@ impl Network {
             normalisation: InputNormalisation::new(input_mean, input_scale, n_inputs, &arithmetic)?,
             labels: labels(chain.n_outputs)?,
             arithmetic,
+            device: Device::Cpu,
             weight_by_flux: OnceLock::new(),
         })
+    }
+
+    /// The same network on a device, where its forward and backward passes are made then, and where what they leave is. Products there are those of
+    /// candle, in f32 or f64.
+    ///
+    /// # Errors
+    /// A layer that runs on the CPU only; a device that refuses.
+    pub fn on(&self, device: &Device) -> Result<Self, NetworkError> {
+        let mut network = self.clone();
+        for layer in &mut network.layers {
+            match layer {
+                Layer::Dense(dense) => *dense = dense.on(device)?,
+                Layer::Activation(_) => {}
+                Layer::Conv1d(_) | Layer::Pool1d(_) | Layer::Flatten(_) => {
+                    return Err(NetworkError::NotOnGpu {
+                        layer: layer.spec().to_string(),
+                    });
+                }
+            }
+        }
+        network.normalisation = network.normalisation.on(device)?;
+        network.weight_by_flux = OnceLock::new();
+        network.device = device.clone();
+        Ok(network)
     }
 
     /// Number of inputs: pixels a spectrum.
@@ -236,12 +263,11 @@ impl Network {
             });
         }
         let shape = (flux.len() / inputs, inputs);
-        let device = self.arithmetic.device();
         Ok(match self.arithmetic.precision {
             Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => {
-                Tensor::from_vec(flux.iter().map(|v| *v as f32).collect(), shape, &device)?
+                Tensor::from_vec(flux.iter().map(|v| *v as f32).collect(), shape, &self.device)?
             }
-            Precision::F64 => Tensor::from_slice(flux, shape, &device)?,
+            Precision::F64 => Tensor::from_slice(flux, shape, &self.device)?,
         })
     }
 
@@ -270,7 +296,7 @@ impl Network {
                 Layer::Flatten(flatten) => flatten.forward(&x, threads)?,
                 Layer::Activation(Activation::Linear) => x.clone(),
                 // What its derivative needs to know of its input can be seen in its value.
-                Layer::Activation(Activation::Relu) if is_new => {
+                Layer::Activation(Activation::Relu) if is_new && x.device().is_cpu() => {
                     change(&x, &Relu, threads)?;
                     x.clone()
                 }

@@ -1,6 +1,6 @@
 //! How flux becomes the network's input: `x = (flux - mean) / scale`, pixel by pixel.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::arithmetic::Arithmetic;
 use crate::blocks::in_blocks;
@@ -56,6 +56,16 @@ impl InputNormalisation {
             mean_row,
             inverse_scale,
         })
+    }
+
+    /// The same on a device.
+    pub fn on(&self, device: &Device) -> Result<Self, NetworkError> {
+        let mut moved = self.clone();
+        moved.mean_row = self.mean_row.as_ref().map(|row| row.to_device(device)).transpose()?;
+        if let InverseScale::ByPixel(row) = &self.inverse_scale {
+            moved.inverse_scale = InverseScale::ByPixel(row.to_device(device)?);
+        }
+        Ok(moved)
     }
 
     /// The network's input of `flux`, `[batch, D]`; no copy where there is nothing to do.

@@ -5,7 +5,7 @@ use fisherflow_network::{Backward, Network};
 
 use crate::PosteriorError;
 use crate::captures::with_values;
-use crate::weighted_gram::WeightedGram;
+use crate::weighted_gram::{WeightedGram, weighted_gram_elsewhere};
 
 /// `[batch, K, K]`, row-major, exactly symmetric, in the units of the labels squared.
 ///
@@ -78,6 +78,7 @@ fn covariance_of(input_jacobian: &Tensor, variance: &[f64]) -> Result<Vec<f64>, 
     }
     let jacobian = input_jacobian.contiguous()?;
     match jacobian.dtype() {
+        DType::F32 | DType::F64 if !jacobian.device().is_cpu() => elsewhere(&jacobian, variance),
         DType::F32 => with_values(&jacobian, |j: &[f32]| contract(j, variance, k, batch, pixels)),
         DType::F64 => with_values(&jacobian, |j: &[f64]| contract(j, variance, k, batch, pixels)),
         other => Err(PosteriorError::Type {
@@ -85,6 +86,13 @@ fn covariance_of(input_jacobian: &Tensor, variance: &[f64]) -> Result<Vec<f64>, 
             found: other.as_str().to_owned(),
         }),
     }
+}
+
+/// On whatever device.
+fn elsewhere(jacobian: &Tensor, variance: &[f64]) -> Result<Vec<f64>, PosteriorError> {
+    let (_, batch, pixels) = jacobian.dims3()?;
+    let variance = Tensor::from_slice(variance, (batch, pixels), jacobian.device())?;
+    Ok(weighted_gram_elsewhere(jacobian, &variance)?)
 }
 
 fn contract<T: WithDType>(jacobian: &[T], variance: &[f64], k: usize, batch: usize, pixels: usize) -> Vec<f64> {
@@ -133,6 +141,10 @@ mod tests {
                 }
             }
         }
+        // What a GPU is given, here on the CPU too.
+        let elsewhere = elsewhere(&tensor, &v).unwrap();
+        assert!(elsewhere.iter().zip(&found).all(|(x, y)| (x - y).abs() < 1e-13));
+        assert!((0..batch).all(|n| elsewhere[n * k * k + 1] == elsewhere[n * k * k + k]));
         // A view that is not contiguous is the same Jacobian.
         let turned = tensor.transpose(0, 1).unwrap().contiguous().unwrap();
         let view = turned.transpose(0, 1).unwrap();

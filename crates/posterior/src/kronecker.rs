@@ -16,7 +16,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_kernels::Packed;
 use fisherflow_network::{DenseShape, LayerCapture};
@@ -29,6 +29,7 @@ use crate::eigenbasis::Eigenbasis;
 use crate::elements::{check_weights, in_eigenbases};
 use crate::matrices::single_layer;
 use crate::product::{Right, Scalar, product, rows};
+use crate::weighted_gram::weighted_gram_elsewhere;
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// How many rows of squared eigenvectors the marginal variance holds at a time.
@@ -42,6 +43,8 @@ pub(crate) struct KroneckerPrecision {
     eigenbasis: Eigenbasis,
     threads: usize,
     in_f32: OnceLock<InF32>,
+    /// For captures that are elsewhere.
+    on_device: OnceLock<OnDevice>,
     /// `1 / (lambda + delta)`, `[columns, out]`, for f64 captures.
     inverse_f64: OnceLock<Vec<f64>>,
 }
@@ -54,6 +57,18 @@ struct InF32 {
     bias_row: Option<Vec<f32>>,
     g_vectors: Packed<f32>,
     inverse: Inverse,
+}
+
+/// What captures on another device are multiplied by, there and in their type.
+struct OnDevice {
+    /// V, without the row of the bias: `[in, columns]`.
+    a_vectors: Tensor,
+    /// V's row of the bias, `[1, columns]`; none: there is no bias.
+    bias_row: Option<Tensor>,
+    /// U, `[out, out]`.
+    g_vectors: Tensor,
+    /// `1 / (lambda + delta)`, `[columns, out]`.
+    inverse: Tensor,
 }
 
 /// `1 / (lambda + delta)`, `[columns, out]`.
@@ -129,6 +144,7 @@ impl KroneckerPrecision {
             eigenbasis,
             threads,
             in_f32: OnceLock::new(),
+            on_device: OnceLock::new(),
             inverse_f64: OnceLock::new(),
         })
     }
@@ -168,6 +184,47 @@ impl KroneckerPrecision {
                 Inverse::Plain(inverse)
             },
         }
+    }
+}
+
+impl KroneckerPrecision {
+    /// `V: [batch, K, K]` of a capture on whatever device, whose weights no positions share, by candle's own products.
+    fn covariance_elsewhere(&self, capture: &LayerCapture) -> candle_core::Result<Vec<f64>> {
+        let by = match self.on_device.get() {
+            Some(known) => known,
+            None => {
+                let new = self.on(capture.input.device(), capture.input.dtype())?;
+                self.on_device.get_or_init(|| new)
+            }
+        };
+        let mut input = capture.input.squeeze(1)?.matmul(&by.a_vectors)?;
+        if let Some(row) = &by.bias_row {
+            input = input.broadcast_add(row)?;
+        }
+        let weights = input.sqr()?.matmul(&by.inverse)?;
+        let (k, batch, _, outputs) = capture.output_grad.dims4()?;
+        let grad = capture
+            .output_grad
+            .reshape((k * batch, outputs))?
+            .matmul(&by.g_vectors)?;
+        weighted_gram_elsewhere(&grad.reshape((k, batch, outputs))?, &weights)
+    }
+
+    fn on(&self, device: &Device, dtype: DType) -> candle_core::Result<OnDevice> {
+        let (columns, outputs) = self.eigenbasis.sides();
+        let of = |values: &[f64], shape: (usize, usize)| match dtype {
+            DType::F32 => Tensor::from_vec(to_f32(values), shape, device),
+            _ => Tensor::from_slice(values, shape, device)?.to_dtype(dtype),
+        };
+        let inputs = self.shape.inputs;
+        let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(inputs * columns);
+        let inverse: Vec<f64> = self.eigenbasis.inverse(self.info.prior_precision);
+        Ok(OnDevice {
+            a_vectors: of(a_vectors, (inputs, columns))?,
+            bias_row: self.shape.bias.then(|| of(bias_row, (1, columns))).transpose()?,
+            g_vectors: of(&self.eigenbasis.g_vectors, (outputs, outputs))?,
+            inverse: of(&inverse, (columns, outputs))?,
+        })
     }
 }
 
@@ -215,6 +272,9 @@ impl Precision for KroneckerPrecision {
             shape: &self.shape,
         };
         let capture = wanted.find(captures)?;
+        if !capture.input.device().is_cpu() && self.shape.shared == 1 {
+            return Ok(self.covariance_elsewhere(capture)?);
+        }
         if capture.input.dtype() == DType::F32 {
             let own = self.in_f32.get_or_init(|| self.in_f32());
             let by = Rotations {
@@ -289,5 +349,41 @@ impl Precision for KroneckerPrecision {
 
     fn info(&self) -> &BlockInfo {
         &self.info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fisherflow_curvature::{CurvatureForm, StructureKind};
+
+    use super::*;
+    use crate::Factor;
+    use crate::brute_force::{inverse, predictive, relative_error, with_prior};
+    use crate::cases::{K, PRIOR, case, draw, small};
+    use crate::eigen::decompose;
+
+    /// What a GPU is given, here on the CPU, against the dense inverse.
+    #[test]
+    fn covariance_by_candle_is_j_m_jt() {
+        let (mlp, training) = small();
+        let x = draw(6 * 9, 5);
+        for layer in 0..3 {
+            let case = case(&mlp, &training, StructureKind::Kfac, &[layer]);
+            let (m, _) = inverse(&with_prior(case.h.clone(), PRIOR));
+            let expected = predictive(&mlp.jacobian(&x, &[layer]), &m, K);
+            let CurvatureForm::Kronecker { a, g } = case.curvature.form else {
+                panic!("kfac is held as factors");
+            };
+            let pairs = |matrix, factor| decompose(matrix, "test", factor, 1).unwrap();
+            let (a, g) = (pairs(a, Factor::KronA), pairs(g, Factor::KronG));
+            for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
+                let basis = Eigenbasis::of_factors(a.clone(), g.clone(), 20);
+                let precision = KroneckerPrecision::with_prior(&case.plan, 20, basis, PRIOR, 1).unwrap();
+                let captures = mlp.captures(&x, dtype);
+                let found = precision.covariance_elsewhere(&captures[layer]).unwrap();
+                let error = relative_error(&found, &expected);
+                assert!(error < tolerance, "layer {layer} {dtype:?}: {error:e}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `sum_d w_d x_kd x_ld` of K rows of one spectrum, in f64: the last step of every covariance of labels.
 
-use candle_core::WithDType;
+use candle_core::{DType, Result, Tensor, WithDType};
 use pulp::{Simd, WithSimd};
 
 /// Columns that are widened at a time: K rows of them stay in the first cache level.
@@ -50,6 +50,23 @@ impl WeightedGram {
             }
         }
     }
+}
+
+/// `[batch, K, K]`, exactly symmetric, of `rows`, `[K, batch, width]`, and `weights`, `[batch, width]`, on whatever device, by candle's own products in
+/// f64.
+pub(crate) fn weighted_gram_elsewhere(rows: &Tensor, weights: &Tensor) -> Result<Vec<f64>> {
+    let k = rows.dim(0)?;
+    let rows = rows.to_dtype(DType::F64)?;
+    let weighted = rows.broadcast_mul(&weights.to_dtype(DType::F64)?)?;
+    let by_spectrum = weighted.transpose(0, 1)?.contiguous()?;
+    let gram = by_spectrum.matmul(&rows.permute((1, 2, 0))?.contiguous()?)?;
+    let mut gram: Vec<f64> = gram.flatten_all()?.to_vec1()?;
+    for gram in gram.chunks_exact_mut((k * k).max(1)) {
+        for i in 0..k {
+            (0..i).for_each(|l| gram[l * k + i] = gram[i * k + l]);
+        }
+    }
+    Ok(gram)
 }
 
 /// The sums of one spectrum, for the widest registers there are.

@@ -112,3 +112,20 @@ fn arguments_that_cannot_be_are_refused() {
     let ended = run(fisherflow().arg("rum").arg(&file));
     assert_eq!(ended.code, Some(2), "{ended}");
 }
+
+/// `fisherflow` as it is tested is built without the feature `cuda`: it can plan what it cannot do.
+#[test]
+fn a_gpu_that_cannot_be_used_is_told_before_anything_is_written() {
+    let folder = prepared();
+    let mut run_file = RunFile::new(folder.path(), "out");
+    run_file.compute += "\ndevice = \"cuda\"";
+    let file = run_file.write(folder.path(), "out");
+    let said = [
+        "no GPU can be used here",
+        "--features cuda",
+        "`cpu` runs on any machine",
+    ];
+    run(fisherflow().arg("run").arg(&file)).expect(3, &said);
+    assert!(!folder.path().join("out").exists());
+    run(fisherflow().arg("plan").arg(&file)).expect_done();
+}

@@ -64,6 +64,7 @@ pub fn job(
         },
         compute: Compute {
             arithmetic: arithmetic(&run_file.compute),
+            processor: run_file.compute.processor,
             batch: run_file.compute.batch,
             group: run_file.compute.group,
             holdout_fraction: run_file.noise.holdout_fraction,

@@ -1,17 +1,30 @@
 //! `[compute]`: arithmetic, batches, threads and reduction groups.
 
 use fisherflow_dataflow::Compute;
-use fisherflow_network::Precision;
+use fisherflow_network::{Precision, Processor};
 
 use super::error::RunFileError;
 use super::table::Table;
 
 /// Keys of `[compute]`.
-pub const KEYS: &[&str] = &["precision", "batch", "threads", "group", "kept_spectra", "scratch"];
+pub const KEYS: &[&str] = &[
+    "device",
+    "precision",
+    "batch",
+    "threads",
+    "group",
+    "kept_spectra",
+    "scratch",
+];
+
+/// Spectra a batch on a GPU where nothing is said: enough to keep it busy.
+const BATCH_ON_A_GPU: usize = 4096;
 
 /// `[compute]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComputeTable {
+    /// What spectra are differentiated and summed on.
+    pub processor: Processor,
     /// Arithmetic of the products; sums are f64 always.
     pub precision: Precision,
     /// Spectra a batch.
@@ -29,6 +42,7 @@ pub struct ComputeTable {
 impl Default for ComputeTable {
     fn default() -> Self {
         Self {
+            processor: Processor::Cpu,
             precision: Precision::F32,
             batch: 512,
             threads: 1,
@@ -46,16 +60,21 @@ impl ComputeTable {
     /// Wrong values.
     pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
         let mut read = Self::default();
+        if let Some(e) = table.get("device") {
+            read.processor = e.choice(&[("cpu", Processor::Cpu), ("cuda", Processor::Cuda)], &[])?;
+            if read.processor == Processor::Cuda {
+                read.batch = BATCH_ON_A_GPU;
+            }
+        }
         if let Some(e) = table.get("precision") {
-            read.precision = e.choice(
-                &[
-                    ("f32", Precision::F32),
-                    ("f64", Precision::F64),
-                    ("bf16x3", Precision::Bf16x3),
-                    ("bf16", Precision::Bf16),
-                ],
-                &[],
-            )?;
+            let (everywhere, on_cpu) = (
+                [("f32", Precision::F32), ("f64", Precision::F64)],
+                [("bf16x3", Precision::Bf16x3), ("bf16", Precision::Bf16)],
+            );
+            read.precision = match read.processor {
+                Processor::Cpu => e.choice(&[everywhere, on_cpu].concat(), &[])?,
+                Processor::Cuda => e.choice(&everywhere, &on_cpu.map(|(name, _)| name))?,
+            };
         }
         if let Some(e) = table.get("batch") {
             read.batch = e.count(1)?;

@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
+use candle_core::Device;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKind, plan_blocks};
-use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision};
+use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Processor};
 use fisherflow_posterior::LabelCells;
 use fisherflow_spectra::plan_groups;
 use fisherflow_store::{Catalogue, GroupStore, KnownCatalogue, Output, Stores};
 use sha2::{Digest, Sha256};
 
 use super::identity::hex;
-use super::{Context, GroupedCatalogue, IO_THREADS, PLENTY};
+use super::{Context, GroupedCatalogue, IO_THREADS, PLENTY, with_source};
 use crate::arithmetic_check::exact_enough;
 use crate::auto::ChosenStructure;
 use crate::basis::Pinned;
@@ -52,7 +53,7 @@ impl Context {
             ..job.compute.arithmetic
         };
         let taken = exact_enough(all_threads, &catalogue, &whole, in_arithmetic)?;
-        let (kernel, network) = (
+        let (mut kernel, network) = (
             kernel_of(taken)?,
             if taken == asked {
                 network
@@ -64,6 +65,12 @@ impl Context {
             },
         );
         let network = network.with_packed_weights();
+        if job.compute.processor != Processor::Cpu {
+            kernel = format!("{kernel} on {}", job.compute.processor);
+            // Whether it could be there.
+            let moved = network.on(&Device::Cpu);
+            moved.map_err(|error| RunError::Usage(format!("compute.device: {error}")))?;
+        }
         let job = if taken == asked {
             job
         } else {
@@ -110,6 +117,7 @@ impl Context {
             asked,
             job,
             network,
+            differentiating: OnceLock::new(),
             network_sha256,
             network_bytes: bytes.len() as u64,
             stores,
@@ -161,13 +169,6 @@ impl GroupedCatalogue {
             readers: Readers::default(),
         }
     }
-}
-
-/// An error and what caused it.
-fn with_source(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// A catalogue that fits the network.

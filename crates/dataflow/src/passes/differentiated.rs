@@ -1,7 +1,7 @@
 //! One batch through the network: labels, layer captures and, where asked for, the Jacobian by flux.
 
 use candle_core::{DType, Tensor};
-use fisherflow_network::{Backward, InputJacobian, LayerCapture};
+use fisherflow_network::{Backward, InputJacobian, LayerCapture, Network};
 use fisherflow_posterior::{flux_covariance, flux_covariance_in_blocks};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 
@@ -102,11 +102,32 @@ pub(crate) fn impute(population: Option<&PixelPopulation>, batch: &mut SpectrumB
 pub(crate) fn differentiate(
     context: &Context,
     population: Option<&PixelPopulation>,
+    batch: SpectrumBatch,
+    input_jacobian: InputJacobian,
+) -> Result<Differentiated, RunError> {
+    differentiate_with(context.differentiating()?, context, population, batch, input_jacobian)
+}
+
+/// The same on the CPU whatever the run file names: for second derivatives, which are made there.
+pub(crate) fn differentiate_on_cpu(
+    context: &Context,
+    population: Option<&PixelPopulation>,
+    batch: SpectrumBatch,
+    input_jacobian: InputJacobian,
+) -> Result<Differentiated, RunError> {
+    differentiate_with(&context.network, context, population, batch, input_jacobian)
+}
+
+fn differentiate_with(
+    network: &Network,
+    context: &Context,
+    population: Option<&PixelPopulation>,
     mut batch: SpectrumBatch,
     input_jacobian: InputJacobian,
 ) -> Result<Differentiated, RunError> {
     impute(population, &mut batch)?;
-    let network = &context.network;
+    // A product of nothing is none that every GPU makes.
+    let network = if batch.n_rows() == 0 { &context.network } else { network };
     let flux = network.flux_tensor(&batch.flux)?;
     let forward = network.forward(&flux)?;
     let labels = forward.labels(network)?;

@@ -13,7 +13,7 @@ use fisherflow_spectra::PixelPopulation;
 use timely::worker::Worker;
 
 use super::curvature::own_covariance;
-use super::differentiated::{Differentiated, differentiate};
+use super::differentiated::{Differentiated, differentiate_on_cpu};
 use super::{run, spectra};
 use crate::context::Context;
 use crate::error::RunError;
@@ -75,7 +75,7 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
                 .collect();
             let training = batch.select(&rows)?;
             deriving.progress.advance((batch.n_rows() - rows.len()) as u64);
-            differentiate(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
+            differentiate_on_cpu(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
         });
         let fold = Fold {
             context: Arc::clone(context),

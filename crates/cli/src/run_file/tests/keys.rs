@@ -2,7 +2,7 @@
 
 use fisherflow_curvature::{BlockOptions, StructureKind, WeightSharing};
 use fisherflow_dataflow::{Certification, Prior, StructureChoice};
-use fisherflow_network::{Activation, Precision};
+use fisherflow_network::{Activation, Precision, Processor};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
 use fisherflow_store::{OnBadObject, Patience};
 
@@ -87,6 +87,15 @@ fn every_key_of_the_contract_is_read() {
     assert_eq!((train.epochs, train.batch, train.patience), (30, 64, Some(5)));
     assert_eq!(train.learning_rate, 0.0008);
     assert_eq!(train.activation, Activation::Relu);
+}
+
+#[test]
+fn a_gpu_takes_larger_batches_unless_it_is_told() {
+    let compute = |said: &str| parse(&format!("{LEAST}\n[compute]\n{said}")).unwrap().compute;
+    let (cpu, gpu) = (compute("device = \"cpu\""), compute("device = \"cuda\""));
+    assert_eq!((cpu.processor, cpu.batch), (Processor::Cpu, 512));
+    assert_eq!((gpu.processor, gpu.batch), (Processor::Cuda, 4096));
+    assert_eq!(compute("device = \"cuda\"\nbatch = 64").batch, 64);
 }
 
 #[test]

@@ -234,6 +234,16 @@ fn values_that_make_no_sense_are_refused() {
             "expected \"f32\", \"f64\", \"bf16x3\" or \"bf16\"",
         ),
         (
+            "precision = \"f32\"",
+            "device = \"gpu\"",
+            "`compute.device` is \"gpu\", expected \"cpu\" or \"cuda\"",
+        ),
+        (
+            "precision = \"f32\"",
+            "device = \"cuda\"\nprecision = \"bf16\"",
+            "\"bf16\" is not yet supported",
+        ),
+        (
             "batch = 512",
             "batch = 0",
             "`compute.batch` is 0, expected an integer of at least 1",
