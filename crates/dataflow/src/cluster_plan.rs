@@ -3,7 +3,8 @@
 //! What is counted:
 //!
 //! ```text
-//! read        every pass over spectra reads its groups once, whichever worker takes them; the held-out passes read their sample of groups
+//! read        every pass over spectra reads its groups once, whichever worker takes them; the held-out passes read their sample of groups; what
+//!             stays in memory between passes is not read again
 //! checkpoint  a group's sums are written to the store by the worker that summed them
 //! reduction   every slice of every block's sums is read once from each group's checkpoint, by the worker that owns the slice
 //! network     the totals of the slices go to the owner of their block: the sums once, whatever the number of groups
