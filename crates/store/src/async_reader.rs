@@ -77,6 +77,9 @@ impl ObjectReader {
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(object_store::Error::Precondition { .. }) => return Err(self.replaced().await),
+            Err(error @ object_store::Error::NotFound { .. }) => return Err(self.failed(error)),
+            // A file that is written over while it is read ends early.
+            Err(_) if self.is_another_file().await => return Err(self.replaced().await),
             Err(error) => return Err(self.failed(error)),
         };
         // A store without etags: shorter than it was listed. A file: its etag was looked at before it was read, and is again.
@@ -86,6 +89,12 @@ impl ObjectReader {
             return Err(self.replaced().await);
         }
         Ok(bytes)
+    }
+
+    /// Whether a file is known to be no longer the one that was planned with.
+    async fn is_another_file(&self) -> bool {
+        self.location.place == Place::Local
+            && matches!(self.found().await, Ok(found) if found.as_ref() != Some(&self.version))
     }
 
     /// What stands there now; `None` where nothing does.
