@@ -117,7 +117,7 @@ pub(crate) struct Context {
     evidence: OnceLock<Evidence>,
     /// The prior precision of every block, once it is known.
     prior: OnceLock<PriorChoice>,
-    /// Held by the worker that chooses the prior for all of its process.
+    /// Held by the worker that chooses the prior, or moves the network, for all of its process.
     choosing: Mutex<()>,
     /// Blocks in their eigenbases, while the prior is chosen by held-out spectra.
     scans: Mutex<BTreeMap<u64, Arc<PriorScan>>>,
@@ -141,17 +141,14 @@ impl Context {
 
     /// The network where spectra are differentiated: on the processor that the run file names.
     pub(crate) fn differentiating(&self) -> Result<&Network, RunError> {
-        if let Some(known) = self.differentiating.get() {
-            return Ok(known);
-        }
-        let refused = |error: NetworkError| RunError::Refused(with_source(&error));
-        let device = self.job.compute.processor.device().map_err(refused)?;
-        let network = if device.is_cpu() {
-            self.network.clone()
-        } else {
-            self.network.on(&device).map_err(refused)?
-        };
-        Ok(self.differentiating.get_or_init(|| network))
+        self.once(&self.differentiating, || {
+            let refused = |error: NetworkError| RunError::Refused(with_source(&error));
+            let device = self.job.compute.processor.device().map_err(refused)?;
+            if device.is_cpu() {
+                return Ok(self.network.clone());
+            }
+            self.network.on(&device).map_err(refused)
+        })
     }
 
     /// What memory and operations depend on.

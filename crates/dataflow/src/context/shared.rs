@@ -156,11 +156,14 @@ impl Context {
     }
 
     /// What a cell holds; the first worker to ask makes it for all of its process.
-    fn once<'c, T>(
+    pub(super) fn once<'c, T>(
         &self,
         cell: &'c OnceLock<T>,
         make: impl FnOnce() -> Result<T, RunError>,
     ) -> Result<&'c T, RunError> {
+        if let Some(known) = cell.get() {
+            return Ok(known);
+        }
         let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = cell.get() {
             return Ok(known);
