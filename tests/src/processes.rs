@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::binary::{Ended, fisherflow};
 
 /// A process that takes longer hangs.
@@ -103,13 +106,11 @@ impl Processes {
     /// Sends a process a signal: `TERM`, `STOP`, ...
     ///
     /// # Panics
-    /// There is no such process, or no `kill`.
+    /// There is no such process, or no such signal.
     pub fn signal(&self, process: usize, signal: &str) {
         let child = self.children[process].as_ref().expect("a process that was started");
-        let sent = Command::new("kill")
-            .args(["-s", signal, &child.id().to_string()])
-            .status();
-        assert!(sent.expect("there is a kill").success(), "kill -s {signal}");
+        let signal: Signal = format!("SIG{signal}").parse().expect("a signal");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("the process takes signals");
     }
 
     /// Where a process listens.

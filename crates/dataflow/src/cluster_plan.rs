@@ -154,23 +154,18 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let all = (asked.processes * asked.workers).max(1) as u64;
     let rates = rates(sizes, asked);
     let checkpoint: u64 = sizes.sums.iter().flatten().sum();
-    let of_pass = |sums: &Vec<u64>| -> Vec<u64> { sums.iter().flat_map(|&bytes| slices(bytes)).collect() };
-    let by_pass: Vec<Vec<u64>> = sizes.sums.iter().map(of_pass).collect();
-    let n_slices: usize = by_pass.iter().map(Vec::len).sum();
+    let slices = |sums: &Vec<u64>| sums.iter().map(|bytes| bytes.div_ceil(SLICE_BYTES)).sum::<u64>();
+    let n_slices: u64 = sizes.sums.iter().map(slices).sum();
     // In each pass neighbouring slices belong to one worker, as many to each; it reads them from every group.
-    let most = |slices: &Vec<u64>| {
-        let each = slices.len().div_ceil(all as usize).max(1);
-        slices
-            .chunks(each)
-            .map(|own| own.iter().sum::<u64>())
-            .max()
-            .unwrap_or(0)
+    let most = |sums: &Vec<u64>| {
+        let whole = slices(sums).div_ceil(all).saturating_mul(SLICE_BYTES);
+        whole.min(sums.iter().sum())
     };
-    let read_most = by_pass.iter().map(most).sum::<u64>().saturating_mul(sizes.groups);
+    let read_most = sizes.sums.iter().map(most).sum::<u64>().saturating_mul(sizes.groups);
     let elsewhere = 1.0 - 1.0 / all as f64;
     let largest = sizes.sums.iter().flatten().max().copied().unwrap_or(0);
     let share = |bytes: u64| bytes / all;
-    let records = SLICE_RECORD * n_slices as u64 * sizes.groups;
+    let records = (SLICE_RECORD * n_slices).saturating_mul(sizes.groups);
     let messages = (GROUP_MESSAGES * sizes.opened.total() + records) / all;
     let worker = WorkerPlan {
         spectra: sizes.spectra as f64 / all as f64,
@@ -245,7 +240,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
         spectra: sizes.spectra,
         groups: sizes.groups,
         checkpoint,
-        slices: n_slices as u64,
+        slices: n_slices,
         worker,
         memory: sizes.memory,
         seconds: stages.iter().map(|stage| stage.seconds).sum(),
@@ -264,13 +259,6 @@ fn rates(sizes: &ClusterSizes, asked: &ClusterQuestion) -> ClusterRates {
         worker_flops,
         ..asked.rates.clone()
     }
-}
-
-/// Bytes of the slices of so many.
-fn slices(bytes: u64) -> impl Iterator<Item = u64> {
-    let whole = bytes / SLICE_BYTES;
-    let rest = bytes % SLICE_BYTES;
-    std::iter::repeat_n(SLICE_BYTES, whole as usize).chain((rest > 0).then_some(rest))
 }
 
 impl StageValues<u64> {
@@ -407,5 +395,14 @@ mod tests {
         let messages = 12 * GROUP_MESSAGES + 5 * 8 * SLICE_RECORD;
         assert_eq!((plan.worker.sent, plan.worker.received), (messages, messages));
         assert_eq!(plan.worker.groups, 8);
+    }
+
+    /// Sums that no machine holds are for the plan to tell.
+    #[test]
+    fn the_largest_sums_are_counted() {
+        let sums = vec![vec![1 << 60, 5], vec![SLICE_BYTES + 1]];
+        let plan = cluster_plan(&ClusterSizes { sums, ..sizes() }, &asked(1, 1));
+        assert_eq!(plan.slices, (1 << 60) / SLICE_BYTES + 1 + 2);
+        assert_eq!(plan.worker.checkpoints_read, 8 * ((1 << 60) + 5 + SLICE_BYTES + 1));
     }
 }

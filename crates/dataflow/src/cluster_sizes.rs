@@ -6,6 +6,7 @@ use crate::cluster_plan::{ClusterQuestion, ClusterSizes, StageValues};
 use crate::context::{Context, GroupedCatalogue};
 use crate::job::Prior;
 use crate::memory::Sizes;
+use crate::passes::holdout;
 use crate::plan::{BlockFacts, flops};
 
 /// Bytes that are read of an object's end before any of its row groups.
@@ -59,7 +60,12 @@ pub(crate) fn cluster_sizes(
     let mut reading = Reading::new(&of_fit, &sizes, asked.processes);
     let read = StageValues {
         fit: reading.held_out(2) + reading.all(fits),
-        invert: reading.held_out(scans),
+        invert: if of_fit.share_scanned(job.compute.holdout_fraction) < 1.0 {
+            // A choice among them, which no pass before has read.
+            scans * of_fit.sample_bytes
+        } else {
+            reading.held_out(scans)
+        },
         certificate: if compares > 0 {
             reading.compare(compared_share(&sizes, of_fit.row_groups)) + reading.all(certifies)
         } else {
@@ -142,6 +148,14 @@ impl Scaled {
             sample_groups,
             sample_bytes: (bytes as f64 * sample_groups as f64 / groups as f64) as u64,
         }
+    }
+}
+
+impl Scaled {
+    /// The share of the held-out spectra that a prior is chosen by.
+    fn share_scanned(&self, holdout_fraction: f64) -> f64 {
+        let sampled = self.spectra as f64 * self.sample_groups as f64 / self.groups as f64;
+        holdout::share(sampled * holdout_fraction)
     }
 }
 

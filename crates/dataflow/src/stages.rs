@@ -329,6 +329,7 @@ fn certificate(
     fit: &FitState,
     inverted: &InvertState,
 ) -> Result<Certificate, RunError> {
+    context.open_dual(fit);
     context.load_posterior(inverted)?;
     let noise = context.in_normalised_units(residual_covariance(context, fit.estimate.as_ref())?)?;
     let compared = subset::subset(worker, context, fit, inverted, &noise)?;

@@ -17,6 +17,7 @@ use crate::byte_budget::ByteBudget;
 use crate::decode::Decoder;
 use crate::kept_spectra::KeptSpectra;
 use crate::row_group::RowGroups;
+use crate::stores::start_waiter;
 use crate::{ExcludeList, StoreError, Stores};
 
 /// Bytes of a pixel in a batch: flux, variance, and whether it is good.
@@ -120,6 +121,7 @@ impl Fetch {
 
 fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::UnboundedSender<Message>) {
     let handle = plan.stores.handle().clone();
+    let n_row_groups = plan.shards.len();
     let waiting = ByteBudget::new(plan.prefetch_bytes / 2);
     let batch_rows = plan.batch_rows.max(1);
     let row_groups = RowGroups {
@@ -160,15 +162,12 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
             }
         }
     });
-    let blocking = handle.clone();
-    handle.spawn_blocking(move || {
-        while let Some(row_group) = to_decode.blocking_recv() {
+    let (blocking, to_tell) = (handle, batches.clone());
+    let decode = move || {
+        for _ in 0..n_row_groups {
+            let row_group = to_decode.blocking_recv().unwrap_or_else(|| Err(reading_stopped()));
             let row_group = row_group.and_then(|pending: tokio::task::JoinHandle<_>| {
-                blocking.block_on(pending).unwrap_or_else(|_| {
-                    Err(StoreError::Stopped {
-                        object: "a row group".to_owned(),
-                    })
-                })
+                blocking.block_on(pending).unwrap_or_else(|_| Err(reading_stopped()))
             });
             let sent = row_group.and_then(|row_group| {
                 decode_row_group(
@@ -190,5 +189,14 @@ fn spawn(plan: FetchPlan, readers: Vec<(Shard, ObjectReader)>, batches: mpsc::Un
             }
         }
         let _ = batches.send(Message::Done);
-    });
+    };
+    if let Err(error) = start_waiter("fisherflow-dec", decode) {
+        let _ = to_tell.send(Message::Failed(error));
+    }
+}
+
+fn reading_stopped() -> StoreError {
+    StoreError::Stopped {
+        object: "a row group".to_owned(),
+    }
 }

@@ -25,7 +25,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersi
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::async_reader::store_error;
@@ -33,6 +33,7 @@ use crate::catalogue::hex;
 use crate::error::Cause;
 use crate::failure::{Action, failed};
 use crate::location::Location;
+use crate::stores::start_waiter;
 use crate::{StoreError, Stores};
 
 /// Rows of a row group, at most.
@@ -87,7 +88,7 @@ pub(crate) struct ParquetOut {
 }
 
 /// What comes of an encoder.
-type Ending = JoinHandle<Result<(), StoreError>>;
+type Ending = oneshot::Receiver<Result<(), StoreError>>;
 
 /// What the encoder is told; a channel that ends without an end means that the file is given up.
 enum Message {
@@ -167,10 +168,15 @@ impl ParquetOut {
             uri: uri.clone(),
         };
         let (sender, messages) = mpsc::channel(1);
-        let task = stores.handle().spawn_blocking(move || encoder.run(messages));
+        let (said, result) = oneshot::channel();
+        let encode = move || {
+            // Nobody waits for what a file comes to whose writer is gone.
+            let _ = said.send(encoder.run(messages));
+        };
+        start_waiter("fisherflow-enc", encode)?;
         Ok(Self {
             stores: stores.clone(),
-            encoder: Some((sender, task)),
+            encoder: Some((sender, result)),
             digest,
             uri,
             path: path.to_owned(),
@@ -228,11 +234,11 @@ impl ParquetOut {
 
     /// Waits for the encoder.
     fn join(&mut self) -> Result<(), StoreError> {
-        let Some((sender, task)) = self.encoder.take() else {
+        let Some((sender, result)) = self.encoder.take() else {
             return Err(self.ended());
         };
         drop(sender);
-        self.stores.block_on(task).unwrap_or_else(|_| {
+        self.stores.block_on(result).unwrap_or_else(|_| {
             Err(StoreError::Encode {
                 uri: self.uri.clone(),
                 source: Cause::said("its encoder gave up"),
@@ -286,9 +292,11 @@ impl Drop for ParquetOut {
     /// A file that was not ended leaves nothing behind. The process may be about to end, so its encoder is waited for; whether that was in
     /// time shows where the next run tidies up.
     fn drop(&mut self) {
-        if let Some((sender, task)) = self.encoder.take() {
+        if let Some((sender, result)) = self.encoder.take() {
             drop(sender);
-            let _ = self.stores.block_on(async { tokio::time::timeout(ABORT, task).await });
+            let _ = self
+                .stores
+                .block_on(async { tokio::time::timeout(ABORT, result).await });
         }
     }
 }

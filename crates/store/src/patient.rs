@@ -282,10 +282,12 @@ impl Read {
                     store: "S3",
                     source: format!("the body ended {} bytes early", self.range.end - self.range.start).into(),
                 },
-                // Without an etag what comes next may be of another version.
-                Some(Err(error)) if self.options.if_match.is_none() => return Err(error),
                 Some(Err(error)) => error,
             };
+            if self.options.if_match.is_none() {
+                // Without an etag what comes next may be of another version.
+                return Err(error);
+            }
             let request = Request {
                 method: "GET",
                 path: &self.path,
@@ -327,6 +329,9 @@ impl Listing {
                 Ok(Some(meta)) => {
                     self.sorted &= self.last.as_ref().is_none_or(|last| *last < meta.location);
                     self.last = Some(meta.location.clone());
+                    if self.attempts.failed() > 0 {
+                        self.attempts = Attempts::new();
+                    }
                     return Ok(Some(meta));
                 }
                 Ok(None) => return Ok(None),

@@ -55,6 +55,13 @@ impl fmt::Debug for Stores {
     }
 }
 
+/// Starts a thread for what waits until a group is read or a file written. Among the runtime's threads for blocking work, whose number is
+/// limited, such waiters could be all there are, and what they wait for would never begin.
+pub(crate) fn start_waiter(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map(drop).map_err(StoreError::Runtime)
+}
+
 impl Stores {
     /// Stores with `io_threads` threads of their own (at least one).
     ///

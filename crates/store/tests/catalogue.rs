@@ -400,3 +400,24 @@ fn decoding_does_not_depend_on_batches() {
     };
     assert_eq!(read(7), read(1000));
 }
+
+/// More groups at a time than the runtime has threads for blocking work, each with batches that wait: a machine of many cores.
+#[test]
+fn any_number_of_groups_is_read_at_a_time() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 6, 4), 2));
+    let catalogue = place.open(&columns()).unwrap();
+    let group = plan_groups(catalogue.shards().to_vec(), 1 << 20, "").remove(0);
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reading: Vec<Fetch> = (0..600).map(|_| catalogue.fetch(&group, 1, 1)).collect();
+        for row in 0..6 {
+            for fetch in &mut reading {
+                assert_eq!(fetch.next().unwrap().unwrap().flux[0], f64::from(flux(row, 0)));
+            }
+        }
+        assert!(reading.iter_mut().all(|fetch| fetch.next().is_none()));
+        done.send(()).unwrap();
+    });
+    finished.recv_timeout(std::time::Duration::from_secs(120)).unwrap();
+}

@@ -19,6 +19,11 @@ use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, R
 /// Held-out spectra that are plenty to choose a prior by: the standard deviation of so many pulls is good to 1 %.
 const PLENTY: f64 = 4096.0;
 
+/// Of so many held-out spectra the share that is looked at.
+pub(crate) fn share(held_out: f64) -> f64 {
+    (PLENTY / held_out).min(1.0)
+}
+
 /// The held-out spectra at the prior precisions of `grid`, label units.
 pub(crate) fn scan(
     worker: &mut Worker,
@@ -29,8 +34,7 @@ pub(crate) fn scan(
 ) -> Result<ScannedStars, RunError> {
     let scans = context.scans(n_spectra)?;
     let sampled: u64 = context.fit.sample.iter().map(Group::n_rows).sum();
-    let held_out = sampled as f64 * context.job.compute.holdout_fraction;
-    let share = (PLENTY / held_out).min(1.0);
+    let share = share(sampled as f64 * context.job.compute.holdout_fraction);
     let none = ScannedStars::new(context.network.n_labels(), grid.len());
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
