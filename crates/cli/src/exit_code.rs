@@ -1,6 +1,7 @@
 //! What can end a command, and the exit code that tells a scheduler about it.
 
 use std::error::Error;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -124,7 +125,10 @@ pub fn of(done: Result<(), CliError>, terminal: &Terminal) -> ExitCode {
 pub fn say(error: &CliError, terminal: &Terminal) -> u8 {
     let code = error.exit_code();
     match terminal.format {
-        LogFormat::Text => eprintln!("error: {}", chain(error)),
+        LogFormat::Text => {
+            // Where nobody listens the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "error: {}", chain(error));
+        }
         LogFormat::Json => tracing::error!(exit_code = code, error = chain(error)),
     }
     code

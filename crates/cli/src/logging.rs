@@ -30,6 +30,8 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_terminal && !environment.no_color)
+        // A log that nobody takes any more stops no run: of what could not be written nothing is said, and that where it would have been.
+        .log_internal_errors(false)
         .with_writer(writer);
     // A second start, as tests in one process make, keeps the first.
     let _already = match args.log {

@@ -62,7 +62,8 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
             }
         };
         if !is_same && !overwrite {
-            return Err(refusal(context, held)?);
+            let is_over = has_ended(context, &held, &own)?;
+            return Err(refusal(context, held, is_over)?);
         }
         if let (Some(manifest), false) = (&held.committed, overwrite) {
             // Its holder died between its commit and the manifest.
@@ -70,7 +71,7 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
             return Ok(Claimed::Complete(Box::new(manifest.clone())));
         }
         if held.committed.is_none() && is_at_work(context, &held, &own, &cluster.interrupt)? {
-            return Err(refusal(context, held)?);
+            return Err(refusal(context, held, false)?);
         }
         let holding = if overwrite {
             output.replace(&held, &own)?
@@ -100,8 +101,8 @@ pub(crate) fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunEr
         .map(Box::new))
 }
 
-/// Why the output cannot be had.
-fn refusal(context: &Context, held: Held) -> Result<RunError, RunError> {
+/// Why the output cannot be had; `is_over`: its holder is known to be at work no more.
+fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, RunError> {
     let output = context.output.uri().to_owned();
     let manifest = held.committed.or(context.output.manifest()?);
     let claim = held.claim;
@@ -109,6 +110,11 @@ fn refusal(context: &Context, held: Held) -> Result<RunError, RunError> {
         Some(manifest) if manifest.run_id != context.run_id => StoreError::Complete {
             output,
             run_id: manifest.run_id,
+        },
+        _ if is_over => StoreError::Unfinished {
+            output,
+            run_id: claim.run_id,
+            started: claim.started,
         },
         _ => StoreError::Held {
             output,
@@ -120,12 +126,26 @@ fn refusal(context: &Context, held: Held) -> Result<RunError, RunError> {
     }))
 }
 
+/// Whether a holder is a process of this machine that runs, other than this one; `None`: it is elsewhere.
+fn runs_here(holder: &Claim, own: &Claim) -> Option<bool> {
+    let is_here = !holder.machine.is_empty() && holder.machine == own.machine;
+    let is_itself = (holder.pid, holder.born) == (own.pid, own.born);
+    is_here.then(|| !is_itself && born(&holder.pid.to_string()) == Some(holder.born))
+}
+
+/// Whether the holder of an output is known to be at work no more, without waiting for its signs of life.
+fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunError> {
+    match runs_here(&held.claim, own) {
+        Some(runs) => Ok(!runs),
+        None => Ok(context.output.sign_of_life(held)? == SignOfLife::Released),
+    }
+}
+
 /// Whether the holder of an output is alive.
 fn is_at_work(context: &Context, held: &Held, own: &Claim, interrupt: &Interrupt) -> Result<bool, RunError> {
     let holder = &held.claim;
-    if !holder.machine.is_empty() && holder.machine == own.machine {
-        let is_itself = (holder.pid, holder.born) == (own.pid, own.born);
-        return Ok(!is_itself && born(&holder.pid.to_string()) == Some(holder.born));
+    if let Some(runs) = runs_here(holder, own) {
+        return Ok(runs);
     }
     if holder.beat == 0 {
         // Of an earlier version: nothing is known of it, and the same run may go on with what it left.

@@ -38,10 +38,13 @@ pub(crate) struct Found {
 pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) -> Result<Found, RunError> {
     let mut seconds = Vec::new();
     exclusions::look_up(worker, context)?;
-    let fitted = agree::left_by(worker, context, "fit")?;
+    let fitted: Option<FitState> = agree::left_by(worker, context, "fit")?;
     let fit = match (stage, fitted) {
-        (Stage::Run, Some(fitted)) => fitted,
-        (Stage::Invert | Stage::Predict, fitted) => fitted.ok_or_else(|| missing(context, "fit"))?,
+        (Stage::Run | Stage::Invert | Stage::Predict, Some(fitted)) => {
+            agree::whole(worker, context, "fit", &fitted.files)?;
+            fitted
+        }
+        (Stage::Invert | Stage::Predict, None) => return Err(missing(context, "fit")),
         (Stage::Run | Stage::Fit, done) => {
             // A fit that is done and asked for again begins again; one that was interrupted goes on.
             let summed = match done {
@@ -60,10 +63,13 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             seconds,
         });
     }
-    let inverted = agree::left_by(worker, context, "invert")?;
+    let inverted: Option<InvertState> = agree::left_by(worker, context, "invert")?;
     let inverted = match (stage, inverted) {
-        (Stage::Run, Some(inverted)) => inverted,
-        (Stage::Predict, inverted) => inverted.ok_or_else(|| missing(context, "invert"))?,
+        (Stage::Run | Stage::Predict, Some(inverted)) => {
+            agree::whole(worker, context, "invert", &inverted.files)?;
+            inverted
+        }
+        (Stage::Predict, None) => return Err(missing(context, "invert")),
         _ => timed(&mut seconds, "invert", || invert(worker, context, &fit))?,
     };
     context.take_over_prior(&inverted);

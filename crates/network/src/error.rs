@@ -114,6 +114,17 @@ pub enum NetworkError {
         /// Their names.
         names: String,
     },
+    /// A file whose layers fit each other in more than one order, and whose names do not say which.
+    #[error(
+        "the network file does not say in which order its layers come: {taken} fit each other, and so do {other}; rename its tensors so that \
+         numbers give the order, as in `0.weight`, `2.weight`"
+    )]
+    LayerOrder {
+        /// In the order of their names.
+        taken: String,
+        /// In another order that fits.
+        other: String,
+    },
     /// The run file and the network file disagree about the layers.
     #[error(
         "the network file says its layers are {file}, the run file says {said}; leave `layers` out of the run file"

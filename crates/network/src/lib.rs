@@ -18,6 +18,7 @@ mod in_place;
 mod labels;
 mod layer_arguments;
 mod layer_chain;
+mod layer_order;
 mod layer_spec;
 mod natural_order;
 mod nearest_name;

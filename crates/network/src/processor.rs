@@ -31,8 +31,9 @@ impl Processor {
             (Self::Cpu, _) => Ok(Device::Cpu),
             (Self::Cuda, Some(open)) => Ok(open.clone()),
             (Self::Cuda, None) => {
-                // A driver that is not there makes the binding panic.
-                let opened = catch_unwind(|| Device::new_cuda(0)).unwrap_or_else(|_| {
+                // One stream for all workers: each on its own could read what another has asked for and the GPU not yet made. A driver that is not
+                // there makes the binding panic.
+                let opened = catch_unwind(|| Device::new_cuda_with_stream(0)).unwrap_or_else(|_| {
                     Err(candle_core::Error::Msg(
                         "no driver of an NVIDIA GPU could be loaded".to_owned(),
                     ))

@@ -16,6 +16,7 @@ use crate::arithmetic::Arithmetic;
 use crate::description::{Description, FileDescription, FileLayer, LabelsDescription, METADATA_KEY, resolve_layers};
 use crate::error::NetworkError;
 use crate::layer_chain::Weights;
+use crate::layer_order::another_order;
 use crate::layer_spec::LayerSpec;
 use crate::natural_order::natural_order;
 use crate::nearest_name::nearest_name;
@@ -49,6 +50,10 @@ impl Network {
             weights.push(file.weights(name)?);
         }
         file.refuse_strays(&weights)?;
+        let named = |of: &FileDescription| of.layers.iter().filter(|layer| layer.name.is_some()).count();
+        if description.as_ref().map_or(0, named) < weights.len() {
+            refuse_doubtful_order(&weights)?;
+        }
 
         let own = LabelsDescription {
             mean: file.numbers(LABEL_MEAN)?,
@@ -123,6 +128,19 @@ fn own_description(metadata: &Metadata) -> Result<Option<FileDescription>, Netwo
         .as_ref()
         .and_then(|entries| entries.get(METADATA_KEY));
     entry.map(|json| FileDescription::parse(json)).transpose()
+}
+
+/// Refuses layers that fit each other in another order than that of their names, which do not say it by numbers.
+fn refuse_doubtful_order(weights: &[Weights]) -> Result<(), NetworkError> {
+    let layers: Vec<_> = weights.iter().map(|of| (of.name.as_str(), of.weight.dims())).collect();
+    let Some(other) = another_order(&layers) else {
+        return Ok(());
+    };
+    let taken: Vec<&str> = layers.iter().map(|(name, _)| *name).collect();
+    Err(NetworkError::LayerOrder {
+        taken: taken.join(", "),
+        other: other.join(", "),
+    })
 }
 
 /// The tensors of a file, and the type they are wanted in.

@@ -223,7 +223,7 @@ fn write(file: &FilePath, payload: &PutPayload, create: bool) -> std::io::Result
 
 /// A new file beside `file`, its folders made where they are not there.
 fn staged(file: &FilePath) -> std::io::Result<(File, PathBuf)> {
-    let mut number = 1_u64;
+    let (mut number, mut has_folder) = (1_u64, false);
     loop {
         let mut name = file.as_os_str().to_owned();
         name.push(format!("#{number}"));
@@ -232,7 +232,11 @@ fn staged(file: &FilePath) -> std::io::Result<(File, PathBuf)> {
             Ok(staged) => return Ok((staged, beside)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
             Err(error) => match (error.kind(), file.parent()) {
-                (ErrorKind::NotFound, Some(folder)) => std::fs::create_dir_all(folder)?,
+                // Some file systems have a folder in which no file can be.
+                (ErrorKind::NotFound, Some(folder)) if !has_folder => {
+                    std::fs::create_dir_all(folder)?;
+                    has_folder = true;
+                }
                 _ => return Err(error),
             },
         }

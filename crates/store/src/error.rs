@@ -261,6 +261,19 @@ pub enum StoreError {
         /// When it started.
         started: String,
     },
+    /// Another run left the output unfinished, and is at work no more.
+    #[error(
+        "{output} holds what run {run_id} left unfinished, begun {started} and at work no more: the run file, the network or a catalogue was \
+         another; --overwrite deletes it and begins anew, or choose another output"
+    )]
+    Unfinished {
+        /// The output.
+        output: String,
+        /// The run that left it.
+        run_id: String,
+        /// When it started.
+        started: String,
+    },
     /// Another process took the output over while this one seemed dead.
     #[error(
         "{output} was taken over by run {run_id} (process {pid} on {host}, since {started}), to whom this process gave no sign of life: \

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 
@@ -48,21 +48,10 @@ impl Output {
         if !self.stores().exists(&self.child(SUCCESS))? {
             problems.push(format!("{SUCCESS} is missing: the commit was cut short"));
         }
-        let places = manifest
-            .files
-            .iter()
-            .map(|file| Ok((file, self.stores().locate(&self.child(&file.path))?)))
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        let checks = self.stores().block_on(
-            futures::stream::iter(places)
-                .map(|(file, place)| self.check(file, place))
-                .buffered(PARALLEL)
-                .collect::<Vec<_>>(),
-        );
         let (mut files, mut bytes) = (0, 0);
-        for (file, check) in manifest.files.iter().zip(checks) {
+        for (file, check) in manifest.files.iter().zip(self.check_all(&manifest.files)?) {
             found.remove(&self.child(&file.path));
-            match check? {
+            match check {
                 None => {
                     files += 1;
                     bytes += file.bytes;
@@ -79,6 +68,26 @@ impl Output {
         })
     }
 
+    /// The first of some files that is not as it was written: what is wrong with it.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn first_damage(&self, files: &[WrittenFile]) -> Result<Option<String>, StoreError> {
+        Ok(self.check_all(files)?.into_iter().flatten().next())
+    }
+
+    /// What is wrong with each of some files.
+    fn check_all(&self, files: &[WrittenFile]) -> Result<Vec<Option<String>>, StoreError> {
+        let places = files
+            .iter()
+            .map(|file| Ok((file, self.stores().locate(&self.child(&file.path))?)))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        let checks = futures::stream::iter(places)
+            .map(|(file, place)| self.check(file, place))
+            .buffered(PARALLEL);
+        self.stores().block_on(checks.try_collect())
+    }
+
     async fn check(&self, file: &WrittenFile, location: Location) -> Result<Option<String>, StoreError> {
         let failed = |error| self.stores().failed(&location, Action::Read, error);
         let object = match location.store.get(&location.path).await {
@@ -90,7 +99,7 @@ impl Output {
         };
         if object.meta.size != file.bytes {
             return Ok(Some(format!(
-                "{} has {} bytes, the manifest says {}",
+                "{} has {} bytes, was written with {}",
                 file.path, object.meta.size, file.bytes
             )));
         }
@@ -101,6 +110,6 @@ impl Output {
         }
         let sha256 = hex(&hash.finalize());
         Ok((sha256 != file.sha256)
-            .then(|| format!("{} has SHA-256 {sha256}, the manifest says {}", file.path, file.sha256)))
+            .then(|| format!("{} has SHA-256 {sha256}, was written with {}", file.path, file.sha256)))
     }
 }

@@ -150,3 +150,40 @@ fn verify_finds_a_changed_and_a_missing_file() {
     assert!(!has_manifest(folder.path()));
     run(fisherflow().arg("verify").arg(folder.path().join("catalogue"))).expect(3, &["has no manifest.json"]);
 }
+
+#[test]
+fn what_a_stage_left_is_used_as_it_was_written_or_not_at_all() {
+    let folder = prepared();
+    let mut run_file = RunFile::new(folder.path(), "out");
+    let file = run_file.write(folder.path(), "run");
+    for stage in ["fit", "invert"] {
+        run(fisherflow().arg(stage).arg(&file)).expect_done();
+    }
+    let inverse = folder.path().join("out/posterior/inverse/block-000.parquet");
+    let whole = fs::read(&inverse).unwrap();
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&inverse, bytes).unwrap();
+    let said = [
+        "block-000.parquet has SHA-256",
+        "was written with",
+        "`fisherflow invert`",
+    ];
+    for command in ["predict", "run"] {
+        run(fisherflow().arg(command).arg(&file)).expect(3, &said);
+    }
+    fs::remove_file(&inverse).unwrap();
+    run(fisherflow().arg("predict").arg(&file)).expect(3, &["block-000.parquet is missing", "`fisherflow invert`"]);
+    assert!(!has_manifest(&folder.path().join("out")));
+
+    // Nobody need wait for a process that has ended.
+    run_file.compute = "batch = 32\ngroup = 50".to_owned();
+    let other = run_file.write(folder.path(), "other");
+    run(fisherflow().arg("run").arg(&other)).expect(1, &["left unfinished", "--overwrite"]);
+
+    run(fisherflow().arg("invert").arg(&file)).expect_done();
+    assert_eq!(fs::read(&inverse).unwrap(), whole);
+    run(fisherflow().arg("predict").arg(&file)).expect_done();
+    run(fisherflow().arg("verify").arg(folder.path().join("out"))).expect_done();
+}

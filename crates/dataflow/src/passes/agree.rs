@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
 use timely::worker::Worker;
 
@@ -31,4 +32,38 @@ pub(crate) fn left_by<T: DeserializeOwned>(
     found
         .map(|bytes| stage_state::parse(context, stage, &bytes))
         .transpose()
+}
+
+/// Looks whether what a stage left of the posterior is still as it wrote it: what is made of anything else would be wrong, and nothing would
+/// show it.
+///
+/// # Errors
+/// One is not: how to make it again.
+pub(crate) fn whole(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    stage: &'static str,
+    files: &[WrittenFile],
+) -> Result<(), RunError> {
+    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
+    let looking = Arc::clone(context);
+    let files: Vec<WrittenFile> = files
+        .iter()
+        .filter(|file| file.path.starts_with("posterior/"))
+        .cloned()
+        .collect();
+    run(worker, context, |scope, probe| {
+        owned(scope, mine)
+            .conclude("Whole", &context.faults, move |_, _| {
+                match looking.output.first_damage(&files)? {
+                    None => Ok(()),
+                    Some(damage) => Err(RunError::Refused(format!(
+                        "{}: {damage}: `fisherflow {stage}` with the same run file makes it again",
+                        looking.output.uri()
+                    ))),
+                }
+            })
+            .gather(probe);
+        Ok(())
+    })
 }

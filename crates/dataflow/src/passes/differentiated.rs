@@ -1,6 +1,6 @@
 //! One batch through the network: labels, layer captures and, where asked for, the Jacobian by flux.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fisherflow_network::{Backward, InputJacobian, LayerCapture, Network};
 use fisherflow_posterior::{flux_covariance, flux_covariance_in_blocks};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
@@ -76,6 +76,10 @@ pub(crate) fn select(captures: &[LayerCapture], rows: &[u32]) -> Result<Vec<Laye
         return Ok(Vec::new());
     };
     let tensor = || {
+        if rows.is_empty() {
+            // No GPU copies nothing.
+            return captures.iter().map(none_of).collect();
+        }
         let rows = Tensor::from_slice(rows, rows.len(), &device)?;
         captures
             .iter()
@@ -83,6 +87,20 @@ pub(crate) fn select(captures: &[LayerCapture], rows: &[u32]) -> Result<Vec<Laye
             .collect::<candle_core::Result<Vec<_>>>()
     };
     tensor().map_err(|error| RunError::Internal(error.to_string()))
+}
+
+/// A capture of no spectrum, on the CPU.
+fn none_of(capture: &LayerCapture) -> candle_core::Result<LayerCapture> {
+    let empty = |tensor: &Tensor, batch: usize| {
+        let mut dims = tensor.dims().to_vec();
+        dims[batch] = 0;
+        Tensor::zeros(dims, tensor.dtype(), &Device::Cpu)
+    };
+    Ok(LayerCapture {
+        layer: capture.layer,
+        input: empty(&capture.input, 0)?,
+        output_grad: empty(&capture.output_grad, 1)?,
+    })
 }
 
 /// Replaces masked pixels with what the population has there.
