@@ -6,7 +6,7 @@
 //!    +- ask --+                                                 fold_slices -> assemble -> conclude -> gather   then from there
 //! ```
 //!
-//! Workers ask for groups, and get them in the order of their index, those first that their process read in an earlier pass: a time is a round of
+//! Workers ask for groups, and get them nearly in the order of their index, of the next few those first that their process has read: a time is a round of
 //! asking, and says nothing of a group. What flows carries its group's index. A total is complete when every group of a known list is in it, never because a frontier has passed.
 //! Groups are few (thousands), spectra many, so nothing here is per spectrum.
 //!
