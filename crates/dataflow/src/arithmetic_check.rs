@@ -3,8 +3,10 @@
 //! `bf16x3` and `bf16` are tried on the first usable rows of the catalogue's first row group before any pass: J_x and `J_x C_flux J_x^T` against
 //! f64. Every process tries the same rows on the same kernel, so all come to the same. A star's figure is its largest error; what counts
 //! is the figure that 95 % of the stars stay below, because a star whose argument of a relu is 0 but for rounding has two right answers.
+//!
+//! A GPU's products are tried on the same spectra, against the CPU's: some multiply in a shorter type than they are asked to, some lack an operation.
 
-use fisherflow_network::{Arithmetic, InputJacobian, Network, NetworkError, Precision};
+use fisherflow_network::{Arithmetic, InputJacobian, Network, NetworkError, Precision, Processor};
 use fisherflow_posterior::flux_covariance;
 use fisherflow_spectra::Group;
 use fisherflow_store::Catalogue;
@@ -75,6 +77,22 @@ pub(crate) fn exact_enough(
     Ok(precision)
 }
 
+/// What a star's J_x and its covariance may differ by between a GPU and the CPU.
+fn apart_on_a_gpu(precision: Precision) -> f64 {
+    if precision == Precision::F64 { 1e-10 } else { 3e-5 }
+}
+
+/// Refuses a processor where the network, moved there, says something else than here.
+pub(crate) fn as_on_the_cpu(
+    processor: Processor,
+    moved: &Network,
+    here: &Network,
+    catalogue: &Catalogue,
+    groups: &[Group],
+) -> Result<(), RunError> {
+    Spectra::read(catalogue, groups)?.said_alike(processor, moved, here)
+}
+
 /// Spectra without gaps.
 struct Spectra {
     /// `[n, D]`
@@ -127,6 +145,27 @@ impl Spectra {
             covariance: flux_covariance(&jacobian, &self.variance)?,
             jacobian: values().map_err(|error: candle_core::Error| RunError::Internal(error.to_string()))?,
         })
+    }
+
+    /// Refuses a network that says something else of them on a processor than here.
+    fn said_alike(&self, processor: Processor, moved: &Network, here: &Network) -> Result<(), RunError> {
+        if self.variance.is_empty() {
+            return Ok(());
+        }
+        let precision = here.arithmetic().precision;
+        let (error, tolerance) = (
+            self.answer(moved)?.error(&self.answer(here)?),
+            apart_on_a_gpu(precision),
+        );
+        // Not a number is not the same.
+        if error <= tolerance {
+            tracing::info!(device = %processor, error, tolerance, "the device says what the CPU says");
+            return Ok(());
+        }
+        Err(RunError::Refused(format!(
+            "compute.device: J_x and its covariance on `{processor}` in {precision} are {error:.1e} off those of the CPU, of the catalogue's first spectra; \
+         up to {tolerance:.0e} is rounding. Another GPU, `precision = \"f64\"` or `device = \"cpu\"` may do"
+        )))
     }
 }
 
@@ -182,5 +221,61 @@ impl Answer {
             error = worst(error, share((found[at] - right[at]).abs(), size));
         }
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use fisherflow_network::{Activation, Labels};
+
+    use super::*;
+
+    #[test]
+    fn a_processor_that_says_something_else_is_refused() {
+        let (pixels, n) = (9, 5);
+        let spectra = Spectra {
+            flux: (0..n * pixels).map(|i| (i as f64).sin()).collect(),
+            variance: (0..n * pixels).map(|i| 0.1 + (i % 3) as f64).collect(),
+        };
+        let network = |precision, seed, factor: f64| {
+            let names = ["a", "b"].map(str::to_owned).to_vec();
+            let mut labels = Labels::unscaled(names, vec![String::new(); 2]);
+            labels.scale[0] = factor;
+            let arithmetic = Arithmetic { precision, threads: 1 };
+            let network = Network::he_normal(
+                &[pixels, 6, 2],
+                Activation::Tanh,
+                labels,
+                &[0.3],
+                &[0.5],
+                seed,
+                arithmetic,
+            );
+            network.unwrap().on(&Device::Cpu).unwrap()
+        };
+        for precision in [Precision::F32, Precision::F64] {
+            let here = network(precision, 1, 1.0);
+            let says = |moved: &Network| spectra.said_alike(Processor::Cuda, moved, &here);
+            says(&here.clone().with_packed_weights()).unwrap();
+            // Another network; the same, off by as much as products of a shorter type are.
+            for moved in [network(precision, 2, 1.0), network(precision, 1, 1.0002)] {
+                let error = says(&moved).unwrap_err().to_string();
+                assert!(
+                    error.contains("on `cuda` in f") && error.contains("device = \"cpu\""),
+                    "{error}"
+                );
+            }
+        }
+        let none = Spectra {
+            flux: Vec::new(),
+            variance: Vec::new(),
+        };
+        none.said_alike(
+            Processor::Cuda,
+            &network(Precision::F32, 2, 1.0),
+            &network(Precision::F32, 1, 1.0),
+        )
+        .unwrap();
     }
 }

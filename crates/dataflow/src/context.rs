@@ -14,6 +14,7 @@ use fisherflow_posterior::{Evidence, LabelCells, Precision, PriorScan, in_label_
 use fisherflow_spectra::{Group, SpectrumBatch};
 use fisherflow_store::{Catalogue, Fetch, GroupIds, GroupStore, Holding, Output, Stores};
 
+use crate::arithmetic_check::as_on_the_cpu;
 use crate::auto::ChosenStructure;
 use crate::basis::Pinned;
 use crate::checkpoint::Checkpoint;
@@ -147,7 +148,10 @@ impl Context {
             if device.is_cpu() {
                 return Ok(self.network.clone());
             }
-            self.network.on(&device).map_err(refused)
+            let moved = self.network.on(&device).map_err(refused)?;
+            let (processor, fit) = (self.job.compute.processor, &self.fit);
+            as_on_the_cpu(processor, &moved, &self.network, &fit.catalogue, &fit.groups)?;
+            Ok(moved)
         })
     }
 

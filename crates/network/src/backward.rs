@@ -150,11 +150,14 @@ impl Network {
             ROWS_ON_A_GPU
         };
         let at_once = (rows / k.max(1)).clamp(1, batch.max(1));
-        let room = Tensor::zeros((k * at_once, self.n_inputs()), grad.dtype(), grad.device());
-        let room = room.map_err(NetworkError::from)?;
+        // Only kernels of this project write to memory that they are given.
+        let room = (grad.device().is_cpu())
+            .then(|| Tensor::zeros((k * at_once, self.n_inputs()), grad.dtype(), grad.device()))
+            .transpose()
+            .map_err(NetworkError::from)?;
         for first in (0..batch).step_by(at_once) {
             let n = at_once.min(batch - first);
-            take(first, &self.by_flux(&of_block(first, n)?, n, Some(&room))?)?;
+            take(first, &self.by_flux(&of_block(first, n)?, n, room.as_ref())?)?;
         }
         Ok(())
     }

@@ -52,21 +52,33 @@ impl WeightedGram {
     }
 }
 
+/// Values of `rows` that are widened at a time on another device: 512 MiB in f64, of which there are three copies.
+const ELEMENTS_ELSEWHERE: usize = 1 << 26;
+
 /// `[batch, K, K]`, exactly symmetric, of `rows`, `[K, batch, width]`, and `weights`, `[batch, width]`, on whatever device, by candle's own products in
-/// f64.
+/// f64, some spectra at a time.
 pub(crate) fn weighted_gram_elsewhere(rows: &Tensor, weights: &Tensor) -> Result<Vec<f64>> {
-    let k = rows.dim(0)?;
-    let rows = rows.to_dtype(DType::F64)?;
-    let weighted = rows.broadcast_mul(&weights.to_dtype(DType::F64)?)?;
-    let by_spectrum = weighted.transpose(0, 1)?.contiguous()?;
-    let gram = by_spectrum.matmul(&rows.permute((1, 2, 0))?.contiguous()?)?;
-    let mut gram: Vec<f64> = gram.flatten_all()?.to_vec1()?;
-    for gram in gram.chunks_exact_mut((k * k).max(1)) {
+    weighted_gram_in_pieces(rows, weights, ELEMENTS_ELSEWHERE)
+}
+
+fn weighted_gram_in_pieces(rows: &Tensor, weights: &Tensor, elements: usize) -> Result<Vec<f64>> {
+    let (k, batch, width) = rows.dims3()?;
+    let at_once = (elements / (k * width).max(1)).clamp(1, batch.max(1));
+    let mut grams = Vec::with_capacity(batch * k * k);
+    for first in (0..batch).step_by(at_once) {
+        let n = at_once.min(batch - first);
+        let rows = rows.narrow(1, first, n)?.to_dtype(DType::F64)?;
+        let weighted = rows.broadcast_mul(&weights.narrow(0, first, n)?.to_dtype(DType::F64)?)?;
+        let by_spectrum = weighted.transpose(0, 1)?.contiguous()?;
+        let gram = by_spectrum.matmul(&rows.permute((1, 2, 0))?.contiguous()?)?;
+        grams.extend(gram.flatten_all()?.to_vec1::<f64>()?);
+    }
+    for gram in grams.chunks_exact_mut((k * k).max(1)) {
         for i in 0..k {
             (0..i).for_each(|l| gram[l * k + i] = gram[i * k + l]);
         }
     }
-    Ok(gram)
+    Ok(grams)
 }
 
 /// The sums of one spectrum, for the widest registers there are.
@@ -141,5 +153,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What a GPU is given, here on the CPU: pieces of any size are the direct sum, of whole numbers exactly.
+    #[test]
+    fn pieces_elsewhere_are_the_direct_sum() {
+        let (k, batch, width) = (3, 7, 5);
+        let x: Vec<f32> = (0..k * batch * width).map(|i| (i * 7 % 23) as f32 - 11.0).collect();
+        let w: Vec<f64> = (0..batch * width).map(|i| (i % 5) as f64).collect();
+        let of = |shape: &[usize]| Tensor::from_slice(&x, shape, &candle_core::Device::Cpu).unwrap();
+        let weights = Tensor::from_slice(&w, (batch, width), &candle_core::Device::Cpu).unwrap();
+        for elements in [1, 2 * k * width, 3 * k * width + 1, usize::MAX] {
+            let found = weighted_gram_in_pieces(&of(&[k, batch, width]), &weights, elements).unwrap();
+            assert_eq!(found.len(), batch * k * k);
+            for (at, found) in found.into_iter().enumerate() {
+                let (n, i, l) = (at / (k * k), at / k % k, at % k);
+                let value = |row: usize, d: usize| f64::from(x[(row * batch + n) * width + d]);
+                let direct: f64 = (0..width).map(|d| w[n * width + d] * value(i, d) * value(l, d)).sum();
+                assert_eq!(found, direct, "{elements}: star {n}, {i}, {l}");
+            }
+        }
+        let none = weighted_gram_elsewhere(
+            &of(&[k, batch, width]).narrow(1, 0, 0).unwrap(),
+            &weights.narrow(0, 0, 0).unwrap(),
+        );
+        assert!(none.unwrap().is_empty());
     }
 }

@@ -11,6 +11,7 @@ use fisherflow_spectra::{
     CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, holdout_hash, is_held_out, plan_groups,
 };
 use fisherflow_store::*;
+use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use support::*;
 use tempfile::TempDir;
 
@@ -74,6 +75,29 @@ fn every_kind_of_list_and_identifier_is_read() {
         assert_eq!(batch.holdout[0], holdout_hash("7"));
         assert_eq!(batch.rows.schema().field(0).data_type().to_string(), "Int64");
         assert_eq!(batch.rows.schema().field(1).name(), "snr");
+    }
+}
+
+#[test]
+#[allow(deprecated, reason = "old files have the first LZ4")]
+fn every_codec_of_parquet_is_read() {
+    let codecs = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+        Compression::ZSTD(ZstdLevel::default()),
+    ];
+    for codec in codecs {
+        let place = Place::new();
+        place.write("a.parquet", parquet_by(codec, plain(0, 6, 4), 100));
+        let batch = place.all(&columns()).remove(0);
+        let expected: Vec<f64> = (0..6)
+            .flat_map(|i| (0..4).map(move |p| f64::from(flux(i, p))))
+            .collect();
+        assert_eq!(batch.flux, expected, "{codec}");
     }
 }
 

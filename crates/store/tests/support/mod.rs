@@ -115,9 +115,13 @@ pub fn set(columns: &mut Vec<(&'static str, ArrayRef)>, name: &'static str, arra
 
 /// The bytes of a Parquet file with row groups of at most `group` rows.
 pub fn parquet(columns: Vec<(&'static str, ArrayRef)>, group: usize) -> Vec<u8> {
+    parquet_by(Compression::ZSTD(ZstdLevel::default()), columns, group)
+}
+
+pub fn parquet_by(codec: Compression, columns: Vec<(&'static str, ArrayRef)>, group: usize) -> Vec<u8> {
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap();
     let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_compression(codec)
         .set_max_row_group_row_count(Some(group))
         .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
