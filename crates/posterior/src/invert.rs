@@ -10,7 +10,8 @@ use crate::eigenbasis::Eigenbasis;
 use crate::factored_block::{check_prior, factor};
 use crate::kronecker::KroneckerPrecision;
 use crate::low_rank::LowRankPrecision;
-use crate::matrices::{MatrixSet, single_layer};
+use crate::matrices::single_layer;
+use crate::matrix_set::MatrixSet;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
 /// A block's posterior.

@@ -39,7 +39,7 @@ pub(crate) struct Batch {
     pub(crate) variance: Vec<f64>,
 }
 
-/// A layer's eigenbases, given by a unit vector v each as `I - 2 v v^T`, and the eigenvalues `s_i t_j` in them: orthogonal matrices without a
+/// A layer's eigenbases, given by a unit vector v each as `I - 2 v v^T`, and the eigenvalues `t_i s_j` in them: orthogonal matrices without a
 /// zero that take no eigenproblem to make.
 struct Sides {
     a_reflector: Vec<f64>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fisherflow_curvature::{LayerSides, Matrix, WeightJacobian};
 
 use super::{DualLayout, DualPrecision, DualSource};
-use crate::matrices::MatrixSet;
+use crate::matrix_set::MatrixSet;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
 /// Rows and factor in memory.
