@@ -7,13 +7,14 @@
 //!
 //! A connection whose process died while the cluster was forming is given up: that process may come again.
 
+mod dialler;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use self::dialler::{Dialler, News, Over};
 use crate::error::RunError;
 use crate::fail_point::{FailPoint, FailPoints};
 use crate::handshake::{Handshake, Peer, Purpose};
@@ -64,7 +65,7 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -
     forming.announce(address);
     forming.dial_those_missing();
     let formed = forming.form(cluster, &listener, &arrivals);
-    forming.over.0.store(true, Ordering::Release);
+    forming.over.set();
     formed?;
     forming
         .finish(cluster.peer_timeout)
@@ -100,31 +101,6 @@ impl Place {
         match socket.peek(&mut [0]) {
             Ok(n) => n > 0,
             Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-        }
-    }
-}
-
-/// What a thread has to tell.
-enum News {
-    /// Somebody passed the handshake; where they dialled, which of the strangers they were.
-    Arrived(Peer, Option<u64>),
-    /// A connection was dropped: with whom, why, and which of the strangers they were.
-    Dropped(String, String, Option<u64>),
-}
-
-#[derive(Clone, Default)]
-struct Over(Arc<AtomicBool>);
-
-impl Over {
-    fn is_it(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Sleeps, but no longer than it lasts.
-    fn sleep(&self, time: Duration) {
-        let until = Instant::now() + time;
-        while !self.is_it() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(20).min(time));
         }
     }
 }
@@ -285,7 +261,7 @@ impl Forming {
         }
     }
 
-    /// Keeps this process's address where the others look for it: an `--overwrite` of the first process may take it away.
+    /// Keeps this process's address where the others look for it: whoever completes the output takes it away.
     fn announce(&self, address: String) {
         if self.whereabouts.are_listed() {
             return;
@@ -337,56 +313,6 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
     started.is_ok()
 }
 
-/// Dials one process until it answers.
-struct Dialler {
-    peer: usize,
-    purpose: Purpose,
-    handshake: Handshake,
-    whereabouts: Whereabouts,
-    news: Sender<News>,
-    over: Over,
-}
-
-impl Dialler {
-    fn dial(&self) {
-        let mut pause = self.whereabouts.pause();
-        while !self.over.is_it() {
-            match self.try_once() {
-                Ok(Some(peer)) => {
-                    let _ = self.news.send(News::Arrived(peer, None));
-                    return;
-                }
-                Ok(None) => {}
-                Err(reason) => {
-                    let with = self.whereabouts.name(self.peer);
-                    let _ = self.news.send(News::Dropped(with, reason, None));
-                }
-            }
-            self.over.sleep(pause);
-            pause = (pause * 3 / 2).min(Duration::from_secs(1));
-        }
-    }
-
-    /// `None` while nothing listens there, or nobody knows where.
-    fn try_once(&self) -> Result<Option<Peer>, String> {
-        let Some(address) = self.whereabouts.address(self.peer)? else {
-            return Ok(None);
-        };
-        let found = address.to_socket_addrs().into_iter().flatten();
-        for to in found.filter(SocketAddr::is_ipv4) {
-            let Ok(socket) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else {
-                continue;
-            };
-            let peer = self.handshake.dial(socket, self.purpose)?;
-            if peer.process != self.peer {
-                return Err("another process of the run is at its address: give every process its own".into());
-            }
-            return Ok(Some(peer));
-        }
-        Ok(None)
-    }
-}
-
 /// Unacknowledged data, or no answer to probes of an idle connection, for so long means that the peer's machine is gone.
 fn tune(socket: &TcpStream, silence: Duration) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
@@ -404,195 +330,4 @@ fn tune(socket: &TcpStream, silence: Duration) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::interrupt::Wish;
-    use crate::job::Hosts;
-    use fisherflow_store::{Output, StoreOptions, Stores};
-    use std::io::Write;
-
-    struct Place {
-        folder: tempfile::TempDir,
-    }
-
-    impl Place {
-        fn new() -> Self {
-            Self {
-                folder: tempfile::tempdir().unwrap(),
-            }
-        }
-
-        fn connect(&self, cluster: &Cluster, run: &str) -> Result<Mesh, RunError> {
-            let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-            let output = Output::open(&stores, self.folder.path().join("out").to_str().unwrap()).unwrap();
-            connect(cluster, run, &Whereabouts::new(cluster, output.rendezvous("run")))
-        }
-    }
-
-    fn cluster(hosts: &Hosts, process: usize, processes: usize, deadline: u64) -> Cluster {
-        Cluster {
-            process,
-            processes,
-            hosts: hosts.clone(),
-            secret: b"s".to_vec(),
-            deadline: Duration::from_secs(deadline),
-            ..Cluster::alone(1)
-        }
-    }
-
-    fn free_addresses(n: usize) -> Vec<String> {
-        let held: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        held.iter().map(|l| l.local_addr().unwrap().to_string()).collect()
-    }
-
-    fn dialled(address: &str) -> TcpStream {
-        loop {
-            match TcpStream::connect(address) {
-                Ok(socket) => return socket,
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-    }
-
-    /// Everybody connected: `n` processes in as many threads.
-    fn all(place: &Place, hosts: &Hosts, n: usize) -> Vec<Mesh> {
-        std::thread::scope(|scope| {
-            let waiting: Vec<_> = (0..n)
-                .map(|i| scope.spawn(move || place.connect(&cluster(hosts, i, n, 30), "run").unwrap()))
-                .collect();
-            waiting.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
-    }
-
-    fn assert_whole(meshes: &[Mesh]) {
-        for (me, mesh) in meshes.iter().enumerate() {
-            let there: Vec<bool> = mesh.data.iter().map(Option::is_some).collect();
-            let expected: Vec<bool> = (0..meshes.len()).map(|i| i != me).collect();
-            assert_eq!(there, expected);
-            let hearts: Vec<usize> = mesh.heartbeat.keys().copied().collect();
-            let expected: Vec<usize> = if me == 0 { (1..meshes.len()).collect() } else { vec![0] };
-            assert_eq!(hearts, expected);
-        }
-    }
-
-    #[test]
-    fn a_list_of_addresses_forms_a_mesh() {
-        assert_whole(&all(&Place::new(), &Hosts::Listed(free_addresses(4)), 4));
-    }
-
-    /// Entries of an earlier attempt lead to nobody, to a stranger, and to the wrong process; none is left at the end.
-    #[test]
-    fn a_rendezvous_forms_a_mesh_over_stale_entries() {
-        let place = Place::new();
-        let folder = place.folder.path().join("out/rendezvous/run");
-        std::fs::create_dir_all(&folder).unwrap();
-        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-        for (process, stale) in [
-            (0, free_addresses(1).remove(0)),
-            (1, stranger.local_addr().unwrap().to_string()),
-        ] {
-            std::fs::write(
-                folder.join(format!("{process}.json")),
-                format!("{{\"address\":\"{stale}\"}}"),
-            )
-            .unwrap();
-        }
-        std::fs::write(folder.join("2.json"), b"half an en").unwrap();
-        let hosts = Hosts::Rendezvous {
-            host: "127.0.0.1".into(),
-            port: 0,
-        };
-        assert_whole(&all(&place, &hosts, 3));
-        let started = Instant::now();
-        while std::fs::read_dir(&folder).is_ok_and(|left| left.count() > 0) {
-            assert!(started.elapsed() < Duration::from_secs(5), "entries are left");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// More who say nothing than there are places for strangers, and more who say the wrong thing.
-    #[test]
-    fn strays_do_not_delay_a_forming_cluster() {
-        let place = Place::new();
-        let hosts = Hosts::Listed(free_addresses(2));
-        let Hosts::Listed(addresses) = &hosts else {
-            unreachable!()
-        };
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| place.connect(&cluster(&hosts, 0, 2, 20), "run"));
-            let mut held: Vec<TcpStream> = (0..2 * MOST_STRANGERS).map(|_| dialled(&addresses[0])).collect();
-            for words in ["", "GET / HTTP/1.1\r\n\r\n", &"x".repeat(500), "FSHRFLOW"] {
-                let mut stray = dialled(&addresses[0]);
-                stray.write_all(words.as_bytes()).unwrap();
-                held.push(stray);
-            }
-            let started = Instant::now();
-            let formed = place.connect(&cluster(&hosts, 1, 2, 20), "run").unwrap();
-            waiting.join().unwrap().unwrap();
-            drop(formed);
-            assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-        });
-    }
-
-    /// The address of a lower process is a stranger's at first: one who accepts and is silent.
-    #[test]
-    fn a_silent_listener_holds_up_no_other_connection() {
-        let place = Place::new();
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut addresses = free_addresses(3);
-        addresses[0] = silent.local_addr().unwrap().to_string();
-        let hosts = Hosts::Listed(addresses);
-        // To the second, whose deadline is later, the first is missing too by then.
-        let (first, second) = (cluster(&hosts, 1, 3, 3), cluster(&hosts, 2, 3, 5));
-        std::thread::scope(|scope| {
-            let (first, second) = (
-                scope.spawn(|| place.connect(&first, "run")),
-                scope.spawn(|| place.connect(&second, "run")),
-            );
-            let [first, second] = [first, second].map(|ended| ended.join().unwrap().err().unwrap().to_string());
-            assert!(first.contains("missing: 0 at") && !first.contains(", "), "{first}");
-            assert!(second.contains("missing: 0 at"), "{second}");
-        });
-    }
-
-    #[test]
-    fn a_process_that_dies_before_the_others_came_may_come_again() {
-        let place = Place::new();
-        let hosts = Hosts::Listed(free_addresses(3));
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| place.connect(&cluster(&hosts, 0, 3, 20), "run"));
-            assert!(place.connect(&cluster(&hosts, 1, 3, 1), "run").is_err());
-            let second = scope.spawn(|| place.connect(&cluster(&hosts, 1, 3, 20), "run"));
-            // Whoever has formed stays until all have.
-            let formed = place.connect(&cluster(&hosts, 2, 3, 20), "run").unwrap();
-            second.join().unwrap().unwrap();
-            waiting.join().unwrap().unwrap();
-            drop(formed);
-        });
-    }
-
-    #[test]
-    fn a_wish_to_end_ends_the_wait() {
-        let place = Place::new();
-        let waiting = cluster(&Hosts::Listed(free_addresses(2)), 0, 2, 60);
-        waiting.interrupt.ask(Wish::Drain);
-        let error = place.connect(&waiting, "run").err().unwrap();
-        assert!(matches!(error, RunError::Interrupted(_)) && error.exit_code() == 75);
-    }
-
-    #[test]
-    fn other_hosts_need_a_secret() {
-        let place = Place::new();
-        for hosts in [
-            Hosts::Listed(vec!["127.0.0.1:2101".into(), "192.0.2.7:2101".into()]),
-            Hosts::Rendezvous {
-                host: "192.0.2.7".into(),
-                port: 0,
-            },
-        ] {
-            let mut open = cluster(&hosts, 0, 2, 1);
-            open.secret.clear();
-            assert!(matches!(place.connect(&open, "run"), Err(RunError::Usage(_))));
-        }
-    }
-}
+mod tests;
