@@ -159,7 +159,7 @@ fn the_spectrum_is_that_of_the_written_hessian() {
         .arg(&file)
         .arg("--out")
         .arg(folder.join("ggn-1")));
-    again.expect(2, &["holds a spectrum", "--overwrite"]);
+    again.expect(2, &["summary.parquet is there already", "--overwrite"]);
     run(fisherflow().arg("spectrum").arg(&file).args(["--probes", "0"])).expect(2, &["--probes and --steps"]);
     run(fisherflow().arg("spectrum").arg(&file).args(["--kind", "fisher"])).expect(2, &["--kind fisher", "ggn"]);
     run(fisherflow()
@@ -300,7 +300,7 @@ fn hessians_of_the_outputs_agree_with_one_another() {
     }
     assert!(convention(&product)["hessian"].as_str().unwrap().contains("OUTPUT"));
 
-    ask(&["--dense"]).expect(2, &["exists", "--overwrite"]);
+    ask(&["--dense"]).expect(2, &["is there already", "--overwrite"]);
     ask(&["--dense", "--overwrite"]).expect_done();
     ask(&["--diagonal", "--overwrite", "--label", "mass"]).expect(2, &["no label \"mass\"", "teff, logg, fe_h"]);
     ask(&["--diagonal", "--overwrite", "--id", "nobody"]).expect(3, &["no star \"nobody\""]);

@@ -102,6 +102,35 @@ fn a_run_killed_in_any_pass_goes_on_with_the_missing_groups() {
     go_on(false, &[("curvature", fit), ("correction", fit), ("predict", stars)]);
 }
 
+/// Changes a byte of the sums of one finished group of a pass.
+fn damage_sums(output: &Path, pass: &str) {
+    let folder = output.join("stages/groups").join(pass);
+    let is_finished = |file: &Path| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        let group = name.and_then(|name| name.strip_suffix(".sums")?.split_once('-'));
+        group.is_some_and(|(group, _)| folder.join(format!("{group}.done")).exists())
+    };
+    let mut files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|file| is_finished(file)).expect("a finished group");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[11] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+}
+
+#[test]
+fn a_group_whose_sums_are_damaged_is_computed_again() {
+    let folder = prepared();
+    let folder = folder.path();
+    let start = |name: &str| run(fisherflow().arg("run").arg(run_file(folder, name, false)));
+    start("undisturbed").expect_done();
+    let output = folder.join("damaged");
+    killed_in("curvature", GROUPS[0], &run_file(folder, "damaged", false), &output);
+    damage_sums(&output, "curvature");
+    start("damaged").expect(75, &[".sums is damaged", "start the run again"]);
+    start("damaged").expect_done();
+    assert_eq!(digests(&output), digests(&folder.join("undisturbed")));
+}
+
 #[test]
 fn so_does_one_whose_passes_serve_both_fit_and_prediction() {
     let [fit, _] = GROUPS;

@@ -312,6 +312,164 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
     assert!(groups_of(&next, "curvature").0 <= 2, "{next}");
 }
 
+/// A short line, of one released night.
+fn released() -> (Nights, RunFile, PathBuf) {
+    let nights = Nights::new();
+    let run_file = nights.run_file("line");
+    fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
+    let line = nights.path("line");
+    (nights, run_file, line)
+}
+
+#[test]
+fn a_line_keeps_to_the_basis_that_its_releases_were_made_about() {
+    let (nights, run_file, line) = released();
+    let file = nights.of_line(&run_file);
+    let basis = line.join("basis.json");
+    let pinned = std::fs::read_to_string(&basis).unwrap();
+    let expected = sha256_of(&basis);
+    assert_eq!(nights.commit(1)["basis_sha256"], expected);
+    nights.write(301, 200);
+    // As good a number as the other: only the hash tells.
+    let digit = pinned.rfind(|letter: char| letter.is_ascii_digit()).unwrap();
+    let mut other = pinned.clone();
+    let is_nine = pinned[digit..].starts_with('9');
+    other.replace_range(digit..=digit, if is_nine { "8" } else { "9" });
+    let before = files_below(&line);
+    for (found, said) in [(Some(&other), "has SHA-256"), (None, "is missing")] {
+        match found {
+            Some(bytes) => std::fs::write(&basis, bytes).unwrap(),
+            None => std::fs::remove_file(&basis).unwrap(),
+        }
+        for command in ["run", "fit", "plan"] {
+            let said = ["basis.json", said, &expected, "put that one back", "output.uri"];
+            fisherflow_on(command, &file, &[]).expect(3, &said);
+        }
+        fisherflow_on("verify", &line, &[]).expect(3, &["releases never change"]);
+        std::fs::write(&basis, &pinned).unwrap();
+        assert_eq!(files_below(&line), before);
+    }
+    // A copy that is named does as well, and is pinned again.
+    let copy = nights.path("copy.json");
+    std::fs::rename(&basis, &copy).unwrap();
+    let mut about = run_file.clone();
+    about.noise += &format!("\nbasis = \"{}\"", toml_path(&copy));
+    fisherflow_on("run", &nights.of_line(&about), &[]).expect_done();
+    assert_eq!(std::fs::read_to_string(&basis).unwrap(), pinned);
+    assert_eq!(nights.commit(2)["basis_sha256"], expected);
+}
+
+#[test]
+fn what_was_computed_is_told_where_the_settings_are_others() {
+    let (nights, mut run_file, line) = released();
+    let n = nights.commit(1)["groups"].as_array().unwrap().len() as u64;
+    let of_first = run_file.compute.clone();
+    let other = of_first.replace("batch = 8", "batch = 16");
+    // The sums do not depend on the prior; they do on the batch; and those of the first settings are still there.
+    for (at, (compute, prior, computed)) in [
+        (&of_first, "precision = 3.0", 0),
+        (&other, "precision = 3.0", n),
+        (&of_first, "precision = 5.0", 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        (run_file.compute, run_file.prior) = (compute.clone(), prior.to_owned());
+        let file = nights.of_line(&run_file);
+        let before = files_below(&line);
+        let planned = fisherflow_on("plan", &file, &[]);
+        planned.expect_done();
+        assert_eq!(files_below(&line), before, "a plan touches nothing");
+        let done = fisherflow_on("run", &file, &["-v", "--log", "json"]);
+        done.expect_done();
+        assert_eq!(groups_of(&done, "curvature"), (computed, n - computed));
+        for ended in [&planned, &done] {
+            let said = format!("0 of {n} groups touched, {computed} computed");
+            assert!(ended.stdout.contains(&said), "{said}\n{ended}");
+        }
+        assert_eq!(nights.commit(2 + at as u64)["changes"]["computed"], computed);
+    }
+    let listed = fisherflow_on("releases", &line, &[]);
+    listed.expect_done();
+    let columns: Vec<(String, String)> = listed
+        .stdout
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|cells| cells.len() == 11 && cells[0].parse::<u64>().is_ok())
+        .map(|cells| (cells[5].to_owned(), cells[6].to_owned()))
+        .collect();
+    let expected =
+        [(n, 0), (0, n), (n, 0), (0, n)].map(|(computed, reused)| (computed.to_string(), reused.to_string()));
+    assert_eq!(columns, expected, "{listed}");
+}
+
+#[test]
+fn a_damaged_release_stays_and_another_of_the_same_inputs_may_follow() {
+    let (nights, run_file, line) = released();
+    let file = nights.of_line(&run_file);
+    let release = line.join("releases/1");
+    let expected = digests(&release);
+    let manifest = release.join("manifest.json");
+    let written = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, [written.as_slice(), b" "].concat()).unwrap();
+    let remedy = ["releases never change", "--overwrite"];
+    let said = [&["manifest.json has SHA-256"], &remedy[..]].concat();
+    fisherflow_on("run", &file, &[]).expect(3, &said);
+    let verified = fisherflow_on("verify", &line, &[]);
+    verified.expect(3, &remedy);
+    assert!(verified.stdout.contains("manifest.json has SHA-256"), "{verified}");
+    std::fs::write(&manifest, written).unwrap();
+    fisherflow_on("verify", &line, &[]).expect_done();
+
+    let lost = "posterior/blocks.parquet";
+    std::fs::remove_file(release.join(lost)).unwrap();
+    fisherflow_on("run", &file, &[]).expect(3, &[&[lost, "is missing"], &remedy[..]].concat());
+    fisherflow_on("verify", &line, &[]).expect(3, &remedy);
+    fisherflow_on("run", &file, &["--overwrite"]).expect_done();
+    assert!(!release.join(lost).exists());
+    assert_eq!(digests(&line.join("releases/2")), expected);
+    assert_eq!(nights.commit(2)["run_id"], nights.commit(1)["run_id"]);
+    fisherflow_on("verify", &line, &[]).expect_done();
+    let again = fisherflow_on("run", &file, &[]);
+    again.expect_done();
+    assert!(again.stdout.contains("nothing to do"), "{again}");
+
+    // A commit that cannot be read hides no other, and nothing is removed that it may name.
+    let commit = line.join("commits/1.json");
+    std::fs::write(&commit, "{").unwrap();
+    let listed = fisherflow_on("releases", &line, &[]);
+    listed.expect_done();
+    assert!(listed.stderr.contains("commits/1.json"), "{listed}");
+    assert!(
+        listed.stdout.lines().any(|line| line.trim_start().starts_with("2 ")),
+        "{listed}"
+    );
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let before = files_below(&line);
+    let said = ["commits/1.json", "damaged", "nothing is", "copy"];
+    fisherflow_on("gc", &line, &["--grace", "0"]).expect(3, &said);
+    assert_eq!(files_below(&line), before);
+}
+
+#[test]
+fn a_report_changes_no_release() {
+    let (nights, _, line) = released();
+    let page = line.join("releases/1/report.html");
+    let drawn = std::fs::read_to_string(&page).unwrap();
+    std::fs::write(&page, "as it was released").unwrap();
+    let told = fisherflow_on("report", &line, &[]);
+    told.expect_done();
+    assert!(told.stdout.contains("as it was released"), "{told}");
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), "as it was released");
+    let out = nights.path("page.html");
+    fisherflow_on("report", &line, &["--out", out.to_str().unwrap()]).expect_done();
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), drawn);
+    fisherflow_on("report", &line, &["--out", out.to_str().unwrap()]).expect(2, &["is there already", "--overwrite"]);
+    std::fs::remove_file(&page).unwrap();
+    fisherflow_on("report", &line, &[]).expect_done();
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), drawn);
+}
+
 /// Every file below a folder, relative to it.
 fn files_below(folder: &Path) -> BTreeSet<String> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
-    Ended, Processes, RunFile, digests, fisherflow, has_manifest, network, run, simulated, stages_left, wait_for_file,
-    write_objects,
+    Ended, Processes, RunFile, broken_parquet, digests, fisherflow, has_manifest, network, run, simulated, stages_left,
+    wait_for_file, write_objects,
 };
 
 /// How often a run is started again that was over before anything could be done to it.
@@ -166,6 +166,22 @@ fn a_process_asked_to_end_takes_all_along() {
         println!("SIG{signal} to process {asked}: all ended within {:?}", acted.elapsed());
         expect_to_go_on(folder, &name, &expected);
     }
+}
+
+/// Another try would end the same: no process says to run again, whoever comes upon the damage.
+#[test]
+fn an_object_that_one_process_cannot_read_ends_all_with_its_exit_code() {
+    let folder = prepared();
+    let folder = folder.path();
+    let damaged = broken_parquet(&simulated(400, 20_000, 60), 60, 0);
+    std::fs::write(folder.join("catalogue/part-99999.parquet"), damaged).unwrap();
+    let ended = three(&run_file(folder, "damaged")).wait_all();
+    for ended in &ended {
+        ended.expect(3, &["row group 0 of", "part-99999.parquet", "write it again"]);
+    }
+    let told = ended.iter().filter(|ended| ended.stderr.contains(" failed: ")).count();
+    assert!(told > 0, "nobody was told of it: {}", ended[0]);
+    assert!(!has_manifest(&folder.join("damaged")));
 }
 
 #[test]

@@ -88,6 +88,10 @@ fn quickstart_gives_error_bars_as_large_as_the_errors() {
     ] {
         assert!(ended.stdout.contains(said), "{said}\n{ended}");
     }
+    assert!(
+        !ended.stdout.contains("note: label "),
+        "good labels are doubted\n{ended}"
+    );
     let lines = ended.stdout.lines().count();
     assert!(lines <= 50, "{lines} lines are more than a screen\n{ended}");
     assert!(!digests(&output).is_empty());

@@ -322,7 +322,7 @@ fn what_cannot_be_answered_is_said() {
     assert!(!folder.path().join("x.safetensors").exists());
 
     fs::remove_file(out.join("posterior/inverse/block-001.parquet")).unwrap();
-    inverse(out, "layers.2", &["--diagonal"]).expect(3, &["block-001.parquet", "does not exist"]);
+    inverse(out, "layers.2", &["--diagonal"]).expect(3, &["block-001.parquet", "is missing", "--overwrite"]);
     fs::remove_file(out.join("manifest.json")).unwrap();
     inverse(out, "layers.2", &["--diagonal"]).expect(3, &["holds no complete output", "finish its run"]);
     inverse(&folder.path().join("nothing"), "layers.2", &["--diagonal"]).expect(3, &["holds no complete output"]);

@@ -209,7 +209,7 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
     for words in [
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         vec![0xff; 1 << 20],
-        b"FSHRFLOW\x00\x01".to_vec(),
+        b"FSHRFLOW\x00\x02".to_vec(),
         b"FSHRFLOW\x00\x63".to_vec(),
     ] {
         let mut stranger = TcpStream::connect(&address).unwrap();
@@ -265,7 +265,7 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
     for said in [
         "not a fisherflow process",
         "no hello",
-        "protocol 99, expected 1",
+        "protocol 99, expected 2",
         "another build of fisherflow",
         "another run file",
         "another secret, or a replay",
@@ -283,6 +283,28 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
         .count();
     assert!(lines < 20, "{lines} lines for hundreds of strangers\n{first}");
     drop(held);
+}
+
+#[test]
+fn processes_of_unlike_numbers_of_workers_are_refused() {
+    let place = Place::new();
+    let file = place.run_file("out");
+    let mut processes = Processes::new(2);
+    processes.spawn(0, &file, 2, &[]);
+    processes.spawn(1, &file, 1, &[]);
+    let [first, second] = [0, 1].map(|process| format!("{process} at {}", processes.address(process)));
+    for (process, said) in [
+        (
+            0,
+            format!("process {second} was started with -w 1, process 0 with -w 2"),
+        ),
+        (1, format!("process {first} was started with -w 2, process 1 with -w 1")),
+    ] {
+        processes
+            .wait(process)
+            .expect(2, &[&said, "the same number of workers"]);
+    }
+    assert!(!has_manifest(&place.output("out")));
 }
 
 /// Passes every connection on to `to`; gives the address it listens at, and what was said to `to` by connection.
@@ -326,7 +348,7 @@ fn relay(to: &str) -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
 #[test]
 fn a_replayed_hello_does_not_get_in() {
     /// Hello and proof: what the dialling end says before it is let in.
-    const HANDSHAKE: usize = 8 + 2 + 1 + 4 + 3 * 32 + 32;
+    const HANDSHAKE: usize = 8 + 2 + 1 + 4 + 4 + 3 * 32 + 32;
     let place = Place::new();
     let file = place.run_file("out");
     let mut processes = Processes::new(3);

@@ -128,13 +128,20 @@ fn a_listing_goes_on_where_it_was_cut_off() {
         bucket.put(&format!("many/{i:05}"), b"x");
     }
     let stores = stores(&proxy.endpoint(), 3);
-    // Four failures in all, and patience for three: what came in between begins it anew.
-    proxy.add(On::get("list-type").times(2), Fault::ResetInBody(500));
-    proxy.add(On::get("list-type").after(1).times(2), Fault::ResetInBody(500));
-    let listed = stores.list_all(&bucket.uri("many")).unwrap();
-    assert_eq!(listed.len(), 1_100);
-    assert!(listed.windows(2).all(|pair| pair[0].path < pair[1].path));
-    assert_eq!(proxy.faults(), 4);
+    // At any depth, and of one folder alone.
+    for (uri, faults) in [("many", 4), ("many/*", 8)] {
+        // Four failures in all, and patience for three: what came in between begins it anew.
+        proxy.add(On::get("list-type").times(2), Fault::ResetInBody(500));
+        proxy.add(On::get("list-type").after(1).times(2), Fault::ResetInBody(500));
+        let listed = if uri.contains('*') {
+            stores.list(&bucket.uri(uri)).unwrap()
+        } else {
+            stores.list_all(&bucket.uri(uri)).unwrap()
+        };
+        assert_eq!(listed.len(), 1_100, "{uri}");
+        assert!(listed.windows(2).all(|pair| pair[0].path < pair[1].path), "{uri}");
+        assert_eq!(proxy.faults(), faults, "{uri}");
+    }
 }
 
 #[test]

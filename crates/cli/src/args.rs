@@ -28,10 +28,11 @@ pub struct Args {
 /// How much to say about it, on standard error.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoggingArgs {
-    /// Say more: once for what happens, twice for details, thrice for everything
+    /// Log more, a step each: what happens (logged without it where no terminal shows progress), its details, those of the libraries, everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Say nothing but errors, and show no progress
+    /// Nothing but warnings and errors: no progress, and no page of what was done. What a question asks for (plan, inspect, verify, status,
+    /// report, releases, inverse without --out, gc --dry-run) is printed all the same
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Form of the log lines
@@ -75,8 +76,8 @@ pub enum Command {
     Status(UriArgs),
     /// Write a catalogue of simulated spectra
     Simulate(SimulateArgs),
-    /// Tell what an output holds
-    Report(UriArgs),
+    /// Tell what an output holds, and write its page of plots
+    Report(ReportArgs),
     /// Ask a complete output for elements, the diagonal or products of a layer's inverse Hessian
     Inverse(InverseArgs),
     /// List the releases of a line
@@ -126,7 +127,8 @@ pub struct StageArgs {
     /// Processes and workers.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// Delete what the output holds of another run first
+    /// Replace a finished output, or what another run left: removed once all processes are there. This run goes on with what it left unfinished.
+    /// Of a line, whose releases never change: make the next release even of the same inputs
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -261,13 +263,26 @@ pub struct UriArgs {
     pub uri: String,
 }
 
+/// An output, and where its page goes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReportArgs {
+    /// The output: a path, or the URI of an object store; of a line its last release, or with @N behind it release N
+    pub uri: String,
+    /// Write the page to this file [default: report.html in the output; in a release only where it is not there]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<String>,
+    /// Replace a file that is there
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
+}
+
 /// A line, and what of it stays.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GcArgs {
     /// The line: a path, or the URI of an object store
     pub uri: String,
     /// Keep the last so many releases [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = releases)]
     pub keep: Option<usize>,
     /// Remove nothing that is younger
     #[arg(long, default_value_t = 24.0, value_name = "HOURS", value_parser = hours)]
@@ -275,6 +290,14 @@ pub struct GcArgs {
     /// Only say what would go
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// A number of releases.
+fn releases(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(releases) if releases > 0 => Ok(releases),
+        _ => Err("expected a number of releases, 1 or more: the last one is always kept".to_owned()),
+    }
 }
 
 /// A number of hours.
@@ -337,6 +360,9 @@ pub struct InverseArgs {
     /// Write the answer to a .parquet, .npy or .csv file
     #[arg(long, value_name = "FILE")]
     pub out: Option<String>,
+    /// Replace a file that is there
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -359,6 +385,9 @@ pub struct ExportArgs {
     /// The safetensors file: a path, or the URI of an object store
     #[arg(long, value_name = "FILE")]
     pub out: String,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub overwrite: bool,
     /// Threads; the result does not depend on them
     #[arg(short, long, default_value_t = 1, value_name = "T")]
     pub threads: usize,
@@ -423,9 +452,12 @@ mod tests {
             "fisherflow inverse out --layer a --cols 0",
             "fisherflow inverse out --layer a --rows x",
             "fisherflow inverse out --layer a --diagonal --solve v.npy",
+            "fisherflow inverse out --layer a --diagonal --overwrite",
             "fisherflow export out --to pytorch --out x.safetensors",
             "fisherflow gc line --grace -1",
             "fisherflow gc line --keep all",
+            "fisherflow gc line --keep 0",
+            "fisherflow report out --overwrite",
             "fisherflow run a.toml --slurm --hostfile hosts",
             "fisherflow run a.toml --rendezvous --hosts a-{}",
         ] {

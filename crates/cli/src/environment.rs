@@ -48,15 +48,22 @@ impl Environment {
                 read.completion_index = value.to_str().and_then(|value| value.parse().ok());
             } else if name.starts_with("SLURM_") {
                 let value = value.into_string().ok();
-                let number = value.as_ref().and_then(|value| value.parse().ok());
+                let number = |step: &mut SlurmStep| {
+                    let value = value.as_deref()?;
+                    let number = value.parse().ok();
+                    if number.is_none() {
+                        step.unreadable.push(format!("{name}={value}"));
+                    }
+                    number
+                };
                 match name.as_str() {
-                    "SLURM_PROCID" => read.slurm.process = number,
+                    "SLURM_PROCID" => read.slurm.process = number(&mut read.slurm),
                     "SLURM_STEP_NODELIST" => read.slurm.nodes = value,
                     "SLURM_STEP_TASKS_PER_NODE" => read.slurm.tasks_per_node = value,
-                    "SLURM_STEP_NUM_TASKS" => read.slurm.tasks = number,
+                    "SLURM_STEP_NUM_TASKS" => read.slurm.tasks = number(&mut read.slurm),
                     "SLURM_JOB_NODELIST" => of_job.nodes = value,
                     "SLURM_TASKS_PER_NODE" => of_job.tasks_per_node = value,
-                    "SLURM_NTASKS" => of_job.tasks = number,
+                    "SLURM_NTASKS" => of_job.tasks = number(&mut of_job),
                     _ => {}
                 }
             } else if name == "NO_COLOR" {
@@ -70,6 +77,7 @@ impl Environment {
             (step.nodes, step.tasks_per_node) = (of_job.nodes, of_job.tasks_per_node);
         }
         step.tasks = step.tasks.or(of_job.tasks);
+        step.unreadable.append(&mut of_job.unreadable);
         read.aws.sort();
         read.unreadable.sort();
         read

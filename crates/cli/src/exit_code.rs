@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use fisherflow_dataflow::RunError;
+use fisherflow_report::ReportError;
 use fisherflow_store::StoreError;
 
 use crate::args::LogFormat;
@@ -65,7 +66,16 @@ pub enum CliError {
     Run(Box<RunError>),
     /// The page of plots could not be made.
     #[error("report.html cannot be made")]
-    Report(#[from] fisherflow_report::ReportError),
+    Report(#[from] ReportError),
+    /// The page of plots cannot be written into its output.
+    #[error("{uri} cannot be written: name another file for it with --out")]
+    NoPlaceForReport {
+        /// The page.
+        uri: String,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// What stands at a URI is not what it should be.
     #[error("{uri}: {problem}")]
     Refused {
@@ -107,8 +117,8 @@ impl CliError {
             | Self::SecretFile { .. }
             | Self::Folder { .. } => WRONG,
             Self::Run(error) => error.exit_code(),
-            Self::Refused { .. } => REFUSED,
-            Self::Output(_) | Self::Report(_) | Self::System { .. } => FAILED,
+            Self::Refused { .. } | Self::Report(ReportError::Damaged { .. }) => REFUSED,
+            Self::Output(_) | Self::Report(_) | Self::NoPlaceForReport { .. } | Self::System { .. } => FAILED,
         }
     }
 }
@@ -135,7 +145,7 @@ pub fn say(error: &CliError, terminal: &Terminal) -> u8 {
 }
 
 /// An error and its causes, none said twice.
-fn chain(error: &dyn Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut said = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,6 +1,7 @@
 //! Log lines with fields, on standard error, beside the progress bar and never through it.
 
 use std::io::{IsTerminal, Write};
+use std::panic::PanicHookInfo;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tracing_subscriber::EnvFilter;
@@ -16,11 +17,14 @@ pub struct Terminal {
     pub bars: Option<MultiProgress>,
     /// Form of the log lines.
     pub format: LogFormat,
+    /// Whether what was done is said: not with `-q`.
+    pub tells: bool,
 }
 
 /// Starts logging.
 ///
-/// Without `-v` and `-q` the log says what happens where nobody watches (`info`), and only what is odd where a bar does (`warn`).
+/// Without `-v` and `-q` the log says what happens where nobody watches (`info`), and only what is odd where a bar shows the rest (`warn`), as
+/// with `-q`. Each `-v` is a step more.
 pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
     let is_terminal = std::io::stderr().is_terminal();
     let watched = is_terminal && args.log == LogFormat::Text && !args.quiet;
@@ -38,17 +42,39 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
-    Terminal { bars, format: args.log }
+    if args.log == LogFormat::Json {
+        std::panic::set_hook(Box::new(log_panic));
+    }
+    Terminal {
+        bars,
+        format: args.log,
+        tells: !args.quiet,
+    }
+}
+
+/// A panic as one line of the log: who reads lines of JSON cannot read a backtrace.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    tracing::error!(
+        panic = info.payload_as_str().unwrap_or("without words"),
+        location = info.location().map(tracing::field::display),
+        thread = thread.name(),
+        "a thread panicked"
+    );
 }
 
 /// The least level that is logged.
 fn level(args: &LoggingArgs, watched: bool) -> &'static str {
-    match (args.quiet, args.verbose) {
-        (true, _) => "error",
-        (false, 0) if watched => "warn",
-        (false, 0 | 1) => "info",
-        (false, 2) => "debug",
-        (false, _) => "trace",
+    if args.quiet {
+        return "warn";
+    }
+    match args.verbose.saturating_add(u8::from(!watched)) {
+        0 => "warn",
+        1 => "info",
+        // The details of the libraries below would bury those of a run.
+        2 => "info,fisherflow=debug",
+        3 => "debug",
+        _ => "trace",
     }
 }
 
@@ -82,7 +108,46 @@ impl<'w> MakeWriter<'w> for BesideBars {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// A place that a log is written to.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(buffer)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_one_line_of_a_json_log() {
+        let written = Written::default();
+        let to = written.clone();
+        let log = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || to.clone());
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(log_panic));
+        let ended =
+            tracing::subscriber::with_default(log.finish(), || std::panic::catch_unwind(|| panic!("of two\nlines")));
+        std::panic::set_hook(before);
+        assert!(ended.is_err());
+        let said = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(
+            (said.lines().count(), &line["level"], &line["panic"]),
+            (1, &"ERROR".into(), &"of two\nlines".into())
+        );
+        assert!(line["location"].as_str().unwrap().contains("logging.rs:"), "{said}");
+    }
 
     #[test]
     fn a_watched_run_logs_only_what_is_odd() {
@@ -94,7 +159,12 @@ mod tests {
         assert_eq!(level(&args(0, false), true), "warn");
         assert_eq!(level(&args(0, false), false), "info");
         assert_eq!(level(&args(1, false), true), "info");
-        assert_eq!(level(&args(2, false), false), "debug");
-        assert_eq!(level(&args(0, true), false), "error");
+        for watched in [true, false] {
+            let levels = [0, 1, 2, 3, 4, 255].map(|verbose| level(&args(verbose, false), watched));
+            let steps = levels.windows(2).take(3).all(|pair| pair[0] != pair[1]);
+            assert!(steps, "each -v says more: {levels:?}");
+            assert_eq!(levels[5], "trace");
+            assert_eq!(level(&args(0, true), watched), "warn");
+        }
     }
 }

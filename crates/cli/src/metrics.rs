@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use fisherflow_dataflow::Meter;
 
-use crate::exit_code::CliError;
 use crate::exposition::{CONTENT_TYPE, exposition};
 
 /// Connections at a time.
@@ -21,31 +20,24 @@ const LONGEST: usize = 8 << 10;
 /// Seconds that a request may take to come, and an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers at `address` until the process ends; says where.
+/// Answers at `address` until the process ends, and gives where: port 0 is any that is free.
 ///
 /// # Errors
 /// The address cannot be listened at.
-pub fn serve(meter: &Arc<Meter>, address: SocketAddr) -> Result<SocketAddr, CliError> {
-    let failed = |source| CliError::System {
-        what: "listen at the address of --metrics",
-        source,
-    };
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+pub fn serve(meter: &Arc<Meter>, address: SocketAddr) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)?;
+    let address = listener.local_addr()?;
     let (meter, open) = (Arc::clone(meter), Arc::new(AtomicUsize::new(0)));
-    std::thread::Builder::new()
-        .name("metrics".into())
-        .spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else {
-                    // Out of file descriptors, for example: not to be asked again at once.
-                    std::thread::sleep(Duration::from_millis(100));
-                    continue;
-                };
-                answer_aside(stream, &meter, &open);
-            }
-        })
-        .map_err(failed)?;
+    std::thread::Builder::new().name("metrics".into()).spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                // Out of file descriptors, for example: not to be asked again at once.
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            answer_aside(stream, &meter, &open);
+        }
+    })?;
     tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics");
     Ok(address)
 }
@@ -143,6 +135,7 @@ mod tests {
 
     fn served() -> SocketAddr {
         let terminal = Terminal {
+            tells: true,
             bars: None,
             format: crate::args::LogFormat::Text,
         };

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
+use crate::logging::Terminal;
+
 /// Lines to be printed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -55,6 +57,14 @@ impl Page {
     pub fn append(&mut self, below: Page) -> &mut Self {
         self.lines.extend(below.lines);
         self
+    }
+
+    /// Prints what was done, unless only warnings and errors are wanted.
+    ///
+    /// # Errors
+    /// As [`Page::print`].
+    pub fn tell(&self, terminal: &Terminal) -> std::io::Result<()> {
+        if terminal.tells { self.print() } else { Ok(()) }
     }
 
     /// Prints the page; a reader that left, as `head` does, is no error.

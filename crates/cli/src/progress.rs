@@ -111,7 +111,12 @@ impl Progress for Lines {
 
     fn show(&self, standing: &Standing) {
         let mut said = held(&self.said);
-        if said.elapsed() < EVERY || standing.pass.is_none() {
+        if standing.pass.is_none() {
+            return;
+        }
+        if said.elapsed() < EVERY {
+            // Between two lines of the log, for who wants details.
+            tracing::debug!(pass = standing.pass, "{}", in_words(standing));
             return;
         }
         *said = Instant::now();

@@ -16,23 +16,33 @@ pub struct SlurmStep {
     pub tasks: Option<usize>,
     /// `SLURM_PROCID`.
     pub process: Option<usize>,
+    /// Variables that should hold a number and do not, as `SLURM_NTASKS=four`.
+    pub unreadable: Vec<String>,
 }
 
 impl SlurmStep {
+    /// Refuses a step whose numbers are none.
+    ///
+    /// # Errors
+    /// A variable should hold a number and does not.
+    pub fn check(&self) -> Result<(), CliError> {
+        match self.unreadable.first() {
+            Some(variable) => Err(wrong(&format!("{variable} is no number"))),
+            None => Ok(()),
+        }
+    }
+
     /// `host:port` of every task, the tasks of one node at ports that follow one another.
     ///
     /// # Errors
     /// There is no step, or its lists cannot be understood.
     pub fn addresses(&self, first_port: u16) -> Result<Vec<String>, CliError> {
-        let wrong = |what: String| CliError::Arguments(format!("--slurm: {what}"));
-        let (Some(nodes), Some(tasks)) = (&self.nodes, self.tasks) else {
-            return Err(wrong(
-                "SLURM_JOB_NODELIST and SLURM_NTASKS are not set: start the processes with srun".into(),
-            ));
-        };
-        let nodes = expand(nodes).map_err(|reason| wrong(format!("the list of nodes `{nodes}`: {reason}")))?;
+        let unset = |name: &str| wrong(&format!("{name} is not set: start the processes with srun"));
+        let nodes = self.nodes.as_ref().ok_or_else(|| unset("SLURM_JOB_NODELIST"))?;
+        let tasks = self.tasks.ok_or_else(|| unset("SLURM_NTASKS"))?;
+        let nodes = expand(nodes).map_err(|reason| wrong(&format!("the list of nodes `{nodes}`: {reason}")))?;
         let on_node = match &self.tasks_per_node {
-            Some(said) => counts(said).map_err(|reason| wrong(format!("tasks per node `{said}`: {reason}")))?,
+            Some(said) => counts(said).map_err(|reason| wrong(&format!("tasks per node `{said}`: {reason}")))?,
             None => vec![tasks.div_ceil(nodes.len().max(1)); nodes.len()],
         };
         let mut addresses: Vec<String> = Vec::with_capacity(tasks);
@@ -40,12 +50,12 @@ impl SlurmStep {
             for task in 0..tasks {
                 let port = u16::try_from(task).ok().and_then(|task| first_port.checked_add(task));
                 let port =
-                    port.ok_or_else(|| wrong(format!("{tasks} tasks on {node} need more ports than there are")))?;
+                    port.ok_or_else(|| wrong(&format!("{tasks} tasks on {node} need more ports than there are")))?;
                 addresses.push(format!("{node}:{port}"));
             }
         }
         if addresses.len() < tasks {
-            return Err(wrong(format!(
+            return Err(wrong(&format!(
                 "{tasks} tasks, but the nodes have places for {}",
                 addresses.len()
             )));
@@ -53,6 +63,10 @@ impl SlurmStep {
         addresses.truncate(tasks);
         Ok(addresses)
     }
+}
+
+fn wrong(what: &str) -> CliError {
+    CliError::Arguments(format!("--slurm: {what}"))
 }
 
 /// The hosts of a list in Slurm's own notation: `gpu-[01-03,7],login1`, `r[1-2]n[0-3]`.
@@ -194,6 +208,7 @@ mod tests {
             tasks_per_node: tasks_per_node.map(str::to_owned),
             tasks: Some(tasks),
             process: Some(0),
+            unreadable: Vec::new(),
         }
     }
 
@@ -209,7 +224,10 @@ mod tests {
     #[test]
     fn no_step_and_too_few_places_are_said() {
         let error = SlurmStep::default().addresses(1).unwrap_err().to_string();
-        assert!(error.contains("srun"), "{error}");
+        assert!(
+            error.contains("SLURM_JOB_NODELIST is not set") && error.contains("srun"),
+            "{error}"
+        );
         let error = step("n1", Some("2"), 3).addresses(1).unwrap_err().to_string();
         assert!(error.contains("places for 2"), "{error}");
         let error = step("n1", Some("2(x"), 2).addresses(1).unwrap_err().to_string();

@@ -100,7 +100,11 @@ impl Pinned {
                 "noise.basis = {named} is not the basis of the line, {of_line}: leave it out, or begin another line with output.uri"
             )));
         }
-        let Some((uri, bytes)) = of_line.or(named) else {
+        let found = of_line.or(named);
+        if let Some(release) = release {
+            release.check_basis(found.as_ref().map(|(_, bytes)| bytes.as_slice()))?;
+        }
+        let Some((uri, bytes)) = found else {
             return Ok(None);
         };
         let pinned = Self::read(uri, bytes)?;

@@ -1,6 +1,8 @@
 //! What a reader should know of the prior and of what is fitted to held-out spectra, in words.
 
-use fisherflow_posterior::{CellScatter, Evidence, FEWEST_STARS, HoldoutPrior, LabelScale};
+use fisherflow_posterior::{
+    CellScatter, Evidence, FEWEST_STARS, HoldoutPrior, LabelFit, LabelScale, OVERWHELMED, ScatterEstimate,
+};
 
 use crate::context::Context;
 use crate::job::Prior;
@@ -95,11 +97,25 @@ fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
 /// Of what was fitted to the held-out spectra beside C_intrinsic over all.
 pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
     let labels = &context.network.labels().names;
-    let mut notes: Vec<String> = calibrated
-        .label_scale
-        .iter()
-        .map(|found| of_label_scale(found, labels))
-        .collect();
+    let mut notes = of_labels(context, &calibrated.label_fits);
+    if let Some(all) = &calibrated.intrinsic {
+        notes.extend(of_climb("C_intrinsic", all));
+        if !context.job.keeps_out() {
+            notes.push(format!(
+                "the {} held-out spectra that C_intrinsic is fitted to are in the Hessian like all others: where the network was trained on them, it \
+                 and the pulls over them are too small",
+                all.n_spectra
+            ));
+        }
+    }
+    if calibrated.overwhelmed > 0 {
+        notes.push(format!(
+            "{} held-out spectra are neither in C_intrinsic nor in its pulls: their own error of a label is more than {OVERWHELMED:.0e} times the \
+             residuals'. Pixels whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask)",
+            calibrated.overwhelmed
+        ));
+    }
+    notes.extend(calibrated.label_scale.iter().map(|found| of_label_scale(found, labels)));
     for cell in &calibrated.cells {
         let name = cell_name(cell, labels);
         match &cell.own {
@@ -116,6 +132,60 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
     }
     notes
+}
+
+/// Of a scatter whose likelihood was still rising.
+pub(crate) fn of_climb(name: &str, estimate: &ScatterEstimate) -> Option<String> {
+    (!estimate.has_converged()).then(|| {
+        format!(
+            "{name}: its likelihood was still rising after {} iterations: look for spectra whose errors or residuals are far from all others'",
+            estimate.iterations
+        )
+    })
+}
+
+/// Of labels that the network does not know, or that are hardly labels.
+pub(crate) fn of_labels(context: &Context, fits: &[LabelFit]) -> Vec<String> {
+    let (labels, columns) = (context.network.labels(), &context.job.catalogue.columns.labels);
+    let named = fits.iter().zip(labels.names.iter().zip(&labels.units));
+    named
+        .filter_map(|(fit, (name, unit))| of_label(fit, name, unit, columns))
+        .collect()
+}
+
+fn of_label(fit: &LabelFit, name: &str, unit: &str, columns: &[String]) -> Option<String> {
+    let n = fit.n_spectra;
+    let stray = fit.stray.map(|stray| {
+        format!(
+            "{} in {} of them, farther from all other values than these are from one another",
+            stray.value, stray.n_spectra
+        )
+    });
+    if !fit.is_doubtful() {
+        return stray.map(|stray| {
+            format!(
+                "label {name}: of {n} held-out spectra, {stray}: a missing label must be null, else it counts as an error of the network"
+            )
+        });
+    }
+    let verdict = match fit.r_squared {
+        Some(r_squared) if r_squared < 0.0 => format!("worse than the labels' mean (R^2 {})", rounded(r_squared)),
+        _ => "far off".to_owned(),
+    };
+    let order = fit.follows.and_then(|label| columns.get(label)).map_or_else(
+        || "columns in another order than the network's outputs".to_owned(),
+        |column| {
+            format!("columns in another order than the network's outputs (this output follows column \"{column}\")")
+        },
+    );
+    let values = stray.map_or_else(String::new, |stray| format!(" ({stray})"));
+    Some(format!(
+        "label {name}: over {n} held-out spectra the network is {verdict}, with a mean residual of {} {unit} and a standard deviation of {} about it: \
+         its error bars mean little. Look for {order}, other units, a missing normalisation (network.input_mean, network.input_scale, \
+         network.labels.mean, network.labels.scale), and missing labels that are numbers{values}",
+        rounded(fit.mean_residual),
+        rounded(fit.scatter)
+    ))
 }
 
 fn of_label_scale(found: &LabelScale, labels: &[String]) -> String {

@@ -6,10 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use fisherflow_store::{Claim, Held, Holding, Manifest, SignOfLife, StoreError, now_utc};
+use fisherflow_store::{Claim, Held, Holding, Manifest, Output, SignOfLife, StoreError, now_utc};
 
 use crate::context::Context;
 use crate::error::RunError;
+use crate::inputs;
 use crate::interrupt::Interrupt;
 use crate::job::{Cluster, ExistingOutput};
 
@@ -21,7 +22,12 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What became of a claim.
 pub(crate) enum Claimed {
     /// The output is this process's.
-    Held(Holding),
+    Held {
+        /// Its claim.
+        holding: Holding,
+        /// Whether what is there is to be removed, once all processes of the run are there.
+        overwrites: bool,
+    },
     /// This very run is complete there.
     Complete(Box<Manifest>),
 }
@@ -31,11 +37,14 @@ pub(crate) fn beat(peer_timeout: Duration) -> Duration {
     (peer_timeout / 5).min(Duration::from_secs(5))
 }
 
-/// Takes the output for this run.
+/// Takes the output for this run; removes nothing yet.
+///
+/// What an attempt before left of this very run is gone on with, whether or not it is to overwrite: that removes finished outputs, and what is
+/// another run's.
 pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, RunError> {
     let output = &context.output;
     let own = own_claim(&context.run_id, beat(cluster.peer_timeout));
-    let asked = context.job.existing_output == ExistingOutput::Overwrite;
+    let asked = is_asked_to_overwrite(context);
     loop {
         // A place that cannot even be looked at is one that a claim cannot write to, and says so better.
         if let Ok(Some(manifest)) = finished(context) {
@@ -43,29 +52,31 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         }
         let found = output.held();
         let Ok(Some(held)) = found else {
-            if asked && context.release.is_none() {
-                output.overwrite()?;
-            }
-            match output.claim(&own)? {
-                Some(holding) => return Ok(Claimed::Held(holding)),
+            match output.claim(&own, asked)? {
+                Some(holding) => {
+                    let overwrites = finished_by(output)?.is_some();
+                    return Ok(Claimed::Held { holding, overwrites });
+                }
                 None => found?,
             };
             continue;
         };
-        let is_same = held.claim.run_id == context.run_id;
+        let complete = finished_by(output)?;
+        // A claim that came to nothing leaves the output to whoever finished it before.
+        let is_same = *complete.as_ref().unwrap_or(&held.claim.run_id) == context.run_id;
         // What another run left of a release that it never committed is nobody's: its groups are the line's.
-        let overwrite = match &context.release {
+        let may_overwrite = match &context.release {
             None => asked,
             Some(release) => {
                 release.check_open()?;
-                !is_same
+                true
             }
         };
-        if !is_same && !overwrite {
+        if !is_same && !may_overwrite {
             let is_over = has_ended(context, &held, &own)?;
             return Err(refusal(context, held, is_over)?);
         }
-        if let (Some(manifest), false) = (&held.committed, overwrite) {
+        if let (Some(manifest), true, None) = (&held.committed, is_same, &complete) {
             // Its holder died between its commit and the manifest.
             output.commit(manifest)?;
             return Ok(Claimed::Complete(Box::new(manifest.clone())));
@@ -73,26 +84,41 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         if held.committed.is_none() && is_at_work(context, &held, &own, &cluster.interrupt)? {
             return Err(refusal(context, held, false)?);
         }
-        let holding = if overwrite {
-            output.replace(&held, &own)?
-        } else {
+        let holding = if is_same && complete.is_none() {
             output.succeed(&held, &own)?
+        } else {
+            output.replace(&held, &own)?
         };
         let Some(holding) = holding else { continue };
         if let Some(manifest) = finished(context)? {
             // Completed while this process looked.
             return Ok(Claimed::Complete(manifest));
         }
-        if is_same && !overwrite {
+        let overwrites = !is_same || finished_by(output)?.is_some();
+        if !overwrites {
             tracing::info!(run_id = %context.run_id, output = %output.uri(), claim = holding.generation(), "goes on after the last finished stage");
         }
-        return Ok(Claimed::Held(holding));
+        return Ok(Claimed::Held { holding, overwrites });
     }
+}
+
+/// The run that finished what is in an output, nobody's where its manifest cannot be understood; `None` where nothing is finished.
+fn finished_by(output: &Output) -> Result<Option<String>, RunError> {
+    match output.manifest() {
+        Ok(manifest) => Ok(manifest.map(|manifest| manifest.run_id)),
+        Err(StoreError::BadDocument { .. }) => Ok(Some(String::new())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Releases never change: what is of this run in the next one is gone on with, what is of another is nobody's.
+fn is_asked_to_overwrite(context: &Context) -> bool {
+    context.release.is_none() && context.job.existing_output == ExistingOutput::Overwrite
 }
 
 /// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
 pub(crate) fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
-    if context.job.existing_output == ExistingOutput::Overwrite {
+    if is_asked_to_overwrite(context) {
         return Ok(None);
     }
     let manifest = context.output.manifest()?;
@@ -106,10 +132,10 @@ fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, Run
     let output = context.output.uri().to_owned();
     let manifest = held.committed.or(context.output.manifest()?);
     let claim = held.claim;
-    Ok(RunError::Store(match manifest {
+    let refusal = match &manifest {
         Some(manifest) if manifest.run_id != context.run_id => StoreError::Complete {
             output,
-            run_id: manifest.run_id,
+            run_id: manifest.run_id.clone(),
         },
         _ if is_over => StoreError::Unfinished {
             output,
@@ -123,7 +149,17 @@ fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, Run
             pid: claim.pid,
             started: claim.started,
         },
-    }))
+    };
+    if matches!(refusal, StoreError::Held { .. }) {
+        return Ok(refusal.into());
+    }
+    Ok(match inputs::difference(context, manifest.as_ref())? {
+        Some(difference) => RunError::AnotherRun {
+            refusal: Box::new(refusal),
+            difference,
+        },
+        None => refusal.into(),
+    })
 }
 
 /// Whether a holder is a process of this machine that runs, other than this one; `None`: it is elsewhere.

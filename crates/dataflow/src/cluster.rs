@@ -29,7 +29,7 @@ const WHO_WAS_IT: Duration = Duration::from_millis(300);
 /// Runs `work` on every worker of this process and returns what the first of them returns.
 ///
 /// `run` names the run that all processes must share. A panic in a worker, and in a cluster the loss of any peer, comes back as an
-/// error. After an error in a cluster the sockets are left as they are: the process is expected to exit, which tells its peers.
+/// error. After an error in a cluster its peers have been told of it, and the sockets are left as they are: the process is expected to exit.
 pub(crate) fn execute<T: Send + 'static>(
     cluster: &Cluster,
     run: &str,
@@ -105,6 +105,7 @@ pub(crate) fn execute<T: Send + 'static>(
     };
     if !finished && processes > 1 {
         std::mem::forget(guards);
+        heartbeat.leave();
         return Err(faults
             .take()
             .unwrap_or_else(|| RunError::Internal("a worker stopped without a reason".into())));

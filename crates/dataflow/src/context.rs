@@ -11,7 +11,7 @@ use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, CurvatureKind, KroneckerBases};
 use fisherflow_network::{InputJacobian, Network, NetworkError, Precision as ProductPrecision};
 use fisherflow_posterior::{Evidence, LabelCells, Precision, PriorScan, in_label_units};
-use fisherflow_spectra::{Group, SpectrumBatch};
+use fisherflow_spectra::{Group, InputRange, SpectrumBatch};
 use fisherflow_store::{Catalogue, Fetch, GroupIds, GroupStore, Holding, Output, Stores};
 
 use crate::arithmetic_check::as_on_the_cpu;
@@ -124,6 +124,8 @@ pub(crate) struct Context {
     scans: Mutex<BTreeMap<u64, Arc<PriorScan>>>,
     /// The factors of the weights' part, where they are asked for and once they are known.
     label_scale: OnceLock<Vec<f64>>,
+    /// What inputs may be, once the held-out spectra have told.
+    input_range: OnceLock<InputRange>,
 }
 
 impl Context {
@@ -144,7 +146,9 @@ impl Context {
     pub(crate) fn differentiating(&self) -> Result<&Network, RunError> {
         self.once(&self.differentiating, || {
             let refused = |error: NetworkError| RunError::Refused(with_source(&error));
-            let device = self.job.compute.processor.device().map_err(refused)?;
+            // Not the data are at fault: another machine or build, or another run file.
+            let lacking = |error: NetworkError| RunError::Usage(with_source(&error));
+            let device = self.job.compute.processor.device().map_err(lacking)?;
             if device.is_cpu() {
                 return Ok(self.network.clone());
             }
@@ -157,7 +161,7 @@ impl Context {
 
     /// What memory and operations depend on.
     pub(crate) fn sizes(&self) -> Sizes<'_> {
-        Sizes::of(&self.job, &self.network, self.fit.catalogue.n_rows(), self.workers)
+        Sizes::of(&self.job, &self.network, &self.fit.catalogue, self.workers)
     }
 
     /// Whether the fit's own backward passes serve the prediction too.
@@ -213,17 +217,22 @@ impl Context {
         self.counted(joined(batches, batch_rows), group.n_rows())
     }
 
-    /// A group's batches, its end counted; of `rows` those that are not among them count as done then.
+    /// A group's batches, spectra out of range flagged, its end counted; of `rows` those that are not among them count as done then.
     fn counted(
         &self,
         mut batches: impl Iterator<Item = Result<SpectrumBatch, RunError>> + 'static,
         mut rows: u64,
     ) -> GroupReader {
         let meter = Arc::clone(&self.progress);
+        let known = self.input_range.get().cloned();
+        let range = known.unwrap_or_else(|| self.input_range(self.overflow_limit()));
         Box::new(std::iter::from_fn(move || {
-            let next = batches.next();
-            match &next {
-                Some(Ok(batch)) => rows = rows.saturating_sub(batch.n_rows() as u64),
+            let mut next = batches.next();
+            match &mut next {
+                Some(Ok(batch)) => {
+                    rows = rows.saturating_sub(batch.n_rows() as u64);
+                    range.flag(batch);
+                }
                 Some(Err(_)) => {}
                 None => {
                     meter.advance(std::mem::take(&mut rows));

@@ -34,6 +34,14 @@ pub enum RunError {
     /// Reading or writing.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The output is another run's.
+    #[error("{refusal} ({difference})")]
+    AnotherRun {
+        /// What is there, and the remedy.
+        refusal: Box<StoreError>,
+        /// In what that run differs from this one.
+        difference: String,
+    },
     /// The sums.
     #[error(transparent)]
     Curvature(#[from] CurvatureError),
@@ -43,6 +51,21 @@ pub enum RunError {
     /// Another process of the cluster was lost, or never came.
     #[error("a process of the cluster was lost ({0}): run again")]
     PeerLost(String),
+    /// Another process of the cluster failed, and said why.
+    #[error("{process} failed: {said}")]
+    PeerFailed {
+        /// The process.
+        process: String,
+        /// The exit code that it ends with, as this process does.
+        exit_code: u8,
+        /// What it said, its remedy included.
+        said: String,
+    },
+    /// Something else listens where this process is to.
+    #[error(
+        "cannot listen at {0}: another process does; wait until it has ended, or choose another port, and run again"
+    )]
+    PortTaken(String),
     /// This process, or another one of the cluster, was asked to end.
     #[error("stopped by {0}: run again to go on")]
     Interrupted(String),
@@ -56,19 +79,72 @@ pub enum RunError {
 
 impl RunError {
     /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, asked to end or given up
-    /// by another, or the store gave out.
+    /// by another, its port was taken, or the store gave out. Where another process failed, that one's.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Posterior(PosteriorError::NoPeerForm { .. }) => 2,
+            Self::Network(error) | Self::NetworkFile { source: error, .. } if is_asked_wrongly(error) => 2,
+            Self::Store(error) if is_misplaced(error) => 2,
             Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
+            Self::Network(NetworkError::TrainingValue { .. }) => 3,
             Self::Store(error) if is_refusal(error) => 3,
+            Self::PeerFailed { exit_code, .. } => *exit_code,
             Self::PeerLost(_)
+            | Self::PortTaken(_)
             | Self::Interrupted(_)
-            | Self::Store(StoreError::Exhausted { .. } | StoreError::TakenOver { .. }) => 75,
+            | Self::Store(
+                StoreError::Exhausted { .. } | StoreError::TakenOver { .. } | StoreError::DamagedSums { .. },
+            ) => 75,
             _ => 1,
         }
     }
+
+    /// Whether it began in this process, so that the others know of it only what this one tells them.
+    pub(crate) fn is_own(&self) -> bool {
+        !matches!(
+            self,
+            Self::PeerLost(_) | Self::PeerFailed { .. } | Self::Interrupted(_) | Self::Stopped
+        )
+    }
+
+    /// The error and its causes, none said twice.
+    pub(crate) fn in_words(&self) -> String {
+        let mut said = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !said.contains(&text) {
+                said = format!("{said}: {text}");
+            }
+            cause = error.source();
+        }
+        said
+    }
+}
+
+/// Whether the run file asks of a network or of this machine what it cannot do, whatever the network's file holds.
+fn is_asked_wrongly(error: &NetworkError) -> bool {
+    matches!(
+        error,
+        NetworkError::NoGpu(_)
+            | NetworkError::NotOnGpu { .. }
+            | NetworkError::MissingKernel { .. }
+            | NetworkError::Recipe { .. }
+    )
+}
+
+/// Whether the run file or the arguments name a place that cannot be used, not its store.
+fn is_misplaced(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::BadUri { .. }
+            | StoreError::UnknownOption { .. }
+            | StoreError::SecretInUrl { .. }
+            | StoreError::BadOptions { .. }
+            | StoreError::Exists { .. }
+            | StoreError::NotAFolder { .. }
+    )
 }
 
 /// Whether the data, not the store, are at fault.
@@ -84,7 +160,9 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::NotParquet { .. }
             | StoreError::Truncated { .. }
             | StoreError::BadRowGroup { .. }
+            | StoreError::DanglingObject { .. }
             | StoreError::MissingColumn { .. }
+            | StoreError::RepeatedColumn { .. }
             | StoreError::ColumnType { .. }
             | StoreError::PixelCount { .. }
             | StoreError::ColumnCollision { .. }

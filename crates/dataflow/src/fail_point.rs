@@ -21,6 +21,8 @@ pub enum FailPoint {
     Seated,
     /// All connections are there, and no worker has started.
     Formed,
+    /// What the run overwrites is gone, and no worker has begun.
+    Begun,
     /// A pass has read what an earlier run left, and is about to hand out its groups.
     Planned,
     /// A group's sums are complete, and nobody else has them.
@@ -59,12 +61,13 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// All of them, in the order in which a run comes by.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Opened,
         Self::Claimed,
         Self::Listening,
         Self::Seated,
         Self::Formed,
+        Self::Begun,
         Self::Planned,
         Self::GroupSummed,
         Self::GroupWritten,
@@ -93,6 +96,7 @@ impl FailPoint {
             Self::Listening => "listening",
             Self::Seated => "seated",
             Self::Formed => "formed",
+            Self::Begun => "begun",
             Self::Planned => "planned",
             Self::GroupSummed => "group-summed",
             Self::GroupWritten => "group-written",

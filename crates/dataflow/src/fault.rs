@@ -64,6 +64,12 @@ impl Faults {
         self.raised.load(Ordering::Acquire)
     }
 
+    /// What `look` makes of the fault, where one stands.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&RunError) -> T) -> Option<T> {
+        let first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        first.as_ref().map(look)
+    }
+
     /// Takes the fault out.
     pub(crate) fn take(&self) -> Option<RunError> {
         self.first

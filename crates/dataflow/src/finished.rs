@@ -123,6 +123,7 @@ impl Finished {
         info: &BlockInfo,
         threads: usize,
     ) -> Result<(Box<dyn Precision>, FileMetadata), RunError> {
+        self.check_whole(MatrixSet::Inverse, plan)?;
         if plan.structure.has_sums() {
             let stored = self.output.read_matrices(MatrixSet::Inverse, &block_name(plan))?;
             let metadata = stored.metadata.clone();
@@ -188,6 +189,12 @@ impl Finished {
         let mut tensors = Vec::new();
         for (plan, info) in &self.blocks {
             facts.insert(format!("structure.{}", plan.name()), plan.structure.to_string());
+            if plan.terms_a_spectrum() > 1 {
+                let terms = info.n_spectra * plan.terms_a_spectrum();
+                let (of_a, of_g) = convention.of_factors(terms as f64);
+                facts.insert(format!("factor_on_s_a.{}", plan.name()), format!("{of_a:e}"));
+                facts.insert(format!("factor_on_s_g.{}", plan.name()), format!("{of_g:e}"));
+            }
             facts.insert(
                 format!("prior_precision.{}", plan.name()),
                 format!("{:e}", info.prior_precision),
@@ -200,6 +207,7 @@ impl Finished {
                 let (precision, _) = self.precision(plan, info, threads)?;
                 convention.inverse(plan, &*precision)?
             } else if plan.structure.has_sums() {
+                self.check_whole(MatrixSet::Hessian, plan)?;
                 let stored = self.output.read_matrices(MatrixSet::Hessian, &block_name(plan))?;
                 convention.curvature(
                     plan,
@@ -210,6 +218,31 @@ impl Finished {
             });
         }
         Ok(Exported { tensors, facts })
+    }
+
+    /// Refuses the files of a block that are not as the manifest says: a number made of them would be wrong, and nothing would show it.
+    fn check_whole(&self, set: MatrixSet, plan: &BlockPlan) -> Result<(), RunError> {
+        let start = format!("{}/{}", set.directory(), block_name(plan));
+        // `block-001.parquet`, and of a dual block `block-001-rows-...`.
+        let is_of_block = |path: &str| {
+            let rest = path.strip_prefix(&start);
+            rest.is_some_and(|rest| rest.starts_with('.') || rest.starts_with('-'))
+        };
+        let files: Vec<WrittenFile> = self
+            .files
+            .iter()
+            .filter(|file| is_of_block(&file.path))
+            .cloned()
+            .collect();
+        let problem = match self.output.damages(&files)?.first() {
+            Some(damage) => damage.to_string(),
+            None if files.is_empty() => format!("manifest.json lists no file of block {} there", plan.name()),
+            None => return Ok(()),
+        };
+        Err(RunError::Refused(format!(
+            "{}: {problem}: the output is not as its manifest says (`fisherflow verify` tells all of it); run it again with --overwrite",
+            self.output.uri()
+        )))
     }
 
     /// The block of a layer or of that name, where in it the weights begin, and the layers meant.

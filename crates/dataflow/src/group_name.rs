@@ -110,6 +110,7 @@ impl PassInputs {
             Some(population) => {
                 self.numbers("population mean", &population.mean);
                 self.numbers("population variance", &population.variance);
+                self.add("input limit", &format!("{:?}", population.input_limit));
             }
         }
     }
@@ -277,6 +278,7 @@ mod tests {
                 mean: vec![1.0; 20],
                 variance: vec![x; 20],
                 borrowed: 0,
+                input_limit: None,
             })
         };
         let mut digests = vec![

@@ -1,6 +1,6 @@
 //! The handshake over one connection: both ends prove that they belong to the same run of the same build, before anything else is read.
 //!
-//! Both ends send `MAGIC | protocol u16 | purpose u8 | process u32 | build [32] | run [32] | nonce [32]`, then
+//! Both ends send `MAGIC | protocol u16 | purpose u8 | process u32 | workers u32 | build [32] | run [32] | nonce [32]`, then
 //! `HMAC-SHA256(secret, role | own hello | other hello)`. The nonces are fresh, so that what was overheard answers no later challenge; the
 //! roles differ, so that nothing can be sent back to who said it. The dialling end speaks first: a probe learns nothing.
 //!
@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
+use crate::job::Cluster;
+
 const MAGIC: &[u8; 8] = b"FSHRFLOW";
 /// Of the handshake, the heartbeat and what timely sends.
-const PROTOCOL: u16 = 1;
+const PROTOCOL: u16 = 2;
 const PREFIX: usize = 8 + 2;
-const HELLO: usize = PREFIX + 1 + 4 + 32 + 32 + 32;
+const HELLO: usize = PREFIX + 1 + 4 + 4 + 32 + 32 + 32;
 /// How long one handshake may take in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -40,26 +42,32 @@ pub(crate) struct Handshake {
     pub(crate) secret: Vec<u8>,
     /// This process.
     pub(crate) me: usize,
+    /// Workers of this process.
+    pub(crate) workers: usize,
 }
 
 /// Who is at the other end.
 pub(crate) struct Peer {
     pub(crate) process: usize,
+    /// Its workers: as many as here, or timely sends to some that are not there.
+    pub(crate) workers: usize,
     pub(crate) purpose: Purpose,
     pub(crate) socket: TcpStream,
 }
 
 impl Handshake {
-    pub(crate) fn new(build: [u8; 32], run: &str, processes: usize, secret: &[u8], me: usize) -> Self {
+    /// What this process of a cluster says in the run that all of them share.
+    pub(crate) fn new(cluster: &Cluster, run: &str) -> Self {
         Self {
-            build,
+            build: cluster.build,
             run: Sha256::new()
-                .chain_update((processes as u64).to_be_bytes())
+                .chain_update((cluster.processes as u64).to_be_bytes())
                 .chain_update(run)
                 .finalize()
                 .into(),
-            secret: secret.to_vec(),
-            me,
+            secret: cluster.secret.clone(),
+            me: cluster.process,
+            workers: cluster.workers,
         }
     }
 
@@ -95,18 +103,20 @@ impl Handshake {
         hello[..8].copy_from_slice(MAGIC);
         hello[8..10].copy_from_slice(&PROTOCOL.to_be_bytes());
         hello[10] = u8::from(purpose == Purpose::Heartbeat);
-        hello[11..15].copy_from_slice(&u32::try_from(self.me).unwrap_or(u32::MAX).to_be_bytes());
-        hello[15..47].copy_from_slice(&self.build);
-        hello[47..79].copy_from_slice(&self.run);
-        hello[79..].copy_from_slice(&rand::random::<[u8; 32]>());
+        for (at, number) in [(11, self.me), (15, self.workers)] {
+            hello[at..at + 4].copy_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes());
+        }
+        hello[19..51].copy_from_slice(&self.build);
+        hello[51..83].copy_from_slice(&self.run);
+        hello[83..].copy_from_slice(&rand::random::<[u8; 32]>());
         hello
     }
 
     fn same_run(&self, hello: &[u8; HELLO]) -> Result<(), String> {
-        if hello[15..47] != self.build {
+        if hello[19..51] != self.build {
             return Err("another build of fisherflow: start every process from the same file".into());
         }
-        if hello[47..79] != self.run {
+        if hello[51..83] != self.run {
             return Err("another run file, catalogue, command or -n, or with [compute] precision = \"bf16x3\" or \"bf16\" another kind of CPU: start \
                         every process with the same ones, on unlike machines with precision = \"f32\""
                 .into());
@@ -195,9 +205,10 @@ impl Line {
             1 => Purpose::Heartbeat,
             _ => return Err("a connection for no known purpose".into()),
         };
-        let process = u32::from_be_bytes([hello[11], hello[12], hello[13], hello[14]]) as usize;
+        let number = |at: usize| u32::from_be_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]) as usize;
         Ok(Peer {
-            process,
+            process: number(11),
+            workers: number(15),
             purpose,
             socket: self.socket,
         })
@@ -220,7 +231,17 @@ mod tests {
     use std::net::TcpListener;
 
     fn handshake(build: u8, run: &str, secret: &str, me: usize) -> Handshake {
-        Handshake::new([build; 32], run, 2, secret.as_bytes(), me)
+        Handshake::new(&cluster(build, secret, me, 2), run)
+    }
+
+    fn cluster(build: u8, secret: &str, process: usize, processes: usize) -> Cluster {
+        Cluster {
+            process,
+            processes,
+            secret: secret.as_bytes().to_vec(),
+            build: [build; 32],
+            ..Cluster::alone(3)
+        }
     }
 
     /// What both ends of one connection make of each other.
@@ -243,6 +264,7 @@ mod tests {
         let (accepted, dialled) = (accepted.unwrap(), dialled.unwrap());
         assert_eq!((accepted.process, accepted.purpose), (1, Purpose::Heartbeat));
         assert_eq!(dialled.process, 0);
+        assert_eq!((accepted.workers, dialled.workers), (3, 3));
     }
 
     #[test]
@@ -258,7 +280,7 @@ mod tests {
             assert!(dialled.is_err(), "{said}");
         }
         let mut fewer = handshake(7, "run", "s", 1);
-        fewer.run = Handshake::new([7; 32], "run", 3, b"s", 1).run;
+        fewer.run = Handshake::new(&cluster(7, "s", 1, 3), "run").run;
         assert!(meet(ours(), &fewer).0.err().unwrap().contains("-n"));
     }
 
@@ -266,9 +288,9 @@ mod tests {
     fn another_protocol_is_named() {
         let (mut near, far) = connection();
         let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
-        near.write_all(b"FSHRFLOW\x00\x02").unwrap();
+        near.write_all(b"FSHRFLOW\x00\x01").unwrap();
         let said = accepting.join().unwrap().err().unwrap();
-        assert!(said.contains("protocol 2, expected 1"), "{said}");
+        assert!(said.contains("protocol 1, expected 2"), "{said}");
     }
 
     /// All that a process said when it was let in, said again: the challenge is another one.

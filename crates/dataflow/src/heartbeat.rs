@@ -4,6 +4,9 @@
 //! ended, silence is one that is stopped or cut off (its kernel may go on acknowledging TCP): the first process tells all others whom it
 //! lost, and each ends with a fault that names it. Between two other processes TCP's own time limits find what is cut off.
 //!
+//! A process that fails says why before it closes, and the first passes that on: all end with its exit code and name it, so that a scheduler
+//! does not try again what would end the same.
+//!
 //! The same connections carry a wish to end: every process then finishes the groups it has under way, tells the first when it is quiet, and
 //! ends when all are and the pass cannot end any more, or when the time for it is over. And they carry what each process has done, for the
 //! first to show.
@@ -17,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::link::{Heard, LONGEST, Link, Message};
+use self::link::{Failure, Heard, LONGEST, Link, Message};
 use crate::error::RunError;
 use crate::fault::Faults;
 use crate::interrupt::{Interrupt, Wish};
@@ -28,6 +31,10 @@ use crate::meter::Meter;
 const TICK: Duration = Duration::from_millis(25);
 /// How long groups under way may take once the process is to end: schedulers kill after 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long a process that has said why it fails waits until the others have read it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Most characters of why a process failed.
+const MOST_WORDS: usize = 4096;
 /// Time between two reports of what a process has done.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -62,6 +69,7 @@ impl Heartbeat {
             meter: Arc::clone(meter),
             draining: None,
             said_quiet: None,
+            has_told_why: false,
         };
         let until = Arc::clone(&done);
         let thread = std::thread::Builder::new()
@@ -75,8 +83,13 @@ impl Heartbeat {
     }
 
     /// The work is done, here and so everywhere: whoever closes now is no loss.
-    pub(crate) fn finish(mut self) {
+    pub(crate) fn finish(self) {
         self.done.store(true, Ordering::Release);
+        self.leave();
+    }
+
+    /// Returns once the others are told of the fault that this process ends with.
+    pub(crate) fn leave(mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -94,6 +107,8 @@ struct Watch {
     /// Since when, and who asked for it.
     draining: Option<(Instant, u32)>,
     said_quiet: Option<bool>,
+    /// Whether the others were told why a process failed.
+    has_told_why: bool,
 }
 
 impl Watch {
@@ -115,7 +130,7 @@ impl Watch {
             self.drain();
             if self.faults.raised() {
                 // The process ends with this fault, which closes its connections.
-                return;
+                return self.last_words();
             }
             std::thread::sleep(TICK);
         }
@@ -138,6 +153,32 @@ impl Watch {
         self.links.values_mut().for_each(|link| link.send(message));
     }
 
+    /// Tells the others why this process fails, where they do not know it; returns once they have read it, or will not.
+    fn last_words(&mut self) {
+        let me = self.me;
+        let own = self.faults.look(|error| {
+            error.is_own().then(|| Failure {
+                process: me,
+                exit_code: error.exit_code(),
+                said: error.in_words().chars().take(MOST_WORDS).collect(),
+            })
+        });
+        if let Some(failure) = own.flatten() {
+            self.tell_why(&failure);
+        }
+        let told = Instant::now();
+        // To close what has come in and was not read would take the words back.
+        while self.has_told_why && told.elapsed() < LAST_WORDS && self.links.values().any(|link| link.is_open) {
+            self.links.values_mut().for_each(Link::finish);
+            std::thread::sleep(TICK / 5);
+        }
+    }
+
+    fn tell_why(&mut self, failure: &Failure) {
+        self.has_told_why = true;
+        self.links.values_mut().for_each(|link| link.fail(failure));
+    }
+
     fn name(&self, process: u32) -> String {
         match self.names.get(process as usize) {
             Some(name) => format!("process {name}"),
@@ -155,6 +196,7 @@ impl Watch {
                 Heard::Message(message) => self.hear(peer, message),
                 Heard::Report(report) if self.me == 0 && report.process as usize == peer => self.meter.hear(*report),
                 Heard::Report(_) => {}
+                Heard::Failed(failure) => self.failed(peer, &failure),
                 Heard::Closed => self.lost(peer, "has ended"),
             }
         }
@@ -201,6 +243,19 @@ impl Watch {
         }
         let name = self.name(who);
         self.faults.raise(RunError::PeerLost(format!("{name} {how}")));
+    }
+
+    /// A process failed: `peer`, or whom the first process tells of.
+    fn failed(&mut self, peer: usize, failure: &Failure) {
+        self.links.remove(&peer);
+        if self.me == 0 {
+            self.tell_why(failure);
+        }
+        self.faults.raise(RunError::PeerFailed {
+            process: self.name(failure.process),
+            exit_code: failure.exit_code,
+            said: failure.said.clone(),
+        });
     }
 
     fn heed_wishes(&mut self) {

@@ -2,32 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_store::{Manifest, ManifestInput, now_utc};
+use fisherflow_store::{Manifest, now_utc};
 use serde_json::json;
 
-use crate::context::{Context, GroupedCatalogue};
+use crate::context::Context;
 use crate::error::RunError;
+use crate::inputs;
 use crate::job::{Noise, StructureChoice};
 use crate::run::RunSummary;
 
 /// The manifest of a complete run.
 pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manifest, RunError> {
     let job = &context.job;
-    let mut inputs = vec![
-        ManifestInput {
-            role: "network".into(),
-            uri: job.network.uri.clone(),
-            sha256: context.network_sha256.clone(),
-            objects: 1,
-            bytes: context.network_bytes,
-            rows: 0,
-            skipped: Vec::new(),
-        },
-        catalogue("catalogue", &job.catalogue.uri, &context.fit),
-    ];
-    if let (Some(source), Some(predict)) = (&job.predict.catalogue, &context.predict) {
-        inputs.push(catalogue("predict", &source.uri, predict));
-    }
     let mut counts = BTreeMap::from([
         ("fit_spectra".to_string(), summary.fit.spectra),
         ("fit_in_sums".to_string(), summary.fit.in_sums),
@@ -115,23 +101,10 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         fisherflow: env!("CARGO_PKG_VERSION").into(),
         run_id: context.run_id.clone(),
         created: now_utc(),
-        inputs,
+        inputs: inputs::inputs(context),
         counts,
         files: summary.files.clone(),
         settings,
         notes: summary.notes.clone(),
     })
-}
-
-fn catalogue(role: &str, uri: &str, grouped: &GroupedCatalogue) -> ManifestInput {
-    let catalogue = &grouped.catalogue;
-    ManifestInput {
-        role: role.into(),
-        uri: uri.into(),
-        sha256: catalogue.etags_sha256(),
-        objects: catalogue.summary().objects.len() as u64,
-        bytes: catalogue.bytes(),
-        rows: catalogue.n_rows(),
-        skipped: catalogue.skipped().to_vec(),
-    }
 }

@@ -3,7 +3,8 @@
 //!
 //! A group is known by its last row group, where it ends (`group_plan`): that name stays while neighbours come and go. The collections are
 //! `(group, object, version, row group)`, `(object, version)`, `(group, id)` and `(id)`, the last two of the identifiers that are left out.
-//! Nothing is decided by them: which groups are computed follows from their names in the store, which cannot lie.
+//! Nothing is decided by them: which groups are computed follows from their names in the store, which cannot lie, and with other settings are
+//! others for all groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
@@ -101,6 +102,7 @@ pub(crate) fn changes(before: Option<&Commit>, groups: &[Group], excluded: &[Vec
             excluded: ids.iter().filter(|(_, difference)| *difference > 0).count() as u64,
             no_longer_excluded: ids.iter().filter(|(_, difference)| *difference < 0).count() as u64,
             touched: touched.into_iter().collect(),
+            computed: None,
             groups: n_groups,
         }
     })

@@ -6,6 +6,7 @@ use fisherflow_curvature::{
 };
 use fisherflow_network::{DenseShape, Network, Precision, ROWS_OF_A_BLOCK, product};
 use fisherflow_posterior::{DualCost, DualLayout};
+use fisherflow_store::Catalogue;
 use serde::Serialize;
 
 use crate::context::PREFETCH_BYTES;
@@ -59,6 +60,8 @@ pub(crate) struct Sizes<'a> {
     pub(crate) shapes: &'a [DenseShape],
     /// Pixels a spectrum.
     pub(crate) n_pixels: usize,
+    /// Bits of a pixel once it is decoded: flux, its error and a mask.
+    pub(crate) pixel_bits: u64,
     /// K.
     pub(crate) n_labels: usize,
     /// Rows of the fit's catalogue.
@@ -68,14 +71,15 @@ pub(crate) struct Sizes<'a> {
 }
 
 impl<'a> Sizes<'a> {
-    /// Of a job with so many spectra, and so many workers a process.
-    pub(crate) fn of(job: &'a Job, network: &'a Network, n_rows: u64, workers: usize) -> Self {
+    /// Of a job over the spectra of a catalogue, with so many workers a process.
+    pub(crate) fn of(job: &'a Job, network: &'a Network, catalogue: &Catalogue, workers: usize) -> Self {
         Self {
             job,
             shapes: network.dense_layers(),
             n_pixels: network.n_inputs(),
+            pixel_bits: catalogue.pixel_bits(),
             n_labels: network.n_labels(),
-            n_rows,
+            n_rows: catalogue.n_rows(),
             workers,
         }
     }
@@ -107,9 +111,9 @@ impl<'a> Sizes<'a> {
         self.decoded_bytes().min(self.job.compute.kept_spectra)
     }
 
-    /// All spectra as they are decoded: flux, its error and a mask of four bytes a pixel.
+    /// All spectra as they are decoded.
     pub(crate) fn decoded_bytes(&self) -> u64 {
-        self.n_rows.saturating_mul(12 * self.n_pixels as u64)
+        self.n_rows.saturating_mul(self.pixel_bits * self.n_pixels as u64) / 8
     }
 
     /// Bytes of a number in the network's arithmetic.

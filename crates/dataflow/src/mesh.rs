@@ -24,6 +24,8 @@ use crate::whereabouts::Whereabouts;
 
 /// Handshakes under way with whoever dialled: the oldest gives way to the next, for a process of the run is done in milliseconds.
 const MOST_STRANGERS: usize = 128;
+/// How long a process goes on meeting others that has met one with another number of workers: they see it too, and do not wait for it.
+const MEETS_ALL: Duration = Duration::from_secs(1);
 /// Time between two looks at whether those who are connected still live.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -38,7 +40,8 @@ pub(crate) struct Mesh {
 /// Connects this process to every other one.
 ///
 /// # Errors
-/// [`RunError::PeerLost`] where the deadline passes, [`RunError::Usage`] where the addresses leave this machine and no secret is given.
+/// [`RunError::PeerLost`] where the deadline passes, [`RunError::PortTaken`] where this process's own is, [`RunError::Usage`] where the addresses
+/// leave this machine and no secret is given, or a process has another number of workers.
 pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -> Result<Mesh, RunError> {
     if cluster.secret.is_empty() && !whereabouts.stay_here() {
         return Err(RunError::Usage(
@@ -52,12 +55,13 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -
     let (news, arrivals) = mpsc::channel();
     let mut forming = Forming {
         me: cluster.process,
-        handshake: Handshake::new(cluster.build, run, cluster.processes, &cluster.secret, cluster.process),
+        handshake: Handshake::new(cluster, run),
         whereabouts: whereabouts.clone(),
         places: places(cluster.process, cluster.processes),
         strangers: VecDeque::new(),
         accepted: 0,
         strays: Strays::default(),
+        unlike: None,
         news,
         over: Over::default(),
         fail_points: cluster.fail_points.clone(),
@@ -114,6 +118,8 @@ struct Forming {
     strangers: VecDeque<(u64, TcpStream)>,
     accepted: u64,
     strays: Strays,
+    /// A process of this run that cannot be one of this cluster: since when, and why.
+    unlike: Option<(Instant, String)>,
     news: Sender<News>,
     over: Over,
     fail_points: FailPoints,
@@ -135,7 +141,13 @@ impl Forming {
                     "a signal while it waited for the other processes".into(),
                 ));
             }
-            if Instant::now() > end {
+            let is_over = Instant::now() > end;
+            if let Some((since, said)) = &self.unlike
+                && (is_over || since.elapsed() >= MEETS_ALL)
+            {
+                return Err(RunError::Usage(said.clone()));
+            }
+            if is_over {
                 return Err(self.deadline_passed(cluster.deadline));
             }
             if looked.elapsed() >= LOOK {
@@ -190,7 +202,15 @@ impl Forming {
     fn seat(&mut self, peer: Peer, dialled_me: bool) {
         let reason = match self.places.get_mut(&(peer.process, peer.purpose)) {
             Some(place) if dialled_me == (peer.process > self.me) && !place.is_alive() => {
-                if peer.socket.set_nonblocking(true).is_ok() {
+                let (own, other) = (self.handshake.workers, peer.workers);
+                if own != other {
+                    let name = self.whereabouts.name(peer.process);
+                    let said = format!(
+                        "process {name} was started with -w {other}, process {} with -w {own}: give every process the same number of workers",
+                        self.me
+                    );
+                    self.unlike.get_or_insert((Instant::now(), said));
+                } else if peer.socket.set_nonblocking(true).is_ok() {
                     *place = Place::Taken(peer.socket);
                     self.fail_points.pass(FailPoint::Seated);
                 }

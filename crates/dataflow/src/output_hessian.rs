@@ -108,12 +108,8 @@ pub fn output_hessian(
     check_size(&context, request)?;
     let out = Output::open(&context.stores, &request.out)?;
     let path = format!("{}.parquet", request.part.name());
-    if context.job.existing_output == ExistingOutput::Refuse && context.stores.exists(&out.child(&path))? {
-        return Err(RunError::Usage(format!(
-            "{} exists: name another folder with --out, or write it again with --overwrite",
-            out.child(&path)
-        )));
-    }
+    let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
+    context.stores.check_new(&out.child(&path), overwrite)?;
     let stars = stars(&context, &request.ids)?;
     let network = &context.network;
     let mut writer = Rows {

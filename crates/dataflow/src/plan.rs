@@ -17,10 +17,10 @@ use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
 use crate::job::{Job, LowRankSettings, Prior};
-use crate::membership;
 use crate::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
 use crate::meter::Meter;
 use crate::passes::exclusions;
+use crate::release;
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]
@@ -66,7 +66,7 @@ pub struct ReleasePlan {
     pub line: String,
     /// Which release, from 1.
     pub number: u64,
-    /// What it changes of the one before.
+    /// What it changes of the one before, and how many groups it would compute.
     pub changes: Changes,
     /// Whether the one before is of the same inputs: then nothing is released.
     pub is_released: bool,
@@ -292,11 +292,11 @@ fn release_plan(context: &Context) -> Result<Option<ReleasePlan>, RunError> {
     let Some(release) = &context.release else {
         return Ok(None);
     };
-    let changes = membership::changes(
-        release.parent.as_ref(),
-        &context.fit.groups,
-        &exclusions::of_all(context)?,
-    );
+    context.set_excluded(exclusions::of_all(context)?);
+    let computed = release::to_compute(context)?;
+    let Some(changes) = release::changes(context, context.excluded(), Some(computed)) else {
+        return Ok(None);
+    };
     Ok(Some(ReleasePlan {
         line: release.line.uri().to_owned(),
         number: release.number,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fisherflow_curvature::CurvatureKind;
 use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
-use fisherflow_store::{Changes, Manifest, WrittenFile};
+use fisherflow_store::{Changes, Holding, Manifest, WrittenFile};
 use serde::Serialize;
 
 use crate::basis;
@@ -15,20 +15,24 @@ use crate::claim::{self, Claimed};
 use crate::claim_keeper::ClaimKeeper;
 use crate::cluster;
 use crate::context::Context;
+use crate::data_notes;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::files;
+use crate::inputs;
 use crate::job::{Cluster, Job, Stage};
 use crate::manifest::manifest;
 use crate::meter::Meter;
 use crate::passes::exclusions;
 use crate::passes::predict::PredictCounts;
 use crate::prior_facts::PriorFacts;
+use crate::read_back;
 use crate::release;
 use crate::resources::Resources;
 use crate::stage_state::FitCounts;
 use crate::stages::{self, Found};
 use crate::status::StatusWriter;
+use crate::still_there;
 use crate::whereabouts::Whereabouts;
 
 /// What a run left, for people to read.
@@ -77,6 +81,8 @@ pub struct RunSummary {
     pub held_out_pulls: Option<Vec<Pulls>>,
     /// Files of the output so far.
     pub files: Vec<WrittenFile>,
+    /// Whether they were all read back and found as they were written, before the output was committed.
+    pub read_back: bool,
     /// Whether the output is complete: committed by its manifest.
     pub complete: bool,
     /// What a reader should know: repairs, clipping, objects left out.
@@ -136,28 +142,44 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     }
     if cluster.process > 0 {
         if let Some(manifest) = claim::finished(&context)? {
+            still_there::check(&context.output, &manifest, &to_repair(&context))?;
             return Ok(Outcome::AlreadyComplete(manifest));
         }
-        let found = work(&context, stage, cluster)?;
+        let found = work(&context, stage, cluster, None)?;
         return Ok(Outcome::Done(Box::new(summary(&context, stage, found, None, started)?)));
     }
-    let holding = match claim::claim(&context, cluster)? {
-        Claimed::Held(holding) => holding,
+    let (holding, overwrites) = match claim::claim(&context, cluster)? {
+        Claimed::Held { holding, overwrites } => (holding, overwrites),
         Claimed::Complete(manifest) => {
             // Its last steps may have been cut short.
             if !context.output.is_marked()? {
                 context.output.commit(&manifest)?;
             }
+            still_there::check(&context.output, &manifest, &to_repair(&context))?;
             release::commit_again(&context)?;
-            tidy_up(&context)?;
+            // Another run may wait for its processes, to overwrite it then.
+            let held = context.output.held()?;
+            if held.is_none_or(|held| held.generation == 1 || held.committed.is_some()) {
+                tidy_up(&context)?;
+            }
             return Ok(Outcome::AlreadyComplete(manifest));
         }
     };
+    if overwrites && matches!(stage, Stage::Invert | Stage::Predict) {
+        holding.release()?;
+        return Err(RunError::Usage(format!(
+            "{} holds a finished output, or what another run left, and `{}` needs what `fisherflow fit` of this run leaves: `fisherflow run \
+             --overwrite` replaces it",
+            context.output.uri(),
+            stage.name()
+        )));
+    }
     context.hold(&holding);
+    let overwriting = overwrites.then(|| holding.clone());
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
-    let summary =
-        work(&context, stage, cluster).and_then(|found| summary(&context, stage, found, Some(&mut keeper), started));
+    let summary = work(&context, stage, cluster, overwriting)
+        .and_then(|found| summary(&context, stage, found, Some(&mut keeper), started));
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
         other => {
@@ -167,8 +189,22 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     }
 }
 
-/// The stages, on this process's workers together with those of the others.
-fn work(context: &Arc<Context>, stage: Stage, cluster: &Cluster) -> Result<Found, RunError> {
+/// What brings a damaged output back: of a release that is complete and not committed, its removal, for no run overwrites one.
+fn to_repair(context: &Context) -> String {
+    match &context.release {
+        None => "run again with --overwrite".to_owned(),
+        Some(release) => format!("no reader has seen it: remove {} and run again", release.uri()),
+    }
+}
+
+/// The stages, on this process's workers together with those of the others. `overwriting`: the claim of an output that holds what is to go, as
+/// soon as all of them are there.
+fn work(
+    context: &Arc<Context>,
+    stage: Stage,
+    cluster: &Cluster,
+    overwriting: Option<Holding>,
+) -> Result<Found, RunError> {
     let working = Arc::clone(context);
     let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
@@ -181,7 +217,15 @@ fn work(context: &Arc<Context>, stage: Stage, cluster: &Cluster) -> Result<Found
         &whereabouts,
         &context.faults,
         &context.progress,
-        move |worker| stages::work(worker, &working, stage),
+        move |worker| {
+            if worker.index() == 0 {
+                // No worker comes past its first agreement with this one before.
+                overwriting.as_ref().map_or(Ok(()), Holding::clear)?;
+                inputs::note(&working)?;
+                working.faults.pass(FailPoint::Begun);
+            }
+            stages::work(worker, &working, stage)
+        },
     );
     if let Some(status) = status {
         status.end(found.as_ref().err());
@@ -240,7 +284,7 @@ fn summary(
         n_weights: context.network.n_weights() as u64,
         release: keeper
             .is_some()
-            .then(|| release::changes(context, context.excluded()))
+            .then(|| release::changes(context, context.excluded(), found.fit.computed))
             .flatten()
             .zip(context.release.as_ref())
             .map(|(changes, release)| (release.number, changes)),
@@ -262,6 +306,7 @@ fn summary(
         pulls,
         held_out_pulls,
         files: written,
+        read_back: false,
         complete: false,
         notes,
         resources,
@@ -290,6 +335,7 @@ fn summary(
         }
         summary.files.sort();
         context.faults.pass(FailPoint::BeforeManifest);
+        summary.read_back = read_back::read_back(context, &summary.files, &found.fit, found.invert.as_ref())?;
         let manifest = manifest(context, &summary)?;
         keeper.rest();
         keeper.holding().commit(&manifest)?;
@@ -308,6 +354,13 @@ fn summary(
 /// Every repair and everything left out, in words.
 fn notes(context: &Context, found: &Found) -> Vec<String> {
     let mut notes = Vec::new();
+    notes.extend(
+        found
+            .predict
+            .as_ref()
+            .and_then(|(_, predicted)| data_notes::of_predictions(context, predicted)),
+    );
+    notes.extend(data_notes::of_fit(context, &found.fit));
     notes.extend(exclusions::unmatched(context));
     if let (Some(pinned), Some((calibrated, _))) = (&found.fit.estimate, &found.predict)
         && let Some(today) = &calibrated.noise_today
@@ -319,6 +372,13 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
             notes.push(format!("object left out: {}: {}", skipped.object, skipped.reason));
         }
     }
+    notes.extend(
+        found
+            .fit
+            .estimate
+            .as_ref()
+            .and_then(|noise| calibration_notes::of_climb("noise", noise)),
+    );
     if let Some(noise) = found.fit.estimate.as_ref().filter(|noise| noise.clipped > 0) {
         notes.push(format!(
             "noise: {} of {} eigenvalues raised to the floor: there the labels' own errors are as large as the residuals",

@@ -73,14 +73,9 @@ pub fn spectrum(
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
     check(&context, &settings)?;
     let out = Output::open(&context.stores, &settings.out)?;
-    if cluster.process == 0
-        && context.job.existing_output == ExistingOutput::Refuse
-        && context.stores.exists(&out.child(SUMMARY))?
-    {
-        return Err(RunError::Usage(format!(
-            "{} holds a spectrum: name another folder with --out, or write it again with --overwrite",
-            out.uri()
-        )));
+    if cluster.process == 0 {
+        let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
+        context.stores.check_new(&out.child(SUMMARY), overwrite)?;
     }
     let identity = format!("{} spectrum {settings:?}", context.run_id);
     let (working, asked) = (Arc::clone(&context), settings.clone());

@@ -7,6 +7,7 @@ use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bad_rows::BadRows;
 use crate::context::Context;
 use crate::dual_files::DualChunk;
 use crate::error::RunError;
@@ -25,6 +26,9 @@ pub(crate) struct FitState {
     pub(crate) estimate: Option<ScatterEstimate>,
     /// Rows of the catalogue, and what became of them.
     pub(crate) counts: FitCounts,
+    /// What is wrong with the bad ones.
+    #[serde(default)]
+    pub(crate) bad_rows: BadRows,
     /// The chunks of a dual block's rows, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) dual: Vec<DualChunk>,
@@ -34,6 +38,9 @@ pub(crate) struct FitState {
     /// The same of the second sums of `ekfac` blocks, where there are such.
     #[serde(default)]
     pub(crate) correction: Option<String>,
+    /// Groups whose sums were computed, the others' being in the store; `None` where an earlier version wrote it.
+    #[serde(default)]
+    pub(crate) computed: Option<u64>,
 }
 
 /// Rows of the fit's catalogue.
@@ -114,6 +121,11 @@ pub(crate) fn write<T: Serialize>(context: &Context, stage: &str, state: &T) -> 
     context.output.put(&path(stage), bytes)?;
     context.faults.pass(FailPoint::StageLeft);
     Ok(())
+}
+
+/// Takes back what a stage left, so that it is made again.
+pub(crate) fn forget(context: &Context, stage: &str) -> Result<(), RunError> {
+    Ok(context.stores.delete(&context.output.child(&path(stage)))?)
 }
 
 fn path(stage: &str) -> String {

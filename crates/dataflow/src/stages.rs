@@ -9,7 +9,9 @@ use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
 use crate::basis::{Basis, Pinned};
+use crate::calibration_notes;
 use crate::context::Context;
+use crate::data_notes;
 use crate::error::RunError;
 use crate::job::{Noise, Prior, Stage};
 use crate::passes::calibrate::Calibrated;
@@ -17,7 +19,7 @@ use crate::passes::predict::Predicted;
 use crate::passes::products::Loss;
 use crate::passes::{
     agree, calibrate, certify, correction, curvature, exclusions, holdout, invert, low_rank, population, predict,
-    reference, subset,
+    reference, subset, unusable,
 };
 use crate::stage_state::{self, CertificateState, FitState, InvertState};
 
@@ -54,6 +56,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             timed(&mut seconds, "fit", || fit(worker, context, summed))?
         }
     };
+    take_over_limit(context, fit.population.as_ref());
     if stage == Stage::Fit {
         return Ok(Found {
             fit,
@@ -121,7 +124,7 @@ fn missing(context: &Context, stage: &str) -> RunError {
 }
 
 /// What the curvature pass leaves where a second pass over the spectra follows it.
-const SUMS: &str = "sums";
+pub(crate) const SUMS: &str = "sums";
 
 /// Noise, references and curvature sums, as far as they are not in `summed` already, and the correction of `ekfac` blocks.
 fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) -> Result<FitState, RunError> {
@@ -129,6 +132,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
         Some(summed) => summed,
         None => sums(worker, context)?,
     };
+    take_over_limit(context, state.population.as_ref());
     if context.corrected().next().is_some() {
         let noise = context.in_normalised_units(residual_covariance(context, state.estimate.as_ref())?)?;
         begin_over_fit(context, "correction");
@@ -158,6 +162,7 @@ struct Prepared {
 fn prepare(worker: &mut Worker, context: &Arc<Context>) -> Result<Prepared, RunError> {
     if let Some(Pinned { basis, bytes, .. }) = &context.basis {
         pin(worker, context, || Ok(bytes.clone()))?;
+        take_over_limit(context, basis.population.as_ref());
         return Ok(Prepared {
             population: basis.population.clone(),
             references: basis.references.clone(),
@@ -169,7 +174,7 @@ fn prepare(worker: &mut Worker, context: &Arc<Context>) -> Result<Prepared, RunE
     let population = population::population(worker, context)?;
     begin_over(context, "reference", &context.fit.sample);
     let held_out = reference::reference(worker, context, population.as_ref())?;
-    let estimate = noise(context, &held_out)?;
+    let estimate = noise(worker, context, &held_out)?;
     let noise = context.in_normalised_units(residual_covariance(context, estimate.as_ref())?)?;
     let references = held_out.references.finish()?;
     let found = Basis::found(context, population, references, estimate);
@@ -180,6 +185,11 @@ fn prepare(worker: &mut Worker, context: &Arc<Context>) -> Result<Prepared, RunE
         estimate: found.estimate,
         noise,
     })
+}
+
+/// Spectra beyond what the held-out ones allow are bad from here on, whoever found out.
+fn take_over_limit(context: &Context, population: Option<&PixelPopulation>) {
+    context.set_input_limit(population.and_then(|population| population.input_limit));
 }
 
 /// Pins what the sums are taken about, where the run is of a line: no worker sums before it stands.
@@ -195,6 +205,7 @@ pub(crate) fn loss(worker: &mut Worker, context: &Arc<Context>, kind: CurvatureK
     let (population, noise) = match agree::left_by::<FitState>(worker, context, "fit")? {
         Some(fit) => {
             let noise = residual_covariance(context, fit.estimate.as_ref())?;
+            take_over_limit(context, fit.population.as_ref());
             (fit.population, context.in_normalised_units(noise)?)
         }
         None => {
@@ -254,10 +265,12 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         references,
         estimate,
         counts: fitted.counts,
+        bad_rows: fitted.bad_rows,
         dual: fitted.dual,
         sums: fitted.sums,
         files: fitted.files,
         correction: None,
+        computed: Some(fitted.computed),
     };
     if worker.index() == 0 && context.corrected().next().is_some() {
         stage_state::write(context, SUMS, &state)?;
@@ -266,7 +279,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
 }
 
 /// R in label units, `[K, K]`: as given, or as estimated.
-fn residual_covariance(context: &Context, estimate: Option<&ScatterEstimate>) -> Result<Vec<f64>, RunError> {
+pub(crate) fn residual_covariance(context: &Context, estimate: Option<&ScatterEstimate>) -> Result<Vec<f64>, RunError> {
     match (&context.job.noise, estimate) {
         (Noise::Covariance(given), _) => Ok(given.concat()),
         (Noise::Holdout, Some(estimate)) => Ok(estimate.covariance.clone()),
@@ -275,17 +288,32 @@ fn residual_covariance(context: &Context, estimate: Option<&ScatterEstimate>) ->
 }
 
 /// The estimate of R from the residuals of held-out spectra; `None` where R is given.
-fn noise(context: &Context, held_out: &reference::HeldOut) -> Result<Option<ScatterEstimate>, RunError> {
+fn noise(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    held_out: &reference::HeldOut,
+) -> Result<Option<ScatterEstimate>, RunError> {
     if let Noise::Covariance(_) = &context.job.noise {
         return Ok(None);
     }
-    let estimate = held_out.stars.noise().map_err(|error| {
+    let refused = |why: String, remedy: &str| {
+        let uri = &context.job.catalogue.uri;
         RunError::Refused(format!(
-            "no noise from held-out residuals of {}: {error}; name its label columns, raise noise.holdout_fraction, or give \
-             noise.covariance",
-            context.job.catalogue.uri
+            "no noise from held-out residuals of {uri}: {why}; {remedy}, or give noise.covariance"
         ))
-    })?;
+    };
+    if held_out.stars.n_spectra() == 0 && !context.job.catalogue.columns.labels.is_empty() {
+        begin_over(context, "what is wrong with held-out spectra", &context.fit.sample);
+        let found = unusable::unusable(worker, context)?;
+        context.progress.end();
+        if !found.rows.is_empty() {
+            let why = data_notes::of_held_out(found.held_out, held_out.stars.skipped(), &found.rows);
+            return Err(refused(why, "mend these, raise noise.holdout_fraction"));
+        }
+    }
+    let remedy = "name its label columns, raise noise.holdout_fraction";
+    let estimate = held_out.stars.noise();
+    let estimate = estimate.map_err(|error| refused(error.to_string(), remedy))?;
     Ok(Some(estimate))
 }
 
@@ -372,9 +400,20 @@ fn predict(
     context.load_posterior(inverted)?;
     begin_over(context, "calibrate", &context.fit.sample);
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
+    if worker.index() == 0 {
+        for note in calibration_notes::of_labels(context, &calibrated.label_fits) {
+            tracing::warn!("{note}");
+        }
+    }
     begin_over(context, "predict", &context.predicted().groups);
     let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated, &fit.sums)?;
     context.progress.end();
+    if worker.index() == 0
+        && data_notes::is_most(&predicted)
+        && let Some(note) = data_notes::of_predictions(context, &predicted)
+    {
+        tracing::warn!("{note}");
+    }
     Ok((calibrated, predicted))
 }
 

@@ -15,8 +15,6 @@ use crate::meter::Meter;
 use crate::repeated::Repeated;
 use crate::standing::Standing;
 
-/// Where it is, in an output.
-const PATH: &str = "stages/status.json";
 /// Time between two of them.
 const EVERY: Duration = Duration::from_secs(10);
 /// Time between two looks whether another pass has begun.
@@ -59,7 +57,7 @@ impl RunStatus {
     /// # Errors
     /// It cannot be read.
     pub fn read(stores: &Stores, output: &Output) -> Result<Option<Self>, RunError> {
-        let uri = output.child(PATH);
+        let uri = output.child(Output::STATUS);
         match stores.read(&uri) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
@@ -170,7 +168,7 @@ impl Source {
         };
         let written = serde_json::to_vec_pretty(&status)
             .map_err(|error| error.to_string())
-            .and_then(|json| self.output.put(PATH, json).map_err(|error| error.to_string()));
+            .and_then(|json| self.output.put(Output::STATUS, json).map_err(|error| error.to_string()));
         if let Err(error) = written {
             tracing::warn!(error, "no status for other terminals");
         }

@@ -57,12 +57,8 @@ pub struct Trained {
 /// A network that is there already, a catalogue that cannot be used, a recipe that makes no sense, a loss that becomes infinite.
 pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained, RunError> {
     let stores = Stores::new(job.store.clone(), 2)?;
-    if job.existing_network == ExistingOutput::Refuse && stores.exists(&job.network)? {
-        return Err(RunError::Usage(format!(
-            "{} exists: choose another network.uri, or train with --overwrite",
-            job.network
-        )));
-    }
+    let overwrite = job.existing_network == ExistingOutput::Overwrite;
+    stores.check_new(&job.network, overwrite)?;
     let source = &job.catalogue;
     let catalogue =
         Catalogue::open(&stores, &source.uri, &source.columns, source.on_bad_object)?.excluding(&source.exclude)?;
@@ -95,9 +91,16 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
         }
         Ok(())
     })?;
+    if training.n_spectra == 0 {
+        return Err(RunError::Refused(format!(
+            "no spectrum of {} can be trained on: {left_out} are left out (bad, or without all labels) and {} held out for validation; mend \
+             these, or lower noise.holdout_fraction",
+            source.uri, validation.n_spectra
+        )));
+    }
     let labels = Labels::unscaled(job.label_names.clone(), job.label_units.clone());
     let (network, report) = fit_network(&training, &validation, &job.recipe, labels, job.arithmetic, progress)?;
-    stores.write(&job.network, network.to_safetensors()?)?;
+    stores.write_new(&job.network, network.to_safetensors()?, overwrite)?;
     Ok(Trained {
         training: training.n_spectra as u64,
         validation: validation.n_spectra as u64,

@@ -67,7 +67,7 @@ impl Whereabouts {
     /// announce.
     ///
     /// # Errors
-    /// [`RunError::Usage`] where the address is none, or taken.
+    /// [`RunError::PortTaken`] where another process listens there, [`RunError::Usage`] where the address is none.
     pub(crate) fn listen(&self) -> Result<(TcpListener, String), RunError> {
         let (host, port) = match &self.hosts {
             Hosts::Rendezvous { host, port } => (host.clone(), *port),
@@ -77,15 +77,18 @@ impl Whereabouts {
                 .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
                 .ok_or_else(|| RunError::Usage(format!("process {} has no address of the form host:port", self.me)))?,
         };
-        let usage = |error: std::io::Error| RunError::Usage(format!("cannot listen at {host}:{port}: {error}"));
+        let refused = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => RunError::PortTaken(format!("{host}:{port}")),
+            _ => RunError::Usage(format!("cannot listen at {host}:{port}: {error}")),
+        };
         let ip = if stays_here(&format!("{host}:{port}")) {
             Ipv4Addr::LOCALHOST
         } else {
             Ipv4Addr::UNSPECIFIED
         };
-        let listener = TcpListener::bind(SocketAddrV4::new(ip, port)).map_err(usage)?;
-        listener.set_nonblocking(true).map_err(usage)?;
-        let bound = listener.local_addr().map_err(usage)?.port();
+        let listener = TcpListener::bind(SocketAddrV4::new(ip, port)).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let bound = listener.local_addr().map_err(refused)?.port();
         Ok((listener, format!("{host}:{bound}")))
     }
 

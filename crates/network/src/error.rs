@@ -44,7 +44,9 @@ pub enum NetworkError {
         shape: Vec<usize>,
     },
     /// A file without any weights.
-    #[error("the network file holds no dense or conv1d layer: no tensor is called `<layer>.weight`")]
+    #[error(
+        "the network file holds no dense or conv1d layer: no tensor is called `<layer>.weight` (in Keras `kernel`, transposed)"
+    )]
     NoLayers,
     /// A tensor of a type that is no number.
     #[error("tensor `{name}` holds {dtype}; weights must be f64, f32, f16 or bf16")]
@@ -63,6 +65,16 @@ pub enum NetworkError {
         found: Vec<usize>,
         /// What the layer needs, in words.
         expected: String,
+    },
+    /// A weight whose axes are in another order, as Keras has them.
+    #[error(
+        "tensor `{name}` has shape {found:?} and looks transposed: it would fit as {:?}. {}", reversed(.found), transpose(.found.len())
+    )]
+    Transposed {
+        /// The tensor's name.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
     },
     /// A layer that does not fit the one before it.
     #[error("layer `{layer}` has {inputs} inputs, the layer before it (`{before}`) has {outputs} outputs")]
@@ -359,4 +371,23 @@ pub enum NetworkError {
     /// Writing the description failed.
     #[error("the network's description cannot be written as JSON")]
     WriteMetadata(#[source] serde_json::Error),
+}
+
+fn reversed(shape: &[usize]) -> Vec<usize> {
+    shape.iter().rev().copied().collect()
+}
+
+/// How Keras' kernel of so many axes becomes ours.
+fn transpose(axes: usize) -> String {
+    let (theirs, ours, remedy) = match axes {
+        2 => ("[inputs, outputs]", "[outputs, inputs]", "kernel.T"),
+        _ => (
+            "[kernel, channels, output channels]",
+            "[output channels, channels, kernel]",
+            "kernel.transpose(2, 1, 0)",
+        ),
+    };
+    format!(
+        "Keras keeps a kernel as {theirs}, here it is {ours}: transpose it on export, as in numpy.ascontiguousarray({remedy})"
+    )
 }

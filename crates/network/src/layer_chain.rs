@@ -102,6 +102,10 @@ impl Chain {
         let (outputs, inputs) = dense_sides(&weights)?;
         check_bias(&weights, outputs)?;
         match before {
+            // Without a bias only the layer before tells.
+            Signal::Row { width, .. } if width != inputs && width == outputs && weights.bias.is_none() => {
+                return Err(transposed(&weights));
+            }
             Signal::Row { width, layer } if width != inputs => {
                 return Err(NetworkError::LayerChain {
                     layer: weights.name,
@@ -314,6 +318,31 @@ fn wrong_shape(weights: &Weights, expected: &str) -> NetworkError {
         name: format!("{}.weight", weights.name),
         found: weights.weight.dims().to_vec(),
         expected: expected.to_owned(),
+    }
+}
+
+/// Refuses weights whose outputs, by their biases and by the layer behind, are along the last axis: Keras' kernels as they are. Asked before
+/// what rests on their shapes, so that this is said and not what follows from it.
+pub(crate) fn refuse_transposed(weights: &[Weights]) -> Result<(), NetworkError> {
+    for (at, of) in weights.iter().enumerate() {
+        let dims = of.weight.dims();
+        let ([first, .., last], Some([outputs])) = (dims, of.bias.as_ref().map(Tensor::dims)) else {
+            continue;
+        };
+        // A dense layer behind a convolution takes its channels at all positions.
+        let behind = weights.get(at + 1).map(|next| next.weight.dims());
+        let fits = behind.is_none_or(|next| next.len() != dims.len() || next.contains(outputs));
+        if first != outputs && last == outputs && fits {
+            return Err(transposed(of));
+        }
+    }
+    Ok(())
+}
+
+fn transposed(weights: &Weights) -> NetworkError {
+    NetworkError::Transposed {
+        name: format!("{}.weight", weights.name),
+        found: weights.weight.dims().to_vec(),
     }
 }
 

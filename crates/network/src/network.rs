@@ -13,7 +13,7 @@ use crate::error::NetworkError;
 use crate::flatten::Flatten;
 use crate::in_place::change;
 use crate::labels::Labels;
-use crate::layer_chain::{Chain, Weights, n_inputs};
+use crate::layer_chain::{Chain, Weights, n_inputs, refuse_transposed};
 use crate::layer_spec::LayerSpec;
 use crate::normalisation::InputNormalisation;
 use crate::pool1d::Pool1d;
@@ -110,6 +110,7 @@ impl Network {
         if weights.is_empty() {
             return Err(NetworkError::NoLayers);
         }
+        refuse_transposed(&weights)?;
         let normalised = input_mean.len().max(input_scale.len());
         let n_inputs = n_inputs(specs, &weights, Some(normalised).filter(|n| *n > 1))?;
         let chain = Chain::new(specs, weights, n_inputs)?;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use candle_core::DType;
 use fisherflow_network::{
-    Activation, Arithmetic, Description, Labels, LabelsDescription, Network, NetworkError, Precision,
+    Activation, Arithmetic, Description, Labels, LabelsDescription, Network, NetworkError, Precision, example_layers,
+    tensors_in,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -257,6 +258,70 @@ fn layers_that_do_not_fit_are_named() {
     let mut tensors = bare();
     tensors[0] = f64s("features.2.weight", &[3, 2, 1], &[1.0; 6]);
     assert!(refusal(&tensors, &said(&MLP)).contains("expected [outputs, inputs]"));
+}
+
+#[test]
+fn kernels_as_keras_has_them_are_told_to_be_transposed() {
+    let hint = |tensors: &Tensors, layers: &[&str], found: &str, remedy: &str| {
+        let message = refusal(tensors, &said(layers));
+        assert!(message.starts_with(found), "{message}");
+        assert!(message.ends_with(remedy), "{message}");
+    };
+    let transpose = "transpose it on export, as in numpy.ascontiguousarray(kernel.T)";
+    let kernel = f64s("features.2.weight", &[2, 3], &[1.0, 0.0, -1.0, 0.0, 1.0, -1.0]);
+    let mut tensors = bare();
+    tensors[0] = kernel.clone();
+    let found = "tensor `features.2.weight` has shape [2, 3] and looks transposed: it would fit as [3, 2]";
+    hint(&tensors, &MLP, found, transpose);
+
+    // Without biases the layer before tells.
+    let tensors = vec![
+        f64s("0.weight", &[3, 2], &[1.0; 6]),
+        f64s("1.weight", &[3, 4], &[1.0; 12]),
+    ];
+    let found = "tensor `1.weight` has shape [3, 4] and looks transposed: it would fit as [4, 3]";
+    hint(&tensors, &MLP, found, transpose);
+
+    // [kernel, channels, output channels]
+    let tensors = vec![
+        f64s("0.weight", &[5, 1, 4], &[1.0; 20]),
+        f64s("0.bias", &[4], &[1.0; 4]),
+        f64s("1.weight", &[1, 24], &[1.0; 24]),
+    ];
+    let found = "tensor `0.weight` has shape [5, 1, 4] and looks transposed: it would fit as [4, 1, 5]";
+    let layers = ["conv1d", "relu", "flatten(channels_last)", "dense"];
+    hint(
+        &tensors,
+        &layers,
+        found,
+        "numpy.ascontiguousarray(kernel.transpose(2, 1, 0))",
+    );
+}
+
+#[test]
+fn a_file_of_any_tensors_is_listed_with_layers_that_would_fit() {
+    let mut tensors = bare();
+    tensors.push(("steps", Dtype::I64, vec![], vec![0; 8]));
+    let listed = tensors_in(&file(&tensors, None)).unwrap();
+    let names: Vec<&str> = listed.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "features.2.bias",
+            "features.2.weight",
+            "features.10.bias",
+            "features.10.weight",
+            "steps"
+        ]
+    );
+    assert_eq!(
+        (listed[1].dtype.as_str(), listed[1].shape.as_slice()),
+        ("f64", &[3, 2][..])
+    );
+    assert_eq!((listed[4].dtype.as_str(), listed[4].shape.len()), ("i64", 0));
+    let example = example_layers(&tensors_in(&file(&bare(), None)).unwrap()).unwrap();
+    assert_eq!(read(&bare(), &said(&example)).unwrap().n_labels(), 1);
+    assert!(matches!(tensors_in(b"PK"), Err(NetworkError::NotSafetensors { .. })));
 }
 
 #[test]

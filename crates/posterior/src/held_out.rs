@@ -2,8 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::psd::scale_of;
 use crate::shape_checks::{check_batch, check_covariances, check_merge};
 use crate::{ErrorBudget, PosteriorError, PullSums, in_label_units};
+
+/// A star whose own error of some label, by its photons or as its catalogue says, is so many times the residuals' root mean square tells nothing of
+/// any label: variances are added in f64, whose 16 digits leave at most 6 of the residuals' variance beside it.
+pub const OVERWHELMED: f64 = 1e5;
 
 /// Residuals of held-out stars and the known parts of their covariances, star after star in the order they were added.
 ///
@@ -116,6 +121,43 @@ impl HeldOutStars {
         Ok(())
     }
 
+    /// Root mean square of each label's residuals, `[K]`; 1 where all are 0.
+    #[must_use]
+    pub fn residual_rms(&self) -> Vec<f64> {
+        scale_of(&self.means().second_moment, self.n_labels)
+    }
+
+    /// Leaves out the stars whose own errors are more than [`OVERWHELMED`] times `rms`, `[K]`; returns how many they were.
+    ///
+    /// # Errors
+    /// If there is not one value a label.
+    pub fn leave_out_overwhelmed(&mut self, rms: &[f64]) -> Result<u64, PosteriorError> {
+        check_merge("root mean squares of residuals", self.n_labels, rms.len())?;
+        let keeps = self.not_overwhelmed(rms);
+        self.retain(&keeps);
+        Ok(keeps.iter().filter(|keep| !**keep).count() as u64)
+    }
+
+    /// Of each star, whether something can be learnt from it.
+    pub(crate) fn not_overwhelmed(&self, rms: &[f64]) -> Vec<bool> {
+        let k = self.n_labels;
+        let most: Vec<f64> = rms.iter().map(|rms| (OVERWHELMED * rms).powi(2)).collect();
+        let stars = self.flux.chunks_exact((k * k).max(1));
+        stars
+            .zip(self.label_covariance.chunks_exact((k * k).max(1)))
+            .map(|(flux, own)| (0..k).all(|i| flux[i * (k + 1)] + own[i * (k + 1)] <= most[i]))
+            .collect()
+    }
+
+    /// Keeps some of the stars.
+    pub(crate) fn retain(&mut self, keeps: &[bool]) {
+        let k = self.n_labels;
+        retain_rows(&mut self.residual, keeps, k);
+        for part in [&mut self.flux, &mut self.weights, &mut self.label_covariance] {
+            retain_rows(part, keeps, k * k);
+        }
+    }
+
     /// The same stars with other weights' parts, `[n, K, K]`.
     ///
     /// # Errors
@@ -204,6 +246,12 @@ impl HeldOutStars {
             label_covariance: mean(&self.label_covariance, k * k),
         }
     }
+}
+
+/// Keeps some rows of so many values.
+pub(crate) fn retain_rows(values: &mut Vec<f64>, keeps: &[bool], width: usize) {
+    let mut keeps = keeps.iter().flat_map(|keep| std::iter::repeat_n(*keep, width));
+    values.retain(|_| keeps.next().unwrap_or(true));
 }
 
 /// Means over held-out stars.

@@ -18,7 +18,7 @@ use crate::captures::{Sides, Wanted};
 use crate::contraction;
 use crate::product::{dot, product, rows};
 use crate::small::cholesky;
-use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
+use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// Bytes that the products of some spectra with Z may take.
 const PRODUCT_BYTES: usize = 64 << 20;
@@ -304,6 +304,11 @@ impl Precision for LowRankPrecision {
             NamedMatrix::new(&name, Factor::Diagonal, one_row(&self.inverse)),
             NamedMatrix::new(&name, Factor::LowRank, self.correction.clone()),
         ]
+    }
+
+    /// None: what this block answers with is not H, so that H tells nothing of its arithmetic.
+    fn probes(&self, _plan: &BlockPlan, _stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        Ok(Vec::new())
     }
 
     fn info(&self) -> &BlockInfo {

@@ -17,6 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::held_out::retain_rows;
 use crate::{HeldOutStars, KnownParts, PosteriorError, PullSums};
 
 /// Points of the grid in a decade.
@@ -150,6 +151,16 @@ impl ScannedStars {
         self.stars.merge(&other.stars)?;
         self.weights.extend_from_slice(&other.weights);
         Ok(())
+    }
+
+    /// Leaves out the stars of which nothing can be learnt, as [`HeldOutStars::leave_out_overwhelmed`].
+    #[must_use]
+    pub fn without_overwhelmed(mut self) -> Self {
+        let keeps = self.stars.not_overwhelmed(&self.stars.residual_rms());
+        let square = self.stars.n_labels() * self.stars.n_labels();
+        retain_rows(&mut self.weights, &keeps, self.n_priors * square);
+        self.stars.retain(&keeps);
+        self
     }
 
     /// The stars at one prior precision of the grid.

@@ -60,6 +60,14 @@ pub struct ScatterEstimate {
     pub iterations: u32,
 }
 
+impl ScatterEstimate {
+    /// Whether the climb came to an end: if not, the likelihood is still rising where it was cut off.
+    #[must_use]
+    pub fn has_converged(&self) -> bool {
+        self.iterations < MAX_ITERATIONS
+    }
+}
+
 impl HeldOutStars {
     /// R, the residual covariance beyond the labels' own errors, its eigenvalues raised to [`NOISE_FLOOR`] where they are below.
     ///
@@ -435,5 +443,48 @@ mod tests {
         let mut exact = HeldOutStars::new(1);
         exact.push(&[0.0, 0.0], KnownParts::default()).unwrap();
         assert!(matches!(exact.noise(), Err(PosteriorError::NoNoise { label: 0, n: 2 })));
+    }
+
+    /// Stars with a correlated error of their own, 10^power times the others', are neither trusted nor do they spoil what the others say.
+    #[test]
+    fn an_error_that_stands_for_bad_spoils_nothing() {
+        let mut numbers = Numbers::new(11);
+        let draws: Vec<[f64; 2]> = (0..400)
+            .map(|_| [130.0 * numbers.normal(), 0.2 * numbers.normal()])
+            .collect();
+        let of = |power: Option<i32>| {
+            let mut stars = HeldOutStars::new(2);
+            for (star, residual) in draws.iter().enumerate() {
+                let error = match power {
+                    Some(power) if star % 20 == 0 => 10_f64.powi(power),
+                    None if star % 20 == 0 => continue,
+                    _ => 1e-3,
+                };
+                // J diag(variance) J^T of one pixel, and a little of all others.
+                let (a, b) = ((40.0 + 0.7 * star as f64) * error, 0.03 * error);
+                let flux = [a * a + 4.0, a * b, a * b, b * b + 1e-4];
+                let known = KnownParts {
+                    flux: Some(&flux),
+                    ..KnownParts::default()
+                };
+                stars.push(residual, known).unwrap();
+            }
+            let left_out = stars.leave_out_overwhelmed(&stars.residual_rms()).unwrap();
+            (stars.intrinsic().unwrap(), left_out)
+        };
+        let (without, none) = of(None);
+        assert_eq!(none, 0);
+        for power in [2, 3, 8, 10, 30] {
+            let (found, left_out) = of(Some(power));
+            assert_eq!(left_out, if power > 5 { 20 } else { 0 }, "10^{power}");
+            assert!(found.has_converged(), "10^{power}");
+            for (at, (found, without_them)) in found.covariance.iter().zip(&without.covariance).enumerate() {
+                let size = (without.covariance[at / 2 * 3] * without.covariance[at % 2 * 3]).sqrt();
+                assert!(
+                    (found - without_them).abs() < 0.1 * size,
+                    "10^{power}: {found} for {without_them}"
+                );
+            }
+        }
     }
 }

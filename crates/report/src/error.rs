@@ -1,6 +1,6 @@
 //! What can go wrong between an output and its page.
 
-use fisherflow_store::StoreError;
+use fisherflow_store::{Damage, StoreError};
 use thiserror::Error;
 
 /// A failure that names the file and says what to do about it.
@@ -24,6 +24,16 @@ pub enum ReportError {
         found: u32,
         /// Of this program.
         expected: u32,
+    },
+    /// A file is not as the manifest says.
+    #[error(
+        "{output}: {damage}: the output is not as its manifest says (`fisherflow verify` tells all of it); run it again with --overwrite"
+    )]
+    Damaged {
+        /// The output.
+        output: String,
+        /// The file, and what is wrong with it.
+        damage: Damage,
     },
     /// The manifest's settings are not those that a run writes.
     #[error("the settings in {output}/manifest.json are not those of this version")]

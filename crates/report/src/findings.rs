@@ -1,9 +1,9 @@
 //! All that the page is about, read from an output.
 
-use fisherflow_store::{BlockRow, Manifest, Output, Stores};
+use fisherflow_store::{BlockRow, Manifest, Output, Stores, WrittenFile};
 
 use crate::ReportError;
-use crate::jacobians::Jacobians;
+use crate::jacobians::{self, Jacobians};
 use crate::predictions::Predictions;
 use crate::settings::Settings;
 
@@ -37,10 +37,11 @@ pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportE
         });
     }
     let settings = Settings::of(output, &manifest)?;
+    check_whole(output, &manifest, settings.network.labels.len())?;
     let labels = &settings.network.labels;
     let holds = |folder: &str| manifest.files.iter().any(|file| file.path.starts_with(folder));
     let predictions = if holds("predictions/") {
-        Predictions::read(stores, &output.child("predictions"), labels)?
+        Predictions::read(stores, &output.child("predictions/"), labels)?
     } else {
         Predictions::none(labels.len())
     };
@@ -50,7 +51,7 @@ pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportE
         Vec::new()
     };
     let jacobians = if holds("jacobians/") {
-        Some(Jacobians::read(stores, &output.child("jacobians"), labels)?)
+        Some(Jacobians::read(stores, &output.child("jacobians/"), labels)?)
     } else {
         None
     };
@@ -62,4 +63,30 @@ pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportE
         blocks,
         jacobians,
     })
+}
+
+/// Refuses files that are not as the manifest says, of those that the page is made of: nothing on it would show.
+fn check_whole(output: &Output, manifest: &Manifest, n_labels: usize) -> Result<(), ReportError> {
+    let looked_at = jacobians::rows_looked_at(n_labels);
+    let mut rows = 0;
+    let mut read = Vec::new();
+    // In the order in which they are read.
+    let mut files: Vec<&WrittenFile> = manifest.files.iter().collect();
+    files.sort();
+    for file in files {
+        let is_jacobian = file.path.starts_with("jacobians/") && rows < looked_at;
+        if is_jacobian {
+            rows += file.rows;
+        }
+        if is_jacobian || file.path.starts_with("predictions/") || file.path == "posterior/blocks.parquet" {
+            read.push(file.clone());
+        }
+    }
+    match output.damages(&read)?.into_iter().next() {
+        None => Ok(()),
+        Some(damage) => Err(ReportError::Damaged {
+            output: output.uri().to_owned(),
+            damage,
+        }),
+    }
 }

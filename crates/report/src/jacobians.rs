@@ -37,7 +37,7 @@ impl Jacobians {
             .get("fisherflow.n_pixels")
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| unlike(uri, "jacobian", "of a number of pixels that the metadata names"))?;
-        let most = (SPECTRA * labels.len() as u64).min((VALUES / n_pixels.max(1)) as u64);
+        let most = rows_looked_at(labels.len()).min((VALUES / n_pixels.max(1)) as u64);
         // As many rows of each label.
         let most = most - most % labels.len().max(1) as u64;
         let mut kept: Vec<Vec<f32>> = vec![Vec::new(); labels.len()];
@@ -76,6 +76,11 @@ impl Jacobians {
             labels: kept.iter().map(|rows| spreads(rows, n_pixels)).collect(),
         })
     }
+}
+
+/// Rows of the Jacobians that are looked at, at most.
+pub(crate) fn rows_looked_at(n_labels: usize) -> u64 {
+    SPECTRA * n_labels as u64
 }
 
 /// The spread at each pixel of rows `[n, D]`.

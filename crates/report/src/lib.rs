@@ -28,6 +28,15 @@ pub use error::ReportError;
 /// Where the page is in an output.
 pub const REPORT: &str = "report.html";
 
+/// A page that is not written yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    /// All of it.
+    pub html: String,
+    /// The run it is about.
+    pub run_id: String,
+}
+
 /// The page that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -46,14 +55,22 @@ pub struct Written {
 /// written.
 pub fn write(stores: &Stores, output_uri: &str) -> Result<Written, ReportError> {
     let output = Output::open(stores, output_uri)?;
-    let findings = findings::find(stores, &output)?;
-    let page = page::page(&findings)?;
+    let Drawn { html, run_id } = draw(stores, output.uri())?;
     let uri = output.child(REPORT);
-    let bytes = page.len() as u64;
-    stores.write(&uri, page.into_bytes())?;
-    Ok(Written {
-        uri,
-        bytes,
+    let bytes = html.len() as u64;
+    stores.write(&uri, html.into_bytes())?;
+    Ok(Written { uri, bytes, run_id })
+}
+
+/// Reads a finished output and draws its page; writes nothing.
+///
+/// # Errors
+/// As [`write`], but for the writing.
+pub fn draw(stores: &Stores, output_uri: &str) -> Result<Drawn, ReportError> {
+    let output = Output::open(stores, output_uri)?;
+    let findings = findings::find(stores, &output)?;
+    Ok(Drawn {
+        html: page::page(&findings)?,
         run_id: findings.manifest.run_id,
     })
 }

@@ -173,7 +173,8 @@ impl Synthetic {
             inputs: vec![ManifestInput {
                 role: "catalogue".into(),
                 uri: "s3://survey/<training>".into(),
-                sha256: "c0ffee".into(),
+                sha256: None,
+                etags_sha256: Some("c0ffee".into()),
                 objects: 3,
                 bytes: 12_345_678,
                 rows: 100,

@@ -70,6 +70,16 @@ impl SpectrumBatch {
             && !self.flags[row].contains(RowFlags::LABEL_ERROR_MISSING)
     }
 
+    /// Flags a row and, as every bad row, leaves nothing of its pixels.
+    pub(crate) fn blank(&mut self, row: usize, flag: RowFlags) {
+        let pixels = row * self.n_pixels..(row + 1) * self.n_pixels;
+        self.flux[pixels.clone()].fill(0.0);
+        self.variance[pixels.clone()].fill(0.0);
+        self.good[pixels].fill(false);
+        self.n_pix_good[row] = 0;
+        self.flags[row].insert(flag);
+    }
+
     /// Puts the population in the place of masked pixels: its mean as flux, its variance as variance. What is masked is unknown, never
     /// perfectly measured. Bad rows stay 0.
     ///

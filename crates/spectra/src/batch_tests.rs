@@ -150,6 +150,7 @@ fn masked_pixels_are_unknown_not_exact() {
         mean: vec![7.0, 8.0, 9.0],
         variance: vec![0.7, 0.8, 0.9],
         borrowed: 0,
+        input_limit: None,
     };
     b.impute(&population).unwrap();
     for row in 0..rows.len() {
@@ -165,6 +166,52 @@ fn masked_pixels_are_unknown_not_exact() {
         ..population
     };
     assert!(b.impute(&other).is_err());
+}
+
+/// By hand: inputs are (flux - 1) / 0.5, so 0 to 4 in a good row; 2, 4, 6 farthest have the median 4.
+#[test]
+fn spectra_out_of_range_are_blanked() {
+    let far = |flux: &'static [f64]| RawRow {
+        flux: Some(flux),
+        ..GOOD
+    };
+    let mut b = batch(
+        SHAPE,
+        &[
+            far(&[1.0, 2.0, 1.0]),
+            far(&[1.0, 1.0, 3.0]),
+            far(&[1.0, -2.0, 2.0]),
+            far(&[1.0, 1.0, 2002.0]),
+            far(&[1.0, 1.0, -1e300]),
+            RawRow {
+                mask: Some(&[false, false, true]),
+                ..far(&[1.0, 1.0, 1e30])
+            },
+            far(&[1.0]),
+        ],
+    );
+    let all = InputRange {
+        mean: vec![1.0; 3],
+        scale: vec![0.5; 3],
+        limit: f64::INFINITY,
+    };
+    let farthest = all.farthest(&b);
+    assert_eq!(farthest[..4], [2.0, 4.0, 6.0, 4002.0]);
+    assert_eq!(farthest[5..], [0.0, 0.0], "what is masked or bad counts for nothing");
+    let limit = InputRange::limit_by(farthest[..3].iter().copied().chain([0.0, 0.0]).collect());
+    assert_eq!(limit, Some(4000.0));
+    assert_eq!(InputRange::limit_by(vec![0.0]), None);
+
+    InputRange { limit: 4000.0, ..all }.flag(&mut b);
+    for row in 0..b.n_rows() {
+        let out = row == 3 || row == 4;
+        assert_eq!(b.flags[row].contains(RowFlags::FLUX_OUT_OF_RANGE), out, "row {row}");
+        assert_eq!(b.is_bad(row), out || row == 6, "row {row}");
+        assert_eq!(b.n_pix_good[row] == 0, b.is_bad(row), "row {row}");
+    }
+    assert_eq!((&b.flux[9..12], &b.good[9..12]), (&[0.0; 3][..], &[false; 3][..]));
+    assert_eq!(b.variance[9..12], [0.0; 3]);
+    assert_eq!(b.flux[6..9], [1.0, -2.0, 2.0]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What a spectrum, a catalogue and a shard are: columns, row flags, batches of spectra, masked pixels, the held-out fraction, and
-//! simulated spectra.
+//! What a spectrum, a catalogue and a shard are: columns, row flags, batches of spectra, masked pixels, the range of inputs, the held-out
+//! fraction, and simulated spectra.
 //!
 //! Invariant: no I/O. Bytes become batches in `fisherflow-store`.
 
@@ -11,6 +11,7 @@ mod columns;
 mod error;
 mod group_plan;
 mod holdout;
+mod input_range;
 mod key_hash;
 mod masked_pixels;
 mod row_flags;
@@ -23,6 +24,7 @@ pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;
 pub use group_plan::plan_groups;
 pub use holdout::{holdout_hash, is_held_out};
+pub use input_range::InputRange;
 pub use masked_pixels::{PixelPopulation, PixelSums};
 pub use row_flags::{FlagDescription, RowFlags};
 pub use shard::{Group, ObjectVersion, Shard};

@@ -31,6 +31,9 @@ pub struct PixelPopulation {
     pub variance: Vec<f64>,
     /// Pixels that were good in fewer than two spectra: they have the mean and variance of the nearest pixel that was.
     pub borrowed: u64,
+    /// The [limit of inputs](crate::InputRange) of its spectra; `None` where it was not looked for.
+    #[serde(default)]
+    pub input_limit: Option<f64>,
 }
 
 impl PixelSums {
@@ -143,6 +146,7 @@ impl PixelSums {
                 .map(|&p| self.m2[p] / (self.count[p] - 1) as f64)
                 .collect(),
             borrowed: (self.count.len() - known.len()) as u64,
+            input_limit: None,
         })
     }
 }

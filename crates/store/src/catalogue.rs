@@ -1,5 +1,6 @@
 //! A catalogue: which objects a URI names, whether they fit together, and which shards they hold.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
@@ -15,10 +16,11 @@ use sha2::{Digest, Sha256};
 
 use crate::async_reader::ObjectReader;
 use crate::catalogue_object::{agrees, id_column, open_object, probed_again, shards};
-use crate::catalogue_schema::row_schema;
+use crate::catalogue_schema::{pixel_bits, row_schema};
 use crate::fetch::{Fetch, FetchPlan};
 use crate::kept_spectra::KeptSpectra;
 use crate::known_catalogue::types_of;
+use crate::listing::remedy;
 use crate::location::folder_of;
 use crate::{CatalogueFacts, ExcludeList, KnownCatalogue, StoreError, Stores};
 
@@ -69,16 +71,26 @@ pub struct Catalogue {
     stores: Stores,
     summary: CatalogueSummary,
     row_schema: SchemaRef,
+    /// Of a pixel in memory, in the widest of the objects looked into.
+    pixel_bits: u64,
     excluded: Option<Arc<ExcludeList>>,
     kept: Arc<KeptSpectra>,
+}
+
+impl CatalogueSummary {
+    /// Counts further objects among those left out, by path.
+    fn leave_out(&mut self, objects: Vec<SkippedObject>) {
+        self.skipped.extend(objects);
+        self.skipped.sort_by(|a, b| a.object.cmp(&b.object));
+    }
 }
 
 impl Catalogue {
     /// Lists the objects of a catalogue and reads their footers, all of them: what is wrong with an object is told here, before any work.
     ///
     /// # Errors
-    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: empty, truncated, not Parquet, a column missing
-    /// or of another type, another number of pixels than the objects before it. With `Skip`: no object is left.
+    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, empty, truncated, not
+    /// Parquet, a column missing, there twice or of another type, another number of pixels than the objects before it. With `Skip`: no object is left.
     pub fn open(
         stores: &Stores,
         uri: &str,
@@ -100,12 +112,26 @@ impl Catalogue {
         known: Option<&KnownCatalogue<'_>>,
     ) -> Result<Self, StoreError> {
         columns.validate()?;
-        let listed = stores.list(uri)?;
+        let mut listing = stores.listing(uri)?;
+        if on_bad_object == OnBadObject::Fail && !listing.dangling.is_empty() {
+            return Err(listing.dangling.swap_remove(0).1);
+        }
+        let dangling: Vec<SkippedObject> = listing
+            .dangling
+            .iter()
+            .map(|(link, error)| left_out(link, error))
+            .collect();
+        let unread = listing.left_out_of(uri, stores);
+        let listed = listing.objects;
         if listed.is_empty() {
-            return Err(StoreError::NoMatch {
-                uri: uri.to_owned(),
-                hint: "name an object, a directory of *.parquet, or a pattern with *".to_owned(),
-            });
+            return Err(no_match(uri, &dangling, unread.as_deref()));
+        }
+        if let Some(pattern) = unread {
+            tracing::warn!(
+                catalogue = uri,
+                pattern,
+                "the folders in the catalogue's folder are not read; the pattern reads them too"
+            );
         }
         if let Some((known, facts)) = known.and_then(|known| Some((known, known.facts_for(columns)?))) {
             let (unchanged, mut to_open): (Vec<_>, Vec<_>) = listed
@@ -118,7 +144,7 @@ impl Catalogue {
                 to_open.extend(unchanged.next());
             }
             let looked_into = open_listed(stores, uri, columns, on_bad_object, to_open, facts.n_pixels)?;
-            if let (mut summary, Some(row_schema)) = looked_into
+            if let (mut summary, Some((row_schema, pixel_bits))) = looked_into
                 && types_of(&row_schema) == facts.types
             {
                 for version in unchanged {
@@ -126,6 +152,7 @@ impl Catalogue {
                     summary.objects.push(version);
                 }
                 summary.objects.sort();
+                summary.leave_out(dangling);
                 summary
                     .shards
                     .sort_by(|a, b| (&a.object.path, a.row_group).cmp(&(&b.object.path, b.row_group)));
@@ -133,29 +160,22 @@ impl Catalogue {
                     stores: stores.clone(),
                     summary,
                     row_schema,
+                    pixel_bits,
                     excluded: None,
                     kept: Arc::default(),
                 });
             }
         }
-        let (summary, row_schema) = open_listed(stores, uri, columns, on_bad_object, listed, 0)?;
-        let Some(row_schema) = row_schema else {
-            return Err(StoreError::NoMatch {
-                uri: uri.to_owned(),
-                hint: match summary.skipped.first() {
-                    Some(skipped) => format!(
-                        "all {} objects were left out, the first because {}",
-                        summary.skipped.len(),
-                        skipped.reason
-                    ),
-                    None => "nothing is there".to_owned(),
-                },
-            });
+        let (mut summary, looked_into) = open_listed(stores, uri, columns, on_bad_object, listed, 0)?;
+        summary.leave_out(dangling);
+        let Some((row_schema, pixel_bits)) = looked_into else {
+            return Err(no_match(uri, &summary.skipped, None));
         };
         Ok(Self {
             stores: stores.clone(),
             summary,
             row_schema,
+            pixel_bits,
             excluded: None,
             kept: Arc::default(),
         })
@@ -173,10 +193,12 @@ impl Catalogue {
         let reader = ObjectReader::new(stores, first.clone())?;
         let footer = stores.block_on(reader.footer(PageIndexPolicy::Skip))?;
         let row_schema = row_schema(reader.object(), footer.schema(), &summary.columns)?;
+        let pixel_bits = pixel_bits(footer.schema(), &summary.columns);
         Ok(Self {
             stores: stores.clone(),
             summary,
             row_schema,
+            pixel_bits,
             excluded: None,
             kept: Arc::default(),
         })
@@ -226,6 +248,12 @@ impl Catalogue {
         self.summary.n_pixels
     }
 
+    /// Bits that a pixel of a spectrum has in memory once it is decoded: of its flux, its error and its mask.
+    #[must_use]
+    pub fn pixel_bits(&self) -> u64 {
+        self.pixel_bits
+    }
+
     /// Bytes of its objects.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -265,6 +293,25 @@ impl Catalogue {
             hash.update(format!("{}\n{}\n{etag}\n", object.path, object.size));
         }
         hex(&hash.finalize())
+    }
+
+    /// The objects that were written, or touched, after a moment, RFC 3339 in UTC, as the store dates them.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn written_after(&self, moment: &str) -> Result<Vec<String>, StoreError> {
+        let folder = match self.summary.objects.as_slice() {
+            // It may be what the URI names.
+            [object] => object.path.rsplit_once('/').map_or("", |(folder, _)| folder),
+            _ => &self.summary.folder,
+        };
+        let ours: HashSet<&str> = self.summary.objects.iter().map(|object| object.path.as_str()).collect();
+        let listed = self.stores.list_with_times(folder)?;
+        let later = listed.into_iter().filter(|(_, written)| written.as_str() > moment);
+        Ok(later
+            .map(|(object, _)| object.path)
+            .filter(|path| ours.contains(path.as_str()))
+            .collect())
     }
 
     /// From here on, at most so many bytes of its spectra stay in memory as they are decoded, and are not read again; at first none. Where more
@@ -352,8 +399,8 @@ impl Catalogue {
     }
 }
 
-/// Reads the footers of objects: what they hold, and the identifier and the kept columns as the first of them has them, if there is one.
-/// `n_pixels`: of the objects that are known already, or 0.
+/// Reads the footers of objects: what they hold, and, if there is one, the identifier and the kept columns as the first of them has them and the
+/// bits of a pixel of the widest. `n_pixels`: of the objects that are known already, or 0.
 fn open_listed(
     stores: &Stores,
     uri: &str,
@@ -361,7 +408,7 @@ fn open_listed(
     on_bad_object: OnBadObject,
     objects: Vec<ObjectVersion>,
     n_pixels: usize,
-) -> Result<(CatalogueSummary, Option<SchemaRef>), StoreError> {
+) -> Result<(CatalogueSummary, Option<(SchemaRef, u64)>), StoreError> {
     let readers = objects
         .into_iter()
         .map(|version| ObjectReader::new(stores, version.clone()).map(|r| (version, r)))
@@ -403,6 +450,7 @@ fn open_listed(
         skipped: Vec::new(),
     };
     let mut first: Option<(String, SchemaRef)> = None;
+    let mut pixel_bits = 0;
     let mut pixels_by = "the objects that are known".to_owned();
     for (reader, opened) in footers {
         let fits =
@@ -414,20 +462,41 @@ fn open_listed(
                     pixels_by.clone_from(&opened.version.path);
                 }
                 first.get_or_insert_with(|| (opened.version.path.clone(), opened.row_schema.clone()));
+                pixel_bits = pixel_bits.max(opened.pixel_bits);
                 summary.shards.extend(shards(&opened));
                 summary.objects.push(opened.version);
             }
             Err(error) if on_bad_object == OnBadObject::Skip && is_about_the_object(&error) => {
-                tracing::warn!(object = reader.object(), %error, "object left out");
-                summary.skipped.push(SkippedObject {
-                    object: reader.object().to_owned(),
-                    reason: error.to_string(),
-                });
+                summary.skipped.push(left_out(reader.object(), &error));
             }
             Err(error) => return Err(error),
         }
     }
-    Ok((summary, first.map(|(_, row_schema)| row_schema)))
+    Ok((summary, first.map(|(_, row_schema)| (row_schema, pixel_bits))))
+}
+
+fn left_out(object: &str, error: &StoreError) -> SkippedObject {
+    tracing::warn!(object, %error, "object left out");
+    SkippedObject {
+        object: object.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// The error of a catalogue without objects. `unread`: a pattern by which there would be some.
+fn no_match(uri: &str, skipped: &[SkippedObject], unread: Option<&str>) -> StoreError {
+    let hint = match skipped.first() {
+        Some(first) => format!(
+            "all {} objects were left out, the first because {}",
+            skipped.len(),
+            first.reason
+        ),
+        None => remedy(unread),
+    };
+    StoreError::NoMatch {
+        uri: uri.to_owned(),
+        hint,
+    }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -13,7 +13,7 @@ use parquet::file::metadata::PageIndexPolicy;
 
 use crate::StoreError;
 use crate::async_reader::{ObjectReader, store_error};
-use crate::catalogue_schema::{check_schema, row_schema, type_name};
+use crate::catalogue_schema::{check_schema, pixel_bits, row_schema, type_name};
 use crate::error::Cause;
 
 /// Rows looked at for the number of pixels.
@@ -23,6 +23,8 @@ const PROBE: usize = 64;
 pub(crate) struct Opened {
     pub version: ObjectVersion,
     pub row_schema: SchemaRef,
+    /// Of a pixel in memory.
+    pub pixel_bits: u64,
     pub row_groups: Vec<u64>,
     /// Pixels of a spectrum; `None` where every flux is null or there is no row.
     pub n_pixels: Option<usize>,
@@ -50,6 +52,7 @@ pub(crate) async fn open_object(
     Ok(Opened {
         version,
         row_schema,
+        pixel_bits: pixel_bits(footer.schema(), columns),
         row_groups,
         n_pixels,
     })

@@ -11,7 +11,7 @@ use crate::error::nearest;
 /// Checks the schema of one object against the columns.
 ///
 /// # Errors
-/// A column is missing, or of a type that cannot be used; the object, the column and the remedy are named.
+/// A column is missing, there twice, or of a type that cannot be used; the object, the column and the remedy are named.
 pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueColumns) -> Result<(), StoreError> {
     let check = |column: &str, fits: fn(&DataType) -> bool, expected: &str| {
         let field = find(object, schema, column)?;
@@ -75,21 +75,42 @@ pub(crate) fn row_schema(object: &str, schema: &Schema, columns: &CatalogueColum
     Ok(Arc::new(Schema::new(fields)))
 }
 
+/// Bits that a pixel of a spectrum has in memory once it is decoded: of its flux, its error and its mask.
+pub(crate) fn pixel_bits(schema: &Schema, columns: &CatalogueColumns) -> u64 {
+    let error = match &columns.error {
+        FluxError::Sigma(column) | FluxError::Ivar(column) => Some(column),
+        FluxError::Exact => None,
+    };
+    let mask = columns.mask.as_ref().map(|mask| &mask.column);
+    let lists = [Some(&columns.flux), error, mask].into_iter().flatten();
+    let bits = lists.filter_map(
+        |column| match element(schema.field_with_name(column).ok()?.data_type())? {
+            DataType::Boolean => Some(1),
+            number => Some(8 * number.primitive_width()? as u64),
+        },
+    );
+    bits.sum()
+}
+
 /// A column by name.
 ///
 /// # Errors
-/// It is missing; the nearest name is offered.
+/// It is missing, and the nearest name is offered; or it is there more than once.
 pub(crate) fn find<'a>(object: &str, schema: &'a Schema, column: &str) -> Result<&'a Field, StoreError> {
-    schema
-        .fields()
-        .iter()
-        .find(|field| field.name() == column)
-        .map(AsRef::as_ref)
-        .ok_or_else(|| StoreError::MissingColumn {
+    let mut found = schema.fields().iter().filter(|field| field.name() == column);
+    let first = found.next().ok_or_else(|| StoreError::MissingColumn {
+        object: object.to_owned(),
+        column: column.to_owned(),
+        nearest: nearest(column, schema.fields().iter().map(|f| f.name().as_str())),
+    })?;
+    match found.count() {
+        0 => Ok(first),
+        further => Err(StoreError::RepeatedColumn {
             object: object.to_owned(),
             column: column.to_owned(),
-            nearest: nearest(column, schema.fields().iter().map(|f| f.name().as_str())),
-        })
+            columns: 1 + further,
+        }),
+    }
 }
 
 pub(crate) fn is_key(t: &DataType) -> bool {
@@ -132,6 +153,8 @@ pub(crate) fn type_name(t: &DataType) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fisherflow_spectra::Mask;
+
     use super::*;
 
     fn list(t: DataType) -> DataType {
@@ -159,6 +182,26 @@ mod tests {
             Field::new("teff", DataType::Float64, true),
             Field::new("snr", DataType::Float32, true),
         ])
+    }
+
+    #[test]
+    fn a_pixel_is_as_wide_as_its_columns() {
+        let floats = schema(list(DataType::Float32), "flux_err");
+        assert_eq!(pixel_bits(&floats, &columns()), 32 + 32);
+        let mut masked = columns();
+        masked.mask = Some(Mask {
+            column: "mask".into(),
+            bad_bits: Vec::new(),
+        });
+        let with_mask = |mask| {
+            let mut fields = schema(list(DataType::Float64), "flux_err").fields().to_vec();
+            fields.push(Arc::new(Field::new("mask", list(mask), true)));
+            Schema::new(fields)
+        };
+        assert_eq!(pixel_bits(&with_mask(DataType::Int32), &masked), 64 + 32 + 32);
+        assert_eq!(pixel_bits(&with_mask(DataType::Boolean), &masked), 64 + 32 + 1);
+        masked.error = FluxError::Exact;
+        assert_eq!(pixel_bits(&with_mask(DataType::UInt16), &masked), 64 + 16);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::{CLAIM, json};
+use crate::output::{CLAIM, MANIFEST, RENDEZVOUS, STAGES, SUCCESS, json};
 use crate::{Creation, Manifest, Output, StoreError};
 
 /// Where all claims but the first are, and the signs of life of all.
@@ -83,15 +83,17 @@ pub struct Holding {
 }
 
 impl Output {
-    /// Claims an output that nobody has claimed; `None` where somebody has.
+    /// Claims an output that nobody has claimed; `None` where somebody has. With `overwrite` a finished run without its claim is no error: it
+    /// stays until [`Holding::clear`].
     ///
     /// # Errors
     /// It holds what is not ours ([`StoreError::NotOurs`]) or a finished run without its claim ([`StoreError::Complete`]), or it cannot be
     /// written.
-    pub fn claim(&self, claim: &Claim) -> Result<Option<Holding>, StoreError> {
+    pub fn claim(&self, claim: &Claim, overwrite: bool) -> Result<Option<Holding>, StoreError> {
         let holding = self.enter(1, claim)?;
         if holding.is_some()
             && let Some(error) = self.foreign()?
+            && !(overwrite && matches!(error, StoreError::Complete { .. }))
         {
             self.stores().delete(&self.entry(1))?;
             return Err(error);
@@ -110,25 +112,12 @@ impl Output {
         self.enter(held.generation + 1, claim)
     }
 
-    /// Takes the place behind a holder, or a commit, and deletes the rest of the output; `None` where somebody else did.
+    /// Takes the place behind a holder, or a commit, whose output [`Holding::clear`] then removes; `None` where somebody else did.
     ///
     /// # Errors
     /// The output cannot be written.
     pub fn replace(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
-        let holding = self.enter(held.generation + 1, claim)?;
-        if holding.is_some() {
-            let mut folders = BTreeSet::from([CLAIMS.to_owned()]);
-            for (path, _) in self.contents()? {
-                match path.split_once('/') {
-                    Some((folder, _)) if folders.insert(folder.to_owned()) => {
-                        self.stores().delete_prefix(&self.child(folder))?;
-                    }
-                    None if path != CLAIM => self.stores().delete(&self.child(&path))?,
-                    _ => {}
-                }
-            }
-        }
-        Ok(holding)
+        self.enter(held.generation + 1, claim)
     }
 
     fn enter(&self, generation: u64, claim: &Claim) -> Result<Option<Holding>, StoreError> {
@@ -216,10 +205,12 @@ impl Holding {
     /// # Errors
     /// It is not ([`StoreError::TakenOver`]), or the store does not say.
     pub fn check(&self) -> Result<(), StoreError> {
-        if let Some(next) = self.output.document::<Entry>(&name(self.generation + 1))? {
-            return Err(self.taken_over_by(next.claim));
+        match self.output.document::<Entry>(&name(self.generation + 1))? {
+            // Its own commit, whose last steps failed.
+            Some(next) if next.claim == self.claim => Ok(()),
+            Some(next) => Err(self.taken_over_by(next.claim)),
+            None => self.check_own(),
         }
-        self.check_own()
     }
 
     fn check_own(&self) -> Result<(), StoreError> {
@@ -247,6 +238,33 @@ impl Holding {
     pub fn release(&self) -> Result<(), StoreError> {
         self.check()?;
         self.show(RELEASED.to_vec())
+    }
+
+    /// Deletes what others left in the output: all but the claims, the status and where the processes of this run find one another. The manifest
+    /// goes first, so that no reader takes for whole what is half gone.
+    ///
+    /// # Errors
+    /// As [`Holding::check`], or something cannot be deleted.
+    pub fn clear(&self) -> Result<(), StoreError> {
+        self.check()?;
+        let (output, stores) = (&self.output, self.output.stores());
+        for mark in [SUCCESS, MANIFEST] {
+            stores.delete(&output.child(mark))?;
+        }
+        let kept = [CLAIM, &format!("{CLAIMS}/"), &format!("{RENDEZVOUS}/"), Output::STATUS];
+        let mut entries = BTreeSet::new();
+        for (path, _) in output.contents()? {
+            // The status is written while this goes on: its folder must not go.
+            let depth = if path.starts_with(STAGES) { 2 } else { 1 };
+            entries.insert(path.split_inclusive('/').take(depth).collect::<String>());
+        }
+        for entry in entries.iter().filter(|entry| !kept.contains(&entry.as_str())) {
+            match entry.strip_suffix('/') {
+                Some(folder) => stores.delete_prefix(&output.child(folder)).map(drop)?,
+                None => stores.delete(&output.child(entry))?,
+            }
+        }
+        Ok(())
     }
 
     /// Commits: from here on nobody can take the output over, and whoever comes finishes what this process may not.

@@ -67,8 +67,12 @@ pub struct Changes {
     pub excluded: u64,
     /// Identifiers left out before, and not now: readmitted, or gone.
     pub no_longer_excluded: u64,
-    /// Reduction groups that are not as they were, by their index: what has to be computed.
+    /// Reduction groups whose objects or exclusions are not as they were, by their index.
     pub touched: Vec<u64>,
+    /// Reduction groups whose sums were computed, the others' being in the store: the touched ones, or more where the settings are not those of the
+    /// release before, or a group leaves files of one run. None: an earlier version did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computed: Option<u64>,
     /// Reduction groups.
     pub groups: u64,
 }
@@ -118,7 +122,11 @@ impl std::fmt::Display for Changes {
         if self.no_longer_excluded > 0 {
             write!(f, ", {} no longer", self.no_longer_excluded)?;
         }
-        write!(f, ": {} of {} groups touched", self.touched.len(), self.groups)
+        write!(f, ": {} of {} groups touched", self.touched.len(), self.groups)?;
+        match self.computed {
+            Some(computed) => write!(f, ", {computed} computed"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -157,16 +165,19 @@ mod tests {
 
     #[test]
     fn changes_are_said_in_a_line() {
-        let changes = Changes {
+        let mut changes = Changes {
             added: vec!["a".into(); 5],
             replaced: vec!["b".into(); 2],
             retracted: vec!["c".into(); 3],
             excluded: 40,
             no_longer_excluded: 0,
             touched: (0..9).collect(),
+            computed: None,
             groups: 61,
         };
         let said = "added 5, replaced 2, retracted 3 objects, 40 ids excluded: 9 of 61 groups touched";
         assert_eq!(changes.to_string(), said);
+        changes.computed = Some(61);
+        assert_eq!(changes.to_string(), format!("{said}, 61 computed"));
     }
 }

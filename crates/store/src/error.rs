@@ -25,6 +25,15 @@ pub enum StoreError {
         /// The nearest key there is.
         nearest: Option<String>,
     },
+    /// A key of the S3 options whose URL holds a secret.
+    #[error(
+        "the S3 option \"{key}\" holds an @, and with it a user or a password: name the host alone, and give the keys as AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY"
+    )]
+    SecretInUrl {
+        /// As given, without its value.
+        key: String,
+    },
     /// The S3 options contradict one another.
     #[error("the S3 options for {uri} cannot be used")]
     BadOptions {
@@ -107,6 +116,38 @@ pub enum StoreError {
         /// What the store says.
         #[source]
         source: Cause,
+    },
+    /// A file is there that would be lost.
+    #[error("{uri} is there already: name another place, or replace it with --overwrite")]
+    Exists {
+        /// The file.
+        uri: String,
+    },
+    /// A link that leads nowhere.
+    #[error("{uri} cannot be used: {link} is a link to {target}, which is not there: make that, or name another place")]
+    DanglingLink {
+        /// What was named.
+        uri: String,
+        /// The link: that, or a folder above it.
+        link: String,
+        /// What it leads to.
+        target: String,
+    },
+    /// A link that leads nowhere, where an object of a catalogue should be.
+    #[error(
+        "{object} is a link to {target}, which is not there: mount its disk or write it again, or delete the link if it is no longer wanted"
+    )]
+    DanglingObject {
+        /// The link.
+        object: String,
+        /// What it leads to.
+        target: String,
+    },
+    /// A file where a folder should be.
+    #[error("{uri} is a file, and an output is a folder: name the output.uri of a run file")]
+    NotAFolder {
+        /// The file.
+        uri: String,
     },
     /// The store failed again and again.
     #[error(
@@ -209,6 +250,18 @@ pub enum StoreError {
         /// The nearest column there is.
         nearest: Option<String>,
     },
+    /// Two columns of one name.
+    #[error(
+        "{object} has {columns} columns of the name \"{column}\": write it again with one, for nobody can say which is meant"
+    )]
+    RepeatedColumn {
+        /// The object.
+        object: String,
+        /// The column.
+        column: String,
+        /// How often it is there.
+        columns: usize,
+    },
     /// A column of another type than it must have.
     #[error("column \"{column}\" of {object} is {found}, expected {expected}")]
     ColumnType {
@@ -247,7 +300,7 @@ pub enum StoreError {
     },
     /// The output belongs to another run.
     #[error(
-        "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, choose another output, or overwrite it if that run is dead"
+        "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, choose another output, or run with --overwrite if that run is dead"
     )]
     Held {
         /// The output.
@@ -292,7 +345,7 @@ pub enum StoreError {
         started: String,
     },
     /// The output holds another, finished run.
-    #[error("{output} already holds the finished run {run_id}: choose another output, or overwrite it")]
+    #[error("{output} already holds the finished run {run_id}: choose another output, or overwrite it (--overwrite)")]
     Complete {
         /// The output.
         output: String,
@@ -344,6 +397,17 @@ pub enum StoreError {
         /// What the decoder says.
         #[source]
         source: Cause,
+    },
+    /// Sums of a finished group that are not those that were written.
+    #[error(
+        "{uri} is damaged: its numbers from {start} on are not those that were written; the group counts as unfinished now: start the run \
+         again, it computes that group again and goes on where it was"
+    )]
+    DamagedSums {
+        /// The object.
+        uri: String,
+        /// The first of the numbers.
+        start: u64,
     },
     /// A file that is no vector.
     #[error("{uri} is no vector: {reason}")]

@@ -61,6 +61,10 @@ pub(crate) fn failed(
             }
         }
         _ if location.place == Place::Local => {
+            // Below a file is nothing, whatever the system calls that.
+            if action == Action::Read && is_nothing(location) {
+                return StoreError::NotFound { uri };
+            }
             if source.text().contains("ermission denied") {
                 return StoreError::Denied {
                     uri,
@@ -165,11 +169,11 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 
 /// Whether nothing, or a directory, is at a path on disk.
 pub(crate) fn is_absent(location: &Location) -> bool {
-    match std::fs::metadata(location.uri()) {
-        Ok(found) => found.is_dir(),
-        Err(error) => matches!(
-            error.kind(),
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-        ),
-    }
+    is_nothing(location) || std::fs::metadata(location.uri()).is_ok_and(|found| found.is_dir())
+}
+
+/// Whether nothing is at a path on disk.
+pub(crate) fn is_nothing(location: &Location) -> bool {
+    let error = std::fs::metadata(location.uri()).err();
+    error.is_some_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
 }

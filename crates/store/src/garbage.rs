@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
+use crate::output::CLAIM;
 use crate::{Commit, Line, StoreError};
 
 /// How much of a line is kept.
@@ -121,9 +122,7 @@ impl Line {
                 found.push((format!("{start}{path}"), bytes));
             }
         }
-        // A commit goes before what it names: a reader finds all of a release or none.
-        let first = format!("{start}commits/");
-        found.sort_by_key(|(path, _)| !path.starts_with(&first));
+        found.sort_by_key(|(path, _)| path.strip_prefix(&start).map(turn_of));
         Ok(Garbage {
             kept,
             expired,
@@ -159,6 +158,16 @@ impl Line {
         let done = format!("{}/groups/{name}.done", self.uri());
         let record: Option<Record> = self.document(&done)?;
         Ok(record.is_none_or(|record| record.object.as_deref() != Some(file)))
+    }
+}
+
+/// When an object goes. A commit goes before what it names: a reader finds all of a release or none. A claim goes behind all that it covers: cut
+/// short, what is left is still an output that the next run may take.
+fn turn_of(path: &str) -> u8 {
+    match (part_of(path), path.split('/').nth(2)) {
+        (Part::Commit(_), _) => 0,
+        (Part::OfRelease(_), Some(CLAIM)) => 2,
+        _ => 1,
     }
 }
 

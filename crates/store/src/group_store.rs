@@ -7,19 +7,19 @@
 //!
 //! `<name>` is the hash of everything that decides the numbers: two that finish the same group find the same ones, and it is no matter whose
 //! `.done` is first. A `.done` that is already there may even be one's own, of a request whose answer was lost: what it says counts, and
-//! the arrays of the other attempt are deleted. A group without its `.done` was never finished.
+//! the arrays of the other attempt are deleted. A group without its `.done` was never finished. Where arrays are found to be damaged, when they
+//! are read, its `.done` is deleted: the run ends, and the next one computes that group again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use object_store::GetOptions;
+use object_store::{GetOptions, ObjectStoreExt};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::catalogue::hex;
 use crate::disk::ReadOnce;
-use crate::error::Cause;
 use crate::failure::Action;
 use crate::group_commit::{Commit, Committing, OnWritten, given_up};
 use crate::group_record::{GroupArray, GroupRecord, StoredSlice};
@@ -98,6 +98,19 @@ impl GroupStore {
             }
         }
         Ok(finished)
+    }
+
+    /// How many of these groups of a pass have left a record, as a listing tells; nothing is read, and none is looked into.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn n_recorded(&self, pass: &str, names: &BTreeSet<String>) -> Result<u64, StoreError> {
+        let objects = self.stores.list_all(&self.folder(pass))?;
+        let recorded = objects.iter().filter(|object| {
+            let file = object.path.rsplit_once('/').map_or("", |(_, file)| file);
+            file.strip_suffix(DONE).is_some_and(|name| names.contains(name))
+        });
+        Ok(recorded.count() as u64)
     }
 
     /// What a finished group left; `None` where it is not finished.
@@ -194,6 +207,17 @@ impl GroupStore {
         GroupRecord::read(&self.stores, &location).await
     }
 
+    /// Lets the group whose arrays an object holds count as never finished.
+    async fn forget_group_of(&self, folder: &str, object: &str) -> Result<(), StoreError> {
+        let name = object.rsplit_once('-').map_or(object, |(name, _)| name);
+        let done = self.stores.locate(&format!("{folder}/{name}{DONE}"))?;
+        match done.store.delete(&done.path).await {
+            // Another reader of the same arrays may have been faster.
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.stores.failed(&done, Action::Delete, error)),
+        }
+    }
+
     async fn read_slice(&self, folder: &str, slice: StoredSlice) -> Result<Vec<f64>, StoreError> {
         let uri = format!("{folder}/{}", slice.object);
         if let Some(kept) = self.kept.slice(&uri, &slice) {
@@ -209,12 +233,10 @@ impl GroupStore {
         };
         let bytes = bytes.map_err(|error| self.stores.failed(&location, Action::Read, error))?;
         if hex(&Sha256::digest(&bytes)) != slice.sha256 {
-            return Err(StoreError::BadDocument {
+            self.forget_group_of(folder, &slice.object).await?;
+            return Err(StoreError::DamagedSums {
                 uri,
-                source: Cause::said(format!(
-                    "its numbers from {} on are not those that were written: delete it, and run again",
-                    slice.start
-                )),
+                start: slice.start,
             });
         }
         let (numbers, _) = bytes.as_chunks::<8>();

@@ -12,6 +12,7 @@
 
 use serde::de::DeserializeOwned;
 
+use crate::destination::refuse_no_folder;
 use crate::output::json;
 use crate::{Commit, Creation, GroupStore, StoreError, Stores};
 
@@ -49,6 +50,8 @@ impl Line {
                 reason: "a line is one directory below the root, without *".to_owned(),
             });
         }
+        refuse_no_folder(&location)?;
+        refuse_name_of_release(&location.uri())?;
         Ok(Self {
             stores: stores.clone(),
             uri: location.uri(),
@@ -172,12 +175,8 @@ impl Line {
     /// # Errors
     /// The line has no such release, or none yet.
     pub fn resolve(stores: &Stores, uri: &str) -> Result<Resolved, StoreError> {
-        let (folder, named) = match uri.trim_end_matches('/').rsplit_once('@') {
-            Some((folder, release)) => (folder, release.parse::<u64>().ok()),
-            None => (uri, None),
-        };
-        if let Some(release) = named {
-            return Self::open(stores, folder)?.resolved(release);
+        if let Some((line, release)) = named_by_at(uri) {
+            return Self::open(stores, line)?.resolved(release);
         }
         let itself = Resolved {
             uri: uri.to_owned(),
@@ -189,7 +188,7 @@ impl Line {
         if let Some((line, release)) = release_of(uri) {
             let line = Self::open(stores, line)?;
             // An ordinary output may lie in a folder of that name.
-            return if line.basis()?.is_some() {
+            return if line.basis()?.is_some() || !line.releases()?.is_empty() {
                 line.resolved(release)
             } else {
                 Ok(itself)
@@ -240,6 +239,25 @@ impl Line {
             source: self.stores.cause(&error),
         })
     }
+}
+
+/// Refuses a folder of an output or a line whose name every reader would take for a release of another.
+pub(crate) fn refuse_name_of_release(uri: &str) -> Result<(), StoreError> {
+    match named_by_at(uri) {
+        None => Ok(()),
+        Some((line, release)) => Err(StoreError::BadUri {
+            uri: uri.to_owned(),
+            reason: format!(
+                "to whoever reads it that is release {release} of the line {line}: choose a name that does not end so"
+            ),
+        }),
+    }
+}
+
+/// `<line>@<v>` taken apart.
+fn named_by_at(uri: &str) -> Option<(&str, u64)> {
+    let (line, release) = uri.trim_end_matches('/').rsplit_once('@')?;
+    Some((line, release.parse().ok()?))
 }
 
 /// `<line>/releases/<v>` taken apart.

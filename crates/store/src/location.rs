@@ -81,10 +81,26 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
     };
     let absolute = without_dots(&std::path::absolute(&path).map_err(|e| refuse(&e.to_string()))?);
     let key = absolute.to_str().ok_or_else(|| refuse("its name is not UTF-8"))?;
+    if let Some(part) = meant_for_a_shell(&absolute) {
+        return Err(refuse(&format!(
+            "nothing is there under the name {part}, and only a shell takes that for another: write out what it stands for"
+        )));
+    }
     Ok(Parsed {
         place: Place::Local,
         key: key.trim_matches('/').to_owned(),
     })
+}
+
+/// The first part of a path that a shell would replace, as in `~/spectra` or `$HOME/spectra`, where nothing has that very name.
+fn meant_for_a_shell(path: &std::path::Path) -> Option<String> {
+    let part = path.ancestors().find(|part| {
+        let name = part.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_variable = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphabetic() || "_{".contains(c));
+        name == "~" || name.strip_prefix('$').is_some_and(is_variable)
+    })?;
+    let name = part.file_name()?.to_str()?.to_owned();
+    part.symlink_metadata().is_err().then_some(name)
 }
 
 /// What the names of the objects of a URI start from: the folders before any `*`, absolute.
@@ -133,6 +149,21 @@ mod tests {
         assert_eq!(local.place.uri(&local.key), "/tmp/a.parquet");
         assert_eq!(parse("file:///tmp/a%20b").unwrap().key, "tmp/a b");
         assert!(parse("relative/x").unwrap().key.ends_with("relative/x"));
+    }
+
+    #[test]
+    fn what_a_shell_would_replace_is_refused_unless_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["~", "$HOME", "${DATA}"] {
+            let uri = format!("{}/{name}/x.parquet", folder.path().display());
+            let said = parse(&uri).unwrap_err().to_string();
+            assert!(said.contains(name) && said.contains("write out"), "{said}");
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            parse(&uri).unwrap();
+        }
+        for uri in ["s3://survey/~/x", "/data/a~", "/data/~b", "/data/$1", "/data/a$b"] {
+            parse(uri).unwrap();
+        }
     }
 
     #[test]

@@ -37,8 +37,13 @@ pub struct ManifestInput {
     pub role: String,
     /// As the run file names it.
     pub uri: String,
-    /// Of the bytes of a network; of the paths, sizes and etags of a catalogue's objects.
-    pub sha256: String,
+    /// Of the bytes of a network; `None` for a catalogue, whose bytes no run reads all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Of the paths, sizes and etags of a catalogue's objects, whatever these hold: an etag on a disk is made of the inode, the size and the time of
+    /// the last change. `None` for a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etags_sha256: Option<String>,
     /// Number of objects.
     pub objects: u64,
     /// Their bytes.
@@ -48,6 +53,17 @@ pub struct ManifestInput {
     /// Objects that were left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<SkippedObject>,
+}
+
+impl ManifestInput {
+    /// What tells its version from others, and of what that is the hash: `sha256` of its bytes, or of `etags`.
+    #[must_use]
+    pub fn hash(&self) -> (&'static str, &str) {
+        match (&self.sha256, &self.etags_sha256) {
+            (_, Some(etags)) => ("etags", etags),
+            (bytes, None) => ("sha256", bytes.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 impl Manifest {

@@ -81,7 +81,7 @@ impl StoreOptions {
     /// Checks that every key is one that S3 has.
     ///
     /// # Errors
-    /// The first unknown key, with the nearest one. The bucket and the way of conditional writes are not options: the URI says the one, and
+    /// The first unknown key, with the nearest one, or an endpoint that holds a user or a password. The bucket and the way of conditional writes are not options: the URI says the one, and
     /// the other is always by etag.
     pub fn validate(&self) -> Result<(), StoreError> {
         self.parsed().map(|_| ())
@@ -98,23 +98,30 @@ impl StoreOptions {
                     key: key.clone(),
                     nearest: nearest(key, KEYS.iter().copied()),
                 }),
+                // Addresses are said in messages. That of a proxy is not, and may need its secret.
+                Ok(_) if is_address(key) && value.contains('@') => Err(StoreError::SecretInUrl { key: key.clone() }),
                 Ok(known) => Ok((known, value.as_str())),
             })
             .collect()
     }
 
-    /// Values that no message may show.
+    /// Values that no message may show, and the user and password of those that are URLs: other programs write a URL in other ways.
     pub(crate) fn secrets(&self) -> Vec<String> {
-        self.s3
+        let values = self
+            .s3
             .iter()
-            .filter(|(key, _)| {
-                ["secret", "access_key", "token", "sse_", "proxy"]
-                    .iter()
-                    .any(|part| key.contains(part))
+            .filter(|(key, value)| {
+                let named = ["secret", "access_key", "token", "sse_", "proxy"];
+                named.iter().any(|part| key.contains(part)) || (is_address(key) && value.contains('@'))
             })
-            .map(|(_, value)| value.clone())
-            .filter(|value| value.len() > 3)
-            .collect()
+            .flat_map(|(_, value)| {
+                let user = value.rsplit_once('@').map(|(before, _)| before);
+                let user = user.map(|user| user.split_once("://").map_or(user, |(_, user)| user));
+                let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
+                [Some(value.as_str()), user, password]
+            });
+        let values = values.flatten().filter(|value| value.len() > 3);
+        values.map(str::to_owned).collect()
     }
 
     /// The endpoint, where one is given.
@@ -125,6 +132,11 @@ impl StoreOptions {
             .find(|(key, _)| key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata"))
             .map(|(_, value)| value.as_str())
     }
+}
+
+/// Whether a key's value is an address that messages show.
+fn is_address(key: &str) -> bool {
+    ["endpoint", "_uri"].iter().any(|part| key.contains(part))
 }
 
 impl fmt::Debug for StoreOptions {
@@ -163,5 +175,42 @@ mod tests {
         assert!(shown.contains("s3: [\"aws_secret_access_key\"]"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert_eq!(options.secrets(), ["hunter2"]);
+    }
+
+    #[test]
+    fn an_endpoint_with_a_password_is_refused_and_not_repeated() {
+        let with = |key: &str, value: &str| StoreOptions {
+            s3: vec![(key.into(), value.into())],
+            ..StoreOptions::default()
+        };
+        let endpoints = [
+            "aws_endpoint_url",
+            "aws_endpoint_url_s3",
+            "aws_endpoint_url_sts",
+            "endpoint",
+        ];
+        let containers = ["aws_container_credentials_full_uri", "aws_metadata_endpoint"];
+        for key in endpoints.into_iter().chain(containers) {
+            for value in [
+                "http://user:hunter2@host:9000",
+                "user:hunter2@host",
+                "https://user:hunt/er2@host",
+            ] {
+                let options = with(key, value);
+                let said = options.validate().unwrap_err().to_string();
+                assert!(said.contains(key) && said.contains("AWS_SECRET_ACCESS_KEY"), "{said}");
+                assert!(!said.contains("hunt") && !said.contains("host:"), "{said}");
+                let error = std::io::Error::other(format!("http://host (as {}) refused", &value[value.len() - 12..]));
+                let cause = crate::Cause::new(&error, &options.secrets()).to_string();
+                assert!(!cause.contains("hunter2"), "{cause}");
+            }
+            assert!(with(key, "http://host:9000/path").validate().is_ok());
+        }
+        let proxy = with("proxy_url", "http://user:hunter2@proxy");
+        assert!(proxy.validate().is_ok());
+        assert_eq!(
+            proxy.secrets(),
+            ["http://user:hunter2@proxy", "user:hunter2", "hunter2"]
+        );
     }
 }

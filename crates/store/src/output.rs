@@ -11,11 +11,13 @@ use sha2::{Digest, Sha256};
 use crate::blocks::{BLOCKS, read_blocks, write_blocks};
 use crate::catalogue::hex;
 use crate::certificate::{CertificateRow, write_certificate};
+use crate::destination::refuse_no_folder;
 use crate::evidence::write_evidence;
 use crate::failure::Action;
 use crate::holdout::{HoldoutRow, write_holdout};
 use crate::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::jacobians::JacobianSchema;
+use crate::line::refuse_name_of_release;
 use crate::matrices::read_matrices;
 use crate::{
     BlockRow, Creation, EvidenceRow, FileMetadata, GroupStore, JacobianWriter, Manifest, MarginalVarianceWriter,
@@ -26,9 +28,9 @@ use crate::{
 /// Where tables are, in an output.
 pub(crate) const DATA: [&str; 3] = ["predictions", "jacobians", "posterior"];
 /// Where intermediate results are.
-const STAGES: &str = "stages";
+pub(crate) const STAGES: &str = "stages";
 /// Where the processes of a run find one another: nothing of a run's results.
-const RENDEZVOUS: &str = "rendezvous";
+pub(crate) const RENDEZVOUS: &str = "rendezvous";
 pub(crate) const CLAIM: &str = "claim.json";
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUCCESS: &str = "_SUCCESS";
@@ -41,10 +43,13 @@ pub struct Output {
 }
 
 impl Output {
+    /// Where a run tells how far it is.
+    pub const STATUS: &str = "stages/status.json";
+
     /// The output at a URI; touches nothing.
     ///
     /// # Errors
-    /// The URI cannot be an output.
+    /// The URI cannot be an output: it is a file, for instance, a link that leads nowhere, or `<line>@<v>`, which means a release.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, StoreError> {
         let location = stores.locate(uri)?;
         if uri.contains('*') || location.path.is_root() {
@@ -53,6 +58,8 @@ impl Output {
                 reason: "an output is one directory below the root, without *".to_owned(),
             });
         }
+        refuse_no_folder(&location)?;
+        refuse_name_of_release(&location.uri())?;
         Ok(Self {
             stores: stores.clone(),
             uri: location.uri(),
@@ -69,23 +76,6 @@ impl Output {
     #[must_use]
     pub fn child(&self, path: &str) -> String {
         format!("{}/{path}", self.uri)
-    }
-
-    /// Deletes the output, so that another run can have it; returns how many objects there were.
-    ///
-    /// # Errors
-    /// It holds something and is no output of ours, or cannot be deleted.
-    pub fn overwrite(&self) -> Result<u64, StoreError> {
-        let objects = self.objects()?;
-        let marks = [self.child(CLAIM), self.child(MANIFEST)];
-        match objects.first() {
-            Some(object) if objects.iter().all(|o| !marks.contains(&o.path)) => Err(StoreError::NotOurs {
-                output: self.uri.clone(),
-                object: object.path.clone(),
-            }),
-            Some(_) => self.stores.delete_prefix(&self.uri),
-            None => Ok(0),
-        }
     }
 
     /// What was committed; `None` where nothing was.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3;
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
@@ -238,8 +239,27 @@ impl ObjectStore for Patient {
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let root = Path::default();
         let request = request("LIST", prefix.unwrap_or(&root));
-        let send = || self.link.s3.list_with_delimiter(prefix);
-        self.link.attempt(&request, send).await
+        let folder = prefix
+            .filter(|prefix| !prefix.is_root())
+            .map(|prefix| format!("{prefix}/"));
+        let mut found = ListResult {
+            common_prefixes: Vec::new(),
+            objects: Vec::new(),
+        };
+        let mut options = PaginatedListOptions {
+            delimiter: Some("/".into()),
+            ..PaginatedListOptions::default()
+        };
+        loop {
+            let send = || self.link.s3.list_paginated(folder.as_deref(), options.clone());
+            let page = self.link.attempt(&request, send).await?;
+            found.common_prefixes.extend(page.result.common_prefixes);
+            found.objects.extend(page.result.objects);
+            options.page_token = page.page_token;
+            if options.page_token.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

@@ -126,11 +126,12 @@ impl PredictionWriter {
         })
     }
 
-    /// Appends spectra. A row whose result is not finite becomes a bad row with [`RowFlags::RESULT_NOT_FINITE`].
+    /// Appends spectra, and gives their flags as they are written: a row whose result is not finite becomes a bad row with
+    /// [`RowFlags::RESULT_NOT_FINITE`].
     ///
     /// # Errors
     /// Arrays that do not fit together, or a store that does not take them.
-    pub fn append(&mut self, rows: &PredictionRows<'_>) -> Result<(), StoreError> {
+    pub fn append(&mut self, rows: &PredictionRows<'_>) -> Result<Vec<RowFlags>, StoreError> {
         let n = rows.flags.len();
         let k = self.columns.labels.len();
         self.check(rows, n, k)?;
@@ -166,7 +167,8 @@ impl PredictionWriter {
         columns.push(Arc::new(Int64Array::from_iter_values(flags.iter().map(|f| f.bits()))));
         columns.push(Arc::new(BooleanArray::from(bad.clone())));
         let batch = self.out.batch(&self.columns.schema, columns)?;
-        self.out.write(&batch)
+        self.out.write(&batch)?;
+        Ok(flags)
     }
 
     /// Rows without a prediction so far.

@@ -8,13 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::disk::Disk;
 use crate::error::Cause;
-use crate::failure::{Action, failed, is_absent};
+use crate::failure::{Action, failed, is_absent, is_nothing};
 use crate::location::{Location, Place, parse, store_path};
 use crate::retries::Retries;
+use crate::timestamp::rfc3339;
 use crate::traffic::{Counted, Traffic};
 use crate::{StoreError, StoreOptions};
 
@@ -150,51 +152,13 @@ impl Stores {
         }
     }
 
-    /// The objects that a URI names, by path: the object itself, the `*.parquet` directly in a directory, or, where the URI holds `*`,
-    /// those that match (`*` within one part of the path, `**` over any number of parts). Empty where nothing matches.
-    ///
-    /// # Errors
-    /// The store cannot be listed.
-    pub fn list(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
-        let parsed = parse(uri)?;
-        if !parsed.key.contains('*') {
-            if !uri.ends_with('/')
-                && let Some(object) = self.head(uri)?
-            {
-                return Ok(vec![object]);
-            }
-            return self.list(&format!("{}/*.parquet", uri.trim_end_matches('/')));
-        }
-        let pattern = glob_pattern(&parsed.key).map_err(|reason| StoreError::BadUri {
-            uri: uri.to_owned(),
-            reason,
-        })?;
-        let parts: Vec<&str> = parsed.key.split('/').collect();
-        let literal = parts.iter().take_while(|part| !part.contains('*')).count();
-        let deep = literal + 1 < parts.len() || parsed.key.contains("**");
-        let base = self.locate(&parsed.place.uri(&parts[..literal].join("/")))?;
-        let metas = self.block_on(self.list_under(&base, deep))?;
-        let options = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: true,
-        };
-        let mut objects: Vec<ObjectVersion> = metas
-            .iter()
-            .filter(|meta| pattern.matches_with(meta.location.as_ref(), options))
-            .map(|meta| version(&base.place, meta))
-            .collect();
-        objects.sort();
-        Ok(objects)
-    }
-
     /// Every object under a URI, at any depth, by path.
     ///
     /// # Errors
     /// The store cannot be listed.
     pub fn list_all(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
         let base = self.locate(uri)?;
-        let metas = self.block_on(self.list_under(&base, true))?;
+        let metas = self.block_on(self.list_under(&base))?;
         let mut objects: Vec<ObjectVersion> = metas.iter().map(|m| version(&base.place, m)).collect();
         objects.sort();
         Ok(objects)
@@ -210,13 +174,26 @@ impl Stores {
         now: SystemTime,
     ) -> Result<Vec<(ObjectVersion, Duration)>, StoreError> {
         let base = self.locate(uri)?;
-        let metas = self.block_on(self.list_under(&base, true))?;
+        let metas = self.block_on(self.list_under(&base))?;
         let age = |meta: &ObjectMeta| {
             let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
             now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(written))
                 .unwrap_or_default()
         };
         let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), age(m))).collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Every object under a URI, at any depth, by path, and when it was written: RFC 3339 in UTC.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub(crate) fn list_with_times(&self, uri: &str) -> Result<Vec<(ObjectVersion, String)>, StoreError> {
+        let base = self.locate(uri)?;
+        let metas = self.block_on(self.list_under(&base))?;
+        let written = |meta: &ObjectMeta| rfc3339(u64::try_from(meta.last_modified.timestamp()).unwrap_or(0));
+        let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), written(m))).collect();
         objects.sort();
         Ok(objects)
     }
@@ -342,18 +319,25 @@ impl Stores {
         })
     }
 
-    async fn list_under(&self, base: &Location, deep: bool) -> Result<Vec<ObjectMeta>, StoreError> {
+    /// Every object below a place, at any depth.
+    pub(crate) async fn list_under(&self, base: &Location) -> Result<Vec<ObjectMeta>, StoreError> {
         let prefix = (!base.path.is_root()).then_some(&base.path);
-        let listed = if deep {
-            base.store.list(prefix).try_collect().await
-        } else {
-            base.store.list_with_delimiter(prefix).await.map(|found| found.objects)
-        };
-        match listed {
-            Ok(metas) => Ok(metas),
-            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-            Err(_) if base.place == Place::Local && is_absent(base) => Ok(Vec::new()),
-            Err(error) => Err(self.failed(base, Action::List, error)),
+        self.listed(base, base.store.list(prefix).try_collect().await)
+    }
+
+    /// The objects directly in a place, and the folders there.
+    pub(crate) async fn list_in(&self, base: &Location) -> Result<(Vec<ObjectMeta>, Vec<Path>), StoreError> {
+        let prefix = (!base.path.is_root()).then_some(&base.path);
+        let found = base.store.list_with_delimiter(prefix).await;
+        self.listed(base, found.map(|found| (found.objects, found.common_prefixes)))
+    }
+
+    /// A listing; that of what is not there is empty.
+    fn listed<T: Default>(&self, base: &Location, found: object_store::Result<T>) -> Result<T, StoreError> {
+        match found {
+            Err(object_store::Error::NotFound { .. }) => Ok(T::default()),
+            Err(_) if base.place == Place::Local && is_nothing(base) => Ok(T::default()),
+            found => found.map_err(|error| self.failed(base, Action::List, error)),
         }
     }
 }
@@ -379,20 +363,4 @@ fn remove_empty(folder: &std::path::Path) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Only `*` is special: the other wildcards of the shell are ordinary characters of names.
-fn glob_pattern(key: &str) -> Result<glob::Pattern, String> {
-    let mut escaped = String::with_capacity(key.len());
-    for c in key.chars() {
-        match c {
-            '?' | '[' | ']' => {
-                escaped.push('[');
-                escaped.push(c);
-                escaped.push(']');
-            }
-            c => escaped.push(c),
-        }
-    }
-    glob::Pattern::new(&escaped).map_err(|error| error.msg.to_owned())
 }

@@ -14,6 +14,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use crate::async_reader::ObjectReader;
 use crate::catalogue_object::{damaged, leaves};
 use crate::catalogue_schema::find;
+use crate::listing::remedy;
 use crate::parquet_out::FileMetadata;
 use crate::{StoreError, Stores};
 
@@ -41,9 +42,17 @@ impl Table {
     /// Opens the object, the directory or the objects of a pattern; schema and metadata are those of the first.
     ///
     /// # Errors
-    /// Nothing is there, or an object is not Parquet.
+    /// Nothing is there, an object is not Parquet, or a link leads nowhere.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, StoreError> {
-        let objects = stores.list(uri)?;
+        let mut listing = stores.listing(uri)?;
+        if !listing.dangling.is_empty() {
+            return Err(listing.dangling.swap_remove(0).1);
+        }
+        let unread = match listing.objects.is_empty() {
+            true => listing.left_out_of(uri, stores),
+            false => None,
+        };
+        let objects = listing.objects;
         let mut schema = None;
         let mut n_rows = 0;
         for object in &objects {
@@ -54,7 +63,7 @@ impl Table {
         }
         let (schema, metadata) = schema.ok_or_else(|| StoreError::NoMatch {
             uri: uri.to_owned(),
-            hint: "name an object, a directory of *.parquet, or a pattern with *".to_owned(),
+            hint: remedy(unread.as_deref()),
         })?;
         Ok(Self {
             stores: stores.clone(),

@@ -10,7 +10,7 @@ pub fn now_utc() -> String {
 }
 
 /// Seconds since 1970 as RFC 3339. Days to a date: Howard Hinnant, "chrono-compatible low-level date algorithms".
-fn rfc3339(seconds: u64) -> String {
+pub(crate) fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

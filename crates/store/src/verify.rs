@@ -10,7 +10,7 @@ use crate::catalogue::hex;
 use crate::failure::Action;
 use crate::location::Location;
 use crate::output::{DATA, MANIFEST, SUCCESS};
-use crate::{Manifest, Output, StoreError, WrittenFile};
+use crate::{Commit, Line, Manifest, Output, StoreError, WrittenFile};
 
 /// Files hashed at a time.
 const PARALLEL: usize = 4;
@@ -26,6 +26,21 @@ pub struct Verified {
     pub bytes: u64,
     /// What is not as listed, a line each; empty: the output is whole.
     pub problems: Vec<String>,
+}
+
+/// A file that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Within the output.
+    pub path: String,
+    /// What is wrong with it; names the file.
+    pub problem: String,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.problem)
+    }
 }
 
 impl Output {
@@ -68,12 +83,31 @@ impl Output {
         })
     }
 
-    /// The first of some files that is not as it was written: what is wrong with it.
+    /// Which of some files are not as they were written.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn first_damage(&self, files: &[WrittenFile]) -> Result<Option<String>, StoreError> {
-        Ok(self.check_all(files)?.into_iter().flatten().next())
+    pub fn damages(&self, files: &[WrittenFile]) -> Result<Vec<Damage>, StoreError> {
+        let checks = files.iter().zip(self.check_all(files)?);
+        let damages = checks.filter_map(|(file, check)| {
+            let path = file.path.clone();
+            check.map(|problem| Damage { path, problem })
+        });
+        Ok(damages.collect())
+    }
+
+    /// Which of some files are not there, or of another size than they were written with: what a listing tells, and nothing is read.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn listed_damages(&self, files: &[WrittenFile]) -> Result<Vec<Damage>, StoreError> {
+        let sizes: BTreeMap<String, u64> = self.contents()?.into_iter().collect();
+        let damages = files.iter().filter_map(|file| {
+            let problem = unlike_in_size(file, sizes.get(&file.path).copied())?;
+            let path = file.path.clone();
+            Some(Damage { path, problem })
+        });
+        Ok(damages.collect())
     }
 
     /// What is wrong with each of some files.
@@ -93,15 +127,12 @@ impl Output {
         let object = match location.store.get(&location.path).await {
             Ok(object) => object,
             Err(object_store::Error::NotFound { .. }) => {
-                return Ok(Some(format!("{} is missing", file.path)));
+                return Ok(unlike_in_size(file, None));
             }
             Err(error) => return Err(failed(error)),
         };
-        if object.meta.size != file.bytes {
-            return Ok(Some(format!(
-                "{} has {} bytes, was written with {}",
-                file.path, object.meta.size, file.bytes
-            )));
+        if let Some(problem) = unlike_in_size(file, Some(object.meta.size)) {
+            return Ok(Some(problem));
         }
         let mut hash = Sha256::new();
         let mut stream = object.into_stream();
@@ -111,5 +142,76 @@ impl Output {
         let sha256 = hex(&hash.finalize());
         Ok((sha256 != file.sha256)
             .then(|| format!("{} has SHA-256 {sha256}, was written with {}", file.path, file.sha256)))
+    }
+}
+
+impl Line {
+    /// Compares a release with its manifest, and its manifest and the line's basis with its commit.
+    ///
+    /// # Errors
+    /// As [`Output::verify`], or the release is not committed.
+    pub fn verify(&self, release: u64) -> Result<Verified, StoreError> {
+        let commit = self.commit_of(release)?.ok_or_else(|| StoreError::NotComplete {
+            output: self.release_uri(release),
+        })?;
+        let mut found = Output::open(self.stores(), &self.release_uri(release))?.verify()?;
+        found.problems.extend(self.manifest_problem(&commit)?);
+        found.problems.extend(self.basis_problem(&commit)?);
+        Ok(found)
+    }
+
+    /// What is wrong with the manifest of a release, which its commit knows; `None`: nothing.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn manifest_problem(&self, commit: &Commit) -> Result<Option<String>, StoreError> {
+        let found = match self
+            .stores()
+            .read(&format!("{}/{MANIFEST}", self.release_uri(commit.release)))
+        {
+            Ok(bytes) => Some(bytes),
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(unlike_its_commit(MANIFEST, found, commit, &commit.manifest_sha256))
+    }
+
+    /// What is wrong with the basis that the sums of a release were taken about; `None`: nothing.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn basis_problem(&self, commit: &Commit) -> Result<Option<String>, StoreError> {
+        let found = self.basis()?;
+        Ok(unlike_its_commit(
+            &self.basis_uri(),
+            found,
+            commit,
+            &commit.basis_sha256,
+        ))
+    }
+}
+
+/// What is wrong with a document of a line, of which a commit holds the hash.
+fn unlike_its_commit(name: &str, found: Option<Vec<u8>>, commit: &Commit, expected: &str) -> Option<String> {
+    let release = commit.release;
+    let Some(found) = found else {
+        return Some(format!(
+            "{name} is missing, and release {release} was committed with it"
+        ));
+    };
+    let sha256 = hex(&Sha256::digest(&found));
+    (sha256 != expected)
+        .then(|| format!("{name} has SHA-256 {sha256}, and release {release} was committed with {expected}"))
+}
+
+/// What a file's size tells, where it is there.
+fn unlike_in_size(file: &WrittenFile, found: Option<u64>) -> Option<String> {
+    match found {
+        None => Some(format!("{} is missing", file.path)),
+        Some(bytes) if bytes != file.bytes => Some(format!(
+            "{} has {bytes} bytes, was written with {}",
+            file.path, file.bytes
+        )),
+        Some(_) => None,
     }
 }

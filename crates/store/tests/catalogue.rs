@@ -294,6 +294,79 @@ fn no_match_names_the_pattern() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_are_objects_that_cannot_be_used() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    let path = |name: &str| place.directory.path().join(name);
+    place.write("night/a.parquet", parquet(plain(0, 4, 3), 2));
+    place.write("elsewhere/b.parquet", parquet(plain(4, 4, 3), 2));
+    symlink("../elsewhere/b.parquet", path("night/b.parquet")).unwrap();
+    let open = |name: &str, on_bad_object| Catalogue::open(&place.stores, &place.uri(name), &columns(), on_bad_object);
+    assert_eq!(open("night", OnBadObject::Fail).unwrap().n_rows(), 8);
+    // Neither an object nor a hidden one is missed where these lead nowhere.
+    symlink("/not/there", path("night/notes.txt")).unwrap();
+    symlink("/not/there", path("night/.lock.parquet")).unwrap();
+    assert_eq!(open("night", OnBadObject::Fail).unwrap().n_rows(), 8);
+
+    symlink("/not/mounted/c.parquet", path("night/c.parquet")).unwrap();
+    symlink("/not/mounted/disk", path("other")).unwrap();
+    for (uri, link, target, rows) in [
+        ("night", "night/c.parquet", "/not/mounted/c.parquet", 8),
+        ("night/*.parquet", "night/c.parquet", "/not/mounted/c.parquet", 8),
+        ("night/c.parquet", "night/c.parquet", "/not/mounted/c.parquet", 0),
+        ("other", "other", "/not/mounted/disk", 0),
+        ("other/night/*.parquet", "other", "/not/mounted/disk", 0),
+        // A folder of objects may be such a link, too.
+        ("*/a.parquet", "other", "/not/mounted/disk", 4),
+        ("*/b.parquet", "other", "/not/mounted/disk", 8),
+    ] {
+        let error = open(uri, OnBadObject::Fail).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, StoreError::DanglingObject { .. }), "{said}");
+        let link = place.uri(link);
+        assert!(said.contains(&link) && said.contains(target), "{uri}: {said}");
+        match open(uri, OnBadObject::Skip) {
+            Ok(catalogue) => {
+                assert_eq!(catalogue.n_rows(), rows, "{uri}");
+                let skipped = catalogue.skipped();
+                assert_eq!(skipped.len(), 1, "{skipped:?}");
+                assert_eq!(skipped[0].object, link);
+                assert!(skipped[0].reason.contains(target), "{skipped:?}");
+            }
+            Err(error) => {
+                assert_eq!(rows, 0, "{error}");
+                let said = error.to_string();
+                assert!(
+                    said.contains("all 1 objects were left out") && said.contains(&link),
+                    "{said}"
+                );
+            }
+        }
+    }
+    let error = Table::open(&place.stores, &place.uri("night")).unwrap_err();
+    assert!(matches!(error, StoreError::DanglingObject { .. }), "{error}");
+}
+
+#[test]
+fn objects_in_folders_below_are_offered() {
+    let place = Place::new();
+    place.write("hive/night=1/a.parquet", parquet(plain(0, 4, 3), 2));
+    place.write("text/notes/a.txt", vec![1]);
+    let open = |name: &str| Catalogue::open(&place.stores, &place.uri(name), &columns(), OnBadObject::Fail);
+    let said = open("hive").unwrap_err().to_string();
+    let pattern = format!("{}/**/*.parquet", place.uri("hive"));
+    assert!(said.contains("no object matches") && said.contains(&pattern), "{said}");
+    let said = Table::open(&place.stores, &place.uri("hive")).unwrap_err().to_string();
+    assert!(said.contains(&pattern), "{said}");
+    assert_eq!(open("hive/**/*.parquet").unwrap().n_rows(), 4);
+    for name in ["text", "text/*.parquet", "hive/*.parquet", "hive/night=2"] {
+        let said = open(name).unwrap_err().to_string();
+        assert!(said.contains("name an object, a directory"), "{said}");
+    }
+}
+
 #[test]
 fn objects_that_are_no_parquet_are_told_apart() {
     let good = parquet(plain(0, 4, 3), 2);
@@ -325,6 +398,23 @@ fn all_objects_skipped_is_an_error() {
     let uri = place.uri("*.parquet");
     let error = Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap_err();
     assert!(error.to_string().contains("all 1 objects were left out"), "{error}");
+}
+
+#[test]
+fn a_column_that_is_there_twice_is_refused() {
+    let place = Place::new();
+    let mut rows = plain(0, 4, 3);
+    rows.push(("flux", floats(0, 4, 3, |_, _| 7.0)));
+    place.write("a.parquet", parquet(rows, 2));
+    let error = place.open(&columns()).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, StoreError::RepeatedColumn { columns: 2, .. }), "{said}");
+    assert!(said.contains("a.parquet") && said.contains("\"flux\""), "{said}");
+    // One that nobody reads is nobody's concern.
+    let mut rows = plain(0, 4, 3);
+    rows.extend([("note", f64s(0, 4, |_| 0.0)), ("note", f64s(0, 4, |_| 1.0))]);
+    place.write("a.parquet", parquet(rows, 2));
+    assert_eq!(place.open(&columns()).unwrap().n_rows(), 4);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn an_output_that_cannot_be_written_says_so() {
     }
     for place in places {
         let output = Output::open(&stores, &place).unwrap();
-        let error = output.claim(&conformance::claim_of("r")).unwrap_err();
+        let error = output.claim(&conformance::claim_of("r"), false).unwrap_err();
         assert!(matches!(error, StoreError::NotWritable { .. }), "{error:?}");
         assert!(error.to_string().contains(&place), "{error}");
         let mut writer = output
@@ -68,7 +68,7 @@ fn a_file_that_is_given_up_leaves_nothing() {
     drop(writer);
     assert!(stores.list_all(output.uri()).unwrap().is_empty());
     // What a killed process leaves half written goes with the commit.
-    output.claim(&conformance::claim_of("r")).unwrap();
+    output.claim(&conformance::claim_of("r"), false).unwrap();
     let staged = directory.path().join("out/predictions/part-00000.parquet#1");
     std::fs::create_dir_all(staged.parent().unwrap()).unwrap();
     std::fs::write(&staged, b"half").unwrap();
@@ -175,10 +175,49 @@ fn what_a_killed_writer_left_beside_a_document_is_not_read_and_goes() {
     for staged in ["claim.json#1", "manifest.json#1", "notes#1"] {
         std::fs::write(output.child(staged), b"half").unwrap();
     }
-    assert!(output.claim(&conformance::claim_of("r")).unwrap().is_some());
+    assert!(output.claim(&conformance::claim_of("r"), false).unwrap().is_some());
     output.commit(&conformance::manifest_of("r", vec![])).unwrap();
     assert!(!std::path::Path::new(&output.child("claim.json#1")).exists());
     assert!(!std::path::Path::new(&output.child("manifest.json#1")).exists());
     // Not ours.
     assert!(std::path::Path::new(&output.child("notes#1")).exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_cannot_be_listed_is_not_an_empty_one() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let folder = |name: &str| {
+        let folder = directory.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    };
+    let refused = |folder: &std::path::Path, said: &str| {
+        for pattern in ["", "/*.parquet", "/**"] {
+            let error = stores.list(&format!("{}{pattern}", folder.display())).unwrap_err();
+            let error = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+            assert!(
+                error.contains(folder.to_str().unwrap()) && error.contains(said),
+                "{error}"
+            );
+        }
+    };
+    // What nobody can follow.
+    let looped = folder("looped");
+    std::os::unix::fs::symlink("a.parquet", looped.join("a.parquet")).unwrap();
+    refused(&looped, "symbolic link");
+    // What the owner may not read; root may.
+    let closed = folder("closed");
+    std::fs::write(closed.join("a.parquet"), b"x").unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::read_dir(&closed).is_err() {
+        refused(&closed, "may not be listed");
+        refused(&closed, "ermission denied");
+    } else {
+        println!("skipped: this user may read every folder");
+    }
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
 }

@@ -367,7 +367,7 @@ fn the_verifier_agrees_with_the_writer() {
         born: 0,
         beat: 0,
     };
-    output.claim(&claim).unwrap();
+    output.claim(&claim, false).unwrap();
     let blocks = output.write_blocks(&[], &FileMetadata::default()).unwrap();
     let evidence = output.write_evidence(&[], &FileMetadata::default()).unwrap();
     let manifest = Manifest {

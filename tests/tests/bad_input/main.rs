@@ -1,6 +1,8 @@
 //! What is wrong with rows, objects, networks, run files and outputs gets a flag or an error that says what and where, and the remedy;
 //! nothing panics, and nothing that failed leaves a manifest.
 
+mod flux_range;
+mod labels;
 mod network_files;
 mod objects;
 mod outputs;

@@ -83,6 +83,20 @@ fn a_column_that_is_missing_or_of_another_type_is_named() {
 }
 
 #[test]
+fn kept_columns_that_predictions_have_themselves_are_refused_before_any_work() {
+    let folder = prepared();
+    let run_file = RunFile::new(folder.path(), "out");
+    let toml = run_file.toml().replace("[\"visit\"]", "[\"visit\", \"teff\"]");
+    let file = folder.path().join("clash.toml");
+    std::fs::write(&file, toml).unwrap();
+    for command in ["plan", "run"] {
+        let ended = fisherflow_tests::run(fisherflow_tests::fisherflow().arg(command).arg(&file));
+        ended.expect(3, &["column \"teff\"", "a kept column", "a label", "keep_columns"]);
+        assert!(!folder.path().join("out").exists(), "{command}: nothing was written");
+    }
+}
+
+#[test]
 fn objects_of_other_spectra_are_refused() {
     let folder = prepared();
     write_catalogue(

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use fisherflow_tests::{RunFile, Spectrum, Table, counts, digests, simulated, write_objects};
+use fisherflow_tests::{RunFile, Spectrum, Table, counts, digests, manifest, simulated, write_objects};
 
-use crate::{PIXELS, carry_out, prepared};
+use crate::{PIXELS, carry_out, prepared, refused};
 
 /// Bits of `flags`; the numbers are a contract with the readers.
 const FLUX_NULL: i64 = 1 << 0;
@@ -110,6 +110,26 @@ fn bad_rows_keep_their_place_and_the_others_do_not_notice() {
     assert_eq!(counts["predict_spectra"], 40);
     assert_eq!(counts["predict_bad"], BAD.len() as u64);
     assert_eq!(counts["predict_pixels_masked"], 1);
+    let notes = manifest(&folder.path().join("of-spoilt"))["notes"].to_string();
+    assert!(
+        notes.contains("10 of 40 spectra of ") && notes.contains("have no prediction"),
+        "{notes}"
+    );
+    for (flag, name) in [
+        (WRONG_LENGTH, "WRONG_LENGTH"),
+        (FLUX_NOT_FINITE, "FLUX_NOT_FINITE"),
+        (ID_NULL, "ID_NULL"),
+    ] {
+        let rows: Vec<usize> = BAD.iter().filter(|(_, of)| *of == flag).map(|(row, _)| *row).collect();
+        let id = stars[rows[0]].id.as_deref().unwrap_or("null");
+        let said = format!("(the first: id {id}, row {} of row group 0 of ", rows[0]);
+        assert!(
+            notes.contains(&format!("{} {name}, ", rows.len())) && notes.contains(&said),
+            "{said}: {notes}"
+        );
+    }
+    let clean_notes = manifest(&folder.path().join("of-clean"))["notes"].to_string();
+    assert!(!clean_notes.contains("no prediction"), "{clean_notes}");
     assert!(
         spoilt.metadata["fisherflow.flags"].contains("NO_GOOD_PIXEL"),
         "the bits are named in the file"
@@ -213,4 +233,75 @@ fn lengths_that_add_up_to_another_number_of_pixels_do_not_mislead() {
             assert_eq!(table.flag("flag_bad", row), row == 4, "{name}: row {row}");
         }
     }
+}
+
+#[test]
+fn a_catalogue_without_a_usable_spectrum_is_told_of() {
+    let folder = prepared();
+    let stars = |spoilt: std::ops::Range<usize>| {
+        let mut stars = simulated(PIXELS, 0, 120);
+        for (row, star) in stars.iter_mut().enumerate().filter(|(row, _)| spoilt.contains(row)) {
+            match row % 60 {
+                0..20 => star.ivar = Some(vec![0.0; PIXELS]),
+                _ => star.flux.as_mut().unwrap()[3] = f32::NAN,
+            }
+        }
+        stars
+    };
+    write_objects(&folder.path().join("none"), &stars(0..120), 60);
+    write_objects(&folder.path().join("few"), &stars(0..80), 60);
+
+    // To predict: the run is done, and says so.
+    for (name, said) in [("none", "none of the 120 spectra of "), ("few", "most spectra of ")] {
+        let run_file = RunFile::new(folder.path(), &format!("of-{name}")).predicting(folder.path(), name);
+        let ended = carry_out(folder.path(), &run_file);
+        ended.expect_done();
+        let notes = manifest(Path::new(&run_file.output))["notes"].to_string();
+        for shown in [&notes, &ended.stdout, &ended.stderr] {
+            assert!(
+                shown.contains(said) && shown.contains("40 NO_GOOD_PIXEL, every pixel is masked"),
+                "{shown}"
+            );
+        }
+        assert!(ended.stderr.contains("WARN"), "{ended}");
+    }
+
+    // To fit: there is no noise, and the reason is not the labels.
+    let held_out: Vec<usize> = {
+        let table = Table::read(&predicted_of(folder.path()));
+        (0..120)
+            .filter(|&row| table.whole("flags", row) & HELD_OUT != 0)
+            .collect()
+    };
+    let masked = held_out.iter().filter(|&row| row % 60 < 20).count();
+    let mut run_file = RunFile::new(folder.path(), "fit");
+    run_file.catalogue = folder.path().join("none").to_str().unwrap().to_owned();
+    let stars = simulated(PIXELS, 0, 120);
+    let first = held_out.iter().find(|&row| row % 60 >= 20).unwrap();
+    let said = [
+        format!(
+            "no held-out spectrum with all its labels and a good flux, of {}",
+            held_out.len()
+        ),
+        format!("{masked} NO_GOOD_PIXEL"),
+        format!("{} FLUX_NOT_FINITE", held_out.len() - masked),
+        format!(
+            "(the first: id {}, row {} of row group 0 of {}",
+            stars[*first].id.as_ref().unwrap(),
+            first % 60,
+            folder
+                .path()
+                .join(format!("none/part-0000{}.parquet", first / 60))
+                .display()
+        ),
+    ];
+    let said: Vec<&str> = said.iter().map(String::as_str).collect();
+    refused(folder.path(), &run_file, 3, &said);
+}
+
+/// The predictions of a run over `<folder>/catalogue`.
+fn predicted_of(folder: &Path) -> std::path::PathBuf {
+    let run_file = RunFile::new(folder, "of-catalogue");
+    carry_out(folder, &run_file).expect_done();
+    Path::new(&run_file.output).join("predictions")
 }

@@ -56,8 +56,9 @@ const FORMING: [FailPoint; 4] = [
 ];
 
 /// Points that the first process alone comes by.
-const FIRST: [FailPoint; 7] = [
+const FIRST: [FailPoint; 8] = [
     FailPoint::Claimed,
+    FailPoint::Begun,
     FailPoint::BeforeStage,
     FailPoint::StageLeft,
     FailPoint::BeforeManifest,

@@ -116,20 +116,22 @@ impl Answer {
     /// Writes it to a file, whose form its name says.
     ///
     /// # Errors
-    /// The name ends in no known form, or the store does not take it.
+    /// The name ends in no known form, a file is there that may not be overwritten, or the store does not take it.
     pub fn write(
         &self,
         stores: &Stores,
         uri: &str,
+        overwrite: bool,
         layers: &[DenseShape],
         metadata: &FileMetadata,
     ) -> Result<(), CliError> {
         match uri.rsplit_once('.').map(|(_, ending)| ending.to_lowercase()).as_deref() {
             Some("parquet") => {
+                stores.check_new(uri, overwrite)?;
                 write_table(stores, uri, self.batches(layers), metadata)?;
             }
-            Some("npy") => stores.write(uri, self.npy())?,
-            Some("csv") => stores.write(uri, self.csv(layers).into_bytes())?,
+            Some("npy") => stores.write_new(uri, self.npy(), overwrite)?,
+            Some("csv") => stores.write_new(uri, self.csv(layers).into_bytes(), overwrite)?,
             _ => {
                 return Err(CliError::Arguments(format!(
                     "--out {uri}: its name must end in .parquet, .npy or .csv"

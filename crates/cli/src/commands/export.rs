@@ -6,15 +6,17 @@ use fisherflow_network::to_safetensors;
 use super::releases::output_at;
 use super::stores;
 use crate::exit_code::CliError;
+use crate::logging::Terminal;
 use crate::printing::{Grid, Page};
 use crate::resolve::Export;
 
 /// Writes the file, and prints what is in it.
 ///
 /// # Errors
-/// There is no complete output, the program has no form for a block, or the file cannot be written.
-pub fn export(export: &Export) -> Result<(), CliError> {
+/// There is no complete output, the program has no form for a block, or the file is there already or cannot be written.
+pub fn export(export: &Export, terminal: &Terminal) -> Result<(), CliError> {
     let stores = stores(&export.output)?;
+    stores.check_new(&export.out, export.overwrite)?;
     let output = output_at(&stores, &export.output.uri)?;
     let exported = Finished::open(&stores, &output)?.export(export.peer, export.reduction, export.threads)?;
     let arrays = exported
@@ -26,7 +28,7 @@ pub fn export(export: &Export) -> Result<(), CliError> {
         uri: export.out.clone(),
         problem: error.to_string(),
     })?;
-    stores.write(&export.out, bytes)?;
+    stores.write_new(&export.out, bytes, export.overwrite)?;
     let facts: Vec<(&str, String)> = exported.facts.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
     let mut tensors = Grid::new(&["tensor", "shape"]);
     for tensor in &exported.tensors {
@@ -40,5 +42,5 @@ pub fn export(export: &Export) -> Result<(), CliError> {
         .grid(&tensors)
         .gap();
     page.line(format!("written to {}; EXPORT.md says what each is", export.out));
-    Ok(page.print()?)
+    Ok(page.tell(terminal)?)
 }

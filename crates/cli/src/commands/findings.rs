@@ -212,7 +212,10 @@ impl Findings {
                     "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them",
                     number(pulls)
                 ),
-                _ => format!("pulls are over {} spectra of [predict]", number(pulls)),
+                _ => format!(
+                    "pulls are over {} spectra of [predict]: a test, if the network was not trained on these",
+                    number(pulls)
+                ),
             });
         }
         if let (Some(pulls), Some("predicted")) = (&self.held_out_pulls, over) {

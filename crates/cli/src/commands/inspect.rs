@@ -1,6 +1,6 @@
 //! `inspect`: whatever stands at a URI.
 
-use fisherflow_store::Output;
+use fisherflow_store::{Output, StoreError, Stores};
 
 use crate::exit_code::CliError;
 use crate::resolve::Place;
@@ -8,7 +8,8 @@ use crate::resolve::Place;
 use super::releases::output_at;
 use super::{inspect_catalogue, inspect_network, output_page, stores};
 
-/// Prints what stands at a place: a network by its name, an output by its claim, otherwise a Parquet catalogue.
+/// Prints what stands at a place: a network by its name, an output by its claim, otherwise a Parquet catalogue, as which any other file
+/// is read.
 ///
 /// # Errors
 /// Nothing is there, or it is none of them.
@@ -18,11 +19,20 @@ pub fn inspect(place: &Place) -> Result<(), CliError> {
     if uri.to_lowercase().ends_with(".safetensors") {
         return Ok(inspect_network::page(&stores, uri)?.print()?);
     }
-    if !uri.contains('*') && !uri.to_lowercase().ends_with(".parquet") {
+    let is_pattern = uri.contains('*');
+    if !is_pattern && !uri.to_lowercase().ends_with(".parquet") && can_be_output(&stores, uri)? {
         let output = Output::open(&stores, &output_at(&stores, uri)?)?;
         if let Some(page) = output_page::page(&output)? {
             return Ok(page.print()?);
         }
     }
     Ok(inspect_catalogue::page(&stores, uri)?.print()?)
+}
+
+/// Whether an output can be there: none is a file.
+fn can_be_output(stores: &Stores, uri: &str) -> Result<bool, CliError> {
+    match stores.check_folder(uri) {
+        Err(StoreError::NotAFolder { .. }) => Ok(false),
+        checked => Ok(checked.map(|()| true)?),
+    }
 }

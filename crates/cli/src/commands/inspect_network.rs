@@ -1,7 +1,8 @@
-//! A network: its layers, its labels, and what the flux goes through first.
+//! A network: its layers, its labels, and what the flux goes through first. Of a file that does not describe one, as torch saves a state
+//! dict: its tensors, and what the run file has to say.
 
 use fisherflow_dataflow::RunError;
-use fisherflow_network::{Arithmetic, Description, Network};
+use fisherflow_network::{Arithmetic, Description, Network, NetworkError, example_layers, tensors_in};
 use fisherflow_store::Stores;
 
 use crate::exit_code::CliError;
@@ -10,16 +11,77 @@ use crate::printing::{Grid, Page, bytes, count, number};
 /// What the network at `uri` is.
 ///
 /// # Errors
-/// It cannot be read, or does not describe itself.
+/// It cannot be read, or is not what it says of itself.
 pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
     let content = stores.read(uri)?;
-    let network =
-        Network::from_safetensors(&content, &Description::default(), Arithmetic::default()).map_err(|source| {
-            RunError::NetworkFile {
-                uri: uri.to_owned(),
-                source,
-            }
-        })?;
+    let refused = |source| {
+        let uri = uri.to_owned();
+        CliError::from(RunError::NetworkFile { uri, source })
+    };
+    match read(&content, None) {
+        Ok(network) => Ok(of_network(uri, &content, &network)),
+        Err(NetworkError::LayersUnsaid { .. } | NetworkError::NoLayers) => of_tensors(uri, &content).map_err(refused),
+        Err(source) => Err(refused(source)),
+    }
+}
+
+fn read(content: &[u8], layers: Option<Vec<String>>) -> Result<Network, NetworkError> {
+    let said = Description {
+        layers,
+        ..Description::default()
+    };
+    Network::from_safetensors(content, &said, Arithmetic::default())
+}
+
+/// Tensors without a description.
+fn of_tensors(uri: &str, content: &[u8]) -> Result<Page, NetworkError> {
+    let tensors = tensors_in(content)?;
+    let mut page = Page::new();
+    page.facts(&[
+        ("network", format!("{uri}, {}", bytes(content.len() as u64))),
+        (
+            "tensors",
+            format!("{}, without a description of the network", count(tensors.len() as u64)),
+        ),
+    ]);
+    let mut grid = Grid::new(&["tensor", "type", "shape"]);
+    for tensor in &tensors {
+        let sides: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+        grid.row(vec![
+            tensor.name.clone(),
+            tensor.dtype.clone(),
+            format!("[{}]", sides.join(", ")),
+        ]);
+    }
+    page.gap().grid(&grid).gap();
+    let Some(example) = example_layers(&tensors) else {
+        page.line(
+            "a run takes dense layers (`<layer>.weight` [outputs, inputs]) and convolutions (`<layer>.weight` [output channels, channels, kernel]), \
+             each with or without `<layer>.bias`, and no other tensors: these do not make a network",
+        );
+        return Ok(page);
+    };
+    let layers: Vec<String> = example.iter().map(|layer| (*layer).to_owned()).collect();
+    page.line("to run it, say in the run file what its layers are, in order, with the activations that it was trained with; for instance:")
+        .gap()
+        .line("    [network]")
+        .line(format!("    uri = {uri:?}"))
+        .line(format!("    layers = {layers:?}"))
+        .gap()
+        .line(match read(content, Some(layers)) {
+            Ok(network) => format!(
+                "these make a network of {} pixels to {} labels; input_mean, input_scale and [network.labels] mean, scale say how its flux and \
+                 labels were normalised, where they were",
+                count(network.n_inputs() as u64),
+                network.n_labels()
+            ),
+            Err(error) => format!("but these tensors do not fit such layers: {error}"),
+        });
+    Ok(page)
+}
+
+/// A network that describes itself.
+fn of_network(uri: &str, content: &[u8], network: &Network) -> Page {
     let mut page = Page::new();
     page.facts(&[
         ("network", format!("{uri}, {}", bytes(content.len() as u64))),
@@ -41,9 +103,9 @@ pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
             ),
         ),
     ]);
-    page.gap().grid(&layers(&network));
-    page.gap().grid(&labels(&network));
-    Ok(page)
+    page.gap().grid(&layers(network));
+    page.gap().grid(&labels(network));
+    page
 }
 
 /// A row a layer.

@@ -8,6 +8,7 @@ use super::answer::Answer;
 use super::releases::output_at;
 use super::stores;
 use crate::exit_code::CliError;
+use crate::logging::Terminal;
 use crate::printing::{Page, count, number};
 use crate::resolve::{Query, Question};
 use crate::weights::Weights;
@@ -15,9 +16,13 @@ use crate::weights::Weights;
 /// Answers a query.
 ///
 /// # Errors
-/// There is no complete output, no such layer or weight, a vector does not fit, or the answer cannot be written.
-pub fn inverse(query: &Query) -> Result<(), CliError> {
+/// There is no complete output, no such layer or weight, a vector does not fit, or the file of the answer is there already or cannot
+/// be written.
+pub fn inverse(query: &Query, terminal: &Terminal) -> Result<(), CliError> {
     let stores = stores(&query.output)?;
+    if let Some(uri) = &query.out {
+        stores.check_new(uri, query.overwrite)?;
+    }
     let output = output_at(&stores, &query.output.uri)?;
     let layer = Finished::open(&stores, &output)?.layer(&query.layer, query.threads)?;
     let answer = answer(&stores, &layer, &query.question)?;
@@ -29,7 +34,7 @@ pub fn inverse(query: &Query) -> Result<(), CliError> {
             .clone()
             .with("fisherflow.layer", query.layer.as_str())
             .with("fisherflow.query", query.question.to_string());
-        answer.write(&stores, uri, shapes, &metadata)?;
+        answer.write(&stores, uri, query.overwrite, shapes, &metadata)?;
     }
     let mut page = Page::new();
     if query.json {
@@ -85,6 +90,9 @@ pub fn inverse(query: &Query) -> Result<(), CliError> {
             }
             None => answer.print_to(page.gap(), shapes)?,
         }
+    }
+    if query.out.is_some() {
+        return Ok(page.tell(terminal)?);
     }
     Ok(page.print()?)
 }

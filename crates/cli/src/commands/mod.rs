@@ -43,35 +43,39 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
             stage,
             cluster,
             metrics,
-        } => run::run(*job, stage, &cluster, &meter(terminal, metrics)?, terminal),
+        } => run::run(*job, stage, &cluster, &meter(terminal, metrics), terminal),
         Task::Plan { job, question, json } => plan::plan(*job, &question, json),
         Task::Spectrum {
             job,
             settings,
             cluster,
             metrics,
-        } => spectrum::spectrum(*job, settings, &cluster, &meter(terminal, metrics)?),
-        Task::OutputHessian { job, request } => output_hessian::output_hessian(*job, request, &meter(terminal, None)?),
+        } => spectrum::spectrum(*job, settings, &cluster, &meter(terminal, metrics), terminal),
+        Task::OutputHessian { job, request } => {
+            output_hessian::output_hessian(*job, request, &meter(terminal, None), terminal)
+        }
         Task::Train(training) => train::train(&training, terminal),
         Task::Inspect(place) => inspect::inspect(&place),
         Task::Verify(place) => verify::verify(&place),
         Task::Status(place) => status::status(&place),
         Task::Releases(place) => releases::releases(&place),
-        Task::Gc(place, args) => releases::gc(&place, &args),
-        Task::Simulate(place, args) => simulate::simulate(&place, &args),
-        Task::Report(place) => output_page::report(&place),
-        Task::Inverse(query) => inverse::inverse(&query),
-        Task::Export(what) => export::export(&what),
+        Task::Gc(place, args) => releases::gc(&place, &args, terminal),
+        Task::Simulate(place, args) => simulate::simulate(&place, &args, terminal),
+        Task::Report(asked) => output_page::report(&asked),
+        Task::Inverse(query) => inverse::inverse(&query, terminal),
+        Task::Export(what) => export::export(&what, terminal),
     }
 }
 
-/// What counts a run, shown as fits the terminal and, where asked for, to Prometheus.
-fn meter(terminal: &Terminal, metrics: Option<SocketAddr>) -> Result<Arc<Meter>, CliError> {
+/// What counts a run, shown as fits the terminal and, where asked for, to Prometheus. What only shows a run does not end it.
+fn meter(terminal: &Terminal, metrics: Option<SocketAddr>) -> Arc<Meter> {
     let meter = Meter::new(progress::display(terminal));
-    if let Some(address) = metrics {
-        crate::metrics::serve(&meter, address)?;
+    if let Some(address) = metrics
+        && let Err(error) = crate::metrics::serve(&meter, address)
+    {
+        tracing::warn!(%address, %error, "no metrics: the address of --metrics cannot be listened at; the run goes on");
     }
-    Ok(meter)
+    meter
 }
 
 /// The stores of a place.

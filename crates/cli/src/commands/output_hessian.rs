@@ -5,13 +5,19 @@ use std::sync::Arc;
 use fisherflow_dataflow::{Job, Meter, OutputHessianRequest};
 
 use crate::exit_code::CliError;
+use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count, number};
 
 /// Computes and writes them, and prints how large they are.
 ///
 /// # Errors
 /// Whatever ended it.
-pub fn output_hessian(job: Job, request: OutputHessianRequest, meter: &Arc<Meter>) -> Result<(), CliError> {
+pub fn output_hessian(
+    job: Job,
+    request: OutputHessianRequest,
+    meter: &Arc<Meter>,
+    terminal: &Terminal,
+) -> Result<(), CliError> {
     let report = fisherflow_dataflow::output_hessian(Arc::new(job), &request, Arc::clone(meter))?;
     let mut page = Page::new();
     page.facts(&[
@@ -50,6 +56,5 @@ pub fn output_hessian(job: Job, request: OutputHessianRequest, meter: &Arc<Meter
              are terms between different layers, and none is on the diagonal",
         );
     }
-    page.print()?;
-    Ok(())
+    Ok(page.tell(terminal)?)
 }

@@ -1,30 +1,53 @@
 //! What an output holds, from its manifest: for `inspect` and `report`.
 
-use fisherflow_store::{Manifest, Output};
+use fisherflow_store::{Manifest, Output, Resolved};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
-use crate::resolve::Place;
+use crate::resolve::Report;
 
 use super::findings::Findings;
-use super::releases::output_at;
+use super::releases::resolved;
 use super::{run, stores};
 
-/// Writes the page of plots of a complete output again, and prints what it holds.
+/// Prints what a complete output holds, and writes its page of plots: again, but for a release, which never changes.
 ///
 /// # Errors
-/// There is no output, it is not complete, or cannot be read.
-pub fn report(place: &Place) -> Result<(), CliError> {
-    let stores = stores(place)?;
-    let output = Output::open(&stores, &output_at(&stores, &place.uri)?)?;
+/// There is no output, it is not complete or cannot be read, or the page's file is there already or cannot be written.
+pub fn report(asked: &Report) -> Result<(), CliError> {
+    let stores = stores(&asked.output)?;
+    if let Some(out) = &asked.out {
+        stores.check_new(out, asked.overwrite)?;
+    }
+    let Resolved { uri, release } = resolved(&stores, &asked.output.uri)?;
+    let output = Output::open(&stores, &uri)?;
     let manifest = output.manifest()?.ok_or_else(|| CliError::Refused {
         uri: output.uri().to_owned(),
         problem: "holds no complete output: finish its run first".to_owned(),
     })?;
-    let report = fisherflow_report::write(&stores, output.uri())?;
     let mut page = complete(&output, &manifest);
-    page.gap().line(format!("report     {}", report.uri));
-    Ok(page.print()?)
+    let own = output.child(fisherflow_report::REPORT);
+    if asked.out.is_none() && release.is_some() && stores.exists(&own)? {
+        page.gap().line(format!(
+            "report     {own}, as it was released; --out FILE draws it anew"
+        ));
+        return Ok(page.print()?);
+    }
+    let html = fisherflow_report::draw(&stores, output.uri())?.html.into_bytes();
+    let written = match &asked.out {
+        Some(out) => stores.write_new(out, html, asked.overwrite).map_err(CliError::from),
+        None => stores.write(&own, html).map_err(|source| CliError::NoPlaceForReport {
+            uri: own.clone(),
+            source: Box::new(source),
+        }),
+    };
+    if written.is_ok() {
+        page.gap()
+            .line(format!("report     {}", asked.out.as_ref().unwrap_or(&own)));
+    }
+    // What the output holds is told wherever its page can or cannot go.
+    page.print()?;
+    written
 }
 
 /// What an output holds; `None` where there is none.
@@ -69,15 +92,16 @@ fn complete(output: &Output, manifest: &Manifest) -> Page {
             format!("{} by fisherflow {}", manifest.created, manifest.fisherflow),
         ),
     ]);
-    let mut inputs = Grid::new(&["input", "uri", "objects", "rows", "size", "sha256"]);
+    let mut inputs = Grid::new(&["input", "uri", "objects", "rows", "size", "hash of"]);
     for input in &manifest.inputs {
+        let (of, hash) = input.hash();
         inputs.row(vec![
             input.role.clone(),
             input.uri.clone(),
             count(input.objects),
             count(input.rows),
             bytes(input.bytes),
-            input.sha256.chars().take(12).collect(),
+            format!("{of} {}", hash.chars().take(12).collect::<String>()),
         ]);
     }
     page.gap().grid(&inputs);

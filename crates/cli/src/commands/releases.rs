@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use fisherflow_store::{Line, Resolved, Retention, Stores};
+use fisherflow_store::{Line, Resolved, Retention, StoreError, Stores};
 
 use super::stores;
 use crate::args::GcArgs;
-use crate::exit_code::CliError;
+use crate::exit_code::{self, CliError};
+use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Place;
 
@@ -18,11 +19,19 @@ const LISTED: usize = 20;
 /// # Errors
 /// The line has no such release.
 pub fn output_at(stores: &Stores, uri: &str) -> Result<String, CliError> {
-    let Resolved { uri, release } = Line::resolve(stores, uri)?;
-    if let Some((line, release)) = release {
+    Ok(resolved(stores, uri)?.uri)
+}
+
+/// The same, and of which line which release it is.
+///
+/// # Errors
+/// As [`output_at`].
+pub fn resolved(stores: &Stores, uri: &str) -> Result<Resolved, CliError> {
+    let resolved = Line::resolve(stores, uri)?;
+    if let Some((line, release)) = &resolved.release {
         tracing::info!(line, release, "reads");
     }
-    Ok(uri)
+    Ok(resolved)
 }
 
 /// Prints the releases of a line.
@@ -57,19 +66,29 @@ pub fn releases(place: &Place) -> Result<(), CliError> {
         "excluded",
     ]);
     for release in releases {
-        let Some(commit) = line.commit_of(release)? else {
-            continue;
+        let commit = match line.commit_of(release) {
+            Ok(Some(commit)) => commit,
+            Ok(None) => continue,
+            // The others are still there, and still to be read.
+            Err(error @ StoreError::BadDocument { .. }) => {
+                tracing::warn!(release, "left out of the list: {}", exit_code::chain(&error));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
         };
         let changes = &commit.changes;
-        let touched = changes.touched.len() as u64;
+        let known = |groups: fn(u64, u64) -> u64| {
+            let computed = changes.computed.map(|computed| groups(changes.groups, computed));
+            computed.map_or("-".to_owned(), count)
+        };
         grid.row(vec![
             release.to_string(),
             commit.created.clone(),
             commit.run_id.clone(),
             count(commit.spectra),
             count(changes.groups),
-            count(touched),
-            count(changes.groups.saturating_sub(touched)),
+            known(|_, computed| computed),
+            known(u64::saturating_sub),
             count(changes.added.len() as u64),
             count(changes.replaced.len() as u64),
             count(changes.retracted.len() as u64),
@@ -86,7 +105,7 @@ pub fn releases(place: &Place) -> Result<(), CliError> {
 ///
 /// # Errors
 /// There is no line, or it cannot be read or removed from.
-pub fn gc(place: &Place, args: &GcArgs) -> Result<(), CliError> {
+pub fn gc(place: &Place, args: &GcArgs, terminal: &Terminal) -> Result<(), CliError> {
     let stores = stores(place)?;
     let line = Line::open(&stores, &place.uri)?;
     if line.basis()?.is_none() {
@@ -95,10 +114,22 @@ pub fn gc(place: &Place, args: &GcArgs) -> Result<(), CliError> {
             problem: "is no line of releases: nothing is removed".to_owned(),
         });
     }
-    let garbage = line.garbage(Retention {
+    let found = line.garbage(Retention {
         keep: args.keep,
         grace: Duration::from_secs_f64(args.grace * 3600.0),
-    })?;
+    });
+    let garbage = match found {
+        Err(StoreError::BadDocument { uri, source }) => {
+            return Err(CliError::Refused {
+                problem: format!(
+                    "is damaged, or from a newer fisherflow ({source}), and what it names would be removed: nothing is. Put it back from a copy, \
+                     or give up what it stands for by deleting it"
+                ),
+                uri,
+            });
+        }
+        found => found?,
+    };
     let list = |releases: &[u64]| match releases {
         [] => "none".to_owned(),
         some => some.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
@@ -144,5 +175,8 @@ pub fn gc(place: &Place, args: &GcArgs) -> Result<(), CliError> {
             ));
         }
     }
-    Ok(page.print()?)
+    if args.dry_run {
+        return Ok(page.print()?);
+    }
+    Ok(page.tell(terminal)?)
 }

@@ -14,9 +14,6 @@ use crate::signals;
 use super::IO_THREADS;
 use super::findings::Findings;
 
-/// Bytes of an output that a run reads back at once, to check them.
-const READ_BACK: u64 = 1 << 30;
-
 /// Runs stages, and prints their summary in the first process.
 ///
 /// # Errors
@@ -25,14 +22,26 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
     signals::heed(&cluster.interrupt, terminal)?;
     let (stores, uri) = (Stores::new(job.store.clone(), IO_THREADS)?, job.output.clone());
     let releases = job.releases;
+    tracing::debug!(
+        network = job.network.uri,
+        catalogue = job.catalogue.uri,
+        output = job.output,
+        workers = cluster.workers,
+        process = cluster.process,
+        processes = cluster.processes,
+        precision = %job.compute.arithmetic.precision,
+        threads = job.compute.arithmetic.threads,
+        batch = job.compute.batch,
+        group = job.compute.group,
+        "begins"
+    );
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, Arc::clone(meter))?;
     if cluster.process == 0 {
         match outcome {
             Outcome::Done(done) if done.complete => {
-                let checked = check(&stores, &done)?;
-                page(&done, &checked, report(&stores, &done.output).as_deref()).print()?;
+                page(&done, &checked(&done), report(&stores, &done.output).as_deref()).tell(terminal)?;
             }
-            Outcome::Done(done) => page(&done, "no manifest yet", None).print()?,
+            Outcome::Done(done) => page(&done, "no manifest yet", None).tell(terminal)?,
             Outcome::AlreadyComplete(manifest) => {
                 // Its process may have ended before it came to that.
                 if !releases && !stores.exists(&Output::open(&stores, &uri)?.child(fisherflow_report::REPORT))? {
@@ -45,12 +54,12 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
                         manifest.created,
                         count(manifest.files.len() as u64),
                         if releases {
-                            "the line's last release is of these very inputs"
+                            "the line's last release is of these very inputs, and --overwrite makes another"
                         } else {
                             "--overwrite runs it again"
                         }
                     ))
-                    .print()?;
+                    .tell(terminal)?;
             }
         }
     }
@@ -66,20 +75,13 @@ fn report(stores: &Stores, output: &str) -> Option<String> {
         .map(|report| report.uri)
 }
 
-/// Reads a complete output back against its manifest, unless that would take long; says what was done.
-fn check(stores: &Stores, done: &RunSummary) -> Result<String, CliError> {
-    let size: u64 = done.files.iter().map(|file| file.bytes).sum();
-    if size > READ_BACK {
-        return Ok(format!("complete; {} to read back: fisherflow verify", bytes(size)));
+/// What is known of a complete output's files.
+fn checked(done: &RunSummary) -> String {
+    if done.read_back {
+        return "complete, verified".to_owned();
     }
-    let verified = Output::open(stores, &done.output)?.verify()?;
-    match verified.problems.first() {
-        None => Ok("complete, verified".to_owned()),
-        Some(problem) => Err(CliError::Refused {
-            uri: done.output.clone(),
-            problem: format!("{problem}: the store did not keep what was written"),
-        }),
-    }
+    let size = done.files.iter().map(|file| file.bytes).sum();
+    format!("complete; {} to read back: fisherflow verify", bytes(size))
 }
 
 /// What a run left.

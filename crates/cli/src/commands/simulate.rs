@@ -5,6 +5,7 @@ use fisherflow_store::{simulated_columns, write_simulated};
 
 use crate::args::SimulateArgs;
 use crate::exit_code::CliError;
+use crate::logging::Terminal;
 use crate::printing::{Page, bytes, count};
 use crate::resolve::Place;
 
@@ -14,7 +15,7 @@ use super::stores;
 ///
 /// # Errors
 /// The counts make no catalogue, there are objects already, or the store does not take them.
-pub fn simulate(place: &Place, args: &SimulateArgs) -> Result<(), CliError> {
+pub fn simulate(place: &Place, args: &SimulateArgs, terminal: &Terminal) -> Result<(), CliError> {
     let rows_per_file = rows_per_file(args)?;
     if !(args.snr_from > 0.0 && args.snr_from <= args.snr_to && args.snr_to.is_finite()) {
         return Err(CliError::Arguments(format!(
@@ -23,6 +24,7 @@ pub fn simulate(place: &Place, args: &SimulateArgs) -> Result<(), CliError> {
         )));
     }
     let stores = stores(place)?;
+    stores.check_folder(&place.uri)?;
     if let Some(object) = stores.list_all(&place.uri)?.first() {
         return Err(CliError::Arguments(format!(
             "{} is not empty, it holds {}: name another folder, or delete it first",
@@ -43,7 +45,7 @@ pub fn simulate(place: &Place, args: &SimulateArgs) -> Result<(), CliError> {
             bytes(size)
         ))
         .line(format!("columns: {}", columns.names().join(", ")))
-        .print()?;
+        .tell(terminal)?;
     Ok(())
 }
 

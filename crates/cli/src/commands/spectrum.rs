@@ -6,6 +6,7 @@ use fisherflow_curvature::Ritz;
 use fisherflow_dataflow::{Cluster, Job, Meter, SpectrumReport, SpectrumSettings};
 
 use crate::exit_code::CliError;
+use crate::logging::Terminal;
 use crate::printing::{Grid, Page, count, number};
 
 /// Decades of the printed density.
@@ -15,10 +16,16 @@ const DECADES: i32 = 12;
 ///
 /// # Errors
 /// Whatever ended it.
-pub fn spectrum(job: Job, settings: SpectrumSettings, cluster: &Cluster, meter: &Arc<Meter>) -> Result<(), CliError> {
+pub fn spectrum(
+    job: Job,
+    settings: SpectrumSettings,
+    cluster: &Cluster,
+    meter: &Arc<Meter>,
+    terminal: &Terminal,
+) -> Result<(), CliError> {
     let kind = settings.kind.name();
     if let Some(report) = fisherflow_dataflow::spectrum(Arc::new(job), settings, cluster, Arc::clone(meter))? {
-        page(kind, &report).print()?;
+        page(kind, &report).tell(terminal)?;
     }
     Ok(())
 }

@@ -146,7 +146,7 @@ fn sign_of_life(told: Option<&RunStatus>) -> String {
     let age = time(told.age_s() as f64);
     match &told.ended {
         Some(how) if how == "done" => format!("{age} ago: `fisherflow {}` is done", told.stage),
-        Some(how) => format!("{age} ago: ended: {how}: run again"),
+        Some(how) => format!("{age} ago: ended: {how}"),
         None if told.is_silent() => format!("silent for {age}: probably dead, run again"),
         None => format!("{age} ago, by process {} on {}", told.pid, told.host),
     }
@@ -238,6 +238,8 @@ fn stages(manifest: Option<&Manifest>, contents: &[(String, u64)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fisherflow_dataflow::RunError;
+
     use super::*;
 
     #[test]
@@ -308,11 +310,14 @@ mod tests {
             silent.starts_with("silent for 9") && silent.ends_with(": probably dead, run again"),
             "{silent}"
         );
-        let lost = sign_of_life(Some(&told(4, Some("a process of the cluster was lost"))));
+        // How it ended says what to do by itself.
+        let how = RunError::PeerLost("process 1 has ended".to_owned()).to_string();
+        let lost = sign_of_life(Some(&told(4, Some(&how))));
         assert!(
-            lost.contains("ended: a process of the cluster was lost: run again"),
+            lost.ends_with("ended: a process of the cluster was lost (process 1 has ended): run again"),
             "{lost}"
         );
+        assert_eq!(lost.matches("run again").count(), 1, "{lost}");
         let told = told(4, None);
         assert_eq!(
             pass(&told.standing),

@@ -15,7 +15,7 @@ pub fn train(job: &TrainJob, terminal: &Terminal) -> Result<(), CliError> {
     let mut epochs = progress::Epochs::new(terminal);
     let trained = fisherflow_dataflow::train(job, &mut |epoch| epochs.show(&epoch))?;
     epochs.end();
-    Ok(page(job, &trained).print()?)
+    Ok(page(job, &trained).tell(terminal)?)
 }
 
 fn page(job: &TrainJob, trained: &Trained) -> Page {

@@ -1,12 +1,12 @@
-//! `verify`: every file of an output against its manifest.
+//! `verify`: every file of an output against its manifest, and of a release the manifest against its commit.
 
-use fisherflow_store::Output;
+use fisherflow_store::{Line, Output, Resolved};
 
 use crate::exit_code::CliError;
 use crate::printing::{Page, bytes, count};
 use crate::resolve::Place;
 
-use super::releases::output_at;
+use super::releases::resolved;
 use super::stores;
 
 /// Reads every file again, and prints what is not as the manifest says.
@@ -15,8 +15,12 @@ use super::stores;
 /// The output has no manifest, cannot be read, or is not as its manifest says.
 pub fn verify(place: &Place) -> Result<(), CliError> {
     let stores = stores(place)?;
-    let output = Output::open(&stores, &output_at(&stores, &place.uri)?)?;
-    let found = output.verify()?;
+    let Resolved { uri, release } = resolved(&stores, &place.uri)?;
+    let output = Output::open(&stores, &uri)?;
+    let found = match &release {
+        Some((line, release)) => Line::open(&stores, line)?.verify(*release)?,
+        None => output.verify()?,
+    };
     let mut page = Page::new();
     for problem in &found.problems {
         page.line(format!("problem: {problem}"));
@@ -35,6 +39,13 @@ pub fn verify(place: &Place) -> Result<(), CliError> {
     }
     Err(CliError::Refused {
         uri: output.uri().to_owned(),
-        problem: "is not as its manifest says: run it again with --overwrite".to_owned(),
+        problem: match release {
+            None => "is not as its manifest says: run it again with --overwrite",
+            Some(_) => {
+                "is not as it was committed, and releases never change: put back from a copy what is not as it was, or make the next release, which \
+                 of the same inputs needs --overwrite"
+            }
+        }
+        .to_owned(),
     })
 }

@@ -10,19 +10,23 @@ use crate::args::{ClusterArgs, HostsArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::hostfile::{self, FIRST_PORT};
+use crate::slurm::SlurmStep;
+
+/// Threads of one kind in a process: more than a machine has cores. What timely holds grows with the square of the workers, to 2.7 GiB here.
+const MOST_THREADS: usize = 1024;
+/// Processes of a run: as many as there are ports from the first on.
+const MOST_PROCESSES: usize = 60_000;
 
 /// The cluster that the arguments place.
 ///
 /// # Errors
-/// No process or worker at all, a position that is not there or not said, hosts or a secret that cannot be read.
+/// No process or worker at all, or more than can be, a position that is not there or not said, hosts or a secret that cannot be read.
 pub fn cluster(args: &ClusterArgs, environment: &Environment) -> Result<Cluster, CliError> {
     let wrong = |problem: String| Err(CliError::Arguments(problem));
     let workers = workers(args.workers)?;
     let step = args.hosts.slurm.then_some(&environment.slurm);
-    let processes = args.processes.or(step.and_then(|step| step.tasks)).unwrap_or(1);
-    if processes == 0 {
-        return wrong("-n takes at least 1".to_owned());
-    }
+    step.map_or(Ok(()), SlurmStep::check)?;
+    let processes = processes(args.processes.or(step.and_then(|step| step.tasks)).unwrap_or(1))?;
     let from_environment = match step {
         Some(step) => step.process,
         None => environment.completion_index.filter(|_| processes > 1),
@@ -179,11 +183,34 @@ fn build() -> Result<[u8; 32], CliError> {
 /// Workers of each process.
 ///
 /// # Errors
-/// None at all.
+/// None at all, or too many.
 pub fn workers(said: usize) -> Result<usize, CliError> {
+    counted("-w", said, MOST_THREADS, "a worker a core is enough")
+}
+
+/// Threads of a worker, or of a command that has none.
+///
+/// # Errors
+/// None at all, or too many.
+pub fn threads(said: usize) -> Result<usize, CliError> {
+    counted("--threads", said, MOST_THREADS, "a thread a core is enough")
+}
+
+/// Processes of a run.
+///
+/// # Errors
+/// None at all, or too many.
+pub fn processes(said: usize) -> Result<usize, CliError> {
+    counted("-n", said, MOST_PROCESSES, "give each more workers, with -w")
+}
+
+fn counted(name: &str, said: usize, most: usize, remedy: &str) -> Result<usize, CliError> {
     match said {
-        0 => Err(CliError::Arguments("-w takes at least 1".to_owned())),
-        workers => Ok(workers),
+        0 => Err(CliError::Arguments(format!("{name} takes at least 1"))),
+        said if said > most => Err(CliError::Arguments(format!(
+            "{name} {said} is too many: it takes at most {most}; {remedy}"
+        ))),
+        said => Ok(said),
     }
 }
 
@@ -276,12 +303,15 @@ mod tests {
         args.processes = None;
         args.hosts.slurm = true;
         assert!(cluster(&args, &environment).unwrap_err().to_string().contains("srun"));
-        environment.slurm = crate::slurm::SlurmStep {
-            nodes: Some("n[1-2]".into()),
-            tasks_per_node: Some("1(x2)".into()),
-            tasks: Some(2),
-            process: Some(1),
-        };
+        let mut variables = [
+            ("SLURM_JOB_NODELIST", "n[1-2]"),
+            ("SLURM_TASKS_PER_NODE", "1(x2)"),
+            ("SLURM_NTASKS", "2"),
+            ("SLURM_PROCID", "1"),
+        ];
+        let read =
+            |variables: [(&str, &str); 4]| Environment::of(variables.map(|(name, value)| (name.into(), value.into())));
+        environment.slurm = read(variables).slurm;
         let placed = cluster(&args, &environment).unwrap();
         assert_eq!((placed.process, placed.processes), (1, 2));
         assert_eq!(placed.hosts, listed(&["n1:2101", "n2:2101"]));
@@ -292,6 +322,13 @@ mod tests {
                 .to_string()
                 .contains("2 tasks")
         );
+        for which in [2, 3] {
+            let right = std::mem::replace(&mut variables[which].1, "four");
+            let error = cluster(&args, &read(variables)).unwrap_err();
+            let said = format!("--slurm: {}=four is no number", variables[which].0);
+            assert_eq!((error.exit_code(), error.to_string()), (2, said));
+            variables[which].1 = right;
+        }
     }
 
     #[test]
@@ -322,10 +359,28 @@ mod tests {
             (0, None, "at least 1"),
             (2, None, "-n 2 needs -p"),
             (2, Some(2), "-p 2 is not one of the 2"),
+            (60_001, Some(0), "at most 60000"),
         ] {
             let error = cluster(&args(processes, process), &Environment::default()).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
             assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn threads_beyond_what_a_machine_has_are_refused_before_any_starts() {
+        for (count, name) in [(workers as fn(usize) -> _, "-w"), (threads, "--threads")] {
+            assert_eq!(count(MOST_THREADS).unwrap(), MOST_THREADS);
+            for (said, words) in [
+                (0, "at least 1"),
+                (20_000, "at most 1024"),
+                (usize::MAX, "at most 1024"),
+            ] {
+                let error = count(said).unwrap_err();
+                assert_eq!(error.exit_code(), 2);
+                let error = error.to_string();
+                assert!(error.starts_with(name) && error.contains(words), "{error}");
+            }
         }
     }
 

@@ -4,8 +4,9 @@ use std::fmt;
 
 use fisherflow_dataflow::{Peer, Reduction};
 
+use super::cluster::threads;
 use super::{Place, object_store};
-use crate::args::{ExportArgs, InverseArgs, LossReduction};
+use crate::args::{ExportArgs, InverseArgs, LossReduction, ReportArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::run_file::Folder;
@@ -22,10 +23,23 @@ pub struct Query {
     pub question: Question,
     /// The URI of a file for the answer.
     pub out: Option<String>,
+    /// Whether a file that is there may be lost.
+    pub overwrite: bool,
     /// Whether JSON is printed.
     pub json: bool,
     /// Threads of the products.
     pub threads: usize,
+}
+
+/// What an output holds, and its page of plots.
+#[derive(Debug)]
+pub struct Report {
+    /// The output, and how to reach it and the file below.
+    pub output: Place,
+    /// The URI of a file for the page; `None`: it goes into the output.
+    pub out: Option<String>,
+    /// Whether a file that is there may be lost.
+    pub overwrite: bool,
 }
 
 /// What is asked.
@@ -57,6 +71,8 @@ pub struct Export {
     pub reduction: Reduction,
     /// The URI of the file.
     pub out: String,
+    /// Whether a file that is there may be lost.
+    pub overwrite: bool,
     /// Threads of the products.
     pub threads: usize,
 }
@@ -75,7 +91,7 @@ impl fmt::Display for Question {
 /// Resolves a question.
 ///
 /// # Errors
-/// The environment is wrong.
+/// The environment or the number of threads is wrong.
 pub fn query(args: InverseArgs, environment: &Environment) -> Result<Query, CliError> {
     let folder = current()?;
     let locate = |uri: &String| folder.locate(uri);
@@ -102,15 +118,16 @@ pub fn query(args: InverseArgs, environment: &Environment) -> Result<Query, CliE
         layer: args.layer,
         question,
         out,
+        overwrite: args.overwrite,
         json: args.json,
-        threads: args.threads.max(1),
+        threads: threads(args.threads)?,
     })
 }
 
 /// Resolves an export.
 ///
 /// # Errors
-/// The environment is wrong.
+/// The environment or the number of threads is wrong.
 pub fn export(args: &ExportArgs, environment: &Environment) -> Result<Export, CliError> {
     let folder = current()?;
     let (uri, out) = (folder.locate(&args.output), folder.locate(&args.out));
@@ -124,7 +141,27 @@ pub fn export(args: &ExportArgs, environment: &Environment) -> Result<Export, Cl
             None => args.to.reductions()[0],
         },
         out,
-        threads: args.threads.max(1),
+        overwrite: args.overwrite,
+        threads: threads(args.threads)?,
+    })
+}
+
+/// Resolves where a page of plots goes.
+///
+/// # Errors
+/// The environment is wrong.
+pub fn report(args: &ReportArgs, environment: &Environment) -> Result<Report, CliError> {
+    let folder = current()?;
+    let (uri, out) = (
+        folder.locate(&args.uri),
+        args.out.as_ref().map(|out| folder.locate(out)),
+    );
+    let uris: Vec<&str> = std::iter::once(&uri).chain(&out).map(String::as_str).collect();
+    let store = object_store::options(environment, &uris)?;
+    Ok(Report {
+        output: Place { uri, store },
+        out,
+        overwrite: args.overwrite,
     })
 }
 

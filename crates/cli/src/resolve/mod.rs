@@ -15,7 +15,7 @@ use fisherflow_dataflow::{
 };
 use fisherflow_store::StoreOptions;
 
-pub use finished::{Export, Query, Question};
+pub use finished::{Export, Query, Question, Report};
 
 use crate::args::{Command, GcArgs, SimulateArgs};
 use crate::environment::Environment;
@@ -78,7 +78,7 @@ pub enum Task {
     /// A catalogue of simulated spectra.
     Simulate(Place, SimulateArgs),
     /// What an output holds.
-    Report(Place),
+    Report(Report),
     /// A question about a layer's inverse.
     Inverse(Query),
     /// The Hessian in another program's convention.
@@ -164,7 +164,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         Command::Releases(args) => Ok(Task::Releases(place(&args.uri)?)),
         Command::Gc(args) => Ok(Task::Gc(place(&args.uri)?, args)),
         Command::Simulate(args) => Ok(Task::Simulate(place(&args.out)?, args)),
-        Command::Report(args) => Ok(Task::Report(place(&args.uri)?)),
+        Command::Report(args) => Ok(Task::Report(finished::report(&args, environment)?)),
         Command::Inverse(args) => Ok(Task::Inverse(finished::query(args, environment)?)),
         Command::Export(args) => Ok(Task::Export(finished::export(&args, environment)?)),
     }

@@ -107,6 +107,16 @@ mod tests {
     }
 
     #[test]
+    fn a_password_in_the_endpoint_is_refused_and_not_repeated() {
+        let variables = [("AWS_ENDPOINT_URL", "http://user:hush@localhost:9000")];
+        let environment = Environment::of(variables.map(|(k, v)| (k.into(), v.into())));
+        let error = options(&environment, &["s3://b/k"]).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("aws_endpoint_url") && !said.contains("hush"), "{said}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
     fn a_file_of_keys_has_a_profile() {
         let named = |profile: &str| {
             let variables = [("AWS_SHARED_CREDENTIALS_FILE", "/keys"), ("AWS_PROFILE", profile)];

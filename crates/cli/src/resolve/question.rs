@@ -4,14 +4,17 @@ use std::path::Path;
 
 use fisherflow_dataflow::{ClusterQuestion, ClusterRates};
 
-use super::cluster::workers;
+use super::cluster::{processes, workers};
 use crate::args::PlanArgs;
 use crate::exit_code::CliError;
+
+/// Spectra that a plan is for, at most.
+const MOST_SPECTRA: f64 = 1e12;
 
 /// The cluster that a plan is asked about.
 ///
 /// # Errors
-/// No worker at all, a number that is none of what it counts, or a file of rates that cannot be read.
+/// No process or worker at all, or too many, a number that is none of what it counts, or a file of rates that cannot be read.
 pub fn question(args: &PlanArgs) -> Result<ClusterQuestion, CliError> {
     let rates = match &args.rates {
         Some(path) => read(path)?,
@@ -21,9 +24,9 @@ pub fn question(args: &PlanArgs) -> Result<ClusterQuestion, CliError> {
         Ok(positive(name, given)?.map_or(measured, |megabytes| 1e6 * megabytes))
     };
     Ok(ClusterQuestion {
-        processes: args.processes.max(1),
+        processes: processes(args.processes)?,
         workers: workers(args.workers)?,
-        spectra: positive("--spectra", args.spectra)?.map(|spectra| spectra.ceil() as u64),
+        spectra: positive("--spectra", args.spectra)?.map(spectra).transpose()?,
         fit_rate: positive("--rate", args.rate)?,
         rates: ClusterRates {
             network_bytes: bytes("--network", args.network, rates.network_bytes)?,
@@ -31,6 +34,16 @@ pub fn question(args: &PlanArgs) -> Result<ClusterQuestion, CliError> {
             ..rates
         },
     })
+}
+
+/// Spectra to plan for. Beyond the limit bytes and operations of all of them are no numbers any more.
+fn spectra(said: f64) -> Result<u64, CliError> {
+    match said <= MOST_SPECTRA {
+        true => Ok(said.ceil() as u64),
+        false => Err(CliError::Arguments(format!(
+            "--spectra {said:e} is too many: it takes at most {MOST_SPECTRA:e}"
+        ))),
+    }
 }
 
 /// Rates as `tests/cluster-model` writes them.
@@ -75,21 +88,54 @@ fn positive(name: &str, value: Option<f64>) -> Result<Option<f64>, CliError> {
 mod tests {
     use super::*;
 
-    fn asked(rates: &str, store: Option<f64>) -> Result<ClusterQuestion, CliError> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("rates.json");
-        std::fs::write(&file, rates).unwrap();
-        question(&PlanArgs {
+    fn args() -> PlanArgs {
+        PlanArgs {
             file: "run.toml".into(),
             processes: 2,
             workers: 1,
             spectra: Some(1e6),
             rate: None,
             network: None,
+            store: None,
+            rates: None,
+            json: false,
+        }
+    }
+
+    fn asked(rates: &str, store: Option<f64>) -> Result<ClusterQuestion, CliError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rates.json");
+        std::fs::write(&file, rates).unwrap();
+        question(&PlanArgs {
             store,
             rates: Some(file),
-            json: false,
+            ..args()
         })
+    }
+
+    #[test]
+    fn numbers_that_no_cluster_has_are_refused() {
+        let of = |processes: usize, workers: usize, spectra: f64| {
+            question(&PlanArgs {
+                processes,
+                workers,
+                spectra: Some(spectra),
+                ..args()
+            })
+        };
+        assert_eq!(of(1, 1, 1e12).unwrap().spectra, Some(1_000_000_000_000));
+        for (found, said) in [
+            (of(0, 1, 1e6), "-n takes at least 1"),
+            (of(1, 0, 1e6), "-w takes at least 1"),
+            (of(1, 20_000, 1e6), "-w 20000 is too many"),
+            (of(usize::MAX, 1, 1e6), "at most 60000"),
+            (of(1, 1, 1e30), "--spectra 1e30 is too many: it takes at most 1e12"),
+            (of(1, 1, f64::NAN), "--spectra takes a number above 0"),
+        ] {
+            let error = found.unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 
     const RATES: &str = r#"{"worker_flops": 1e11, "inverse_flops": 2e10, "decode_bytes": 1e8, "store_bytes": 3e8, "network_bytes": 4e8, "group_s": 0.0, "start_s": 1,

@@ -7,6 +7,7 @@ use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::run_file::{Folder, RunFile, RunFileError};
 
+use super::cluster::threads;
 use super::{existing, job, object_store};
 
 /// The training of a run file whose paths start from `folder`.
@@ -50,12 +51,9 @@ pub fn training(
             "is 0: training needs a validation set, give a share above 0",
         ));
     }
-    if args.threads == Some(0) {
-        return Err(CliError::Arguments("--threads takes at least 1".to_owned()));
-    }
     let mut arithmetic = job::arithmetic(&run_file.compute);
-    if let Some(threads) = args.threads {
-        arithmetic.threads = threads;
+    if let Some(said) = args.threads {
+        arithmetic.threads = threads(said)?;
     }
     let names = network.labels.names.clone();
     let units = network.labels.units.clone();

@@ -7,7 +7,7 @@ use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKi
 use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Processor};
 use fisherflow_posterior::LabelCells;
 use fisherflow_spectra::plan_groups;
-use fisherflow_store::{Catalogue, GroupStore, KnownCatalogue, Output, Stores};
+use fisherflow_store::{Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores};
 use sha2::{Digest, Sha256};
 
 use super::identity::hex;
@@ -78,7 +78,7 @@ impl Context {
             slower.compute.arithmetic.precision = taken;
             Arc::new(slower)
         };
-        let (blocks, chosen) = plan_of(&job, &network, catalogue.n_rows())?;
+        let (blocks, chosen) = plan_of(&job, &network, &catalogue)?;
         check_curvature(&job, &blocks)?;
         let checkpoint = Checkpoint::of(network.dense_layers(), network.n_labels(), &blocks)?;
         let group = job.compute.group.unwrap_or_else(|| checkpoint.spectra_a_group());
@@ -93,6 +93,13 @@ impl Context {
                 Some(GroupedCatalogue::new(catalogue, group, &job.compute))
             }
         };
+        // Names that clash are told now, not once the posterior is there.
+        let predicted = &predict.as_ref().unwrap_or(&fit).catalogue;
+        let (rows, labels) = (predicted.row_schema(), &network.labels().names);
+        PredictionSchema::new(rows, labels)?;
+        if job.predict.jacobians {
+            JacobianSchema::new(rows, labels, network.n_inputs())?;
+        }
         let given_priors = prior_choice::given(&job, &network, &blocks)?;
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
         let cells = label_cells(&job, &network)?;
@@ -147,6 +154,7 @@ impl Context {
             choosing: Mutex::default(),
             scans: Mutex::default(),
             label_scale: OnceLock::new(),
+            input_range: OnceLock::new(),
         };
         context.run_id = context.identity();
         context.progress.reads_from(context.stores.traffic(), &context.run_id);
@@ -207,7 +215,11 @@ fn opened(
 }
 
 /// The blocks of the Hessian, and what `auto` chose for which layer.
-fn plan_of(job: &Job, network: &Network, n_rows: u64) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
+fn plan_of(
+    job: &Job,
+    network: &Network,
+    catalogue: &Catalogue,
+) -> Result<(Vec<BlockPlan>, Vec<ChosenStructure>), RunError> {
     let curvature = &job.curvature;
     let planned = |structure, by_layer| {
         plan_blocks(network.dense_layers(), structure, by_layer, curvature.options).map_err(|error| {
@@ -223,7 +235,7 @@ fn plan_of(job: &Job, network: &Network, n_rows: u64) -> Result<(Vec<BlockPlan>,
         StructureChoice::Auto { memory } => {
             // Checks the names of layers before anything is chosen beside them.
             planned(StructureKind::Diagonal, &curvature.by_layer)?;
-            let choice = auto::choose(&Sizes::of(job, network, n_rows, 1), memory)?;
+            let choice = auto::choose(&Sizes::of(job, network, catalogue, 1), memory)?;
             Ok((planned(StructureKind::Diagonal, &choice.by_layer)?, choice.chosen))
         }
     }

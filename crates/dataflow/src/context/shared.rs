@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, StructureKind};
 use fisherflow_posterior::{
     BlockInfo, DualLayout, DualPrecision, Evidence, Precision, PriorScan, ScannedStars, Spectrum, dual_prior_scan,
     factor,
 };
+use fisherflow_spectra::InputRange;
 
 use super::{Bases, Context, Posterior};
 use crate::dual_storage::{DualRows, DualStorage};
@@ -218,6 +220,31 @@ impl Context {
     /// The prior precision of every block and how it was found, once it is known.
     pub(crate) fn prior_choice(&self) -> Option<&PriorChoice> {
         self.prior.get()
+    }
+
+    /// What the network subtracts from inputs and divides them by, and how far they may be from 0.
+    pub(crate) fn input_range(&self, limit: f64) -> InputRange {
+        InputRange {
+            mean: self.network.input_mean().to_vec(),
+            scale: self.network.input_scale().to_vec(),
+            limit,
+        }
+    }
+
+    /// Takes over how far inputs may be from 0, the same for every worker: spectra beyond it are flagged from here on.
+    pub(crate) fn set_input_limit(&self, limit: Option<f64>) {
+        if let Some(limit) = limit {
+            self.input_range
+                .get_or_init(|| self.input_range(limit.min(self.overflow_limit())));
+        }
+    }
+
+    /// What inputs may be whatever the others are: sums of their squares must be finite in the arithmetic of the captures.
+    pub(crate) fn overflow_limit(&self) -> f64 {
+        match self.captures() {
+            DType::F64 => 1e150,
+            _ => 1e18,
+        }
     }
 
     /// Takes over the factors of the weights' part, the same for every worker.

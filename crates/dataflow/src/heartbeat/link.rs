@@ -1,18 +1,22 @@
-//! What goes over the connection of two processes: short messages, and reports of what a process has done.
+//! What goes over the connection of two processes: short messages, reports of what a process has done, and why one failed.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use crate::standing::ProcessReport;
 
-/// Bytes of a message: its kind and a number, which for a report is the number of the bytes that follow.
+/// Bytes of a message: its kind and a number, which for a report and a failure is the number of the bytes that follow.
 const MESSAGE: usize = 5;
-/// Most bytes of a report.
+/// Most bytes that follow.
 pub(super) const LONGEST: usize = 1 << 20;
 /// The kind of a report.
 const IS_REPORT: u8 = 7;
+/// The kind of a failure.
+const IS_FAILURE: u8 = 8;
 
 /// What one process tells another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,17 @@ impl Message {
             _ => return None,
         })
     }
+}
+
+/// Why a process ends, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Failure {
+    /// Which one.
+    pub process: u32,
+    /// With which code it ends.
+    pub exit_code: u8,
+    /// Its error and the causes of it.
+    pub said: String,
 }
 
 /// The connection to another process.
@@ -126,11 +141,33 @@ impl Link {
     /// Only where nothing waits: a peer that is slow to read needs the latest report alone.
     pub fn report(&mut self, report: &[u8]) {
         if self.unsent.is_empty() {
-            self.unsent.push_back(IS_REPORT);
-            self.unsent.extend((report.len() as u32).to_be_bytes());
-            self.unsent.extend(report);
-            self.flush();
+            self.send_long(IS_REPORT, report);
         }
+    }
+
+    /// Why a process failed.
+    pub fn fail(&mut self, failure: &Failure) {
+        if let Ok(failure) = serde_json::to_vec(failure)
+            && failure.len() <= LONGEST
+        {
+            self.send_long(IS_FAILURE, &failure);
+        }
+    }
+
+    fn send_long(&mut self, kind: u8, bytes: &[u8]) {
+        self.unsent.push_back(kind);
+        self.unsent.extend((bytes.len() as u32).to_be_bytes());
+        self.unsent.extend(bytes);
+        self.flush();
+    }
+
+    /// Sends what waits, says that nothing more comes, and looks whether the other end has closed.
+    pub fn finish(&mut self) {
+        self.flush();
+        if self.unsent.is_empty() {
+            let _ = self.socket.shutdown(Shutdown::Write);
+        }
+        self.receive();
     }
 
     /// As much of what waits as the other end takes now.
@@ -153,19 +190,23 @@ impl Link {
 pub(super) enum Heard {
     Message(Message),
     Report(Box<ProcessReport>),
+    Failed(Failure),
     Closed,
 }
 
 /// The first message of what was read, and its length; `None` where its end is still to come. What is not understood is skipped.
 fn whole(read: &[u8]) -> Option<(Option<Heard>, usize)> {
     let (head, body) = read.split_first_chunk::<MESSAGE>()?;
-    let [IS_REPORT, a, b, c, d] = *head else {
+    let [kind @ (IS_REPORT | IS_FAILURE), a, b, c, d] = *head else {
         return Some((Message::of(*head).map(Heard::Message), MESSAGE));
     };
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    let report = body.get(..length.min(LONGEST))?;
-    let report = serde_json::from_slice(report).ok();
-    Some((report.map(Heard::Report), MESSAGE + length.min(LONGEST)))
+    let said = body.get(..length.min(LONGEST))?;
+    let heard = match kind {
+        IS_REPORT => serde_json::from_slice(said).map(Heard::Report),
+        _ => serde_json::from_slice(said).map(Heard::Failed),
+    };
+    Some((heard.ok(), MESSAGE + length.min(LONGEST)))
 }
 
 #[cfg(test)]
@@ -191,11 +232,20 @@ mod tests {
     }
 
     #[test]
-    fn reports_come_in_pieces_between_messages() {
+    fn reports_and_failures_come_in_pieces_between_messages() {
         let report = Meter::silent().report();
         let json = serde_json::to_vec(&report).unwrap();
         let mut bytes = Message::Beat.bytes().to_vec();
         bytes.push(IS_REPORT);
+        bytes.extend((json.len() as u32).to_be_bytes());
+        bytes.extend(&json);
+        let failure = Failure {
+            process: 2,
+            exit_code: 3,
+            said: "row group 7".to_owned(),
+        };
+        let json = serde_json::to_vec(&failure).unwrap();
+        bytes.push(IS_FAILURE);
         bytes.extend((json.len() as u32).to_be_bytes());
         bytes.extend(&json);
         bytes.extend(Message::Go.bytes());
@@ -213,6 +263,7 @@ mod tests {
             [
                 Heard::Message(Message::Beat),
                 Heard::Report(Box::new(report)),
+                Heard::Failed(failure),
                 Heard::Message(Message::Go)
             ]
         );

@@ -4,43 +4,54 @@ use std::net::TcpListener;
 
 use super::*;
 
-/// Process 0 and process 1, watching each other; what each of them raises.
-struct Pair {
-    interrupts: [Interrupt; 2],
-    faults: [Arc<Faults>; 2],
+/// Processes that watch each other; what each of them raises.
+struct Watched {
+    interrupts: Vec<Interrupt>,
+    faults: Vec<Arc<Faults>>,
     watches: Vec<Heartbeat>,
     meters: Vec<Arc<Meter>>,
 }
 
-fn pair(timeout: Duration) -> Pair {
+fn pair(timeout: Duration) -> Watched {
+    watched(2, timeout)
+}
+
+fn watched(processes: usize, timeout: Duration) -> Watched {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let dialled = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let accepted = listener.accept().unwrap().0;
-    let interrupts = [Interrupt::default(), Interrupt::default()];
-    let faults: [Arc<Faults>; 2] = Default::default();
+    let mut sockets = vec![BTreeMap::new()];
+    for other in 1..processes {
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        sockets[0].insert(other, accepted);
+        sockets.push(BTreeMap::from([(0, dialled)]));
+    }
+    let interrupts: Vec<Interrupt> = (0..processes).map(|_| Interrupt::default()).collect();
+    let faults: Vec<Arc<Faults>> = (0..processes).map(|_| Arc::default()).collect();
     let mut meters = Vec::new();
-    let watches = [(accepted, 1), (dialled, 0)]
+    let watches = sockets
         .into_iter()
         .enumerate()
-        .map(|(me, (socket, other))| {
-            socket.set_nonblocking(true).unwrap();
+        .map(|(me, sockets)| {
+            for socket in sockets.values() {
+                socket.set_nonblocking(true).unwrap();
+            }
             let cluster = Cluster {
                 process: me,
-                processes: 2,
+                processes,
                 deadline: Duration::ZERO,
                 peer_timeout: timeout,
                 interrupt: interrupts[me].clone(),
                 ..Cluster::alone(1)
             };
-            let names = vec!["0 at a".to_owned(), "1 at b".to_owned()];
+            let names = ["0 at a", "1 at b", "2 at c"].map(str::to_owned).to_vec();
             let meter = Meter::silent();
-            meter.is_process(me, 2);
-            let heartbeat = Heartbeat::start(&cluster, BTreeMap::from([(other, socket)]), names, &faults[me], &meter);
+            meter.is_process(me, processes);
+            let heartbeat = Heartbeat::start(&cluster, sockets, names, &faults[me], &meter);
             meters.push(meter);
             heartbeat.unwrap()
         })
         .collect();
-    Pair {
+    Watched {
         interrupts,
         faults,
         watches,
@@ -49,12 +60,16 @@ fn pair(timeout: Duration) -> Pair {
 }
 
 fn raised(faults: &Faults) -> String {
+    fault(faults).to_string()
+}
+
+fn fault(faults: &Faults) -> RunError {
     let started = Instant::now();
     while !faults.raised() {
         assert!(started.elapsed() < Duration::from_secs(10), "nothing was raised");
         std::thread::sleep(Duration::from_millis(5));
     }
-    faults.take().unwrap().to_string()
+    faults.take().unwrap()
 }
 
 #[test]
@@ -91,6 +106,27 @@ fn an_end_without_a_word_is_a_loss() {
     pair.faults[1].raise(RunError::Stopped);
     let said = raised(&pair.faults[0]);
     assert!(said.contains("process 1 at b has ended"), "{said}");
+}
+
+/// Whichever fails, and however long its words.
+#[test]
+fn a_process_that_fails_tells_all_others_why() {
+    let words = format!("part-7.parquet, row group 2: {}", "damaged ".repeat(20_000));
+    for failing in 0..3 {
+        let mut all = watched(3, Duration::from_secs(60));
+        all.faults[failing].raise(RunError::Refused(words.clone()));
+        let name = ["process 0 at a", "process 1 at b", "process 2 at c"][failing];
+        let said = format!("{name} failed: part-7.parquet, row group 2: damaged");
+        for other in (0..3).filter(|&other| other != failing) {
+            let error = fault(&all.faults[other]);
+            assert_eq!(error.exit_code(), 3, "{error}");
+            assert!(error.to_string().starts_with(&said), "{error}");
+        }
+        let told = Instant::now();
+        all.watches.drain(..).for_each(Heartbeat::leave);
+        assert!(told.elapsed() < LAST_WORDS, "nobody waits for who is gone");
+        assert_eq!(fault(&all.faults[failing]).exit_code(), 3);
+    }
 }
 
 #[test]

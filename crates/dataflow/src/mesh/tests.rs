@@ -165,6 +165,51 @@ fn a_process_that_dies_before_the_others_came_may_come_again() {
     });
 }
 
+/// Every process sees it, those too who have as many workers as most.
+#[test]
+fn another_number_of_workers_ends_every_process_with_both_numbers() {
+    let place = Place::new();
+    let hosts = Hosts::Listed(free_addresses(3));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let waiting = [2, 2, 5].into_iter().enumerate().map(|(process, workers)| {
+            let mut placed = cluster(&hosts, process, 3, 30);
+            placed.workers = workers;
+            let place = &place;
+            scope.spawn(move || place.connect(&placed, "run").err().unwrap())
+        });
+        let waiting: Vec<_> = waiting.collect();
+        for (process, ended) in waiting.into_iter().enumerate() {
+            let error = ended.join().unwrap();
+            assert_eq!(error.exit_code(), 2, "{error}");
+            let said = error.to_string();
+            let own = format!("process {process} with -w {}", if process == 2 { 5 } else { 2 });
+            let other = if process == 2 {
+                "started with -w 2"
+            } else {
+                "started with -w 5"
+            };
+            assert!(said.contains(&own) && said.contains(other), "{said}");
+        }
+    });
+    assert!(started.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn a_port_that_is_taken_is_worth_another_try() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let hosts = Hosts::Listed(vec![address.clone(), free_addresses(1).remove(0)]);
+    let error = place.connect(&cluster(&hosts, 0, 2, 5), "run").err().unwrap();
+    assert_eq!(error.exit_code(), 75);
+    let said = error.to_string();
+    assert!(
+        said.contains(&format!("cannot listen at {address}")) && said.contains("run again"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_wish_to_end_ends_the_wait() {
     let place = Place::new();

@@ -55,7 +55,7 @@ pub(crate) fn whole(
     run(worker, context, |scope, probe| {
         owned(scope, mine)
             .conclude("Whole", &context.faults, move |_, _| {
-                match looking.output.first_damage(&files)? {
+                match looking.output.damages(&files)?.first() {
                     None => Ok(()),
                     Some(damage) => Err(RunError::Refused(format!(
                         "{}: {damage}: `fisherflow {stage}` with the same run file makes it again",

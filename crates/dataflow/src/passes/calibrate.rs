@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
-use fisherflow_posterior::{CellScatter, HeldOutStars, KnownParts, LabelScale, PullSums, ScatterEstimate};
+use fisherflow_posterior::{CellScatter, HeldOutStars, KnownParts, LabelFit, LabelScale, PullSums, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
@@ -28,6 +28,10 @@ pub(crate) struct Calibrated {
     pub(crate) pulls: PullSums,
     /// R as it would be found today, where the sums are about a pinned one and the spectra have labels.
     pub(crate) noise_today: Option<ScatterEstimate>,
+    /// Number of them that are in nothing of this, because nothing can be learnt beside their own errors.
+    pub(crate) overwhelmed: u64,
+    /// Whether the network knows each label; empty where too few of them have labels.
+    pub(crate) label_fits: Vec<LabelFit>,
 }
 
 impl Calibrated {
@@ -55,7 +59,20 @@ pub(crate) fn calibrate(
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
 ) -> Result<Calibrated, RunError> {
-    let HeldOut { mut by_cell, of_noise } = stars(worker, context, population)?;
+    let HeldOut {
+        mut by_cell,
+        mut of_noise,
+        labels,
+        residuals,
+    } = stars(worker, context, population)?;
+    let rms = merged(context, &by_cell)?.residual_rms();
+    let mut overwhelmed = 0;
+    for stars in &mut by_cell {
+        overwhelmed += stars.leave_out_overwhelmed(&rms)?;
+    }
+    if let Some(stars) = &mut of_noise {
+        stars.leave_out_overwhelmed(&rms)?;
+    }
     let label_scale = if context.job.calibration.label_scale {
         let found = merged(context, &by_cell)?.label_scale().map_err(|error| {
             RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
@@ -80,6 +97,8 @@ pub(crate) fn calibrate(
         pulls: PullSums::new(context.network.n_labels()),
         // Nothing rests on it: residuals that are all 0 give none.
         noise_today: of_noise.and_then(|stars| stars.noise().ok()),
+        overwhelmed,
+        label_fits: LabelFit::of_labels(&labels, &residuals, context.network.n_labels())?,
     };
     let intrinsic = calibrated.by_cell(context.network.n_labels());
     for (stars, intrinsic) in by_cell.iter().zip(&intrinsic) {
@@ -104,6 +123,10 @@ struct HeldOut {
     by_cell: Vec<HeldOutStars>,
     /// All of them, with what R is beyond; none where R is not pinned.
     of_noise: Option<HeldOutStars>,
+    /// Of all of them as the catalogue gives them, `[n, K]`.
+    labels: Vec<f64>,
+    /// `label - prediction`, `[n, K]`.
+    residuals: Vec<f64>,
 }
 
 /// The held-out spectra with what is known of their errors.
@@ -127,6 +150,8 @@ fn stars(
                     for (total, group) in totals.zip(group.by_cell.iter().chain(&group.of_noise)) {
                         total.merge(group)?;
                     }
+                    total.labels.extend(group.labels);
+                    total.residuals.extend(group.residuals);
                     Ok(())
                 },
             )
@@ -145,6 +170,8 @@ fn none(context: &Context) -> HeldOut {
     HeldOut {
         by_cell: vec![stars.clone(); context.cells.n_cells()],
         of_noise: pinned.then_some(stars),
+        labels: Vec::new(),
+        residuals: Vec::new(),
     }
 }
 
@@ -170,6 +197,8 @@ impl GroupFold<Differentiated> for Fold {
         let weights = weights_part(&self.context, &held_out)?;
         let residuals = held_out.residuals();
         let k = self.context.network.n_labels();
+        self.held_out.labels.extend_from_slice(&held_out.batch.labels);
+        self.held_out.residuals.extend_from_slice(&residuals);
         // Without label columns there are no residuals.
         for (star, residual) in residuals.chunks_exact(k).enumerate() {
             let square = star * k * k..(star + 1) * k * k;

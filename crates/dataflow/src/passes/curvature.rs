@@ -15,15 +15,16 @@ use fisherflow_curvature::{
 };
 use fisherflow_network::LayerCapture;
 use fisherflow_posterior::kronecker_bases;
-use fisherflow_spectra::PixelPopulation;
+use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{GroupArray, Purpose, WrittenFile};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
-use super::differentiated::{Differentiated, differentiate};
+use super::differentiated::{Differentiated, differentiate, overflow};
 use super::flux_part::FluxPart;
 use super::groups::{GroupPass, over_groups};
 use super::weight_jacobian::{RowParts, Rows};
+use crate::bad_rows::{BadRows, RowPlace};
 use crate::context::Context;
 use crate::dual_files::DualChunk;
 use crate::error::RunError;
@@ -35,11 +36,15 @@ use crate::stage_state::FitCounts;
 /// What the pass leaves beside the Hessian's files.
 pub(crate) struct Fitted {
     pub(crate) counts: FitCounts,
+    /// What is wrong with the bad rows.
+    pub(crate) bad_rows: BadRows,
     /// The chunks of a dual block's rows.
     pub(crate) dual: Vec<DualChunk>,
     pub(crate) files: Vec<WrittenFile>,
     /// Digest of what decided the groups' sums.
     pub(crate) sums: String,
+    /// Groups that were computed; known to the first worker alone.
+    pub(crate) computed: u64,
 }
 
 /// The pass's folder among the groups.
@@ -87,6 +92,7 @@ pub(crate) fn curvature(
         sums: Sums::new(context, structures, noise),
         rows: context.dual_plan().map(|plan| Rows::new(context, plan, noise)),
         counts: FitCounts::default(),
+        bad_rows: BadRows::default(),
         flux: context.is_fused().then(|| FluxPart::new(context)),
         context: Arc::clone(context),
     };
@@ -114,19 +120,22 @@ pub(crate) fn curvature(
     )?;
     let mut fitted = Fitted {
         counts: FitCounts::default(),
+        bad_rows: BadRows::default(),
         dual: Vec::new(),
         files: over.concluded.into_values().flatten().chain(over.files).collect(),
         sums: digest,
+        computed: over.computed,
     };
-    for (counts, chunks) in over.found {
+    for (counts, bad_rows, chunks) in over.found {
         fitted.counts.merge(&counts);
+        fitted.bad_rows.merge(bad_rows);
         fitted.dual.extend(chunks);
     }
     Ok(fitted)
 }
 
 /// What decides the sums of a group.
-fn inputs(
+pub(crate) fn inputs(
     context: &Context,
     population: Option<&PixelPopulation>,
     references: &References,
@@ -176,12 +185,13 @@ struct Fold {
     /// Of a dual block.
     rows: Option<Rows>,
     counts: FitCounts,
+    bad_rows: BadRows,
     /// Where the prediction needs it.
     flux: Option<FluxPart>,
 }
 
 impl GroupFold<Differentiated> for Fold {
-    type Output = GroupSums<(FitCounts, Vec<DualChunk>)>;
+    type Output = GroupSums<(FitCounts, BadRows, Vec<DualChunk>)>;
 
     fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
         self.sums.add(&all)?;
@@ -207,7 +217,11 @@ impl GroupFold<Differentiated> for Fold {
         Ok(GroupSums {
             arrays,
             files,
-            found: (std::mem::take(&mut self.counts), chunks),
+            found: (
+                std::mem::take(&mut self.counts),
+                std::mem::take(&mut self.bad_rows),
+                chunks,
+            ),
         })
     }
 }
@@ -220,6 +234,7 @@ impl Fold {
             let counter = if all.batch.is_excluded(row) {
                 &mut self.counts.excluded
             } else if all.batch.is_bad(row) {
+                self.bad_rows.add(&all.batch, row, all.batch.flags[row], RowFlags::BAD);
                 &mut self.counts.bad
             } else if self.context.is_in_sums(&all.batch, row) {
                 &mut self.counts.in_sums
@@ -250,8 +265,12 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
     let rows: Vec<usize> = (0..all.batch.n_rows())
         .filter(|&row| context.is_in_sums(&all.batch, row))
         .collect();
+    if let Some(row) = all.first_that_overflows(rows.iter().copied()) {
+        return Err(overflow(context, RowPlace::of(&all.batch, row)));
+    }
     let own = own_covariance(context, all, &rows)?;
-    let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())?;
+    let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())
+        .map_err(|error| of_a_spectrum(error, &all.batch, &rows))?;
     let captures = all.captures_of(&rows)?;
     let residuals = all.normalised_residuals_of(&rows, &context.network.labels().scale);
     let (captures, precision) = match context.job.curvature.kind {
@@ -267,6 +286,21 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
         precision,
         residuals,
     })
+}
+
+/// Names the spectrum whose labels' covariance cannot be inverted.
+fn of_a_spectrum(error: CurvatureError, batch: &SpectrumBatch, rows: &[usize]) -> RunError {
+    let row = match &error {
+        CurvatureError::LabelMatrix { spectrum, .. } => rows.get(*spectrum),
+        _ => None,
+    };
+    match row {
+        Some(&row) => RunError::Refused(format!(
+            "{}: {error}. An error of a label or a pixel that stands for \"bad\" must be null, or the pixel masked",
+            RowPlace::of(batch, row)
+        )),
+        None => error.into(),
+    }
 }
 
 /// What the sums are taken about, and of how many outputs the captures are.

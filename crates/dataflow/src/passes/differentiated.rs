@@ -1,5 +1,7 @@
 //! One batch through the network: labels, layer captures and, where asked for, the Jacobian by flux.
 
+use std::fmt::Display;
+
 use candle_core::{DType, Device, Tensor};
 use fisherflow_network::{Backward, InputJacobian, LayerCapture, Network};
 use fisherflow_posterior::{flux_covariance, flux_covariance_in_blocks};
@@ -38,6 +40,13 @@ impl Differentiated {
             .flat_map(|row| all.iter().skip(row * k).zip(scale))
             .map(|(residual, scale)| residual / scale)
             .collect()
+    }
+
+    /// The first of some rows whose labels overflow.
+    pub(crate) fn first_that_overflows(&self, rows: impl IntoIterator<Item = usize>) -> Option<usize> {
+        let k = self.labels.len() / self.batch.n_rows().max(1);
+        let overflows = |row: usize| self.labels.iter().skip(row * k).take(k).any(|label| !label.is_finite());
+        rows.into_iter().find(|&row| overflows(row))
     }
 
     /// J_x as it is written: `[K, n, D]`, label unit per flux unit.
@@ -162,6 +171,15 @@ fn differentiate_with(
         backward,
         flux_part,
     })
+}
+
+/// A spectrum would spoil the sums over all others.
+pub(crate) fn overflow(context: &Context, spectrum: impl Display) -> RunError {
+    RunError::Refused(format!(
+        "what the network makes of a spectrum of {} is not finite: {spectrum}. Mask what is wrong with its flux, or leave it out with \
+         catalogue.exclude",
+        context.job.catalogue.uri
+    ))
 }
 
 /// J_x is asked for where no pass computed it.

@@ -50,6 +50,8 @@ pub(crate) struct OverGroups<S, U> {
     pub(crate) files: Vec<WrittenFile>,
     /// What the owners of the totals concluded.
     pub(crate) concluded: BTreeMap<u64, U>,
+    /// Groups that were computed, the others' sums being in the store; known to the first worker alone.
+    pub(crate) computed: u64,
 }
 
 /// Records of groups by their index; known to the first worker alone.
@@ -100,6 +102,7 @@ where
         .map(Group::n_rows)
         .sum();
     context.progress.resume(resumed.len() as u64, spectra_left);
+    let name = pass.name;
     let (n_resumed, committed) = (resumed.len(), Rc::new(RefCell::new((resumed, 0_u64))));
 
     run(worker, context, |scope, probe| {
@@ -109,16 +112,22 @@ where
             .accumulate(pass.name, &context.faults, fold)
             .commit(&context.faults, store, pass.name, Rc::clone(&names))
             .exchange(|_: &CommittedGroup| 0)
-            .inspect(
-                move |done: &CommittedGroup| match serde_json::from_slice(&done.record) {
+            .inspect(move |done: &CommittedGroup| {
+                tracing::debug!(
+                    pass = name,
+                    group = done.group,
+                    bytes = done.bytes,
+                    "group is in the store"
+                );
+                match serde_json::from_slice(&done.record) {
                     Ok(record) => {
                         let (records, bytes) = &mut *into.borrow_mut();
                         records.insert(done.group, record);
                         *bytes += done.bytes;
                     }
                     Err(error) => faults.raise(RunError::Internal(error.to_string())),
-                },
-            )
+                }
+            })
             .probe_with(probe);
         Ok(())
     })?;
@@ -176,6 +185,7 @@ where
         found,
         files: files.concat(),
         concluded: concluded.take(),
+        computed: (all.len() - n_resumed) as u64,
     })
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn scan(
             .gather(probe))
     })?;
     let total = total.take().remove(&0);
-    Ok(total.unwrap_or(none))
+    Ok(total.unwrap_or(none).without_overwhelmed())
 }
 
 struct Fold {

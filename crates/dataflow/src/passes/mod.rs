@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! exclusions  groups          -> the identifiers of each that are left out           (only of a line, and where a list leaves some out)
-//! population  held-out rows   -> mean and variance of each pixel: what a masked pixel is replaced with
+//! population  held-out rows   -> mean and variance of each pixel: what a masked pixel is replaced with; how far inputs may be from 0
 //! reference   held-out rows   -> residuals (the noise R), mean activations and gradients (the sums' reference)
+//! unusable    held-out rows   -> what is wrong with them                     (only where none of them gives a residual: then the run ends)
 //! products    training rows   -> the curvature times some vectors            (once for each step of `spectrum`, and for `low_rank` before curvature)
 //! curvature   training rows   -> sums of every block -> posterior/hessian      (and J_x, C_flux of all rows, if they are to be predicted)
 //! correction  training rows   -> eigenvalues of ekfac blocks in the bases that the curvature pass left -> posterior/hessian
@@ -32,6 +33,7 @@ pub(crate) mod predict;
 pub(crate) mod products;
 pub(crate) mod reference;
 pub(crate) mod subset;
+pub(crate) mod unusable;
 pub(crate) mod weight_jacobian;
 
 pub(crate) mod differentiated;

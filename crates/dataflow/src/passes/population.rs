@@ -1,58 +1,94 @@
-//! Population pass: the mean and the variance of each pixel over held-out spectra.
+//! Population pass: the mean and the variance of each pixel over held-out spectra, and how far a spectrum's inputs may be from 0.
 
 use std::sync::Arc;
 
-use fisherflow_spectra::{PixelPopulation, PixelSums, SpectraError, SpectrumBatch};
+use fisherflow_spectra::{InputRange, PixelPopulation, PixelSums, SpectraError, SpectrumBatch};
+use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::{held_out, run};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Expected, Gather, GroupFold, ReduceInGroupOrder};
+use crate::stages::begin_over;
 
-/// The population, or `None` where no pixel is known: then no pixel may be masked.
+/// The population, or `None` where no pixel is known: then no pixel may be masked. From here on spectra beyond its limit of inputs are bad.
 pub(crate) fn population(worker: &mut Worker, context: &Arc<Context>) -> Result<Option<PixelPopulation>, RunError> {
+    let seen = look(worker, context)?;
+    let mut population = match seen.sums.finish() {
+        Err(SpectraError::NoPopulation { .. }) => return Ok(None),
+        found => found?,
+    };
+    let limit = InputRange::limit_by(seen.farthest.clone());
+    context.set_input_limit(limit);
+    if limit.is_some_and(|limit| seen.farthest.iter().any(|&input| input > limit)) {
+        // Such spectra are in the sums over pixels: once more without them.
+        begin_over(context, "population without those out of range", &context.fit.sample);
+        population = look(worker, context)?.sums.finish()?;
+    }
+    population.input_limit = limit;
+    Ok(Some(population))
+}
+
+/// What the held-out spectra hold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Seen {
+    sums: PixelSums,
+    /// The farthest input of each of them.
+    farthest: Vec<f64>,
+}
+
+fn look(worker: &mut Worker, context: &Arc<Context>) -> Result<Seen, RunError> {
     let total = run(worker, context, |scope, probe| {
         Ok(held_out(scope, context)
             .accumulate("Population", &context.faults, Population::new(context))
             .reduce_in_group_order(
                 &context.faults,
                 Expected::of(&context.fit.sample, 1),
-                |total: &mut PixelSums, group| Ok(total.merge(&group)?),
+                |total: &mut Seen, group| {
+                    total.farthest.extend(group.farthest);
+                    Ok(total.sums.merge(&group.sums)?)
+                },
             )
             .gather(probe))
     })?;
     let total = total.borrow_mut().remove(&0);
-    match total.map(|sums| sums.finish()) {
-        None | Some(Err(SpectraError::NoPopulation { .. })) => Ok(None),
-        Some(population) => Ok(Some(population?)),
-    }
+    Ok(total.unwrap_or_else(|| none(context)))
 }
 
 struct Population {
     context: Arc<Context>,
-    sums: PixelSums,
+    range: InputRange,
+    seen: Seen,
 }
 
 impl Population {
     fn new(context: &Arc<Context>) -> Self {
         Self {
             context: Arc::clone(context),
-            sums: PixelSums::new(context.network.n_inputs()),
+            range: context.input_range(f64::INFINITY),
+            seen: none(context),
         }
     }
 }
 
+fn none(context: &Context) -> Seen {
+    Seen {
+        sums: PixelSums::new(context.network.n_inputs()),
+        farthest: Vec::new(),
+    }
+}
+
 impl GroupFold<SpectrumBatch> for Population {
-    type Output = Vec<(u64, PixelSums)>;
+    type Output = Vec<(u64, Seen)>;
 
     fn add(&mut self, _group: u64, batch: SpectrumBatch) -> Result<(), RunError> {
         self.context.progress.advance(batch.n_rows() as u64);
-        Ok(self.sums.accumulate(&batch, 0..batch.n_rows())?)
+        self.seen.farthest.extend(self.range.farthest(&batch));
+        Ok(self.seen.sums.accumulate(&batch, 0..batch.n_rows())?)
     }
 
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, PixelSums)>, RunError> {
-        let empty = PixelSums::new(self.context.network.n_inputs());
-        Ok(vec![(0, std::mem::replace(&mut self.sums, empty))])
+    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, Seen)>, RunError> {
+        Ok(vec![(0, std::mem::replace(&mut self.seen, none(&self.context)))])
     }
 }

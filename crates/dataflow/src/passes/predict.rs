@@ -14,6 +14,7 @@ use super::calibrate::Calibrated;
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPartReader;
 use super::groups::{GroupPass, over_groups};
+use crate::bad_rows::BadRows;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
@@ -25,6 +26,8 @@ use crate::operators::{GroupFold, GroupSums};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Predicted {
     pub(crate) counts: PredictCounts,
+    /// What is wrong with the bad ones.
+    pub(crate) bad_rows: BadRows,
     pub(crate) pulls: PullSums,
     pub(crate) files: Vec<WrittenFile>,
 }
@@ -71,7 +74,8 @@ pub(crate) fn predict(
         |_, _| Ok(()),
     )?;
     let mut total = Predicted::none(context);
-    for (counts, pulls) in over.found {
+    for (counts, bad_rows, pulls) in over.found {
+        total.bad_rows.merge(bad_rows);
         total.counts.spectra += counts.spectra;
         total.counts.bad += counts.bad;
         total.counts.excluded += counts.excluded;
@@ -86,6 +90,7 @@ impl Predicted {
     fn none(context: &Context) -> Self {
         Self {
             counts: PredictCounts::default(),
+            bad_rows: BadRows::default(),
             pulls: PullSums::new(context.network.n_labels()),
             files: Vec::new(),
         }
@@ -140,7 +145,7 @@ impl Fold {
 }
 
 impl GroupFold<Differentiated> for Fold {
-    type Output = GroupSums<(PredictCounts, PullSums)>;
+    type Output = GroupSums<(PredictCounts, BadRows, PullSums)>;
 
     fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
         let context = Arc::clone(&self.context);
@@ -155,7 +160,7 @@ impl GroupFold<Differentiated> for Fold {
         let weights = weights_part(&context, &all)?;
         let budget = ErrorBudget::total(k, &flux, &weights, &intrinsic)?;
         let flags = flags(&context, &all);
-        part.predictions.append(&PredictionRows {
+        let written = part.predictions.append(&PredictionRows {
             rows: &all.batch.rows,
             labels: &all.labels,
             covariance: &budget.covariance,
@@ -167,6 +172,11 @@ impl GroupFold<Differentiated> for Fold {
         })?;
         if let Some(jacobians) = &mut part.jacobians {
             jacobians.append(&all)?;
+        }
+        for (row, written) in written.into_iter().enumerate() {
+            if written.is_bad() && !all.batch.is_excluded(row) {
+                self.done.bad_rows.add(&all.batch, row, written, RowFlags::BAD);
+            }
         }
         let counts = &mut self.done.counts;
         counts.spectra += flags.len() as u64;
@@ -198,7 +208,7 @@ impl GroupFold<Differentiated> for Fold {
         Ok(GroupSums {
             arrays: Vec::new(),
             files: done.files,
-            found: (done.counts, done.pulls),
+            found: (done.counts, done.bad_rows, done.pulls),
         })
     }
 }

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
-use super::differentiated::{Differentiated, differentiate};
+use super::differentiated::{Differentiated, differentiate, overflow};
 use super::{held_out, run};
+use crate::bad_rows::id_of;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
@@ -57,7 +58,11 @@ pub(crate) fn reference(
             .gather(probe))
     })?;
     let total = total.borrow_mut().remove(&0);
-    Ok(total.unwrap_or_else(|| HeldOut::none(context)))
+    let mut found = total.unwrap_or_else(|| HeldOut::none(context));
+    // Calibration tells of them.
+    let rms = found.stars.residual_rms();
+    found.stars.leave_out_overwhelmed(&rms)?;
+    Ok(found)
 }
 
 impl HeldOut {
@@ -79,6 +84,10 @@ impl GroupFold<Differentiated> for Fold {
     type Output = Vec<(u64, HeldOut)>;
 
     fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
+        if let Some(row) = held_out.first_that_overflows(0..held_out.batch.n_rows()) {
+            let id = id_of(&held_out.batch, row);
+            return Err(overflow(&self.context, format!("id {id}, which is held out")));
+        }
         self.sums.references.accumulate(&held_out.backward.captures)?;
         let label_covariance = held_out.batch.label_covariance.as_deref();
         let flux = self

@@ -22,3 +22,8 @@ pub(crate) fn is_in_sums(batch: &SpectrumBatch, row: usize, job: &Job) -> bool {
 pub(crate) fn is_kept_out(batch: &SpectrumBatch, row: usize, job: &Job) -> bool {
     job.keeps_out() && is_held_out(batch.holdout[row], job.compute.holdout_fraction)
 }
+
+/// Whether a row is held out, whatever is wrong with it.
+pub(crate) fn is_in_held_out_fraction(batch: &SpectrumBatch, row: usize, job: &Job) -> bool {
+    is_held_out(batch.holdout[row], job.compute.holdout_fraction)
+}

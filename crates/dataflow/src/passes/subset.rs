@@ -401,7 +401,7 @@ impl Subsetting {
         Ok(())
     }
 
-    /// Of `E` over all training spectra: the true Hessian of the subset, scaled to their number, beside the prior precision.
+    /// Of the true Hessian of the subset, scaled to the number of all training spectra, plus the prior precision.
     fn negative_curvature(
         &self,
         spectra: (&Forward, &[LayerCapture]),

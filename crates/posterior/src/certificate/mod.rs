@@ -57,7 +57,7 @@ pub struct Certificate {
     pub effective_parameters: f64,
     /// What they cannot exceed: labels times spectra for Gauss-Newton.
     pub effective_limit: f64,
-    /// Of the true Hessian on the subset; `None` where it was not asked for.
+    /// Of the true Hessian plus the prior precision on the subset; `None` where it was not asked for.
     pub curvature: Option<CurvatureShare>,
     /// One a block, in the run's order.
     pub blocks: Vec<BlockCertificate>,

@@ -16,8 +16,8 @@
 //! | Kronecker, gradients | `S_G`, with `s_j` of the direction j of `S_A` that carries most | `s_j / n` |
 //! | `diagonal` | `diag(H)` | 1 |
 //!
-//! An `ekfac` block has no probes: its eigenvalues are sums in the very bases that answer. Nor has a Kronecker block whose weights are shared by
-//! several positions of a spectrum.
+//! An `ekfac` block has no probes: its eigenvalues are sums in the very bases that answer. Nor has a `low_rank` block, which answers with less than
+//! H, or a Kronecker block whose weights are shared by several positions of a spectrum.
 //!
 //! Of a star one label is probed, star after star the next.
 

@@ -15,7 +15,7 @@ pub const ANSWER_ERROR: f64 = 1e-3;
 /// Theta is no minimum where the Newton decrement exceeds so many times `sqrt(gamma)`, the distance of a typical draw from the posterior.
 pub const NEWTON: f64 = 1.0;
 
-/// Share of the spectral weight of the true Hessian below zero that is to be looked at.
+/// Share of the spectral weight of the true Hessian plus the prior precision below zero that is to be looked at.
 pub const NEGATIVE_SHARE: f64 = 0.01;
 
 /// What follows of a block's numbers.
@@ -70,7 +70,7 @@ pub fn of_run(run: &Certificate) -> Vec<String> {
     said.extend(run.newton.and_then(|step| no_minimum(&step, run.effective_parameters)));
     said.extend(run.curvature.filter(|share| share.negative > NEGATIVE_SHARE).map(|share| {
         format!(
-            "{:.1} % of the true Hessian's spectrum is below zero, down to {:.1e}: theta is no minimum, or noise bends the loss",
+            "{:.1} % of the spectrum of the true Hessian and the prior together is below zero, down to {:.1e}: theta is no minimum, or noise bends the loss",
             100.0 * share.negative,
             share.lowest
         )

@@ -40,8 +40,8 @@ pub(crate) fn run(findings: &Findings) -> String {
         .collect();
     let mut out = table(&[], &facts);
     out.push_str("<h3>Read</h3>\n");
-    out.push_str(&table(&["role", "URI", "objects", "rows", "size", "SHA-256"], &inputs));
-    out.push_str("<p class=\"small\">SHA-256: of a network's bytes; of the paths, sizes and etags of a catalogue's objects.</p>\n");
+    out.push_str(&table(&["role", "URI", "objects", "rows", "size", "hash"], &inputs));
+    out.push_str("<p class=\"small\">Hash: SHA-256 of a network's bytes; of the paths, sizes and etags of a catalogue's objects, not of what they hold.</p>\n");
     out.push_str("<h3>Settings</h3>\n");
     out.push_str(&table(&[], &settings));
     out.push_str("<h3>Written</h3>\n");
@@ -50,6 +50,7 @@ pub(crate) fn run(findings: &Findings) -> String {
 }
 
 fn input(input: &ManifestInput) -> Vec<Cell> {
+    let (of, hash) = input.hash();
     vec![
         Cell::text(input.role.as_str()),
         Cell::text(input.uri.as_str()),
@@ -60,7 +61,7 @@ fn input(input: &ManifestInput) -> Vec<Cell> {
             count(input.rows)
         }),
         Cell::Number(bytes(input.bytes)),
-        Cell::Html(format!("<code title=\"{0}\">{0}</code>", escape(&input.sha256))),
+        Cell::Html(format!("<code title=\"{of} {0}\">{0}</code>", escape(hash))),
     ]
 }
 

@@ -99,9 +99,14 @@ fn groups(stores: &Stores, base: &str) {
         .next()
         .unwrap()
         .unwrap_err();
-    assert!(matches!(error, StoreError::BadDocument { .. }), "{error}");
+    assert!(matches!(&error, StoreError::DamagedSums { start: 0, .. }), "{error}");
+    assert!(error.to_string().contains("a-1.sums"), "{error}");
+    assert!(store.record("pass", "a").unwrap().is_none(), "it is computed again");
+    let again = commit("a", "3", arrays());
+    let read: Result<Vec<_>, _> = store.read("pass", again.record.slices(3).unwrap()).collect();
+    assert_eq!(read.unwrap().concat(), sums);
     // A group whose numbers are gone was never finished.
-    stores.delete(&object).unwrap();
+    stores.delete(&format!("{base}/pass/a-3.sums")).unwrap();
     let finished = store.finished("pass", &names).unwrap();
     assert_eq!(finished.keys().collect::<Vec<_>>(), ["b"]);
     assert!(store.record("pass", "a").unwrap().is_none());
@@ -263,7 +268,7 @@ fn claims(stores: &Stores, base: &str) {
                 let (output, barrier) = (&output, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    output.claim(&claim_of(&format!("run-{i}"))).unwrap()
+                    output.claim(&claim_of(&format!("run-{i}")), false).unwrap()
                 })
             })
             .collect();
@@ -276,7 +281,7 @@ fn claims(stores: &Stores, base: &str) {
     assert_eq!(holder.run_id, format!("run-{}", winners[0]));
     first.check().unwrap();
     // Whoever wrote it, and did not hear of it, has it.
-    assert_eq!(output.claim(&holder).unwrap().unwrap().generation(), 1);
+    assert_eq!(output.claim(&holder, false).unwrap().unwrap().generation(), 1);
 
     let held = output.held().unwrap().unwrap();
     assert_eq!((held.generation, &held.claim), (1, &holder));
@@ -305,19 +310,32 @@ fn claims(stores: &Stores, base: &str) {
     }
     second.commit(&manifest).unwrap();
     second.commit(&manifest).unwrap();
+    // Nobody took it over.
+    second.check().unwrap();
     let committed = output.held().unwrap().unwrap();
     assert_eq!(committed.committed.as_ref(), Some(&manifest));
     assert_eq!(committed.claim.pid, 43);
     assert!(output.succeed(&committed, &followers[1]).unwrap().is_none());
 
-    // Overwritten: everything goes but the log.
-    stores
-        .write(&output.child("predictions/part-00000.parquet"), vec![1])
-        .unwrap();
-    stores.write(&output.child("manifest.json"), vec![1]).unwrap();
+    // Overwritten: nothing goes before it is time, and then everything but the log.
+    for path in [
+        "predictions/part-00000.parquet",
+        "stages/groups/a/b",
+        "stages/fit.json",
+        "manifest.json",
+        "notes.txt",
+    ] {
+        stores.write(&output.child(path), vec![1]).unwrap();
+    }
+    let before = output.contents().unwrap().len();
     let third = output.replace(&committed, &claim_of("another")).unwrap().unwrap();
-    assert!(second.check().is_err());
+    assert!(second.check().is_err() && second.clear().is_err());
+    assert_eq!(output.contents().unwrap().len(), before + 1, "its entry in the log");
+    stores.write(&output.child(Output::STATUS), vec![1]).unwrap();
+    third.clear().unwrap();
     third.check().unwrap();
+    assert!(stores.exists(&output.child(Output::STATUS)).unwrap());
+    output.clear_stages().unwrap();
     let left: Vec<String> = output.contents().unwrap().into_iter().map(|(path, _)| path).collect();
     assert!(left.iter().all(|path| path.starts_with("claim")), "{left:?}");
     output.clear_claims().unwrap();
@@ -326,7 +344,8 @@ fn claims(stores: &Stores, base: &str) {
     // What is not ours is neither taken nor deleted.
     let foreign = Output::open(stores, &format!("{base}/foreign")).unwrap();
     stores.write(&foreign.child("thesis.tex"), vec![1]).unwrap();
-    for error in [foreign.claim(&holder).unwrap_err(), foreign.overwrite().unwrap_err()] {
+    for overwrite in [false, true] {
+        let error = foreign.claim(&holder, overwrite).unwrap_err();
         assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
     }
     assert!(stores.exists(&foreign.child("thesis.tex")).unwrap());
@@ -349,7 +368,7 @@ pub fn manifest_of(run: &str, files: Vec<WrittenFile>) -> Manifest {
 
 fn outputs(stores: &Stores, base: &str) {
     let output = Output::open(stores, base).unwrap();
-    assert!(output.claim(&claim_of("one")).unwrap().is_some());
+    assert!(output.claim(&claim_of("one"), false).unwrap().is_some());
     assert!(matches!(output.verify().unwrap_err(), StoreError::NotComplete { .. }));
     let values = [1.0, 0.5, 0.5, 2.0];
     let matrix = MatrixRows {
@@ -401,7 +420,7 @@ fn outputs(stores: &Stores, base: &str) {
     assert!(output.commit(&other).is_err());
     // A complete output without its claim is nobody's to take.
     stores.delete(&output.child("claim.json")).unwrap();
-    let error = output.claim(&claim_of("two")).unwrap_err();
+    let error = output.claim(&claim_of("two"), false).unwrap_err();
     assert!(
         matches!(&error, StoreError::Complete { run_id, .. } if run_id == "one"),
         "{error}"
@@ -420,8 +439,10 @@ fn outputs(stores: &Stores, base: &str) {
     ] {
         assert!(problems.contains(part), "{problems}");
     }
-    assert!(output.overwrite().unwrap() >= 4);
-    assert!(output.claim(&claim_of("two")).unwrap().is_some());
+    let second = output.claim(&claim_of("two"), true).unwrap().unwrap();
+    assert!(output.manifest().unwrap().is_some());
+    second.clear().unwrap();
+    assert_eq!(output.contents().unwrap().len(), 1, "its claim");
 }
 
 /// Several parts of an upload, several pieces of a range.

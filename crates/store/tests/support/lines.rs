@@ -12,6 +12,8 @@ pub fn conform(stores: &Stores, base: &str) {
     one_of_many_commits_a_release(stores, &format!("{base}/many"));
     a_uri_means_a_release(stores, &format!("{base}/read"));
     a_release_in_the_making_keeps_checkpoints(stores, &format!("{base}/making"));
+    what_is_left_of_a_removal_is_still_an_output(stores, &format!("{base}/cut"));
+    a_release_is_as_it_was_committed(stores, &format!("{base}/whole"));
     unchanged_objects_are_not_opened(stores, &format!("{base}/known"));
 }
 
@@ -116,6 +118,15 @@ fn a_uri_means_a_release(stores: &Stores, base: &str) {
         let error = resolved(&format!("{base}{uri}")).unwrap_err();
         assert!(error.to_string().contains("its last is 10"), "{error}");
     }
+    for uri in ["@3", "/night@12/"] {
+        for opened in [
+            Line::open(stores, &format!("{base}{uri}")).map(drop),
+            Output::open(stores, &format!("{base}{uri}")).map(drop),
+        ] {
+            let error = opened.unwrap_err();
+            assert!(matches!(error, StoreError::BadUri { .. }), "{uri}: {error}");
+        }
+    }
     // What only looks like one.
     for uri in ["/night@home", "/releases/latest"] {
         let uri = format!("{base}{uri}");
@@ -185,6 +196,73 @@ fn a_release_in_the_making_keeps_checkpoints(stores: &Stores, base: &str) {
             "/releases/3/claim.json"
         ]
     );
+}
+
+/// Wherever the removal of an abandoned release is cut short, the next run may take the place, or finds it empty.
+fn what_is_left_of_a_removal_is_still_an_output(stores: &Stores, base: &str) {
+    let line = Line::open(stores, base).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let output = Output::open(stores, &line.release_uri(1)).unwrap();
+    output.claim(&super::claim_of("dead"), false).unwrap().unwrap();
+    for path in ["posterior/blocks.parquet", "stages/fit.json", "zodiac/claim.json"] {
+        output.put(path, vec![1]).unwrap();
+    }
+    // Ages are told in whole seconds.
+    std::thread::sleep(Duration::from_millis(2100));
+    let all = Retention {
+        keep: None,
+        grace: Duration::ZERO,
+    };
+    let garbage = line.garbage(all).unwrap();
+    assert_eq!((garbage.abandoned.as_slice(), garbage.objects.len()), (&[1][..], 4));
+    for (object, _) in &garbage.objects {
+        assert!(output.holder().unwrap().is_some(), "{object} is left, and no claim");
+        stores.delete(object).unwrap();
+    }
+    assert!(output.contents().unwrap().is_empty());
+}
+
+fn a_release_is_as_it_was_committed(stores: &Stores, base: &str) {
+    let line = Line::open(stores, base).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let output = Output::open(stores, &line.release_uri(1)).unwrap();
+    let manifest = super::manifest_of("r", vec![output.put("posterior/blocks.parquet", vec![1, 2]).unwrap()]);
+    output.commit(&manifest).unwrap();
+    let uri = output.child("manifest.json");
+    let written = stores.read(&uri).unwrap();
+    let mut commit = commit_of(1, "r");
+    (commit.manifest_sha256, commit.basis_sha256) = (sha256(&written), sha256(b"basis"));
+    line.commit(&commit).unwrap();
+    let problems = || line.verify(1).unwrap().problems;
+    assert_eq!(problems(), Vec::<String>::new());
+    // As good a manifest as the other, and not the one.
+    stores.write(&uri, [written.as_slice(), b"\n"].concat()).unwrap();
+    stores.write(&line.basis_uri(), b"basics".to_vec()).unwrap();
+    let found = problems();
+    assert_eq!(found.len(), 2, "{found:?}");
+    let changed = [
+        ("manifest.json", [written.as_slice(), b"\n"].concat()),
+        ("basis.json", b"basics".to_vec()),
+    ];
+    for (problem, (name, bytes)) in found.iter().zip(changed) {
+        let said = format!("{name} has SHA-256 {}", sha256(&bytes));
+        assert!(problem.contains(&said), "{problem}");
+    }
+    assert_eq!(output.listed_damages(&manifest.files).unwrap(), []);
+    for (bytes, said) in [(Some(vec![1]), "has 1 bytes, was written with 2"), (None, "is missing")] {
+        let uri = output.child("posterior/blocks.parquet");
+        bytes
+            .map_or_else(|| stores.delete(&uri), |bytes| stores.write(&uri, bytes))
+            .unwrap();
+        let damages = output.listed_damages(&manifest.files).unwrap();
+        assert_eq!(damages.len(), 1, "{damages:?}");
+        assert!(damages[0].to_string().ends_with(said), "{damages:?}");
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn commit_bytes(stores: &Stores, line: &Line, release: u64) -> u64 {

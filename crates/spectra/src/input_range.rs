@@ -1,0 +1,53 @@
+//! Spectra beyond anything that the others hold: one pixel of 1e20 alone would decide the sums over all of them.
+
+use crate::{RowFlags, SpectrumBatch};
+
+/// A spectrum is out of range where a pixel of it is so many times as far from the network's input mean as the farthest pixel of a typical
+/// spectrum. In the sums, which are of second order, it would weigh as much as a million of these.
+const FARTHEST: f64 = 1e3;
+
+/// How far a network's inputs may be from 0.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputRange {
+    /// `[D]`, flux units: what the network subtracts.
+    pub mean: Vec<f64>,
+    /// `[D]`, flux units: what it divides by.
+    pub scale: Vec<f64>,
+    /// The largest `|(flux - mean) / scale|` that a pixel may have; infinite where none is known.
+    pub limit: f64,
+}
+
+impl InputRange {
+    /// The limit by what spectra of the catalogue have: a thousand times the median of their [farthest](Self::farthest). A median, because
+    /// they may hold such pixels themselves. `None` where none of them is anywhere but at the mean.
+    #[must_use]
+    pub fn limit_by(mut farthest: Vec<f64>) -> Option<f64> {
+        farthest.retain(|&input| input > 0.0);
+        farthest.sort_unstable_by(f64::total_cmp);
+        farthest.get(farthest.len() / 2).map(|median| FARTHEST * median)
+    }
+
+    /// The largest `|(flux - mean) / scale|` over the good pixels of each row, `[n]`; 0 in bad rows.
+    #[must_use]
+    pub fn farthest(&self, batch: &SpectrumBatch) -> Vec<f64> {
+        let d = batch.n_pixels.max(1);
+        let rows = batch.flux.chunks_exact(d).zip(batch.good.chunks_exact(d));
+        rows.map(|(flux, good)| {
+            let pixels = flux.iter().zip(good).zip(self.mean.iter().zip(&self.scale));
+            pixels.fold(0.0, |farthest: f64, ((flux, &good), (mean, scale))| {
+                let input = ((flux - mean) / scale).abs();
+                if good { farthest.max(input) } else { farthest }
+            })
+        })
+        .collect()
+    }
+
+    /// Flags the rows that are beyond the limit, and blanks them as any bad row.
+    pub fn flag(&self, batch: &mut SpectrumBatch) {
+        for (row, farthest) in self.farthest(batch).into_iter().enumerate() {
+            if farthest > self.limit {
+                batch.blank(row, RowFlags::FLUX_OUT_OF_RANGE);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! One pixel that no star has leaves everyone else's error bars as they are without that star.
+
+use std::path::Path;
+
+use fisherflow_tests::{PlainNetwork, RunFile, Spectrum, Table, counts, manifest, simulated, write_objects};
+
+use crate::{PIXELS, carry_out, prepared, refused};
+
+const FLUX_NOT_FINITE: i64 = 1 << 4;
+const FLUX_OUT_OF_RANGE: i64 = 1 << 9;
+const HELD_OUT: i64 = 1 << 19;
+const IN_SUMS: i64 = 1 << 20;
+
+fn with_pixel(stars: &[Spectrum], rows: [usize; 2], flux: f32) -> Vec<Spectrum> {
+    let mut stars = stars.to_vec();
+    for row in rows {
+        stars[row].flux.as_mut().unwrap()[5] = flux;
+    }
+    // Masked, it says nothing of the star.
+    stars[7].flux.as_mut().unwrap()[2] = flux;
+    stars[7].ivar.as_mut().unwrap()[2] = 0.0;
+    stars
+}
+
+/// A run over the spectra, which are the ones to predict too.
+fn outcome(folder: &Path, name: &str, stars: &[Spectrum]) -> (Table, Table) {
+    write_objects(&folder.join(name), stars, 60);
+    let mut run_file = RunFile::new(folder, &format!("of-{name}"));
+    run_file.catalogue = folder.join(name).to_str().unwrap().to_owned();
+    carry_out(folder, &run_file).expect_done();
+    let output = folder.join(format!("of-{name}"));
+    (
+        Table::read(&output.join("predictions")),
+        Table::read(&output.join("posterior/hessian")),
+    )
+}
+
+#[test]
+fn a_spectrum_out_of_range_is_flagged_named_and_in_no_sum() {
+    let folder = prepared();
+    let folder = folder.path();
+    let stars = simulated(PIXELS, 0, 120);
+    let (clean, _) = outcome(folder, "clean", &stars);
+    let first = |flag: i64| {
+        (0..120)
+            .find(|&row| row != 7 && clean.whole("flags", row) & flag != 0)
+            .unwrap()
+    };
+    let rows = [first(HELD_OUT), first(IN_SUMS)];
+
+    // What is not finite is a bad row by itself: nothing of the others may differ from that.
+    let (expected, hessian) = outcome(folder, "nan", &with_pixel(&stars, rows, f32::NAN));
+    for (name, flux) in [("large", 1e20), ("largest", f32::MAX), ("some", -1e6)] {
+        let (found, summed) = outcome(folder, name, &with_pixel(&stars, rows, flux));
+        assert_eq!(summed.len(), hessian.len());
+        for row in 0..hessian.len() {
+            assert_eq!(
+                &summed.cell("values", row),
+                &hessian.cell("values", row),
+                "{name}: row {row}"
+            );
+        }
+        for row in 0..120 {
+            if rows.contains(&row) {
+                assert_eq!(expected.whole("flags", row), FLUX_NOT_FINITE);
+                assert_eq!(found.whole("flags", row), FLUX_OUT_OF_RANGE, "{name}");
+                assert!(found.is_null("teff", row), "{name}");
+                continue;
+            }
+            for column in found.names() {
+                assert_eq!(
+                    &found.cell(&column, row),
+                    &expected.cell(&column, row),
+                    "{name}: {column} of row {row}"
+                );
+            }
+        }
+        let output = folder.join(format!("of-{name}"));
+        assert_eq!((counts(&output)["fit_bad"], counts(&output)["predict_bad"]), (2, 2));
+        let notes = manifest(&output)["notes"].to_string();
+        let row = rows[0].min(rows[1]);
+        let place = format!(
+            "id {}, row {row} of row group 0 of {}",
+            clean.text("id", row),
+            folder.join(name).join("part-00000.parquet").display()
+        );
+        assert!(
+            notes.contains("2 FLUX_OUT_OF_RANGE") && notes.contains(&place),
+            "{place}: {notes}"
+        );
+    }
+}
+
+/// Nothing tells how large a flux may be; what overflows is found all the same.
+#[test]
+fn an_overflow_is_flagged_without_held_out_spectra() {
+    let folder = prepared();
+    let folder = folder.path();
+    let mut stars = simulated(PIXELS, 0, 120);
+    stars[70].flux.as_mut().unwrap()[5] = f32::MAX;
+    write_objects(&folder.join("catalogue"), &stars, 60);
+    let mut run_file = RunFile::new(folder, "out");
+    run_file.noise =
+        "covariance = [[1e4, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]]\nholdout_fraction = 1e-9".to_owned();
+    carry_out(folder, &run_file).expect_done();
+    let table = Table::read(&folder.join("out/predictions"));
+    for row in 0..120 {
+        let expected = if row == 70 { FLUX_OUT_OF_RANGE } else { IN_SUMS };
+        assert_eq!(table.whole("flags", row), expected, "row {row}");
+    }
+}
+
+#[test]
+fn a_network_that_overflows_is_told_of_with_the_spectrum() {
+    let folder = prepared();
+    let mut network = PlainNetwork::random(&[PIXELS, 6, 3], "relu", 4);
+    for layer in &mut network.layers {
+        layer.weight.iter_mut().flatten().for_each(|weight| *weight *= 1e25);
+    }
+    network.write(&folder.path().join("network.safetensors"));
+    let mut run_file = RunFile::new(folder.path(), "out");
+    refused(
+        folder.path(),
+        &run_file,
+        3,
+        &["is not finite: id sim-", "which is held out", "exclude"],
+    );
+    run_file.noise =
+        "covariance = [[1e4, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]]\nholdout_fraction = 1e-9".to_owned();
+    run_file.output = folder.path().join("none-held-out").to_str().unwrap().to_owned();
+    let said = [
+        "is not finite: id sim-",
+        "of row group 0 of",
+        "part-00000.parquet",
+        "exclude",
+    ];
+    refused(folder.path(), &run_file, 3, &said);
+}

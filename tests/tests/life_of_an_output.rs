@@ -1,0 +1,356 @@
+//! When an output begins to count and when it goes: read back before its manifest, overwritten once nothing is in the way any more, gone on with
+//! where that was cut short, and never used where it is not as its manifest says.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fisherflow_tests::{
+    Ended, Processes, RunFile, digests, everything_in, fisherflow, has_manifest, manifest, network, run, simulated,
+    write_objects,
+};
+
+/// Something that takes longer does not come.
+const COMES: Duration = Duration::from_secs(60);
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        network(&folder.path().join("network.safetensors"), &[24, 6, 3]);
+        write_objects(&folder.path().join("catalogue"), &simulated(24, 0, 120), 60);
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run_file(&self, output: &str) -> PathBuf {
+        RunFile::new(self.folder.path(), output).write(self.folder.path(), output)
+    }
+
+    /// Another run on the same output.
+    fn other_run_file(&self, output: &str) -> PathBuf {
+        let mut run_file = RunFile::new(self.folder.path(), output);
+        run_file.compute = "batch = 32\ngroup = 50".to_owned();
+        run_file.write(self.folder.path(), &format!("other-{output}"))
+    }
+}
+
+fn carry_out(file: &Path, more: &[&str]) -> Ended {
+    run(fisherflow().arg("run").arg(file).args(more))
+}
+
+/// A run that stands still at a point.
+fn stopped_at(point: &str, file: &Path) -> Processes {
+    let mut process = Processes::new(1);
+    let mut command = fisherflow();
+    command
+        .arg("run")
+        .arg(file)
+        .args(["--fail-at", &format!("{point}:stop")]);
+    process.spawn_as(0, command);
+    let started = Instant::now();
+    while !process.is_stopped(0) {
+        assert!(!process.has_ended(0), "{point}: {}", process.wait(0));
+        assert!(started.elapsed() < COMES, "{point}: never");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    process
+}
+
+/// Changes a bit of a file, as a failing disk may.
+fn damage(file: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+fn is_marked(output: &Path) -> bool {
+    output.join("_SUCCESS").exists()
+}
+
+#[test]
+fn what_the_store_did_not_keep_is_not_committed() {
+    let place = Place::new();
+    carry_out(&place.run_file("undisturbed"), &[]).expect_done();
+    let expected = digests(&place.path("undisturbed"));
+    for (at, path) in [
+        "predictions/part-00000.parquet",
+        "jacobians/part-00001.parquet",
+        "posterior/hessian/block-000.parquet",
+        "posterior/inverse/block-001.parquet",
+        "posterior/blocks.parquet",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("out-{at}");
+        let (file, output) = (place.run_file(&name), place.path(&name));
+        let mut stopped = stopped_at("before-manifest", &file);
+        damage(&output.join(path));
+        stopped.signal(0, "CONT");
+        let said = [path, "has SHA-256", "did not keep what was written", "run again"];
+        stopped.wait(0).expect(3, &said);
+        assert!(!has_manifest(&output) && !is_marked(&output), "{path}");
+        let again = carry_out(&file, &[]);
+        again.expect_done();
+        assert!(again.stdout.contains("(complete, verified)"), "{again}");
+        assert_eq!(digests(&output), expected, "{path}");
+    }
+}
+
+/// When each file of the posterior was written.
+fn written(output: &Path) -> BTreeMap<String, std::time::SystemTime> {
+    let of_posterior = everything_in(output)
+        .into_iter()
+        .filter(|path| path.starts_with("posterior/hessian"));
+    of_posterior
+        .map(|path| {
+            let written = std::fs::metadata(output.join(&path)).unwrap().modified().unwrap();
+            (path, written)
+        })
+        .collect()
+}
+
+#[test]
+fn an_overwriting_run_that_was_killed_goes_on_with_what_it_has_done() {
+    let place = Place::new();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    carry_out(&place.other_run_file("out"), &[]).expect_done();
+    let others = digests(&output);
+    // Its first stage is done.
+    let killed = carry_out(&file, &["--overwrite", "--fail-at", "stage-left"]);
+    assert_eq!(killed.code, None, "{killed}");
+    assert!(!has_manifest(&output) && !is_marked(&output));
+    let fitted = written(&output);
+    assert!(!fitted.is_empty());
+    carry_out(&file, &["--overwrite"]).expect_done();
+    assert_eq!(written(&output), fitted);
+    let expected = digests(&output);
+    assert_ne!(expected, others);
+
+    // What is finished is begun anew, and gone on with after that too.
+    let killed = carry_out(&file, &["--overwrite", "--fail-at", "begun"]);
+    assert_eq!(killed.code, None, "{killed}");
+    assert!(!has_manifest(&output) && written(&output).is_empty());
+    carry_out(&file, &[]).expect_done();
+    assert_ne!(written(&output), fitted);
+    assert_eq!(digests(&output), expected);
+}
+
+#[test]
+fn a_stage_that_would_find_nothing_overwrites_nothing() {
+    let place = Place::new();
+    let file = place.run_file("out");
+    carry_out(&file, &[]).expect(0, &[]);
+    let before = digests(&place.path("out"));
+    for stage in ["invert", "predict"] {
+        let ended = run(fisherflow().arg(stage).arg(&file).arg("--overwrite"));
+        ended.expect(2, &["finished output", "fisherflow run --overwrite"]);
+        assert_eq!(digests(&place.path("out")), before, "{stage}");
+        assert!(is_marked(&place.path("out")));
+    }
+    carry_out(&file, &[]).expect(0, &["nothing to do"]);
+    carry_out(&file, &["--overwrite"]).expect(0, &["complete, verified"]);
+}
+
+#[test]
+fn a_cluster_that_never_forms_overwrites_nothing() {
+    let place = Place::new();
+    let (file, other, output) = (place.run_file("out"), place.other_run_file("out"), place.path("out"));
+    carry_out(&file, &[]).expect_done();
+    let (before, committed) = (digests(&output), manifest(&output));
+    for overwriting in [&other, &file] {
+        let mut processes = Processes::new(2);
+        processes.spawn(0, overwriting, 1, &["--overwrite", "--deadline", "1"]);
+        processes.wait(0).expect(75, &["deadline of 1 s passed"]);
+        assert!(is_marked(&output));
+        assert_eq!(
+            (digests(&output), manifest(&output)),
+            (before.clone(), committed.clone())
+        );
+        run(fisherflow().arg("verify").arg(&output)).expect_done();
+        // It is whose it was.
+        carry_out(&other, &[]).expect(1, &["already holds the finished run", "another"]);
+        let again = carry_out(&file, &[]);
+        again.expect_done();
+        assert!(again.stdout.contains("nothing to do"), "{again}");
+    }
+    carry_out(&other, &["--overwrite"]).expect_done();
+    assert_ne!(digests(&output), before);
+    let left = everything_in(&output);
+    assert!(
+        !left
+            .iter()
+            .any(|path| path.starts_with("stages/") || path.starts_with("claims/")),
+        "{left:?}"
+    );
+    let again = carry_out(&other, &[]);
+    assert!(again.stdout.contains("nothing to do"), "{again}");
+}
+
+#[test]
+fn nothing_is_made_of_damaged_files() {
+    let place = Place::new();
+    carry_out(&place.run_file("out"), &[]).expect_done();
+    let output = place.path("out");
+    let inverse = || {
+        run(fisherflow()
+            .arg("inverse")
+            .arg(&output)
+            .args(["--layer", "layers.0", "--diagonal"]))
+    };
+    let export = |to: &str| {
+        let out = place.path("exported.safetensors");
+        run(fisherflow()
+            .arg("export")
+            .arg(&output)
+            .args(["--to", to, "--overwrite", "--out"])
+            .arg(out))
+    };
+    let report = || run(fisherflow().arg("report").arg(&output));
+    let damaged = |path: &str, ask: &dyn Fn() -> Ended| {
+        ask().expect_done();
+        let file = output.join(path);
+        let whole = std::fs::read(&file).unwrap();
+        damage(&file);
+        ask().expect(3, &[path, "has SHA-256", "fisherflow verify", "--overwrite"]);
+        std::fs::remove_file(&file).unwrap();
+        ask().expect(3, &[path, "is missing"]);
+        std::fs::write(&file, whole).unwrap();
+    };
+    damaged("posterior/inverse/block-000.parquet", &inverse);
+    damaged("posterior/inverse/block-001.parquet", &|| export("scipy"));
+    damaged("posterior/hessian/block-001.parquet", &|| export("curvlinops"));
+    damaged("predictions/part-00001.parquet", &report);
+    damaged("jacobians/part-00000.parquet", &report);
+    damaged("posterior/blocks.parquet", &report);
+    // The others' damage is nobody's concern here.
+    damage(&output.join("posterior/inverse/block-001.parquet"));
+    inverse().expect_done();
+}
+
+#[test]
+fn a_damaged_output_is_not_called_complete() {
+    let place = Place::new();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    carry_out(&file, &[]).expect_done();
+    let whole = digests(&output);
+    let lost = "posterior/inverse/block-001.parquet";
+    for damage in [
+        |file: &Path| std::fs::remove_file(file).unwrap(),
+        |file: &Path| std::fs::write(file, "PAR1").unwrap(),
+    ] {
+        damage(&output.join(lost));
+        carry_out(&file, &[]).expect(3, &[lost, "1 of", "--overwrite"]);
+        carry_out(&file, &["--overwrite"]).expect_done();
+        assert_eq!(digests(&output), whole);
+    }
+    let again = carry_out(&file, &[]);
+    again.expect_done();
+    assert!(again.stdout.contains("nothing to do"), "{again}");
+}
+
+#[test]
+fn an_output_that_takes_no_page_is_told_of_all_the_same() {
+    let place = Place::new();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    carry_out(&file, &[]).expect_done();
+    let page = output.join("report.html");
+    let drawn = std::fs::read(&page).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    std::fs::create_dir(&page).unwrap();
+    std::fs::write(page.join("in-the-way"), "").unwrap();
+    let told = run(fisherflow().arg("report").arg(&output));
+    told.expect(1, &["report.html", "cannot be written", "--out"]);
+    assert!(told.stdout.contains("predictions/"), "{told}");
+    let out = place.path("page.html");
+    run(fisherflow().arg("report").arg(&output).arg("--out").arg(&out)).expect_done();
+    assert_eq!(std::fs::read(&out).unwrap(), drawn);
+}
+
+#[test]
+fn an_output_is_not_named_as_a_release() {
+    let place = Place::new();
+    let file = place.run_file("at@3");
+    for command in ["plan", "run"] {
+        run(fisherflow().arg(command).arg(&file)).expect(2, &["at@3", "release 3 of the line"]);
+    }
+    assert!(!place.path("at@3").exists());
+}
+
+#[test]
+fn a_line_is_not_begun_in_an_output_of_its_own() {
+    let place = Place::new();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    let line = place.path("line.toml");
+    let toml = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&line, format!("{toml}releases = true\n")).unwrap();
+    carry_out(&file, &["--fail-at", "stage-left"]);
+    let said = ["is no line of releases", "output.releases"];
+    carry_out(&line, &[]).expect(2, &said);
+    carry_out(&file, &[]).expect_done();
+    let before = everything_in(&output);
+    for more in [&[][..], &["--overwrite"]] {
+        carry_out(&line, more).expect(2, &said);
+    }
+    run(fisherflow().arg("plan").arg(&line)).expect(2, &said);
+    assert_eq!(everything_in(&output), before);
+}
+
+/// Why the same run file is another run.
+#[test]
+fn what_makes_it_another_run_is_told() {
+    let place = Place::new();
+    let file = place.run_file("out");
+    let [kept, touched] = [0, 1].map(|part| place.path(&format!("catalogue/part-{part:05}.parquet")));
+    let touch = |after: u64| {
+        let later = std::time::SystemTime::now() + Duration::from_secs(after);
+        std::fs::File::options()
+            .write(true)
+            .open(&touched)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+    };
+    let name = touched.to_str().unwrap();
+    let said = [name, "as many rows and bytes as then", "touched since"];
+
+    // One that was left unfinished.
+    carry_out(&file, &["--fail-at", "stage-left"]);
+    touch(3600);
+    let unfinished = carry_out(&file, &[]);
+    unfinished.expect(1, &["left unfinished", "--overwrite", said[0], said[1], said[2]]);
+    assert!(!unfinished.stderr.contains(kept.to_str().unwrap()), "{unfinished}");
+    // One that is finished.
+    carry_out(&file, &["--overwrite"]).expect_done();
+    touch(7200);
+    carry_out(&file, &[]).expect(1, &["already holds the finished run", said[0], said[1], said[2]]);
+    let inputs = manifest(&place.path("out"))["inputs"].clone();
+    let hashes = |input: usize| {
+        let of = |key: &str| inputs[input][key].as_str().map(str::len);
+        (of("sha256"), of("etags_sha256"))
+    };
+    assert_eq!((hashes(0), hashes(1)), ((Some(64), None), (None, Some(64))), "{inputs}");
+    // A setting.
+    std::fs::remove_dir_all(place.path("out")).unwrap();
+    carry_out(&file, &[]).expect_done();
+    let other = carry_out(&place.other_run_file("out"), &[]);
+    other.expect(
+        1,
+        &[
+            "already holds the finished run",
+            "catalogues are as they were",
+            "a setting of the run file",
+        ],
+    );
+    // More spectra.
+    write_objects(&place.path("catalogue"), &simulated(24, 0, 240), 60);
+    carry_out(&file, &[]).expect(1, &["120 rows in 2 objects", "240 rows in 4 objects"]);
+}
