@@ -65,7 +65,7 @@ pub fn write(stores: &Stores, output_uri: &str) -> Result<Written, ReportError> 
 /// Reads a finished output and draws its page; writes nothing.
 ///
 /// # Errors
-/// As [`write`], but for the writing.
+/// As [`write()`], but for the writing.
 pub fn draw(stores: &Stores, output_uri: &str) -> Result<Drawn, ReportError> {
     let output = Output::open(stores, output_uri)?;
     let findings = findings::find(stores, &output)?;

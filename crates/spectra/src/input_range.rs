@@ -6,6 +6,9 @@ use crate::{RowFlags, SpectrumBatch};
 /// spectrum. In the sums, which are of second order, it would weigh as much as a million of these.
 const FARTHEST: f64 = 1e3;
 
+/// Pixels that are looked at together.
+const LANES: usize = 8;
+
 /// How far a network's inputs may be from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputRange {
@@ -32,12 +35,21 @@ impl InputRange {
     pub fn farthest(&self, batch: &SpectrumBatch) -> Vec<f64> {
         let d = batch.n_pixels.max(1);
         let rows = batch.flux.chunks_exact(d).zip(batch.good.chunks_exact(d));
+        let scale: Vec<f64> = self.scale.iter().map(|scale| scale.recip()).collect();
         rows.map(|(flux, good)| {
-            let pixels = flux.iter().zip(good).zip(self.mean.iter().zip(&self.scale));
-            pixels.fold(0.0, |farthest: f64, ((flux, &good), (mean, scale))| {
-                let input = ((flux - mean) / scale).abs();
-                if good { farthest.max(input) } else { farthest }
-            })
+            // Several maxima at once: every spectrum of every pass comes by here.
+            let mut farthest = [0.0; LANES];
+            let pixels = flux.chunks(LANES).zip(good.chunks(LANES));
+            let inputs = self.mean.chunks(LANES).zip(scale.chunks(LANES));
+            for ((flux, good), (mean, scale)) in pixels.zip(inputs) {
+                for ((((farthest, flux), good), mean), scale) in
+                    farthest.iter_mut().zip(flux).zip(good).zip(mean).zip(scale)
+                {
+                    let input = if *good { ((flux - mean) * scale).abs() } else { 0.0 };
+                    *farthest = if input > *farthest { input } else { *farthest };
+                }
+            }
+            farthest.into_iter().fold(0.0, f64::max)
         })
         .collect()
     }

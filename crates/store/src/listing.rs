@@ -1,6 +1,7 @@
 //! What a URI names, and what a plain list of it would leave unsaid: links that lead nowhere, and folders that are not looked into.
 
-use std::path::Path as FilePath;
+use std::collections::HashSet;
+use std::path::{Path as FilePath, PathBuf};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::StreamExt;
@@ -105,7 +106,7 @@ impl Stores {
             let folder = base.uri();
             match dangling_link(FilePath::new(&folder)) {
                 Some(link) => links.push(link),
-                None => dangling_below(FilePath::new(&folder), &patterns, &mut links),
+                None => dangling_below(FilePath::new(&folder), &patterns, &mut HashSet::new(), &mut links),
             }
         }
         links.sort();
@@ -127,8 +128,14 @@ impl Stores {
     }
 }
 
-/// Collects the links below a folder that lead nowhere, and what they lead to, where one of the patterns fits them.
-fn dangling_below(folder: &FilePath, patterns: &[glob::Pattern], found: &mut Vec<(String, String)>) {
+/// Collects the links below a folder that lead nowhere, and what they lead to, where one of the patterns fits them. `linked`: folders that a link
+/// has led to, each looked into once, for links may lead in circles.
+fn dangling_below(
+    folder: &FilePath,
+    patterns: &[glob::Pattern],
+    linked: &mut HashSet<PathBuf>,
+    found: &mut Vec<(String, String)>,
+) {
     // A folder that cannot be read has ended the listing before.
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -141,10 +148,12 @@ fn dangling_below(folder: &FilePath, patterns: &[glob::Pattern], found: &mut Vec
         match entry.file_type() {
             Ok(kind) if kind.is_symlink() => match dangling_link(&path) {
                 Some(link) => found.push(link),
-                None if path.is_dir() => dangling_below(&path, patterns, found),
+                None if path.is_dir() && path.canonicalize().is_ok_and(|real| linked.insert(real)) => {
+                    dangling_below(&path, patterns, linked, found);
+                }
                 None => {}
             },
-            Ok(kind) if kind.is_dir() => dangling_below(&path, patterns, found),
+            Ok(kind) if kind.is_dir() => dangling_below(&path, patterns, linked, found),
             _ => {}
         }
     }
