@@ -311,7 +311,7 @@ fn claims(stores: &Stores, base: &str) {
     second.commit(&manifest).unwrap();
     second.commit(&manifest).unwrap();
     // Nobody took it over.
-    second.check().unwrap();
+    second.release().unwrap();
     let committed = output.held().unwrap().unwrap();
     assert_eq!(committed.committed.as_ref(), Some(&manifest));
     assert_eq!(committed.claim.pid, 43);
