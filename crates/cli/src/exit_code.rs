@@ -1,11 +1,10 @@
 //! What can end a command, and the exit code that tells a scheduler about it.
 
-use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use fisherflow_dataflow::RunError;
+use fisherflow_dataflow::{RunError, with_causes};
 use fisherflow_report::ReportError;
 use fisherflow_store::StoreError;
 
@@ -137,26 +136,11 @@ pub fn say(error: &CliError, terminal: &Terminal) -> u8 {
     match terminal.format {
         LogFormat::Text => {
             // Where nobody listens the exit code has to do.
-            let _ = writeln!(std::io::stderr(), "error: {}", chain(error));
+            let _ = writeln!(std::io::stderr(), "error: {}", with_causes(error));
         }
-        LogFormat::Json => tracing::error!(exit_code = code, error = chain(error)),
+        LogFormat::Json => tracing::error!(exit_code = code, error = with_causes(error)),
     }
     code
-}
-
-/// An error and its causes, none said twice.
-pub fn chain(error: &dyn Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !said.contains(&text) {
-            said.push_str(": ");
-            said.push_str(&text);
-        }
-        cause = error.source();
-    }
-    said
 }
 
 #[cfg(test)]
@@ -167,7 +151,7 @@ mod tests {
     fn causes_are_said_once() {
         let source = std::io::Error::other("no such file");
         let error = CliError::folder("a.toml", source);
-        assert_eq!(chain(&error), "cannot find the folder of a.toml: no such file");
+        assert_eq!(with_causes(&error), "cannot find the folder of a.toml: no such file");
         assert_eq!(error.exit_code(), 2);
     }
 

@@ -7,14 +7,14 @@
 use fisherflow_curvature::References;
 use fisherflow_posterior::ScatterEstimate;
 use fisherflow_spectra::PixelPopulation;
-use fisherflow_store::Stores;
+use fisherflow_store::{Stores, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Job, Noise};
-use crate::release::Release;
+use crate::run::release::Release;
 
 /// Version of the document.
 const VERSION: u32 = 1;
@@ -121,10 +121,7 @@ impl Pinned {
                 basis.version
             )));
         }
-        let sha256 = Sha256::digest(&bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = hex(&Sha256::digest(&bytes));
         Ok(Self {
             basis,
             bytes,

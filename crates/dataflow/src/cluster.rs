@@ -1,5 +1,12 @@
 //! Timely's workers, over threads and processes, and what becomes of a lost peer.
 
+pub(crate) mod handshake;
+pub(crate) mod heartbeat;
+pub(crate) mod mesh;
+pub(crate) mod strays;
+pub(crate) mod whereabouts;
+pub(crate) mod wire;
+
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -12,16 +19,15 @@ use timely::communication::{Config, Hooks};
 use timely::execute::execute_from;
 use timely::worker::Worker;
 
+use crate::cluster::heartbeat::Heartbeat;
+use crate::cluster::whereabouts::Whereabouts;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::fault::Faults;
-use crate::heartbeat::Heartbeat;
 use crate::job::Cluster;
-use crate::mesh;
-use crate::meter::Meter;
-use crate::operator_times;
-use crate::repeated;
-use crate::whereabouts::Whereabouts;
+use crate::progress::meter::Meter;
+use crate::progress::operator_times;
+use crate::progress::repeated;
 
 /// How long a worker that only sees a connection close waits for the heartbeat to say whose it was.
 const WHO_WAS_IT: Duration = Duration::from_millis(300);

@@ -15,21 +15,21 @@ use fisherflow_spectra::{Group, InputRange, SpectrumBatch};
 use fisherflow_store::{Catalogue, Fetch, GroupIds, GroupStore, Holding, Output, Stores};
 
 use crate::arithmetic_check::as_on_the_cpu;
-use crate::auto::ChosenStructure;
 use crate::basis::Pinned;
 use crate::checkpoint::Checkpoint;
 use crate::dual_storage::{DualRows, DualStorage};
-use crate::error::RunError;
+use crate::error::{RunError, with_causes};
 use crate::fault::Faults;
 use crate::group_name::Serves;
 use crate::job::Job;
-use crate::memory::Sizes;
-use crate::meter::Meter;
 use crate::operators::{GroupReader, Readers};
 use crate::passes::rows;
-use crate::prior_choice::PriorChoice;
-use crate::release::Release;
-use crate::stage_state::FitCounts;
+use crate::plan::auto::ChosenStructure;
+use crate::plan::memory::Sizes;
+use crate::progress::meter::Meter;
+use crate::run::prior_choice::PriorChoice;
+use crate::run::release::Release;
+use crate::run::stage_state::FitCounts;
 
 /// Bytes of decoded spectra that a group's reader may hold ready.
 pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
@@ -145,9 +145,9 @@ impl Context {
     /// The network where spectra are differentiated: on the processor that the run file names.
     pub(crate) fn differentiating(&self) -> Result<&Network, RunError> {
         self.once(&self.differentiating, || {
-            let refused = |error: NetworkError| RunError::Refused(with_source(&error));
+            let refused = |error: NetworkError| RunError::Refused(with_causes(&error));
             // Not the data are at fault: another machine or build, or another run file.
-            let lacking = |error: NetworkError| RunError::Usage(with_source(&error));
+            let lacking = |error: NetworkError| RunError::Usage(with_causes(&error));
             let device = self.job.compute.processor.device().map_err(lacking)?;
             if device.is_cpu() {
                 return Ok(self.network.clone());
@@ -321,11 +321,4 @@ fn joined(mut batches: Fetch, batch_rows: usize) -> impl Iterator<Item = Result<
             }
         }
     })
-}
-
-/// An error and what caused it.
-fn with_source(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

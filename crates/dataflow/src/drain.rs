@@ -1,7 +1,7 @@
 //! The orderly end of a process that was asked to go: groups under way are finished, no further one is begun.
 //!
 //! A group that is not begun keeps its capability, so that no operator takes the sums for complete; the run ends by a fault once nothing
-//! is under way in any process ([`crate::heartbeat`]).
+//! is under way in any process ([`crate::cluster::heartbeat`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

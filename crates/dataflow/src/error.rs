@@ -107,20 +107,21 @@ impl RunError {
             Self::PeerLost(_) | Self::PeerFailed { .. } | Self::Interrupted(_) | Self::Stopped
         )
     }
+}
 
-    /// The error and its causes, none said twice.
-    pub(crate) fn in_words(&self) -> String {
-        let mut said = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !said.contains(&text) {
-                said = format!("{said}: {text}");
-            }
-            cause = error.source();
+/// An error and its causes, none said twice.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said.push_str(": ");
+            said.push_str(&text);
         }
-        said
+        cause = error.source();
     }
+    said
 }
 
 /// Whether the run file asks of a network or of this machine what it cannot do, whatever the network's file holds.

@@ -17,7 +17,7 @@ use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::job::{Noise, Prior};
 use crate::passes::differentiated::Differentiated;
-use crate::prior_choice::EvidenceOf;
+use crate::run::prior_choice::EvidenceOf;
 
 /// The metadata of every file: what run it is of, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {

@@ -7,6 +7,7 @@
 
 use fisherflow_curvature::{CurvatureKind, References};
 use fisherflow_spectra::{Group, PixelPopulation};
+use fisherflow_store::hex;
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
@@ -140,10 +141,6 @@ pub(crate) fn name_of(digest: &str, group: &Group, excluded: &[String]) -> Strin
     name.digest()[..32].to_owned()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +157,7 @@ mod tests {
         Calibration, CatalogueSource, Certification, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
         NetworkSource, Noise, Predict, Prior,
     };
-    use crate::meter::Meter;
+    use crate::progress::meter::Meter;
 
     fn prepare(folder: &Path) {
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();

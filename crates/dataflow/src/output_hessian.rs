@@ -12,14 +12,14 @@ use fisherflow_store::{Column, FileMetadata, Output, TableWriter, WrittenFile};
 use timely::worker::Worker;
 
 use crate::cluster;
+use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::{Cluster, ExistingOutput, Job};
-use crate::meter::Meter;
 use crate::passes::{agree, population};
-use crate::repeated;
-use crate::stage_state::FitState;
-use crate::whereabouts::Whereabouts;
+use crate::progress::meter::Meter;
+use crate::progress::repeated;
+use crate::run::stage_state::FitState;
 
 /// Values held at once: rows of a dense Hessian are written as they come.
 const AT_ONCE: usize = 1 << 22;

@@ -1,5 +1,12 @@
 //! What a run would do and take, found out without touching anything.
 
+pub(crate) mod auto;
+pub(crate) mod cluster_plan;
+pub(crate) mod cluster_rates;
+pub(crate) mod cluster_sizes;
+pub(crate) mod memory;
+pub(crate) mod resources;
+
 use std::sync::Arc;
 
 use fisherflow_curvature::{
@@ -10,17 +17,17 @@ use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_produc
 use fisherflow_store::{Changes, SkippedObject};
 use serde::Serialize;
 
-use crate::auto::ChosenStructure;
-use crate::cluster_plan::{ClusterPlan, ClusterQuestion, cluster_plan};
-use crate::cluster_sizes::cluster_sizes;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::files::structure_name;
 use crate::job::{Job, LowRankSettings, Prior};
-use crate::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
-use crate::meter::Meter;
 use crate::passes::exclusions;
-use crate::release;
+use crate::plan::auto::ChosenStructure;
+use crate::plan::cluster_plan::{ClusterPlan, ClusterQuestion, cluster_plan};
+use crate::plan::cluster_sizes::cluster_sizes;
+use crate::plan::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
+use crate::progress::meter::Meter;
+use crate::run::release;
 
 /// What a run would do and take. Floating-point operations count a multiplication and an addition as two.
 #[derive(Clone, Debug, Serialize)]

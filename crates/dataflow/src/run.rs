@@ -1,5 +1,20 @@
 //! A run from claim to manifest.
 
+pub(crate) mod calibration_notes;
+pub(crate) mod claim;
+pub(crate) mod claim_keeper;
+pub(crate) mod data_notes;
+pub(crate) mod inputs;
+pub(crate) mod manifest;
+pub(crate) mod membership;
+pub(crate) mod prior_choice;
+pub(crate) mod prior_facts;
+pub(crate) mod read_back;
+pub(crate) mod release;
+pub(crate) mod stage_state;
+pub(crate) mod stages;
+pub(crate) mod still_there;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,30 +25,24 @@ use fisherflow_store::{Changes, Holding, Manifest, WrittenFile};
 use serde::Serialize;
 
 use crate::basis;
-use crate::calibration_notes;
-use crate::claim::{self, Claimed};
-use crate::claim_keeper::ClaimKeeper;
 use crate::cluster;
+use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
-use crate::data_notes;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::files;
-use crate::inputs;
 use crate::job::{Cluster, Job, Stage};
-use crate::manifest::manifest;
-use crate::meter::Meter;
 use crate::passes::exclusions;
 use crate::passes::predict::PredictCounts;
-use crate::prior_facts::PriorFacts;
-use crate::read_back;
-use crate::release;
-use crate::resources::Resources;
-use crate::stage_state::FitCounts;
-use crate::stages::{self, Found};
-use crate::status::StatusWriter;
-use crate::still_there;
-use crate::whereabouts::Whereabouts;
+use crate::plan::resources::Resources;
+use crate::progress::meter::Meter;
+use crate::progress::status::StatusWriter;
+use crate::run::claim::Claimed;
+use crate::run::claim_keeper::ClaimKeeper;
+use crate::run::manifest::manifest;
+use crate::run::prior_facts::PriorFacts;
+use crate::run::stage_state::FitCounts;
+use crate::run::stages::Found;
 
 /// What a run left, for people to read.
 #[derive(Clone, Debug, Serialize)]

@@ -14,14 +14,14 @@ use fisherflow_store::{Column, FileMetadata, Output, WrittenFile};
 use timely::worker::Worker;
 
 use crate::cluster;
+use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;
 use crate::job::{Cluster, ExistingOutput, Job};
-use crate::meter::Meter;
 use crate::passes::products::{Over, not_the_owner, products};
-use crate::stages;
-use crate::whereabouts::Whereabouts;
+use crate::progress::meter::Meter;
+use crate::run::stages;
 
 /// Points of the density's curve.
 const POINTS: usize = 512;

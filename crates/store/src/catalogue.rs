@@ -1,5 +1,16 @@
 //! A catalogue: which objects a URI names, whether they fit together, and which shards they hold.
 
+pub(crate) mod batches;
+pub(crate) mod decode;
+pub(crate) mod exclude_list;
+pub(crate) mod fetch;
+pub(crate) mod kept_spectra;
+pub(crate) mod listing;
+pub(crate) mod object;
+pub(crate) mod row_group;
+pub(crate) mod schema;
+pub(crate) mod simulated;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -14,14 +25,15 @@ use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::async_reader::ObjectReader;
-use crate::catalogue_object::{agrees, id_column, open_object, probed_again, shards};
-use crate::catalogue_schema::{pixel_bits, row_schema};
-use crate::fetch::{Fetch, FetchPlan};
-use crate::kept_spectra::KeptSpectra;
-use crate::known_catalogue::types_of;
-use crate::listing::remedy;
-use crate::location::folder_of;
+use crate::catalogue::fetch::{Fetch, FetchPlan};
+use crate::catalogue::kept_spectra::KeptSpectra;
+use crate::catalogue::listing::remedy;
+use crate::catalogue::object::{agrees, id_column, open_object, probed_again, shards};
+use crate::catalogue::schema::{pixel_bits, row_schema};
+use crate::hex::hex;
+use crate::line::known_catalogue::types_of;
+use crate::objects::async_reader::ObjectReader;
+use crate::objects::location::folder_of;
 use crate::{CatalogueFacts, ExcludeList, KnownCatalogue, StoreError, Stores};
 
 /// Footers read at a time.
@@ -497,10 +509,6 @@ fn no_match(uri: &str, skipped: &[SkippedObject], unread: Option<&str>) -> Store
         uri: uri.to_owned(),
         hint,
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether leaving the object out is an answer; a store that does not answer at all is none.

@@ -10,9 +10,14 @@
 //! A reader goes by `commits/` alone, so that it never sees half a release; two writers of one release are told apart by which of them creates
 //! the commit.
 
+pub(crate) mod commit;
+pub(crate) mod garbage;
+pub(crate) mod group_ids;
+pub(crate) mod known_catalogue;
+
 use serde::de::DeserializeOwned;
 
-use crate::destination::refuse_no_folder;
+use crate::objects::destination::refuse_no_folder;
 use crate::output::json;
 use crate::{Commit, Creation, GroupStore, StoreError, Stores};
 

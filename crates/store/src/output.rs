@@ -1,6 +1,12 @@
 //! An output: claimed by one run, written file by file, committed by its manifest.
 //!
-//! Of two runs on one output the second refuses ([`crate::claim`]). `manifest.json` is created by a conditional write once every file is there; `_SUCCESS` comes last. `predictions/`, `jacobians/` and `posterior/` hold Parquet alone.
+//! Of two runs on one output the second refuses ([`crate::output::claim`]). `manifest.json` is created by a conditional write once every file is there; `_SUCCESS` comes last. `predictions/`, `jacobians/` and `posterior/` hold Parquet alone.
+
+pub(crate) mod claim;
+pub(crate) mod manifest;
+pub(crate) mod rendezvous;
+pub(crate) mod tidy;
+pub(crate) mod verify;
 
 use fisherflow_spectra::ObjectVersion;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -8,17 +14,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use crate::blocks::{BLOCKS, read_blocks, write_blocks};
-use crate::catalogue::hex;
-use crate::certificate::{CertificateRow, write_certificate};
-use crate::destination::refuse_no_folder;
-use crate::evidence::write_evidence;
-use crate::failure::Action;
-use crate::holdout::{HoldoutRow, write_holdout};
-use crate::intrinsic::{IntrinsicRow, write_intrinsic};
-use crate::jacobians::JacobianSchema;
+use crate::hex::hex;
 use crate::line::refuse_name_of_release;
-use crate::matrices::read_matrices;
+use crate::objects::destination::refuse_no_folder;
+use crate::objects::failure::Action;
+use crate::tables::blocks::{BLOCKS, read_blocks, write_blocks};
+use crate::tables::certificate::{CertificateRow, write_certificate};
+use crate::tables::evidence::write_evidence;
+use crate::tables::holdout::{HoldoutRow, write_holdout};
+use crate::tables::intrinsic::{IntrinsicRow, write_intrinsic};
+use crate::tables::jacobians::JacobianSchema;
+use crate::tables::matrices::read_matrices;
 use crate::{
     BlockRow, Creation, EvidenceRow, FileMetadata, GroupStore, JacobianWriter, Manifest, MarginalVarianceWriter,
     MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, Rendezvous, StoreError, StoredMatrices, Stores,

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use fisherflow_dataflow::with_causes;
 use fisherflow_store::{Line, Resolved, Retention, StoreError, Stores};
 
 use super::stores;
 use crate::args::GcArgs;
-use crate::exit_code::{self, CliError};
+use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Place;
@@ -71,7 +72,7 @@ pub fn releases(place: &Place) -> Result<(), CliError> {
             Ok(None) => continue,
             // The others are still there, and still to be read.
             Err(error @ StoreError::BadDocument { .. }) => {
-                tracing::warn!(release, "left out of the list: {}", exit_code::chain(&error));
+                tracing::warn!(release, "left out of the list: {}", with_causes(&error));
                 continue;
             }
             Err(error) => return Err(error.into()),

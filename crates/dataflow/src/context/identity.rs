@@ -1,5 +1,6 @@
 //! The name of a run: the hash of everything that decides the bits of its output.
 
+use fisherflow_store::hex;
 use sha2::{Digest, Sha256};
 
 use super::{Context, GroupedCatalogue};
@@ -75,8 +76,4 @@ impl Context {
             _ => found,
         }
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,25 +7,26 @@ use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKi
 use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Processor};
 use fisherflow_posterior::LabelCells;
 use fisherflow_spectra::plan_groups;
-use fisherflow_store::{Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores};
+use fisherflow_store::{Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores, hex};
 use sha2::{Digest, Sha256};
 
-use super::identity::hex;
-use super::{Context, GroupedCatalogue, IO_THREADS, PLENTY, with_source};
+use super::{Context, GroupedCatalogue, IO_THREADS, PLENTY};
 use crate::arithmetic_check::exact_enough;
-use crate::auto::ChosenStructure;
 use crate::basis::Pinned;
+use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
-use crate::error::RunError;
+use crate::error::{RunError, with_causes};
 use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::job::{CatalogueSource, Compute, Job, Prior, StructureChoice};
-use crate::memory::Sizes;
-use crate::meter::Meter;
 use crate::operators::Readers;
-use crate::prior_choice::PriorChoice;
-use crate::release::Release;
-use crate::{auto, checkpoint, prior_choice};
+use crate::plan::auto;
+use crate::plan::auto::ChosenStructure;
+use crate::plan::memory::Sizes;
+use crate::progress::meter::Meter;
+use crate::run::prior_choice;
+use crate::run::prior_choice::PriorChoice;
+use crate::run::release::Release;
 
 impl Context {
     /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
@@ -33,7 +34,7 @@ impl Context {
         let asked = job.compute.arithmetic.precision;
         let kernel_of = |precision: ProductPrecision| {
             let kernel = precision.kernel();
-            kernel.map_err(|error| RunError::Refused(with_source(&error)))
+            kernel.map_err(|error| RunError::Refused(with_causes(&error)))
         };
         kernel_of(asked)?;
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;

@@ -13,11 +13,12 @@ use fisherflow_spectra::InputRange;
 use super::{Bases, Context, Posterior};
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
+use crate::files;
 use crate::job::Prior;
-use crate::prior_choice::PriorChoice;
-use crate::prior_facts::PriorPrecision;
-use crate::stage_state::{FitState, InvertState};
-use crate::{files, prior_choice};
+use crate::run::prior_choice;
+use crate::run::prior_choice::PriorChoice;
+use crate::run::prior_facts::PriorPrecision;
+use crate::run::stage_state::{FitState, InvertState};
 
 impl Context {
     /// Loads the posterior of every block from the files that `invert` wrote; the first worker to ask reads them for all.

@@ -13,7 +13,7 @@ use super::run;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Conclude, Gather, owned};
-use crate::stage_state;
+use crate::run::stage_state;
 
 /// What `stage` left for this run, the same on every worker; `None` where it has not run.
 pub(crate) fn left_by<T: DeserializeOwned>(

@@ -31,7 +31,7 @@ use crate::error::RunError;
 use crate::files;
 use crate::group_name::PassInputs;
 use crate::operators::{GroupFold, GroupSums, Total};
-use crate::stage_state::FitCounts;
+use crate::run::stage_state::FitCounts;
 
 /// What the pass leaves beside the Hessian's files.
 pub(crate) struct Fitted {

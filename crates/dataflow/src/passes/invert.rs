@@ -22,8 +22,8 @@ use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::Prior;
 use crate::operators::{Conclude, Gather, owned};
-use crate::prior_choice::PriorChoice;
-use crate::stage_state::InvertState;
+use crate::run::prior_choice::PriorChoice;
+use crate::run::stage_state::InvertState;
 
 /// One inverted block, its matrices written.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use super::{held_out, run};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Expected, Gather, GroupFold, ReduceInGroupOrder};
-use crate::stages::begin_over;
+use crate::run::stages::begin_over;
 
 /// The population, or `None` where no pixel is known: then no pixel may be masked. From here on spectra beyond its limit of inputs are bad.
 pub(crate) fn population(worker: &mut Worker, context: &Arc<Context>) -> Result<Option<PixelPopulation>, RunError> {

@@ -26,8 +26,8 @@ use super::{run, spectra_of};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Conclude, Expected, Gather, GroupFold, ReduceInGroupOrder};
-use crate::stage_state::{FitState, InvertState};
-use crate::stages::begin_over;
+use crate::run::stage_state::{FitState, InvertState};
+use crate::run::stages::begin_over;
 
 /// Stars whose answers are probed.
 const PROBED: usize = 16;

@@ -1,0 +1,221 @@
+//! What a reader should know of the prior and of what is fitted to held-out spectra, in words.
+
+use fisherflow_posterior::{
+    CellScatter, Evidence, FEWEST_STARS, HoldoutPrior, LabelFit, LabelScale, OVERWHELMED, ScatterEstimate,
+};
+
+use crate::context::Context;
+use crate::job::Prior;
+use crate::passes::calibrate::Calibrated;
+use crate::run::prior_choice::PriorChoice;
+
+/// Of the prior; whether there are pulls, once it is known.
+pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bool>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for of in &choice.evidence {
+        let block = of.block.and_then(|block| context.blocks.get(block));
+        let name = block.map(|block| format!("{}: ", block.name())).unwrap_or_default();
+        let beside = choice.holdout.is_some();
+        notes.extend(of_evidence(&of.evidence, &name, beside));
+    }
+    notes.extend(choice.holdout.iter().flat_map(of_holdout));
+    if matches!(context.job.prior, Prior::Evidence | Prior::EvidencePerBlock) {
+        let judge = match pulls {
+            Some(true) => "the pulls decide",
+            Some(false) => {
+                "the pulls would decide, and no unseen spectra have labels to compare with: nothing here checks the weights' part"
+            }
+            None => "the pulls that `predict` finds decide",
+        };
+        let which = if context.job.prior == Prior::Evidence {
+            "one for all weights"
+        } else {
+            "one for each block"
+        };
+        notes.push(format!(
+            "a prior precision by evidence, {which}, can be far from calibrated: {judge}"
+        ));
+    }
+    notes
+}
+
+fn of_evidence(evidence: &Evidence, name: &str, beside: bool) -> Vec<String> {
+    let delta = evidence.prior_precision;
+    let verb = if beside { "would be" } else { "is" };
+    let mut notes = vec![format!(
+        "{name}prior precision by evidence {verb} {}: {:.1} effective parameters over {} for the sum of squared weights and biases",
+        rounded(delta),
+        evidence.effective_parameters,
+        rounded(evidence.weights_squared)
+    )];
+    if evidence.at_edge {
+        let from = evidence.curve.first().map_or(delta, |point| point.prior_precision);
+        notes.push(if delta > from {
+            format!(
+                "{name}the evidence still rises at {delta:.1e}, the end of its curve: the spectra determine hardly anything of the weights, and \
+                 this prior precision is no optimum; give prior.precision a number"
+            )
+        } else {
+            format!(
+                "{name}the evidence still rises towards 0 at {delta:.1e}, the end of its curve, where eigenvalues are rounding: this prior \
+                 precision is no optimum; give prior.precision a number"
+            )
+        });
+    }
+    notes
+}
+
+fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
+    let ends = [holdout.curve.first(), holdout.curve.last()].map(|point| point.map_or(f64::NAN, |p| p.prior_precision));
+    let mut notes = vec![format!(
+        "prior precision {} makes the residuals of {} held-out spectra likeliest; {} to {} are as good to them (log likelihood within 2)",
+        rounded(holdout.prior_precision),
+        holdout.n_spectra,
+        rounded(holdout.indistinct.0),
+        rounded(holdout.indistinct.1)
+    )];
+    if holdout.flat {
+        notes[0] = format!(
+            "{} held-out spectra cannot tell the prior precision: all from {} to {} are as good to them (log likelihood within 2 of the best), \
+             and {} was taken, the one nearest to the evidence's",
+            holdout.n_spectra,
+            rounded(holdout.indistinct.0),
+            rounded(holdout.indistinct.1),
+            rounded(holdout.prior_precision)
+        );
+    }
+    if holdout.at_edge {
+        notes.push(format!(
+            "the held-out spectra's likelihood is highest at an end of its curve ({} to {}): it has no maximum there",
+            rounded(ends[0]),
+            rounded(ends[1])
+        ));
+    }
+    notes
+}
+
+/// Of what was fitted to the held-out spectra beside C_intrinsic over all.
+pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
+    let labels = &context.network.labels().names;
+    let mut notes = of_labels(context, &calibrated.label_fits);
+    if let Some(all) = &calibrated.intrinsic {
+        notes.extend(of_climb("C_intrinsic", all));
+        if !context.job.keeps_out() {
+            notes.push(format!(
+                "the {} held-out spectra that C_intrinsic is fitted to are in the Hessian like all others: where the network was trained on them, it \
+                 and the pulls over them are too small",
+                all.n_spectra
+            ));
+        }
+    }
+    if calibrated.overwhelmed > 0 {
+        notes.push(format!(
+            "{} held-out spectra are neither in C_intrinsic nor in its pulls: their own error of a label is more than {OVERWHELMED:.0e} times the \
+             residuals'. Pixels whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask)",
+            calibrated.overwhelmed
+        ));
+    }
+    notes.extend(calibrated.label_scale.iter().map(|found| of_label_scale(found, labels)));
+    for cell in &calibrated.cells {
+        let name = cell_name(cell, labels);
+        match &cell.own {
+            None => notes.push(format!(
+                "C_intrinsic of {name}: {} held-out spectra, fewer than {FEWEST_STARS}: that of all cells is taken",
+                cell.n_spectra
+            )),
+            Some(own) if own.vanishing > 0 => notes.push(format!(
+                "C_intrinsic of {name} vanishes in {} of {} directions",
+                own.vanishing,
+                own.eigenvalues.len()
+            )),
+            Some(_) => {}
+        }
+    }
+    notes
+}
+
+/// Of a scatter whose likelihood was still rising.
+pub(crate) fn of_climb(name: &str, estimate: &ScatterEstimate) -> Option<String> {
+    (!estimate.has_converged()).then(|| {
+        format!(
+            "{name}: its likelihood was still rising after {} iterations: look for spectra whose errors or residuals are far from all others'",
+            estimate.iterations
+        )
+    })
+}
+
+/// Of labels that the network does not know, or that are hardly labels.
+pub(crate) fn of_labels(context: &Context, fits: &[LabelFit]) -> Vec<String> {
+    let (labels, columns) = (context.network.labels(), &context.job.catalogue.columns.labels);
+    let named = fits.iter().zip(labels.names.iter().zip(&labels.units));
+    named
+        .filter_map(|(fit, (name, unit))| of_label(fit, name, unit, columns))
+        .collect()
+}
+
+fn of_label(fit: &LabelFit, name: &str, unit: &str, columns: &[String]) -> Option<String> {
+    let n = fit.n_spectra;
+    let stray = fit.stray.map(|stray| {
+        format!(
+            "{} in {} of them, farther from all other values than these are from one another",
+            stray.value, stray.n_spectra
+        )
+    });
+    if !fit.is_doubtful() {
+        return stray.map(|stray| {
+            format!(
+                "label {name}: of {n} held-out spectra, {stray}: a missing label must be null, else it counts as an error of the network"
+            )
+        });
+    }
+    let verdict = match fit.r_squared {
+        Some(r_squared) if r_squared < 0.0 => format!("worse than the labels' mean (R^2 {})", rounded(r_squared)),
+        _ => "far off".to_owned(),
+    };
+    let order = fit.follows.and_then(|label| columns.get(label)).map_or_else(
+        || "columns in another order than the network's outputs".to_owned(),
+        |column| {
+            format!("columns in another order than the network's outputs (this output follows column \"{column}\")")
+        },
+    );
+    let values = stray.map_or_else(String::new, |stray| format!(" ({stray})"));
+    Some(format!(
+        "label {name}: over {n} held-out spectra the network is {verdict}, with a mean residual of {} {unit} and a standard deviation of {} about it: \
+         its error bars mean little. Look for {order}, other units, a missing normalisation (network.input_mean, network.input_scale, \
+         network.labels.mean, network.labels.scale), and missing labels that are numbers{values}",
+        rounded(fit.mean_residual),
+        rounded(fit.scatter)
+    ))
+}
+
+fn of_label_scale(found: &LabelScale, labels: &[String]) -> String {
+    let factors = labels.iter().zip(&found.scale).zip(&found.at_limit);
+    let said: Vec<String> = factors
+        .map(|((label, scale), at_limit)| {
+            let limit = if *at_limit { " (not told)" } else { "" };
+            format!("{label} {}{limit}", rounded(*scale))
+        })
+        .collect();
+    format!(
+        "the weights' part is multiplied, in standard deviations, by {}: so {} held-out spectra are likeliest, by {:.1} in log likelihood",
+        said.join(", "),
+        found.n_spectra,
+        found.log_likelihood_gain
+    )
+}
+
+/// `3500 <= teff < 4500, logg < 3.5`.
+fn cell_name(cell: &CellScatter, labels: &[String]) -> String {
+    let intervals = cell.intervals.iter().map(|interval| {
+        let label = labels.get(interval.label).map_or("?", String::as_str);
+        let low = interval.low.map_or(String::new(), |low| format!("{low} <= "));
+        let high = interval.high.map_or(String::new(), |high| format!(" < {high}"));
+        format!("{low}{label}{high}")
+    });
+    intervals.collect::<Vec<_>>().join(", ")
+}
+
+/// To four digits.
+fn rounded(x: f64) -> f64 {
+    format!("{x:.3e}").parse().unwrap_or(x)
+}

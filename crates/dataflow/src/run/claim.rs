@@ -1,0 +1,272 @@
+//! How the first process comes to hold the output, and when it refuses to.
+//!
+//! A holder on this machine is asked of the system: it runs or it does not. One elsewhere is watched for a few of its beats: its signs of
+//! life change, or it is given up and followed by the next claim ([`fisherflow_store::Holding`]). A wrong guess costs a run its attempt and
+//! never its output: who was followed can commit nothing.
+
+use std::time::{Duration, Instant};
+
+use fisherflow_store::{Claim, Held, Holding, Manifest, Output, SignOfLife, StoreError, now_utc};
+
+use crate::context::Context;
+use crate::error::RunError;
+use crate::interrupt::Interrupt;
+use crate::job::{Cluster, ExistingOutput};
+use crate::run::inputs;
+
+/// Beats without a sign of life after which a holder elsewhere is given up.
+const SILENT_BEATS: u32 = 3;
+/// At most so long between two looks at a holder's signs of life.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What became of a claim.
+pub(crate) enum Claimed {
+    /// The output is this process's.
+    Held {
+        /// Its claim.
+        holding: Holding,
+        /// Whether what is there is to be removed, once all processes of the run are there.
+        overwrites: bool,
+    },
+    /// This very run is complete there.
+    Complete(Box<Manifest>),
+}
+
+/// Time between two signs of life of a holder.
+pub(crate) fn beat(peer_timeout: Duration) -> Duration {
+    (peer_timeout / 5).min(Duration::from_secs(5))
+}
+
+/// Takes the output for this run; removes nothing yet.
+///
+/// What an attempt before left of this very run is gone on with, whether or not it is to overwrite: that removes finished outputs, and what is
+/// another run's.
+pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, RunError> {
+    let output = &context.output;
+    let own = own_claim(&context.run_id, beat(cluster.peer_timeout));
+    let asked = is_asked_to_overwrite(context);
+    loop {
+        // A place that cannot even be looked at is one that a claim cannot write to, and says so better.
+        if let Ok(Some(manifest)) = finished(context) {
+            return Ok(Claimed::Complete(manifest));
+        }
+        let found = output.held();
+        let Ok(Some(held)) = found else {
+            match output.claim(&own, asked)? {
+                Some(holding) => {
+                    let overwrites = finished_by(output)?.is_some();
+                    return Ok(Claimed::Held { holding, overwrites });
+                }
+                None => found?,
+            };
+            continue;
+        };
+        let complete = finished_by(output)?;
+        // A claim that came to nothing leaves the output to whoever finished it before.
+        let is_same = *complete.as_ref().unwrap_or(&held.claim.run_id) == context.run_id;
+        // What another run left of a release that it never committed is nobody's: its groups are the line's.
+        let may_overwrite = match &context.release {
+            None => asked,
+            Some(release) => {
+                release.check_open()?;
+                true
+            }
+        };
+        if !is_same && !may_overwrite {
+            let is_over = has_ended(context, &held, &own)?;
+            return Err(refusal(context, held, is_over)?);
+        }
+        if let (Some(manifest), true, None) = (&held.committed, is_same, &complete) {
+            // Its holder died between its commit and the manifest.
+            output.commit(manifest)?;
+            return Ok(Claimed::Complete(Box::new(manifest.clone())));
+        }
+        if held.committed.is_none() && is_at_work(context, &held, &own, &cluster.interrupt)? {
+            return Err(refusal(context, held, false)?);
+        }
+        let holding = if is_same && complete.is_none() {
+            output.succeed(&held, &own)?
+        } else {
+            output.replace(&held, &own)?
+        };
+        let Some(holding) = holding else { continue };
+        if let Some(manifest) = finished(context)? {
+            // Completed while this process looked.
+            return Ok(Claimed::Complete(manifest));
+        }
+        let overwrites = !is_same || finished_by(output)?.is_some();
+        if !overwrites {
+            tracing::info!(run_id = %context.run_id, output = %output.uri(), claim = holding.generation(), "goes on after the last finished stage");
+        }
+        return Ok(Claimed::Held { holding, overwrites });
+    }
+}
+
+/// The run that finished what is in an output, nobody's where its manifest cannot be understood; `None` where nothing is finished.
+fn finished_by(output: &Output) -> Result<Option<String>, RunError> {
+    match output.manifest() {
+        Ok(manifest) => Ok(manifest.map(|manifest| manifest.run_id)),
+        Err(StoreError::BadDocument { .. }) => Ok(Some(String::new())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Releases never change: what is of this run in the next one is gone on with, what is of another is nobody's.
+fn is_asked_to_overwrite(context: &Context) -> bool {
+    context.release.is_none() && context.job.existing_output == ExistingOutput::Overwrite
+}
+
+/// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
+pub(crate) fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
+    if is_asked_to_overwrite(context) {
+        return Ok(None);
+    }
+    let manifest = context.output.manifest()?;
+    Ok(manifest
+        .filter(|manifest| manifest.run_id == context.run_id)
+        .map(Box::new))
+}
+
+/// Why the output cannot be had; `is_over`: its holder is known to be at work no more.
+fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, RunError> {
+    let output = context.output.uri().to_owned();
+    let manifest = held.committed.or(context.output.manifest()?);
+    let claim = held.claim;
+    let refusal = match &manifest {
+        Some(manifest) if manifest.run_id != context.run_id => StoreError::Complete {
+            output,
+            run_id: manifest.run_id.clone(),
+        },
+        _ if is_over => StoreError::Unfinished {
+            output,
+            run_id: claim.run_id,
+            started: claim.started,
+        },
+        _ => StoreError::Held {
+            output,
+            run_id: claim.run_id,
+            host: claim.host,
+            pid: claim.pid,
+            started: claim.started,
+        },
+    };
+    if matches!(refusal, StoreError::Held { .. }) {
+        return Ok(refusal.into());
+    }
+    Ok(match inputs::difference(context, manifest.as_ref())? {
+        Some(difference) => RunError::AnotherRun {
+            refusal: Box::new(refusal),
+            difference,
+        },
+        None => refusal.into(),
+    })
+}
+
+/// Whether a holder is a process of this machine that runs, other than this one; `None`: it is elsewhere.
+fn runs_here(holder: &Claim, own: &Claim) -> Option<bool> {
+    let is_here = !holder.machine.is_empty() && holder.machine == own.machine;
+    let is_itself = (holder.pid, holder.born) == (own.pid, own.born);
+    is_here.then(|| !is_itself && born(&holder.pid.to_string()) == Some(holder.born))
+}
+
+/// Whether the holder of an output is known to be at work no more, without waiting for its signs of life.
+fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunError> {
+    match runs_here(&held.claim, own) {
+        Some(runs) => Ok(!runs),
+        None => Ok(context.output.sign_of_life(held)? == SignOfLife::Released),
+    }
+}
+
+/// Whether the holder of an output is alive.
+fn is_at_work(context: &Context, held: &Held, own: &Claim, interrupt: &Interrupt) -> Result<bool, RunError> {
+    let holder = &held.claim;
+    if let Some(runs) = runs_here(holder, own) {
+        return Ok(runs);
+    }
+    if holder.beat == 0 {
+        // Of an earlier version: nothing is known of it, and the same run may go on with what it left.
+        return Ok(false);
+    }
+    let silence = Duration::from_millis(holder.beat) * SILENT_BEATS;
+    tracing::info!(host = %holder.host, pid = holder.pid, started = %holder.started, seconds = silence.as_secs_f64(), "held elsewhere: looks whether its holder lives");
+    let first = context.output.sign_of_life(held)?;
+    let started = Instant::now();
+    let mut sign = first.clone();
+    while sign == first && sign != SignOfLife::Released && started.elapsed() < silence {
+        if interrupt.asked().is_some() {
+            return Err(RunError::Interrupted(
+                "a signal while it looked whether the output's holder lives".into(),
+            ));
+        }
+        std::thread::sleep(LOOK.min(silence / 8));
+        sign = context.output.sign_of_life(held)?;
+    }
+    Ok(sign != first && sign != SignOfLife::Released)
+}
+
+/// The name of this machine.
+pub(crate) fn host() -> String {
+    said("/proc/sys/kernel/hostname")
+}
+
+fn said(file: &str) -> String {
+    std::fs::read_to_string(file).unwrap_or_default().trim().to_owned()
+}
+
+/// What this process writes into a claim.
+fn own_claim(run_id: &str, beat: Duration) -> Claim {
+    // Process numbers mean the same to all that share a boot of a kernel and a namespace of them.
+    let boot = said("/proc/sys/kernel/random/boot_id");
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    Claim {
+        run_id: run_id.to_owned(),
+        host: host(),
+        pid: std::process::id(),
+        started: now_utc(),
+        machine: if boot.is_empty() {
+            boot
+        } else {
+            format!("{boot} {}", namespace.display())
+        },
+        born: born("self").unwrap_or_default(),
+        beat: u64::try_from(beat.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// When a process of this machine began, in ticks since the machine did; `None` where it has ended.
+fn born(process: &str) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The program's name stands in brackets and may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let born = fields.nth(18)?.parse().ok()?;
+    (!["Z", "X"].contains(&state)).then_some(born)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_its_number() {
+        let own = own_claim("r", Duration::from_secs(5));
+        assert_eq!(born(&own.pid.to_string()), Some(own.born));
+        assert!(own.born > 0 && own.beat == 5000 && own.machine.contains("pid:["));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let id = child.id().to_string();
+        assert!(born(&id).is_some_and(|born| born >= own.born));
+        child.kill().unwrap();
+        // Nobody has waited for it yet, and it is dead.
+        while born(&id).is_some() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert_eq!(born(&id), None);
+    }
+
+    #[test]
+    fn a_beat_follows_the_peer_timeout() {
+        assert_eq!(beat(Duration::from_secs(1)), Duration::from_millis(200));
+        assert_eq!(beat(Duration::from_secs(3600)), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,50 @@
+//! What a reader should know of rows that gave nothing, in words.
+
+use crate::bad_rows::BadRows;
+use crate::context::Context;
+use crate::passes::predict::Predicted;
+use crate::run::stage_state::FitState;
+
+/// Of rows of the fit's catalogue, where it is not the one to predict: those are told of there.
+pub(crate) fn of_fit(context: &Context, fit: &FitState) -> Option<String> {
+    let (bad, all) = (fit.counts.bad, fit.counts.spectra);
+    (!context.is_fused() && bad > 0).then(|| {
+        let uri = &context.job.catalogue.uri;
+        format!(
+            "{bad} of {all} spectra of {uri} are bad, and in no sum: {}",
+            fit.bad_rows
+        )
+    })
+}
+
+/// Of rows without a prediction.
+pub(crate) fn of_predictions(context: &Context, predicted: &Predicted) -> Option<String> {
+    let (counts, rows) = (&predicted.counts, &predicted.bad_rows);
+    let source = context.job.predict.catalogue.as_ref();
+    let uri = source.map_or(&context.job.catalogue.uri, |source| &source.uri);
+    let (bad, all) = (counts.bad, counts.spectra);
+    match bad {
+        0 => None,
+        _ if bad + counts.excluded == all => {
+            Some(format!("none of the {all} spectra of {uri} has a prediction: {rows}"))
+        }
+        _ if is_most(predicted) => Some(format!(
+            "most spectra of {uri}, {bad} of {all}, have no prediction: {rows}"
+        )),
+        _ => Some(format!("{bad} of {all} spectra of {uri} have no prediction: {rows}")),
+    }
+}
+
+/// Whether so many rows have no prediction that something is wrong with the catalogue, or with the run file.
+pub(crate) fn is_most(predicted: &Predicted) -> bool {
+    2 * predicted.counts.bad > predicted.counts.spectra
+}
+
+/// Why no held-out spectrum gives a residual: of `held_out` of them, `unlabelled` are good and have not all their labels.
+pub(crate) fn of_held_out(held_out: u64, unlabelled: u64, rows: &BadRows) -> String {
+    let labels = match unlabelled {
+        0 => String::new(),
+        _ => format!(" ({unlabelled} good ones were left out because a label or a covariance is missing)"),
+    };
+    format!("no held-out spectrum with all its labels and a good flux, of {held_out}{labels}: {rows}")
+}

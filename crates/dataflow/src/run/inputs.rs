@@ -1,0 +1,144 @@
+//! What a run reads, as its manifest says, and in what that differs from what another run read.
+//!
+//! A run that is at work keeps it in `stages/inputs.json`, so that one that comes after it can be told why it is another.
+
+use fisherflow_store::{Manifest, ManifestInput, StoreError, now_utc};
+use serde::{Deserialize, Serialize};
+
+use crate::context::{Context, GroupedCatalogue};
+use crate::error::RunError;
+use crate::plan::memory::in_words;
+
+/// Where it is, in an output.
+const PATH: &str = "stages/inputs.json";
+/// Objects that are named; others are counted.
+const NAMED: usize = 3;
+
+/// What a run read, and until when it was known to be as it says.
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    inputs: Vec<ManifestInput>,
+    noted: String,
+}
+
+/// What this run reads.
+pub(crate) fn inputs(context: &Context) -> Vec<ManifestInput> {
+    let job = &context.job;
+    let mut inputs = vec![
+        ManifestInput {
+            role: "network".into(),
+            uri: job.network.uri.clone(),
+            sha256: Some(context.network_sha256.clone()),
+            etags_sha256: None,
+            objects: 1,
+            bytes: context.network_bytes,
+            rows: 0,
+            skipped: Vec::new(),
+        },
+        catalogue("catalogue", &job.catalogue.uri, &context.fit),
+    ];
+    if let (Some(source), Some(predict)) = (&job.predict.catalogue, &context.predict) {
+        inputs.push(catalogue("predict", &source.uri, predict));
+    }
+    inputs
+}
+
+fn catalogue(role: &str, uri: &str, grouped: &GroupedCatalogue) -> ManifestInput {
+    let catalogue = &grouped.catalogue;
+    ManifestInput {
+        role: role.into(),
+        uri: uri.into(),
+        sha256: None,
+        etags_sha256: Some(catalogue.etags_sha256()),
+        objects: catalogue.summary().objects.len() as u64,
+        bytes: catalogue.bytes(),
+        rows: catalogue.n_rows(),
+        skipped: catalogue.skipped().to_vec(),
+    }
+}
+
+/// Leaves word of what this run reads, for those who find its output unfinished.
+pub(crate) fn note(context: &Context) -> Result<(), RunError> {
+    let noted = Noted {
+        inputs: inputs(context),
+        noted: now_utc(),
+    };
+    let json = serde_json::to_vec_pretty(&noted).map_err(|error| RunError::Internal(error.to_string()))?;
+    context.check_claim()?;
+    context.output.put(PATH, json)?;
+    Ok(())
+}
+
+/// In what this run differs from the one that finished its output, or, without a manifest, left it unfinished; `None` where that left no word.
+pub(crate) fn difference(context: &Context, manifest: Option<&Manifest>) -> Result<Option<String>, RunError> {
+    if let Some(manifest) = manifest {
+        return told(context, &manifest.inputs, &manifest.created).map(Some);
+    }
+    match context.stores.read(&context.output.child(PATH)) {
+        Ok(bytes) => match serde_json::from_slice::<Noted>(&bytes) {
+            Ok(then) => told(context, &then.inputs, &then.noted).map(Some),
+            // Of another version.
+            Err(_) => Ok(None),
+        },
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn told(context: &Context, then: &[ManifestInput], moment: &str) -> Result<String, RunError> {
+    let mut differences = Vec::new();
+    let all = inputs(context);
+    for now in &all {
+        let role = &now.role;
+        let Some(then) = then.iter().find(|input| input.role == *role) else {
+            differences.push(format!("{role} {} was not read then", now.uri));
+            continue;
+        };
+        if then.hash().1 == now.hash().1 {
+            continue;
+        }
+        differences.push(if then.uri != now.uri {
+            format!("{role} was {}, and is {}", then.uri, now.uri)
+        } else if now.sha256.is_some() {
+            format!("{role} {} has other bytes", now.uri)
+        } else if (then.objects, then.bytes, then.rows) != (now.objects, now.bytes, now.rows) {
+            format!("{role} {} was {}, and is {}", now.uri, size(then), size(now))
+        } else {
+            let grouped = if role == "predict" {
+                context.predicted()
+            } else {
+                &context.fit
+            };
+            touched(now, &grouped.catalogue.written_after(moment)?)
+        });
+    }
+    for gone in then.iter().filter(|then| all.iter().all(|now| now.role != then.role)) {
+        differences.push(format!("{} {} is not read now", gone.role, gone.uri));
+    }
+    if differences.is_empty() {
+        differences.push("network and catalogues are as they were: a setting of the run file, a list to exclude or the build is another".into());
+    }
+    Ok(differences.join("; "))
+}
+
+fn size(input: &ManifestInput) -> String {
+    format!(
+        "{} rows in {} objects, {}",
+        input.rows,
+        input.objects,
+        in_words(input.bytes)
+    )
+}
+
+/// A catalogue of as many objects, bytes and rows, whose etags are others.
+fn touched(now: &ManifestInput, later: &[String]) -> String {
+    let objects = match later {
+        [] => "an object".to_owned(),
+        few if few.len() <= NAMED => few.join(", "),
+        many => format!("{} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
+    };
+    format!(
+        "{} {} has as many rows and bytes as then, but {objects} was written or touched since (its etag, or on a disk its inode or time, is another)",
+        now.role, now.uri
+    )
+}

@@ -1,0 +1,196 @@
+//! What a URI names, and what a plain list of it would leave unsaid: links that lead nowhere, and folders that are not looked into.
+
+use std::collections::HashSet;
+use std::path::{Path as FilePath, PathBuf};
+
+use fisherflow_spectra::ObjectVersion;
+use futures::StreamExt;
+
+use crate::objects::destination::dangling_link;
+use crate::objects::location::{Location, Parsed, Place, parse};
+use crate::objects::stores::version;
+use crate::{StoreError, Stores};
+
+/// Folders that are looked into for objects that a URI does not name.
+const FOLDERS: usize = 16;
+/// Objects of such a folder that are looked at.
+const LOOKED_AT: usize = 1000;
+
+/// What a URI names.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// The objects, by path.
+    pub objects: Vec<ObjectVersion>,
+    /// Links on a disk that lead nowhere, where an object or a folder of objects could be: their paths, and what to say of them.
+    pub dangling: Vec<(String, StoreError)>,
+    /// The folders beside the objects, where the URI names the folder of them all.
+    folders: Vec<Location>,
+}
+
+impl Listing {
+    /// The pattern that reads the `*.parquet` of folders which the URI does not reach; `None` where a short look finds none.
+    pub fn left_out_of(&self, uri: &str, stores: &Stores) -> Option<String> {
+        let mut folders = self.folders.iter().take(FOLDERS);
+        let found = folders.any(|folder| stores.block_on(holds_parquet(folder)));
+        found.then(|| format!("{}/**/*.parquet", uri.trim_end_matches('/')))
+    }
+}
+
+/// What to say where a URI names no object. `left_out`: the pattern by which it would.
+pub(crate) fn remedy(left_out: Option<&str>) -> String {
+    match left_out {
+        Some(pattern) => format!("its *.parquet are in folders below, which {pattern} reads"),
+        None => "name an object, a directory of *.parquet, or a pattern with *".to_owned(),
+    }
+}
+
+impl Stores {
+    /// The objects that a URI names, by path: the object itself, the `*.parquet` directly in a directory, or, where the URI holds `*`,
+    /// those that match (`*` within one part of the path, `**` over any number of parts). Empty where nothing matches.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn list(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
+        Ok(self.listing(uri)?.objects)
+    }
+
+    /// The same, and what it leaves out.
+    pub(crate) fn listing(&self, uri: &str) -> Result<Listing, StoreError> {
+        let parsed = parse(uri)?;
+        if parsed.key.contains('*') {
+            let listing = self.matching(uri, &parsed)?;
+            return Ok(Listing {
+                folders: Vec::new(),
+                ..listing
+            });
+        }
+        if !uri.ends_with('/')
+            && let Some(object) = self.head(uri)?
+        {
+            return Ok(Listing {
+                objects: vec![object],
+                ..Listing::default()
+            });
+        }
+        let uri = format!("{}/*.parquet", uri.trim_end_matches('/'));
+        self.matching(&uri, &parse(&uri)?)
+    }
+
+    fn matching(&self, uri: &str, pattern: &Parsed) -> Result<Listing, StoreError> {
+        let parts: Vec<&str> = pattern.key.split('/').collect();
+        let literal = parts.iter().take_while(|part| !part.contains('*')).count();
+        let deep = literal + 1 < parts.len() || pattern.key.contains("**");
+        // Of the folders on the way, and last of the objects.
+        let patterns: Result<Vec<glob::Pattern>, String> = (literal + 1..=parts.len())
+            .map(|n| glob_pattern(&parts[..n].join("/")))
+            .collect();
+        let patterns = patterns.map_err(|reason| StoreError::BadUri {
+            uri: uri.to_owned(),
+            reason,
+        })?;
+        let base = self.locate(&pattern.place.uri(&parts[..literal].join("/")))?;
+        let (metas, folders) = if deep {
+            (self.block_on(self.list_under(&base))?, Vec::new())
+        } else {
+            self.block_on(self.list_in(&base))?
+        };
+        let is_named = |name: &str| patterns.last().is_some_and(|objects| fits(objects, name));
+        let mut objects: Vec<ObjectVersion> = metas
+            .iter()
+            .filter(|meta| is_named(meta.location.as_ref()))
+            .map(|meta| version(&base.place, meta))
+            .collect();
+        objects.sort();
+        let mut links = Vec::new();
+        if base.place == Place::Local {
+            let folder = base.uri();
+            match dangling_link(FilePath::new(&folder)) {
+                Some(link) => links.push(link),
+                None => dangling_below(FilePath::new(&folder), &patterns, &mut HashSet::new(), &mut links),
+            }
+        }
+        links.sort();
+        let refused = |(link, target): (String, String)| {
+            let error = StoreError::DanglingObject {
+                object: link.clone(),
+                target,
+            };
+            (link, error)
+        };
+        Ok(Listing {
+            objects,
+            dangling: links.into_iter().map(refused).collect(),
+            folders: folders
+                .into_iter()
+                .map(|path| Location { path, ..base.clone() })
+                .collect(),
+        })
+    }
+}
+
+/// Collects the links below a folder that lead nowhere, and what they lead to, where one of the patterns fits them. `linked`: folders that a link
+/// has led to, each looked into once, for links may lead in circles.
+fn dangling_below(
+    folder: &FilePath,
+    patterns: &[glob::Pattern],
+    linked: &mut HashSet<PathBuf>,
+    found: &mut Vec<(String, String)>,
+) {
+    // A folder that cannot be read has ended the listing before.
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = path.to_string_lossy();
+        let name = name.trim_start_matches('/');
+        if !patterns.iter().any(|pattern| fits(pattern, name)) {
+            continue;
+        }
+        match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => match dangling_link(&path) {
+                Some(link) => found.push(link),
+                None if path.is_dir() && path.canonicalize().is_ok_and(|real| linked.insert(real)) => {
+                    dangling_below(&path, patterns, linked, found);
+                }
+                None => {}
+            },
+            Ok(kind) if kind.is_dir() => dangling_below(&path, patterns, linked, found),
+            _ => {}
+        }
+    }
+}
+
+/// A store that does not say is asked again where it matters.
+async fn holds_parquet(folder: &Location) -> bool {
+    let mut objects = folder.store.list(Some(&folder.path)).take(LOOKED_AT);
+    while let Some(Ok(object)) = objects.next().await {
+        if object.location.extension() == Some("parquet") {
+            return true;
+        }
+    }
+    false
+}
+
+fn fits(pattern: &glob::Pattern, name: &str) -> bool {
+    let options = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+    };
+    pattern.matches_with(name, options)
+}
+
+/// Only `*` is special: the other wildcards of the shell are ordinary characters of names.
+fn glob_pattern(key: &str) -> Result<glob::Pattern, String> {
+    let mut escaped = String::with_capacity(key.len());
+    for c in key.chars() {
+        match c {
+            '?' | '[' | ']' => {
+                escaped.push('[');
+                escaped.push(c);
+                escaped.push(']');
+            }
+            c => escaped.push(c),
+        }
+    }
+    glob::Pattern::new(&escaped).map_err(|error| error.msg.to_owned())
+}

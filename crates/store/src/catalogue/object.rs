@@ -1,0 +1,230 @@
+//! One object of a catalogue: what its footer says, and whether it fits the objects before it.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::{Schema, SchemaRef};
+use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
+use futures::StreamExt;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::file::metadata::PageIndexPolicy;
+
+use crate::StoreError;
+use crate::catalogue::schema::{check_schema, pixel_bits, row_schema, type_name};
+use crate::error::Cause;
+use crate::objects::async_reader::{ObjectReader, store_error};
+
+/// Rows looked at for the number of pixels.
+const PROBE: usize = 64;
+
+/// What the footer of one object says.
+pub(crate) struct Opened {
+    pub version: ObjectVersion,
+    pub row_schema: SchemaRef,
+    /// Of a pixel in memory.
+    pub pixel_bits: u64,
+    pub row_groups: Vec<u64>,
+    /// Pixels of a spectrum; `None` where every flux is null or there is no row.
+    pub n_pixels: Option<usize>,
+}
+
+/// Reads the footer of an object and checks it against the columns.
+pub(crate) async fn open_object(
+    reader: &ObjectReader,
+    version: ObjectVersion,
+    columns: &CatalogueColumns,
+) -> Result<Opened, StoreError> {
+    let footer = reader.footer(PageIndexPolicy::Skip).await?;
+    check_schema(reader.object(), footer.schema(), columns)?;
+    let row_schema = row_schema(reader.object(), footer.schema(), columns)?;
+    let row_groups: Vec<u64> = footer
+        .metadata()
+        .row_groups()
+        .iter()
+        .map(|group| group.num_rows().unsigned_abs())
+        .collect();
+    let n_pixels = match counted_pixels(&footer, &columns.flux) {
+        Some(counted) => Some(counted),
+        None => probed_pixels(reader, &footer, &columns.flux).await?,
+    };
+    Ok(Opened {
+        version,
+        row_schema,
+        pixel_bits: pixel_bits(footer.schema(), columns),
+        row_groups,
+        n_pixels,
+    })
+}
+
+/// The number of pixels that most of the first spectra of an object have, whatever its footer counts.
+pub(crate) async fn probed_again(
+    reader: &ObjectReader,
+    columns: &CatalogueColumns,
+) -> Result<Option<usize>, StoreError> {
+    let footer = reader.footer(PageIndexPolicy::Optional).await?;
+    probed_pixels(reader, &footer, &columns.flux).await
+}
+
+/// The number of pixels of a spectrum, as the footer counts values where all spectra have equally many.
+fn counted_pixels(footer: &ArrowReaderMetadata, flux: &str) -> Option<usize> {
+    let mask = leaves(footer, &[flux]);
+    let mut counted = None;
+    for group in footer.metadata().row_groups() {
+        let rows = group.num_rows();
+        if rows < 1 {
+            continue;
+        }
+        let leaf = (0..group.num_columns()).find(|&leaf| mask.leaf_included(leaf))?;
+        let values = group.column(leaf).num_values();
+        // A null or empty list counts as one value: one pixel is no answer.
+        if values % rows != 0 || values / rows < 2 {
+            return None;
+        }
+        let pixels = usize::try_from(values / rows).ok();
+        if counted.is_some() && counted != pixels {
+            return None;
+        }
+        counted = pixels;
+    }
+    counted
+}
+
+/// The number of pixels that most of the first spectra have.
+async fn probed_pixels(
+    reader: &ObjectReader,
+    footer: &ArrowReaderMetadata,
+    flux: &str,
+) -> Result<Option<usize>, StoreError> {
+    let groups = footer.metadata().row_groups();
+    let Some(first) = groups.iter().position(|group| group.num_rows() > 0) else {
+        return Ok(None);
+    };
+    // With the offset index only the first pages are read.
+    let footer = reader.footer(PageIndexPolicy::Optional).await?;
+    let mask = leaves(&footer, &[flux]);
+    let damaged = |error| damaged(reader, first, error);
+    let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+        .with_projection(mask)
+        .with_limit(PROBE)
+        .with_batch_size(PROBE)
+        .build()
+        .map_err(damaged)?;
+    let mut lengths: BTreeMap<usize, usize> = BTreeMap::new();
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(damaged)?;
+        let Some(list) = batch.column(0).as_list_opt::<i32>() else {
+            return Err(StoreError::ColumnType {
+                object: reader.object().to_owned(),
+                column: flux.to_owned(),
+                found: type_name(batch.column(0).data_type()),
+                expected: "a list of float or double".to_owned(),
+            });
+        };
+        for row in (0..list.len()).filter(|&row| list.is_valid(row)) {
+            *lengths.entry(list.value_length(row) as usize).or_default() += 1;
+        }
+    }
+    // The most frequent; of two as frequent the longer.
+    Ok(lengths
+        .into_iter()
+        .max_by_key(|&(length, count)| (count, length))
+        .map(|(length, _)| length))
+}
+
+/// The column of identifiers of a row group.
+pub(crate) async fn id_column(reader: &ObjectReader, row_group: usize, id: &str) -> Result<Vec<ArrayRef>, StoreError> {
+    let footer = reader.footer(PageIndexPolicy::Skip).await?;
+    let mask = leaves(&footer, &[id]);
+    let damaged = |error| damaged(reader, row_group, error);
+    let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+        .with_row_groups(vec![row_group])
+        .with_projection(mask)
+        .build()
+        .map_err(damaged)?;
+    let mut ids = Vec::new();
+    while let Some(batch) = stream.next().await {
+        ids.extend(batch.map_err(damaged)?.columns().first().cloned());
+    }
+    Ok(ids)
+}
+
+/// The leaves of top-level columns.
+pub(crate) fn leaves(footer: &ArrowReaderMetadata, names: &[&str]) -> ProjectionMask {
+    let schema = footer.parquet_schema();
+    let roots = schema
+        .root_schema()
+        .get_fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| names.contains(&field.name()))
+        .map(|(root, _)| root);
+    ProjectionMask::roots(schema, roots)
+}
+
+/// From the decoder's error to one that names the row group.
+pub(crate) fn damaged(reader: &ObjectReader, row_group: usize, error: parquet::errors::ParquetError) -> StoreError {
+    store_error(error).unwrap_or_else(|error| StoreError::BadRowGroup {
+        object: reader.object().to_owned(),
+        row_group,
+        source: Cause::new(&error, reader.secrets()),
+    })
+}
+
+/// Checks an object against the first one.
+pub(crate) fn agrees(
+    opened: &Opened,
+    first: Option<&(String, SchemaRef)>,
+    n_pixels: usize,
+    pixels_by: &str,
+) -> Result<(), StoreError> {
+    let object = &opened.version.path;
+    if let Some(found) = opened.n_pixels
+        && n_pixels != 0
+        && found != n_pixels
+    {
+        return Err(StoreError::PixelCount {
+            object: object.clone(),
+            found,
+            expected: n_pixels,
+            expected_by: pixels_by.to_owned(),
+        });
+    }
+    let Some((by, expected)) = first else {
+        return Ok(());
+    };
+    same_types(object, &opened.row_schema, by, expected)
+}
+
+fn same_types(object: &str, found: &Schema, by: &str, expected: &Schema) -> Result<(), StoreError> {
+    for (field, expected) in found.fields().iter().zip(expected.fields()) {
+        if field.data_type() != expected.data_type() {
+            return Err(StoreError::ColumnType {
+                object: object.to_owned(),
+                column: field.name().clone(),
+                found: type_name(field.data_type()),
+                expected: format!("{} as in {by}", type_name(expected.data_type())),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The row groups of an object.
+pub(crate) fn shards(opened: &Opened) -> Vec<Shard> {
+    let mut first_row = 0;
+    let mut shards = Vec::new();
+    for (row_group, &n_rows) in opened.row_groups.iter().enumerate() {
+        if n_rows > 0 {
+            shards.push(Shard {
+                object: opened.version.clone(),
+                row_group,
+                n_rows,
+                first_row,
+            });
+        }
+        first_row += n_rows;
+    }
+    shards
+}

@@ -1,0 +1,213 @@
+//! Commits a finished group: its numbers first, under a name that nobody else uses, then its record, by which it counts.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
+use object_store::buffered::BufWriter;
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::groups::record::{GroupArray, GroupRecord, SLICE, StoredArray};
+use crate::hex::hex;
+use crate::objects::failure::Action;
+use crate::objects::location::Location;
+use crate::tables::parquet_out::close;
+use crate::{StoreError, Stores, WrittenFile};
+
+/// Bytes of a part of an upload; smaller arrays are one request.
+const PART: usize = 16 << 20;
+/// Parts that are on their way at a time.
+const UPLOADS: usize = 2;
+/// Slices whose hashes are taken at a time.
+const HASHES: usize = 2;
+
+/// What is called between a group's numbers and its record.
+#[derive(Clone, Default)]
+pub(crate) struct OnWritten(pub Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl std::fmt::Debug for OnWritten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OnWritten").field(&self.0.is_some()).finish()
+    }
+}
+
+/// A group that is being committed.
+#[derive(Debug)]
+pub struct Committing(mpsc::Receiver<Result<Committed, StoreError>>);
+
+/// A group that was committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// What counts, whoever wrote it.
+    pub record: GroupRecord,
+    /// Bytes that were written for it here.
+    pub bytes: u64,
+}
+
+impl Committing {
+    /// How it went, once it is known.
+    pub fn poll(&self) -> Option<Result<Committed, StoreError>> {
+        match self.0.try_recv() {
+            Ok(done) => Some(done),
+            Err(mpsc::TryRecvError::Empty) => None,
+            Err(mpsc::TryRecvError::Disconnected) => Some(Err(given_up())),
+        }
+    }
+
+    /// How it went; blocks until it is known.
+    ///
+    /// # Errors
+    /// It could not be committed.
+    pub fn wait(&self) -> Result<Committed, StoreError> {
+        self.0.recv().unwrap_or_else(|_| Err(given_up()))
+    }
+}
+
+/// The error of what was not waited for.
+pub(crate) fn given_up() -> StoreError {
+    StoreError::Stopped {
+        object: "a finished group".to_owned(),
+    }
+}
+
+/// One attempt at one group.
+pub(crate) struct Commit {
+    pub stores: Stores,
+    pub sums: Location,
+    pub done: Location,
+    /// The object of the numbers, relative to the pass's folder.
+    pub object: String,
+    pub on_written: OnWritten,
+}
+
+impl Commit {
+    /// Commits on the I/O threads, where `then` is called once it is known how it went.
+    pub fn start(
+        self,
+        (arrays, files, found): (Arc<Vec<GroupArray>>, Vec<WrittenFile>, Value),
+        then: impl FnOnce() + Send + 'static,
+    ) -> Committing {
+        let (sender, receiver) = mpsc::channel();
+        let handle = self.stores.handle().clone();
+        handle.spawn(async move {
+            let done = self.run(arrays, files, found).await;
+            // Nobody waits any more where the run has ended.
+            let _ = sender.send(done);
+            then();
+        });
+        Committing(receiver)
+    }
+
+    async fn run(
+        self,
+        arrays: Arc<Vec<GroupArray>>,
+        files: Vec<WrittenFile>,
+        found: Value,
+    ) -> Result<Committed, StoreError> {
+        let has_numbers = arrays.iter().any(|array| !array.values.is_empty());
+        let arrays = self.write_arrays(arrays).await?;
+        if let Some(on_written) = &self.on_written.0 {
+            on_written();
+        }
+        let record = GroupRecord {
+            object: has_numbers.then(|| self.object.clone()),
+            arrays,
+            files,
+            found,
+        };
+        let document = serde_json::to_vec(&record).map_err(|error| StoreError::BadDocument {
+            uri: self.done.uri(),
+            source: self.stores.cause(&error),
+        })?;
+        let bytes = record.bytes() + document.len() as u64;
+        let created = self
+            .done
+            .store
+            .put_opts(
+                &self.done.path,
+                PutPayload::from(document),
+                PutOptions::from(PutMode::Create),
+            )
+            .await;
+        match created {
+            Ok(_) => Ok(Committed { record, bytes }),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                let first = GroupRecord::read(&self.stores, &self.done).await?;
+                if has_numbers
+                    && first.object != record.object
+                    && let Err(error) = self.sums.store.delete(&self.sums.path).await
+                {
+                    tracing::warn!(object = self.sums.uri(), %error, "sums that nobody needs stay");
+                }
+                Ok(Committed { record: first, bytes })
+            }
+            Err(error) => Err(self.stores.failed(&self.done, Action::Write, error)),
+        }
+    }
+
+    async fn write_arrays(&self, arrays: Arc<Vec<GroupArray>>) -> Result<Vec<StoredArray>, StoreError> {
+        let mut stored = Vec::with_capacity(arrays.len());
+        let mut upload = BufWriter::with_capacity(self.sums.store.clone(), self.sums.path.clone(), PART)
+            .with_max_concurrency(UPLOADS);
+        let failed = |error| self.stores.failed(&self.sums, Action::Write, error);
+        let mut is_empty = true;
+        for (at, array) in arrays.iter().enumerate() {
+            let len = array.values.len();
+            let mut sha256 = Vec::with_capacity(len.div_ceil(SLICE));
+            let (mut slices, mut hashing) = ((0..len).step_by(SLICE), VecDeque::new());
+            loop {
+                for first in slices.by_ref().take(HASHES - hashing.len()) {
+                    let bytes = little_endian(&arrays, at, first..len.min(first + SLICE));
+                    hashing.push_back(tokio::task::spawn_blocking(move || {
+                        (hex(&Sha256::digest(&bytes)), bytes)
+                    }));
+                }
+                let Some(next) = hashing.pop_front() else { break };
+                let (hash, bytes) = next.await.map_err(|_| given_up())?;
+                sha256.push(hash);
+                upload.put(bytes).await.map_err(failed)?;
+                is_empty = false;
+            }
+            stored.push(StoredArray {
+                key: array.key,
+                purpose: array.purpose,
+                n_spectra: array.n_spectra,
+                len,
+                sha256,
+            });
+        }
+        if !is_empty {
+            close(&mut upload).await.map_err(failed)?;
+        }
+        Ok(stored)
+    }
+}
+
+/// A slice of an array as it lies in the object.
+fn little_endian(arrays: &Arc<Vec<GroupArray>>, array: usize, numbers: Range<usize>) -> Bytes {
+    if cfg!(target_endian = "little") {
+        return Bytes::from_owner(SliceBytes {
+            arrays: Arc::clone(arrays),
+            array,
+            numbers,
+        });
+    }
+    let values = &arrays[array].values[numbers];
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A slice of an array as bytes, without a copy.
+struct SliceBytes {
+    arrays: Arc<Vec<GroupArray>>,
+    array: usize,
+    numbers: Range<usize>,
+}
+
+impl AsRef<[u8]> for SliceBytes {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.arrays[self.array].values[self.numbers.clone()])
+    }
+}

@@ -1,0 +1,366 @@
+//! Objects by URI: plain paths, `file://` and `s3://`, over one runtime of I/O threads.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use fisherflow_spectra::ObjectVersion;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+
+use crate::error::Cause;
+use crate::objects::disk::Disk;
+use crate::objects::failure::{Action, failed, is_absent, is_nothing};
+use crate::objects::location::{Location, Place, parse, store_path};
+use crate::objects::retries::Retries;
+use crate::objects::traffic::{Counted, Traffic};
+use crate::timestamp::rfc3339;
+use crate::{StoreError, StoreOptions};
+
+/// Access to every object store of a run. Clones share connections and threads.
+///
+/// Its methods block the calling thread until the I/O threads are done; they must not be called from an asynchronous runtime.
+#[derive(Clone)]
+pub struct Stores {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: StoreOptions,
+    secrets: Arc<Vec<String>>,
+    local: Arc<dyn ObjectStore>,
+    traffic: Arc<Traffic>,
+    pub(crate) s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    pub(crate) retries: Arc<Retries>,
+    /// `None` only while it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
+    handle: tokio::runtime::Handle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Never blocks, so that the last clone may be dropped anywhere.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores")
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts a thread for what waits until a group is read or a file written. Among the runtime's threads for blocking work, whose number is
+/// limited, such waiters could be all there are, and what they wait for would never begin.
+pub(crate) fn start_waiter(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map(drop).map_err(StoreError::Runtime)
+}
+
+impl Stores {
+    /// Stores with `io_threads` threads of their own (at least one).
+    ///
+    /// # Errors
+    /// An unknown option, or threads that could not be started.
+    pub fn new(options: StoreOptions, io_threads: usize) -> Result<Self, StoreError> {
+        options.validate()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(io_threads.max(1))
+            .thread_name("fisherflow-io")
+            .enable_all()
+            .build()
+            .map_err(StoreError::Runtime)?;
+        let traffic = Arc::new(Traffic::default());
+        Ok(Self {
+            inner: Arc::new(Inner {
+                secrets: Arc::new(options.secrets()),
+                options,
+                local: Arc::new(Counted::new(Disk::default(), &traffic)),
+                retries: Arc::clone(&traffic.retries),
+                traffic,
+                s3: Mutex::new(HashMap::new()),
+                handle: runtime.handle().clone(),
+                runtime: Some(runtime),
+            }),
+        })
+    }
+
+    /// Requests that failed and were made again, so far.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.inner.retries.count()
+    }
+
+    /// The whole object.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read(&self, uri: &str) -> Result<Vec<u8>, StoreError> {
+        let location = self.locate(uri)?;
+        self.block_on(async {
+            let result = location.store.get(&location.path).await;
+            let bytes = match result {
+                Ok(object) => object.bytes().await,
+                Err(error) => Err(error),
+            };
+            bytes
+                .map(|bytes| bytes.to_vec())
+                .map_err(|error| self.failed(&location, Action::Read, error))
+        })
+    }
+
+    /// Writes the object, whether it was there or not: all of it or nothing.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, uri: &str, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let location = self.locate(uri)?;
+        self.block_on(location.store.put(&location.path, PutPayload::from(bytes)))
+            .map(|_| ())
+            .map_err(|error| self.failed(&location, Action::Write, error))
+    }
+
+    /// Whether the object is there.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn exists(&self, uri: &str) -> Result<bool, StoreError> {
+        self.head(uri).map(|found| found.is_some())
+    }
+
+    /// The object's version; `None` where it is not there.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub fn head(&self, uri: &str) -> Result<Option<ObjectVersion>, StoreError> {
+        let location = self.locate(uri)?;
+        match self.block_on(location.store.head(&location.path)) {
+            Ok(meta) => Ok(Some(version(&location.place, &meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if location.place == Place::Local && is_absent(&location) => {
+                tracing::debug!(uri, %error, "not a file");
+                Ok(None)
+            }
+            Err(error) => Err(self.failed(&location, Action::Read, error)),
+        }
+    }
+
+    /// Every object under a URI, at any depth, by path.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn list_all(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
+        let base = self.locate(uri)?;
+        let metas = self.block_on(self.list_under(&base))?;
+        let mut objects: Vec<ObjectVersion> = metas.iter().map(|m| version(&base.place, m)).collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Every object under a URI, at any depth, by path, and how long ago it was written.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub(crate) fn list_with_age(
+        &self,
+        uri: &str,
+        now: SystemTime,
+    ) -> Result<Vec<(ObjectVersion, Duration)>, StoreError> {
+        let base = self.locate(uri)?;
+        let metas = self.block_on(self.list_under(&base))?;
+        let age = |meta: &ObjectMeta| {
+            let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
+            now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(written))
+                .unwrap_or_default()
+        };
+        let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), age(m))).collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Every object under a URI, at any depth, by path, and when it was written: RFC 3339 in UTC.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub(crate) fn list_with_times(&self, uri: &str) -> Result<Vec<(ObjectVersion, String)>, StoreError> {
+        let base = self.locate(uri)?;
+        let metas = self.block_on(self.list_under(&base))?;
+        let written = |meta: &ObjectMeta| rfc3339(u64::try_from(meta.last_modified.timestamp()).unwrap_or(0));
+        let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), written(m))).collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Removes the empty folders below a URI, on a disk: an object store has none.
+    ///
+    /// # Errors
+    /// A folder cannot be looked into.
+    pub(crate) fn remove_empty_folders(&self, uri: &str) -> Result<(), StoreError> {
+        let base = self.locate(uri)?;
+        if base.place != Place::Local {
+            return Ok(());
+        }
+        remove_empty(std::path::Path::new(&base.uri())).map_err(|error| StoreError::NotWritable {
+            uri: base.uri(),
+            source: self.cause(&error),
+        })
+    }
+
+    /// Deletes one object; none there is no error.
+    ///
+    /// # Errors
+    /// It cannot be deleted.
+    pub fn delete(&self, uri: &str) -> Result<(), StoreError> {
+        let location = self.locate(uri)?;
+        match self.block_on(location.store.delete(&location.path)) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed(&location, Action::Delete, error)),
+        }
+    }
+
+    /// Deletes every object under a URI, and on a disk the directory itself; returns how many objects there were.
+    ///
+    /// # Errors
+    /// One cannot be deleted.
+    pub fn delete_prefix(&self, uri: &str) -> Result<u64, StoreError> {
+        let base = self.locate(uri)?;
+        if base.path.is_root() {
+            return Err(StoreError::BadUri {
+                uri: uri.to_owned(),
+                reason: "everything under a root is not ours to delete".to_owned(),
+            });
+        }
+        let objects = self.list_all(uri)?;
+        if base.place == Place::Local {
+            // Also takes what a killed process left half written, which no listing shows.
+            return match std::fs::remove_dir_all(base.uri()) {
+                Ok(()) => Ok(objects.len() as u64),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+                Err(error) => Err(StoreError::NotWritable {
+                    uri: base.uri(),
+                    source: self.cause(&error),
+                }),
+            };
+        }
+        let deletions = objects.iter().map(|object| {
+            let location = self.locate(&object.path);
+            async move {
+                let location = location?;
+                match location.store.delete(&location.path).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(self.failed(&location, Action::Delete, error)),
+                }
+            }
+        });
+        let deletions: Vec<_> = deletions.collect();
+        self.block_on(
+            futures::stream::iter(deletions)
+                .buffer_unordered(16)
+                .try_collect::<()>(),
+        )?;
+        Ok(objects.len() as u64)
+    }
+
+    /// What goes over the wire, over all clones.
+    #[must_use]
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.inner.traffic
+    }
+
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.inner.handle.block_on(future)
+    }
+
+    pub(crate) fn handle(&self) -> &tokio::runtime::Handle {
+        &self.inner.handle
+    }
+
+    pub(crate) fn secrets(&self) -> Arc<Vec<String>> {
+        Arc::clone(&self.inner.secrets)
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<String> {
+        self.inner.options.endpoint().map(str::to_owned)
+    }
+
+    pub(crate) fn cause(&self, error: &(dyn std::error::Error + 'static)) -> Cause {
+        Cause::new(error, &self.inner.secrets)
+    }
+
+    pub(crate) fn failed(&self, location: &Location, action: Action, error: object_store::Error) -> StoreError {
+        failed(
+            location,
+            action,
+            error,
+            &self.inner.secrets,
+            self.inner.options.endpoint(),
+        )
+    }
+
+    /// The store and path of a URI without `*`.
+    pub(crate) fn locate(&self, uri: &str) -> Result<Location, StoreError> {
+        let parsed = parse(uri)?;
+        let path = store_path(&parsed)?;
+        let store = match &parsed.place {
+            Place::Local => Arc::clone(&self.inner.local),
+            Place::S3 { bucket } => self.bucket(bucket)?,
+        };
+        Ok(Location {
+            store,
+            path,
+            place: parsed.place,
+        })
+    }
+
+    /// Every object below a place, at any depth.
+    pub(crate) async fn list_under(&self, base: &Location) -> Result<Vec<ObjectMeta>, StoreError> {
+        let prefix = (!base.path.is_root()).then_some(&base.path);
+        self.listed(base, base.store.list(prefix).try_collect().await)
+    }
+
+    /// The objects directly in a place, and the folders there.
+    pub(crate) async fn list_in(&self, base: &Location) -> Result<(Vec<ObjectMeta>, Vec<Path>), StoreError> {
+        let prefix = (!base.path.is_root()).then_some(&base.path);
+        let found = base.store.list_with_delimiter(prefix).await;
+        self.listed(base, found.map(|found| (found.objects, found.common_prefixes)))
+    }
+
+    /// A listing; that of what is not there is empty.
+    fn listed<T: Default>(&self, base: &Location, found: object_store::Result<T>) -> Result<T, StoreError> {
+        match found {
+            Err(object_store::Error::NotFound { .. }) => Ok(T::default()),
+            Err(_) if base.place == Place::Local && is_nothing(base) => Ok(T::default()),
+            found => found.map_err(|error| self.failed(base, Action::List, error)),
+        }
+    }
+}
+
+pub(crate) fn version(place: &Place, meta: &ObjectMeta) -> ObjectVersion {
+    ObjectVersion {
+        path: place.uri(meta.location.as_ref()),
+        size: meta.size,
+        etag: meta.e_tag.clone(),
+    }
+}
+
+/// Removes the empty folders below one.
+fn remove_empty(folder: &std::path::Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_empty(&path)?;
+            // One that is not empty stays: that is what is asked for.
+            if std::fs::read_dir(&path)?.next().is_none() {
+                std::fs::remove_dir(&path)?;
+            }
+        }
+    }
+    Ok(())
+}

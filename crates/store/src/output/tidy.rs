@@ -1,0 +1,102 @@
+//! Before a commit: what the manifest does not list goes, what it lists must be there.
+
+use std::collections::BTreeMap;
+
+use crate::objects::location::Place;
+use crate::output::{CLAIM, DATA, MANIFEST, SUCCESS};
+use crate::{Manifest, Output, StoreError, WrittenFile};
+
+/// The page of plots, which another crate writes.
+const REPORT: &str = "report.html";
+
+impl Output {
+    /// Deletes what an attempt before left in the tables' directories; fails where a listed file is not there.
+    pub(crate) fn tidy(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let mut missing: BTreeMap<String, &WrittenFile> = manifest
+            .files
+            .iter()
+            .map(|file| (self.child(&file.path), file))
+            .collect();
+        for directory in DATA {
+            for object in self.stores().list_all(&self.child(directory))? {
+                match missing.remove(&object.path) {
+                    Some(file) if file.bytes == object.size => {}
+                    Some(file) => return Err(self.unlike(file, object.size)),
+                    None => {
+                        tracing::warn!(object = object.path, "left by an attempt before: deleted");
+                        self.stores().delete(&object.path)?;
+                    }
+                }
+            }
+            self.remove_staged(directory);
+        }
+        self.clear_staged();
+        for (uri, file) in missing {
+            match self.stores().head(&uri)? {
+                Some(object) if object.size == file.bytes => {}
+                Some(object) => return Err(self.unlike(file, object.size)),
+                None => return Err(StoreError::NotFound { uri }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes, on a disk, the half-written files of a killed process (`part-00000.parquet#1`): no listing shows them.
+    fn remove_staged(&self, directory: &str) {
+        let Ok(location) = self.stores().locate(&self.child(directory)) else {
+            return;
+        };
+        if location.place != Place::Local {
+            return;
+        }
+        let mut directories = vec![std::path::PathBuf::from(location.uri())];
+        while let Some(directory) = directories.pop() {
+            let Ok(entries) = std::fs::read_dir(&directory) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if path.to_str().is_some_and(|name| name.contains(".parquet#"))
+                    && let Err(error) = std::fs::remove_file(&path)
+                {
+                    tracing::warn!(path = %path.display(), %error, "a half-written file stays");
+                }
+            }
+        }
+    }
+
+    /// Removes, on a disk, what a killed process left half written beside the manifest (`report.html#1`).
+    pub fn clear_staged(&self) {
+        let Ok(location) = self.stores().locate(self.uri()) else {
+            return;
+        };
+        if location.place != Place::Local {
+            return;
+        }
+        let is_staged = |name: &str| {
+            let document = name
+                .rsplit_once('#')
+                .filter(|(_, number)| number.parse::<u64>().is_ok());
+            document.is_some_and(|(document, _)| [CLAIM, MANIFEST, SUCCESS, REPORT].contains(&document))
+        };
+        for entry in std::fs::read_dir(location.uri()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_file()
+                && entry.file_name().to_str().is_some_and(is_staged)
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "a half-written file stays");
+            }
+        }
+    }
+
+    fn unlike(&self, file: &WrittenFile, found: u64) -> StoreError {
+        StoreError::Shape {
+            what: format!("bytes of {}", self.child(&file.path)),
+            found: usize::try_from(found).unwrap_or(usize::MAX),
+            expected: usize::try_from(file.bytes).unwrap_or(usize::MAX),
+        }
+    }
+}

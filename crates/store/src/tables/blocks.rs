@@ -1,0 +1,181 @@
+//! `posterior/blocks.parquet`: a row a block.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
+
+use crate::error::Cause;
+use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::table::Table;
+use crate::{StoreError, Stores};
+
+/// Where the blocks are, in an output.
+pub(crate) const BLOCKS: &str = "posterior/blocks.parquet";
+
+/// One block of the Hessian. What is NaN is written as null.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockRow {
+    /// Its layers, joined by `+`.
+    pub layer: String,
+    /// `full`, `block`, `kfac`, `diagonal`, ...
+    pub structure: String,
+    /// Its weights.
+    pub n_weights: u64,
+    /// Spectra summed over.
+    pub n_spectra: u64,
+    /// Of every weight, in normalised units, on the scale of the sum over spectra.
+    pub prior_precision: f64,
+    /// Log determinant of the posterior precision.
+    pub log_det: f64,
+    /// `sum lambda / (lambda + delta)`.
+    pub effective_parameters: f64,
+    /// Largest eigenvalue over smallest.
+    pub condition: f64,
+    /// Eigenvalues below zero that were set to zero.
+    pub clipped_eigenvalues: u64,
+    /// What was added to the diagonal to make it factorise.
+    pub jitter: f64,
+    /// Its standard deviations over the exact ones of the same weights on a subset: the median over stars and labels.
+    pub sigma_ratio: f64,
+    /// The same: 5 % are smaller.
+    pub sigma_ratio_p05: f64,
+    /// The same: 5 % are larger.
+    pub sigma_ratio_p95: f64,
+    /// Largest relative error of a probed variance from arithmetic.
+    pub answer_error: f64,
+    /// Norm of the gradient of the loss with the prior, normalised label units.
+    pub gradient_norm: f64,
+    /// `sqrt(g^T P^-1 g)`: posterior standard deviations to the minimum.
+    pub newton_decrement: f64,
+    /// What follows, in words; empty where there is nothing to say.
+    pub verdict: String,
+}
+
+pub(crate) fn write_blocks(
+    stores: &Stores,
+    output: &str,
+    rows: &[BlockRow],
+    metadata: &FileMetadata,
+) -> Result<WrittenFile, StoreError> {
+    let number = |name: &str| Field::new(name, DataType::Float64, true);
+    let count = |name: &str| Field::new(name, DataType::Int64, false);
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("layer", DataType::Utf8, false),
+        Field::new("structure", DataType::Utf8, false),
+        count("n_weights"),
+        count("n_spectra"),
+        number("prior_precision"),
+        number("log_det"),
+        number("effective_parameters"),
+        number("condition"),
+        count("clipped_eigenvalues"),
+        number("jitter"),
+        number("sigma_ratio"),
+        number("sigma_ratio_p05"),
+        number("sigma_ratio_p95"),
+        number("answer_error"),
+        number("gradient_norm"),
+        number("newton_decrement"),
+        Field::new("verdict", DataType::Utf8, false),
+    ]));
+    let mut out = ParquetOut::create(stores, output, BLOCKS, &schema, metadata)?;
+    let texts =
+        |value: fn(&BlockRow) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(value))) };
+    let counts = |value: fn(&BlockRow) -> u64| -> ArrayRef {
+        let values = rows.iter().map(value);
+        Arc::new(Int64Array::from_iter_values(
+            values.map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+        ))
+    };
+    let numbers = |value: fn(&BlockRow) -> f64| -> ArrayRef {
+        let values = rows.iter().map(value);
+        Arc::new(values.map(|v| (!v.is_nan()).then_some(v)).collect::<Float64Array>())
+    };
+    let columns = vec![
+        texts(|row| &row.layer),
+        texts(|row| &row.structure),
+        counts(|row| row.n_weights),
+        counts(|row| row.n_spectra),
+        numbers(|row| row.prior_precision),
+        numbers(|row| row.log_det),
+        numbers(|row| row.effective_parameters),
+        numbers(|row| row.condition),
+        counts(|row| row.clipped_eigenvalues),
+        numbers(|row| row.jitter),
+        numbers(|row| row.sigma_ratio),
+        numbers(|row| row.sigma_ratio_p05),
+        numbers(|row| row.sigma_ratio_p95),
+        numbers(|row| row.answer_error),
+        numbers(|row| row.gradient_norm),
+        numbers(|row| row.newton_decrement),
+        texts(|row| &row.verdict),
+    ];
+    let batch = out.batch(&schema, columns)?;
+    out.write(&batch)?;
+    out.finish(&FileMetadata::default())
+}
+
+pub(crate) fn read_blocks(stores: &Stores, uri: &str) -> Result<Vec<BlockRow>, StoreError> {
+    let mut rows = Vec::new();
+    for batch in Table::open(stores, uri)?.batches(None, 1024)? {
+        append_rows(uri, &batch?, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Result<(), StoreError> {
+    let unlike = |column: &str| StoreError::BadDocument {
+        uri: uri.to_owned(),
+        source: Cause::said(format!("column {column} is missing or of another type")),
+    };
+    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| unlike(name));
+    for row in 0..batch.num_rows() {
+        let text = |name: &str| {
+            let array = column(name)?.as_string_opt::<i32>().ok_or_else(|| unlike(name))?;
+            Ok::<_, StoreError>(array.value(row).to_owned())
+        };
+        let count = |name: &str| {
+            let array = column(name)?
+                .as_primitive_opt::<Int64Type>()
+                .ok_or_else(|| unlike(name))?;
+            Ok::<_, StoreError>(array.value(row).unsigned_abs())
+        };
+        let number = |name: &str| {
+            let array = column(name)?
+                .as_primitive_opt::<Float64Type>()
+                .ok_or_else(|| unlike(name))?;
+            Ok::<_, StoreError>(if array.is_null(row) { f64::NAN } else { array.value(row) })
+        };
+        // Outputs of before there were certificates lack these columns.
+        let later = |name: &str| match batch.column_by_name(name) {
+            Some(_) => number(name),
+            None => Ok(f64::NAN),
+        };
+        rows.push(BlockRow {
+            layer: text("layer")?,
+            structure: text("structure")?,
+            n_weights: count("n_weights")?,
+            n_spectra: count("n_spectra")?,
+            prior_precision: number("prior_precision")?,
+            log_det: number("log_det")?,
+            effective_parameters: number("effective_parameters")?,
+            condition: number("condition")?,
+            clipped_eigenvalues: count("clipped_eigenvalues")?,
+            jitter: number("jitter")?,
+            sigma_ratio: later("sigma_ratio")?,
+            sigma_ratio_p05: later("sigma_ratio_p05")?,
+            sigma_ratio_p95: later("sigma_ratio_p95")?,
+            answer_error: later("answer_error")?,
+            gradient_norm: later("gradient_norm")?,
+            newton_decrement: later("newton_decrement")?,
+            verdict: match batch.column_by_name("verdict") {
+                Some(_) => text("verdict")?,
+                None => String::new(),
+            },
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! `jacobians/part-*.parquet`: a row a (spectrum, label): the derivative of the label with respect to every pixel.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::take::take;
+use fisherflow_spectra::RowFlags;
+
+use crate::tables::lists::{f32_lists, list_field};
+use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::predictions::check_shapes;
+use crate::{StoreError, Stores};
+
+/// Jacobians of consecutive spectra.
+#[derive(Clone, Copy, Debug)]
+pub struct JacobianRows<'a> {
+    /// The identifier in its first column: `[n]`.
+    pub rows: &'a RecordBatch,
+    /// `[K, n, D]`, label unit per flux unit.
+    pub jacobian: &'a [f32],
+    /// `[n]`: bad rows get nulls.
+    pub flags: &'a [RowFlags],
+}
+
+/// Writes one part of the Jacobians.
+#[derive(Debug)]
+pub struct JacobianWriter {
+    out: ParquetOut,
+    schema: SchemaRef,
+    labels: Vec<String>,
+    n_pixels: usize,
+}
+
+impl JacobianWriter {
+    pub(crate) fn create(
+        stores: &Stores,
+        output: &str,
+        part: u64,
+        shape: &JacobianSchema,
+        metadata: &FileMetadata,
+    ) -> Result<Self, StoreError> {
+        let names = serde_json::to_string(&shape.labels).unwrap_or_default();
+        let metadata = metadata
+            .clone()
+            .with("fisherflow.labels", names)
+            .with("fisherflow.n_pixels", shape.n_pixels.to_string())
+            .with(
+                "fisherflow.jacobian",
+                "d label / d flux of every pixel, label unit per flux unit",
+            );
+        let path = format!("jacobians/part-{part:05}.parquet");
+        Ok(Self {
+            out: ParquetOut::create(stores, output, &path, &shape.schema, &metadata)?,
+            schema: Arc::clone(&shape.schema),
+            labels: shape.labels.clone(),
+            n_pixels: shape.n_pixels,
+        })
+    }
+
+    /// Appends spectra: all labels of the first, then all of the second, ... A row that is not finite is null.
+    ///
+    /// # Errors
+    /// Arrays that do not fit together, or a store that does not take them.
+    pub fn append(&mut self, rows: &JacobianRows<'_>) -> Result<(), StoreError> {
+        let (n, k, d) = (rows.flags.len(), self.labels.len(), self.n_pixels);
+        let shapes = [
+            ("rows of identifiers", rows.rows.num_rows(), n),
+            ("jacobians", rows.jacobian.len(), k * n * d),
+        ];
+        check_shapes(self.out.uri(), &shapes)?;
+        let indices = UInt32Array::from_iter_values((0..n as u32).flat_map(|row| std::iter::repeat_n(row, k)));
+        let ids = take(rows.rows.column(0), &indices, None).map_err(|error| StoreError::Encode {
+            uri: self.out.uri().to_owned(),
+            source: crate::error::Cause::new(&error, &[]),
+        })?;
+        let labels: Vec<&str> = (0..n).flat_map(|_| self.labels.iter().map(String::as_str)).collect();
+        let labels: ArrayRef = Arc::new(StringArray::from(labels));
+        let order = (0..n).flat_map(|row| (0..k).map(move |label| (row, label)));
+        let jacobians = f32_lists(order.map(|(row, label)| {
+            let start = (label * n + row) * d;
+            let values = &rows.jacobian[start..start + d];
+            (!rows.flags[row].is_bad() && values.iter().all(|v| v.is_finite())).then_some(values)
+        }));
+        let batch = self.out.batch(&self.schema, vec![ids, labels, jacobians])?;
+        self.out.write(&batch)
+    }
+
+    /// Ends the part.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub fn finish(self) -> Result<WrittenFile, StoreError> {
+        self.out.finish(&FileMetadata::default())
+    }
+}
+
+/// The columns of the Jacobians.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JacobianSchema {
+    schema: SchemaRef,
+    labels: Vec<String>,
+    n_pixels: usize,
+}
+
+impl JacobianSchema {
+    /// The columns for a catalogue's identifier (the first field of `rows`), a network's labels and `n_pixels` pixels.
+    ///
+    /// # Errors
+    /// The identifier is named `label` or `jacobian`, or there is none.
+    pub fn new(rows: &Schema, labels: &[String], n_pixels: usize) -> Result<Self, StoreError> {
+        let Some(id) = rows.fields().first() else {
+            return Err(StoreError::Shape {
+                what: "columns of identifiers for the jacobians".to_owned(),
+                found: 0,
+                expected: 1,
+            });
+        };
+        if ["label", "jacobian"].contains(&id.name().to_lowercase().as_str()) {
+            return Err(StoreError::ColumnCollision {
+                column: id.name().clone(),
+                reason: "once as the identifier, once as a column of the jacobians".to_owned(),
+            });
+        }
+        let fields = vec![
+            id.as_ref().clone().with_nullable(true),
+            Field::new("label", DataType::Utf8, false),
+            list_field("jacobian", DataType::Float32, true),
+        ];
+        Ok(Self {
+            schema: Arc::new(Schema::new(fields)),
+            labels: labels.to_vec(),
+            n_pixels,
+        })
+    }
+}

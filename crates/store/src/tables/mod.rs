@@ -1,0 +1,19 @@
+//! Results as Parquet, and read back: a file a table.
+
+pub(crate) mod any_table;
+pub(crate) mod blocks;
+pub(crate) mod certificate;
+pub(crate) mod evidence;
+pub(crate) mod holdout;
+pub(crate) mod intrinsic;
+pub(crate) mod jacobians;
+pub(crate) mod lists;
+pub(crate) mod marginal_variance;
+pub(crate) mod matrices;
+pub(crate) mod npy;
+pub(crate) mod parquet_out;
+pub(crate) mod predictions;
+pub(crate) mod small_tables;
+pub(crate) mod table;
+pub(crate) mod tiles;
+pub(crate) mod vector;
