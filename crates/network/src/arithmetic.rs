@@ -8,7 +8,7 @@ use fisherflow_kernels::{Path, Products};
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
-use crate::nearest_name::nearest_name;
+use crate::files::nearest_name::nearest_name;
 
 /// The arithmetic of the products; sums over spectra are in f64 whatever is chosen here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -6,10 +6,10 @@ use candle_core::Tensor;
 
 use crate::blocks::in_blocks;
 use crate::capture::LayerCapture;
-use crate::dense::{Dense, get_or_try_init};
 use crate::error::NetworkError;
+use crate::layers::dense::{Dense, get_or_try_init};
+use crate::layers::normalisation::InverseScale;
 use crate::network::{Forward, Layer, Network};
-use crate::normalisation::InverseScale;
 use crate::product::product;
 
 /// Rows of a block of the Jacobian: enough for the weights to be read seldom, few enough for the third cache level.

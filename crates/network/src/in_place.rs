@@ -4,8 +4,8 @@
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
 
 use crate::blocks::contiguous_values;
+use crate::layers::row_map::Real;
 use crate::product::run_all;
-use crate::row_map::Real;
 
 /// Elements that a thread takes at a time.
 const BLOCK: usize = 64 * 1024;

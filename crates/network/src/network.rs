@@ -4,19 +4,19 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::activation::{Activation, Relu};
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::blocks::element_wise;
-use crate::conv1d::Conv1d;
-use crate::dense::{Dense, DenseShape, PackedWeight};
 use crate::error::NetworkError;
-use crate::flatten::Flatten;
 use crate::in_place::change;
 use crate::labels::Labels;
-use crate::layer_chain::{Chain, Weights, n_inputs, refuse_transposed};
-use crate::layer_spec::LayerSpec;
-use crate::normalisation::InputNormalisation;
-use crate::pool1d::Pool1d;
+use crate::layers::activation::{Activation, Relu};
+use crate::layers::chain::{Chain, Weights, n_inputs, refuse_transposed};
+use crate::layers::conv1d::Conv1d;
+use crate::layers::dense::{Dense, DenseShape, PackedWeight};
+use crate::layers::flatten::Flatten;
+use crate::layers::normalisation::InputNormalisation;
+use crate::layers::pool1d::Pool1d;
+use crate::layers::spec::LayerSpec;
 
 /// One layer with its numbers.
 #[derive(Clone, Debug)]

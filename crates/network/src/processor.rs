@@ -59,7 +59,7 @@ mod tests {
     use candle_core::{DType, Tensor};
 
     use super::*;
-    use crate::layer_chain::Weights;
+    use crate::layers::chain::Weights;
     use crate::{Activation, Arithmetic, FlattenOrder, InputJacobian, Labels, LayerSpec, Network, Padding, Precision};
 
     /// A network that was moved, here to where it was, and what it says with weights packed for the CPU's kernels.

@@ -17,10 +17,10 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::activation::Activation;
 use crate::blocks::in_blocks;
-use crate::dense::Dense;
 use crate::error::NetworkError;
+use crate::layers::activation::Activation;
+use crate::layers::dense::Dense;
 use crate::network::{Forward, Layer, Network};
 use crate::product::product;
 use crate::weight_directions::WeightDirections;

@@ -8,15 +8,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::activation::Activation;
-use crate::adam::{Adam, Rates};
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::backward::InputJacobian;
-use crate::dense::Dense;
 use crate::error::NetworkError;
 use crate::labels::Labels;
+use crate::layers::activation::Activation;
+use crate::layers::dense::Dense;
 use crate::network::Network;
-pub use crate::training_set::TrainingSet;
+use crate::training::adam::{Adam, Rates};
+pub use crate::training::training_set::TrainingSet;
 
 /// Spectra a forward pass where no gradient is wanted.
 const VALIDATION_BATCH: usize = 512;

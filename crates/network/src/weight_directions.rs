@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::arithmetic::Arithmetic;
-use crate::dense::{Dense, DenseShape};
 use crate::error::NetworkError;
+use crate::layers::dense::{Dense, DenseShape};
 
 /// Some directions in the space of the weights of some dense layers; 0 in all other layers.
 #[derive(Clone, Debug)]

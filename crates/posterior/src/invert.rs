@@ -2,16 +2,16 @@
 
 use fisherflow_curvature::{BlockCurvature, BlockPlan, StructureKind};
 
-use crate::dense::DensePrecision;
-use crate::diagonal::{DiagonalPrecision, NonNegative};
-use crate::dual;
 use crate::eigen::Eigenpairs;
-use crate::eigenbasis::Eigenbasis;
-use crate::factored_block::{check_prior, factor};
-use crate::kronecker::KroneckerPrecision;
-use crate::low_rank::LowRankPrecision;
-use crate::matrices::single_layer;
-use crate::matrix_set::MatrixSet;
+use crate::structures::dense::DensePrecision;
+use crate::structures::diagonal::{DiagonalPrecision, NonNegative};
+use crate::structures::dual;
+use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::factored_block::{check_prior, factor};
+use crate::structures::kronecker::KroneckerPrecision;
+use crate::structures::low_rank::LowRankPrecision;
+use crate::structures::matrices::single_layer;
+use crate::structures::matrix_set::MatrixSet;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
 /// A block's posterior.

@@ -8,89 +8,50 @@
 //! Everything here is arithmetic on arrays: no files, no threads of its own beyond those of the matrix products. Factorisations and
 //! eigenproblems are always f64; the products of a prediction follow the captures' type.
 
-mod block_info;
-mod captures;
 mod certificate;
-mod contraction;
 mod cost;
-mod dense;
-mod diagonal;
-mod dual;
 mod eigen;
-mod eigenbasis;
-mod elements;
 mod error;
-mod error_budget;
-mod evidence;
-mod factor;
-mod factored_block;
-mod flux_covariance;
-mod held_out;
 mod invert;
-mod kronecker;
-mod label_cells;
-mod label_fit;
-mod label_scale;
-mod low_rank;
-mod matrices;
-mod matrix_set;
-mod part;
+mod labels;
 mod peers;
-mod precision;
-mod predictive;
-mod prior_by_holdout;
-mod prior_scan;
+mod prior;
 mod product;
-mod psd;
-mod pulls;
-mod scatter;
 mod shape_checks;
-mod small;
-mod spectrum;
-mod weighted_gram;
+mod structures;
 
 #[cfg(test)]
 mod brute_force;
-#[cfg(test)]
-mod cases;
-#[cfg(test)]
-mod conformance;
-#[cfg(test)]
-mod evidence_oracle;
-#[cfg(test)]
-mod queries;
-#[cfg(test)]
-mod refusals;
 
-pub use block_info::{BlockInfo, LowRankFacts};
 pub use certificate::{
     BlockCertificate, Certificate, ComparedStructure, Comparison, CurvatureShare, NewtonStep, Probe, ProbeSums,
     SigmaRatio, Subset, curvature_share, newton_step, verdict,
 };
 pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
-pub use dual::{
+pub use error::PosteriorError;
+pub use invert::{BlockPosterior, invert, precision_from_matrices};
+pub use labels::cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};
+pub use labels::error_budget::{ErrorBudget, in_label_units};
+pub use labels::fit::{LabelFit, StrayLabel};
+pub use labels::flux_covariance::{flux_covariance, flux_covariance_in_blocks};
+pub use labels::held_out::{HeldOutStars, KnownParts, OVERWHELMED};
+pub use labels::predictive::covariance_of_blocks;
+pub use labels::psd::{Clipped, clip_to_psd};
+pub use labels::pulls::{PullSums, Pulls};
+pub use labels::scale::LabelScale;
+pub use labels::scatter::{NOISE_FLOOR, ScatterEstimate};
+pub use peers::{Convention, NamedTensor, Peer, Reduction};
+pub use prior::evidence::{Evidence, EvidencePoint, evidence};
+pub use prior::holdout::{HoldoutPoint, HoldoutPrior, ScannedStars, holdout_grid, prior_by_holdout};
+pub use prior::scan::{PriorScan, scan_flops};
+pub use prior::spectrum::Spectrum;
+pub use structures::block_info::{BlockInfo, LowRankFacts};
+pub use structures::dual::{
     DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_from_tiles, dual_marginal_variance,
     dual_posterior, dual_prior_scan, dual_spectrum, exact_posterior, gram_tile, trace_of_inverse,
 };
-pub use error::PosteriorError;
-pub use error_budget::{ErrorBudget, in_label_units};
-pub use evidence::{Evidence, EvidencePoint, evidence};
-pub use factor::{Factor, NamedMatrix};
-pub use factored_block::{FactoredBlock, factor, kronecker_bases};
-pub use flux_covariance::{flux_covariance, flux_covariance_in_blocks};
-pub use held_out::{HeldOutStars, KnownParts, OVERWHELMED};
-pub use invert::{BlockPosterior, invert, precision_from_matrices};
-pub use label_cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};
-pub use label_fit::{LabelFit, StrayLabel};
-pub use label_scale::LabelScale;
-pub use matrices::{bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices};
-pub use part::PosteriorPart;
-pub use peers::{Convention, NamedTensor, Peer, Reduction};
-pub use precision::Precision;
-pub use predictive::covariance_of_blocks;
-pub use prior_by_holdout::{HoldoutPoint, HoldoutPrior, ScannedStars, holdout_grid, prior_by_holdout};
-pub use prior_scan::{PriorScan, scan_flops};
-pub use psd::{Clipped, clip_to_psd};
-pub use pulls::{PullSums, Pulls};
-pub use scatter::{NOISE_FLOOR, ScatterEstimate};
-pub use spectrum::Spectrum;
+pub use structures::factor::{Factor, NamedMatrix};
+pub use structures::factored_block::{FactoredBlock, factor, kronecker_bases};
+pub use structures::matrices::{bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices};
+pub use structures::part::PosteriorPart;
+pub use structures::precision::Precision;

@@ -26,7 +26,7 @@ use std::str::FromStr;
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, Matrix};
 use fisherflow_network::DenseShape;
 
-use crate::matrices::{check_curvature, single_layer};
+use crate::structures::matrices::{check_curvature, single_layer};
 use crate::{PosteriorError, Precision};
 
 /// Weights of a block whose inverse is formed for scipy, at most: 2 GiB of doubles.

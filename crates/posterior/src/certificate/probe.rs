@@ -25,11 +25,11 @@ use fisherflow_curvature::{BlockPlan, LayerSides, Matrix, WeightJacobian};
 use fisherflow_network::LayerCapture;
 use serde::{Deserialize, Serialize};
 
-use crate::captures::Wanted;
-use crate::dense::{jacobian, sides_of};
-use crate::dual::times_weights;
-use crate::eigenbasis::Eigenbasis;
 use crate::product::{dot, product, rows};
+use crate::structures::captures::Wanted;
+use crate::structures::dense::{jacobian, sides_of};
+use crate::structures::dual::times_weights;
+use crate::structures::eigenbasis::Eigenbasis;
 use crate::{PosteriorError, Precision};
 
 /// Values of the vectors of one block's probes, at most: 256 MiB.

@@ -7,10 +7,10 @@ use super::{
     Certificate, CurvatureShare, NewtonStep, Probe, ProbeSums, SigmaRatio, Subset, curvature_share, newton_step,
 };
 use crate::brute_force::{Mlp, gram, inverse, kron, predictive, with_prior};
-use crate::cases::{K, case, draw, plan};
 use crate::eigen::decompose;
-use crate::eigenbasis::Eigenbasis;
-use crate::kronecker::KroneckerPrecision;
+use crate::structures::cases::{K, case, draw, plan};
+use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::kronecker::KroneckerPrecision;
 use crate::{Factor, PosteriorError, Precision, invert};
 
 const WIDTHS: [usize; 4] = [6, 7, 5, K];

@@ -1,0 +1,206 @@
+//! What is said about a network: by the run file, and by the network file in its own metadata.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::NetworkError;
+use crate::labels::Labels;
+use crate::layers::spec::{LayerSpec, listed};
+
+/// The metadata key of a network file's own description, JSON.
+pub const METADATA_KEY: &str = "fisherflow.network";
+
+/// The newest version of that description.
+const METADATA_VERSION: u64 = 1;
+
+/// What the run file says about a network. The file's own description wins where both speak; layers must then agree.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// Names of the layers, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<String>>,
+    /// Subtracted from the flux: one value a pixel, or one for all. Flux units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_mean: Option<Vec<f64>>,
+    /// What the flux is then divided by: one value a pixel, or one for all. Flux units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_scale: Option<Vec<f64>>,
+    /// The labels, as far as they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsDescription>,
+}
+
+/// What is said about a network's labels, any part of which may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelsDescription {
+    /// Names; left out: `label_0`, `label_1`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Vec<String>>,
+    /// Units; left out: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<Vec<String>>,
+    /// Mean of each label, in its unit; left out: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f64>>,
+    /// Scale of each label, in its unit; left out: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Vec<f64>>,
+}
+
+impl LabelsDescription {
+    /// What is said here, and for the rest what `other` says.
+    pub(crate) fn or(self, other: Option<&LabelsDescription>) -> Self {
+        let other = other.cloned().unwrap_or_default();
+        Self {
+            names: self.names.or(other.names),
+            units: self.units.or(other.units),
+            mean: self.mean.or(other.mean),
+            scale: self.scale.or(other.scale),
+        }
+    }
+
+    /// The labels of `outputs` outputs, with the defaults filled in.
+    pub(crate) fn resolve(self, outputs: usize) -> Result<Labels, NetworkError> {
+        let labels = Labels {
+            names: self
+                .names
+                .unwrap_or_else(|| (0..outputs).map(|k| format!("label_{k}")).collect()),
+            units: self.units.unwrap_or_else(|| vec![String::new(); outputs]),
+            mean: self.mean.unwrap_or_else(|| vec![0.0; outputs]),
+            scale: self.scale.unwrap_or_else(|| vec![1.0; outputs]),
+        };
+        labels.check(outputs)?;
+        Ok(labels)
+    }
+}
+
+/// A network file's own description, the JSON under [`METADATA_KEY`].
+///
+/// Means and scales are tensors of the file (`normalisation.*`, f64), because JSON does not keep every bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FileDescription {
+    pub version: u64,
+    pub layers: Vec<FileLayer>,
+    #[serde(default)]
+    pub labels: LabelsDescription,
+}
+
+/// A layer as a network file describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FileLayer {
+    /// A name of [`LayerSpec`].
+    pub kind: String,
+    /// Of a layer with weights: its tensors are `<name>.weight` and, where it has a bias, `<name>.bias`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl FileDescription {
+    pub fn new(layers: Vec<FileLayer>, labels: &Labels) -> Self {
+        Self {
+            version: METADATA_VERSION,
+            layers,
+            labels: LabelsDescription {
+                names: Some(labels.names.clone()),
+                units: Some(labels.units.clone()),
+                mean: None,
+                scale: None,
+            },
+        }
+    }
+
+    pub fn parse(json: &str) -> Result<Self, NetworkError> {
+        let version = serde_json::from_str::<VersionOnly>(json)
+            .map_err(NetworkError::Metadata)?
+            .version;
+        if version != METADATA_VERSION {
+            return Err(NetworkError::MetadataVersion {
+                found: version,
+                known: METADATA_VERSION,
+            });
+        }
+        serde_json::from_str(json).map_err(NetworkError::Metadata)
+    }
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u64,
+}
+
+/// The layers in order, each that has weights with the name of its tensors.
+pub(crate) fn resolve_layers(
+    file: Option<&FileDescription>,
+    said: Option<&[String]>,
+    names_in_file: Vec<String>,
+) -> Result<Vec<(LayerSpec, Option<String>)>, NetworkError> {
+    let said: Option<Vec<LayerSpec>> = said
+        .map(|names| names.iter().map(|name| name.parse()).collect())
+        .transpose()?;
+    if let Some(file) = file {
+        let specs: Vec<LayerSpec> = file
+            .layers
+            .iter()
+            .map(|layer| layer.kind.parse())
+            .collect::<Result<_, _>>()?;
+        let mut layers: Vec<(LayerSpec, Option<String>)> = specs
+            .iter()
+            .zip(&file.layers)
+            .map(|(spec, layer)| (*spec, layer.name.clone().filter(|_| spec.has_weights())))
+            .collect();
+        if layers.iter().any(|(spec, name)| spec.has_weights() && name.is_none()) {
+            layers = with_names(specs.clone(), names_in_file)?;
+        }
+        if let Some(said) = said {
+            let (file_input, file_rest) = input_and_rest(&specs);
+            let (said_input, said_rest) = input_and_rest(&said);
+            if file_rest != said_rest || file_input.and(said_input).is_some() && file_input != said_input {
+                return Err(NetworkError::LayersDisagree {
+                    file: listed(&specs),
+                    said: listed(&said),
+                });
+            }
+            if let (None, Some(input)) = (file_input, said_input) {
+                layers.insert(0, (input, None));
+            }
+        }
+        return Ok(layers);
+    }
+    match said {
+        Some(specs) => with_names(specs, names_in_file),
+        None if names_in_file.is_empty() => Err(NetworkError::NoLayers),
+        None => Err(NetworkError::LayersUnsaid {
+            n_dense: names_in_file.len(),
+            names: names_in_file.join(", "),
+        }),
+    }
+}
+
+/// The number of pixels that heads a list of layers, and the layers behind it.
+fn input_and_rest(specs: &[LayerSpec]) -> (Option<LayerSpec>, &[LayerSpec]) {
+    match specs {
+        [input @ LayerSpec::Input { .. }, rest @ ..] => (Some(*input), rest),
+        _ => (None, specs),
+    }
+}
+
+/// Gives the layers with weights the names of the file's tensors, both in order.
+fn with_names(
+    specs: Vec<LayerSpec>,
+    names_in_file: Vec<String>,
+) -> Result<Vec<(LayerSpec, Option<String>)>, NetworkError> {
+    let n_dense = specs.iter().filter(|spec| spec.has_weights()).count();
+    if n_dense != names_in_file.len() {
+        return Err(NetworkError::DenseCount {
+            said: n_dense,
+            found: names_in_file.len(),
+            names: names_in_file.join(", "),
+        });
+    }
+    let mut names = names_in_file.into_iter();
+    Ok(specs
+        .into_iter()
+        .map(|spec| (spec, if spec.has_weights() { names.next() } else { None }))
+        .collect())
+}

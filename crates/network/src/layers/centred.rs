@@ -1,0 +1,127 @@
+//! A dense layer's product about the mean of each row of its inputs: `W x + b = W (x - m) + m (W 1) + b`, m a row's mean.
+//!
+//! A product of bf16 is off by a share of its terms. Spectra that are not centred, and activations that are never negative, have terms that
+//! are large beside their differences, and it is these that tell spectra apart: so the product is given numbers about 0, and the rest is added
+//! in f64. A row's mean is of that row alone, in a fixed order: no bit depends on the batch.
+
+use candle_core::{DType, Result, Tensor};
+
+use crate::layers::row_map::{Real, RowMap, map_rows, with_values};
+use crate::product::PackedTensor;
+
+/// `input W^T + bias`, about the mean of each row; `row_sums`: `W 1`, `[out]`, `weight`: `W^T` packed.
+pub(crate) fn product_about_means(
+    weight: &PackedTensor,
+    row_sums: &[f64],
+    input: &Tensor,
+    bias: Option<&Tensor>,
+    threads: usize,
+) -> Result<Tensor> {
+    let means: Vec<f64> = map_rows(input, &Means, threads)?
+        .flatten_all()?
+        .to_dtype(DType::F64)?
+        .to_vec1()?;
+    let centred = map_rows(
+        input,
+        &Less {
+            means: &means,
+            width: input.dims2()?.1,
+        },
+        threads,
+    )?;
+    let product = weight.product(&centred, None, threads)?;
+    let bias = match bias {
+        None => vec![0.0; row_sums.len()],
+        Some(bias) => bias.to_dtype(DType::F64)?.to_vec1()?,
+    };
+    let plus = Plus {
+        means: &means,
+        row_sums,
+        bias: &bias,
+    };
+    map_rows(&product, &plus, threads)
+}
+
+/// `W 1`, `[out]`, of `[out, in]`.
+pub(crate) fn row_sums(weight: &Tensor) -> Result<Vec<f64>> {
+    let width = weight.dims2()?.1.max(1);
+    let weight = weight.to_dtype(DType::F64)?.contiguous()?;
+    with_values(&weight, |w: &[f64]| {
+        Ok(w.chunks_exact(width).map(|row| row.iter().sum()).collect())
+    })
+}
+
+/// Sums that are formed beside each other, so that they need not wait for one another.
+const LANES: usize = 16;
+
+/// The mean of every row, in the numbers' own type.
+struct Means;
+
+impl RowMap for Means {
+    fn out_width(&self) -> Result<usize> {
+        Ok(1)
+    }
+
+    fn apply<T: Real>(&self, _: usize, rows: &[T], out: &mut [T]) -> Result<()> {
+        let width = rows.len() / out.len().max(1);
+        for (row, mean) in rows.chunks_exact(width.max(1)).zip(out) {
+            let mut lanes = [0.0; LANES];
+            let whole = row.chunks_exact(LANES);
+            let rest: f64 = whole.remainder().iter().map(|x| x.widen()).sum();
+            for values in whole {
+                for (lane, x) in lanes.iter_mut().zip(values) {
+                    *lane += x.widen();
+                }
+            }
+            *mean = T::of((lanes.iter().sum::<f64>() + rest) / width as f64);
+        }
+        Ok(())
+    }
+}
+
+/// Every row less its mean.
+struct Less<'a> {
+    means: &'a [f64],
+    width: usize,
+}
+
+impl RowMap for Less<'_> {
+    fn out_width(&self) -> Result<usize> {
+        Ok(self.width)
+    }
+
+    fn apply<T: Real>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()> {
+        let width = self.width.max(1);
+        let rows = rows.chunks_exact(width).zip(&self.means[first..]);
+        for ((row, mean), out) in rows.zip(out.chunks_exact_mut(width)) {
+            let mean = T::of(*mean);
+            out.iter_mut().zip(row).for_each(|(out, x)| *out = *x - mean);
+        }
+        Ok(())
+    }
+}
+
+/// Every row of a product and what was left out of it.
+struct Plus<'a> {
+    means: &'a [f64],
+    row_sums: &'a [f64],
+    bias: &'a [f64],
+}
+
+impl RowMap for Plus<'_> {
+    fn out_width(&self) -> Result<usize> {
+        Ok(self.row_sums.len())
+    }
+
+    fn apply<T: Real>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()> {
+        let width = self.row_sums.len().max(1);
+        let rows = rows.chunks_exact(width).zip(&self.means[first..]);
+        for ((row, mean), out) in rows.zip(out.chunks_exact_mut(width)) {
+            let left = self.row_sums.iter().zip(self.bias);
+            for ((out, x), (sum, bias)) in out.iter_mut().zip(row).zip(left) {
+                *out = T::of(x.widen() + (mean * sum + bias));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Flattening: a signal of several channels as a row of numbers, in one of the two orders that are in use.
+//!
+//! Signals are `[batch, positions * channels]`, the channel running fastest, so one order is what is there already.
+
+use candle_core::{Result, Tensor};
+
+use crate::layers::row_map::{Real, RowMap, map_rows};
+
+/// Where channel c of position t lies among C channels of T positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlattenOrder {
+    /// At `c T + t`, as torch has it.
+    ChannelsFirst,
+    /// At `t C + c`, as Keras has it.
+    ChannelsLast,
+}
+
+/// Flattening of signals of a known length.
+#[derive(Clone, Debug)]
+pub(crate) struct Flatten {
+    pub order: FlattenOrder,
+    pub channels: usize,
+    pub positions: usize,
+}
+
+impl Flatten {
+    /// `[batch, positions * channels]`, the channel running fastest, to the order that is wanted.
+    pub fn forward(&self, input: &Tensor, threads: usize) -> Result<Tensor> {
+        self.turned(input, self.positions, self.channels, threads)
+    }
+
+    /// Gradients `[rows, positions * channels]` in that order to the channel running fastest.
+    pub fn vjp(&self, output_grad: &Tensor, threads: usize) -> Result<Tensor> {
+        self.turned(output_grad, self.channels, self.positions, threads)
+    }
+
+    /// Every row as a matrix `[rows, columns]`, transposed.
+    fn turned(&self, x: &Tensor, rows: usize, columns: usize, threads: usize) -> Result<Tensor> {
+        match self.order {
+            FlattenOrder::ChannelsLast => Ok(x.clone()),
+            FlattenOrder::ChannelsFirst => map_rows(x, &Transposed { rows, columns }, threads),
+        }
+    }
+}
+
+/// Matrices `[rows, columns]` to their transposes.
+struct Transposed {
+    rows: usize,
+    columns: usize,
+}
+
+impl RowMap for Transposed {
+    fn out_width(&self) -> Result<usize> {
+        Ok(self.rows * self.columns)
+    }
+
+    fn apply<T: Real>(&self, _: usize, matrices: &[T], out: &mut [T]) -> Result<()> {
+        let size = self.rows * self.columns;
+        for (matrix, out) in matrices.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
+            for (j, column) in out.chunks_exact_mut(self.rows).enumerate() {
+                for (i, value) in column.iter_mut().enumerate() {
+                    *value = matrix[i * self.columns + j];
+                }
+            }
+        }
+        Ok(())
+    }
+}

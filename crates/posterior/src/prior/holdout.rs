@@ -1,0 +1,401 @@
+//! The prior precision that makes held-out stars likely: `"holdout"`.
+//!
+//! The weights' part `W_n(delta)` of a held-out star shrinks as `delta` grows, and differently from star to star. For every `delta` of a
+//! grid the scatter C beyond the photons' part, the weights' part and the labels' own errors is fitted by maximum likelihood, and
+//!
+//! ```text
+//! ln likelihood(delta) = max over C of  sum_n ln N(r_n; 0, C + W_n(delta) + K_n)
+//! ```
+//!
+//! is the profile whose maximum is taken: at the vertex of the parabola in `ln delta` through the best point and its neighbours. What the
+//! evidence takes for granted (that the weights were drawn from the prior, that the structure is exact) plays no part here; but it
+//! looks at held-out stars alone, so pulls over those are no independent test any more.
+//!
+//! Precisions whose log likelihood is within 2 of the best (two standard deviations) are those that the stars cannot tell from it. Where these reach
+//! an end of the grid the likelihood is flat: too few stars, or a weights' part that is small beside the rest. Then the one of them
+//! nearest to the evidence's is taken, which the stars do not contradict.
+
+use serde::{Deserialize, Serialize};
+
+use crate::labels::held_out::retain_rows;
+use crate::{HeldOutStars, KnownParts, PosteriorError, PullSums};
+
+/// Points of the grid in a decade.
+const PER_DECADE: f64 = 4.0;
+
+/// Decades below the evidence's optimum at which the grid begins.
+const DECADES_BELOW: f64 = 4.0;
+
+/// Decades above it at which the grid ends.
+const DECADES_ABOVE: f64 = 6.0;
+
+/// A log likelihood this much below the best cannot be told from it.
+const INDISTINCT: f64 = 2.0;
+
+/// Fewest held-out stars that say anything of a scatter.
+const FEWEST: u64 = 2;
+
+/// Held-out stars with the weights' part of each at every prior precision of a grid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScannedStars {
+    n_priors: usize,
+    /// Their weights' part is 0.
+    stars: HeldOutStars,
+    /// `[n, n_priors, K, K]`.
+    weights: Vec<f64>,
+}
+
+/// The prior precision that held-out stars ask for, and the curve it is the maximum of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HoldoutPrior {
+    /// `delta`, in normalised label units, on the scale of the sum over spectra.
+    pub prior_precision: f64,
+    /// The profile log likelihood of the best point, at the vertex of its parabola where that is taken.
+    pub log_likelihood: f64,
+    /// `gamma` at `prior_precision`, over all blocks.
+    pub effective_parameters: f64,
+    /// The first and last point of the grid that the stars cannot tell from the best.
+    pub indistinct: (f64, f64),
+    /// Whether these reach an end of the grid: then `prior_precision` is the one of them nearest to the evidence's.
+    pub flat: bool,
+    /// Whether the best point is an end of the grid.
+    pub at_edge: bool,
+    /// Number of held-out stars.
+    pub n_spectra: u64,
+    /// The grid, ascending.
+    pub curve: Vec<HoldoutPoint>,
+}
+
+/// One prior precision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HoldoutPoint {
+    /// `delta`.
+    pub prior_precision: f64,
+    /// Profile log likelihood.
+    pub log_likelihood: f64,
+    /// `gamma`, over all blocks.
+    pub effective_parameters: f64,
+    /// Standard deviation of each label's pulls with the scatter C, `[K]`.
+    pub pull_std: Vec<f64>,
+    /// The same without it: what photons, weights and the labels' own errors alone explain.
+    pub pull_std_without: Vec<f64>,
+}
+
+/// The grid about the evidence's optimum: `10^(k / 4)`, from 10^4 times below to 10^6 times above it.
+#[must_use]
+pub fn holdout_grid(evidence: f64) -> Vec<f64> {
+    let first = (PER_DECADE * (evidence.log10() - DECADES_BELOW)).floor() as i64;
+    let last = (PER_DECADE * (evidence.log10() + DECADES_ABOVE)).ceil() as i64;
+    (first..=last).map(|k| 10_f64.powf(k as f64 / PER_DECADE)).collect()
+}
+
+impl ScannedStars {
+    /// No stars yet.
+    #[must_use]
+    pub fn new(n_labels: usize, n_priors: usize) -> Self {
+        Self {
+            n_priors,
+            stars: HeldOutStars::new(n_labels),
+            weights: Vec::new(),
+        }
+    }
+
+    /// Adds stars: as [`HeldOutStars::push`], with the weights' part at every prior precision, `weights: [n_priors, n, K, K]`, in place of
+    /// the one of `known`.
+    ///
+    /// # Errors
+    /// If the sizes do not agree.
+    pub fn push(&mut self, residual: &[f64], known: KnownParts<'_>, weights: &[f64]) -> Result<(), PosteriorError> {
+        let k = self.stars.n_labels();
+        let (square, n) = (k * k, residual.len() / k.max(1));
+        if weights.len() != self.n_priors * n * square {
+            return Err(PosteriorError::Shape {
+                what: "weight covariances at every prior precision".to_owned(),
+                expected: vec![self.n_priors, n, k, k],
+                found: vec![weights.len()],
+            });
+        }
+        for star in 0..n {
+            let at = |prior: usize| (prior * n + star) * square..(prior * n + star + 1) * square;
+            let of_star: Vec<f64> = (0..self.n_priors)
+                .flat_map(|prior| &weights[at(prior)])
+                .copied()
+                .collect();
+            let part = |part: Option<&'_ [f64]>| part.map(|p| p[star * square..(star + 1) * square].to_vec());
+            let (flux, own) = (part(known.flux), part(known.label_covariance));
+            let finite = of_star.iter().all(|v| v.is_finite());
+            let of_residual: Vec<f64> = residual[star * k..(star + 1) * k]
+                .iter()
+                .map(|r| if finite { *r } else { f64::NAN })
+                .collect();
+            let before = self.stars.n_spectra();
+            let known = KnownParts {
+                flux: flux.as_deref(),
+                weights: None,
+                label_covariance: own.as_deref(),
+            };
+            self.stars.push(&of_residual, known)?;
+            if self.stars.n_spectra() > before {
+                self.weights.extend(of_star);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds other stars, after these.
+    ///
+    /// # Errors
+    /// If they are of another number of labels or prior precisions.
+    pub fn merge(&mut self, other: &Self) -> Result<(), PosteriorError> {
+        crate::shape_checks::check_merge("scans", self.n_priors, other.n_priors)?;
+        self.stars.merge(&other.stars)?;
+        self.weights.extend_from_slice(&other.weights);
+        Ok(())
+    }
+
+    /// Leaves out the stars of which nothing can be learnt, as [`HeldOutStars::leave_out_overwhelmed`].
+    #[must_use]
+    pub fn without_overwhelmed(mut self) -> Self {
+        let keeps = self.stars.not_overwhelmed(&self.stars.residual_rms());
+        let square = self.stars.n_labels() * self.stars.n_labels();
+        retain_rows(&mut self.weights, &keeps, self.n_priors * square);
+        self.stars.retain(&keeps);
+        self
+    }
+
+    /// The stars at one prior precision of the grid.
+    fn at(&self, prior: usize) -> Result<HeldOutStars, PosteriorError> {
+        let square = self.stars.n_labels() * self.stars.n_labels();
+        let rows = self.weights.chunks_exact((self.n_priors * square).max(1));
+        let own = rows.flat_map(|row| &row[prior * square..(prior + 1) * square]);
+        self.stars.with_weights(own.copied().collect())
+    }
+}
+
+/// Maximises the profile likelihood of held-out stars over the grid of prior precisions that they were scanned at, ascending; `evidence` is
+/// the precision that the evidence takes, `effective_parameters` the sum of `gamma` over all blocks.
+///
+/// # Errors
+/// If there are fewer than two stars, or the grid is not the scan's.
+pub fn prior_by_holdout(
+    scanned: &ScannedStars,
+    grid: &[f64],
+    evidence: f64,
+    effective_parameters: impl Fn(f64) -> f64,
+) -> Result<HoldoutPrior, PosteriorError> {
+    if scanned.stars.n_spectra() < FEWEST {
+        return Err(PosteriorError::NoResiduals {
+            skipped: scanned.stars.skipped(),
+        });
+    }
+    crate::shape_checks::check_merge("prior precisions of a scan", scanned.n_priors, grid.len())?;
+    let curve = grid
+        .iter()
+        .enumerate()
+        .map(|(at, &delta)| point(&scanned.at(at)?, delta, effective_parameters(delta)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let best = (0..curve.len())
+        .max_by(|&a, &b| curve[a].log_likelihood.total_cmp(&curve[b].log_likelihood))
+        .unwrap_or(0);
+    let last = curve.len() - 1;
+    let indistinct = |at: &usize| curve[*at].log_likelihood >= curve[best].log_likelihood - INDISTINCT;
+    let from = (0..=best).rev().take_while(indistinct).last().unwrap_or(best);
+    let to = (best..=last).take_while(indistinct).last().unwrap_or(best);
+    let ends = (grid[from], grid[to]);
+    let flat = from == 0 || to == last;
+    let (prior_precision, log_likelihood) = if flat {
+        (evidence.clamp(ends.0, ends.1), curve[best].log_likelihood)
+    } else {
+        vertex([best - 1, best, best + 1].map(|at| (grid[at].ln(), curve[at].log_likelihood)))
+    };
+    Ok(HoldoutPrior {
+        prior_precision,
+        log_likelihood,
+        effective_parameters: effective_parameters(prior_precision),
+        indistinct: ends,
+        flat,
+        at_edge: best == 0 || best == last,
+        n_spectra: scanned.stars.n_spectra(),
+        curve,
+    })
+}
+
+/// The profile likelihood and pulls of one prior precision.
+fn point(stars: &HeldOutStars, delta: f64, effective_parameters: f64) -> Result<HoldoutPoint, PosteriorError> {
+    let k = stars.n_labels();
+    let scatter = stars.intrinsic()?.covariance;
+    let spread = |scatter: &[f64]| -> Result<Vec<f64>, PosteriorError> {
+        let mut sums = PullSums::new(k);
+        stars.pulls(scatter, &mut sums)?;
+        let pulls = sums.pulls();
+        Ok((0..k)
+            .map(|label| pulls.as_ref().map_or(f64::NAN, |pulls| pulls[label].standard_deviation))
+            .collect())
+    };
+    Ok(HoldoutPoint {
+        prior_precision: delta,
+        log_likelihood: stars.log_likelihood(&scatter),
+        effective_parameters,
+        pull_std: spread(&scatter)?,
+        pull_std_without: spread(&vec![0.0; k * k])?,
+    })
+}
+
+/// `exp(x)` and `y` at the vertex of the parabola through three points of which the middle one is highest.
+fn vertex([left, middle, right]: [(f64, f64); 3]) -> (f64, f64) {
+    let (to_left, to_right) = (middle.0 - left.0, right.0 - middle.0);
+    let (rise, fall) = ((middle.1 - left.1) / to_left, (right.1 - middle.1) / to_right);
+    let bend = (rise - fall) / (to_left + to_right);
+    if bend.is_nan() || bend <= 0.0 || bend.is_infinite() {
+        return (middle.0.exp(), middle.1);
+    }
+    let slope = (rise * to_right + fall * to_left) / (to_left + to_right);
+    let step = slope / (2.0 * bend);
+    ((middle.0 + step).exp(), middle.1 + slope * step / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use fisherflow_curvature::{BlockCurvature, CurvatureForm, StructureKind};
+
+    use super::*;
+    use crate::brute_force::{Mlp, Numbers, gram, inverse, with_prior};
+    use crate::factor;
+    use crate::structures::cases::{matrix, plan};
+
+    const INPUTS: usize = 40;
+    const NOISE: f64 = 0.3;
+
+    /// A linear model whose weights are drawn from a prior of precision `delta`, its posterior from a few spectra, and the scan and
+    /// residuals of `n` others.
+    fn linear_gaussian(delta: f64, n: usize, numbers: &mut Numbers) -> (ScannedStars, Vec<f64>, f64) {
+        let mlp = Mlp::random(&[INPUTS, 1], 3);
+        // Spectra of very different sizes: their weights' parts differ as much, and the scatter cannot take their place.
+        let mut spectra = |n: usize| -> Vec<f64> {
+            let size = |star: usize| 2.0_f64.powi((star % 7) as i32 - 4);
+            (0..n * INPUTS).map(|i| size(i / INPUTS) * numbers.normal()).collect()
+        };
+        let (training, held_out) = (spectra(25), spectra(n));
+        let p = INPUTS + 1;
+        let truth: Vec<f64> = (0..p).map(|_| numbers.normal() / delta.sqrt()).collect();
+        let mut labels = |rows: &[Vec<f64>]| -> Vec<f64> {
+            rows.iter()
+                .map(|row| row.iter().zip(&truth).map(|(a, w)| a * w).sum::<f64>() + NOISE * numbers.normal())
+                .collect()
+        };
+        let rows = mlp.jacobian(&training, &[0]);
+        let seen = labels(&rows);
+        let h: Vec<f64> = gram(&rows).iter().map(|v| v / (NOISE * NOISE)).collect();
+        let (covariance, _) = inverse(&with_prior(h.clone(), delta));
+        let gradient: Vec<f64> = (0..p)
+            .map(|i| rows.iter().zip(&seen).map(|(row, y)| row[i] * y).sum::<f64>() / (NOISE * NOISE))
+            .collect();
+        let mean: Vec<f64> = covariance
+            .chunks_exact(p)
+            .map(|row| row.iter().zip(&gradient).map(|(c, g)| c * g).sum())
+            .collect();
+        let unseen = mlp.jacobian(&held_out, &[0]);
+        let residuals: Vec<f64> = labels(&unseen)
+            .iter()
+            .zip(&unseen)
+            .map(|(y, row)| y - row.iter().zip(&mean).map(|(a, m)| a * m).sum::<f64>())
+            .collect();
+        let block = plan(&mlp, StructureKind::Block, &[0]);
+        let curvature = BlockCurvature {
+            n_spectra: 25,
+            form: CurvatureForm::Dense(matrix(p, h)),
+        };
+        let scan = factor(&block, curvature, 1).unwrap().prior_scan(DType::F64, 1).unwrap();
+        let grid = holdout_grid(10.0 * delta);
+        let weights = scan.covariance_at(&mlp.captures(&held_out, DType::F64), &grid).unwrap();
+        let mut stars = ScannedStars::new(1, grid.len());
+        stars.push(&residuals, KnownParts::default(), &weights).unwrap();
+        (stars, grid, scan.spectrum().effective_parameters(delta))
+    }
+
+    #[test]
+    fn the_prior_that_the_truth_was_drawn_from_is_found() {
+        let (delta, repetitions) = (2.0, 40);
+        let mut numbers = Numbers::new(91);
+        let (mut logs, mut pulls) = (Vec::new(), Vec::new());
+        let mut undetermined = 0.0;
+        for _ in 0..repetitions {
+            let (stars, grid, gamma) = linear_gaussian(delta, 800, &mut numbers);
+            let found = prior_by_holdout(&stars, &grid, 10.0 * delta, |_| 0.0).unwrap();
+            assert!(!found.flat && !found.at_edge);
+            logs.push((found.prior_precision / delta).ln());
+            let nearest = found
+                .curve
+                .iter()
+                .min_by(|a, b| {
+                    let away = |point: &HoldoutPoint| (point.prior_precision / found.prior_precision).ln().abs();
+                    away(a).total_cmp(&away(b))
+                })
+                .unwrap();
+            pulls.push(nearest.pull_std[0]);
+            undetermined = (INPUTS + 1) as f64 - gamma;
+        }
+        let n = f64::from(repetitions);
+        let mean = logs.iter().sum::<f64>() / n;
+        let spread = (logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+        // One draw of the weights tells their variance from the directions that the training leaves open: to sqrt(2 / number) at best.
+        let best = (2.0 / undetermined).sqrt();
+        println!("mean of ln(found / true) {mean:.3}, spread {spread:.3}, at best {best:.3}");
+        assert!(spread < 1.5 * best, "{spread} against {best}");
+        assert!(mean.abs() < 4.0 * best / n.sqrt(), "{mean} +- {}", spread / n.sqrt());
+        assert!(pulls.iter().all(|std| (0.9..1.1).contains(std)), "{pulls:?}");
+    }
+
+    #[test]
+    fn groups_merge_and_stars_without_a_value_are_left_out() {
+        let mut numbers = Numbers::new(92);
+        let (stars, grid, _) = linear_gaussian(1.0, 30, &mut numbers);
+        let (residual, n) = ([1.0, f64::NAN, 2.0, 0.5], grid.len());
+        let weights: Vec<f64> = (0..n * 4).map(|i| if i == 3 { f64::NAN } else { i as f64 }).collect();
+        let mut merged = stars.clone();
+        let mut more = ScannedStars::new(1, n);
+        more.push(&residual, KnownParts::default(), &weights).unwrap();
+        assert_eq!((more.stars.n_spectra(), more.stars.skipped()), (2, 2));
+        // Stars 0 and 2 of 4, at the second prior precision.
+        assert_eq!(more.at(1).unwrap().means().weights, [(4.0 + 6.0) / 2.0]);
+        merged.merge(&more).unwrap();
+        assert_eq!(merged.stars.n_spectra(), 32);
+        assert!(more.push(&residual, KnownParts::default(), &weights[1..]).is_err());
+        assert!(matches!(
+            prior_by_holdout(&ScannedStars::new(1, n), &grid, 1.0, |_| 0.0),
+            Err(PosteriorError::NoResiduals { .. })
+        ));
+    }
+
+    #[test]
+    fn where_the_stars_cannot_tell_the_evidence_stays_unless_they_contradict_it() {
+        // The weights' part is 1 / delta for every star, and the scatter takes what is left of a variance of 1: any delta above 1 does.
+        let grid = holdout_grid(10.0);
+        let mut stars = ScannedStars::new(1, grid.len());
+        let weights: Vec<f64> = grid.iter().flat_map(|delta| vec![1.0 / delta; 100]).collect();
+        let residuals: Vec<f64> = (0..100).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        stars.push(&residuals, KnownParts::default(), &weights).unwrap();
+        let within = prior_by_holdout(&stars, &grid, 10.0, |delta| delta).unwrap();
+        assert!(within.flat);
+        assert_eq!((within.prior_precision, within.effective_parameters), (10.0, 10.0));
+        assert!((0.5..1.5).contains(&within.indistinct.0) && within.indistinct.1 == *grid.last().unwrap());
+        // An evidence of 0.01 would make error bars ten times too large: the nearest that the stars allow.
+        let against = prior_by_holdout(&stars, &grid, 0.01, |_| 0.0).unwrap();
+        assert_eq!(against.prior_precision, against.indistinct.0);
+        for point in &within.curve {
+            if point.prior_precision > 1.0 {
+                assert!((point.pull_std[0] - 1.005).abs() < 1e-3, "{point:?}");
+            }
+            let alone = (point.prior_precision * 100.0 / 99.0).sqrt();
+            assert!((point.pull_std_without[0] / alone - 1.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_parabola_gives_its_vertex_back() {
+        let y = |x: f64| 3.0 - 0.7 * (x - 1.3).powi(2);
+        let (at, height) = vertex([1.0, 1.2, 1.9].map(|x| (x, y(x))));
+        assert!((at.ln() - 1.3).abs() < 1e-12 && (height - 3.0).abs() < 1e-12);
+    }
+}

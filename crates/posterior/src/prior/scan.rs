@@ -1,0 +1,363 @@
+//! A block at many prior precisions at once: the weights' part of a star's error as a function of `delta`.
+//!
+//! The eigenvectors of `P = H + delta I` are those of `H`, whatever `delta`. So a batch is rotated once, and each prior precision costs one
+//! diagonal in between:
+//!
+//! ```text
+//! dense      T = J V,                                (J P^-1 J^T)_kl = sum_i T_ki T_li / (lambda_i + delta)
+//! Kronecker  a~ = V^T [a; 1],  g~_k = U^T g_k,        (J P^-1 J^T)_kl = sum_i g~_ki g~_li sum_j a~_j^2 / (lambda_ij + delta)
+//! diagonal   the same with a and g themselves
+//! dual       through the eigenpairs of the Gram matrix of its rows
+//! ```
+//!
+//! The rotations and the products with `1 / (lambda + delta)` are in the type that the scan is made for, eigenproblems and last sums in f64.
+
+use candle_core::{DType, WithDType};
+use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
+use fisherflow_network::LayerCapture;
+
+use crate::eigen::Eigenpairs;
+use crate::product::{Scalar, dot, product, rows};
+use crate::structures::captures::{Sides, Wanted};
+use crate::structures::contraction::covariance;
+use crate::structures::dense::{JACOBIAN_BYTES, jacobian, sides_of};
+use crate::structures::dual::DualScan;
+use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::factored_block::check_prior;
+use crate::structures::matrices::single_layer;
+use crate::{PosteriorError, Spectrum};
+
+/// A block's curvature in its eigenbasis, ready for any prior precision.
+pub struct PriorScan {
+    plan: BlockPlan,
+    spectrum: Spectrum,
+    form: Form,
+    /// Smallest and largest eigenvalue.
+    ends: (f64, f64),
+    threads: usize,
+}
+
+enum Form {
+    Dense(Eigenpairs),
+    Dual(DualScan),
+    F32(Layer<f32>),
+    F64(Layer<f64>),
+}
+
+/// One layer whose curvature is diagonal in a pair of bases.
+struct Layer<T> {
+    /// V `[columns, columns]` and U `[out, out]`; none where the bases are those of the weights themselves.
+    bases: Option<(Vec<T>, Vec<T>)>,
+    /// `lambda`, `[columns, out]`.
+    eigenvalues: Vec<f64>,
+}
+
+impl PriorScan {
+    /// Of a dense block.
+    pub(crate) fn dense(plan: &BlockPlan, pairs: Eigenpairs, threads: usize) -> Self {
+        Self {
+            plan: plan.clone(),
+            spectrum: Spectrum::new(pairs.values.clone(), pairs.clipped),
+            ends: ends(&pairs.values),
+            form: Form::Dense(pairs),
+            threads,
+        }
+    }
+
+    /// Of a dual block.
+    pub(crate) fn dual(plan: &BlockPlan, spectrum: Spectrum, scan: DualScan, threads: usize) -> Self {
+        Self {
+            plan: plan.clone(),
+            spectrum,
+            ends: (0.0, scan.largest()),
+            form: Form::Dual(scan),
+            threads,
+        }
+    }
+
+    /// Of a layer in the eigenbases of its factors, for captures of one type.
+    pub(crate) fn rotated(plan: &BlockPlan, basis: &Eigenbasis, captures: DType, threads: usize) -> Self {
+        let (inputs, outputs) = basis.sides();
+        let mut eigenvalues = vec![0.0; inputs * outputs];
+        for i in 0..outputs {
+            for (j, lambda) in basis.row(i).enumerate() {
+                eigenvalues[j * outputs + i] = lambda;
+            }
+        }
+        Self {
+            plan: plan.clone(),
+            spectrum: basis.spectrum(),
+            ends: ends(&eigenvalues),
+            form: if captures == DType::F32 {
+                let bases = Some((converted(&basis.a_vectors), converted(&basis.g_vectors)));
+                Form::F32(Layer { bases, eigenvalues })
+            } else {
+                let bases = Some((basis.a_vectors.clone(), basis.g_vectors.clone()));
+                Form::F64(Layer { bases, eigenvalues })
+            },
+            threads,
+        }
+    }
+
+    /// Of a diagonal `[out, columns]`, for captures of one type.
+    pub(crate) fn diagonal(
+        plan: &BlockPlan,
+        spectrum: Spectrum,
+        diagonal: &Matrix,
+        captures: DType,
+        threads: usize,
+    ) -> Self {
+        let (outputs, inputs) = (diagonal.rows, diagonal.cols);
+        let eigenvalues: Vec<f64> = (0..inputs * outputs)
+            .map(|at| diagonal.values[(at % outputs) * inputs + at / outputs])
+            .collect();
+        Self {
+            plan: plan.clone(),
+            spectrum,
+            ends: ends(&eigenvalues),
+            form: if captures == DType::F32 {
+                Form::F32(Layer {
+                    bases: None,
+                    eigenvalues,
+                })
+            } else {
+                Form::F64(Layer {
+                    bases: None,
+                    eigenvalues,
+                })
+            },
+            threads,
+        }
+    }
+
+    /// The eigenvalues of `H`.
+    #[must_use]
+    pub fn spectrum(&self) -> &Spectrum {
+        &self.spectrum
+    }
+
+    /// The block's part of the outputs' covariance at each of the prior precisions: `[prior_precisions, batch, K, K]`, normalised label
+    /// units, exactly symmetric. `captures` are those of all layers of the network.
+    ///
+    /// # Errors
+    /// As [`Precision::covariance_of`](crate::Precision::covariance_of); a prior precision that is none, or 0 where H is singular.
+    pub fn covariance_at(
+        &self,
+        captures: &[LayerCapture],
+        prior_precisions: &[f64],
+    ) -> Result<Vec<f64>, PosteriorError> {
+        for &delta in prior_precisions {
+            self.check(delta)?;
+        }
+        match &self.form {
+            Form::Dense(pairs) => self.of_dense(pairs, captures, prior_precisions),
+            Form::Dual(scan) => scan.covariance_at(captures, prior_precisions, self.threads),
+            Form::F32(layer) => self.of_layer(layer, captures, prior_precisions),
+            Form::F64(layer) => self.of_layer(layer, captures, prior_precisions),
+        }
+    }
+
+    fn check(&self, delta: f64) -> Result<(), PosteriorError> {
+        if let Form::Dual(scan) = &self.form {
+            return scan.check(delta);
+        }
+        check_prior(&self.plan, delta)?;
+        let (smallest, largest) = self.ends;
+        if delta == 0.0 && smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest {
+            return Err(PosteriorError::SingularSpectrum {
+                block: self.plan.name(),
+                prior_precision: delta,
+                smallest,
+                largest,
+            });
+        }
+        Ok(())
+    }
+
+    fn of_dense(
+        &self,
+        pairs: &Eigenpairs,
+        captures: &[LayerCapture],
+        prior_precisions: &[f64],
+    ) -> Result<Vec<f64>, PosteriorError> {
+        let p = pairs.values.len();
+        let layers = sides_of(&self.plan, captures)?;
+        let Some(&Sides {
+            batch, n_outputs: k, ..
+        }) = layers.first()
+        else {
+            return Ok(Vec::new());
+        };
+        let mut covariance = vec![0.0; prior_precisions.len() * batch * k * k];
+        let mut weighted = vec![0.0; p];
+        let chunk = (JACOBIAN_BYTES / (16 * p * k).max(1)).max(1);
+        for start in (0..batch).step_by(chunk) {
+            let len = chunk.min(batch - start);
+            let jacobian = jacobian(&layers, &self.plan, start, len, p);
+            let turned = product(rows(&jacobian, len * k, p), rows(&pairs.vectors, p, p), self.threads);
+            for (at, &delta) in prior_precisions.iter().enumerate() {
+                for (n, star) in turned.chunks_exact(k * p).enumerate() {
+                    let out = (at * batch + start + n) * k * k;
+                    for (i, row) in star.chunks_exact(p).enumerate() {
+                        for ((w, t), lambda) in weighted.iter_mut().zip(row).zip(&pairs.values) {
+                            *w = t / (lambda + delta);
+                        }
+                        for (j, other) in star.chunks_exact(p).take(i + 1).enumerate() {
+                            let sum = dot(&weighted, other);
+                            covariance[out + i * k + j] = sum;
+                            covariance[out + j * k + i] = sum;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(covariance)
+    }
+
+    fn of_layer<T: Scalar>(
+        &self,
+        layer: &Layer<T>,
+        captures: &[LayerCapture],
+        prior_precisions: &[f64],
+    ) -> Result<Vec<f64>, PosteriorError> {
+        let shape = single_layer(&self.plan)?;
+        let wanted = Wanted {
+            index: self.plan.layers.first().copied().unwrap_or_default(),
+            shape,
+        };
+        let mut sides = wanted.sides::<T>(wanted.find(captures)?)?;
+        let (positions, k) = (sides.batch * sides.shared, sides.n_outputs);
+        if let Some((v, u)) = &layer.bases {
+            let (inputs, outputs) = (shape.columns(), shape.outputs);
+            sides.input = product(
+                rows(&sides.input, positions, inputs),
+                rows(v, inputs, inputs),
+                self.threads,
+            )
+            .into();
+            sides.grad = product(
+                rows(&sides.grad, k * positions, outputs),
+                rows(u, outputs, outputs),
+                self.threads,
+            )
+            .into();
+        }
+        let mut covariances = Vec::with_capacity(prior_precisions.len() * sides.batch * k * k);
+        for delta in prior_precisions {
+            let inverse: Vec<T> = layer
+                .eigenvalues
+                .iter()
+                .map(|lambda| <T as WithDType>::from_f64(1.0 / (lambda + delta)))
+                .collect();
+            covariances.extend(covariance(sides.clone(), &inverse, self.threads));
+        }
+        Ok(covariances)
+    }
+}
+
+/// The structures whose scan needs more than their factorisation: a dense block's eigenvectors, about `9 p^3` operations.
+#[must_use]
+pub fn scan_flops(plan: &BlockPlan) -> f64 {
+    match plan.structure {
+        StructureKind::Full | StructureKind::Block => 9.0 * (plan.n_weights() as f64).powi(3),
+        StructureKind::Kfac
+        | StructureKind::Ekfac
+        | StructureKind::Diagonal
+        | StructureKind::LowRank
+        | StructureKind::Dual => 0.0,
+    }
+}
+
+fn ends(eigenvalues: &[f64]) -> (f64, f64) {
+    (
+        eigenvalues.iter().copied().fold(f64::INFINITY, f64::min),
+        eigenvalues.iter().copied().fold(0.0, f64::max),
+    )
+}
+
+fn converted(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brute_force::relative_error;
+    use crate::structures::cases::{Case, K, cases, draw, small};
+    use crate::{factor, invert};
+
+    /// A block of low rank has no scan.
+    fn scanned() -> Vec<Case> {
+        let mut cases = cases();
+        cases.retain(|case| case.plan.structure != StructureKind::LowRank);
+        cases
+    }
+
+    #[test]
+    fn every_prior_is_that_of_an_inverse_of_its_own() {
+        let (mlp, _) = small();
+        let x = draw(6 * 9, 31);
+        let priors = [1e-3, 0.3, 7.0, 4e3];
+        for case in scanned() {
+            let factored = factor(&case.plan, case.curvature.clone(), 1).unwrap();
+            for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 2e-4)] {
+                let captures = mlp.captures(&x, dtype);
+                let scan = factored.prior_scan(dtype, 1).unwrap();
+                let found = scan.covariance_at(&captures, &priors).unwrap();
+                for (delta, found) in priors.iter().zip(found.chunks_exact(9 * K * K)) {
+                    let posterior = invert(&case.plan, case.curvature.clone(), *delta, 1).unwrap();
+                    let expected = posterior.precision.covariance_of(&captures).unwrap();
+                    let error = relative_error(found, &expected);
+                    assert!(error < tolerance, "{:?} {dtype:?} {delta}: {error:e}", case.plan);
+                }
+                let spectrum = factored.spectrum().unwrap();
+                assert_eq!(scan.spectrum().n_weights(), spectrum.n_weights());
+                let (gamma, expected) = (
+                    scan.spectrum().effective_parameters(0.3),
+                    spectrum.effective_parameters(0.3),
+                );
+                assert!((gamma - expected).abs() < 1e-10 * expected);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_neighbours_change_no_bit() {
+        let (mlp, _) = small();
+        let captures = mlp.captures(&draw(6 * 9, 32), DType::F32);
+        for case in scanned() {
+            let scan = |threads| {
+                factor(&case.plan, case.curvature.clone(), threads)
+                    .unwrap()
+                    .prior_scan(DType::F32, threads)
+                    .unwrap()
+            };
+            let many = scan(1).covariance_at(&captures, &[0.1, 2.0, 50.0]).unwrap();
+            assert!(many == scan(3).covariance_at(&captures, &[0.1, 2.0, 50.0]).unwrap());
+            let one = scan(1).covariance_at(&captures, &[2.0]).unwrap();
+            assert!(many[one.len()..2 * one.len()] == one);
+        }
+    }
+
+    #[test]
+    fn a_prior_that_is_none_is_refused() {
+        let (mlp, _) = small();
+        let captures = mlp.captures(&draw(6 * 2, 33), DType::F64);
+        let case = scanned().remove(0);
+        let scan = factor(&case.plan, case.curvature, 1)
+            .unwrap()
+            .prior_scan(DType::F64, 1)
+            .unwrap();
+        for bad in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                scan.covariance_at(&captures, &[1.0, bad]),
+                Err(PosteriorError::Prior { .. })
+            ));
+        }
+        // 20 spectra of 3 labels leave most of a layer's weights undetermined.
+        assert!(matches!(
+            scan.covariance_at(&captures, &[0.0]),
+            Err(PosteriorError::SingularSpectrum { .. })
+        ));
+    }
+}

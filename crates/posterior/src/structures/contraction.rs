@@ -1,0 +1,93 @@
+//! The last step of a Jacobian-free predictive covariance: `V_kl = sum_i g_ki g_li h_i`.
+//!
+//! For a dense layer `J_theta = g_k (x) a`, and for a `P^-1` that is diagonal in some pair of bases, with elements `w_ji`, what is left is
+//! `h_i = sum_j a_j^2 w_ji`, a product of matrices, and this sum. With `V^T a`, `U^T g` for a and g it is the Kronecker structure's
+//! predictive, with a and g themselves the diagonal's. Where a spectrum's positions share the weights, its rows of the Jacobian are
+//! `sum_t g_kt (x) a_t`: they are formed, one spectrum at a time, and `V_kl = sum_ij J_kij J_lij w_ji`.
+
+use candle_core::WithDType;
+
+use crate::labels::weighted_gram::WeightedGram;
+use crate::product::{Right, Scalar, dot, product, rows};
+use crate::structures::captures::Sides;
+
+/// `V: [batch, K, K]` in f64 from both sides of the Jacobian in the bases of `inverse`, `[columns, out]`.
+pub(crate) fn covariance<T: Scalar>(sides: Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
+    if sides.batch == 0 {
+        Vec::new()
+    } else if sides.shared == 1 {
+        let columns = sides.input.len() / sides.batch;
+        let outputs = inverse.len() / columns.max(1);
+        contract(sides, Right::Plain(rows(inverse, columns, outputs)), threads)
+    } else {
+        contract_positions(&sides, inverse, threads)
+    }
+}
+
+/// The same where a row of the Jacobian is a sum over positions.
+fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
+    let Sides {
+        batch,
+        shared,
+        n_outputs: k,
+        ..
+    } = *sides;
+    let mut covariance = vec![0.0; batch * k * k];
+    let positions = batch * shared;
+    if positions == 0 || k == 0 {
+        return covariance;
+    }
+    let (inputs, outputs) = (sides.input.len() / positions, sides.grad.len() / (k * positions));
+    let mut weighted = vec![0.0; inputs * outputs];
+    for (n, covariance) in covariance.chunks_exact_mut(k * k).enumerate() {
+        let input = rows(&sides.input[n * shared * inputs..][..shared * inputs], shared, inputs);
+        let jacobian: Vec<Vec<f64>> = (0..k)
+            .map(|output| {
+                let first = (output * positions + n * shared) * outputs;
+                let grad = rows(&sides.grad[first..][..shared * outputs], shared, outputs);
+                let row = product(input.transpose(), grad, threads);
+                row.into_iter().map(WithDType::to_f64).collect()
+            })
+            .collect();
+        for (i, row) in jacobian.iter().enumerate() {
+            for ((to, x), w) in weighted.iter_mut().zip(row).zip(inverse) {
+                *to = x * w.to_f64();
+            }
+            for (j, other) in jacobian.iter().enumerate().take(i + 1) {
+                let sum = dot(&weighted, other);
+                covariance[i * k + j] = sum;
+                covariance[j * k + i] = sum;
+            }
+        }
+    }
+    covariance
+}
+
+/// The same of one position a spectrum. The products are in `T`, the last sum is in f64.
+pub(crate) fn contract<T: Scalar>(sides: Sides<T>, inverse: Right<'_, T>, threads: usize) -> Vec<f64> {
+    let Sides {
+        batch,
+        n_outputs: k,
+        mut input,
+        grad,
+        ..
+    } = sides;
+    let mut covariance = vec![0.0; batch * k * k];
+    if batch == 0 || k == 0 || grad.is_empty() {
+        return covariance;
+    }
+    let (inputs, outputs) = (input.len() / batch, grad.len() / (batch * k));
+    for a in input.iter_mut() {
+        *a = *a * *a;
+    }
+    let h = inverse.product(rows(&input, batch, inputs), None, threads);
+    let mut gram = WeightedGram::new(k);
+    for (n, (h, covariance)) in h
+        .chunks_exact(outputs)
+        .zip(covariance.chunks_exact_mut(k * k))
+        .enumerate()
+    {
+        gram.write(|row| &grad[(row * batch + n) * outputs..][..outputs], h, covariance);
+    }
+    covariance
+}

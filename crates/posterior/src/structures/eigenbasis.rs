@@ -1,0 +1,152 @@
+//! A Kronecker-factored block in the eigenbases of its factors: `H = (U (x) V) diag(lambda) (U (x) V)^T`.
+//!
+//! With `S_A = V diag(s) V^T` and `S_G = U diag(t) U^T`, `lambda_ij = t_i s_j / n_terms` (kfac), or `lambda_ij` was summed over spectra in these
+//! bases (ekfac; George et al. 2018, arXiv:1806.03884).
+
+use candle_core::WithDType;
+use fisherflow_curvature::Matrix;
+
+use crate::eigen::Eigenpairs;
+use crate::structures::diagonal::NonNegative;
+use crate::{Factor, NamedMatrix, Spectrum};
+
+/// Both bases and the eigenvalues in them.
+pub(crate) struct Eigenbasis {
+    /// V, `[columns, columns]`, row-major; eigenvectors are columns.
+    pub a_vectors: Vec<f64>,
+    /// U, `[out, out]`.
+    pub g_vectors: Vec<f64>,
+    /// Eigenvalues that were negative from rounding and are 0 now: of both factors, or of the block.
+    pub clipped: u64,
+    /// The most negative of them, relative to the largest.
+    pub most_negative: f64,
+    eigenvalues: Eigenvalues,
+}
+
+/// The eigenvalues `lambda_ij`, none negative.
+enum Eigenvalues {
+    /// `t_i s_j / n_terms`: `s` `[columns]`, `t` `[out]`, both ascending; all 0 where nothing was summed.
+    Product { s: Vec<f64>, t: Vec<f64>, n_terms: u64 },
+    /// `[out, columns]`.
+    Corrected(Matrix),
+}
+
+impl Eigenbasis {
+    /// From the decompositions of `S_A` and `S_G`, sums of `n_terms` terms.
+    pub(crate) fn of_factors(a: Eigenpairs, g: Eigenpairs, n_terms: u64) -> Self {
+        Self {
+            a_vectors: a.vectors,
+            g_vectors: g.vectors,
+            clipped: a.clipped + g.clipped,
+            most_negative: a.most_negative.min(g.most_negative),
+            eigenvalues: Eigenvalues::Product {
+                s: a.values,
+                t: g.values,
+                n_terms,
+            },
+        }
+    }
+
+    /// From V, U and eigenvalues `[out, columns]` of their own.
+    pub(crate) fn corrected(a_vectors: Matrix, g_vectors: Matrix, eigenvalues: NonNegative) -> Self {
+        Self {
+            a_vectors: a_vectors.values,
+            g_vectors: g_vectors.values,
+            clipped: eigenvalues.clipped,
+            most_negative: eigenvalues.most_negative,
+            eigenvalues: Eigenvalues::Corrected(eigenvalues.values),
+        }
+    }
+
+    /// `columns` and `out`.
+    pub(crate) fn sides(&self) -> (usize, usize) {
+        match &self.eigenvalues {
+            Eigenvalues::Product { s, t, .. } => (s.len(), t.len()),
+            Eigenvalues::Corrected(values) => (values.cols, values.rows),
+        }
+    }
+
+    /// The factors' eigenvalues `s` and `t` and the number of terms that divides their product; `None` where the eigenvalues are no product.
+    pub(crate) fn factors(&self) -> Option<(&[f64], &[f64], u64)> {
+        match &self.eigenvalues {
+            Eigenvalues::Product { s, t, n_terms } => Some((s, t, *n_terms)),
+            Eigenvalues::Corrected(_) => None,
+        }
+    }
+
+    /// The number of terms that divides the product of the factors; `None` where the eigenvalues are no such product.
+    pub(crate) fn n_terms(&self) -> Option<u64> {
+        match &self.eigenvalues {
+            Eigenvalues::Product { n_terms, .. } => Some(*n_terms),
+            Eigenvalues::Corrected(_) => None,
+        }
+    }
+
+    /// `lambda_i1, lambda_i2, ...` of one column of U.
+    pub(crate) fn row(&self, i: usize) -> impl Iterator<Item = f64> + '_ {
+        let (values, scale) = match &self.eigenvalues {
+            Eigenvalues::Product { s, t, n_terms } => {
+                let scale = if *n_terms == 0 { 0.0 } else { t[i] / *n_terms as f64 };
+                (s.as_slice(), scale)
+            }
+            Eigenvalues::Corrected(values) => (&values.values[i * values.cols..][..values.cols], 1.0),
+        };
+        values.iter().map(move |value| value * scale)
+    }
+
+    /// The smallest and the largest eigenvalue.
+    pub(crate) fn ends(&self) -> (f64, f64) {
+        let all = || (0..self.sides().1).flat_map(|i| self.row(i));
+        (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max))
+    }
+
+    /// `1 / (lambda + delta)`, `[columns, out]`.
+    pub(crate) fn inverse<T: WithDType>(&self, prior_precision: f64) -> Vec<T> {
+        let (inputs, outputs) = self.sides();
+        let mut inverse = vec![T::zero(); inputs * outputs];
+        for i in 0..outputs {
+            for (j, lambda) in self.row(i).enumerate() {
+                inverse[j * outputs + i] = T::from_f64(1.0 / (lambda + prior_precision));
+            }
+        }
+        inverse
+    }
+
+    /// The eigenvalues alone.
+    pub(crate) fn spectrum(&self) -> Spectrum {
+        match &self.eigenvalues {
+            Eigenvalues::Product { s, t, n_terms } => Spectrum::kronecker(s.clone(), t, *n_terms, self.clipped),
+            Eigenvalues::Corrected(values) => Spectrum::new(values.values.clone(), self.clipped),
+        }
+    }
+
+    /// What it is made of, as it is written.
+    pub(crate) fn matrices(&self, layer: &str) -> Vec<NamedMatrix> {
+        let (inputs, outputs) = self.sides();
+        let matrix = |factor, rows, values: &[f64]| {
+            let matrix = Matrix {
+                rows,
+                cols: values.len() / rows,
+                values: values.to_vec(),
+            };
+            NamedMatrix::new(layer, factor, matrix)
+        };
+        let a_vectors = matrix(Factor::AEigenvectors, inputs, &self.a_vectors);
+        let g_vectors = matrix(Factor::GEigenvectors, outputs, &self.g_vectors);
+        match &self.eigenvalues {
+            Eigenvalues::Product { s, t, .. } => vec![
+                a_vectors,
+                matrix(Factor::AEigenvalues, 1, s),
+                g_vectors,
+                matrix(Factor::GEigenvalues, 1, t),
+            ],
+            Eigenvalues::Corrected(values) => {
+                vec![
+                    a_vectors,
+                    g_vectors,
+                    matrix(Factor::Eigenvalues, outputs, &values.values),
+                ]
+            }
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! A Kronecker-factored block: `P = (U (x) V) diag(lambda_ij + delta) (U (x) V)^T` in the eigenbases of its factors (exact damping).
+//!
+//! With the eigenvectors V of `S_A` and U of `S_G`, and the eigenvalues `lambda_ij` of [`Eigenbasis`],
+//!
+//! ```text
+//! P^-1 = (U (x) V) diag(1 / (lambda_ij + delta)) (U (x) V)^T
+//! a~ = V^T [a; 1],   g~_k = U^T g_k,   h_i = sum_j a~_j^2 / (lambda_ij + delta)
+//! (J P^-1 J^T)_kl = sum_i g~_ki g~_li h_i
+//! ```
+//!
+//! so `J_theta` is never formed: two rotations and one more product a batch, in the captures' type; the last sum is f64. (George et al.
+//! 2018, arXiv:1806.03884, for the eigenbasis; Martens and Grosse 2015 for the factors.) The eigenproblems are f64.
+//!
+//! Memory: the eigenvectors once in f64; the first batch of f32 captures adds an f32 copy of them, packed for products, and either type
+//! `1 / (lambda + delta)`.
+
+use std::sync::OnceLock;
+
+use candle_core::{DType, Device, Tensor};
+use fisherflow_curvature::{BlockPlan, Matrix};
+use fisherflow_kernels::Packed;
+use fisherflow_network::{DenseShape, LayerCapture};
+
+use crate::certificate::kronecker_probes;
+use crate::labels::weighted_gram::weighted_gram_elsewhere;
+use crate::product::{Right, Scalar, product, rows};
+use crate::structures::block_info::Certificate;
+use crate::structures::captures::{Sides, Wanted, with_values};
+use crate::structures::contraction::{contract, covariance};
+use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::elements::{check_weights, in_eigenbases};
+use crate::structures::matrices::single_layer;
+use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
+
+/// How many rows of squared eigenvectors the marginal variance holds at a time.
+const MARGINAL_ROWS: usize = 256;
+
+/// A block in the eigenbases of its factors, and its prior.
+pub(crate) struct KroneckerPrecision {
+    index: usize,
+    shape: DenseShape,
+    info: BlockInfo,
+    eigenbasis: Eigenbasis,
+    threads: usize,
+    in_f32: OnceLock<InF32>,
+    /// For captures that are elsewhere.
+    on_device: OnceLock<OnDevice>,
+    /// `1 / (lambda + delta)`, `[columns, out]`, for f64 captures.
+    inverse_f64: OnceLock<Vec<f64>>,
+}
+
+/// What f32 captures are multiplied by, packed for products.
+struct InF32 {
+    /// V, without the row of the bias.
+    a_vectors: Packed<f32>,
+    /// V's row of the bias; none: there is no bias.
+    bias_row: Option<Vec<f32>>,
+    g_vectors: Packed<f32>,
+    inverse: Inverse,
+}
+
+/// What captures on another device are multiplied by, there and in their type.
+struct OnDevice {
+    /// V, without the row of the bias: `[in, columns]`.
+    a_vectors: Tensor,
+    /// V's row of the bias, `[1, columns]`; none: there is no bias.
+    bias_row: Option<Tensor>,
+    /// U, `[out, out]`.
+    g_vectors: Tensor,
+    /// `1 / (lambda + delta)`, `[columns, out]`.
+    inverse: Tensor,
+}
+
+/// `1 / (lambda + delta)`, `[columns, out]`.
+enum Inverse {
+    Packed(Packed<f32>),
+    /// Where positions share the weights: no product is made with it.
+    Plain(Vec<f32>),
+}
+
+/// The same of either type.
+struct Rotations<'a, T> {
+    a_vectors: Right<'a, T>,
+    bias_row: Option<&'a [T]>,
+    g_vectors: Right<'a, T>,
+}
+
+impl KroneckerPrecision {
+    /// Adds the prior to the eigenvalues.
+    pub(crate) fn with_prior(
+        plan: &BlockPlan,
+        n_spectra: u64,
+        eigenbasis: Eigenbasis,
+        prior_precision: f64,
+        threads: usize,
+    ) -> Result<Self, PosteriorError> {
+        let (inputs, outputs) = eigenbasis.sides();
+        let (mut log_det, mut effective_parameters) = (0.0, 0.0);
+        for i in 0..outputs {
+            let (mut row_log_det, mut row_effective) = (0.0, 0.0);
+            for lambda in eigenbasis.row(i) {
+                row_log_det += (lambda + prior_precision).ln();
+                row_effective += lambda / (lambda + prior_precision);
+            }
+            log_det += row_log_det;
+            effective_parameters += row_effective;
+        }
+        let (smallest, largest) = eigenbasis.ends();
+        // Without a prior, an eigenvalue below the rounding error of the largest is none.
+        let rounding = inputs.max(outputs) as f64 * f64::EPSILON * largest;
+        if prior_precision == 0.0 && smallest <= rounding {
+            return Err(PosteriorError::SingularSpectrum {
+                block: plan.name(),
+                prior_precision,
+                smallest,
+                largest,
+            });
+        }
+        let (smallest, largest) = (smallest + prior_precision, largest + prior_precision);
+        let certificate = Certificate {
+            log_det,
+            effective_parameters,
+            eigenvalues: Some((smallest, largest)),
+            condition: largest / smallest,
+            clipped_eigenvalues: eigenbasis.clipped,
+            most_negative_eigenvalue: eigenbasis.most_negative,
+        };
+        let mut info = BlockInfo::new(plan, n_spectra, prior_precision, certificate);
+        info.n_terms = eigenbasis.n_terms().unwrap_or(n_spectra);
+        Self::new(plan, eigenbasis, info, threads)
+    }
+
+    /// From an eigenbasis whose facts are known.
+    pub(crate) fn new(
+        plan: &BlockPlan,
+        eigenbasis: Eigenbasis,
+        info: BlockInfo,
+        threads: usize,
+    ) -> Result<Self, PosteriorError> {
+        Ok(Self {
+            index: plan.layers.first().copied().unwrap_or_default(),
+            shape: single_layer(plan)?.clone(),
+            info,
+            eigenbasis,
+            threads,
+            in_f32: OnceLock::new(),
+            on_device: OnceLock::new(),
+            inverse_f64: OnceLock::new(),
+        })
+    }
+
+    /// Both sides of a capture in the eigenbases: `V^T [a; 1]` and `U^T g`.
+    fn rotated<T: Scalar>(&self, capture: &LayerCapture, by: &Rotations<'_, T>) -> Result<Sides<T>, PosteriorError> {
+        let (batch, shared) = (capture.input.dims()[0], capture.input.dims()[1]);
+        let n_outputs = capture.output_grad.dims()[0];
+        let (inputs, outputs, positions) = (self.shape.inputs, self.shape.outputs, batch * shared);
+        Ok(Sides {
+            batch,
+            shared,
+            n_outputs,
+            input: with_values(&capture.input.contiguous()?, |a: &[T]| {
+                by.a_vectors
+                    .product(rows(a, positions, inputs), by.bias_row, self.threads)
+            })?,
+            grad: with_values(&capture.output_grad.contiguous()?, |g: &[T]| {
+                by.g_vectors
+                    .product(rows(g, n_outputs * positions, outputs), None, self.threads)
+            })?,
+        })
+    }
+
+    fn in_f32(&self) -> InF32 {
+        let (columns, outputs) = self.eigenbasis.sides();
+        let pack = |values: &[f32], height| Packed::new(rows(values, height, values.len() / height), self.threads);
+        let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
+        let inverse: Vec<f32> = self.eigenbasis.inverse(self.info.prior_precision);
+        InF32 {
+            a_vectors: pack(&to_f32(a_vectors), self.shape.inputs),
+            bias_row: self.shape.bias.then(|| to_f32(bias_row)),
+            g_vectors: pack(&to_f32(&self.eigenbasis.g_vectors), outputs),
+            inverse: if self.shape.shared == 1 {
+                Inverse::Packed(pack(&inverse, columns))
+            } else {
+                Inverse::Plain(inverse)
+            },
+        }
+    }
+}
+
+impl KroneckerPrecision {
+    /// `V: [batch, K, K]` of a capture on whatever device, whose weights no positions share, by candle's own products.
+    fn covariance_elsewhere(&self, capture: &LayerCapture) -> candle_core::Result<Vec<f64>> {
+        let by = match self.on_device.get() {
+            Some(known) => known,
+            None => {
+                let new = self.on(capture.input.device(), capture.input.dtype())?;
+                self.on_device.get_or_init(|| new)
+            }
+        };
+        let mut input = capture.input.squeeze(1)?.matmul(&by.a_vectors)?;
+        if let Some(row) = &by.bias_row {
+            input = input.broadcast_add(row)?;
+        }
+        let weights = input.sqr()?.matmul(&by.inverse)?;
+        let (k, batch, _, outputs) = capture.output_grad.dims4()?;
+        let grad = capture
+            .output_grad
+            .reshape((k * batch, outputs))?
+            .matmul(&by.g_vectors)?;
+        weighted_gram_elsewhere(&grad.reshape((k, batch, outputs))?, &weights)
+    }
+
+    fn on(&self, device: &Device, dtype: DType) -> candle_core::Result<OnDevice> {
+        let (columns, outputs) = self.eigenbasis.sides();
+        let of = |values: &[f64], shape: (usize, usize)| match dtype {
+            DType::F32 => Tensor::from_vec(to_f32(values), shape, device),
+            _ => Tensor::from_slice(values, shape, device)?.to_dtype(dtype),
+        };
+        let inputs = self.shape.inputs;
+        let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(inputs * columns);
+        let inverse: Vec<f64> = self.eigenbasis.inverse(self.info.prior_precision);
+        Ok(OnDevice {
+            a_vectors: of(a_vectors, (inputs, columns))?,
+            bias_row: self.shape.bias.then(|| of(bias_row, (1, columns))).transpose()?,
+            g_vectors: of(&self.eigenbasis.g_vectors, (outputs, outputs))?,
+            inverse: of(&inverse, (columns, outputs))?,
+        })
+    }
+}
+
+fn to_f32(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+impl Precision for KroneckerPrecision {
+    fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
+        let (inputs, outputs) = self.eigenbasis.sides();
+        if v.len() != inputs * outputs {
+            return Err(PosteriorError::Shape {
+                what: format!("the vector to solve block {} for", self.shape.name),
+                expected: vec![inputs * outputs],
+                found: vec![v.len()],
+            });
+        }
+        // With v as a matrix [out, columns]: U ((U^T v V) / (lambda + delta)) V^T.
+        let (u, vectors) = (
+            rows(&self.eigenbasis.g_vectors, outputs, outputs),
+            rows(&self.eigenbasis.a_vectors, inputs, inputs),
+        );
+        let turned = product(u.transpose(), rows(v, outputs, inputs), self.threads);
+        let mut turned = product(rows(&turned, outputs, inputs), vectors, self.threads);
+        for (i, row) in turned.chunks_exact_mut(inputs).enumerate() {
+            for (x, lambda) in row.iter_mut().zip(self.eigenbasis.row(i)) {
+                *x /= lambda + self.info.prior_precision;
+            }
+        }
+        let back = product(rows(&turned, outputs, inputs), vectors.transpose(), self.threads);
+        Ok(product(u, rows(&back, outputs, inputs), self.threads))
+    }
+
+    fn elements(&self, rows: &[usize], cols: &[usize]) -> Result<Matrix, PosteriorError> {
+        check_weights(&self.info, rows.iter().chain(cols))?;
+        let basis = &self.eigenbasis;
+        let (outputs, inverse) = (basis.sides().1, basis.inverse::<f64>(self.info.prior_precision));
+        let inverse = |i: usize, j: usize| inverse[j * outputs + i];
+        Ok(in_eigenbases(&basis.g_vectors, &basis.a_vectors, inverse, rows, cols))
+    }
+
+    fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
+        let wanted = Wanted {
+            index: self.index,
+            shape: &self.shape,
+        };
+        let capture = wanted.find(captures)?;
+        if !capture.input.device().is_cpu() && self.shape.shared == 1 {
+            return Ok(self.covariance_elsewhere(capture)?);
+        }
+        if capture.input.dtype() == DType::F32 {
+            let own = self.in_f32.get_or_init(|| self.in_f32());
+            let by = Rotations {
+                a_vectors: Right::Packed(&own.a_vectors),
+                bias_row: own.bias_row.as_deref(),
+                g_vectors: Right::Packed(&own.g_vectors),
+            };
+            let sides = self.rotated(capture, &by)?;
+            Ok(match &own.inverse {
+                Inverse::Packed(inverse) => contract(sides, Right::Packed(inverse), self.threads),
+                Inverse::Plain(inverse) => covariance(sides, inverse, self.threads),
+            })
+        } else {
+            let inverse = self
+                .inverse_f64
+                .get_or_init(|| self.eigenbasis.inverse(self.info.prior_precision));
+            let (columns, outputs) = self.eigenbasis.sides();
+            let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
+            let by = Rotations {
+                a_vectors: Right::Plain(rows(a_vectors, self.shape.inputs, columns)),
+                bias_row: self.shape.bias.then_some(bias_row),
+                g_vectors: Right::Plain(rows(&self.eigenbasis.g_vectors, outputs, outputs)),
+            };
+            Ok(covariance(self.rotated(capture, &by)?, inverse, self.threads))
+        }
+    }
+
+    fn marginal_variance(&self) -> Vec<Matrix> {
+        // var_oj = sum_i U_oi^2 (sum_m V_jm^2 / (lambda_im + delta)), a tile of j at a time.
+        let (inputs, outputs) = self.eigenbasis.sides();
+        let squares = |values: &[f64]| values.iter().map(|v| v * v).collect::<Vec<_>>();
+        let u2 = squares(&self.eigenbasis.g_vectors);
+        let inverse: Vec<f64> = self.eigenbasis.inverse(self.info.prior_precision);
+        let mut values = vec![0.0; outputs * inputs];
+        for start in (0..inputs).step_by(MARGINAL_ROWS) {
+            let len = MARGINAL_ROWS.min(inputs - start);
+            let v2 = squares(&self.eigenbasis.a_vectors[start * inputs..(start + len) * inputs]);
+            let inner = product(rows(&v2, len, inputs), rows(&inverse, inputs, outputs), self.threads);
+            let tile = product(
+                rows(&u2, outputs, outputs),
+                rows(&inner, len, outputs).transpose(),
+                self.threads,
+            );
+            for (row, from) in values.chunks_exact_mut(inputs).zip(tile.chunks_exact(len)) {
+                row[start..start + len].copy_from_slice(from);
+            }
+        }
+        vec![Matrix {
+            rows: outputs,
+            cols: inputs,
+            values,
+        }]
+    }
+
+    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
+        self.eigenbasis.matrices(&self.shape.name)
+    }
+
+    fn probes(&self, _plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        let wanted = Wanted {
+            index: self.index,
+            shape: &self.shape,
+        };
+        kronecker_probes(
+            &wanted,
+            &self.eigenbasis,
+            self.info.prior_precision,
+            stars,
+            self.threads,
+        )
+    }
+
+    fn info(&self) -> &BlockInfo {
+        &self.info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fisherflow_curvature::{CurvatureForm, StructureKind};
+
+    use super::*;
+    use crate::Factor;
+    use crate::brute_force::{inverse, predictive, relative_error, with_prior};
+    use crate::eigen::decompose;
+    use crate::structures::cases::{K, PRIOR, case, draw, small};
+
+    /// What a GPU is given, here on the CPU, against the dense inverse.
+    #[test]
+    fn covariance_by_candle_is_j_m_jt() {
+        let (mlp, training) = small();
+        let x = draw(6 * 9, 5);
+        for layer in 0..3 {
+            let case = case(&mlp, &training, StructureKind::Kfac, &[layer]);
+            let (m, _) = inverse(&with_prior(case.h.clone(), PRIOR));
+            let expected = predictive(&mlp.jacobian(&x, &[layer]), &m, K);
+            let CurvatureForm::Kronecker { a, g } = case.curvature.form else {
+                panic!("kfac is held as factors");
+            };
+            let pairs = |matrix, factor| decompose(matrix, "test", factor, 1).unwrap();
+            let (a, g) = (pairs(a, Factor::KronA), pairs(g, Factor::KronG));
+            for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
+                let basis = Eigenbasis::of_factors(a.clone(), g.clone(), 20);
+                let precision = KroneckerPrecision::with_prior(&case.plan, 20, basis, PRIOR, 1).unwrap();
+                let captures = mlp.captures(&x, dtype);
+                let found = precision.covariance_elsewhere(&captures[layer]).unwrap();
+                let error = relative_error(&found, &expected);
+                assert!(error < tolerance, "layer {layer} {dtype:?}: {error:e}");
+            }
+        }
+    }
+}

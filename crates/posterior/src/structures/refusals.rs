@@ -1,0 +1,289 @@
+//! The edges of an inversion: no spectra, no prior, a prior or a capture that is none; every structure must answer them alike.
+
+use candle_core::{DType, Tensor};
+use fisherflow_curvature::{BlockCurvature, CurvatureForm, Matrix, StructureKind};
+use fisherflow_network::LayerCapture;
+
+use crate::brute_force::{Mlp, inverse, relative_error};
+use crate::structures::cases::{K, PRIOR, case, cases, draw, matrix, small};
+use crate::{PosteriorError, factor, invert};
+
+#[test]
+fn without_spectra_the_posterior_is_the_prior() {
+    for case in cases() {
+        let zero = |m: &Matrix| matrix(m.rows, vec![0.0; m.values.len()]);
+        let form = match &case.curvature.form {
+            CurvatureForm::Dense(h) => CurvatureForm::Dense(zero(h)),
+            CurvatureForm::Kronecker { a, g } => CurvatureForm::Kronecker { a: zero(a), g: zero(g) },
+            CurvatureForm::Eigenbasis {
+                a_vectors,
+                g_vectors,
+                eigenvalues,
+            } => CurvatureForm::Eigenbasis {
+                a_vectors: a_vectors.clone(),
+                g_vectors: g_vectors.clone(),
+                eigenvalues: zero(eigenvalues),
+            },
+            CurvatureForm::Diagonal(d) => CurvatureForm::Diagonal(zero(d)),
+            CurvatureForm::LowRank {
+                eigenvectors,
+                eigenvalues,
+                residuals,
+                diagonal,
+            } => CurvatureForm::LowRank {
+                eigenvectors: eigenvectors.clone(),
+                eigenvalues: vec![0.0; eigenvalues.len()],
+                residuals: residuals.clone(),
+                diagonal: vec![0.0; diagonal.len()],
+            },
+        };
+        let empty = BlockCurvature { n_spectra: 0, form };
+        let p = case.plan.n_weights() as f64;
+        let posterior = invert(&case.plan, empty.clone(), 4.0, 1).unwrap();
+        assert_eq!(posterior.info.effective_parameters, 0.0);
+        assert!((posterior.info.log_det - p * 4.0_f64.ln()).abs() < 1e-12 * p);
+        for variance in posterior.precision.marginal_variance() {
+            assert!(variance.values.iter().all(|v| (v - 0.25).abs() < 1e-14));
+        }
+        let error = invert(&case.plan, empty, 0.0, 1).err().unwrap().to_string();
+        assert!(error.contains(&case.plan.name()), "{error}");
+        assert!(error.contains("singular"), "{error}");
+    }
+}
+
+/// A symmetric matrix with eigenvalues of both signs: a true Hessian.
+#[test]
+fn an_indefinite_block_is_refused_until_the_prior_makes_it_positive() {
+    let case = case(&Mlp::random(&[3, 2], 41), &draw(3 * 20, 42), StructureKind::Block, &[0]);
+    let p = case.plan.n_weights();
+    let mut h = case.h.clone();
+    for i in 0..p {
+        h[i * p + i] -= 50.0;
+    }
+    let invert_at = |delta: f64| {
+        let curvature = BlockCurvature {
+            n_spectra: 20,
+            form: CurvatureForm::Dense(matrix(p, h.clone())),
+        };
+        invert(&case.plan, curvature, delta, 1)
+    };
+    let error = invert_at(0.5).err().unwrap();
+    let PosteriorError::NegativeCurvature { smallest, needed, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!((needed - (0.5 - smallest)).abs() < 1e-12);
+    let said = error.to_string();
+    assert!(
+        said.contains(&case.plan.name()) && said.contains("curvature.kind = \"ggn\""),
+        "{said}"
+    );
+    assert!(invert_at(needed * (1.0 - 1e-9)).is_err());
+    let posterior = invert_at(needed * (1.0 + 1e-9)).ok().unwrap();
+    let (expected, log_det) = inverse(&{
+        let mut h = h.clone();
+        (0..p).for_each(|i| h[i * p + i] += 60.0);
+        h
+    });
+    assert!(posterior.info.condition > 1e8);
+    let posterior = invert_at(60.0).ok().unwrap();
+    assert!((posterior.info.log_det - log_det).abs() < 1e-10);
+    let v = draw(p, 3);
+    let solved = posterior.precision.solve(&v).unwrap();
+    let by_hand: Vec<f64> = expected
+        .chunks(p)
+        .map(|row| row.iter().zip(&v).map(|(a, b)| a * b).sum())
+        .collect();
+    assert!(relative_error(&solved, &by_hand) < 1e-9);
+}
+
+#[test]
+fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
+    let linear = Mlp::random(&[5, K], 41);
+    let x = draw(5 * 20, 42);
+    for structure in [
+        StructureKind::Block,
+        StructureKind::Kfac,
+        StructureKind::Ekfac,
+        StructureKind::Diagonal,
+    ] {
+        let regular = case(&linear, &x, structure, &[0]);
+        let (m, _) = inverse(&regular.h);
+        let posterior = invert(&regular.plan, regular.curvature, 0.0, 1).unwrap();
+        let found: Vec<f64> = posterior.precision.marginal_variance()[0].values.clone();
+        let expected: Vec<f64> = (0..18).map(|i| m[i * 18 + i]).collect();
+        assert!(relative_error(&found, &expected) < 1e-11);
+        assert!((posterior.info.effective_parameters - 18.0).abs() < 1e-12);
+    }
+    // Two spectra do not determine the 6 weights that lead to an output.
+    let few = case(&linear, &x[..10], StructureKind::Block, &[0]);
+    let error = invert(&few.plan, few.curvature, 0.0, 1).err().unwrap();
+    assert!(matches!(error, PosteriorError::Singular { .. }), "{error}");
+    assert!(error.to_string().contains("layers.0, output 0, input 2"), "{error}");
+    let few = case(&linear, &x[..10], StructureKind::Kfac, &[0]);
+    let error = invert(&few.plan, few.curvature, 0.0, 1).err().unwrap();
+    assert!(matches!(error, PosteriorError::SingularSpectrum { .. }));
+}
+
+#[test]
+fn a_prior_that_is_no_precision_is_refused() {
+    for case in cases() {
+        for prior in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                invert(&case.plan, case.curvature.clone(), prior, 1).err(),
+                Some(PosteriorError::Prior { .. })
+            ));
+        }
+    }
+}
+
+#[test]
+fn a_curvature_of_another_form_size_or_with_a_nan_is_refused() {
+    let all = cases();
+    for case in &all {
+        let mut damaged = case.curvature.clone();
+        match &mut damaged.form {
+            CurvatureForm::Dense(m)
+            | CurvatureForm::Kronecker { g: m, .. }
+            | CurvatureForm::Eigenbasis { eigenvalues: m, .. }
+            | CurvatureForm::Diagonal(m) => m.values[1] = f64::NAN,
+            CurvatureForm::LowRank { diagonal, .. } => diagonal[1] = f64::NAN,
+        }
+        assert!(matches!(
+            invert(&case.plan, damaged, PRIOR, 1).err(),
+            Some(PosteriorError::NotFinite { row: 0, .. })
+        ));
+        let mut planned = case.plan.clone();
+        planned.shapes[0].outputs += 1;
+        assert!(matches!(
+            invert(&planned, case.curvature.clone(), PRIOR, 1).err(),
+            Some(PosteriorError::Shape { .. })
+        ));
+        let mut planned = case.plan.clone();
+        planned.structure = match planned.structure {
+            StructureKind::Kfac => StructureKind::Diagonal,
+            _ => StructureKind::Kfac,
+        };
+        assert!(matches!(
+            invert(&planned, case.curvature.clone(), PRIOR, 1).err(),
+            Some(PosteriorError::Form { .. })
+        ));
+    }
+}
+
+#[test]
+fn captures_that_do_not_fit_are_refused() {
+    let (mlp, _) = small();
+    let x = draw(6 * 4, 8);
+    let good = mlp.captures(&x, DType::F64);
+    for case in cases() {
+        let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
+        let fails = |change: &dyn Fn(&LayerCapture) -> LayerCapture| {
+            let changed: Vec<LayerCapture> = good.iter().map(change).collect();
+            posterior.precision.covariance_of(&changed).unwrap_err()
+        };
+        let error = posterior.precision.covariance_of(&[]).unwrap_err();
+        assert!(matches!(error, PosteriorError::MissingCapture { .. }));
+        let error = fails(&|c| LayerCapture {
+            layer: c.layer,
+            input: Tensor::cat(&[&c.input, &c.input], 1).unwrap(),
+            output_grad: c.output_grad.clone(),
+        });
+        assert!(matches!(error, PosteriorError::Shape { .. }));
+        let error = fails(&|c| LayerCapture {
+            input: c.input.narrow(2, 1, 1).unwrap(),
+            ..c.clone()
+        });
+        assert!(matches!(error, PosteriorError::Shape { .. }));
+        let error = fails(&|c| LayerCapture {
+            output_grad: c.output_grad.narrow(1, 0, 2).unwrap(),
+            ..c.clone()
+        });
+        assert!(matches!(error, PosteriorError::Shape { .. }));
+        let error = fails(&|c| LayerCapture {
+            input: c.input.to_dtype(DType::F32).unwrap(),
+            ..c.clone()
+        });
+        assert!(matches!(error, PosteriorError::Type { .. }), "{error}");
+        assert!(error.to_string().contains("f32 and f64"), "{error}");
+
+        // A batch may be empty, and tensors may be views.
+        let none: Vec<LayerCapture> = mlp.captures(&[], DType::F64);
+        let none = posterior.precision.covariance_of(&none).unwrap();
+        assert!(none.is_empty());
+        let views: Vec<LayerCapture> = good
+            .iter()
+            .map(|c| LayerCapture {
+                output_grad: c
+                    .output_grad
+                    .transpose(0, 1)
+                    .unwrap()
+                    .contiguous()
+                    .unwrap()
+                    .transpose(0, 1)
+                    .unwrap(),
+                ..c.clone()
+            })
+            .collect();
+        assert_eq!(
+            posterior.precision.covariance_of(&views).unwrap(),
+            posterior.precision.covariance_of(&good).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_structure_of_one_layer_covers_no_two() {
+    let (mlp, x) = small();
+    for structure in [StructureKind::Kfac, StructureKind::Ekfac, StructureKind::Diagonal] {
+        let mut one = case(&mlp, &x, structure, &[0]);
+        one.plan.layers.push(1);
+        one.plan.shapes.push(mlp.shapes[1].clone());
+        let error = invert(&one.plan, one.curvature, PRIOR, 1).err().unwrap();
+        assert!(matches!(error, PosteriorError::Layers { layers: 2, .. }));
+        assert!(error.to_string().contains("layers.0+layers.2"), "{error}");
+    }
+}
+
+#[test]
+fn a_curvature_that_is_no_sum_of_squares_is_refused() {
+    let mlp = Mlp::random(&[3, 2], 51);
+    for structure in [
+        StructureKind::Full,
+        StructureKind::Block,
+        StructureKind::Kfac,
+        StructureKind::Diagonal,
+    ] {
+        let mut case = case(&mlp, &draw(3 * 10, 52), structure, &[0]);
+        // One direction of large negative curvature, which no prior of this size makes up for.
+        match &mut case.curvature.form {
+            CurvatureForm::Dense(m) | CurvatureForm::Kronecker { a: m, .. } => m.values[0] = -50.0,
+            CurvatureForm::Diagonal(m) | CurvatureForm::Eigenbasis { eigenvalues: m, .. } => m.values[0] = -50.0,
+            CurvatureForm::LowRank { eigenvalues, .. } => eigenvalues[0] = -50.0,
+        }
+        let error = invert(&case.plan, case.curvature.clone(), PRIOR, 1).err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains("block layers.0"), "{text}");
+        match structure {
+            StructureKind::Full | StructureKind::Block => {
+                assert!(
+                    matches!(error, PosteriorError::NegativeCurvature { pivot: 0, .. }),
+                    "{text}"
+                );
+                assert!(
+                    text.contains("output 0, input 0") && text.contains("Raise the prior precision"),
+                    "{text}"
+                );
+            }
+            _ => {
+                assert!(matches!(error, PosteriorError::Indefinite { .. }), "{text}");
+                assert!(
+                    text.contains("no sum of squares") && text.contains("compute them again"),
+                    "{text}"
+                );
+            }
+        }
+        // The eigenvalues, from which the evidence would choose a prior, see it in every structure.
+        let seen = factor(&case.plan, case.curvature, 1).and_then(|factored| factored.spectrum());
+        assert!(matches!(seen, Err(PosteriorError::Indefinite { .. })));
+    }
+}
