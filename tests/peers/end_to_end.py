@@ -87,7 +87,7 @@ def run(given, widths, spectra, scratch, workers, one_core=False):
     before = core_seconds()
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(done.stderr)
+        sys.exit("\n".join(done.stderr.splitlines()[-5:]))
     return passes(done.stderr), core_seconds() - before
 
 

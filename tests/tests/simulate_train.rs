@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{RunFile, counts, digests, fisherflow, run, toml_path};
+use fisherflow_tests::{RunFile, counts, digests, fisherflow, run, simulated, toml_path, write_objects};
 
 fn simulate(folder: &Path, name: &str, spectra: &str, objects: &str) {
     let mut command = fisherflow();
@@ -116,4 +116,34 @@ fn stages_alone_leave_what_run_leaves() {
         run(fisherflow().arg(stage).arg(&stages).args(["-w", "2"])).expect_done();
     }
     assert_eq!(digests(&folder.join("out-stages")), expected);
+}
+
+/// One pixel of 1e20 would be the scale of its input for all: the star is left out, as one without a flux is.
+#[test]
+fn a_spectrum_out_of_range_is_not_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let train = |name: &str, flux: f32, said: &[&str]| {
+        let mut stars = simulated(48, 0, 120);
+        // Among them one that is held out.
+        for star in stars.iter_mut().take(20) {
+            star.flux.as_mut().unwrap()[5] = flux;
+        }
+        write_objects(&folder.join(name), &stars, 60);
+        let mut run_file = RunFile::new(folder, "out");
+        run_file.catalogue = folder.join(name).to_str().unwrap().to_owned();
+        run_file.network = toml_path(&folder.join(format!("{name}.safetensors")));
+        let file = folder.join(format!("{name}.toml"));
+        fs::write(&file, run_file.toml() + "\n[train]\nhidden = [8]\nepochs = 3\n").unwrap();
+        let ended = run(fisherflow().arg("train").arg(&file));
+        ended.expect_done();
+        for said in said {
+            assert!(ended.stdout.contains(said), "{ended}");
+        }
+        fs::read(folder.join(format!("{name}.safetensors"))).unwrap()
+    };
+    let without = train("nan", f32::NAN, &["20 left out", "20 FLUX_NOT_FINITE"]);
+    let said = ["20 left out", "20 FLUX_OUT_OF_RANGE", "id sim-"];
+    assert!(train("large", 1e20, &said) == without);
+    assert!(train("largest", f32::MAX, &said) == without);
 }

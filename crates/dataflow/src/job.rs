@@ -190,6 +190,9 @@ pub struct Compute {
     pub group: Option<u64>,
     /// Share of the catalogue held out from the sums, chosen by hash of id; in `[0, 1)`.
     pub holdout_fraction: f64,
+    /// How many times as far from the input mean as the farthest pixel of a typical held-out spectrum a pixel must be for its spectrum to be
+    /// out of range; infinite: only one that overflows is.
+    pub farthest_input: f64,
     /// Bytes that a process may take for a dual block's rows and factor; none: everything in memory. No bit depends on it.
     pub memory: Option<u64>,
     /// Bytes of the fit's spectra that a process keeps in memory between passes, as they were decoded. No bit depends on it.

@@ -2,9 +2,12 @@
 
 use fisherflow_network::train::{Epoch, Recipe, TrainingReport, TrainingSet, train as fit_network};
 use fisherflow_network::{Arithmetic, Labels};
-use fisherflow_spectra::{PixelPopulation, PixelSums, SpectraError, SpectrumBatch, is_held_out, plan_groups};
+use fisherflow_spectra::{
+    InputRange, PixelPopulation, PixelSums, RowFlags, SpectraError, SpectrumBatch, is_held_out, plan_groups,
+};
 use fisherflow_store::{Catalogue, StoreOptions, Stores};
 
+use crate::bad_rows::BadRows;
 use crate::error::RunError;
 use crate::job::{CatalogueSource, ExistingOutput};
 
@@ -12,6 +15,8 @@ use crate::job::{CatalogueSource, ExistingOutput};
 const BATCH: usize = 512;
 /// Bytes of decoded spectra read ahead.
 const PREFETCH_BYTES: usize = 64 << 20;
+/// What a flux may be whatever the others are: in f32 sums of squares must be finite.
+const MOST: f64 = 1e18;
 
 /// A network to be trained: the `[train]` table with the tables around it, resolved.
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ pub struct TrainJob {
     pub catalogue: CatalogueSource,
     /// Share of the catalogue in the validation set, by hash of id or of the hold-out group.
     pub holdout_fraction: f64,
+    /// How many times as far from 0 as the farthest flux of a typical held-out spectrum a flux must be for its spectrum to be left out.
+    pub farthest_input: f64,
     /// Layers, optimiser, epochs, seed.
     pub recipe: Recipe,
     /// Arithmetic of the products.
@@ -45,6 +52,8 @@ pub struct Trained {
     pub validation: u64,
     /// Spectra left out: bad, or without all their labels.
     pub left_out: u64,
+    /// What is wrong with those that are bad, in words; `None` where none is.
+    pub bad_rows: Option<String>,
     /// Weights of the network.
     pub n_weights: u64,
     /// Epochs and losses.
@@ -62,17 +71,14 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
     let source = &job.catalogue;
     let catalogue =
         Catalogue::open(&stores, &source.uri, &source.columns, source.on_bad_object)?.excluding(&source.exclude)?;
-    let population = population(job, &catalogue)?;
+    let range = input_range(job, &catalogue)?;
+    let population = population(job, &catalogue, &range)?;
     let (mut training, mut validation) = (empty(&catalogue), empty(&catalogue));
-    let mut left_out = 0;
-    for_each_batch(&catalogue, |mut batch| {
+    let (mut left_out, mut bad_rows) = (0, BadRows::default());
+    for_each_batch(&catalogue, Some(&range), |mut batch| {
         match &population {
             Some(population) => batch.impute(population)?,
-            None if batch
-                .flags
-                .iter()
-                .any(|flags| flags.contains(fisherflow_spectra::RowFlags::PIXELS_MASKED)) =>
-            {
+            None if batch.flags.iter().any(|flags| flags.contains(RowFlags::PIXELS_MASKED)) => {
                 return Err(RunError::Refused(format!(
                     "{} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
                     batch.shard.object.path
@@ -82,6 +88,7 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
         }
         for row in 0..batch.n_rows() {
             if !batch.is_labelled(row) {
+                bad_rows.add(&batch, row, batch.flags[row], RowFlags::BAD);
                 left_out += 1;
             } else if is_held_out(batch.holdout[row], job.holdout_fraction) {
                 push(&mut validation, &batch, row);
@@ -93,9 +100,15 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
     })?;
     if training.n_spectra == 0 {
         return Err(RunError::Refused(format!(
-            "no spectrum of {} can be trained on: {left_out} are left out (bad, or without all labels) and {} held out for validation; mend \
-             these, or lower noise.holdout_fraction",
-            source.uri, validation.n_spectra
+            "no spectrum of {} can be trained on: {left_out} are left out ({}) and {} held out for validation; mend these, or lower \
+             noise.holdout_fraction",
+            source.uri,
+            if bad_rows.is_empty() {
+                "without all labels".to_owned()
+            } else {
+                bad_rows.to_string()
+            },
+            validation.n_spectra
         )));
     }
     let labels = Labels::unscaled(job.label_names.clone(), job.label_units.clone());
@@ -105,15 +118,36 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
         training: training.n_spectra as u64,
         validation: validation.n_spectra as u64,
         left_out,
+        bad_rows: (!bad_rows.is_empty()).then(|| bad_rows.to_string()),
         n_weights: network.n_weights() as u64,
         report,
     })
 }
 
+/// How far from 0 a flux may be, by what held-out spectra have: as a run has it of the network's inputs, whose mean and scale are not known yet.
+fn input_range(job: &TrainJob, catalogue: &Catalogue) -> Result<InputRange, RunError> {
+    let pixels = catalogue.n_pixels();
+    let mut range = InputRange {
+        mean: vec![0.0; pixels],
+        scale: vec![1.0; pixels],
+        limit: f64::INFINITY,
+    };
+    let mut farthest = Vec::new();
+    for_each_batch(catalogue, None, |batch| {
+        let of_rows = range.farthest(&batch).into_iter().zip(&batch.holdout);
+        let held_out = of_rows.filter(|(_, hash)| is_held_out(**hash, job.holdout_fraction));
+        farthest.extend(held_out.map(|(farthest, _)| farthest));
+        Ok(())
+    })?;
+    let limit = InputRange::limit_by(farthest, job.farthest_input);
+    range.limit = limit.map_or(MOST, |limit| limit.min(MOST));
+    Ok(range)
+}
+
 /// What a masked pixel is replaced with, by the rule of a run: the mean over held-out spectra.
-fn population(job: &TrainJob, catalogue: &Catalogue) -> Result<Option<PixelPopulation>, RunError> {
+fn population(job: &TrainJob, catalogue: &Catalogue, range: &InputRange) -> Result<Option<PixelPopulation>, RunError> {
     let mut sums = PixelSums::new(catalogue.n_pixels());
-    for_each_batch(catalogue, |batch| {
+    for_each_batch(catalogue, Some(range), |batch| {
         let held_out = (0..batch.n_rows()).filter(|&row| is_held_out(batch.holdout[row], job.holdout_fraction));
         Ok(sums.accumulate(&batch, held_out)?)
     })?;
@@ -123,13 +157,19 @@ fn population(job: &TrainJob, catalogue: &Catalogue) -> Result<Option<PixelPopul
     }
 }
 
+/// Every batch of the catalogue, spectra out of range flagged.
 fn for_each_batch(
     catalogue: &Catalogue,
+    range: Option<&InputRange>,
     mut visit: impl FnMut(SpectrumBatch) -> Result<(), RunError>,
 ) -> Result<(), RunError> {
     for group in plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder()) {
         for batch in catalogue.fetch(&group, BATCH, PREFETCH_BYTES) {
-            visit(batch?)?;
+            let mut batch = batch?;
+            if let Some(range) = range {
+                range.flag(&mut batch);
+            }
+            visit(batch)?;
         }
     }
     Ok(())

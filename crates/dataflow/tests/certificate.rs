@@ -187,6 +187,7 @@ fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &
             batch: 16,
             group: Some(50),
             holdout_fraction: 0.2,
+            farthest_input: 1e3,
             memory: None,
             kept_spectra: Compute::KEPT_SPECTRA,
             processor: Processor::Cpu,

@@ -198,9 +198,10 @@ fn spectra_out_of_range_are_blanked() {
     let farthest = all.farthest(&b);
     assert_eq!(farthest[..4], [2.0, 4.0, 6.0, 4002.0]);
     assert_eq!(farthest[5..], [0.0, 0.0], "what is masked or bad counts for nothing");
-    let limit = InputRange::limit_by(farthest[..3].iter().copied().chain([0.0, 0.0]).collect());
+    let limit = InputRange::limit_by(farthest[..3].iter().copied().chain([0.0, 0.0]).collect(), 1e3);
     assert_eq!(limit, Some(4000.0));
-    assert_eq!(InputRange::limit_by(vec![0.0]), None);
+    assert_eq!(InputRange::limit_by(vec![0.0], 1e3), None);
+    assert_eq!(InputRange::limit_by(vec![1.0, 2.0], f64::INFINITY), None);
 
     InputRange { limit: 4000.0, ..all }.flag(&mut b);
     for row in 0..b.n_rows() {

@@ -2,10 +2,6 @@
 
 use crate::{RowFlags, SpectrumBatch};
 
-/// A spectrum is out of range where a pixel of it is so many times as far from the network's input mean as the farthest pixel of a typical
-/// spectrum. In the sums, which are of second order, it would weigh as much as a million of these.
-const FARTHEST: f64 = 1e3;
-
 /// Pixels that are looked at together.
 const LANES: usize = 8;
 
@@ -21,13 +17,14 @@ pub struct InputRange {
 }
 
 impl InputRange {
-    /// The limit by what spectra of the catalogue have: a thousand times the median of their [farthest](Self::farthest). A median, because
-    /// they may hold such pixels themselves. `None` where none of them is anywhere but at the mean.
+    /// The limit by what spectra of the catalogue have: so many times the median of their [farthest](Self::farthest). A median, because
+    /// they may hold such pixels themselves. `None` where none of them is anywhere but at the mean, or where `times` is infinite.
     #[must_use]
-    pub fn limit_by(mut farthest: Vec<f64>) -> Option<f64> {
+    pub fn limit_by(mut farthest: Vec<f64>, times: f64) -> Option<f64> {
         farthest.retain(|&input| input > 0.0);
         farthest.sort_unstable_by(f64::total_cmp);
-        farthest.get(farthest.len() / 2).map(|median| FARTHEST * median)
+        let median = farthest.get(farthest.len() / 2)?;
+        Some(times * median).filter(|limit| limit.is_finite())
     }
 
     /// The largest `|(flux - mean) / scale|` over the good pixels of each row, `[n]`; 0 in bad rows.

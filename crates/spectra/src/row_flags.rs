@@ -47,7 +47,7 @@ flags! {
     ID_NULL = 6, true, "the identifier is null";
     RESULT_NOT_FINITE = 7, true, "the prediction or its covariance is not finite";
     EXCLUDED = 8, true, "left out by a list of identifiers (exclude): in no sum, not held out";
-    FLUX_OUT_OF_RANGE = 9, true, "a pixel that is not masked is a thousand times as far from the network's input mean as the farthest of a typical held-out spectrum, or overflows";
+    FLUX_OUT_OF_RANGE = 9, true, "a pixel that is not masked is noise.farthest_input times as far from the network's input mean as the farthest of a typical held-out spectrum, or overflows";
     PIXELS_MASKED = 16, false, "at least one pixel is masked: it was replaced with the population's mean and carries the population's variance";
     LABEL_MISSING = 17, false, "a label of the catalogue is null or not finite";
     LABEL_ERROR_MISSING = 18, false, "the error of a label is null, negative or not finite";

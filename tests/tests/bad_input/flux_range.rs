@@ -91,6 +91,34 @@ fn a_spectrum_out_of_range_is_flagged_named_and_in_no_sum() {
     }
 }
 
+/// How far is too far is the run file's to say.
+#[test]
+fn the_run_file_says_how_far_an_input_may_be() {
+    let folder = prepared();
+    let folder = folder.path();
+    let mut stars = simulated(PIXELS, 0, 120);
+    stars[70].flux.as_mut().unwrap()[5] = 1e6;
+    write_objects(&folder.join("catalogue"), &stars, 60);
+    let mut run_file = RunFile::new(folder, "out");
+    let noise = run_file.noise.clone();
+    for (at, (said, is_out)) in [
+        ("", true),
+        ("farthest_input = 100", true),
+        ("farthest_input = 1e9", false),
+        ("farthest_input = false", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        run_file.noise = format!("{noise}\n{said}");
+        let name = format!("out-{at}");
+        run_file.output = folder.join(&name).to_str().unwrap().to_owned();
+        carry_out(folder, &run_file).expect_done();
+        let flags = Table::read(&folder.join(&name).join("predictions")).whole("flags", 70);
+        assert_eq!(flags == FLUX_OUT_OF_RANGE, is_out, "{said}: {flags}");
+    }
+}
+
 /// Nothing tells how large a flux may be; what overflows is found all the same.
 #[test]
 fn an_overflow_is_flagged_without_held_out_spectra() {

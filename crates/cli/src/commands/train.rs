@@ -30,10 +30,14 @@ fn page(job: &TrainJob, trained: &Trained) -> Page {
         (
             "spectra",
             format!(
-                "{} trained on, {} of validation, {} left out (bad, or without all labels)",
+                "{} trained on, {} of validation, {} left out (bad, or without all labels){}",
                 count(trained.training),
                 count(trained.validation),
-                count(trained.left_out)
+                count(trained.left_out),
+                trained
+                    .bad_rows
+                    .as_ref()
+                    .map_or_else(String::new, |rows| format!(": {rows}"))
             ),
         ),
         (

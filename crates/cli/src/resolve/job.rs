@@ -68,6 +68,7 @@ pub fn job(
             batch: run_file.compute.batch,
             group: run_file.compute.group,
             holdout_fraction: run_file.noise.holdout_fraction,
+            farthest_input: run_file.noise.farthest_input,
             memory: curvature.dual_memory,
             kept_spectra: run_file.compute.kept_spectra,
             scratch: scratch.clone(),

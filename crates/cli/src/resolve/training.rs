@@ -67,6 +67,7 @@ pub fn training(
         label_names: names.unwrap_or_else(|| columns.clone()),
         catalogue,
         holdout_fraction: run_file.noise.holdout_fraction,
+        farthest_input: run_file.noise.farthest_input,
         recipe,
         arithmetic,
     })

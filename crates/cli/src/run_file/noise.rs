@@ -9,6 +9,7 @@ pub const KEYS: &[&str] = &[
     "from",
     "covariance",
     "holdout_fraction",
+    "farthest_input",
     "errors_in_variables",
     "intrinsic_bins",
     "basis",
@@ -17,6 +18,9 @@ pub const KEYS: &[&str] = &[
 /// Share of the catalogue that is held out where the run file does not say.
 pub const DEFAULT_HOLDOUT_FRACTION: f64 = 0.1;
 
+/// How far an input may be where the run file does not say: in sums of second order a spectrum beyond it weighs as much as a million others.
+const DEFAULT_FARTHEST_INPUT: f64 = 1e3;
+
 /// `[noise]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseTable {
@@ -24,6 +28,9 @@ pub struct NoiseTable {
     pub covariance: Option<Vec<Vec<f64>>>,
     /// Share of the catalogue held out, by hash of id; in `[0, 1)`, above 0 where the residuals are measured.
     pub holdout_fraction: f64,
+    /// How many times as far as the farthest input of a typical held-out spectrum an input must be for its spectrum to be out of range; above
+    /// 1, infinite where the run file says `false`.
+    pub farthest_input: f64,
     /// Whether each spectrum's photon noise weighs its labels too.
     pub errors_in_variables: bool,
     /// Labels with the edges of their intervals, ascending, in the order of the file: the cells of C_intrinsic.
@@ -37,6 +44,7 @@ impl Default for NoiseTable {
         Self {
             covariance: None,
             holdout_fraction: DEFAULT_HOLDOUT_FRACTION,
+            farthest_input: DEFAULT_FARTHEST_INPUT,
             errors_in_variables: false,
             intrinsic_bins: Vec::new(),
             basis: None,
@@ -83,6 +91,9 @@ impl NoiseTable {
                 x
             }
         };
+        let farthest_input = table
+            .get("farthest_input")
+            .map_or(Ok(DEFAULT_FARTHEST_INPUT), |e| farthest_input(&e))?;
         let errors_in_variables = match table.get("errors_in_variables") {
             None => false,
             Some(entry) => {
@@ -104,10 +115,25 @@ impl NoiseTable {
         Ok(Self {
             covariance,
             holdout_fraction,
+            farthest_input,
             errors_in_variables,
             intrinsic_bins,
             basis: table.get("basis").map(|entry| entry.string()).transpose()?,
         })
+    }
+}
+
+/// A number above 1, or `false`.
+fn farthest_input(entry: &Entry<'_>) -> Result<f64, RunFileError> {
+    if entry.is_boolean() {
+        return match entry.boolean()? {
+            false => Ok(f64::INFINITY),
+            true => Err(entry.invalid("is true: write how many times as far an input may be, or false for no limit")),
+        };
+    }
+    match entry.number()? {
+        times if times > 1.0 => Ok(times),
+        times => Err(entry.invalid(format!("is {times}, expected a number above 1, or false for no limit"))),
     }
 }
 

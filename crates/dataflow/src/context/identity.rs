@@ -66,6 +66,7 @@ impl Context {
         add("group", &self.group.to_string());
         add("certificate", &format!("{:?}", job.certificate));
         add("holdout", &format!("{:?}", job.compute.holdout_fraction));
+        add("farthest input", &format!("{:?}", job.compute.farthest_input));
         let found = hex(&hash.clone().finalize())[..16].to_owned();
         match &self.basis {
             // The run that found the basis is the same run when it goes on with it.

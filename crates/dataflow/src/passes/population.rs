@@ -19,7 +19,7 @@ pub(crate) fn population(worker: &mut Worker, context: &Arc<Context>) -> Result<
         Err(SpectraError::NoPopulation { .. }) => return Ok(None),
         found => found?,
     };
-    let limit = InputRange::limit_by(seen.farthest.clone());
+    let limit = InputRange::limit_by(seen.farthest.clone(), context.job.compute.farthest_input);
     context.set_input_limit(limit);
     if limit.is_some_and(|limit| seen.farthest.iter().any(|&input| input > limit)) {
         // Such spectra are in the sums over pixels: once more without them.

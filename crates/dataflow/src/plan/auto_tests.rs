@@ -67,6 +67,7 @@ fn job(prior: Prior) -> Job {
             batch: 512,
             group: None,
             holdout_fraction: 0.1,
+            farthest_input: 1e3,
             memory: None,
             kept_spectra: Compute::KEPT_SPECTRA,
             processor: Processor::Cpu,

@@ -83,6 +83,7 @@ fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
             batch: 16,
             group: Some(50),
             holdout_fraction: 0.2,
+            farthest_input: 1e3,
             memory: None,
             kept_spectra: Compute::KEPT_SPECTRA,
             processor: Processor::Cpu,

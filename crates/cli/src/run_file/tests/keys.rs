@@ -244,6 +244,7 @@ fn the_reference_states_the_defaults() {
     assert_eq!(stated("threads"), run.compute.threads.to_string());
     assert_eq!(run.compute.group, None);
     assert_eq!(stated("holdout_fraction"), run.noise.holdout_fraction.to_string());
+    assert_eq!(stated("farthest_input"), format!("{:?}", run.noise.farthest_input));
     assert_eq!(stated("batch"), train.batch.to_string());
     assert_eq!(stated("learning_rate"), train.learning_rate.to_string());
     assert_eq!(stated("beta_1"), train.beta_1.to_string());

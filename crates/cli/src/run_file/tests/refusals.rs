@@ -223,6 +223,16 @@ fn values_that_make_no_sense_are_refused() {
         ),
         ("holdout_fraction = 0.2", "holdout_fraction = 0", "above 0 and below 1"),
         (
+            "holdout_fraction = 0.2",
+            "farthest_input = 1",
+            "a number above 1, or false",
+        ),
+        (
+            "holdout_fraction = 0.2",
+            "farthest_input = true",
+            "or false for no limit",
+        ),
+        (
             "precision = 1.5",
             "precision = -1",
             "is -1, expected a number of at least 0",
