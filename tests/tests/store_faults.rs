@@ -98,6 +98,22 @@ fn what_passes_changes_no_bit() {
     let cases: Vec<(&str, &str, Rules)> = vec![
         ("slow-down", "", vec![(On::any().chance(0.2), Fault::slow_down())]),
         ("internal", "", vec![(On::any().chance(0.2), Fault::internal_error())]),
+        (
+            "conflict",
+            "",
+            vec![
+                (
+                    On::put("claims/").times(6),
+                    Fault::conflict("ConditionalRequestConflict"),
+                ),
+                (On::put(".done").times(3), Fault::conflict("ConditionalRequestConflict")),
+                (On::put("stages/fit.json").times(1), Fault::conflict("OperationAborted")),
+                (
+                    On::put("manifest.json").times(1),
+                    Fault::conflict("ConditionalRequestConflict"),
+                ),
+            ],
+        ),
         ("reset", "", vec![(On::any().chance(0.2), Fault::Reset)]),
         ("reset-in-head", "", vec![(On::any().chance(0.2), Fault::ResetInHead)]),
         (

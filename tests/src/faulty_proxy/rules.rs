@@ -54,6 +54,12 @@ impl Fault {
         }
     }
 
+    /// 409 with one of S3's names of a conflict: another write is at work.
+    #[must_use]
+    pub fn conflict(code: &'static str) -> Self {
+        Self::Answer { status: 409, code }
+    }
+
     /// 403 ExpiredToken.
     #[must_use]
     pub fn expired_token() -> Self {

@@ -24,6 +24,9 @@ const UPLOADS: usize = 2;
 /// Slices whose hashes are taken at a time.
 const HASHES: usize = 2;
 
+/// Times that a record may appear and vanish under our hands.
+const ATTEMPTS: usize = 5;
+
 /// What is called between a group's numbers and its record.
 #[derive(Clone, Default)]
 pub(crate) struct OnWritten(pub Option<Arc<dyn Fn() + Send + Sync>>);
@@ -123,29 +126,31 @@ impl Commit {
             source: self.stores.cause(&error),
         })?;
         let bytes = record.bytes() + document.len() as u64;
-        let created = self
-            .done
-            .store
-            .put_opts(
-                &self.done.path,
-                PutPayload::from(document),
-                PutOptions::from(PutMode::Create),
-            )
-            .await;
-        match created {
-            Ok(_) => Ok(Committed { record, bytes }),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                let first = GroupRecord::read(&self.stores, &self.done).await?;
-                if has_numbers
-                    && first.object != record.object
-                    && let Err(error) = self.sums.store.delete(&self.sums.path).await
-                {
-                    tracing::warn!(object = self.sums.uri(), %error, "sums that nobody needs stay");
-                }
-                Ok(Committed { record: first, bytes })
+        let mut vanished = 0;
+        let first = loop {
+            let options = PutOptions::from(PutMode::Create);
+            let created = self
+                .done
+                .store
+                .put_opts(&self.done.path, PutPayload::from(document.clone()), options);
+            match created.await {
+                Ok(_) => return Ok(Committed { record, bytes }),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
+                Err(error) => return Err(self.stores.failed(&self.done, Action::Write, error)),
             }
-            Err(error) => Err(self.stores.failed(&self.done, Action::Write, error)),
+            match GroupRecord::read(&self.stores, &self.done).await {
+                // It was deleted since.
+                Err(StoreError::NotFound { .. }) if vanished < ATTEMPTS => vanished += 1,
+                read => break read?,
+            }
+        };
+        if has_numbers
+            && first.object != record.object
+            && let Err(error) = self.sums.store.delete(&self.sums.path).await
+        {
+            tracing::warn!(object = self.sums.uri(), %error, "sums that nobody needs stay");
         }
+        Ok(Committed { record: first, bytes })
     }
 
     async fn write_arrays(&self, arrays: Arc<Vec<GroupArray>>) -> Result<Vec<StoredArray>, StoreError> {

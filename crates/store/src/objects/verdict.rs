@@ -13,7 +13,9 @@ const EXPIRED: [&str; 5] = [
     "RequestExpired",
 ];
 /// S3's names for what passes, beside every status from 500.
-const PASSING: [&str; 3] = ["RequestTimeout<", "SlowDown", "OperationAborted"];
+const PASSING: [&str; 2] = ["RequestTimeout<", "SlowDown"];
+/// S3's names for a write that met another one at work (409): what came of that nobody knows yet.
+const CONFLICTS: [&str; 2] = ["ConditionalRequestConflict", "OperationAborted"];
 
 /// What comes without a status and would come again: a redirect to nowhere, and a deletion of several that the store refuses one of.
 const FINAL: [&str; 2] = ["without LOCATION", "(code: AccessDenied)"];
@@ -33,12 +35,14 @@ pub(crate) enum Verdict {
 
 /// What an error means for the next attempt.
 pub(crate) fn verdict(error: &Error) -> Verdict {
-    match error {
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::Generic { .. } => {}
-        _ => return Verdict::Final,
-    }
     let said = Cause::new(error, &[]);
     let says = |parts: &[&str]| parts.iter().any(|part| said.text().contains(part));
+    match error {
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::Generic { .. } => {}
+        // To the client 409 is "already exists", which it need not.
+        _ if status(error) == Some(409) && says(&CONFLICTS) => return Verdict::Again,
+        _ => return Verdict::Final,
+    }
     let refused = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
     match status(error) {
         _ if says(&EXPIRED) => Verdict::Expired,
@@ -83,6 +87,20 @@ mod tests {
             ("416 Range Not Satisfiable: ", Verdict::Final),
         ] {
             assert_eq!(verdict(&said(text)), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("409 Conflict: <Code>ConditionalRequestConflict</Code>", Verdict::Again),
+            ("409 Conflict: <Code>OperationAborted</Code>", Verdict::Again),
+            (
+                "412 Precondition Failed: <Code>PreconditionFailed</Code>",
+                Verdict::Final,
+            ),
+        ] {
+            let exists = Error::AlreadyExists {
+                path: "a".to_owned(),
+                source: format!("Server returned non-2xx status code: {text}").into(),
+            };
+            assert_eq!(verdict(&exists), expected, "{text}");
         }
         let cut = Error::Generic {
             store: "S3",
