@@ -215,6 +215,8 @@ fn what_is_committed_stays_committed() {
     let file = place.run_file("sealed");
     let mut holder = stopped_at("sealed", &file);
     assert!(!has_manifest(&place.output("sealed")));
+    let mut other = quick(&place.other_run_file("sealed"), &["--overwrite"]);
+    run(&mut other).expect(1, &["is held by run"]);
     let done = run(&mut elsewhere(&quick(&file, &[])));
     done.expect_done();
     assert!(done.stdout.contains("nothing to do"), "{done}");
@@ -232,13 +234,17 @@ fn an_overwritten_run_commits_nothing() {
         return;
     }
     let place = Place::new();
-    let (file, other) = (place.run_file("out"), place.other_run_file("out"));
-    let mut holder = stopped_at("before-manifest", &file);
-    run(&mut elsewhere(&quick(&other, &["--overwrite"]))).expect_done();
-    let (left, written) = (manifest(&place.output("out")), place.digests("out"));
-    holder.signal(0, "CONT");
-    holder.wait(0).expect(75, &["was taken over by run"]);
-    assert_eq!(manifest(&place.output("out")), left);
-    assert_eq!(place.digests("out"), written);
-    run(fisherflow().arg("run").arg(OsStr::new(&file))).expect(1, &["already holds the finished run"]);
+    for point in ["before-part:2", "before-manifest", "sealed", "committed"] {
+        let name = point.replace(':', "-");
+        let (file, other) = (place.run_file(&name), place.other_run_file(&name));
+        let mut holder = stopped_at(point, &file);
+        run(&mut elsewhere(&quick(&other, &["--overwrite"]))).expect_done();
+        let (left, written) = (manifest(&place.output(&name)), place.digests(&name));
+        holder.signal(0, "CONT");
+        holder.wait(0).expect(75, &["was taken over by run"]);
+        assert_eq!(manifest(&place.output(&name)), left, "{point}");
+        assert_eq!(place.digests(&name), written, "{point}");
+        run(fisherflow().arg("verify").arg(place.output(&name))).expect_done();
+        run(fisherflow().arg("run").arg(OsStr::new(&file))).expect(1, &["already holds the finished run"]);
+    }
 }

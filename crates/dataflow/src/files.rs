@@ -195,6 +195,7 @@ fn write_matrices<M: RowByRow>(
         let form = |first: usize, lines: &mut [f64]| matrix.rows_from(first, lines);
         writer.append_formed(layer, factor.as_str(), matrix.shape(), form)?;
     }
+    context.output.check_run(&context.run_id)?;
     Ok(writer.finish()?)
 }
 
@@ -245,6 +246,7 @@ pub(crate) fn write_marginal_variance(
             variance: &variance.values,
         })?;
     }
+    context.output.check_run(&context.run_id)?;
     Ok(writer.finish()?)
 }
 

@@ -346,12 +346,15 @@ fn summary(
         context.faults.pass(FailPoint::BeforeManifest);
         summary.read_back = read_back::read_back(context, &summary.files, &found.fit, found.invert.as_ref())?;
         let manifest = manifest(context, &summary)?;
-        keeper.rest();
         keeper.holding().commit(&manifest)?;
         context.faults.pass(FailPoint::Sealed);
+        // Committing deletes what the manifest does not list, and tidying up the claims: of an output that is another's by now neither may.
+        keeper.holding().check()?;
         context.output.commit(&manifest)?;
         context.faults.pass(FailPoint::Committed);
         release::commit(context, context.excluded(), &found.fit)?;
+        keeper.rest();
+        keeper.holding().check()?;
         tidy_up(context)?;
         context.faults.pass(FailPoint::Cleared);
         summary.complete = true;

@@ -198,6 +198,7 @@ impl GroupFold<Differentiated> for Fold {
         if let Some(part) = self.open.take() {
             self.done.counts.bad += part.predictions.n_bad() - self.done.counts.excluded;
             self.context.faults.pass(FailPoint::BeforePart);
+            self.context.output.check_run(&self.context.run_id)?;
             self.done.files.push(part.predictions.finish()?);
             self.context.faults.pass(FailPoint::PartWritten);
             if let Some(jacobians) = part.jacobians {

@@ -81,8 +81,8 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
             output.commit(manifest)?;
             return Ok(Claimed::Complete(Box::new(manifest.clone())));
         }
-        if held.committed.is_none() && is_at_work(context, &held, &own, &cluster.interrupt)? {
-            return Err(refusal(context, held, false)?);
+        if is_at_work(context, &held, &own, &cluster.interrupt)? {
+            return Err(held_by(context, held.claim).into());
         }
         let holding = if is_same && complete.is_none() {
             output.succeed(&held, &own)?
@@ -142,13 +142,7 @@ fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, Run
             run_id: claim.run_id,
             started: claim.started,
         },
-        _ => StoreError::Held {
-            output,
-            run_id: claim.run_id,
-            host: claim.host,
-            pid: claim.pid,
-            started: claim.started,
-        },
+        _ => held_by(context, claim),
     };
     if matches!(refusal, StoreError::Held { .. }) {
         return Ok(refusal.into());
@@ -160,6 +154,17 @@ fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, Run
         },
         None => refusal.into(),
     })
+}
+
+/// The output is in a process's hands.
+fn held_by(context: &Context, claim: Claim) -> StoreError {
+    StoreError::Held {
+        output: context.output.uri().to_owned(),
+        run_id: claim.run_id,
+        host: claim.host,
+        pid: claim.pid,
+        started: claim.started,
+    }
 }
 
 /// Whether a holder is a process of this machine that runs, other than this one; `None`: it is elsewhere.

@@ -175,16 +175,39 @@ impl Output {
         Ok(self.held()?.map(|held| held.claim))
     }
 
+    /// Whether the output is not another run's: one that is followed by its like harms nothing, for that writes the same.
+    ///
+    /// # Errors
+    /// It is ([`StoreError::TakenOver`]), or the store does not say.
+    pub fn check_run(&self, run_id: &str) -> Result<(), StoreError> {
+        match self.holder()? {
+            Some(holder) if holder.run_id != run_id => Err(self.taken_over_by(holder)),
+            _ => Ok(()),
+        }
+    }
+
     /// What a holder shows of itself.
     ///
     /// # Errors
     /// The store does not say.
     pub fn sign_of_life(&self, held: &Held) -> Result<SignOfLife, StoreError> {
-        match self.stores().read(&self.child(&alive(held.generation))) {
+        // Behind its commit a holder goes on to beat as before.
+        let generation = held.generation - u64::from(held.committed.is_some());
+        match self.stores().read(&self.child(&alive(generation))) {
             Ok(sign) if sign == RELEASED => Ok(SignOfLife::Released),
             Ok(sign) => Ok(SignOfLife::Beat(sign)),
             Err(StoreError::NotFound { .. }) => Ok(SignOfLife::None),
             Err(error) => Err(error),
+        }
+    }
+
+    fn taken_over_by(&self, claim: Claim) -> StoreError {
+        StoreError::TakenOver {
+            output: self.uri().to_owned(),
+            run_id: claim.run_id,
+            host: claim.host,
+            pid: claim.pid,
+            started: claim.started,
         }
     }
 
@@ -200,15 +223,19 @@ impl Holding {
         self.generation
     }
 
-    /// Whether the output is still held by this claim.
+    /// Whether the output is still held by this claim, or by its commit.
     ///
     /// # Errors
     /// It is not ([`StoreError::TakenOver`]), or the store does not say.
     pub fn check(&self) -> Result<(), StoreError> {
-        match self.next()? {
-            Some(next) => Err(self.taken_over_by(next.claim)),
-            None => self.check_own(),
-        }
+        let after = match self.next()? {
+            None => return self.check_own(),
+            Some(next) if next.committed.is_some() && next.claim == self.claim => {
+                self.output.document(&name(self.generation + 2))?
+            }
+            next => next,
+        };
+        after.map_or(Ok(()), |next: Entry| Err(self.taken_over_by(next.claim)))
     }
 
     /// The entry behind this claim.
@@ -221,7 +248,11 @@ impl Holding {
             Some(own) if own.claim == self.claim => Ok(()),
             Some(other) => Err(self.taken_over_by(other.claim)),
             // The log was cleared, by whoever completed the output or deleted it.
-            None => Err(self.taken_over_by(self.output.holder()?.unwrap_or_else(|| self.claim.clone()))),
+            None => match self.output.holder()? {
+                // What was completed is its own commit.
+                Some(holder) if holder == self.claim => Ok(()),
+                holder => Err(self.taken_over_by(holder.unwrap_or_else(|| self.claim.clone()))),
+            },
         }
     }
 
@@ -253,9 +284,9 @@ impl Holding {
     /// # Errors
     /// As [`Holding::check`], or something cannot be deleted.
     pub fn clear(&self) -> Result<(), StoreError> {
-        self.check()?;
         let (output, stores) = (&self.output, self.output.stores());
         for mark in [SUCCESS, MANIFEST] {
+            self.check()?;
             stores.delete(&output.child(mark))?;
         }
         let kept = [CLAIM, &format!("{CLAIMS}/"), &format!("{RENDEZVOUS}/"), Output::STATUS];
@@ -266,6 +297,8 @@ impl Holding {
             entries.insert(path.split_inclusive('/').take(depth).collect::<String>());
         }
         for entry in entries.iter().filter(|entry| !kept.contains(&entry.as_str())) {
+            // Whoever was followed meanwhile would delete what the other has made since.
+            self.check()?;
             match entry.strip_suffix('/') {
                 Some(folder) => stores.delete_prefix(&output.child(folder)).map(drop)?,
                 None => stores.delete(&output.child(entry))?,
@@ -297,13 +330,7 @@ impl Holding {
     }
 
     fn taken_over_by(&self, claim: Claim) -> StoreError {
-        StoreError::TakenOver {
-            output: self.output.uri().to_owned(),
-            run_id: claim.run_id,
-            host: claim.host,
-            pid: claim.pid,
-            started: claim.started,
-        }
+        self.output.taken_over_by(claim)
     }
 }
 
