@@ -366,12 +366,10 @@ fn summary(
 /// Every repair and everything left out, in words.
 fn notes(context: &Context, found: &Found) -> Vec<String> {
     let mut notes = Vec::new();
-    notes.extend(
-        found
-            .predict
-            .as_ref()
-            .and_then(|(_, predicted)| data_notes::of_predictions(context, predicted)),
-    );
+    if let Some((_, predicted)) = &found.predict {
+        notes.extend(data_notes::of_predictions(context, predicted));
+        notes.extend(data_notes::of_unlike(context, predicted));
+    }
     notes.extend(data_notes::of_fit(context, &found.fit));
     notes.extend(exclusions::unmatched(context));
     if let (Some(pinned), Some((calibrated, _))) = (&found.fit.estimate, &found.predict)
@@ -468,7 +466,7 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
     }
     if let Some((calibrated, _)) = &found.predict {
         match &calibrated.intrinsic {
-            None => notes.push("C_intrinsic is 0: no held-out spectrum has labels to compare with; error bars are not calibrated".into()),
+            None => notes.push("C_intrinsic is 0: no held-out spectrum has labels, and errors that these can be compared with; error bars are not calibrated".into()),
             Some(intrinsic) if intrinsic.vanishing > 0 => notes.push(format!(
                 "C_intrinsic vanishes in {} of {} directions: there the photons' part, the weights' part and the labels' own errors already \
                  explain the held-out residuals, or exceed them",

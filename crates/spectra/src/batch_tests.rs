@@ -168,6 +168,22 @@ fn masked_pixels_are_unknown_not_exact() {
     assert!(b.impute(&other).is_err());
 }
 
+#[test]
+fn a_spectrum_is_as_far_from_a_population_as_its_errors_say() {
+    let population = PixelPopulation {
+        n_spectra: 9,
+        mean: vec![1.0, 2.0, 3.0, 4.0],
+        variance: vec![0.04, 0.0, 0.09, 1.0],
+        borrowed: 0,
+        input_limit: None,
+    };
+    let good = [true, true, true, false];
+    // (0.5^2 / (0.04 + 0.21) + 0 / 0 + 0.9^2 / (0.09 + 0.0)) / 2, and a masked pixel.
+    let far = population.distance(&[1.5, 7.0, 3.9, 1e9], &[0.21, 0.0, 0.0, 1.0], &good);
+    assert!((far - 5.0_f64.sqrt()).abs() < 1e-12, "{far}");
+    assert_eq!(population.distance(&[0.0; 4], &[0.0; 4], &[false; 4]), 0.0);
+}
+
 /// By hand: inputs are (flux - 1) / 0.5, so 0 to 4 in a good row; 2, 4, 6 farthest have the median 4.
 #[test]
 fn spectra_out_of_range_are_blanked() {

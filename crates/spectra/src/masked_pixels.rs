@@ -36,6 +36,24 @@ pub struct PixelPopulation {
     pub input_limit: Option<f64>,
 }
 
+impl PixelPopulation {
+    /// How far a spectrum is from the population: the root mean square, over its good pixels, of `flux - mean` in standard deviations of the
+    /// population and the pixel's own error together; 0 where no pixel says anything. `flux`, `variance`, `good`: `[D]`.
+    #[must_use]
+    pub fn distance(&self, flux: &[f64], variance: &[f64], good: &[bool]) -> f64 {
+        let pixels = flux.iter().zip(variance).zip(good);
+        let (mut squares, mut n) = (0.0, 0_u64);
+        for (((flux, own), good), (mean, spread)) in pixels.zip(self.mean.iter().zip(&self.variance)) {
+            let total = own + spread;
+            if *good && total > 0.0 {
+                squares += (flux - mean).powi(2) / total;
+                n += 1;
+            }
+        }
+        if n == 0 { 0.0 } else { (squares / n as f64).sqrt() }
+    }
+}
+
 impl PixelSums {
     /// No spectra.
     #[must_use]

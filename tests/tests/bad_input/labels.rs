@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fisherflow_tests::{RunFile, Spectrum, Table, manifest, simulated, write_objects};
+use fisherflow_tests::{RunFile, Spectrum, Table, counts, fisherflow, manifest, run, simulated, write_objects};
 
 use crate::{PIXELS, carry_out, prepared};
 
@@ -119,4 +119,66 @@ fn missing_labels_that_are_numbers_are_counted() {
     assert!(expected > 1);
     assert!(said.len() == 1 && said[0].starts_with("label fe_h: "), "{said:?}");
     assert!(said[0].contains(&format!("-9999 in {expected} of them")), "{said:?}");
+}
+
+/// Errors of the flux that no residual fills: in other units, and a column of inverse variances that is named as one of standard errors.
+#[test]
+fn errors_in_another_form_are_told_of() {
+    let folder = prepared();
+    let folder = folder.path();
+    let mut stars = known(folder);
+    assert_eq!(notes(folder, "right", &stars).0, Vec::<String>::new());
+    let mut run_file = RunFile::new(folder, "of-wrong");
+    run_file.catalogue = folder.join("right").to_str().unwrap().to_owned();
+    let file = folder.join("wrong.toml");
+    std::fs::write(&file, run_file.toml().replace("ivar = \"ivar\"", "sigma = \"ivar\"")).unwrap();
+    let ended = run(fisherflow().arg("run").arg(&file));
+    ended.expect_done();
+    assert!(
+        ended.stdout.contains("an inverse variance that is named as sigma"),
+        "{ended}"
+    );
+
+    for star in &mut stars {
+        star.ivar.as_mut().unwrap().iter_mut().for_each(|ivar| *ivar *= 1e-8);
+    }
+    let (said, _) = notes(folder, "large", &stars);
+    assert_eq!(said.len(), 3, "{said:?}");
+    for (label, note) in LABELS.iter().zip(&said) {
+        assert!(
+            note.starts_with(&format!("label {label}: its error bars are ")),
+            "{note}"
+        );
+        assert!(note.contains(" held-out spectra. Look for errors of the flux"), "{note}");
+    }
+}
+
+/// Spectra to predict in other units than those of the fit.
+#[test]
+fn spectra_unlike_those_of_the_fit_are_told_of() {
+    let folder = prepared();
+    let folder = folder.path();
+    write_objects(&folder.join("fit"), &simulated(PIXELS, 0, 160), 80);
+    let predict = |name: &str, factor: f32| {
+        let mut stars = simulated(PIXELS, 500, 60);
+        for star in &mut stars {
+            star.flux.as_mut().unwrap().iter_mut().for_each(|flux| *flux *= factor);
+            let ivar = star.ivar.as_mut().unwrap();
+            ivar.iter_mut().for_each(|ivar| *ivar /= factor * factor);
+        }
+        write_objects(&folder.join(name), &stars, 30);
+        let mut run_file = RunFile::new(folder, &format!("of-{name}")).predicting(folder, name);
+        run_file.catalogue = folder.join("fit").to_str().unwrap().to_owned();
+        let ended = carry_out(folder, &run_file);
+        ended.expect_done();
+        let unlike = counts(&folder.join(format!("of-{name}")))["predict_unlike_fit"];
+        (unlike, ended)
+    };
+    let (unlike, ended) = predict("same", 1.0);
+    assert_eq!(unlike, 0);
+    assert!(!ended.stdout.contains("unlike"), "{ended}");
+    let (unlike, ended) = predict("percent", 100.0);
+    assert_eq!(unlike, 60);
+    let said = "60 of 60, are unlike those of";
+    assert!(ended.stdout.contains(said) && ended.stderr.contains(said), "{ended}");
 }

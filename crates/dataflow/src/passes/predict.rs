@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
 use fisherflow_posterior::{ErrorBudget, PullSums};
-use fisherflow_spectra::{PixelPopulation, RowFlags};
+use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{PredictionRows, PredictionWriter, WrittenFile};
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
@@ -43,7 +43,12 @@ pub struct PredictCounts {
     pub excluded: u64,
     /// With at least one masked pixel.
     pub pixels_masked: u64,
+    /// [Farther](PixelPopulation::distance) than [`UNLIKE`] from the held-out spectra of the fit, where another catalogue is predicted.
+    pub unlike_fit: u64,
 }
+
+/// Standard deviations, root mean square over a spectrum's pixels, beyond which it is unlike those that the network was fitted to.
+pub(crate) const UNLIKE: f64 = 5.0;
 
 /// Predicts every row, with the C_intrinsic of the cell of its predicted labels. `sums`: digest of what decided the sums of the curvature pass.
 pub(crate) fn predict(
@@ -70,7 +75,7 @@ pub(crate) fn predict(
         context,
         &pass,
         move |batch| differentiate(&deriving, imputing.as_ref(), batch, input_jacobian),
-        Fold::new(context, calibrated, sums),
+        Fold::new(context, population, calibrated, sums),
         |_, _| Ok(()),
     )?;
     let mut total = Predicted::none(context);
@@ -80,6 +85,7 @@ pub(crate) fn predict(
         total.counts.bad += counts.bad;
         total.counts.excluded += counts.excluded;
         total.counts.pixels_masked += counts.pixels_masked;
+        total.counts.unlike_fit += counts.unlike_fit;
         total.pulls.merge(&pulls)?;
     }
     total.files = over.files;
@@ -99,6 +105,8 @@ impl Predicted {
 
 struct Fold {
     context: Arc<Context>,
+    /// Of the fit, where another catalogue is predicted.
+    population: Option<PixelPopulation>,
     /// C_intrinsic by cell, `[K, K]` each, label units.
     intrinsic: Vec<Vec<f64>>,
     sums: String,
@@ -114,9 +122,10 @@ struct Part {
 }
 
 impl Fold {
-    fn new(context: &Arc<Context>, calibrated: &Calibrated, sums: &str) -> Self {
+    fn new(context: &Arc<Context>, population: Option<&PixelPopulation>, calibrated: &Calibrated, sums: &str) -> Self {
         Self {
             context: Arc::clone(context),
+            population: population.filter(|_| !context.is_fused()).cloned(),
             intrinsic: calibrated.by_cell(context.network.n_labels()),
             sums: sums.to_owned(),
             open: None,
@@ -184,6 +193,9 @@ impl GroupFold<Differentiated> for Fold {
             .iter()
             .filter(|flags| flags.contains(RowFlags::PIXELS_MASKED))
             .count() as u64;
+        if let Some(population) = &self.population {
+            counts.unlike_fit += n_unlike(population, &all.batch);
+        }
         counts.excluded += (0..flags.len()).filter(|&row| all.batch.is_excluded(row)).count() as u64;
         if all.batch.n_labels > 0 {
             let unseen = unseen_residuals(&all, &flags);
@@ -212,6 +224,17 @@ impl GroupFold<Differentiated> for Fold {
             found: (done.counts, done.bad_rows, done.pulls),
         })
     }
+}
+
+/// Good rows that are far from the population.
+fn n_unlike(population: &PixelPopulation, batch: &SpectrumBatch) -> u64 {
+    let is_unlike = |row: &usize| {
+        let pixels = row * batch.n_pixels..(row + 1) * batch.n_pixels;
+        let (flux, variance) = (&batch.flux[pixels.clone()], &batch.variance[pixels.clone()]);
+        population.distance(flux, variance, &batch.good[pixels]) > UNLIKE
+    };
+    let good = (0..batch.n_rows()).filter(|&row| !batch.is_bad(row) && !batch.is_excluded(row));
+    good.filter(is_unlike).count() as u64
 }
 
 /// The catalogue's flags, and what the fit did with the row where it is in the catalogue of the fit.

@@ -1,13 +1,16 @@
 //! What a reader should know of the prior and of what is fitted to held-out spectra, in words.
 
 use fisherflow_posterior::{
-    CellScatter, Evidence, FEWEST_STARS, HoldoutPrior, LabelFit, LabelScale, OVERWHELMED, ScatterEstimate,
+    CellScatter, Evidence, FEWEST_STARS, HoldoutPrior, LabelFit, LabelScale, OVERWHELMED, PullSums, ScatterEstimate,
 };
 
 use crate::context::Context;
 use crate::job::Prior;
 use crate::passes::calibrate::Calibrated;
 use crate::run::prior_choice::PriorChoice;
+
+/// Root mean square of a label's pulls over held-out spectra below which something is wrong with its error bars.
+const SMALL_PULLS: f64 = 0.2;
 
 /// Of the prior; whether there are pulls, once it is known.
 pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bool>) -> Vec<String> {
@@ -98,8 +101,15 @@ fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
 pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
     let labels = &context.network.labels().names;
     let mut notes = of_labels(context, &calibrated.label_fits);
+    notes.extend(of_pulls(context, &calibrated.pulls));
     if let Some(all) = &calibrated.intrinsic {
         notes.extend(of_climb("C_intrinsic", all));
+        if all.n_spectra < FEWEST_STARS {
+            notes.push(format!(
+                "what is fitted to held-out spectra rests on {} of them, fewer than {FEWEST_STARS}: raise noise.holdout_fraction",
+                all.n_spectra
+            ));
+        }
         if !context.job.keeps_out() {
             notes.push(format!(
                 "the {} held-out spectra that C_intrinsic is fitted to are in the Hessian like all others: where the network was trained on them, it \
@@ -111,7 +121,8 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
     if calibrated.overwhelmed > 0 {
         notes.push(format!(
             "{} held-out spectra are neither in C_intrinsic nor in its pulls: their own error of a label is more than {OVERWHELMED:.0e} times the \
-             residuals'. Pixels whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask)",
+             residuals'. Pixels whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for \
+             an inverse variance that is named as sigma",
             calibrated.overwhelmed
         ));
     }
@@ -132,6 +143,26 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
     }
     notes
+}
+
+/// Of labels whose error bars are far larger than the held-out residuals, which no scatter can mend.
+pub(crate) fn of_pulls(context: &Context, pulls: &PullSums) -> Vec<String> {
+    let labels = &context.network.labels().names;
+    let pulls = pulls.pulls().unwrap_or_default();
+    // About 0: a bias is a residual, too.
+    let sized = labels
+        .iter()
+        .zip(&pulls)
+        .map(|(label, pulls)| (label, pulls.n_spectra, pulls.mean.hypot(pulls.standard_deviation)));
+    let small = sized.filter(|(.., size)| *size < SMALL_PULLS);
+    let named = small.map(|(label, n, size)| {
+        format!(
+            "label {label}: its error bars are {} times as large as the residuals of {n} held-out spectra. Look for errors of the flux in another \
+             form (an inverse variance named as sigma, or a sigma as ivar) or in other units, and for a prior precision that is too small",
+            rounded(size.recip())
+        )
+    });
+    named.collect()
 }
 
 /// Of a scatter whose likelihood was still rising.

@@ -2,7 +2,7 @@
 
 use crate::bad_rows::BadRows;
 use crate::context::Context;
-use crate::passes::predict::Predicted;
+use crate::passes::predict::{Predicted, UNLIKE};
 use crate::run::stage_state::FitState;
 
 /// Of rows of the fit's catalogue, where it is not the one to predict: those are told of there.
@@ -38,6 +38,21 @@ pub(crate) fn of_predictions(context: &Context, predicted: &Predicted) -> Option
 /// Whether so many rows have no prediction that something is wrong with the catalogue, or with the run file.
 pub(crate) fn is_most(predicted: &Predicted) -> bool {
     2 * predicted.counts.bad > predicted.counts.spectra
+}
+
+/// Of rows whose fluxes are not what the network was fitted to, where these are most.
+pub(crate) fn of_unlike(context: &Context, predicted: &Predicted) -> Option<String> {
+    let counts = &predicted.counts;
+    let (unlike, good) = (counts.unlike_fit, counts.spectra - counts.bad - counts.excluded);
+    let source = context.job.predict.catalogue.as_ref()?;
+    (2 * unlike > good).then(|| {
+        format!(
+            "most spectra of {}, {unlike} of {good}, are unlike those of {}: their flux is more than {UNLIKE} standard deviations (of the held-out \
+             spectra there, and of their own error) from the mean of these, root mean square over pixels. Look for other flux units, another \
+             normalisation, and another wavelength grid or order of pixels",
+            source.uri, context.job.catalogue.uri
+        )
+    })
 }
 
 /// Why no held-out spectrum gives a residual: of `held_out` of them, `unlabelled` are good and have not all their labels.

@@ -162,7 +162,7 @@ impl PriorChoice {
                 })
                 .sum::<f64>()
         };
-        let grid = holdout_grid(evidence.prior_precision);
+        let grid = grid(given, spectra, &evidence);
         let holdout = prior_by_holdout(scanned, &grid, evidence.prior_precision, effective)
             .map_err(|error| RunError::Refused(format!("no prior precision by held-out spectra: {error}")))?;
         Ok(Self {
@@ -171,4 +171,13 @@ impl PriorChoice {
             holdout: Some(holdout),
         })
     }
+}
+
+/// The prior precisions that held-out spectra are scanned at: such as every block without a given one can have.
+pub(crate) fn grid(given: &[Option<f64>], spectra: &[Spectrum], evidence: &Evidence) -> Vec<f64> {
+    let blocks = given.iter().zip(spectra);
+    let rounding = blocks
+        .filter(|(given, _)| given.is_none())
+        .map(|(_, spectrum)| spectrum.rounding());
+    holdout_grid(evidence.prior_precision, rounding.fold(0.0, f64::max))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fisherflow_curvature::{CurvatureKind, References};
-use fisherflow_posterior::{Certificate, ScatterEstimate, holdout_grid};
+use fisherflow_posterior::{Certificate, ScatterEstimate};
 use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
@@ -20,8 +20,8 @@ use crate::passes::{
     reference, subset, unusable,
 };
 use crate::run::calibration_notes;
-use crate::run::data_notes;
 use crate::run::stage_state::{self, CertificateState, FitState, InvertState};
+use crate::run::{data_notes, prior_choice};
 
 /// What the stages that ran found.
 #[derive(Clone, Debug)]
@@ -336,7 +336,8 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
         Prior::Holdout => {
             context.progress.begin("evidence", n_blocks);
             let factored = invert::factors(worker, context, n_spectra)?;
-            let grid = holdout_grid(context.evidence_of_all(&factored.spectra)?.prior_precision);
+            let evidence = context.evidence_of_all(&factored.spectra)?;
+            let grid = prior_choice::grid(&context.given_priors, &factored.spectra, &evidence);
             begin_over(context, "holdout", &context.fit.sample);
             let scanned = holdout::scan(worker, context, fit.population.as_ref(), n_spectra, &grid)?;
             context.drop_scans();
@@ -401,7 +402,11 @@ fn predict(
     begin_over(context, "calibrate", &context.fit.sample);
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     if worker.index() == 0 {
-        for note in calibration_notes::of_labels(context, &calibrated.label_fits) {
+        let of_labels = calibration_notes::of_labels(context, &calibrated.label_fits);
+        for note in of_labels
+            .into_iter()
+            .chain(calibration_notes::of_pulls(context, &calibrated.pulls))
+        {
             tracing::warn!("{note}");
         }
     }
@@ -411,6 +416,11 @@ fn predict(
     if worker.index() == 0
         && data_notes::is_most(&predicted)
         && let Some(note) = data_notes::of_predictions(context, &predicted)
+    {
+        tracing::warn!("{note}");
+    }
+    if worker.index() == 0
+        && let Some(note) = data_notes::of_unlike(context, &predicted)
     {
         tracing::warn!("{note}");
     }

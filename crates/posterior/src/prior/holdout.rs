@@ -81,12 +81,20 @@ pub struct HoldoutPoint {
     pub pull_std_without: Vec<f64>,
 }
 
-/// The grid about the evidence's optimum: `10^(k / 4)`, from 10^4 times below to 10^6 times above it.
+/// The grid about the evidence's optimum: `10^(k / 4)`, from 10^4 times below to 10^6 times above it, all above the `rounding` of every
+/// block ([`Spectrum::rounding`](crate::Spectrum::rounding)).
 #[must_use]
-pub fn holdout_grid(evidence: f64) -> Vec<f64> {
+pub fn holdout_grid(evidence: f64, rounding: f64) -> Vec<f64> {
     let first = (PER_DECADE * (evidence.log10() - DECADES_BELOW)).floor() as i64;
     let last = (PER_DECADE * (evidence.log10() + DECADES_ABOVE)).ceil() as i64;
-    (first..=last).map(|k| 10_f64.powf(k as f64 / PER_DECADE)).collect()
+    let seen = if rounding > 0.0 {
+        (PER_DECADE * rounding.log10()).floor() as i64 + 1
+    } else {
+        first
+    };
+    (first.max(seen)..=last.max(seen))
+        .map(|k| 10_f64.powf(k as f64 / PER_DECADE))
+        .collect()
 }
 
 impl ScannedStars {
@@ -201,13 +209,15 @@ pub fn prior_by_holdout(
     let indistinct = |at: &usize| curve[*at].log_likelihood >= curve[best].log_likelihood - INDISTINCT;
     let from = (0..=best).rev().take_while(indistinct).last().unwrap_or(best);
     let to = (best..=last).take_while(indistinct).last().unwrap_or(best);
-    let ends = (grid[from], grid[to]);
+    let mut ends = (grid[from], grid[to]);
     let flat = from == 0 || to == last;
     let (prior_precision, log_likelihood) = if flat {
         (evidence.clamp(ends.0, ends.1), curve[best].log_likelihood)
     } else {
         vertex([best - 1, best, best + 1].map(|at| (grid[at].ln(), curve[at].log_likelihood)))
     };
+    // Between the points of the grid the likeliest may lie beyond all that are as good.
+    ends = (ends.0.min(prior_precision), ends.1.max(prior_precision));
     Ok(HoldoutPrior {
         prior_precision,
         log_likelihood,
@@ -307,7 +317,7 @@ mod tests {
             form: CurvatureForm::Dense(matrix(p, h)),
         };
         let scan = factor(&block, curvature, 1).unwrap().prior_scan(DType::F64, 1).unwrap();
-        let grid = holdout_grid(10.0 * delta);
+        let grid = holdout_grid(10.0 * delta, 0.0);
         let weights = scan.covariance_at(&mlp.captures(&held_out, DType::F64), &grid).unwrap();
         let mut stars = ScannedStars::new(1, grid.len());
         stars.push(&residuals, KnownParts::default(), &weights).unwrap();
@@ -371,7 +381,7 @@ mod tests {
     #[test]
     fn where_the_stars_cannot_tell_the_evidence_stays_unless_they_contradict_it() {
         // The weights' part is 1 / delta for every star, and the scatter takes what is left of a variance of 1: any delta above 1 does.
-        let grid = holdout_grid(10.0);
+        let grid = holdout_grid(10.0, 0.0);
         let mut stars = ScannedStars::new(1, grid.len());
         let weights: Vec<f64> = grid.iter().flat_map(|delta| vec![1.0 / delta; 100]).collect();
         let residuals: Vec<f64> = (0..100).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
@@ -390,6 +400,17 @@ mod tests {
             let alone = (point.prior_precision * 100.0 / 99.0).sqrt();
             assert!((point.pull_std_without[0] / alone - 1.0).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn no_precision_is_tried_that_rounding_hides() {
+        let all = holdout_grid(10.0, 0.0);
+        assert!(all[0] <= 1e-3 && *all.last().unwrap() >= 1e7);
+        let above = holdout_grid(10.0, 0.5);
+        assert!((above[0] / 10_f64.powf(-0.25) - 1.0).abs() < 1e-12, "{}", above[0]);
+        assert_eq!(above.last(), all.last());
+        assert_eq!(above[..], all[all.len() - above.len()..]);
+        assert_eq!(holdout_grid(10.0, 1e12).len(), 1);
     }
 
     #[test]

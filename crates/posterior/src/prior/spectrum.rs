@@ -20,6 +20,8 @@ pub struct Spectrum {
     /// Eigenvalues that are 0 and in neither list.
     zeros: u64,
     clipped: u64,
+    /// The rounding of the matrix that they were found of, where a prior precision is added to that matrix itself.
+    rounding: f64,
 }
 
 /// What a spectrum says of one prior precision; adds up over blocks.
@@ -41,14 +43,18 @@ impl Spectrum {
             scales: vec![1.0],
             zeros: 0,
             clipped,
+            rounding: 0.0,
         }
     }
 
     /// Of a Hessian over `n_weights` weights that has the eigenvalues of its Gram matrix over rows, ascending: the largest of them where
     /// there are more rows than weights, and zeros where there are fewer.
     pub(crate) fn of_rank(mut values: Vec<f64>, n_weights: usize, clipped: u64) -> Self {
+        let largest = values.iter().copied().fold(0.0, f64::max);
+        let rounding = values.len() as f64 * f64::EPSILON * largest;
         values.drain(..values.len().saturating_sub(n_weights));
         Self {
+            rounding,
             zeros: (n_weights - values.len()) as u64,
             ..Self::new(values, clipped)
         }
@@ -62,6 +68,7 @@ impl Spectrum {
             scales: t.iter().map(scale).collect(),
             zeros: 0,
             clipped,
+            rounding: 0.0,
         }
     }
 
@@ -82,6 +89,12 @@ impl Spectrum {
     #[must_use]
     pub fn clipped(&self) -> u64 {
         self.clipped
+    }
+
+    /// What a prior precision has to be above to be seen beside the rounding of the block's matrix; 0 where any is.
+    #[must_use]
+    pub fn rounding(&self) -> f64 {
+        self.rounding
     }
 
     /// `ln det(H + delta I)` for a `prior_precision` above 0.
