@@ -371,6 +371,7 @@ fn notes(context: &Context, found: &Found) -> Vec<String> {
         notes.extend(data_notes::of_unlike(context, predicted));
     }
     notes.extend(data_notes::of_fit(context, &found.fit));
+    notes.extend(data_notes::of_range(context, &found.fit));
     notes.extend(exclusions::unmatched(context));
     if let (Some(pinned), Some((calibrated, _))) = (&found.fit.estimate, &found.predict)
         && let Some(today) = &calibrated.noise_today

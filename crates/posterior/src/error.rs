@@ -303,6 +303,19 @@ pub enum PosteriorError {
         /// How many were left out.
         skipped: u64,
     },
+    /// Too few held-out residuals to find a covariance of labels.
+    #[error(
+        "{n} held-out spectra with residuals do not tell the covariance of {n_labels} labels: raise noise.holdout_fraction, or give the covariance"
+    )]
+    FewResiduals {
+        /// How many there are.
+        n: u64,
+        /// How many labels.
+        n_labels: usize,
+    },
+    /// What is known of the errors of a held-out spectrum is no covariance.
+    #[error("the known errors of a held-out spectrum are no covariance: they are not positive semidefinite")]
+    NoCovariance,
     /// A label is met exactly, so its noise has no scale.
     #[error(
         "label {label} (counted from 0) has residual 0 for all {n} held-out spectra: it carries no information on the noise; give the \

@@ -274,7 +274,11 @@ fn sigma_covariance(sigma: &[f64], k: usize) -> Option<Vec<f64>> {
     Some(covariance)
 }
 
-/// The covariance, its two triangles averaged; `None` where it is missing, not finite, not symmetric to 1e-6 or has a negative variance.
+/// What rounding may do to a correlation: covariances come as f32, too.
+const ROUNDING: f64 = 1e-6;
+
+/// The covariance, its two triangles averaged; `None` where it is missing, not finite, not symmetric to 1e-6, or has a negative variance or
+/// an eigenvalue of its correlations below -1e-6. Where they are not positive definite within that, they are shrunk by it.
 fn checked_covariance(covariance: &[f64], k: usize) -> Option<Vec<f64>> {
     if covariance.len() != k * k || covariance.iter().any(|c| !c.is_finite()) {
         return None;
@@ -287,7 +291,7 @@ fn checked_covariance(covariance: &[f64], k: usize) -> Option<Vec<f64>> {
         for j in 0..i {
             let (lower, upper) = (covariance[i * k + j], covariance[j * k + i]);
             let scale = (covariance[i * k + i] * covariance[j * k + j]).sqrt();
-            if (lower - upper).abs() > 1e-6 * scale || lower.abs() > scale * (1.0 + 1e-6) {
+            if (lower - upper).abs() > ROUNDING * scale || lower.abs() > scale * (1.0 + ROUNDING) {
                 return None;
             }
             let mean = 0.5 * (lower + upper);
@@ -295,5 +299,41 @@ fn checked_covariance(covariance: &[f64], k: usize) -> Option<Vec<f64>> {
             checked[j * k + i] = mean;
         }
     }
+    if !are_correlations_definite(&checked, k, 0.0) {
+        if !are_correlations_definite(&checked, k, ROUNDING) {
+            return None;
+        }
+        for at in (0..k * k).filter(|at| at / k != at % k) {
+            checked[at] /= 1.0 + ROUNDING;
+        }
+    }
     Some(checked)
+}
+
+/// Whether the correlations of a symmetric matrix, `shift` added to their diagonal, have a Cholesky factor; a variance of 0 is one of 1 that
+/// nothing is correlated with.
+fn are_correlations_definite(covariance: &[f64], k: usize, shift: f64) -> bool {
+    let mut factor = vec![0.0; k * k];
+    for i in 0..k {
+        for j in 0..=i {
+            let scale = (covariance[i * k + i] * covariance[j * k + j]).sqrt();
+            let correlation = if i == j {
+                1.0 + shift
+            } else if scale > 0.0 {
+                covariance[i * k + j] / scale
+            } else {
+                0.0
+            };
+            let known: f64 = (0..j).map(|l| factor[i * k + l] * factor[j * k + l]).sum();
+            let left = correlation - known;
+            factor[i * k + j] = if i != j {
+                left / factor[j * k + j]
+            } else if left > 0.0 {
+                left.sqrt()
+            } else {
+                return false;
+            };
+        }
+    }
+    true
 }

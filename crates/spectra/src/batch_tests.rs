@@ -290,6 +290,30 @@ fn label_covariances_are_checked() {
     ] {
         assert_eq!(with(bad), RowFlags::LABEL_ERROR_MISSING, "{bad:?}");
     }
+
+    // Of three labels whose pairs are all well and that cannot be together: an eigenvalue of 1 + 2 r.
+    let shape = BatchShape { n_labels: 3, ..shape };
+    let with = |r: f64, variance: f64| {
+        let own = [[1.0, r, r], [r, 1.0, r], [r, r, 1.0]].concat();
+        let own: Vec<f64> = own.iter().map(|correlation| variance * correlation).collect();
+        let row = RawRow {
+            labels: &[1.0, 2.0, 3.0],
+            label_error: &own,
+            ..GOOD
+        };
+        let found = batch(shape, &[row]);
+        (found.flags[0], found.label_covariance.unwrap())
+    };
+    assert_eq!(with(-0.499, 4.0).0, RowFlags::NONE);
+    assert_eq!(with(-0.7, 4.0).0, RowFlags::LABEL_ERROR_MISSING);
+    // What rounding to f32 does is mended by as much.
+    let (flags, mended) = with(-0.5 - 1e-7, 900.0);
+    assert_eq!(flags, RowFlags::NONE);
+    assert!(
+        (mended[1] / (900.0 * (-0.5 - 1e-7)) - 1.0 / (1.0 + 1e-6)).abs() < 1e-12,
+        "{}",
+        mended[1]
+    );
 }
 
 #[test]

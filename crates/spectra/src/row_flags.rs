@@ -45,7 +45,7 @@ flags! {
     FLUX_NOT_FINITE = 4, true, "the flux is not finite in a pixel that is not masked";
     NO_GOOD_PIXEL = 5, true, "every pixel is masked";
     ID_NULL = 6, true, "the identifier is null";
-    RESULT_NOT_FINITE = 7, true, "the prediction or its covariance is not finite";
+    RESULT_NOT_FINITE = 7, true, "the prediction or its covariance is not finite, or a variance is below 0";
     EXCLUDED = 8, true, "left out by a list of identifiers (exclude): in no sum, not held out";
     FLUX_OUT_OF_RANGE = 9, true, "a pixel that is not masked is noise.farthest_input times as far from the network's input mean as the farthest of a typical held-out spectrum, or overflows";
     PIXELS_MASKED = 16, false, "at least one pixel is masked: it was replaced with the population's mean and carries the population's variance";

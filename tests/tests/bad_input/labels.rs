@@ -149,7 +149,10 @@ fn errors_in_another_form_are_told_of() {
             note.starts_with(&format!("label {label}: its error bars are ")),
             "{note}"
         );
-        assert!(note.contains(" held-out spectra. Look for errors of the flux"), "{note}");
+        assert!(
+            note.contains(" held-out spectra. Look for errors of the flux"),
+            "{note}"
+        );
     }
 }
 

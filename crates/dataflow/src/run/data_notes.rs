@@ -17,6 +17,14 @@ pub(crate) fn of_fit(context: &Context, fit: &FitState) -> Option<String> {
     })
 }
 
+/// Where nothing tells how far a flux may be.
+pub(crate) fn of_range(context: &Context, fit: &FitState) -> Option<String> {
+    let limit = fit.population.as_ref().and_then(|population| population.input_limit);
+    (limit.is_none() && context.job.compute.farthest_input.is_finite()).then(|| {
+        "no spectrum is out of range but where it overflows: too few held-out spectra tell how far a flux may be (noise.farthest_input)".to_owned()
+    })
+}
+
 /// Of rows without a prediction.
 pub(crate) fn of_predictions(context: &Context, predicted: &Predicted) -> Option<String> {
     let (counts, rows) = (&predicted.counts, &predicted.bad_rows);

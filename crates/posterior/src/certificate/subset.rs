@@ -121,7 +121,7 @@ impl Subset<'_> {
         Ok(Comparison {
             n_spectra: n_spectra as u64,
             n_stars: (exact.1.len() / (n_labels * n_labels).max(1)) as u64,
-            effective_limit: (n_labels * n_spectra) as f64,
+            effective_limit: (self.summed.1.n_labels * n_spectra) as f64,
             effective_parameters: exact.0,
             structures,
             blocks,
@@ -131,7 +131,14 @@ impl Subset<'_> {
     /// The exact posterior of a block's weights, jointly over its layers: its effective parameters, and the covariances of the stars' labels.
     fn exact(&self, plan: &BlockPlan) -> Result<(f64, Vec<f64>), PosteriorError> {
         let (training, stars, prior_precision) = self.with_one_prior(plan)?;
-        let posterior = self.exact_posterior(plan, (&training, self.training.1), prior_precision)?;
+        let joint = BlockPlan {
+            options: BlockOptions {
+                split_bias: false,
+                ..plan.options
+            },
+            ..plan.clone()
+        };
+        let posterior = self.exact_posterior(&joint, (&training, self.training.1), prior_precision)?;
         let covariance = posterior.precision.covariance_of(&stars)?;
         Ok((posterior.info.effective_parameters, covariance))
     }
@@ -143,7 +150,8 @@ impl Subset<'_> {
         (captures, precision): Spectra<'_>,
         prior_precision: f64,
     ) -> Result<BlockPosterior, PosteriorError> {
-        let structure = if plan.n_weights() <= precision.n_labels * precision.batch() {
+        // A dual block knows no cross terms that are left out.
+        let structure = if plan.options.split_bias || plan.n_weights() <= precision.n_labels * precision.batch() {
             StructureKind::Full
         } else {
             StructureKind::Dual

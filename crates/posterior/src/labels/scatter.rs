@@ -72,10 +72,16 @@ impl HeldOutStars {
     /// R, the residual covariance beyond the labels' own errors, its eigenvalues raised to [`NOISE_FLOOR`] where they are below.
     ///
     /// # Errors
-    /// If there is no star, or a label's residuals are all exactly 0.
+    /// If there are no more stars than labels (the likelihood has no maximum then), or a label's residuals are all exactly 0.
     pub fn noise(&self) -> Result<ScatterEstimate, PosteriorError> {
-        let estimate = self.scatter(NOISE_FLOOR)?;
         let k = self.n_labels();
+        if (1..=k as u64).contains(&self.n_spectra()) {
+            return Err(PosteriorError::FewResiduals {
+                n: self.n_spectra(),
+                n_labels: k,
+            });
+        }
+        let estimate = self.scatter(NOISE_FLOOR)?;
         match (0..k).find(|&i| estimate.residual_second_moment[i * k + i] <= 0.0) {
             Some(label) => Err(PosteriorError::NoNoise {
                 label,
@@ -124,7 +130,7 @@ impl HeldOutStars {
         }
         let means = self.means();
         let scale = scale_of(&means.second_moment, k);
-        let (scaled, iterations) = maximum_likelihood(self, &scale);
+        let (scaled, iterations) = maximum_likelihood(self, &scale)?;
         let covariance: Vec<f64> = (0..k * k).map(|i| scaled[i] * scale[i / k] * scale[i % k]).collect();
         let clipped = clip_to_psd(&covariance, &scale, floor, "the scatter of residuals")?;
         Ok(ScatterEstimate {
@@ -145,7 +151,10 @@ impl HeldOutStars {
 }
 
 /// C in units of `scale`, and the number of iterations.
-fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> (Vec<f64>, u32) {
+///
+/// # Errors
+/// If what is known of a star is no covariance: then no C, however large, makes its residuals likely.
+fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> Result<(Vec<f64>, u32), PosteriorError> {
     let k = scale.len();
     let stars: Vec<(Vec<f64>, Vec<f64>)> = stars
         .stars()
@@ -164,8 +173,11 @@ fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> (Vec<f64>, u32) {
         start[i * k + i] += 1e-6;
     }
     let start = cholesky(&start, k).unwrap_or_else(|| start.iter().map(|v| v.max(0.0).sqrt()).collect());
+    if deviance(&stars, &start, k).0 == f64::INFINITY {
+        return Err(PosteriorError::NoCovariance);
+    }
     let (factor, iterations) = minimise(start, |factor| deviance(&stars, factor, k));
-    (product(&factor, &transposed(&factor, k), k), iterations)
+    Ok((product(&factor, &transposed(&factor, k), k), iterations))
 }
 
 /// `-2 ln likelihood / n` and its gradient by the lower factor of C; infinite where a T_n is not positive definite.
@@ -176,7 +188,7 @@ fn deviance(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, V
     for (residual, known) in stars {
         let total: Vec<f64> = c.iter().zip(known).map(|(c, v)| c + v).collect();
         let Some(root) = cholesky(&total, k) else {
-            return (f64::INFINITY, slope);
+            return (f64::INFINITY, vec![0.0; k * k]);
         };
         let inverse = solve_columns(&root, &identity, k);
         let weighted: Vec<f64> = inverse.chunks_exact(k).map(|row| dot(row, residual)).collect();
@@ -294,6 +306,36 @@ mod tests {
             assert!((found - expected).abs() < 1e-5, "{:?}", estimate.covariance);
         }
         assert_eq!((estimate.n_spectra, estimate.vanishing, estimate.clipped), (3, 0, 0));
+    }
+
+    #[test]
+    fn as_few_stars_as_labels_give_no_noise() {
+        let mut stars = HeldOutStars::new(2);
+        stars.push(&[1.0, 2.0, -2.0, 1.5], KnownParts::default()).unwrap();
+        let few = stars.noise();
+        assert!(
+            matches!(few, Err(PosteriorError::FewResiduals { n: 2, n_labels: 2 })),
+            "{few:?}"
+        );
+        stars.push(&[0.5, -1.0], KnownParts::default()).unwrap();
+        assert!(stars.noise().is_ok());
+    }
+
+    #[test]
+    fn errors_that_are_no_covariance_are_refused_wherever_they_stand() {
+        let mut numbers = Numbers::new(5);
+        let residuals: Vec<f64> = (0..60).map(|_| numbers.normal()).collect();
+        for at in [0, 7] {
+            let mut own = [0.1, 0.0, 0.0, 0.1].repeat(30);
+            own[4 * at..4 * at + 4].copy_from_slice(&[900.0, 1000.0, 1000.0, 900.0]);
+            let mut stars = HeldOutStars::new(2);
+            let known = KnownParts {
+                label_covariance: Some(&own),
+                ..KnownParts::default()
+            };
+            stars.push(&residuals, known).unwrap();
+            assert!(matches!(stars.noise(), Err(PosteriorError::NoCovariance)), "star {at}");
+        }
     }
 
     #[test]

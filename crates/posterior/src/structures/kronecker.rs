@@ -333,7 +333,10 @@ impl Precision for KroneckerPrecision {
         self.eigenbasis.matrices(&self.shape.name)
     }
 
-    fn probes(&self, _plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+    fn probes(&self, plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        if plan.options.split_bias {
+            return Ok(Vec::new());
+        }
         let wanted = Wanted {
             index: self.index,
             shape: &self.shape,

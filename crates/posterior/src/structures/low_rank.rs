@@ -122,7 +122,7 @@ impl LowRankPrecision {
             values: x,
         };
         let variances = variances(&inverse, &correction);
-        if variances.iter().any(|v| v.is_nan() || *v <= 0.0) {
+        if variances.iter().zip(&inverse).any(|(v, d)| is_lost(*v, *d)) {
             return Err(singular());
         }
         let p = d.len() as f64;
@@ -276,6 +276,14 @@ impl Precision for LowRankPrecision {
                 for j in 0..=i {
                     let along = dot(&jz[i * rank..(i + 1) * rank], &jz[j * rank..(j + 1) * rank]);
                     let value = covariance[i * k + j] - along;
+                    if i == j && covariance[i * k + i] > 0.0 && is_lost(value, covariance[i * k + i]) {
+                        return Err(PosteriorError::Cancelled {
+                            block: self.plan.name(),
+                            prior_precision: self.info.prior_precision,
+                            condition: self.info.condition,
+                            value,
+                        });
+                    }
                     covariance[i * k + j] = value;
                     covariance[j * k + i] = value;
                 }
@@ -333,6 +341,11 @@ fn variances(inverse: &[f64], correction: &Matrix) -> Vec<f64> {
     }
     let rows = correction.values.chunks_exact(rank);
     inverse.iter().zip(rows).map(|(d, z)| d - dot(z, z)).collect()
+}
+
+/// Whether a difference from `whole` is so small that rounding makes up a thousandth of it or more.
+fn is_lost(difference: f64, whole: f64) -> bool {
+    difference.is_nan() || difference <= 1e-12 * whole
 }
 
 /// What was below 0 and is 0 now.

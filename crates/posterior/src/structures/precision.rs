@@ -50,11 +50,15 @@ pub trait Precision: Send + Sync {
     fn inverse_matrices(&self) -> Vec<NamedMatrix>;
 
     /// What shows, once it has met the training spectra, how far arithmetic has put the variances of some stars off: see [`Probe`]. `stars`
-    /// are captures of all layers. Empty where the structure has no such check.
+    /// are captures of all layers. Empty where the structure has no such check: with weights and biases in blocks of their own what the block
+    /// answers with is not the H that the spectra have.
     ///
     /// # Errors
     /// As [`covariance_of`](Self::covariance_of).
     fn probes(&self, plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
+        if plan.options.split_bias {
+            return Ok(Vec::new());
+        }
         of_weights(self, plan, stars)
     }
 

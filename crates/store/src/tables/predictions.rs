@@ -226,7 +226,13 @@ fn checked_flags(rows: &PredictionRows<'_>, row: usize, k: usize) -> RowFlags {
     let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
     let all = finite(&rows.labels[row * k..(row + 1) * k])
         && parts.iter().all(|part| finite(&part[row * k * k..(row + 1) * k * k]));
-    if !flags.is_bad() && !all {
+    // A variance below 0 by more than the rounding of its parts is no number, and never an error of 0.
+    let is_negative = |a: usize| {
+        let at = (row * k + a) * k + a;
+        let rounding = 1e-12 * (rows.flux[at].abs() + rows.weights[at].abs() + rows.intrinsic[at].abs());
+        rows.covariance[at] < -rounding || rows.weights[at] < -rounding
+    };
+    if !flags.is_bad() && (!all || (0..k).any(is_negative)) {
         flags.insert(RowFlags::RESULT_NOT_FINITE);
     }
     flags

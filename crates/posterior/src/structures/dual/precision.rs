@@ -123,14 +123,8 @@ impl Precision for DualPrecision {
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
         let rows = unwhitened_rows(&self.layout.plan, captures)?;
+        // Their labels need not be as many as the rows' of the training spectra, which may be gradients of the loss.
         let k = rows.n_labels();
-        if k != self.layout.n_labels {
-            return Err(PosteriorError::Shape {
-                what: format!("the labels of a batch for block {}", self.layout.plan.name()),
-                expected: vec![self.layout.n_labels],
-                found: vec![k],
-            });
-        }
         let at_once = (ROWS_AT_ONCE / k.max(1)).max(1);
         let mut covariance = Vec::with_capacity(rows.n_rows() * k);
         for first in (0..rows.n_spectra()).step_by(at_once) {
