@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
-    Ended, Processes, RunFile, digests, everything_in, fisherflow, has_manifest, manifest, network, run, simulated,
-    write_objects,
+    Ended, Processes, RunFile, Table, digests, everything_in, fisherflow, has_manifest, manifest, network, run,
+    simulated, write_objects,
 };
 
 /// Something that takes longer does not come.
@@ -103,6 +103,92 @@ fn what_the_store_did_not_keep_is_not_committed() {
         assert!(again.stdout.contains("(complete, verified)"), "{again}");
         assert_eq!(digests(&output), expected, "{path}");
     }
+}
+
+/// Makes the last number of a file of matrices three times as large, and the file as easily read as before.
+fn triple_last(file: &Path) {
+    let table = Table::read(file);
+    let value = table.list("values", table.len() - 1).pop().unwrap();
+    assert_ne!(value, 0.0);
+    let mut bytes = std::fs::read(file).unwrap();
+    let mut windows = bytes.windows(8);
+    let at = windows.rposition(|window| window == value.to_le_bytes());
+    let at = at.expect("values are stored plain");
+    bytes[at..at + 8].copy_from_slice(&(3.0 * value).to_le_bytes());
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// What is made of a damaged file is as wrong as the file: damage is found where the file is read, and takes with it what came after.
+#[test]
+fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
+    let place = Place::new();
+    for structure in ["kfac", "ekfac", "dual"] {
+        let named = |name: &str| {
+            let mut run_file = RunFile::new(place.folder.path(), name);
+            run_file.curvature = format!("structure = \"{structure}\"");
+            (run_file.write(place.folder.path(), name), place.path(name))
+        };
+        let (file, output) = named(&format!("{structure}-undisturbed"));
+        carry_out(&file, &[]).expect_done();
+        let expected = digests(&output);
+        // The first sums of an `ekfac` run leave a document too.
+        let fit = if structure == "ekfac" { 2 } else { 1 };
+        let mut cases = match structure {
+            "dual" => vec![
+                (fit, "posterior/inverse/block-000-rows-00001-000.parquet"),
+                (fit + 2, "posterior/inverse/block-000-rows-00000-000.parquet"),
+            ],
+            _ => vec![
+                (fit, "posterior/hessian/block-001.parquet"),
+                (fit + 1, "posterior/inverse/block-000.parquet"),
+                (fit + 2, "posterior/hessian/block-000.parquet"),
+                (fit + 2, "posterior/inverse/block-001.parquet"),
+            ],
+        };
+        if structure == "ekfac" {
+            cases.push((1, "stages/bases/block-001.parquet"));
+        }
+        for (at, (left, path)) in cases.into_iter().enumerate() {
+            let (file, output) = named(&format!("{structure}-{at}"));
+            let mut stopped = stopped_at(&format!("stage-left:{left}"), &file);
+            triple_last(&output.join(path));
+            stopped.signal(0, "CONT");
+            stopped.wait(0).expect(3, &[path, "has SHA-256", "was written with"]);
+            assert!(!has_manifest(&output), "{structure} {path}");
+            carry_out(&file, &[]).expect_done();
+            assert_eq!(digests(&output), expected, "{structure} {path}");
+        }
+    }
+}
+
+/// A stage that is asked for again takes what was made of what it left before with it.
+#[test]
+fn nothing_is_kept_that_was_made_of_what_a_stage_left_before() {
+    let place = Place::new();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    let left = || -> Vec<String> {
+        let documents = ["stages/fit.json", "stages/invert.json", "stages/certificate.json"];
+        let is_left = |path: &String| documents.contains(&path.as_str()) || path.starts_with("stages/groups/predict/");
+        everything_in(&output).into_iter().filter(is_left).collect()
+    };
+    let stage = |stage: &str| run(fisherflow().arg(stage).arg(&file)).expect_done();
+    for again in ["invert", "fit"] {
+        // Predicted, and not committed.
+        carry_out(&file, &["--fail-at", "before-manifest"]);
+        assert!(left().len() > 3, "{:?}", left());
+        stage(again);
+        let kept: &[&str] = match again {
+            "fit" => &["stages/fit.json"],
+            _ => &["stages/certificate.json", "stages/fit.json", "stages/invert.json"],
+        };
+        let mut found = left();
+        found.sort();
+        assert_eq!(found, kept, "{again}");
+    }
+    carry_out(&file, &[]).expect_done();
+    let alone = place.run_file("alone");
+    carry_out(&alone, &[]).expect_done();
+    assert_eq!(digests(&output), digests(&place.path("alone")));
 }
 
 /// When each file of the posterior was written.

@@ -22,6 +22,7 @@ use crate::error::{RunError, with_causes};
 use crate::fault::Faults;
 use crate::group_name::Serves;
 use crate::job::Job;
+use crate::left_files::LeftFiles;
 use crate::operators::{GroupReader, Readers};
 use crate::passes::rows;
 use crate::plan::auto::ChosenStructure;
@@ -81,6 +82,8 @@ pub(crate) struct Context {
     /// `None` where the catalogue of the fit is the one to predict.
     pub(crate) predict: Option<GroupedCatalogue>,
     pub(crate) output: Output,
+    /// The files in it that earlier stages left.
+    pub(crate) left_files: Arc<LeftFiles>,
     /// Which release of which line the output is; `None` where it stands for itself.
     pub(crate) release: Option<Release>,
     /// What the sums are taken about; `None` where this run finds it.

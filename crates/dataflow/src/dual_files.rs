@@ -76,6 +76,16 @@ pub(crate) fn write_rows(
     Ok(writer.finish()?)
 }
 
+/// The path of a chunk's rows in the output.
+pub(crate) fn rows_path(plan: &BlockPlan, chunk: DualChunk) -> String {
+    MatrixSet::Inverse.path(&rows_name(plan, chunk.group, chunk.part))
+}
+
+/// The path of a chunk's rows of L in the output.
+pub(crate) fn factor_path(plan: &BlockPlan, chunk: usize) -> String {
+    MatrixSet::Inverse.path(&factor_name(plan, chunk))
+}
+
 /// Reads the rows of a chunk.
 pub(crate) fn read_rows(
     output: &Output,

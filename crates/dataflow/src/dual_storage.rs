@@ -12,12 +12,14 @@ use fisherflow_store::{Output, StoredTile, TileFolder};
 use crate::context::Context;
 use crate::dual_files::{self, DualChunk};
 use crate::error::RunError;
+use crate::left_files::LeftFiles;
 
 /// The rows of a dual block's training spectra.
 pub(crate) struct DualRows {
     pub(crate) layout: DualLayout,
     chunks: Vec<DualChunk>,
     output: Output,
+    left_files: Arc<LeftFiles>,
     known: Recent<usize, WeightJacobian>,
     /// Bytes that a process may take; none where everything is kept in memory.
     budget: Option<u64>,
@@ -43,6 +45,7 @@ impl DualRows {
             layout,
             chunks: chunks.to_vec(),
             output: context.output.clone(),
+            left_files: Arc::clone(&context.left_files),
             budget,
         }
     }
@@ -75,6 +78,8 @@ impl DualRows {
                 .chunks
                 .get(chunk)
                 .ok_or_else(|| RunError::Internal(format!("there is no chunk {chunk} of rows")))?;
+            self.left_files
+                .check(&self.output, &dual_files::rows_path(&self.layout.plan, *place))?;
             let rows = dual_files::read_rows(&self.output, &self.layout.plan, self.layout.n_labels, *place)?;
             let bytes = WeightJacobian::bytes(&self.layout.plan, self.layout.n_labels, rows.n_spectra() as u64);
             Ok((rows, bytes))
@@ -131,7 +136,14 @@ impl DualStorage {
                 let bytes = bytes_of(&tile);
                 return Ok((tile, bytes));
             }
-            let tiles = dual_files::read_factor(&self.rows.output, &self.rows.layout, row)?;
+            let DualRows {
+                output,
+                layout,
+                left_files,
+                ..
+            } = &*self.rows;
+            left_files.check(output, &dual_files::factor_path(&layout.plan, row))?;
+            let tiles = dual_files::read_factor(output, layout, row)?;
             let mut wanted = None;
             for (other, tile) in tiles.into_iter().enumerate() {
                 if other == column {

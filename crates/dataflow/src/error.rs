@@ -4,7 +4,9 @@ use fisherflow_curvature::CurvatureError;
 use fisherflow_network::NetworkError;
 use fisherflow_posterior::PosteriorError;
 use fisherflow_spectra::SpectraError;
-use fisherflow_store::StoreError;
+use fisherflow_store::{Damage, StoreError};
+
+use crate::run::stage_state::Step;
 
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +18,19 @@ pub enum RunError {
     /// The data are not what the run file says.
     #[error("{0}")]
     Refused(String),
+    /// What a stage left in the output is not as it was written.
+    #[error(
+        "{output}: {damage}: nothing is made of it; `fisherflow {}` with the same run file makes it again, and so does `fisherflow run`",
+        .step.command()
+    )]
+    Damaged {
+        /// The output.
+        output: String,
+        /// Which of its files, and what is wrong with it.
+        damage: Damage,
+        /// What left it.
+        step: Step,
+    },
     /// A network file that cannot be used.
     #[error("{uri}: {source}")]
     NetworkFile {
@@ -86,10 +101,11 @@ impl RunError {
             Self::Usage(_) | Self::Posterior(PosteriorError::NoPeerForm { .. }) => 2,
             Self::Network(error) | Self::NetworkFile { source: error, .. } if is_asked_wrongly(error) => 2,
             Self::Store(error) if is_misplaced(error) => 2,
-            Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
+            Self::Refused(_) | Self::Damaged { .. } | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
             Self::Network(NetworkError::TrainingValue { .. }) => 3,
             Self::Store(error) if is_refusal(error) => 3,
             Self::PeerFailed { exit_code, .. } => *exit_code,
+            Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().map_or(1, Self::exit_code),
             Self::PeerLost(_)
             | Self::PortTaken(_)
             | Self::Interrupted(_)
@@ -97,6 +113,15 @@ impl RunError {
                 StoreError::Exhausted { .. } | StoreError::TakenOver { .. } | StoreError::DamagedSums { .. },
             ) => 75,
             _ => 1,
+        }
+    }
+
+    /// What a stage left that is not as it was written, where that is what went wrong.
+    pub(crate) fn damaged(&self) -> Option<(Step, &Damage)> {
+        match self {
+            Self::Damaged { step, damage, .. } => Some((*step, damage)),
+            Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().and_then(Self::damaged),
+            _ => None,
         }
     }
 

@@ -144,11 +144,15 @@ pub(crate) fn read_hessian(context: &Context, plan: &BlockPlan, n_spectra: u64) 
 }
 
 /// Writes a block's file of `stages/bases/`.
-pub(crate) fn write_bases(context: &Context, plan: &BlockPlan, bases: &KroneckerBases) -> Result<(), RunError> {
+pub(crate) fn write_bases(
+    context: &Context,
+    plan: &BlockPlan,
+    bases: &KroneckerBases,
+) -> Result<WrittenFile, RunError> {
     let matrices = bases_matrices(plan, bases);
-    write_matrices(context, MatrixSet::Bases, plan, &matrices, &metadata(context))?;
+    let file = write_matrices(context, MatrixSet::Bases, plan, &matrices, &metadata(context))?;
     context.faults.pass(FailPoint::HessianWritten);
-    Ok(())
+    Ok(file)
 }
 
 /// Reads a block's file of `stages/bases/`.
@@ -199,8 +203,11 @@ fn write_matrices<M: RowByRow>(
     Ok(writer.finish()?)
 }
 
+/// Reads a block's file of a set, if it is as an earlier stage left it.
 fn read_matrices(context: &Context, set: MatrixSet, plan: &BlockPlan) -> Result<Vec<NamedMatrix>, RunError> {
-    named_matrices(context.output.read_matrices(set, &block_name(plan))?)
+    let name = block_name(plan);
+    context.left_files.check(&context.output, &set.path(&name))?;
+    named_matrices(context.output.read_matrices(set, &name)?)
 }
 
 /// Stored matrices with their names understood.

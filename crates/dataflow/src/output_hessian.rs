@@ -19,7 +19,7 @@ use crate::job::{Cluster, ExistingOutput, Job};
 use crate::passes::{agree, population};
 use crate::progress::meter::Meter;
 use crate::progress::repeated;
-use crate::run::stage_state::FitState;
+use crate::run::stage_state::{FitState, Step};
 
 /// Values held at once: rows of a dense Hessian are written as they come.
 const AT_ONCE: usize = 1 << 22;
@@ -263,7 +263,7 @@ fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, R
     let cluster = Cluster::alone(1);
     let whereabouts = Whereabouts::new(&cluster, context.output.rendezvous(&context.run_id));
     let working = Arc::clone(context);
-    let look = move |worker: &mut Worker| match agree::left_by::<FitState>(worker, &working, "fit")? {
+    let look = move |worker: &mut Worker| match agree::left_by::<FitState>(worker, &working, Step::Fit)? {
         Some(fit) => Ok(fit.population),
         None => population::population(worker, &working),
     };

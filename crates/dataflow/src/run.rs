@@ -28,7 +28,7 @@ use crate::basis;
 use crate::cluster;
 use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
-use crate::error::RunError;
+use crate::error::{RunError, with_causes};
 use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::{Cluster, Job, Stage};
@@ -238,6 +238,12 @@ fn work(
     );
     if let Some(status) = status {
         status.end(found.as_ref().err());
+    }
+    if let Some((step, damage)) = found.as_ref().err().and_then(RunError::damaged) {
+        // Where it fails, the next run finds the same damage.
+        if let Err(error) = stage_state::forget_damaged(context, step, damage) {
+            tracing::warn!("{} keeps what was made with it: {}", damage.path, with_causes(&error));
+        }
     }
     found
 }

@@ -198,7 +198,7 @@ impl Output {
     /// # Errors
     /// They are not there, or cannot be read.
     pub fn read_matrices(&self, set: MatrixSet, name: &str) -> Result<StoredMatrices, StoreError> {
-        let uri = self.child(&format!("{}/{name}.parquet", set.directory()));
+        let uri = self.child(&set.path(name));
         if !self.stores.exists(&uri)? {
             return Err(StoreError::NotFound { uri });
         }

@@ -138,6 +138,7 @@ impl Context {
             group,
             checkpoint,
             output,
+            left_files: Arc::default(),
             release,
             basis,
             excluded: OnceLock::new(),

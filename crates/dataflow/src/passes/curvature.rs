@@ -16,7 +16,7 @@ use fisherflow_curvature::{
 use fisherflow_network::LayerCapture;
 use fisherflow_posterior::kronecker_bases;
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
-use fisherflow_store::{GroupArray, Purpose, WrittenFile};
+use fisherflow_store::{GroupArray, MatrixSet, Purpose, WrittenFile};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
@@ -41,6 +41,8 @@ pub(crate) struct Fitted {
     /// The chunks of a dual block's rows.
     pub(crate) dual: Vec<DualChunk>,
     pub(crate) files: Vec<WrittenFile>,
+    /// The eigenbases of `ekfac` blocks.
+    pub(crate) bases: Vec<WrittenFile>,
     /// Digest of what decided the groups' sums.
     pub(crate) sums: String,
     /// Groups that were computed; known to the first worker alone.
@@ -108,21 +110,27 @@ pub(crate) fn curvature(
             let sums = sums_of(plan, total);
             if plan.structure != StructureKind::Ekfac {
                 let curvature = structure.curvature_by_row(&sums)?;
-                return Ok(Some(files::write_hessian(&writing, plan, curvature)?));
+                return files::write_hessian(&writing, plan, curvature);
             }
             let curvature = structure.curvature(&sums)?;
             drop(sums);
             writing.progress.begin("eigenbases", writing.corrected().count() as u64);
-            files::write_bases(&writing, plan, &kronecker_bases(plan, curvature, writing.cores)?)?;
+            let file = files::write_bases(&writing, plan, &kronecker_bases(plan, curvature, writing.cores)?)?;
             writing.progress.advance(1);
-            Ok(None)
+            Ok(file)
         },
     )?;
+    let bases = MatrixSet::Bases.directory();
+    let (bases, files): (Vec<_>, Vec<_>) = over
+        .concluded
+        .into_values()
+        .partition(|file| file.path.starts_with(bases));
     let mut fitted = Fitted {
         counts: FitCounts::default(),
         bad_rows: BadRows::default(),
         dual: Vec::new(),
-        files: over.concluded.into_values().flatten().chain(over.files).collect(),
+        files: files.into_iter().chain(over.files).collect(),
+        bases,
         sums: digest,
         computed: over.computed,
     };

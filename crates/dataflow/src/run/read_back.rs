@@ -1,13 +1,13 @@
 //! Before the commit: the output's files are read back, for what the store did not keep must never be announced.
 //!
-//! A file that is not as it was written is removed, and so is what says that its stage is done: the same run, started again, makes both anew.
+//! A file that is not as it was written is removed, and so is what says that its stage is done, with all that was made of it: the same run,
+//! started again, makes them anew.
 
 use fisherflow_store::WrittenFile;
 
 use crate::context::Context;
 use crate::error::RunError;
-use crate::run::stage_state::{self, FitState, InvertState};
-use crate::run::stages::SUMS;
+use crate::run::stage_state::{self, FitState, InvertState, Step};
 
 /// Bytes of an output that a run reads back; larger ones are left to `fisherflow verify`.
 const READ_BACK: u64 = 1 << 30;
@@ -32,11 +32,9 @@ pub(crate) fn read_back(
     context.check_claim()?;
     let is_damaged = |file: &WrittenFile| damages.iter().any(|damage| damage.path == file.path);
     if fit.files.iter().any(is_damaged) {
-        stage_state::forget(context, SUMS)?;
-        stage_state::forget(context, "fit")?;
-    }
-    if invert.is_some_and(|invert| invert.files.iter().any(is_damaged)) {
-        stage_state::forget(context, "invert")?;
+        stage_state::forget(context, Step::Sums)?;
+    } else if invert.is_some_and(|invert| invert.files.iter().any(is_damaged)) {
+        stage_state::forget(context, Step::Invert)?;
     }
     for damage in &damages {
         context.stores.delete(&context.output.child(&damage.path))?;

@@ -15,7 +15,7 @@ use crate::passes::correction::CORRECTION;
 use crate::passes::curvature::{self, CURVATURE};
 use crate::passes::exclusions;
 use crate::run::membership;
-use crate::run::stage_state::{self, FitState};
+use crate::run::stage_state::{self, FitState, Step};
 use crate::run::stages::residual_covariance;
 use crate::run::still_there;
 
@@ -161,9 +161,9 @@ pub(crate) fn commit_again(context: &Context) -> Result<(), RunError> {
         return Ok(());
     };
     let excluded = exclusions::of_all(context)?;
-    let left = stage_state::find(context, "fit")?;
+    let left = stage_state::find(context, Step::Fit)?;
     let fit: FitState = match &left {
-        Some(bytes) => stage_state::parse(context, "fit", bytes)?,
+        Some(bytes) => stage_state::parse(context, Step::Fit, bytes)?,
         None => {
             return Err(RunError::Refused(format!(
                 "{} is complete and not committed, and what its fit left is gone: remove it and run again",

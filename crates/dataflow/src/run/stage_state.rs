@@ -1,9 +1,11 @@
 //! What one stage leaves for the next, under `<output>/stages/`: so that stages run alone, and a run goes on from the last one done.
+//!
+//! Every step is made of what those before it left, so what one left is taken back with all that came after ([`forget`]).
 
 use fisherflow_curvature::References;
 use fisherflow_posterior::{BlockInfo, Certificate, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
-use fisherflow_store::WrittenFile;
+use fisherflow_store::{Damage, WrittenFile};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,21 @@ use crate::dual_files::DualChunk;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::run::prior_choice::PriorChoice;
+
+/// The steps of a run that leave something, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// The curvature pass, where a second pass over the spectra follows it.
+    Sums,
+    /// All of `fit`.
+    Fit,
+    /// `invert`, but for its certificate.
+    Invert,
+    /// The certificate.
+    Certificate,
+    /// The groups of `predict`.
+    Predict,
+}
 
 /// What `fit` found, beside `posterior/hessian/`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +52,9 @@ pub(crate) struct FitState {
     /// Digest of what decided the groups' sums: with it their names in the store are known.
     pub(crate) sums: String,
     pub(crate) files: Vec<WrittenFile>,
+    /// The files of `stages/bases/`, which the correction pass reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) bases: Vec<WrittenFile>,
     /// The same of the second sums of `ekfac` blocks, where there are such.
     #[serde(default)]
     pub(crate) correction: Option<String>,
@@ -78,6 +98,31 @@ pub(crate) struct CertificateState {
     pub(crate) certificate: Certificate,
 }
 
+impl Step {
+    const ALL: [Self; 5] = [Self::Sums, Self::Fit, Self::Invert, Self::Certificate, Self::Predict];
+
+    /// The command that makes it.
+    #[must_use]
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Sums | Self::Fit => "fit",
+            Self::Invert | Self::Certificate => "invert",
+            Self::Predict => "predict",
+        }
+    }
+
+    /// Where it leaves what it found, in the output: a document, and of `predict` the folder of its groups.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Sums => "stages/sums.json",
+            Self::Fit => "stages/fit.json",
+            Self::Invert => "stages/invert.json",
+            Self::Certificate => "stages/certificate.json",
+            Self::Predict => "stages/groups/predict",
+        }
+    }
+}
+
 impl FitCounts {
     /// Adds the counts of other rows.
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -90,44 +135,62 @@ impl FitCounts {
     }
 }
 
-/// What `stage` left, if it belongs to this run: as one worker finds it, for [`crate::passes::agree`] to tell to all.
-pub(crate) fn find(context: &Context, stage: &str) -> Result<Option<Vec<u8>>, RunError> {
+/// What `step` left, if it belongs to this run: as one worker finds it, for [`crate::passes::agree`] to tell to all.
+pub(crate) fn find(context: &Context, step: Step) -> Result<Option<Vec<u8>>, RunError> {
     #[derive(Deserialize)]
     struct Owner {
         run_id: String,
     }
-    let uri = context.output.child(&path(stage));
+    let uri = uri(context, step);
     if !context.stores.exists(&uri)? {
         return Ok(None);
     }
     let bytes = context.stores.read(&uri)?;
-    let owner: Owner = parse(context, stage, &bytes)?;
+    let owner: Owner = parse(context, step, &bytes)?;
     Ok((owner.run_id == context.run_id).then_some(bytes))
 }
 
-/// What `stage` left, from its bytes.
-pub(crate) fn parse<T: DeserializeOwned>(context: &Context, stage: &str, bytes: &[u8]) -> Result<T, RunError> {
+/// What `step` left, from its bytes.
+pub(crate) fn parse<T: DeserializeOwned>(context: &Context, step: Step, bytes: &[u8]) -> Result<T, RunError> {
     serde_json::from_slice(bytes).map_err(|error| {
-        let uri = context.output.child(&path(stage));
+        let uri = uri(context, step);
         RunError::Refused(format!("{uri}: {error}: delete it, and run again"))
     })
 }
 
-/// Writes what `stage` leaves.
-pub(crate) fn write<T: Serialize>(context: &Context, stage: &str, state: &T) -> Result<(), RunError> {
+/// Writes what `step` leaves.
+pub(crate) fn write<T: Serialize>(context: &Context, step: Step, state: &T) -> Result<(), RunError> {
     let bytes = serde_json::to_vec_pretty(state).map_err(|error| RunError::Internal(error.to_string()))?;
     context.faults.pass(FailPoint::BeforeStage);
     context.check_claim()?;
-    context.output.put(&path(stage), bytes)?;
+    context.output.put(step.path(), bytes)?;
     context.faults.pass(FailPoint::StageLeft);
     Ok(())
 }
 
-/// Takes back what a stage left, so that it is made again.
-pub(crate) fn forget(context: &Context, stage: &str) -> Result<(), RunError> {
-    Ok(context.stores.delete(&context.output.child(&path(stage)))?)
+/// Takes back what `from` left and all that was made of it, the last first: whoever is killed in between finds nothing that was made of what
+/// is no longer there.
+pub(crate) fn forget(context: &Context, from: Step) -> Result<(), RunError> {
+    context.check_claim()?;
+    for step in Step::ALL.into_iter().rev().filter(|&step| step >= from) {
+        match step {
+            Step::Predict => drop(context.stores.delete_prefix(&uri(context, step))?),
+            _ => context.stores.delete(&uri(context, step))?,
+        }
+        if step == Step::Invert && context.dual_plan().is_some() {
+            // The tiles of the factor.
+            context.stores.delete_prefix(&context.scratch())?;
+        }
+    }
+    Ok(())
 }
 
-fn path(stage: &str) -> String {
-    format!("stages/{stage}.json")
+/// Takes back all that was made with a damaged file, and the file, so that the next run makes it again.
+pub(crate) fn forget_damaged(context: &Context, step: Step, damage: &Damage) -> Result<(), RunError> {
+    forget(context, step)?;
+    Ok(context.stores.delete(&context.output.child(&damage.path))?)
+}
+
+fn uri(context: &Context, step: Step) -> String {
+    context.output.child(step.path())
 }

@@ -20,7 +20,7 @@ use crate::passes::{
     reference, subset, unusable,
 };
 use crate::run::calibration_notes;
-use crate::run::stage_state::{self, CertificateState, FitState, InvertState};
+use crate::run::stage_state::{self, CertificateState, FitState, InvertState, Step};
 use crate::run::{data_notes, prior_choice};
 
 /// What the stages that ran found.
@@ -40,23 +40,26 @@ pub(crate) struct Found {
 pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) -> Result<Found, RunError> {
     let mut seconds = Vec::new();
     exclusions::look_up(worker, context)?;
-    let fitted: Option<FitState> = agree::left_by(worker, context, "fit")?;
+    let fitted: Option<FitState> = agree::left_by(worker, context, Step::Fit)?;
     let fit = match (stage, fitted) {
         (Stage::Run | Stage::Invert | Stage::Predict, Some(fitted)) => {
-            agree::whole(worker, context, "fit", &fitted.files)?;
+            agree::whole(worker, context, Step::Sums, &fitted.files)?;
             fitted
         }
         (Stage::Invert | Stage::Predict, None) => return Err(missing(context, "fit")),
         (Stage::Run | Stage::Fit, done) => {
             // A fit that is done and asked for again begins again; one that was interrupted goes on.
+            let begins = if done.is_some() { Step::Sums } else { Step::Fit };
+            agree::forgotten(worker, context, begins)?;
             let summed = match done {
-                None if context.corrected().next().is_some() => agree::left_by(worker, context, SUMS)?,
+                None if context.corrected().next().is_some() => agree::left_by(worker, context, Step::Sums)?,
                 _ => None,
             };
             timed(&mut seconds, "fit", || fit(worker, context, summed))?
         }
     };
     take_over_limit(context, fit.population.as_ref());
+    context.left_files.take_over(Step::Sums, &fit.files);
     if stage == Stage::Fit {
         return Ok(Found {
             fit,
@@ -66,17 +69,27 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
             seconds,
         });
     }
-    let inverted: Option<InvertState> = agree::left_by(worker, context, "invert")?;
+    let inverted: Option<InvertState> = agree::left_by(worker, context, Step::Invert)?;
     let inverted = match (stage, inverted) {
         (Stage::Run | Stage::Predict, Some(inverted)) => {
-            agree::whole(worker, context, "invert", &inverted.files)?;
+            agree::whole(worker, context, Step::Invert, &inverted.files)?;
             inverted
         }
         (Stage::Predict, None) => return Err(missing(context, "invert")),
-        _ => timed(&mut seconds, "invert", || invert(worker, context, &fit))?,
+        (_, done) => {
+            // Likewise.
+            let begins = if done.is_some() {
+                Step::Invert
+            } else {
+                Step::Certificate
+            };
+            agree::forgotten(worker, context, begins)?;
+            timed(&mut seconds, "invert", || invert(worker, context, &fit))?
+        }
     };
+    context.left_files.take_over(Step::Invert, &inverted.files);
     context.take_over_prior(&inverted);
-    let certified = agree::left_by(worker, context, "certificate")?;
+    let certified = agree::left_by(worker, context, Step::Certificate)?;
     let certificate = match (stage, certified) {
         (Stage::Run | Stage::Predict, Some(CertificateState { certificate, .. })) => Some(certificate),
         _ if context.job.certificate.is_wanted() => Some(timed(&mut seconds, "certificate", || {
@@ -123,9 +136,6 @@ fn missing(context: &Context, stage: &str) -> RunError {
     ))
 }
 
-/// What the curvature pass leaves where a second pass over the spectra follows it.
-pub(crate) const SUMS: &str = "sums";
-
 /// Noise, references and curvature sums, as far as they are not in `summed` already, and the correction of `ekfac` blocks.
 fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) -> Result<FitState, RunError> {
     let mut state = match summed {
@@ -136,6 +146,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
     if context.corrected().next().is_some() {
         let noise = context.in_normalised_units(residual_covariance(context, state.estimate.as_ref())?)?;
         begin_over_fit(context, "correction");
+        context.left_files.take_over(Step::Sums, &state.bases);
         let population = state.population.as_ref();
         let (files, digest) =
             correction::correction(worker, context, population, &state.references, &noise, &state.sums)?;
@@ -144,7 +155,7 @@ fn fit(worker: &mut Worker, context: &Arc<Context>, summed: Option<FitState>) ->
         state.correction = Some(digest);
     }
     if worker.index() == 0 {
-        stage_state::write(context, "fit", &state)?;
+        stage_state::write(context, Step::Fit, &state)?;
     }
     Ok(state)
 }
@@ -202,7 +213,7 @@ fn pin(worker: &Worker, context: &Context, bytes: impl FnOnce() -> Result<Vec<u8
 
 /// The loss whose curvature is asked for: with the noise and the population that `fit` left, or else those of passes of their own.
 pub(crate) fn loss(worker: &mut Worker, context: &Arc<Context>, kind: CurvatureKind) -> Result<Loss, RunError> {
-    let (population, noise) = match agree::left_by::<FitState>(worker, context, "fit")? {
+    let (population, noise) = match agree::left_by::<FitState>(worker, context, Step::Fit)? {
         Some(fit) => {
             let noise = residual_covariance(context, fit.estimate.as_ref())?;
             take_over_limit(context, fit.population.as_ref());
@@ -269,11 +280,12 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         dual: fitted.dual,
         sums: fitted.sums,
         files: fitted.files,
+        bases: fitted.bases,
         correction: None,
         computed: Some(fitted.computed),
     };
     if worker.index() == 0 && context.corrected().next().is_some() {
-        stage_state::write(context, SUMS, &state)?;
+        stage_state::write(context, Step::Sums, &state)?;
     }
     Ok(state)
 }
@@ -348,7 +360,7 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
     };
     context.progress.end();
     if worker.index() == 0 {
-        stage_state::write(context, "invert", &state)?;
+        stage_state::write(context, Step::Invert, &state)?;
     }
     Ok(state)
 }
@@ -386,7 +398,7 @@ fn certificate(
             run_id: context.run_id.clone(),
             certificate: certificate.clone(),
         };
-        stage_state::write(context, "certificate", &state)?;
+        stage_state::write(context, Step::Certificate, &state)?;
     }
     Ok(certificate)
 }

@@ -97,6 +97,12 @@ impl MatrixSet {
             MatrixSet::Bases => "stages/bases",
         }
     }
+
+    /// The path of a file of it in the output; `name` without its ending.
+    #[must_use]
+    pub fn path(self, name: &str) -> String {
+        format!("{}/{name}.parquet", self.directory())
+    }
 }
 
 impl MatrixWriter {
@@ -113,7 +119,7 @@ impl MatrixWriter {
             Field::new("row", DataType::Int64, false),
             list_field("values", DataType::Float64, false),
         ]));
-        let path = format!("{}/{name}.parquet", set.directory());
+        let path = set.path(name);
         Ok(Self {
             out: ParquetOut::create_in_row_groups(stores, output, &path, &schema, metadata, ROW_GROUP)?,
             schema,
