@@ -136,6 +136,60 @@ fn a_killed_process_ends_the_run_with_75_and_the_next_run_completes_it() {
     }
 }
 
+/// No process has ended well before the output counts: a scheduler starts only those again that have not, and the first needs them all.
+#[test]
+fn no_process_ends_before_the_output_counts() {
+    let folder = prepared(4, &[40, 8, 6, 3]);
+    let folder = folder.path();
+    let expected = undisturbed(folder);
+    let (output, file) = (folder.join("out"), run_file(folder, "out").write(folder, "out"));
+    for how in ["before-manifest", "before-manifest:stop"] {
+        let mut processes = Processes::new(3);
+        for process in 0..3 {
+            let mut more = vec!["--deadline", "30", "--peer-timeout", "2"];
+            more.extend(["--fail-at", how].into_iter().filter(|_| process == 0));
+            processes.spawn(process, &file, 1, &more);
+        }
+        for other in 1..3 {
+            processes
+                .wait(other)
+                .expect(75, &["a process of the cluster was lost (process 0 at ", "run again"]);
+        }
+        assert!(!has_manifest(&output), "{how}");
+    }
+    // A process that waits may be lost: the first commits without it, and it is done once it is started again.
+    let mut processes = Processes::new(2);
+    processes.spawn(0, &file, 1, &["--fail-at", "before-manifest:stop"]);
+    processes.spawn(1, &file, 1, &[]);
+    let started = std::time::Instant::now();
+    while !processes.is_stopped(0) {
+        assert!(
+            started.elapsed().as_secs() < 60,
+            "the first never comes to its manifest"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    processes.kill(1);
+    processes.signal(0, "CONT");
+    processes.wait(0).expect_done();
+    processes.spawn(1, &file, 1, &[]);
+    processes.wait(1).expect_done();
+    assert_eq!(digests(&output), expected);
+
+    // Undisturbed, and started again when all is done.
+    let file = run_file(folder, "whole").write(folder, "whole");
+    for _ in 0..2 {
+        let mut processes = Processes::start(2, &file, 1);
+        processes.wait(1).expect_done();
+        assert!(
+            has_manifest(&folder.join("whole")),
+            "the second ends when the output counts"
+        );
+        processes.wait(0).expect_done();
+        assert_eq!(digests(&folder.join("whole")), expected);
+    }
+}
+
 #[test]
 fn a_process_alone_goes_on_after_it_was_killed_three_times() {
     let folder = prepared(30, &[400, 192, 48, 3]);

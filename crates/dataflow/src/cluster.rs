@@ -32,18 +32,20 @@ use crate::progress::repeated;
 /// How long a worker that only sees a connection close waits for the heartbeat to say whose it was.
 const WHO_WAS_IT: Duration = Duration::from_millis(300);
 
-/// Runs `work` on every worker of this process and returns what the first of them returns.
+/// Runs `work` on every worker of this process, and `conclude` on what the first of them returns: in the first process that is what makes the work
+/// count, and the others wait for it, and fail with it, before they come to their own.
 ///
-/// `run` names the run that all processes must share. A panic in a worker, and in a cluster the loss of any peer, comes back as an
+/// `run` names the run that all processes must share. A panic in a worker, and in a cluster the loss of any peer at work, comes back as an
 /// error. After an error in a cluster its peers have been told of it, and the sockets are left as they are: the process is expected to exit.
-pub(crate) fn execute<T: Send + 'static>(
+pub(crate) fn execute<T: Send + 'static, U>(
     cluster: &Cluster,
     run: &str,
     whereabouts: &Whereabouts,
     faults: &Arc<Faults>,
     meter: &Arc<Meter>,
     work: impl Fn(&mut Worker) -> Result<T, RunError> + Send + Sync + 'static,
-) -> Result<T, RunError> {
+    conclude: impl FnOnce(T) -> Result<U, RunError>,
+) -> Result<U, RunError> {
     let processes = cluster.processes;
     meter.is_process(cluster.process, processes);
     let mut hearts = BTreeMap::new();
@@ -111,19 +113,25 @@ pub(crate) fn execute<T: Send + 'static>(
     };
     if !finished && processes > 1 {
         std::mem::forget(guards);
-        heartbeat.leave();
-        return Err(faults
-            .take()
-            .unwrap_or_else(|| RunError::Internal("a worker stopped without a reason".into())));
+        return Err(told(RunError::Stopped, faults, heartbeat));
     }
-    heartbeat.finish();
-    let results = std::panic::catch_unwind(AssertUnwindSafe(move || {
-        guards.join().into_iter().collect::<Result<Vec<_>, String>>()
-    }));
-    if let Some(fault) = faults.take() {
-        return Err(fault);
+    let joining = std::thread::Builder::new().name("join".into()).spawn(move || {
+        std::panic::catch_unwind(AssertUnwindSafe(move || {
+            guards.join().into_iter().collect::<Result<Vec<_>, String>>()
+        }))
+    });
+    let joining = joining.map_err(|error| RunError::Internal(format!("no thread to end the workers: {error}")))?;
+    // A connection to a process that hangs is not closed: the heartbeat tells.
+    let is_lost = || processes > 1 && faults.raised();
+    while !(joining.is_finished() || is_lost()) {
+        std::thread::sleep(Duration::from_millis(1));
     }
-    match results {
+    let results = match joining.is_finished().then(|| joining.join()) {
+        Some(results) => results.unwrap_or_else(Err),
+        None => Ok(Ok(Vec::new())),
+    };
+    let found = match results {
+        _ if faults.raised() => Err(RunError::Stopped),
         Ok(Ok(results)) => results
             .into_iter()
             .flatten()
@@ -131,7 +139,33 @@ pub(crate) fn execute<T: Send + 'static>(
             .ok_or_else(|| RunError::Internal("a worker stopped without a result".into())),
         Ok(Err(said)) => Err(RunError::Internal(said)),
         Err(panic) => Err(RunError::PeerLost(said(&*panic))),
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => return Err(told(error, faults, heartbeat)),
+    };
+    let Some(heartbeat) = heartbeat.rest() else {
+        return match faults.take() {
+            Some(fault) => Err(fault),
+            None => conclude(found),
+        };
+    };
+    match conclude(found) {
+        Ok(concluded) => {
+            heartbeat.finish();
+            Ok(concluded)
+        }
+        Err(error) => Err(told(error, faults, heartbeat)),
     }
+}
+
+/// The fault that this process ends with, `error` unless there was one before, once the others are told.
+fn told(error: RunError, faults: &Faults, heartbeat: Heartbeat) -> RunError {
+    faults.raise(error);
+    heartbeat.leave();
+    faults
+        .take()
+        .unwrap_or_else(|| RunError::Internal("a worker stopped without a reason".into()))
 }
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {

@@ -274,6 +274,7 @@ fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, R
         &context.faults,
         &context.progress,
         look,
+        Ok,
     )
 }
 

@@ -150,12 +150,21 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
         return Ok(Outcome::AlreadyComplete(manifest));
     }
     if cluster.process > 0 {
+        let before = context.output.manifest();
         if let Some(manifest) = claim::finished(&context)? {
             still_there::check(&context.output, &manifest, &to_repair(&context))?;
             return Ok(Outcome::AlreadyComplete(manifest));
         }
-        let found = work(&context, stage, cluster, None)?;
-        return Ok(Outcome::Done(Box::new(summary(&context, stage, found, None, started)?)));
+        let done = work(&context, stage, cluster, None, |found| {
+            summary(&context, stage, found, None, started)
+        });
+        // The first process may have ended well, and its word of it been lost.
+        if let (Err(RunError::PeerLost(_)), Ok(before)) = (&done, &before)
+            && let Some(manifest) = claim::finished_since(&context, before.as_ref())
+        {
+            return Ok(Outcome::AlreadyComplete(manifest));
+        }
+        return done.map(|summary| Outcome::Done(Box::new(summary)));
     }
     let (holding, overwrites) = match claim::claim(&context, cluster)? {
         Claimed::Held { holding, overwrites } => (holding, overwrites),
@@ -187,8 +196,9 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let overwriting = overwrites.then(|| holding.clone());
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
-    let summary = work(&context, stage, cluster, overwriting)
-        .and_then(|found| summary(&context, stage, found, Some(&mut keeper), started));
+    let summary = work(&context, stage, cluster, overwriting, |found| {
+        summary(&context, stage, found, Some(&mut keeper), started)
+    });
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
         other => {
@@ -206,21 +216,23 @@ fn to_repair(context: &Context) -> String {
     }
 }
 
-/// The stages, on this process's workers together with those of the others. `overwriting`: the claim of an output that holds what is to go, as
-/// soon as all of them are there.
-fn work(
+/// The stages, on this process's workers together with those of the others, and what `conclude` makes of them: the first process's is the
+/// commit, which the others wait for. `overwriting`: the claim of an output that holds what is to go, as soon as all of them are there.
+fn work<T>(
     context: &Arc<Context>,
     stage: Stage,
     cluster: &Cluster,
     overwriting: Option<Holding>,
-) -> Result<Found, RunError> {
+    conclude: impl FnOnce(Found) -> Result<T, RunError>,
+) -> Result<T, RunError> {
     let working = Arc::clone(context);
     let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
-    let status = (cluster.process == 0)
+    let mut status = (cluster.process == 0)
         .then(|| StatusWriter::start(&context.progress, &context.output, stage, &claim::host()))
         .transpose()?;
-    let found = cluster::execute(
+    let ending = &mut status;
+    let concluded = cluster::execute(
         cluster,
         &identity,
         &whereabouts,
@@ -235,17 +247,24 @@ fn work(
             }
             stages::work(worker, &working, stage)
         },
+        |found| {
+            // Before the stages go, which it is written to.
+            if let Some(status) = ending.take() {
+                status.end(None);
+            }
+            conclude(found)
+        },
     );
     if let Some(status) = status {
-        status.end(found.as_ref().err());
+        status.end(concluded.as_ref().err());
     }
-    if let Some((step, damage)) = found.as_ref().err().and_then(RunError::damaged) {
+    if let Some((step, damage)) = concluded.as_ref().err().and_then(RunError::damaged) {
         // Where it fails, the next run finds the same damage.
         if let Err(error) = stage_state::forget_damaged(context, step, damage) {
             tracing::warn!("{} keeps what was made with it: {}", damage.path, with_causes(&error));
         }
     }
-    found
+    concluded
 }
 
 /// What is left to do once the output is complete: also for a process before this one, that died in between.

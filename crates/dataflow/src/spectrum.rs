@@ -80,26 +80,28 @@ pub fn spectrum(
     let identity = format!("{} spectrum {settings:?}", context.run_id);
     let (working, asked) = (Arc::clone(&context), settings.clone());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
-    let found = cluster::execute(
+    cluster::execute(
         cluster,
         &identity,
         &whereabouts,
         &context.faults,
         &context.progress,
         move |worker| work(worker, &working, &asked),
-    )?;
-    let Some(found) = found else {
-        return Ok(None);
-    };
-    let files = write(&context, &settings, &out, &found)?;
-    Ok(Some(SpectrumReport {
-        density: found.density,
-        n_spectra: found.n_spectra,
-        done: (settings.probes, found.steps),
-        out: out.uri().to_owned(),
-        files,
-        seconds: started.elapsed().as_secs_f64(),
-    }))
+        |found| {
+            let Some(found) = found else {
+                return Ok(None);
+            };
+            let files = write(&context, &settings, &out, &found)?;
+            Ok(Some(SpectrumReport {
+                density: found.density,
+                n_spectra: found.n_spectra,
+                done: (settings.probes, found.steps),
+                out: out.uri().to_owned(),
+                files,
+                seconds: started.elapsed().as_secs_f64(),
+            }))
+        },
+    )
 }
 
 const SUMMARY: &str = "summary.parquet";

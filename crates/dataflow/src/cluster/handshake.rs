@@ -17,7 +17,7 @@ use crate::job::Cluster;
 
 const MAGIC: &[u8; 8] = b"FSHRFLOW";
 /// Of the handshake, the heartbeat and what timely sends.
-const PROTOCOL: u16 = 2;
+const PROTOCOL: u16 = 3;
 const PREFIX: usize = 8 + 2;
 const HELLO: usize = PREFIX + 1 + 4 + 4 + 32 + 32 + 32;
 /// How long one handshake may take in all.
@@ -290,7 +290,7 @@ mod tests {
         let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
         near.write_all(b"FSHRFLOW\x00\x01").unwrap();
         let said = accepting.join().unwrap().err().unwrap();
-        assert!(said.contains("protocol 1, expected 2"), "{said}");
+        assert!(said.contains("protocol 1, expected 3"), "{said}");
     }
 
     /// All that a process said when it was let in, said again: the challenge is another one.

@@ -7,6 +7,10 @@
 //! A process that fails says why before it closes, and the first passes that on: all end with its exit code and name it, so that a scheduler
 //! does not try again what would end the same.
 //!
+//! A process whose workers have ended says that it has done its part and stays, until the first process says so too, which it does last: once what
+//! all have worked for counts. Then all end as the first does. One that loses it before takes the run for lost, and is tried again with it;
+//! the first process needs none of those that have done their part.
+//!
 //! The same connections carry a wish to end: every process then finishes the groups it has under way, tells the first when it is quiet, and
 //! ends when all are and the pass cannot end any more, or when the time for it is over. And they carry what each process has done, for the
 //! first to show.
@@ -16,7 +20,7 @@ mod link;
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,6 +37,8 @@ const TICK: Duration = Duration::from_millis(25);
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long a process that has said why it fails waits until the others have read it.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the first process waits until the others have read that all is done: whoever has not goes by what the output says.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// Most characters of why a process failed.
 const MOST_WORDS: usize = 4096;
 /// Time between two reports of what a process has done.
@@ -40,8 +46,30 @@ const REPORT: Duration = Duration::from_secs(1);
 
 /// The thread that watches over a process, until it is told that the work is done.
 pub(crate) struct Heartbeat {
-    done: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    is_first: bool,
+    at: Arc<AtomicU8>,
+    thread: JoinHandle<()>,
+}
+
+/// How far a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    /// Its workers are at work.
+    Work,
+    /// They have ended; the first process makes of it what counts, the others wait for that.
+    Rest,
+    /// What the first process made counts.
+    End,
+}
+
+impl At {
+    fn of(at: &AtomicU8) -> Self {
+        match at.load(Ordering::Acquire) {
+            0 => Self::Work,
+            1 => Self::Rest,
+            _ => Self::End,
+        }
+    }
 }
 
 impl Heartbeat {
@@ -53,7 +81,7 @@ impl Heartbeat {
         faults: &Arc<Faults>,
         meter: &Arc<Meter>,
     ) -> Result<Self, RunError> {
-        let done = Arc::new(AtomicBool::new(false));
+        let at = Arc::new(AtomicU8::new(At::Work as u8));
         let now = Instant::now();
         let links = sockets.into_iter().map(|(peer, socket)| {
             // Its first beat may be as late as its own deadline: until then it waits for others.
@@ -70,29 +98,40 @@ impl Heartbeat {
             draining: None,
             said_quiet: None,
             has_told_why: false,
+            at: At::Work,
         };
-        let until = Arc::clone(&done);
+        let until = Arc::clone(&at);
         let thread = std::thread::Builder::new()
             .name("heartbeat".into())
             .spawn(move || watch.run(&until))
             .map_err(|error| RunError::Internal(format!("no thread for the heartbeat: {error}")))?;
         Ok(Self {
-            done,
-            thread: Some(thread),
+            is_first: cluster.process == 0,
+            at,
+            thread,
         })
     }
 
-    /// The work is done, here and so everywhere: whoever closes now is no loss.
+    /// The workers of this process have ended well, and with them the connections between workers. In the first process this returns at once: what
+    /// comes of the others is no loss any more. In the others it returns once the first has said that all is done, or a fault is raised.
+    pub(crate) fn rest(self) -> Option<Self> {
+        self.at.store(At::Rest as u8, Ordering::Release);
+        if self.is_first {
+            return Some(self);
+        }
+        self.leave();
+        None
+    }
+
+    /// What the first process made of the work counts: returns once the others have read it, or do not in time.
     pub(crate) fn finish(self) {
-        self.done.store(true, Ordering::Release);
+        self.at.store(At::End as u8, Ordering::Release);
         self.leave();
     }
 
     /// Returns once the others are told of the fault that this process ends with.
-    pub(crate) fn leave(mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    pub(crate) fn leave(self) {
+        let _ = self.thread.join();
     }
 }
 
@@ -109,13 +148,21 @@ struct Watch {
     said_quiet: Option<bool>,
     /// Whether the others were told why a process failed.
     has_told_why: bool,
+    at: At,
 }
 
 impl Watch {
-    fn run(mut self, done: &AtomicBool) {
+    fn run(mut self, at: &AtomicU8) {
         let every = (self.silence / 5).min(Duration::from_secs(5));
         let (mut beat, mut reported) = (None::<Instant>, None::<Instant>);
-        while !done.load(Ordering::Acquire) {
+        while At::of(at) != At::End {
+            if self.at != At::of(at) {
+                self.at = At::Rest;
+                if self.me != 0 {
+                    self.report();
+                    self.tell(Message::Done);
+                }
+            }
             if beat.is_none_or(|beat| beat.elapsed() >= every) {
                 beat = Some(Instant::now());
                 self.tell(Message::Beat);
@@ -132,12 +179,22 @@ impl Watch {
                 // The process ends with this fault, which closes its connections.
                 return self.last_words();
             }
+            if self.me != 0 && self.at == At::Rest && self.links.is_empty() {
+                return;
+            }
             std::thread::sleep(TICK);
         }
-        if self.me != 0 {
-            self.report();
-        }
         self.tell(Message::Done);
+        self.until_read(GOODBYE);
+    }
+
+    /// Returns once the others have read all that this process said, or do not in time.
+    fn until_read(&mut self, limit: Duration) {
+        let told = Instant::now();
+        while told.elapsed() < limit && self.links.values().any(|link| link.is_open) {
+            self.links.values_mut().for_each(Link::finish);
+            std::thread::sleep(TICK / 5);
+        }
     }
 
     /// Tells the first process what this one has done.
@@ -166,12 +223,14 @@ impl Watch {
         if let Some(failure) = own.flatten() {
             self.tell_why(&failure);
         }
-        let told = Instant::now();
-        // To close what has come in and was not read would take the words back.
-        while self.has_told_why && told.elapsed() < LAST_WORDS && self.links.values().any(|link| link.is_open) {
-            self.links.values_mut().for_each(Link::finish);
-            std::thread::sleep(TICK / 5);
+        if self.has_told_why {
+            self.until_read(LAST_WORDS);
         }
+    }
+
+    /// Whether this process needs no other any more: what comes of them is no loss, and what they wish comes too late.
+    fn needs_nobody(&self) -> bool {
+        self.me == 0 && self.at > At::Work
     }
 
     fn tell_why(&mut self, failure: &Failure) {
@@ -211,9 +270,16 @@ impl Watch {
     fn hear(&mut self, peer: usize, message: Message) {
         match message {
             Message::Beat => {}
+            Message::Done if self.me == 0 => {
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.has_done = true;
+                    link.quiet.get_or_insert(false);
+                }
+            }
             Message::Done => {
                 self.links.remove(&peer);
             }
+            Message::Drain(_) | Message::Quit(_) if self.needs_nobody() => {}
             Message::Lost(who) => {
                 let name = self.name(who);
                 self.faults.raise(RunError::PeerLost(format!("{name} is gone")));
@@ -230,7 +296,8 @@ impl Watch {
     }
 
     fn lost(&mut self, peer: usize, how: &str) {
-        if self.links.remove(&peer).is_none() {
+        let link = self.links.remove(&peer);
+        if link.is_none_or(|link| link.has_done) || self.needs_nobody() {
             // It had done its part.
             return;
         }
@@ -248,6 +315,9 @@ impl Watch {
     /// A process failed: `peer`, or whom the first process tells of.
     fn failed(&mut self, peer: usize, failure: &Failure) {
         self.links.remove(&peer);
+        if self.needs_nobody() {
+            return;
+        }
         if self.me == 0 {
             self.tell_why(failure);
         }
@@ -261,6 +331,8 @@ impl Watch {
     fn heed_wishes(&mut self) {
         match self.interrupt.asked() {
             None => {}
+            // What is left to do is short, and is done again as a whole.
+            Some(_) if self.needs_nobody() => {}
             Some(Wish::Drain) => self.begin_drain(self.me),
             Some(Wish::Quit) => self.quit(self.me),
         }
@@ -285,7 +357,16 @@ impl Watch {
 
     /// Ends once nothing is under way anywhere and the pass cannot end any more, or the time is over.
     fn drain(&mut self) {
-        let Some((since, _)) = self.draining else { return };
+        let Some((since, _)) = self.draining.filter(|_| !self.needs_nobody()) else {
+            return;
+        };
+        if self.at == At::Rest {
+            // The others need it no more: it waits for the end as long as it may itself.
+            if self.interrupt.asked().is_some() && since.elapsed() > DRAIN {
+                self.go();
+            }
+            return;
+        }
         let own = self
             .faults
             .drain()

@@ -1,6 +1,6 @@
 //! `assign`: groups to the workers that ask for them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fisherflow_spectra::Group;
@@ -16,16 +16,29 @@ pub(crate) type Readers = Arc<Mutex<BTreeMap<u64, usize>>>;
 
 /// Groups for each worker among which a worker finds one that its process has read: as many as it may have at a time.
 const WINDOW: usize = 2;
+/// Groups for each worker that may be beyond the first one that nobody has done. Where all are about equally fast it keeps nobody waiting: two a worker
+/// are with the workers, two more are those among which one is chosen, and the rest is for whoever has a large group.
+const AHEAD: usize = 6;
+
+/// Where what comes of a group waits for all groups before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// In the owner's memory: no group is given far ahead of one that is not done.
+    InMemory,
+    /// In the store: a worker that hangs holds nobody up.
+    InStore,
+}
 
 /// Gives one of `groups` to each worker that asks, each group once, nearly in order: the first worker hands them out. Of the next few come first
 /// those that the worker's process read last, then those that nobody has read.
 ///
-/// A worker that is slow, or has a large group, asks less often: it does not hold the others. One that still has a group gets another ahead
-/// only while there is one left for each worker; it asks again when it has none.
+/// A worker that is slow, or has a large group, asks less often: it does not hold the others, as long as what they do need not wait for it in memory.
+/// One that still has a group gets another ahead only while there is one left for each worker. Whoever gets none keeps its place until there is one.
 pub(crate) fn assign<'scope>(
     asking: StreamVec<'scope, u64, Asking>,
     faults: &Arc<Faults>,
     groups: Vec<Group>,
+    waits: Waits,
     readers: Readers,
     workers_of_process: usize,
 ) -> StreamVec<'scope, u64, Assigned> {
@@ -33,16 +46,17 @@ pub(crate) fn assign<'scope>(
     let workers = asking.scope().peers();
     asking.unary(Exchange::new(|_: &Asking| 0), "Assign", move |_, _| {
         let known = readers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut left = Left::new(groups, &known, workers);
+        let mut left = Left::new(groups, waits, &known, workers, workers_of_process);
         let mut held = Held::default();
         move |input, output| {
             input.for_each(|capability, asking| {
                 let mut session = output.session(&capability);
                 let mut readers = readers.lock().unwrap_or_else(PoisonError::into_inner);
-                for Asking { worker, has } in asking.drain(..) {
-                    let process = worker as usize / workers_of_process;
-                    if let Some(group) = left.next(has, workers, process) {
-                        readers.insert(group.index, process);
+                for asking in asking.drain(..) {
+                    left.hear(asking);
+                    while let Some((worker, group)) = left.next() {
+                        readers.insert(group.index, worker / workers_of_process);
+                        let worker = worker as u64;
                         session.give(Assigned { worker, group });
                     }
                 }
@@ -53,38 +67,91 @@ pub(crate) fn assign<'scope>(
     })
 }
 
-/// Groups that are left, in order, each with its place among all and the process that read it last.
+/// Groups that are left, who has those that are not, and who waits for one.
 struct Left {
+    /// In order, each with its place among all and the process that read it last.
     groups: VecDeque<(usize, Group, Option<usize>)>,
+    /// Places of those that a worker has, and has not done.
+    under_way: BTreeSet<usize>,
+    /// The place of each of these by its index.
+    places: BTreeMap<u64, usize>,
+    /// Of each worker, how many of these it has.
+    has: Vec<usize>,
+    /// Workers that asked and were given none, the first first: each waits for some worker to be done with a group, which tells.
+    waiting: Vec<usize>,
     /// How far ahead of the first group left another may be given.
     window: usize,
+    /// How far ahead of the first group that nobody has done.
+    ahead: Option<usize>,
+    workers_of_process: usize,
 }
 
 impl Left {
-    fn new(groups: Vec<Group>, readers: &BTreeMap<u64, usize>, workers: usize) -> Self {
+    fn new(
+        groups: Vec<Group>,
+        waits: Waits,
+        readers: &BTreeMap<u64, usize>,
+        workers: usize,
+        workers_of_process: usize,
+    ) -> Self {
+        let workers = workers.max(1);
         let with_reader = |(place, group): (usize, Group)| {
             let reader = readers.get(&group.index).copied();
             (place, group, reader)
         };
         Self {
             groups: groups.into_iter().enumerate().map(with_reader).collect(),
-            window: WINDOW * workers.max(1),
+            under_way: BTreeSet::new(),
+            places: BTreeMap::new(),
+            has: vec![0; workers],
+            waiting: Vec::new(),
+            window: WINDOW * workers,
+            ahead: (waits == Waits::InMemory).then_some(AHEAD * workers),
+            workers_of_process,
         }
     }
 
-    /// The next group for a worker of `process` that has so many: one that the process read last; else one that nobody has read; else the one that
-    /// its reader would come to last. None is far ahead of the first that is left: what comes of it waits in memory for all that come before.
-    fn next(&mut self, has: u64, workers: usize, process: usize) -> Option<Group> {
-        if has > 0 && self.groups.len() < workers {
+    /// A worker asks for a group, done with the one that it names.
+    fn hear(&mut self, Asking { worker, done }: Asking) {
+        let worker = worker as usize;
+        if let Some(place) = done.and_then(|group| self.places.remove(&group)) {
+            self.under_way.remove(&place);
+            if let Some(has) = self.has.get_mut(worker) {
+                *has = has.saturating_sub(1);
+            }
+        }
+        self.waiting.push(worker);
+    }
+
+    /// A group for one of those that wait: of those with the fewest the one that asked first. `None` where all have to wait.
+    fn next(&mut self) -> Option<(usize, Group)> {
+        let (first, ..) = self.groups.front()?;
+        let oldest = self.under_way.first().map_or(*first, |oldest| *oldest.min(first));
+        let ahead = self.ahead.map_or(usize::MAX, |ahead| oldest + ahead);
+        let end = ahead.min(first + self.window);
+        let has = |worker: usize| self.has.get(worker).copied().unwrap_or_default();
+        let (at, &worker) = (self.waiting.iter().enumerate()).min_by_key(|(_, worker)| has(**worker))?;
+        if has(worker) > 0 && self.groups.len() < self.has.len() {
             return None;
         }
-        let end = self.groups.front()?.0 + self.window;
+        let (place, group) = self.near(end, worker / self.workers_of_process.max(1))?;
+        self.waiting.remove(at);
+        self.under_way.insert(place);
+        self.places.insert(group.index, place);
+        if let Some(has) = self.has.get_mut(worker) {
+            *has += 1;
+        }
+        Some((worker, group))
+    }
+
+    /// Of the groups before place `end` one that a process read last; else one that nobody has read; else the one that its reader would come to last.
+    fn near(&mut self, end: usize, process: usize) -> Option<(usize, Group)> {
         let near = self.groups.iter().take_while(|(place, ..)| *place < end);
         let readers: Vec<Option<usize>> = near.map(|(.., reader)| *reader).collect();
         let first_of = |wanted: Option<usize>| readers.iter().position(|reader| *reader == wanted);
         let at = first_of(Some(process)).or_else(|| first_of(None));
-        let (_, group, _) = self.groups.remove(at.unwrap_or(readers.len() - 1))?;
-        Some(group)
+        let (place, group, _) = self.groups.remove(at.or(readers.len().checked_sub(1))?)?;
+        Some((place, group))
     }
 }
 
@@ -92,40 +159,119 @@ impl Left {
 mod tests {
     use super::*;
 
-    fn left(n: u64, readers: &BTreeMap<u64, usize>, workers: usize) -> Left {
+    fn left(n: u64, waits: Waits, readers: &BTreeMap<u64, usize>, workers: usize, of_process: usize) -> Left {
         let group = |index| Group {
             index,
             shards: Vec::new(),
         };
-        Left::new((0..n).map(group).collect(), readers, workers)
+        Left::new((0..n).map(group).collect(), waits, readers, workers, of_process)
     }
 
-    /// Groups given to workers that ask, each by how many it has.
-    fn given(n: u64, workers: usize, asking: &[u64]) -> Vec<Option<u64>> {
-        let mut left = left(n, &BTreeMap::new(), workers);
-        let next = |&has: &u64| left.next(has, workers, 0).map(|group| group.index);
-        asking.iter().map(next).collect()
+    impl Left {
+        /// What is given to whom once a worker asks, done with a group or with none.
+        fn given(&mut self, worker: u64, done: Option<u64>) -> Vec<(usize, u64)> {
+            self.hear(Asking { worker, done });
+            std::iter::from_fn(|| self.next().map(|(worker, group)| (worker, group.index))).collect()
+        }
+    }
+
+    /// Groups given to workers that ask, done with none.
+    fn given(n: u64, workers: usize, asking: &[u64]) -> Vec<(usize, u64)> {
+        let mut left = left(n, Waits::InMemory, &BTreeMap::new(), workers, 1);
+        asking.iter().flat_map(|&worker| left.given(worker, None)).collect()
     }
 
     #[test]
     fn a_group_for_each_worker_before_one_ahead() {
-        assert_eq!(given(2, 2, &[0, 1, 0, 1]), [Some(0), None, Some(1), None]);
-        assert_eq!(given(4, 2, &[0, 1, 0, 1]), [Some(0), Some(1), Some(2), None]);
-        assert_eq!(
-            given(5, 3, &[0, 1, 0, 1, 0]),
-            [Some(0), Some(1), Some(2), None, Some(3)]
-        );
+        assert_eq!(given(2, 2, &[0, 0, 1, 1]), [(0, 0), (1, 1)]);
+        assert_eq!(given(4, 2, &[0, 1, 0, 1]), [(0, 0), (1, 1), (0, 2)]);
+        assert_eq!(given(5, 3, &[0, 1, 0, 2, 1]), [(0, 0), (1, 1), (0, 2), (2, 3)]);
     }
 
     #[test]
     fn who_has_none_is_never_refused_one() {
-        assert_eq!(given(3, 8, &[0, 0, 0, 0]), [Some(0), Some(1), Some(2), None]);
+        assert_eq!(given(3, 8, &[5, 3, 7, 1]), [(5, 0), (3, 1), (7, 2)]);
     }
 
-    /// What processes get of ten groups, two workers in all: each with the one that asked.
+    /// Who waits is given one as soon as there is one for it, whoever was done with what.
+    #[test]
+    fn nothing_is_given_far_ahead_of_what_is_not_done() {
+        for workers in [1, 2, 5] {
+            let n = 20 * workers;
+            let mut left = left(n as u64, Waits::InMemory, &BTreeMap::new(), workers, 1);
+            let mut given: VecDeque<(usize, u64)> = (0..2)
+                .flat_map(|_| 0..workers as u64)
+                .flat_map(|worker| left.given(worker, None))
+                .collect();
+            assert_eq!(given.len(), 2 * workers);
+            // The first worker hangs on its first group.
+            let hangs = given.pop_front().unwrap();
+            let mut of_hanging = Vec::new();
+            let mut last = 0;
+            while let Some((worker, group)) = given.pop_front() {
+                last = last.max(group);
+                if worker == 0 {
+                    of_hanging.push(group);
+                } else {
+                    given.extend(left.given(worker as u64, Some(group)));
+                }
+            }
+            assert_eq!(hangs, (0, 0));
+            let expected = if workers == 1 { 1 } else { AHEAD * workers - 1 };
+            assert_eq!(last, expected as u64, "{workers} workers");
+            // It comes round: all others go on at once, and the pass to its end.
+            given.extend(left.given(0, Some(0)));
+            assert!(workers == 1 || given.iter().any(|&(worker, _)| worker > 0), "{given:?}");
+            given.extend(of_hanging.into_iter().map(|group| (0, group)));
+            while let Some((worker, group)) = given.pop_front() {
+                given.extend(left.given(worker as u64, Some(group)));
+            }
+            assert!(left.groups.is_empty() && left.under_way.is_empty());
+        }
+    }
+
+    /// What is in the store waits in no memory.
+    #[test]
+    fn who_hangs_holds_nobody_up_where_groups_are_kept_in_the_store() {
+        let mut left = left(100, Waits::InStore, &BTreeMap::new(), 2, 1);
+        let mut given = left.given(0, None);
+        given = [given, left.given(1, None), left.given(1, None)].concat();
+        let mut done = 0;
+        given.remove(0);
+        while let Some((worker, group)) = given.pop() {
+            done += 1;
+            given.extend(left.given(worker as u64, Some(group)));
+        }
+        assert_eq!(done, 99);
+    }
+
+    /// Workers that are equally fast never wait, whatever they have read.
+    #[test]
+    fn equals_do_not_wait() {
+        let workers = 4;
+        for readers in [0, 7, 13].map(|by| (0..400).map(|group| (group, (group * by) as usize % 4)).collect()) {
+            let mut left = left(400, Waits::InMemory, &readers, workers, 1);
+            let asking = (0..2).flat_map(|_| 0..workers as u64);
+            let mut given: VecDeque<(usize, u64)> = asking.flat_map(|worker| left.given(worker, None)).collect();
+            while let Some((worker, group)) = given.pop_front() {
+                given.extend(left.given(worker as u64, Some(group)));
+                assert!(
+                    left.waiting.is_empty() || left.groups.len() < workers,
+                    "{:?}",
+                    left.waiting
+                );
+            }
+        }
+    }
+
+    /// What processes get of ten groups, two workers in all: each with the one that asked and is done with it at once.
     fn given_to(readers: &BTreeMap<u64, usize>, asking: &[usize]) -> Vec<Option<u64>> {
-        let mut left = left(10, readers, 2);
-        let next = |&process: &usize| left.next(0, 2, process).map(|group| group.index);
+        let mut left = left(10, Waits::InStore, readers, 2, 1);
+        let next = |&process: &usize| {
+            left.has.fill(0);
+            left.waiting.clear();
+            left.given(process as u64, None).first().map(|&(_, group)| group)
+        };
         asking.iter().map(next).collect()
     }
 

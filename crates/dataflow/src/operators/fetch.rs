@@ -12,7 +12,7 @@ use timely::dataflow::operators::{Capability, Concat, ConnectLoop, Feedback, OkE
 use timely::dataflow::{Scope, StreamVec};
 
 use super::plan::emit;
-use super::{Asking, Assigned, GroupItem, Piece, Readers, assign};
+use super::{Asking, Assigned, GroupItem, Piece, Readers, Waits, assign};
 use crate::drain::UnderWay;
 use crate::error::RunError;
 use crate::fault::Faults;
@@ -30,16 +30,17 @@ struct Pending {
     reader: Option<(GroupReader, UnderWay)>,
 }
 
-/// What comes out of a worker's reading; at the end of a group, how many more it has.
+/// What comes out of a worker's reading; at the end of a group, its index.
 type Fetched = Result<GroupItem<SpectrumBatch>, u64>;
 
 /// Brings the spectra of `groups` to the workers, each group to one that asks for it. A worker asks for another group when it is done with
 /// one, and emits batches one at a time: what is in flight stays bounded by `READ_AHEAD` readers and one batch. While it has no group, its
-/// `cores` are lent to the other workers of the process.
+/// `cores` are lent to the other workers of the process. `waits`: where what comes of a group does, for those before it.
 pub(crate) fn fetch<'scope>(
     scope: Scope<'scope, u64>,
     faults: &Arc<Faults>,
     groups: Vec<Group>,
+    waits: Waits,
     (readers, workers_of_process): (&Readers, usize),
     cores: usize,
     open: impl Fn(&Group) -> GroupReader + 'static,
@@ -48,18 +49,22 @@ pub(crate) fn fetch<'scope>(
     let (asking_again, again) = scope.feedback::<Vec<Asking>>(1);
     // The first worker asks for all at first: what another sends it is not looked at before its first batch is done.
     let workers = if me == 0 { scope.peers() as u64 } else { 0 };
-    let at_first = (0..READ_AHEAD).flat_map(|has| (0..workers).map(move |worker| (0, Asking { worker, has })));
+    let at_first = (0..READ_AHEAD).flat_map(|_| (0..workers).map(|worker| (0, Asking { worker, done: None })));
     let first = emit(scope, at_first.collect());
     let assigned = assign(
         first.concat(again),
         faults,
         groups,
+        waits,
         Arc::clone(readers),
         workers_of_process,
     );
     let (items, ended) = read(assigned, faults, cores, open).ok_err(|fetched| fetched);
     ended
-        .map(move |has| Asking { worker: me, has })
+        .map(move |group| Asking {
+            worker: me,
+            done: Some(group),
+        })
         .connect_loop(asking_again);
     items
 }
@@ -125,7 +130,7 @@ fn read<'scope>(
                             group,
                             what: Piece::End(under_way),
                         }));
-                        session.give(Err(pending.len() as u64));
+                        session.give(Err(group));
                         drop(session);
                         activator.activate();
                         return;

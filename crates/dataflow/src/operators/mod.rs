@@ -27,7 +27,7 @@ mod plan;
 mod reduce;
 
 pub(crate) use accumulate::{Accumulate, Accumulated, GroupFold};
-pub(crate) use assign::{Readers, assign};
+pub(crate) use assign::{Readers, Waits, assign};
 pub(crate) use commit::{Commit, CommittedGroup, GroupSums};
 pub(crate) use conclude::Conclude;
 pub(crate) use deliver::deliver;
@@ -69,12 +69,12 @@ pub(crate) struct Part<P> {
     pub(crate) value: P,
 }
 
-/// A worker asks for a group.
+/// A worker asks for a group: as often at first as it may have groups, then each time that it is done with one.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Asking {
     pub(crate) worker: u64,
-    /// Groups that it has yet to do.
-    pub(crate) has: u64,
+    /// The index of the one that it is done with; `None` at first.
+    pub(crate) done: Option<u64>,
 }
 
 /// A group, and the worker that asked for one.
@@ -159,7 +159,8 @@ mod tests {
             };
             let probe = ProbeHandle::new();
             let total = worker.dataflow::<u64, _, _>(|scope| {
-                fetch(scope, &faults, groups(n), (&Readers::default(), 1), 1, |_| {
+                let readers = Readers::default();
+                fetch(scope, &faults, groups(n), Waits::InMemory, (&readers, 1), 1, |_| {
                     Box::new(std::iter::empty())
                 })
                 .differentiate(&faults, |_| Ok(()))
@@ -206,6 +207,15 @@ mod tests {
         assert_eq!(seen.ended, Some((0..40).collect()));
         let of_slow = seen.done.iter().filter(|&&(worker, _)| worker == 1).count();
         assert!(of_slow < 20, "{of_slow} of 40");
+    }
+
+    /// What comes after it waits in memory.
+    #[test]
+    fn a_worker_that_hangs_holds_the_others_back() {
+        let seen = pass(60, None, [0, 300], |_| ());
+        assert_eq!(seen.ended, Some((0..60).collect()));
+        let before = seen.done.iter().take_while(|&&(worker, _)| worker == 0).count();
+        assert!(before < 20, "{before} of 60 before the second worker's first");
     }
 
     /// Otherwise that process would write sums that lack a group.

@@ -29,7 +29,7 @@ use crate::error::RunError;
 use crate::group_name::{PassInputs, Serves, name_of};
 use crate::operators::{
     Accumulate, Assemble, Commit, CommittedGroup, Conclude, Differentiate, FoldSlices, Gather, GroupFold, GroupSums,
-    Part, SliceFold, Total, emit,
+    Part, SliceFold, Total, Waits, emit,
 };
 
 /// Which pass, and what its groups are called.
@@ -107,7 +107,7 @@ where
 
     run(worker, context, |scope, probe| {
         let (into, faults) = (Rc::clone(&committed), Arc::clone(&context.faults));
-        spectra_of(scope, context, missing, pass.over)
+        spectra_of(scope, context, missing, Waits::InStore, pass.over)
             .differentiate(&context.faults, derive)
             .accumulate(pass.name, &context.faults, fold)
             .commit(&context.faults, store, pass.name, Rc::clone(&names))

@@ -52,7 +52,7 @@ use timely::worker::Worker;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
-use crate::operators::{Differentiate, GroupItem, fetch};
+use crate::operators::{Differentiate, GroupItem, Waits, fetch};
 use fisherflow_spectra::{Group, SpectrumBatch};
 
 /// Builds one dataflow and runs it to its end, on this worker together with all others.
@@ -86,7 +86,7 @@ fn spectra<'scope>(
     context: &Arc<Context>,
     from: impl Fn(&Context) -> &GroupedCatalogue + Copy + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-    spectra_of(scope, context, from(context).groups.clone(), from)
+    spectra_of(scope, context, from(context).groups.clone(), Waits::InMemory, from)
 }
 
 /// Those of some of its groups.
@@ -94,11 +94,12 @@ fn spectra_of<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
     groups: Vec<Group>,
+    waits: Waits,
     from: impl Fn(&Context) -> &GroupedCatalogue + 'static,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let (reading, cores) = (Arc::clone(context), context.network.arithmetic().threads);
     let readers = (&from(context).readers, context.workers);
-    fetch(scope, &context.faults, groups, readers, cores, move |group| {
+    fetch(scope, &context.faults, groups, waits, readers, cores, move |group| {
         reading.read(&from(&reading).catalogue, group)
     })
 }
@@ -121,9 +122,12 @@ fn share_of_held_out<'scope>(
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     let open = move |group: &Group| reading.read_held_out(group, share);
     let readers = (&context.fit.readers, context.workers);
-    fetch(scope, &context.faults, groups, readers, cores, open).differentiate(&context.faults, move |batch| {
-        let good = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
-        selecting.progress.advance((batch.n_rows() - good.n_rows()) as u64);
-        Ok(good)
-    })
+    fetch(scope, &context.faults, groups, Waits::InMemory, readers, cores, open).differentiate(
+        &context.faults,
+        move |batch| {
+            let good = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
+            selecting.progress.advance((batch.n_rows() - good.n_rows()) as u64);
+            Ok(good)
+        },
+    )
 }

@@ -25,7 +25,7 @@ use super::differentiated::impute;
 use super::{run, spectra_of};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Conclude, Expected, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Conclude, Expected, Gather, GroupFold, ReduceInGroupOrder, Waits};
 use crate::run::stage_state::{FitState, InvertState};
 use crate::run::stages::begin_over;
 
@@ -85,19 +85,22 @@ pub(crate) fn subset(
             in_sums: fit.counts.in_sums,
             noise: noise.to_vec(),
         };
-        Ok(spectra_of(scope, context, groups.clone(), |context| &context.fit)
-            .accumulate("Choose", &context.faults, Choose::new(context, fit, &positions))
-            .reduce_in_group_order(
-                &context.faults,
-                Expected::of(&groups, 1),
-                |total: &mut Chosen, group| {
-                    total.training.append(group.training);
-                    total.stars.append(group.stars);
-                    Ok(())
-                },
-            )
-            .conclude("Compare", &context.faults, move |_, chosen| at_work.compare(&chosen))
-            .gather(probe))
+        let of_subset = groups.clone();
+        Ok(
+            spectra_of(scope, context, of_subset, Waits::InMemory, |context| &context.fit)
+                .accumulate("Choose", &context.faults, Choose::new(context, fit, &positions))
+                .reduce_in_group_order(
+                    &context.faults,
+                    Expected::of(&groups, 1),
+                    |total: &mut Chosen, group| {
+                        total.training.append(group.training);
+                        total.stars.append(group.stars);
+                        Ok(())
+                    },
+                )
+                .conclude("Compare", &context.faults, move |_, chosen| at_work.compare(&chosen))
+                .gather(probe),
+        )
     })?;
     let found = found.borrow_mut().remove(&0);
     Ok(found.unwrap_or_default())

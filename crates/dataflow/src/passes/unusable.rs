@@ -10,7 +10,7 @@ use super::{rows, run, spectra_of};
 use crate::bad_rows::BadRows;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Expected, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Expected, Gather, GroupFold, ReduceInGroupOrder, Waits};
 
 /// Held-out spectra, and what is wrong with them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -27,18 +27,20 @@ pub(crate) fn unusable(worker: &mut Worker, context: &Arc<Context>) -> Result<Un
             seen: Unusable::default(),
         };
         let sample = context.fit.sample.clone();
-        Ok(spectra_of(scope, context, sample, |context| &context.fit)
-            .accumulate("Unusable", &context.faults, look)
-            .reduce_in_group_order(
-                &context.faults,
-                Expected::of(&context.fit.sample, 1),
-                |total: &mut Unusable, group| {
-                    total.held_out += group.held_out;
-                    total.rows.merge(group.rows);
-                    Ok(())
-                },
-            )
-            .gather(probe))
+        Ok(
+            spectra_of(scope, context, sample, Waits::InMemory, |context| &context.fit)
+                .accumulate("Unusable", &context.faults, look)
+                .reduce_in_group_order(
+                    &context.faults,
+                    Expected::of(&context.fit.sample, 1),
+                    |total: &mut Unusable, group| {
+                        total.held_out += group.held_out;
+                        total.rows.merge(group.rows);
+                        Ok(())
+                    },
+                )
+                .gather(probe),
+        )
     })?;
     let total = total.take().remove(&0);
     Ok(total.unwrap_or_default())

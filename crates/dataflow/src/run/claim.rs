@@ -127,6 +127,13 @@ pub(crate) fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunEr
         .map(Box::new))
 }
 
+/// The manifest of this very run, where it came after `before`: then the output is complete, whatever became of the process that completed it.
+pub(crate) fn finished_since(context: &Context, before: Option<&Manifest>) -> Option<Box<Manifest>> {
+    let manifest = context.output.manifest().ok().flatten()?;
+    let is_new = before.is_none_or(|before| (&before.run_id, &before.created) != (&manifest.run_id, &manifest.created));
+    (is_new && manifest.run_id == context.run_id).then(|| Box::new(manifest))
+}
+
 /// Why the output cannot be had; `is_over`: its holder is known to be at work no more.
 fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, RunError> {
     let output = context.output.uri().to_owned();

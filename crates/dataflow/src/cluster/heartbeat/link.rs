@@ -23,7 +23,7 @@ const IS_FAILURE: u8 = 8;
 pub(super) enum Message {
     /// It is alive.
     Beat,
-    /// It has done its part: what closes now is no loss.
+    /// It has done its part, the first process its own last of all: what closes now is no loss.
     Done,
     /// This process was lost.
     Lost(u32),
@@ -87,6 +87,8 @@ pub(super) struct Link {
     unsent: VecDeque<u8>,
     pub heard: Instant,
     pub is_open: bool,
+    /// Whether it has done its part.
+    pub has_done: bool,
     /// What it said of its drain.
     pub quiet: Option<bool>,
 }
@@ -100,6 +102,7 @@ impl Link {
             unsent: VecDeque::new(),
             heard,
             is_open: true,
+            has_done: false,
             quiet: None,
         }
     }
@@ -161,7 +164,8 @@ impl Link {
         self.flush();
     }
 
-    /// Sends what waits, says that nothing more comes, and looks whether the other end has closed.
+    /// Sends what waits, says that nothing more comes, and looks whether the other end has closed: to close what has come in and was not read would
+    /// take back what was sent.
     pub fn finish(&mut self) {
         self.flush();
         if self.unsent.is_empty() {

@@ -72,13 +72,83 @@ fn fault(faults: &Faults) -> RunError {
     faults.take().unwrap()
 }
 
+/// The first of two processes, and the second as it waits for it.
+fn resting(mut pair: Watched) -> (Heartbeat, std::thread::JoinHandle<Option<Heartbeat>>, Watched) {
+    let second = pair.watches.pop().unwrap();
+    let second = std::thread::spawn(move || second.rest());
+    (pair.watches.pop().unwrap(), second, pair)
+}
+
+/// However long the first takes for what makes the work count.
 #[test]
-fn an_orderly_end_is_no_loss() {
-    let mut pair = pair(Duration::from_millis(300));
-    pair.watches.remove(0).finish();
-    std::thread::sleep(Duration::from_millis(500));
-    pair.watches.remove(0).finish();
+fn the_others_end_once_the_first_has_ended_well() {
+    let (first, second, pair) = resting(pair(Duration::from_millis(300)));
+    std::thread::sleep(Duration::from_millis(400));
+    let first = first.rest().unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    assert!(!second.is_finished(), "the first has not said that all is done");
+    let told = Instant::now();
+    first.finish();
+    assert!(told.elapsed() < GOODBYE / 2, "the second has read it");
+    assert!(second.join().unwrap().is_none());
     assert!(pair.faults.iter().all(|faults| !faults.raised()));
+}
+
+/// Its workers may be the last to end.
+#[test]
+fn the_first_may_be_done_before_another_is_at_rest() {
+    let mut pair = pair(Duration::from_millis(300));
+    let second = pair.watches.pop().unwrap();
+    pair.watches.pop().unwrap().rest().unwrap().finish();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(second.rest().is_none());
+    assert!(pair.faults.iter().all(|faults| !faults.raised()));
+}
+
+#[test]
+fn to_lose_the_first_is_a_loss_until_it_has_ended_well() {
+    let (first, second, pair) = resting(pair(Duration::from_secs(60)));
+    let first = first.rest().unwrap();
+    pair.faults[0].raise(RunError::Stopped);
+    first.leave();
+    second.join().unwrap();
+    let error = fault(&pair.faults[1]);
+    assert_eq!(error.exit_code(), 75, "{error}");
+    assert!(error.to_string().contains("process 0 at a has ended"), "{error}");
+}
+
+#[test]
+fn a_commit_that_fails_is_told_to_those_who_wait() {
+    let (first, second, pair) = resting(pair(Duration::from_secs(60)));
+    let first = first.rest().unwrap();
+    pair.faults[0].raise(RunError::Refused("read back: damaged".into()));
+    first.leave();
+    second.join().unwrap();
+    let error = fault(&pair.faults[1]);
+    assert_eq!(error.exit_code(), 3, "{error}");
+    assert!(error.to_string().contains("read back: damaged"), "{error}");
+}
+
+/// It is done with them: what they have computed is in the output.
+#[test]
+fn the_first_needs_nobody_for_its_commit() {
+    for wish in [None, Some(Wish::Quit)] {
+        let (first, second, pair) = resting(pair(Duration::from_secs(60)));
+        let first = first.rest().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        match wish {
+            None => pair.faults[1].raise(RunError::Stopped),
+            Some(wish) => pair.interrupts[1].ask(wish),
+        }
+        second.join().unwrap();
+        if wish.is_some() {
+            let said = raised(&pair.faults[1]);
+            assert!(said.contains("a signal to process 1 at b"), "{said}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        first.finish();
+        assert!(!pair.faults[0].raised());
+    }
 }
 
 #[test]
