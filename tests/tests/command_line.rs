@@ -105,6 +105,9 @@ fn no_file_is_lost_unless_that_is_asked_for() {
     place
         .asked(&["inverse", "out", "--layer", "layers.0", "--diagonal", "--out", "x.txt"])
         .expect(2, &["x.txt"]);
+    place
+        .asked(&["export", "out", "--to", "scipy", "--out", "x.npz"])
+        .expect(2, &["x.npz: its name must end in .safetensors"]);
     let left = names(place.folder.path());
     let halves: Vec<&String> = left.iter().filter(|name| name.contains('#')).collect();
     assert!(halves.is_empty(), "{halves:?}");
@@ -122,6 +125,19 @@ fn a_file_is_no_output_and_a_link_to_nothing_no_place() {
         .asked(&["inverse", "run.toml", "--layer", "a", "--diagonal"])
         .expect(2, &["run.toml is a file"]);
     place.asked(&["inspect", "run.toml"]).expect(3, &["not a Parquet file"]);
+    for (file, said) in [
+        (
+            "model.weights.h5",
+            "a .h5 network is not yet supported by this version of fisherflow; convert it to .safetensors",
+        ),
+        ("net.pth", "a .pth network is not yet supported"),
+        (
+            "spectra.csv",
+            "a .csv catalogue is not yet supported by this version of fisherflow; convert it to .parquet",
+        ),
+    ] {
+        place.asked(&["inspect", file]).expect(3, &[file, said]);
+    }
     place
         .asked(&["status", "run.toml/out"])
         .expect(3, &["no run has begun"]);
@@ -142,7 +158,7 @@ fn a_file_is_no_output_and_a_link_to_nothing_no_place() {
         }
         place.asked(&["simulate", "scratch", "--spectra", "3"]).expect(1, &said);
         place
-            .asked(&["export", "out", "--to", "scipy", "--out", "scratch"])
+            .asked(&["export", "out", "--to", "scipy", "--out", "scratch/h.safetensors"])
             .expect(1, &said);
         assert!(!place.path("not-mounted").exists());
     }

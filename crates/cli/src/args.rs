@@ -10,7 +10,8 @@ use crate::weights::Weights;
 
 /// Error bars for neural networks over whole catalogues of spectra.
 ///
-/// One run file says everything a run depends on; RUN_FILE.md lists its keys.
+/// One run file says everything a run depends on; RUN_FILE.md, in the source
+/// tree under crates/cli/, lists its keys.
 ///
 /// Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong,
 /// 3 data refused, 75 a process was lost, asked to end or given up: run again.
@@ -382,7 +383,7 @@ pub struct ExportArgs {
     /// Whether its loss sums or averages the squared residuals over spectra and labels [default: mean for scipy, sum for the others]
     #[arg(long, value_enum, value_name = "R")]
     pub reduction: Option<LossReduction>,
-    /// The safetensors file: a path, or the URI of an object store
+    /// The .safetensors file: a path, or the URI of an object store; EXPORT.md, in the source tree under crates/cli/, says what is in it
     #[arg(long, value_name = "FILE")]
     pub out: String,
     /// Replace a file that is there

@@ -8,6 +8,7 @@ mod commands;
 mod environment;
 mod exit_code;
 mod exposition;
+mod foreign_files;
 mod hostfile;
 mod logging;
 mod metrics;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_network::DenseShape;
+use fisherflow_network::{DenseShape, nearest_name};
 
 use crate::{BlockOptions, BlockPlan, CurvatureError, StructureKind, WeightJacobian};
 
@@ -67,17 +67,9 @@ pub fn check_layer_names<'a>(
         None => Ok(()),
         Some(name) => Err(CurvatureError::UnknownLayer {
             name: name.clone(),
-            nearest: nearest(shapes, name),
+            nearest: nearest_name(name, shapes.iter().map(|shape| shape.name.as_str())),
         }),
     }
-}
-
-/// The layer whose name takes the fewest edits from `name`; the first of equals.
-fn nearest(shapes: &[DenseShape], name: &str) -> String {
-    shapes
-        .iter()
-        .min_by_key(|shape| strsim::damerau_levenshtein(&shape.name, name))
-        .map_or_else(String::new, |shape| shape.name.clone())
 }
 
 #[cfg(test)]

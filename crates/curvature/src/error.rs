@@ -9,11 +9,11 @@ use crate::StructureKind;
 #[non_exhaustive]
 pub enum CurvatureError {
     /// A structure was asked for by the name of a layer that the network does not have.
-    #[error("the network has no dense layer `{name}`; the nearest is `{nearest}`")]
+    #[error("the network has no dense layer `{name}`; {nearest}")]
     UnknownLayer {
         /// The name asked for.
         name: String,
-        /// The network's layer with the most similar name.
+        /// The network's layer with a similar name, or its layers, in words.
         nearest: String,
     },
     /// There is no dense layer to plan blocks for.

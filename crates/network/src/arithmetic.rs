@@ -106,7 +106,7 @@ impl FromStr for Precision {
             .map(|(_, precision)| precision)
             .ok_or_else(|| NetworkError::UnknownPrecision {
                 name: name.to_owned(),
-                nearest: nearest_name(name, NAMES.map(|(name, _)| name)).to_owned(),
+                nearest: nearest_name(name, NAMES.map(|(name, _)| name)),
             })
     }
 }

@@ -24,13 +24,11 @@ pub enum NetworkError {
         known: u64,
     },
     /// A tensor that the description needs is not there.
-    #[error(
-        "the network file has no tensor `{name}` (nearest: `{nearest}`); every dense or conv1d layer needs a weight"
-    )]
+    #[error("the network file has no tensor `{name}`, and every dense or conv1d layer needs a weight; {nearest}")]
     MissingTensor {
         /// The tensor's name.
         name: String,
-        /// The nearest name that is there.
+        /// The nearest name that is there, or those that are, in words.
         nearest: String,
     },
     /// A tensor that no layer uses.
@@ -147,6 +145,16 @@ pub enum NetworkError {
         /// The run file's layers.
         said: String,
     },
+    /// The run file and the network file disagree about the normalisation or the labels.
+    #[error("the network file says its {key} is {file}, the run file says {said}; leave `{key}` out of the run file")]
+    Disagree {
+        /// The key of `[network]`.
+        key: &'static str,
+        /// What the file says.
+        file: String,
+        /// What the run file says.
+        said: String,
+    },
     /// As many layers with weights were said as the file does not hold.
     #[error("`layers` names {said} dense or conv1d layers, the network file holds {found}: {names}")]
     DenseCount {
@@ -158,11 +166,11 @@ pub enum NetworkError {
         names: String,
     },
     /// A layer name that is not known.
-    #[error("unknown layer `{name}`; the nearest known one is `{nearest}`")]
+    #[error("unknown layer `{name}`; {nearest}")]
     UnknownLayer {
         /// The name.
         name: String,
-        /// The nearest known name.
+        /// The nearest known name, those that are known, or what to do, in words.
         nearest: String,
     },
     /// A number or word in a layer name that makes no sense there.
@@ -174,11 +182,11 @@ pub enum NetworkError {
         reason: String,
     },
     /// A precision that is not known.
-    #[error("unknown precision `{name}`; the nearest known one is `{nearest}`")]
+    #[error("unknown precision `{name}`; {nearest}")]
     UnknownPrecision {
         /// The name.
         name: String,
-        /// The nearest known name.
+        /// The nearest known name, those that are known, or what to do, in words.
         nearest: String,
     },
     /// A GPU was asked for.

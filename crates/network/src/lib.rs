@@ -25,7 +25,7 @@ pub use backward::{Backward, InputJacobian, ROWS_OF_A_BLOCK};
 pub use capture::LayerCapture;
 pub use error::NetworkError;
 pub use files::description::{Description, LabelsDescription, METADATA_KEY};
-pub use files::nearest_name::nearest_name;
+pub use files::nearest_name::{near_name, nearest_name};
 pub use files::tensor_file::to_safetensors;
 pub use files::tensor_list::{ListedTensor, example_layers, tensors_in};
 pub use labels::Labels;

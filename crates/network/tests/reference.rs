@@ -215,7 +215,7 @@ fn tanh() {
 
 #[test]
 fn clipped_relu() {
-    check_dense("tiny_act_clip", "clipped_relu");
+    check_dense("tiny_act_clip", "clipped_relu(9999)");
 }
 
 #[test]

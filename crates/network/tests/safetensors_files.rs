@@ -120,20 +120,77 @@ fn a_bare_state_dict_is_read_in_natural_order() {
 }
 
 #[test]
-fn the_files_own_description_wins() {
+fn what_the_run_file_says_otherwise_than_the_file_is_refused() {
     let json = r#"{"version": 1, "layers": [{"kind": "dense", "name": "features.2"}, {"kind": "relu"},
         {"kind": "dense", "name": "features.10"}], "labels": {"names": ["teff"], "units": ["K"]}}"#;
     let mut tensors = bare();
     tensors.push(f64s("normalisation.label_scale", &[1], &[10.0]));
+    tensors.push(f64s("normalisation.input_mean", &[2], &[0.5, 0.5]));
+    tensors.push((
+        "normalisation.input_scale",
+        Dtype::F32,
+        vec![2],
+        [0.1f32, 0.2].iter().flat_map(|x| x.to_le_bytes()).collect(),
+    ));
+    let labels = LabelsDescription {
+        mean: Some(vec![100.0]),
+        ..LabelsDescription::default()
+    };
     let description = Description {
+        input_mean: Some(vec![0.5]),
+        input_scale: Some(vec![0.1, 0.2]),
         labels: Some(LabelsDescription {
-            names: Some(vec!["other".into()]),
-            mean: Some(vec![100.0]),
-            scale: Some(vec![3.0]),
-            ..LabelsDescription::default()
+            names: Some(vec!["teff".into()]),
+            units: Some(vec!["K".into()]),
+            scale: Some(vec![10.0]),
+            ..labels.clone()
         }),
         ..Description::default()
     };
+    let of_labels = |labels| Description {
+        labels: Some(labels),
+        ..Description::default()
+    };
+    for (said, message) in [
+        (
+            Description {
+                input_mean: Some(vec![0.25]),
+                ..Description::default()
+            },
+            "the network file says its input_mean is [0.5, 0.5], the run file says 0.25; leave `input_mean` out of the run file",
+        ),
+        (
+            Description {
+                input_scale: Some(vec![0.1, 0.3]),
+                ..Description::default()
+            },
+            "input_scale is [0.10000000149011612, 0.20000000298023224], the run file says [0.1, 0.3]; leave",
+        ),
+        (
+            of_labels(LabelsDescription {
+                names: Some(vec!["other".into()]),
+                ..labels.clone()
+            }),
+            "the network file says its labels.names is [\"teff\"], the run file says [\"other\"]; leave `labels.names` out",
+        ),
+        (
+            of_labels(LabelsDescription {
+                units: Some(vec!["kK".into()]),
+                ..labels.clone()
+            }),
+            "labels.units is [\"K\"], the run file says [\"kK\"]; leave",
+        ),
+        (
+            of_labels(LabelsDescription {
+                scale: Some(vec![3.0]),
+                ..labels
+            }),
+            "labels.scale is 10.0, the run file says 3.0; leave",
+        ),
+    ] {
+        let refused = Network::from_safetensors(&file(&tensors, Some(json)), &said, F64).unwrap_err();
+        assert!(refused.to_string().contains(message), "{refused}");
+    }
     let network = Network::from_safetensors(&file(&tensors, Some(json)), &description, F64).unwrap();
     assert_eq!(network.labels().names, ["teff"]);
     assert_eq!((network.labels().mean[0], network.labels().scale[0]), (100.0, 10.0));
@@ -201,12 +258,12 @@ fn what_is_no_network_is_named() {
         ),
         (
             r#"{"version": 1, "layers": [{"kind": "danse"}]}"#,
-            "unknown layer `danse`; the nearest known one is `dense`",
+            "unknown layer `danse`; the nearest is `dense`",
         ),
         (
             r#"{"version": 1, "layers": [{"kind": "dense", "name": "features.1"}]}"#,
-            "the network file has no tensor `features.1.weight` (nearest: `features.10.weight`); \
-             every dense or conv1d layer needs a weight",
+            "the network file has no tensor `features.1.weight`, and every dense or conv1d layer needs a weight; \
+             the nearest is `features.10.weight`",
         ),
     ] {
         let refused = Network::from_safetensors(&file(&bare(), Some(json)), &Description::default(), F64);

@@ -263,7 +263,7 @@ pub enum StoreError {
         columns: usize,
     },
     /// A column of another type than it must have.
-    #[error("column \"{column}\" of {object} is {found}, expected {expected}")]
+    #[error("column \"{column}\" of {object} is {found}, expected {expected}{}", cast(.found, .expected))]
     ColumnType {
         /// The object.
         object: String,
@@ -527,25 +527,34 @@ fn of_bytes(bytes: u64) -> String {
     }
 }
 
+/// What to do about bytes, as astropy and pandas write strings that came from FITS.
+fn cast(found: &str, expected: &str) -> &'static str {
+    if found.contains("binary") && expected.contains("string") {
+        ": cast it to a string (astropy: table.convert_bytestring_to_unicode())"
+    } else {
+        ""
+    }
+}
+
 fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"))
 }
 
-/// The candidate that is spelt most like `name`, if any is at all like it.
+/// The candidate that was probably meant, by the rule of `fisherflow_network::near_name`, which this crate cannot see: at an edit distance (a
+/// swap of neighbours counts once, case does not) of a third of `name`'s length at most, or one, or the one beginning with all of the other.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let folded = name.to_lowercase();
+    let name = name.to_lowercase();
+    let most = (name.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .map(|candidate| {
+        .filter_map(|candidate| {
             let other = candidate.to_lowercase();
-            let likeness = strsim::jaro_winkler(&folded, &other).max(
-                1.0 - strsim::damerau_levenshtein(&folded, &other) as f64
-                    / folded.chars().count().max(other.chars().count()).max(1) as f64,
-            );
-            (likeness, candidate)
+            let distance = strsim::damerau_levenshtein(&name, &other);
+            let is_part =
+                !name.is_empty() && !other.is_empty() && (name.starts_with(&other) || other.starts_with(&name));
+            (distance <= most || is_part).then_some((distance, candidate))
         })
-        .filter(|(likeness, _)| *likeness > 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate.to_owned())
 }
 
@@ -573,5 +582,7 @@ mod tests {
             Some("flux_err")
         );
         assert_eq!(nearest("zzz", ["flux", "id"]), None);
+        assert_eq!(nearest("error", ["uri", "id", "flux_err"]), None);
+        assert_eq!(nearest("e_teff", ["Teff", "id"]).as_deref(), Some("Teff"));
     }
 }

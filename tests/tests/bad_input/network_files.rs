@@ -72,3 +72,22 @@ fn a_layer_that_is_not_there_is_refused_with_the_nearest() {
         .push_str("\n[curvature.layers]\n\"layer.2\" = \"block\"");
     refused(folder.path(), &run_file, 2, &["layer.2", "layers.2"]);
 }
+
+#[test]
+fn labels_that_the_network_file_says_otherwise_are_refused() {
+    let folder = prepared();
+    let toml = RunFile::new(folder.path(), "out").toml();
+    let file = folder.path().join("units.toml");
+    let labels = "[network.labels]\nscale = [3.0, 3.0, 3.0]\n[catalogue]";
+    std::fs::write(&file, toml.replace("[catalogue]", labels)).unwrap();
+    let ended = run(fisherflow().arg("run").arg(&file));
+    ended.expect(
+        3,
+        &[
+            "network.safetensors",
+            "the network file says its labels.scale is",
+            "the run file says [3.0, 3.0, 3.0]; leave `labels.scale` out",
+        ],
+    );
+    assert!(!folder.path().join("out").exists());
+}

@@ -15,6 +15,12 @@ use crate::resolve::Export;
 /// # Errors
 /// There is no complete output, the program has no form for a block, or the file is there already or cannot be written.
 pub fn export(export: &Export, terminal: &Terminal) -> Result<(), CliError> {
+    if !export.out.to_lowercase().ends_with(".safetensors") {
+        return Err(CliError::Arguments(format!(
+            "--out {}: its name must end in .safetensors",
+            export.out
+        )));
+    }
     let stores = stores(&export.output)?;
     stores.check_new(&export.out, export.overwrite)?;
     let output = output_at(&stores, &export.output.uri)?;
@@ -41,6 +47,9 @@ pub fn export(export: &Export, terminal: &Terminal) -> Result<(), CliError> {
         .gap()
         .grid(&tensors)
         .gap();
-    page.line(format!("written to {}; EXPORT.md says what each is", export.out));
+    page.line(format!(
+        "written to {}; EXPORT.md (in the source tree, crates/cli/) says what each is",
+        export.out
+    ));
     Ok(page.tell(terminal)?)
 }

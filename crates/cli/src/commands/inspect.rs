@@ -3,6 +3,7 @@
 use fisherflow_store::{Output, StoreError, Stores};
 
 use crate::exit_code::CliError;
+use crate::foreign_files;
 use crate::resolve::Place;
 
 use super::releases::output_at;
@@ -18,6 +19,15 @@ pub fn inspect(place: &Place) -> Result<(), CliError> {
     let uri = &place.uri;
     if uri.to_lowercase().ends_with(".safetensors") {
         return Ok(inspect_network::page(&stores, uri)?.print()?);
+    }
+    if let Some(foreign) = foreign_files::either(uri) {
+        return Err(CliError::Refused {
+            uri: uri.clone(),
+            problem: format!(
+                "{} is not yet supported by this version of fisherflow; {}",
+                foreign.what, foreign.remedy
+            ),
+        });
     }
     let is_pattern = uri.contains('*');
     if !is_pattern && !uri.to_lowercase().ends_with(".parquet") && can_be_output(&stores, uri)? {

@@ -66,9 +66,13 @@ fn of_tensors(uri: &str, content: &[u8]) -> Result<Page, NetworkError> {
         .gap()
         .line("    [network]")
         .line(format!("    uri = {uri:?}"))
-        .line(format!("    layers = {layers:?}"))
-        .gap()
-        .line(match read(content, Some(layers)) {
+        .line(format!("    layers = {}", in_open_order(&layers)))
+        .gap();
+    if layers.iter().any(|layer| layer.starts_with("flatten(")) {
+        page.line("<order> is channels_first for a network from torch, channels_last for one from Keras: the file does not say")
+            .gap();
+    }
+    page.line(match read(content, Some(layers)) {
             Ok(network) => format!(
                 "these make a network of {} pixels to {} labels; input_mean, input_scale and [network.labels] mean, scale say how its flux and \
                  labels were normalised, where they were",
@@ -78,6 +82,11 @@ fn of_tensors(uri: &str, content: &[u8]) -> Result<Page, NetworkError> {
             Err(error) => format!("but these tensors do not fit such layers: {error}"),
         });
     Ok(page)
+}
+
+/// Layers as an example shows them: a flatten layer's order, which no file of tensors says, is left for the reader to write.
+fn in_open_order(layers: &[String]) -> String {
+    format!("{layers:?}").replace("flatten(channels_first)", "flatten(<order>)")
 }
 
 /// A network that describes itself.

@@ -6,6 +6,7 @@ use fisherflow_store::OnBadObject;
 use super::entry::Entry;
 use super::error::RunFileError;
 use super::table::Table;
+use crate::foreign_files;
 
 /// Keys that describe a catalogue.
 pub const KEYS: &[&str] = &[
@@ -27,8 +28,6 @@ pub const KEYS: &[&str] = &[
 
 /// Formats of the contract that a later version reads.
 const LATER_FORMATS: &[&str] = &["fits-apstar", "fits-sdss", "fits-desi", "hdf5"];
-/// Ends of names that give such a format away.
-const LATER_EXTENSIONS: &[&str] = &[".fits", ".fits.gz", ".fit", ".h5", ".hdf5"];
 /// Bits of a mask column.
 const MASK_BITS: u8 = 64;
 
@@ -165,9 +164,8 @@ impl CatalogueKeys {
 /// The URI of Parquet objects.
 fn parquet(entry: &Entry<'_>) -> Result<String, RunFileError> {
     let uri = entry.string()?;
-    let lower = uri.to_lowercase();
-    match LATER_EXTENSIONS.iter().find(|e| lower.ends_with(*e)) {
-        Some(e) => Err(entry.unsupported(format!("a {e} catalogue"), "convert it to .parquet")),
+    match foreign_files::catalogue(&uri) {
+        Some(foreign) => Err(entry.unsupported(foreign.what, foreign.remedy)),
         None => Ok(uri),
     }
 }

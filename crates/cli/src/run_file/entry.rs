@@ -3,7 +3,7 @@
 use toml::de::DeValue;
 
 use super::error::{At, RunFileError};
-use super::nearest::nearest;
+use super::nearest::meant;
 use super::table::Source;
 
 /// One key and its value, or one element of an array.
@@ -188,7 +188,7 @@ impl<'d> Entry<'d> {
     /// One of the `supported` names; the names in `later` are in the contract but not yet in this version.
     ///
     /// # Errors
-    /// [`RunFileError::Unsupported`] for a name in `later`, [`RunFileError::Invalid`] with the nearest name for any other.
+    /// [`RunFileError::Unsupported`] for a name in `later`, [`RunFileError::Invalid`] for any other, with what was probably meant.
     pub fn choice<T: Copy>(&self, supported: &[(&str, T)], later: &[&str]) -> Result<T, RunFileError> {
         let said = self.string()?;
         if let Some((_, value)) = supported.iter().find(|(name, _)| *name == said) {
@@ -199,10 +199,11 @@ impl<'d> Entry<'d> {
             return Err(self.unsupported(format!("\"{said}\""), format!("use {}", alternatives(&names))));
         }
         let all: Vec<&str> = names.iter().chain(later).copied().collect();
-        let near = nearest(&said, &all).unwrap_or_default();
+        let near = meant(&self.key, &said, &all, |name| format!("\"{name}\"")).map(|near| format!("; {near}"));
         Err(self.invalid(format!(
-            "is \"{said}\", expected {}; the nearest is \"{near}\"",
-            alternatives(&names)
+            "is \"{said}\", expected {}{}",
+            alternatives(&names),
+            near.unwrap_or_default()
         )))
     }
 

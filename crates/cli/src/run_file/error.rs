@@ -46,7 +46,7 @@ pub enum RunFileError {
         at: At,
         /// The key with its table.
         key: String,
-        /// The nearest known key, and all of them.
+        /// What was probably meant, and all known keys.
         remedy: String,
     },
     /// A value of another type than the key takes.

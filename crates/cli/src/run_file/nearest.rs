@@ -1,12 +1,46 @@
-//! The known name nearest to one that is not known.
+//! What was probably meant by a name that is not known: another word for a known one, or one that is spelt like it.
 
-/// The nearest of `known` by edit distance (a swap of neighbours counts once), the first of equals; `None` where there is nothing to choose from.
-pub fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
-    let name = name.to_lowercase();
-    known
+use fisherflow_network::near_name;
+
+/// A table or key, and what others call what it has: (place, their words, ours).
+const CALLED: &[(&str, &[&str], &str)] = &[
+    ("", &["model", "net"], "network"),
+    ("", &["data", "catalog", "spectra"], "catalogue"),
+    ("network", &["std", "input_std", "scale"], "input_scale"),
+    ("network", &["mean"], "input_mean"),
+    ("network.labels", &["std"], "scale"),
+    ("catalogue", ERRORS, "sigma"),
+    ("predict", ERRORS, "sigma"),
+    ("noise", &["holdout"], "holdout_fraction"),
+    ("prior", &["weight_decay"], "precision"),
+    ("compute.device", &["gpu"], "cuda"),
+];
+const ERRORS: &[&str] = &[
+    "err",
+    "error",
+    "errors",
+    "uncertainty",
+    "uncertainties",
+    "flux_err",
+    "flux_error",
+];
+
+/// What the command line says: (keys, argument).
+const ON_THE_COMMAND_LINE: &[(&str, &str)] = &[("workers", "-w"), ("overwrite", "--overwrite")];
+
+/// What to do about a name that `place`, a table or a key, does not know; `None` where nothing is like it. `quoted` is a known name as a message has it.
+pub fn meant(place: &str, name: &str, known: &[&str], quoted: impl Fn(&str) -> String) -> Option<String> {
+    let lower = name.to_lowercase();
+    let called = CALLED
         .iter()
-        .copied()
-        .min_by_key(|candidate| strsim::damerau_levenshtein(&name, candidate))
+        .find(|(of, names, ours)| *of == place && names.contains(&lower.as_str()) && known.contains(ours));
+    if let Some((_, _, ours)) = called {
+        return Some(format!("it is called {} here", quoted(ours)));
+    }
+    if let Some((_, argument)) = ON_THE_COMMAND_LINE.iter().find(|(key, _)| *key == lower) {
+        return Some(format!("it is {argument} on the command line"));
+    }
+    near_name(name, known.iter().copied()).map(|near| format!("the nearest is {}", quoted(near)))
 }
 
 /// `a, b and c`, each in backquotes.
@@ -24,11 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn swaps_and_case_are_near() {
-        let known = ["sigma", "ivar", "mask"];
-        assert_eq!(nearest("sgima", &known), Some("sigma"));
-        assert_eq!(nearest("IVAR", &known), Some("ivar"));
-        assert_eq!(nearest("x", &[]), None);
+    fn other_words_and_other_spellings_are_told() {
+        let known = ["sigma", "ivar", "mask", "uri"];
+        let said = |name: &str| meant("catalogue", name, &known, |n| format!("`{n}`"));
+        assert_eq!(said("sgima").unwrap(), "the nearest is `sigma`");
+        assert_eq!(said("IVAR").unwrap(), "the nearest is `ivar`");
+        assert_eq!(said("error").unwrap(), "it is called `sigma` here");
+        assert_eq!(said("workers").unwrap(), "it is -w on the command line");
+        assert_eq!(said("airmass"), None);
     }
 
     #[test]

@@ -3,14 +3,12 @@
 use super::entry::Entry;
 use super::error::RunFileError;
 use super::table::Table;
+use crate::foreign_files;
 
 /// Keys of `[network]`.
 pub const KEYS: &[&str] = &["uri", "layers", "input_mean", "input_scale", "labels"];
 /// Keys of `[network.labels]`.
 pub const LABEL_KEYS: &[&str] = &["names", "units", "mean", "scale"];
-
-/// Formats of the contract that a later version reads.
-const LATER: &[&str] = &["keras", "h5", "onnx", "pt", "npz"];
 
 /// `[network]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,17 +107,10 @@ impl LabelsTable {
 /// The URI of a safetensors file.
 fn safetensors(entry: &Entry<'_>) -> Result<String, RunFileError> {
     let uri = entry.string()?;
-    let extension = uri
-        .rsplit('/')
-        .next()
-        .and_then(|name| name.rsplit_once('.'))
-        .map(|(_, e)| e.to_lowercase());
-    match extension.as_deref() {
-        Some("safetensors") => Ok(uri),
-        Some(e) if LATER.contains(&e) => {
-            Err(entry.unsupported(format!("a .{e} network"), "convert it to .safetensors"))
-        }
-        _ => Err(entry.invalid(format!("is \"{uri}\", expected a file whose name ends in .safetensors"))),
+    match foreign_files::network(&uri) {
+        Some(foreign) => Err(entry.unsupported(foreign.what, foreign.remedy)),
+        None if uri.to_lowercase().ends_with(".safetensors") => Ok(uri),
+        None => Err(entry.invalid(format!("is \"{uri}\", expected a file whose name ends in .safetensors"))),
     }
 }
 

@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::entry::Entry;
 use super::error::{At, RunFileError};
-use super::nearest::{listed, nearest};
+use super::nearest::{listed, meant};
 
 /// The text of a run file, and where its lines begin.
 pub struct Source {
@@ -94,15 +94,12 @@ impl<'d> Table<'d> {
         let Some(key) = first else { return Ok(()) };
         let name = key.get_ref().as_ref();
         let home = elsewhere.iter().find(|(_, keys)| keys.contains(&name));
-        let remedy = match (home, nearest(name, known)) {
+        let keys = || format!("{} has the keys {}", self.title(), listed(known));
+        let near = meant(&self.name, name, known, |key| format!("`{}`", self.full(key)));
+        let remedy = match (home, near) {
             (Some((table, _)), _) => format!("it is a key of [{table}]"),
-            (None, Some(near)) => format!(
-                "the nearest known key is `{}`; {} has the keys {}",
-                self.full(near),
-                self.title(),
-                listed(known)
-            ),
-            (None, None) => format!("{} has no keys", self.title()),
+            (None, Some(near)) => format!("{near}; {}", keys()),
+            (None, None) => keys(),
         };
         Err(RunFileError::UnknownKey {
             at: self.source.at(key.span().start),

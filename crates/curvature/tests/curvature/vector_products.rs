@@ -305,7 +305,7 @@ fn hessian_products_are_those_of_the_dense_matrix() {
 /// layers it has one.
 #[test]
 fn blocks_of_a_piecewise_linear_network_are_those_of_the_ggn() {
-    for activation in ["relu", "leaky_relu"] {
+    for activation in ["relu", "leaky_relu(0.01)"] {
         let (case, ..) = random(activation, Precision::F64, 1);
         for layer in 0..3 {
             let (ggn, hessian) = (case.matrix(&[layer], false), case.matrix(&[layer], true));

@@ -12,7 +12,7 @@ pub const METADATA_KEY: &str = "fisherflow.network";
 /// The newest version of that description.
 const METADATA_VERSION: u64 = 1;
 
-/// What the run file says about a network. The file's own description wins where both speak; layers must then agree.
+/// What the run file says about a network. Where the file speaks too, both must say the same.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
@@ -58,6 +58,15 @@ impl LabelsDescription {
             mean: self.mean.or(other.mean),
             scale: self.scale.or(other.scale),
         }
+    }
+
+    /// Refuses labels that the run file says otherwise.
+    pub(crate) fn refuse_another(&self, said: Option<&LabelsDescription>) -> Result<(), NetworkError> {
+        let Some(said) = said else { return Ok(()) };
+        refuse_other_texts("labels.names", self.names.as_deref(), said.names.as_deref())?;
+        refuse_other_texts("labels.units", self.units.as_deref(), said.units.as_deref())?;
+        refuse_other_numbers("labels.mean", self.mean.as_deref(), said.mean.as_deref())?;
+        refuse_other_numbers("labels.scale", self.scale.as_deref(), said.scale.as_deref())
     }
 
     /// The labels of `outputs` outputs, with the defaults filled in.
@@ -174,6 +183,56 @@ pub(crate) fn resolve_layers(
             n_dense: names_in_file.len(),
             names: names_in_file.join(", "),
         }),
+    }
+}
+
+/// Numbers that a message lists, at most.
+const LISTED: usize = 8;
+
+/// Refuses numbers of the run file that are not those of the network file. One for all is as many as are wanted, and a file in f32 has the
+/// numbers that f32 has.
+pub(crate) fn refuse_other_numbers(
+    key: &'static str,
+    file: Option<&[f64]>,
+    said: Option<&[f64]>,
+) -> Result<(), NetworkError> {
+    let (Some(file), Some(said)) = (file, said) else {
+        return Ok(());
+    };
+    let n = file.len().max(said.len());
+    let at = |values: &[f64], i: usize| match values {
+        [one] => Some(*one),
+        many => many.get(i).copied(),
+    };
+    let is_other = |i: &usize| match (at(file, *i), at(said, *i)) {
+        (Some(a), Some(b)) => a != b && a as f32 != b as f32,
+        _ => true,
+    };
+    let Some(i) = (0..n).find(is_other) else {
+        return Ok(());
+    };
+    let words = |values: &[f64]| match (values, values.get(i)) {
+        ([one], _) => format!("{one:?}"),
+        (many, Some(value)) if many.len() > LISTED => format!("{value:?} at {i} of {}", many.len()),
+        (many, _) if many.len() > LISTED => format!("{} numbers", many.len()),
+        (few, _) => format!("{few:?}"),
+    };
+    Err(NetworkError::Disagree {
+        key,
+        file: words(file),
+        said: words(said),
+    })
+}
+
+/// Refuses names or units of the run file that are not those of the network file.
+fn refuse_other_texts(key: &'static str, file: Option<&[String]>, said: Option<&[String]>) -> Result<(), NetworkError> {
+    match (file, said) {
+        (Some(file), Some(said)) if file != said => Err(NetworkError::Disagree {
+            key,
+            file: format!("{file:?}"),
+            said: format!("{said:?}"),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -15,7 +15,7 @@ use candle_core::{DType, Tensor};
 use crate::arithmetic::Arithmetic;
 use crate::error::NetworkError;
 use crate::files::description::{
-    Description, FileDescription, FileLayer, LabelsDescription, METADATA_KEY, resolve_layers,
+    Description, FileDescription, FileLayer, LabelsDescription, METADATA_KEY, refuse_other_numbers, resolve_layers,
 };
 use crate::files::layer_order::another_order;
 use crate::files::natural_order::natural_order;
@@ -63,9 +63,14 @@ impl Network {
             ..LabelsDescription::default()
         };
         let own = own.or(description.as_ref().map(|description| &description.labels));
+        let input_mean = file.numbers(INPUT_MEAN)?;
+        let input_scale = file.numbers(INPUT_SCALE)?;
+        refuse_other_numbers("input_mean", input_mean.as_deref(), said.input_mean.as_deref())?;
+        refuse_other_numbers("input_scale", input_scale.as_deref(), said.input_scale.as_deref())?;
+        own.refuse_another(said.labels.as_ref())?;
         let labels = own.or(said.labels.as_ref());
-        let input_mean = file.numbers(INPUT_MEAN)?.or_else(|| said.input_mean.clone());
-        let input_scale = file.numbers(INPUT_SCALE)?.or_else(|| said.input_scale.clone());
+        let input_mean = input_mean.or_else(|| said.input_mean.clone());
+        let input_scale = input_scale.or_else(|| said.input_scale.clone());
         Self::assemble(
             &specs,
             weights,
@@ -171,7 +176,7 @@ impl TensorFile<'_> {
             nearest: {
                 let mut names = self.tensors.names();
                 names.sort_unstable();
-                nearest_name(name, names).to_owned()
+                nearest_name(name, names)
             },
         })
     }

@@ -11,9 +11,7 @@ use crate::layers::flatten::FlattenOrder;
 use crate::layers::pool1d::Pooling;
 use crate::layers::window::Padding;
 
-const LEAKY_RELU_SLOPE: f64 = 0.01;
 const ELU_ALPHA: f64 = 1.0;
-const CLIPPED_RELU_MAX: f64 = 9999.0;
 
 const NAMES: [&str; 16] = [
     "input",
@@ -36,8 +34,8 @@ const NAMES: [&str; 16] = [
 
 /// One layer of a network, as a list of layers names it.
 ///
-/// `leaky_relu` (slope 0.01), `elu` (alpha 1) and `clipped_relu` (max 9999) take another number in parentheses. `conv1d` takes
-/// `stride` (1) and `padding` (`valid` or `same`), the rest being the shape of its weights; `max_pool1d` and `average_pool1d` take their
+/// `leaky_relu` takes its slope in parentheses, which differs from program to program, `clipped_relu` its upper end, and `elu` may take
+/// another alpha than 1. `conv1d` takes `stride` (1) and `padding` (`valid` or `same`), the rest being the shape of its weights; `max_pool1d` and `average_pool1d` take their
 /// window and `stride` (the window); `flatten` takes its order, and `input` the number of pixels a spectrum.
 ///
 /// ```
@@ -154,7 +152,10 @@ fn activation(
     let activation = match kind {
         "relu" => Activation::Relu,
         "leaky_relu" => Activation::LeakyRelu {
-            slope: arguments.number()?.unwrap_or(LEAKY_RELU_SLOPE),
+            slope: arguments.number()?.ok_or_else(|| {
+                arguments
+                    .refused("say its slope: `leaky_relu(0.01)` as torch, `leaky_relu(0.3)` as Keras' layer (its activation of that name: 0.2)")
+            })?,
         },
         "tanh" => Activation::Tanh,
         "sigmoid" => Activation::Sigmoid,
@@ -165,13 +166,15 @@ fn activation(
         "gelu" => Activation::Gelu,
         "silu" => Activation::Silu,
         "clipped_relu" => Activation::ClippedRelu {
-            max: arguments.number()?.unwrap_or(CLIPPED_RELU_MAX),
+            max: arguments
+                .number()?
+                .ok_or_else(|| arguments.refused("say its upper end: `clipped_relu(6)` is min(max(x, 0), 6)"))?,
         },
         "linear" => Activation::Linear,
         _ => {
             return Err(NetworkError::UnknownLayer {
                 name: name.to_owned(),
-                nearest: nearest_name(&kind.to_lowercase(), NAMES).to_owned(),
+                nearest: instead_of(kind),
             });
         }
     };
@@ -185,6 +188,27 @@ fn activation(
         _ => "it takes no number",
     };
     Ok((LayerSpec::Activation(activation), takes))
+}
+
+/// What to write for a layer that is not known.
+fn instead_of(kind: &str) -> String {
+    let known = match kind.to_lowercase().replace(['_', '-'], "").as_str() {
+        "dropout" | "alphadropout" | "gaussiannoise" | "gaussiandropout" | "spatialdropout1d" | "inputlayer" => {
+            "leave it out: it does nothing in a trained network"
+        }
+        "batchnorm" | "batchnorm1d" | "batchnormalization" | "batchnormalisation" => {
+            "fold it into the layer before: README.md, \"From Keras or torch\", says how"
+        }
+        "normalization" | "normalisation" => {
+            "say it as input_mean and input_scale: README.md, \"From Keras or torch\", says how"
+        }
+        "swish" => "it is called `silu` here",
+        "relu6" => "write `clipped_relu(6)`",
+        // torch's layer: Keras' activation is written in small letters.
+        _ if kind == "Linear" => "torch's layer is called `dense` here, and no activation `linear`",
+        _ => return nearest_name(kind, NAMES),
+    };
+    known.to_owned()
 }
 
 impl FromStr for Activation {
@@ -267,6 +291,7 @@ mod tests {
                 "input" => "input(64)".to_owned(),
                 "max_pool1d" | "average_pool1d" => format!("{name}(4)"),
                 "flatten" => "flatten(channels_first)".to_owned(),
+                "leaky_relu" | "clipped_relu" => format!("{name}(0.5)"),
                 _ => name.to_owned(),
             };
             let spec: LayerSpec = written.parse().unwrap();
@@ -275,8 +300,6 @@ mod tests {
         }
         let slope = "leaky_relu(0.1234567890123)".parse::<LayerSpec>().unwrap();
         assert_eq!(slope.to_string(), "leaky_relu(0.1234567890123)");
-        let clipped = "clipped_relu".parse::<Activation>().unwrap();
-        assert_eq!(clipped, Activation::ClippedRelu { max: 9999.0 });
     }
 
     #[test]
@@ -299,12 +322,22 @@ mod tests {
 
     #[test]
     fn a_wrong_name_gets_the_nearest() {
-        let said = "Relu6".parse::<LayerSpec>().unwrap_err().to_string();
-        assert_eq!(said, "unknown layer `Relu6`; the nearest known one is `relu`");
+        for (name, nearest) in [
+            ("Relu", "the nearest is `relu`"),
+            ("Conv2d(8)", "the nearest is `conv1d`"),
+            ("LeakyReLU(0.3)", "the nearest is `leaky_relu`"),
+            ("Dropout(0.5)", "leave it out: it does nothing in a trained network"),
+            (
+                "batch_norm",
+                "fold it into the layer before: README.md, \"From Keras or torch\", says how",
+            ),
+            ("swish", "it is called `silu` here"),
+        ] {
+            let said = name.parse::<LayerSpec>().unwrap_err().to_string();
+            assert_eq!(said, format!("unknown layer `{name}`; {nearest}"));
+        }
         let said = "softmax".parse::<LayerSpec>().unwrap_err().to_string();
-        assert!(said.contains("`softplus`"), "{said}");
-        let said = "Conv2d(8)".parse::<LayerSpec>().unwrap_err().to_string();
-        assert!(said.contains("`conv1d`"), "{said}");
+        assert!(said.contains("; there are `input`, `dense`, "), "{said}");
     }
 
     #[test]
@@ -328,6 +361,8 @@ mod tests {
             "max_pool1d(1.5)",
             "max_pool1d(4, padding=same)",
             "flatten(channels_second)",
+            "leaky_relu",
+            "clipped_relu",
         ] {
             let said = name.parse::<LayerSpec>().unwrap_err();
             assert!(matches!(said, NetworkError::LayerNumber { .. }), "{name}: {said}");
@@ -337,6 +372,13 @@ mod tests {
         assert_eq!(
             said,
             "layer `flatten`: say its order: `flatten(channels_first)` as torch, `flatten(channels_last)` as Keras"
+        );
+        let said = "leaky_relu".parse::<LayerSpec>().unwrap_err().to_string();
+        assert!(
+            said.starts_with(
+                "layer `leaky_relu`: say its slope: `leaky_relu(0.01)` as torch, `leaky_relu(0.3)` as Keras' layer"
+            ),
+            "{said}"
         );
         let said = "conv1d(padding=3)".parse::<LayerSpec>().unwrap_err().to_string();
         assert_eq!(said, "layer `conv1d(padding=3)`: `3` is neither `valid` nor `same`");

@@ -217,5 +217,13 @@ mod tests {
             error.unwrap_err().to_string(),
             "column \"flux\" of /a is a list of a string, expected a list of float or double"
         );
+        let mut fields = schema(list(DataType::Float64), "flux_err").fields().to_vec();
+        fields[0] = Arc::new(Field::new("id", DataType::Binary, false));
+        let error = check_schema("/a", &Schema::new(fields), &columns());
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "column \"id\" of /a is binary, expected a string or an integer: cast it to a string (astropy: \
+             table.convert_bytestring_to_unicode())"
+        );
     }
 }

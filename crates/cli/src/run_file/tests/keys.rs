@@ -228,6 +228,17 @@ fn the_reference_has_every_key_and_is_a_run_file() {
 }
 
 #[test]
+fn the_readme_has_a_run_file() {
+    let readme = include_str!("../../../../../README.md");
+    let toml = readme.split("```toml\n").nth(1).unwrap();
+    let run = parse(toml.split("```").next().unwrap()).unwrap();
+    assert_eq!(run.network.uri, "network.safetensors");
+    assert!(run.prior().is_ok() && run.output().is_ok());
+    // Messages send readers to this section.
+    assert!(readme.contains("\n## From Keras or torch\n"));
+}
+
+#[test]
 fn the_reference_states_the_defaults() {
     let reference = include_str!("../../../RUN_FILE.md");
     let stated = |key: &str| -> String {

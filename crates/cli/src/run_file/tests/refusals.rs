@@ -44,8 +44,77 @@ fn unknown_keys_name_line_and_nearest_key_at_every_depth() {
     ] {
         let error = refused(line, typo);
         let n = line_of(line);
-        let start = format!("run.toml:{n}: unknown key `{key}`: the nearest known key is `{near}`");
+        let start = format!("run.toml:{n}: unknown key `{key}`: the nearest is `{near}`");
         assert!(error.starts_with(&start), "{error}\nexpected {start}");
+    }
+}
+
+#[test]
+fn other_words_for_a_key_are_known_and_nothing_absurd_is_proposed() {
+    for (line, replacement, said) in [
+        (
+            "sigma = \"flux_err\"",
+            "error = \"flux_err\"",
+            "`catalogue.error`: it is called `catalogue.sigma` here; ",
+        ),
+        (
+            "[noise]",
+            "[model]",
+            "`model`: it is called `network` here; a run file has the keys ",
+        ),
+        (
+            "scale = [500.0, 0.8, 0.3]",
+            "std = [500.0, 0.8, 0.3]",
+            "it is called `network.labels.scale` here",
+        ),
+        (
+            "input_scale = 0.1",
+            "input_std = 0.1",
+            "it is called `network.input_scale` here",
+        ),
+        (
+            "holdout_fraction = 0.2",
+            "holdout = 0.2",
+            "it is called `noise.holdout_fraction` here",
+        ),
+        (
+            "precision = 1.5",
+            "weight_decay = 1.5",
+            "it is called `prior.precision` here",
+        ),
+        ("threads = 1", "workers = 4", "it is -w on the command line"),
+        (
+            "uri = \"out/spex\"",
+            "overwrite = true",
+            "it is --overwrite on the command line",
+        ),
+        (
+            "mask = \"mask\"",
+            "airmass = \"x\"",
+            "`catalogue.airmass`: [catalogue] has the keys `uri`, ",
+        ),
+        (
+            "precision = \"f32\"",
+            "precision = \"single\"",
+            "expected \"f32\", \"f64\", \"bf16x3\" or \"bf16\"",
+        ),
+        (
+            "learning_rate = 0.0008",
+            "activation = \"leaky_relu\"",
+            "say its slope: `leaky_relu(0.01)` as torch",
+        ),
+        (
+            "layers = [\"dense\", \"relu\", \"dense\"]",
+            "layers = [\"dense\", \"dropout\", \"dense\"]",
+            "unknown layer `dropout`; leave it out",
+        ),
+    ] {
+        let error = refused(line, replacement);
+        assert!(error.contains(said), "{error}\nexpected {said}");
+        assert!(
+            said.contains("the nearest") || !error.contains("the nearest"),
+            "{error}"
+        );
     }
 }
 
@@ -246,7 +315,7 @@ fn values_that_make_no_sense_are_refused() {
         (
             "precision = \"f32\"",
             "device = \"gpu\"",
-            "`compute.device` is \"gpu\", expected \"cpu\" or \"cuda\"",
+            "`compute.device` is \"gpu\", expected \"cpu\" or \"cuda\"; it is called \"cuda\" here",
         ),
         (
             "precision = \"f32\"",
@@ -298,7 +367,7 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         (
             "uri = \"network.safetensors\"",
             "uri = \"https://x/model.KERAS\"",
-            "a .keras network is not yet supported",
+            "a .keras network is not yet supported by this version of fisherflow; convert it to .safetensors: README.md, \"From Keras or torch\"",
         ),
         (
             "uri = \"network.safetensors\"",
@@ -319,6 +388,16 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
             "uri = \"s3://survey/training/*.parquet\"",
             "uri = \"apStar-*.fits\"",
             "a .fits catalogue is not yet supported",
+        ),
+        (
+            "uri = \"network.safetensors\"",
+            "uri = \"model.pth\"",
+            "a .pth network is not yet supported by this version of fisherflow; convert it to .safetensors: README.md",
+        ),
+        (
+            "uri = \"s3://survey/training/*.parquet\"",
+            "uri = \"spectra.csv\"",
+            "a .csv catalogue is not yet supported by this version of fisherflow; convert it to .parquet",
         ),
     ] {
         let error = refused(line, replacement);
