@@ -43,7 +43,7 @@ pub struct PredictCounts {
     pub excluded: u64,
     /// With at least one masked pixel.
     pub pixels_masked: u64,
-    /// [Farther](PixelPopulation::distance) than [`UNLIKE`] from the held-out spectra of the fit, where another catalogue is predicted.
+    /// [Farther](PixelPopulation::distance) than 5 standard deviations from the held-out spectra of the fit, where another catalogue is predicted.
     pub unlike_fit: u64,
 }
 

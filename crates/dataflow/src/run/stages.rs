@@ -349,7 +349,7 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
             context.progress.begin("evidence", n_blocks);
             let factored = invert::factors(worker, context, n_spectra)?;
             let evidence = context.evidence_of_all(&factored.spectra)?;
-            let grid = prior_choice::grid(&context.given_priors, &factored.spectra, &evidence);
+            let grid = prior_choice::grid(&context.given_priors, &factored.spectra, evidence);
             begin_over(context, "holdout", &context.fit.sample);
             let scanned = holdout::scan(worker, context, fit.population.as_ref(), n_spectra, &grid)?;
             context.drop_scans();
