@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use fisherflow_tests::{
-    Ended, RunFile, Spectrum, counts, data_files, digests, fisherflow, has_manifest, manifest, network, run, simulated,
-    toml_path, write_catalogue,
+    Ended, Processes, RunFile, Spectrum, counts, data_files, digests, fisherflow, has_manifest, manifest, network, run,
+    simulated, toml_path, write_catalogue,
 };
 use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
 const PIXELS: usize = 24;
+/// The longest that a process may take to a point.
+const COMES: Duration = Duration::from_secs(120);
 /// Rows of an object.
 const ROWS: u64 = 6;
 /// Objects of the first night.
@@ -278,7 +281,7 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
     let commit = nights.commit(3);
     let mut named: BTreeSet<String> = BTreeSet::new();
     for group in commit["groups"].as_array().unwrap() {
-        named.insert(format!("groups/ids/{}.parquet", group["membership"].as_str().unwrap()));
+        named.insert(format!("groups/ids/{}", group["membership"].as_str().unwrap()));
         for (pass, name) in group["checkpoints"].as_object().unwrap() {
             named.insert(format!("groups/{pass}/{}", name.as_str().unwrap()));
         }
@@ -290,6 +293,7 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
         Some(checkpoint) if file.starts_with("groups/") && !file.starts_with("groups/ids/") => {
             named.contains(checkpoint)
         }
+        Some(ids) if file.starts_with("groups/ids/") => named.contains(ids),
         _ if file.starts_with("groups/") => named.contains(file),
         _ => ["releases/3/", "commits/3.json", "basis.json", "notes.txt"]
             .iter()
@@ -468,6 +472,112 @@ fn a_report_changes_no_release() {
     std::fs::remove_file(&page).unwrap();
     fisherflow_on("report", &line, &[]).expect_done();
     assert_eq!(std::fs::read_to_string(&page).unwrap(), drawn);
+}
+
+/// A run that stands still at a point.
+fn stopped_at(point: &str, file: &Path) -> Processes {
+    let mut process = Processes::new(1);
+    let mut command = fisherflow();
+    command
+        .arg("run")
+        .arg(file)
+        .args(["--fail-at", &format!("{point}:stop")]);
+    process.spawn_as(0, command);
+    let started = Instant::now();
+    while !process.is_stopped(0) {
+        assert!(!process.has_ended(0), "{point}: {}", process.wait(0));
+        assert!(started.elapsed() < COMES, "{point}: never");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    process
+}
+
+#[test]
+fn of_two_equal_starts_the_later_finds_the_release_there() {
+    for point in ["cleared", "committed"] {
+        let nights = Nights::new();
+        let file = nights.of_line(&nights.run_file("line"));
+        let mut later = stopped_at("opened", &file);
+        let mut first = stopped_at(point, &file);
+        if point == "cleared" {
+            first.signal(0, "CONT");
+            first.wait(0).expect_done();
+        }
+        later.signal(0, "CONT");
+        let later = later.wait(0);
+        later.expect_done();
+        assert!(later.stdout.contains("nothing to do"), "{later}");
+        if point == "committed" {
+            first.signal(0, "CONT");
+            first.wait(0).expect_done();
+        }
+        fisherflow_on("verify", &nights.path("line"), &[]).expect_done();
+        assert_eq!(
+            nights.commit(1)["changes"]["groups"],
+            nights.commit(1)["changes"]["computed"]
+        );
+    }
+    // Damaged since, it is told as what it is: a release.
+    let nights = Nights::new();
+    let file = nights.of_line(&nights.run_file("line"));
+    let mut later = stopped_at("opened", &file);
+    fisherflow_on("run", &file, &[]).expect_done();
+    std::fs::remove_file(nights.path("line/releases/1/posterior/blocks.parquet")).unwrap();
+    later.signal(0, "CONT");
+    later
+        .wait(0)
+        .expect(3, &["is missing", "releases never change", "makes release 2"]);
+}
+
+#[test]
+fn a_list_of_another_columns_ids_leaves_its_spectra_out() {
+    let (nights, mut run_file, line) = released();
+    let list = nights.path("visits.parquet");
+    let visits: Vec<i64> = (0..12).collect();
+    let column: ArrayRef = std::sync::Arc::new(Int64Array::from(visits));
+    let batch = RecordBatch::try_from_iter([("visit", column)]).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    std::fs::write(&list, writer.into_inner().unwrap()).unwrap();
+    run_file.of_catalogue = format!("exclude = \"{}\"", toml_path(&list));
+    let file = nights.of_line(&run_file);
+    let toml = std::fs::read_to_string(&file).unwrap();
+    let toml = toml
+        .replace("id = \"id\"", "id = \"visit\"")
+        .replace("[\"visit\"]", "[\"id\"]");
+    std::fs::write(&file, toml).unwrap();
+    let second = fisherflow_on("run", &file, &["-v", "--log", "json"]);
+    second.expect_done();
+    assert!(!second.stdout.contains("are in no spectrum"), "{second}");
+    assert_eq!(counts(&line.join("releases/2"))["fit_excluded"], 12);
+    let of_second = nights.commit(2);
+    let excluded = of_second["groups"].as_array().unwrap().iter();
+    let excluded = excluded.filter_map(|group| group["excluded"].as_array()).map(Vec::len);
+    assert_eq!(excluded.sum::<usize>(), 12);
+    assert_eq!(of_second["changes"]["excluded"], 12);
+}
+
+#[test]
+fn what_an_unfinished_first_run_pinned_is_not_the_next_runs_basis() {
+    let nights = Nights::new();
+    let right = nights.run_file("line");
+    let file = nights.of_line(&right);
+    let toml = std::fs::read_to_string(&file).unwrap();
+    let wrong = nights.path("wrong.toml");
+    std::fs::write(&wrong, toml.replace("\"teff\", \"logg\"", "\"logg\", \"teff\"")).unwrap();
+    let killed = fisherflow_on("run", &wrong, &["--fail-at", "group-done:2"]);
+    assert_eq!(killed.code, None, "{killed}");
+    let basis = nights.path("line/basis.json");
+    let pinned = std::fs::read(&basis).unwrap();
+    fisherflow_on("run", &file, &[]).expect_done();
+    assert_ne!(std::fs::read(&basis).unwrap(), pinned);
+    assert_eq!(nights.commit(1)["basis_sha256"], sha256_of(&basis));
+    let mut alone = right.clone();
+    alone.output = toml_path(&nights.path("alone"));
+    fisherflow_on("run", &alone.write(nights.home.path(), "alone"), &[]).expect_done();
+    let release = nights.path("line/releases/1");
+    assert_eq!(digests(&release), digests(&nights.path("alone")), "bit for bit");
+    fisherflow_on("verify", &nights.path("line"), &[]).expect_done();
 }
 
 /// Every file below a folder, relative to it.

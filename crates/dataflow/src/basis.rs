@@ -2,7 +2,8 @@
 //!
 //! All three come from held-out spectra. Were they found anew every night, every group's sums would be other ones. So the first release of a line
 //! pins them in `basis.json`, and the releases after it use that; a run file may name a basis too. C_intrinsic, the prior and the predictions are
-//! always those of the run itself.
+//! always those of the run itself. Until that first release is committed, only the run that found a basis goes on with it: another finds its own,
+//! for what it would correct may be what the basis was found with.
 
 use fisherflow_curvature::References;
 use fisherflow_posterior::ScatterEstimate;
@@ -78,15 +79,21 @@ impl Basis {
 }
 
 impl Pinned {
-    /// The basis of a run: that of its line, or the one that the run file names; `None` where the run finds its own.
+    /// The basis of a run: that of its line, or the one that the run file names; `None` where the run finds its own. Of a line without a release
+    /// only what this very run found counts, or what the run file names; `found_by`: the run's name where it finds its own.
     pub(crate) fn find(
         stores: &Stores,
         job: &Job,
         network_sha256: &str,
         release: Option<&Release>,
+        found_by: &str,
     ) -> Result<Option<Self>, RunError> {
         let of_line = match release {
-            Some(release) => release.line.basis()?.map(|bytes| (release.line.basis_uri(), bytes)),
+            Some(release) => {
+                let bytes = release.line.basis()?;
+                let bytes = bytes.filter(|bytes| release.parent.is_some() || is_found_by(bytes, found_by));
+                bytes.map(|bytes| (release.line.basis_uri(), bytes))
+            }
             None => None,
         };
         let named = match &job.basis {
@@ -154,6 +161,17 @@ impl Pinned {
     pub(crate) fn is_of(&self, run_id: &str) -> bool {
         self.basis.run_id == run_id
     }
+}
+
+/// Whether a document is a basis that a run of this name found.
+fn is_found_by(bytes: &[u8], run_id: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Finder {
+        version: u32,
+        run_id: String,
+    }
+    let finder: Option<Finder> = serde_json::from_slice(bytes).ok();
+    finder.is_some_and(|finder| finder.version == VERSION && finder.run_id == run_id)
 }
 
 /// How far the noise has moved from the pinned one, in words; `None` where it has not, as far as `today`'s held-out spectra can tell.

@@ -137,6 +137,11 @@ impl Context {
         self.holding.get_or_init(|| holding.clone());
     }
 
+    /// Whether this process has claimed the output.
+    pub(crate) fn holds(&self) -> bool {
+        self.holding.get().is_some()
+    }
+
     /// Looks whether the output is still this process's, before it writes what others build upon.
     pub(crate) fn check_claim(&self) -> Result<(), RunError> {
         match self.holding.get() {

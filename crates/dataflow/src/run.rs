@@ -152,7 +152,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     if cluster.process > 0 {
         let before = context.output.manifest();
         if let Some(manifest) = claim::finished(&context)? {
-            still_there::check(&context.output, &manifest, &to_repair(&context))?;
+            still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
             return Ok(Outcome::AlreadyComplete(manifest));
         }
         let done = work(&context, stage, cluster, None, |found| {
@@ -173,7 +173,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             if !context.output.is_marked()? {
                 context.output.commit(&manifest)?;
             }
-            still_there::check(&context.output, &manifest, &to_repair(&context))?;
+            still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
             release::commit_again(&context)?;
             // Another run may wait for its processes, to overwrite it then.
             let held = context.output.held()?;
@@ -209,11 +209,12 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
 }
 
 /// What brings a damaged output back: of a release that is complete and not committed, its removal, for no run overwrites one.
-fn to_repair(context: &Context) -> String {
-    match &context.release {
+fn to_repair(context: &Context) -> Result<String, RunError> {
+    Ok(match &context.release {
         None => "run again with --overwrite".to_owned(),
+        Some(release) if release::is_committed(context)? => release::to_repair_committed(release.number + 1),
         Some(release) => format!("no reader has seen it: remove {} and run again", release.uri()),
-    }
+    })
 }
 
 /// The stages, on this process's workers together with those of the others, and what `conclude` makes of them: the first process's is the

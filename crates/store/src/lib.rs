@@ -23,7 +23,7 @@ pub use groups::record::{GroupArray, GroupRecord, Purpose, SLICE, StoredArray, S
 pub use groups::store::{GroupStore, SliceReader};
 pub use hex::hex;
 pub use line::commit::{Changes, Commit, ReleasedGroup};
-pub use line::garbage::{Garbage, Retention};
+pub use line::garbage::{Garbage, Removed, Retention};
 pub use line::group_ids::GroupIds;
 pub use line::known_catalogue::{CatalogueFacts, KnownCatalogue};
 pub use line::{Line, Resolved};

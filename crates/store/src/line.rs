@@ -159,7 +159,7 @@ impl Line {
         format!("{}/{BASIS}", self.uri)
     }
 
-    /// Pins the basis, once and for all releases.
+    /// Pins the basis; with the first release it is that of all.
     ///
     /// # Errors
     /// Another basis is pinned already ([`StoreError::CommitConflict`]), or the store does not take it.
@@ -171,6 +171,21 @@ impl Line {
                 difference: "with another basis, in the meantime".to_owned(),
             }),
             Creation::Created | Creation::Ours => Ok(()),
+        }
+    }
+
+    /// Pins another basis in place of the one that stands there: for a line without a release, whose first one makes nobody's sums about the other.
+    ///
+    /// # Errors
+    /// A release is committed ([`StoreError::CommitConflict`]), or the store does not take it.
+    pub fn replace_basis(&self, bytes: Vec<u8>) -> Result<(), StoreError> {
+        match self.latest()? {
+            None => self.stores.write(&self.basis_uri(), bytes),
+            Some(commit) => Err(StoreError::CommitConflict {
+                output: self.basis_uri(),
+                run_id: commit.run_id,
+                difference: format!("as the basis of release {} at {}", commit.release, commit.created),
+            }),
         }
     }
 

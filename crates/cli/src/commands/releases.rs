@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fisherflow_dataflow::with_causes;
+use fisherflow_dataflow::{own_claim, with_causes};
 use fisherflow_store::{Line, Resolved, Retention, StoreError, Stores};
 
 use super::stores;
@@ -102,6 +102,11 @@ pub fn releases(place: &Place) -> Result<(), CliError> {
     Ok(page.print()?)
 }
 
+/// What `gc` is called in the claims that it makes.
+const GC: &str = "gc";
+/// Between its signs of life.
+const BEAT: Duration = Duration::from_secs(5);
+
 /// Removes what no release of a line needs.
 ///
 /// # Errors
@@ -150,17 +155,26 @@ pub fn gc(place: &Place, args: &GcArgs, terminal: &Terminal) -> Result<(), CliEr
             format!("release {making}: no checkpoint of a group is removed"),
         ));
     }
-    let verb = if args.dry_run { "to remove" } else { "removed" };
-    facts.push((
-        verb,
-        format!(
-            "{} objects, {}",
-            count(garbage.objects.len() as u64),
-            bytes(garbage.bytes())
-        ),
-    ));
-    if !args.dry_run {
-        line.remove(&garbage)?;
+    let of = |objects: u64, size: u64| format!("{} objects, {}", count(objects), bytes(size));
+    if args.dry_run {
+        facts.push(("to remove", of(garbage.objects.len() as u64, garbage.bytes())));
+    } else {
+        let removed = line.remove(&garbage, &own_claim(GC, BEAT))?;
+        facts.push(("removed", of(removed.objects, removed.bytes)));
+        if !removed.spared.is_empty() {
+            let spared = list(&removed.spared);
+            facts.push((
+                "spared",
+                format!("releases {spared}: a run has gone on with them since"),
+            ));
+        }
+        if removed.checkpoints_spared > 0 {
+            let spared = count(removed.checkpoints_spared);
+            facts.push((
+                "checkpoints",
+                format!("{spared} objects spared: a run has begun since that may use them"),
+            ));
+        }
     }
     let mut page = Page::new();
     page.facts(&facts);

@@ -105,7 +105,6 @@ impl Context {
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
         let cells = label_cells(&job, &network)?;
         let network_sha256 = hex(&Sha256::digest(&bytes));
-        let basis = Pinned::find(&stores, &job, &network_sha256, release.as_ref())?;
         let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
         let output = Output::open(&stores, &uri)?;
         let faults: Arc<Faults> = Arc::default();
@@ -140,7 +139,7 @@ impl Context {
             output,
             left_files: Arc::default(),
             release,
-            basis,
+            basis: None,
             excluded: OnceLock::new(),
             holding: OnceLock::new(),
             faults,
@@ -158,6 +157,9 @@ impl Context {
             label_scale: OnceLock::new(),
             input_range: OnceLock::new(),
         };
+        let found_by = context.identity();
+        let (stores, release) = (&context.stores, context.release.as_ref());
+        context.basis = Pinned::find(stores, &context.job, &context.network_sha256, release, &found_by)?;
         context.run_id = context.identity();
         context.progress.reads_from(context.stores.traffic(), &context.run_id);
         Ok(context)

@@ -47,13 +47,14 @@ pub(crate) fn of_all(context: &Context) -> Result<Vec<Vec<String>>, RunError> {
     context.fit.groups.iter().map(of_group).collect()
 }
 
-/// Those of groups that the release before knows with the same list, by membership.
+/// Those of groups that the release before knows with the same list of the same column's identifiers, by membership.
 type Known = BTreeMap<String, Vec<String>>;
 
 fn known(context: &Context) -> Known {
     let list = context.fit.catalogue.excluded().map(|list| list.sha256());
+    let id_column = context.fit.catalogue.facts().id_column();
     let parent = context.release.as_ref().and_then(|release| release.parent.as_ref());
-    let same = |parent: &&Commit| parent.exclude_sha256.as_deref() == list;
+    let same = |parent: &&Commit| parent.exclude_sha256.as_deref() == list && parent.catalogue.id_column() == id_column;
     parent
         .filter(same)
         .iter()

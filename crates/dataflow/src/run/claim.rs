@@ -225,8 +225,9 @@ fn said(file: &str) -> String {
     std::fs::read_to_string(file).unwrap_or_default().trim().to_owned()
 }
 
-/// What this process writes into a claim.
-fn own_claim(run_id: &str, beat: Duration) -> Claim {
+/// What this process writes into a claim; `beat`: between its signs of life.
+#[must_use]
+pub fn own_claim(run_id: &str, beat: Duration) -> Claim {
     // Process numbers mean the same to all that share a boot of a kernel and a namespace of them.
     let boot = said("/proc/sys/kernel/random/boot_id");
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();

@@ -22,13 +22,18 @@ type End = (String, u64);
 /// Tells versions of an object apart.
 type Version = (String, u64);
 
+/// An identifier, and the column that it is of.
+type Id = (String, String);
+
 /// What there is, of a release or of today.
 #[derive(Default)]
 struct Held {
+    /// Name and type of the column of identifiers.
+    id_column: String,
     rows: Vec<(End, String, Version, u64)>,
     objects: BTreeSet<(String, Version)>,
-    excluded: Vec<(End, String)>,
-    ids: BTreeSet<String>,
+    excluded: Vec<(End, Id)>,
+    ids: BTreeSet<Id>,
 }
 
 impl Held {
@@ -46,9 +51,11 @@ impl Held {
                 .push((end.clone(), object.path.clone(), version.clone(), row_group));
             self.objects.insert((object.path.clone(), version));
         }
-        self.excluded
-            .extend(excluded.iter().map(|id| (end.clone(), id.clone())));
-        self.ids.extend(excluded.iter().cloned());
+        for id in excluded {
+            let id = (self.id_column.clone(), id.clone());
+            self.excluded.push((end.clone(), id.clone()));
+            self.ids.insert(id);
+        }
         Some(end)
     }
 }
@@ -57,9 +64,12 @@ fn version(object: &ObjectVersion) -> Version {
     (object.etag.clone().unwrap_or_default(), object.size)
 }
 
-/// What `groups`, each with the identifiers in it that are left out, change of a release; without one, everything is added.
-pub(crate) fn changes(before: Option<&Commit>, groups: &[Group], excluded: &[Vec<String>]) -> Changes {
-    let mut old = Held::default();
+/// What `groups`, each with the identifiers of `id_column` in it that are left out, change of a release; without one, everything is added.
+pub(crate) fn changes(before: Option<&Commit>, groups: &[Group], excluded: &[Vec<String>], id_column: &str) -> Changes {
+    let mut old = Held {
+        id_column: before.map_or_else(String::new, |commit| commit.catalogue.id_column()),
+        ..Held::default()
+    };
     for group in before.iter().flat_map(|commit| &commit.groups) {
         let objects = before.map_or(&[][..], |commit| &commit.objects);
         let shards: Vec<(&ObjectVersion, u64)> = group
@@ -69,7 +79,10 @@ pub(crate) fn changes(before: Option<&Commit>, groups: &[Group], excluded: &[Vec
             .collect();
         old.push(shards.into_iter(), &group.excluded);
     }
-    let mut new = Held::default();
+    let mut new = Held {
+        id_column: id_column.to_owned(),
+        ..Held::default()
+    };
     let mut ends: BTreeMap<End, u64> = BTreeMap::new();
     for (at, group) in groups.iter().enumerate() {
         let shards = group.shards.iter().map(|shard| (&shard.object, shard.row_group as u64));
@@ -147,6 +160,9 @@ mod tests {
 
     use super::*;
 
+    /// Name and type of the column of identifiers.
+    const ID: &str = "id int64";
+
     /// Objects by number: version and rows.
     type Objects = BTreeMap<u32, (u64, u64)>;
 
@@ -203,7 +219,7 @@ mod tests {
                     keep: Vec::new(),
                 },
                 n_pixels: 3,
-                types: Vec::new(),
+                types: vec!["int64".to_owned()],
             },
             changes: Changes::default(),
             objects,
@@ -220,7 +236,7 @@ mod tests {
     #[test]
     fn the_first_release_adds_everything() {
         let groups = planned(&many());
-        let found = changes(None, &groups, &left_out(&groups, &[]));
+        let found = changes(None, &groups, &left_out(&groups, &[]), ID);
         assert_eq!(
             (found.added.len(), found.replaced.len(), found.retracted.len()),
             (400, 0, 0)
@@ -232,12 +248,23 @@ mod tests {
     fn nothing_changes_where_nothing_does() {
         let groups = planned(&many());
         let excluded = left_out(&groups, &[4, 6]);
-        let found = changes(Some(&released(&groups, &excluded)), &groups, &excluded);
+        let found = changes(Some(&released(&groups, &excluded)), &groups, &excluded, ID);
         let none = Changes {
             groups: groups.len() as u64,
             ..Changes::default()
         };
         assert_eq!(found, none);
+    }
+
+    #[test]
+    fn the_same_words_of_another_column_are_other_spectra() {
+        let groups = planned(&many());
+        let excluded = left_out(&groups, &[4, 600]);
+        let found = changes(Some(&released(&groups, &excluded)), &groups, &excluded, "name utf8");
+        assert_eq!(
+            (found.excluded, found.no_longer_excluded, found.touched.len()),
+            (2, 2, 2)
+        );
     }
 
     #[test]
@@ -256,7 +283,7 @@ mod tests {
         }
         let after = planned(&objects);
         let excluded_after = left_out(&after, &[12, 14, 180]);
-        let found = changes(Some(&released(&before, &excluded_before)), &after, &excluded_after);
+        let found = changes(Some(&released(&before, &excluded_before)), &after, &excluded_after, ID);
         assert_eq!(
             (found.added.len(), found.replaced.len(), found.retracted.len()),
             (5, 2, 3)

@@ -6,7 +6,7 @@ use fisherflow_spectra::Group;
 use fisherflow_store::{Changes, Commit, Line, Manifest, Output, StoreError, Stores, hex, now_utc};
 use sha2::{Digest, Sha256};
 
-use crate::basis::Pinned;
+use crate::basis::{Basis, Pinned};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::group_name::name_of;
@@ -95,7 +95,8 @@ impl Release {
 /// What a run changes of the release before, where it makes one; `computed`: groups whose sums it computed.
 pub(crate) fn changes(context: &Context, excluded: &[Vec<String>], computed: Option<u64>) -> Option<Changes> {
     let release = context.release.as_ref()?;
-    let changes = membership::changes(release.parent.as_ref(), &context.fit.groups, excluded);
+    let id_column = context.fit.catalogue.facts().id_column();
+    let changes = membership::changes(release.parent.as_ref(), &context.fit.groups, excluded, &id_column);
     Some(Changes { computed, ..changes })
 }
 
@@ -118,11 +119,7 @@ pub(crate) fn commit(context: &Context, excluded: &[Vec<String>], fit: &FitState
         return Ok(());
     };
     let manifest = context.stores.read(&context.output.child("manifest.json"))?;
-    let basis = release
-        .line
-        .basis()?
-        .ok_or_else(|| RunError::Internal("a release was made before its line had a basis".into()))?;
-    release.check_basis(Some(&basis))?;
+    let basis = basis_of(context, release, fit)?;
     let changes = changes(context, excluded, fit.computed)
         .ok_or_else(|| RunError::Internal("a release of no line is committed".into()))?;
     let (objects, groups) = Commit::of_groups(&context.fit.groups, |group| {
@@ -155,15 +152,58 @@ pub(crate) fn commit(context: &Context, excluded: &[Vec<String>], fit: &FitState
     Ok(())
 }
 
+/// The line's basis, about which the release was made. Before the first commit another run may have pinned its own since: then this run's is pinned
+/// again, for its claim is what decides whose first release it is.
+fn basis_of(context: &Context, release: &Release, fit: &FitState) -> Result<Vec<u8>, RunError> {
+    let pinned = release.line.basis()?;
+    if release.parent.is_some() {
+        release.check_basis(pinned.as_deref())?;
+        return pinned.ok_or_else(|| RunError::Internal("a release was made before its line had a basis".into()));
+    }
+    let own = match &context.basis {
+        Some(basis) => basis.bytes.clone(),
+        None => Basis::found(
+            context,
+            fit.population.clone(),
+            fit.references.clone(),
+            fit.estimate.clone(),
+        )
+        .to_bytes()?,
+    };
+    if pinned.as_ref() != Some(&own) {
+        release.line.replace_basis(own.clone())?;
+    }
+    Ok(own)
+}
+
+/// Whether this run has committed its release already: it may have, in another process, since this one looked for the last one.
+///
+/// # Errors
+/// Another run has committed it.
+pub(crate) fn is_committed(context: &Context) -> Result<bool, RunError> {
+    let Some(release) = &context.release else {
+        return Ok(false);
+    };
+    match release.line.commit_of(release.number)? {
+        Some(commit) if commit.run_id == context.run_id => Ok(true),
+        _ => release.check_open().map(|()| false),
+    }
+}
+
 /// Commits a release whose output is complete: for a run that ended between the two.
 pub(crate) fn commit_again(context: &Context) -> Result<(), RunError> {
     let Some(release) = &context.release else {
         return Ok(());
     };
+    if is_committed(context)? {
+        return Ok(());
+    }
     let excluded = exclusions::of_all(context)?;
     let left = stage_state::find(context, Step::Fit)?;
     let fit: FitState = match &left {
         Some(bytes) => stage_state::parse(context, Step::Fit, bytes)?,
+        // Cleared in the meantime by who committed it.
+        None if is_committed(context)? => return Ok(()),
         None => {
             return Err(RunError::Refused(format!(
                 "{} is complete and not committed, and what its fit left is gone: remove it and run again",
@@ -172,6 +212,14 @@ pub(crate) fn commit_again(context: &Context) -> Result<(), RunError> {
         }
     };
     commit(context, &excluded, &fit)
+}
+
+/// What brings a damaged release back; `next`: the number of the one after it.
+pub(crate) fn to_repair_committed(next: u64) -> String {
+    format!(
+        "releases never change: put back from a copy what is not as it was, or run again with --overwrite, which makes release {next} of the same \
+         inputs"
+    )
 }
 
 /// The manifest of the release before, where it is of this very run and another one is not asked for: then there is nothing to release.
@@ -191,11 +239,7 @@ pub(crate) fn of_same_inputs(context: &Context) -> Result<Option<Box<Manifest>>,
         return Ok(None);
     };
     let output = Output::open(&context.stores, &release.line.release_uri(parent.release))?;
-    let remedy = format!(
-        "releases never change: put back from a copy what is not as it was, or run again with --overwrite, which makes release {} of the same \
-         inputs",
-        release.number
-    );
+    let remedy = to_repair_committed(release.number);
     if let Some(problem) = release.line.manifest_problem(parent)? {
         return Err(RunError::Refused(format!("{}: {problem}; {remedy}", output.uri())));
     }

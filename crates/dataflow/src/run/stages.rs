@@ -6,6 +6,7 @@ use std::time::Instant;
 use fisherflow_curvature::{CurvatureKind, References};
 use fisherflow_posterior::{Certificate, ScatterEstimate};
 use fisherflow_spectra::{Group, PixelPopulation};
+use fisherflow_store::StoreError;
 use timely::worker::Worker;
 
 use crate::basis::{Basis, Pinned};
@@ -203,11 +204,24 @@ fn take_over_limit(context: &Context, population: Option<&PixelPopulation>) {
     context.set_input_limit(population.and_then(|population| population.input_limit));
 }
 
-/// Pins what the sums are taken about, where the run is of a line: no worker sums before it stands.
+/// Pins what the sums are taken about, where the run is of a line: no worker sums before it stands. Before the first release, what another run
+/// pinned and never committed gives way to what the holder of that release sums about.
 fn pin(worker: &Worker, context: &Context, bytes: impl FnOnce() -> Result<Vec<u8>, RunError>) -> Result<(), RunError> {
-    match &context.release {
-        Some(release) if worker.index() == 0 => Ok(release.line.pin_basis(bytes()?, &context.run_id)?),
-        _ => Ok(()),
+    let Some(release) = context.release.as_ref().filter(|_| worker.index() == 0) else {
+        return Ok(());
+    };
+    let bytes = bytes()?;
+    match release.line.pin_basis(bytes.clone(), &context.run_id) {
+        Err(StoreError::CommitConflict { .. }) if release.parent.is_none() => {
+            if !context.holds() {
+                // It makes no release.
+                return Ok(());
+            }
+            context.check_claim()?;
+            tracing::info!(basis = %release.line.basis_uri(), "replaces the basis of a run that released nothing");
+            Ok(release.line.replace_basis(bytes)?)
+        }
+        pinned => Ok(pinned?),
     }
 }
 

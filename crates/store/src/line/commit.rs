@@ -43,7 +43,7 @@ pub struct Commit {
 /// One reduction group of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleasedGroup {
-    /// Names the row groups that it holds: its ids are in `groups/ids/<membership>.parquet`.
+    /// Names the row groups that it holds: its ids are in `groups/ids/<membership>-<column>.parquet`.
     pub membership: String,
     /// Row groups, in order: position of the object in [`Commit::objects`], position in the object, rows.
     pub shards: Vec<(usize, usize, u64)>,

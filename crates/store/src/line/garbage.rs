@@ -2,14 +2,18 @@
 //!
 //! Kept: every object of a kept release, the checkpoints and ids that its commit names, the basis, and whatever is younger than the grace.
 //! While a release is in the making no checkpoint is removed: it may be about to be named. What is none of a line's own is never touched.
+//!
+//! Removing takes long, and a run may go on with what looked abandoned. So a release that nobody committed is claimed before it goes, as a run would
+//! claim it, and only if nothing in it has changed; and before each checkpoint goes it is looked whether the next release has a claim.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use fisherflow_spectra::ObjectVersion;
 use serde::Deserialize;
 
-use crate::output::CLAIM;
-use crate::{Commit, Line, StoreError};
+use crate::output::{CLAIM, MANIFEST, SUCCESS};
+use crate::{Claim, Commit, Holding, Line, Output, StoreError};
 
 /// How much of a line is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +37,27 @@ pub struct Garbage {
     pub in_the_making: Vec<u64>,
     /// Objects that go, with their bytes, in the order in which they go.
     pub objects: Vec<(String, u64)>,
+    /// When the line was listed; `None`: never.
+    listed: Option<SystemTime>,
+    /// What was in the abandoned releases then, and how old it was.
+    of_abandoned: BTreeMap<u64, Vec<(ObjectVersion, Duration)>>,
 }
+
+/// What was removed of what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Releases that seemed abandoned, and that a run has gone on with since: they stay.
+    pub spared: Vec<u64>,
+    /// Checkpoints and ids that stay, for a run has begun since that may use them.
+    pub checkpoints_spared: u64,
+}
+
+/// Times between two signs of life of whoever removes: a few deletions.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What an object of a line is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +86,8 @@ impl Line {
     /// The store cannot be listed, or a commit cannot be understood.
     pub fn garbage(&self, retention: Retention) -> Result<Garbage, StoreError> {
         let start = format!("{}/", self.uri());
-        let listed = self.stores().list_with_age(self.uri(), SystemTime::now())?;
+        let now = SystemTime::now();
+        let listed = self.stores().list_with_age(self.uri(), now)?;
         let objects: Vec<(&str, u64, bool)> = listed
             .iter()
             .filter_map(|(object, age)| Some((object.path.strip_prefix(&start)?, object.size, *age > retention.grace)))
@@ -106,6 +131,15 @@ impl Line {
             };
             named_by(&commit, &mut checkpoints, &mut ids);
         }
+        let mut of_abandoned: BTreeMap<u64, Vec<(ObjectVersion, Duration)>> = BTreeMap::new();
+        for (object, age) in &listed {
+            if let Some(Part::OfRelease(release)) = object.path.strip_prefix(&start).map(part_of)
+                && abandoned.contains(&release)
+            {
+                let of_release = of_abandoned.entry(release).or_default();
+                of_release.push((object.clone(), *age));
+            }
+        }
         let mut found = Vec::new();
         for (path, bytes, _) in objects.into_iter().filter(|&(_, _, old)| old) {
             let goes = match part_of(path) {
@@ -129,21 +163,118 @@ impl Line {
             abandoned,
             in_the_making,
             objects: found,
+            listed: Some(now),
+            of_abandoned,
         })
     }
 
-    /// Removes what was found.
+    /// Removes what was found, but what a run has begun to use since; `own`: what this process writes into a claim.
     ///
     /// # Errors
     /// The store does not let us.
-    pub fn remove(&self, garbage: &Garbage) -> Result<(), StoreError> {
-        for (object, _) in &garbage.objects {
-            self.stores().delete(object)?;
+    pub fn remove(&self, garbage: &Garbage, own: &Claim) -> Result<Removed, StoreError> {
+        let start = format!("{}/", self.uri());
+        let mut removed = Removed::default();
+        let mut of_releases: BTreeMap<u64, Vec<&(String, u64)>> = BTreeMap::new();
+        let mut of_groups = Vec::new();
+        for object in &garbage.objects {
+            match object.0.strip_prefix(&start).map(part_of) {
+                Some(Part::OfRelease(release)) if garbage.abandoned.contains(&release) => {
+                    of_releases.entry(release).or_default().push(object);
+                }
+                Some(Part::Ids(_) | Part::Checkpoint(_)) => of_groups.push(object),
+                _ => self.remove_object(object, &mut removed)?,
+            }
         }
-        for &release in garbage.expired.iter().chain(&garbage.abandoned) {
+        for &release in &garbage.expired {
             self.stores().delete_prefix(&self.release_uri(release))?;
         }
-        self.stores().remove_empty_folders(self.uri())
+        for (&release, objects) in &of_releases {
+            if !self.remove_abandoned(release, objects, garbage, own, &mut removed)? {
+                removed.spared.push(release);
+            }
+        }
+        let next = garbage.kept.iter().max().map_or(1, |last| last + 1);
+        let claim = format!("{}/{CLAIM}", self.release_uri(next));
+        for (at, object) in of_groups.iter().enumerate() {
+            if !removed.spared.is_empty() || self.stores().exists(&claim)? {
+                removed.checkpoints_spared = (of_groups.len() - at) as u64;
+                break;
+            }
+            self.remove_object(object, &mut removed)?;
+        }
+        self.stores().remove_empty_folders(self.uri())?;
+        Ok(removed)
+    }
+
+    fn remove_object(&self, (object, bytes): &(String, u64), removed: &mut Removed) -> Result<(), StoreError> {
+        self.stores().delete(object)?;
+        removed.objects += 1;
+        removed.bytes += bytes;
+        Ok(())
+    }
+
+    /// Removes what was listed of a release that nobody committed, under a claim of its own; whether it could be had, and all of it went.
+    fn remove_abandoned(
+        &self,
+        release: u64,
+        objects: &[&(String, u64)],
+        garbage: &Garbage,
+        own: &Claim,
+        removed: &mut Removed,
+    ) -> Result<bool, StoreError> {
+        let Some(listed) = garbage.listed else {
+            return Ok(false);
+        };
+        let output = Output::open(self.stores(), &self.release_uri(release))?;
+        let is_as_listed = |but: Option<&Holding>| -> Result<bool, StoreError> {
+            let mut now = self.stores().list_with_age(output.uri(), listed)?;
+            now.retain(|(object, _)| but.is_none_or(|own| !own.is_entry(&object.path)));
+            Ok(garbage.of_abandoned.get(&release) == Some(&now) && self.commit_of(release)?.is_none())
+        };
+        // The place behind this holder is another's as soon as anybody claims it.
+        let held = output.held()?;
+        if !is_as_listed(None)? {
+            return Ok(false);
+        }
+        let Some(holding) = output.claim_to_remove(held.as_ref(), own)? else {
+            return Ok(false);
+        };
+        if !is_as_listed(Some(&holding))? {
+            holding.withdraw()?;
+            return Ok(false);
+        }
+        match self.remove_under(&holding, objects, removed) {
+            // It is another's now, who removes what is left where it needs to.
+            Err(StoreError::TakenOver { .. }) => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    fn remove_under(
+        &self,
+        holding: &Holding,
+        objects: &[&(String, u64)],
+        removed: &mut Removed,
+    ) -> Result<(), StoreError> {
+        let (mut beats, mut last) = (0, None::<Instant>);
+        for object in objects.iter().filter(|(path, _)| !holding.is_of_log(path)) {
+            if last.is_none_or(|last| last.elapsed() > BEAT) {
+                beats += 1;
+                holding.beat(beats)?;
+                last = Some(Instant::now());
+            } else {
+                holding.check()?;
+            }
+            self.remove_object(object, removed)?;
+        }
+        holding.clear_half_written();
+        holding.clear_log()?;
+        for (_, bytes) in objects.iter().filter(|(path, _)| holding.is_of_log(path)) {
+            removed.objects += 1;
+            removed.bytes += bytes;
+        }
+        Ok(())
     }
 
     /// Whether numbers of a group that is kept are those of an attempt that came too late.
@@ -161,13 +292,14 @@ impl Line {
     }
 }
 
-/// When an object goes. A commit goes before what it names: a reader finds all of a release or none. A claim goes behind all that it covers: cut
-/// short, what is left is still an output that the next run may take.
+/// When an object goes. A commit goes before what it names: a reader finds all of a release or none; a manifest before what it lists. A claim goes behind
+/// all that it covers: cut short, what is left is still an output that the next run may take.
 fn turn_of(path: &str) -> u8 {
     match (part_of(path), path.split('/').nth(2)) {
         (Part::Commit(_), _) => 0,
-        (Part::OfRelease(_), Some(CLAIM)) => 2,
-        _ => 1,
+        (Part::OfRelease(_), Some(SUCCESS | MANIFEST)) => 1,
+        (Part::OfRelease(_), Some(CLAIM)) => 3,
+        _ => 2,
     }
 }
 
@@ -192,7 +324,10 @@ fn part_of(path: &str) -> Part<'_> {
             .and_then(|(n, _)| n.parse().ok())
             .map(Part::OfRelease),
         "groups" => match rest.split_once('/') {
-            Some(("ids", file)) => file.strip_suffix(".parquet").map(Part::Ids),
+            Some(("ids", file)) => {
+                let name = file.strip_suffix(".parquet");
+                name.map(|name| Part::Ids(name.split_once('-').map_or(name, |(membership, _)| membership)))
+            }
             Some((pass, file)) => {
                 let name = file
                     .strip_suffix(".done")
@@ -214,7 +349,9 @@ mod tests {
     fn only_a_lines_own_objects_are_known() {
         assert_eq!(part_of("commits/12.json"), Part::Commit(12));
         assert_eq!(part_of("releases/3/predictions/part-00000.parquet"), Part::OfRelease(3));
-        assert_eq!(part_of("groups/ids/ab12.parquet"), Part::Ids("ab12"));
+        for path in ["groups/ids/ab12.parquet", "groups/ids/ab12-77.parquet"] {
+            assert_eq!(part_of(path), Part::Ids("ab12"));
+        }
         for path in ["groups/curvature/ab12.done", "groups/curvature/ab12-77.sums"] {
             assert_eq!(part_of(path), Part::Checkpoint("curvature/ab12".to_owned()));
         }

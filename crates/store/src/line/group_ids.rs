@@ -1,7 +1,8 @@
 //! The ledger of a line: which identifiers a reduction group holds, so that a list of spectra to leave out finds its groups without a spectrum
 //! being read again.
 //!
-//! `groups/ids/<membership>.parquet` has one column, the catalogue's of identifiers, as text; it depends on the group's row groups alone.
+//! `groups/ids/<membership>-<column>.parquet` has one column, the catalogue's of identifiers, as text; it depends on the group's row groups and on
+//! which column that is alone. `<column>` is the beginning of the SHA-256 of its name and type.
 
 use std::sync::Arc;
 
@@ -10,13 +11,17 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_cast::cast::cast;
 use arrow_schema::DataType;
 use fisherflow_spectra::Group;
+use sha2::{Digest, Sha256};
 
 use crate::tables::parquet_out::FileMetadata;
 use crate::tables::table::Table;
-use crate::{Catalogue, StoreError, Stores, write_table};
+use crate::{Catalogue, StoreError, Stores, hex, write_table};
 
 /// Identifiers decoded at a time.
 const BATCH_ROWS: usize = 65_536;
+
+/// Letters of the hash of a column's name and type.
+const OF_COLUMN: usize = 16;
 
 /// Where the identifiers of groups are kept.
 #[derive(Clone, Debug)]
@@ -43,7 +48,8 @@ impl GroupIds {
     /// They cannot be read or written.
     pub fn excluded_in(&self, catalogue: &Catalogue, group: &Group, keep: bool) -> Result<Vec<String>, StoreError> {
         let kept = self.root.as_ref();
-        let kept = kept.map(|root| format!("{root}/{}.parquet", group.membership()));
+        let column = hex(&Sha256::digest(catalogue.facts().id_column()));
+        let kept = kept.map(|root| format!("{root}/{}-{}.parquet", group.membership(), &column[..OF_COLUMN]));
         let is_kept = match &kept {
             Some(uri) => self.stores.exists(uri)?,
             None => false,

@@ -20,6 +20,14 @@ pub struct CatalogueFacts {
     pub types: Vec<String>,
 }
 
+impl CatalogueFacts {
+    /// Name and type of the column of identifiers: identifiers of another column say nothing of these.
+    #[must_use]
+    pub fn id_column(&self) -> String {
+        format!("{} {}", self.columns.id, self.types.first().map_or("", String::as_str))
+    }
+}
+
 /// The objects of a release, by version.
 #[derive(Clone, Debug)]
 pub struct KnownCatalogue<'c> {

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::{CLAIM, MANIFEST, RENDEZVOUS, STAGES, SUCCESS, json};
+use crate::output::{CLAIM, DATA, MANIFEST, RENDEZVOUS, STAGES, SUCCESS, json};
 use crate::{Creation, Manifest, Output, StoreError};
 
 /// Where all claims but the first are, and the signs of life of all.
@@ -118,6 +118,14 @@ impl Output {
     /// The output cannot be written.
     pub fn replace(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
         self.enter(held.generation + 1, claim)
+    }
+
+    /// Takes the place behind a holder, or the first where nobody holds it, to remove what is there; `None` where somebody else did.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub(crate) fn claim_to_remove(&self, held: Option<&Held>, claim: &Claim) -> Result<Option<Holding>, StoreError> {
+        self.enter(held.map_or(1, |held| held.generation + 1), claim)
     }
 
     fn enter(&self, generation: u64, claim: &Claim) -> Result<Option<Holding>, StoreError> {
@@ -322,6 +330,43 @@ impl Holding {
             return Ok(());
         }
         self.check()
+    }
+
+    /// Whether an object is this claim's entry.
+    pub(crate) fn is_entry(&self, uri: &str) -> bool {
+        uri == self.output.entry(self.generation)
+    }
+
+    /// Whether an object is of the log of claims.
+    pub(crate) fn is_of_log(&self, uri: &str) -> bool {
+        uri == self.output.child(CLAIM) || uri.starts_with(&self.output.child(&format!("{CLAIMS}/")))
+    }
+
+    /// Takes this claim out of the log again, where nothing was done under it; whoever followed it stays.
+    pub(crate) fn withdraw(&self) -> Result<(), StoreError> {
+        if self.next()?.is_some() {
+            return Ok(());
+        }
+        self.output.stores().delete(&self.output.entry(self.generation))
+    }
+
+    /// Removes, on a disk, what a killed process left half written: no listing shows it.
+    pub(crate) fn clear_half_written(&self) {
+        for directory in DATA.into_iter().chain([STAGES]) {
+            self.output.remove_staged(directory);
+        }
+        self.output.clear_staged();
+    }
+
+    /// Deletes the log of an output that holds nothing else any more: the first entry last, for it is what shows the others to whoever comes.
+    pub(crate) fn clear_log(&self) -> Result<(), StoreError> {
+        self.check()?;
+        let stores = self.output.stores();
+        for generation in (1..=self.generation).rev() {
+            stores.delete(&self.output.child(&alive(generation)))?;
+            stores.delete(&self.output.child(&name(generation)))?;
+        }
+        Ok(())
     }
 
     fn show(&self, sign: Vec<u8>) -> Result<(), StoreError> {

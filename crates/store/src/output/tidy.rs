@@ -42,7 +42,7 @@ impl Output {
     }
 
     /// Removes, on a disk, the half-written files of a killed process (`part-00000.parquet#1`): no listing shows them.
-    fn remove_staged(&self, directory: &str) {
+    pub(crate) fn remove_staged(&self, directory: &str) {
         let Ok(location) = self.stores().locate(&self.child(directory)) else {
             return;
         };

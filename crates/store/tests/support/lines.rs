@@ -13,6 +13,7 @@ pub fn conform(stores: &Stores, base: &str) {
     a_uri_means_a_release(stores, &format!("{base}/read"));
     a_release_in_the_making_keeps_checkpoints(stores, &format!("{base}/making"));
     what_is_left_of_a_removal_is_still_an_output(stores, &format!("{base}/cut"));
+    a_release_that_a_run_goes_on_with_is_not_removed(stores, &format!("{base}/resumed"));
     a_release_is_as_it_was_committed(stores, &format!("{base}/whole"));
     unchanged_objects_are_not_opened(stores, &format!("{base}/known"));
 }
@@ -177,8 +178,18 @@ fn a_release_in_the_making_keeps_checkpoints(stores: &Stores, base: &str) {
         during.objects.iter().all(|(object, _)| !object.contains("/groups/")),
         "{during:?}"
     );
-    line.remove(&last).unwrap();
+    // The next release was claimed after the line was listed: its run may be about to use what no release names.
+    let removed = line.remove(&last, &super::claim_of("gc")).unwrap();
+    assert_eq!(removed.checkpoints_spared, 3, "{removed:?}");
+    assert!(
+        stores
+            .exists(&format!("{}/curvature/c9.done", line.groups_uri()))
+            .unwrap()
+    );
     assert_eq!(line.releases().unwrap(), [2]);
+    stores.delete(&format!("{}/claim.json", line.release_uri(3))).unwrap();
+    let removed = line.remove(&last, &super::claim_of("gc")).unwrap();
+    assert_eq!(removed.checkpoints_spared, 0, "{removed:?}");
     let left: Vec<String> = stores
         .list_all(base)
         .unwrap()
@@ -193,7 +204,6 @@ fn a_release_in_the_making_keeps_checkpoints(stores: &Stores, base: &str) {
             "/commits/2.json",
             "/groups/ids/m2.parquet",
             "/releases/2/manifest.json",
-            "/releases/3/claim.json"
         ]
     );
 }
@@ -220,6 +230,62 @@ fn what_is_left_of_a_removal_is_still_an_output(stores: &Stores, base: &str) {
         stores.delete(object).unwrap();
     }
     assert!(output.contents().unwrap().is_empty());
+}
+
+/// A run that goes on with a release after it was listed as abandoned keeps it, wherever it is by the time that it would go.
+fn a_release_that_a_run_goes_on_with_is_not_removed(stores: &Stores, base: &str) {
+    let all = Retention {
+        keep: None,
+        grace: Duration::ZERO,
+    };
+    let abandoned = |name: &str| {
+        let line = Line::open(stores, &format!("{base}/{name}")).unwrap();
+        line.pin_basis(b"basis".to_vec(), "r").unwrap();
+        let output = Output::open(stores, &line.release_uri(1)).unwrap();
+        output.claim(&super::claim_of("dead"), false).unwrap().unwrap();
+        output.put("stages/fit.json", vec![1]).unwrap();
+        stores
+            .write(&format!("{}/curvature/c9.done", line.groups_uri()), vec![0; 3])
+            .unwrap();
+        (line, output)
+    };
+    let lines = ["left", "claimed", "changed", "committed"].map(|name| (name, abandoned(name)));
+    // Ages are told in whole seconds.
+    std::thread::sleep(Duration::from_millis(2100));
+    for (name, (line, output)) in lines {
+        let garbage = line.garbage(all).unwrap();
+        assert_eq!(garbage.abandoned, [1], "{name}");
+        assert_eq!(garbage.objects.len(), 3, "{name}");
+        let claim = super::claim_of("nightly");
+        match name {
+            "claimed" => {
+                let held = output.held().unwrap().unwrap();
+                output.succeed(&held, &claim).unwrap().unwrap();
+            }
+            // The same bytes again.
+            "changed" => drop(output.put("stages/fit.json", vec![1]).unwrap()),
+            "committed" => line.commit(&commit_of(1, "nightly")).unwrap(),
+            _ => {}
+        }
+        let before = stores.list_all(line.uri()).unwrap();
+        let removed = line.remove(&garbage, &super::claim_of("gc")).unwrap();
+        if name == "left" {
+            assert_eq!(
+                (removed.objects, removed.spared.as_slice()),
+                (3, &[][..]),
+                "{removed:?}"
+            );
+            assert_eq!(stores.list_all(line.uri()).unwrap().len(), 1, "the basis");
+        } else {
+            assert_eq!(
+                (removed.objects, removed.spared.as_slice()),
+                (0, &[1][..]),
+                "{name}: {removed:?}"
+            );
+            assert_eq!(removed.checkpoints_spared, 1, "{name}");
+            assert_eq!(stores.list_all(line.uri()).unwrap(), before, "{name}");
+        }
+    }
 }
 
 fn a_release_is_as_it_was_committed(stores: &Stores, base: &str) {
