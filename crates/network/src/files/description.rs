@@ -1,5 +1,7 @@
 //! What is said about a network: by the run file, and by the network file in its own metadata.
 
+use std::fmt::Debug;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
@@ -63,10 +65,20 @@ impl LabelsDescription {
     /// Refuses labels that the run file says otherwise.
     pub(crate) fn refuse_another(&self, said: Option<&LabelsDescription>) -> Result<(), NetworkError> {
         let Some(said) = said else { return Ok(()) };
-        refuse_other_texts("labels.names", self.names.as_deref(), said.names.as_deref())?;
-        refuse_other_texts("labels.units", self.units.as_deref(), said.units.as_deref())?;
-        refuse_other_numbers("labels.mean", self.mean.as_deref(), said.mean.as_deref())?;
-        refuse_other_numbers("labels.scale", self.scale.as_deref(), said.scale.as_deref())
+        refuse_others("labels.names", self.names.as_deref(), said.names.as_deref())?;
+        refuse_others("labels.units", self.units.as_deref(), said.units.as_deref())?;
+        for (key, file, said) in [
+            ("labels.mean", &self.mean, &said.mean),
+            ("labels.scale", &self.scale, &said.scale),
+        ] {
+            // One number is not for all labels.
+            if file.as_ref().map(Vec::len) == said.as_ref().map(Vec::len) {
+                refuse_other_numbers(key, file.as_deref(), said.as_deref())?;
+            } else {
+                refuse_others(key, file.as_deref(), said.as_deref())?;
+            }
+        }
+        Ok(())
     }
 
     /// The labels of `outputs` outputs, with the defaults filled in.
@@ -224,8 +236,12 @@ pub(crate) fn refuse_other_numbers(
     })
 }
 
-/// Refuses names or units of the run file that are not those of the network file.
-fn refuse_other_texts(key: &'static str, file: Option<&[String]>, said: Option<&[String]>) -> Result<(), NetworkError> {
+/// Refuses what the run file says and the network file says otherwise.
+fn refuse_others<T: PartialEq + Debug>(
+    key: &'static str,
+    file: Option<&[T]>,
+    said: Option<&[T]>,
+) -> Result<(), NetworkError> {
     match (file, said) {
         (Some(file), Some(said)) if file != said => Err(NetworkError::Disagree {
             key,
