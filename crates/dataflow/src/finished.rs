@@ -262,7 +262,7 @@ impl Finished {
         let nearest = nearest_name(name, self.layers.iter().map(|shape| shape.name.as_str()));
         let unknown = CurvatureError::UnknownLayer {
             name: name.to_owned(),
-            nearest: nearest.to_owned(),
+            nearest,
         };
         Err(RunError::Usage(unknown.to_string()))
     }

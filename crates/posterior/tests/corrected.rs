@@ -202,7 +202,7 @@ fn small_networks_have_their_reference_eigenvalues_and_errors() {
         ("tiny_mlp", "relu"),
         ("tiny_act_tanh", "tanh"),
         ("tiny_act_gelu", "gelu"),
-        ("tiny_act_clip", "clipped_relu"),
+        ("tiny_act_clip", "clipped_relu(9999)"),
     ] {
         let Some(arrays) = arrays(case) else { return };
         let lam = arrays["lam"].values[0];
@@ -251,7 +251,7 @@ fn ekfac_is_closer_to_the_exact_block_than_kfac() {
         ("tiny_mlp", "relu"),
         ("tiny_act_tanh", "tanh"),
         ("tiny_act_gelu", "gelu"),
-        ("tiny_act_clip", "clipped_relu"),
+        ("tiny_act_clip", "clipped_relu(9999)"),
     ] {
         let Some(arrays) = arrays(case) else { return };
         let (shapes, seen) = captures(&arrays, activation, "X", Precision::F64);
