@@ -108,6 +108,26 @@ fn dead_units_keep_their_prior() {
     }
 }
 
+/// A certificate over fewer spectra than a block has weights is exact through their Gram matrix, whose rows are gradients of the loss here.
+#[test]
+fn an_empirical_fisher_is_certified_over_fewer_spectra_than_weights() {
+    let net = PlainNetwork::random(&[PIXELS, UNITS, K], "tanh", 3);
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    net.write(&folder.join("network.safetensors"));
+    write_objects(&folder.join("catalogue"), &simulated(PIXELS, 0, 120), 40);
+    for structure in ["block", "full", "kfac"] {
+        let mut run_file = RunFile::new(folder, &format!("out-{structure}"));
+        run_file.curvature = format!("structure = \"{structure}\"\nkind = \"empirical_fisher\"");
+        let certificate = "\n[certificate]\nspectra = 10\ncompare = [\"block\"]\n";
+        let file = folder.join(format!("{structure}.toml"));
+        std::fs::write(&file, run_file.toml() + certificate).unwrap();
+        run(fisherflow().arg("run").arg(&file)).expect_done();
+        let certified = Table::read(&folder.join(format!("out-{structure}/posterior/certificate.parquet")));
+        assert!(certified.len() >= 2, "{structure}");
+    }
+}
+
 /// Exactly one star for 63 weights. With V0 = J J^T / delta the posterior at that star is V = (V0^-1 + R^-1)^-1: below the noise, and the
 /// effective parameters are tr(V R^-1), in `full`, which is exact.
 #[test]

@@ -285,7 +285,7 @@ mod tests {
             with(folder, |job| {
                 job.network.uri = job.network.uri.replace("network.s", "another.s")
             }),
-            with(folder, |job| job.network.said.input_scale = Some(vec![0.2])),
+            with(folder, |job| job.network.said.input_scale = Some(vec![0.1])),
             with(folder, |job| job.compute.arithmetic.precision = Precision::F64),
             with(folder, |job| job.compute.batch = 8),
             with(folder, |job| job.catalogue.columns.labels.swap(0, 1)),

@@ -112,6 +112,31 @@ fn predictions_have_the_columns_of_the_contract() {
     assert!(!read["flag_bad"].as_boolean().value(0) && read["flag_bad"].as_boolean().value(2));
 }
 
+/// A variance below 0 is a difference that was lost: no error of 0. What rounding leaves of parts that cancel is one.
+#[test]
+fn a_variance_below_0_is_no_prediction() {
+    let (_directory, _stores, output) = place();
+    let schema = PredictionSchema::new(&rows().schema(), &labels()).unwrap();
+    let mut writer = output.predictions(0, &schema, &FileMetadata::default()).unwrap();
+    let flux = [1.0, 0.0, 0.0, 1.0].repeat(3);
+    let weights = [[1.0, 0.0, 0.0, 1.0], [-2.0, 0.0, 0.0, 1.0], [-1.0, 0.0, 0.0, -1e-14]].concat();
+    let total: Vec<f64> = flux.iter().zip(&weights).map(|(a, b)| a + b).collect();
+    let flags = writer
+        .append(&PredictionRows {
+            rows: &rows(),
+            labels: &[1.0; 6],
+            covariance: &total,
+            flux: &flux,
+            weights: &weights,
+            intrinsic: &[0.0; 12],
+            n_pix_good: &[9; 3],
+            flags: &[RowFlags::NONE; 3],
+        })
+        .unwrap();
+    let lost = RowFlags::RESULT_NOT_FINITE;
+    assert_eq!(flags, [RowFlags::NONE, lost, lost]);
+}
+
 #[test]
 fn columns_are_not_written_twice() {
     let labels = labels();
