@@ -176,7 +176,7 @@ fn one_star_is_enough_with_a_prior() {
             without_prior.expect(1, &["block layers.", "is singular", "Raise the prior precision"]);
         }
     }
-    // It cannot be held out and summed over too.
+    // It alone does not tell the noise.
     let folder = tempfile::tempdir().unwrap();
     let ended = carry_out(
         folder.path(),
@@ -186,7 +186,13 @@ fn one_star_is_enough_with_a_prior() {
         "holdout_fraction = 0.25",
         2.0,
     );
-    ended.expect(3, &["can be counted in the Hessian", "1 are held out"]);
+    ended.expect(
+        3,
+        &[
+            "1 held-out spectra with residuals do not tell the covariance of 3 labels",
+            "raise noise.holdout_fraction",
+        ],
+    );
 }
 
 /// Fewer stars than weights: exact structures determine no more than one number a star and label.

@@ -304,9 +304,7 @@ pub enum PosteriorError {
         skipped: u64,
     },
     /// Too few held-out residuals to find a covariance of labels.
-    #[error(
-        "{n} held-out spectra with residuals do not tell the covariance of {n_labels} labels: raise noise.holdout_fraction, or give the covariance"
-    )]
+    #[error("{n} held-out spectra with residuals do not tell the covariance of {n_labels} labels")]
     FewResiduals {
         /// How many there are.
         n: u64,
