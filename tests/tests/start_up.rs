@@ -265,7 +265,7 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
     for said in [
         "not a fisherflow process",
         "no hello",
-        "protocol 99, expected 2",
+        "protocol 99, expected 3",
         "another build of fisherflow",
         "another run file",
         "another secret, or a replay",
