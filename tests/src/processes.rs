@@ -52,6 +52,24 @@ impl Processes {
         }
     }
 
+    /// A process of its own, of a command that runs a run file, which stands still at a point.
+    ///
+    /// # Panics
+    /// It cannot be started, ends before, or hangs.
+    #[must_use]
+    pub fn stopped_at(point: &str, mut command: Command) -> Self {
+        let mut process = Self::new(1);
+        command.args(["--fail-at", &format!("{point}:stop")]);
+        process.spawn_as(0, command);
+        let started = Instant::now();
+        while !process.is_stopped(0) {
+            assert!(!process.has_ended(0), "{point}: {}", process.wait(0));
+            assert!(started.elapsed() < HANGS, "{point}: never");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        process
+    }
+
     /// A cluster that runs one run file, each process with `workers` workers.
     ///
     /// # Panics

@@ -96,13 +96,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A run that holds its output and stands still at a point.
 fn stopped_at(point: &str, file: &Path) -> Processes {
-    let mut holder = Processes::new(1);
-    holder.spawn_as(0, quick(file, &["--fail-at", &format!("{point}:stop")]));
-    wait_until(point, || {
-        assert!(!holder.has_ended(0), "{point}: {}", holder.wait(0));
-        holder.is_stopped(0)
-    });
-    holder
+    Processes::stopped_at(point, quick(file, &[]))
 }
 
 #[test]

@@ -3,15 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fisherflow_tests::{
     Ended, Processes, RunFile, Table, digests, everything_in, fisherflow, has_manifest, manifest, network, run,
     simulated, write_objects,
 };
-
-/// Something that takes longer does not come.
-const COMES: Duration = Duration::from_secs(60);
 
 struct Place {
     folder: tempfile::TempDir,
@@ -47,20 +44,9 @@ fn carry_out(file: &Path, more: &[&str]) -> Ended {
 
 /// A run that stands still at a point.
 fn stopped_at(point: &str, file: &Path) -> Processes {
-    let mut process = Processes::new(1);
     let mut command = fisherflow();
-    command
-        .arg("run")
-        .arg(file)
-        .args(["--fail-at", &format!("{point}:stop")]);
-    process.spawn_as(0, command);
-    let started = Instant::now();
-    while !process.is_stopped(0) {
-        assert!(!process.has_ended(0), "{point}: {}", process.wait(0));
-        assert!(started.elapsed() < COMES, "{point}: never");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    process
+    command.arg("run").arg(file);
+    Processes::stopped_at(point, command)
 }
 
 /// Changes a bit of a file, as a failing disk may.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use fisherflow_tests::{
@@ -13,8 +12,6 @@ use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
 const PIXELS: usize = 24;
-/// The longest that a process may take to a point.
-const COMES: Duration = Duration::from_secs(120);
 /// Rows of an object.
 const ROWS: u64 = 6;
 /// Objects of the first night.
@@ -476,20 +473,9 @@ fn a_report_changes_no_release() {
 
 /// A run that stands still at a point.
 fn stopped_at(point: &str, file: &Path) -> Processes {
-    let mut process = Processes::new(1);
     let mut command = fisherflow();
-    command
-        .arg("run")
-        .arg(file)
-        .args(["--fail-at", &format!("{point}:stop")]);
-    process.spawn_as(0, command);
-    let started = Instant::now();
-    while !process.is_stopped(0) {
-        assert!(!process.has_ended(0), "{point}: {}", process.wait(0));
-        assert!(started.elapsed() < COMES, "{point}: never");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    process
+    command.arg("run").arg(file);
+    Processes::stopped_at(point, command)
 }
 
 #[test]
