@@ -221,6 +221,21 @@ fn half_a_release_is_no_release() {
         assert!(status.stdout.contains(words), "{words}\n{status}");
     }
 
+    let status = fisherflow_on("status", &line, &["--json"]);
+    status.expect_done();
+    let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    assert_eq!(status["last_release"]["release"], 1);
+    let making = &status["in_the_making"]["output"];
+    assert_eq!(
+        (
+            &making["complete"],
+            &making["stages"]["invert"],
+            &making["stages"]["predict"]
+        ),
+        (&Value::Null, &"done".into(), &"not done".into()),
+        "{status}"
+    );
+
     // Complete, and ended before its commit: the next run commits it, and makes no other.
     let stages = nights.path("stages");
     copy(&half.join("stages"), &stages);
@@ -262,6 +277,13 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
         3,
         "{listed}"
     );
+    let listed = fisherflow_on("releases", &line, &["--json"]);
+    listed.expect_done();
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    let second = &listed["releases"][1];
+    let said = ["release", "added", "replaced", "retracted", "excluded"].map(|key| second[key].as_u64().unwrap());
+    assert_eq!(said, [2, 5, 2, 3, 40], "{listed}");
+    assert_eq!(second["uri"], line.join("releases/2").to_str().unwrap());
     std::fs::write(line.join("notes.txt"), "ours").unwrap();
     std::fs::write(line.join("groups/curvature/0123-4.sums"), "of a killed attempt").unwrap();
 

@@ -74,7 +74,7 @@ pub enum Command {
     /// Check an output against its manifest
     Verify(UriArgs),
     /// Tell how far the run of an output is, from any machine
-    Status(UriArgs),
+    Status(AskArgs),
     /// Write a catalogue of simulated spectra
     Simulate(SimulateArgs),
     /// Tell what an output holds, and write its page of plots
@@ -82,7 +82,7 @@ pub enum Command {
     /// Ask a complete output for elements, the diagonal or products of a layer's inverse Hessian
     Inverse(InverseArgs),
     /// List the releases of a line
-    Releases(UriArgs),
+    Releases(AskArgs),
     /// Remove what no release of a line needs
     Gc(GcArgs),
     /// Write the Hessian of a complete output in another program's convention
@@ -262,6 +262,16 @@ pub struct TrainArgs {
 pub struct UriArgs {
     /// A path, or the URI of an object store; of a line its last release, or with @N behind it release N
     pub uri: String,
+}
+
+/// A URI, and how the answer is written.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AskArgs {
+    /// A path, or the URI of an object store; of a line all of it
+    pub uri: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// An output, and where its page goes.

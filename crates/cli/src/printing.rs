@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
+use serde::Serialize;
+
 use crate::logging::Terminal;
 
 /// Lines to be printed.
@@ -57,6 +59,15 @@ impl Page {
     pub fn append(&mut self, below: Page) -> &mut Self {
         self.lines.extend(below.lines);
         self
+    }
+
+    /// Prints a value as JSON, for programs.
+    ///
+    /// # Errors
+    /// As [`Page::print`].
+    pub fn print_json(value: &impl Serialize) -> std::io::Result<()> {
+        let said = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;
+        Self::new().line(said).print()
     }
 
     /// Prints what was done, unless only warnings and errors are wanted.

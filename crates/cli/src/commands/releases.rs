@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use fisherflow_dataflow::{own_claim, with_causes};
-use fisherflow_store::{Line, Resolved, Retention, StoreError, Stores};
+use fisherflow_store::{Commit, Line, Resolved, Retention, StoreError, Stores};
+use serde_json::{Value, json};
 
 use super::stores;
 use crate::args::GcArgs;
@@ -35,11 +36,11 @@ pub fn resolved(stores: &Stores, uri: &str) -> Result<Resolved, CliError> {
     Ok(resolved)
 }
 
-/// Prints the releases of a line.
+/// Prints the releases of a line, for people or as JSON.
 ///
 /// # Errors
 /// There is no line, or it cannot be read.
-pub fn releases(place: &Place) -> Result<(), CliError> {
+pub fn releases(place: &Place, json: bool) -> Result<(), CliError> {
     let stores = stores(place)?;
     let line = Line::open(&stores, &place.uri)?;
     let releases = line.releases()?;
@@ -53,6 +54,31 @@ pub fn releases(place: &Place) -> Result<(), CliError> {
             problem: problem.to_owned(),
         });
     }
+    let mut commits = Vec::with_capacity(releases.len());
+    for release in releases {
+        match line.commit_of(release) {
+            Ok(commit) => commits.extend(commit),
+            // The others are still there, and still to be read.
+            Err(error @ StoreError::BadDocument { .. }) => {
+                tracing::warn!(release, "left out of the list: {}", with_causes(&error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if json {
+        let told: Vec<Value> = commits.iter().map(|commit| told(&line, commit)).collect();
+        return Ok(Page::print_json(
+            &json!({ "line": line.uri(), "basis": line.basis_uri(), "releases": told }),
+        )?);
+    }
+    let mut page = Page::new();
+    page.facts(&[("line", line.uri().to_owned()), ("basis", line.basis_uri())]);
+    page.gap().grid(&listed(&commits));
+    Ok(page.print()?)
+}
+
+/// A row a release.
+fn listed(commits: &[Commit]) -> Grid {
     let mut grid = Grid::new(&[
         "release",
         "committed",
@@ -66,24 +92,14 @@ pub fn releases(place: &Place) -> Result<(), CliError> {
         "retracted",
         "excluded",
     ]);
-    for release in releases {
-        let commit = match line.commit_of(release) {
-            Ok(Some(commit)) => commit,
-            Ok(None) => continue,
-            // The others are still there, and still to be read.
-            Err(error @ StoreError::BadDocument { .. }) => {
-                tracing::warn!(release, "left out of the list: {}", with_causes(&error));
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+    for commit in commits {
         let changes = &commit.changes;
         let known = |groups: fn(u64, u64) -> u64| {
             let computed = changes.computed.map(|computed| groups(changes.groups, computed));
             computed.map_or("-".to_owned(), count)
         };
         grid.row(vec![
-            release.to_string(),
+            commit.release.to_string(),
             commit.created.clone(),
             commit.run_id.clone(),
             count(commit.spectra),
@@ -96,10 +112,26 @@ pub fn releases(place: &Place) -> Result<(), CliError> {
             format!("{:+}", changes.excluded as i64 - changes.no_longer_excluded as i64),
         ]);
     }
-    let mut page = Page::new();
-    page.facts(&[("line", line.uri().to_owned()), ("basis", line.basis_uri())]);
-    page.gap().grid(&grid);
-    Ok(page.print()?)
+    grid
+}
+
+/// The same of one release for programs; which objects changed is in the line's `commits/<n>.json`.
+fn told(line: &Line, commit: &Commit) -> Value {
+    let changes = &commit.changes;
+    json!({
+        "release": commit.release,
+        "uri": line.release_uri(commit.release),
+        "created": commit.created,
+        "run_id": commit.run_id,
+        "spectra": commit.spectra,
+        "groups": changes.groups,
+        "computed": changes.computed,
+        "added": changes.added.len(),
+        "replaced": changes.replaced.len(),
+        "retracted": changes.retracted.len(),
+        "excluded": changes.excluded,
+        "no_longer_excluded": changes.no_longer_excluded,
+    })
 }
 
 /// What `gc` is called in the claims that it makes.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fisherflow_dataflow::{RunStatus, Standing, Unit};
 use fisherflow_store::{Claim, Line, Manifest, Output, Stores};
+use serde_json::{Value, json};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
@@ -12,130 +13,188 @@ use crate::resolve::Place;
 
 use super::stores;
 
-/// The stages of a run that leave a mark, in order.
-const STAGES: [&str; 2] = ["fit", "invert"];
-/// The folder of the last stage, which is done with the output's manifest.
-const PREDICTIONS: &str = "predictions";
-
-/// Prints who holds an output, how far the run is and when it last gave a sign of life, which stages are done, and what is written.
+/// Prints who holds an output, how far the run is and when it last gave a sign of life, which stages are done, and what is written; for people
+/// or as JSON.
 ///
 /// # Errors
 /// There is no output, or it cannot be read.
-pub fn status(place: &Place) -> Result<(), CliError> {
+pub fn status(place: &Place, json: bool) -> Result<(), CliError> {
     let stores = stores(place)?;
     let line = Line::open(&stores, &place.uri)?;
     if line.basis()?.is_some() || !line.releases()?.is_empty() {
-        return Ok(of_line(&stores, &line)?.print()?);
+        return of_line(&stores, &line, json);
     }
     let output = Output::open(&stores, &place.uri)?;
-    match of_output(&stores, &output)? {
-        Some(page) => Ok(page.print()?),
+    match Found::at(&stores, output)? {
+        Some(found) if json => Ok(Page::print_json(&found.json())?),
+        Some(found) => Ok(found.page().print()?),
         None => Err(CliError::Refused {
-            uri: output.uri().to_owned(),
+            uri: place.uri.clone(),
             problem: "nothing is there: no run has begun".to_owned(),
         }),
     }
 }
 
-/// What is known of an output; `None` where no run has begun.
-fn of_output(stores: &Stores, output: &Output) -> Result<Option<Page>, CliError> {
-    let (holder, manifest, contents) = (output.holder()?, output.manifest()?, output.contents()?);
-    if holder.is_none() && contents.is_empty() {
-        return Ok(None);
-    }
-    let told = match &manifest {
-        Some(_) => None,
-        None => RunStatus::read(stores, output)?,
-    };
-    let mut page = page(
-        output.uri(),
-        holder.as_ref(),
-        manifest.as_ref(),
-        told.as_ref(),
-        &contents,
-    );
-    if let Some(told) = &told {
-        page.gap().grid(&processes(&told.standing, told.age_s()));
-    }
-    page.gap().grid(&folders(&contents));
-    Ok(Some(page))
-}
-
 /// The last release of a line, and the one in the making.
-fn of_line(stores: &Stores, line: &Line) -> Result<Page, CliError> {
+fn of_line(stores: &Stores, line: &Line, json: bool) -> Result<(), CliError> {
     let latest = line.latest()?;
+    let next = latest.as_ref().map_or(1, |commit| commit.release + 1);
+    let making = Found::at(stores, Output::open(stores, &line.release_uri(next))?)?;
+    if json {
+        return Ok(Page::print_json(&json!({
+            "line": line.uri(),
+            "last_release": latest.as_ref().map(|commit| json!({ "release": commit.release, "created": commit.created })),
+            "in_the_making": making.as_ref().map(|found| json!({ "release": next, "output": found.json() })),
+        }))?);
+    }
+    let last = match &latest {
+        Some(commit) => format!("{}, committed {}: {}", commit.release, commit.created, commit.changes),
+        None => "none yet".to_owned(),
+    };
+    let in_the_making = match &making {
+        Some(_) => format!("{next}: no reader sees it before it is committed"),
+        None => "none".to_owned(),
+    };
     let mut page = Page::new();
-    let mut facts = vec![("line", line.uri().to_owned())];
-    let next = match &latest {
-        Some(commit) => {
-            facts.push((
-                "last release",
-                format!("{}, committed {}: {}", commit.release, commit.created, commit.changes),
-            ));
-            commit.release + 1
-        }
-        None => {
-            facts.push(("last release", "none yet".to_owned()));
-            1
-        }
-    };
-    let making = Output::open(stores, &line.release_uri(next))?;
-    let Some(in_the_making) = of_output(stores, &making)? else {
-        facts.push(("in the making", "none".to_owned()));
-        page.facts(&facts);
-        return Ok(page);
-    };
-    facts.push((
-        "in the making",
-        format!("{next}: no reader sees it before it is committed"),
-    ));
-    page.facts(&facts).gap();
-    page.append(in_the_making);
-    Ok(page)
+    page.facts(&[
+        ("line", line.uri().to_owned()),
+        ("last release", last),
+        ("in the making", in_the_making),
+    ]);
+    if let Some(found) = making {
+        page.gap().append(found.page());
+    }
+    Ok(page.print()?)
 }
 
-fn page(
-    uri: &str,
-    holder: Option<&Claim>,
-    manifest: Option<&Manifest>,
-    told: Option<&RunStatus>,
-    contents: &[(String, u64)],
-) -> Page {
-    let mut facts = vec![(
-        "output",
-        match manifest {
-            Some(manifest) => format!("{uri} (complete since {})", manifest.created),
-            None => format!("{uri} (not complete)"),
-        },
-    )];
-    match holder {
-        Some(claim) => {
-            facts.push(("run", claim.run_id.clone()));
-            let verb = if manifest.is_some() { "was held by" } else { "held by" };
-            facts.push((
-                verb,
-                format!("process {} on {} since {}", claim.pid, claim.host, claim.started),
-            ));
+/// What an output shows of its run.
+#[derive(Debug)]
+struct Found {
+    uri: String,
+    holder: Option<Claim>,
+    manifest: Option<Manifest>,
+    /// What the run last told, while the output is not complete.
+    told: Option<RunStatus>,
+    /// Paths and sizes of what is there.
+    contents: Vec<(String, u64)>,
+}
+
+impl Found {
+    /// What is known of an output; `None` where no run has begun.
+    fn at(stores: &Stores, output: Output) -> Result<Option<Self>, CliError> {
+        let (holder, manifest, contents) = (output.holder()?, output.manifest()?, output.contents()?);
+        if holder.is_none() && contents.is_empty() {
+            return Ok(None);
         }
-        None => facts.push(("run", "no run holds it".to_owned())),
+        let told = match &manifest {
+            Some(_) => None,
+            None => RunStatus::read(stores, &output)?,
+        };
+        Ok(Some(Self {
+            uri: output.uri().to_owned(),
+            holder,
+            manifest,
+            told,
+            contents,
+        }))
     }
-    if manifest.is_none() && holder.is_some() {
-        facts.push(("last sign of life", sign_of_life(told)));
+
+    /// For people.
+    fn page(&self) -> Page {
+        let manifest = self.manifest.as_ref();
+        let since = manifest.map_or_else(
+            || "not complete".to_owned(),
+            |manifest| format!("complete since {}", manifest.created),
+        );
+        let mut facts = vec![("output", format!("{} ({since})", self.uri))];
+        match &self.holder {
+            Some(claim) => {
+                facts.push(("run", claim.run_id.clone()));
+                let verb = if manifest.is_some() { "was held by" } else { "held by" };
+                facts.push((
+                    verb,
+                    format!("process {} on {} since {}", claim.pid, claim.host, claim.started),
+                ));
+            }
+            None => facts.push(("run", "no run holds it".to_owned())),
+        }
+        if manifest.is_none() && self.holder.is_some() {
+            facts.push(("last sign of life", sign_of_life(self.told.as_ref())));
+        }
+        if let Some(told) = &self.told {
+            facts.push(("pass", pass(&told.standing)));
+        }
+        let stages: Vec<String> = self.stages().map(|(stage, how)| format!("{stage} {how}")).into();
+        facts.push(("stages", stages.join(", ")));
+        let waiting = self.waiting();
+        if waiting > 0 {
+            facts.push(("at the rendezvous", format!("{} processes", count(waiting))));
+        }
+        let mut page = Page::new();
+        page.facts(&facts);
+        if let Some(told) = &self.told {
+            page.gap().grid(&processes(&told.standing, told.age_s()));
+        }
+        let mut grid = Grid::new(&["folder", "files", "size"]);
+        for (folder, (files, size)) in self.folders() {
+            grid.row(vec![format!("{folder}/"), count(files), bytes(size)]);
+        }
+        page.gap().grid(&grid);
+        page
     }
-    if let Some(told) = told {
-        facts.push(("pass", pass(&told.standing)));
+
+    /// For programs.
+    fn json(&self) -> Value {
+        let folders = self.folders().into_iter();
+        json!({
+            "output": self.uri,
+            "complete": self.manifest.as_ref().map(|manifest| &manifest.created),
+            "holder": self.holder.as_ref().map(|claim| json!({
+                "run_id": claim.run_id, "host": claim.host, "pid": claim.pid, "started": claim.started,
+            })),
+            "told": self.told,
+            "told_age_s": self.told.as_ref().map(RunStatus::age_s),
+            "silent": self.told.as_ref().map(RunStatus::is_silent),
+            "stages": self.stages().into_iter().collect::<BTreeMap<_, _>>(),
+            "at_the_rendezvous": self.waiting(),
+            "folders": folders.map(|(folder, (files, bytes))| json!({ "folder": folder, "files": files, "bytes": bytes })).collect::<Vec<_>>(),
+        })
     }
-    facts.push(("stages", stages(manifest, contents)));
-    let waiting = contents
-        .iter()
-        .filter(|(path, _)| path.starts_with("rendezvous/"))
-        .count();
-    if waiting > 0 {
-        facts.push(("at the rendezvous", format!("{} processes", count(waiting as u64))));
+
+    /// `done`, `begun` or `not done`, a stage.
+    fn stages(&self) -> [(&'static str, &'static str); 3] {
+        let is_there = |start: &str| self.contents.iter().any(|(path, _)| path.starts_with(start));
+        let complete = self.manifest.is_some();
+        let stage = |stage| {
+            let is_done = complete || is_there(&format!("stages/{stage}.json"));
+            (stage, if is_done { "done" } else { "not done" })
+        };
+        // The last stage is done with the output's manifest.
+        let predict = match (complete, is_there("predictions/")) {
+            (true, _) => "done",
+            (false, true) => "begun",
+            (false, false) => "not done",
+        };
+        [stage("fit"), stage("invert"), ("predict", predict)]
     }
-    let mut page = Page::new();
-    page.facts(&facts);
-    page
+
+    /// Processes that wait for others.
+    fn waiting(&self) -> u64 {
+        let waiting = self.contents.iter().filter(|(path, _)| path.starts_with("rendezvous/"));
+        waiting.count() as u64
+    }
+
+    /// Files and bytes of each folder.
+    fn folders(&self) -> BTreeMap<&str, (u64, u64)> {
+        let mut folders: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for (path, size) in &self.contents {
+            let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
+            let (files, total) = folders.entry(folder).or_default();
+            *files += 1;
+            *total += size;
+        }
+        folders
+    }
 }
 
 /// When the run last told anything, and what follows from it.
@@ -201,46 +260,21 @@ fn processes(standing: &Standing, age_s: u64) -> Grid {
     grid
 }
 
-/// A row a folder.
-fn folders(contents: &[(String, u64)]) -> Grid {
-    let mut folders: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for (path, size) in contents {
-        let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
-        let (files, total) = folders.entry(folder).or_default();
-        *files += 1;
-        *total += size;
-    }
-    let mut grid = Grid::new(&["folder", "files", "size"]);
-    for (folder, (files, size)) in folders {
-        grid.row(vec![format!("{folder}/"), count(files), bytes(size)]);
-    }
-    grid
-}
-
-/// `fit done, invert done, predict begun`.
-fn stages(manifest: Option<&Manifest>, contents: &[(String, u64)]) -> String {
-    let is_there = |start: &str| contents.iter().any(|(path, _)| path.starts_with(start));
-    let mut said: Vec<String> = STAGES
-        .iter()
-        .map(|stage| {
-            let is_done = manifest.is_some() || is_there(&format!("stages/{stage}.json"));
-            format!("{stage} {}", if is_done { "done" } else { "not done" })
-        })
-        .collect();
-    let predict = match (manifest, is_there(&format!("{PREDICTIONS}/"))) {
-        (Some(_), _) => "done",
-        (None, true) => "begun",
-        (None, false) => "not done",
-    };
-    said.push(format!("predict {predict}"));
-    said.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use fisherflow_dataflow::RunError;
 
     use super::*;
+
+    fn nothing() -> Found {
+        Found {
+            uri: String::new(),
+            holder: None,
+            manifest: None,
+            told: None,
+            contents: Vec::new(),
+        }
+    }
 
     #[test]
     fn a_run_half_done_is_told_from_its_files() {
@@ -262,8 +296,13 @@ mod tests {
             born: 0,
             beat: 0,
         };
-        let mut page = page("/out", Some(&claim), None, None, &contents);
-        let said = page.gap().grid(&folders(&contents)).to_string();
+        let found = Found {
+            uri: "/out".to_owned(),
+            holder: Some(claim),
+            contents,
+            ..nothing()
+        };
+        let said = found.page().to_string();
         for words in [
             "/out (not complete)",
             "process 7 on node-1 since 2026-01-01T00:00:00Z",
@@ -279,11 +318,20 @@ mod tests {
             .unwrap();
         let cells: Vec<&str> = hessian.split_whitespace().collect();
         assert_eq!(cells, ["posterior/hessian/", "2", "4.0", "KiB"]);
+
+        let told = found.json();
+        assert_eq!(told["complete"], Value::Null);
+        assert_eq!(told["holder"]["pid"], 7);
+        assert_eq!(told["stages"]["fit"], "done");
+        assert_eq!(
+            told["folders"][1],
+            json!({ "folder": "posterior/hessian", "files": 2, "bytes": 4096 })
+        );
     }
 
     fn told(age_s: u64, ended: Option<&str>) -> RunStatus {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let process = serde_json::json!({
+        let process = json!({
             "heard_s": 1.0, "process": 0, "current": 0, "workers": [{ "worker": 0, "done": 3000, "groups": 3 }],
             "passes": [{
                 "pass": "curvature", "unit": "spectra", "of": 9000, "of_groups": 9, "done": 3000, "resumed": 0, "groups": 3,
@@ -291,7 +339,7 @@ mod tests {
             }],
             "bytes_read": 2048, "bytes_written": 0, "resident": 1 << 30,
         });
-        let json = serde_json::json!({
+        let json = json!({
             "version": 1, "run_id": "r", "stage": "run", "host": "node-1", "pid": 7, "started": "", "written": "",
             "written_s": now.unwrap().as_secs() - age_s, "every_s": 10, "processes": 1, "ended": ended,
             "standing": {
@@ -342,6 +390,10 @@ mod tests {
             "predictions/part-00000.parquet",
         ];
         let contents: Vec<(String, u64)> = contents.iter().map(|path| ((*path).to_owned(), 1)).collect();
-        assert_eq!(stages(None, &contents), "fit done, invert done, predict begun");
+        let found = Found { contents, ..nothing() };
+        assert_eq!(
+            found.stages(),
+            [("fit", "done"), ("invert", "done"), ("predict", "begun")]
+        );
     }
 }

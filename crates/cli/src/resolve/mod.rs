@@ -70,9 +70,19 @@ pub enum Task {
     /// Whether an output is as its manifest says.
     Verify(Place),
     /// How far the run of an output is.
-    Status(Place),
+    Status {
+        /// The output.
+        place: Place,
+        /// Whether it is said in JSON.
+        json: bool,
+    },
     /// The releases of a line.
-    Releases(Place),
+    Releases {
+        /// The line.
+        place: Place,
+        /// Whether they are said in JSON.
+        json: bool,
+    },
     /// What a line holds beyond them.
     Gc(Place, GcArgs),
     /// A catalogue of simulated spectra.
@@ -160,8 +170,14 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         }
         Command::Inspect(args) => Ok(Task::Inspect(place(&args.uri)?)),
         Command::Verify(args) => Ok(Task::Verify(place(&args.uri)?)),
-        Command::Status(args) => Ok(Task::Status(place(&args.uri)?)),
-        Command::Releases(args) => Ok(Task::Releases(place(&args.uri)?)),
+        Command::Status(args) => Ok(Task::Status {
+            place: place(&args.uri)?,
+            json: args.json,
+        }),
+        Command::Releases(args) => Ok(Task::Releases {
+            place: place(&args.uri)?,
+            json: args.json,
+        }),
         Command::Gc(args) => Ok(Task::Gc(place(&args.uri)?, args)),
         Command::Simulate(args) => Ok(Task::Simulate(place(&args.out)?, args)),
         Command::Report(args) => Ok(Task::Report(finished::report(&args, environment)?)),
