@@ -209,6 +209,39 @@ fn a_plan_says_what_stays_in_memory_where_anything_does() {
     }
 }
 
+#[test]
+fn a_plan_says_whose_run_is_at_the_output() {
+    let place = Place::new();
+    place.run_file("run", &[]);
+    place.run_file("other", &[("group = 50", "group = 70")]);
+    let planned = |file: &str| {
+        let planned = place.asked(&["plan", file]);
+        planned.expect_done();
+        planned.stdout
+    };
+    assert!(!planned("run.toml").contains("found there"));
+    place.asked(&["fit", "run.toml"]).expect_done();
+    let (own, others) = (planned("run.toml"), planned("other.toml"));
+    assert!(own.contains("not complete: a run goes on with what is done"), "{own}");
+    assert!(
+        others.contains("not complete: only --overwrite replaces it"),
+        "{others}"
+    );
+    place.asked(&["run", "run.toml"]).expect_done();
+    let (own, others) = (planned("run.toml"), planned("other.toml"));
+    assert!(own.contains("nothing is left to do"), "{own}");
+    assert!(others.contains(": only --overwrite replaces it"), "{others}");
+
+    // A table of it is no catalogue, and its covariances are no flux.
+    let shown = place.asked(&["inspect", "out/predictions"]);
+    shown.expect_done();
+    assert!(shown.stdout.contains("written by"), "{shown}");
+    assert!(
+        !shown.stdout.contains("catalogue") && !shown.stdout.contains("pixels"),
+        "{shown}"
+    );
+}
+
 /// What the run file asks of a machine or a place is a wrong run file; what the catalogue lacks is refused data.
 #[test]
 fn exit_codes_are_those_of_the_table() {

@@ -45,6 +45,7 @@ pub use passes::predict::PredictCounts;
 pub use plan::auto::ChosenStructure;
 pub use plan::cluster_plan::{ClusterPlan, ClusterQuestion, ClusterStage, WorkerPlan};
 pub use plan::cluster_rates::ClusterRates;
+pub use plan::found::FoundRun;
 pub use plan::memory::MemoryPlan;
 pub use plan::resources::{Resources, StageResources, TimeShare};
 pub use plan::{

@@ -4,6 +4,7 @@ pub(crate) mod auto;
 pub(crate) mod cluster_plan;
 pub(crate) mod cluster_rates;
 pub(crate) mod cluster_sizes;
+pub(crate) mod found;
 pub(crate) mod memory;
 pub(crate) mod resources;
 
@@ -25,6 +26,7 @@ use crate::passes::exclusions;
 use crate::plan::auto::ChosenStructure;
 use crate::plan::cluster_plan::{ClusterPlan, ClusterQuestion, cluster_plan};
 use crate::plan::cluster_sizes::cluster_sizes;
+use crate::plan::found::{FoundRun, found_run};
 use crate::plan::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
 use crate::progress::meter::Meter;
 use crate::run::release;
@@ -36,6 +38,8 @@ pub struct RunPlan {
     pub run_id: String,
     /// URI of the output.
     pub output: String,
+    /// What is there already.
+    pub found: Option<FoundRun>,
     /// Which release it would make; `None` where the output is in no line.
     pub release: Option<ReleasePlan>,
     /// The products that the run file asks for.
@@ -254,6 +258,7 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
     Ok(RunPlan {
         run_id: context.run_id.clone(),
         output: context.output.uri().to_string(),
+        found: found_run(&context)?,
         release: release_plan(&context)?,
         precision_asked: context.asked.to_string(),
         precision: context.job.compute.arithmetic.precision.to_string(),

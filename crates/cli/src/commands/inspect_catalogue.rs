@@ -1,4 +1,4 @@
-//! A Parquet catalogue: its objects, its columns, and its first rows.
+//! A Parquet catalogue, or a table of an output: its objects, its columns, and its first rows.
 
 use arrow_array::RecordBatch;
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
@@ -22,16 +22,21 @@ pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
     let table = Table::open(stores, uri)?;
     let size: u64 = table.objects().iter().map(|object| object.size).sum();
     let mut page = Page::new();
+    let written_by = table.metadata().0.get("fisherflow.run_id");
     let mut facts = vec![
-        ("catalogue", uri.to_owned()),
+        (if written_by.is_some() { "table" } else { "catalogue" }, uri.to_owned()),
         (
             "objects",
             format!("{}, {}", count(table.objects().len() as u64), bytes(size)),
         ),
         ("rows", count(table.n_rows())),
     ];
-    let as_spectra = guessed_columns(table.schema())
-        .and_then(|columns| Catalogue::open(stores, uri, &columns, OnBadObject::Skip).ok());
+    facts.extend(written_by.map(|run| ("written by", format!("run {run}"))));
+    let as_spectra = match written_by {
+        Some(_) => None,
+        None => guessed_columns(table.schema())
+            .and_then(|columns| Catalogue::open(stores, uri, &columns, OnBadObject::Skip).ok()),
+    };
     if let Some(catalogue) = &as_spectra {
         facts.push(("row groups", count(catalogue.shards().len() as u64)));
         facts.push((

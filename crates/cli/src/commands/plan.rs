@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_dataflow::{CataloguePlan, ClusterPlan, ClusterQuestion, DualPlan, Job, ReleasePlan, RunPlan};
+use fisherflow_dataflow::{CataloguePlan, ClusterPlan, ClusterQuestion, DualPlan, FoundRun, Job, ReleasePlan, RunPlan};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count, flop};
@@ -15,8 +15,7 @@ use crate::progress::time;
 pub fn plan(job: Job, asked: &ClusterQuestion, json: bool) -> Result<(), CliError> {
     let plan = fisherflow_dataflow::plan(Arc::new(job), asked)?;
     if json {
-        let said = serde_json::to_string_pretty(&plan).map_err(std::io::Error::from)?;
-        return Ok(Page::new().line(said).print()?);
+        return Ok(Page::print_json(&plan)?);
     }
     let mut page = page(&plan, asked.workers);
     of_cluster(&plan.cluster, &mut page);
@@ -29,6 +28,9 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
     let mut facts = vec![
         ("output", format!("{}, {}", plan.output, bytes(plan.output_bytes))),
         ("run", plan.run_id.clone()),
+    ];
+    facts.extend(plan.found.as_ref().map(|found| ("found there", said_of_found(found))));
+    facts.extend([
         (
             "network",
             format!(
@@ -47,7 +49,7 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
                 .as_ref()
                 .map_or("the spectra of the fit, in the same passes".to_owned(), catalogue),
         ),
-    ];
+    ]);
     let products = if plan.precision == plan.precision_asked {
         plan.precision.clone()
     } else {
@@ -149,6 +151,23 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
         page.gap().facts(&of_dual(dual));
     }
     page
+}
+
+/// What a run would do with what is at its output.
+fn said_of_found(found: &FoundRun) -> String {
+    let begun = format!("begun {} on {}", found.started, found.host);
+    match (found.is_planned, &found.complete) {
+        (true, Some(since)) => format!("this run, complete since {since}: nothing is left to do"),
+        (true, None) => format!("this run, {begun}, not complete: a run goes on with what is done"),
+        (false, Some(since)) => format!(
+            "run {}, complete since {since}: only --overwrite replaces it",
+            found.run_id
+        ),
+        (false, None) => format!(
+            "run {}, {begun}, not complete: only --overwrite replaces it",
+            found.run_id
+        ),
+    }
 }
 
 /// What the next release of a line changes.

@@ -1,0 +1,42 @@
+//! What a run would find at its output.
+
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::RunError;
+
+/// A run that an output holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FoundRun {
+    /// The run.
+    pub run_id: String,
+    /// Whether it is the planned one: then a run goes on with what it left, or finds it complete. Another's is replaced with `--overwrite` alone.
+    pub is_planned: bool,
+    /// When it was completed: RFC 3339, UTC; `None`: it is not.
+    pub complete: Option<String>,
+    /// When the process began that holds it or held it last: RFC 3339, UTC.
+    pub started: String,
+    /// The machine of that process.
+    pub host: String,
+}
+
+/// Whose run is there; `None`: nobody's, or the output is in a line, where what was never committed is nobody's.
+pub(crate) fn found_run(context: &Context) -> Result<Option<FoundRun>, RunError> {
+    if context.release.is_some() {
+        return Ok(None);
+    }
+    let Some(held) = context.output.held()? else {
+        return Ok(None);
+    };
+    let manifest = held.committed.or(context.output.manifest()?);
+    let run_id = manifest
+        .as_ref()
+        .map_or(held.claim.run_id, |manifest| manifest.run_id.clone());
+    Ok(Some(FoundRun {
+        is_planned: run_id == context.run_id,
+        run_id,
+        complete: manifest.map(|manifest| manifest.created),
+        started: held.claim.started,
+        host: held.claim.host,
+    }))
+}
