@@ -11,6 +11,7 @@ mod curvature_share;
 mod newton;
 mod probe;
 mod sigma_ratio;
+mod span;
 mod subset;
 pub mod verdict;
 

@@ -19,6 +19,8 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use serde::{Deserialize, Serialize};
 
 use super::SigmaRatio;
+use super::span::InTheirSpan;
+use crate::structures::dual::exact_covariance;
 use crate::{
     BlockPosterior, PosteriorError, Precision, covariance_of_blocks, exact_posterior, invert, kronecker_bases,
 };
@@ -88,6 +90,20 @@ impl Subset<'_> {
         own: Option<&[Box<dyn Precision>]>,
         compare: &[StructureKind],
     ) -> Result<Comparison, PosteriorError> {
+        // The run's own posteriors take the network's inputs.
+        if own.is_none()
+            && let Some(in_their_span) = InTheirSpan::of(self, compare)?
+        {
+            return in_their_span.subset(self).compared(None, compare);
+        }
+        self.compared(own, compare)
+    }
+
+    fn compared(
+        &self,
+        own: Option<&[Box<dyn Precision>]>,
+        compare: &[StructureKind],
+    ) -> Result<Comparison, PosteriorError> {
         let (n_labels, n_spectra) = (self.training.1.n_labels, self.training.1.batch());
         let exact = self.exact(&self.joint_plan(StructureKind::Dual)?)?;
         let mut structures = Vec::with_capacity(1 + compare.len());
@@ -115,8 +131,11 @@ impl Subset<'_> {
         }
         let mut blocks = Vec::with_capacity(self.plans.len());
         for (plan, own) in self.plans.iter().zip(own) {
-            let alone = self.exact(plan)?;
-            blocks.push(SigmaRatio::of(&own.covariance_of(self.stars)?, &alone.1, n_labels));
+            let alone = match plan.layers.len() == self.shapes.len() {
+                true => &exact.1,
+                false => &self.exact_covariance(plan)?,
+            };
+            blocks.push(SigmaRatio::of(&own.covariance_of(self.stars)?, alone, n_labels));
         }
         Ok(Comparison {
             n_spectra: n_spectra as u64,
@@ -131,16 +150,26 @@ impl Subset<'_> {
     /// The exact posterior of a block's weights, jointly over its layers: its effective parameters, and the covariances of the stars' labels.
     fn exact(&self, plan: &BlockPlan) -> Result<(f64, Vec<f64>), PosteriorError> {
         let (training, stars, prior_precision) = self.with_one_prior(plan)?;
-        let joint = BlockPlan {
-            options: BlockOptions {
-                split_bias: false,
-                ..plan.options
-            },
-            ..plan.clone()
-        };
-        let posterior = self.exact_posterior(&joint, (&training, self.training.1), prior_precision)?;
+        let posterior = self.exact_posterior(&jointly(plan), (&training, self.training.1), prior_precision)?;
         let covariance = posterior.precision.covariance_of(&stars)?;
         Ok((posterior.info.effective_parameters, covariance))
+    }
+
+    /// The covariances alone.
+    fn exact_covariance(&self, plan: &BlockPlan) -> Result<Vec<f64>, PosteriorError> {
+        let (training, stars, prior_precision) = self.with_one_prior(plan)?;
+        let (joint, spectra) = (jointly(plan), (training.as_slice(), self.training.1));
+        if exact_form(&joint, self.training.1) == StructureKind::Full {
+            let posterior = self.exact_posterior(&joint, spectra, prior_precision)?;
+            return posterior.precision.covariance_of(&stars);
+        }
+        exact_covariance(
+            &in_form(&joint, StructureKind::Dual),
+            spectra,
+            prior_precision,
+            &stars,
+            self.threads,
+        )
     }
 
     /// In f64, and by whichever of the two forms is the smaller.
@@ -150,17 +179,9 @@ impl Subset<'_> {
         (captures, precision): Spectra<'_>,
         prior_precision: f64,
     ) -> Result<BlockPosterior, PosteriorError> {
-        // A dual block knows no cross terms that are left out.
-        let structure = if plan.options.split_bias || plan.n_weights() <= precision.n_labels * precision.batch() {
-            StructureKind::Full
-        } else {
-            StructureKind::Dual
-        };
-        let plan = BlockPlan {
-            structure,
-            ..plan.clone()
-        };
-        if structure == StructureKind::Dual {
+        let form = exact_form(plan, precision);
+        let plan = in_form(plan, form);
+        if form == StructureKind::Dual {
             return exact_posterior(&plan, captures, precision, prior_precision, self.threads);
         }
         let captures = in_f64(captures)?;
@@ -273,6 +294,34 @@ impl Subset<'_> {
     fn joint_plan(&self, structure: StructureKind) -> Result<BlockPlan, PosteriorError> {
         let mut plans = plan_blocks(self.shapes, structure, &BTreeMap::new(), self.options())?;
         Ok(plans.remove(0))
+    }
+}
+
+/// The block without what a joint one cannot have.
+fn jointly(plan: &BlockPlan) -> BlockPlan {
+    BlockPlan {
+        options: BlockOptions {
+            split_bias: false,
+            ..plan.options
+        },
+        ..plan.clone()
+    }
+}
+
+/// The smaller of the two forms of an exact posterior: of the weights, or of the rows of their Jacobian.
+fn exact_form(plan: &BlockPlan, precision: &LabelPrecision) -> StructureKind {
+    // A dual block knows no cross terms that are left out.
+    if plan.options.split_bias || plan.n_weights() <= precision.n_labels * precision.batch() {
+        StructureKind::Full
+    } else {
+        StructureKind::Dual
+    }
+}
+
+fn in_form(plan: &BlockPlan, structure: StructureKind) -> BlockPlan {
+    BlockPlan {
+        structure,
+        ..plan.clone()
     }
 }
 

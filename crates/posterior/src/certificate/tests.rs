@@ -16,6 +16,7 @@ use crate::{Factor, PosteriorError, Precision, invert};
 const WIDTHS: [usize; 4] = [6, 7, 5, K];
 
 struct Nets {
+    pixels: usize,
     mlp: Mlp,
     x: Vec<f64>,
     stars: Vec<f64>,
@@ -25,15 +26,20 @@ struct Nets {
 
 impl Nets {
     fn new(n: usize, structures: [StructureKind; 3]) -> Self {
-        let mlp = Mlp::random(&WIDTHS, 41);
+        Self::of_pixels(WIDTHS[0], n, structures)
+    }
+
+    fn of_pixels(pixels: usize, n: usize, structures: [StructureKind; 3]) -> Self {
+        let mlp = Mlp::random(&[pixels, WIDTHS[1], WIDTHS[2], K], 41);
         let plans = structures.iter().enumerate().map(|(l, &s)| BlockPlan {
             id: l,
             ..plan(&mlp, s, &[l])
         });
         Self {
+            pixels,
             plans: plans.collect(),
-            x: draw(WIDTHS[0] * n, 42),
-            stars: draw(WIDTHS[0] * 12, 43),
+            x: draw(pixels * n, 42),
+            stars: draw(pixels * 12, 43),
             precision: LabelPrecision::constant(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], n).unwrap(),
             mlp,
         }
@@ -42,7 +48,8 @@ impl Nets {
     fn compare(&self, deltas: &[f64], compare: &[StructureKind]) -> Result<super::Comparison, PosteriorError> {
         let training = self.mlp.captures(&self.x, DType::F64);
         let stars = self.mlp.captures(&self.stars, DType::F64);
-        let references = References::zero(&self.mlp.shapes, K);
+        let mut references = References::zero(&self.mlp.shapes, K);
+        references.input_mean[0] = draw(self.pixels, 44);
         Subset {
             shapes: &self.mlp.shapes,
             plans: &self.plans,
@@ -82,7 +89,7 @@ impl Nets {
     }
 
     fn kfac(&self, layer: usize, deltas: &[f64]) -> (f64, Vec<f64>) {
-        let (shape, n) = (&self.mlp.shapes[layer], (self.x.len() / WIDTHS[0]) as f64);
+        let (shape, n) = (&self.mlp.shapes[layer], (self.x.len() / self.pixels) as f64);
         let (a, g) = self.mlp.factors(&self.x, layer);
         self.dense(&[layer], &kron(&g, shape.outputs, &a, shape.inputs + 1, n), deltas)
     }
@@ -133,52 +140,42 @@ fn close(found: Option<SigmaRatio>, expected: Option<SigmaRatio>) {
     }
 }
 
-#[test]
-fn ratios_are_those_of_dense_posteriors() {
-    // 107 weights: below and above the rows of 12 and 60 spectra, so both exact forms are taken; one prior precision, and three.
-    let structures = [StructureKind::Kfac, StructureKind::Diagonal, StructureKind::Block];
-    for (n, deltas) in [
-        (12, [0.4; 3]),
-        (12, [0.1, 0.7, 3.0]),
-        (60, [2.0; 3]),
-        (60, [0.1, 0.7, 3.0]),
-    ] {
-        let nets = Nets::new(n, structures);
-        let found = nets
-            .compare(
-                &deltas,
-                &[
-                    StructureKind::Kfac,
-                    StructureKind::Ekfac,
-                    StructureKind::Diagonal,
-                    StructureKind::Block,
-                ],
-            )
-            .unwrap();
-        let exact = nets.dense(&[0, 1, 2], &nets.hessian(&[0, 1, 2]), &deltas);
+impl Nets {
+    /// A layer alone, held so.
+    fn layer(&self, structure: StructureKind, layer: usize, deltas: &[f64]) -> (f64, Vec<f64>) {
+        match structure {
+            StructureKind::Kfac => self.kfac(layer, deltas),
+            StructureKind::Ekfac => self.ekfac(layer, deltas),
+            StructureKind::Block => self.dense(&[layer], &self.hessian(&[layer]), deltas),
+            StructureKind::Diagonal => {
+                let mut h = self.hessian(&[layer]);
+                let p = h.len().isqrt();
+                for (at, value) in h.iter_mut().enumerate() {
+                    *value *= f64::from(u8::from(at % (p + 1) == 0));
+                }
+                self.dense(&[layer], &h, deltas)
+            }
+            _ => panic!("{structure} is no structure of a layer alone"),
+        }
+    }
+
+    fn check_ratios(&self, deltas: &[f64], compare: &[StructureKind]) {
+        let n = self.x.len() / self.pixels;
+        let found = self.compare(deltas, compare).unwrap();
+        let exact = self.dense(&[0, 1, 2], &self.hessian(&[0, 1, 2]), deltas);
         assert_eq!(
             (found.n_spectra, found.n_stars, found.effective_limit),
             (n as u64, 12, (n * K) as f64)
         );
         assert!((found.effective_parameters / exact.0 - 1.0).abs() < 1e-8);
 
-        let block = |l: usize| nets.dense(&[l], &nets.hessian(&[l]), &deltas);
-        let diagonal = |l: usize| {
-            let h = nets.hessian(&[l]);
-            let p = (h.len() as f64).sqrt() as usize;
-            let only: Vec<f64> = (0..p * p)
-                .map(|at| if at % (p + 1) == 0 { h[at] } else { 0.0 })
-                .collect();
-            nets.dense(&[l], &only, &deltas)
-        };
-        let kfac = |l: usize| nets.kfac(l, &deltas);
-        let expected = [
-            ("run", sum([kfac(0), diagonal(1), block(2)])),
-            ("kfac", sum([0, 1, 2].map(kfac))),
-            ("ekfac", sum([0, 1, 2].map(|l| nets.ekfac(l, &deltas)))),
-            ("diagonal", sum([0, 1, 2].map(diagonal))),
-            ("block", sum([0, 1, 2].map(block))),
-        ];
+        let own = |layer: usize| self.layer(self.plans[layer].structure, layer, deltas);
+        let mut expected = vec![("run".to_owned(), sum([0, 1, 2].map(own)))];
+        for &structure in compare {
+            let layers = [0, 1, 2].map(|layer| self.layer(structure, layer, deltas));
+            expected.push((structure.to_string(), sum(layers)));
+        }
+        assert_eq!(found.structures.len(), expected.len());
         for (found, (name, (gamma, covariance))) in found.structures.iter().zip(&expected) {
             assert_eq!(found.structure, *name);
             close(found.ratio, SigmaRatio::of(covariance, &exact.1, K));
@@ -187,11 +184,34 @@ fn ratios_are_those_of_dense_posteriors() {
                 "{name} {gamma}"
             );
         }
-        assert_eq!(found.structures.len(), 5);
-        for (layer, own) in [kfac(0), diagonal(1), block(2)].into_iter().enumerate() {
-            close(found.blocks[layer], SigmaRatio::of(&own.1, &block(layer).1, K));
+        for layer in 0..3 {
+            let alone = self.layer(StructureKind::Block, layer, deltas);
+            close(found.blocks[layer], SigmaRatio::of(&own(layer).1, &alone.1, K));
         }
     }
+}
+
+#[test]
+fn ratios_are_those_of_dense_posteriors() {
+    use StructureKind::{Block, Diagonal, Ekfac, Kfac};
+    // 107 weights: below and above the rows of 12 and 60 spectra, so both exact forms are taken; one prior precision, and three.
+    for (n, deltas) in [
+        (12, [0.4; 3]),
+        (12, [0.1, 0.7, 3.0]),
+        (60, [2.0; 3]),
+        (60, [0.1, 0.7, 3.0]),
+    ] {
+        let nets = Nets::new(n, [Kfac, Diagonal, Block]);
+        nets.check_ratios(&deltas, &[Kfac, Ekfac, Diagonal, Block]);
+    }
+    // More pixels than training spectra, stars and the reference together: the first layer is taken in the span of its inputs, unless something
+    // that depends on the basis is compared.
+    for first in [Kfac, Ekfac, Block] {
+        let nets = Nets::of_pixels(26, 12, [first, Diagonal, Block]);
+        nets.check_ratios(&[0.1, 0.7, 3.0], &[Kfac, Ekfac, Block]);
+        nets.check_ratios(&[0.1, 0.7, 3.0], &[Diagonal]);
+    }
+    Nets::of_pixels(26, 12, [Diagonal, Kfac, Kfac]).check_ratios(&[0.4; 3], &[Kfac]);
 }
 
 #[test]

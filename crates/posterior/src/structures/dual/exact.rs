@@ -8,7 +8,7 @@ use fisherflow_network::LayerCapture;
 use super::stored::InMemory;
 use super::{DualFacts, DualLayout, DualPrecision, OpenTile, WholeGram, gram_tile, trace_of_inverse};
 use crate::structures::factored_block::check_prior;
-use crate::{BlockPosterior, PosteriorError, Spectrum};
+use crate::{BlockPosterior, PosteriorError, Precision, Spectrum};
 
 /// The exact posterior of a block's weights given training spectra: jointly over all layers of the plan, whatever its structure; a plan
 /// of one layer gives that layer's alone, the others held fixed.
@@ -39,6 +39,44 @@ pub fn dual_posterior(
     prior_precision: f64,
     threads: usize,
 ) -> Result<BlockPosterior, PosteriorError> {
+    let (layout, memory, mut facts) = factored(plan, rows, prior_precision, threads)?;
+    for chunk in 0..layout.n_chunks() {
+        facts.trace_of_inverse += trace_of_inverse(&layout, &memory, chunk, threads)?;
+    }
+    let info = layout.info(prior_precision, &facts);
+    let precision = DualPrecision::new(layout, info.clone(), Arc::new(memory), threads);
+    Ok(BlockPosterior {
+        precision: Box::new(precision),
+        info,
+    })
+}
+
+/// The covariances of stars' labels under [`exact_posterior`], `[stars, K, K]`, without its effective parameters: those are twice the work of its
+/// factor.
+///
+/// # Errors
+/// As [`exact_posterior`], and captures of the stars that do not fit.
+pub fn exact_covariance(
+    plan: &BlockPlan,
+    (captures, precision): (&[LayerCapture], &LabelPrecision),
+    prior_precision: f64,
+    stars: &[LayerCapture],
+    threads: usize,
+) -> Result<Vec<f64>, PosteriorError> {
+    let rows = WeightJacobian::new(plan, captures, precision)?;
+    let (layout, memory, mut facts) = factored(plan, &rows, prior_precision, threads)?;
+    facts.trace_of_inverse = f64::NAN;
+    let info = layout.info(prior_precision, &facts);
+    DualPrecision::new(layout, info, Arc::new(memory), threads).covariance_of(stars)
+}
+
+/// The Cholesky factor of the Gram matrix plus the prior precision.
+fn factored(
+    plan: &BlockPlan,
+    rows: &WeightJacobian,
+    prior_precision: f64,
+    threads: usize,
+) -> Result<(DualLayout, InMemory, DualFacts), PosteriorError> {
     check_prior(plan, prior_precision)?;
     let layout = DualLayout::of(plan, rows.n_labels(), rows.n_spectra());
     layout.check_prior(prior_precision, 0.0)?;
@@ -62,15 +100,7 @@ pub fn dual_posterior(
         }
         memory.factor.push(row);
     }
-    for chunk in 0..layout.n_chunks() {
-        facts.trace_of_inverse += trace_of_inverse(&layout, &memory, chunk, threads)?;
-    }
-    let info = layout.info(prior_precision, &facts);
-    let precision = DualPrecision::new(layout, info.clone(), Arc::new(memory), threads);
-    Ok(BlockPosterior {
-        precision: Box::new(precision),
-        info,
-    })
+    Ok((layout, memory, facts))
 }
 
 /// The eigenvalues of the block's Hessian, from which a prior precision is chosen.
