@@ -59,6 +59,7 @@ pub use progress::status::RunStatus;
 pub use run::claim::own_claim;
 pub use run::prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
 pub use run::stage_state::{FitCounts, Step};
-pub use run::{EffectiveParameters, Outcome, PullsOver, RunSummary, run};
+pub use run::summary::{EffectiveParameters, PullsOver, RunSummary};
+pub use run::{Outcome, run};
 pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
 pub use train::{TrainJob, Trained, train};

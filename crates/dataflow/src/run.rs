@@ -1,12 +1,11 @@
 //! A run from claim to manifest.
 
-pub(crate) mod calibration_notes;
 pub(crate) mod claim;
 pub(crate) mod claim_keeper;
-pub(crate) mod data_notes;
 pub(crate) mod inputs;
 pub(crate) mod manifest;
 pub(crate) mod membership;
+pub(crate) mod notes;
 pub(crate) mod prior_choice;
 pub(crate) mod prior_facts;
 pub(crate) mod read_back;
@@ -14,17 +13,13 @@ pub(crate) mod release;
 pub(crate) mod stage_state;
 pub(crate) mod stages;
 pub(crate) mod still_there;
+pub(crate) mod summary;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fisherflow_curvature::CurvatureKind;
-use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
-use fisherflow_store::{Changes, Holding, Manifest, WrittenFile};
-use serde::Serialize;
+use fisherflow_store::{Holding, Manifest};
 
-use crate::basis;
 use crate::cluster;
 use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
@@ -32,99 +27,13 @@ use crate::error::{RunError, with_causes};
 use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::{Cluster, Job, Stage};
-use crate::passes::exclusions;
-use crate::passes::predict::PredictCounts;
-use crate::plan::resources::Resources;
 use crate::progress::meter::Meter;
 use crate::progress::status::StatusWriter;
 use crate::run::claim::Claimed;
 use crate::run::claim_keeper::ClaimKeeper;
 use crate::run::manifest::manifest;
-use crate::run::prior_facts::PriorFacts;
-use crate::run::stage_state::FitCounts;
 use crate::run::stages::Found;
-
-/// What a run left, for people to read.
-#[derive(Clone, Debug, Serialize)]
-pub struct RunSummary {
-    /// Names everything that decides the bits of the output.
-    pub run_id: String,
-    /// URI of the output.
-    pub output: String,
-    /// What was asked for.
-    pub stage: &'static str,
-    /// Names of the labels.
-    pub labels: Vec<String>,
-    /// Their units.
-    pub units: Vec<String>,
-    /// Weights of the network.
-    pub n_weights: u64,
-    /// Which release it is, and what it changes of the one before; `None` where the output is in no line.
-    pub release: Option<(u64, Changes)>,
-    /// Rows of the fit's catalogue.
-    pub fit: FitCounts,
-    /// R and what it was made of, label units; `None` where it was given.
-    pub noise: Option<ScatterEstimate>,
-    /// The prior precision and where it comes from.
-    pub prior: PriorFacts,
-    /// The inverted blocks; empty before `invert`.
-    pub blocks: Vec<BlockInfo>,
-    /// How many weights the data determine; `None` before `invert`.
-    pub effective_parameters: Option<EffectiveParameters>,
-    /// How far the error bars may be trusted; `None` before `invert`, and where nothing was to be checked.
-    pub certificate: Option<Certificate>,
-    /// C_intrinsic and what it was made of, label units; `None` before `predict`, or without labels.
-    pub intrinsic: Option<ScatterEstimate>,
-    /// C_intrinsic of each cell of label space, where it is cut into cells.
-    pub intrinsic_cells: Vec<CellScatter>,
-    /// The factors of the weights' part, where they are asked for.
-    pub label_scale: Option<LabelScale>,
-    /// Rows of the predictions; `None` before `predict`.
-    pub predict: Option<PredictCounts>,
-    /// Pulls of each label over spectra that are not in the sums; `None` where fewer than two have labels.
-    pub pulls: Option<Vec<Pulls>>,
-    /// Which spectra those are.
-    pub pulls_over: Option<PullsOver>,
-    /// Pulls of each label over the held-out spectra that C_intrinsic, and what else the run file asks for, was fitted to; `None` where these
-    /// are in the sums too.
-    pub held_out_pulls: Option<Vec<Pulls>>,
-    /// Files of the output so far.
-    pub files: Vec<WrittenFile>,
-    /// Whether they were all read back and found as they were written, before the output was committed.
-    pub read_back: bool,
-    /// Whether the output is complete: committed by its manifest.
-    pub complete: bool,
-    /// What a reader should know: repairs, clipping, objects left out.
-    pub notes: Vec<String>,
-    /// Memory and time of this process, as predicted and as measured.
-    pub resources: Resources,
-    /// Wall time.
-    pub seconds: f64,
-}
-
-/// How many weights the data determine, and how many they can.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct EffectiveParameters {
-    /// `gamma` of each block, by its layers joined by `+`.
-    pub by_layer: BTreeMap<String, f64>,
-    /// Of all blocks together.
-    pub all: f64,
-    /// Labels times spectra in the sums (spectra, for the empirical Fisher): more is impossible, and betrays a structure that counts
-    /// information that is not there.
-    pub limit: u64,
-    /// What the limit counts.
-    pub of: &'static str,
-}
-
-/// Which spectra the printed pulls are over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PullsOver {
-    /// Those of the fit's catalogue that are held out from the sums: what is fitted to held-out residuals has seen them.
-    HeldOut,
-    /// Those of the catalogue to predict: nothing here was fitted to them, unless they are in the fit's catalogue too.
-    Predicted,
-}
+use crate::run::summary::RunSummary;
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -156,7 +65,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             return Ok(Outcome::AlreadyComplete(manifest));
         }
         let done = work(&context, stage, cluster, None, |found| {
-            summary(&context, stage, found, None, started)
+            conclude(&context, stage, &found, None, started)
         });
         // The first process may have ended well, and its word of it been lost.
         if let (Err(RunError::PeerLost(_)), Ok(before)) = (&done, &before)
@@ -197,7 +106,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
     let summary = work(&context, stage, cluster, overwriting, |found| {
-        summary(&context, stage, found, Some(&mut keeper), started)
+        conclude(&context, stage, &found, Some(&mut keeper), started)
     });
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
@@ -268,6 +177,77 @@ fn work<T>(
     concluded
 }
 
+/// What the stages found, summed up; in the first process, which has the keeper, committed where the error bars are all there.
+fn conclude(
+    context: &Context,
+    stage: Stage,
+    found: &Found,
+    keeper: Option<&mut ClaimKeeper>,
+    started: Instant,
+) -> Result<RunSummary, RunError> {
+    let mut summary = RunSummary::of(context, stage, found)?;
+    if let Some(keeper) = keeper {
+        summary.release = release::changes(context, context.excluded(), found.fit.computed)
+            .zip(context.release.as_ref())
+            .map(|(changes, release)| (release.number, changes));
+        if found.predict.is_some() {
+            write_tables(context, &mut summary)?;
+            commit(context, found, &mut summary, keeper)?;
+        }
+    }
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// The small tables of the output.
+fn write_tables(context: &Context, summary: &mut RunSummary) -> Result<(), RunError> {
+    let certificate = summary.certificate.as_ref();
+    let mut written = vec![files::write_blocks(context, &summary.blocks, certificate)?];
+    if let Some(certificate) = certificate {
+        written.push(files::write_certificate(context, certificate)?);
+    }
+    if let Some(choice) = context.prior_choice() {
+        if !choice.evidence.is_empty() {
+            written.push(files::write_evidence(context, &choice.evidence)?);
+        }
+        if let Some(holdout) = &choice.holdout {
+            written.push(files::write_holdout(context, holdout)?);
+        }
+    }
+    if !summary.intrinsic_cells.is_empty() {
+        let (cells, all) = (&summary.intrinsic_cells, summary.intrinsic.as_ref());
+        written.push(files::write_intrinsic(context, cells, all)?);
+    }
+    summary.files.extend(written);
+    summary.files.sort();
+    Ok(())
+}
+
+/// Makes the output count.
+fn commit(
+    context: &Context,
+    found: &Found,
+    summary: &mut RunSummary,
+    keeper: &mut ClaimKeeper,
+) -> Result<(), RunError> {
+    context.faults.pass(FailPoint::BeforeManifest);
+    summary.read_back = read_back::read_back(context, &summary.files, &found.fit, found.invert.as_ref())?;
+    let manifest = manifest(context, summary)?;
+    keeper.holding().commit(&manifest)?;
+    context.faults.pass(FailPoint::Sealed);
+    // Committing deletes what the manifest does not list, and tidying up the claims: of an output that is another's by now neither may.
+    keeper.holding().check()?;
+    context.output.commit(&manifest)?;
+    context.faults.pass(FailPoint::Committed);
+    release::commit(context, context.excluded(), &found.fit)?;
+    keeper.rest();
+    keeper.holding().check()?;
+    tidy_up(context)?;
+    context.faults.pass(FailPoint::Cleared);
+    summary.complete = true;
+    Ok(())
+}
+
 /// What is left to do once the output is complete: also for a process before this one, that died in between.
 fn tidy_up(context: &Context) -> Result<(), RunError> {
     context.output.clear_stages()?;
@@ -278,252 +258,4 @@ fn tidy_up(context: &Context) -> Result<(), RunError> {
     context.output.clear_claims()?;
     context.output.clear_staged();
     Ok(())
-}
-
-fn summary(
-    context: &Context,
-    stage: Stage,
-    found: Found,
-    keeper: Option<&mut ClaimKeeper>,
-    started: Instant,
-) -> Result<RunSummary, RunError> {
-    let blocks = found
-        .invert
-        .as_ref()
-        .map(|invert| invert.blocks.clone())
-        .unwrap_or_default();
-    let mut written = found.fit.files.clone();
-    written.extend(found.invert.iter().flat_map(|invert| invert.files.clone()));
-    written.extend(found.predict.iter().flat_map(|(_, predicted)| predicted.files.clone()));
-    let resources = Resources::of(context, &found.seconds)?;
-    let mut notes = notes(context, &found);
-    notes.extend(resources.note());
-    let effective_parameters = found.invert.is_some().then(|| effective_parameters(context, &found));
-    let (calibrated, predicted) = found.predict.map_or((None, None), |(calibrated, predicted)| {
-        (Some(calibrated), Some(predicted))
-    });
-    let pulls = predicted.as_ref().and_then(|predicted| predicted.pulls.pulls());
-    // Where nothing keeps them out they are in the sums, and their pulls tell nothing.
-    let kept_out = calibrated.as_ref().filter(|_| context.job.keeps_out());
-    let held_out_pulls = kept_out.and_then(|calibrated| calibrated.pulls.pulls());
-    let (intrinsic, intrinsic_cells, label_scale) = calibrated.map_or((None, Vec::new(), None), |calibrated| {
-        (calibrated.intrinsic, calibrated.cells, calibrated.label_scale)
-    });
-    let labels = context.network.labels();
-    let mut summary = RunSummary {
-        run_id: context.run_id.clone(),
-        output: context.output.uri().to_string(),
-        stage: stage.name(),
-        labels: labels.names.clone(),
-        units: labels.units.clone(),
-        n_weights: context.network.n_weights() as u64,
-        release: keeper
-            .is_some()
-            .then(|| release::changes(context, context.excluded(), found.fit.computed))
-            .flatten()
-            .zip(context.release.as_ref())
-            .map(|(changes, release)| (release.number, changes)),
-        fit: found.fit.counts,
-        noise: found.fit.estimate.clone(),
-        prior: PriorFacts::of(context),
-        blocks,
-        effective_parameters,
-        certificate: found.certificate,
-        intrinsic,
-        intrinsic_cells,
-        label_scale,
-        predict: predicted.as_ref().map(|predicted| predicted.counts),
-        pulls_over: pulls.is_some().then_some(if context.is_fused() {
-            PullsOver::HeldOut
-        } else {
-            PullsOver::Predicted
-        }),
-        pulls,
-        held_out_pulls,
-        files: written,
-        read_back: false,
-        complete: false,
-        notes,
-        resources,
-        seconds: 0.0,
-    };
-    if let (Some(keeper), true) = (keeper, predicted.is_some()) {
-        summary.files.push(files::write_blocks(
-            context,
-            &summary.blocks,
-            summary.certificate.as_ref(),
-        )?);
-        if let Some(certificate) = &summary.certificate {
-            summary.files.push(files::write_certificate(context, certificate)?);
-        }
-        if let Some(choice) = context.prior_choice() {
-            if !choice.evidence.is_empty() {
-                summary.files.push(files::write_evidence(context, &choice.evidence)?);
-            }
-            if let Some(holdout) = &choice.holdout {
-                summary.files.push(files::write_holdout(context, holdout)?);
-            }
-        }
-        if !summary.intrinsic_cells.is_empty() {
-            let (cells, all) = (&summary.intrinsic_cells, summary.intrinsic.as_ref());
-            summary.files.push(files::write_intrinsic(context, cells, all)?);
-        }
-        summary.files.sort();
-        context.faults.pass(FailPoint::BeforeManifest);
-        summary.read_back = read_back::read_back(context, &summary.files, &found.fit, found.invert.as_ref())?;
-        let manifest = manifest(context, &summary)?;
-        keeper.holding().commit(&manifest)?;
-        context.faults.pass(FailPoint::Sealed);
-        // Committing deletes what the manifest does not list, and tidying up the claims: of an output that is another's by now neither may.
-        keeper.holding().check()?;
-        context.output.commit(&manifest)?;
-        context.faults.pass(FailPoint::Committed);
-        release::commit(context, context.excluded(), &found.fit)?;
-        keeper.rest();
-        keeper.holding().check()?;
-        tidy_up(context)?;
-        context.faults.pass(FailPoint::Cleared);
-        summary.complete = true;
-    }
-    summary.seconds = started.elapsed().as_secs_f64();
-    Ok(summary)
-}
-
-/// Every repair and everything left out, in words.
-fn notes(context: &Context, found: &Found) -> Vec<String> {
-    let mut notes = Vec::new();
-    if let Some((_, predicted)) = &found.predict {
-        notes.extend(data_notes::of_predictions(context, predicted));
-        notes.extend(data_notes::of_unlike(context, predicted));
-    }
-    notes.extend(data_notes::of_fit(context, &found.fit));
-    notes.extend(data_notes::of_range(context, &found.fit));
-    notes.extend(exclusions::unmatched(context));
-    if let (Some(pinned), Some((calibrated, _))) = (&found.fit.estimate, &found.predict)
-        && let Some(today) = &calibrated.noise_today
-    {
-        notes.extend(basis::drift(pinned, today, &context.network.labels().names));
-    }
-    for catalogue in [Some(&context.fit), context.predict.as_ref()].into_iter().flatten() {
-        for skipped in catalogue.catalogue.skipped() {
-            notes.push(format!("object left out: {}: {}", skipped.object, skipped.reason));
-        }
-    }
-    notes.extend(
-        found
-            .fit
-            .estimate
-            .as_ref()
-            .and_then(|noise| calibration_notes::of_climb("noise", noise)),
-    );
-    if let Some(noise) = found.fit.estimate.as_ref().filter(|noise| noise.clipped > 0) {
-        notes.push(format!(
-            "noise: {} of {} eigenvalues raised to the floor: there the labels' own errors are as large as the residuals",
-            noise.clipped,
-            noise.eigenvalues.len()
-        ));
-    }
-    if let Some(population) = found
-        .fit
-        .population
-        .as_ref()
-        .filter(|population| population.borrowed > 0)
-    {
-        notes.push(format!(
-            "masked pixels: {} pixels are good in fewer than two held-out spectra and take the nearest pixel's mean and variance",
-            population.borrowed
-        ));
-    }
-    for info in found
-        .invert
-        .iter()
-        .flat_map(|invert| &invert.blocks)
-        .filter(|info| info.clipped_eigenvalues > 0)
-    {
-        notes.push(format!(
-            "{}: {} eigenvalues below 0 set to 0, the lowest {:.1e} of the largest",
-            info.layers.join("+"),
-            info.clipped_eigenvalues,
-            info.most_negative_eigenvalue
-        ));
-    }
-    for (info, facts) in found
-        .invert
-        .iter()
-        .flat_map(|invert| &invert.blocks)
-        .filter_map(|info| Some((info, info.low_rank?)))
-    {
-        notes.push(format!(
-            "{}: {} eigenpairs hold {:.1} % of the trace, eigenvalues from {:.3e} down to {:.3e}, each within {:.1e} of one of the Hessian's; of the \
-             rest the diagonal alone is held",
-            info.layers.join("+"),
-            facts.rank,
-            100.0 * facts.trace_share,
-            facts.largest_eigenvalue,
-            facts.smallest_eigenvalue,
-            facts.largest_residual
-        ));
-    }
-    if found.invert.is_some() {
-        let EffectiveParameters { all, limit, of, .. } = effective_parameters(context, found);
-        if all > limit as f64 {
-            notes.push(format!(
-                "effective parameters {all:.0} exceed {of} = {limit}: the structure counts information that is not there, and the \
-                 weights' part is too small"
-            ));
-        }
-    }
-    if let (Some(invert), Some(plan)) = (&found.invert, context.dual_plan())
-        && !invert
-            .files
-            .iter()
-            .any(|file| file.path == files::marginal_variance_path(plan))
-    {
-        notes.push(format!(
-            "{}: the marginal variance of each weight is not written: for so many weights and spectra it takes more than all the rest",
-            plan.name()
-        ));
-    }
-    if let Some(choice) = context.prior_choice().filter(|_| found.invert.is_some()) {
-        let pulls = found
-            .predict
-            .as_ref()
-            .map(|(_, predicted)| predicted.pulls.pulls().is_some());
-        notes.extend(calibration_notes::of_prior(context, choice, pulls));
-    }
-    if let Some((calibrated, _)) = &found.predict {
-        match &calibrated.intrinsic {
-            None => notes.push("C_intrinsic is 0: no held-out spectrum has labels, and errors that these can be compared with; error bars are not calibrated".into()),
-            Some(intrinsic) if intrinsic.vanishing > 0 => notes.push(format!(
-                "C_intrinsic vanishes in {} of {} directions: there the photons' part, the weights' part and the labels' own errors already \
-                 explain the held-out residuals, or exceed them",
-                intrinsic.vanishing,
-                intrinsic.eigenvalues.len()
-            )),
-            Some(_) => {}
-        }
-        notes.extend(calibration_notes::of_calibration(context, calibrated));
-    }
-    notes
-}
-
-fn effective_parameters(context: &Context, found: &Found) -> EffectiveParameters {
-    let blocks = found.invert.iter().flat_map(|invert| &invert.blocks);
-    let by_layer: BTreeMap<String, f64> = blocks
-        .map(|info| (info.layers.join("+"), info.effective_parameters))
-        .collect();
-    let (of, limit) = match context.job.curvature.kind {
-        CurvatureKind::Ggn => (
-            "labels x spectra",
-            found.fit.counts.in_sums * context.network.n_labels() as u64,
-        ),
-        CurvatureKind::EmpiricalFisher => ("spectra", found.fit.counts.in_sums),
-        CurvatureKind::Hessian => ("weights", context.network.n_weights() as u64),
-    };
-    EffectiveParameters {
-        all: by_layer.values().sum(),
-        by_layer,
-        limit,
-        of,
-    }
 }

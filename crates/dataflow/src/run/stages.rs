@@ -20,9 +20,9 @@ use crate::passes::{
     agree, calibrate, certify, correction, curvature, exclusions, holdout, invert, low_rank, population, predict,
     reference, subset, unusable,
 };
-use crate::run::calibration_notes;
+use crate::run::notes::{calibration, data};
+use crate::run::prior_choice;
 use crate::run::stage_state::{self, CertificateState, FitState, InvertState, Step};
-use crate::run::{data_notes, prior_choice};
 
 /// What the stages that ran found.
 #[derive(Clone, Debug)]
@@ -333,7 +333,7 @@ fn noise(
         let found = unusable::unusable(worker, context)?;
         context.progress.end();
         if !found.rows.is_empty() {
-            let why = data_notes::of_held_out(found.held_out, held_out.stars.skipped(), &found.rows);
+            let why = data::of_held_out(found.held_out, held_out.stars.skipped(), &found.rows);
             return Err(refused(why, "mend these, raise noise.holdout_fraction"));
         }
     }
@@ -428,10 +428,10 @@ fn predict(
     begin_over(context, "calibrate", &context.fit.sample);
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     if worker.index() == 0 {
-        let of_labels = calibration_notes::of_labels(context, &calibrated.label_fits);
+        let of_labels = calibration::of_labels(context, &calibrated.label_fits);
         for note in of_labels
             .into_iter()
-            .chain(calibration_notes::of_pulls(context, &calibrated.pulls))
+            .chain(calibration::of_pulls(context, &calibrated.pulls))
         {
             tracing::warn!("{note}");
         }
@@ -440,13 +440,13 @@ fn predict(
     let predicted = predict::predict(worker, context, fit.population.as_ref(), &calibrated, &fit.sums)?;
     context.progress.end();
     if worker.index() == 0
-        && data_notes::is_most(&predicted)
-        && let Some(note) = data_notes::of_predictions(context, &predicted)
+        && data::is_most(&predicted)
+        && let Some(note) = data::of_predictions(context, &predicted)
     {
         tracing::warn!("{note}");
     }
     if worker.index() == 0
-        && let Some(note) = data_notes::of_unlike(context, &predicted)
+        && let Some(note) = data::of_unlike(context, &predicted)
     {
         tracing::warn!("{note}");
     }
