@@ -4,6 +4,7 @@
 //! is visible before its manifest.
 
 mod catalogue;
+mod cause;
 mod error;
 mod groups;
 mod hex;
@@ -17,7 +18,8 @@ pub use catalogue::exclude_list::ExcludeList;
 pub use catalogue::fetch::Fetch;
 pub use catalogue::simulated::{simulated_columns, write_simulated};
 pub use catalogue::{Catalogue, CatalogueSummary, OnBadObject, SkippedObject};
-pub use error::{Cause, StoreError};
+pub use cause::Cause;
+pub use error::StoreError;
 pub use groups::commit::{Committed, Committing};
 pub use groups::record::{GroupArray, GroupRecord, Purpose, SLICE, StoredArray, StoredSlice};
 pub use groups::store::{GroupStore, SliceReader};

@@ -368,7 +368,7 @@ impl Output {
 pub(crate) fn json<T: Serialize>(uri: &str, document: &T) -> Result<Vec<u8>, StoreError> {
     let mut text = serde_json::to_vec_pretty(document).map_err(|error| StoreError::BadDocument {
         uri: uri.to_owned(),
-        source: crate::error::Cause::new(&error, &[]),
+        source: crate::Cause::new(&error, &[]),
     })?;
     text.push(b'\n');
     Ok(text)

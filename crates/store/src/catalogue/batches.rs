@@ -4,10 +4,9 @@ use arrow_array::RecordBatch;
 use fisherflow_spectra::SpectrumBatch;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::StoreError;
 use crate::catalogue::decode::Decoder;
 use crate::catalogue::row_group::{RowGroup, decoded};
-use crate::error::Cause;
+use crate::{Cause, StoreError};
 
 /// Decodes a row group batch by batch, each once there is `room` for so many rows; `Ok(false)` where nobody takes them any more.
 ///

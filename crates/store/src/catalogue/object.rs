@@ -11,10 +11,9 @@ use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::file::metadata::PageIndexPolicy;
 
-use crate::StoreError;
 use crate::catalogue::schema::{check_schema, pixel_bits, row_schema, type_name};
-use crate::error::Cause;
 use crate::objects::async_reader::{ObjectReader, store_error};
+use crate::{Cause, StoreError};
 
 /// Rows looked at for the number of pixels.
 const PROBE: usize = 64;

@@ -17,13 +17,12 @@ use parquet::errors::ParquetError;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use crate::StoreError;
 use crate::catalogue::decode::holdout_hashes;
 use crate::catalogue::kept_spectra::{Chosen, Keeping, KeptSpectra};
 use crate::catalogue::object::{damaged, leaves};
-use crate::error::Cause;
 use crate::objects::async_reader::ObjectReader;
 use crate::objects::byte_budget::ByteBudget;
+use crate::{Cause, StoreError};
 
 /// A row group whose bytes are in memory.
 pub(crate) struct RowGroup {

@@ -17,11 +17,10 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
-use crate::error::Cause;
 use crate::objects::failure::{Action, failed};
 use crate::objects::location::{Location, Place};
 use crate::objects::stores::version;
-use crate::{StoreError, Stores};
+use crate::{Cause, StoreError, Stores};
 
 /// Ranges nearer to each other than this are read in one request.
 const GAP: u64 = 1 << 20;

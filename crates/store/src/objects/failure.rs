@@ -3,12 +3,11 @@
 use std::error::Error;
 use std::io::ErrorKind;
 
-use crate::StoreError;
-use crate::error::Cause;
 use crate::objects::disk::NotWritten;
 use crate::objects::location::{Location, Place};
 use crate::objects::patient::GivenUp;
 use crate::objects::retries::in_words;
+use crate::{Cause, StoreError};
 
 /// What was being done when a store failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use object_store::Error;
 use object_store::path::Path;
 
-use crate::error::Cause;
+use crate::Cause;
 use crate::objects::patience::Attempts;
 
 /// One line a second, at most.

@@ -11,14 +11,13 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
-use crate::error::Cause;
 use crate::objects::disk::Disk;
 use crate::objects::failure::{Action, failed, is_absent, is_nothing};
 use crate::objects::location::{Location, Place, parse, store_path};
 use crate::objects::retries::Retries;
 use crate::objects::traffic::{Counted, Traffic};
 use crate::timestamp::rfc3339;
-use crate::{StoreError, StoreOptions};
+use crate::{Cause, StoreError, StoreOptions};
 
 /// Access to every object store of a run. Clones share connections and threads.
 ///

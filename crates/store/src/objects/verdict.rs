@@ -2,7 +2,7 @@
 
 use object_store::Error;
 
-use crate::error::Cause;
+use crate::Cause;
 
 /// S3's names for credentials that were good once.
 const EXPIRED: [&str; 5] = [

@@ -7,10 +7,9 @@ use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 
-use crate::error::Cause;
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::table::Table;
-use crate::{StoreError, Stores};
+use crate::{Cause, StoreError, Stores};
 
 /// Where the blocks are, in an output.
 pub(crate) const BLOCKS: &str = "posterior/blocks.parquet";

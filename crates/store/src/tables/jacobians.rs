@@ -72,7 +72,7 @@ impl JacobianWriter {
         let indices = UInt32Array::from_iter_values((0..n as u32).flat_map(|row| std::iter::repeat_n(row, k)));
         let ids = take(rows.rows.column(0), &indices, None).map_err(|error| StoreError::Encode {
             uri: self.out.uri().to_owned(),
-            source: crate::error::Cause::new(&error, &[]),
+            source: crate::Cause::new(&error, &[]),
         })?;
         let labels: Vec<&str> = (0..n).flat_map(|_| self.labels.iter().map(String::as_str)).collect();
         let labels: ArrayRef = Arc::new(StringArray::from(labels));

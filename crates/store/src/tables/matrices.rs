@@ -299,6 +299,6 @@ fn append_rows(
 fn unlike(uri: &str, what: &str) -> StoreError {
     StoreError::BadDocument {
         uri: uri.to_owned(),
-        source: crate::error::Cause::said(what),
+        source: crate::Cause::said(what),
     }
 }

@@ -28,13 +28,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::error::Cause;
 use crate::hex::hex;
 use crate::objects::async_reader::store_error;
 use crate::objects::failure::{Action, failed};
 use crate::objects::location::Location;
 use crate::objects::stores::start_waiter;
-use crate::{StoreError, Stores};
+use crate::{Cause, StoreError, Stores};
 
 /// Rows of a row group, at most.
 const ROW_GROUP_ROWS: usize = 65_536;

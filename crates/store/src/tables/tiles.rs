@@ -2,8 +2,7 @@
 //!
 //! An object holds `fftile01`, the numbers of rows and columns as u64, and the values row after row as f64, all little-endian.
 
-use crate::error::Cause;
-use crate::{Creation, StoreError, Stores};
+use crate::{Cause, Creation, StoreError, Stores};
 
 const MARK: &[u8; 8] = b"fftile01";
 const HEADER: usize = 24;
