@@ -18,14 +18,29 @@ most_restarts=8
 FISHERFLOW_CLUSTER_SECRET="$(head -c 32 /dev/urandom | base64 -w 0)"
 export FISHERFLOW_CLUSTER_SECRET
 
+# 1, 2 and 3 say that another try would end the same: who ends with one leaves it here, for srun tells the highest code of all, and the others are
+# killed for it, or give it up with 75. In the folder of sbatch, which all nodes see.
+final="slurm-$SLURM_JOB_ID.final"
+rm -f "$final"
+# The trap keeps the shell; the process gets the signal too, and its code counts.
+# shellcheck disable=SC2016 # the shell of the task expands it
+task='trap : TERM INT
 code=0
-srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+"${@:2}" || code=$?
+case "$code" in 1 | 2 | 3) echo "$code" >"$1" ;; esac
+exit "$code"'
+
+code=0
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c "$task" task "$final" \
     fisherflow run "$run_file" --slurm --workers "$SLURM_CPUS_PER_TASK" || code=$?
 
-# 1, 2 and 3 say that another try would end the same. Anything else is a lost process (75) or one that was killed (128 and a signal).
-case "$code" in
-0 | 1 | 2 | 3) exit "$code" ;;
-esac
+if [ -s "$final" ]; then
+    code="$(head -n 1 "$final")"
+    rm -f "$final"
+    exit "$code"
+fi
+# Anything else is a lost process (75), or one that was killed (128 and a signal).
+[ "$code" != 0 ] || exit 0
 if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most_restarts" ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -133,6 +133,36 @@ fn every_structure_runs_with_the_same_bits_on_any_workers() {
     assert!(by_name["expand"] != by_name["reduce"]);
 }
 
+/// Of layers whose positions share their weights and of others in one block, dense and through the rows of the Jacobian.
+#[test]
+fn both_exact_forms_answer_alike() {
+    let folder = prepared();
+    let folder = folder.path();
+    let blocks = [("full", "structure = \"full\""), ("dual", "structure = \"dual\"")];
+    let [full, dual] = blocks.map(|(name, curvature)| {
+        let output = output_of(folder, name, curvature, "1");
+        let mut command = fisherflow();
+        command.arg("inverse").arg(&output).args([
+            "--layer",
+            "layers.0+layers.2+layers.6+layers.8",
+            "--rows",
+            "0,14,15,66,67,258,259,279",
+            "--json",
+        ]);
+        let asked = run(&mut command);
+        asked.expect_done();
+        let answer: serde_json::Value = serde_json::from_str(&asked.stdout).unwrap();
+        let rows = answer["values"].as_array().unwrap().clone();
+        let numbers = rows.iter().flat_map(|row| row.as_array().unwrap().clone());
+        numbers.map(|number| number.as_f64().unwrap()).collect::<Vec<f64>>()
+    });
+    let size = full.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+    assert_eq!((full.len(), dual.len()), (64, 64));
+    for (full, dual) in full.iter().zip(&dual) {
+        assert!((full - dual).abs() < 1e-9 * size, "{full} {dual}");
+    }
+}
+
 #[test]
 fn an_inverse_has_no_bias_where_its_layer_has_none() {
     let folder = prepared();

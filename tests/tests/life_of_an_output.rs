@@ -251,7 +251,7 @@ fn a_cluster_that_never_forms_overwrites_nothing() {
         );
         run(fisherflow().arg("verify").arg(&output)).expect_done();
         // It is whose it was.
-        carry_out(&other, &[]).expect(1, &["already holds the finished run", "another"]);
+        carry_out(&other, &[]).expect(2, &["already holds the finished run", "another"]);
         let again = carry_out(&file, &[]);
         again.expect_done();
         assert!(again.stdout.contains("nothing to do"), "{again}");
@@ -400,12 +400,12 @@ fn what_makes_it_another_run_is_told() {
     carry_out(&file, &["--fail-at", "stage-left"]);
     touch(3600);
     let unfinished = carry_out(&file, &[]);
-    unfinished.expect(1, &["left unfinished", "--overwrite", said[0], said[1], said[2]]);
+    unfinished.expect(2, &["left unfinished", "--overwrite", said[0], said[1], said[2]]);
     assert!(!unfinished.stderr.contains(kept.to_str().unwrap()), "{unfinished}");
     // One that is finished.
     carry_out(&file, &["--overwrite"]).expect_done();
     touch(7200);
-    carry_out(&file, &[]).expect(1, &["already holds the finished run", said[0], said[1], said[2]]);
+    carry_out(&file, &[]).expect(2, &["already holds the finished run", said[0], said[1], said[2]]);
     let inputs = manifest(&place.path("out"))["inputs"].clone();
     let hashes = |input: usize| {
         let of = |key: &str| inputs[input][key].as_str().map(str::len);

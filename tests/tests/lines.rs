@@ -335,6 +335,37 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
     assert!(groups_of(&next, "curvature").0 <= 2, "{next}");
 }
 
+/// However old what it wrote is, and however little it says: whose process lives is at work.
+#[test]
+fn the_release_of_a_run_at_work_is_no_garbage() {
+    let (nights, run_file, line) = released();
+    nights.write(301, 200);
+    let mut night = fisherflow();
+    night.arg("run").arg(nights.of_line(&run_file));
+    let mut at_work = Processes::stopped_at("stage-left", night);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let before = files_below(&line);
+    let removed = fisherflow_on("gc", &line, &["--grace", "0"]);
+    removed.expect_done();
+    assert!(removed.stdout.contains("in the making  release 2"), "{removed}");
+    assert_eq!(files_below(&line), before);
+    at_work.signal(0, "CONT");
+    at_work.wait(0).expect_done();
+    assert_eq!(nights.commit(2)["parent"], 1);
+
+    // Of a dead one it is.
+    nights.write(303, 201);
+    let mut night = fisherflow();
+    night.arg("run").arg(nights.of_line(&run_file));
+    let mut dead = Processes::stopped_at("stage-left", night);
+    dead.kill(0);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let removed = fisherflow_on("gc", &line, &["--grace", "0"]);
+    removed.expect_done();
+    assert!(removed.stdout.contains("never committed  releases 3"), "{removed}");
+    assert!(!line.join("releases/3").exists());
+}
+
 /// A short line, of one released night.
 fn released() -> (Nights, RunFile, PathBuf) {
     let nights = Nights::new();

@@ -84,7 +84,7 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
         moved(&run_file, folder, &root).replace("precision = 2.0", "precision = 3.0"),
     )
     .unwrap();
-    run(on_s3(endpoint).arg("run").arg(&other)).expect(1, &["already holds the finished run"]);
+    run(on_s3(endpoint).arg("run").arg(&other)).expect(2, &["already holds the finished run"]);
 
     // Run ids differ, for they name etags; the values do not.
     let local = folder.join("out").to_str().unwrap().to_owned();

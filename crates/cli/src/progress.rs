@@ -106,7 +106,7 @@ struct Lines {
 impl Progress for Lines {
     fn begin(&self, pass: &str, of: u64) {
         *held(&self.said) = Instant::now();
-        tracing::info!(pass, done = 0, total = of);
+        tracing::info!(pass, done = 0, total = of, "begins");
     }
 
     fn show(&self, standing: &Standing) {
@@ -134,6 +134,7 @@ impl Progress for Lines {
             slowest_worker = lagging.map(|worker| worker.worker),
             slowest_process = lagging.map(|worker| worker.process),
             behind = lagging.map(|worker| rounded(worker.behind())),
+            "goes on"
         );
     }
 

@@ -31,6 +31,7 @@ pub fn plan_blocks(
         if structure.joins_layers() && options.split_bias {
             return Err(CurvatureError::SplitBiasOfFull {
                 layer: shape.name.clone(),
+                structure,
             });
         }
         if structure == StructureKind::Dual {

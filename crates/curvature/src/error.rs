@@ -34,11 +34,13 @@ pub enum CurvatureError {
     },
     /// A layer's bias was to be split off a block that is defined by its cross terms.
     #[error(
-        "layer {layer} cannot be held as `full` with its bias split off: a full block is defined by its cross terms; choose `block`"
+        "layer {layer} cannot be held as `{structure}` with its bias split off: such a block is defined by its cross terms; choose `block`"
     )]
     SplitBiasOfFull {
         /// The layer's name.
         layer: String,
+        /// How it was to be held.
+        structure: crate::StructureKind,
     },
     /// Eigenbases that do not have the sizes of the layer's Kronecker factors.
     #[error("{what} of layer {layer} have shape {found:?}, expected {expected:?}; compute them again for this network")]

@@ -216,10 +216,10 @@ impl Context {
         self.counted(batches.map(|batch| batch.map_err(RunError::from)), 0)
     }
 
-    /// The held-out spectra of a group of the fit's catalogue, or a share of them, few of each row group in a batch of several; the others count as done
-    /// with it.
-    pub(crate) fn read_held_out(&self, group: &Group, share: f64) -> GroupReader {
-        let (fraction, batch_rows) = (self.job.compute.holdout_fraction * share, self.job.compute.batch);
+    /// The spectra of a group of the fit's catalogue that are in a fraction chosen by hash, few of each row group in a batch of several; the others count
+    /// as done with it.
+    pub(crate) fn read_chosen(&self, group: &Group, fraction: f64) -> GroupReader {
+        let batch_rows = self.job.compute.batch;
         let catalogue = &self.fit.catalogue;
         let batches = catalogue.fetch_held_out(group, fraction, batch_rows, PREFETCH_BYTES);
         self.counted(joined(batches, batch_rows), group.n_rows())

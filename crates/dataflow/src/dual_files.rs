@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{BlockPlan, LayerSides, Matrix, WeightJacobian};
+use fisherflow_network::DenseShape;
 use fisherflow_posterior::{DualLayout, DualSource, Factor};
 use fisherflow_store::{MatrixRows, MatrixSet, Output, StoredMatrix, WrittenFile};
 use serde::{Deserialize, Serialize};
@@ -35,8 +36,9 @@ pub(crate) fn chunks_of(plan: &BlockPlan, n_labels: usize, files: &[WrittenFile]
     let chunk = |file: &WrittenFile| {
         let name = file.path.strip_prefix(&start)?.strip_suffix(".parquet")?;
         let (group, part) = name.split_once('-')?;
-        // Of each layer a row of inputs a spectrum, and one of gradients a label.
-        let rows_a_spectrum = plan.shapes.len() * (1 + n_labels);
+        // Of each layer one of gradients a label and, where no positions share its weights, one of inputs.
+        let of_layer = |shape: &DenseShape| n_labels + usize::from(shape.shared == 1);
+        let rows_a_spectrum: usize = plan.shapes.iter().map(of_layer).sum();
         Some(DualChunk {
             group: group.parse().ok()?,
             part: part.parse().ok()?,

@@ -63,7 +63,10 @@ pub enum RunError {
     /// The inverse.
     #[error(transparent)]
     Posterior(#[from] PosteriorError),
-    /// Another process of the cluster was lost, or never came.
+    /// Not all processes of the cluster came.
+    #[error("the cluster did not form ({0}): run again")]
+    NotFormed(String),
+    /// Another process of the cluster was lost.
     #[error("a process of the cluster was lost ({0}): run again")]
     PeerLost(String),
     /// Another process of the cluster failed, and said why.
@@ -93,24 +96,30 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, asked to end or given up
-    /// by another, its port was taken, or the store gave out. Where another process failed, that one's.
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, was asked to end or
+    /// given up by another, its port was taken, or the store gave out or does not answer. Where another process failed, that one's.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Posterior(PosteriorError::NoPeerForm { .. }) => 2,
             Self::Network(error) | Self::NetworkFile { source: error, .. } if is_asked_wrongly(error) => 2,
             Self::Store(error) if is_misplaced(error) => 2,
+            Self::AnotherRun { .. } => 2,
             Self::Refused(_) | Self::Damaged { .. } | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
             Self::Network(NetworkError::TrainingValue { .. }) => 3,
             Self::Store(error) if is_refusal(error) => 3,
             Self::PeerFailed { exit_code, .. } => *exit_code,
             Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().map_or(1, Self::exit_code),
-            Self::PeerLost(_)
+            Self::NotFormed(_)
+            | Self::PeerLost(_)
             | Self::PortTaken(_)
             | Self::Interrupted(_)
             | Self::Store(
-                StoreError::Exhausted { .. } | StoreError::TakenOver { .. } | StoreError::DamagedSums { .. },
+                StoreError::Exhausted { .. }
+                | StoreError::Unreachable { .. }
+                | StoreError::TakenOver { .. }
+                | StoreError::ClaimRemoved { .. }
+                | StoreError::DamagedSums { .. },
             ) => 75,
             _ => 1,
         }
@@ -170,6 +179,9 @@ fn is_misplaced(error: &StoreError) -> bool {
             | StoreError::BadOptions { .. }
             | StoreError::Exists { .. }
             | StoreError::NotAFolder { .. }
+            | StoreError::NotOurs { .. }
+            | StoreError::Complete { .. }
+            | StoreError::Unfinished { .. }
     )
 }
 

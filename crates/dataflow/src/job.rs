@@ -11,6 +11,9 @@ use fisherflow_store::{OnBadObject, StoreOptions};
 use crate::fail_point::FailPoints;
 use crate::interrupt::Interrupt;
 
+/// Of the spectra a share that stays in the sums and shows the population, where none is held out.
+const SAMPLED: f64 = 0.1;
+
 /// One run, resolved: nothing here is relative, and nothing is left to a default.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -50,6 +53,18 @@ impl Job {
     /// Whether held-out spectra are kept out of the sums: they are where the noise, the prior or the weights' part is fitted to their residuals.
     pub(crate) fn keeps_out(&self) -> bool {
         self.noise == Noise::Holdout || self.prior == Prior::Holdout || self.calibration.label_scale
+    }
+}
+
+impl Compute {
+    /// The share of spectra that population, references and limit of inputs are found from: those held out or, where none are, as many that stay
+    /// in the sums.
+    pub(crate) fn sampled_fraction(&self) -> f64 {
+        if self.holdout_fraction > 0.0 {
+            self.holdout_fraction
+        } else {
+            SAMPLED
+        }
     }
 }
 

@@ -68,7 +68,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             conclude(&context, stage, &found, None, started)
         });
         // The first process may have ended well, and its word of it been lost.
-        if let (Err(RunError::PeerLost(_)), Ok(before)) = (&done, &before)
+        if let (Err(RunError::PeerLost(_) | RunError::NotFormed(_)), Ok(before)) = (&done, &before)
             && let Some(manifest) = claim::finished_since(&context, before.as_ref())
         {
             return Ok(Outcome::AlreadyComplete(manifest));

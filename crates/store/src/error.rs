@@ -85,7 +85,9 @@ pub enum StoreError {
         source: Cause,
     },
     /// The endpoint does not answer.
-    #[error("{endpoint} does not answer for {uri}: check the endpoint (AWS_ENDPOINT_URL) and the network")]
+    #[error(
+        "{endpoint} does not answer for {uri}: check the endpoint (AWS_ENDPOINT_URL) and the network, or run again once it is back"
+    )]
     Unreachable {
         /// The bucket or object.
         uri: String,
@@ -300,7 +302,7 @@ pub enum StoreError {
     },
     /// The output belongs to another run.
     #[error(
-        "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, choose another output, or run with --overwrite if that run is dead"
+        "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, or choose another output; a holder that has died is followed without more, one that hangs has to be ended"
     )]
     Held {
         /// The output.
@@ -316,8 +318,8 @@ pub enum StoreError {
     },
     /// Another run left the output unfinished, and is at work no more.
     #[error(
-        "{output} holds what run {run_id} left unfinished, begun {started} and at work no more: the run file, the network or a catalogue was \
-         another; --overwrite deletes it and begins anew, or choose another output"
+        "{output} holds what another run, {run_id}, left unfinished, begun {started} and at work no more: --overwrite deletes it and begins anew, \
+         or choose another output"
     )]
     Unfinished {
         /// The output.
@@ -343,6 +345,14 @@ pub enum StoreError {
         pid: u32,
         /// When it started.
         started: String,
+    },
+    /// The claim of this process is gone, and nobody else has one.
+    #[error(
+        "{output}: the claim of this process was removed, by `fisherflow gc` or by hand, so that what it writes counts no more: run again"
+    )]
+    ClaimRemoved {
+        /// The output.
+        output: String,
     },
     /// The output holds another, finished run.
     #[error("{output} already holds the finished run {run_id}: choose another output, or overwrite it (--overwrite)")]

@@ -83,7 +83,7 @@ fn what_is_not_ours_is_neither_written_to_nor_deleted() {
     );
     let file = run_file.write(folder.path(), "run");
     let forced = run(fisherflow().arg("run").arg(&file).arg("--overwrite"));
-    forced.expect(1, &["not an output of fisherflow", "thesis.tex"]);
+    forced.expect(2, &["not an output of fisherflow", "thesis.tex"]);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
 }
 
@@ -183,7 +183,7 @@ fn what_a_stage_left_is_used_as_it_was_written_or_not_at_all() {
     // Nobody need wait for a process that has ended.
     run_file.compute = "batch = 32\ngroup = 50".to_owned();
     let other = run_file.write(folder.path(), "other");
-    run(fisherflow().arg("run").arg(&other)).expect(1, &["left unfinished", "--overwrite"]);
+    run(fisherflow().arg("run").arg(&other)).expect(2, &["left unfinished", "--overwrite"]);
 
     run(fisherflow().arg("invert").arg(&file)).expect_done();
     assert_eq!(fs::read(&inverse).unwrap(), whole);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fisherflow_dataflow::{own_claim, with_causes};
-use fisherflow_store::{Commit, Line, Resolved, Retention, StoreError, Stores};
+use fisherflow_dataflow::{Interrupt, is_at_work, own_claim, with_causes};
+use fisherflow_store::{Commit, Line, Output, Resolved, Retention, StoreError, Stores};
 use serde_json::{Value, json};
 
 use super::stores;
@@ -156,7 +156,7 @@ pub fn gc(place: &Place, args: &GcArgs, terminal: &Terminal) -> Result<(), CliEr
         keep: args.keep,
         grace: Duration::from_secs_f64(args.grace * 3600.0),
     });
-    let garbage = match found {
+    let mut garbage = match found {
         Err(StoreError::BadDocument { uri, source }) => {
             return Err(CliError::Refused {
                 problem: format!(
@@ -168,6 +168,15 @@ pub fn gc(place: &Place, args: &GcArgs, terminal: &Terminal) -> Result<(), CliEr
         }
         found => found?,
     };
+    let own = own_claim(GC, BEAT);
+    for release in garbage.abandoned.clone() {
+        let output = Output::open(&stores, &line.release_uri(release))?;
+        if let Some(held) = output.held()?
+            && is_at_work(&output, &held, &own, &Interrupt::default())?
+        {
+            line.spare(&mut garbage, release);
+        }
+    }
     let list = |releases: &[u64]| match releases {
         [] => "none".to_owned(),
         some => some.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
@@ -191,7 +200,7 @@ pub fn gc(place: &Place, args: &GcArgs, terminal: &Terminal) -> Result<(), CliEr
     if args.dry_run {
         facts.push(("to remove", of(garbage.objects.len() as u64, garbage.bytes())));
     } else {
-        let removed = line.remove(&garbage, &own_claim(GC, BEAT))?;
+        let removed = line.remove(&garbage, &own)?;
         facts.push(("removed", of(removed.objects, removed.bytes)));
         if !removed.spared.is_empty() {
             let spared = list(&removed.spared);

@@ -22,26 +22,35 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
     signals::heed(&cluster.interrupt, terminal)?;
     let (stores, uri) = (Stores::new(job.store.clone(), IO_THREADS)?, job.output.clone());
     let releases = job.releases;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        output = job.output,
+        stage = stage.name(),
+        process = cluster.process,
+        processes = cluster.processes,
+        workers = cluster.workers,
+        "begins"
+    );
     tracing::debug!(
         network = job.network.uri,
         catalogue = job.catalogue.uri,
-        output = job.output,
-        workers = cluster.workers,
-        process = cluster.process,
-        processes = cluster.processes,
         precision = %job.compute.arithmetic.precision,
         threads = job.compute.arithmetic.threads,
         batch = job.compute.batch,
         group = job.compute.group,
-        "begins"
+        "of the run file"
     );
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, Arc::clone(meter))?;
     if cluster.process == 0 {
         match outcome {
             Outcome::Done(done) if done.complete => {
+                log(&done);
                 page(&done, &checked(&done), report(&stores, &done.output).as_deref()).tell(terminal)?;
             }
-            Outcome::Done(done) => page(&done, "no manifest yet", None).tell(terminal)?,
+            Outcome::Done(done) => {
+                log(&done);
+                page(&done, "no manifest yet", None).tell(terminal)?;
+            }
             Outcome::AlreadyComplete(manifest) => {
                 // Its process may have ended before it came to that.
                 if !releases && !stores.exists(&Output::open(&stores, &uri)?.child(fisherflow_report::REPORT))? {
@@ -64,6 +73,25 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
         }
     }
     Ok(())
+}
+
+/// What a run left, for who reads logs alone.
+fn log(done: &RunSummary) {
+    for note in &done.notes {
+        tracing::info!(note, "note");
+    }
+    tracing::info!(
+        run_id = done.run_id,
+        output = done.output,
+        stage = done.stage,
+        complete = done.complete,
+        spectra = done.fit.spectra,
+        predicted = done.predict.map(|predict| predict.spectra),
+        bad = done.predict.map(|predict| predict.bad),
+        notes = done.notes.len(),
+        seconds = done.seconds,
+        "done"
+    );
 }
 
 /// Writes the page of a complete output, and gives its URI. The output is whole without it: a page that cannot be drawn fails nobody's

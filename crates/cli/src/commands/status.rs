@@ -30,7 +30,7 @@ pub fn status(place: &Place, json: bool) -> Result<(), CliError> {
         Some(found) => Ok(found.page().print()?),
         None => Err(CliError::Refused {
             uri: place.uri.clone(),
-            problem: "nothing is there: no run has begun".to_owned(),
+            problem: "no run has begun there".to_owned(),
         }),
     }
 }
@@ -73,6 +73,8 @@ struct Found {
     uri: String,
     holder: Option<Claim>,
     manifest: Option<Manifest>,
+    /// Whether the commit went to its last step.
+    is_marked: bool,
     /// What the run last told, while the output is not complete.
     told: Option<RunStatus>,
     /// Paths and sizes of what is there.
@@ -83,9 +85,10 @@ impl Found {
     /// What is known of an output; `None` where no run has begun.
     fn at(stores: &Stores, output: Output) -> Result<Option<Self>, CliError> {
         let (holder, manifest, contents) = (output.holder()?, output.manifest()?, output.contents()?);
-        if holder.is_none() && contents.is_empty() {
+        if holder.is_none() && manifest.is_none() {
             return Ok(None);
         }
+        let is_marked = manifest.is_some() && output.is_marked()?;
         let told = match &manifest {
             Some(_) => None,
             None => RunStatus::read(stores, &output)?,
@@ -94,6 +97,7 @@ impl Found {
             uri: output.uri().to_owned(),
             holder,
             manifest,
+            is_marked,
             told,
             contents,
         }))
@@ -102,15 +106,17 @@ impl Found {
     /// For people.
     fn page(&self) -> Page {
         let manifest = self.manifest.as_ref();
-        let since = manifest.map_or_else(
-            || "not complete".to_owned(),
-            |manifest| format!("complete since {}", manifest.created),
-        );
+        let since = match manifest {
+            Some(manifest) if self.is_marked => format!("complete since {}", manifest.created),
+            Some(_) => "its commit was cut short: run again".to_owned(),
+            None => "not complete".to_owned(),
+        };
         let mut facts = vec![("output", format!("{} ({since})", self.uri))];
         match &self.holder {
             Some(claim) => {
                 facts.push(("run", claim.run_id.clone()));
-                let verb = if manifest.is_some() { "was held by" } else { "held by" };
+                let is_over = manifest.is_some() || self.told.as_ref().is_some_and(|told| told.ended.is_some());
+                let verb = if is_over { "was held by" } else { "held by" };
                 facts.push((
                     verb,
                     format!("process {} on {} since {}", claim.pid, claim.host, claim.started),
@@ -147,18 +153,32 @@ impl Found {
     fn json(&self) -> Value {
         let folders = self.folders().into_iter();
         json!({
+            "version": 1,
             "output": self.uri,
+            "state": self.state(),
             "complete": self.manifest.as_ref().map(|manifest| &manifest.created),
             "holder": self.holder.as_ref().map(|claim| json!({
                 "run_id": claim.run_id, "host": claim.host, "pid": claim.pid, "started": claim.started,
             })),
             "told": self.told,
             "told_age_s": self.told.as_ref().map(RunStatus::age_s),
-            "silent": self.told.as_ref().map(RunStatus::is_silent),
             "stages": self.stages().into_iter().collect::<BTreeMap<_, _>>(),
             "at_the_rendezvous": self.waiting(),
             "folders": folders.map(|(folder, (files, bytes))| json!({ "folder": folder, "files": files, "bytes": bytes })).collect::<Vec<_>>(),
         })
+    }
+
+    /// In one word: `complete`, `cut_short` (of a commit, which the next run brings to its end), `running`, `silent` (probably dead), `ended`
+    /// (`told.ended` says how), or `begun` (it has told nothing yet).
+    fn state(&self) -> &'static str {
+        match (&self.manifest, &self.told) {
+            (Some(_), _) if self.is_marked => "complete",
+            (Some(_), _) => "cut_short",
+            (None, Some(told)) if told.ended.is_some() => "ended",
+            (None, Some(told)) if told.is_silent() => "silent",
+            (None, Some(_)) => "running",
+            (None, None) => "begun",
+        }
     }
 
     /// `done`, `begun` or `not done`, a stage.
@@ -206,6 +226,11 @@ fn sign_of_life(told: Option<&RunStatus>) -> String {
     match &told.ended {
         Some(how) if how == "done" => format!("{age} ago: `fisherflow {}` is done", told.stage),
         Some(how) => format!("{age} ago: ended: {how}"),
+        None if told.ahead_s() > 5 => format!(
+            "not known: the clock of {} is {} ahead of this machine's",
+            told.host,
+            time(told.ahead_s() as f64)
+        ),
         None if told.is_silent() => format!("silent for {age}: probably dead, run again"),
         None => format!("{age} ago, by process {} on {}", told.pid, told.host),
     }
@@ -271,6 +296,7 @@ mod tests {
             uri: String::new(),
             holder: None,
             manifest: None,
+            is_marked: false,
             told: None,
             contents: Vec::new(),
         }
@@ -321,6 +347,7 @@ mod tests {
 
         let told = found.json();
         assert_eq!(told["complete"], Value::Null);
+        assert_eq!(told["state"], "begun");
         assert_eq!(told["holder"]["pid"], 7);
         assert_eq!(told["stages"]["fit"], "done");
         assert_eq!(
@@ -329,7 +356,7 @@ mod tests {
         );
     }
 
-    fn told(age_s: u64, ended: Option<&str>) -> RunStatus {
+    fn told(age_s: i64, ended: Option<&str>) -> RunStatus {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let process = json!({
             "heard_s": 1.0, "process": 0, "current": 0, "workers": [{ "worker": 0, "done": 3000, "groups": 3 }],
@@ -341,7 +368,7 @@ mod tests {
         });
         let json = json!({
             "version": 1, "run_id": "r", "stage": "run", "host": "node-1", "pid": 7, "started": "", "written": "",
-            "written_s": now.unwrap().as_secs() - age_s, "every_s": 10, "processes": 1, "ended": ended,
+            "written_s": now.unwrap().as_secs() as i64 - age_s, "every_s": 10, "processes": 1, "ended": ended,
             "standing": {
                 "pass": "curvature", "unit": "spectra", "done": 3000, "of": 9000, "groups": 3, "of_groups": 9, "seconds": 3.0,
                 "rate": 1000.0, "bytes_rate": 2048.0, "eta_s": 6.0, "slowest": null, "silent": 0, "processes": [process],
@@ -353,6 +380,17 @@ mod tests {
     #[test]
     fn a_run_is_alive_silent_or_ended() {
         assert!(sign_of_life(Some(&told(4, None))).ends_with("s ago, by process 7 on node-1"));
+        let ahead = sign_of_life(Some(&told(-600, None)));
+        assert_eq!(
+            ahead,
+            "not known: the clock of node-1 is 10 min ahead of this machine's"
+        );
+        let state = |told: RunStatus| {
+            let told = Some(told);
+            Found { told, ..nothing() }.state()
+        };
+        let states = [told(4, None), told(90, None), told(4, Some("done"))].map(state);
+        assert_eq!(states, ["running", "silent", "ended"]);
         let silent = sign_of_life(Some(&told(90, None)));
         assert!(
             silent.starts_with("silent for 9") && silent.ends_with(": probably dead, run again"),

@@ -2,7 +2,8 @@
 //!
 //! Both ends send `MAGIC | protocol u16 | purpose u8 | process u32 | workers u32 | build [32] | run [32] | nonce [32]`, then
 //! `HMAC-SHA256(secret, role | own hello | other hello)`. The nonces are fresh, so that what was overheard answers no later challenge; the
-//! roles differ, so that nothing can be sent back to who said it. The dialling end speaks first: a probe learns nothing.
+//! roles differ, so that nothing can be sent back to who said it. The dialling end speaks first: a probe learns nothing. Build and run are compared
+//! last: of a process that proves to know the secret it is certain that it is another build's or run's.
 //!
 //! Every message has a fixed length, and the handshake as a whole has a time limit: a stranger costs a thread for that long, and no memory.
 
@@ -20,6 +21,10 @@ const MAGIC: &[u8; 8] = b"FSHRFLOW";
 const PROTOCOL: u16 = 3;
 const PREFIX: usize = 8 + 2;
 const HELLO: usize = PREFIX + 1 + 4 + 4 + 32 + 32 + 32;
+/// Where a hello has the number of the process.
+const PROCESS: usize = PREFIX + 1;
+/// Where it has the number of its workers.
+const WORKERS: usize = PROCESS + 4;
 /// How long one handshake may take in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -55,6 +60,24 @@ pub(crate) struct Peer {
     pub(crate) socket: TcpStream,
 }
 
+/// Why the other end was not let in.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// In words.
+    pub(crate) reason: String,
+    /// The number of the process, where it knows the secret, and is another build's or run's.
+    pub(crate) unlike: Option<usize>,
+}
+
+impl<S: Into<String>> From<S> for Refusal {
+    fn from(reason: S) -> Self {
+        Self {
+            reason: reason.into(),
+            unlike: None,
+        }
+    }
+}
+
 impl Handshake {
     /// What this process of a cluster says in the run that all of them share.
     pub(crate) fn new(cluster: &Cluster, run: &str) -> Self {
@@ -71,15 +94,15 @@ impl Handshake {
         }
     }
 
-    /// The dialling end; what went wrong, in words, where the other end is not let in.
-    pub(crate) fn dial(&self, socket: TcpStream, purpose: Purpose) -> Result<Peer, String> {
+    /// The dialling end; what went wrong where the other end is not let in.
+    pub(crate) fn dial(&self, socket: TcpStream, purpose: Purpose) -> Result<Peer, Refusal> {
         let mut line = Line::new(socket)?;
         let ours = self.hello(purpose);
         line.write(&ours)?;
         let theirs = line.read_hello(&[])?;
-        self.same_run(&theirs)?;
         line.write(&self.mac(b"dial", &ours, &theirs)?.finalize().into_bytes())?;
-        self.check(&mut line, b"accept", &theirs, &ours)?;
+        let proven = self.check(&mut line, b"accept", &theirs, &ours);
+        self.judge(proven, &theirs)?;
         Ok(Peer {
             purpose,
             ..line.peer(&theirs)?
@@ -87,15 +110,29 @@ impl Handshake {
     }
 
     /// The end that was dialled.
-    pub(crate) fn accept(&self, socket: TcpStream) -> Result<Peer, String> {
+    pub(crate) fn accept(&self, socket: TcpStream) -> Result<Peer, Refusal> {
         let mut line = Line::new(socket)?;
         let ours = self.hello(Purpose::Data);
         // A process of another build or run learns that it is one.
         let theirs = line.read_hello(&ours)?;
-        self.same_run(&theirs)?;
-        self.check(&mut line, b"dial", &theirs, &ours)?;
-        line.write(&self.mac(b"accept", &ours, &theirs)?.finalize().into_bytes())?;
-        line.peer(&theirs)
+        let mut proven = self.check(&mut line, b"dial", &theirs, &ours);
+        if proven.is_ok() {
+            proven = line.write(&self.mac(b"accept", &ours, &theirs)?.finalize().into_bytes());
+        }
+        self.judge(proven, &theirs)?;
+        Ok(line.peer(&theirs)?)
+    }
+
+    /// Whether the other end is let in, that has proven to know the secret or not.
+    fn judge(&self, proven: Result<(), String>, hello: &[u8; HELLO]) -> Result<(), Refusal> {
+        let reason = match self.same_run(hello) {
+            Ok(()) => return Ok(proven?),
+            Err(reason) => reason,
+        };
+        Err(Refusal {
+            reason,
+            unlike: proven.ok().map(|()| number(hello, PROCESS)),
+        })
     }
 
     fn hello(&self, purpose: Purpose) -> [u8; HELLO] {
@@ -103,7 +140,7 @@ impl Handshake {
         hello[..8].copy_from_slice(MAGIC);
         hello[8..10].copy_from_slice(&PROTOCOL.to_be_bytes());
         hello[10] = u8::from(purpose == Purpose::Heartbeat);
-        for (at, number) in [(11, self.me), (15, self.workers)] {
+        for (at, number) in [(PROCESS, self.me), (WORKERS, self.workers)] {
             hello[at..at + 4].copy_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes());
         }
         hello[19..51].copy_from_slice(&self.build);
@@ -131,7 +168,7 @@ impl Handshake {
 
     fn check(&self, line: &mut Line, role: &[u8], theirs: &[u8], ours: &[u8]) -> Result<(), String> {
         let mut proof = [0; 32];
-        line.read(&mut proof, "no proof")?;
+        line.read(&mut proof, "no proof, as where the secrets differ")?;
         self.mac(role, theirs, ours)?
             .verify_slice(&proof)
             .map_err(|_| "its proof does not answer the challenge: another secret, or a replay".into())
@@ -199,20 +236,25 @@ impl Line {
         Ok(hello)
     }
 
-    fn peer(self, hello: &[u8; HELLO]) -> Result<Peer, String> {
+    fn peer(self, hello: &[u8]) -> Result<Peer, String> {
         let purpose = match hello[10] {
             0 => Purpose::Data,
             1 => Purpose::Heartbeat,
             _ => return Err("a connection for no known purpose".into()),
         };
-        let number = |at: usize| u32::from_be_bytes([hello[at], hello[at + 1], hello[at + 2], hello[at + 3]]) as usize;
         Ok(Peer {
-            process: number(11),
-            workers: number(15),
+            process: number(hello, PROCESS),
+            workers: number(hello, WORKERS),
             purpose,
             socket: self.socket,
         })
     }
+}
+
+/// A number of a hello.
+fn number(hello: &[u8], at: usize) -> usize {
+    let bytes = hello.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(usize::MAX, |bytes| u32::from_be_bytes(bytes) as usize)
 }
 
 /// An I/O error in words that do not depend on the system's, so that equal reasons are counted together.
@@ -245,7 +287,7 @@ mod tests {
     }
 
     /// What both ends of one connection make of each other.
-    fn meet(acceptor: Handshake, dialler: &Handshake) -> (Result<Peer, String>, Result<Peer, String>) {
+    fn meet(acceptor: Handshake, dialler: &Handshake) -> (Result<Peer, Refusal>, Result<Peer, Refusal>) {
         let (near, far) = connection();
         let accepting = std::thread::spawn(move || acceptor.accept(far));
         let dialled = dialler.dial(near, Purpose::Heartbeat);
@@ -270,18 +312,37 @@ mod tests {
     #[test]
     fn another_build_run_or_secret_is_refused_by_both_ends() {
         let ours = || handshake(7, "run", "s", 0);
-        for (other, said) in [
-            (handshake(8, "run", "s", 1), "another build"),
-            (handshake(7, "another", "s", 1), "another run file"),
-            (handshake(7, "run", "wrong", 1), "does not answer"),
+        for (other, said, said_there, is_certain) in [
+            (handshake(8, "run", "s", 1), "another build", "another build", true),
+            (
+                handshake(7, "another", "s", 1),
+                "another run file",
+                "another run file",
+                true,
+            ),
+            (
+                handshake(7, "run", "wrong", 1),
+                "does not answer",
+                "secrets differ",
+                false,
+            ),
+            // A stranger says what it likes.
+            (handshake(8, "run", "wrong", 1), "another build", "another build", false),
         ] {
             let (accepted, dialled) = meet(ours(), &other);
-            assert!(accepted.err().unwrap().contains(said), "{said}");
-            assert!(dialled.is_err(), "{said}");
+            let (accepted, dialled) = (accepted.err().unwrap(), dialled.err().unwrap());
+            assert!(accepted.reason.contains(said), "{accepted:?}");
+            assert!(dialled.reason.contains(said_there), "{dialled:?}");
+            let unlike = is_certain.then_some((1, 0));
+            assert_eq!(
+                (accepted.unlike, dialled.unlike),
+                (unlike.map(|u| u.0), unlike.map(|u| u.1)),
+                "{said}"
+            );
         }
         let mut fewer = handshake(7, "run", "s", 1);
         fewer.run = Handshake::new(&cluster(7, "s", 1, 3), "run").run;
-        assert!(meet(ours(), &fewer).0.err().unwrap().contains("-n"));
+        assert!(meet(ours(), &fewer).0.err().unwrap().reason.contains("-n"));
     }
 
     #[test]
@@ -289,7 +350,7 @@ mod tests {
         let (mut near, far) = connection();
         let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
         near.write_all(b"FSHRFLOW\x00\x01").unwrap();
-        let said = accepting.join().unwrap().err().unwrap();
+        let said = accepting.join().unwrap().err().unwrap().reason;
         assert!(said.contains("protocol 1, expected 3"), "{said}");
     }
 
@@ -317,7 +378,7 @@ mod tests {
         let (mut near, far) = connection();
         let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
         near.write_all(&overheard).unwrap();
-        let said = accepting.join().unwrap().err().unwrap();
+        let said = accepting.join().unwrap().err().unwrap().reason;
         assert!(said.contains("replay"), "{said}");
     }
 
@@ -332,6 +393,6 @@ mod tests {
             std::thread::sleep(Duration::from_millis(700));
         }
         assert!(started.elapsed() < PATIENCE + Duration::from_secs(2));
-        assert!(accepting.join().unwrap().err().unwrap().contains("too slow"));
+        assert!(accepting.join().unwrap().err().unwrap().reason.contains("too slow"));
     }
 }

@@ -240,6 +240,7 @@ impl Watch {
 
     fn name(&self, process: u32) -> String {
         match self.names.get(process as usize) {
+            Some(_) if self.names.len() == 1 => "this process".to_owned(),
             Some(name) => format!("process {name}"),
             None => format!("process {process}"),
         }

@@ -28,6 +28,8 @@ const MOST_STRANGERS: usize = 128;
 const MEETS_ALL: Duration = Duration::from_secs(1);
 /// Time between two looks at whether those who are connected still live.
 const LOOK: Duration = Duration::from_millis(250);
+/// Who was here, or was turned away, so short before the deadline is nobody who never came: deadlines pass one after the other.
+const RECENTLY: Duration = Duration::from_secs(2);
 
 /// The connections of this process.
 pub(crate) struct Mesh {
@@ -40,8 +42,8 @@ pub(crate) struct Mesh {
 /// Connects this process to every other one.
 ///
 /// # Errors
-/// [`RunError::PeerLost`] where the deadline passes, [`RunError::PortTaken`] where this process's own is, [`RunError::Usage`] where the addresses
-/// leave this machine and no secret is given, or a process has another number of workers.
+/// [`RunError::NotFormed`] where the deadline passes, [`RunError::PortTaken`] where this process's own is, [`RunError::Usage`] where the addresses
+/// leave this machine and no secret is given, or a process has another number of workers, or is another build's or run's.
 pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -> Result<Mesh, RunError> {
     if cluster.secret.is_empty() && !whereabouts.stay_here() {
         return Err(RunError::Usage(
@@ -61,6 +63,8 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -
         strangers: VecDeque::new(),
         accepted: 0,
         strays: Strays::default(),
+        seen: BTreeMap::new(),
+        turned_away: BTreeMap::new(),
         unlike: None,
         news,
         over: Over::default(),
@@ -118,6 +122,10 @@ struct Forming {
     strangers: VecDeque<(u64, TcpStream)>,
     accepted: u64,
     strays: Strays,
+    /// When each process was last connected.
+    seen: BTreeMap<usize, Instant>,
+    /// Processes that know the secret and are another build's or run's: when they last came, and what they are.
+    turned_away: BTreeMap<usize, (Instant, String)>,
     /// A process of this run that cannot be one of this cluster: since when, and why.
     unlike: Option<(Instant, String)>,
     news: Sender<News>,
@@ -177,11 +185,28 @@ impl Forming {
             .map(|((peer, _), _)| *peer)
             .collect();
         missing.dedup();
-        let missing: Vec<String> = missing.into_iter().map(|peer| self.whereabouts.name(peer)).collect();
-        RunError::PeerLost(format!(
+        let unlike: Vec<String> = missing
+            .iter()
+            .filter_map(|peer| Some((peer, self.turned_away.get(peer)?)))
+            .filter(|(_, (last, _))| last.elapsed() < RECENTLY)
+            .map(|(peer, (_, reason))| format!("process {} is of {reason}", self.whereabouts.name(*peer)))
+            .collect();
+        if !unlike.is_empty() {
+            return RunError::Usage(format!(
+                "the cluster did not form within {} s: {}",
+                deadline.as_secs(),
+                unlike.join("; ")
+            ));
+        }
+        // Whose own deadline has passed a moment ago was here, and is not to be looked for.
+        let was_here = |peer: &usize| self.seen.get(peer).is_some_and(|last| last.elapsed() < RECENTLY);
+        let never_came: Vec<usize> = missing.iter().copied().filter(|peer| !was_here(peer)).collect();
+        let named = if never_came.is_empty() { missing } else { never_came };
+        let named: Vec<String> = named.into_iter().map(|peer| self.whereabouts.name(peer)).collect();
+        RunError::NotFormed(format!(
             "start-up deadline of {} s passed; missing: {}{}",
             deadline.as_secs(),
-            missing.join(", "),
+            named.join(", "),
             self.strays.in_words()
         ))
     }
@@ -195,7 +220,13 @@ impl Forming {
         }
         match news {
             News::Arrived(peer, stranger) => self.seat(peer, stranger.is_some()),
-            News::Dropped(with, reason, _) => self.strays.note(&with, reason),
+            News::Dropped(with, refusal, _) => {
+                if let Some(process) = refusal.unlike {
+                    self.turned_away
+                        .insert(process, (Instant::now(), refusal.reason.clone()));
+                }
+                self.strays.note(&with, refusal.reason);
+            }
         }
     }
 
@@ -225,8 +256,10 @@ impl Forming {
 
     /// Whoever died while the cluster was forming may come again.
     fn give_up_the_dead(&mut self) {
-        for place in self.places.values_mut() {
-            if matches!(place, Place::Taken(_)) && !place.is_alive() {
+        for ((peer, _), place) in &mut self.places {
+            if place.is_alive() {
+                self.seen.insert(*peer, Instant::now());
+            } else if matches!(place, Place::Taken(_)) {
                 *place = Place::Empty;
             }
         }
@@ -250,7 +283,7 @@ impl Forming {
         let started = thread("handshake", move || {
             let said = match handshake.accept(socket) {
                 Ok(peer) => News::Arrived(peer, Some(id)),
-                Err(reason) => News::Dropped(from.ip().to_string(), reason, Some(id)),
+                Err(refusal) => News::Dropped(from.ip().to_string(), refusal, Some(id)),
             };
             // Nobody listens once the cluster has formed.
             let _ = news.send(said);
@@ -290,7 +323,7 @@ impl Forming {
         let keep = move || {
             while !over.is_it() {
                 if let Err(reason) = whereabouts.announce(&address) {
-                    let _ = news.send(News::Dropped("the output".into(), reason, None));
+                    let _ = news.send(News::Dropped("the output".into(), reason.into(), None));
                 }
                 over.sleep(Duration::from_secs(1));
             }

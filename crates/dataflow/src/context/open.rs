@@ -170,7 +170,7 @@ impl GroupedCatalogue {
     /// With groups of about `group` spectra.
     fn new(catalogue: Catalogue, group: u64, compute: &Compute) -> Self {
         let groups = plan_groups(catalogue.shards().iter().cloned(), group, catalogue.folder());
-        let plenty = PLENTY / compute.holdout_fraction;
+        let plenty = PLENTY / compute.sampled_fraction();
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
         let sample = groups.iter().step_by(every).cloned().collect();
         Self {

@@ -11,7 +11,7 @@ use timely::worker::Worker;
 
 use super::budget::flux_part;
 use super::differentiated::{Differentiated, differentiate};
-use super::{run, share_of_held_out};
+use super::{chosen_by_hash, run};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
@@ -34,11 +34,12 @@ pub(crate) fn scan(
 ) -> Result<ScannedStars, RunError> {
     let scans = context.scans(n_spectra)?;
     let sampled: u64 = context.fit.sample.iter().map(Group::n_rows).sum();
-    let share = share(sampled as f64 * context.job.compute.holdout_fraction);
+    let held_out = context.job.compute.holdout_fraction;
+    let fraction = held_out * share(sampled as f64 * held_out);
     let none = ScannedStars::new(context.network.n_labels(), grid.len());
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(share_of_held_out(scope, context, share)
+        Ok(chosen_by_hash(scope, context, fraction)
             .differentiate(&context.faults, move |held_out| {
                 differentiate(&deriving, population.as_ref(), held_out, InputJacobian::InBlocks)
             })

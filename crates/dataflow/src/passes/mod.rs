@@ -109,23 +109,31 @@ fn held_out<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-    share_of_held_out(scope, context, 1.0)
+    chosen_by_hash(scope, context, context.job.compute.holdout_fraction)
 }
 
-/// The same for an evenly chosen share of them.
-fn share_of_held_out<'scope>(
+/// The same for those that population and references are found from.
+fn sampled<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
-    share: f64,
+) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
+    chosen_by_hash(scope, context, context.job.compute.sampled_fraction())
+}
+
+/// The same for a share of the sample's spectra, chosen as held-out ones are: a smaller one is among them.
+fn chosen_by_hash<'scope>(
+    scope: Scope<'scope, u64>,
+    context: &Arc<Context>,
+    fraction: f64,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
     let (groups, cores) = (context.fit.sample.clone(), context.network.arithmetic().threads);
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
-    let open = move |group: &Group| reading.read_held_out(group, share);
+    let open = move |group: &Group| reading.read_chosen(group, fraction);
     let readers = (&context.fit.readers, context.workers);
     fetch(scope, &context.faults, groups, Waits::InMemory, readers, cores, open).differentiate(
         &context.faults,
         move |batch| {
-            let good = batch.select(&rows::held_out(&batch, &selecting.job, share))?;
+            let good = batch.select(&rows::chosen_by_hash(&batch, fraction))?;
             selecting.progress.advance((batch.n_rows() - good.n_rows()) as u64);
             Ok(good)
         },

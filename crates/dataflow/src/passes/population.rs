@@ -6,7 +6,7 @@ use fisherflow_spectra::{InputRange, PixelPopulation, PixelSums, SpectraError, S
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::{held_out, run};
+use super::{run, sampled};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Expected, Gather, GroupFold, ReduceInGroupOrder};
@@ -40,7 +40,7 @@ struct Seen {
 
 fn look(worker: &mut Worker, context: &Arc<Context>) -> Result<Seen, RunError> {
     let total = run(worker, context, |scope, probe| {
-        Ok(held_out(scope, context)
+        Ok(sampled(scope, context)
             .accumulate("Population", &context.faults, Population::new(context))
             .reduce_in_group_order(
                 &context.faults,

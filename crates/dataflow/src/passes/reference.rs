@@ -13,7 +13,7 @@ use timely::worker::Worker;
 
 use super::budget::flux_part;
 use super::differentiated::{Differentiated, differentiate, overflow};
-use super::{held_out, run};
+use super::{run, sampled};
 use crate::bad_rows::id_of;
 use crate::context::Context;
 use crate::error::RunError;
@@ -35,7 +35,7 @@ pub(crate) fn reference(
     let input_jacobian = context.jacobian_of_sums();
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(held_out(scope, context)
+        Ok(sampled(scope, context)
             .differentiate(&context.faults, move |held_out| {
                 differentiate(&deriving, population.as_ref(), held_out, input_jacobian)
             })

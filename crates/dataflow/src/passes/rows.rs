@@ -4,11 +4,11 @@ use fisherflow_spectra::{SpectrumBatch, is_held_out};
 
 use crate::job::Job;
 
-/// The rows from which references are taken, and, where the noise or the prior comes from them, residuals: never counted in the sums then.
-/// `share` of them, evenly chosen.
-pub(crate) fn held_out(batch: &SpectrumBatch, job: &Job, share: f64) -> Vec<usize> {
+/// The good rows of a fraction that is chosen by hash: those held out, from which references are taken and, where the noise or the prior comes from
+/// them, residuals, never counted in the sums then; or some of them, evenly chosen.
+pub(crate) fn chosen_by_hash(batch: &SpectrumBatch, fraction: f64) -> Vec<usize> {
     (0..batch.n_rows())
-        .filter(|&row| !batch.is_bad(row) && is_held_out(batch.holdout[row], job.compute.holdout_fraction * share))
+        .filter(|&row| !batch.is_bad(row) && is_held_out(batch.holdout[row], fraction))
         .collect()
 }
 

@@ -73,6 +73,12 @@ impl RunStatus {
         seconds_since_1970().saturating_sub(self.written_s)
     }
 
+    /// Seconds by which the clock of whoever wrote it is ahead of this machine's, at least.
+    #[must_use]
+    pub fn ahead_s(&self) -> u64 {
+        self.written_s.saturating_sub(seconds_since_1970())
+    }
+
     /// Whether its run has been silent for so long that it is most likely dead.
     #[must_use]
     pub fn is_silent(&self) -> bool {

@@ -81,7 +81,7 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
             output.commit(manifest)?;
             return Ok(Claimed::Complete(Box::new(manifest.clone())));
         }
-        if is_at_work(context, &held, &own, &cluster.interrupt)? {
+        if is_at_work(output, &held, &own, &cluster.interrupt)? {
             return Err(held_by(context, held.claim).into());
         }
         let holding = if is_same && complete.is_none() {
@@ -189,8 +189,11 @@ fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunErr
     }
 }
 
-/// Whether the holder of an output is alive.
-fn is_at_work(context: &Context, held: &Held, own: &Claim, interrupt: &Interrupt) -> Result<bool, RunError> {
+/// Whether the holder of an output is alive; takes a few of its beats where it is on another machine. `own`: what this process would claim with.
+///
+/// # Errors
+/// The store does not say, or the process was asked to end.
+pub fn is_at_work(output: &Output, held: &Held, own: &Claim, interrupt: &Interrupt) -> Result<bool, RunError> {
     let holder = &held.claim;
     if let Some(runs) = runs_here(holder, own) {
         return Ok(runs);
@@ -201,7 +204,7 @@ fn is_at_work(context: &Context, held: &Held, own: &Claim, interrupt: &Interrupt
     }
     let silence = Duration::from_millis(holder.beat) * SILENT_BEATS;
     tracing::info!(host = %holder.host, pid = holder.pid, started = %holder.started, seconds = silence.as_secs_f64(), "held elsewhere: looks whether its holder lives");
-    let first = context.output.sign_of_life(held)?;
+    let first = output.sign_of_life(held)?;
     let started = Instant::now();
     let mut sign = first.clone();
     while sign == first && sign != SignOfLife::Released && started.elapsed() < silence {
@@ -211,7 +214,7 @@ fn is_at_work(context: &Context, held: &Held, own: &Claim, interrupt: &Interrupt
             ));
         }
         std::thread::sleep(LOOK.min(silence / 8));
-        sign = context.output.sign_of_life(held)?;
+        sign = output.sign_of_life(held)?;
     }
     Ok(sign != first && sign != SignOfLife::Released)
 }

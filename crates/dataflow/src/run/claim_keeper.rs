@@ -33,7 +33,9 @@ impl ClaimKeeper {
                     number += 1;
                     match beating.beat(number) {
                         Ok(()) => {}
-                        Err(error @ StoreError::TakenOver { .. }) => return faults.raise(error.into()),
+                        Err(error @ (StoreError::TakenOver { .. } | StoreError::ClaimRemoved { .. })) => {
+                            return faults.raise(error.into());
+                        }
                         Err(error) => tracing::warn!(%error, "no sign of life at the output's claim"),
                     }
                 }
@@ -74,7 +76,7 @@ impl ClaimKeeper {
         };
         let started = std::thread::Builder::new().name("release".into()).spawn(work);
         match started.map(|_| heard.recv_timeout(LAST_WORD)) {
-            Ok(Ok(Err(error @ StoreError::TakenOver { .. }))) => Err(error),
+            Ok(Ok(Err(error @ (StoreError::TakenOver { .. } | StoreError::ClaimRemoved { .. })))) => Err(error),
             Ok(Ok(Ok(()))) => Ok(()),
             other => {
                 tracing::debug!(?other, "the output's claim is not given up");

@@ -56,7 +56,7 @@ pub struct ScatterEstimate {
     pub vanishing: usize,
     /// How many of them were raised to the floor of an R that is inverted.
     pub clipped: usize,
-    /// Iterations until nothing changed any more.
+    /// Iterations until nothing changed any more; 0 where nothing is known of any star, and the scatter is the second moment.
     pub iterations: u32,
 }
 
@@ -130,8 +130,14 @@ impl HeldOutStars {
         }
         let means = self.means();
         let scale = scale_of(&means.second_moment, k);
-        let (scaled, iterations) = maximum_likelihood(self, &scale)?;
-        let covariance: Vec<f64> = (0..k * k).map(|i| scaled[i] * scale[i / k] * scale[i % k]).collect();
+        let (covariance, iterations) = if self.stars().all(|(_, known)| known.iter().all(|&value| value == 0.0)) {
+            // The maximum in closed form; residuals that are a combination of one another have no other.
+            (means.second_moment.clone(), 0)
+        } else {
+            let (scaled, iterations) = maximum_likelihood(self, &scale)?;
+            let covariance = (0..k * k).map(|i| scaled[i] * scale[i / k] * scale[i % k]);
+            (covariance.collect(), iterations)
+        };
         let clipped = clip_to_psd(&covariance, &scale, floor, "the scatter of residuals")?;
         Ok(ScatterEstimate {
             covariance: clipped.covariance,
@@ -303,9 +309,29 @@ mod tests {
         let estimate = stars.intrinsic().unwrap();
         let expected = [14.0 / 3.0, -1.0, -1.0, 2.0];
         for (found, expected) in estimate.covariance.iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-5, "{:?}", estimate.covariance);
+            assert!((found - expected).abs() < 1e-14, "{:?}", estimate.covariance);
         }
         assert_eq!((estimate.n_spectra, estimate.vanishing, estimate.clipped), (3, 0, 0));
+
+        // Twice the same label: the likelihood has no bound, and what it rises to is told from the floor of R alone.
+        let mut numbers = Numbers::new(9);
+        let (mut twice, mut square) = (Vec::new(), 0.0);
+        for _ in 0..200 {
+            let residual = numbers.normal();
+            twice.extend([residual, 3.0 * residual]);
+            square += residual * residual / 200.0;
+        }
+        let mut stars = HeldOutStars::new(2);
+        stars.push(&twice, KnownParts::default()).unwrap();
+        let noise = stars.noise().unwrap();
+        for (found, expected) in noise.covariance.iter().zip([1.0, 3.0, 3.0, 9.0]) {
+            assert!(
+                (found / (expected * square) - 1.0).abs() < NOISE_FLOOR,
+                "{:?}",
+                noise.covariance
+            );
+        }
+        assert_eq!((noise.vanishing, noise.clipped), (1, 1));
     }
 
     #[test]

@@ -168,6 +168,20 @@ impl Line {
         })
     }
 
+    /// Leaves a release that seemed abandoned to the run that is at work on it, and with it all checkpoints.
+    pub fn spare(&self, garbage: &mut Garbage, release: u64) {
+        garbage.abandoned.retain(|&other| other != release);
+        garbage.in_the_making.push(release);
+        let start = format!("{}/", self.uri());
+        garbage
+            .objects
+            .retain(|(object, _)| match object.strip_prefix(&start).map(part_of) {
+                Some(Part::OfRelease(of)) => of != release,
+                Some(Part::Ids(_) | Part::Checkpoint(_)) => false,
+                _ => true,
+            });
+    }
+
     /// Removes what was found, but what a run has begun to use since; `own`: what this process writes into a claim.
     ///
     /// # Errors
@@ -246,7 +260,7 @@ impl Line {
         }
         match self.remove_under(&holding, objects, removed) {
             // It is another's now, who removes what is left where it needs to.
-            Err(StoreError::TakenOver { .. }) => Ok(false),
+            Err(StoreError::TakenOver { .. } | StoreError::ClaimRemoved { .. }) => Ok(false),
             done => done.map(|()| true),
         }
     }

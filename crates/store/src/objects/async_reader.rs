@@ -75,8 +75,9 @@ impl ObjectReader {
         };
         let bytes = match result {
             Ok(bytes) => bytes,
-            Err(object_store::Error::Precondition { .. }) => return Err(self.replaced().await),
-            Err(error @ object_store::Error::NotFound { .. }) => return Err(self.failed(error)),
+            Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => {
+                return Err(self.replaced().await);
+            }
             // A file that is written over while it is read ends early.
             Err(_) if self.is_another_file().await => return Err(self.replaced().await),
             Err(error) => return Err(self.failed(error)),

@@ -54,7 +54,15 @@ impl Stores {
             }
             error => error,
         };
-        self.failed(contact, Action::Read, last)
+        match self.failed(contact, Action::Read, last) {
+            // What was asked for matters to nobody.
+            StoreError::Unreachable { endpoint, source, .. } => StoreError::Unreachable {
+                uri: contact.place.uri(""),
+                endpoint,
+                source,
+            },
+            error => error,
+        }
     }
 
     fn patient(

@@ -234,7 +234,7 @@ impl Holding {
     /// Whether the output is still held by this claim, or by its commit.
     ///
     /// # Errors
-    /// It is not ([`StoreError::TakenOver`]), or the store does not say.
+    /// It is not ([`StoreError::TakenOver`], [`StoreError::ClaimRemoved`]), or the store does not say.
     pub fn check(&self) -> Result<(), StoreError> {
         let after = match self.next()? {
             None => return self.check_own(),
@@ -259,7 +259,10 @@ impl Holding {
             None => match self.output.holder()? {
                 // What was completed is its own commit.
                 Some(holder) if holder == self.claim => Ok(()),
-                holder => Err(self.taken_over_by(holder.unwrap_or_else(|| self.claim.clone()))),
+                Some(holder) => Err(self.taken_over_by(holder)),
+                None => Err(StoreError::ClaimRemoved {
+                    output: self.output.uri().to_owned(),
+                }),
             },
         }
     }

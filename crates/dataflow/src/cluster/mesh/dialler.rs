@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use crate::cluster::handshake::{Handshake, Peer, Purpose};
+use crate::cluster::handshake::{Handshake, Peer, Purpose, Refusal};
 use crate::cluster::whereabouts::Whereabouts;
 
 /// What a thread has to tell.
@@ -14,7 +14,7 @@ pub(super) enum News {
     /// Somebody passed the handshake; where they dialled, which of the strangers they were.
     Arrived(Peer, Option<u64>),
     /// A connection was dropped: with whom, why, and which of the strangers they were.
-    Dropped(String, String, Option<u64>),
+    Dropped(String, Refusal, Option<u64>),
 }
 
 /// Whether the mesh has formed, or was given up: then its threads end.
@@ -60,9 +60,9 @@ impl Dialler {
                     return;
                 }
                 Ok(None) => {}
-                Err(reason) => {
+                Err(refusal) => {
                     let with = self.whereabouts.name(self.peer);
-                    let _ = self.news.send(News::Dropped(with, reason, None));
+                    let _ = self.news.send(News::Dropped(with, refusal, None));
                 }
             }
             self.over.sleep(pause);
@@ -71,7 +71,7 @@ impl Dialler {
     }
 
     /// `None` while nothing listens there, or nobody knows where.
-    fn try_once(&self) -> Result<Option<Peer>, String> {
+    fn try_once(&self) -> Result<Option<Peer>, Refusal> {
         let Some(address) = self.whereabouts.address(self.peer)? else {
             return Ok(None);
         };
