@@ -154,60 +154,70 @@ pub fn exposition(meter: &Meter) -> String {
 /// What was done of each pass.
 fn passes(out: &mut Exposition, passes: &[PassCount]) {
     type Value = fn(&PassCount) -> f64;
-    let families: [(&str, &str, &str, Option<Unit>, Value); 7] = [
+    const SPECTRA: &[Unit] = &[Unit::Spectra];
+    const BLOCKS: &[Unit] = &[Unit::Blocks, Unit::Tiles];
+    const ANY: &[Unit] = &[Unit::Spectra, Unit::Blocks, Unit::Tiles];
+    let families: [(&str, &str, &str, &[Unit], Value); 8] = [
         (
             "fisherflow_spectra_total",
             "counter",
             "Spectra done or found done by an earlier try, by pass.",
-            Some(Unit::Spectra),
+            SPECTRA,
             |pass| pass.done as f64,
         ),
         (
             "fisherflow_spectra_resumed_total",
             "counter",
             "Of those, spectra found done by an earlier try, by pass.",
-            Some(Unit::Spectra),
+            SPECTRA,
             |pass| pass.resumed as f64,
         ),
         (
             "fisherflow_groups_total",
             "counter",
             "Reduction groups read to their end, by pass.",
-            Some(Unit::Spectra),
+            SPECTRA,
             |pass| pass.groups as f64,
         ),
         (
             "fisherflow_blocks_total",
             "counter",
             "Blocks of the Hessian (or tiles of one) done, by pass.",
-            Some(Unit::Blocks),
+            BLOCKS,
             |pass| pass.done as f64,
         ),
         (
             "fisherflow_pass_seconds_total",
             "counter",
             "Wall time, by pass.",
-            None,
+            ANY,
             |pass| pass.seconds,
         ),
         (
             "fisherflow_pass_spectra",
             "gauge",
             "Spectra of a pass in all processes together.",
-            Some(Unit::Spectra),
+            SPECTRA,
             |pass| pass.of as f64,
         ),
         (
             "fisherflow_pass_groups",
             "gauge",
             "Reduction groups of a pass in all processes together.",
-            Some(Unit::Spectra),
+            SPECTRA,
             |pass| pass.of_groups as f64,
         ),
+        (
+            "fisherflow_pass_blocks",
+            "gauge",
+            "Blocks (or tiles) of a pass in all processes together.",
+            BLOCKS,
+            |pass| pass.of as f64,
+        ),
     ];
-    for (name, kind, help, unit, value) in families {
+    for (name, kind, help, units, value) in families {
         let mut family = out.family(name, kind, help);
-        for pass in passes.iter().filter(|pass| unit.is_none_or(|unit| pass.unit == unit)) {
+        for pass in passes.iter().filter(|pass| units.contains(&pass.unit)) {
             family.sample(&[("pass", &pass.pass)], value(pass));
         }
     }

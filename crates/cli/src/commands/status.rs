@@ -241,10 +241,10 @@ fn pass(standing: &Standing) -> String {
     let Some(pass) = &standing.pass else {
         return "between two passes".to_owned();
     };
-    let what = if standing.unit == Unit::Spectra {
-        "spectra"
-    } else {
-        "blocks"
+    let what = match standing.unit {
+        Unit::Spectra => "spectra",
+        Unit::Blocks => "blocks",
+        Unit::Tiles => "tiles",
     };
     let mut said = format!("{pass}: {} of {} {what}", count(standing.done), count(standing.of));
     if standing.of_groups > 0 {

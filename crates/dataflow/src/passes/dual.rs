@@ -106,7 +106,7 @@ pub(crate) fn invert(
 ) -> Result<(BlockInfo, Vec<WrittenFile>), RunError> {
     if worker.index().is_multiple_of(context.workers) {
         let n = storage.rows.layout.n_chunks() as u64;
-        context.progress.begin("factor", n * (n + 1) / 2);
+        context.progress.begin_over_tiles("factor", n * (n + 1) / 2);
     }
     factor(worker, context, storage)?;
     let layout = storage.rows.layout.clone();

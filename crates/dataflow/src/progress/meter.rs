@@ -176,10 +176,15 @@ impl Meter {
             .collect()
     }
 
-    /// A pass begins (`evidence`, `invert`, ...) over so many blocks or tiles of all processes; it ends the pass before. Every worker of the process
+    /// A pass begins (`evidence`, `invert`, ...) over so many blocks of all processes; it ends the pass before. Every worker of the process
     /// may tell: a pass that is under way does not begin again.
     pub(crate) fn begin(&self, pass: &str, of: u64) {
         self.begin_pass(pass, Unit::Blocks, of, 0);
+    }
+
+    /// A pass begins over so many tiles of all processes; likewise.
+    pub(crate) fn begin_over_tiles(&self, pass: &str, of: u64) {
+        self.begin_pass(pass, Unit::Tiles, of, 0);
     }
 
     /// A pass begins (`population`, `curvature`, ...) over so many spectra and groups of all processes; likewise.

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 pub enum Unit {
     /// Spectra, in groups.
     Spectra,
-    /// Blocks of the Hessian, or tiles of one.
+    /// Blocks of the Hessian: one may take as long as all others, so that nobody knows how long those left will.
     Blocks,
+    /// Tiles of a block, all of one size.
+    Tiles,
 }
 
 /// One pass of one process.
@@ -185,7 +187,7 @@ impl Standing {
             seconds,
             rate,
             bytes_rate: bytes_read as f64 / seconds.max(1e-9),
-            eta_s: (rate > 0.0 && silent == 0).then(|| (of - done) as f64 / rate),
+            eta_s: (rate > 0.0 && silent == 0 && unit != Unit::Blocks).then(|| (of - done) as f64 / rate),
             slowest: slowest(&reports, pass.as_deref()),
             silent,
             pass,
@@ -268,6 +270,14 @@ mod tests {
         let slowest = standing.slowest.unwrap();
         assert_eq!((slowest.worker, slowest.process, slowest.mean), (3, 1, 125.0));
         assert_eq!(slowest.behind(), 0.6);
+
+        // Of a few blocks, that may be of any size, nobody knows when they end.
+        let of_blocks = |unit| {
+            let mut told = report(0, "invert", &[3, 1]);
+            told.passes[0].unit = unit;
+            Standing::new(vec![(told, Duration::ZERO)], 1).eta_s.is_some()
+        };
+        assert_eq!([Unit::Blocks, Unit::Tiles].map(of_blocks), [false, true]);
     }
 
     #[test]
