@@ -1,4 +1,4 @@
-//! The key of a spectrum in every table about single spectra: `file`, the object that it is in, and `row`, its position there.
+//! The key of a spectrum in predictions and Jacobians: `file`, the object that it is in, and `row`, its position there.
 //!
 //! An identifier may have several rows, and many readers keep no order: by these two, tables are joined to one another and to the catalogue.
 
