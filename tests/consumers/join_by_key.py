@@ -62,11 +62,11 @@ def main(output, catalogue):
 
     # DuckDB numbers the rows of a file itself.
     predictions = str(output / "predictions/*.parquet")
-    same = duckdb.sql(
+    [[same]] = duckdb.sql(
         f"""select count(*) from read_parquet({files!r}, filename = true, file_row_number = true) c
             join read_parquet('{predictions}') p on c.filename = '{folder}/' || p.file and c.file_row_number = p.row
             where c.visit = p.visit and c.id = p.id"""
-    ).fetchone()[0]
+    ).fetchall()
     assert same == len(stars), same
     lazy = pl.scan_parquet(predictions).join(pl.from_pandas(known[["visit", *KEY]]).lazy(), on=KEY)
     found = lazy.collect()
