@@ -87,10 +87,10 @@ def main(output, n_pixels):
     stars, n_readers, metadata = same(output / "predictions")
     flags = {flag["name"]: flag for flag in json.loads(metadata["fisherflow.flags"])}
     fatal = sum(1 << flag["bit"] for flag in flags.values() if flag["bad"])
-    expected = ["id", "visit"] + [c for label in LABELS for c in (label, f"e_{label}")]
+    expected = ["id", "file", "row", "visit"] + [c for label in LABELS for c in (label, f"e_{label}")]
     expected += ["rho_teff_logg", "rho_teff_fe_h", "rho_logg_fe_h", "cov", "cov_flux", "cov_weights", "cov_intrinsic"]
     assert list(stars) == expected + ["n_pix_good", "flags", "flag_bad"], list(stars)
-    results = expected[2:]
+    results = expected[4:]
     for row, bad in enumerate(stars["flag_bad"]):
         assert bad == (stars["flags"][row] & fatal != 0), row
         for name in results:
@@ -108,7 +108,8 @@ def main(output, n_pixels):
             assert math.isclose(stars[f"e_{label}"][row] ** 2, parts["cov"][k, k], rel_tol=1e-12), row
     jacobians, _, metadata = same(output / "jacobians")
     assert int(metadata["fisherflow.n_pixels"]) == n_pixels
-    assert jacobians["id"] == [i for i in stars["id"] for _ in LABELS]
+    for name in ["id", "file", "row"]:
+        assert jacobians[name] == [i for i in stars[name] for _ in LABELS], name
     assert jacobians["label"] == LABELS * len(stars["id"])
     for row, jacobian in enumerate(jacobians["jacobian"]):
         assert (jacobian is None) == stars["flag_bad"][row // 3], row

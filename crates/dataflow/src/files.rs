@@ -7,9 +7,10 @@ use fisherflow_posterior::{
     BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
     bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices, precision_from_matrices,
 };
+use fisherflow_spectra::SpectrumBatch;
 use fisherflow_store::{
     BlockRow, CertificateRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter,
-    MarginalRows, MatrixSet, PredictionSchema, PredictionWriter, StoredMatrices, StoredMatrix, WrittenFile,
+    MarginalRows, MatrixSet, PredictionSchema, PredictionWriter, RowKeys, StoredMatrices, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
@@ -18,6 +19,9 @@ use crate::fail_point::FailPoint;
 use crate::job::{Noise, Prior};
 use crate::passes::differentiated::Differentiated;
 use crate::run::prior_choice::EvidenceOf;
+
+/// Of the files' columns: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
+pub(crate) const SCHEMA_VERSION: &str = "2";
 
 /// The metadata of every file: what run it is of, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {
@@ -73,7 +77,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
     }
     FileMetadata::default()
         .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
-        .with("fisherflow.schema_version", "1")
+        .with("fisherflow.schema_version", SCHEMA_VERSION)
         .with("fisherflow.run_id", context.run_id.as_str())
         .with("fisherflow.model_sha256", context.network_sha256.as_str())
         .with(
@@ -394,6 +398,15 @@ pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
     }
 }
 
+/// Where the spectra of a batch are, which are consecutive ones of its shard, in the catalogue to predict.
+pub(crate) fn row_keys<'b>(context: &Context, batch: &'b SpectrumBatch) -> RowKeys<'b> {
+    let shard = &batch.shard;
+    RowKeys {
+        file: shard.object.name_below(context.predicted().catalogue.folder()),
+        first_row: shard.first_row + batch.first_row,
+    }
+}
+
 /// Opens a group's file of `predictions/`.
 pub(crate) fn predictions(context: &Context, group: u64) -> Result<PredictionWriter, RunError> {
     let rows = context.predicted().catalogue.row_schema();
@@ -413,8 +426,9 @@ impl JacobianPart {
     }
 
     /// Appends a batch.
-    pub(crate) fn append(&mut self, all: &Differentiated) -> Result<(), RunError> {
+    pub(crate) fn append(&mut self, context: &Context, all: &Differentiated) -> Result<(), RunError> {
         Ok(self.0.append(&fisherflow_store::JacobianRows {
+            keys: row_keys(context, &all.batch),
             rows: &all.batch.rows,
             jacobian: &all.jacobian_f32()?,
             flags: &all.batch.flags,

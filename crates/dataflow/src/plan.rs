@@ -253,7 +253,7 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
     } else {
         0
     };
-    let per_star = 8 * (2 * n_labels + 4 * n_labels * n_labels + 4) + pixels;
+    let per_star = 8 * (2 * n_labels + 4 * n_labels * n_labels + 5) + pixels;
     let cluster = cluster_plan(&cluster_sizes(&context, &blocks, asked)?, asked);
     Ok(RunPlan {
         run_id: context.run_id.clone(),

@@ -9,7 +9,7 @@ use fisherflow_report::{ReportError, write};
 use fisherflow_spectra::RowFlags;
 use fisherflow_store::{
     BlockRow, FileMetadata, JacobianRows, JacobianSchema, Manifest, ManifestInput, Output, PredictionRows,
-    PredictionSchema, SkippedObject, StoreOptions, Stores, WrittenFile,
+    PredictionSchema, RowKeys, SkippedObject, StoreOptions, Stores, WrittenFile,
 };
 use serde_json::json;
 
@@ -86,6 +86,10 @@ impl Synthetic {
             let values = (first..first + n).flat_map(|i| [4000.0 + i as f64, 0.01 * i as f64]);
             writer
                 .append(&PredictionRows {
+                    keys: RowKeys {
+                        file: "a.parquet",
+                        first_row: first as u64,
+                    },
                     rows: &ids(first, n),
                     labels: &values.collect::<Vec<_>>(),
                     covariance: &covariance,
@@ -123,6 +127,10 @@ impl Synthetic {
         let rows = &ids(0, rows);
         writer
             .append(&JacobianRows {
+                keys: RowKeys {
+                    file: "a.parquet",
+                    first_row: 0,
+                },
                 rows,
                 jacobian: &jacobian,
                 flags: &flags,

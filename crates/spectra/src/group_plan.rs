@@ -65,7 +65,7 @@ fn ends_after(run: &[&[Shard]], half: u64, folder: &str, last: bool) -> Vec<bool
         .iter()
         .map(|object| {
             rows += n_rows(object);
-            (rows, hash64(name_below(folder, &object[0].object.path)))
+            (rows, hash64(object[0].object.name_below(folder)))
         })
         .collect();
     (0..)
@@ -83,11 +83,6 @@ fn ends_after(run: &[&[Shard]], half: u64, folder: &str, last: bool) -> Vec<bool
 
 fn n_rows(object: &[Shard]) -> u64 {
     object.iter().map(|shard| shard.n_rows).sum()
-}
-
-fn name_below<'p>(folder: &str, path: &'p str) -> &'p str {
-    path.strip_prefix(folder)
-        .map_or(path, |name| name.trim_start_matches('/'))
 }
 
 fn close(open: &mut Vec<Shard>, groups: &mut Vec<Group>) {

@@ -14,6 +14,19 @@ pub struct ObjectVersion {
     pub etag: Option<String>,
 }
 
+impl ObjectVersion {
+    /// Its name below the folder of its catalogue; its own name where the catalogue is this one object, and what its name starts from the object.
+    #[must_use]
+    pub fn name_below(&self, folder: &str) -> &str {
+        let below = self.path.strip_prefix(folder).map(|name| name.trim_start_matches('/'));
+        match below {
+            Some("") => self.path.rsplit('/').next().unwrap_or(&self.path),
+            Some(name) => name,
+            None => &self.path,
+        }
+    }
+}
+
 /// One row group of one object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shard {
@@ -66,5 +79,29 @@ impl Group {
         }
         let digest = hash.finalize();
         digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_objects_name_is_what_its_catalogue_does_not_say() {
+        let name = |path: &str, folder: &str| {
+            let object = ObjectVersion {
+                path: path.to_owned(),
+                size: 1,
+                etag: None,
+            };
+            object.name_below(folder).to_owned()
+        };
+        assert_eq!(name("/data/dr17/a.parquet", "/data/dr17"), "a.parquet");
+        assert_eq!(name("/data/dr17/night=1/a.parquet", "/data/dr17"), "night=1/a.parquet");
+        assert_eq!(name("s3://survey/dr17/a.parquet", "s3://survey/"), "dr17/a.parquet");
+        assert_eq!(name("/a.parquet", "/"), "a.parquet");
+        // The catalogue is the object.
+        assert_eq!(name("/data/dr17/a.parquet", "/data/dr17/a.parquet"), "a.parquet");
+        assert_eq!(name("s3://survey/a.parquet", "s3://survey/a.parquet"), "a.parquet");
     }
 }

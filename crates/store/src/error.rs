@@ -291,14 +291,14 @@ pub enum StoreError {
         expected_by: String,
     },
     /// An output column would be there twice.
-    #[error(
-        "column \"{column}\" would be written twice: {reason}; rename it in the catalogue, or leave it out of keep_columns"
-    )]
+    #[error("column \"{column}\" would be written twice: {reason}; {remedy}")]
     ColumnCollision {
         /// The column.
         column: String,
         /// The two of them.
         reason: String,
+        /// What to do.
+        remedy: String,
     },
     /// The output belongs to another run.
     #[error(

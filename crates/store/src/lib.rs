@@ -51,6 +51,7 @@ pub use tables::matrices::{MatrixRows, MatrixSet, MatrixWriter, StoredMatrices, 
 pub use tables::npy::to_npy;
 pub use tables::parquet_out::{FileMetadata, WrittenFile};
 pub use tables::predictions::{PredictionRows, PredictionSchema, PredictionWriter};
+pub use tables::row_key::RowKeys;
 pub use tables::small_tables::{Column, TableWriter};
 pub use tables::table::{Table, TableBatches};
 pub use tables::tiles::{StoredTile, TileFolder};

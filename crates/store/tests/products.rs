@@ -8,6 +8,7 @@ use arrow_array::{Array, Float32Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use fisherflow_spectra::RowFlags;
 use fisherflow_store::*;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use tempfile::TempDir;
 
 fn place() -> (TempDir, Stores, Output) {
@@ -28,6 +29,11 @@ fn rows() -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(snr)]).unwrap()
 }
 
+const KEYS: RowKeys<'static> = RowKeys {
+    file: "night=1/a.parquet",
+    first_row: 7,
+};
+
 fn labels() -> Vec<String> {
     vec!["teff".into(), "logg".into()]
 }
@@ -37,6 +43,20 @@ fn one(stores: &Stores, uri: &str) -> RecordBatch {
     let batch = batches.next().unwrap().unwrap();
     assert!(batches.next().is_none());
     batch
+}
+
+/// `file` and `row` of every row.
+fn keys(batch: &RecordBatch) -> Vec<(String, i64)> {
+    let (files, rows) = (
+        batch["file"].as_string::<i32>(),
+        batch["row"].as_primitive::<Int64Type>(),
+    );
+    files
+        .iter()
+        .flatten()
+        .map(str::to_owned)
+        .zip(rows.values().iter().copied())
+        .collect()
 }
 
 #[test]
@@ -52,6 +72,7 @@ fn predictions_have_the_columns_of_the_contract() {
     ];
     let total: Vec<f64> = (0..12).map(|i| parts.iter().map(|p| p[i]).sum()).collect();
     let batch = PredictionRows {
+        keys: KEYS,
         rows: &rows(),
         labels: &[5000.0, 2.5, 0.0, 0.0, f64::NAN, 2.5],
         covariance: &total,
@@ -76,6 +97,8 @@ fn predictions_have_the_columns_of_the_contract() {
         names,
         [
             "apogee_id",
+            "file",
+            "row",
             "snr",
             "teff",
             "e_teff",
@@ -93,7 +116,9 @@ fn predictions_have_the_columns_of_the_contract() {
     );
     assert_eq!(table.metadata().0["fisherflow.run_id"], "r");
     assert!(table.metadata().0["fisherflow.flags"].contains("FLUX_NOT_FINITE"));
+    assert!(table.metadata().0["fisherflow.row_key"].contains("below the catalogue's folder"));
     let read = one(&stores, &output.child("predictions"));
+    assert_eq!(keys(&read), [7, 8, 9].map(|row| ("night=1/a.parquet".to_owned(), row)));
     let number = |name: &str| read[name].as_primitive::<Float64Type>().clone();
     assert_eq!(number("e_teff").value(0), 2.0);
     assert_eq!(number("rho_teff_logg").value(0), 1.0 / 4.0);
@@ -123,6 +148,7 @@ fn a_variance_below_0_is_no_prediction() {
     let total: Vec<f64> = flux.iter().zip(&weights).map(|(a, b)| a + b).collect();
     let flags = writer
         .append(&PredictionRows {
+            keys: KEYS,
             rows: &rows(),
             labels: &[1.0; 6],
             covariance: &total,
@@ -139,22 +165,88 @@ fn a_variance_below_0_is_no_prediction() {
 
 #[test]
 fn columns_are_not_written_twice() {
-    let labels = labels();
-    for (name, reason) in [
+    let schema = |names: &[&str]| {
+        let field = |name: &&str| Field::new(*name, DataType::Utf8, true);
+        Schema::new(names.iter().map(field).collect::<Vec<_>>())
+    };
+    let refused = |names: &[&str], labels: &[&str]| {
+        let labels: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
+        PredictionSchema::new(&schema(names), &labels).unwrap_err().to_string()
+    };
+    let labels = ["teff", "logg"];
+    for (kept, reason) in [
         ("teff", "a label"),
         ("E_Teff", "the error"),
         ("Flags", "the flags"),
-        ("APOGEE_ID", "kept"),
+        ("APOGEE_ID", "the identifier"),
+        ("File", "the file of a row"),
+        ("row", "the position of a row in its file"),
     ] {
-        let schema = Schema::new(vec![
-            Field::new("apogee_id", DataType::Utf8, true),
-            Field::new(name, DataType::Float32, true),
-        ]);
-        let error = PredictionSchema::new(&schema, &labels).unwrap_err().to_string();
-        assert!(error.contains("keep_columns") && error.contains(reason), "{error}");
+        let error = refused(&["apogee_id", kept], &labels);
+        for said in [reason, "a kept column", "leave it out of keep_columns"] {
+            assert!(error.contains(said), "{error}");
+        }
     }
-    let schema = Schema::new(vec![Field::new("label", DataType::Utf8, true)]);
-    assert!(JacobianSchema::new(&schema, &labels, 3).is_err());
+    for id in ["row", "FILE", "flags", "logg"] {
+        let error = refused(&[id], &labels);
+        assert!(
+            error.contains("the identifier") && error.ends_with("rename it in the catalogue"),
+            "{error}"
+        );
+    }
+    for label in ["file", "Row", "cov", "teff"] {
+        let error = refused(&["apogee_id"], &["teff", label]);
+        assert!(
+            error.contains("a label") && error.contains("network.labels.names"),
+            "{error}"
+        );
+    }
+    let labels = labels.map(str::to_owned);
+    for id in ["label", "Jacobian", "file", "row"] {
+        let error = JacobianSchema::new(&schema(&[id]), &labels, 3).unwrap_err().to_string();
+        assert!(error.contains(id) && error.contains("the identifier"), "{error}");
+    }
+    assert!(JacobianSchema::new(&schema(&[]), &labels, 3).is_err());
+}
+
+/// A row group names its file once, however many batches it is written in.
+#[test]
+fn a_files_name_is_stored_once() {
+    let (directory, _stores, output) = place();
+    let name = "n".repeat(1000);
+    let size = |n_batches: u64, file: &str| {
+        let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
+        let mut writer = output.jacobians(n_batches, &schema, &FileMetadata::default()).unwrap();
+        for batch in 0..n_batches {
+            writer
+                .append(&JacobianRows {
+                    keys: RowKeys {
+                        file,
+                        first_row: 3 * batch,
+                    },
+                    rows: &rows(),
+                    jacobian: &[0.5; 24],
+                    flags: &[RowFlags::NONE; 3],
+                })
+                .unwrap();
+        }
+        writer.finish().unwrap();
+        let file = directory
+            .path()
+            .join("out/jacobians")
+            .join(format!("part-{n_batches:05}.parquet"));
+        let reader = SerializedFileReader::new(std::fs::File::open(file).unwrap()).unwrap();
+        let columns = reader.metadata().row_group(0);
+        assert_eq!(
+            (reader.metadata().num_row_groups(), columns.num_rows()),
+            (1, 6 * n_batches as i64)
+        );
+        assert_eq!(columns.column(1).column_path().string(), "file");
+        columns.column(1).uncompressed_size()
+    };
+    // The name, 1,000 bytes with its length, is in the dictionary; what is beside it is counts and indices.
+    let (few, many) = (size(2, &name), size(50, &name));
+    assert!(few >= 1004 && many < 1004 + 200, "{few} {many}");
 }
 
 #[test]
@@ -166,6 +258,7 @@ fn jacobians_have_a_row_a_spectrum_and_label() {
     let flags = [RowFlags::NONE, RowFlags::NO_GOOD_PIXEL, RowFlags::HELD_OUT];
     writer
         .append(&JacobianRows {
+            keys: KEYS,
             rows: &rows(),
             jacobian: &jacobian,
             flags: &flags,
@@ -175,6 +268,18 @@ fn jacobians_have_a_row_a_spectrum_and_label() {
     let read = one(&stores, &output.child("jacobians"));
     let ids: Vec<_> = read["apogee_id"].as_string::<i32>().iter().flatten().collect();
     assert_eq!(ids, ["a", "a", "b", "b", "c", "c"]);
+    assert_eq!(
+        keys(&read),
+        [7, 7, 8, 8, 9, 9].map(|row| ("night=1/a.parquet".to_owned(), row))
+    );
+    assert_eq!(
+        read.schema()
+            .fields()
+            .iter()
+            .map(|f| f.name().as_str())
+            .collect::<Vec<_>>(),
+        ["apogee_id", "file", "row", "label", "jacobian"]
+    );
     let labels: Vec<_> = read["label"].as_string::<i32>().iter().flatten().collect();
     assert_eq!(labels[..2], ["teff", "logg"]);
     let lists = read["jacobian"].as_list::<i32>();
@@ -370,6 +475,7 @@ fn the_same_rows_make_the_same_bytes() {
         let mut writer = output.jacobians(part, &schema, &FileMetadata::default()).unwrap();
         let rows = rows();
         let batch = JacobianRows {
+            keys: KEYS,
             rows: &rows,
             jacobian: &[0.5; 24],
             flags: &[RowFlags::NONE; 3],

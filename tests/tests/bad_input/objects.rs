@@ -1,8 +1,16 @@
 //! Objects of a catalogue that cannot be read, or are not what the run file says.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use fisherflow_tests::{RunFile, broken_parquet, counts, manifest, parquet_bytes, simulated, write_catalogue};
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use bytes::Bytes;
+use fisherflow_tests::{
+    RunFile, Spectrum, broken_parquet, counts, manifest, parquet_bytes, simulated, write_catalogue,
+};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::{PIXELS, carry_out, prepared, refused};
 
@@ -94,6 +102,70 @@ fn kept_columns_that_predictions_have_themselves_are_refused_before_any_work() {
         ended.expect(3, &["column \"teff\"", "a kept column", "a label", "keep_columns"]);
         assert!(!folder.path().join("out").exists(), "{command}: nothing was written");
     }
+}
+
+/// `file` and `row` are the key of every row: no identifier, kept column or label may be called so.
+#[test]
+fn names_of_the_key_of_a_row_are_refused_before_any_work() {
+    let folder = prepared();
+    let folder = folder.path();
+    for (column, name) in [("visit", "row"), ("id", "File")] {
+        let object = renamed(&simulated(PIXELS, 0, 60), column, name);
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+        std::fs::write(folder.join(name).join("a.parquet"), object).unwrap();
+    }
+    let of = |catalogue: &str| {
+        let mut run_file = RunFile::new(folder, "out");
+        run_file.catalogue = folder.join(catalogue).to_str().unwrap().to_owned();
+        run_file.toml()
+    };
+    // As long as the name that is there.
+    let network = std::fs::read(folder.join("network.safetensors")).unwrap();
+    let at = network.windows(4).position(|bytes| bytes == b"logg").unwrap();
+    let of_files = [&network[..at], b"file", &network[at + 4..]].concat();
+    std::fs::write(folder.join("of-files.safetensors"), of_files).unwrap();
+    let label = of("catalogue").replace("network.safetensors", "of-files.safetensors");
+    for (toml, said) in [
+        (
+            of("row").replace("[\"visit\"]", "[\"row\"]"),
+            ["column \"row\"", "a kept column", "leave it out of keep_columns"],
+        ),
+        (
+            of("File").replace("id = \"id\"", "id = \"File\""),
+            ["column \"file\"", "the identifier", "rename it in the catalogue"],
+        ),
+        (label, ["column \"file\"", "a label", "network.labels.names"]),
+    ] {
+        let file = folder.join("clash.toml");
+        std::fs::write(&file, toml).unwrap();
+        for command in ["plan", "run"] {
+            let ended = fisherflow_tests::run(fisherflow_tests::fisherflow().arg(command).arg(&file));
+            ended.expect(3, &said);
+            assert!(!folder.join("out").exists(), "{command}: nothing was written");
+        }
+    }
+}
+
+/// An object of these spectra with another name for one of its columns.
+fn renamed(spectra: &[Spectrum], column: &str, name: &str) -> Vec<u8> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(parquet_bytes(spectra, 20))).unwrap();
+    let fields = reader.schema().fields().iter().map(|field| {
+        let field = field.as_ref().clone();
+        if field.name() == column {
+            field.with_name(name)
+        } else {
+            field
+        }
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), None).unwrap();
+    for batch in reader.build().unwrap() {
+        let columns = batch.unwrap().columns().to_vec();
+        writer
+            .write(&RecordBatch::try_new(Arc::clone(&schema), columns).unwrap())
+            .unwrap();
+    }
+    writer.into_inner().unwrap()
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn bad_rows_keep_their_place_and_the_others_do_not_notice() {
 
     assert_eq!((clean.len(), spoilt.len()), (40, 40));
     assert_eq!((clean_jacobians.len(), jacobians.len()), (120, 120));
-    let left_alone = ["id", "visit", "n_pix_good", "flags", "flag_bad"];
+    let left_alone = ["id", "file", "row", "visit", "n_pix_good", "flags", "flag_bad"];
     for row in 0..40 {
         assert_eq!(spoilt.whole("visit", row), 200 + row as i64, "order of the catalogue");
         let expected = BAD.iter().find(|(bad, _)| *bad == row).map(|(_, flag)| *flag);

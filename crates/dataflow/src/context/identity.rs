@@ -4,6 +4,7 @@ use fisherflow_store::hex;
 use sha2::{Digest, Sha256};
 
 use super::{Context, GroupedCatalogue};
+use crate::files::SCHEMA_VERSION;
 use crate::job::Prior;
 
 impl Context {
@@ -23,8 +24,14 @@ impl Context {
             hash.update(value);
         };
         add("version", env!("CARGO_PKG_VERSION"));
+        // What a build of other columns left is another run's.
+        add("schema", SCHEMA_VERSION);
         add("network", &self.network_sha256);
         add("said", &format!("{:?}", job.network.said));
+        // Rows and groups go by names below the folder.
+        let folder = |of: &GroupedCatalogue| of.catalogue.folder().to_owned();
+        add("fit folder", &folder(&self.fit));
+        add("predict folder", &format!("{:?}", self.predict.as_ref().map(folder)));
         add("fit", &self.fit.catalogue.etags_sha256());
         let excluded = |of: &GroupedCatalogue| of.catalogue.excluded().map(|list| list.sha256().to_owned());
         add(

@@ -45,7 +45,7 @@ impl FluxPart {
             Some(open) => open,
             none => none.insert(JacobianPart::open(&self.context, group)?),
         };
-        jacobians.append(all)
+        jacobians.append(&self.context, all)
     }
 
     /// The group's numbers, and its file of `jacobians/`.

@@ -170,6 +170,7 @@ impl GroupFold<Differentiated> for Fold {
         let budget = ErrorBudget::total(k, &flux, &weights, &intrinsic)?;
         let flags = flags(&context, &all);
         let written = part.predictions.append(&PredictionRows {
+            keys: files::row_keys(&context, &all.batch),
             rows: &all.batch.rows,
             labels: &all.labels,
             covariance: &budget.covariance,
@@ -180,7 +181,7 @@ impl GroupFold<Differentiated> for Fold {
             flags: &flags,
         })?;
         if let Some(jacobians) = &mut part.jacobians {
-            jacobians.append(&all)?;
+            jacobians.append(&context, &all)?;
         }
         for (row, written) in written.into_iter().enumerate() {
             if written.is_bad() && !all.batch.is_excluded(row) {

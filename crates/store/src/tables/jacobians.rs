@@ -7,14 +7,18 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 use fisherflow_spectra::RowFlags;
 
+use crate::tables::column_list::{ColumnList, Role};
 use crate::tables::lists::{f32_lists, list_field};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
+use crate::tables::row_key::{self, RowKeys};
 use crate::{StoreError, Stores};
 
 /// Jacobians of consecutive spectra.
 #[derive(Clone, Copy, Debug)]
 pub struct JacobianRows<'a> {
+    /// Where they are.
+    pub keys: RowKeys<'a>,
     /// The identifier in its first column: `[n]`.
     pub rows: &'a RecordBatch,
     /// `[K, n, D]`, label unit per flux unit.
@@ -43,6 +47,7 @@ impl JacobianWriter {
         let names = serde_json::to_string(&shape.labels).unwrap_or_default();
         let metadata = metadata
             .clone()
+            .with("fisherflow.row_key", row_key::IN_WORDS)
             .with("fisherflow.labels", names)
             .with("fisherflow.n_pixels", shape.n_pixels.to_string())
             .with(
@@ -74,6 +79,7 @@ impl JacobianWriter {
             uri: self.out.uri().to_owned(),
             source: crate::Cause::new(&error, &[]),
         })?;
+        let [file, row] = rows.keys.columns(n, k).map_err(|error| self.out.encoding(&error))?;
         let labels: Vec<&str> = (0..n).flat_map(|_| self.labels.iter().map(String::as_str)).collect();
         let labels: ArrayRef = Arc::new(StringArray::from(labels));
         let order = (0..n).flat_map(|row| (0..k).map(move |label| (row, label)));
@@ -82,7 +88,7 @@ impl JacobianWriter {
             let values = &rows.jacobian[start..start + d];
             (!rows.flags[row].is_bad() && values.iter().all(|v| v.is_finite())).then_some(values)
         }));
-        let batch = self.out.batch(&self.schema, vec![ids, labels, jacobians])?;
+        let batch = self.out.batch(&self.schema, vec![ids, file, row, labels, jacobians])?;
         self.out.write(&batch)
     }
 
@@ -107,7 +113,7 @@ impl JacobianSchema {
     /// The columns for a catalogue's identifier (the first field of `rows`), a network's labels and `n_pixels` pixels.
     ///
     /// # Errors
-    /// The identifier is named `label` or `jacobian`, or there is none.
+    /// The identifier is named as one of the other columns, or there is none.
     pub fn new(rows: &Schema, labels: &[String], n_pixels: usize) -> Result<Self, StoreError> {
         let Some(id) = rows.fields().first() else {
             return Err(StoreError::Shape {
@@ -116,19 +122,19 @@ impl JacobianSchema {
                 expected: 1,
             });
         };
-        if ["label", "jacobian"].contains(&id.name().to_lowercase().as_str()) {
-            return Err(StoreError::ColumnCollision {
-                column: id.name().clone(),
-                reason: "once as the identifier, once as a column of the jacobians".to_owned(),
-            });
-        }
-        let fields = vec![
-            id.as_ref().clone().with_nullable(true),
+        let mut columns = ColumnList::default();
+        columns.add(id.as_ref().clone().with_nullable(true), Role::Identifier)?;
+        row_key::add_columns(&mut columns)?;
+        columns.add(
             Field::new("label", DataType::Utf8, false),
+            Role::Own("the label of a Jacobian"),
+        )?;
+        columns.add(
             list_field("jacobian", DataType::Float32, true),
-        ];
+            Role::Own("the Jacobian"),
+        )?;
         Ok(Self {
-            schema: Arc::new(Schema::new(fields)),
+            schema: columns.schema(),
             labels: labels.to_vec(),
             n_pixels,
         })

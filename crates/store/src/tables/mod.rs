@@ -3,6 +3,7 @@
 pub(crate) mod any_table;
 pub(crate) mod blocks;
 pub(crate) mod certificate;
+pub(crate) mod column_list;
 pub(crate) mod evidence;
 pub(crate) mod holdout;
 pub(crate) mod intrinsic;
@@ -13,6 +14,7 @@ pub(crate) mod matrices;
 pub(crate) mod npy;
 pub(crate) mod parquet_out;
 pub(crate) mod predictions;
+pub(crate) mod row_key;
 pub(crate) mod small_tables;
 pub(crate) mod table;
 pub(crate) mod tiles;

@@ -1,15 +1,16 @@
-//! `predictions/part-*.parquet`: a row a spectrum, in the catalogue's order: labels, their errors and correlations, the covariance and its
-//! parts.
+//! `predictions/part-*.parquet`: a row a spectrum, in the catalogue's order: its key, labels, their errors and correlations, the covariance and
+//! its parts.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use fisherflow_spectra::RowFlags;
 
+use crate::tables::column_list::{ColumnList, Role};
 use crate::tables::lists::{f64_lists, list_field};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::row_key::{self, RowKeys};
 use crate::{StoreError, Stores};
 
 /// The columns of the predictions.
@@ -23,6 +24,8 @@ pub struct PredictionSchema {
 /// Predictions of consecutive spectra.
 #[derive(Clone, Copy, Debug)]
 pub struct PredictionRows<'a> {
+    /// Where they are.
+    pub keys: RowKeys<'a>,
     /// Identifier and kept columns: `[n]`.
     pub rows: &'a RecordBatch,
     /// `[n, K]`, label units.
@@ -47,50 +50,39 @@ impl PredictionSchema {
     /// # Errors
     /// Two columns would have one name, upper and lower case taken as equal (Spark does).
     pub fn new(rows: &Schema, labels: &[String]) -> Result<Self, StoreError> {
-        let mut fields: Vec<Field> = Vec::new();
-        let mut seen: BTreeMap<String, &'static str> = BTreeMap::new();
-        let mut add = |field: Field, role: &'static str| -> Result<(), StoreError> {
-            match seen.insert(field.name().to_lowercase(), role) {
-                Some(first) => Err(StoreError::ColumnCollision {
-                    column: field.name().clone(),
-                    reason: format!("once as {first}, once as {role}"),
-                }),
-                None => {
-                    fields.push(field);
-                    Ok(())
-                }
-            }
-        };
+        let mut columns = ColumnList::default();
         for (position, field) in rows.fields().iter().enumerate() {
-            let role = if position == 0 {
-                "the identifier"
+            let field = field.as_ref().clone().with_nullable(true);
+            if position == 0 {
+                columns.add(field, Role::Identifier)?;
+                row_key::add_columns(&mut columns)?;
             } else {
-                "a kept column"
-            };
-            add(field.as_ref().clone().with_nullable(true), role)?;
+                columns.add(field, Role::Kept)?;
+            }
         }
         let number = |name: String| Field::new(name, DataType::Float64, true);
         for label in labels {
-            add(number(label.clone()), "a label")?;
-            add(number(format!("e_{label}")), "the error of a label")?;
+            columns.add(number(label.clone()), Role::OfLabel("a label"))?;
+            columns.add(number(format!("e_{label}")), Role::OfLabel("the error of a label"))?;
         }
         for (a, b) in pairs(labels.len()) {
             let name = format!("rho_{}_{}", labels[a], labels[b]);
-            add(number(name), "a correlation")?;
+            columns.add(number(name), Role::OfLabel("a correlation"))?;
         }
         for name in ["cov", "cov_flux", "cov_weights", "cov_intrinsic"] {
-            add(list_field(name, DataType::Float64, true), "a covariance")?;
+            columns.add(list_field(name, DataType::Float64, true), Role::Own("a covariance"))?;
         }
-        add(
-            Field::new("n_pix_good", DataType::Int32, false),
-            "the number of good pixels",
-        )?;
-        add(Field::new("flags", DataType::Int64, false), "the flags")?;
-        add(Field::new("flag_bad", DataType::Boolean, false), "the flag of bad rows")?;
+        for (name, data_type, words) in [
+            ("n_pix_good", DataType::Int32, "the number of good pixels"),
+            ("flags", DataType::Int64, "the flags"),
+            ("flag_bad", DataType::Boolean, "the flag of bad rows"),
+        ] {
+            columns.add(Field::new(name, data_type, false), Role::Own(words))?;
+        }
         Ok(Self {
             labels: labels.to_vec(),
             n_rows_columns: rows.fields().len(),
-            schema: Arc::new(Schema::new(fields)),
+            schema: columns.schema(),
         })
     }
 
@@ -146,7 +138,9 @@ impl PredictionWriter {
             )
         };
         let variance = |row: usize, a: usize| rows.covariance[(row * k + a) * k + a];
-        let mut columns: Vec<ArrayRef> = rows.rows.columns().to_vec();
+        let keys = rows.keys.columns(n, 1).map_err(|error| self.out.encoding(&error))?;
+        let (id, kept) = rows.rows.columns().split_at(1.min(rows.rows.num_columns()));
+        let mut columns: Vec<ArrayRef> = id.iter().chain(&keys).chain(kept).cloned().collect();
         for a in 0..k {
             columns.push(number(&|row| Some(rows.labels[row * k + a])));
             columns.push(number(&|row| Some(variance(row, a).max(0.0).sqrt())));
@@ -249,6 +243,7 @@ fn described(metadata: &FileMetadata, labels: &[String]) -> FileMetadata {
     );
     metadata
         .clone()
+        .with("fisherflow.row_key", row_key::IN_WORDS)
         .with("fisherflow.flags", flags)
         .with("fisherflow.labels", names)
         .with("fisherflow.covariance", layout)
