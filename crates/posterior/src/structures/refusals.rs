@@ -124,6 +124,34 @@ fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }));
 }
 
+/// An eigenvalue that is rounding beside the largest is none, whatever its sign: without a prior the block is singular, and below 0 it counts as 0.
+#[test]
+fn eigenvalues_of_rounding_are_none() {
+    let mlp = Mlp::random(&[1, 2], 62);
+    let of = |form, structure, delta| {
+        let curvature = BlockCurvature { n_spectra: 1, form };
+        invert(&plan(&mlp, structure, &[0]), curvature, delta, 1)
+    };
+    let factors = |small: f64| CurvatureForm::Kronecker {
+        a: matrix(2, vec![3.0, 0.0, 0.0, 1.0]),
+        g: matrix(2, vec![2.0, 0.0, 0.0, small]),
+    };
+    let error = of(factors(1e-15), StructureKind::Kfac, 0.0).err().unwrap();
+    assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
+    assert!(of(factors(1e-12), StructureKind::Kfac, 0.0).is_ok());
+
+    let diagonal = CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, -1e-16, 2.0]));
+    let posterior = of(diagonal, StructureKind::Diagonal, 0.5).unwrap();
+    let info = &posterior.info;
+    assert_eq!((info.clipped_eigenvalues, info.most_negative_eigenvalue), (1, -2.5e-17));
+    let variances = &posterior.precision.marginal_variance()[0].values;
+    assert_eq!(variances[..], [1.0 / 4.5, 1.0 / 1.5, 2.0, 1.0 / 2.5]);
+    assert_eq!(
+        (info.smallest_eigenvalue, info.largest_eigenvalue),
+        (Some(0.5), Some(4.5))
+    );
+}
+
 #[test]
 fn a_prior_that_is_no_precision_is_refused() {
     for case in cases() {
