@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fisherflow_tests::{
-    Ended, PlainNetwork, RunFile, Spectrum, Table, fisherflow, manifest, run, simulated, write_objects,
+    Ended, PlainNetwork, RunFile, Spectrum, Table, counts, fisherflow, manifest, run, simulated, write_objects,
 };
 
 /// Every structure that a run may hold all layers in.
@@ -223,6 +223,34 @@ fn fewer_stars_than_weights_determine_no_more_than_they_say() {
             notes.contains("information that is not there"),
             "{structure} {effective}: {notes}"
         );
+    }
+}
+
+/// What is fitted to held-out stars says on how many it rests, where they are few; without any there is no limit of range either.
+#[test]
+fn few_held_out_stars_are_said() {
+    let net = PlainNetwork::random(&[PIXELS, UNITS, K], "tanh", 3);
+    let spectra = simulated(PIXELS, 0, 90);
+    for (noise, fewest, most, few) in [
+        ("holdout_fraction = 0.25", 4, 49, true),
+        ("holdout_fraction = 0.8", 50, 90, false),
+        (GIVEN_NOISE, 0, 0, false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        carry_out(folder.path(), &net, &spectra, "kfac", noise, 2.0).expect_done();
+        let output = folder.path().join("out");
+        let n = counts(&output)["fit_held_out"];
+        assert!((fewest..=most).contains(&n), "{noise}: {n}");
+        let notes = manifest(&output)["notes"].to_string();
+        let said = format!("what is fitted to held-out spectra rests on {n} of them, fewer than 50");
+        assert_eq!(
+            notes.contains("what is fitted to held-out spectra rests on"),
+            few,
+            "{notes}"
+        );
+        assert_eq!(notes.contains(&said), few, "{notes}");
+        let unlimited = "too few held-out spectra tell how far a flux may be (noise.farthest_input)";
+        assert_eq!(notes.contains(unlimited), n == 0, "{notes}");
     }
 }
 

@@ -202,6 +202,34 @@ mod tests {
         assert!((lanczos.quadratic_form() - dot(&unit, &times(&matrix, &unit))).abs() < 1e-13);
     }
 
+    /// `|H u - theta u|` of the vectors themselves, in the order of the values.
+    #[test]
+    fn residuals_are_those_of_the_vectors() {
+        let (n, m) = (30, 6);
+        let matrix = symmetric(n, 4);
+        let lanczos = run(&matrix, vec![1.0; n], m);
+        let basis = &lanczos.basis[..m];
+        let images: Vec<Vec<f64>> = basis.iter().map(|q| times(&matrix, q)).collect();
+        let projected: Vec<f64> = (0..m * m).map(|at| dot(&basis[at / m], &images[at % m])).collect();
+        let (values, vectors) = eigenpairs(&projected, m).unwrap();
+        let ritz = lanczos.ritz().unwrap();
+        for ((ritz, value), s) in ritz.iter().zip(&values).zip(vectors.chunks_exact(m)) {
+            let combined =
+                |vectors: &[Vec<f64>], i: usize| -> f64 { vectors.iter().zip(s).map(|(v, s)| s * v[i]).sum() };
+            let left: Vec<f64> = (0..n)
+                .map(|i| combined(&images, i) - value * combined(basis, i))
+                .collect();
+            assert!((ritz.value - value).abs() < 1e-12);
+            assert!(
+                (ritz.residual - norm(&left)).abs() < 1e-12,
+                "{} {}",
+                ritz.residual,
+                norm(&left)
+            );
+        }
+        assert!(ritz[m / 2].residual > 1e-3, "{ritz:?}");
+    }
+
     #[test]
     fn an_invariant_start_ends_at_once() {
         let mut matrix = vec![0.0; 9];

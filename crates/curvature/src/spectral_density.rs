@@ -222,6 +222,49 @@ mod tests {
         );
     }
 
+    /// Of a matrix that is not diagonal the traces of the probes differ: their mean, and the standard deviation of that.
+    #[test]
+    fn the_error_of_the_trace_is_that_of_a_mean() {
+        let p = 12;
+        let element = |i: usize, j: usize| if i == j { 2.0 } else { 1.0 / (1 + i.abs_diff(j)) as f64 };
+        let times = |v: &[f64]| -> Vec<f64> {
+            let row = |i: usize| v.iter().enumerate().map(|(j, v)| element(i, j) * v).sum();
+            (0..p).map(row).collect()
+        };
+        let mut probes = SpectralProbes::new(p, 5, 2);
+        let starts = probes.directions();
+        let products: Vec<Vec<f64>> = starts.chunks(p).map(times).collect();
+        probes.step(&products.concat());
+        // The starts have length 1, random signs that of the square root of p.
+        let of_probe = |(z, hz): (&[f64], &Vec<f64>)| z.iter().zip(hz).map(|(z, hz)| p as f64 * z * hz).sum();
+        let traces: Vec<f64> = starts.chunks(p).zip(&products).map(of_probe).collect();
+        let mean = traces.iter().sum::<f64>() / 5.0;
+        let square: f64 = traces.iter().map(|trace| (trace - mean).powi(2)).sum();
+        let density = probes.density(1e-9).unwrap();
+        let error = density.trace_error.unwrap();
+        assert!(square > 1.0, "the traces differ: {traces:?}");
+        assert!((density.trace - mean).abs() < 1e-12 * mean);
+        assert!((error - (square / 20.0).sqrt()).abs() < 1e-12 * error, "{error}");
+    }
+
+    #[test]
+    fn what_is_within_rounding_is_not_negative() {
+        let values = [-1e-9, 1.0, 2.0, 2.0];
+        let density = |relative_rounding: f64| {
+            let mut probes = SpectralProbes::new(4, 1, 1);
+            while !probes.directions().is_empty() {
+                let v = probes.directions();
+                let products: Vec<f64> = v.iter().zip(values).map(|(v, value)| v * value).collect();
+                probes.step(&products);
+            }
+            probes.density(relative_rounding).unwrap()
+        };
+        let (within, beyond) = (density(1e-8), density(1e-12));
+        assert_eq!((within.negative_share, within.negative_trace_share), (0.0, 0.0));
+        assert_eq!(within.trace_error, None, "one probe");
+        assert!((beyond.negative_share - 0.25).abs() < 1e-6, "{}", beyond.negative_share);
+    }
+
     #[test]
     fn without_a_step_there_is_no_density() {
         assert!(SpectralProbes::new(5, 2, 0).density(1e-6).is_err());

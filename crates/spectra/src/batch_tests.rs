@@ -152,6 +152,7 @@ fn masked_pixels_are_unknown_not_exact() {
         borrowed: 0,
         input_limit: None,
     };
+    assert_eq!(b.flux[1], 0.0, "0 until it is imputed, whatever the catalogue holds");
     b.impute(&population).unwrap();
     for row in 0..rows.len() {
         assert_eq!(b.flags[row], RowFlags::PIXELS_MASKED);
@@ -219,6 +220,12 @@ fn spectra_out_of_range_are_blanked() {
     assert_eq!(InputRange::limit_by(vec![0.0], 1e3), None);
     assert_eq!(InputRange::limit_by(vec![1.0, 2.0], f64::INFINITY), None);
 
+    InputRange {
+        limit: 4002.0,
+        ..all.clone()
+    }
+    .flag(&mut b);
+    assert!(!b.is_bad(3) && b.is_bad(4), "as far as the limit is within it");
     InputRange { limit: 4000.0, ..all }.flag(&mut b);
     for row in 0..b.n_rows() {
         let out = row == 3 || row == 4;
@@ -242,6 +249,14 @@ fn inverse_variances_and_exact_fluxes() {
         ..GOOD
     };
     assert_eq!(batch(ivar, &[row]).variance, [0.25, 0.0, 0.01]);
+    // One over which overflows is as good as 0: a pixel of infinite variance is masked.
+    let row = RawRow {
+        error: Some(&[4.0, 1e-310, 100.0]),
+        ..GOOD
+    };
+    let b = batch(ivar, &[row]);
+    assert_eq!((b.flags[0], b.n_pix_good[0]), (RowFlags::PIXELS_MASKED, 2));
+    assert_eq!((b.variance, b.good), (vec![0.25, 0.0, 0.01], vec![true, false, true]));
     let exact = BatchShape {
         error: ErrorKind::Exact,
         mask: MaskKind::NotGiven,
@@ -271,6 +286,7 @@ fn missing_labels_and_label_errors_are_flagged_and_nan() {
         ..GOOD
     });
     assert_eq!(b.flags[0], RowFlags::LABEL_ERROR_MISSING);
+    assert!(!b.is_bad(0) && !b.is_labelled(0), "a label of unknown error is none");
     assert!(b.label_covariance.unwrap().iter().all(|v| v.is_nan()));
 }
 
@@ -286,10 +302,20 @@ fn label_covariances_are_checked() {
         &[4.0, 1.0, -1.0, 9.0][..],
         &[4.0, 7.0, 7.0, 9.0],
         &[-4.0, 0.0, 0.0, 9.0],
+        // An exact label has no covariance with another.
+        &[0.0, 1.0, 1.0, 9.0],
         &[4.0, 9.0],
     ] {
         assert_eq!(with(bad), RowFlags::LABEL_ERROR_MISSING, "{bad:?}");
     }
+
+    let halves = RawRow {
+        label_error: &[4.0, 1.0, 1.0 + 2e-6, 9.0],
+        ..GOOD
+    };
+    let mean = 0.5 * (1.0 + (1.0 + 2e-6));
+    let found = batch(shape, &[halves]).label_covariance.unwrap();
+    assert_eq!(found, [4.0, mean, mean, 9.0]);
 
     // Of three labels whose pairs are all well and that cannot be together: an eigenvalue of 1 + 2 r.
     let shape = BatchShape { n_labels: 3, ..shape };
@@ -372,6 +398,29 @@ fn pixel_sums_merge_to_the_same_population() {
     // The pixel that was never good has what its neighbour has.
     assert_eq!((a.mean[2], a.variance[2], a.borrowed), (a.mean[1], a.variance[1], 1));
     assert!(PixelSums::new(3).finish().is_err());
+}
+
+/// By hand: pixel 0 is 1 and 5; pixel 1 is good in one spectrum, which says nothing of its variance; pixel 2 is 3 and 4.
+#[test]
+fn a_pixel_that_was_good_once_has_no_variance_of_its_own() {
+    let rows = [
+        RawRow {
+            flux: Some(&[1.0, 7.0, 3.0]),
+            ..GOOD
+        },
+        RawRow {
+            flux: Some(&[5.0, 9.0, 4.0]),
+            mask: Some(&[false, true, false]),
+            ..GOOD
+        },
+        RawRow { flux: None, ..GOOD },
+    ];
+    let mut sums = PixelSums::new(3);
+    sums.accumulate(&batch(SHAPE, &rows), 0..3).unwrap();
+    assert_eq!((sums.n_spectra, &sums.count[..]), (2, &[2, 1, 2][..]));
+    let found = sums.finish().unwrap();
+    assert_eq!((found.n_spectra, found.borrowed), (2, 1), "a bad row is none of them");
+    assert_eq!((found.mean, found.variance), (vec![3.0, 3.0, 3.5], vec![8.0, 8.0, 0.5]));
 }
 
 #[test]

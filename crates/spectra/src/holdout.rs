@@ -24,6 +24,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fraction_of_nothing_holds_nothing_out_and_of_all_everything() {
+        let last = 1.0 - f64::EPSILON / 2.0;
+        assert!(!is_held_out(0.0, 0.0) && is_held_out(last, 1.0));
+        assert!(!is_held_out(0.25, 0.25) && is_held_out(0.25, 0.25 + f64::EPSILON));
+    }
+
+    #[test]
     fn hashes_are_uniform_and_stable() {
         // SHA-256("abc") = ba7816bf 8f01cfea ...
         assert_eq!(

@@ -7,6 +7,7 @@ mod failures;
 mod identities;
 mod npz;
 mod oracle;
+mod positions;
 mod shared_reference;
 mod vector_products;
 mod weight_sharing;

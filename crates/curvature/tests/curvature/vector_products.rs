@@ -371,6 +371,7 @@ fn a_low_rank_block_has_the_leading_eigenpairs_and_the_diagonal() {
         .accumulate(&case.captures, &case.precision, &mut sums)
         .unwrap();
     let found = structure.curvature(&sums).unwrap();
+    assert_eq!((found.n_spectra, x.len()), (9, 9));
     let CurvatureForm::LowRank {
         eigenvectors,
         eigenvalues,

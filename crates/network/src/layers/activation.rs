@@ -399,6 +399,8 @@ mod tests {
             assert_eq!(second_derivative(kinked, &[0.0]), [0.0], "{kinked:?}");
         }
         assert_eq!(derivative(Activation::Relu, &[0.0]), [0.0]);
+        assert_eq!(derivative(Activation::LeakyRelu { slope: 0.3 }, &[0.0]), [0.3]);
+        assert_eq!(derivative(Activation::Elu { alpha: 0.7 }, &[0.0]), [0.7]);
         assert_eq!(
             derivative(Activation::ClippedRelu { max: 2.5 }, &[0.0, 1.0, 2.5, 3.0]),
             [0.0, 1.0, 0.0, 0.0]

@@ -125,3 +125,39 @@ impl RowMap for Plus<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use fisherflow_kernels::Products;
+
+    use super::*;
+
+    /// Inputs far from 0, each row at a place of its own: `W x + b` by plain sums, with biases and without.
+    #[test]
+    fn about_means_it_is_the_same_product() {
+        let (batch, inputs, outputs) = (5, 37, 3);
+        let input: Vec<f64> = (0..batch * inputs)
+            .map(|i| (i as f64).sin() + 10.0 * (1 + i / inputs) as f64)
+            .collect();
+        let weight: Vec<f64> = (0..outputs * inputs).map(|i| (0.7 * i as f64).cos()).collect();
+        let bias = [3.0, -20.0, 0.5];
+        let tensor = |values: &[f64], shape: (usize, usize)| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        let of_layer = tensor(&weight, (outputs, inputs));
+        let packed = PackedTensor::new(&of_layer.t().unwrap(), Products::from(1)).unwrap();
+        let sums = row_sums(&of_layer).unwrap();
+        for bias in [Some(bias), None] {
+            let as_tensor = bias.map(|bias| Tensor::from_slice(&bias, outputs, &Device::Cpu).unwrap());
+            let input = tensor(&input, (batch, inputs));
+            let found = product_about_means(&packed, &sums, &input, as_tensor.as_ref(), 2).unwrap();
+            let rows = input.to_vec2::<f64>().unwrap();
+            for (row, found) in rows.iter().zip(found.to_vec2::<f64>().unwrap()) {
+                for (o, found) in found.iter().enumerate() {
+                    let own = weight[o * inputs..][..inputs].iter().zip(row).map(|(w, x)| w * x);
+                    let expected = own.sum::<f64>() + bias.map_or(0.0, |bias| bias[o]);
+                    assert!((found - expected).abs() < 1e-11, "{found} {expected}");
+                }
+            }
+        }
+    }
+}

@@ -191,3 +191,48 @@ impl RowMap for PulledBack<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::layers::window::Padding;
+
+    /// Two channels at four positions, a window of two: what is no number is not hidden by one that is, wherever it stands, and of equals the first
+    /// is the maximum.
+    #[test]
+    fn the_maximum_is_the_first_of_equals_or_what_is_no_number() {
+        let pool = Pool1d {
+            pooling: Pooling::Max,
+            channels: 2,
+            window: Window::new(2, 2, Padding::Valid, 4).unwrap(),
+        };
+        let nan = f64::NAN;
+        let signals = [
+            [5.0, nan, 5.0, 7.0, 1.0, 2.0, nan, 3.0],
+            [nan, 4.0, 9.0, 4.0, 8.0, nan, 3.0, nan],
+        ];
+        let input = Tensor::new(&signals, &Device::Cpu).unwrap();
+        let found: Vec<Vec<f64>> = pool.forward(&input, 1).unwrap().to_vec2().unwrap();
+        let bits = |rows: &[Vec<f64>]| -> Vec<Option<u64>> {
+            let one = |x: &f64| (!x.is_nan()).then_some(x.to_bits());
+            rows.iter().flatten().map(one).collect()
+        };
+        assert_eq!(
+            bits(&found),
+            bits(&[vec![5.0, nan, nan, 3.0], vec![nan, 4.0, 8.0, nan]])
+        );
+
+        // The gradients 1, 2, 3, 4 of each, and by two seeds: those of the second spectrum go by its own maxima.
+        let gradient = Tensor::new(&[[1.0, 2.0, 3.0, 4.0]; 4], &Device::Cpu).unwrap();
+        let back: Vec<Vec<f64>> = pool.vjp(&gradient, &input, 1).unwrap().to_vec2().unwrap();
+        let expected = [
+            [1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 3.0, 4.0],
+            [1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, 4.0],
+        ];
+        for (row, back) in back.iter().enumerate() {
+            assert_eq!(back[..], expected[row % 2], "row {row}");
+        }
+    }
+}

@@ -16,6 +16,8 @@ mod subset;
 pub mod verdict;
 
 #[cfg(test)]
+mod probe_tests;
+#[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};

@@ -109,6 +109,27 @@ mod tests {
         );
     }
 
+    /// The tails are told apart from what is beside them, and the label whose order agrees least counts.
+    #[test]
+    fn tails_and_the_worst_label_by_hand() {
+        let exact = [1.0; 21];
+        let found: Vec<f64> = (0..21).map(|star| f64::from((star * 8) % 21 + 1).powi(2)).collect();
+        let ratio = SigmaRatio::of(&found, &exact, 1).unwrap();
+        assert_eq!((ratio.median, ratio.p05, ratio.p95), (11.0, 2.0, 20.0));
+        let star = |a: f64, b: f64| [a, 0.0, 0.0, b];
+        let exact = [star(1.0, 1.0), star(2.0, 2.0), star(3.0, 3.0)].concat();
+        for (found, worst) in [
+            ([star(4.0, 9.0), star(5.0, 8.0), star(6.0, 7.0)], -1.0),
+            ([star(6.0, 7.0), star(5.0, 8.0), star(4.0, 9.0)], -1.0),
+            ([star(4.0, 7.0), star(5.0, 9.0), star(6.0, 8.0)], 0.5),
+        ] {
+            assert_eq!(
+                SigmaRatio::of(&found.concat(), &exact, 2).unwrap().spearman,
+                Some(worst)
+            );
+        }
+    }
+
     #[test]
     fn equal_values_share_their_ranks() {
         assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [2.5, 0.0, 2.5, 1.0]);

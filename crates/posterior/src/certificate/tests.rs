@@ -284,6 +284,37 @@ fn an_answer_without_damage_has_no_error() {
     assert_eq!(ProbeSums::default().largest_error(&[]), None);
 }
 
+/// A block of weights and biases apart answers with less than the H that the spectra have, so that its probes would take what was left out for
+/// damage: it has none.
+#[test]
+fn blocks_of_weights_and_biases_apart_are_not_probed() {
+    let mlp = Mlp::random(&WIDTHS, 54);
+    let (x, stars) = (draw(WIDTHS[0] * 90, 55), draw(WIDTHS[0] * 4, 56));
+    for structure in [StructureKind::Block, StructureKind::Kfac] {
+        let mut case = case(&mlp, &x, structure, &[1]);
+        let (p, columns) = (case.plan.n_weights(), case.plan.shapes[0].columns());
+        let cut = |m: &mut Matrix, side: usize| {
+            let is_bias = |at: usize| at % columns == columns - 1;
+            for at in (0..side * side).filter(|at| is_bias(at / side) != is_bias(at % side)) {
+                m.values[at] = 0.0;
+            }
+        };
+        match &mut case.curvature.form {
+            fisherflow_curvature::CurvatureForm::Dense(h) => cut(h, p),
+            fisherflow_curvature::CurvatureForm::Kronecker { a, .. } => cut(a, columns),
+            other => panic!("{other:?}"),
+        }
+        let posterior = invert(&case.plan, case.curvature, 0.3, 1).unwrap();
+        let (probes, sums) = probed(&mlp, &case.plan, posterior.precision.as_ref(), &x, &stars);
+        let taken_for_damage = sums.largest_error(&probes).unwrap();
+        assert!(taken_for_damage > 1e-2, "{structure}: {taken_for_damage:e}");
+
+        case.plan.options.split_bias = true;
+        let (probes, sums) = probed(&mlp, &case.plan, posterior.precision.as_ref(), &x, &stars);
+        assert_eq!((probes.len(), sums.largest_error(&probes)), (0, None), "{structure}");
+    }
+}
+
 /// Relative errors `1 - z.M^-1.z / z.x` of the input side of a Kronecker block, by elimination, in the order of the probes.
 fn true_errors(mlp: &Mlp, layer: usize, probes: &[Probe], x: &[f64], stars: &[f64], delta: f64) -> Vec<f64> {
     let (a, _) = mlp.factors(x, layer);
@@ -516,4 +547,10 @@ fn what_follows_is_said() {
         bent.verdict
     );
     assert_eq!(bent.newton, None);
+    let hardly = CurvatureShare {
+        negative: 0.01,
+        ..share
+    };
+    let hardly = Certificate::new(&[], 1.0, (None, None), &[], Some(hardly));
+    assert_eq!(hardly.verdict, Vec::<String>::new());
 }

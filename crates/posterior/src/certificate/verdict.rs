@@ -114,3 +114,52 @@ fn no_minimum(step: &NewtonStep, effective_parameters: f64) -> Option<String> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_judged_by_their_middle_and_their_tails() {
+        for (median, p05, p95, said) in [
+            (1.0, 0.8, 1.2, "agree with exact within 5 % (5 to 95 %"),
+            (1.0, 0.79, 1.2, "but not star by star"),
+            (1.0, 0.8, 1.21, "but not star by star"),
+            (
+                0.9,
+                0.8,
+                1.2,
+                "are 0.90 of exact (5 to 95 %: 0.80 to 1.20): somewhat small",
+            ),
+            (1.1, 0.8, 1.2, "somewhat large"),
+            (0.79, 0.5, 1.0, "too small"),
+            (1.21, 1.0, 1.5, "too large"),
+        ] {
+            let ratio = SigmaRatio {
+                median,
+                p05,
+                p95,
+                spearman: None,
+            };
+            assert!(compared(&ratio).contains(said), "{said}: {}", compared(&ratio));
+        }
+    }
+
+    #[test]
+    fn what_is_at_a_threshold_is_let_pass_and_what_is_none_is_not() {
+        assert_eq!((arithmetic(ANSWER_ERROR), arithmetic(f64::NAN).is_some()), (None, true));
+        let step = |decrement| NewtonStep {
+            gradient_norm: 1.0,
+            decrement,
+        };
+        assert_eq!(no_minimum(&step(3.0), 9.0), None);
+        assert!(
+            no_minimum(&step(3.01), 9.0)
+                .is_some_and(|said| said.contains("3.0 against sqrt(effective parameters) 3.0"))
+        );
+        assert!(
+            no_minimum(&step(0.1), -1e-9).is_some(),
+            "less than nothing from rounding"
+        );
+    }
+}

@@ -208,5 +208,7 @@ mod tests {
         }
         assert_eq!((found[2].n_spectra, &found[2].own), (FEWEST_STARS - 1, &None));
         assert!(cells.scatter(&by_cell[1..]).is_err());
+        by_cell[2].push(&[1.0], KnownParts::default()).unwrap();
+        assert!(cells.scatter(&by_cell).unwrap()[2].own.is_some(), "enough are enough");
     }
 }

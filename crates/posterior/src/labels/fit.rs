@@ -198,6 +198,39 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_stray_where_several_few_stars_have_it_and_the_gap_is_wider_than_all_others() {
+        let others: Vec<f64> = (0..=10).map(f64::from).collect();
+        let with = |value: f64, n: usize| stray(&[&others[..], &vec![value; n]].concat()).map(|stray| stray.n_spectra);
+        assert_eq!(
+            (with(1000.0, 1), with(1000.0, 2)),
+            (None, Some(2)),
+            "one star is an outlier"
+        );
+        assert_eq!((with(18.0, 2), with(21.0, 2), with(-11.0, 3)), (None, Some(2), Some(3)));
+        assert_eq!(
+            (with(-9999.0, 10), with(-9999.0, 11)),
+            (Some(10), None),
+            "most are no strays"
+        );
+    }
+
+    /// Of two labels with given correlations with an output, by orthogonal patterns.
+    #[test]
+    fn another_label_is_followed_where_it_is_by_a_clear_margin() {
+        let label = |correlation: f64, own: [f64; 4]| -> Vec<f64> {
+            let rest = (1.0 - correlation * correlation).sqrt();
+            let pattern = [1.0, 1.0, -1.0, -1.0].iter().zip(own);
+            pattern.map(|(output, own)| correlation * output + rest * own).collect()
+        };
+        let follows = |own: f64, other: f64| {
+            let labels = [label(own, [1.0, -1.0, 1.0, -1.0]), label(other, [1.0, -1.0, -1.0, 1.0])];
+            followed(&[1.0, 1.0, -1.0, -1.0], &labels, 0)
+        };
+        assert_eq!((follows(0.9, 0.95), follows(0.8, 0.95)), (None, Some(1)));
+        assert_eq!((follows(0.1, 0.45), follows(0.1, 0.55)), (None, Some(1)));
+    }
+
+    #[test]
     fn missing_values_that_are_numbers_are_counted() {
         let (mut labels, mut residuals) = stars(200);
         for star in [3, 50, 199] {

@@ -262,3 +262,75 @@ pub(crate) struct Means {
     pub(crate) weights: Vec<f64>,
     pub(crate) label_covariance: Vec<f64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two labels with residuals of root mean square 1 and 10: variances of 1e10 and 1e12 are the most that a star may have.
+    #[test]
+    fn stars_are_overwhelmed_by_photons_and_their_own_errors_together() {
+        let flux = [1e10, 1.0, 6e9, 0.0, 0.0, 0.0];
+        let own = [0.0, 0.0, 6e9, 1e10, 1.1e10, 0.0];
+        let other = [1e12, 1e12, 0.0, 0.0, 0.0, 1.1e12];
+        let square = |variance: f64, other: f64| [variance, 0.0, 0.0, other];
+        let mut stars = HeldOutStars::new(2);
+        for star in 0..6 {
+            let known = KnownParts {
+                flux: Some(&square(flux[star], other[star])),
+                label_covariance: Some(&square(own[star], 0.0)),
+                ..KnownParts::default()
+            };
+            stars.push(&[star as f64, 0.0], known).unwrap();
+        }
+        assert_eq!(stars.leave_out_overwhelmed(&[1.0, 10.0]).unwrap(), 3);
+        assert_eq!(stars.residual, [0.0, 0.0, 1.0, 0.0, 3.0, 0.0]);
+        assert_eq!(
+            stars.flux.chunks_exact(4).map(|star| star[0]).collect::<Vec<_>>(),
+            [1e10, 1.0, 0.0]
+        );
+        assert_eq!(stars.label_covariance.len(), 12);
+        assert!(stars.leave_out_overwhelmed(&[1.0]).is_err());
+    }
+
+    #[test]
+    fn stars_that_were_left_out_are_counted_over_all_groups() {
+        let nan = [f64::NAN];
+        let (mut one, mut other) = (HeldOutStars::new(1), HeldOutStars::new(1));
+        for part in 0..3 {
+            let known = KnownParts {
+                flux: (part == 0).then_some(&nan[..]),
+                weights: (part == 1).then_some(&nan[..]),
+                label_covariance: (part == 2).then_some(&nan[..]),
+            };
+            other.push(&[1.0], known).unwrap();
+        }
+        one.push(&[1.0, f64::NAN], KnownParts::default()).unwrap();
+        one.merge(&other).unwrap();
+        assert_eq!((one.n_spectra(), one.skipped()), (1, 4));
+    }
+
+    /// `r / sqrt(flux + weights + intrinsic + own)`, by hand: 6 / sqrt(1 + 2 + 3 + 3) and -3 / 3.
+    #[test]
+    fn pulls_are_under_all_parts() {
+        let known = KnownParts {
+            flux: Some(&[1.0, 1.0]),
+            weights: Some(&[2.0, 2.0]),
+            label_covariance: Some(&[3.0, 3.0]),
+        };
+        let mut stars = HeldOutStars::new(1);
+        stars.push(&[6.0, -3.0], known).unwrap();
+        let mut sums = PullSums::new(1);
+        stars.pulls(&[3.0], &mut sums).unwrap();
+        let pulls = &sums.pulls().unwrap()[0];
+        assert_eq!((pulls.n_spectra, pulls.mean, pulls.within_one_sigma), (2, 0.5, 0.5));
+        assert!((pulls.standard_deviation - 4.5_f64.sqrt()).abs() < 1e-15);
+        // All but the weights' part, and that.
+        let apart: Vec<_> = stars
+            .stars_and_weights()
+            .map(|(r, others, weights)| (r[0], others[0], weights[0]))
+            .collect();
+        assert_eq!(apart, [(6.0, 4.0, 2.0), (-3.0, 4.0, 2.0)]);
+        assert!(stars.stars().all(|(_, known)| known == [6.0]));
+    }
+}

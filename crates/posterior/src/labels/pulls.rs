@@ -138,12 +138,15 @@ mod tests {
     #[test]
     fn merging_is_adding() {
         let mut all = PullSums::new(1);
-        all.accumulate(&[1.0, 2.0, 4.0], &[1.0, 1.0, 4.0], None).unwrap();
+        all.accumulate(&[1.0, 2.0, 4.0, 0.5], &[1.0, 1.0, 4.0, 1.0], None)
+            .unwrap();
         let (mut first, mut second) = (PullSums::new(1), PullSums::new(1));
         first.accumulate(&[1.0, 2.0], &[1.0, 1.0], None).unwrap();
         second.accumulate(&[4.0], &[4.0], None).unwrap();
+        assert!(second.pulls().is_none());
+        second.accumulate(&[0.5], &[1.0], None).unwrap();
         first.merge(&second).unwrap();
         assert_eq!(first, all);
-        assert!(second.pulls().is_none());
+        assert_eq!(all.pulls().unwrap()[0].within_one_sigma, 0.5);
     }
 }

@@ -198,6 +198,30 @@ mod tests {
         }
     }
 
+    /// Residuals twice as far from the weights' part as a factor may be, and residuals that are the smaller the larger it is.
+    #[test]
+    fn a_factor_ends_at_its_limit_and_says_so() {
+        let of = |residual: fn(f64) -> f64, weights: fn(f64) -> f64| {
+            let mut held_out = HeldOutStars::new(1);
+            for star in 0..100 {
+                let (size, sign) = (0.2 + 0.3 * f64::from(star % 10), 1.0 - 2.0 * f64::from(star / 10 % 2));
+                let weights = [weights(size)];
+                let known = KnownParts {
+                    weights: Some(&weights),
+                    ..KnownParts::default()
+                };
+                held_out.push(&[sign * residual(size)], known).unwrap();
+            }
+            held_out.label_scale().unwrap()
+        };
+        let too_small = of(|size| size, |size| (size / 2000.0).powi(2));
+        assert_eq!(too_small.at_limit, [true], "{too_small:?}");
+        assert!((too_small.scale[0] / 1e3 - 1.0).abs() < 1e-9, "{too_small:?}");
+        let none = of(|size| 1.0 - 0.1 * size, |size| size * size);
+        assert_eq!(none.at_limit, [true], "{none:?}");
+        assert!((none.scale[0] * 1e3 - 1.0).abs() < 1e-9, "{none:?}");
+    }
+
     #[test]
     fn what_the_stars_do_not_tell_is_said() {
         let mut numbers = Numbers::new(43);

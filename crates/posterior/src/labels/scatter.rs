@@ -495,6 +495,7 @@ mod tests {
         assert!(intrinsic.covariance[0] >= 0.0 && intrinsic.covariance[0] < 0.1);
         let noise = stars.noise().unwrap();
         assert!(noise.covariance[0] >= NOISE_FLOOR);
+        assert_eq!(noise.clipped, 1, "R is raised, and that is said");
     }
 
     #[test]

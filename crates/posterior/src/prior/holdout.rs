@@ -402,6 +402,83 @@ mod tests {
         }
     }
 
+    /// Stars of residuals `+- sqrt(s / truth)` and a weights' part of `s / delta`: no scatter is left at any delta below `truth`.
+    fn sized(n: usize, truth: f64) -> (ScannedStars, Vec<f64>) {
+        let grid = holdout_grid(10.0, 0.0);
+        let size = |star: usize| 4.0_f64.powi((star % 5) as i32);
+        let sign = |star: usize| if star.is_multiple_of(2) { 1.0 } else { -1.0 };
+        let residuals: Vec<f64> = (0..n).map(|star| sign(star) * (size(star) / truth).sqrt()).collect();
+        let part = |delta: f64| (0..n).map(move |star| size(star) / delta);
+        let weights: Vec<f64> = grid.iter().flat_map(|&delta| part(delta)).collect();
+        let mut stars = ScannedStars::new(1, grid.len());
+        stars.push(&residuals, KnownParts::default(), &weights).unwrap();
+        (stars, grid)
+    }
+
+    #[test]
+    fn the_indistinct_are_those_within_2_of_the_best_likelihood() {
+        let truth = 1.3;
+        let (stars, grid) = sized(12, truth);
+        let found = prior_by_holdout(&stars, &grid, 10.0, |_| 0.0).unwrap();
+        // Where no scatter is left: -1/2 sum ln(2 pi s / delta) + delta / truth.
+        let logs: f64 = (0..12).map(|star| f64::from(star % 5) * 4.0_f64.ln()).sum();
+        let no_scatter = |delta: f64| {
+            let each = (std::f64::consts::TAU / delta).ln() + delta / truth;
+            -0.5 * (12.0 * each + logs)
+        };
+        for point in found.curve.iter().filter(|point| point.prior_precision < truth) {
+            let expected = no_scatter(point.prior_precision);
+            assert!(
+                (point.log_likelihood / expected - 1.0).abs() < 1e-6,
+                "{point:?} {expected}"
+            );
+        }
+        let best = found
+            .curve
+            .iter()
+            .map(|point| point.log_likelihood)
+            .fold(f64::MIN, f64::max);
+        let below = |point: &HoldoutPoint| best - point.log_likelihood;
+        assert!(found.curve.iter().any(|point| (1.0..2.0).contains(&below(point))));
+        let within: Vec<f64> = found
+            .curve
+            .iter()
+            .filter(|point| below(point) <= 2.0)
+            .map(|point| point.prior_precision)
+            .collect();
+        assert_eq!(
+            (found.indistinct.0, found.indistinct.1),
+            (within[0], within[within.len() - 1])
+        );
+        assert!(!found.flat && !found.at_edge);
+    }
+
+    #[test]
+    fn the_likeliest_is_among_those_as_good_and_a_best_end_is_said() {
+        let (stars, grid) = sized(2000, 1.3);
+        let found = prior_by_holdout(&stars, &grid, 10.0, |_| 0.0).unwrap();
+        assert!(grid.iter().all(|delta| *delta != found.prior_precision) && !found.flat);
+        let (from, to) = found.indistinct;
+        assert!(
+            from <= found.prior_precision && found.prior_precision <= to,
+            "{found:?}"
+        );
+        assert!(
+            grid.iter().filter(|delta| (from..=to).contains(*delta)).count() == 1,
+            "{from} {to}"
+        );
+
+        for (truth, end) in [(1e12, grid[grid.len() - 1]), (1e-12, grid[0])] {
+            let found = prior_by_holdout(&sized(50, truth).0, &grid, 10.0, |_| 0.0).unwrap();
+            let best = found
+                .curve
+                .iter()
+                .max_by(|a, b| a.log_likelihood.total_cmp(&b.log_likelihood));
+            assert_eq!(found.at_edge, best.unwrap().prior_precision == end, "{truth}");
+            assert!(found.at_edge || truth < 1.0);
+        }
+    }
+
     #[test]
     fn no_precision_is_tried_that_rounding_hides() {
         let all = holdout_grid(10.0, 0.0);

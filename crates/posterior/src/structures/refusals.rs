@@ -1,11 +1,11 @@
 //! The edges of an inversion: no spectra, no prior, a prior or a capture that is none; every structure must answer them alike.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{BlockCurvature, CurvatureForm, Matrix, StructureKind};
 use fisherflow_network::LayerCapture;
 
 use crate::brute_force::{Mlp, inverse, relative_error};
-use crate::structures::cases::{K, PRIOR, case, cases, draw, matrix, small};
+use crate::structures::cases::{K, PRIOR, case, cases, draw, matrix, plan, small};
 use crate::{PosteriorError, factor, invert};
 
 #[test]
@@ -122,6 +122,34 @@ fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     let few = case(&linear, &x[..10], StructureKind::Kfac, &[0]);
     let error = invert(&few.plan, few.curvature, 0.0, 1).err().unwrap();
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }));
+}
+
+/// An eigenvalue that is rounding beside the largest is none, whatever its sign: without a prior the block is singular, and below 0 it counts as 0.
+#[test]
+fn eigenvalues_of_rounding_are_none() {
+    let mlp = Mlp::random(&[1, 2], 62);
+    let of = |form, structure, delta| {
+        let curvature = BlockCurvature { n_spectra: 1, form };
+        invert(&plan(&mlp, structure, &[0]), curvature, delta, 1)
+    };
+    let factors = |small: f64| CurvatureForm::Kronecker {
+        a: matrix(2, vec![3.0, 0.0, 0.0, 1.0]),
+        g: matrix(2, vec![2.0, 0.0, 0.0, small]),
+    };
+    let error = of(factors(1e-15), StructureKind::Kfac, 0.0).err().unwrap();
+    assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
+    assert!(of(factors(1e-12), StructureKind::Kfac, 0.0).is_ok());
+
+    let diagonal = CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, -1e-16, 2.0]));
+    let posterior = of(diagonal, StructureKind::Diagonal, 0.5).unwrap();
+    let info = &posterior.info;
+    assert_eq!((info.clipped_eigenvalues, info.most_negative_eigenvalue), (1, -2.5e-17));
+    let variances = &posterior.precision.marginal_variance()[0].values;
+    assert_eq!(variances[..], [1.0 / 4.5, 1.0 / 1.5, 2.0, 1.0 / 2.5]);
+    assert_eq!(
+        (info.smallest_eigenvalue, info.largest_eigenvalue),
+        (Some(0.5), Some(4.5))
+    );
 }
 
 #[test]
@@ -242,6 +270,93 @@ fn a_structure_of_one_layer_covers_no_two() {
         assert!(matches!(error, PosteriorError::Layers { layers: 2, .. }));
         assert!(error.to_string().contains("layers.0+layers.2"), "{error}");
     }
+}
+
+/// `H = lambda u u^T` over a weight and a bias. Along u the variance is `|J|^2 / (lambda + delta)` by hand, and a difference of two numbers of
+/// the size of `|J|^2 / delta`: where rounding is a thousandth of it, none is given.
+#[test]
+fn a_low_rank_block_refuses_what_is_lost_to_cancellation() {
+    let mlp = Mlp::random(&[1, 1], 61);
+    let plan = plan(&mlp, StructureKind::LowRank, &[0]);
+    let delta = 0.5;
+    let at = |lambda: f64, u: [f64; 2]| {
+        let curvature = BlockCurvature {
+            n_spectra: 1,
+            form: CurvatureForm::LowRank {
+                eigenvectors: matrix(2, u.to_vec()),
+                eigenvalues: vec![lambda],
+                residuals: vec![0.0],
+                diagonal: u.map(|u| lambda * u * u).to_vec(),
+            },
+        };
+        invert(&plan, curvature, delta, 1)
+    };
+    let star = |input: f64| {
+        vec![LayerCapture {
+            layer: 0,
+            input: Tensor::from_vec(vec![input], (1, 1, 1), &Device::Cpu).unwrap(),
+            output_grad: Tensor::from_vec(vec![1.0_f64], (1, 1, 1, 1), &Device::Cpu).unwrap(),
+        }]
+    };
+    let along = [0.5_f64.sqrt(); 2];
+    for lambda in [1.0, 1e4, 1e8] {
+        let posterior = at(lambda, along).unwrap();
+        let found = posterior.precision.covariance_of(&star(1.0)).unwrap()[0];
+        let tolerance = 1e-14 * (lambda + delta) / delta;
+        assert!(
+            (found * (lambda + delta) / 2.0 - 1.0).abs() < tolerance,
+            "{lambda:e}: {found:e}"
+        );
+    }
+    // Across u nothing cancels, whatever lambda; along it, nothing is left that is more than rounding.
+    let posterior = at(1e13, along).unwrap();
+    let across = posterior.precision.covariance_of(&star(-1.0)).unwrap()[0];
+    assert!((across * delta / 2.0 - 1.0).abs() < 1e-12, "{across:e}");
+    let lost = posterior.precision.covariance_of(&star(1.0)).unwrap_err();
+    let PosteriorError::Cancelled { value, .. } = lost else {
+        panic!("{lost}")
+    };
+    assert!(value < 1e-12 * 2.0 / delta, "{value:e}");
+    // Of a weight itself: the block is refused.
+    assert!(at(1e8, [1.0, 0.0]).is_ok());
+    let lost = at(1e13, [1.0, 0.0]).err().unwrap();
+    assert!(matches!(lost, PosteriorError::SingularSpectrum { .. }), "{lost}");
+}
+
+/// Two weights, `50 u u^T + v v^T` with u = (0.6, 0.8) and v = (0.8, -0.6), and a diagonal that is 3 above it and a thousandth below: what
+/// would be negative counts as 0, and that is said.
+#[test]
+fn what_a_low_rank_block_says_of_itself_by_hand() {
+    let plan = plan(&Mlp::random(&[1, 1], 61), StructureKind::LowRank, &[0]);
+    let (held, diagonal) = ([18.64, 23.52, 23.52, 32.36], [21.64, 32.359]);
+    let curvature = BlockCurvature {
+        n_spectra: 9,
+        form: CurvatureForm::LowRank {
+            eigenvectors: matrix(2, vec![0.6, 0.8, 0.8, -0.6]),
+            eigenvalues: vec![50.0, 1.0],
+            residuals: vec![0.1, 0.7],
+            diagonal: diagonal.to_vec(),
+        },
+    };
+    let delta = 0.5;
+    let posterior = invert(&plan, curvature, delta, 1).unwrap();
+    let p = [held[0] + 3.0 + delta, held[1], held[2], held[3] + delta];
+    let determinant: f64 = p[0] * p[3] - p[1] * p[2];
+    let variances = [p[3] / determinant, p[0] / determinant];
+    let found = &posterior.precision.marginal_variance()[0].values;
+    assert!(relative_error(found, &variances) < 1e-12, "{found:?}");
+    let info = &posterior.info;
+    let gamma = 2.0 - delta * (variances[0] + variances[1]);
+    let close = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
+    close(info.log_det, determinant.ln());
+    close(info.effective_parameters, gamma);
+    close(info.condition, (3.0 + delta + 50.0) / delta);
+    assert_eq!((info.clipped_eigenvalues, info.n_spectra), (1, 9));
+    close(info.most_negative_eigenvalue, -0.001 / 32.359);
+    let facts = info.low_rank.unwrap();
+    assert_eq!((facts.rank, facts.largest_residual), (2, 0.7));
+    assert_eq!((facts.largest_eigenvalue, facts.smallest_eigenvalue), (50.0, 1.0));
+    close(facts.trace_share, 51.0 / (21.64 + 32.359));
 }
 
 #[test]

@@ -84,6 +84,9 @@ fn compare(training: &Training, layers: &[usize], delta: f64) {
     };
     close("ln det P", dual.info.log_det, dense.info.log_det);
     close("gamma", dual.info.effective_parameters, dense.info.effective_parameters);
+    let h = gram_tile(&training.rows(layers), &training.rows(layers), 1);
+    let trace: f64 = (0..h.rows).map(|i| h.values[i * (h.cols + 1)]).sum();
+    close("condition", dual.info.condition, (trace + delta) / delta);
     assert_eq!(dual.info.n_weights, dense.info.n_weights);
     assert_eq!(dual.info.n_spectra, dense.info.n_spectra);
 
@@ -216,6 +219,51 @@ fn a_prior_that_vanishes_in_rounding_is_refused() {
         let error = training.dual(&[0, 1], delta, 1).err().unwrap().to_string();
         assert!(error.contains(said) && error.contains("layers.0+layers.2"), "{error}");
     }
+}
+
+/// One weight, and a prior precision just above the rounding of the Gram matrix: `delta x^2 / (sum x^2 + delta)` is rounding beside `x^2`, and a
+/// variance that comes out as 0 or less is refused, never given.
+#[test]
+fn no_variance_is_0_or_less() {
+    let mlp = Mlp::random(&[1, 1], 5).without_bias(0);
+    let plan = plan(&mlp, StructureKind::Dual, &[0]);
+    let (mut lost, mut lost_at_once, mut weights_lost, mut given) = (0, 0, 0, 0);
+    for seed in 0..600 {
+        let n = 2 + seed as usize % 5;
+        let x = draw(n, seed);
+        let captures = mlp.captures(&x, DType::F64);
+        let precision = LabelPrecision::constant(&[1.0], n).unwrap();
+        let delta = 1.01 * n as f64 * f64::EPSILON * x.iter().map(|x| x * x).sum::<f64>();
+        let posterior = exact_posterior(&plan, &captures, &precision, delta, 1).unwrap();
+        let layout = DualLayout::of(&plan, 1, n);
+        let rows = WeightJacobian::new(&plan, &captures, &precision).unwrap();
+        let scan = dual_prior_scan(&layout, vec![std::sync::Arc::new(rows)], 1, 1).unwrap();
+        for star in &x {
+            let star = mlp.captures(&[*star], DType::F64);
+            for (found, lost) in [
+                (posterior.precision.covariance_of(&star), &mut lost),
+                (scan.covariance_at(&star, &[delta]), &mut lost_at_once),
+            ] {
+                match found {
+                    Ok(variance) => {
+                        assert!(variance[0] > 0.0, "{variance:?}");
+                        given += 1;
+                    }
+                    Err(PosteriorError::Cancelled { value, .. }) => {
+                        assert!(value <= 0.0);
+                        *lost += 1;
+                    }
+                    Err(PosteriorError::DualPrior { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        let variances = posterior.precision.marginal_variance();
+        weights_lost += usize::from(variances.is_empty());
+        assert!(variances.iter().flat_map(|m| &m.values).all(|value| *value > 0.0));
+    }
+    println!("{lost} and {lost_at_once} stars and {weights_lost} weights lost, {given} given");
+    assert!(lost > 0 && lost_at_once > 0 && weights_lost > 0 && given > 0);
 }
 
 #[test]
