@@ -115,7 +115,6 @@ mod tests {
 
     #[test]
     fn dual_layers_share_one_block_beside_the_full_ones() {
-        let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Full)]);
         let blocks = plan_blocks(&shapes(), StructureKind::Dual, &by_layer, BlockOptions::default()).unwrap();
         let layers: Vec<_> = blocks.iter().map(|b| (b.structure, b.layers.clone())).collect();
         assert_eq!(
@@ -147,10 +146,15 @@ mod tests {
         let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Full)]);
         let blocks = plan_blocks(&shapes(), StructureKind::Kfac, &BTreeMap::new(), options).unwrap();
         assert!(blocks.iter().all(|block| block.options == options));
-        let error = plan_blocks(&shapes(), StructureKind::Kfac, &by_layer, options).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "layer layers.2 cannot be held as `full` with its bias split off: a full block is defined by its cross terms; choose `block`"
-        );
+        for (structure, name) in [(StructureKind::Full, "full"), (StructureKind::Dual, "dual")] {
+            let by_layer = BTreeMap::from([("layers.2".to_owned(), structure)]);
+            let error = plan_blocks(&shapes(), StructureKind::Kfac, &by_layer, options).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "layer layers.2 cannot be held as `{name}` with its bias split off: such a block is defined by its cross terms; choose `block`"
+                )
+            );
+        }
     }
 }

@@ -179,7 +179,7 @@ fn a_complete_output_is_left_alone_and_another_run_refused() {
     let mut other = job(folder.path(), "out", false);
     other.prior = Prior::Fixed(2.0);
     let refused = run(Arc::new(other.clone()), Stage::Run, &alone(1), Meter::silent()).unwrap_err();
-    assert_eq!(refused.exit_code(), 1);
+    assert_eq!(refused.exit_code(), 2);
     assert!(
         refused.to_string().contains("already holds the finished run"),
         "{refused}"
