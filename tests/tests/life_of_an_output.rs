@@ -417,7 +417,7 @@ fn what_makes_it_another_run_is_told() {
     carry_out(&file, &[]).expect_done();
     let other = carry_out(&place.other_run_file("out"), &[]);
     other.expect(
-        1,
+        2,
         &[
             "already holds the finished run",
             "catalogues are as they were",
@@ -426,5 +426,5 @@ fn what_makes_it_another_run_is_told() {
     );
     // More spectra.
     write_objects(&place.path("catalogue"), &simulated(24, 0, 240), 60);
-    carry_out(&file, &[]).expect(1, &["120 rows in 2 objects", "240 rows in 4 objects"]);
+    carry_out(&file, &[]).expect(2, &["120 rows in 2 objects", "240 rows in 4 objects"]);
 }
