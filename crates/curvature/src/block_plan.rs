@@ -115,6 +115,7 @@ mod tests {
 
     #[test]
     fn dual_layers_share_one_block_beside_the_full_ones() {
+        let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Full)]);
         let blocks = plan_blocks(&shapes(), StructureKind::Dual, &by_layer, BlockOptions::default()).unwrap();
         let layers: Vec<_> = blocks.iter().map(|b| (b.structure, b.layers.clone())).collect();
         assert_eq!(
@@ -143,7 +144,6 @@ mod tests {
             split_bias: true,
             ..BlockOptions::default()
         };
-        let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::Full)]);
         let blocks = plan_blocks(&shapes(), StructureKind::Kfac, &BTreeMap::new(), options).unwrap();
         assert!(blocks.iter().all(|block| block.options == options));
         for (structure, name) in [(StructureKind::Full, "full"), (StructureKind::Dual, "dual")] {
