@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use fisherflow_dataflow::{RunError, with_causes};
+use fisherflow_dataflow::RunError;
 use fisherflow_report::ReportError;
-use fisherflow_store::StoreError;
+use fisherflow_store::{StoreError, with_causes};
 
 use crate::args::LogFormat;
 use crate::hostfile::HostfileError;

@@ -12,13 +12,13 @@ use fisherflow_curvature::{BlockPlan, CurvatureKind, KroneckerBases};
 use fisherflow_network::{InputJacobian, Network, NetworkError, Precision as ProductPrecision};
 use fisherflow_posterior::{Evidence, LabelCells, Precision, PriorScan, in_label_units};
 use fisherflow_spectra::{Group, InputRange, SpectrumBatch};
-use fisherflow_store::{Catalogue, Fetch, GroupIds, GroupStore, Holding, Output, Stores};
+use fisherflow_store::{Catalogue, Fetch, GroupIds, GroupStore, Holding, Output, Stores, with_causes};
 
 use crate::arithmetic_check::as_on_the_cpu;
 use crate::basis::Pinned;
 use crate::checkpoint::Checkpoint;
 use crate::dual_storage::{DualRows, DualStorage};
-use crate::error::{RunError, with_causes};
+use crate::error::RunError;
 use crate::fault::Faults;
 use crate::group_name::Serves;
 use crate::job::Job;

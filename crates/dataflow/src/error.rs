@@ -143,21 +143,6 @@ impl RunError {
     }
 }
 
-/// An error and its causes, none said twice.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !said.contains(&text) {
-            said.push_str(": ");
-            said.push_str(&text);
-        }
-        cause = error.source();
-    }
-    said
-}
-
 /// Whether the run file asks of a network or of this machine what it cannot do, whatever the network's file holds.
 fn is_asked_wrongly(error: &NetworkError) -> bool {
     matches!(

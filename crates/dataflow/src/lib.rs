@@ -31,7 +31,7 @@ mod spectrum;
 mod train;
 
 pub use cluster::wire::WireCounts;
-pub use error::{RunError, with_causes};
+pub use error::RunError;
 pub use fail_point::{FailAt, FailPoint, FailPoints, Failure};
 pub use finished::{Exported, Finished, FinishedLayer};
 pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};

@@ -18,12 +18,12 @@ pub(crate) mod summary;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fisherflow_store::{Holding, Manifest};
+use fisherflow_store::{Holding, Manifest, with_causes};
 
 use crate::cluster;
 use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
-use crate::error::{RunError, with_causes};
+use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::{Cluster, Job, Stage};

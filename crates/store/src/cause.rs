@@ -9,16 +9,7 @@ pub struct Cause(String);
 impl Cause {
     /// The error and its sources in one line, secrets replaced.
     pub(crate) fn new(error: &(dyn std::error::Error + 'static), secrets: &[String]) -> Self {
-        let mut text = error.to_string();
-        let mut next = error.source();
-        while let Some(source) = next {
-            let said = source.to_string();
-            if !text.contains(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            next = source.source();
-        }
+        let mut text = with_causes(error);
         for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
             text = text.replace(secret.as_str(), "***");
         }
@@ -43,6 +34,22 @@ impl fmt::Display for Cause {
 }
 
 impl std::error::Error for Cause {}
+
+/// An error and its causes, none said twice.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said.push_str(": ");
+            said.push_str(&text);
+        }
+        cause = error.source();
+    }
+    said
+}
 
 /// Elements of an S3 answer that repeat what a request was signed with (and so tokens that are in no option, of a file or a role).
 const OF_CREDENTIALS: [&str; 5] = [

@@ -18,7 +18,7 @@ pub use catalogue::exclude_list::ExcludeList;
 pub use catalogue::fetch::Fetch;
 pub use catalogue::simulated::{simulated_columns, write_simulated};
 pub use catalogue::{Catalogue, CatalogueSummary, OnBadObject, SkippedObject};
-pub use cause::Cause;
+pub use cause::{Cause, with_causes};
 pub use error::StoreError;
 pub use groups::commit::{Committed, Committing};
 pub use groups::record::{GroupArray, GroupRecord, Purpose, SLICE, StoredArray, StoredSlice};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fisherflow_dataflow::{Interrupt, is_at_work, own_claim, with_causes};
-use fisherflow_store::{Commit, Line, Output, Resolved, Retention, StoreError, Stores};
+use fisherflow_dataflow::{Interrupt, is_at_work, own_claim};
+use fisherflow_store::{Commit, Line, Output, Resolved, Retention, StoreError, Stores, with_causes};
 use serde_json::{Value, json};
 
 use super::stores;

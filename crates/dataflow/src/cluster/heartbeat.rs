@@ -25,7 +25,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::link::{Failure, Heard, LONGEST, Link, Message};
-use crate::error::{RunError, with_causes};
+use fisherflow_store::with_causes;
+
+use crate::error::RunError;
 use crate::fault::Faults;
 use crate::interrupt::{Interrupt, Wish};
 use crate::job::Cluster;

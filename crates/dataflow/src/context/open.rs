@@ -7,7 +7,9 @@ use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKi
 use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Processor};
 use fisherflow_posterior::LabelCells;
 use fisherflow_spectra::plan_groups;
-use fisherflow_store::{Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores, hex};
+use fisherflow_store::{
+    Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores, hex, with_causes,
+};
 use sha2::{Digest, Sha256};
 
 use super::{Context, GroupedCatalogue, IO_THREADS, PLENTY};
@@ -15,7 +17,7 @@ use crate::arithmetic_check::exact_enough;
 use crate::basis::Pinned;
 use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
-use crate::error::{RunError, with_causes};
+use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::job::{CatalogueSource, Compute, Job, Prior, StructureChoice};
