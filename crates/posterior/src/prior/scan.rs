@@ -6,6 +6,7 @@
 //! ```text
 //! dense      T = J V,                                (J P^-1 J^T)_kl = sum_i T_ki T_li / (lambda_i + delta)
 //! Kronecker  a~ = V^T [a; 1],  g~_k = U^T g_k,        (J P^-1 J^T)_kl = sum_i g~_ki g~_li sum_j a~_j^2 / (lambda_ij + delta)
+//!            a product's lambda_ij = s_j t_i: all prior precisions together are one more product, with few columns (structures/stieltjes.rs)
 //! diagonal   the same with a and g themselves
 //! dual       through the eigenpairs of the Gram matrix of its rows
 //! ```
@@ -15,16 +16,18 @@
 use candle_core::{DType, WithDType};
 use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
 use fisherflow_network::LayerCapture;
+use fisherflow_network::scratch::Scratch;
 
 use crate::eigen::Eigenpairs;
-use crate::product::{Scalar, dot, product, rows};
+use crate::product::{Right, Scalar, dot, product, rows};
 use crate::structures::captures::{Sides, Wanted};
-use crate::structures::contraction::covariance;
+use crate::structures::contraction::{contract_read_off, covariance, weighted_squares};
 use crate::structures::dense::{JACOBIAN_BYTES, jacobian, sides_of};
 use crate::structures::dual::DualScan;
 use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::factored_block::check_prior;
 use crate::structures::matrices::single_layer;
+use crate::structures::stieltjes::Points;
 use crate::{PosteriorError, Spectrum};
 
 /// A block's curvature in its eigenbasis, ready for any prior precision.
@@ -48,8 +51,66 @@ enum Form {
 struct Layer<T> {
     /// V `[columns, columns]` and U `[out, out]`; none where the bases are those of the weights themselves.
     bases: Option<(Vec<T>, Vec<T>)>,
+    eigenvalues: Eigenvalues,
+}
+
+enum Eigenvalues {
     /// `lambda`, `[columns, out]`.
-    eigenvalues: Vec<f64>,
+    All(Vec<f64>),
+    /// `lambda_ij = s_j t_i`.
+    Product { s: Vec<f64>, t: Vec<f64> },
+}
+
+impl Eigenvalues {
+    fn of(basis: &Eigenbasis) -> Self {
+        if let Some((s, t)) = basis.product() {
+            return Self::Product { s: s.to_vec(), t };
+        }
+        let (inputs, outputs) = basis.sides();
+        let mut eigenvalues = vec![0.0; inputs * outputs];
+        for i in 0..outputs {
+            for (j, lambda) in basis.row(i).enumerate() {
+                eigenvalues[j * outputs + i] = lambda;
+            }
+        }
+        Self::All(eigenvalues)
+    }
+
+    /// `1 / (lambda + delta)`, `[columns, out]`.
+    fn inverse<T: WithDType>(&self, delta: f64) -> Vec<T> {
+        let inverse = |lambda: f64| T::from_f64(1.0 / (lambda + delta));
+        match self {
+            Self::All(eigenvalues) => eigenvalues.iter().map(|&lambda| inverse(lambda)).collect(),
+            Self::Product { s, t } => s.iter().flat_map(|s| t.iter().map(move |t| inverse(s * t))).collect(),
+        }
+    }
+
+    /// The points that tell the covariance at a prior precision, where they are few.
+    fn few_points(&self, delta: f64) -> Option<Points> {
+        match self {
+            Self::All(_) => None,
+            Self::Product { s, t } => Points::few(s, t, delta),
+        }
+    }
+
+    /// The points for all of `deltas`, the t that are read off them, and the values there, `[batch, points]`.
+    fn at_points<T: Scalar>(
+        &self,
+        deltas: &[f64],
+        sides: &Sides<T>,
+        threads: usize,
+    ) -> Option<(Points, &[f64], Scratch<T>)> {
+        let Self::Product { s, t } = self else { return None };
+        let xs = deltas.iter().flat_map(|delta| t.iter().map(move |t| t / delta));
+        let points = Points::covering(xs, s.iter().copied().fold(0.0, f64::max));
+        let inverse = points.inverse(s);
+        let inverse = Right::Plain(rows(&inverse, s.len(), points.len()));
+        Some((
+            points,
+            t,
+            weighted_squares(sides.input.clone(), sides.batch, inverse, threads),
+        ))
+    }
 }
 
 impl PriorScan {
@@ -77,17 +138,11 @@ impl PriorScan {
 
     /// Of a layer in the eigenbases of its factors, for captures of one type.
     pub(crate) fn rotated(plan: &BlockPlan, basis: &Eigenbasis, captures: DType, threads: usize) -> Self {
-        let (inputs, outputs) = basis.sides();
-        let mut eigenvalues = vec![0.0; inputs * outputs];
-        for i in 0..outputs {
-            for (j, lambda) in basis.row(i).enumerate() {
-                eigenvalues[j * outputs + i] = lambda;
-            }
-        }
+        let eigenvalues = Eigenvalues::of(basis);
         Self {
             plan: plan.clone(),
             spectrum: basis.spectrum(),
-            ends: ends(&eigenvalues),
+            ends: basis.ends(),
             form: if captures == DType::F32 {
                 let bases = Some((converted(&basis.a_vectors), converted(&basis.g_vectors)));
                 Form::F32(Layer { bases, eigenvalues })
@@ -118,12 +173,12 @@ impl PriorScan {
             form: if captures == DType::F32 {
                 Form::F32(Layer {
                     bases: None,
-                    eigenvalues,
+                    eigenvalues: Eigenvalues::All(eigenvalues),
                 })
             } else {
                 Form::F64(Layer {
                     bases: None,
-                    eigenvalues,
+                    eigenvalues: Eigenvalues::All(eigenvalues),
                 })
             },
             threads,
@@ -243,13 +298,23 @@ impl PriorScan {
             .into();
         }
         let mut covariances = Vec::with_capacity(prior_precisions.len() * sides.batch * k * k);
+        let few: Vec<f64> = prior_precisions
+            .iter()
+            .copied()
+            .filter(|&delta| sides.shared == 1 && layer.eigenvalues.few_points(delta).is_some())
+            .collect();
+        let at_points = match few[..] {
+            [] => None,
+            _ => layer.eigenvalues.at_points(&few, &sides, self.threads),
+        };
         for delta in prior_precisions {
-            let inverse: Vec<T> = layer
-                .eigenvalues
-                .iter()
-                .map(|lambda| <T as WithDType>::from_f64(1.0 / (lambda + delta)))
-                .collect();
-            covariances.extend(covariance(sides.clone(), &inverse, self.threads));
+            covariances.extend(match &at_points {
+                Some((points, t, values)) if few.contains(delta) => {
+                    let readings: Vec<_> = t.iter().map(|t| points.reading(t / delta, 1.0 / delta)).collect();
+                    contract_read_off(values, (sides.batch, k), &sides.grad, &readings)
+                }
+                _ => covariance(sides.clone(), &layer.eigenvalues.inverse(*delta), self.threads),
+            });
         }
         Ok(covariances)
     }
@@ -282,8 +347,10 @@ fn converted(values: &[f64]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::brute_force::relative_error;
-    use crate::structures::cases::{Case, K, cases, draw, small};
+    use fisherflow_curvature::{BlockCurvature, CurvatureForm};
+
+    use crate::brute_force::{Mlp, relative_error};
+    use crate::structures::cases::{Case, K, cases, draw, matrix, plan, small};
     use crate::{factor, invert};
 
     /// A block of low rank has no scan.
@@ -321,20 +388,64 @@ mod tests {
         }
     }
 
+    /// A wide layer's covariances are read off few points: against inverses that take all eigenvalues, in f64.
+    #[test]
+    fn a_wide_layer_at_every_prior_is_that_of_an_inverse_of_its_own() {
+        let mlp = Mlp::random(&[6, 700, K], 34);
+        let case = wide(&mlp);
+        let factored = factor(&case.0, case.1.clone(), 1).unwrap();
+        let x = draw(6 * 9, 36);
+        let priors = [1e-4, 0.1, 0.3, 40.0, 1e7];
+        for (dtype, tolerance) in [(DType::F64, 4e-9), (DType::F32, 2e-6)] {
+            let scan = factored.prior_scan(dtype, 1).unwrap();
+            let Form::F32(Layer { eigenvalues, .. }) = factored.prior_scan(DType::F32, 1).unwrap().form else {
+                panic!("kfac is scanned in its bases");
+            };
+            assert!(priors.iter().all(|&delta| eigenvalues.few_points(delta).is_some()));
+            let found = scan.covariance_at(&mlp.captures(&x, dtype), &priors).unwrap();
+            for (delta, found) in priors.iter().zip(found.chunks_exact(9 * K * K)) {
+                let posterior = invert(&case.0, case.1.clone(), *delta, 1).unwrap();
+                let exact = posterior
+                    .precision
+                    .covariance_of(&mlp.captures(&x, DType::F64))
+                    .unwrap();
+                let error = relative_error(found, &exact);
+                assert!(error < tolerance, "{dtype:?} {delta}: {error:e}");
+            }
+        }
+    }
+
+    fn wide(mlp: &Mlp) -> (BlockPlan, BlockCurvature) {
+        let x = draw(6 * 30, 35);
+        let (a, g) = mlp.factors(&x, 0);
+        let form = CurvatureForm::Kronecker {
+            a: matrix(7, a),
+            g: matrix(700, g),
+        };
+        (
+            plan(mlp, StructureKind::Kfac, &[0]),
+            BlockCurvature { n_spectra: 30, form },
+        )
+    }
+
     #[test]
     fn threads_and_neighbours_change_no_bit() {
         let (mlp, _) = small();
         let captures = mlp.captures(&draw(6 * 9, 32), DType::F32);
-        for case in scanned() {
+        let large = Mlp::random(&[6, 700, K], 34);
+        let of_large = large.captures(&draw(6 * 9, 32), DType::F32);
+        let cases = scanned().into_iter().map(|case| (case.plan, case.curvature, &captures));
+        let (plan, curvature) = wide(&large);
+        for (plan, curvature, captures) in cases.chain([(plan, curvature, &of_large)]) {
             let scan = |threads| {
-                factor(&case.plan, case.curvature.clone(), threads)
+                factor(&plan, curvature.clone(), threads)
                     .unwrap()
                     .prior_scan(DType::F32, threads)
                     .unwrap()
             };
-            let many = scan(1).covariance_at(&captures, &[0.1, 2.0, 50.0]).unwrap();
-            assert!(many == scan(3).covariance_at(&captures, &[0.1, 2.0, 50.0]).unwrap());
-            let one = scan(1).covariance_at(&captures, &[2.0]).unwrap();
+            let many = scan(1).covariance_at(captures, &[0.1, 2.0, 50.0]).unwrap();
+            assert!(many == scan(3).covariance_at(captures, &[0.1, 2.0, 50.0]).unwrap());
+            let one = scan(1).covariance_at(captures, &[2.0]).unwrap();
             assert!(many[one.len()..2 * one.len()] == one);
         }
     }

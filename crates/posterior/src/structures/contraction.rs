@@ -6,10 +6,12 @@
 //! `sum_t g_kt (x) a_t`: they are formed, one spectrum at a time, and `V_kl = sum_ij J_kij J_lij w_ji`.
 
 use candle_core::WithDType;
+use fisherflow_network::scratch::Scratch;
 
 use crate::labels::weighted_gram::WeightedGram;
 use crate::product::{Right, Scalar, dot, product, rows};
 use crate::structures::captures::Sides;
+use crate::structures::stieltjes::Reading;
 
 /// `V: [batch, K, K]` in f64 from both sides of the Jacobian in the bases of `inverse`, `[columns, out]`.
 pub(crate) fn covariance<T: Scalar>(sides: Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
@@ -65,29 +67,56 @@ fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize
 
 /// The same of one position a spectrum. The products are in `T`, the last sum is in f64.
 pub(crate) fn contract<T: Scalar>(sides: Sides<T>, inverse: Right<'_, T>, threads: usize) -> Vec<f64> {
-    let Sides {
-        batch,
-        n_outputs: k,
-        mut input,
-        grad,
-        ..
-    } = sides;
-    let mut covariance = vec![0.0; batch * k * k];
-    if batch == 0 || k == 0 || grad.is_empty() {
-        return covariance;
-    }
-    let (inputs, outputs) = (input.len() / batch, grad.len() / (batch * k));
+    let (batch, k) = (sides.batch, sides.n_outputs);
+    let h = weighted_squares(sides.input, batch, inverse, threads);
+    let outputs = h.len() / batch.max(1);
+    grams(batch, k, &sides.grad, outputs, |n, own| {
+        own.copy_from_slice(&h[n * outputs..][..outputs]);
+    })
+}
+
+/// `sum_j a_j^2 w_jx`, `[batch, columns of w]`, of one position a spectrum.
+pub(crate) fn weighted_squares<T: Scalar>(
+    mut input: Scratch<T>,
+    batch: usize,
+    weights: Right<'_, T>,
+    threads: usize,
+) -> Scratch<T> {
     for a in input.iter_mut() {
         *a = *a * *a;
     }
-    let h = inverse.product(rows(&input, batch, inputs), None, threads);
-    let mut gram = WeightedGram::new(k);
-    for (n, (h, covariance)) in h
-        .chunks_exact(outputs)
-        .zip(covariance.chunks_exact_mut(k * k))
-        .enumerate()
-    {
-        gram.write(|row| &grad[(row * batch + n) * outputs..][..outputs], h, covariance);
+    weights.product(rows(&input, batch, input.len() / batch.max(1)), None, threads)
+}
+
+/// `V: [batch, K, K]` in f64 with every `h_i` read off `values`, `[batch, points]`; `grad`: `[K, batch, out]`.
+pub(crate) fn contract_read_off<T: Scalar>(
+    values: &[T],
+    (batch, k): (usize, usize),
+    grad: &[T],
+    readings: &[Reading<T>],
+) -> Vec<f64> {
+    let points = values.len() / batch.max(1);
+    grams(batch, k, grad, readings.len(), |n, h| {
+        let values = &values[n * points..][..points];
+        for (h, reading) in h.iter_mut().zip(readings) {
+            *h = reading.of(values);
+        }
+    })
+}
+
+/// `V_kl = sum_i g_ki g_li h_i` of every spectrum, whose h `write_h` gives.
+fn grams<T: Scalar>(
+    batch: usize,
+    k: usize,
+    grad: &[T],
+    outputs: usize,
+    mut write_h: impl FnMut(usize, &mut [T]),
+) -> Vec<f64> {
+    let mut covariance = vec![0.0; batch * k * k];
+    let (mut gram, mut h) = (WeightedGram::new(k), vec![T::ZERO; outputs]);
+    for (n, covariance) in covariance.chunks_exact_mut((k * k).max(1)).enumerate() {
+        write_h(n, &mut h);
+        gram.write(|row| &grad[(row * batch + n) * outputs..][..outputs], &h, covariance);
     }
     covariance
 }

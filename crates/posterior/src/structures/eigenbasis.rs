@@ -85,10 +85,7 @@ impl Eigenbasis {
     /// `lambda_i1, lambda_i2, ...` of one column of U.
     pub(crate) fn row(&self, i: usize) -> impl Iterator<Item = f64> + '_ {
         let (values, scale) = match &self.eigenvalues {
-            Eigenvalues::Product { s, t, n_terms } => {
-                let scale = if *n_terms == 0 { 0.0 } else { t[i] / *n_terms as f64 };
-                (s.as_slice(), scale)
-            }
+            Eigenvalues::Product { s, t, n_terms } => (s.as_slice(), per_term(t[i], *n_terms)),
             Eigenvalues::Corrected(values) => (&values.values[i * values.cols..][..values.cols], 1.0),
         };
         values.iter().map(move |value| value * scale)
@@ -110,6 +107,12 @@ impl Eigenbasis {
             }
         }
         inverse
+    }
+
+    /// `s_j` and `t_i / n_terms`, whose products the eigenvalues are; `None` where they are no product.
+    pub(crate) fn product(&self) -> Option<(&[f64], Vec<f64>)> {
+        let (s, t, n_terms) = self.factors()?;
+        Some((s, t.iter().map(|&t| per_term(t, n_terms)).collect()))
     }
 
     /// The eigenvalues alone.
@@ -149,4 +152,9 @@ impl Eigenbasis {
             }
         }
     }
+}
+
+/// An eigenvalue of a sum of `n_terms` terms as one of their mean; where nothing was summed, 0.
+fn per_term(eigenvalue: f64, n_terms: u64) -> f64 {
+    if n_terms == 0 { 0.0 } else { eigenvalue / n_terms as f64 }
 }

@@ -26,10 +26,11 @@ use crate::labels::weighted_gram::weighted_gram_elsewhere;
 use crate::product::{Right, Scalar, product, rows};
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
-use crate::structures::contraction::{contract, covariance};
+use crate::structures::contraction::{contract, contract_read_off, covariance, weighted_squares};
 use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::elements::{check_weights, in_eigenbases};
 use crate::structures::matrices::single_layer;
+use crate::structures::stieltjes::{Points, Reading};
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// How many rows of squared eigenvectors the marginal variance holds at a time.
@@ -71,10 +72,13 @@ struct OnDevice {
     inverse: Tensor,
 }
 
-/// `1 / (lambda + delta)`, `[columns, out]`.
+/// `1 / (lambda + delta)`.
 enum Inverse {
+    /// `[columns, out]`.
     Packed(Packed<f32>),
-    /// Where positions share the weights: no product is made with it.
+    /// `[columns, points]`, where the values of few points tell those of all directions of the gradients.
+    AtPoints(Packed<f32>, Vec<Reading<f32>>),
+    /// `[columns, out]`, where positions share the weights: no product is made with it.
     Plain(Vec<f32>),
 }
 
@@ -169,19 +173,30 @@ impl KroneckerPrecision {
         })
     }
 
+    /// The points that tell `h_i` of all i, `s_j` and `t_i / n_terms`, where the eigenvalues are their products and the points are few.
+    fn few_points(&self) -> Option<(Points, &[f64], Vec<f64>)> {
+        let (s, t) = self.eigenbasis.product()?;
+        Some((Points::few(s, &t, self.info.prior_precision)?, s, t))
+    }
+
     fn in_f32(&self) -> InF32 {
         let (columns, outputs) = self.eigenbasis.sides();
         let pack = |values: &[f32], height| Packed::new(rows(values, height, values.len() / height), self.threads);
         let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
-        let inverse: Vec<f32> = self.eigenbasis.inverse(self.info.prior_precision);
+        let prior_precision = self.info.prior_precision;
         InF32 {
             a_vectors: pack(&to_f32(a_vectors), self.shape.inputs),
             bias_row: self.shape.bias.then(|| to_f32(bias_row)),
             g_vectors: pack(&to_f32(&self.eigenbasis.g_vectors), outputs),
-            inverse: if self.shape.shared == 1 {
-                Inverse::Packed(pack(&inverse, columns))
+            inverse: if self.shape.shared > 1 {
+                Inverse::Plain(self.eigenbasis.inverse(prior_precision))
+            } else if let Some((points, s, t)) = self.few_points() {
+                let readings = t
+                    .iter()
+                    .map(|t| points.reading(t / prior_precision, 1.0 / prior_precision));
+                Inverse::AtPoints(pack(&points.inverse(s), columns), readings.collect())
             } else {
-                Inverse::Plain(inverse)
+                Inverse::Packed(pack(&self.eigenbasis.inverse(prior_precision), columns))
             },
         }
     }
@@ -285,6 +300,11 @@ impl Precision for KroneckerPrecision {
             let sides = self.rotated(capture, &by)?;
             Ok(match &own.inverse {
                 Inverse::Packed(inverse) => contract(sides, Right::Packed(inverse), self.threads),
+                Inverse::AtPoints(inverse, readings) => {
+                    let size = (sides.batch, sides.n_outputs);
+                    let values = weighted_squares(sides.input, size.0, Right::Packed(inverse), self.threads);
+                    contract_read_off(&values, size, &sides.grad, readings)
+                }
                 Inverse::Plain(inverse) => covariance(sides, inverse, self.threads),
             })
         } else {
@@ -307,15 +327,29 @@ impl Precision for KroneckerPrecision {
         let (inputs, outputs) = self.eigenbasis.sides();
         let squares = |values: &[f64]| values.iter().map(|v| v * v).collect::<Vec<_>>();
         let u2 = squares(&self.eigenbasis.g_vectors);
-        let inverse: Vec<f64> = self.eigenbasis.inverse(self.info.prior_precision);
+        let prior_precision = self.info.prior_precision;
+        let (u2, inverse, width) = match self.few_points() {
+            // The inner sum at points alone, and what is read off them summed over i first.
+            Some((points, s, t)) => {
+                let mut weights = vec![0.0; outputs * points.len()];
+                for (t, row) in t.iter().zip(weights.chunks_exact_mut(points.len())) {
+                    let reading = points.reading(t / prior_precision, 1.0 / prior_precision);
+                    reading.write(row);
+                }
+                let weights = rows(&weights, outputs, points.len());
+                let u2 = product(rows(&u2, outputs, outputs), weights, self.threads);
+                (u2, points.inverse(s), points.len())
+            }
+            None => (u2, self.eigenbasis.inverse(prior_precision), outputs),
+        };
         let mut values = vec![0.0; outputs * inputs];
         for start in (0..inputs).step_by(MARGINAL_ROWS) {
             let len = MARGINAL_ROWS.min(inputs - start);
             let v2 = squares(&self.eigenbasis.a_vectors[start * inputs..(start + len) * inputs]);
-            let inner = product(rows(&v2, len, inputs), rows(&inverse, inputs, outputs), self.threads);
+            let inner = product(rows(&v2, len, inputs), rows(&inverse, inputs, width), self.threads);
             let tile = product(
-                rows(&u2, outputs, outputs),
-                rows(&inner, len, outputs).transpose(),
+                rows(&u2, outputs, width),
+                rows(&inner, len, width).transpose(),
                 self.threads,
             );
             for (row, from) in values.chunks_exact_mut(inputs).zip(tile.chunks_exact(len)) {
@@ -361,9 +395,9 @@ mod tests {
 
     use super::*;
     use crate::Factor;
-    use crate::brute_force::{inverse, predictive, relative_error, with_prior};
+    use crate::brute_force::{Mlp, inverse, predictive, relative_error, with_prior};
     use crate::eigen::decompose;
-    use crate::structures::cases::{K, PRIOR, case, draw, small};
+    use crate::structures::cases::{K, PRIOR, case, draw, matrix, plan, small};
 
     /// What a GPU is given, here on the CPU, against the dense inverse.
     #[test]
@@ -386,6 +420,51 @@ mod tests {
                 let found = precision.covariance_elsewhere(&captures[layer]).unwrap();
                 let error = relative_error(&found, &expected);
                 assert!(error < tolerance, "layer {layer} {dtype:?}: {error:e}");
+            }
+        }
+    }
+
+    /// A wide layer, whose `h_i` are read off few points, against the sums over all eigenvalues in f64.
+    #[test]
+    fn few_points_tell_what_all_eigenvalues_do() {
+        let (columns, outputs, n) = (13, 700, 40);
+        let mlp = Mlp::random(&[columns - 1, outputs, K], 51);
+        let plan = plan(&mlp, StructureKind::Kfac, &[0]);
+        let (a, g) = mlp.factors(&draw((columns - 1) * n, 52), 0);
+        let pairs = |values, size, factor| decompose(matrix(size, values), "test", factor, 1).unwrap();
+        let basis = || {
+            let (a, g) = (
+                pairs(a.clone(), columns, Factor::KronA),
+                pairs(g.clone(), outputs, Factor::KronG),
+            );
+            Eigenbasis::of_factors(a, g, n as u64)
+        };
+        let x = draw((columns - 1) * 9, 53);
+        for prior in [1e-4, PRIOR, 50.0] {
+            let precision = KroneckerPrecision::with_prior(&plan, n as u64, basis(), prior, 1).unwrap();
+            assert!(precision.few_points().is_some());
+            let (exact, found) = (DType::F64, DType::F32);
+            let [exact, found] = [exact, found].map(|dtype| precision.covariance_of(&mlp.captures(&x, dtype)).unwrap());
+            for (exact, found) in exact.chunks_exact(K * K).zip(found.chunks_exact(K * K)) {
+                let error = relative_error(found, exact);
+                assert!(error < 2e-6, "prior {prior}: {error:e}");
+            }
+            let (u, v) = (&precision.eigenbasis.g_vectors, &precision.eigenbasis.a_vectors);
+            let variance = precision.marginal_variance().remove(0);
+            for (o, j) in [(0, 0), (3, 7), (699, 12), (400, 5)] {
+                let of = |i: usize| -> f64 {
+                    let inner = precision.eigenbasis.row(i).enumerate();
+                    let inner: f64 = inner
+                        .map(|(m, lambda)| v[j * columns + m].powi(2) / (lambda + prior))
+                        .sum();
+                    u[o * outputs + i].powi(2) * inner
+                };
+                let expected: f64 = (0..outputs).map(of).sum();
+                let found = variance.values[o * columns + j];
+                assert!(
+                    (found / expected - 1.0).abs() < 3e-9,
+                    "prior {prior}: {found:e}, {expected:e}"
+                );
             }
         }
     }

@@ -24,3 +24,4 @@ pub(crate) mod precision;
 pub(crate) mod queries;
 #[cfg(test)]
 pub(crate) mod refusals;
+pub(crate) mod stieltjes;
