@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use fisherflow_curvature::{BlockCurvature, CurvatureForm, KroneckerBases, Matrix, StructureKind, plan_blocks};
 use fisherflow_network::{Activation, Arithmetic, DenseShape, Description, Labels, Network};
-use fisherflow_posterior::{Precision, invert};
+use fisherflow_posterior::{BlockInfo, Factor, NamedMatrix, Precision, invert, precision_from_matrices};
 use fisherflow_spectra::Simulation;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -167,30 +167,53 @@ impl Inputs {
         ))
     }
 
-    /// The posterior of all layers in the given eigenbases.
+    /// The posterior of all layers in the given eigenbases: `kfac`, read back as from a run's output.
     pub(crate) fn posterior(&self) -> Result<Vec<Box<dyn Precision>>, Box<dyn Error>> {
-        let shapes = self.network.dense_layers();
-        let plans = plan_blocks(shapes, StructureKind::Ekfac, &BTreeMap::new(), Default::default())?;
-        let block = |plan: &fisherflow_curvature::BlockPlan| -> Result<Box<dyn Precision>, Box<dyn Error>> {
-            let sides = &self.sides[plan.layers[0]];
-            let products = |s: &f64| sides.a_eigenvalues.iter().map(|t| s * t).collect::<Vec<_>>();
-            let eigenvalues = Matrix {
-                rows: sides.g_eigenvalues.len(),
-                cols: sides.a_eigenvalues.len(),
-                values: sides.g_eigenvalues.iter().flat_map(products).collect(),
-            };
-            let curvature = BlockCurvature {
-                n_spectra: 1,
-                form: CurvatureForm::Eigenbasis {
-                    a_vectors: reflection(&sides.a_reflector),
-                    g_vectors: reflection(&sides.g_reflector),
-                    eigenvalues,
-                },
-            };
-            let threads = self.network.arithmetic().threads;
-            Ok(invert(plan, curvature, PRIOR_PRECISION, threads)?.precision)
+        let plans = |structure| {
+            plan_blocks(
+                self.network.dense_layers(),
+                structure,
+                &BTreeMap::new(),
+                Default::default(),
+            )
         };
-        plans.iter().map(block).collect()
+        let (threads, mut posterior) = (self.network.arithmetic().threads, Vec::new());
+        for (plan, sides) in plans(StructureKind::Kfac)?.iter().zip(&self.sides) {
+            let row = |values: &[f64]| Matrix {
+                rows: 1,
+                cols: values.len(),
+                values: values.to_vec(),
+            };
+            // What no spectrum was summed for, with the name and the size of the block.
+            let nothing = BlockCurvature {
+                n_spectra: 0,
+                form: CurvatureForm::Diagonal(Matrix {
+                    rows: plan.shapes[0].outputs,
+                    cols: plan.shapes[0].columns(),
+                    values: vec![0.0; plan.n_weights()],
+                }),
+            };
+            let diagonal = plans(StructureKind::Diagonal)?.swap_remove(plan.layers[0]);
+            let info = BlockInfo {
+                structure: StructureKind::Kfac,
+                n_terms: 1,
+                ..invert(&diagonal, nothing, PRIOR_PRECISION, threads)?.info
+            };
+            let matrices = [
+                (Factor::AEigenvectors, reflection(&sides.a_reflector)),
+                (Factor::AEigenvalues, row(&sides.a_eigenvalues)),
+                (Factor::GEigenvectors, reflection(&sides.g_reflector)),
+                (Factor::GEigenvalues, row(&sides.g_eigenvalues)),
+            ];
+            let layer = plan.name();
+            let named = matrices.map(|(factor, matrix)| NamedMatrix {
+                layer: layer.clone(),
+                factor,
+                matrix,
+            });
+            posterior.push(precision_from_matrices(plan, named.into(), info, threads)?);
+        }
+        Ok(posterior)
     }
 }
 

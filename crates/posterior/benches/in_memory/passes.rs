@@ -266,7 +266,7 @@ fn flops(
     if work.has_weights() {
         let of_layer = |s: &fisherflow_network::DenseShape| {
             let (columns, outputs) = (s.columns() as f64, s.outputs as f64);
-            2.0 * (columns * columns + k * outputs * outputs + columns * outputs)
+            2.0 * (columns * columns + k * outputs * outputs)
         };
         total += layers.map(of_layer).sum::<f64>();
     }
