@@ -1,6 +1,7 @@
 //! From a block's curvature and prior to its posterior, and from stored matrices back to it.
 
 use fisherflow_curvature::{BlockCurvature, BlockPlan, StructureKind};
+use fisherflow_kernels::Products;
 
 use crate::eigen::Eigenpairs;
 use crate::structures::dense::DensePrecision;
@@ -26,7 +27,7 @@ pub struct BlockPosterior {
 ///
 /// `prior_precision` is in normalised label units and on the scale of the SUM over spectra that the curvature is. Where no spectrum was
 /// summed the posterior is the prior. Of symmetric matrices one triangle is read. No result depends on
-/// `threads`: an eigenproblem is split by its size, whatever the number of threads.
+/// the number of threads: an eigenproblem is split by its size, whatever the number of threads.
 ///
 /// # Errors
 /// If the prior precision is negative or not finite; if the curvature is not of the plan's structure and size, or not finite; if
@@ -35,14 +36,15 @@ pub fn invert(
     plan: &BlockPlan,
     curvature: BlockCurvature,
     prior_precision: f64,
-    threads: usize,
+    products: impl Into<Products>,
 ) -> Result<BlockPosterior, PosteriorError> {
     check_prior(plan, prior_precision)?;
-    factor(plan, curvature, threads)?.finish(prior_precision)
+    factor(plan, curvature, products)?.finish(prior_precision)
 }
 
 /// A block's posterior again from its [`inverse_matrices`](Precision::inverse_matrices) and its facts; it predicts bit for bit what the
-/// first did.
+/// first did, with the same path of products. On a path of bf16 a Kronecker block of the network's first layer rotates f32 captures by it; what a star's
+/// covariance is off by then is computed, and a star of more than a relative 1e-3 is rotated in f32. All else is in f32 or f64 on every path.
 ///
 /// # Errors
 /// If the facts are of another block, or a matrix of the block's structure is missing, there twice, of another size, or not finite.
@@ -50,8 +52,10 @@ pub fn precision_from_matrices(
     plan: &BlockPlan,
     matrices: Vec<NamedMatrix>,
     info: BlockInfo,
-    threads: usize,
+    products: impl Into<Products>,
 ) -> Result<Box<dyn Precision>, PosteriorError> {
+    let products = products.into();
+    let threads = products.threads;
     check_info(plan, &info)?;
     check_prior(plan, info.prior_precision)?;
     let mut set = MatrixSet::new(plan, matrices);
@@ -74,7 +78,7 @@ pub fn precision_from_matrices(
             let a = pairs(Factor::AEigenvectors, Factor::AEigenvalues, shape.columns())?;
             let g = pairs(Factor::GEigenvectors, Factor::GEigenvalues, shape.outputs)?;
             let eigenbasis = Eigenbasis::of_factors(a, g, info.n_terms);
-            Box::new(KroneckerPrecision::new(plan, eigenbasis, info, threads)?)
+            Box::new(KroneckerPrecision::new(plan, eigenbasis, info, products)?)
         }
         StructureKind::Ekfac => {
             let shape = single_layer(plan)?;
@@ -84,7 +88,7 @@ pub fn precision_from_matrices(
             let eigenvalues = set.take(Factor::Eigenvalues, outputs, inputs)?;
             let eigenvalues = NonNegative::new(plan, Factor::Eigenvalues, eigenvalues)?;
             let eigenbasis = Eigenbasis::corrected(a_vectors, g_vectors, eigenvalues);
-            Box::new(KroneckerPrecision::new(plan, eigenbasis, info, threads)?)
+            Box::new(KroneckerPrecision::new(plan, eigenbasis, info, products)?)
         }
         StructureKind::Diagonal => {
             let shape = single_layer(plan)?;

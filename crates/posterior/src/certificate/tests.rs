@@ -363,7 +363,7 @@ fn planted_damage_is_seen_at_its_size() {
         longer.vectors.iter_mut().for_each(|value| *value *= 1.0 + size);
         for (what, damaged) in [("eigenvalues", values), ("angle", mixed), ("length", longer)] {
             let basis = Eigenbasis::of_factors(damaged, g.clone(), 200);
-            let precision = KroneckerPrecision::with_prior(&case.plan, 200, basis, delta, 1).unwrap();
+            let precision = KroneckerPrecision::with_prior(&case.plan, 200, basis, delta, 1.into()).unwrap();
             let (probes, sums) = probed(&mlp, &case.plan, &precision, &x, &stars);
             let errors = true_errors(&mlp, layer, &probes, &x, &stars, delta);
             let actual = errors.iter().fold(0.0_f64, |most, error| most.max(error.abs()));

@@ -19,8 +19,9 @@ pub(crate) fn covariance<T: Scalar>(sides: Sides<T>, inverse: &[T], threads: usi
         Vec::new()
     } else if sides.shared == 1 {
         let columns = sides.input.len() / sides.batch;
-        let outputs = inverse.len() / columns.max(1);
-        contract(sides, Right::Plain(rows(inverse, columns, outputs)), threads)
+        let inverse = Right::Plain(rows(inverse, columns, inverse.len() / columns.max(1)));
+        let h = weighted_squares(sides.input, sides.batch, inverse, threads);
+        contract(&h, (sides.batch, sides.n_outputs), &sides.grad)
     } else {
         contract_positions(&sides, inverse, threads)
     }
@@ -65,16 +66,6 @@ fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize
     covariance
 }
 
-/// The same of one position a spectrum. The products are in `T`, the last sum is in f64.
-pub(crate) fn contract<T: Scalar>(sides: Sides<T>, inverse: Right<'_, T>, threads: usize) -> Vec<f64> {
-    let (batch, k) = (sides.batch, sides.n_outputs);
-    let h = weighted_squares(sides.input, batch, inverse, threads);
-    let outputs = h.len() / batch.max(1);
-    grams(batch, k, &sides.grad, outputs, |n, own| {
-        own.copy_from_slice(&h[n * outputs..][..outputs]);
-    })
-}
-
 /// `sum_j a_j^2 w_jx`, `[batch, columns of w]`, of one position a spectrum.
 pub(crate) fn weighted_squares<T: Scalar>(
     mut input: Scratch<T>,
@@ -88,7 +79,15 @@ pub(crate) fn weighted_squares<T: Scalar>(
     weights.product(rows(&input, batch, input.len() / batch.max(1)), None, threads)
 }
 
-/// `V: [batch, K, K]` in f64 with every `h_i` read off `values`, `[batch, points]`; `grad`: `[K, batch, out]`.
+/// `V: [batch, K, K]` in f64 of h, `[batch, out]`, and `grad`, `[K, batch, out]`, one position a spectrum.
+pub(crate) fn contract<T: Scalar>(h: &[T], (batch, k): (usize, usize), grad: &[T]) -> Vec<f64> {
+    let outputs = h.len() / batch.max(1);
+    grams(batch, k, grad, outputs, |n, own| {
+        own.copy_from_slice(&h[n * outputs..][..outputs])
+    })
+}
+
+/// The same with every `h_i` read off `values`, `[batch, points]`.
 pub(crate) fn contract_read_off<T: Scalar>(
     values: &[T],
     (batch, k): (usize, usize),

@@ -91,6 +91,19 @@ impl Eigenbasis {
         values.iter().map(move |value| value * scale)
     }
 
+    /// `sum_i lambda_ij` of every column j of V.
+    pub(crate) fn sizes(&self) -> Vec<f64> {
+        let (columns, outputs) = self.sides();
+        let mut sizes = vec![0.0; columns];
+        for i in 0..outputs {
+            sizes
+                .iter_mut()
+                .zip(self.row(i))
+                .for_each(|(size, lambda)| *size += lambda);
+        }
+        sizes
+    }
+
     /// The smallest and the largest eigenvalue.
     pub(crate) fn ends(&self) -> (f64, f64) {
         let all = || (0..self.sides().1).flat_map(|i| self.row(i));

@@ -3,6 +3,7 @@
 
 use candle_core::DType;
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, KroneckerBases, Matrix};
+use fisherflow_kernels::Products;
 
 use crate::eigen::{decompose, eigenvalues};
 use crate::structures::dense::DensePrecision;
@@ -18,7 +19,7 @@ pub struct FactoredBlock {
     plan: BlockPlan,
     n_spectra: u64,
     factors: Factors,
-    threads: usize,
+    products: Products,
 }
 
 enum Factors {
@@ -32,11 +33,18 @@ enum Factors {
     LowRank(Parts),
 }
 
-/// Factors a block's curvature. No result depends on `threads`.
+/// Factors a block's curvature. No result depends on the number of threads; on the path, what a Kronecker block of the network's first layer predicts
+/// of f32 captures, as [`precision_from_matrices`](crate::precision_from_matrices) says.
 ///
 /// # Errors
 /// If the curvature is not of the plan's structure and size, not finite, or no sum of squares.
-pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Result<FactoredBlock, PosteriorError> {
+pub fn factor(
+    plan: &BlockPlan,
+    curvature: BlockCurvature,
+    products: impl Into<Products>,
+) -> Result<FactoredBlock, PosteriorError> {
+    let products = products.into();
+    let threads = products.threads;
     check_curvature(plan, &curvature)?;
     let block = plan.name();
     let factors = match curvature.form {
@@ -74,7 +82,7 @@ pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Re
         plan: plan.clone(),
         n_spectra: curvature.n_spectra,
         factors,
-        threads,
+        products,
     })
 }
 
@@ -86,7 +94,7 @@ impl FactoredBlock {
     pub fn spectrum(&self) -> Result<Spectrum, PosteriorError> {
         match &self.factors {
             Factors::Dense(h) => {
-                let found = eigenvalues(h, &self.plan.name(), Factor::Dense, self.threads)?;
+                let found = eigenvalues(h, &self.plan.name(), Factor::Dense, self.products.threads)?;
                 Ok(Spectrum::new(found.values, found.clipped))
             }
             Factors::Kronecker(eigenbasis) => Ok(eigenbasis.spectrum()),
@@ -107,7 +115,7 @@ impl FactoredBlock {
         let plan = &self.plan;
         Ok(match &self.factors {
             Factors::Dense(h) => {
-                let pairs = decompose(h.clone(), &plan.name(), Factor::Dense, self.threads)?;
+                let pairs = decompose(h.clone(), &plan.name(), Factor::Dense, self.products.threads)?;
                 PriorScan::dense(plan, pairs, threads)
             }
             Factors::Kronecker(basis) => PriorScan::rotated(plan, basis, captures, threads),
@@ -125,8 +133,9 @@ impl FactoredBlock {
             plan,
             n_spectra: n,
             factors,
-            threads,
+            products,
         } = self;
+        let threads = products.threads;
         check_prior(&plan, prior_precision)?;
         let precision: Box<dyn Precision> = match factors {
             Factors::Dense(h) => Box::new(DensePrecision::with_prior(&plan, n, h, prior_precision, threads)?),
@@ -135,7 +144,7 @@ impl FactoredBlock {
                 n,
                 eigenbasis,
                 prior_precision,
-                threads,
+                products,
             )?),
             Factors::Diagonal(d) => Box::new(DiagonalPrecision::with_prior(&plan, n, d, prior_precision, threads)?),
             Factors::LowRank(parts) => {

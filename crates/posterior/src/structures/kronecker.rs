@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{BlockPlan, Matrix};
-use fisherflow_kernels::Packed;
+use fisherflow_kernels::{Packed, Products};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::certificate::kronecker_probes;
@@ -26,9 +26,10 @@ use crate::labels::weighted_gram::weighted_gram_elsewhere;
 use crate::product::{Right, Scalar, product, rows};
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
-use crate::structures::contraction::{contract, contract_read_off, covariance, weighted_squares};
+use crate::structures::contraction::{contract, contract_read_off, covariance};
 use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::elements::{check_weights, in_eigenbases};
+use crate::structures::input_side::{InputSide, Vectors};
 use crate::structures::matrices::single_layer;
 use crate::structures::stieltjes::{Points, Reading};
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
@@ -42,7 +43,7 @@ pub(crate) struct KroneckerPrecision {
     shape: DenseShape,
     info: BlockInfo,
     eigenbasis: Eigenbasis,
-    threads: usize,
+    products: Products,
     in_f32: OnceLock<InF32>,
     /// For captures that are elsewhere.
     on_device: OnceLock<OnDevice>,
@@ -52,12 +53,15 @@ pub(crate) struct KroneckerPrecision {
 
 /// What f32 captures are multiplied by, packed for products.
 struct InF32 {
-    /// V, without the row of the bias.
-    a_vectors: Packed<f32>,
-    /// V's row of the bias; none: there is no bias.
-    bias_row: Option<Vec<f32>>,
     g_vectors: Packed<f32>,
-    inverse: Inverse,
+    inputs: InputsInF32,
+}
+
+enum InputsInF32 {
+    /// One position a spectrum; with the readings where the values at few points tell `h_i` of all directions of the gradients.
+    One(InputSide, Option<Vec<Reading<f32>>>),
+    /// Positions share the weights: V without the row of the bias, that row, and `1 / (lambda + delta)`, `[columns, out]`.
+    Shared(Packed<f32>, Option<Vec<f32>>, Vec<f32>),
 }
 
 /// What captures on another device are multiplied by, there and in their type.
@@ -70,16 +74,6 @@ struct OnDevice {
     g_vectors: Tensor,
     /// `1 / (lambda + delta)`, `[columns, out]`.
     inverse: Tensor,
-}
-
-/// `1 / (lambda + delta)`.
-enum Inverse {
-    /// `[columns, out]`.
-    Packed(Packed<f32>),
-    /// `[columns, points]`, where the values of few points tell those of all directions of the gradients.
-    AtPoints(Packed<f32>, Vec<Reading<f32>>),
-    /// `[columns, out]`, where positions share the weights: no product is made with it.
-    Plain(Vec<f32>),
 }
 
 /// The same of either type.
@@ -96,7 +90,7 @@ impl KroneckerPrecision {
         n_spectra: u64,
         eigenbasis: Eigenbasis,
         prior_precision: f64,
-        threads: usize,
+        products: Products,
     ) -> Result<Self, PosteriorError> {
         let (inputs, outputs) = eigenbasis.sides();
         let (mut log_det, mut effective_parameters) = (0.0, 0.0);
@@ -131,7 +125,7 @@ impl KroneckerPrecision {
         };
         let mut info = BlockInfo::new(plan, n_spectra, prior_precision, certificate);
         info.n_terms = eigenbasis.n_terms().unwrap_or(n_spectra);
-        Self::new(plan, eigenbasis, info, threads)
+        Self::new(plan, eigenbasis, info, products)
     }
 
     /// From an eigenbasis whose facts are known.
@@ -139,14 +133,14 @@ impl KroneckerPrecision {
         plan: &BlockPlan,
         eigenbasis: Eigenbasis,
         info: BlockInfo,
-        threads: usize,
+        products: Products,
     ) -> Result<Self, PosteriorError> {
         Ok(Self {
             index: plan.layers.first().copied().unwrap_or_default(),
             shape: single_layer(plan)?.clone(),
             info,
             eigenbasis,
-            threads,
+            products,
             in_f32: OnceLock::new(),
             on_device: OnceLock::new(),
             inverse_f64: OnceLock::new(),
@@ -164,11 +158,11 @@ impl KroneckerPrecision {
             n_outputs,
             input: with_values(&capture.input.contiguous()?, |a: &[T]| {
                 by.a_vectors
-                    .product(rows(a, positions, inputs), by.bias_row, self.threads)
+                    .product(rows(a, positions, inputs), by.bias_row, self.products.threads)
             })?,
             grad: with_values(&capture.output_grad.contiguous()?, |g: &[T]| {
                 by.g_vectors
-                    .product(rows(g, n_outputs * positions, outputs), None, self.threads)
+                    .product(rows(g, n_outputs * positions, outputs), None, self.products.threads)
             })?,
         })
     }
@@ -181,23 +175,57 @@ impl KroneckerPrecision {
 
     fn in_f32(&self) -> InF32 {
         let (columns, outputs) = self.eigenbasis.sides();
-        let pack = |values: &[f32], height| Packed::new(rows(values, height, values.len() / height), self.threads);
-        let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
-        let prior_precision = self.info.prior_precision;
+        let (delta, threads) = (self.info.prior_precision, self.products.threads);
+        let pack = |values: &[f64], cols| Packed::new(rows(&to_f32(values), values.len() / cols, cols), threads);
+        let side = |weights: &[f32]| InputSide::new(self.vectors(), &self.eigenbasis.sizes(), weights, self.products);
+        let inputs = if self.shape.shared > 1 {
+            let (vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
+            let bias_row = self.shape.bias.then(|| to_f32(bias_row));
+            InputsInF32::Shared(pack(vectors, columns), bias_row, self.eigenbasis.inverse(delta))
+        } else if let Some((points, s, t)) = self.few_points() {
+            let readings = t.iter().map(|t| points.reading(t / delta, 1.0 / delta));
+            InputsInF32::One(side(&points.inverse(s)), Some(readings.collect()))
+        } else {
+            InputsInF32::One(side(&self.eigenbasis.inverse(delta)), None)
+        };
         InF32 {
-            a_vectors: pack(&to_f32(a_vectors), self.shape.inputs),
-            bias_row: self.shape.bias.then(|| to_f32(bias_row)),
-            g_vectors: pack(&to_f32(&self.eigenbasis.g_vectors), outputs),
-            inverse: if self.shape.shared > 1 {
-                Inverse::Plain(self.eigenbasis.inverse(prior_precision))
-            } else if let Some((points, s, t)) = self.few_points() {
-                let readings = t
-                    .iter()
-                    .map(|t| points.reading(t / prior_precision, 1.0 / prior_precision));
-                Inverse::AtPoints(pack(&points.inverse(s), columns), readings.collect())
-            } else {
-                Inverse::Packed(pack(&self.eigenbasis.inverse(prior_precision), columns))
-            },
+            g_vectors: pack(&self.eigenbasis.g_vectors, outputs),
+            inputs,
+        }
+    }
+
+    fn covariance_in_f32(&self, capture: &LayerCapture) -> Result<Vec<f64>, PosteriorError> {
+        let (own, threads) = (self.in_f32.get_or_init(|| self.in_f32()), self.products.threads);
+        let g_vectors = Right::Packed(&own.g_vectors);
+        let (side, readings) = match &own.inputs {
+            InputsInF32::One(side, readings) => (side, readings),
+            InputsInF32::Shared(a_vectors, bias_row, inverse) => {
+                let by = Rotations {
+                    a_vectors: Right::Packed(a_vectors),
+                    bias_row: bias_row.as_deref(),
+                    g_vectors,
+                };
+                return Ok(covariance(self.rotated(capture, &by)?, inverse, threads));
+            }
+        };
+        let size @ (batch, k) = (capture.input.dims()[0], capture.output_grad.dims()[0]);
+        let sums = with_values(&capture.input.contiguous()?, |a: &[f32]| {
+            side.weighted_squares(a, batch, self.vectors())
+        })?;
+        let grad = with_values(&capture.output_grad.contiguous()?, |g: &[f32]| {
+            g_vectors.product(rows(g, k * batch, self.shape.outputs), None, threads)
+        })?;
+        Ok(match readings {
+            Some(readings) => contract_read_off(&sums, size, &grad, readings),
+            None => contract(&sums, size, &grad),
+        })
+    }
+
+    fn vectors(&self) -> Vectors<'_> {
+        Vectors {
+            values: &self.eigenbasis.a_vectors,
+            columns: self.eigenbasis.sides().0,
+            bias: self.shape.bias,
         }
     }
 }
@@ -262,15 +290,19 @@ impl Precision for KroneckerPrecision {
             rows(&self.eigenbasis.g_vectors, outputs, outputs),
             rows(&self.eigenbasis.a_vectors, inputs, inputs),
         );
-        let turned = product(u.transpose(), rows(v, outputs, inputs), self.threads);
-        let mut turned = product(rows(&turned, outputs, inputs), vectors, self.threads);
+        let turned = product(u.transpose(), rows(v, outputs, inputs), self.products.threads);
+        let mut turned = product(rows(&turned, outputs, inputs), vectors, self.products.threads);
         for (i, row) in turned.chunks_exact_mut(inputs).enumerate() {
             for (x, lambda) in row.iter_mut().zip(self.eigenbasis.row(i)) {
                 *x /= lambda + self.info.prior_precision;
             }
         }
-        let back = product(rows(&turned, outputs, inputs), vectors.transpose(), self.threads);
-        Ok(product(u, rows(&back, outputs, inputs), self.threads))
+        let back = product(
+            rows(&turned, outputs, inputs),
+            vectors.transpose(),
+            self.products.threads,
+        );
+        Ok(product(u, rows(&back, outputs, inputs), self.products.threads))
     }
 
     fn elements(&self, rows: &[usize], cols: &[usize]) -> Result<Matrix, PosteriorError> {
@@ -291,35 +323,19 @@ impl Precision for KroneckerPrecision {
             return Ok(self.covariance_elsewhere(capture)?);
         }
         if capture.input.dtype() == DType::F32 {
-            let own = self.in_f32.get_or_init(|| self.in_f32());
-            let by = Rotations {
-                a_vectors: Right::Packed(&own.a_vectors),
-                bias_row: own.bias_row.as_deref(),
-                g_vectors: Right::Packed(&own.g_vectors),
-            };
-            let sides = self.rotated(capture, &by)?;
-            Ok(match &own.inverse {
-                Inverse::Packed(inverse) => contract(sides, Right::Packed(inverse), self.threads),
-                Inverse::AtPoints(inverse, readings) => {
-                    let size = (sides.batch, sides.n_outputs);
-                    let values = weighted_squares(sides.input, size.0, Right::Packed(inverse), self.threads);
-                    contract_read_off(&values, size, &sides.grad, readings)
-                }
-                Inverse::Plain(inverse) => covariance(sides, inverse, self.threads),
-            })
-        } else {
-            let inverse = self
-                .inverse_f64
-                .get_or_init(|| self.eigenbasis.inverse(self.info.prior_precision));
-            let (columns, outputs) = self.eigenbasis.sides();
-            let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
-            let by = Rotations {
-                a_vectors: Right::Plain(rows(a_vectors, self.shape.inputs, columns)),
-                bias_row: self.shape.bias.then_some(bias_row),
-                g_vectors: Right::Plain(rows(&self.eigenbasis.g_vectors, outputs, outputs)),
-            };
-            Ok(covariance(self.rotated(capture, &by)?, inverse, self.threads))
+            return self.covariance_in_f32(capture);
         }
+        let inverse = self
+            .inverse_f64
+            .get_or_init(|| self.eigenbasis.inverse(self.info.prior_precision));
+        let (columns, outputs) = self.eigenbasis.sides();
+        let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
+        let by = Rotations {
+            a_vectors: Right::Plain(rows(a_vectors, self.shape.inputs, columns)),
+            bias_row: self.shape.bias.then_some(bias_row),
+            g_vectors: Right::Plain(rows(&self.eigenbasis.g_vectors, outputs, outputs)),
+        };
+        Ok(covariance(self.rotated(capture, &by)?, inverse, self.products.threads))
     }
 
     fn marginal_variance(&self) -> Vec<Matrix> {
@@ -337,7 +353,7 @@ impl Precision for KroneckerPrecision {
                     reading.write(row);
                 }
                 let weights = rows(&weights, outputs, points.len());
-                let u2 = product(rows(&u2, outputs, outputs), weights, self.threads);
+                let u2 = product(rows(&u2, outputs, outputs), weights, self.products.threads);
                 (u2, points.inverse(s), points.len())
             }
             None => (u2, self.eigenbasis.inverse(prior_precision), outputs),
@@ -346,11 +362,15 @@ impl Precision for KroneckerPrecision {
         for start in (0..inputs).step_by(MARGINAL_ROWS) {
             let len = MARGINAL_ROWS.min(inputs - start);
             let v2 = squares(&self.eigenbasis.a_vectors[start * inputs..(start + len) * inputs]);
-            let inner = product(rows(&v2, len, inputs), rows(&inverse, inputs, width), self.threads);
+            let inner = product(
+                rows(&v2, len, inputs),
+                rows(&inverse, inputs, width),
+                self.products.threads,
+            );
             let tile = product(
                 rows(&u2, outputs, width),
                 rows(&inner, len, width).transpose(),
-                self.threads,
+                self.products.threads,
             );
             for (row, from) in values.chunks_exact_mut(inputs).zip(tile.chunks_exact(len)) {
                 row[start..start + len].copy_from_slice(from);
@@ -380,7 +400,7 @@ impl Precision for KroneckerPrecision {
             &self.eigenbasis,
             self.info.prior_precision,
             stars,
-            self.threads,
+            self.products.threads,
         )
     }
 
@@ -415,7 +435,7 @@ mod tests {
             let (a, g) = (pairs(a, Factor::KronA), pairs(g, Factor::KronG));
             for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
                 let basis = Eigenbasis::of_factors(a.clone(), g.clone(), 20);
-                let precision = KroneckerPrecision::with_prior(&case.plan, 20, basis, PRIOR, 1).unwrap();
+                let precision = KroneckerPrecision::with_prior(&case.plan, 20, basis, PRIOR, 1.into()).unwrap();
                 let captures = mlp.captures(&x, dtype);
                 let found = precision.covariance_elsewhere(&captures[layer]).unwrap();
                 let error = relative_error(&found, &expected);
@@ -441,7 +461,7 @@ mod tests {
         };
         let x = draw((columns - 1) * 9, 53);
         for prior in [1e-4, PRIOR, 50.0] {
-            let precision = KroneckerPrecision::with_prior(&plan, n as u64, basis(), prior, 1).unwrap();
+            let precision = KroneckerPrecision::with_prior(&plan, n as u64, basis(), prior, 1.into()).unwrap();
             assert!(precision.few_points().is_some());
             let (exact, found) = (DType::F64, DType::F32);
             let [exact, found] = [exact, found].map(|dtype| precision.covariance_of(&mlp.captures(&x, dtype)).unwrap());

@@ -14,6 +14,7 @@ pub(crate) mod eigenbasis;
 pub(crate) mod elements;
 pub(crate) mod factor;
 pub(crate) mod factored_block;
+pub(crate) mod input_side;
 pub(crate) mod kronecker;
 pub(crate) mod low_rank;
 pub(crate) mod matrices;

@@ -1,0 +1,447 @@
+//! What a Kronecker block needs of a star's inputs: `sum_j a~_j^2 w_jx`, `a~ = V^T [a; 1]`, of f32 captures.
+//!
+//! The product with V is most of what a prediction costs. On a path of bf16 it is made of `a` less its part along the leading columns of V, whose
+//! coordinates are taken in f32: the large numbers are gone, and what rounding does is in proportion to the small ones that are left. (In the basis
+//! of spectra the first column is their mean, some 5,000 times the rest.) With u the error of a product's factors, a' what is left of a star's inputs
+//! and `I_j = (sum_i V_ij^4)^1/2`, the errors of the `a~_j` are independent with variances of at most
+//!
+//! ```text
+//! sigma_j^2 = u^2 sum_i a'_i^2 V_ij^2  <=  u^2 (sum_i a'_i^4)^1/2 I_j
+//! ```
+//!
+//! and so the relative error of a weighted sum, to two standard deviations,
+//!
+//! ```text
+//! (sum_j sigma_j^2 w_j + 4 (sum_j a~_j^2 w_j^2 sigma_j^2)^1/2) / sum_j a~_j^2 w_j
+//! ```
+//!
+//! which is computed for every star at some of the x. A star for which it exceeds [`ALLOWED`] is rotated once more, in f32: no star's bits depend on
+//! those that are beside it.
+
+use std::sync::OnceLock;
+
+use faer::MatMut;
+use fisherflow_kernels::{Packed, Path, Products, Start, multiply, multiply_packed};
+use fisherflow_network::scratch::Scratch;
+
+use crate::product::{Right, rows};
+
+/// Columns of V whose coordinates are taken in f32.
+const LEADING: usize = 16;
+
+/// Columns of w at which a star's error is computed.
+const WITNESSES: usize = 16;
+
+/// What a star's sums may be off by, relatively.
+pub(crate) const ALLOWED: f64 = 1e-3;
+
+/// The inputs' side of a block: V and w, packed for products.
+pub(crate) struct InputSide {
+    rotation: Rotation,
+    /// w, `[columns, width]`.
+    weights: Packed<f32>,
+    threads: usize,
+}
+
+enum Rotation {
+    Exact(Exact),
+    Short(Box<Short>),
+}
+
+/// V in f32.
+struct Exact {
+    /// Without the row of the bias.
+    vectors: Packed<f32>,
+    bias_row: Option<Vec<f32>>,
+}
+
+/// V in bf16.
+struct Short {
+    /// With the row of the bias.
+    vectors: Packed<f32>,
+    leading: Leading,
+    witnesses: Witnesses,
+    /// For stars that need it.
+    exact: OnceLock<Exact>,
+}
+
+/// The columns of V that carry most.
+struct Leading {
+    columns: Vec<usize>,
+    /// `[all rows, columns]`.
+    vectors: Vec<f32>,
+}
+
+/// What a star's error is computed from.
+struct Witnesses {
+    /// Their columns of w.
+    columns: Vec<usize>,
+    /// `w^2 I` there, 0 for leading columns of V: `[columns of V, witnesses]`.
+    squares: Packed<f32>,
+    /// `sum_j w_j I_j` there.
+    sums: Vec<f64>,
+    /// u^2
+    error_squared: f64,
+}
+
+/// A layer's V, `[rows, columns]` of equal number, its last row the bias's where there is one.
+#[derive(Clone, Copy)]
+pub(crate) struct Vectors<'a> {
+    pub values: &'a [f64],
+    pub columns: usize,
+    pub bias: bool,
+}
+
+impl Vectors<'_> {
+    fn inputs(&self) -> usize {
+        self.columns - usize::from(self.bias)
+    }
+}
+
+impl InputSide {
+    /// Of V, the size of the curvature along each of its columns, and w, `[columns, width]`. The rotation is made by `products`, in f32 where
+    /// there are too few columns for anything else to pay.
+    pub(crate) fn new(vectors: Vectors<'_>, sizes: &[f64], weights: &[f32], products: Products) -> Self {
+        let Products { path, threads } = products;
+        let width = weights.len() / vectors.columns.max(1);
+        let rotation = if Path::EXACT.contains(&path) || vectors.columns < 8 * LEADING {
+            Rotation::Exact(Exact::new(vectors, threads))
+        } else {
+            let leading = Leading::new(vectors, sizes);
+            Rotation::Short(Box::new(Short {
+                witnesses: Witnesses::new(vectors, &leading, weights, products),
+                vectors: packed(&as_f32(vectors.values), vectors.columns, products),
+                leading,
+                exact: OnceLock::new(),
+            }))
+        };
+        Self {
+            rotation,
+            weights: packed(weights, width, threads),
+            threads,
+        }
+    }
+
+    /// `sum_j a~_j^2 w_jx`, `[batch, width]`, of a, `[batch, inputs]`. `vectors` are those that this was made of.
+    pub(crate) fn weighted_squares(&self, a: &[f32], batch: usize, vectors: Vectors<'_>) -> Scratch<f32> {
+        let short = match &self.rotation {
+            Rotation::Exact(exact) => return self.weighted(&mut exact.product(a, batch, self.threads), batch),
+            Rotation::Short(short) => short,
+        };
+        let Residuals { mut rotated, fourth } = short.product(a, batch, vectors, self.threads);
+        let mut sums = self.weighted(&mut rotated, batch);
+        let again = short.witnesses.beyond_allowed(&rotated, &sums, &fourth, self.threads);
+        if !again.is_empty() {
+            let inputs = vectors.inputs();
+            let a: Vec<f32> = again
+                .iter()
+                .flat_map(|&n| &a[n * inputs..][..inputs])
+                .copied()
+                .collect();
+            let exact = short.exact.get_or_init(|| Exact::new(vectors, self.threads));
+            let exact = self.weighted(&mut exact.product(&a, again.len(), self.threads), again.len());
+            let width = self.weights.cols();
+            for (n, row) in again.into_iter().zip(exact.chunks_exact(width)) {
+                sums[n * width..][..width].copy_from_slice(row);
+            }
+        }
+        sums
+    }
+
+    /// The weighted sums of `rotated`, which is squared in place.
+    fn weighted(&self, rotated: &mut [f32], batch: usize) -> Scratch<f32> {
+        rotated.iter_mut().for_each(|a| *a *= *a);
+        Right::Packed(&self.weights).product(rows(rotated, batch, self.weights.rows()), None, self.threads)
+    }
+}
+
+impl Exact {
+    fn new(vectors: Vectors<'_>, threads: usize) -> Self {
+        let (rows, bias) = vectors.values.split_at(vectors.inputs() * vectors.columns);
+        Self {
+            vectors: packed(&as_f32(rows), vectors.columns, threads),
+            bias_row: vectors.bias.then(|| as_f32(bias)),
+        }
+    }
+
+    fn product(&self, a: &[f32], batch: usize, threads: usize) -> Scratch<f32> {
+        let a = rows(a, batch, self.vectors.rows());
+        Right::Packed(&self.vectors).product(a, self.bias_row.as_deref(), threads)
+    }
+}
+
+impl Leading {
+    fn new(vectors: Vectors<'_>, sizes: &[f64]) -> Self {
+        let mut columns: Vec<usize> = (0..vectors.columns).collect();
+        columns.sort_by(|&a, &b| sizes[b].total_cmp(&sizes[a]));
+        columns.truncate(LEADING);
+        let of_row = |row: &[f64]| columns.iter().map(|&j| row[j] as f32).collect::<Vec<_>>();
+        let vectors = vectors.values.chunks_exact(vectors.columns).flat_map(of_row).collect();
+        Self { columns, vectors }
+    }
+}
+
+/// What V in bf16 makes of some stars.
+struct Residuals {
+    /// `a~`, `[batch, columns]`.
+    rotated: Scratch<f32>,
+    /// `(sum_i a'_i^4)^1/2` of each.
+    fourth: Vec<f64>,
+}
+
+impl Short {
+    fn product(&self, a: &[f32], batch: usize, vectors: Vectors<'_>, threads: usize) -> Residuals {
+        let (columns, inputs, n) = (vectors.columns, vectors.inputs(), self.leading.columns.len());
+        let mut left = Scratch::new(batch * columns);
+        for (to, from) in left.chunks_exact_mut(columns).zip(a.chunks_exact(inputs)) {
+            to[..inputs].copy_from_slice(from);
+            to[inputs..].fill(1.0);
+        }
+        let leading = rows(&self.leading.vectors, columns, n);
+        let mut coordinates = Right::Plain(leading).product(rows(&left, batch, columns), None, threads);
+        coordinates.iter_mut().for_each(|x| *x = -*x);
+        let to = MatMut::from_row_major_slice_mut(&mut left, batch, columns);
+        multiply(
+            to,
+            Start::Kept,
+            rows(&coordinates, batch, n),
+            leading.transpose(),
+            threads,
+        );
+        let fourth = |row: &[f32]| row.iter().map(|&x| f64::from(x * x).powi(2)).sum::<f64>().sqrt();
+        let fourth = left.chunks_exact(columns).map(fourth).collect();
+        let mut rotated = Scratch::new(batch * columns);
+        let to = MatMut::from_row_major_slice_mut(&mut rotated, batch, columns);
+        multiply_packed(to, Start::Zero, rows(&left, batch, columns), &self.vectors, threads);
+        for (row, coordinates) in rotated.chunks_exact_mut(columns).zip(coordinates.chunks_exact(n)) {
+            for (&j, x) in self.leading.columns.iter().zip(coordinates) {
+                row[j] = -x;
+            }
+        }
+        Residuals { rotated, fourth }
+    }
+}
+
+impl Witnesses {
+    fn new(vectors: Vectors<'_>, leading: &Leading, weights: &[f32], products: Products) -> Self {
+        let width = weights.len() / vectors.columns.max(1);
+        let n = WITNESSES.min(width);
+        let columns: Vec<usize> = (0..n).map(|at| at * (width - 1) / (n - 1).max(1)).collect();
+        let mut localised = vec![0.0; vectors.columns];
+        for row in vectors.values.chunks_exact(vectors.columns) {
+            localised.iter_mut().zip(row).for_each(|(sum, v)| *sum += v.powi(4));
+        }
+        localised.iter_mut().for_each(|sum| *sum = sum.sqrt());
+        leading.columns.iter().for_each(|&j| localised[j] = 0.0);
+        let (mut squares, mut sums) = (Vec::with_capacity(n * localised.len()), vec![0.0; n]);
+        for (weights, localised) in weights.chunks_exact(width.max(1)).zip(&localised) {
+            for (&x, sum) in columns.iter().zip(&mut sums) {
+                let w = f64::from(weights[x]);
+                *sum += w * localised;
+                squares.push((w * w * localised) as f32);
+            }
+        }
+        let error: f64 = match products.path {
+            Path::Avx512Bf16 | Path::AmxBf16 => 2.4e-3,
+            _ => 6e-6,
+        };
+        Self {
+            columns,
+            squares: packed(&squares, n, products.threads),
+            sums,
+            error_squared: error * error,
+        }
+    }
+
+    /// The stars whose sums may be off by more than is allowed. `squares`: `[batch, columns of V]`; `sums`: `[batch, columns of w]`.
+    fn beyond_allowed(&self, squares: &[f32], sums: &[f32], fourth: &[f64], threads: usize) -> Vec<usize> {
+        let (batch, n) = (fourth.len(), self.columns.len());
+        let spread = Right::Packed(&self.squares).product(rows(squares, batch, self.squares.rows()), None, threads);
+        let width = sums.len() / batch.max(1);
+        let is_beyond = |&star: &usize| {
+            let variance = self.error_squared * fourth[star];
+            self.columns.iter().enumerate().any(|(at, &x)| {
+                let spread = f64::from(spread[star * n + at]);
+                let error = variance * self.sums[at] + 4.0 * (variance * spread).sqrt();
+                // Not a number is not known.
+                let known = error <= ALLOWED * f64::from(sums[star * width + x]);
+                !known
+            })
+        };
+        (0..batch).filter(is_beyond).collect()
+    }
+}
+
+fn packed(values: &[f32], cols: usize, products: impl Into<Products>) -> Packed<f32> {
+    Packed::new(rows(values, values.len() / cols.max(1), cols), products)
+}
+
+fn as_f32(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Factor;
+    use crate::brute_force::Numbers;
+    use crate::eigen::decompose;
+    use crate::structures::cases::matrix;
+
+    const INPUTS: usize = 400;
+
+    /// Spectra near 1 with more lines of random depths than there are leading columns, and noise of 1 % in each pixel; `deeper`: how many times as far
+    /// as usual the lines are off their mean.
+    fn spectra(n: usize, seed: u64, deeper: f64) -> Vec<f64> {
+        let mut numbers = Numbers::new(seed);
+        let mut values = Vec::with_capacity(n * INPUTS);
+        for _ in 0..n {
+            let depths: Vec<f64> = (0..30).map(|_| 0.3 + 0.2 * deeper * numbers.next()).collect();
+            for i in 0..INPUTS {
+                let shape = |at: usize| (-((i as f64 - 6.0 - 13.0 * at as f64) / 4.0).powi(2)).exp();
+                let lines: f64 = depths.iter().enumerate().map(|(at, depth)| depth * shape(at)).sum();
+                values.push(1.0 - lines + 0.017 * numbers.next());
+            }
+        }
+        values
+    }
+
+    /// The eigenvectors of what `n` spectra, with a 1 behind each, sum to, and the eigenvalues over n.
+    fn basis(n: usize) -> (Vec<f64>, Vec<f64>) {
+        let x = spectra(n, 1, 1.0);
+        let columns = INPUTS + 1;
+        let mut sum = vec![0.0; columns * columns];
+        for star in x.chunks_exact(INPUTS) {
+            let star: Vec<f64> = star.iter().copied().chain([1.0]).collect();
+            for (row, a) in sum.chunks_exact_mut(columns).zip(&star) {
+                row.iter_mut().zip(&star).for_each(|(sum, b)| *sum += a * b / n as f64);
+            }
+        }
+        let pairs = decompose(matrix(columns, sum), "test", Factor::KronA, 1).unwrap();
+        (pairs.vectors, pairs.values)
+    }
+
+    /// `sum_j a~_j^2 w_jx` in f64.
+    fn in_f64(x: &[f64], vectors: &[f64], weights: &[f64], width: usize) -> Vec<f64> {
+        let columns = INPUTS + 1;
+        let mut sums = Vec::new();
+        for star in x.chunks_exact(INPUTS) {
+            let star: Vec<f64> = star.iter().copied().chain([1.0]).collect();
+            let of = |j: usize| -> f64 {
+                (0..columns)
+                    .map(|i| star[i] * vectors[i * columns + j])
+                    .sum::<f64>()
+                    .powi(2)
+            };
+            let squares: Vec<f64> = (0..columns).map(of).collect();
+            sums.extend((0..width).map(|x| (0..columns).map(|j| squares[j] * weights[j * width + x]).sum::<f64>()));
+        }
+        sums
+    }
+
+    struct Case {
+        side: InputSide,
+        vectors: Vec<f64>,
+        weights: Vec<f64>,
+        width: usize,
+    }
+
+    impl Case {
+        /// With weights `1 / (1 + x s)` for powers of ten.
+        fn new(path: Path, powers: std::ops::Range<i32>) -> Self {
+            let (vectors, sizes) = basis(2000);
+            let xs: Vec<f64> = powers.map(|power| 10f64.powi(power)).collect();
+            let weights: Vec<f64> = sizes
+                .iter()
+                .flat_map(|s| xs.iter().map(move |x| 1.0 / (1.0 + x * s)))
+                .collect();
+            let of = Vectors {
+                values: &vectors,
+                columns: INPUTS + 1,
+                bias: true,
+            };
+            let products = Products { path, threads: 1 };
+            Self {
+                side: InputSide::new(of, &sizes, &as_f32(&weights), products),
+                weights,
+                width: xs.len(),
+                vectors,
+            }
+        }
+
+        fn vectors(&self) -> Vectors<'_> {
+            Vectors {
+                values: &self.vectors,
+                columns: INPUTS + 1,
+                bias: true,
+            }
+        }
+
+        fn sums(&self, x: &[f64]) -> Vec<f32> {
+            let a = as_f32(x);
+            self.side
+                .weighted_squares(&a, a.len() / INPUTS, self.vectors())
+                .to_vec()
+        }
+
+        fn error(&self, x: &[f64]) -> f64 {
+            let exact = in_f64(x, &self.vectors, &self.weights, self.width);
+            let off = |(found, exact): (f32, f64)| (f64::from(found) / exact - 1.0).abs();
+            self.sums(x).into_iter().zip(exact).map(off).fold(0.0, f64::max)
+        }
+
+        /// Whether some star was rotated in f32.
+        fn took_f32(&self) -> bool {
+            match &self.side.rotation {
+                Rotation::Short(short) => short.exact.get().is_some(),
+                Rotation::Exact(_) => true,
+            }
+        }
+    }
+
+    /// A prior far above the noise: bf16 does, and the error that is let through is that of bf16, not of something else.
+    #[test]
+    fn a_short_rotation_is_off_by_less_than_is_allowed() {
+        let x = spectra(40, 2, 1.0);
+        assert!(Case::new(Path::best(), -3..2).error(&x) < 1e-5);
+        for (path, least, most) in [(Path::bf16x3(), 0.0, 1e-5), (Path::bf16(), 2e-5, ALLOWED)] {
+            let Ok(path) = path else { continue };
+            let case = Case::new(path, -3..2);
+            let error = case.error(&x);
+            assert!(error > least && error < most && !case.took_f32(), "{path}: {error:e}");
+        }
+    }
+
+    /// Under a prior that is small beside some lines and not beside the noise, bf16 does for some stars and would be off by more for others.
+    #[test]
+    fn stars_beyond_it_are_rotated_in_f32_whoever_is_beside_them() {
+        let Ok(path) = Path::bf16() else { return };
+        let powers = -3..4;
+        let (case, exact) = (Case::new(path, powers.clone()), Case::new(Path::best(), powers));
+        let x: Vec<f64> = [0.1, 0.3, 1.0, 3.0, 10.0, 100.0]
+            .into_iter()
+            .flat_map(|deeper| spectra(4, 3, deeper))
+            .collect();
+        let (together, in_f32) = (case.sums(&x), exact.sums(&x));
+        let mut again = 0;
+        for (star, (found, in_f32)) in x
+            .chunks_exact(INPUTS)
+            .zip(together.chunks(case.width).zip(in_f32.chunks(case.width)))
+        {
+            assert_eq!(case.sums(star), found);
+            again += usize::from(found == in_f32);
+        }
+        assert!(again > 0 && again < 24, "{again} of 24");
+        assert!(case.error(&x) < ALLOWED);
+    }
+
+    #[test]
+    fn a_star_that_is_no_number_stays_none() {
+        let Ok(path) = Path::bf16() else { return };
+        let mut x = spectra(2, 5, 1.0);
+        x[3] = f64::NAN;
+        let case = Case::new(path, 0..2);
+        let sums = case.sums(&x);
+        assert!(sums[..2].iter().all(|sum| sum.is_nan()) && sums[2..].iter().all(|sum| sum.is_finite()));
+    }
+}
