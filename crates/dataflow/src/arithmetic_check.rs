@@ -26,6 +26,7 @@ fn tolerance(precision: Precision) -> Option<f64> {
         Precision::F32 | Precision::F64 => None,
         Precision::Bf16x3 => Some(3e-5),
         Precision::Bf16 => Some(1e-2),
+        Precision::Auto => precision.is_short().then_some(3e-5),
     }
 }
 

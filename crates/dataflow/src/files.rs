@@ -187,7 +187,7 @@ pub(crate) fn read_inverse(
         plan,
         matrices,
         info,
-        context.network.arithmetic().threads,
+        context.network.arithmetic().rotations(),
     )?)
 }
 

@@ -25,14 +25,18 @@ pub enum Precision {
     /// Backward passes as one product of bf16: relative error of a Jacobian near 2e-3. Forward passes and sums are as with `Bf16x3` on AMX,
     /// else in f32.
     Bf16,
+    /// The fastest on this machine that holds covariances to 1e-3: as `Bf16x3` on AMX, else as `F32`; but inputs are rotated under a Kronecker
+    /// posterior as one product of bf16, where there is a kernel for it.
+    Auto,
 }
 
 /// All precisions by name.
-const NAMES: [(&str, Precision); 4] = [
+const NAMES: [(&str, Precision); 5] = [
     ("f32", Precision::F32),
     ("f64", Precision::F64),
     ("bf16x3", Precision::Bf16x3),
     ("bf16", Precision::Bf16),
+    ("auto", Precision::Auto),
 ];
 
 impl Precision {
@@ -40,7 +44,7 @@ impl Precision {
     #[must_use]
     pub fn dtype(self) -> DType {
         match self {
-            Self::F32 | Self::Bf16x3 | Self::Bf16 => DType::F32,
+            Self::F32 | Self::Bf16x3 | Self::Bf16 | Self::Auto => DType::F32,
             Self::F64 => DType::F64,
         }
     }
@@ -55,11 +59,16 @@ impl Precision {
                 let path = Path::bf16x3().unwrap_or_else(|_| Path::best());
                 (path, path)
             }
-            Self::Bf16 => (
-                Path::AmxBf16x3.required().unwrap_or_else(|_| Path::best()),
-                Path::bf16().unwrap_or_else(|_| Path::best()),
-            ),
+            Self::Bf16 => (fast_forward(), Path::bf16().unwrap_or_else(|_| Path::best())),
+            Self::Auto => (fast_forward(), fast_forward()),
         }
+    }
+
+    /// Whether products of the network itself have less than f32's accuracy on this machine.
+    #[must_use]
+    pub fn is_short(self) -> bool {
+        let (forward, backward) = self.paths();
+        !(Path::EXACT.contains(&forward) && Path::EXACT.contains(&backward))
     }
 
     /// What the bits of products depend on beside the numbers: `f32`, `f64`, or the kernels of bf16 that this machine has.
@@ -73,6 +82,16 @@ impl Precision {
         };
         match self {
             Self::F32 | Self::F64 => Ok(self.to_string()),
+            Self::Auto => {
+                let network = match self.is_short() {
+                    true => format!("{}, f32 after the first layer", fast_forward()),
+                    false => "f32".to_owned(),
+                };
+                Ok(match Path::bf16() {
+                    Ok(rotations) => format!("{network}, rotations {rotations}"),
+                    Err(_) => network,
+                })
+            }
             Self::Bf16x3 => Ok(format!(
                 "{}, f32 after the first layer",
                 Path::bf16x3().map_err(missing)?
@@ -88,6 +107,11 @@ impl Precision {
             }
         }
     }
+}
+
+/// The kernel of products forward where f32's accuracy is wanted at the highest speed.
+fn fast_forward() -> Path {
+    Path::AmxBf16x3.required().unwrap_or_else(|_| Path::best())
 }
 
 impl fmt::Display for Precision {
@@ -136,7 +160,7 @@ impl Arithmetic {
     /// How products of a dense layer after the first are made, forward and backward.
     pub(crate) fn after_the_first(&self) -> (Products, Products) {
         let backward = match self.precision {
-            Precision::F32 | Precision::F64 | Precision::Bf16x3 => self.on(Path::best()),
+            Precision::F32 | Precision::F64 | Precision::Bf16x3 | Precision::Auto => self.on(Path::best()),
             Precision::Bf16 => self.backward(),
         };
         (self.on(Path::best()), backward)
@@ -146,6 +170,16 @@ impl Arithmetic {
     #[must_use]
     pub fn sums(&self) -> Products {
         self.forward()
+    }
+
+    /// How inputs are rotated into the eigenbasis of a Kronecker posterior. The errors of what comes out are computed for every star.
+    #[must_use]
+    pub fn rotations(&self) -> Products {
+        self.on(match self.precision {
+            Precision::F32 | Precision::F64 => Path::best(),
+            Precision::Bf16x3 => Path::bf16x3().unwrap_or_else(|_| Path::best()),
+            Precision::Bf16 | Precision::Auto => Path::bf16().unwrap_or_else(|_| Path::best()),
+        })
     }
 
     fn on(&self, path: Path) -> Products {

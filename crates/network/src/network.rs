@@ -265,7 +265,7 @@ impl Network {
         }
         let shape = (flux.len() / inputs, inputs);
         Ok(match self.arithmetic.precision {
-            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => {
+            Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => {
                 Tensor::from_vec(flux.iter().map(|v| *v as f32).collect(), shape, &self.device)?
             }
             Precision::F64 => Tensor::from_slice(flux, shape, &self.device)?,

@@ -326,7 +326,9 @@ fn gathered(
     }
     let device = network.arithmetic().device();
     Ok(match network.arithmetic().precision {
-        Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => Tensor::from_vec(flux, shape, &device)?,
+        Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => {
+            Tensor::from_vec(flux, shape, &device)?
+        }
         Precision::F64 => Tensor::from_vec(flux.into_iter().map(f64::from).collect(), shape, &device)?,
     })
 }

@@ -27,7 +27,7 @@ pub struct BlockPosterior {
 ///
 /// `prior_precision` is in normalised label units and on the scale of the SUM over spectra that the curvature is. Where no spectrum was
 /// summed the posterior is the prior. Of symmetric matrices one triangle is read. No result depends on
-/// the number of threads: an eigenproblem is split by its size, whatever the number of threads.
+/// `threads`: an eigenproblem is split by its size, whatever the number of threads.
 ///
 /// # Errors
 /// If the prior precision is negative or not finite; if the curvature is not of the plan's structure and size, or not finite; if
@@ -36,15 +36,15 @@ pub fn invert(
     plan: &BlockPlan,
     curvature: BlockCurvature,
     prior_precision: f64,
-    products: impl Into<Products>,
+    threads: usize,
 ) -> Result<BlockPosterior, PosteriorError> {
     check_prior(plan, prior_precision)?;
-    factor(plan, curvature, products)?.finish(prior_precision)
+    factor(plan, curvature, threads)?.finish(prior_precision)
 }
 
 /// A block's posterior again from its [`inverse_matrices`](Precision::inverse_matrices) and its facts; it predicts bit for bit what the
-/// first did, with the same path of products. On a path of bf16 a Kronecker block of the network's first layer rotates f32 captures by it; what a star's
-/// covariance is off by then is computed, and a star of more than a relative 1e-3 is rotated in f32. All else is in f32 or f64 on every path.
+/// first did, on a path of f32's accuracy. On a path of bf16 a Kronecker block rotates the inputs of f32 captures by it: what a star's part is off by then
+/// is computed, and a star beyond a relative 1e-3 is rotated in f32. All other products are in f32 or f64 on every path.
 ///
 /// # Errors
 /// If the facts are of another block, or a matrix of the block's structure is missing, there twice, of another size, or not finite.

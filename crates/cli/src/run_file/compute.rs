@@ -69,10 +69,14 @@ impl ComputeTable {
         if let Some(e) = table.get("precision") {
             let (everywhere, on_cpu) = (
                 [("f32", Precision::F32), ("f64", Precision::F64)],
-                [("bf16x3", Precision::Bf16x3), ("bf16", Precision::Bf16)],
+                [
+                    ("auto", Precision::Auto),
+                    ("bf16x3", Precision::Bf16x3),
+                    ("bf16", Precision::Bf16),
+                ],
             );
             read.precision = match read.processor {
-                Processor::Cpu => e.choice(&[everywhere, on_cpu].concat(), &[])?,
+                Processor::Cpu => e.choice(&[&everywhere[..], &on_cpu].concat(), &[])?,
                 Processor::Cuda => e.choice(&everywhere, &on_cpu.map(|(name, _)| name))?,
             };
         }

@@ -31,7 +31,7 @@ pub struct MemoryPlan {
     pub fit: u64,
     /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
-    /// The posterior of all blocks.
+    /// The posterior of all blocks, and the eigenbases of Kronecker blocks once more as products take them.
     pub predict: u64,
     /// The comparison with the exact posterior, beside the posterior of all blocks.
     pub certify: u64,
@@ -119,7 +119,7 @@ impl<'a> Sizes<'a> {
     /// Bytes of a number in the network's arithmetic.
     fn number(&self) -> u64 {
         match self.job.compute.arithmetic.precision {
-            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => 4,
+            Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => 4,
             Precision::F64 => 8,
         }
     }
@@ -197,6 +197,7 @@ impl<'a> Sizes<'a> {
         let matrices = || blocks.iter().map(|block| matrix_bytes(block, rank));
         let posterior = matrices().fold(0, u64::saturating_add);
         let largest = matrices().max().unwrap_or(0);
+        let predicting = posterior.saturating_add(blocks.iter().map(|block| self.packed_bases(block)).sum());
         let corrected = || blocks.iter().filter(|block| block.structure == StructureKind::Ekfac);
         // A worker has a group's sums at work, and those of the group before on their way to the store or just there, where they stay until the
         // totals are made: of slices.
@@ -206,7 +207,7 @@ impl<'a> Sizes<'a> {
         let eigenproblem = corrected().map(|block| 4 * bases_bytes(block)).max().unwrap_or(0);
         let bases: u64 = corrected().map(bases_bytes).sum();
         let in_products = match self.job.compute.arithmetic.precision {
-            Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => bases / 2,
+            Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => bases / 2,
             Precision::F64 => 0,
         };
         let correction = corrected().map(correction_bytes).sum::<u64>();
@@ -248,9 +249,25 @@ impl<'a> Sizes<'a> {
                     .saturating_add(largest.saturating_mul(3))
                     .saturating_add(kept.max(gram.saturating_mul(3).saturating_add(rows))),
             },
-            predict: kept.saturating_add(posterior),
-            certify: kept.saturating_add(posterior).saturating_add(self.comparison()),
+            predict: kept.saturating_add(predicting),
+            certify: kept.saturating_add(predicting).saturating_add(self.comparison()),
         })
+    }
+}
+
+impl Sizes<'_> {
+    /// Bytes of the eigenvectors of a block's Kronecker factors as they are packed for products: in f32, and those of the inputs in bf16 beside.
+    fn packed_bases(&self, block: &BlockPlan) -> u64 {
+        if !matches!(block.structure, StructureKind::Kfac | StructureKind::Ekfac) {
+            return 0;
+        }
+        let columns = block.shapes.iter().map(|shape| (shape.columns() as u64).pow(2)).sum::<u64>();
+        match self.job.compute.arithmetic.precision {
+            Precision::F64 => 0,
+            Precision::F32 => bases_bytes(block) / 2,
+            Precision::Bf16 | Precision::Auto => bases_bytes(block) / 2 + 2 * columns,
+            Precision::Bf16x3 => bases_bytes(block) / 2 + 4 * columns,
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl Adam {
             rates,
             steps: 0,
             moments: match network.arithmetic().precision {
-                Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => {
+                Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => {
                     Moments::F32(sizes.map(|(w, b)| [Moment::zero(w), Moment::zero(b)]).collect())
                 }
                 Precision::F64 => Moments::F64(sizes.map(|(w, b)| [Moment::zero(w), Moment::zero(b)]).collect()),

@@ -53,7 +53,7 @@ impl Network {
             let std = (2.0 / inputs as f64).sqrt() / CUT_NORMAL_STD;
             let draws = std::iter::repeat_with(|| std * cut_normal(&mut rng)).take(outputs * inputs);
             let weight = match arithmetic.precision {
-                Precision::F32 | Precision::Bf16x3 | Precision::Bf16 => {
+                Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => {
                     Tensor::from_vec(draws.map(|w| w as f32).collect::<Vec<_>>(), (outputs, inputs), &device)?
                 }
                 Precision::F64 => Tensor::from_vec(draws.collect::<Vec<f64>>(), (outputs, inputs), &device)?,

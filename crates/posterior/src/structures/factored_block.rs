@@ -3,7 +3,6 @@
 
 use candle_core::DType;
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, KroneckerBases, Matrix};
-use fisherflow_kernels::Products;
 
 use crate::eigen::{decompose, eigenvalues};
 use crate::structures::dense::DensePrecision;
@@ -19,7 +18,7 @@ pub struct FactoredBlock {
     plan: BlockPlan,
     n_spectra: u64,
     factors: Factors,
-    products: Products,
+    threads: usize,
 }
 
 enum Factors {
@@ -33,18 +32,11 @@ enum Factors {
     LowRank(Parts),
 }
 
-/// Factors a block's curvature. No result depends on the number of threads; on the path, what a Kronecker block of the network's first layer predicts
-/// of f32 captures, as [`precision_from_matrices`](crate::precision_from_matrices) says.
+/// Factors a block's curvature. No result depends on `threads`.
 ///
 /// # Errors
 /// If the curvature is not of the plan's structure and size, not finite, or no sum of squares.
-pub fn factor(
-    plan: &BlockPlan,
-    curvature: BlockCurvature,
-    products: impl Into<Products>,
-) -> Result<FactoredBlock, PosteriorError> {
-    let products = products.into();
-    let threads = products.threads;
+pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Result<FactoredBlock, PosteriorError> {
     check_curvature(plan, &curvature)?;
     let block = plan.name();
     let factors = match curvature.form {
@@ -82,7 +74,7 @@ pub fn factor(
         plan: plan.clone(),
         n_spectra: curvature.n_spectra,
         factors,
-        products,
+        threads,
     })
 }
 
@@ -94,7 +86,7 @@ impl FactoredBlock {
     pub fn spectrum(&self) -> Result<Spectrum, PosteriorError> {
         match &self.factors {
             Factors::Dense(h) => {
-                let found = eigenvalues(h, &self.plan.name(), Factor::Dense, self.products.threads)?;
+                let found = eigenvalues(h, &self.plan.name(), Factor::Dense, self.threads)?;
                 Ok(Spectrum::new(found.values, found.clipped))
             }
             Factors::Kronecker(eigenbasis) => Ok(eigenbasis.spectrum()),
@@ -115,7 +107,7 @@ impl FactoredBlock {
         let plan = &self.plan;
         Ok(match &self.factors {
             Factors::Dense(h) => {
-                let pairs = decompose(h.clone(), &plan.name(), Factor::Dense, self.products.threads)?;
+                let pairs = decompose(h.clone(), &plan.name(), Factor::Dense, self.threads)?;
                 PriorScan::dense(plan, pairs, threads)
             }
             Factors::Kronecker(basis) => PriorScan::rotated(plan, basis, captures, threads),
@@ -133,9 +125,8 @@ impl FactoredBlock {
             plan,
             n_spectra: n,
             factors,
-            products,
+            threads,
         } = self;
-        let threads = products.threads;
         check_prior(&plan, prior_precision)?;
         let precision: Box<dyn Precision> = match factors {
             Factors::Dense(h) => Box::new(DensePrecision::with_prior(&plan, n, h, prior_precision, threads)?),
@@ -144,7 +135,7 @@ impl FactoredBlock {
                 n,
                 eigenbasis,
                 prior_precision,
-                products,
+                threads.into(),
             )?),
             Factors::Diagonal(d) => Box::new(DiagonalPrecision::with_prior(&plan, n, d, prior_precision, threads)?),
             Factors::LowRank(parts) => {
