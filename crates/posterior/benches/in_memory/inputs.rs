@@ -211,7 +211,7 @@ impl Inputs {
                 factor,
                 matrix,
             });
-            posterior.push(precision_from_matrices(plan, named.into(), info, threads)?);
+            posterior.push(precision_from_matrices(plan, named.into(), info, self.network.arithmetic().rotations())?);
         }
         Ok(posterior)
     }

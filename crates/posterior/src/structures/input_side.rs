@@ -9,14 +9,14 @@
 //! sigma_j^2 = u^2 sum_i a'_i^2 V_ij^2  <=  u^2 (sum_i a'_i^4)^1/2 I_j
 //! ```
 //!
-//! and so the relative error of a weighted sum, to two standard deviations,
+//! and so the relative error of a weighted sum, its bias and three standard deviations,
 //!
 //! ```text
-//! (sum_j sigma_j^2 w_j + 4 (sum_j a~_j^2 w_j^2 sigma_j^2)^1/2) / sum_j a~_j^2 w_j
+//! (sum_j sigma_j^2 w_j + 6 (sum_j a~_j^2 w_j^2 sigma_j^2)^1/2) / sum_j a~_j^2 w_j
 //! ```
 //!
-//! which is computed for every star at some of the x. A star for which it exceeds [`ALLOWED`] is rotated once more, in f32: no star's bits depend on
-//! those that are beside it.
+//! which is computed for every star at some of the x, between which it is smooth. A star beyond [`ALLOWED`] is rotated once more, in f32: no star's
+//! bits depend on those that are beside it.
 
 use std::sync::OnceLock;
 
@@ -262,7 +262,7 @@ impl Witnesses {
             let variance = self.error_squared * fourth[star];
             self.columns.iter().enumerate().any(|(at, &x)| {
                 let spread = f64::from(spread[star * n + at]);
-                let error = variance * self.sums[at] + 4.0 * (variance * spread).sqrt();
+                let error = variance * self.sums[at] + 6.0 * (variance * spread).sqrt();
                 // Not a number is not known.
                 let known = error <= ALLOWED * f64::from(sums[star * width + x]);
                 !known
@@ -403,10 +403,10 @@ mod tests {
     #[test]
     fn a_short_rotation_is_off_by_less_than_is_allowed() {
         let x = spectra(40, 2, 1.0);
-        assert!(Case::new(Path::best(), -3..2).error(&x) < 1e-5);
+        assert!(Case::new(Path::best(), -3..1).error(&x) < 1e-5);
         for (path, least, most) in [(Path::bf16x3(), 0.0, 1e-5), (Path::bf16(), 2e-5, ALLOWED)] {
             let Ok(path) = path else { continue };
-            let case = Case::new(path, -3..2);
+            let case = Case::new(path, -3..1);
             let error = case.error(&x);
             assert!(error > least && error < most && !case.took_f32(), "{path}: {error:e}");
         }
@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn stars_beyond_it_are_rotated_in_f32_whoever_is_beside_them() {
         let Ok(path) = Path::bf16() else { return };
-        let powers = -3..4;
+        let powers = -3..3;
         let (case, exact) = (Case::new(path, powers.clone()), Case::new(Path::best(), powers));
         let x: Vec<f64> = [0.1, 0.3, 1.0, 3.0, 10.0, 100.0]
             .into_iter()
