@@ -261,7 +261,11 @@ impl Sizes<'_> {
         if !matches!(block.structure, StructureKind::Kfac | StructureKind::Ekfac) {
             return 0;
         }
-        let columns = block.shapes.iter().map(|shape| (shape.columns() as u64).pow(2)).sum::<u64>();
+        let columns = block
+            .shapes
+            .iter()
+            .map(|shape| (shape.columns() as u64).pow(2))
+            .sum::<u64>();
         match self.job.compute.arithmetic.precision {
             Precision::F64 => 0,
             Precision::F32 => bases_bytes(block) / 2,

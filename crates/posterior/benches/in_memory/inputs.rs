@@ -211,7 +211,12 @@ impl Inputs {
                 factor,
                 matrix,
             });
-            posterior.push(precision_from_matrices(plan, named.into(), info, self.network.arithmetic().rotations())?);
+            posterior.push(precision_from_matrices(
+                plan,
+                named.into(),
+                info,
+                self.network.arithmetic().rotations(),
+            )?);
         }
         Ok(posterior)
     }
