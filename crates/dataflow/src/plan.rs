@@ -46,6 +46,8 @@ pub struct RunPlan {
     pub precision_asked: String,
     /// The products taken: slower ones where those are not exact enough for the catalogue's first spectra.
     pub precision: String,
+    /// What their bits depend on: the same, or the kernels of bf16 that this machine has for them.
+    pub kernel: String,
     /// The network.
     pub network: NetworkPlan,
     /// The spectra that the Hessian is summed over.
@@ -262,6 +264,7 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
         release: release_plan(&context)?,
         precision_asked: context.asked.to_string(),
         precision: context.job.compute.arithmetic.precision.to_string(),
+        kernel: context.kernel.clone(),
         network: NetworkPlan {
             uri: context.job.network.uri.clone(),
             n_inputs: network.n_inputs(),

@@ -50,14 +50,16 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
                 .map_or("the spectra of the fit, in the same passes".to_owned(), catalogue),
         ),
     ]);
-    let products = if plan.precision == plan.precision_asked {
-        plan.precision.clone()
-    } else {
-        format!(
-            "{}: {} was asked for, and is not exact enough for this network and its spectra",
-            plan.precision, plan.precision_asked
-        )
-    };
+    let mut products = plan.precision.clone();
+    if plan.kernel != plan.precision {
+        products += &format!(" ({})", plan.kernel);
+    }
+    if plan.precision != plan.precision_asked {
+        products += &format!(
+            ": {} was asked for, and is not exact enough for this network and its spectra",
+            plan.precision_asked
+        );
+    }
     facts.push(("products", products));
     if let Some(release) = &plan.release {
         facts.push(("release", said_of(release)));
