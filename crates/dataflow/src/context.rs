@@ -36,7 +36,7 @@ use crate::run::stage_state::FitCounts;
 pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
 
 /// Held-out spectra that are plenty: a variance from so many is good to about 1 %.
-const PLENTY: f64 = 16_384.0;
+pub(crate) const PLENTY: f64 = 16_384.0;
 
 /// Threads of a process that wait for disks and networks.
 const IO_THREADS: usize = 2;

@@ -12,7 +12,7 @@ use crate::fail_point::FailPoints;
 use crate::interrupt::Interrupt;
 
 /// Of the spectra a share that stays in the sums and shows the population, where none is held out.
-const SAMPLED: f64 = 0.1;
+pub(crate) const SAMPLED: f64 = 0.1;
 
 /// One run, resolved: nothing here is relative, and nothing is left to a default.
 #[derive(Clone, Debug)]

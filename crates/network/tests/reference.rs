@@ -1,26 +1,12 @@
-//! Outputs, Jacobians and captures against reference arrays of tiny networks (float64, made with torch).
-//!
-//! The arrays lie outside the repository; where they are absent each test says so and passes.
-
-use std::collections::BTreeMap;
-use std::path::Path;
+//! Outputs, Jacobians and captures against torch in float64: every activation and kind of layer by the arrays of `tests/references`, and larger
+//! networks by arrays that may lie beside the repository.
 
 use candle_core::{DType, Tensor};
-use fisherflow_network::{Arithmetic, Backward, Description, Forward, InputJacobian, Network, Precision};
+use fisherflow_network::{Backward, Forward, InputJacobian, Network, Precision};
+use references::{Arrays, beside_the_repository, network, of_cases};
 
-#[path = "../../curvature/tests/curvature/npz.rs"]
-mod npz;
-
-type Arrays = BTreeMap<String, npz::Array>;
-
-fn arrays(case: &str) -> Option<Arrays> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../../shared/reference/{case}.npz"));
-    if path.exists() {
-        return Some(npz::read(&path));
-    }
-    println!("skipped: {} is absent", path.display());
-    None
-}
+#[path = "../../../tests/references/read.rs"]
+mod references;
 
 fn values(tensor: &Tensor) -> Vec<f64> {
     tensor
@@ -30,38 +16,6 @@ fn values(tensor: &Tensor) -> Vec<f64> {
         .unwrap()
         .to_vec1()
         .unwrap()
-}
-
-fn network(arrays: &Arrays, layers: &[&str], precision: Precision) -> Network {
-    let n_weights = arrays.keys().filter(|name| name.starts_with("W_")).count();
-    let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = (0..n_weights)
-        .flat_map(|l| {
-            [
-                (format!("W_{l}"), format!("{l}.weight")),
-                (format!("b_{l}"), format!("{l}.bias")),
-            ]
-        })
-        .map(|(array, tensor)| {
-            let npz::Array { shape, values } = &arrays[&array];
-            (
-                tensor,
-                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                shape.clone(),
-            )
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, data, shape)| {
-        (
-            name,
-            safetensors::tensor::TensorView::new(safetensors::Dtype::F64, shape.clone(), data).unwrap(),
-        )
-    });
-    let bytes = safetensors::serialize(views, None).unwrap();
-    let said = Description {
-        layers: Some(layers.iter().map(|&name| name.to_owned()).collect()),
-        ..Description::default()
-    };
-    Network::from_safetensors(&bytes, &said, Arithmetic { precision, threads: 1 }).unwrap()
 }
 
 fn passes(network: &Network, arrays: &Arrays) -> (Forward, Backward) {
@@ -121,13 +75,15 @@ fn flux_covariance(jacobian: &[f64], sigma: &[f64], n: usize, k: usize) -> Vec<f
     out
 }
 
-fn check(case: &str, layers: &[&str]) {
-    let Some(arrays) = arrays(case) else { return };
+fn check(arrays: &Arrays, layers: &[&str]) {
     for (precision, tolerance) in [(Precision::F64, 1e-9), (Precision::F32, 1e-4)] {
-        let network = network(&arrays, layers, precision);
-        let (forward, backward) = passes(&network, &arrays);
+        let network = network(arrays, layers, "", precision);
+        let (forward, backward) = passes(&network, arrays);
         let (n, k) = (forward.batch(), network.n_labels());
         assert_close("f", &values(forward.output()), &arrays["f"].values, tolerance);
+        if let Some(labels) = arrays.get("labels") {
+            assert_close("labels", &forward.labels(&network).unwrap(), &labels.values, tolerance);
+        }
         let jacobian = swapped(&values(&backward.input_jacobian.unwrap()), k, n);
         assert_close("J", &jacobian, &arrays["J"].values, tolerance);
         let covariance = flux_covariance(&jacobian, &arrays["S"].values, n, k);
@@ -140,20 +96,13 @@ fn check(case: &str, layers: &[&str]) {
             let inputs = values(&capture.input);
             let with_bias: Vec<f64> = inputs
                 .chunks_exact(shape.inputs)
-                .flat_map(|row| row.iter().copied().chain([1.0]))
+                .flat_map(|row| row.iter().copied().chain(shape.bias.then_some(1.0)))
                 .collect();
-            assert_close(
-                "A",
-                &outer_sum(&with_bias, shape.inputs + 1),
-                &arrays[&format!("A_{l}")].values,
-                tolerance,
-            );
-            assert_close(
-                "G",
-                &outer_sum(&gradients, shape.outputs),
-                &arrays[&format!("G_{l}")].values,
-                tolerance,
-            );
+            for (what, rows, width) in [("A", &with_bias, shape.columns()), ("G", &gradients, shape.outputs)] {
+                if let Some(expected) = arrays.get(&format!("{what}_{l}")) {
+                    assert_close(what, &outer_sum(rows, width), &expected.values, tolerance);
+                }
+            }
             if let Some(positions) = arrays.get(&format!("T_{l}")) {
                 assert_eq!(positions.values, [shape.shared as f64]);
             }
@@ -176,15 +125,18 @@ fn check(case: &str, layers: &[&str]) {
                     }
                 }
                 row.extend(weight);
-                row.extend(bias);
+                if shape.bias {
+                    row.extend(bias);
+                }
             }
         }
         if let Some(expected) = arrays.get("Jw") {
             assert_close("Jw", &weight_jacobian.concat(), &expected.values, tolerance);
         }
+        let Some(labels) = arrays.get("Y") else { continue };
         let n_weights = network.n_weights();
         let (mut ggn_diagonal, mut gradient) = (vec![0.0; n_weights], vec![0.0; n_weights]);
-        let residuals = arrays["f"].values.iter().zip(&arrays["Y"].values).map(|(f, y)| f - y);
+        let residuals = arrays["f"].values.iter().zip(&labels.values).map(|(f, y)| f - y);
         for (row, residual) in weight_jacobian.iter().zip(residuals) {
             for (i, j) in row.iter().enumerate() {
                 ggn_diagonal[i] += j * j;
@@ -199,32 +151,92 @@ fn check(case: &str, layers: &[&str]) {
     }
 }
 
-fn check_dense(case: &str, activation: &str) {
-    check(case, &["dense", activation, "dense", activation, "dense"]);
+fn dense(activation: &str) -> [&str; 5] {
+    ["dense", activation, "dense", activation, "dense"]
 }
 
 #[test]
-fn relu() {
-    check_dense("tiny_mlp", "relu");
+fn every_activation() {
+    for activation in [
+        "relu",
+        "leaky_relu(0.2)",
+        "tanh",
+        "sigmoid",
+        "softplus",
+        "elu(0.7)",
+        "gelu",
+        "silu",
+        "clipped_relu(1.5)",
+        "linear",
+    ] {
+        let case = activation.split('(').next().unwrap();
+        check(&of_cases("networks", &["activations", case]), &dense(activation));
+    }
 }
 
 #[test]
-fn tanh() {
-    check_dense("tiny_act_tanh", "tanh");
+fn normalised_spectra_and_labels() {
+    check(&of_cases("networks", &["normalised"]), &dense("tanh"));
 }
 
 #[test]
-fn clipped_relu() {
-    check_dense("tiny_act_clip", "clipped_relu(9999)");
+fn convolutions_and_maxima() {
+    let layers = [
+        "input(16)",
+        "conv1d(padding=same)",
+        "tanh",
+        "max_pool1d(3, stride=2)",
+        "conv1d(stride=2)",
+        "silu",
+        "flatten(channels_first)",
+        "dense",
+    ];
+    check(&of_cases("networks", &["channels_first"]), &layers);
 }
 
 #[test]
-fn gelu() {
-    check_dense("tiny_act_gelu", "gelu");
+fn convolutions_and_averages_without_bias() {
+    let layers = [
+        "input(17)",
+        "conv1d(stride=2)",
+        "softplus",
+        "average_pool1d(2)",
+        "flatten(channels_last)",
+        "dense",
+        "tanh",
+        "dense",
+    ];
+    check(&of_cases("networks", &["channels_last"]), &layers);
+}
+
+fn check_beside(file: &str, layers: &[&str]) {
+    if let Some(arrays) = beside_the_repository(&[file]) {
+        check(&arrays, layers);
+    }
 }
 
 #[test]
-fn convolutions() {
+fn beside_the_repository_relu() {
+    check_beside("tiny_mlp", &dense("relu"));
+}
+
+#[test]
+fn beside_the_repository_tanh() {
+    check_beside("tiny_act_tanh", &dense("tanh"));
+}
+
+#[test]
+fn beside_the_repository_clipped_relu() {
+    check_beside("tiny_act_clip", &dense("clipped_relu(9999)"));
+}
+
+#[test]
+fn beside_the_repository_gelu() {
+    check_beside("tiny_act_gelu", &dense("gelu"));
+}
+
+#[test]
+fn beside_the_repository_convolutions() {
     let layers = [
         "input(64)",
         "conv1d",
@@ -237,5 +249,5 @@ fn convolutions() {
         "relu",
         "dense",
     ];
-    check("tiny_conv_valid", &layers);
+    check_beside("tiny_conv_valid", &layers);
 }

@@ -1,16 +1,14 @@
 //! A convolutional network from its file to its posterior, against reference arrays of the same network computed elsewhere in float64: outputs,
 //! blocks of the GGN, factors, corrected eigenvalues and predictive covariances; the dual form against the dense one.
 //!
-//! The reference is `../shared/reference` beside the repository; where it is absent the tests say so and pass.
+//! The larger reference may lie beside the repository, in `../shared/reference`; where it is absent its test says that it was skipped.
 
 #[path = "../src/brute_force.rs"]
 #[expect(dead_code, reason = "the unit tests use the rest")]
 mod brute_force;
-#[path = "../../curvature/tests/curvature/npz.rs"]
-mod npz;
+#[path = "../../../tests/references/read.rs"]
+mod references;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use brute_force::relative_error;
@@ -18,15 +16,16 @@ use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, Matrix, ReferenceSums, References,
     StructureKind, WeightSharing, correction_of, structure_of,
 };
-use fisherflow_network::{Arithmetic, Description, InputJacobian, LayerCapture, Network, Precision};
+use fisherflow_network::{InputJacobian, LayerCapture, Network, Precision};
 use fisherflow_posterior::{BlockPosterior, exact_posterior, invert, kronecker_bases, precision_from_matrices};
+use references::{Arrays, beside_the_repository, network, npz, of_cases};
 
 const K: usize = 3;
 const UNIT: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
 
 /// The reference network, read from a file of its own, and its training spectra.
 struct Net {
-    arrays: BTreeMap<String, npz::Array>,
+    arrays: Arrays,
     network: Network,
     captures: Vec<LayerCapture>,
     references: References,
@@ -34,28 +33,8 @@ struct Net {
 }
 
 impl Net {
-    /// `bias`: of the layers of weights.
-    fn new(precision: Precision, bias: bool) -> Option<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/tiny_conv_valid.npz");
-        if !path.exists() {
-            println!("skipped: {} is not there", path.display());
-            return None;
-        }
-        let arrays = npz::read(&path);
-        let kinds: &[&str] = if bias { &["weight", "bias"] } else { &["weight"] };
-        let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = (0..4)
-            .flat_map(|l| kinds.iter().map(move |kind| (l, *kind)))
-            .map(|(l, kind)| {
-                let npz::Array { shape, values } = &arrays[&format!("{}_{l}", if kind == "bias" { "b" } else { "W" })];
-                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                (format!("{l}.{kind}"), bytes, shape.clone())
-            })
-            .collect();
-        let views = tensors.iter().map(|(name, data, shape)| {
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F64, shape.clone(), data).unwrap();
-            (name, view)
-        });
-        let bytes = safetensors::serialize(views, None).unwrap();
+    /// With its outputs, blocks and errors.
+    fn with_reference(precision: Precision) -> Option<Self> {
         let layers = [
             "input(64)",
             "conv1d",
@@ -68,21 +47,37 @@ impl Net {
             "relu",
             "dense",
         ];
-        let said = Description {
-            layers: Some(layers.map(str::to_owned).to_vec()),
-            ..Description::default()
-        };
-        let network = Network::from_safetensors(&bytes, &said, Arithmetic { precision, threads: 1 }).unwrap();
+        let arrays = beside_the_repository(&["tiny_conv_valid"])?;
+        Some(Self::new(network(&arrays, &layers, "", precision), arrays))
+    }
+
+    /// Two convolutions and a dense layer; `bias`: whether they have any.
+    fn small(bias: bool) -> Self {
+        let layers = [
+            "input(10)",
+            "conv1d(stride=2)",
+            "tanh",
+            "conv1d",
+            "tanh",
+            "flatten(channels_first)",
+            "dense",
+        ];
+        let arrays = of_cases("posteriors", &["convolution"]);
+        let without = if bias { "" } else { "b_" };
+        Self::new(network(&arrays, &layers, without, Precision::F64), arrays)
+    }
+
+    fn new(network: Network, arrays: Arrays) -> Self {
         let captures = captures(&network, &arrays["X"]);
         let mut means = ReferenceSums::empty(network.dense_layers(), K);
         means.accumulate(&captures).unwrap();
-        Some(Self {
+        Self {
             references: means.finish().unwrap(),
             precision: LabelPrecision::constant(&UNIT, arrays["X"].shape[0]).unwrap(),
             captures,
             network,
             arrays,
-        })
+        }
     }
 
     fn plan(&self, structure: StructureKind, layers: &[usize], weight_sharing: WeightSharing) -> BlockPlan {
@@ -154,7 +149,9 @@ fn places(inputs: usize, outputs: usize) -> Vec<usize> {
 #[test]
 fn a_network_file_has_its_reference_curvature_and_errors() {
     for (precision, tolerance) in [(Precision::F64, 1e-9), (Precision::F32, 1e-4)] {
-        let Some(net) = Net::new(precision, true) else { return };
+        let Some(net) = Net::with_reference(precision) else {
+            return;
+        };
         let forward = net
             .network
             .forward(&net.network.flux_tensor(&net.arrays["X"].values).unwrap())
@@ -230,10 +227,8 @@ fn a_network_file_has_its_reference_curvature_and_errors() {
 #[test]
 fn the_dual_form_of_shared_weights_is_the_dense_one() {
     for bias in [true, false] {
-        let Some(net) = Net::new(Precision::F64, bias) else {
-            return;
-        };
-        let layers = [0, 1, 3];
+        let net = Net::small(bias);
+        let layers = [0, 1, 2];
         let full = net.plan(StructureKind::Full, &layers, WeightSharing::Expand);
         for prior in [0.01, 1.0, 300.0] {
             let dense = invert(&full, net.curvature(&full), prior, 1).unwrap();
@@ -270,9 +265,7 @@ fn the_dual_form_of_shared_weights_is_the_dense_one() {
 /// of its weights alone.
 #[test]
 fn convolutions_without_bias_are_written_and_read_back() {
-    let Some(net) = Net::new(Precision::F64, false) else {
-        return;
-    };
+    let net = Net::small(false);
     let probe = net.probe();
     for structure in [
         StructureKind::Block,
@@ -283,10 +276,10 @@ fn convolutions_without_bias_are_written_and_read_back() {
         let plan = net.plan(structure, &[1], WeightSharing::Expand);
         let posterior = invert(&plan, net.curvature(&plan), 0.5, 1).unwrap();
         let variances = posterior.precision.marginal_variance();
-        assert_eq!((variances[0].rows, variances[0].cols), (16, 32), "{structure}");
+        assert_eq!((variances[0].rows, variances[0].cols), (3, 4), "{structure}");
         let p = posterior.info.n_weights as usize;
         let mut unit = vec![0.0; p];
-        for weight in [0, 31, 32, p - 1] {
+        for weight in [0, 3, 4, p - 1] {
             unit[weight] = 1.0;
             let solved = posterior.precision.solve(&unit).unwrap()[weight];
             unit[weight] = 0.0;

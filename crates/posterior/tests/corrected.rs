@@ -1,7 +1,7 @@
 //! Corrected eigenvalues (ekfac), and layers that share their weights, from captures to predictive covariances: against reference outputs of
 //! small networks in float64, and against dense inverses.
 //!
-//! The reference is `../shared/reference` beside the repository; where it is absent the tests say so and pass.
+//! The reference may lie beside the repository, in `../shared/reference`; where it is absent the tests that need it say that they were skipped.
 
 #[path = "../src/brute_force.rs"]
 #[expect(dead_code, reason = "the unit tests use the rest")]
@@ -9,11 +9,9 @@ mod brute_force;
 #[path = "../../curvature/tests/curvature/conv_net.rs"]
 #[expect(dead_code, reason = "the tests of the sums use the rest")]
 mod conv_net;
-#[path = "../../curvature/tests/curvature/npz.rs"]
-mod npz;
+#[path = "../../../tests/references/read.rs"]
+mod references;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use brute_force::{gram, inverse, kron, predictive, relative_error, with_prior};
@@ -23,28 +21,19 @@ use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, ReferenceSums, References, StructureKind,
     WeightSharing, correction_of, structure_of,
 };
-use fisherflow_network::{Arithmetic, DenseShape, Description, InputJacobian, LayerCapture, Network, Precision};
+use fisherflow_network::{DenseShape, InputJacobian, LayerCapture, Precision};
 use fisherflow_posterior::{invert, kronecker_bases};
+use references::{Arrays, beside_the_repository, network, npz, of_cases};
 
 const K: usize = 3;
 const UNIT: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
 
-type Arrays = BTreeMap<String, npz::Array>;
-
+/// Of one network.
 fn arrays(name: &str) -> Option<Arrays> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference");
-    let path = folder.join(format!("{name}.npz"));
-    if !path.exists() {
-        println!("skipped: {} is not there", path.display());
-        return None;
+    match name {
+        "tiny_mlp" => beside_the_repository(&["tiny_mlp", "tiny_mlp_inverse"]),
+        _ => beside_the_repository(&[name]),
     }
-    let mut arrays = npz::read(&path);
-    if name == "tiny_mlp" {
-        for (name, array) in npz::read(&folder.join("tiny_mlp_inverse.npz")) {
-            arrays.entry(name).or_insert(array);
-        }
-    }
-    Some(arrays)
 }
 
 /// What one layer's captures of the training spectra add up to.
@@ -156,30 +145,9 @@ fn captures(
     spectra: &str,
     precision: Precision,
 ) -> (Vec<DenseShape>, Vec<LayerCapture>) {
-    let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = (0..3)
-        .flat_map(|l| {
-            [
-                (format!("W_{l}"), format!("{l}.weight")),
-                (format!("b_{l}"), format!("{l}.bias")),
-            ]
-        })
-        .map(|(array, tensor)| {
-            let npz::Array { shape, values } = &arrays[&array];
-            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (tensor, bytes, shape.clone())
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, data, shape)| {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F64, shape.clone(), data).unwrap();
-        (name, view)
-    });
-    let bytes = safetensors::serialize(views, None).unwrap();
-    let layers = ["dense", between, "dense", between, "dense"].into_iter();
-    let said = Description {
-        layers: Some(layers.filter(|name| !name.is_empty()).map(str::to_owned).collect()),
-        ..Description::default()
-    };
-    let network = Network::from_safetensors(&bytes, &said, Arithmetic { precision, threads: 1 }).unwrap();
+    let layers = ["dense", between, "dense", between, "dense"];
+    let layers: Vec<&str> = layers.into_iter().filter(|name| !name.is_empty()).collect();
+    let network = network(arrays, &layers, "", precision);
     let flux = network.flux_tensor(&arrays[spectra].values).unwrap();
     let forward = network.forward(&flux).unwrap();
     let backward = network.backward(&forward, InputJacobian::NotWanted).unwrap();
@@ -282,7 +250,7 @@ fn ekfac_is_closer_to_the_exact_block_than_kfac() {
 
 #[test]
 fn kfac_and_ekfac_of_a_deep_linear_network_are_its_exact_blocks() {
-    let Some(arrays) = arrays("tiny_mlp") else { return };
+    let arrays = of_cases("posteriors", &["dense"]);
     let (shapes, seen) = captures(&arrays, "", "X", Precision::F64);
     let net = Layers::new(shapes, seen);
     for layer in 0..3 {

@@ -1,16 +1,16 @@
 //! A block in each peer's convention against what the peer itself returned, and scipy's against differences of the objective.
 //!
-//! The peers' arrays are in `../shared/reference` beside the repository; where it is absent the tests that need it say so and pass. Where a
-//! peer's single factors are arbitrary (laplace-torch's depend on its backend), products of factors are compared.
-
-mod npz;
+//! The peers' arrays may lie beside the repository, in `../shared/reference`; where they are absent the tests that need them say that they were
+//! skipped. Where a peer's single factors are arbitrary (laplace-torch's depend on its backend), products of factors are compared.
 
 #[path = "../src/brute_force.rs"]
 #[expect(dead_code, reason = "the unit tests use the rest")]
 mod brute_force;
+#[path = "../../../tests/references/read.rs"]
+#[expect(dead_code, reason = "other tests read what is in the repository")]
+mod references;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use brute_force::{Mlp, Numbers, gram, inverse, kron, relative_error};
@@ -21,7 +21,7 @@ use fisherflow_curvature::{
 };
 use fisherflow_network::{DenseShape, LayerCapture};
 use fisherflow_posterior::{Convention, NamedTensor, Peer, PosteriorError, Reduction, invert, kronecker_bases};
-use npz::Array;
+use references::{beside_the_repository, npz::Array};
 
 const TOLERANCE: f64 = 1e-9;
 const K: usize = 3;
@@ -36,14 +36,7 @@ struct Case {
 
 impl Case {
     fn load() -> Option<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference");
-        let file = folder.join("tiny_mlp.npz");
-        if !file.exists() {
-            println!("skipped: {} is not there", file.display());
-            return None;
-        }
-        let mut arrays = npz::read(&file);
-        arrays.extend(npz::read(&folder.join("tiny_mlp_peers.npz")));
+        let arrays = beside_the_repository(&["tiny_mlp", "tiny_mlp_peers"])?;
         let (mut shapes, mut weights) = (Vec::new(), Vec::new());
         for l in ALL {
             let (w, b) = (&arrays[&format!("W_{l}")], &arrays[&format!("b_{l}")]);

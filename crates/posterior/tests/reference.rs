@@ -1,16 +1,16 @@
 //! Against a PyTorch reference in float64: predictive covariances and inverses of every structure on a small ReLU network.
 //!
-//! The reference is `../shared/reference` beside the repository; where it is absent the tests say so and pass. It orders the weights of a
-//! layer W first, then b; ours are `[W | b]` row by row.
-
-mod npz;
+//! The reference may lie beside the repository, in `../shared/reference`; where it is absent the tests say that they were skipped (those of
+//! `packages.rs` never are). It orders the weights of a layer W first, then b; ours are `[W | b]` row by row.
 
 #[path = "../src/brute_force.rs"]
 #[expect(dead_code, reason = "the unit tests use the rest")]
 mod brute_force;
+#[path = "../../../tests/references/read.rs"]
+#[expect(dead_code, reason = "other tests read what is in the repository")]
+mod references;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use brute_force::{Mlp, kron, relative_error, with_prior};
@@ -21,7 +21,7 @@ use fisherflow_curvature::{
 };
 use fisherflow_network::DenseShape;
 use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert, kronecker_bases};
-use npz::Array;
+use references::{beside_the_repository, npz::Array};
 
 const K: usize = 3;
 const WIDTHS: [usize; 4] = [12, 8, 5, K];
@@ -37,16 +37,7 @@ struct Reference {
 
 impl Reference {
     fn load() -> Option<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference");
-        let file = folder.join("tiny_mlp.npz");
-        if !file.exists() {
-            println!("skipped: {} is not there", file.display());
-            return None;
-        }
-        let mut arrays = npz::read(&file);
-        for (name, array) in npz::read(&folder.join("tiny_mlp_inverse.npz")) {
-            arrays.entry(name).or_insert(array);
-        }
+        let arrays = beside_the_repository(&["tiny_mlp", "tiny_mlp_inverse"])?;
         let (mut shapes, mut weights, mut order) = (Vec::new(), Vec::new(), Vec::new());
         let mut first = 0;
         for (l, pair) in WIDTHS.windows(2).enumerate() {

@@ -49,10 +49,12 @@ use std::time::Duration;
 use timely::dataflow::{ProbeHandle, Scope, StreamVec};
 use timely::worker::Worker;
 
-use crate::context::{Context, GroupedCatalogue};
+use crate::context::{Context, GroupedCatalogue, PLENTY};
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
+use crate::job::SAMPLED;
 use crate::operators::{Differentiate, GroupItem, Waits, fetch};
+use crate::run::stages::begin_over;
 use fisherflow_spectra::{Group, SpectrumBatch};
 
 /// Builds one dataflow and runs it to its end, on this worker together with all others.
@@ -112,12 +114,23 @@ fn held_out<'scope>(
     chosen_by_hash(scope, context, context.job.compute.holdout_fraction)
 }
 
-/// The same for those that population and references are found from.
-fn sampled<'scope>(
-    scope: Scope<'scope, u64>,
-    context: &Arc<Context>,
-) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-    chosen_by_hash(scope, context, context.job.compute.sampled_fraction())
+/// What is seen of the share of spectra that population and references are found from, and the share: the spectra held out or, where `is_none` of them
+/// was seen and none has to be kept out of the sums, about a tenth that stays in these, of large catalogues as many as are plenty.
+fn sampled<T>(
+    context: &Context,
+    pass: &str,
+    mut look: impl FnMut(f64) -> Result<T, RunError>,
+    is_none: impl Fn(&T) -> bool,
+) -> Result<(T, f64), RunError> {
+    let share = context.job.compute.sampled_fraction();
+    let seen = look(share)?;
+    if !is_none(&seen) || share >= SAMPLED || context.job.keeps_out() {
+        return Ok((seen, share));
+    }
+    let rows: u64 = context.fit.sample.iter().map(Group::n_rows).sum();
+    let share = SAMPLED.min(PLENTY / rows as f64);
+    begin_over(context, &format!("{pass} of spectra in the sums"), &context.fit.sample);
+    Ok((look(share)?, share))
 }
 
 /// The same for a share of the sample's spectra, chosen as held-out ones are: a smaller one is among them.

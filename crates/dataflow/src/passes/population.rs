@@ -6,7 +6,7 @@ use fisherflow_spectra::{InputRange, PixelPopulation, PixelSums, SpectraError, S
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::{run, sampled};
+use super::{chosen_by_hash, run, sampled};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Expected, Gather, GroupFold, ReduceInGroupOrder};
@@ -14,7 +14,12 @@ use crate::run::stages::begin_over;
 
 /// The population, or `None` where no pixel is known: then no pixel may be masked. From here on spectra beyond its limit of inputs are bad.
 pub(crate) fn population(worker: &mut Worker, context: &Arc<Context>) -> Result<Option<PixelPopulation>, RunError> {
-    let seen = look(worker, context)?;
+    let (seen, share) = sampled(
+        context,
+        "population",
+        |share| look(worker, context, share),
+        |seen| seen.farthest.is_empty(),
+    )?;
     let mut population = match seen.sums.finish() {
         Err(SpectraError::NoPopulation { .. }) => return Ok(None),
         found => found?,
@@ -24,7 +29,7 @@ pub(crate) fn population(worker: &mut Worker, context: &Arc<Context>) -> Result<
     if limit.is_some_and(|limit| seen.farthest.iter().any(|&input| input > limit)) {
         // Such spectra are in the sums over pixels: once more without them.
         begin_over(context, "population without those out of range", &context.fit.sample);
-        population = look(worker, context)?.sums.finish()?;
+        population = look(worker, context, share)?.sums.finish()?;
     }
     population.input_limit = limit;
     Ok(Some(population))
@@ -38,9 +43,9 @@ struct Seen {
     farthest: Vec<f64>,
 }
 
-fn look(worker: &mut Worker, context: &Arc<Context>) -> Result<Seen, RunError> {
+fn look(worker: &mut Worker, context: &Arc<Context>, share: f64) -> Result<Seen, RunError> {
     let total = run(worker, context, |scope, probe| {
-        Ok(sampled(scope, context)
+        Ok(chosen_by_hash(scope, context, share)
             .accumulate("Population", &context.faults, Population::new(context))
             .reduce_in_group_order(
                 &context.faults,

@@ -13,7 +13,7 @@ use timely::worker::Worker;
 
 use super::budget::flux_part;
 use super::differentiated::{Differentiated, differentiate, overflow};
-use super::{run, sampled};
+use super::{chosen_by_hash, rows, run, sampled};
 use crate::bad_rows::id_of;
 use crate::context::Context;
 use crate::error::RunError;
@@ -32,10 +32,28 @@ pub(crate) fn reference(
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
 ) -> Result<HeldOut, RunError> {
+    let (mut found, _) = sampled(
+        context,
+        "reference",
+        |share| look(worker, context, population, share),
+        |found| found.references.n == 0,
+    )?;
+    // Calibration tells of them.
+    let rms = found.stars.residual_rms();
+    found.stars.leave_out_overwhelmed(&rms)?;
+    Ok(found)
+}
+
+fn look(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    population: Option<&PixelPopulation>,
+    share: f64,
+) -> Result<HeldOut, RunError> {
     let input_jacobian = context.jacobian_of_sums();
     let total = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(sampled(scope, context)
+        Ok(chosen_by_hash(scope, context, share)
             .differentiate(&context.faults, move |held_out| {
                 differentiate(&deriving, population.as_ref(), held_out, input_jacobian)
             })
@@ -58,11 +76,7 @@ pub(crate) fn reference(
             .gather(probe))
     })?;
     let total = total.borrow_mut().remove(&0);
-    let mut found = total.unwrap_or_else(|| HeldOut::none(context));
-    // Calibration tells of them.
-    let rms = found.stars.residual_rms();
-    found.stars.leave_out_overwhelmed(&rms)?;
-    Ok(found)
+    Ok(total.unwrap_or_else(|| HeldOut::none(context)))
 }
 
 impl HeldOut {
@@ -86,7 +100,9 @@ impl GroupFold<Differentiated> for Fold {
     fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
         if let Some(row) = held_out.first_that_overflows(0..held_out.batch.n_rows()) {
             let id = id_of(&held_out.batch, row);
-            return Err(overflow(&self.context, format!("id {id}, which is held out")));
+            let is_held_out = rows::is_in_held_out_fraction(&held_out.batch, row, &self.context.job);
+            let which = if is_held_out { ", which is held out" } else { "" };
+            return Err(overflow(&self.context, format!("id {id}{which}")));
         }
         self.sums.references.accumulate(&held_out.backward.captures)?;
         let label_covariance = held_out.batch.label_covariance.as_deref();

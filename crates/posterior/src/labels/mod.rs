@@ -1,10 +1,12 @@
 //! The error of a star's labels: its parts, what held-out stars say of them, and their sum.
 
 pub(crate) mod cells;
+pub(crate) mod climb;
 pub(crate) mod error_budget;
 pub(crate) mod fit;
 pub(crate) mod flux_covariance;
 pub(crate) mod held_out;
+pub(crate) mod maximum;
 pub(crate) mod predictive;
 pub(crate) mod psd;
 pub(crate) mod pulls;

@@ -3,7 +3,8 @@
 //! A structure that misses correlations of the weights, or a prior that is not theirs, makes the weights' part too large or too small by
 //! much the same factor for all stars. `s` and the scatter C that remains are the maximum of the likelihood of
 //! `r_n ~ N(0, C + S W_n S + K_n)`, with `W_n` star n's weights' part and `K_n` its photons' part and its label's own errors. It is climbed in
-//! `C = L L^T` and `u = ln s`, from `s = 1`: with `G = sum T_n^-1 - w_n w_n^T` restricted to one star,
+//! `C = L L^T` and `u = ln s`, from `s = 1` with the residuals' second moment and, of few stars, with the likeliest scatter there, so that the
+//! factors never make them less likely: with `G = sum T_n^-1 - w_n w_n^T` restricted to one star,
 //!
 //! ```text
 //! d(-2 ln likelihood) / du_k = 2 sum_n sum_j G_n,kj s_k s_j W_n,kj
@@ -11,8 +12,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::labels::climb::lowest;
+use crate::labels::maximum::{HIGHER, MOST_STARS, factor_near};
 use crate::labels::psd::scale_of;
-use crate::labels::scatter::minimise;
 use crate::labels::small::{add_outer, cholesky, dot, product, solve_columns, transposed};
 use crate::{HeldOutStars, PosteriorError};
 
@@ -49,16 +51,17 @@ impl HeldOutStars {
                 weights: in_units(weights, &unit),
             })
             .collect();
-        let mut start = vec![0.0; k * k];
+        let mut second_moment = vec![0.0; k * k];
         for star in &stars {
-            add_outer(&mut start, &star.residual, 1.0 / stars.len() as f64);
+            add_outer(&mut second_moment, &star.residual, 1.0 / stars.len() as f64);
         }
-        for i in 0..k {
-            start[i * k + i] += 1e-6;
+        let mut starts = vec![factor_near(&second_moment, k)];
+        if stars.len() <= MOST_STARS {
+            starts.push(factor_near(&in_units(&unscaled.covariance, &unit), k));
         }
-        let mut start = cholesky(&start, k).unwrap_or_else(|| start.iter().map(|v| v.max(0.0).sqrt()).collect());
-        start.extend(vec![0.0; k]);
-        let (found, _) = minimise(start, |x| deviance(&stars, x, k));
+        let starts = starts.into_iter().map(|factor| [factor, vec![0.0; k]].concat());
+        let margin = 2.0 * HIGHER / stars.len() as f64;
+        let (found, _) = lowest(starts.collect(), margin, |x| deviance(&stars, x, k));
         let farthest = FARTHEST.ln();
         let logs = &found[k * k..];
         let scale: Vec<f64> = logs.iter().map(|u| u.clamp(-farthest, farthest).exp()).collect();
@@ -220,6 +223,38 @@ mod tests {
         let none = of(|size| 1.0 - 0.1 * size, |size| size * size);
         assert_eq!(none.at_limit, [true], "{none:?}");
         assert!((none.scale[0] * 1e3 - 1.0).abs() < 1e-9, "{none:?}");
+    }
+
+    /// Few stars with errors of very different sizes, of which the climb from their second moment alone ends at factors that lose 0.8 nats and more.
+    #[test]
+    fn factors_never_make_the_residuals_less_likely() {
+        for (seed, k, n) in [(176, 2, 6), (1367, 3, 10), (2782, 2, 10), (2785, 3, 4), (2845, 3, 4)] {
+            let mut numbers = Numbers::new(seed);
+            let mut held_out = HeldOutStars::new(k);
+            for star in 0..n {
+                let sizes =
+                    [1.0, if star % 2 == 0 { 1.0 } else { 0.1 }].map(|size| size * (2.0 * numbers.next()).exp());
+                let mut residual = vec![0.0; k];
+                let parts = sizes.map(|size| {
+                    let mut part = vec![0.0; k * k];
+                    for _ in 0..=k {
+                        let v: Vec<f64> = (0..k).map(|_| size * numbers.normal()).collect();
+                        let drawn = numbers.normal();
+                        residual.iter_mut().zip(&v).for_each(|(r, v)| *r += drawn * v);
+                        add_outer(&mut part, &v, 1.0);
+                    }
+                    part
+                });
+                let known = KnownParts {
+                    flux: Some(&parts[0]),
+                    weights: Some(&parts[1]),
+                    ..KnownParts::default()
+                };
+                held_out.push(&residual, known).unwrap();
+            }
+            let found = held_out.label_scale().unwrap();
+            assert!(found.log_likelihood_gain > -1e-5, "case {seed}: {found:?}");
+        }
     }
 
     #[test]

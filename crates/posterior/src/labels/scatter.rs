@@ -3,18 +3,16 @@
 //! Star n has residual r_n and known covariance K_n: its label's own errors, and for C_intrinsic the photons' and the weights' part too.
 //! C is the maximum of the likelihood of `r_n ~ N(0, C + K_n)`, so a star counts by what its own errors leave of it; the difference
 //! of means, `mean(r r^T) - mean(K)`, would rest on the few stars with the largest errors and need not be a covariance at all. Residuals
-//! count about 0, so that a bias is an error. With `C = L L^T`, L lower triangular, the likelihood is climbed in the elements of L by BFGS
-//! (Nocedal and Wright, Numerical Optimization, 6.1): C stays positive semidefinite, and its border, where a direction vanishes, is
-//! reached like any other point. With `T_n = C + K_n`, `w_n = T_n^-1 r_n`:
-//!
-//! `-2 ln likelihood = sum ln det T_n + r_n . w_n`,  its gradient `2 (sum T_n^-1 - w_n w_n^T) L`, lower triangle.
+//! count about 0, so that a bias is an error.
 
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
+use crate::labels::climb::MAX_ITERATIONS;
 use crate::labels::held_out::HeldOutStars;
+use crate::labels::maximum::maximum_likelihood;
 use crate::labels::psd::{clip_to_psd, scale_of};
-use crate::labels::small::{add_outer, cholesky, dot, product, solve_columns, transposed};
+use crate::labels::small::{cholesky, dot};
 
 /// The smallest eigenvalue of R, in units of the residuals' root mean square (label by label): 1e-4 is a noise of 1 % of the residuals.
 ///
@@ -23,13 +21,6 @@ pub const NOISE_FLOOR: f64 = 1e-4;
 
 /// An eigenvalue below this, in the same units, counts as vanishing: the known parts explain the residuals in that direction.
 const VANISHING: f64 = 1e-3;
-
-/// The climb stops where no element of the gradient is above this.
-const TOLERANCE: f64 = 1e-8;
-const MAX_ITERATIONS: u32 = 1_000;
-
-/// No element of the factor moves by more in one step, in units of the residuals' root mean square.
-const LONGEST_STEP: f64 = 0.5;
 
 /// A scatter and what it was made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -153,125 +144,6 @@ impl HeldOutStars {
             clipped: if floor > 0.0 { clipped.clipped } else { 0 },
             iterations,
         })
-    }
-}
-
-/// C in units of `scale`, and the number of iterations.
-///
-/// # Errors
-/// If what is known of a star is no covariance: then no C, however large, makes its residuals likely.
-fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> Result<(Vec<f64>, u32), PosteriorError> {
-    let k = scale.len();
-    let stars: Vec<(Vec<f64>, Vec<f64>)> = stars
-        .stars()
-        .map(|(residual, known)| {
-            let residual = residual.iter().zip(scale).map(|(r, s)| r / s).collect();
-            let known = known.iter().enumerate().map(|(i, v)| v / (scale[i / k] * scale[i % k]));
-            (residual, known.collect())
-        })
-        .collect();
-    // The second moment is the scatter if nothing is known, and an upper start if something is.
-    let mut start = vec![0.0; k * k];
-    for (residual, _) in &stars {
-        add_outer(&mut start, residual, 1.0 / stars.len() as f64);
-    }
-    for i in 0..k {
-        start[i * k + i] += 1e-6;
-    }
-    let start = cholesky(&start, k).unwrap_or_else(|| start.iter().map(|v| v.max(0.0).sqrt()).collect());
-    if deviance(&stars, &start, k).0 == f64::INFINITY {
-        return Err(PosteriorError::NoCovariance);
-    }
-    let (factor, iterations) = minimise(start, |factor| deviance(&stars, factor, k));
-    Ok((product(&factor, &transposed(&factor, k), k), iterations))
-}
-
-/// `-2 ln likelihood / n` and its gradient by the lower factor of C; infinite where a T_n is not positive definite.
-fn deviance(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, Vec<f64>) {
-    let c = product(factor, &transposed(factor, k), k);
-    let identity: Vec<f64> = (0..k * k).map(|i| f64::from(u8::from(i / k == i % k))).collect();
-    let (mut value, mut slope) = (0.0, vec![0.0; k * k]);
-    for (residual, known) in stars {
-        let total: Vec<f64> = c.iter().zip(known).map(|(c, v)| c + v).collect();
-        let Some(root) = cholesky(&total, k) else {
-            return (f64::INFINITY, vec![0.0; k * k]);
-        };
-        let inverse = solve_columns(&root, &identity, k);
-        let weighted: Vec<f64> = inverse.chunks_exact(k).map(|row| dot(row, residual)).collect();
-        value += 2.0 * (0..k).map(|i| root[i * k + i].ln()).sum::<f64>() + dot(residual, &weighted);
-        slope.iter_mut().zip(&inverse).for_each(|(s, v)| *s += v);
-        add_outer(&mut slope, &weighted, -1.0);
-    }
-    let n = stars.len() as f64;
-    let mut gradient = product(&slope, factor, k);
-    for (i, g) in gradient.iter_mut().enumerate() {
-        *g = if i % k <= i / k { 2.0 * *g / n } else { 0.0 };
-    }
-    (value / n, gradient)
-}
-
-/// A minimum by BFGS with backtracking, and the number of iterations.
-pub(crate) fn minimise(mut x: Vec<f64>, value_and_gradient: impl Fn(&[f64]) -> (f64, Vec<f64>)) -> (Vec<f64>, u32) {
-    let size = x.len();
-    let mut inverse_hessian: Vec<f64> = (0..size * size)
-        .map(|i| f64::from(u8::from(i / size == i % size)))
-        .collect();
-    let (mut value, mut gradient) = value_and_gradient(&x);
-    for iteration in 1..=MAX_ITERATIONS {
-        if gradient.iter().all(|g| g.abs() < TOLERANCE) {
-            return (x, iteration);
-        }
-        let mut direction: Vec<f64> = inverse_hessian
-            .chunks_exact(size)
-            .map(|row| -dot(row, &gradient))
-            .collect();
-        if dot(&direction, &gradient) >= 0.0 {
-            direction = gradient.iter().map(|g| -g).collect();
-        }
-        let slope = dot(&direction, &gradient);
-        let longest = direction.iter().fold(0.0, |longest: f64, d| longest.max(d.abs()));
-        let mut step = 1.0_f64.min(LONGEST_STEP / longest);
-        let (next, next_value, next_gradient) = loop {
-            let next: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| x + step * d).collect();
-            let (next_value, next_gradient) = value_and_gradient(&next);
-            if next_value <= value + 1e-4 * step * slope {
-                break (next, next_value, next_gradient);
-            }
-            step *= 0.5;
-            if step < 1e-14 {
-                // Rounding: the value cannot be lowered any more.
-                return (x, iteration);
-            }
-        };
-        let moved: Vec<f64> = next.iter().zip(&x).map(|(new, old)| new - old).collect();
-        let bent: Vec<f64> = next_gradient
-            .iter()
-            .zip(&gradient)
-            .map(|(new, old)| new - old)
-            .collect();
-        let curvature = dot(&moved, &bent);
-        if curvature > 1e-14 * dot(&bent, &bent).sqrt() * dot(&moved, &moved).sqrt() {
-            update(&mut inverse_hessian, &moved, &bent, curvature);
-        }
-        let lowered = value - next_value;
-        (x, value, gradient) = (next, next_value, next_gradient);
-        if lowered <= 1e-15 * value.abs() {
-            return (x, iteration);
-        }
-    }
-    (x, MAX_ITERATIONS)
-}
-
-/// `H <- (I - s y^T / s.y) H (I - y s^T / s.y) + s s^T / s.y`.
-fn update(inverse_hessian: &mut [f64], moved: &[f64], bent: &[f64], curvature: f64) {
-    let size = moved.len();
-    let h_bent: Vec<f64> = inverse_hessian.chunks_exact(size).map(|row| dot(row, bent)).collect();
-    let weight = (1.0 + dot(bent, &h_bent) / curvature) / curvature;
-    for i in 0..size {
-        for j in 0..size {
-            inverse_hessian[i * size + j] +=
-                weight * moved[i] * moved[j] - (h_bent[i] * moved[j] + moved[i] * h_bent[j]) / curvature;
-        }
     }
 }
 
