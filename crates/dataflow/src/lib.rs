@@ -40,7 +40,9 @@ pub use job::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
     LowRankSettings, NetworkSource, Noise, Predict, Prior, Stage, StructureChoice,
 };
-pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
+pub use output_hessian::{
+    Choice, OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, Visits, output_hessian,
+};
 pub use passes::predict::PredictCounts;
 pub use plan::auto::ChosenStructure;
 pub use plan::cluster_plan::{ClusterPlan, ClusterQuestion, ClusterStage, WorkerPlan};

@@ -25,6 +25,7 @@ use crate::tables::holdout::{HoldoutRow, write_holdout};
 use crate::tables::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::tables::jacobians::JacobianSchema;
 use crate::tables::matrices::read_matrices;
+use crate::tables::output_hessian::{OutputHessianSchema, OutputHessianWriter};
 use crate::{
     BlockRow, Creation, EvidenceRow, FileMetadata, GroupStore, JacobianWriter, Manifest, MarginalVarianceWriter,
     MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, Rendezvous, StoreError, StoredMatrices, Stores,
@@ -227,6 +228,19 @@ impl Output {
     /// The output cannot be written.
     pub fn write_evidence(&self, rows: &[EvidenceRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
         write_evidence(&self.stores, &self.uri, rows, metadata)
+    }
+
+    /// Begins a table of second derivatives of outputs; `path` is that of its file.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn output_hessian(
+        &self,
+        path: &str,
+        columns: &OutputHessianSchema,
+        metadata: &FileMetadata,
+    ) -> Result<OutputHessianWriter, StoreError> {
+        OutputHessianWriter::create(&self.stores, &self.uri, path, columns, metadata)
     }
 
     /// Begins a table of its own; `path` is that of its file.
