@@ -211,7 +211,10 @@ fn metrics_grow_with_the_run_to_the_counts_of_the_manifest() {
         assert_eq!(parsed["fisherflow_spectra"], "counter", "{parsed:#}");
         assert_eq!(parsed["fisherflow_seconds"], "counter", "{parsed:#}");
         assert_eq!(parsed["process_resident_memory_bytes"], "gauge", "{parsed:#}");
+        assert_eq!(parsed["process_start_time_seconds"], "gauge", "{parsed:#}");
+        assert_eq!(parsed["process_cpu_seconds"], "counter", "{parsed:#}");
     }
+    assert!(found["process_cpu_seconds_total"] > 0.0, "{last}");
 }
 
 #[test]
