@@ -93,6 +93,21 @@ impl Output {
         self.document(MANIFEST)
     }
 
+    /// What was committed.
+    ///
+    /// # Errors
+    /// Nothing was ([`StoreError::NotComplete`]), no run has even begun there ([`StoreError::NoOutput`]), or as [`Output::manifest`].
+    pub fn complete(&self) -> Result<Manifest, StoreError> {
+        if let Some(manifest) = self.manifest()? {
+            return Ok(manifest);
+        }
+        let output = self.uri.clone();
+        Err(match self.held()? {
+            Some(_) => StoreError::NotComplete { output },
+            None => StoreError::NoOutput { output },
+        })
+    }
+
     /// Commits: tables that the manifest does not list are deleted, those it lists are looked for, then it becomes visible. Committing the
     /// same files again is no error.
     ///
