@@ -30,6 +30,7 @@ pub use line::group_ids::GroupIds;
 pub use line::known_catalogue::{CatalogueFacts, KnownCatalogue};
 pub use line::{Line, Resolved};
 pub use objects::create_once::Creation;
+pub use objects::location::folder_of;
 pub use objects::options::{CredentialsFile, StoreOptions};
 pub use objects::patience::Patience;
 pub use objects::stores::Stores;
