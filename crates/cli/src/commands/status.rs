@@ -227,8 +227,7 @@ fn sign_of_life(told: Option<&RunStatus>) -> String {
         Some(how) if how == "done" => format!("{age} ago: `fisherflow {}` is done", told.stage),
         Some(how) => format!("{age} ago: ended: {how}"),
         None if told.ahead_s() > 5 => format!(
-            "not known: the clock of {} is {} ahead of this machine's",
-            told.host,
+            "not known: the store's clock is {} ahead of this machine's",
             time(told.ahead_s() as f64)
         ),
         None if told.is_silent() => format!("silent for {age}: probably dead, run again"),
@@ -381,10 +380,7 @@ mod tests {
     fn a_run_is_alive_silent_or_ended() {
         assert!(sign_of_life(Some(&told(4, None))).ends_with("s ago, by process 7 on node-1"));
         let ahead = sign_of_life(Some(&told(-600, None)));
-        assert_eq!(
-            ahead,
-            "not known: the clock of node-1 is 10 min ahead of this machine's"
-        );
+        assert_eq!(ahead, "not known: the store's clock is 10 min ahead of this machine's");
         let state = |told: RunStatus| {
             let told = Some(told);
             Found { told, ..nothing() }.state()
