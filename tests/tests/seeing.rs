@@ -133,6 +133,44 @@ fn the_status_says_how_a_run_ended() {
     assert_eq!(stages_left(&output), 0);
 }
 
+/// From its last table to `_SUCCESS` a run that lives is committing, and never said to have ended or to have been cut short.
+#[test]
+fn a_run_that_commits_is_running_until_it_is_killed() {
+    let folder = prepared();
+    let folder = folder.path();
+    let output = folder.join("out");
+    let state = || {
+        let ended = run(fisherflow().arg("status").arg(&output).arg("--json"));
+        ended.expect_done();
+        serde_json::from_str::<Value>(&ended.stdout).unwrap()["state"].clone()
+    };
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    let command = || {
+        let mut command = fisherflow();
+        command.arg("run").arg(&file);
+        command
+    };
+    let mut processes = Processes::stopped_at("before-manifest", command());
+    assert!(!has_manifest(&output));
+    assert_eq!(state(), "running");
+    assert!(!status(&output).contains("is done"), "{}", status(&output));
+    processes.kill(0);
+
+    let mut processes = Processes::stopped_at("committed", command());
+    // As it was a moment before.
+    std::fs::remove_file(output.join("_SUCCESS")).unwrap();
+    assert_eq!(state(), "running");
+    let said = status(&output);
+    assert!(said.contains("(committing") && said.contains("\nheld by"), "{said}");
+    processes.kill(0);
+    assert_eq!(state(), "cut_short");
+    let said = status(&output);
+    assert!(said.contains("its commit was cut short: run again"), "{said}");
+    run(&mut command()).expect_done();
+    assert_eq!(state(), "complete");
+    assert_eq!(stages_left(&output), 0);
+}
+
 /// What stands at `path`, or `None` where nobody answers any more.
 fn get(address: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;

@@ -58,7 +58,7 @@ pub use progress::meter::{Meter, Progress};
 pub use progress::operator_times::{Activity, OperatorTimes};
 pub use progress::standing::{PassCount, ProcessReport, ProcessStanding, Slowest, Standing, Unit, WorkerCount};
 pub use progress::status::RunStatus;
-pub use run::claim::{is_at_work, own_claim};
+pub use run::claim::{holder_runs, is_at_work, own_claim};
 pub use run::prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
 pub use run::stage_state::{FitCounts, Step};
 pub use run::summary::{EffectiveParameters, PullsOver, RunSummary};

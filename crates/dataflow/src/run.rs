@@ -64,7 +64,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
             return Ok(Outcome::AlreadyComplete(manifest));
         }
-        let done = work(&context, stage, cluster, None, |found| {
+        let done = work(&context, stage, cluster, None, |found, _| {
             conclude(&context, stage, &found, None, started)
         });
         // The first process may have ended well, and its word of it been lost.
@@ -105,8 +105,8 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let overwriting = overwrites.then(|| holding.clone());
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
-    let summary = work(&context, stage, cluster, overwriting, |found| {
-        conclude(&context, stage, &found, Some(&mut keeper), started)
+    let summary = work(&context, stage, cluster, overwriting, |found, status| {
+        conclude(&context, stage, &found, Some((&mut keeper, status)), started)
     });
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
@@ -127,13 +127,14 @@ fn to_repair(context: &Context) -> Result<String, RunError> {
 }
 
 /// The stages, on this process's workers together with those of the others, and what `conclude` makes of them: the first process's is the
-/// commit, which the others wait for. `overwriting`: the claim of an output that holds what is to go, as soon as all of them are there.
+/// commit, which the others wait for, and which ends the status that it is given. `overwriting`: the claim of an output that holds what is to
+/// go, as soon as all of them are there.
 fn work<T>(
     context: &Arc<Context>,
     stage: Stage,
     cluster: &Cluster,
     overwriting: Option<Holding>,
-    conclude: impl FnOnce(Found) -> Result<T, RunError>,
+    conclude: impl FnOnce(Found, &mut Option<StatusWriter>) -> Result<T, RunError>,
 ) -> Result<T, RunError> {
     let working = Arc::clone(context);
     let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
@@ -157,13 +158,7 @@ fn work<T>(
             }
             stages::work(worker, &working, stage)
         },
-        |found| {
-            // Before the stages go, which it is written to.
-            if let Some(status) = ending.take() {
-                status.end(None);
-            }
-            conclude(found)
-        },
+        |found| conclude(found, ending),
     );
     if let Some(status) = status {
         status.end(concluded.as_ref().err());
@@ -177,23 +172,25 @@ fn work<T>(
     concluded
 }
 
-/// What the stages found, summed up; in the first process, which has the keeper, committed where the error bars are all there.
+/// What the stages found, summed up; in the first process, which holds the output and tells how far the run is, committed where the error bars
+/// are all there.
 fn conclude(
     context: &Context,
     stage: Stage,
     found: &Found,
-    keeper: Option<&mut ClaimKeeper>,
+    first: Option<(&mut ClaimKeeper, &mut Option<StatusWriter>)>,
     started: Instant,
 ) -> Result<RunSummary, RunError> {
     let mut summary = RunSummary::of(context, stage, found)?;
-    if let Some(keeper) = keeper {
+    if let Some((keeper, status)) = first {
         summary.release = release::changes(context, context.excluded(), found.fit.computed)
             .zip(context.release.as_ref())
             .map(|(changes, release)| (release.number, changes));
         if found.predict.is_some() {
             write_tables(context, &mut summary)?;
-            commit(context, found, &mut summary, keeper)?;
+            commit(context, found, &mut summary, keeper, status)?;
         }
+        end(status);
     }
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)
@@ -223,12 +220,20 @@ fn write_tables(context: &Context, summary: &mut RunSummary) -> Result<(), RunEr
     Ok(())
 }
 
+/// The last word of a run that did what was asked for.
+fn end(status: &mut Option<StatusWriter>) {
+    if let Some(status) = status.take() {
+        status.end(None);
+    }
+}
+
 /// Makes the output count.
 fn commit(
     context: &Context,
     found: &Found,
     summary: &mut RunSummary,
     keeper: &mut ClaimKeeper,
+    status: &mut Option<StatusWriter>,
 ) -> Result<(), RunError> {
     context.faults.pass(FailPoint::BeforeManifest);
     summary.read_back = read_back::read_back(context, &summary.files, &found.fit, found.invert.as_ref())?;
@@ -242,6 +247,8 @@ fn commit(
     release::commit(context, context.excluded(), &found.fit)?;
     keeper.rest();
     keeper.holding().check()?;
+    // Before the stages go, which it is written to.
+    end(status);
     tidy_up(context)?;
     context.faults.pass(FailPoint::Cleared);
     summary.complete = true;

@@ -181,6 +181,12 @@ fn runs_here(holder: &Claim, own: &Claim) -> Option<bool> {
     is_here.then(|| !is_itself && born(&holder.pid.to_string()) == Some(holder.born))
 }
 
+/// Whether the process that holds an output runs; `None`: it is on another machine, or in another container.
+#[must_use]
+pub fn holder_runs(holder: &Claim) -> Option<bool> {
+    runs_here(holder, &own_claim("", Duration::ZERO))
+}
+
 /// Whether the holder of an output is known to be at work no more, without waiting for its signs of life.
 fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunError> {
     match runs_here(&held.claim, own) {
