@@ -148,10 +148,10 @@ fn the_next_night_costs_what_changed_and_equals_a_run_from_scratch() {
     planned.expect_done();
     let second = fisherflow_on("run", &file, &["-v", "--log", "json", "-w", "2"]);
     second.expect_done();
-    for said in [&planned, &second] {
+    // Where the log is JSON, what was done is one of its lines.
+    for (said, place) in [(&planned, &planned.stdout), (&second, &second.stderr)] {
         assert!(
-            said.stdout
-                .contains("added 5, replaced 2, retracted 3 objects, 40 ids excluded: "),
+            place.contains("added 5, replaced 2, retracted 3 objects, 40 ids excluded: "),
             "{said}"
         );
     }
@@ -437,9 +437,9 @@ fn what_was_computed_is_told_where_the_settings_are_others() {
         let done = fisherflow_on("run", &file, &["-v", "--log", "json"]);
         done.expect_done();
         assert_eq!(groups_of(&done, "curvature"), (computed, n - computed));
-        for ended in [&planned, &done] {
+        for (ended, place) in [(&planned, &planned.stdout), (&done, &done.stderr)] {
             let said = format!("0 of {n} groups touched, {computed} computed");
-            assert!(ended.stdout.contains(&said), "{said}\n{ended}");
+            assert!(place.contains(&said), "{said}\n{ended}");
         }
         assert_eq!(nights.commit(2 + at as u64)["changes"]["computed"], computed);
     }
@@ -587,7 +587,7 @@ fn a_list_of_another_columns_ids_leaves_its_spectra_out() {
     std::fs::write(&file, toml).unwrap();
     let second = fisherflow_on("run", &file, &["-v", "--log", "json"]);
     second.expect_done();
-    assert!(!second.stdout.contains("are in no spectrum"), "{second}");
+    assert!(!second.stderr.contains("are in no spectrum"), "{second}");
     assert_eq!(counts(&line.join("releases/2"))["fit_excluded"], 12);
     let of_second = nights.commit(2);
     let excluded = of_second["groups"].as_array().unwrap().iter();

@@ -171,6 +171,56 @@ fn a_run_that_commits_is_running_until_it_is_killed() {
     assert_eq!(stages_left(&output), 0);
 }
 
+/// Whoever collects both streams finds lines of JSON alone, each with the run's name once it has one.
+#[test]
+fn a_log_of_json_holds_nothing_else_and_names_its_run() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    let lines = |ended: &fisherflow_tests::Ended| -> Vec<Value> {
+        assert_eq!(ended.stdout, "", "{ended}");
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        ended.stderr.lines().map(line).collect()
+    };
+    let asked = |more: &[&str]| run(fisherflow().arg("run").arg(&file).args(["--log", "json"]).args(more));
+    let ended = asked(&["-w", "2"]);
+    ended.expect_done();
+    let events = lines(&ended);
+    let run_id = manifest(&folder.join("out"))["run_id"].clone();
+    let named = events.iter().position(|event| event["run_id"] == run_id).unwrap();
+    assert!(events[..named].iter().all(|event| event["run_id"].is_null()), "{ended}");
+    assert!(events[named..].iter().all(|event| event["run_id"] == run_id), "{ended}");
+    let open = &events[named];
+    assert_eq!(open["message"], "inputs are open");
+    assert!(open["output"].as_str().unwrap().ends_with("/out"), "{open}");
+    let page = events.last().unwrap();
+    assert_eq!(page["message"], "what was done");
+    let words = page["page"].as_str().unwrap();
+    assert!(
+        words.contains("complete, verified") && words.contains("time of a worker"),
+        "{words}"
+    );
+
+    // What ends it, and what is already done, too.
+    let again = asked(&[]);
+    again.expect_done();
+    let events = lines(&again);
+    assert!(
+        events.last().unwrap()["page"]
+            .as_str()
+            .unwrap()
+            .contains("nothing to do")
+    );
+    assert!(lines(&asked(&["-q"])).is_empty());
+    std::fs::remove_file(folder.join("catalogue/part-00003.parquet")).unwrap();
+    let refused = asked(&[]);
+    assert_eq!(refused.code, Some(2), "{refused}");
+    let events = lines(&refused);
+    let last = events.last().unwrap();
+    assert_eq!((&last["exit_code"], &last["level"]), (&2.into(), &"ERROR".into()));
+    assert!(last["run_id"].is_string() && last["run_id"] != run_id, "{last}");
+}
+
 /// What stands at `path`, or `None` where nobody answers any more.
 fn get(address: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;

@@ -46,7 +46,8 @@ pub struct LoggingArgs {
 pub enum LogFormat {
     /// Time, level and fields, to be read
     Text,
-    /// A JSON object a line, to be collected
+    /// A JSON object a line, with run_id once the inputs are open, to be collected; the page of what was done is one of them, and on standard
+    /// output is only what a question asks for
     Json,
 }
 

@@ -52,6 +52,7 @@ pub enum Outcome {
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
+    tracing::info!(run_id = %context.run_id, output = %context.output.uri(), "inputs are open");
     context.differentiating()?;
     context.faults.arm(&cluster.fail_points);
     context.faults.pass(FailPoint::Opened);
