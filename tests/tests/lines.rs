@@ -366,6 +366,31 @@ fn the_release_of_a_run_at_work_is_no_garbage() {
     assert!(!line.join("releases/3").exists());
 }
 
+/// A release that its run completed and never committed is not removed under the hands of the next one, which commits it.
+#[test]
+fn a_complete_release_that_is_about_to_be_committed_is_no_garbage() {
+    let (nights, run_file, line) = released();
+    nights.write(301, 200);
+    let file = nights.of_line(&run_file);
+    let mut dead = stopped_at("committed", &file);
+    dead.kill(0);
+    assert!(!line.join("commits/2.json").exists() && has_manifest(&line.join("releases/2")));
+    let mut next = stopped_at("claimed", &file);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let before = files_below(&line);
+    let removed = fisherflow_on("gc", &line, &["--grace", "0"]);
+    removed.expect_done();
+    assert!(removed.stdout.contains("in the making  release 2"), "{removed}");
+    assert_eq!(files_below(&line), before);
+    next.signal(0, "CONT");
+    let next = next.wait(0);
+    next.expect_done();
+    assert!(next.stdout.contains("nothing to do"), "{next}");
+    assert_eq!(nights.commit(2)["parent"], 1);
+    fisherflow_on("verify", &line, &[]).expect_done();
+    assert!(!line.join("releases/2/claims").exists() && !line.join("releases/2/stages").exists());
+}
+
 /// A short line, of one released night.
 fn released() -> (Nights, RunFile, PathBuf) {
     let nights = Nights::new();

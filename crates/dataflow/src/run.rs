@@ -83,11 +83,27 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             if !context.output.is_marked()? {
                 context.output.commit(&manifest)?;
             }
-            still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
-            release::commit_again(&context)?;
+            let holding = claim::claim_to_release(&context, cluster)?;
+            let is_ours = holding.is_some();
+            let every = claim::beat(cluster.peer_timeout);
+            let keeper = holding.map(|holding| ClaimKeeper::start(holding, every, &context.faults));
+            let keeper = keeper.transpose()?;
+            if is_ours {
+                context.faults.pass(FailPoint::Claimed);
+            }
+            let released = still_there::check(&context.output, &manifest, &to_repair(&context)?)
+                .and_then(|()| release::commit_again(&context));
+            match (keeper, released) {
+                (Some(mut keeper), Ok(())) => keeper.rest(),
+                (Some(keeper), Err(error)) => {
+                    keeper.release()?;
+                    return Err(error);
+                }
+                (None, released) => released?,
+            }
             // Another run may wait for its processes, to overwrite it then.
             let held = context.output.held()?;
-            if held.is_none_or(|held| held.generation == 1 || held.committed.is_some()) {
+            if is_ours || held.is_none_or(|held| held.generation == 1 || held.committed.is_some()) {
                 tidy_up(&context)?;
             }
             return Ok(Outcome::AlreadyComplete(manifest));
