@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use fisherflow_network::{Activation, Arithmetic, Labels, Network, Precision};
-use fisherflow_tests::{LABELS, Processes, RunFile, Table, digests, fisherflow, run, simulated, write_objects};
+use fisherflow_tests::{
+    LABELS, Processes, RunFile, Table, digests, fisherflow, run, simulated, write_catalogue, write_objects,
+};
 
 /// Weights of the network: 17 inputs, 6 hidden units, 3 labels.
 const P: usize = 6 * 18 + 3 * 7;
@@ -307,6 +309,109 @@ fn hessians_of_the_outputs_agree_with_one_another() {
     assert_eq!(ask(&[]).code, Some(2));
     std::fs::write(&vector, &npy[..npy.len() - 8]).unwrap();
     ask(&["--product", vector.to_str().unwrap(), "--overwrite"]).expect(2, &["v.npy", "cut short"]);
+}
+
+/// A star may have several spectra: none is taken where it is not said which, and the table says which was.
+#[test]
+fn of_a_star_with_several_spectra_the_hessian_is_of_the_one_that_is_named() {
+    let folder = prepared();
+    let folder = folder.path();
+    let mut spectra = simulated(17, 0, 60);
+    for at in [3, 25, 41] {
+        spectra[at].id = Some("twice-seen".to_owned());
+    }
+    spectra[50].id = Some("once-bad".to_owned());
+    spectra[51].id = Some("once-bad".to_owned());
+    spectra[51].flux = None;
+    // Row groups of 8: a row's position in its file is not that in its row group.
+    write_catalogue(&folder.join("visits"), "a.parquet", &spectra[..30], 8);
+    write_catalogue(&folder.join("visits/night=2"), "b.parquet", &spectra[30..], 8);
+    let predicting = run_file(folder, "out", "structure = \"kfac\"").predicting(folder, "visits/**/*.parquet");
+    let file = predicting.write(folder, "out");
+    let ask = |more: &[&str]| {
+        let mut command = fisherflow();
+        command
+            .arg("output-hessian")
+            .arg(&file)
+            .args(["--diagonal", "--overwrite"]);
+        run(command.args(["--label", "teff"]).args(more))
+    };
+    let table = || Table::read(&folder.join("out-output-hessian/diagonal.parquet"));
+    let places = |table: &Table| -> Vec<(String, String, i64)> {
+        (0..table.len())
+            .step_by(P)
+            .map(|at| (table.text("id", at), table.text("file", at), table.whole("row", at)))
+            .collect()
+    };
+    let values = |table: &Table, star: usize| -> Vec<f64> {
+        (0..P).map(|weight| table.number("value", star * P + weight)).collect()
+    };
+    let (a, b) = ("a.parquet", "night=2/b.parquet");
+
+    let several = [
+        "file a.parquet row 3",
+        "file a.parquet row 25",
+        "file night=2/b.parquet row 11",
+    ];
+    let ended = ask(&["--id", "twice-seen"]);
+    ended.expect(2, &["3 spectra", "--file and --row", "--all-visits"]);
+    ended.expect(2, &several);
+    ask(&["--id", "twice-seen", "--file", a]).expect(2, &["2 spectra", "in its file a.parquet"]);
+    assert!(!folder.join("out-output-hessian").exists(), "nothing is written");
+
+    let mut one_by_one = Vec::new();
+    for (place, key) in [(a, "3"), (a, "25"), (b, "11")].iter().zip([3, 25, 11]) {
+        let ((file, row), key) = (place, key);
+        ask(&["--file", file, "--row", row]).expect_done();
+        let without_id = table();
+        let expected = [("twice-seen".to_owned(), (*file).to_owned(), key)];
+        assert_eq!(places(&without_id), expected);
+        ask(&["--id", "twice-seen", "--file", file, "--row", row]).expect_done();
+        assert_eq!(places(&table()), expected);
+        assert_eq!(values(&table(), 0), values(&without_id, 0));
+        one_by_one.push(values(&without_id, 0));
+    }
+    assert!(one_by_one[0] != one_by_one[1] && one_by_one[1] != one_by_one[2]);
+    // The file goes without saying where the star has one such row.
+    ask(&["--id", "twice-seen", "--row", "11"]).expect_done();
+    assert_eq!(values(&table(), 0), one_by_one[2]);
+
+    let other = simulated(17, 7, 1)[0].id.clone().unwrap();
+    ask(&["--id", &other, "--id", "twice-seen", "--all-visits"]).expect_done();
+    let all = table();
+    let expected = [
+        (&*other, a, 7),
+        ("twice-seen", a, 3),
+        ("twice-seen", a, 25),
+        ("twice-seen", b, 11),
+    ];
+    assert_eq!(
+        places(&all),
+        expected.map(|(id, file, row)| (id.to_owned(), file.to_owned(), row))
+    );
+    for (star, expected) in one_by_one.iter().enumerate() {
+        assert_eq!(&values(&all, star + 1), expected);
+    }
+    assert!(all.metadata["fisherflow.row_key"].contains("from 0"));
+
+    // What is not there, or not enough.
+    ask(&["--row", "11"]).expect(2, &["2 files", "row 11", "--file"]);
+    ask(&["--file", a, "--row", "30"]).expect(3, &["no row 30 in its file a.parquet", "from 0"]);
+    ask(&["--id", "twice-seen", "--row", "4"]).expect(3, &["no star \"twice-seen\"", "at row 4"]);
+    ask(&["--file", "b.parquet", "--row", "0"]).expect(3, &["no file \"b.parquet\"", "a.parquet, night=2/b.parquet"]);
+    for missing in [
+        &["--file", a][..],
+        &["--file", a, "--all-visits"],
+        &["--row", "3", "--all-visits"],
+    ] {
+        assert_eq!(ask(missing).code, Some(2), "{missing:?}");
+    }
+
+    // A visit without a prediction is not passed over in silence.
+    ask(&["--file", b, "--row", "21"]).expect(3, &["star \"once-bad\", file night=2/b.parquet, row 21", "FLUX_NULL"]);
+    let ended = ask(&["--id", "once-bad", "--all-visits"]);
+    ended.expect(0, &["row 21 has no prediction (FLUX_NULL), and is left out"]);
+    assert_eq!(places(&table()), [("once-bad".to_owned(), b.to_owned(), 20)]);
 }
 
 #[test]

@@ -148,10 +148,10 @@ fn the_next_night_costs_what_changed_and_equals_a_run_from_scratch() {
     planned.expect_done();
     let second = fisherflow_on("run", &file, &["-v", "--log", "json", "-w", "2"]);
     second.expect_done();
-    for said in [&planned, &second] {
+    // Where the log is JSON, what was done is one of its lines.
+    for (said, place) in [(&planned, &planned.stdout), (&second, &second.stderr)] {
         assert!(
-            said.stdout
-                .contains("added 5, replaced 2, retracted 3 objects, 40 ids excluded: "),
+            place.contains("added 5, replaced 2, retracted 3 objects, 40 ids excluded: "),
             "{said}"
         );
     }
@@ -366,6 +366,31 @@ fn the_release_of_a_run_at_work_is_no_garbage() {
     assert!(!line.join("releases/3").exists());
 }
 
+/// A release that its run completed and never committed is not removed under the hands of the next one, which commits it.
+#[test]
+fn a_complete_release_that_is_about_to_be_committed_is_no_garbage() {
+    let (nights, run_file, line) = released();
+    nights.write(301, 200);
+    let file = nights.of_line(&run_file);
+    let mut dead = stopped_at("committed", &file);
+    dead.kill(0);
+    assert!(!line.join("commits/2.json").exists() && has_manifest(&line.join("releases/2")));
+    let mut next = stopped_at("claimed", &file);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let before = files_below(&line);
+    let removed = fisherflow_on("gc", &line, &["--grace", "0"]);
+    removed.expect_done();
+    assert!(removed.stdout.contains("in the making  release 2"), "{removed}");
+    assert_eq!(files_below(&line), before);
+    next.signal(0, "CONT");
+    let next = next.wait(0);
+    next.expect_done();
+    assert!(next.stdout.contains("nothing to do"), "{next}");
+    assert_eq!(nights.commit(2)["parent"], 1);
+    fisherflow_on("verify", &line, &[]).expect_done();
+    assert!(!line.join("releases/2/claims").exists() && !line.join("releases/2/stages").exists());
+}
+
 /// A short line, of one released night.
 fn released() -> (Nights, RunFile, PathBuf) {
     let nights = Nights::new();
@@ -437,9 +462,9 @@ fn what_was_computed_is_told_where_the_settings_are_others() {
         let done = fisherflow_on("run", &file, &["-v", "--log", "json"]);
         done.expect_done();
         assert_eq!(groups_of(&done, "curvature"), (computed, n - computed));
-        for ended in [&planned, &done] {
+        for (ended, place) in [(&planned, &planned.stdout), (&done, &done.stderr)] {
             let said = format!("0 of {n} groups touched, {computed} computed");
-            assert!(ended.stdout.contains(&said), "{said}\n{ended}");
+            assert!(place.contains(&said), "{said}\n{ended}");
         }
         assert_eq!(nights.commit(2 + at as u64)["changes"]["computed"], computed);
     }
@@ -587,7 +612,7 @@ fn a_list_of_another_columns_ids_leaves_its_spectra_out() {
     std::fs::write(&file, toml).unwrap();
     let second = fisherflow_on("run", &file, &["-v", "--log", "json"]);
     second.expect_done();
-    assert!(!second.stdout.contains("are in no spectrum"), "{second}");
+    assert!(!second.stderr.contains("are in no spectrum"), "{second}");
     assert_eq!(counts(&line.join("releases/2"))["fit_excluded"], 12);
     let of_second = nights.commit(2);
     let excluded = of_second["groups"].as_array().unwrap().iter();

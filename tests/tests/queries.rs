@@ -324,8 +324,8 @@ fn what_cannot_be_answered_is_said() {
     fs::remove_file(out.join("posterior/inverse/block-001.parquet")).unwrap();
     inverse(out, "layers.2", &["--diagonal"]).expect(3, &["block-001.parquet", "is missing", "--overwrite"]);
     fs::remove_file(out.join("manifest.json")).unwrap();
-    inverse(out, "layers.2", &["--diagonal"]).expect(3, &["holds no complete output", "finish its run"]);
-    inverse(&folder.path().join("nothing"), "layers.2", &["--diagonal"]).expect(3, &["holds no complete output"]);
+    inverse(out, "layers.2", &["--diagonal"]).expect(3, &["has no manifest.json", "finish its run"]);
+    inverse(&folder.path().join("nothing"), "layers.2", &["--diagonal"]).expect(3, &["is no output of fisherflow"]);
 }
 
 /// A tensor of a safetensors file of doubles, and the file's metadata.

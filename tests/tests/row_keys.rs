@@ -186,7 +186,17 @@ fn other_names_of_the_same_objects_make_another_run() {
     assert_ne!(killed.code, Some(0), "{killed}");
     run_file.catalogue = toml_path(&folder.join("survey/**/*.parquet"));
     let other = run_file.write(folder, "other");
-    run(fisherflow().arg("run").arg(&other)).expect(2, &["left unfinished", "--overwrite"]);
+    let said = [
+        "left unfinished",
+        "--overwrite",
+        "catalogue.uri was ",
+        "survey/catalogue, and is ",
+        "survey/**/*.parquet: the same objects",
+    ];
+    run(fisherflow().arg("run").arg(&other)).expect(2, &said);
+    // Another spelling of the same folder is the same.
+    run_file.catalogue = format!("{}/../survey/./catalogue/", toml_path(&folder.join("survey")));
+    let file = run_file.write(folder, "spelt-otherwise");
     run(fisherflow().arg("run").arg(&file)).expect_done();
     let name = |table: &str| Table::read(&folder.join("out").join(table)).text("file", 0);
     assert_eq!(

@@ -74,10 +74,20 @@ fn another_terminal_sees_a_run_at_work_and_that_it_was_killed() {
     processes.kill(0);
     processes.kill(1);
 
+    // The clock of whoever told it may be an hour behind: it is the store's that counts.
+    let mut behind = told(&output, |_| true);
+    behind["written_s"] = (behind["written_s"].as_u64().unwrap() - 3600).into();
+    std::fs::write(output.join(STATUS), behind.to_string()).unwrap();
+    let said = status(&output);
+    assert!(
+        !said.contains("silent for") && said.contains(" ago, by process "),
+        "{said}"
+    );
+
     // Two minutes later nobody has told anything more.
-    let mut silent = told(&output, |_| true);
-    silent["written_s"] = (silent["written_s"].as_u64().unwrap() - 120).into();
-    std::fs::write(output.join(STATUS), silent.to_string()).unwrap();
+    let file_of_status = std::fs::File::options().append(true).open(output.join(STATUS)).unwrap();
+    let then = std::time::SystemTime::now() - Duration::from_secs(120);
+    file_of_status.set_modified(then).unwrap();
     let said = status(&output);
     assert!(
         said.contains("silent for 12") || said.contains("silent for 2 min"),
@@ -121,6 +131,94 @@ fn the_status_says_how_a_run_ended() {
     assert!(status(&output).contains("`fisherflow fit` is done"));
     run(fisherflow().arg("run").arg(&file)).expect_done();
     assert_eq!(stages_left(&output), 0);
+}
+
+/// From its last table to `_SUCCESS` a run that lives is committing, and never said to have ended or to have been cut short.
+#[test]
+fn a_run_that_commits_is_running_until_it_is_killed() {
+    let folder = prepared();
+    let folder = folder.path();
+    let output = folder.join("out");
+    let state = || {
+        let ended = run(fisherflow().arg("status").arg(&output).arg("--json"));
+        ended.expect_done();
+        serde_json::from_str::<Value>(&ended.stdout).unwrap()["state"].clone()
+    };
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    let command = || {
+        let mut command = fisherflow();
+        command.arg("run").arg(&file);
+        command
+    };
+    let mut processes = Processes::stopped_at("before-manifest", command());
+    assert!(!has_manifest(&output));
+    assert_eq!(state(), "running");
+    assert!(!status(&output).contains("is done"), "{}", status(&output));
+    processes.kill(0);
+
+    let mut processes = Processes::stopped_at("committed", command());
+    // As it was a moment before.
+    std::fs::remove_file(output.join("_SUCCESS")).unwrap();
+    assert_eq!(state(), "running");
+    let said = status(&output);
+    assert!(said.contains("(committing") && said.contains("\nheld by"), "{said}");
+    processes.kill(0);
+    assert_eq!(state(), "cut_short");
+    let said = status(&output);
+    assert!(said.contains("its commit was cut short: run again"), "{said}");
+    run(&mut command()).expect_done();
+    assert_eq!(state(), "complete");
+    assert_eq!(stages_left(&output), 0);
+}
+
+/// Whoever collects both streams finds lines of JSON alone, each with the run's name once it has one.
+#[test]
+fn a_log_of_json_holds_nothing_else_and_names_its_run() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "out").write(folder, "out");
+    let lines = |ended: &fisherflow_tests::Ended| -> Vec<Value> {
+        assert_eq!(ended.stdout, "", "{ended}");
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        ended.stderr.lines().map(line).collect()
+    };
+    let asked = |more: &[&str]| run(fisherflow().arg("run").arg(&file).args(["--log", "json"]).args(more));
+    let ended = asked(&["-w", "2"]);
+    ended.expect_done();
+    let events = lines(&ended);
+    let run_id = manifest(&folder.join("out"))["run_id"].clone();
+    let named = events.iter().position(|event| event["run_id"] == run_id).unwrap();
+    assert!(events[..named].iter().all(|event| event["run_id"].is_null()), "{ended}");
+    assert!(events[named..].iter().all(|event| event["run_id"] == run_id), "{ended}");
+    let open = &events[named];
+    assert_eq!(open["message"], "inputs are open");
+    assert!(open["output"].as_str().unwrap().ends_with("/out"), "{open}");
+    let page = events.last().unwrap();
+    assert_eq!(page["message"], "what was done");
+    let words = page["page"].as_str().unwrap();
+    assert!(
+        words.contains("complete, verified") && words.contains("time of a worker"),
+        "{words}"
+    );
+
+    // What ends it, and what is already done, too.
+    let again = asked(&[]);
+    again.expect_done();
+    let events = lines(&again);
+    assert!(
+        events.last().unwrap()["page"]
+            .as_str()
+            .unwrap()
+            .contains("nothing to do")
+    );
+    assert!(lines(&asked(&["-q"])).is_empty());
+    std::fs::remove_file(folder.join("catalogue/part-00003.parquet")).unwrap();
+    let refused = asked(&[]);
+    assert_eq!(refused.code, Some(2), "{refused}");
+    let events = lines(&refused);
+    let last = events.last().unwrap();
+    assert_eq!((&last["exit_code"], &last["level"]), (&2.into(), &"ERROR".into()));
+    assert!(last["run_id"].is_string() && last["run_id"] != run_id, "{last}");
 }
 
 /// What stands at `path`, or `None` where nobody answers any more.
@@ -211,7 +309,10 @@ fn metrics_grow_with_the_run_to_the_counts_of_the_manifest() {
         assert_eq!(parsed["fisherflow_spectra"], "counter", "{parsed:#}");
         assert_eq!(parsed["fisherflow_seconds"], "counter", "{parsed:#}");
         assert_eq!(parsed["process_resident_memory_bytes"], "gauge", "{parsed:#}");
+        assert_eq!(parsed["process_start_time_seconds"], "gauge", "{parsed:#}");
+        assert_eq!(parsed["process_cpu_seconds"], "counter", "{parsed:#}");
     }
+    assert!(found["process_cpu_seconds_total"] > 0.0, "{last}");
 }
 
 #[test]

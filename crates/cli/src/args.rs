@@ -46,7 +46,8 @@ pub struct LoggingArgs {
 pub enum LogFormat {
     /// Time, level and fields, to be read
     Text,
-    /// A JSON object a line, to be collected
+    /// A JSON object a line, with run_id once the inputs are open, to be collected; the page of what was done is one of them, and on standard
+    /// output is only what a question asks for
     Json,
 }
 
@@ -164,13 +165,23 @@ pub struct SpectrumArgs {
 
 /// A run file, whose stars, and what of their Hessian.
 #[derive(Clone, Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("what").required(true))]
+#[command(group = ArgGroup::new("what").required(true))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "rows"]))]
 pub struct OutputHessianArgs {
     /// The run file (TOML): network, and the catalogue to predict
     pub file: PathBuf,
-    /// Identifier of a star; may be given more than once
-    #[arg(long = "id", value_name = "ID", required = true)]
+    /// Identifier of a star; may be given more than once. Of several spectra (visits) say which with --file and --row, or --all-visits
+    #[arg(long = "id", value_name = "ID")]
     pub ids: Vec<String>,
+    /// Position of a spectrum in its file, from 0, column row of predictions/; may be given more than once
+    #[arg(long = "row", value_name = "N")]
+    pub rows: Vec<u64>,
+    /// The file of the spectra: its name below the catalogue's folder, column file of predictions/
+    #[arg(long = "file", value_name = "FILE")]
+    pub of_file: Option<String>,
+    /// Every spectrum of each --id
+    #[arg(long, requires = "ids", conflicts_with = "rows")]
+    pub all_visits: bool,
     /// Name of a label; may be given more than once [default: all labels]
     #[arg(long = "label", value_name = "LABEL")]
     pub labels: Vec<String>,

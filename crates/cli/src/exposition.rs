@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use fisherflow_dataflow::{Activity, Meter, PassCount, Unit};
 
+use crate::process_times::process_times;
+
 /// The `Content-Type` of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -144,6 +146,18 @@ pub fn exposition(meter: &Meter) -> String {
     }
     out.gauge("fisherflow_uptime_seconds", "Seconds since the process began.")
         .sample(&[], meter.elapsed().as_secs_f64());
+    if let Some(times) = process_times() {
+        out.gauge(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds.",
+        )
+        .sample(&[], times.started);
+        out.counter(
+            "process_cpu_seconds_total",
+            "Total user and system CPU time spent in seconds.",
+        )
+        .sample(&[], times.processor);
+    }
     if let Some(resident) = report.resident {
         out.gauge("process_resident_memory_bytes", "Resident memory size in bytes.")
             .sample(&[], resident as f64);

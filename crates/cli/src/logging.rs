@@ -1,11 +1,18 @@
 //! Log lines with fields, on standard error, beside the progress bar and never through it.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::panic::PanicHookInfo;
+use std::sync::{Arc, OnceLock};
 
+use fisherflow_dataflow::Meter;
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use serde_json::Value;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::args::{LogFormat, LoggingArgs};
 use crate::environment::Environment;
@@ -19,6 +26,49 @@ pub struct Terminal {
     pub format: LogFormat,
     /// Whether what was done is said: not with `-q`.
     pub tells: bool,
+    /// The run that the log is of.
+    pub run: RunOfLog,
+}
+
+/// The run that a log is of, once it has a name.
+#[derive(Clone, Default)]
+pub struct RunOfLog(Arc<OnceLock<Arc<Meter>>>);
+
+impl RunOfLog {
+    /// It is the one that is counted there.
+    pub fn is_counted_by(&self, meter: &Arc<Meter>) {
+        self.0.get_or_init(|| Arc::clone(meter));
+    }
+
+    fn id(&self) -> Option<&str> {
+        self.0.get()?.run_id()
+    }
+}
+
+/// Lines of JSON with the field `run_id`, so that those of several runs can be told apart.
+struct WithRun<F> {
+    lines: F,
+    run: RunOfLog,
+}
+
+impl<S, N, F> FormatEvent<S, N> for WithRun<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'w> FormatFields<'w> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let says_so = event.metadata().fields().field("run_id").is_some();
+        let Some(run_id) = self.run.id().filter(|_| !says_so) else {
+            return self.lines.format_event(context, out, event);
+        };
+        let mut line = String::new();
+        self.lines.format_event(context, Writer::new(&mut line), event)?;
+        match line.trim_end().strip_suffix('}') {
+            Some(object) => writeln!(out, "{object},\"run_id\":{}}}", Value::from(run_id)),
+            None => out.write_str(&line),
+        }
+    }
 }
 
 /// Starts logging.
@@ -30,6 +80,7 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
     let watched = is_terminal && args.log == LogFormat::Text && !args.quiet;
     let bars = watched.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
     let writer = BesideBars { bars: bars.clone() };
+    let run = RunOfLog::default();
     let filter = EnvFilter::builder().parse_lossy(environment.log.as_deref().unwrap_or_else(|| level(args, watched)));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -40,7 +91,11 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
     // A second start, as tests in one process make, keeps the first.
     let _already = match args.log {
         LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Json => {
+            let run = run.clone();
+            let lines = lines.json().flatten_event(true);
+            lines.map_event_format(|lines| WithRun { lines, run }).try_init()
+        }
     };
     if args.log == LogFormat::Json {
         std::panic::set_hook(Box::new(log_panic));
@@ -49,6 +104,7 @@ pub fn start(args: &LoggingArgs, environment: &Environment) -> Terminal {
         bars,
         format: args.log,
         tells: !args.quiet,
+        run,
     }
 }
 
@@ -147,6 +203,36 @@ mod tests {
             (1, &"ERROR".into(), &"of two\nlines".into())
         );
         assert!(line["location"].as_str().unwrap().contains("logging.rs:"), "{said}");
+    }
+
+    #[test]
+    fn a_line_of_a_json_log_names_its_run_once() {
+        let (written, run) = (Written::default(), RunOfLog::default());
+        let (to, of) = (written.clone(), run.clone());
+        let lines = tracing_subscriber::fmt().json().flatten_event(true);
+        let log = lines.map_event_format(|lines| WithRun { lines, run: of });
+        let log = log.with_writer(move || to.clone()).finish();
+        let meter = Meter::silent();
+        tracing::subscriber::with_default(log, || {
+            tracing::info!(a = 1, "before the run has a name");
+            run.is_counted_by(&meter);
+            tracing::info!("still");
+            meter.reads_from(&Arc::default(), "\"r\"");
+            tracing::info!(b = "}", "}}");
+            tracing::info!(run_id = "of its own", "says so");
+        });
+        let said = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let names: Vec<&Value> = lines.iter().map(|line| &line["run_id"]).collect();
+        assert_eq!(
+            names,
+            [&Value::Null, &Value::Null, &"\"r\"".into(), &"of its own".into()]
+        );
+        assert_eq!(
+            (&lines[0]["a"], &lines[2]["b"], &lines[2]["message"]),
+            (&1.into(), &"}".into(), &"}".into())
+        );
+        assert_eq!(said.matches("run_id").count(), 2, "{said}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod logging;
 mod metrics;
 mod npy;
 mod printing;
+mod process_times;
 mod progress;
 mod resolve;
 mod run_file;

@@ -138,6 +138,7 @@ mod tests {
             tells: true,
             bars: None,
             format: crate::args::LogFormat::Text,
+            run: crate::logging::RunOfLog::default(),
         };
         let meter = Meter::new(progress::display(&terminal));
         serve(&meter, "127.0.0.1:0".parse().unwrap()).unwrap()

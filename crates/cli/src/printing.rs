@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 
 use serde::Serialize;
 
+use crate::args::LogFormat;
 use crate::logging::Terminal;
 
 /// Lines to be printed.
@@ -70,12 +71,20 @@ impl Page {
         Self::new().line(said).print()
     }
 
-    /// Prints what was done, unless only warnings and errors are wanted.
+    /// Says what was done, unless only warnings and errors are wanted: prints it or, where the log is JSON for programs, leaves it there as one
+    /// line.
     ///
     /// # Errors
     /// As [`Page::print`].
     pub fn tell(&self, terminal: &Terminal) -> std::io::Result<()> {
-        if terminal.tells { self.print() } else { Ok(()) }
+        match terminal.format {
+            _ if !terminal.tells => Ok(()),
+            LogFormat::Text => self.print(),
+            LogFormat::Json => {
+                tracing::info!(page = %self, "what was done");
+                Ok(())
+            }
+        }
     }
 
     /// Prints the page; a reader that left, as `head` does, is no error.

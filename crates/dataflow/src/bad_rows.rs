@@ -7,11 +7,14 @@ use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use fisherflow_spectra::{RowFlags, SpectrumBatch};
 use serde::{Deserialize, Serialize};
 
+/// What a finished group says of its rows: another number where it says it otherwise. 2: their position in the object, not in the row group.
+pub(crate) const ROWS_VERSION: &str = "2";
+
 /// Where a row of a catalogue is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RowPlace {
     id: String,
-    /// Its position in the row group.
+    /// Its position in the object, from 0: column `row` of predictions and Jacobians.
     row: u64,
     row_group: u64,
     object: String,
@@ -36,7 +39,7 @@ impl RowPlace {
     pub(crate) fn of(batch: &SpectrumBatch, row: usize) -> Self {
         Self {
             id: id_of(batch, row),
-            row: batch.first_row + row as u64,
+            row: batch.shard.first_row + batch.first_row + row as u64,
             row_group: batch.shard.row_group as u64,
             object: batch.shard.object.path.clone(),
         }
@@ -51,7 +54,7 @@ impl fmt::Display for RowPlace {
             row_group,
             object,
         } = self;
-        write!(f, "id {id}, row {row} of row group {row_group} of {object}")
+        write!(f, "id {id}, row {row} of {object} (row group {row_group})")
     }
 }
 
@@ -93,7 +96,7 @@ impl BadRows {
     }
 }
 
-/// `3 FLUX_NULL, the flux is null (the first: id 17, row 5 of row group 0 of part-1.parquet); 1 ...`.
+/// `3 FLUX_NULL, the flux is null (the first: id 17, row 5 of part-1.parquet (row group 0)); 1 ...`.
 impl fmt::Display for BadRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut before = "";

@@ -182,6 +182,12 @@ impl Context {
         self.predict.as_ref().unwrap_or(&self.fit)
     }
 
+    /// Its URI, as the run file says it.
+    pub(crate) fn predicted_uri(&self) -> &str {
+        let own = self.job.predict.catalogue.as_ref();
+        &own.unwrap_or(&self.job.catalogue).uri
+    }
+
     /// How far a pass over spectra that are summed goes back: to the flux where their photons' part is in their weight.
     pub(crate) fn jacobian_of_sums(&self) -> InputJacobian {
         if self.job.calibration.errors_in_variables {

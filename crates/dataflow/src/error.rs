@@ -177,6 +177,7 @@ fn is_refusal(error: &StoreError) -> bool {
         StoreError::NoMatch { .. }
             | StoreError::NotFound { .. }
             | StoreError::NotComplete { .. }
+            | StoreError::NoOutput { .. }
             | StoreError::NoRelease { .. }
             | StoreError::Replaced { .. }
             | StoreError::EmptyObject { .. }

@@ -65,10 +65,7 @@ impl Finished {
     /// There is no complete output, or its manifest does not say what its blocks are.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, RunError> {
         let output = Output::open(stores, uri)?;
-        let manifest = output.manifest()?.ok_or_else(|| {
-            let uri = output.uri();
-            RunError::Refused(format!("{uri} holds no complete output: finish its run first"))
-        })?;
+        let manifest = output.complete()?;
         let unlike = |reason: String| {
             RunError::Refused(format!(
                 "{}/manifest.json does not say what the blocks of the Hessian are ({reason}): it is from another version of fisherflow, run it \

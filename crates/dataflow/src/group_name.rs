@@ -10,6 +10,7 @@ use fisherflow_spectra::{Group, PixelPopulation};
 use fisherflow_store::hex;
 use sha2::{Digest, Sha256};
 
+use crate::bad_rows::ROWS_VERSION;
 use crate::context::Context;
 
 /// What decides the contributions of all groups of a pass, hashed.
@@ -38,6 +39,7 @@ impl PassInputs {
         let job = &context.job;
         let mut inputs = Self(Sha256::new(), Serves::EveryRun);
         inputs.add("version", env!("CARGO_PKG_VERSION"));
+        inputs.add("rows", ROWS_VERSION);
         inputs.add("pass", pass);
         inputs.add("network", &context.network_sha256);
         inputs.add("said", &format!("{:?}", job.network.said));

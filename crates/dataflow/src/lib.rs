@@ -40,7 +40,9 @@ pub use job::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,
     LowRankSettings, NetworkSource, Noise, Predict, Prior, Stage, StructureChoice,
 };
-pub use output_hessian::{OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, output_hessian};
+pub use output_hessian::{
+    Choice, OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, Visits, output_hessian,
+};
 pub use passes::predict::PredictCounts;
 pub use plan::auto::ChosenStructure;
 pub use plan::cluster_plan::{ClusterPlan, ClusterQuestion, ClusterStage, WorkerPlan};
@@ -56,7 +58,7 @@ pub use progress::meter::{Meter, Progress};
 pub use progress::operator_times::{Activity, OperatorTimes};
 pub use progress::standing::{PassCount, ProcessReport, ProcessStanding, Slowest, Standing, Unit, WorkerCount};
 pub use progress::status::RunStatus;
-pub use run::claim::{is_at_work, own_claim};
+pub use run::claim::{holder_runs, is_at_work, own_claim};
 pub use run::prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, PriorPrecision};
 pub use run::stage_state::{FitCounts, Step};
 pub use run::summary::{EffectiveParameters, PullsOver, RunSummary};

@@ -3,12 +3,16 @@
 //! In label units (label unit per squared weight): that of the normalised output times the label scale. One worker does it; masked pixels are
 //! replaced as in a run, by the population that a `fit` left or that a pass of its own finds.
 
+mod chosen;
+
 use std::sync::Arc;
 
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use fisherflow_network::LayerSpec;
-use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
-use fisherflow_store::{Column, FileMetadata, Output, TableWriter, WrittenFile};
+use fisherflow_spectra::{PixelPopulation, RowFlags};
+use fisherflow_store::{
+    FileMetadata, Output, OutputHessianRows, OutputHessianSchema, OutputHessianValues, OutputHessianWriter, RowKeys,
+    WrittenFile,
+};
 use timely::worker::Worker;
 
 use crate::cluster;
@@ -18,8 +22,10 @@ use crate::error::RunError;
 use crate::job::{Cluster, ExistingOutput, Job};
 use crate::passes::{agree, population};
 use crate::progress::meter::Meter;
-use crate::progress::repeated;
 use crate::run::stage_state::{FitState, Step};
+
+use chosen::Chosen;
+pub use chosen::{Choice, Visits};
 
 /// Values held at once: rows of a dense Hessian are written as they come.
 const AT_ONCE: usize = 1 << 22;
@@ -30,8 +36,8 @@ const MOST: usize = 1 << 28;
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputHessianRequest {
-    /// Identifiers of stars of the catalogue to predict, as text.
-    pub ids: Vec<String>,
+    /// Of which spectra of the catalogue to predict.
+    pub spectra: Choice,
     /// Names of labels; empty: all.
     pub labels: Vec<String>,
     /// What of the Hessian.
@@ -66,11 +72,15 @@ pub struct OutputHessianReport {
     pub sizes: Vec<StarSize>,
 }
 
-/// The values of one star and label.
+/// The values of one spectrum and label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StarSize {
     /// The star.
     pub id: String,
+    /// The file of its spectrum.
+    pub file: String,
+    /// The position there.
+    pub row: u64,
     /// The label.
     pub label: String,
     /// How many values are not 0.
@@ -110,27 +120,32 @@ pub fn output_hessian(
     let path = format!("{}.parquet", request.part.name());
     let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
     context.stores.check_new(&out.child(&path), overwrite)?;
-    let stars = stars(&context, &request.ids)?;
     let network = &context.network;
+    let p = network.n_weights();
+    let values = match request.part {
+        OutputHessianPart::Diagonal | OutputHessianPart::Product(_) => OutputHessianValues::One,
+        OutputHessianPart::Dense => OutputHessianValues::Row(p),
+    };
+    let columns = OutputHessianSchema::new(context.predicted().catalogue.row_schema(), values)?;
+    let stars = stars(&context, &request.spectra)?;
     let mut writer = Rows {
         context: &context,
-        table: out.table(&path, &metadata(&context, request)),
+        table: out.output_hessian(&path, &columns, &metadata(&context, request))?,
         sizes: Vec::new(),
     };
-    let p = network.n_weights();
-    for (id, spectrum) in request.ids.iter().zip(&stars) {
-        let forward = network.forward(&network.flux_tensor(&spectrum.flux)?)?;
+    for star in &stars {
+        let forward = network.forward(&network.flux_tensor(&star.spectrum.flux)?)?;
         match &request.part {
             OutputHessianPart::Diagonal => {
                 let all = network.output_hessian_diagonal(&forward)?;
                 for &label in &labels {
-                    writer.append(id, label, 0, p, &all[label * p..(label + 1) * p])?;
+                    writer.append(star, label, 0, p, &all[label * p..(label + 1) * p])?;
                 }
             }
             OutputHessianPart::Product(v) => {
                 let all = network.output_hessian_products(&forward, v)?;
                 for &label in &labels {
-                    writer.append(id, label, 0, p, &all[label * p..(label + 1) * p])?;
+                    writer.append(star, label, 0, p, &all[label * p..(label + 1) * p])?;
                 }
             }
             OutputHessianPart::Dense => {
@@ -139,16 +154,14 @@ pub fn output_hessian(
                     let rows = at_once.min(p - first);
                     let all = network.output_hessian_rows(&forward, first, rows)?;
                     for &label in &labels {
-                        writer.append(id, label, first, rows, &all[label * rows * p..(label + 1) * rows * p])?;
+                        writer.append(star, label, first, rows, &all[label * rows * p..(label + 1) * rows * p])?;
                     }
                 }
             }
         }
     }
     let sizes = writer.sizes;
-    let Some(file) = writer.table.finish()? else {
-        return Err(RunError::Usage("no star is asked for: name one with --id".to_owned()));
-    };
+    let file = writer.table.finish()?;
     let linear = |spec: &LayerSpec| match spec {
         LayerSpec::Activation(activation) => activation.is_piecewise_linear(),
         LayerSpec::Input { .. }
@@ -198,61 +211,34 @@ fn check_size(context: &Context, request: &OutputHessianRequest) -> Result<(), R
     }
 }
 
-/// The stars, in the order of `ids`, one spectrum each, masked pixels replaced.
-fn stars(context: &Arc<Context>, ids: &[String]) -> Result<Vec<SpectrumBatch>, RunError> {
-    let predicted = context.predicted();
-    let mut found: Vec<Option<SpectrumBatch>> = vec![None; ids.len()];
-    let _shown = repeated::shown(&context.progress)?;
-    let (spectra, groups) = (predicted.catalogue.n_rows(), predicted.groups.len() as u64);
-    context.progress.begin_over_spectra("stars", spectra, groups);
-    for group in &predicted.groups {
-        for batch in context.read(&predicted.catalogue, group) {
-            let batch = batch?;
-            context.progress.advance(batch.n_rows() as u64);
-            let format = FormatOptions::default();
-            let names = ArrayFormatter::try_new(batch.rows.column(0), &format)
-                .map_err(|error| RunError::Internal(error.to_string()))?;
-            for row in 0..batch.n_rows() {
-                let name = names.value(row).to_string();
-                for (found, _) in found
-                    .iter_mut()
-                    .zip(ids)
-                    .filter(|(found, id)| found.is_none() && **id == name)
-                {
-                    *found = Some(batch.select(&[row])?);
-                }
-            }
+/// The spectra asked for, masked pixels replaced; of several visits those without a prediction are left out, with a warning.
+fn stars(context: &Arc<Context>, choice: &Choice) -> Result<Vec<Chosen>, RunError> {
+    let (mut stars, bad): (Vec<Chosen>, Vec<Chosen>) = choice
+        .spectra(context)?
+        .into_iter()
+        .partition(|star| !star.spectrum.is_bad(0));
+    for star in bad {
+        let flags: Vec<&str> = star.spectrum.flags[0].names().collect();
+        let (star, why) = (star.place(), flags.join(", "));
+        if stars.is_empty() || choice.visits == Visits::One {
+            return Err(RunError::Refused(format!(
+                "{star} of {} has no prediction ({why}): its flux cannot go through the network",
+                context.predicted_uri()
+            )));
         }
+        tracing::warn!("{star} has no prediction ({why}), and is left out");
     }
-    context.progress.end();
-    let uri = context
-        .job
-        .predict
-        .catalogue
-        .as_ref()
-        .map_or(&context.job.catalogue.uri, |source| &source.uri);
-    let mut stars = ids
-        .iter()
-        .zip(found)
-        .map(|(id, star)| match star {
-            None => Err(RunError::Refused(format!("{uri} holds no star \"{id}\""))),
-            Some(star) if star.is_bad(0) => Err(RunError::Refused(format!(
-                "star \"{id}\" of {uri} has no prediction ({}): its flux cannot go through the network",
-                star.flags[0].names().collect::<Vec<_>>().join(", ")
-            ))),
-            Some(star) => Ok(star),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let masked = |star: &SpectrumBatch| star.flags[0].contains(RowFlags::PIXELS_MASKED);
-    if stars.iter().any(masked) {
+    let masked = |star: &Chosen| star.spectrum.flags[0].contains(RowFlags::PIXELS_MASKED);
+    if let Some(star) = stars.iter().find(|star| masked(star)) {
         let population = known_population(context)?.ok_or_else(|| {
             RunError::Refused(format!(
-                "a star asked for has masked pixels, and no held-out spectrum of {} tells what to expect there: raise noise.holdout_fraction",
+                "{} has masked pixels, and no held-out spectrum of {} tells what to expect there: raise noise.holdout_fraction",
+                star.place(),
                 context.job.catalogue.uri
             ))
         })?;
         for star in &mut stars {
-            star.impute(&population)?;
+            star.spectrum.impute(&population)?;
         }
     }
     Ok(stars)
@@ -281,57 +267,67 @@ fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, R
 /// The table as it grows.
 struct Rows<'c> {
     context: &'c Context,
-    table: TableWriter,
+    table: OutputHessianWriter,
     sizes: Vec<StarSize>,
 }
 
 impl Rows<'_> {
     /// Appends `rows` weights from `first` on: a value a weight, or a row of the matrix.
-    fn append(&mut self, id: &str, label: usize, first: usize, rows: usize, values: &[f64]) -> Result<(), RunError> {
+    fn append(
+        &mut self,
+        star: &Chosen,
+        label: usize,
+        first: usize,
+        rows: usize,
+        values: &[f64],
+    ) -> Result<(), RunError> {
         let labels = self.context.network.labels();
         let values: Vec<f64> = values.iter().map(|value| value * labels.scale[label]).collect();
         let width = values.len() / rows.max(1);
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(RunError::Refused(format!(
-                "the Hessian of label {} of star \"{id}\" is not finite at weight {}: an activation overflowed; compute in f64",
+                "the Hessian of label {} of {} is not finite at weight {}: an activation overflowed; compute in f64",
                 labels.names[label],
+                star.place(),
                 first + at / width
             )));
         }
-        self.count(id, &labels.names[label], &values);
-        let (mut layers, mut outs, mut ins) = (Vec::new(), Vec::new(), Vec::new());
+        self.count(star, &labels.names[label], &values);
+        let (mut layers, mut out_index, mut in_index) = (Vec::new(), Vec::new(), Vec::new());
         let mut start = 0;
         for shape in self.context.network.dense_layers() {
             let end = start + shape.n_weights();
             for weight in first.max(start)..(first + rows).min(end) {
                 let (out, input) = ((weight - start) / shape.columns(), (weight - start) % shape.columns());
-                layers.push(shape.name.clone());
-                outs.push(Some(out as u64));
-                ins.push((input < shape.inputs).then_some(input as u64));
+                layers.push(shape.name.as_str());
+                out_index.push(out as u64);
+                in_index.push((input < shape.inputs).then_some(input as u64));
             }
             start = end;
         }
-        let values = if width == 1 {
-            ("value", Column::Number(values))
-        } else {
-            ("values", Column::Numbers { width, values })
-        };
-        self.table.append(vec![
-            ("id", Column::Text(vec![id.to_owned(); rows])),
-            ("label", Column::Text(vec![labels.names[label].clone(); rows])),
-            ("layer", Column::Text(layers)),
-            ("out_index", Column::Count(outs)),
-            ("in_index", Column::Count(ins)),
-            values,
-        ])?;
+        self.table.append(&OutputHessianRows {
+            keys: RowKeys {
+                file: &star.file,
+                first_row: star.row,
+            },
+            star: &star.spectrum.rows,
+            label: &labels.names[label],
+            layers: &layers,
+            out_index: &out_index,
+            in_index: &in_index,
+            values: &values,
+        })?;
         Ok(())
     }
 
-    fn count(&mut self, id: &str, label: &str, values: &[f64]) {
-        let known = self.sizes.iter().position(|size| size.id == id && size.label == label);
+    fn count(&mut self, star: &Chosen, label: &str, values: &[f64]) {
+        let is_same = |size: &StarSize| size.row == star.row && size.file == star.file && size.label == label;
+        let known = self.sizes.iter().position(is_same);
         let at = known.unwrap_or_else(|| {
             self.sizes.push(StarSize {
-                id: id.to_owned(),
+                id: star.id.clone(),
+                file: star.file.clone(),
+                row: star.row,
                 label: label.to_owned(),
                 not_zero: 0,
                 largest: 0.0,

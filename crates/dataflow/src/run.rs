@@ -52,6 +52,7 @@ pub enum Outcome {
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let context = Arc::new(Context::open(job, cluster.workers, progress)?);
+    tracing::info!(run_id = %context.run_id, output = %context.output.uri(), "inputs are open");
     context.differentiating()?;
     context.faults.arm(&cluster.fail_points);
     context.faults.pass(FailPoint::Opened);
@@ -64,7 +65,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
             return Ok(Outcome::AlreadyComplete(manifest));
         }
-        let done = work(&context, stage, cluster, None, |found| {
+        let done = work(&context, stage, cluster, None, |found, _| {
             conclude(&context, stage, &found, None, started)
         });
         // The first process may have ended well, and its word of it been lost.
@@ -82,11 +83,27 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             if !context.output.is_marked()? {
                 context.output.commit(&manifest)?;
             }
-            still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
-            release::commit_again(&context)?;
+            let holding = claim::claim_to_release(&context, cluster)?;
+            let is_ours = holding.is_some();
+            let every = claim::beat(cluster.peer_timeout);
+            let keeper = holding.map(|holding| ClaimKeeper::start(holding, every, &context.faults));
+            let keeper = keeper.transpose()?;
+            if is_ours {
+                context.faults.pass(FailPoint::Claimed);
+            }
+            let released = still_there::check(&context.output, &manifest, &to_repair(&context)?)
+                .and_then(|()| release::commit_again(&context));
+            match (keeper, released) {
+                (Some(mut keeper), Ok(())) => keeper.rest(),
+                (Some(keeper), Err(error)) => {
+                    keeper.release()?;
+                    return Err(error);
+                }
+                (None, released) => released?,
+            }
             // Another run may wait for its processes, to overwrite it then.
             let held = context.output.held()?;
-            if held.is_none_or(|held| held.generation == 1 || held.committed.is_some()) {
+            if is_ours || held.is_none_or(|held| held.generation == 1 || held.committed.is_some()) {
                 tidy_up(&context)?;
             }
             return Ok(Outcome::AlreadyComplete(manifest));
@@ -105,8 +122,8 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let overwriting = overwrites.then(|| holding.clone());
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
-    let summary = work(&context, stage, cluster, overwriting, |found| {
-        conclude(&context, stage, &found, Some(&mut keeper), started)
+    let summary = work(&context, stage, cluster, overwriting, |found, status| {
+        conclude(&context, stage, &found, Some((&mut keeper, status)), started)
     });
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
@@ -127,13 +144,14 @@ fn to_repair(context: &Context) -> Result<String, RunError> {
 }
 
 /// The stages, on this process's workers together with those of the others, and what `conclude` makes of them: the first process's is the
-/// commit, which the others wait for. `overwriting`: the claim of an output that holds what is to go, as soon as all of them are there.
+/// commit, which the others wait for, and which ends the status that it is given. `overwriting`: the claim of an output that holds what is to
+/// go, as soon as all of them are there.
 fn work<T>(
     context: &Arc<Context>,
     stage: Stage,
     cluster: &Cluster,
     overwriting: Option<Holding>,
-    conclude: impl FnOnce(Found) -> Result<T, RunError>,
+    conclude: impl FnOnce(Found, &mut Option<StatusWriter>) -> Result<T, RunError>,
 ) -> Result<T, RunError> {
     let working = Arc::clone(context);
     let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
@@ -157,13 +175,7 @@ fn work<T>(
             }
             stages::work(worker, &working, stage)
         },
-        |found| {
-            // Before the stages go, which it is written to.
-            if let Some(status) = ending.take() {
-                status.end(None);
-            }
-            conclude(found)
-        },
+        |found| conclude(found, ending),
     );
     if let Some(status) = status {
         status.end(concluded.as_ref().err());
@@ -177,23 +189,25 @@ fn work<T>(
     concluded
 }
 
-/// What the stages found, summed up; in the first process, which has the keeper, committed where the error bars are all there.
+/// What the stages found, summed up; in the first process, which holds the output and tells how far the run is, committed where the error bars
+/// are all there.
 fn conclude(
     context: &Context,
     stage: Stage,
     found: &Found,
-    keeper: Option<&mut ClaimKeeper>,
+    first: Option<(&mut ClaimKeeper, &mut Option<StatusWriter>)>,
     started: Instant,
 ) -> Result<RunSummary, RunError> {
     let mut summary = RunSummary::of(context, stage, found)?;
-    if let Some(keeper) = keeper {
+    if let Some((keeper, status)) = first {
         summary.release = release::changes(context, context.excluded(), found.fit.computed)
             .zip(context.release.as_ref())
             .map(|(changes, release)| (release.number, changes));
         if found.predict.is_some() {
             write_tables(context, &mut summary)?;
-            commit(context, found, &mut summary, keeper)?;
+            commit(context, found, &mut summary, keeper, status)?;
         }
+        end(status);
     }
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)
@@ -223,12 +237,20 @@ fn write_tables(context: &Context, summary: &mut RunSummary) -> Result<(), RunEr
     Ok(())
 }
 
+/// The last word of a run that did what was asked for.
+fn end(status: &mut Option<StatusWriter>) {
+    if let Some(status) = status.take() {
+        status.end(None);
+    }
+}
+
 /// Makes the output count.
 fn commit(
     context: &Context,
     found: &Found,
     summary: &mut RunSummary,
     keeper: &mut ClaimKeeper,
+    status: &mut Option<StatusWriter>,
 ) -> Result<(), RunError> {
     context.faults.pass(FailPoint::BeforeManifest);
     summary.read_back = read_back::read_back(context, &summary.files, &found.fit, found.invert.as_ref())?;
@@ -242,6 +264,8 @@ fn commit(
     release::commit(context, context.excluded(), &found.fit)?;
     keeper.rest();
     keeper.holding().check()?;
+    // Before the stages go, which it is written to.
+    end(status);
     tidy_up(context)?;
     context.faults.pass(FailPoint::Cleared);
     summary.complete = true;

@@ -394,9 +394,17 @@ pub enum StoreError {
         latest: Option<u64>,
     },
     /// No manifest.
-    #[error("{output} has no manifest.json: no run was finished there")]
+    #[error(
+        "{output} has no manifest.json: no run was finished there; finish its run first (`fisherflow status` says how far it is)"
+    )]
     NotComplete {
         /// The output.
+        output: String,
+    },
+    /// Neither a manifest nor a claim.
+    #[error("{output} is no output of fisherflow: no run has written or claimed it; name the output.uri of a run file")]
+    NoOutput {
+        /// The place.
         output: String,
     },
     /// A document of the output that cannot be understood.

@@ -25,6 +25,7 @@ use crate::tables::holdout::{HoldoutRow, write_holdout};
 use crate::tables::intrinsic::{IntrinsicRow, write_intrinsic};
 use crate::tables::jacobians::JacobianSchema;
 use crate::tables::matrices::read_matrices;
+use crate::tables::output_hessian::{OutputHessianSchema, OutputHessianWriter};
 use crate::{
     BlockRow, Creation, EvidenceRow, FileMetadata, GroupStore, JacobianWriter, Manifest, MarginalVarianceWriter,
     MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, Rendezvous, StoreError, StoredMatrices, Stores,
@@ -90,6 +91,21 @@ impl Output {
     /// The store does not say, or the manifest cannot be understood.
     pub fn manifest(&self) -> Result<Option<Manifest>, StoreError> {
         self.document(MANIFEST)
+    }
+
+    /// What was committed.
+    ///
+    /// # Errors
+    /// Nothing was ([`StoreError::NotComplete`]), no run has even begun there ([`StoreError::NoOutput`]), or as [`Output::manifest`].
+    pub fn complete(&self) -> Result<Manifest, StoreError> {
+        if let Some(manifest) = self.manifest()? {
+            return Ok(manifest);
+        }
+        let output = self.uri.clone();
+        Err(match self.held()? {
+            Some(_) => StoreError::NotComplete { output },
+            None => StoreError::NoOutput { output },
+        })
     }
 
     /// Commits: tables that the manifest does not list are deleted, those it lists are looked for, then it becomes visible. Committing the
@@ -227,6 +243,19 @@ impl Output {
     /// The output cannot be written.
     pub fn write_evidence(&self, rows: &[EvidenceRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
         write_evidence(&self.stores, &self.uri, rows, metadata)
+    }
+
+    /// Begins a table of second derivatives of outputs; `path` is that of its file.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn output_hessian(
+        &self,
+        path: &str,
+        columns: &OutputHessianSchema,
+        metadata: &FileMetadata,
+    ) -> Result<OutputHessianWriter, StoreError> {
+        OutputHessianWriter::create(&self.stores, &self.uri, path, columns, metadata)
     }
 
     /// Begins a table of its own; `path` is that of its file.

@@ -81,7 +81,7 @@ fn a_spectrum_out_of_range_is_flagged_named_and_in_no_sum() {
         let notes = manifest(&output)["notes"].to_string();
         let row = rows[0].min(rows[1]);
         let place = format!(
-            "id {}, row {row} of row group 0 of {}",
+            "id {}, row {row} of {}",
             clean.text("id", row),
             folder.join(name).join("part-00000.parquet").display()
         );
@@ -184,6 +184,6 @@ fn an_overflow_in_the_sums_is_told_of_with_the_spectrum_s_place() {
     let mut run_file = RunFile::new(folder.path(), "out");
     let covariance = "covariance = [[1e4, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]]";
     run_file.noise = format!("{covariance}\nholdout_fraction = 0.1\nfarthest_input = false");
-    let place = format!("is not finite: id {id}, row {} of row group 0 of", row - 60);
-    refused(folder.path(), &run_file, 3, &[&place, "part-00001.parquet", "exclude"]);
+    let place = format!("is not finite: id {id}, row {} of", row - 60);
+    refused(folder.path(), &run_file, 3, &[&place, "part-00001.parquet (row group 0)", "exclude"]);
 }

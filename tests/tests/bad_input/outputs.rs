@@ -53,6 +53,39 @@ fn a_complete_output_is_left_alone_another_run_is_refused_and_overwrite_replaces
     run(fisherflow().arg("verify").arg(&out)).expect_done();
 }
 
+/// What is no output is not told to be run again, and what lies in one without being of it is told to go.
+#[test]
+fn a_folder_of_something_else_is_no_output_and_a_strange_table_in_one_is_to_go() {
+    let folder = prepared();
+    let folder = folder.path();
+    for command in ["verify", "report"] {
+        for place in ["catalogue", "nothing"] {
+            let ended = run(fisherflow().arg(command).arg(folder.join(place)));
+            ended.expect(3, &[place, "is no output of fisherflow"]);
+            assert!(
+                !ended.stderr.contains("finish") && !ended.stderr.contains("overwrite"),
+                "{ended}"
+            );
+        }
+    }
+    let run_file = RunFile::new(folder, "out");
+    run(fisherflow().arg("fit").arg(run_file.write(folder, "run"))).expect_done();
+    for command in ["verify", "report"] {
+        let ended = run(fisherflow().arg(command).arg(folder.join("out")));
+        ended.expect(3, &["no run was finished there", "finish its run"]);
+    }
+    carry_out(folder, &run_file).expect_done();
+    let stranger = folder.join("out/predictions/mine.parquet");
+    fs::copy(folder.join("catalogue/part-00000.parquet"), &stranger).unwrap();
+    let ended = run(fisherflow().arg("verify").arg(folder.join("out")));
+    ended.expect(3, &["holds tables that no run wrote there", "remove them"]);
+    assert!(ended.stdout.contains("mine.parquet is not listed"), "{ended}");
+    assert!(!ended.stderr.contains("overwrite"), "{ended}");
+    fs::write(folder.join("out/posterior/blocks.parquet"), "").unwrap();
+    let ended = run(fisherflow().arg("verify").arg(folder.join("out")));
+    ended.expect(3, &["is not as its manifest says", "--overwrite"]);
+}
+
 #[test]
 fn an_output_that_another_run_holds_is_refused() {
     let folder = prepared();
@@ -154,7 +187,7 @@ fn verify_finds_a_changed_and_a_missing_file() {
     }
     // What was never finished is no output.
     assert!(!has_manifest(folder.path()));
-    run(fisherflow().arg("verify").arg(folder.path().join("catalogue"))).expect(3, &["has no manifest.json"]);
+    run(fisherflow().arg("verify").arg(folder.path().join("catalogue"))).expect(3, &["is no output of fisherflow"]);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use fisherflow_tests::{RunFile, Spectrum, Table, counts, digests, manifest, simulated, write_objects};
+use fisherflow_tests::{
+    RunFile, Spectrum, Table, counts, digests, manifest, simulated, write_catalogue, write_objects,
+};
 
 use crate::{PIXELS, carry_out, prepared, refused};
 
@@ -66,9 +68,14 @@ fn predict(folder: &Path, catalogue: &str) -> (Table, Table) {
 fn bad_rows_keep_their_place_and_the_others_do_not_notice() {
     let folder = prepared();
     let mut stars = simulated(PIXELS, 200, 40);
-    write_objects(&folder.path().join("clean"), &stars, 25);
+    // Of several row groups: a row is named by its position in the file, as the tables have it.
+    let write = |name: &str, stars: &[Spectrum]| {
+        write_catalogue(&folder.path().join(name), "part-00000.parquet", &stars[..25], 4);
+        write_catalogue(&folder.path().join(name), "part-00001.parquet", &stars[25..], 4);
+    };
+    write("clean", &stars);
     spoil(&mut stars);
-    write_objects(&folder.path().join("spoilt"), &stars, 25);
+    write("spoilt", &stars);
     let (clean, clean_jacobians) = predict(folder.path(), "clean");
     let (spoilt, jacobians) = predict(folder.path(), "spoilt");
 
@@ -122,7 +129,13 @@ fn bad_rows_keep_their_place_and_the_others_do_not_notice() {
     ] {
         let rows: Vec<usize> = BAD.iter().filter(|(_, of)| *of == flag).map(|(row, _)| *row).collect();
         let id = stars[rows[0]].id.as_deref().unwrap_or("null");
-        let said = format!("(the first: id {id}, row {} of row group 0 of ", rows[0]);
+        let file = folder.path().join("spoilt").join(spoilt.text("file", rows[0]));
+        let row = spoilt.whole("row", rows[0]);
+        let said = format!(
+            "(the first: id {id}, row {row} of {} (row group {}))",
+            file.display(),
+            row / 4
+        );
         assert!(
             notes.contains(&format!("{} {name}, ", rows.len())) && notes.contains(&said),
             "{said}: {notes}"
@@ -286,7 +299,7 @@ fn a_catalogue_without_a_usable_spectrum_is_told_of() {
         format!("{masked} NO_GOOD_PIXEL"),
         format!("{} FLUX_NOT_FINITE", held_out.len() - masked),
         format!(
-            "(the first: id {}, row {} of row group 0 of {}",
+            "(the first: id {}, row {} of {}",
             stars[*first].id.as_ref().unwrap(),
             first % 60,
             folder

@@ -70,6 +70,7 @@ pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
 /// What counts a run, shown as fits the terminal and, where asked for, to Prometheus. What only shows a run does not end it.
 fn meter(terminal: &Terminal, metrics: Option<SocketAddr>) -> Arc<Meter> {
     let meter = Meter::new(progress::display(terminal));
+    terminal.run.is_counted_by(&meter);
     if let Some(address) = metrics
         && let Err(error) = crate::metrics::serve(&meter, address)
     {

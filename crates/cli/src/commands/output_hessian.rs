@@ -39,10 +39,12 @@ pub fn output_hessian(
             ),
         ),
     ]);
-    let mut grid = Grid::new(&["id", "label", "not 0", "largest", "root sum of squares"]);
+    let mut grid = Grid::new(&["id", "file", "row", "label", "not 0", "largest", "root sum of squares"]);
     for star in &report.sizes {
         grid.row(vec![
             star.id.clone(),
+            star.file.clone(),
+            star.row.to_string(),
             star.label.clone(),
             count(star.not_zero),
             number(star.largest),

@@ -21,10 +21,7 @@ pub fn report(asked: &Report) -> Result<(), CliError> {
     }
     let Resolved { uri, release } = resolved(&stores, &asked.output.uri)?;
     let output = Output::open(&stores, &uri)?;
-    let manifest = output.manifest()?.ok_or_else(|| CliError::Refused {
-        uri: output.uri().to_owned(),
-        problem: "holds no complete output: finish its run first".to_owned(),
-    })?;
+    let manifest = output.complete()?;
     let mut page = complete(&output, &manifest);
     let own = output.child(fisherflow_report::REPORT);
     if asked.out.is_none() && release.is_some() && stores.exists(&own)? {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_dataflow::{RunStatus, Standing, Unit};
+use fisherflow_dataflow::{RunStatus, Standing, Unit, holder_runs};
 use fisherflow_store::{Claim, Line, Manifest, Output, Stores};
 use serde_json::{Value, json};
 
@@ -72,6 +72,8 @@ fn of_line(stores: &Stores, line: &Line, json: bool) -> Result<(), CliError> {
 struct Found {
     uri: String,
     holder: Option<Claim>,
+    /// Whether the holder's process runs, where the system can be asked.
+    holder_runs: Option<bool>,
     manifest: Option<Manifest>,
     /// Whether the commit went to its last step.
     is_marked: bool,
@@ -84,18 +86,19 @@ struct Found {
 impl Found {
     /// What is known of an output; `None` where no run has begun.
     fn at(stores: &Stores, output: Output) -> Result<Option<Self>, CliError> {
-        let (holder, manifest, contents) = (output.holder()?, output.manifest()?, output.contents()?);
+        // What goes with the commit is read before it: what is gone has become the manifest.
+        let told = RunStatus::read(stores, &output);
+        let (holder, contents, manifest) = (output.holder()?, output.contents()?, output.manifest()?);
         if holder.is_none() && manifest.is_none() {
             return Ok(None);
         }
         let is_marked = manifest.is_some() && output.is_marked()?;
-        let told = match &manifest {
-            Some(_) => None,
-            None => RunStatus::read(stores, &output)?,
-        };
+        let told = if is_marked { None } else { told? };
+        let holder_runs = holder.as_ref().and_then(holder_runs);
         Ok(Some(Self {
             uri: output.uri().to_owned(),
             holder,
+            holder_runs,
             manifest,
             is_marked,
             told,
@@ -108,6 +111,7 @@ impl Found {
         let manifest = self.manifest.as_ref();
         let since = match manifest {
             Some(manifest) if self.is_marked => format!("complete since {}", manifest.created),
+            Some(_) if self.is_committing() => "committing: complete in a moment".to_owned(),
             Some(_) => "its commit was cut short: run again".to_owned(),
             None => "not complete".to_owned(),
         };
@@ -115,7 +119,8 @@ impl Found {
         match &self.holder {
             Some(claim) => {
                 facts.push(("run", claim.run_id.clone()));
-                let is_over = manifest.is_some() || self.told.as_ref().is_some_and(|told| told.ended.is_some());
+                let has_ended = self.told.as_ref().is_some_and(|told| told.ended.is_some());
+                let is_over = has_ended || (manifest.is_some() && !self.is_committing());
                 let verb = if is_over { "was held by" } else { "held by" };
                 facts.push((
                     verb,
@@ -127,7 +132,8 @@ impl Found {
         if manifest.is_none() && self.holder.is_some() {
             facts.push(("last sign of life", sign_of_life(self.told.as_ref())));
         }
-        if let Some(told) = &self.told {
+        let told = self.told.as_ref().filter(|_| manifest.is_none());
+        if let Some(told) = told {
             facts.push(("pass", pass(&told.standing)));
         }
         let stages: Vec<String> = self.stages().map(|(stage, how)| format!("{stage} {how}")).into();
@@ -138,7 +144,7 @@ impl Found {
         }
         let mut page = Page::new();
         page.facts(&facts);
-        if let Some(told) = &self.told {
+        if let Some(told) = told {
             page.gap().grid(&processes(&told.standing, told.age_s()));
         }
         let mut grid = Grid::new(&["folder", "files", "size"]);
@@ -173,12 +179,24 @@ impl Found {
     fn state(&self) -> &'static str {
         match (&self.manifest, &self.told) {
             (Some(_), _) if self.is_marked => "complete",
+            (Some(_), _) if self.is_committing() => "running",
             (Some(_), _) => "cut_short",
             (None, Some(told)) if told.ended.is_some() => "ended",
             (None, Some(told)) if told.is_silent() => "silent",
             (None, Some(_)) => "running",
             (None, None) => "begun",
         }
+    }
+
+    /// Whether the process that wrote the manifest is about to make the last steps of its commit: it runs, as the system says, or, elsewhere, it
+    /// told so a moment ago.
+    fn is_committing(&self) -> bool {
+        let tells = |told: &RunStatus| told.ended.is_none() && !told.is_silent();
+        self.manifest.is_some()
+            && !self.is_marked
+            && self
+                .holder_runs
+                .unwrap_or_else(|| self.told.as_ref().is_some_and(tells))
     }
 
     /// `done`, `begun` or `not done`, a stage.
@@ -227,8 +245,7 @@ fn sign_of_life(told: Option<&RunStatus>) -> String {
         Some(how) if how == "done" => format!("{age} ago: `fisherflow {}` is done", told.stage),
         Some(how) => format!("{age} ago: ended: {how}"),
         None if told.ahead_s() > 5 => format!(
-            "not known: the clock of {} is {} ahead of this machine's",
-            told.host,
+            "not known: the store's clock is {} ahead of this machine's",
             time(told.ahead_s() as f64)
         ),
         None if told.is_silent() => format!("silent for {age}: probably dead, run again"),
@@ -295,6 +312,7 @@ mod tests {
         Found {
             uri: String::new(),
             holder: None,
+            holder_runs: None,
             manifest: None,
             is_marked: false,
             told: None,
@@ -381,10 +399,7 @@ mod tests {
     fn a_run_is_alive_silent_or_ended() {
         assert!(sign_of_life(Some(&told(4, None))).ends_with("s ago, by process 7 on node-1"));
         let ahead = sign_of_life(Some(&told(-600, None)));
-        assert_eq!(
-            ahead,
-            "not known: the clock of node-1 is 10 min ahead of this machine's"
-        );
+        assert_eq!(ahead, "not known: the store's clock is 10 min ahead of this machine's");
         let state = |told: RunStatus| {
             let told = Some(told);
             Found { told, ..nothing() }.state()
@@ -418,6 +433,37 @@ mod tests {
                 .contains("curvature  3,000       3  2.0 KiB  1.0 GiB"),
             "{grid}"
         );
+    }
+
+    /// Between the manifest and `_SUCCESS` a run that lives is committing, and one that does not was cut short.
+    #[test]
+    fn a_commit_under_way_is_not_one_that_was_cut_short() {
+        let manifest: Manifest = serde_json::from_value(json!({
+            "version": 1, "fisherflow": "", "run_id": "r", "created": "", "inputs": [], "counts": {}, "files": [], "settings": {}, "notes": [],
+        }))
+        .unwrap();
+        let (alive, silent, ended) = (told(4, None), told(90, None), told(4, Some("stopped by SIGTERM")));
+        for (holder_runs, told, is_marked, state, said) in [
+            (Some(true), None, false, "running", "(committing"),
+            (Some(true), Some(&alive), false, "running", "(committing"),
+            (Some(false), Some(&alive), false, "cut_short", "cut short: run again"),
+            (None, Some(&alive), false, "running", "(committing"),
+            (None, Some(&silent), false, "cut_short", "cut short: run again"),
+            (None, Some(&ended), false, "cut_short", "cut short: run again"),
+            (None, None, false, "cut_short", "cut short: run again"),
+            (Some(true), Some(&alive), true, "complete", "(complete since"),
+        ] {
+            let found = Found {
+                holder_runs,
+                manifest: Some(manifest.clone()),
+                is_marked,
+                told: told.cloned(),
+                ..nothing()
+            };
+            let case = format!("{holder_runs:?} {:?} {is_marked}", told.map(RunStatus::age_s));
+            assert_eq!(found.state(), state, "{case}");
+            assert!(found.page().to_string().contains(said), "{case}");
+        }
     }
 
     #[test]

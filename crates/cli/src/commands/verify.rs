@@ -40,6 +40,10 @@ pub fn verify(place: &Place) -> Result<(), CliError> {
     Err(CliError::Refused {
         uri: output.uri().to_owned(),
         problem: match release {
+            _ if found.strangers == found.problems.len() as u64 => {
+                "holds tables that no run wrote there, and readers of its folders read them too: remove them; all that the manifest lists is as it \
+                 was written"
+            }
             None => "is not as its manifest says: run it again with --overwrite",
             Some(_) => {
                 "is not as it was committed, and releases never change: put back from a copy what is not as it was, or make the next release, which \

@@ -1,7 +1,7 @@
 //! What `spectrum` and `output-hessian` are asked for.
 
 use fisherflow_curvature::CurvatureKind;
-use fisherflow_dataflow::{Job, OutputHessianPart, OutputHessianRequest, SpectrumSettings};
+use fisherflow_dataflow::{Choice, Job, OutputHessianPart, OutputHessianRequest, SpectrumSettings, Visits};
 
 use crate::args::{OutputHessianArgs, SpectrumArgs};
 use crate::exit_code::CliError;
@@ -41,7 +41,12 @@ pub fn spectrum(args: &SpectrumArgs, job: &Job) -> Result<SpectrumSettings, CliE
 pub fn output_hessian(args: OutputHessianArgs, job: &Job) -> Result<OutputHessianRequest, CliError> {
     Ok(OutputHessianRequest {
         out: place(args.out.as_deref(), job, "-output-hessian")?,
-        ids: args.ids,
+        spectra: Choice {
+            ids: args.ids,
+            file: args.of_file,
+            rows: args.rows,
+            visits: if args.all_visits { Visits::All } else { Visits::One },
+        },
         labels: args.labels,
         part: match args.product {
             Some(file) => OutputHessianPart::Product(npy::read(&file)?),

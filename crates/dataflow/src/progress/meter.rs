@@ -283,8 +283,8 @@ impl Meter {
         self.display.show(&self.standing());
     }
 
-    /// The stores of the run, whose traffic is this process's.
-    pub(crate) fn reads_from(&self, traffic: &Arc<Traffic>, run_id: &str) {
+    /// The run's name, and its stores, whose traffic is this process's.
+    pub fn reads_from(&self, traffic: &Arc<Traffic>, run_id: &str) {
         self.traffic.get_or_init(|| Arc::clone(traffic));
         self.run_id.get_or_init(|| run_id.to_owned());
     }

@@ -41,6 +41,9 @@ pub struct RunStatus {
     pub written: String,
     /// the same in seconds since 1970, by its own clock.
     pub written_s: u64,
+    /// The same by the clock of the store that it was read from; `None` where it was not read.
+    #[serde(skip)]
+    pub stored_s: Option<u64>,
     /// It tells again after so many seconds.
     pub every_s: u64,
     /// Number of processes of the run.
@@ -58,25 +61,34 @@ impl RunStatus {
     /// It cannot be read.
     pub fn read(stores: &Stores, output: &Output) -> Result<Option<Self>, RunError> {
         let uri = output.child(Output::STATUS);
-        match stores.read(&uri) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
+        match stores.read_with_time(&uri) {
+            Ok((bytes, stored_s)) => serde_json::from_slice(&bytes)
+                .map(|status| {
+                    Some(Self {
+                        stored_s: Some(stored_s),
+                        ..status
+                    })
+                })
                 .map_err(|error| RunError::Refused(format!("{uri}: {error}: another release of fisherflow wrote it"))),
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Seconds since it was written, by this machine's clock.
+    /// Seconds since it was written, by the clocks of its store and of this machine; that of whoever wrote it may be wrong.
     #[must_use]
     pub fn age_s(&self) -> u64 {
-        seconds_since_1970().saturating_sub(self.written_s)
+        seconds_since_1970().saturating_sub(self.moment_s())
     }
 
-    /// Seconds by which the clock of whoever wrote it is ahead of this machine's, at least.
+    /// Seconds by which the clock of its store is ahead of this machine's, at least.
     #[must_use]
     pub fn ahead_s(&self) -> u64 {
-        self.written_s.saturating_sub(seconds_since_1970())
+        self.moment_s().saturating_sub(seconds_since_1970())
+    }
+
+    fn moment_s(&self) -> u64 {
+        self.stored_s.unwrap_or(self.written_s)
     }
 
     /// Whether its run has been silent for so long that it is most likely dead.
@@ -167,6 +179,7 @@ impl Source {
             started: self.started.clone(),
             written: now_utc(),
             written_s: seconds_since_1970(),
+            stored_s: None,
             every_s: EVERY.as_secs(),
             processes: self.meter.position().1 as u64,
             ended,
@@ -214,9 +227,15 @@ mod tests {
         assert_eq!((status.standing.done, status.standing.of), (25, 100));
         assert_eq!((status.host.as_str(), status.ended.as_deref()), ("node-1", None));
         assert!(!status.is_silent());
-        let old = RunStatus {
-            written_s: status.written_s - 31,
+        // The clock of whoever wrote it may be wrong: the store's counts.
+        let behind = RunStatus {
+            written_s: status.written_s - 3600,
             ..status
+        };
+        assert!(!behind.is_silent() && behind.age_s() < 60);
+        let old = RunStatus {
+            stored_s: behind.stored_s.map(|stored| stored - 31),
+            ..behind
         };
         assert!(old.is_silent());
 

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::RunError;
 use crate::interrupt::Interrupt;
 use crate::job::{Cluster, ExistingOutput};
-use crate::run::inputs;
+use crate::run::{inputs, release};
 
 /// Beats without a sign of life after which a holder elsewhere is given up.
 const SILENT_BEATS: u32 = 3;
@@ -102,6 +102,37 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
     }
 }
 
+/// Takes the place behind a holder that died between an output's manifest and its release, for as long as it takes to release it: what nobody
+/// holds may be removed meanwhile. `None` where there is nothing to release, or this run's own holder is at work on it.
+pub(crate) fn claim_to_release(context: &Context, cluster: &Cluster) -> Result<Option<Holding>, RunError> {
+    let output = &context.output;
+    let own = own_claim(&context.run_id, beat(cluster.peer_timeout));
+    while context.release.is_some() && !release::is_committed(context)? {
+        let holding = match output.held()? {
+            None => output.claim(&own, true)?,
+            Some(held) if is_at_work(output, &held, &own, &cluster.interrupt)? => {
+                let is_own = held.claim.run_id == context.run_id;
+                return if is_own {
+                    Ok(None)
+                } else {
+                    Err(held_by(context, held.claim).into())
+                };
+            }
+            Some(held) => output.replace(&held, &own)?,
+        };
+        let Some(holding) = holding else { continue };
+        if finished(context)?.is_some() {
+            return Ok(Some(holding));
+        }
+        holding.release()?;
+        let uri = output.uri();
+        return Err(RunError::Interrupted(format!(
+            "the removal of {uri}, which was never released"
+        )));
+    }
+    Ok(None)
+}
+
 /// The run that finished what is in an output, nobody's where its manifest cannot be understood; `None` where nothing is finished.
 fn finished_by(output: &Output) -> Result<Option<String>, RunError> {
     match output.manifest() {
@@ -179,6 +210,12 @@ fn runs_here(holder: &Claim, own: &Claim) -> Option<bool> {
     let is_here = !holder.machine.is_empty() && holder.machine == own.machine;
     let is_itself = (holder.pid, holder.born) == (own.pid, own.born);
     is_here.then(|| !is_itself && born(&holder.pid.to_string()) == Some(holder.born))
+}
+
+/// Whether the process that holds an output runs; `None`: it is on another machine, or in another container.
+#[must_use]
+pub fn holder_runs(holder: &Claim) -> Option<bool> {
+    runs_here(holder, &own_claim("", Duration::ZERO))
 }
 
 /// Whether the holder of an output is known to be at work no more, without waiting for its signs of life.

@@ -2,7 +2,7 @@
 //!
 //! A run that is at work keeps it in `stages/inputs.json`, so that one that comes after it can be told why it is another.
 
-use fisherflow_store::{Manifest, ManifestInput, StoreError, now_utc};
+use fisherflow_store::{Manifest, ManifestInput, StoreError, folder_of, now_utc};
 use serde::{Deserialize, Serialize};
 
 use crate::context::{Context, GroupedCatalogue};
@@ -95,6 +95,12 @@ fn told(context: &Context, then: &[ManifestInput], moment: &str) -> Result<Strin
             continue;
         };
         if then.hash().1 == now.hash().1 {
+            if is_elsewhere(then, now)? {
+                differences.push(format!(
+                    "{role}.uri was {}, and is {}: the same objects, whose names (column `file`) start from another folder",
+                    then.uri, now.uri
+                ));
+            }
             continue;
         }
         differences.push(if then.uri != now.uri {
@@ -119,6 +125,11 @@ fn told(context: &Context, then: &[ManifestInput], moment: &str) -> Result<Strin
         differences.push("network and catalogues are as they were: a setting of the run file, a list to exclude or the build is another".into());
     }
     Ok(differences.join("; "))
+}
+
+/// Whether two catalogues of the same objects take their names from other folders.
+fn is_elsewhere(then: &ManifestInput, now: &ManifestInput) -> Result<bool, RunError> {
+    Ok(now.sha256.is_none() && folder_of(&then.uri)? != folder_of(&now.uri)?)
 }
 
 fn size(input: &ManifestInput) -> String {

@@ -104,7 +104,10 @@ fn meant_for_a_shell(path: &std::path::Path) -> Option<String> {
 }
 
 /// What the names of the objects of a URI start from: the folders before any `*`, absolute.
-pub(crate) fn folder_of(uri: &str) -> Result<String, StoreError> {
+///
+/// # Errors
+/// It is no URI.
+pub fn folder_of(uri: &str) -> Result<String, StoreError> {
     let parsed = parse(uri)?;
     let folders = parsed.key.split('/').take_while(|part| !part.contains('*'));
     let key = folders.collect::<Vec<_>>().join("/");

@@ -102,17 +102,21 @@ impl Stores {
     /// # Errors
     /// It is not there, or cannot be read.
     pub fn read(&self, uri: &str) -> Result<Vec<u8>, StoreError> {
+        self.read_with_time(uri).map(|(bytes, _)| bytes)
+    }
+
+    /// The whole object, and when it was written by the store's own clock, in seconds since 1970.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read_with_time(&self, uri: &str) -> Result<(Vec<u8>, u64), StoreError> {
         let location = self.locate(uri)?;
         self.block_on(async {
-            let result = location.store.get(&location.path).await;
-            let bytes = match result {
-                Ok(object) => object.bytes().await,
-                Err(error) => Err(error),
-            };
-            bytes
-                .map(|bytes| bytes.to_vec())
-                .map_err(|error| self.failed(&location, Action::Read, error))
+            let object = location.store.get(&location.path).await?;
+            let written = u64::try_from(object.meta.last_modified.timestamp()).unwrap_or(0);
+            Ok((object.bytes().await?.to_vec(), written))
         })
+        .map_err(|error| self.failed(&location, Action::Read, error))
     }
 
     /// Writes the object, whether it was there or not: all of it or nothing.

@@ -26,6 +26,8 @@ pub struct Verified {
     pub bytes: u64,
     /// What is not as listed, a line each; empty: the output is whole.
     pub problems: Vec<String>,
+    /// Tables that are not listed, each one of the problems: what is listed is whole without them.
+    pub strangers: u64,
 }
 
 /// A file that is not as it was written.
@@ -47,12 +49,10 @@ impl Output {
     /// Compares the output with its manifest.
     ///
     /// # Errors
-    /// There is no manifest, or the store cannot be read. Files that are missing or changed are no errors but
+    /// There is no manifest, as [`Output::complete`] says it, or the store cannot be read. Files that are missing or changed are no errors but
     /// [`Verified::problems`].
     pub fn verify(&self) -> Result<Verified, StoreError> {
-        let manifest = self.manifest()?.ok_or_else(|| StoreError::NotComplete {
-            output: self.uri().to_owned(),
-        })?;
+        let manifest = self.complete()?;
         let mut found: BTreeMap<String, u64> = BTreeMap::new();
         for directory in DATA {
             for object in self.stores().list_all(&self.child(directory))? {
@@ -74,12 +74,14 @@ impl Output {
                 Some(problem) => problems.push(problem),
             }
         }
+        let strangers = found.len() as u64;
         problems.extend(found.keys().map(|path| format!("{path} is not listed in {MANIFEST}")));
         Ok(Verified {
             manifest,
             files,
             bytes,
             problems,
+            strangers,
         })
     }
 

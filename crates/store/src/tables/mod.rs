@@ -12,6 +12,7 @@ pub(crate) mod lists;
 pub(crate) mod marginal_variance;
 pub(crate) mod matrices;
 pub(crate) mod npy;
+pub(crate) mod output_hessian;
 pub(crate) mod parquet_out;
 pub(crate) mod predictions;
 pub(crate) mod row_key;

@@ -1,11 +1,10 @@
-//! Tables of results that no other module writes: named columns of text, counts, numbers, or lists of numbers.
+//! Tables of results that no other module writes: named columns of text, counts and numbers.
 
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
-use crate::tables::lists::{f64_lists, list_field};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
 use crate::{StoreError, Stores};
@@ -19,13 +18,6 @@ pub enum Column {
     Count(Vec<Option<u64>>),
     /// Numbers; what is not finite is null.
     Number(Vec<f64>),
-    /// Lists of `width` numbers, one after the other.
-    Numbers {
-        /// Numbers of a list.
-        width: usize,
-        /// All of them.
-        values: Vec<f64>,
-    },
 }
 
 /// A table being written; its columns are those of the first rows.
@@ -89,7 +81,6 @@ impl Column {
             Self::Text(values) => values.len(),
             Self::Count(values) => values.len(),
             Self::Number(values) => values.len(),
-            Self::Numbers { width, values } => values.len() / (*width).max(1),
         }
     }
 
@@ -98,7 +89,6 @@ impl Column {
             Self::Text(_) => Field::new(name, DataType::Utf8, false),
             Self::Count(_) => Field::new(name, DataType::Int64, true),
             Self::Number(_) => Field::new(name, DataType::Float64, true),
-            Self::Numbers { .. } => list_field(name, DataType::Float64, false),
         }
     }
 
@@ -117,7 +107,6 @@ impl Column {
                     .map(|value| value.is_finite().then_some(value))
                     .collect::<Float64Array>(),
             ),
-            Self::Numbers { width, values } => f64_lists(values.chunks_exact(width.max(1)).map(Some)),
         }
     }
 }

@@ -28,8 +28,7 @@ pub(crate) fn of_range(context: &Context, fit: &FitState) -> Option<String> {
 /// Of rows without a prediction.
 pub(crate) fn of_predictions(context: &Context, predicted: &Predicted) -> Option<String> {
     let (counts, rows) = (&predicted.counts, &predicted.bad_rows);
-    let source = context.job.predict.catalogue.as_ref();
-    let uri = source.map_or(&context.job.catalogue.uri, |source| &source.uri);
+    let uri = context.predicted_uri();
     let (bad, all) = (counts.bad, counts.spectra);
     match bad {
         0 => None,
