@@ -185,5 +185,10 @@ fn an_overflow_in_the_sums_is_told_of_with_the_spectrum_s_place() {
     let covariance = "covariance = [[1e4, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]]";
     run_file.noise = format!("{covariance}\nholdout_fraction = 0.1\nfarthest_input = false");
     let place = format!("is not finite: id {id}, row {} of", row - 60);
-    refused(folder.path(), &run_file, 3, &[&place, "part-00001.parquet (row group 0)", "exclude"]);
+    refused(
+        folder.path(),
+        &run_file,
+        3,
+        &[&place, "part-00001.parquet (row group 0)", "exclude"],
+    );
 }
