@@ -96,7 +96,7 @@ fn other_words_for_a_key_are_known_and_nothing_absurd_is_proposed() {
         (
             "precision = \"f32\"",
             "precision = \"single\"",
-            "expected \"f32\", \"f64\", \"bf16x3\" or \"bf16\"",
+            "expected \"f32\", \"f64\", \"auto\", \"bf16x3\" or \"bf16\"",
         ),
         (
             "learning_rate = 0.0008",
@@ -310,7 +310,7 @@ fn values_that_make_no_sense_are_refused() {
         (
             "precision = \"f32\"",
             "precision = \"f16\"",
-            "expected \"f32\", \"f64\", \"bf16x3\" or \"bf16\"",
+            "expected \"f32\", \"f64\", \"auto\", \"bf16x3\" or \"bf16\"",
         ),
         (
             "precision = \"f32\"",
