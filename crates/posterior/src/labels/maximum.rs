@@ -6,17 +6,17 @@
 //! `-2 ln likelihood = sum ln det T_n + r_n . w_n`,  its gradient `2 (sum T_n^-1 - w_n w_n^T) L`, lower triangle.
 //!
 //! Few stars, or errors of very different sizes, give it several maxima, mostly on different parts of the border: one climb ends at a lower
-//! one in about one case in a hundred. So of up to [`MOST_STARS`] stars it is climbed from several points, and the likeliest end counts.
+//! one in up to one case in a hundred. So of up to [`MOST_STARS`] stars it is climbed from several points, and the likeliest end counts.
 
 use faer::{MatRef, Side};
 
 use crate::PosteriorError;
 use crate::labels::climb::lowest;
 use crate::labels::held_out::HeldOutStars;
-use crate::labels::small::{add_outer, cholesky, dot, product, solve_columns, transposed};
+use crate::labels::small::{add_outer, cholesky, cholesky_into, dot, product, solve_columns_in_place, transposed};
 
 /// More stars than these are climbed from one point only: what several take would grow with their number, and hardly any case is left.
-pub(crate) const MOST_STARS: usize = 1_000;
+pub(crate) const MOST_STARS: usize = 500;
 
 /// A maximum counts as higher than another by so many nats.
 pub(crate) const HIGHER: f64 = 1e-6;
@@ -24,7 +24,7 @@ pub(crate) const HIGHER: f64 = 1e-6;
 /// What is added to a start's diagonal, so that no direction vanishes there: on the border the gradient by L does.
 const OFF_THE_BORDER: f64 = 1e-6;
 
-/// Variance of the scatters that further climbs start from.
+/// Variance along an axis of the scatters that further climbs start from; its square is that of the one that is the same in every direction.
 const SMALL_START: f64 = 1e-2;
 
 /// Where the least known variance of some star, in any direction, is not above this, no further climb is made: the likelihood rises without
@@ -110,13 +110,20 @@ fn deviance(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, V
     let c = product(factor, &transposed(factor, k), k);
     let identity: Vec<f64> = (0..k * k).map(|i| f64::from(u8::from(i / k == i % k))).collect();
     let (mut value, mut slope) = (0.0, vec![0.0; k * k]);
+    let [mut total, mut root, mut inverse] = [(); 3].map(|()| vec![0.0; k * k]);
+    let mut weighted = vec![0.0; k];
     for (residual, known) in stars {
-        let total: Vec<f64> = c.iter().zip(known).map(|(c, v)| c + v).collect();
-        let Some(root) = cholesky(&total, k) else {
+        for ((total, c), known) in total.iter_mut().zip(&c).zip(known) {
+            *total = c + known;
+        }
+        if !cholesky_into(&total, k, &mut root) {
             return (f64::INFINITY, vec![0.0; k * k]);
-        };
-        let inverse = solve_columns(&root, &identity, k);
-        let weighted: Vec<f64> = inverse.chunks_exact(k).map(|row| dot(row, residual)).collect();
+        }
+        inverse.copy_from_slice(&identity);
+        solve_columns_in_place(&root, &mut inverse, k);
+        for (weighted, row) in weighted.iter_mut().zip(inverse.chunks_exact(k)) {
+            *weighted = dot(row, residual);
+        }
         value += 2.0 * (0..k).map(|i| root[i * k + i].ln()).sum::<f64>() + dot(residual, &weighted);
         slope.iter_mut().zip(&inverse).for_each(|(s, v)| *s += v);
         add_outer(&mut slope, &weighted, -1.0);

@@ -12,13 +12,18 @@ pub(crate) fn add_outer(matrix: &mut [f64], r: &[f64], weight: f64) {
 /// The lower Cholesky factor; `None` where the matrix is not positive definite.
 pub(crate) fn cholesky(matrix: &[f64], k: usize) -> Option<Vec<f64>> {
     let mut factor = vec![0.0; k * k];
+    cholesky_into(matrix, k, &mut factor).then_some(factor)
+}
+
+/// The same into the lower triangle of a matrix at hand; whether there is one.
+pub(crate) fn cholesky_into(matrix: &[f64], k: usize, factor: &mut [f64]) -> bool {
     for i in 0..k {
         for j in 0..=i {
             let sum: f64 = (0..j).map(|l| factor[i * k + l] * factor[j * k + l]).sum();
             let left = matrix[i * k + j] - sum;
             factor[i * k + j] = if i == j {
                 if left.is_nan() || left <= 0.0 {
-                    return None;
+                    return false;
                 }
                 left.sqrt()
             } else {
@@ -26,12 +31,18 @@ pub(crate) fn cholesky(matrix: &[f64], k: usize) -> Option<Vec<f64>> {
             };
         }
     }
-    Some(factor)
+    true
 }
 
 /// `(L L^T)^-1 B` for a lower factor L and a matrix B, both `[K, K]`.
 pub(crate) fn solve_columns(factor: &[f64], b: &[f64], k: usize) -> Vec<f64> {
     let mut x = b.to_vec();
+    solve_columns_in_place(factor, &mut x, k);
+    x
+}
+
+/// The same in place of B.
+pub(crate) fn solve_columns_in_place(factor: &[f64], x: &mut [f64], k: usize) {
     for column in 0..k {
         for i in 0..k {
             let sum: f64 = (0..i).map(|l| factor[i * k + l] * x[l * k + column]).sum();
@@ -42,7 +53,6 @@ pub(crate) fn solve_columns(factor: &[f64], b: &[f64], k: usize) -> Vec<f64> {
             x[i * k + column] = (x[i * k + column] - sum) / factor[i * k + i];
         }
     }
-    x
 }
 
 /// `A B`.
