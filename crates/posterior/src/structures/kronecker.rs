@@ -8,10 +8,11 @@
 //! (J P^-1 J^T)_kl = sum_i g~_ki g~_li h_i
 //! ```
 //!
-//! so `J_theta` is never formed: two rotations and one more product a batch, in the captures' type; the last sum is f64. (George et al.
+//! so `J_theta` is never formed: two rotations and one more product a batch, in the captures' type; the last sum is f64. The third product has few
+//! columns where `lambda` is the factors' product (stieltjes.rs), and the larger rotation may be made in bf16 (input_side.rs). (George et al.
 //! 2018, arXiv:1806.03884, for the eigenbasis; Martens and Grosse 2015 for the factors.) The eigenproblems are f64.
 //!
-//! Memory: the eigenvectors once in f64; the first batch of f32 captures adds an f32 copy of them, packed for products, and either type
+//! Memory: the eigenvectors once in f64; the first batch of f32 captures adds copies of them, packed for products, and either type
 //! `1 / (lambda + delta)`.
 
 use std::sync::OnceLock;

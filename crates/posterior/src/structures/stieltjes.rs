@@ -18,6 +18,9 @@ const ORDER: usize = 12;
 /// Below `x s = NEGLIGIBLE` for the largest s, F is `F(0)` to that.
 const NEGLIGIBLE: f64 = 1e-9;
 
+/// No x or eigenvalue is as large: what is beyond has no place among numbers of f64.
+const FARTHEST: f64 = 1e200;
+
 /// The x at which F is computed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Points {
@@ -51,10 +54,11 @@ impl Points {
 
     /// Those for the eigenvalues `s_j t_i` and a prior precision; `None` where they are not few beside the `t_i`.
     pub(crate) fn few(s: &[f64], t: &[f64], prior_precision: f64) -> Option<Self> {
-        if prior_precision <= 0.0 {
+        let [largest, steepest] = [s, t].map(|values| values.iter().copied().fold(0.0, f64::max));
+        let is_known = prior_precision > 0.0 && steepest / prior_precision < FARTHEST && largest < FARTHEST;
+        if !is_known {
             return None;
         }
-        let largest = s.iter().copied().fold(0.0, f64::max);
         let points = Self::covering(t.iter().map(|t| t / prior_precision), largest);
         (2 * points.n <= t.len()).then_some(points)
     }
@@ -166,6 +170,16 @@ mod tests {
         };
         assert_eq!(value(&[0.7], 0.7), value(&[1e-5, 0.7, 300.0], 0.7));
         assert_eq!(Points::covering([0.7], 90.0).len(), ORDER);
+    }
+
+    #[test]
+    fn a_prior_of_nothing_needs_no_few_points() {
+        let t = vec![1e10; 4000];
+        for (prior, few) in [(0.0, false), (1e-310, false), (1e-5, true), (1e30, true)] {
+            let points = Points::few(&[1.0, 1e-9], &t, prior);
+            assert_eq!(points.is_some(), few, "{prior:e}");
+        }
+        assert!(Points::few(&[1.0], &t[..20], 1.0).is_none());
     }
 
     #[test]
