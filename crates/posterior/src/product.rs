@@ -45,6 +45,11 @@ pub(crate) fn rows<T>(values: &[T], rows: usize, cols: usize) -> MatRef<'_, T> {
     MatRef::from_row_major_slice(values, rows, cols)
 }
 
+/// The values in f32.
+pub(crate) fn as_f32(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
 /// faer's parallelism for a number of threads.
 pub(crate) fn par(threads: usize) -> Par {
     if threads > 1 { Par::rayon(threads) } else { Par::Seq }

@@ -19,7 +19,7 @@ use fisherflow_network::LayerCapture;
 use fisherflow_network::scratch::Scratch;
 
 use crate::eigen::Eigenpairs;
-use crate::product::{Right, Scalar, dot, product, rows};
+use crate::product::{Right, Scalar, as_f32, dot, product, rows};
 use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction::{contract_read_off, covariance, weighted_squares};
 use crate::structures::dense::{JACOBIAN_BYTES, jacobian, sides_of};
@@ -144,7 +144,7 @@ impl PriorScan {
             spectrum: basis.spectrum(),
             ends: basis.ends(),
             form: if captures == DType::F32 {
-                let bases = Some((converted(&basis.a_vectors), converted(&basis.g_vectors)));
+                let bases = Some((as_f32(&basis.a_vectors), as_f32(&basis.g_vectors)));
                 Form::F32(Layer { bases, eigenvalues })
             } else {
                 let bases = Some((basis.a_vectors.clone(), basis.g_vectors.clone()));
@@ -338,10 +338,6 @@ fn ends(eigenvalues: &[f64]) -> (f64, f64) {
         eigenvalues.iter().copied().fold(f64::INFINITY, f64::min),
         eigenvalues.iter().copied().fold(0.0, f64::max),
     )
-}
-
-fn converted(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|&v| v as f32).collect()
 }
 
 #[cfg(test)]

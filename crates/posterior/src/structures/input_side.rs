@@ -24,7 +24,7 @@ use faer::MatMut;
 use fisherflow_kernels::{Packed, Path, Products, Start, multiply, multiply_packed};
 use fisherflow_network::scratch::Scratch;
 
-use crate::product::{Right, rows};
+use crate::product::{Right, as_f32, rows};
 
 /// Columns of V whose coordinates are taken in f32.
 const LEADING: usize = 16;
@@ -49,7 +49,7 @@ enum Rotation {
 }
 
 /// V in f32.
-struct Exact {
+pub(crate) struct Exact {
     /// Without the row of the bias.
     vectors: Packed<f32>,
     bias_row: Option<Vec<f32>>,
@@ -156,7 +156,7 @@ impl InputSide {
 }
 
 impl Exact {
-    fn new(vectors: Vectors<'_>, threads: usize) -> Self {
+    pub(crate) fn new(vectors: Vectors<'_>, threads: usize) -> Self {
         let (rows, bias) = vectors.values.split_at(vectors.inputs() * vectors.columns);
         Self {
             vectors: packed(&as_f32(rows), vectors.columns, threads),
@@ -164,8 +164,9 @@ impl Exact {
         }
     }
 
-    fn product(&self, a: &[f32], batch: usize, threads: usize) -> Scratch<f32> {
-        let a = rows(a, batch, self.vectors.rows());
+    /// `V^T [a; 1]` of `n` rows a.
+    pub(crate) fn product(&self, a: &[f32], n: usize, threads: usize) -> Scratch<f32> {
+        let a = rows(a, n, self.vectors.rows());
         Right::Packed(&self.vectors).product(a, self.bias_row.as_deref(), threads)
     }
 }
@@ -274,10 +275,6 @@ impl Witnesses {
 
 fn packed(values: &[f32], cols: usize, products: impl Into<Products>) -> Packed<f32> {
     Packed::new(rows(values, values.len() / cols.max(1), cols), products)
-}
-
-fn as_f32(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|&v| v as f32).collect()
 }
 
 #[cfg(test)]

@@ -20,17 +20,18 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_kernels::{Packed, Products};
+use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::certificate::kronecker_probes;
 use crate::labels::weighted_gram::weighted_gram_elsewhere;
-use crate::product::{Right, Scalar, product, rows};
+use crate::product::{Right, Scalar, as_f32, product, rows};
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
 use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::elements::{check_weights, in_eigenbases};
-use crate::structures::input_side::{InputSide, Vectors};
+use crate::structures::input_side::{Exact, InputSide, Vectors};
 use crate::structures::matrices::single_layer;
 use crate::structures::stieltjes::{Points, Reading};
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
@@ -61,8 +62,8 @@ struct InF32 {
 enum InputsInF32 {
     /// One position a spectrum; with the readings where the values at few points tell `h_i` of all directions of the gradients.
     One(InputSide, Option<Vec<Reading<f32>>>),
-    /// Positions share the weights: V without the row of the bias, that row, and `1 / (lambda + delta)`, `[columns, out]`.
-    Shared(Packed<f32>, Option<Vec<f32>>, Vec<f32>),
+    /// Positions share the weights: V, and `1 / (lambda + delta)`, `[columns, out]`.
+    Shared(Exact, Vec<f32>),
 }
 
 /// What captures on another device are multiplied by, there and in their type.
@@ -75,13 +76,6 @@ struct OnDevice {
     g_vectors: Tensor,
     /// `1 / (lambda + delta)`, `[columns, out]`.
     inverse: Tensor,
-}
-
-/// The same of either type.
-struct Rotations<'a, T> {
-    a_vectors: Right<'a, T>,
-    bias_row: Option<&'a [T]>,
-    g_vectors: Right<'a, T>,
 }
 
 impl KroneckerPrecision {
@@ -148,26 +142,6 @@ impl KroneckerPrecision {
         })
     }
 
-    /// Both sides of a capture in the eigenbases: `V^T [a; 1]` and `U^T g`.
-    fn rotated<T: Scalar>(&self, capture: &LayerCapture, by: &Rotations<'_, T>) -> Result<Sides<T>, PosteriorError> {
-        let (batch, shared) = (capture.input.dims()[0], capture.input.dims()[1]);
-        let n_outputs = capture.output_grad.dims()[0];
-        let (inputs, outputs, positions) = (self.shape.inputs, self.shape.outputs, batch * shared);
-        Ok(Sides {
-            batch,
-            shared,
-            n_outputs,
-            input: with_values(&capture.input.contiguous()?, |a: &[T]| {
-                by.a_vectors
-                    .product(rows(a, positions, inputs), by.bias_row, self.products.threads)
-            })?,
-            grad: with_values(&capture.output_grad.contiguous()?, |g: &[T]| {
-                by.g_vectors
-                    .product(rows(g, n_outputs * positions, outputs), None, self.products.threads)
-            })?,
-        })
-    }
-
     /// The points that tell `h_i` of all i, `s_j` and `t_i / n_terms`, where the eigenvalues are their products and the points are few.
     fn few_points(&self) -> Option<(Points, &[f64], Vec<f64>)> {
         let (s, t) = self.eigenbasis.product()?;
@@ -175,14 +149,11 @@ impl KroneckerPrecision {
     }
 
     fn in_f32(&self) -> InF32 {
-        let (columns, outputs) = self.eigenbasis.sides();
         let (delta, threads) = (self.info.prior_precision, self.products.threads);
-        let pack = |values: &[f64], cols| Packed::new(rows(&to_f32(values), values.len() / cols, cols), threads);
+        let outputs = self.shape.outputs;
         let side = |weights: &[f32]| InputSide::new(self.vectors(), &self.eigenbasis.sizes(), weights, self.products);
         let inputs = if self.shape.shared > 1 {
-            let (vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
-            let bias_row = self.shape.bias.then(|| to_f32(bias_row));
-            InputsInF32::Shared(pack(vectors, columns), bias_row, self.eigenbasis.inverse(delta))
+            InputsInF32::Shared(Exact::new(self.vectors(), threads), self.eigenbasis.inverse(delta))
         } else if let Some((points, s, t)) = self.few_points() {
             let readings = t.iter().map(|t| points.reading(t / delta, 1.0 / delta));
             InputsInF32::One(side(&points.inverse(s)), Some(readings.collect()))
@@ -190,36 +161,72 @@ impl KroneckerPrecision {
             InputsInF32::One(side(&self.eigenbasis.inverse(delta)), None)
         };
         InF32 {
-            g_vectors: pack(&self.eigenbasis.g_vectors, outputs),
+            g_vectors: Packed::new(rows(&as_f32(&self.eigenbasis.g_vectors), outputs, outputs), threads),
             inputs,
         }
     }
 
     fn covariance_in_f32(&self, capture: &LayerCapture) -> Result<Vec<f64>, PosteriorError> {
         let (own, threads) = (self.in_f32.get_or_init(|| self.in_f32()), self.products.threads);
-        let g_vectors = Right::Packed(&own.g_vectors);
-        let (side, readings) = match &own.inputs {
-            InputsInF32::One(side, readings) => (side, readings),
-            InputsInF32::Shared(a_vectors, bias_row, inverse) => {
-                let by = Rotations {
-                    a_vectors: Right::Packed(a_vectors),
-                    bias_row: bias_row.as_deref(),
-                    g_vectors,
-                };
-                return Ok(covariance(self.rotated(capture, &by)?, inverse, threads));
+        let grad = self.rotated_gradients(capture, Right::Packed(&own.g_vectors))?;
+        let size @ (batch, _) = (capture.input.dims()[0], capture.output_grad.dims()[0]);
+        with_values(&capture.input.contiguous()?, |a: &[f32]| match &own.inputs {
+            InputsInF32::Shared(vectors, inverse) => {
+                let input = vectors.product(a, batch * self.shape.shared, threads);
+                covariance(self.sides(size, input, grad), inverse, threads)
             }
-        };
-        let size @ (batch, k) = (capture.input.dims()[0], capture.output_grad.dims()[0]);
-        let sums = with_values(&capture.input.contiguous()?, |a: &[f32]| {
-            side.weighted_squares(a, batch, self.vectors())
-        })?;
-        let grad = with_values(&capture.output_grad.contiguous()?, |g: &[f32]| {
-            g_vectors.product(rows(g, k * batch, self.shape.outputs), None, threads)
-        })?;
-        Ok(match readings {
-            Some(readings) => contract_read_off(&sums, size, &grad, readings),
-            None => contract(&sums, size, &grad),
+            InputsInF32::One(side, readings) => {
+                let sums = side.weighted_squares(a, batch, self.vectors());
+                match readings {
+                    Some(readings) => contract_read_off(&sums, size, &grad, readings),
+                    None => contract(&sums, size, &grad),
+                }
+            }
         })
+    }
+
+    fn covariance_in_f64(&self, capture: &LayerCapture) -> Result<Vec<f64>, PosteriorError> {
+        let ((columns, outputs), threads) = (self.eigenbasis.sides(), self.products.threads);
+        let inverse = self
+            .inverse_f64
+            .get_or_init(|| self.eigenbasis.inverse(self.info.prior_precision));
+        let (inputs, size) = (
+            self.shape.inputs,
+            (capture.input.dims()[0], capture.output_grad.dims()[0]),
+        );
+        let (vectors, bias_row) = self.eigenbasis.a_vectors.split_at(inputs * columns);
+        let bias_row = self.shape.bias.then_some(bias_row);
+        let grad = self.rotated_gradients(
+            capture,
+            Right::Plain(rows(&self.eigenbasis.g_vectors, outputs, outputs)),
+        )?;
+        let input = with_values(&capture.input.contiguous()?, |a: &[f64]| {
+            let a = rows(a, size.0 * self.shape.shared, inputs);
+            Right::Plain(rows(vectors, inputs, columns)).product(a, bias_row, threads)
+        })?;
+        Ok(covariance(self.sides(size, input, grad), inverse, threads))
+    }
+
+    /// `U^T g`, `[K, batch, shared, out]`.
+    fn rotated_gradients<T: Scalar>(
+        &self,
+        capture: &LayerCapture,
+        vectors: Right<'_, T>,
+    ) -> Result<Scratch<T>, PosteriorError> {
+        let outputs = self.shape.outputs;
+        with_values(&capture.output_grad.contiguous()?, |g: &[T]| {
+            vectors.product(rows(g, g.len() / outputs, outputs), None, self.products.threads)
+        })
+    }
+
+    fn sides<T: Scalar>(&self, (batch, n_outputs): (usize, usize), input: Scratch<T>, grad: Scratch<T>) -> Sides<T> {
+        Sides {
+            batch,
+            shared: self.shape.shared,
+            n_outputs,
+            input,
+            grad,
+        }
     }
 
     fn vectors(&self) -> Vectors<'_> {
@@ -257,7 +264,7 @@ impl KroneckerPrecision {
     fn on(&self, device: &Device, dtype: DType) -> candle_core::Result<OnDevice> {
         let (columns, outputs) = self.eigenbasis.sides();
         let of = |values: &[f64], shape: (usize, usize)| match dtype {
-            DType::F32 => Tensor::from_vec(to_f32(values), shape, device),
+            DType::F32 => Tensor::from_vec(as_f32(values), shape, device),
             _ => Tensor::from_slice(values, shape, device)?.to_dtype(dtype),
         };
         let inputs = self.shape.inputs;
@@ -270,10 +277,6 @@ impl KroneckerPrecision {
             inverse: of(&inverse, (columns, outputs))?,
         })
     }
-}
-
-fn to_f32(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|&v| v as f32).collect()
 }
 
 impl Precision for KroneckerPrecision {
@@ -323,20 +326,10 @@ impl Precision for KroneckerPrecision {
         if !capture.input.device().is_cpu() && self.shape.shared == 1 {
             return Ok(self.covariance_elsewhere(capture)?);
         }
-        if capture.input.dtype() == DType::F32 {
-            return self.covariance_in_f32(capture);
+        match capture.input.dtype() {
+            DType::F32 => self.covariance_in_f32(capture),
+            _ => self.covariance_in_f64(capture),
         }
-        let inverse = self
-            .inverse_f64
-            .get_or_init(|| self.eigenbasis.inverse(self.info.prior_precision));
-        let (columns, outputs) = self.eigenbasis.sides();
-        let (a_vectors, bias_row) = self.eigenbasis.a_vectors.split_at(self.shape.inputs * columns);
-        let by = Rotations {
-            a_vectors: Right::Plain(rows(a_vectors, self.shape.inputs, columns)),
-            bias_row: self.shape.bias.then_some(bias_row),
-            g_vectors: Right::Plain(rows(&self.eigenbasis.g_vectors, outputs, outputs)),
-        };
-        Ok(covariance(self.rotated(capture, &by)?, inverse, self.products.threads))
     }
 
     fn marginal_variance(&self) -> Vec<Matrix> {

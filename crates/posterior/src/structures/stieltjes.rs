@@ -135,6 +135,7 @@ fn start_of(x: f64) -> (i64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::product::as_f32;
 
     /// Each term by itself: what is true of every s is true of every sum of them.
     #[test]
@@ -152,7 +153,7 @@ mod tests {
                     "x {x:e}, s {s:e}: {read:e}, {expected:e}"
                 );
                 // In f32, as it is used.
-                let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+                let values = as_f32(values);
                 let read = f64::from(points.reading::<f32>(x, 7.0).of(&values)) / 7.0;
                 assert!((read / expected - 1.0).abs() < 4e-7, "f32, x {x:e}, s {s:e}: {read:e}");
             }
