@@ -83,24 +83,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             if !context.output.is_marked()? {
                 context.output.commit(&manifest)?;
             }
-            let holding = claim::claim_to_release(&context, cluster)?;
-            let is_ours = holding.is_some();
-            let every = claim::beat(cluster.peer_timeout);
-            let keeper = holding.map(|holding| ClaimKeeper::start(holding, every, &context.faults));
-            let keeper = keeper.transpose()?;
-            if is_ours {
-                context.faults.pass(FailPoint::Claimed);
-            }
-            let released = still_there::check(&context.output, &manifest, &to_repair(&context)?)
-                .and_then(|()| release::commit_again(&context));
-            match (keeper, released) {
-                (Some(mut keeper), Ok(())) => keeper.rest(),
-                (Some(keeper), Err(error)) => {
-                    keeper.release()?;
-                    return Err(error);
-                }
-                (None, released) => released?,
-            }
+            let is_ours = release_again(&context, cluster, &manifest)?;
             // Another run may wait for its processes, to overwrite it then.
             let held = context.output.held()?;
             if is_ours || held.is_none_or(|held| held.generation == 1 || held.committed.is_some()) {
@@ -141,6 +124,29 @@ fn to_repair(context: &Context) -> Result<String, RunError> {
         Some(release) if release::is_committed(context)? => release::to_repair_committed(release.number + 1),
         Some(release) => format!("no reader has seen it: remove {} and run again", release.uri()),
     })
+}
+
+/// Releases what is complete and was not released; whether it had to be claimed for that.
+fn release_again(context: &Arc<Context>, cluster: &Cluster, manifest: &Manifest) -> Result<bool, RunError> {
+    let released = || {
+        still_there::check(&context.output, manifest, &to_repair(context)?)?;
+        release::commit_again(context)
+    };
+    let Some(holding) = claim::claim_to_release(context, cluster)? else {
+        return released().map(|()| false);
+    };
+    let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
+    context.faults.pass(FailPoint::Claimed);
+    match released() {
+        Ok(()) => {
+            keeper.rest();
+            Ok(true)
+        }
+        Err(error) => {
+            keeper.release()?;
+            Err(error)
+        }
+    }
 }
 
 /// The stages, on this process's workers together with those of the others, and what `conclude` makes of them: the first process's is the
