@@ -23,10 +23,9 @@ const SHARE: f64 = 0.95;
 /// What a star's J_x and its covariance may be off by; `None`: not tried.
 fn tolerance(precision: Precision) -> Option<f64> {
     match precision {
-        Precision::F32 | Precision::F64 => None,
+        Precision::F32 | Precision::F64 | Precision::Auto => None,
         Precision::Bf16x3 => Some(3e-5),
         Precision::Bf16 => Some(1e-2),
-        Precision::Auto => precision.is_short().then_some(3e-5),
     }
 }
 

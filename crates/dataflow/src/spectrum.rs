@@ -168,9 +168,8 @@ fn work(worker: &mut Worker, context: &Arc<Context>, settings: &SpectrumSettings
     }
     let precision = context.network.arithmetic().precision;
     let rounding = match precision {
-        Precision::F32 => 1e-6,
-        Precision::Auto if !precision.is_short() => 1e-6,
-        Precision::Auto | Precision::Bf16x3 => 1e-5,
+        Precision::F32 | Precision::Auto => 1e-6,
+        Precision::Bf16x3 => 1e-5,
         Precision::Bf16 => 4e-3,
         Precision::F64 => 1e-12,
     };

@@ -5,6 +5,7 @@ use std::thread::LocalKey;
 
 use faer::traits::RealField;
 
+use crate::i16;
 use crate::path::Path;
 use crate::portable;
 use crate::tile::Tile;
@@ -27,6 +28,10 @@ pub trait Element: RealField + Copy + Default + Add<Output = Self> + Send + Sync
 
     /// The number in f64, exactly.
     fn widen(self) -> f64;
+
+    /// `self * factor`.
+    #[must_use]
+    fn times(self, factor: f32) -> Self;
 }
 
 pub(crate) mod sealed {
@@ -45,7 +50,7 @@ pub(crate) mod sealed {
 }
 
 macro_rules! element {
-    ($number:ty, $avx2:path, $avx512:path, $of_bf16:path) => {
+    ($number:ty, $tile:path) => {
         impl Element for $number {
             const ZERO: Self = 0.0;
 
@@ -63,22 +68,17 @@ macro_rules! element {
             fn widen(self) -> f64 {
                 f64::from(self)
             }
+
+            #[inline(always)]
+            fn times(self, factor: f32) -> Self {
+                self * Self::from(factor)
+            }
         }
 
         impl sealed::Sealed for $number {
             #[expect(private_interfaces, reason = "a sealed trait's own")]
             fn tile(path: Path) -> Tile<Self> {
-                match path {
-                    Path::Portable => portable::tile(),
-                    #[cfg(target_arch = "x86_64")]
-                    Path::Avx2 => $avx2(),
-                    #[cfg(target_arch = "x86_64")]
-                    Path::Avx512 => $avx512(),
-                    #[cfg(target_arch = "x86_64")]
-                    narrow => $of_bf16(narrow),
-                    #[cfg(not(target_arch = "x86_64"))]
-                    _ => portable::tile(),
-                }
+                $tile(path)
             }
 
             #[expect(private_interfaces, reason = "a sealed trait's own")]
@@ -90,33 +90,45 @@ macro_rules! element {
     };
 }
 
-element!(f32, x86::avx2_f32, avx512_f32, of_bf16);
-element!(f64, x86::avx2_f64, x86::avx512_f64, of_f64);
+element!(f32, tile_of_f32);
+element!(f64, tile_of_f64);
 
-/// The tile of AVX-512, which has its own way of packing.
-#[cfg(target_arch = "x86_64")]
-fn avx512_f32() -> Tile<f32> {
-    Tile {
-        pack_lhs: x86_turn::pack_strip_f32::<{ x86::AVX512_ROWS }>,
-        pack_rhs: x86_turn::pack_strip_f32::<{ x86::AVX512_COLS }>,
-        ..x86::avx512_f32()
-    }
-}
-
-/// The tile of a path of bf16.
-#[cfg(target_arch = "x86_64")]
-fn of_bf16(path: Path) -> Tile<f32> {
+fn tile_of_f32(path: Path) -> Tile<f32> {
     match path {
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx2 => x86::avx2_f32(),
+        // It has its own way of packing.
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 => Tile {
+            pack_lhs: x86_turn::pack_strip_f32::<{ x86::AVX512_ROWS }>,
+            pack_rhs: x86_turn::pack_strip_f32::<{ x86::AVX512_COLS }>,
+            ..x86::avx512_f32()
+        },
+        #[cfg(target_arch = "x86_64")]
         Path::Avx512Bf16x3 => x86_bf16::three(),
+        #[cfg(target_arch = "x86_64")]
         Path::Avx512Bf16 => x86_bf16::one(),
+        #[cfg(target_arch = "x86_64")]
         Path::AmxBf16x3 => amx::three(),
+        #[cfg(target_arch = "x86_64")]
         Path::AmxBf16 => amx::one(),
-        Path::Portable | Path::Avx2 | Path::Avx512 => avx512_f32(),
+        Path::I16 => i16::tile(),
+        Path::Portable => portable::tile(),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => portable::tile(),
     }
 }
 
-/// Where f32 is made of bf16, f64 stays what it is.
-#[cfg(target_arch = "x86_64")]
-fn of_f64(_: Path) -> Tile<f64> {
-    x86::avx512_f64()
+/// Where f32 is taken apart, f64 stays what it is.
+fn tile_of_f64(path: Path) -> Tile<f64> {
+    match path {
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx2 => x86::avx2_f64(),
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 | Path::Avx512Bf16x3 | Path::Avx512Bf16 | Path::AmxBf16x3 | Path::AmxBf16 => x86::avx512_f64(),
+        Path::I16 => tile_of_f64(Path::best()),
+        Path::Portable => portable::tile(),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => portable::tile(),
+    }
 }

@@ -6,6 +6,7 @@ use faer::{MatMut, MatRef};
 
 use crate::blocks::{Place, Right, Room, Sink, product};
 use crate::element::Element;
+use crate::i16::{over_units_of_columns, over_units_of_rows, units_of_columns, units_of_rows};
 use crate::packed::Packed;
 use crate::products::Products;
 use crate::strips::Operand;
@@ -117,6 +118,13 @@ pub(crate) fn multiply_by<T: Element>(
     threads: usize,
 ) {
     assert_eq!(lhs.ncols(), rhs.nrows(), "inner sizes of a product");
+    if tile.whole {
+        let units = units_of_columns(rhs);
+        let whole = over_units_of_columns(rhs, &units);
+        let rhs = MatRef::from_row_major_slice(&whole, rhs.nrows(), rhs.ncols());
+        let rhs = Right::Plain(Operand::new(rhs.transpose()));
+        return of_whole_numbers(tile, dst, start, lhs, rhs, &units, threads);
+    }
     // A few columns are better a few rows. Where numbers are taken apart, sides are not alike.
     let narrow = tile.step == 1 && rhs.ncols() <= tile.rows && rhs.ncols() < lhs.nrows();
     if dst.col_stride() != 1 && dst.row_stride() == 1 || narrow {
@@ -157,7 +165,53 @@ pub fn multiply_packed<T: Element>(
     threads: usize,
 ) {
     assert_eq!(lhs.ncols(), rhs.rows(), "inner sizes of a product");
-    into(&T::tile(rhs.path()), dst, start, lhs, Right::Packed(rhs), threads);
+    let (tile, right) = (T::tile(rhs.path()), Right::Packed(rhs));
+    match rhs.units() {
+        Some(units) => of_whole_numbers(&tile, dst, start, lhs, right, units, threads),
+        None => into(&tile, dst, start, lhs, right, threads),
+    }
+}
+
+/// `dst = start + lhs rhs` where `rhs` is over the units of its columns, and `lhs` is not yet.
+fn of_whole_numbers<T: Element>(
+    tile: &Tile<T>,
+    mut dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: Right<'_, T>,
+    units: &[f32],
+    threads: usize,
+) {
+    let (m, k) = lhs.shape();
+    let units_of_lhs = units_of_rows(lhs);
+    let whole = over_units_of_rows(lhs, &units_of_lhs);
+    let lhs = MatRef::from_row_major_slice(&whole, m, k);
+    if let (Start::Zero, true) = (&start, dst.col_stride() == 1) {
+        into(tile, dst.as_mut(), Start::Zero, lhs, rhs, threads);
+        for (i, unit) in units_of_lhs.into_iter().enumerate() {
+            for (value, of_column) in dst.as_mut().row_mut(i).iter_mut().zip(units) {
+                *value = value.times(unit).times(*of_column);
+            }
+        }
+        return;
+    }
+    let mut product = vec![T::ZERO; m * units.len()];
+    let to = MatMut::from_row_major_slice_mut(&mut product, m, units.len());
+    into(tile, to, Start::Zero, lhs, rhs, threads);
+    for (i, (unit, product)) in units_of_lhs
+        .into_iter()
+        .zip(product.chunks_exact(units.len().max(1)))
+        .enumerate()
+    {
+        for (j, (product, of_column)) in product.iter().zip(units).enumerate() {
+            let before = match start {
+                Start::Zero => T::ZERO,
+                Start::Kept => dst[(i, j)],
+                Start::Row(row) => row[j],
+            };
+            dst[(i, j)] = before + product.times(unit).times(*of_column);
+        }
+    }
 }
 
 fn into<T: Element>(

@@ -2,7 +2,7 @@
 //!
 //! Every element of a product is defined as one sum in one order, `c + s_0 + s_1 + ...`, where `s_i` is a chain of at most [`CHAIN`] fused
 //! multiply-adds from 0 over consecutive inner indices. All paths (AVX-512, AVX2, portable) compute just that, whatever their register tiles,
-//! cache blocks and threads: in f32 and f64 a product has the same bits on every machine.
+//! cache blocks and threads: in f32 and f64 a product has the same bits on every machine, and so it has of whole numbers of 16 bits ([`Path::I16`]).
 
 mod allocator;
 #[cfg(target_arch = "x86_64")]
@@ -11,10 +11,12 @@ mod bf16;
 mod blocks;
 mod element;
 mod gemm;
+mod i16;
 mod lent;
 mod pack;
 mod packed;
 mod pages;
+mod pairs;
 mod path;
 mod peak;
 mod portable;
@@ -30,12 +32,15 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_bf16;
 #[cfg(target_arch = "x86_64")]
+mod x86_i16;
+#[cfg(target_arch = "x86_64")]
 mod x86_turn;
 
 pub use allocator::Buffers;
 pub use blocks::workspace_bytes;
 pub use element::Element;
 pub use gemm::{Start, multiplied, multiplied_packed, multiply, multiply_packed};
+pub use i16::units_of_rows;
 pub use lent::{LentCores, lend};
 pub use packed::Packed;
 pub use path::{Path, PathError};

@@ -4,6 +4,7 @@ use faer::MatRef;
 
 use crate::blocks::inner_block;
 use crate::element::Element;
+use crate::i16::{over_units_of_columns, units_of_columns};
 use crate::lent::borrow;
 use crate::path::Path;
 use crate::products::Products;
@@ -18,6 +19,8 @@ pub struct Packed<T> {
     /// Columns with those that fill the last strip.
     padded: usize,
     path: Path,
+    /// The unit of each column, on a path of whole numbers.
+    units: Option<Vec<f32>>,
     values: Buffer<T>,
 }
 
@@ -36,15 +39,21 @@ impl<T: Element> Packed<T> {
         let mut values = Buffer::default();
         values.resize(tile.strip(padded, rows), T::ZERO);
         let mut rest = values.as_mut_slice();
+        let units = tile.whole.then(|| units_of_columns(matrix));
         for from in (0..rows).step_by(inner_block::<T>()) {
             let inner = inner_block::<T>().min(rows - from);
             let (block, after) = rest.split_at_mut(tile.strip(padded, inner));
             rest = after;
+            let part = matrix.subrows(from, inner);
+            let whole = units.as_ref().map(|units| over_units_of_columns(part, units));
+            let part = whole
+                .as_ref()
+                .map_or(part, |whole| MatRef::from_row_major_slice(whole, inner, cols));
             let columns = Strips {
-                operand: Operand::new(matrix.transpose()),
+                operand: Operand::new(part.transpose()),
                 first: 0,
                 width: tile.cols,
-                from,
+                from: 0,
                 inner,
             };
             columns.pack(&tile, tile.pack_rhs, block, borrowed.threads);
@@ -54,6 +63,7 @@ impl<T: Element> Packed<T> {
             cols,
             padded,
             path,
+            units,
             values,
         }
     }
@@ -68,6 +78,12 @@ impl<T: Element> Packed<T> {
     #[must_use]
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// What a step of a number is in each column, on [`Path::I16`]; NaN where one of its numbers is not finite.
+    #[must_use]
+    pub fn units(&self) -> Option<&[f32]> {
+        self.units.as_deref()
     }
 
     pub(crate) fn path(&self) -> Path {

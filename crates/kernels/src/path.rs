@@ -11,7 +11,7 @@ use crate::self_check::{Outcome, self_check};
 /// A set of instructions, and how numbers are taken apart for them.
 ///
 /// Among [`Path::EXACT`] the choice is one of speed alone: they give the same bits. The others have less than f32's accuracy, and bits of their own;
-/// products of f64 are not touched by them.
+/// products of f64 are not touched by them, and those of [`Path::I16`] too are the same on every machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// Fused multiply-adds one by one; on x86-64 by software, which is slow.
@@ -28,6 +28,9 @@ pub enum Path {
     AmxBf16x3,
     /// f32 as one product of bf16 on the tiles of AMX.
     AmxBf16,
+    /// f32 as whole multiples of a unit to a row or column, 16 bits each: on AVX512_BW, AVX2 or portable, the same bits on all. A product of two
+    /// matrices only; sums over rows have no such path.
+    I16,
 }
 
 /// Why a path cannot be had.
@@ -67,7 +70,7 @@ fn list(paths: &[Path]) -> String {
 
 impl Path {
     /// All paths.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
@@ -75,6 +78,7 @@ impl Path {
         Self::Avx512Bf16,
         Self::AmxBf16x3,
         Self::AmxBf16,
+        Self::I16,
     ];
 
     /// The paths of one and the same arithmetic, the slowest first.
@@ -88,7 +92,7 @@ impl Path {
 
     fn has_instructions(self) -> bool {
         match self {
-            Self::Portable => true,
+            Self::Portable | Self::I16 => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
@@ -176,6 +180,7 @@ impl fmt::Display for Path {
             Self::Avx512Bf16 => "avx512_bf16",
             Self::AmxBf16x3 => "amx_bf16x3",
             Self::AmxBf16 => "amx_bf16",
+            Self::I16 => "i16",
         })
     }
 }

@@ -16,6 +16,7 @@ pub(crate) fn tile<T: Element>() -> Tile<T> {
         cols: COLS,
         step: 1,
         half_slots: 2,
+        whole: false,
         at_once: usize::MAX,
         job: JOB,
         group: GROUP,

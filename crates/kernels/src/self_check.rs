@@ -29,6 +29,7 @@ pub(crate) fn self_check(path: Path) -> Outcome {
         Path::Portable | Path::Avx2 | Path::Avx512 => 3e-6,
         Path::Avx512Bf16x3 | Path::AmxBf16x3 => 1e-4,
         Path::Avx512Bf16 | Path::AmxBf16 => 2e-2,
+        Path::I16 => 1e-3,
     };
     let error = largest_error(&f32::tile(path));
     if error <= bound {

@@ -77,6 +77,8 @@ pub(crate) struct Tile<T> {
     pub step: usize,
     /// Room of a packed element, in halves of the element's own.
     pub half_slots: usize,
+    /// Whether operands are whole numbers: they are scaled to be before they are packed.
+    pub whole: bool,
     /// The most inner indices that one call is best given.
     pub at_once: usize,
     /// Rows and columns of a job, in tiles.

@@ -20,6 +20,9 @@ pub(crate) const AVX512_ROWS: usize = 14;
 /// Columns of AVX-512's tile of f32.
 pub(crate) const AVX512_COLS: usize = 32;
 
+/// Rows of AVX2's tiles.
+pub(crate) const AVX2_ROWS: usize = 6;
+
 /// Inner indices that are asked for ahead of their use.
 const AHEAD: usize = 24;
 
@@ -36,6 +39,7 @@ macro_rules! tile {
                 cols: 2 * $lanes,
                 step: 1,
                 half_slots: 2,
+                whole: false,
                 at_once: usize::MAX,
                 job: JOB,
                 group: GROUP,
@@ -199,7 +203,7 @@ tile!(
     spin_avx2_f32,
     f32,
     "avx2,fma",
-    6,
+    AVX2_ROWS,
     8,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
@@ -217,7 +221,7 @@ tile!(
     spin_avx2_f64,
     f64,
     "avx2,fma",
-    6,
+    AVX2_ROWS,
     4,
     _mm256_setzero_pd,
     _mm256_loadu_pd,

@@ -85,6 +85,7 @@ fn bound(path: Path) -> f64 {
         Path::Portable | Path::Avx2 | Path::Avx512 => 6e-7,
         Path::Avx512Bf16x3 | Path::AmxBf16x3 => 8e-6,
         Path::Avx512Bf16 | Path::AmxBf16 => 4e-3,
+        Path::I16 => 3e-4,
     }
 }
 

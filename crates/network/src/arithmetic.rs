@@ -15,18 +15,18 @@ use crate::files::nearest_name::nearest_name;
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits: relative error near 1e-6.
-    #[default]
     F32,
     /// 64 bits: for references and small networks.
     F64,
-    /// f32 as three products of bf16, in the first dense layer and in sums over spectra: relative error near 5e-6. The layers after it are in f32:
-    /// their activations are large where a spectrum is unlike the others. Made to be faster than f32 on AMX; without AMX slower.
+    /// f32 as three products of bf16, in the first dense layer, in sums over spectra and in rotations: relative error near 5e-6. The layers after the
+    /// first are in f32: their activations are large where a spectrum is unlike the others. Made to be faster than f32 on AMX; without AMX slower.
     Bf16x3,
-    /// Backward passes as one product of bf16: relative error of a Jacobian near 2e-3. Forward passes and sums are as with `Bf16x3` on AMX,
-    /// else in f32.
+    /// Backward passes as one product of bf16: relative error of a Jacobian near 2e-3. Forward passes, sums and rotations are as with `Bf16x3` on AMX,
+    /// else as with `Auto`.
     Bf16,
-    /// The fastest on this machine that holds covariances to 1e-3: as `Bf16x3` on AMX, else as `F32`; but inputs are rotated under a Kronecker
-    /// posterior as one product of bf16, where there is a kernel for it.
+    /// As `F32`, but inputs are rotated under a Kronecker posterior as whole numbers of 16 bits: covariances within 1e-3, and the same bits on every
+    /// machine.
+    #[default]
     Auto,
 }
 
@@ -54,24 +54,17 @@ impl Precision {
     /// The kernels of products forward and backward; of f32 and f64 the fastest, whose bits are the same on every machine.
     fn paths(self) -> (Path, Path) {
         match self {
-            Self::F32 | Self::F64 => (Path::best(), Path::best()),
+            Self::F32 | Self::F64 | Self::Auto => (Path::best(), Path::best()),
             Self::Bf16x3 => {
                 let path = Path::bf16x3().unwrap_or_else(|_| Path::best());
                 (path, path)
             }
             Self::Bf16 => (fast_forward(), Path::bf16().unwrap_or_else(|_| Path::best())),
-            Self::Auto => (fast_forward(), fast_forward()),
         }
     }
 
-    /// Whether products of the network itself have less than f32's accuracy on this machine.
-    #[must_use]
-    pub fn is_short(self) -> bool {
-        let (forward, backward) = self.paths();
-        !(Path::EXACT.contains(&forward) && Path::EXACT.contains(&backward))
-    }
-
-    /// What the bits of products depend on beside the numbers: `f32`, `f64`, or the kernels of bf16 that this machine has.
+    /// What the bits of products depend on beside the numbers: of `f32`, `f64` and `auto` the same on every machine, else the kernels of bf16 that
+    /// this one has.
     ///
     /// # Errors
     /// This machine has no kernel for it, or one that gives wrong numbers.
@@ -82,27 +75,16 @@ impl Precision {
         };
         match self {
             Self::F32 | Self::F64 => Ok(self.to_string()),
-            Self::Auto => {
-                let network = match self.is_short() {
-                    true => format!("{}, f32 after the first layer", fast_forward()),
-                    false => "f32".to_owned(),
-                };
-                Ok(match Path::bf16() {
-                    Ok(rotations) => format!("{network}, rotations {rotations}"),
-                    Err(_) => network,
-                })
-            }
+            Self::Auto => Ok(format!("f32, rotations {}", Path::I16.required().map_err(missing)?)),
             Self::Bf16x3 => Ok(format!(
                 "{}, f32 after the first layer",
                 Path::bf16x3().map_err(missing)?
             )),
             Self::Bf16 => {
                 let backward = Path::bf16().map_err(missing)?;
-                let (forward, _) = self.paths();
-                Ok(if Path::EXACT.contains(&forward) {
-                    format!("f32, backward {backward}")
-                } else {
-                    format!("{forward}, forward f32 after the first layer, backward {backward}")
+                Ok(match Path::AmxBf16x3.required() {
+                    Ok(path) => format!("{path}, forward f32 after the first layer, backward {backward}"),
+                    Err(_) => format!("f32, backward {backward}, rotations {}", Path::I16),
                 })
             }
         }
@@ -178,7 +160,8 @@ impl Arithmetic {
         self.on(match self.precision {
             Precision::F32 | Precision::F64 => Path::best(),
             Precision::Bf16x3 => Path::bf16x3().unwrap_or_else(|_| Path::best()),
-            Precision::Bf16 | Precision::Auto => Path::bf16().unwrap_or_else(|_| Path::best()),
+            Precision::Bf16 => Path::AmxBf16x3.required().unwrap_or(Path::I16),
+            Precision::Auto => Path::I16,
         })
     }
 
@@ -199,7 +182,7 @@ impl Arithmetic {
 impl Default for Arithmetic {
     fn default() -> Self {
         Self {
-            precision: Precision::F32,
+            precision: Precision::default(),
             threads: 1,
         }
     }

@@ -43,7 +43,7 @@ impl Default for ComputeTable {
     fn default() -> Self {
         Self {
             processor: Processor::Cpu,
-            precision: Precision::F32,
+            precision: Precision::default(),
             batch: 512,
             threads: 1,
             group: None,
@@ -64,6 +64,7 @@ impl ComputeTable {
             read.processor = e.choice(&[("cpu", Processor::Cpu), ("cuda", Processor::Cuda)], &[])?;
             if read.processor == Processor::Cuda {
                 read.batch = BATCH_ON_A_GPU;
+                read.precision = Precision::F32;
             }
         }
         if let Some(e) = table.get("precision") {

@@ -256,7 +256,7 @@ impl<'a> Sizes<'a> {
 }
 
 impl Sizes<'_> {
-    /// Bytes of the eigenvectors of a block's Kronecker factors as they are packed for products: in f32, and those of the inputs in bf16 beside.
+    /// Bytes of the eigenvectors of a block's Kronecker factors as they are packed for products: in f32, and those of the inputs in shorter numbers beside.
     fn packed_bases(&self, block: &BlockPlan) -> u64 {
         if !matches!(block.structure, StructureKind::Kfac | StructureKind::Ekfac) {
             return 0;
