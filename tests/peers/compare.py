@@ -241,7 +241,7 @@ def main():
     parser.add_argument("--turns", type=int, default=3, help="processes of each contender")
     parser.add_argument("--repetitions", type=int, default=2, help="passes that are timed in each")
     parser.add_argument("--inverse-repetitions", type=int, default=1)
-    parser.add_argument("--precision", default="f32", help="of fisherflow's products")
+    parser.add_argument("--precision", default="auto", help="of fisherflow's products")
     parser.add_argument("--rows", default=",".join(work for work, _, _ in ROWS))
     parser.add_argument("--peers", help="only these packages beside torch by hand")
     parser.add_argument("--less-exact", action="store_true", help="also bfloat16, its errors shown")

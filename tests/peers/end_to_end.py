@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--spectra", default="4096")
     parser.add_argument("--memory-spectra", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--precision", default="f32")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--scratch", type=pathlib.Path, help="default: a temporary folder")
     parser.add_argument("--store", help="catalogue and output there, for instance s3://bucket/prefix")
     parser.add_argument("--one-core", action="store_true", help="one worker on one core, too")

@@ -124,14 +124,15 @@ impl Bench {
             Products { path, threads }
         };
         let narrow = Packed::new(b, on(Path::Avx512Bf16));
+        let whole = Packed::new(b, on(Path::I16));
         self.compare::<T>(name, m * k * n, |measure| {
             let a = draw::<T>(m * k, 1);
             let a = MatRef::from_row_major_slice(&a, m, k);
-            let mut out = vec![vec![T::ZERO; m * n]; 5];
+            let mut out = vec![vec![T::ZERO; m * n]; 6];
             let mut dsts = out.iter_mut().map(|out| MatMut::from_row_major_slice_mut(out, m, n));
             let mut dst = || dsts.next().unwrap_or_else(|| unreachable!());
-            let mut dsts = [dst(), dst(), dst(), dst(), dst()];
-            let [c0, c1, c2, c3, c4] = &mut dsts;
+            let mut dsts = [dst(), dst(), dst(), dst(), dst(), dst()];
+            let [c0, c1, c2, c3, c4, c5] = &mut dsts;
             measure(&mut [
                 ("packed", &mut || {
                     multiply_packed(c0.as_mut(), Start::Zero, a, &packed, threads);
@@ -139,6 +140,9 @@ impl Bench {
                 ("plain", &mut || multiply(c1.as_mut(), Start::Zero, a, b, threads)),
                 ("packed bf16", &mut || {
                     multiply_packed(c2.as_mut(), Start::Zero, a, &narrow, threads);
+                }),
+                ("packed i16", &mut || {
+                    multiply_packed(c5.as_mut(), Start::Zero, a, &whole, threads);
                 }),
                 ("avx2", &mut || {
                     multiply(c3.as_mut(), Start::Zero, a, b, on(Path::Avx2));

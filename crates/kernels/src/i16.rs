@@ -2,8 +2,8 @@
 //!
 //! Products of whole numbers and their sums in 32 bits are exact, so a product has the same bits whatever instructions made it, and in whatever
 //! order. Units are the smallest with which no sum can overflow: over any chain of [`CHAIN`] inner indices the q have a norm below `2^15.5`, so that a
-//! sum of their products stays below `2^31` (Cauchy and Schwarz). Numbers without a pattern then have a standard deviation of some 2,700 units, and
-//! rounding to a unit is off by `2^-13.2` of it: seven times less than a bf16, which takes as much room and as long.
+//! sum of their products stays below `2^31` (Cauchy and Schwarz). Numbers without a pattern then have a standard deviation of some 2,900 units, and
+//! rounding to a unit is off by `2^-13.3` of it: eight times less than a bf16, which takes as much room and as long.
 
 use faer::MatRef;
 

@@ -155,7 +155,7 @@ impl Handshake {
         }
         if hello[51..83] != self.run {
             return Err("another run file, catalogue, command or -n, or with [compute] precision = \"bf16x3\" or \"bf16\" another kind of CPU: start \
-                        every process with the same ones, on unlike machines with precision = \"f32\""
+                        every process with the same ones, on unlike machines with precision = \"auto\""
                 .into());
         }
         Ok(())

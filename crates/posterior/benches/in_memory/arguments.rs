@@ -18,7 +18,7 @@ pub(crate) const USAGE: &str = "\
 --workers N         threads that take batches (1)
 --threads N         threads of each product (1)
 --repetitions N     timed passes (3)
---precision NAME    arithmetic of the products, as in the run file (f32)
+--precision NAME    arithmetic of the products, as in the run file (auto)
 --save FILE         also what was computed: J of the first spectra, covariances, sums times a probe, safetensors";
 
 /// As given on the command line.

@@ -95,6 +95,7 @@ fn a_gpu_takes_larger_batches_unless_it_is_told() {
     let (cpu, gpu) = (compute("device = \"cpu\""), compute("device = \"cuda\""));
     assert_eq!((cpu.processor, cpu.batch), (Processor::Cpu, 512));
     assert_eq!((gpu.processor, gpu.batch), (Processor::Cuda, 4096));
+    assert_eq!((cpu.precision, gpu.precision), (Precision::Auto, Precision::F32));
     assert_eq!(compute("device = \"cuda\"\nbatch = 64").batch, 64);
 }
 
