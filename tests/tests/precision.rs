@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use fisherflow_tests::{Ended, PlainNetwork, RunFile, Table, data_files, fisherflow, run};
 
 const K: usize = 3;
-/// Of J_x and its covariance, relative to the size of a label's gradient: in f32, in what is fastest here, and in three products of bf16.
+/// Of J_x and its covariance, relative to the size of a label's gradient: in f32, which `auto` is too, and in three products of bf16.
 const DERIVATIVES: [(&str, f64); 3] = [("f32", 3e-5), ("auto", 3e-5), ("bf16x3", 3e-5)];
 /// Of every covariance and variance.
 const VARIANCES: f64 = 1e-3;
