@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{Ended, PlainNetwork, RunFile, Table, data_files, fisherflow, run};
+use fisherflow_tests::{Ended, PlainNetwork, RunFile, Table, counts, data_files, fisherflow, run};
 
 const K: usize = 3;
 /// Of J_x and its covariance, relative to the size of a label's gradient: in f32, which `auto` is too, and in three products of bf16.
@@ -263,5 +263,49 @@ fn where_bf16_is_not_exact_enough_the_run_says_so_and_is_that_of_f32() {
         let (found, expected) = (bytes(&found), bytes(&expected));
         assert!(!expected.is_empty());
         assert!((found == expected) == slower, "cancels: {cancels}");
+    }
+}
+
+/// Under next to no prior, what a star has outside the span of the spectra in the sums decides: one that is in them has nothing there but rounding.
+#[test]
+fn stars_that_whole_numbers_are_not_exact_enough_for_are_those_of_f32_and_said() {
+    const IN_F32: i64 = 1 << 21;
+    let folder = tempfile::tempdir().unwrap();
+    let simulate = ["--spectra", "160", "--pixels", "700", "--objects", "2"];
+    run(fisherflow()
+        .arg("simulate")
+        .arg(folder.path().join("catalogue"))
+        .args(simulate))
+    .expect_done();
+    PlainNetwork::random(&[700, 32, 3], "tanh", 3).write(&folder.path().join("network.safetensors"));
+    let of = |precision: &str, prior: &str| {
+        let name = format!("{precision}-{prior}");
+        let mut run_file = RunFile::new(folder.path(), &name);
+        run_file.prior = format!("precision = {prior}");
+        run_file.compute += &format!("\nprecision = \"{precision}\"");
+        let toml = run_file.toml().replace("ivar = \"ivar\"", "sigma = \"flux_err\"");
+        let file = folder.path().join(format!("{name}.toml"));
+        std::fs::write(&file, toml.replace("keep_columns = [\"visit\"]\n", "")).unwrap();
+        let ended = run(fisherflow().arg("run").arg(file));
+        ended.expect_done();
+        let output = folder.path().join(name);
+        (ended, Table::read(&output.join("predictions")), counts(&output))
+    };
+    for (prior, some) in [("1.0", false), ("1e-7", true)] {
+        let (ended, found, counts) = of("auto", prior);
+        let (_, expected, of_f32) = of("f32", prior);
+        let mut flagged = 0;
+        for row in 0..found.len() {
+            let is_flagged = found.whole("flags", row) & IN_F32 != 0;
+            flagged += u64::from(is_flagged);
+            let same = found.list("cov_weights", row) == expected.list("cov_weights", row);
+            assert_eq!(same, is_flagged, "prior {prior}, row {row}");
+            assert_eq!(expected.whole("flags", row) & IN_F32, 0);
+        }
+        println!("prior {prior}: {flagged} of {} in f32", found.len());
+        assert_eq!((flagged > 0, flagged < found.len() as u64), (some, true), "{flagged}");
+        assert_eq!(counts["predict_weights_in_f32"], flagged);
+        assert_eq!(of_f32["predict_weights_in_f32"], 0);
+        assert_eq!(ended.stdout.contains("WEIGHTS_IN_F32"), some, "{ended}");
     }
 }

@@ -20,8 +20,9 @@ use crate::job::{Noise, Prior};
 use crate::passes::differentiated::Differentiated;
 use crate::run::prior_choice::EvidenceOf;
 
-/// Of the files' columns: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
-pub(crate) const SCHEMA_VERSION: &str = "2";
+/// Of the files' columns and flags: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
+/// 3: WEIGHTS_IN_F32 among the flags.
+pub(crate) const SCHEMA_VERSION: &str = "3";
 
 /// The metadata of every file: what run it is of, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {

@@ -10,6 +10,7 @@ use fisherflow_store::{Catalogue, StoreOptions, Stores};
 use crate::bad_rows::BadRows;
 use crate::error::RunError;
 use crate::job::{CatalogueSource, ExistingOutput};
+use crate::passes::differentiated::impute;
 
 /// Spectra decoded at a time.
 const BATCH: usize = 512;
@@ -76,16 +77,7 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
     let (mut training, mut validation) = (empty(&catalogue), empty(&catalogue));
     let (mut left_out, mut bad_rows) = (0, BadRows::default());
     for_each_batch(&catalogue, Some(&range), |mut batch| {
-        match &population {
-            Some(population) => batch.impute(population)?,
-            None if batch.flags.iter().any(|flags| flags.contains(RowFlags::PIXELS_MASKED)) => {
-                return Err(RunError::Refused(format!(
-                    "{} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
-                    batch.shard.object.path
-                )));
-            }
-            None => {}
-        }
+        impute(population.as_ref(), &mut batch)?;
         for row in 0..batch.n_rows() {
             if !batch.is_labelled(row) {
                 bad_rows.add(&batch, row, batch.flags[row], RowFlags::BAD);

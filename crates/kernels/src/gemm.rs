@@ -123,7 +123,8 @@ pub(crate) fn multiply_by<T: Element>(
         let whole = over_units_of_columns(rhs, &units);
         let rhs = MatRef::from_row_major_slice(&whole, rhs.nrows(), rhs.ncols());
         let rhs = Right::Plain(Operand::new(rhs.transpose()));
-        return of_whole_numbers(tile, dst, start, lhs, rhs, &units, threads);
+        of_whole_numbers(tile, dst, start, lhs, rhs, &units, threads);
+        return;
     }
     // A few columns are better a few rows. Where numbers are taken apart, sides are not alike.
     let narrow = tile.step == 1 && rhs.ncols() <= tile.rows && rhs.ncols() < lhs.nrows();
@@ -164,15 +165,33 @@ pub fn multiply_packed<T: Element>(
     rhs: &Packed<T>,
     threads: usize,
 ) {
+    multiply_in_units(dst, start, lhs, rhs, threads);
+}
+
+/// The same, and what a step of a number is in each row of `lhs`, on [`Path::I16`](crate::Path::I16): NaN where a number of the row is not finite. None of
+/// them on other paths.
+///
+/// # Panics
+/// As [`multiply_packed`].
+pub fn multiply_in_units<T: Element>(
+    dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    rhs: &Packed<T>,
+    threads: usize,
+) -> Vec<f32> {
     assert_eq!(lhs.ncols(), rhs.rows(), "inner sizes of a product");
     let (tile, right) = (T::tile(rhs.path()), Right::Packed(rhs));
     match rhs.units() {
         Some(units) => of_whole_numbers(&tile, dst, start, lhs, right, units, threads),
-        None => into(&tile, dst, start, lhs, right, threads),
+        None => {
+            into(&tile, dst, start, lhs, right, threads);
+            Vec::new()
+        }
     }
 }
 
-/// `dst = start + lhs rhs` where `rhs` is over the units of its columns, and `lhs` is not yet.
+/// `dst = start + lhs rhs` where `rhs` is over the units of its columns, and `lhs` is not yet; gives those of its rows.
 fn of_whole_numbers<T: Element>(
     tile: &Tile<T>,
     mut dst: MatMut<'_, T>,
@@ -181,25 +200,29 @@ fn of_whole_numbers<T: Element>(
     rhs: Right<'_, T>,
     units: &[f32],
     threads: usize,
-) {
+) -> Vec<f32> {
     let (m, k) = lhs.shape();
+    assert_eq!(dst.shape(), (m, units.len()), "shape of a product");
+    if let Start::Row(row) = start {
+        assert_eq!(row.len(), units.len(), "length of the row added to a product");
+    }
     let units_of_lhs = units_of_rows(lhs);
     let whole = over_units_of_rows(lhs, &units_of_lhs);
     let lhs = MatRef::from_row_major_slice(&whole, m, k);
     if let (Start::Zero, true) = (&start, dst.col_stride() == 1) {
         into(tile, dst.as_mut(), Start::Zero, lhs, rhs, threads);
-        for (i, unit) in units_of_lhs.into_iter().enumerate() {
+        for (i, unit) in units_of_lhs.iter().enumerate() {
             for (value, of_column) in dst.as_mut().row_mut(i).iter_mut().zip(units) {
-                *value = value.times(unit).times(*of_column);
+                *value = value.times(*unit).times(*of_column);
             }
         }
-        return;
+        return units_of_lhs;
     }
     let mut product = vec![T::ZERO; m * units.len()];
     let to = MatMut::from_row_major_slice_mut(&mut product, m, units.len());
     into(tile, to, Start::Zero, lhs, rhs, threads);
     for (i, (unit, product)) in units_of_lhs
-        .into_iter()
+        .iter()
         .zip(product.chunks_exact(units.len().max(1)))
         .enumerate()
     {
@@ -209,9 +232,10 @@ fn of_whole_numbers<T: Element>(
                 Start::Kept => dst[(i, j)],
                 Start::Row(row) => row[j],
             };
-            dst[(i, j)] = before + product.times(unit).times(*of_column);
+            dst[(i, j)] = before + product.times(*unit).times(*of_column);
         }
     }
+    units_of_lhs
 }
 
 fn into<T: Element>(

@@ -27,7 +27,7 @@ const SMALLEST: f64 = 1e-36;
 /// The fastest tile that this machine has.
 pub(crate) fn tile() -> Tile<f32> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(tile) = x86_i16::tiles().pop() {
+    if let Some(tile) = x86_i16::tiles().next() {
         return tile;
     }
     plain()
@@ -57,7 +57,7 @@ pub(crate) fn plain() -> Tile<f32> {
 /// Packs whole numbers, `[pair][W]`: each the nearest, ties to even.
 #[inline(always)]
 pub(crate) fn pack<const W: usize>(matrix: MatRef<'_, f32>, first: usize, from: usize, map: Map, out: &mut [f32]) {
-    debug_assert_eq!(map, Map::Identity);
+    assert_eq!(map, Map::Identity, "whole numbers are packed as they are");
     pairs::pack::<W, 1>(
         matrix,
         first,
@@ -137,10 +137,8 @@ impl Sizes {
     }
 }
 
-/// The unit of every row, each over [`CHAIN`] columns after another: what a step of a number is on [`Path::I16`](crate::Path::I16). NaN where
-/// a number of the row is not finite.
-#[must_use]
-pub fn units_of_rows<T: Element>(matrix: MatRef<'_, T>) -> Vec<f32> {
+/// The unit of every row, each over [`CHAIN`] columns after another. NaN where a number of the row is not finite.
+pub(crate) fn units_of_rows<T: Element>(matrix: MatRef<'_, T>) -> Vec<f32> {
     let mut sizes = Sizes::new(matrix.nrows());
     let mut line = vec![T::ZERO; matrix.ncols()];
     for (number, row) in matrix.row_iter().enumerate() {

@@ -14,19 +14,21 @@ use crate::pack::Map;
 use crate::tile::{CHAIN, Tile};
 use crate::x86;
 
-/// The tiles that this machine has, the fastest last.
-pub(crate) fn tiles() -> Vec<Tile<f32>> {
-    let mut tiles = Vec::new();
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        tiles.push(avx2());
-    }
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-        tiles.push(avx512());
-        if is_x86_feature_detected!("avx512vnni") {
-            tiles.push(avx512_vnni());
-        }
-    }
+/// The tiles that this machine has, the fastest first.
+pub(crate) fn tiles() -> impl Iterator<Item = Tile<f32>> {
+    let has_avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let tiles: [(bool, fn() -> Tile<f32>); 3] = [
+        (has_avx512 && is_x86_feature_detected!("avx512vnni"), avx512_vnni),
+        (has_avx512, avx512),
+        (
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            avx2,
+        ),
+    ];
     tiles
+        .into_iter()
+        .filter(|(is_there, _)| *is_there)
+        .map(|(_, tile)| tile())
 }
 
 /// A tile of `$rows` rows of two registers of `$lanes` pairs each.

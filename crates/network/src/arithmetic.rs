@@ -24,8 +24,8 @@ pub enum Precision {
     /// Backward passes as one product of bf16: relative error of a Jacobian near 2e-3. Forward passes, sums and rotations are as with `Bf16x3` on AMX,
     /// else as with `Auto`.
     Bf16,
-    /// As `F32`, but inputs are rotated under a Kronecker posterior as whole numbers of 16 bits: covariances within 1e-3, and the same bits on every
-    /// machine.
+    /// As `F32`, but inputs of a layer that has many are rotated under a Kronecker posterior as whole numbers of 16 bits: covariances within 1e-3 of those
+    /// of `F32`, and the same bits on every machine.
     #[default]
     Auto,
 }

@@ -43,8 +43,8 @@ pub fn invert(
 }
 
 /// A block's posterior again from its [`inverse_matrices`](Precision::inverse_matrices) and its facts; it predicts bit for bit what the
-/// first did, on a path of f32's accuracy. On a path of bf16 a Kronecker block rotates the inputs of f32 captures by it: what a star's part is off by then
-/// is computed, and a star beyond a relative 1e-3 is rotated in f32. All other products are in f32 or f64 on every path.
+/// first did, on a path of f32's accuracy. On a path of whole numbers or of bf16 a Kronecker block of many inputs rotates those of f32 captures by it: what a
+/// star's part is off by then is computed, and a star beyond a relative 1e-3 is rotated in f32. All other products are in f32 or f64 on every path.
 ///
 /// # Errors
 /// If the facts are of another block, or a matrix of the block's structure is missing, there twice, of another size, or not finite.

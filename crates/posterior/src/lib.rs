@@ -35,7 +35,7 @@ pub use labels::error_budget::{ErrorBudget, in_label_units};
 pub use labels::fit::{LabelFit, StrayLabel};
 pub use labels::flux_covariance::{flux_covariance, flux_covariance_in_blocks};
 pub use labels::held_out::{HeldOutStars, KnownParts, OVERWHELMED};
-pub use labels::predictive::covariance_of_blocks;
+pub use labels::predictive::{WeightsPart, weights_part_of_blocks};
 pub use labels::psd::{Clipped, clip_to_psd};
 pub use labels::pulls::{PullSums, Pulls};
 pub use labels::scale::LabelScale;

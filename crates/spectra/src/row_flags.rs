@@ -53,6 +53,7 @@ flags! {
     LABEL_ERROR_MISSING = 18, false, "the error of a label is null, negative or not finite";
     HELD_OUT = 19, false, "held out from the sums over spectra";
     IN_SUMS = 20, false, "counted in the sums over spectra";
+    WEIGHTS_IN_F32 = 21, false, "the weights' part was made in f32: in the shorter numbers of compute.precision it could have been off by more than 1e-3";
 }
 
 impl RowFlags {

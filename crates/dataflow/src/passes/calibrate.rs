@@ -194,7 +194,7 @@ impl GroupFold<Differentiated> for Fold {
 
     fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
         let flux = flux_part(&held_out)?;
-        let weights = weights_part(&self.context, &held_out)?;
+        let weights = weights_part(&self.context, &held_out)?.covariance;
         let residuals = held_out.residuals();
         let k = self.context.network.n_labels();
         self.held_out.labels.extend_from_slice(&held_out.batch.labels);

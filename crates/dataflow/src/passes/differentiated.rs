@@ -7,6 +7,7 @@ use fisherflow_network::{Backward, InputJacobian, LayerCapture, Network};
 use fisherflow_posterior::{flux_covariance, flux_covariance_in_blocks};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 
+use crate::bad_rows::id_of;
 use crate::context::Context;
 use crate::error::RunError;
 
@@ -114,12 +115,15 @@ fn none_of(capture: &LayerCapture) -> candle_core::Result<LayerCapture> {
 
 /// Replaces masked pixels with what the population has there.
 pub(crate) fn impute(population: Option<&PixelPopulation>, batch: &mut SpectrumBatch) -> Result<(), RunError> {
+    let is_masked = |flags: &RowFlags| flags.contains(RowFlags::PIXELS_MASKED);
     if let Some(population) = population {
         batch.impute(population)?;
-    } else if batch.flags.iter().any(|flags| flags.contains(RowFlags::PIXELS_MASKED)) {
+    } else if let Some(row) = batch.flags.iter().position(is_masked) {
         return Err(RunError::Refused(format!(
-            "row group {} of {} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
-            batch.shard.row_group, batch.shard.object.path
+            "id {}, in row group {} of {}, has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
+            id_of(batch, row),
+            batch.shard.row_group,
+            batch.shard.object.path
         )));
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
-use fisherflow_posterior::{ErrorBudget, PullSums};
+use fisherflow_posterior::{ErrorBudget, PullSums, WeightsPart};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{PredictionRows, PredictionWriter, WrittenFile};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ pub struct PredictCounts {
     pub excluded: u64,
     /// With at least one masked pixel.
     pub pixels_masked: u64,
+    /// Predicted with [`RowFlags::WEIGHTS_IN_F32`].
+    pub weights_in_f32: u64,
     /// [Farther](PixelPopulation::distance) than 5 standard deviations from the held-out spectra of the fit, where another catalogue is predicted.
     pub unlike_fit: u64,
 }
@@ -85,6 +87,7 @@ pub(crate) fn predict(
         total.counts.bad += counts.bad;
         total.counts.excluded += counts.excluded;
         total.counts.pixels_masked += counts.pixels_masked;
+        total.counts.weights_in_f32 += counts.weights_in_f32;
         total.counts.unlike_fit += counts.unlike_fit;
         total.pulls.merge(&pulls)?;
     }
@@ -167,15 +170,15 @@ impl GroupFold<Differentiated> for Fold {
             None => flux_part(&all)?,
         };
         let weights = weights_part(&context, &all)?;
-        let budget = ErrorBudget::total(k, &flux, &weights, &intrinsic)?;
-        let flags = flags(&context, &all);
+        let budget = ErrorBudget::total(k, &flux, &weights.covariance, &intrinsic)?;
+        let flags = flags(&context, &all, &weights);
         let written = part.predictions.append(&PredictionRows {
             keys: files::row_keys(&context, &all.batch),
             rows: &all.batch.rows,
             labels: &all.labels,
             covariance: &budget.covariance,
             flux: &flux,
-            weights: &weights,
+            weights: &weights.covariance,
             intrinsic: &intrinsic,
             n_pix_good: &all.batch.n_pix_good,
             flags: &flags,
@@ -190,10 +193,9 @@ impl GroupFold<Differentiated> for Fold {
         }
         let counts = &mut self.done.counts;
         counts.spectra += flags.len() as u64;
-        counts.pixels_masked += flags
-            .iter()
-            .filter(|flags| flags.contains(RowFlags::PIXELS_MASKED))
-            .count() as u64;
+        let with = |flag: RowFlags| flags.iter().filter(|flags| flags.contains(flag)).count() as u64;
+        counts.pixels_masked += with(RowFlags::PIXELS_MASKED);
+        counts.weights_in_f32 += with(RowFlags::WEIGHTS_IN_F32);
         if let Some(population) = &self.population {
             counts.unlike_fit += n_unlike(population, &all.batch);
         }
@@ -238,9 +240,12 @@ fn n_unlike(population: &PixelPopulation, batch: &SpectrumBatch) -> u64 {
     good.filter(is_unlike).count() as u64
 }
 
-/// The catalogue's flags, and what the fit did with the row where it is in the catalogue of the fit.
-fn flags(context: &Context, all: &Differentiated) -> Vec<RowFlags> {
+/// The catalogue's flags, how a row was computed, and what the fit did with it where it is in the catalogue of the fit.
+fn flags(context: &Context, all: &Differentiated, weights: &WeightsPart) -> Vec<RowFlags> {
     let mut flags = all.batch.flags.clone();
+    for &row in weights.in_f32.iter().filter(|&&row| !all.batch.is_bad(row)) {
+        flags[row].insert(RowFlags::WEIGHTS_IN_F32);
+    }
     if context.is_fused() {
         for (row, flags) in flags.iter_mut().enumerate().filter(|(_, flags)| !flags.is_bad()) {
             if context.is_in_sums(&all.batch, row) {

@@ -256,7 +256,8 @@ impl<'a> Sizes<'a> {
 }
 
 impl Sizes<'_> {
-    /// Bytes of the eigenvectors of a block's Kronecker factors as they are packed for products: in f32, and those of the inputs in shorter numbers beside.
+    /// Bytes of the eigenvectors of a block's Kronecker factors as they are packed for products: in f32, of which those of the inputs twice while they are
+    /// packed, and these in shorter numbers beside.
     fn packed_bases(&self, block: &BlockPlan) -> u64 {
         if !matches!(block.structure, StructureKind::Kfac | StructureKind::Ekfac) {
             return 0;
@@ -268,9 +269,9 @@ impl Sizes<'_> {
             .sum::<u64>();
         match self.job.compute.arithmetic.precision {
             Precision::F64 => 0,
-            Precision::F32 => bases_bytes(block) / 2,
-            Precision::Bf16 | Precision::Auto => bases_bytes(block) / 2 + 2 * columns,
-            Precision::Bf16x3 => bases_bytes(block) / 2 + 4 * columns,
+            Precision::F32 => bases_bytes(block) / 2 + 4 * columns,
+            Precision::Bf16 | Precision::Auto => bases_bytes(block) / 2 + 6 * columns,
+            Precision::Bf16x3 => bases_bytes(block) / 2 + 8 * columns,
         }
     }
 }

@@ -445,9 +445,8 @@ fn predict(
     {
         tracing::warn!("{note}");
     }
-    if worker.index() == 0
-        && let Some(note) = data::of_unlike(context, &predicted)
-    {
+    let odd = [data::of_unlike, data::of_slower_path].map(|of| of(context, &predicted));
+    for note in odd.into_iter().flatten().filter(|_| worker.index() == 0) {
         tracing::warn!("{note}");
     }
     Ok((calibrated, predicted))

@@ -19,8 +19,13 @@ use fisherflow_spectra::Simulation;
 use fisherflow_store::{MatrixSet, OnBadObject, Output, StoreOptions, Stores, simulated_columns, write_simulated};
 
 fn prepare(folder: &Path) {
+    prepare_network(folder, &[40, 12, 8, 3]);
+}
+
+/// Simulated spectra for a network of these widths, and the network.
+fn prepare_network(folder: &Path, widths: &[usize]) {
     let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-    let simulation = Simulation::new(40, 7);
+    let simulation = Simulation::new(widths[0], 7);
     write_simulated(
         &stores,
         folder.join("catalogue").to_str().unwrap(),
@@ -39,7 +44,7 @@ fn prepare(folder: &Path) {
         precision: Precision::F32,
         threads: 1,
     };
-    let network = Network::he_normal(&[40, 12, 8, 3], Activation::Tanh, labels, &[1.0], &[0.1], 1, arithmetic).unwrap();
+    let network = Network::he_normal(widths, Activation::Tanh, labels, &[1.0], &[0.1], 1, arithmetic).unwrap();
     std::fs::write(folder.join("network.safetensors"), network.to_safetensors().unwrap()).unwrap();
 }
 
@@ -337,6 +342,33 @@ fn a_second_pass_over_the_spectra_is_the_same_everywhere_too() {
     };
     let evidence = done(by_evidence("evidence"), Stage::Run, &alone(3));
     same_bits_elsewhere(&evidence, |output| by_evidence(&format!("evidence-{output}")));
+}
+
+/// Enough inputs that whole numbers pay, and so little prior that they are not exact enough for some stars.
+#[test]
+fn a_rotation_of_whole_numbers_is_the_same_everywhere_too() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare_network(folder.path(), &[600, 12, 8, 3]);
+    for structure in [StructureKind::Kfac, StructureKind::Ekfac] {
+        let of = |output: &str, precision| {
+            let mut job = job(folder.path(), &format!("{structure}-{precision}-{output}"), false);
+            job.curvature.structure = structure.into();
+            job.compute.arithmetic.precision = precision;
+            job.prior = Prior::Fixed(1e-7);
+            job
+        };
+        let [one, in_f32] = [Precision::Auto, Precision::F32].map(|p| done(of("one", p), Stage::Run, &alone(1)));
+        let again = one.predict.unwrap().weights_in_f32;
+        println!("{structure}: {again} in f32");
+        assert!(again > 0 && again < 330, "{structure}: {again}");
+        let predictions = |summary: &RunSummary| {
+            let mut digests = digests(summary);
+            digests.retain(|file, _| file.starts_with("predictions/"));
+            digests
+        };
+        assert_ne!(predictions(&one), predictions(&in_f32));
+        same_bits_elsewhere(&one, |output| of(output, Precision::Auto));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use fisherflow_curvature::{
     StructureKind, correction_of, plan_blocks, structure_of,
 };
 use fisherflow_network::{InputJacobian, Network};
-use fisherflow_posterior::{Precision, covariance_of_blocks, flux_covariance, flux_covariance_in_blocks};
+use fisherflow_posterior::{Precision, flux_covariance, flux_covariance_in_blocks, weights_part_of_blocks};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
@@ -221,8 +221,8 @@ impl Shared<'_> {
             }
         }
         if work.has_weights() {
-            let covariance = covariance_of_blocks(self.posterior, &backward.captures)?;
-            worker.made.weights.push((index, covariance));
+            let part = weights_part_of_blocks(self.posterior, &backward.captures)?;
+            worker.made.weights.push((index, part.covariance));
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use super::SigmaRatio;
 use super::span::InTheirSpan;
 use crate::structures::dual::exact_covariance;
 use crate::{
-    BlockPosterior, PosteriorError, Precision, covariance_of_blocks, exact_posterior, invert, kronecker_bases,
+    BlockPosterior, PosteriorError, Precision, exact_posterior, invert, kronecker_bases, weights_part_of_blocks,
 };
 
 /// Spectra summed at once.
@@ -108,7 +108,7 @@ impl Subset<'_> {
         let exact = self.exact(&self.joint_plan(StructureKind::Dual)?)?;
         let mut structures = Vec::with_capacity(1 + compare.len());
         let mut add = |structure: String, posteriors: &[Box<dyn Precision>]| -> Result<(), PosteriorError> {
-            let covariance = covariance_of_blocks(posteriors, self.stars)?;
+            let covariance = weights_part_of_blocks(posteriors, self.stars)?.covariance;
             structures.push(ComparedStructure {
                 structure,
                 ratio: SigmaRatio::of(&covariance, &exact.1, n_labels),

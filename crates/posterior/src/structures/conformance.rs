@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, StructureKind};
+use fisherflow_kernels::{Path, Products};
 use fisherflow_network::LayerCapture;
 
 use crate::brute_force::{Mlp, inverse, kron, predictive, relative_error, with_prior};
@@ -279,6 +280,83 @@ fn threads_change_no_bit() {
                 bits(&one.precision.solve(&v).unwrap()),
                 bits(&more.precision.solve(&v).unwrap())
             );
+        }
+    }
+}
+
+/// Inputs of a wide layer, rotated as whole numbers: near f64, or in f32 and named; the same bits on any number of threads. Under next to no prior those
+/// beyond what is allowed are the spectra in the sums: of what decides elsewhere they have nothing but rounding.
+#[test]
+fn a_rotation_of_whole_numbers_is_near_that_of_f64() {
+    const INPUTS: usize = 600;
+    let (n, others) = (60, 20);
+    for (outputs, structure) in [
+        (24, StructureKind::Kfac),
+        (300, StructureKind::Kfac),
+        (24, StructureKind::Ekfac),
+    ] {
+        let mlp = Mlp::random(&[INPUTS, outputs, K], 61);
+        let x = draw(INPUTS * n, 62);
+        let plan = plan(&mlp, structure, &[0]);
+        let (a, g) = mlp.factors(&x, 0);
+        let factors = BlockCurvature {
+            n_spectra: n as u64,
+            form: CurvatureForm::Kronecker {
+                a: matrix(INPUTS + 1, a),
+                g: matrix(outputs, g),
+            },
+        };
+        let curvature = if structure == StructureKind::Ekfac {
+            let bases = kronecker_bases(&plan, factors, 1).unwrap();
+            let values = draw(outputs * (INPUTS + 1), 63).iter().map(|v| v.abs()).collect();
+            BlockCurvature {
+                n_spectra: n as u64,
+                form: CurvatureForm::Eigenbasis {
+                    a_vectors: bases.a_vectors().clone(),
+                    g_vectors: bases.g_vectors().clone(),
+                    eigenvalues: matrix(outputs, values),
+                },
+            }
+        } else {
+            factors
+        };
+        let stars = [&x[..INPUTS * n], &draw(INPUTS * others, 64)].concat();
+        for (prior, some) in [(PRIOR, false), (1e-7, true)] {
+            let posterior = invert(&plan, curvature.clone(), prior, 1).unwrap();
+            let on = |path, threads| {
+                let matrices = posterior.precision.inverse_matrices();
+                let products = Products { path, threads };
+                let precision = precision_from_matrices(&plan, matrices, posterior.info.clone(), products).unwrap();
+                precision.weights_part(&mlp.captures(&stars, DType::F32)).unwrap()
+            };
+            let (found, in_f32) = (on(Path::I16, 1), on(Path::best(), 1));
+            let exact = posterior
+                .precision
+                .covariance_of(&mlp.captures(&stars, DType::F64))
+                .unwrap();
+            assert_eq!(
+                !found.in_f32.is_empty(),
+                some,
+                "{structure} {outputs} {prior}: {:?}",
+                found.in_f32
+            );
+            let is_in_sums = |&star: &usize| star < n;
+            assert!(structure == StructureKind::Ekfac || found.in_f32.iter().all(is_in_sums));
+            assert!(in_f32.in_f32.is_empty());
+            let all = found
+                .covariance
+                .chunks_exact(K * K)
+                .zip(in_f32.covariance.chunks_exact(K * K));
+            for (star, ((found_of, in_f32), exact)) in all.zip(exact.chunks_exact(K * K)).enumerate() {
+                assert_eq!(bits(found_of) == bits(in_f32), found.in_f32.contains(&star), "{star}");
+                let error = relative_error(found_of, exact);
+                assert!(error < 1e-3, "{structure} {outputs} {prior}, star {star}: {error:e}");
+            }
+            for threads in [2, 5] {
+                let more = on(Path::I16, threads);
+                assert_eq!(bits(&more.covariance), bits(&found.covariance));
+                assert_eq!(more.in_f32, found.in_f32);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! so `J_theta` is never formed: two rotations and one more product a batch, in the captures' type; the last sum is f64. The third product has few
-//! columns where `lambda` is the factors' product (stieltjes.rs), and the larger rotation may be made in bf16 (input_side.rs). (George et al.
+//! columns where `lambda` is the factors' product (stieltjes.rs), and the larger rotation may be made in shorter numbers (input_side.rs). (George et al.
 //! 2018, arXiv:1806.03884, for the eigenbasis; Martens and Grosse 2015 for the factors.) The eigenproblems are f64.
 //!
 //! Memory: the eigenvectors once in f64; the first batch of f32 captures adds copies of them, packed for products, and either type
@@ -24,6 +24,7 @@ use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::certificate::kronecker_probes;
+use crate::labels::predictive::WeightsPart;
 use crate::labels::weighted_gram::weighted_gram_elsewhere;
 use crate::product::{Right, Scalar, as_f32, product, rows};
 use crate::structures::block_info::Certificate;
@@ -31,7 +32,7 @@ use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
 use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::elements::{check_weights, in_eigenbases};
-use crate::structures::input_side::{Exact, InputSide, Vectors};
+use crate::structures::input_side::{Exact, InputSide, Vectors, Weights};
 use crate::structures::matrices::single_layer;
 use crate::structures::stieltjes::{Points, Reading};
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
@@ -151,14 +152,18 @@ impl KroneckerPrecision {
     fn in_f32(&self) -> InF32 {
         let (delta, threads) = (self.info.prior_precision, self.products.threads);
         let outputs = self.shape.outputs;
-        let side = |weights: &[f32]| InputSide::new(self.vectors(), &self.eigenbasis.sizes(), weights, self.products);
+        let side = |values: &[f32], in_order| {
+            let weights = Weights { values, in_order };
+            InputSide::new(self.vectors(), &self.eigenbasis.sizes(), weights, self.products)
+        };
         let inputs = if self.shape.shared > 1 {
             InputsInF32::Shared(Exact::new(self.vectors(), threads), self.eigenbasis.inverse(delta))
         } else if let Some((points, s, t)) = self.few_points() {
             let readings = t.iter().map(|t| points.reading(t / delta, 1.0 / delta));
-            InputsInF32::One(side(&points.inverse(s)), Some(readings.collect()))
+            InputsInF32::One(side(&points.inverse(s), true), Some(readings.collect()))
         } else {
-            InputsInF32::One(side(&self.eigenbasis.inverse(delta)), None)
+            let in_order = self.eigenbasis.factors().is_some();
+            InputsInF32::One(side(&self.eigenbasis.inverse(delta), in_order), None)
         };
         InF32 {
             g_vectors: Packed::new(rows(&as_f32(&self.eigenbasis.g_vectors), outputs, outputs), threads),
@@ -166,21 +171,22 @@ impl KroneckerPrecision {
         }
     }
 
-    fn covariance_in_f32(&self, capture: &LayerCapture) -> Result<Vec<f64>, PosteriorError> {
+    fn covariance_in_f32(&self, capture: &LayerCapture) -> Result<WeightsPart, PosteriorError> {
         let (own, threads) = (self.in_f32.get_or_init(|| self.in_f32()), self.products.threads);
         let grad = self.rotated_gradients(capture, Right::Packed(&own.g_vectors))?;
         let size @ (batch, _) = (capture.input.dims()[0], capture.output_grad.dims()[0]);
         with_values(&capture.input.contiguous()?, |a: &[f32]| match &own.inputs {
             InputsInF32::Shared(vectors, inverse) => {
                 let input = vectors.product(a, batch * self.shape.shared, threads);
-                covariance(self.sides(size, input, grad), inverse, threads)
+                covariance(self.sides(size, input, grad), inverse, threads).into()
             }
             InputsInF32::One(side, readings) => {
-                let sums = side.weighted_squares(a, batch, self.vectors());
-                match readings {
+                let (sums, in_f32) = side.weighted_squares(a, batch, self.vectors());
+                let covariance = match readings {
                     Some(readings) => contract_read_off(&sums, size, &grad, readings),
                     None => contract(&sums, size, &grad),
-                }
+                };
+                WeightsPart { covariance, in_f32 }
             }
         })
     }
@@ -318,17 +324,21 @@ impl Precision for KroneckerPrecision {
     }
 
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
+        Ok(self.weights_part(captures)?.covariance)
+    }
+
+    fn weights_part(&self, captures: &[LayerCapture]) -> Result<WeightsPart, PosteriorError> {
         let wanted = Wanted {
             index: self.index,
             shape: &self.shape,
         };
         let capture = wanted.find(captures)?;
         if !capture.input.device().is_cpu() && self.shape.shared == 1 {
-            return Ok(self.covariance_elsewhere(capture)?);
+            return Ok(self.covariance_elsewhere(capture)?.into());
         }
         match capture.input.dtype() {
             DType::F32 => self.covariance_in_f32(capture),
-            _ => self.covariance_in_f64(capture),
+            _ => Ok(self.covariance_in_f64(capture)?.into()),
         }
     }
 

@@ -4,6 +4,7 @@ use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_network::LayerCapture;
 
 use crate::certificate::of_weights;
+use crate::labels::predictive::WeightsPart;
 use crate::structures::elements::by_solving;
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Probe};
 
@@ -41,6 +42,14 @@ pub trait Precision: Send + Sync {
     /// If a layer of the block is not among the captures, or its shape, number of shared positions or type is one that the block's
     /// structure does not handle.
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError>;
+
+    /// The same, and the stars that it took the slower path for.
+    ///
+    /// # Errors
+    /// As [`covariance_of`](Self::covariance_of).
+    fn weights_part(&self, captures: &[LayerCapture]) -> Result<WeightsPart, PosteriorError> {
+        Ok(self.covariance_of(captures)?.into())
+    }
 
     /// The diagonal of `P^-1`: for each layer of the block `[out, columns]`, the bias last where there is one.
     fn marginal_variance(&self) -> Vec<Matrix>;

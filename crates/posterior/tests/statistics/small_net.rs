@@ -11,7 +11,7 @@ use fisherflow_curvature::{
 use fisherflow_network::{
     Arithmetic, DenseShape, Description, InputJacobian, LayerCapture, Network, Precision as Products, to_safetensors,
 };
-use fisherflow_posterior::{Precision, covariance_of_blocks, invert};
+use fisherflow_posterior::{Precision, invert, weights_part_of_blocks};
 
 /// What is known of the labels beside the spectra.
 #[derive(Clone, Copy)]
@@ -133,7 +133,8 @@ impl SmallNet {
 
     /// The weights' part of the outputs' covariance for spectra `x`: `[n, K, K]`.
     pub fn covariance(&self, fitted: &Fitted, posterior: &[Box<dyn Precision>], x: &[f64]) -> Vec<f64> {
-        covariance_of_blocks(posterior, &fitted.captures(x)).unwrap()
+        let part = weights_part_of_blocks(posterior, &fitted.captures(x)).unwrap();
+        part.covariance
     }
 
     /// The maximum a posteriori given labels `y` of spectra `x`, from a start nearby.

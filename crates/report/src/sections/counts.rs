@@ -6,7 +6,7 @@ use crate::numbers::{count, percent};
 use crate::predictions::Flag;
 
 /// What the manifest's counts are called on the page, in its order; others follow under their own names.
-const NAMES: [(&str, &str); 10] = [
+const NAMES: [(&str, &str); 12] = [
     ("fit_spectra", "spectra in the catalogue of the fit"),
     ("fit_in_sums", "in the sums over spectra (the Hessian)"),
     ("fit_held_out", "held out from the sums"),
@@ -20,6 +20,11 @@ const NAMES: [(&str, &str); 10] = [
         "left out by a list of ids: in the predictions with nulls",
     ),
     ("predict_pixels_masked", "predicted with masked pixels"),
+    ("predict_unlike_fit", "predicted, unlike the spectra of the fit"),
+    (
+        "predict_weights_in_f32",
+        "predicted with the weights' part in f32: shorter numbers were not exact enough",
+    ),
 ];
 
 /// The section.

@@ -1,5 +1,7 @@
 //! What a reader should know of rows that gave nothing, in words.
 
+use fisherflow_spectra::RowFlags;
+
 use crate::bad_rows::BadRows;
 use crate::context::Context;
 use crate::passes::predict::{Predicted, UNLIKE};
@@ -58,6 +60,24 @@ pub(crate) fn of_unlike(context: &Context, predicted: &Predicted) -> Option<Stri
              spectra there, and of their own error) from the mean of these, root mean square over pixels. Look for other flux units, another \
              normalisation, and another wavelength grid or order of pixels",
             source.uri, context.job.catalogue.uri
+        )
+    })
+}
+
+/// Of rows for which shorter numbers were not exact enough.
+pub(crate) fn of_slower_path(context: &Context, predicted: &Predicted) -> Option<String> {
+    let counts = &predicted.counts;
+    let (again, good) = (counts.weights_in_f32, counts.spectra - counts.bad - counts.excluded);
+    let precision = context.job.compute.arithmetic.precision;
+    let advice = match 2 * again > good {
+        true => "; of most, so compute.precision = \"f32\" is faster here",
+        false => "",
+    };
+    (again > 0).then(|| {
+        format!(
+            "the weights' part of {again} of {good} spectra was made in f32, because by compute.precision = \"{precision}\" it could have been off by \
+             more than 1e-3 (flag {}){advice}",
+            RowFlags::WEIGHTS_IN_F32.names().next().unwrap_or_default()
         )
     })
 }
