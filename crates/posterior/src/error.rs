@@ -296,8 +296,8 @@ pub enum PosteriorError {
     },
     /// Nothing was summed.
     #[error(
-        "no held-out spectrum with all its labels: {skipped} were left out because a label or a covariance is missing. Raise \
-         holdout_fraction, or give the covariance"
+        "no held-out spectrum with all its labels: {skipped} were left out because a label or a covariance is missing; raise \
+         noise.holdout_fraction"
     )]
     NoResiduals {
         /// How many were left out.

@@ -54,6 +54,7 @@ flags! {
     HELD_OUT = 19, false, "held out from the sums over spectra";
     IN_SUMS = 20, false, "counted in the sums over spectra";
     WEIGHTS_IN_F32 = 21, false, "the weights' part was made in f32: in the shorter numbers of compute.precision it could have been off by more than 1e-3";
+    UNLIKE_FIT = 22, false, "its flux is more than 5 standard deviations (of the held-out spectra of the fit, and of its own error) from the mean of these, root mean square over pixels";
 }
 
 impl RowFlags {

@@ -156,32 +156,49 @@ fn errors_in_another_form_are_told_of() {
     }
 }
 
-/// Spectra to predict in other units than those of the fit.
+/// Spectra to predict that are in other units than those of the fit, or whose errors are.
 #[test]
 fn spectra_unlike_those_of_the_fit_are_told_of() {
+    const UNLIKE_FIT: i64 = 1 << 22;
     let folder = prepared();
     let folder = folder.path();
     write_objects(&folder.join("fit"), &simulated(PIXELS, 0, 160), 80);
-    let predict = |name: &str, factor: f32| {
+    // The first `n` spectra times a factor, their errors times another.
+    let predict = |name: &str, n: usize, [flux, error]: [f32; 2]| {
         let mut stars = simulated(PIXELS, 500, 60);
-        for star in &mut stars {
-            star.flux.as_mut().unwrap().iter_mut().for_each(|flux| *flux *= factor);
-            let ivar = star.ivar.as_mut().unwrap();
-            ivar.iter_mut().for_each(|ivar| *ivar /= factor * factor);
+        for star in &mut stars[..n] {
+            star.flux.as_mut().unwrap().iter_mut().for_each(|x| *x *= flux);
+            star.ivar.as_mut().unwrap().iter_mut().for_each(|x| *x /= error * error);
         }
         write_objects(&folder.join(name), &stars, 30);
         let mut run_file = RunFile::new(folder, &format!("of-{name}")).predicting(folder, name);
         run_file.catalogue = folder.join("fit").to_str().unwrap().to_owned();
         let ended = carry_out(folder, &run_file);
         ended.expect_done();
-        let unlike = counts(&folder.join(format!("of-{name}")))["predict_unlike_fit"];
-        (unlike, ended)
+        let output = folder.join(format!("of-{name}"));
+        let found = Table::read(&output.join("predictions"));
+        let flagged: Vec<usize> = (0..found.len())
+            .filter(|&row| found.whole("flags", row) & UNLIKE_FIT != 0)
+            .collect();
+        assert_eq!(counts(&output)["predict_unlike_fit"], flagged.len() as u64);
+        (flagged, ended)
     };
-    let (unlike, ended) = predict("same", 1.0);
-    assert_eq!(unlike, 0);
-    assert!(!ended.stdout.contains("unlike"), "{ended}");
-    let (unlike, ended) = predict("percent", 100.0);
-    assert_eq!(unlike, 60);
-    let said = "60 of 60, are unlike those of";
+    let (unlike, ended) = predict("same", 60, [1.0, 1.0]);
+    assert!(
+        unlike.is_empty() && !ended.stdout.contains("unlike"),
+        "{unlike:?} {ended}"
+    );
+    assert!(!ended.stdout.contains("times as large"), "{ended}");
+    for (name, n, said) in [
+        ("percent", 60, "60 of 60, are unlike those of"),
+        ("some", 5, "5 of 60 spectra of "),
+    ] {
+        let (unlike, ended) = predict(name, n, [100.0, 100.0]);
+        assert_eq!(unlike, (0..n).collect::<Vec<_>>());
+        assert!(ended.stdout.contains(said) && ended.stderr.contains(said), "{ended}");
+        assert!(ended.stdout.contains("(the first: id "), "{ended}");
+    }
+    let (_, ended) = predict("uncertain", 60, [1.0, 1e5]);
+    let said = "residuals of 60 spectra of [predict]";
     assert!(ended.stdout.contains(said) && ended.stderr.contains(said), "{ended}");
 }

@@ -142,9 +142,13 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
         facts.push((
             "predicted",
             format!(
-                "{} spectra: {} bad (null, with flags), {} with masked pixels",
+                "{} spectra: {} bad (null, with flags){}, {} with masked pixels",
                 count(predict.spectra),
                 count(predict.bad),
+                match predict.excluded {
+                    0 => String::new(),
+                    excluded => format!(", {} excluded by id (null)", count(excluded)),
+                },
                 count(predict.pixels_masked)
             ),
         ));

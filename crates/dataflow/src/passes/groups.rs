@@ -178,6 +178,7 @@ where
             groups_resumed = n_resumed,
             bytes_written,
             bytes_read,
+            "groups done"
         );
     }
     let (found, files): (Vec<S>, Vec<Vec<WrittenFile>>) = found.take().into_values().unzip();

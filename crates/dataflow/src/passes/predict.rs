@@ -28,6 +28,8 @@ pub(crate) struct Predicted {
     pub(crate) counts: PredictCounts,
     /// What is wrong with the bad ones.
     pub(crate) bad_rows: BadRows,
+    /// Those with [`RowFlags::UNLIKE_FIT`].
+    pub(crate) unlike: BadRows,
     pub(crate) pulls: PullSums,
     pub(crate) files: Vec<WrittenFile>,
 }
@@ -45,12 +47,12 @@ pub struct PredictCounts {
     pub pixels_masked: u64,
     /// Predicted with [`RowFlags::WEIGHTS_IN_F32`].
     pub weights_in_f32: u64,
-    /// [Farther](PixelPopulation::distance) than 5 standard deviations from the held-out spectra of the fit, where another catalogue is predicted.
+    /// Predicted with [`RowFlags::UNLIKE_FIT`], where another catalogue than the fit's is predicted.
     pub unlike_fit: u64,
 }
 
-/// Standard deviations, root mean square over a spectrum's pixels, beyond which it is unlike those that the network was fitted to.
-pub(crate) const UNLIKE: f64 = 5.0;
+/// What [`RowFlags::UNLIKE_FIT`] is [beyond](PixelPopulation::distance): standard deviations, root mean square over a spectrum's pixels.
+const UNLIKE: f64 = 5.0;
 
 /// Predicts every row, with the C_intrinsic of the cell of its predicted labels. `sums`: digest of what decided the sums of the curvature pass.
 pub(crate) fn predict(
@@ -81,8 +83,9 @@ pub(crate) fn predict(
         |_, _| Ok(()),
     )?;
     let mut total = Predicted::none(context);
-    for (counts, bad_rows, pulls) in over.found {
+    for (counts, bad_rows, unlike, pulls) in over.found {
         total.bad_rows.merge(bad_rows);
+        total.unlike.merge(unlike);
         total.counts.spectra += counts.spectra;
         total.counts.bad += counts.bad;
         total.counts.excluded += counts.excluded;
@@ -100,6 +103,7 @@ impl Predicted {
         Self {
             counts: PredictCounts::default(),
             bad_rows: BadRows::default(),
+            unlike: BadRows::default(),
             pulls: PullSums::new(context.network.n_labels()),
             files: Vec::new(),
         }
@@ -157,21 +161,21 @@ impl Fold {
 }
 
 impl GroupFold<Differentiated> for Fold {
-    type Output = GroupSums<(PredictCounts, BadRows, PullSums)>;
+    type Output = GroupSums<(PredictCounts, BadRows, BadRows, PullSums)>;
 
     fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
         let context = Arc::clone(&self.context);
         let of_cell = |labels: &[f64]| self.intrinsic[context.cells.cell_of(labels)].iter().copied();
         let k = context.network.n_labels();
         let intrinsic: Vec<f64> = all.labels.chunks_exact(k).flat_map(of_cell).collect();
+        let weights = weights_part(&context, &all)?;
+        let flags = flags(&context, self.population.as_ref(), &all, &weights);
         let part = self.part(group)?;
         let flux = match &mut part.flux {
             Some(reader) => reader.next(all.batch.n_rows())?,
             None => flux_part(&all)?,
         };
-        let weights = weights_part(&context, &all)?;
         let budget = ErrorBudget::total(k, &flux, &weights.covariance, &intrinsic)?;
-        let flags = flags(&context, &all, &weights);
         let written = part.predictions.append(&PredictionRows {
             keys: files::row_keys(&context, &all.batch),
             rows: &all.batch.rows,
@@ -190,15 +194,14 @@ impl GroupFold<Differentiated> for Fold {
             if written.is_bad() && !all.batch.is_excluded(row) {
                 self.done.bad_rows.add(&all.batch, row, written, RowFlags::BAD);
             }
+            self.done.unlike.add(&all.batch, row, flags[row], RowFlags::UNLIKE_FIT);
         }
         let counts = &mut self.done.counts;
         counts.spectra += flags.len() as u64;
         let with = |flag: RowFlags| flags.iter().filter(|flags| flags.contains(flag)).count() as u64;
         counts.pixels_masked += with(RowFlags::PIXELS_MASKED);
         counts.weights_in_f32 += with(RowFlags::WEIGHTS_IN_F32);
-        if let Some(population) = &self.population {
-            counts.unlike_fit += n_unlike(population, &all.batch);
-        }
+        counts.unlike_fit += with(RowFlags::UNLIKE_FIT);
         counts.excluded += (0..flags.len()).filter(|&row| all.batch.is_excluded(row)).count() as u64;
         if all.batch.n_labels > 0 {
             let unseen = unseen_residuals(&all, &flags);
@@ -224,25 +227,34 @@ impl GroupFold<Differentiated> for Fold {
         Ok(GroupSums {
             arrays: Vec::new(),
             files: done.files,
-            found: (done.counts, done.bad_rows, done.pulls),
+            found: (done.counts, done.bad_rows, done.unlike, done.pulls),
         })
     }
 }
 
-/// Good rows that are far from the population.
-fn n_unlike(population: &PixelPopulation, batch: &SpectrumBatch) -> u64 {
-    let is_unlike = |row: &usize| {
-        let pixels = row * batch.n_pixels..(row + 1) * batch.n_pixels;
-        let (flux, variance) = (&batch.flux[pixels.clone()], &batch.variance[pixels.clone()]);
-        population.distance(flux, variance, &batch.good[pixels]) > UNLIKE
-    };
-    let good = (0..batch.n_rows()).filter(|&row| !batch.is_bad(row) && !batch.is_excluded(row));
-    good.filter(is_unlike).count() as u64
+/// Whether a row is far from the population.
+fn is_unlike(population: &PixelPopulation, batch: &SpectrumBatch, row: usize) -> bool {
+    let pixels = row * batch.n_pixels..(row + 1) * batch.n_pixels;
+    let (flux, variance) = (&batch.flux[pixels.clone()], &batch.variance[pixels.clone()]);
+    population.distance(flux, variance, &batch.good[pixels]) > UNLIKE
 }
 
-/// The catalogue's flags, how a row was computed, and what the fit did with it where it is in the catalogue of the fit.
-fn flags(context: &Context, all: &Differentiated, weights: &WeightsPart) -> Vec<RowFlags> {
+/// The catalogue's flags, how a row was computed, and what the fit did with it where it is in the catalogue of the fit; else whether it is far from the
+/// fit's `population`.
+fn flags(
+    context: &Context,
+    population: Option<&PixelPopulation>,
+    all: &Differentiated,
+    weights: &WeightsPart,
+) -> Vec<RowFlags> {
     let mut flags = all.batch.flags.clone();
+    if let Some(population) = population {
+        for (row, flags) in flags.iter_mut().enumerate().filter(|(_, flags)| !flags.is_bad()) {
+            if is_unlike(population, &all.batch, row) {
+                flags.insert(RowFlags::UNLIKE_FIT);
+            }
+        }
+    }
     for &row in weights.in_f32.iter().filter(|&&row| !all.batch.is_bad(row)) {
         flags[row].insert(RowFlags::WEIGHTS_IN_F32);
     }

@@ -65,9 +65,11 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             "split_bias": job.curvature.options.split_bias,
         },
         "noise": match &job.noise {
-            Noise::Holdout => json!({ "from": "holdout", "holdout_fraction": job.compute.holdout_fraction }),
+            Noise::Holdout => json!({ "from": "holdout" }),
             Noise::Covariance(covariance) => json!({ "covariance": covariance }),
         },
+        "holdout_fraction": job.compute.holdout_fraction,
+        "farthest_input": job.compute.farthest_input.is_finite().then_some(job.compute.farthest_input),
         "basis_sha256": context.basis.as_ref().filter(|basis| !basis.is_of(&context.run_id)).map(|basis| &basis.sha256),
         "errors_in_variables": job.calibration.errors_in_variables,
         "intrinsic_bins": job.calibration.intrinsic_bins.iter().cloned().collect::<BTreeMap<_, _>>(),

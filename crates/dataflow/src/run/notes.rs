@@ -19,6 +19,7 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
         notes.extend(data::of_predictions(context, predicted));
         notes.extend(data::of_unlike(context, predicted));
         notes.extend(data::of_slower_path(context, predicted));
+        notes.extend(calibration::of_predicted_pulls(context, predicted));
     }
     notes.extend(data::of_fit(context, &found.fit));
     notes.extend(data::of_range(context, &found.fit));

@@ -332,12 +332,20 @@ fn noise(
         begin_over(context, "what is wrong with held-out spectra", &context.fit.sample);
         let found = unusable::unusable(worker, context)?;
         context.progress.end();
+        if found.held_out == 0 {
+            let why = format!(
+                "none of its {} spectra is in the {} of them that are held out, by hash of their id",
+                context.fit.catalogue.n_rows(),
+                context.job.compute.holdout_fraction
+            );
+            return Err(refused(why, "raise noise.holdout_fraction"));
+        }
         if !found.rows.is_empty() {
             let why = data::of_held_out(found.held_out, held_out.stars.skipped(), &found.rows);
             return Err(refused(why, "mend these, raise noise.holdout_fraction"));
         }
     }
-    let remedy = "name its label columns, raise noise.holdout_fraction";
+    let remedy = "name its label columns";
     let estimate = held_out.stars.noise();
     let estimate = estimate.map_err(|error| refused(error.to_string(), remedy))?;
     Ok(Some(estimate))
@@ -429,9 +437,10 @@ fn predict(
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
     if worker.index() == 0 {
         let of_labels = calibration::of_labels(context, &calibrated.label_fits);
-        for note in of_labels
-            .into_iter()
-            .chain(calibration::of_pulls(context, &calibrated.pulls))
+        for note in
+            of_labels
+                .into_iter()
+                .chain(calibration::of_pulls(context, &calibrated.pulls, calibration::HELD_OUT))
         {
             tracing::warn!("{note}");
         }
@@ -445,9 +454,12 @@ fn predict(
     {
         tracing::warn!("{note}");
     }
-    let odd = [data::of_unlike, data::of_slower_path].map(|of| of(context, &predicted));
-    for note in odd.into_iter().flatten().filter(|_| worker.index() == 0) {
-        tracing::warn!("{note}");
+    if worker.index() == 0 {
+        let odd = [data::of_unlike, data::of_slower_path].map(|of| of(context, &predicted));
+        let of_pulls = calibration::of_predicted_pulls(context, &predicted);
+        for note in odd.into_iter().flatten().chain(of_pulls) {
+            tracing::warn!("{note}");
+        }
     }
     Ok((calibrated, predicted))
 }

@@ -7,10 +7,23 @@ use fisherflow_posterior::{
 use crate::context::Context;
 use crate::job::Prior;
 use crate::passes::calibrate::Calibrated;
+use crate::passes::predict::Predicted;
 use crate::run::prior_choice::PriorChoice;
 
 /// Root mean square of a label's pulls over held-out spectra below which something is wrong with its error bars.
 const SMALL_PULLS: f64 = 0.2;
+
+/// What pulls are over.
+pub(crate) const HELD_OUT: &str = "held-out spectra";
+const PREDICTED: &str = "spectra of [predict]";
+
+/// Of labelled spectra of another catalogue than the fit's.
+pub(crate) fn of_predicted_pulls(context: &Context, predicted: &Predicted) -> Vec<String> {
+    if context.is_fused() {
+        return Vec::new();
+    }
+    of_pulls(context, &predicted.pulls, PREDICTED)
+}
 
 /// Of the prior; whether there are pulls, once it is known.
 pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bool>) -> Vec<String> {
@@ -101,7 +114,7 @@ fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
 pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
     let labels = &context.network.labels().names;
     let mut notes = of_labels(context, &calibrated.label_fits);
-    notes.extend(of_pulls(context, &calibrated.pulls));
+    notes.extend(of_pulls(context, &calibrated.pulls, HELD_OUT));
     if let Some(all) = &calibrated.intrinsic {
         notes.extend(of_climb("C_intrinsic", all));
         if all.n_spectra < FEWEST_STARS {
@@ -145,8 +158,8 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
     notes
 }
 
-/// Of labels whose error bars are far larger than the held-out residuals, which no scatter can mend.
-pub(crate) fn of_pulls(context: &Context, pulls: &PullSums) -> Vec<String> {
+/// Of labels whose error bars are far larger than the residuals over `spectra`, which no scatter can mend.
+pub(crate) fn of_pulls(context: &Context, pulls: &PullSums, spectra: &str) -> Vec<String> {
     let labels = &context.network.labels().names;
     let pulls = pulls.pulls().unwrap_or_default();
     // About 0: a bias is a residual, too.
@@ -157,7 +170,7 @@ pub(crate) fn of_pulls(context: &Context, pulls: &PullSums) -> Vec<String> {
     let small = sized.filter(|(.., size)| *size < SMALL_PULLS);
     let named = small.map(|(label, n, size)| {
         format!(
-            "label {label}: its error bars are {} times as large as the residuals of {n} held-out spectra. Look for errors of the flux in another \
+            "label {label}: its error bars are {} times as large as the residuals of {n} {spectra}. Look for errors of the flux in another \
              form (an inverse variance named as sigma, or a sigma as ivar) or in other units, and for a prior precision that is too small",
             rounded(size.recip())
         )

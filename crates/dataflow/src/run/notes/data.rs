@@ -4,7 +4,7 @@ use fisherflow_spectra::RowFlags;
 
 use crate::bad_rows::BadRows;
 use crate::context::Context;
-use crate::passes::predict::{Predicted, UNLIKE};
+use crate::passes::predict::Predicted;
 use crate::run::stage_state::FitState;
 
 /// Of rows of the fit's catalogue, where it is not the one to predict: those are told of there.
@@ -49,17 +49,20 @@ pub(crate) fn is_most(predicted: &Predicted) -> bool {
     2 * predicted.counts.bad > predicted.counts.spectra
 }
 
-/// Of rows whose fluxes are not what the network was fitted to, where these are most.
+/// Of rows whose fluxes are not what the network was fitted to.
 pub(crate) fn of_unlike(context: &Context, predicted: &Predicted) -> Option<String> {
     let counts = &predicted.counts;
     let (unlike, good) = (counts.unlike_fit, counts.spectra - counts.bad - counts.excluded);
     let source = context.job.predict.catalogue.as_ref()?;
-    (2 * unlike > good).then(|| {
+    let which = match 2 * unlike > good {
+        true => format!("most spectra of {}, {unlike} of {good}, are", source.uri),
+        false => format!("{unlike} of {good} spectra of {} are", source.uri),
+    };
+    (unlike > 0).then(|| {
         format!(
-            "most spectra of {}, {unlike} of {good}, are unlike those of {}: their flux is more than {UNLIKE} standard deviations (of the held-out \
-             spectra there, and of their own error) from the mean of these, root mean square over pixels. Look for other flux units, another \
-             normalisation, and another wavelength grid or order of pixels",
-            source.uri, context.job.catalogue.uri
+            "{which} unlike those of {}, and their error bars mean little: {}. Look for other flux units, another normalisation, and another wavelength \
+             grid or order of pixels",
+            context.job.catalogue.uri, predicted.unlike
         )
     })
 }
