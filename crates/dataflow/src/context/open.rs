@@ -40,6 +40,7 @@ impl Context {
         };
         kernel_of(asked)?;
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
+        refuse_output_in_catalogue(&stores, &job)?;
         let bytes = stores.read(&job.network.uri)?;
         let in_arithmetic = |arithmetic| Network::from_safetensors(&bytes, &job.network.said, arithmetic);
         let network = in_arithmetic(job.compute.arithmetic).map_err(|source| RunError::NetworkFile {
@@ -183,6 +184,20 @@ impl GroupedCatalogue {
             readers: Readers::default(),
         }
     }
+}
+
+/// Refuses a catalogue that would read what the run writes, and every later run with it.
+fn refuse_output_in_catalogue(stores: &Stores, job: &Job) -> Result<(), RunError> {
+    let predict = job.predict.catalogue.as_ref().map(|source| ("predict", source));
+    for (table, source) in [("catalogue", &job.catalogue)].into_iter().chain(predict) {
+        if stores.reads_output(&source.uri, &job.output)? {
+            return Err(RunError::Usage(format!(
+                "{table}.uri {} reads the files of output.uri {} as spectra, too: name an output outside of it, or a narrower {table}.uri",
+                source.uri, job.output
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A catalogue that fits the network; `table` of the run file names it.
