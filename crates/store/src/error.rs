@@ -146,7 +146,9 @@ pub enum StoreError {
         target: String,
     },
     /// A file where a folder should be.
-    #[error("{uri} is a file, and an output is a folder: name the output.uri of a run file")]
+    #[error(
+        "{uri} is a file, and an output is a folder: name a folder (the output.uri of a run file), or a place where none is yet"
+    )]
     NotAFolder {
         /// The file.
         uri: String,
