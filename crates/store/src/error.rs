@@ -410,7 +410,7 @@ pub enum StoreError {
         output: String,
     },
     /// A document of the output that cannot be understood.
-    #[error("{uri} cannot be understood: it is damaged, or from a newer fisherflow")]
+    #[error("{uri} cannot be understood: it is damaged, or from a newer fisherflow{}", made_good(.uri))]
     BadDocument {
         /// The object.
         uri: String,
@@ -474,6 +474,26 @@ fn of_bytes(bytes: u64) -> String {
     }
 }
 
+/// What to do about a document of an output or a line that cannot be understood, by its place there.
+fn made_good(uri: &str) -> &'static str {
+    let (folder, name) = uri.rsplit_once('/').unwrap_or(("", uri));
+    let is_of_release = folder.rsplit('/').nth(1) == Some("releases");
+    match name {
+        "manifest.json" if is_of_release => "; put it back from a copy",
+        "manifest.json" => {
+            "; put it back from a copy, or run the run file again with --overwrite, which makes the output anew"
+        }
+        "claim.json" => "; put it back from a copy, or choose another output",
+        _ if folder.ends_with("/claims") => "; put it back from a copy, or choose another output",
+        _ if folder.ends_with("/commits") => "; put it back from a copy",
+        _ if name.ends_with(".done") => "; delete it and run again, which computes that group anew",
+        _ if folder.contains("/posterior") => {
+            "; put it back from a copy, or run the run file again with --overwrite, which makes the output anew"
+        }
+        _ => "",
+    }
+}
+
 /// What to do about bytes, as astropy and pandas write strings that came from FITS.
 fn cast(found: &str, expected: &str) -> &'static str {
     if found.contains("binary") && expected.contains("string") {
@@ -508,6 +528,27 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_that_cannot_be_understood_is_made_good_by_what_fits_it() {
+        let said = |uri: &str| {
+            let source = Cause::said("EOF");
+            let uri = uri.to_owned();
+            StoreError::BadDocument { uri, source }.to_string()
+        };
+        for (uri, remedy) in [
+            ("/out/manifest.json", "--overwrite, which makes the output anew"),
+            ("s3://b/out/posterior/hessian/a.parquet", "--overwrite"),
+            ("/line/releases/3/manifest.json", "put it back from a copy"),
+            ("/line/commits/3.json", "put it back from a copy"),
+            ("/out/claims/2.json", "choose another output"),
+            ("/out/stages/groups/sums/ab.done", "delete it and run again"),
+        ] {
+            assert!(said(uri).contains(remedy), "{}", said(uri));
+        }
+        assert!(!said("/line/releases/3/manifest.json").contains("overwrite"));
+        assert!(said("/tiles/a").ends_with("from a newer fisherflow"));
+    }
 
     #[test]
     fn the_nearest_name_is_offered() {
