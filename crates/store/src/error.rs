@@ -278,6 +278,24 @@ pub enum StoreError {
         /// The types it may have.
         expected: String,
     },
+    /// A bit of the mask that its column does not have.
+    #[error(
+        "bad_bits names bit {bit}, and the mask column \"{column}\" of {object} is {found}, which has bits 0 to {}: name bits that \
+         it has, or another column",
+        .bits.saturating_sub(1)
+    )]
+    MaskBit {
+        /// The object.
+        object: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// Bits of an element.
+        bits: usize,
+        /// The bit named.
+        bit: u8,
+    },
     /// Two objects of one catalogue differ in their number of pixels.
     #[error(
         "spectra in {object} have {found} pixels, those in {expected_by} have {expected}: one catalogue has one wavelength grid"
