@@ -267,7 +267,7 @@ pub enum StoreError {
         columns: usize,
     },
     /// A column of another type than it must have.
-    #[error("column \"{column}\" of {object} is {found}, expected {expected}{}", cast(.found, .expected))]
+    #[error("column \"{column}\" of {object} is {found}, expected {expected}{}", cast(.column, .found, .expected))]
     ColumnType {
         /// The object.
         object: String,
@@ -512,12 +512,21 @@ fn made_good(uri: &str) -> &'static str {
     }
 }
 
-/// What to do about bytes, as astropy and pandas write strings that came from FITS.
-fn cast(found: &str, expected: &str) -> &'static str {
+/// What to do about a column of another type, as astropy and pandas come to write it.
+fn cast(column: &str, found: &str, expected: &str) -> String {
+    let is_floating = ["float", "double", "float16"].contains(&found);
+    let is_of_keys = expected.ends_with("an integer") || expected.starts_with("int") || expected.starts_with("uint");
     if found.contains("binary") && expected.contains("string") {
-        ": cast it to a string (astropy: table.convert_bytestring_to_unicode())"
+        ": cast it to a string (astropy: table.convert_bytestring_to_unicode())".to_owned()
+    } else if is_floating && is_of_keys {
+        format!(
+            ": cast it to an integer (pandas makes doubles of integers where one is missing: \
+             table[\"{column}\"].astype(\"Int64\") keeps them)"
+        )
+    } else if found == "a string" && expected == "a number" {
+        format!(": cast it to a number (pandas: pandas.to_numeric(table[\"{column}\"]))")
     } else {
-        ""
+        String::new()
     }
 }
 

@@ -49,7 +49,17 @@ pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueCol
             }
         }
         LabelErrors::Covariance(column) => {
-            check(column, is_float_list, "a list of float or double")?;
+            let one = match columns.labels.as_slice() {
+                [_] => format!("[\"{column}\"]"),
+                _ => format!("[\"{column}\", ...]"),
+            };
+            let expected = match is_number(find(object, schema, column)?.data_type()) {
+                true => format!(
+                    "a list of float or double, the covariance: label_errors = {one} names a column of standard errors a label"
+                ),
+                false => "a list of float or double".to_owned(),
+            };
+            check(column, is_float_list, &expected)?;
         }
     }
     if let Some(group) = &columns.holdout_group {
@@ -257,6 +267,27 @@ mod tests {
         ] {
             check(mask, bad_bits).unwrap();
         }
+    }
+
+    #[test]
+    fn a_column_of_another_type_comes_with_what_to_do() {
+        let check = |field: Field, errors| {
+            let mut columns = columns();
+            columns.label_errors = errors;
+            check_schema("/a", &with(vec![field]), &columns)
+                .unwrap_err()
+                .to_string()
+        };
+        let said = check(
+            Field::new("e_teff", DataType::Float64, true),
+            LabelErrors::Covariance("e_teff".into()),
+        );
+        assert!(said.contains("is double, expected a list of float or double"), "{said}");
+        assert!(said.contains("label_errors = [\"e_teff\"]"), "{said}");
+        let said = check(Field::new("id", DataType::Float64, true), LabelErrors::None);
+        assert!(said.contains("table[\"id\"].astype(\"Int64\")"), "{said}");
+        let said = check(Field::new("teff", DataType::Utf8, true), LabelErrors::None);
+        assert!(said.contains("pandas.to_numeric(table[\"teff\"])"), "{said}");
     }
 
     #[test]
