@@ -405,6 +405,30 @@ fn a_plain_state_dict_is_shown_with_what_is_missing_to_run_it() {
         .asked(&["plan", "plain.toml"])
         .expect(3, &["looks transposed", "numpy.ascontiguousarray(kernel.T)"]);
 
+    // Normalisation is told of by both.
+    let batch: &[(&str, &[usize])] = &[("net.1.running_mean", &[4]), ("net.1.running_var", &[4])];
+    for (more, said) in [(batch, "batch normalisation"), (&[], "one-dimensional weight")] {
+        let mut tensors: Vec<(&str, &[usize])> = vec![("net.0.weight", &[4, PIXELS]), ("net.0.bias", &[4])];
+        tensors.extend([
+            ("net.1.weight", &[4][..]),
+            ("net.1.bias", &[4]),
+            ("net.3.weight", &[3, 4]),
+        ]);
+        tensors.extend(more);
+        write(&tensors);
+        let shown = place.asked(&["inspect", "plain.safetensors"]);
+        shown.expect_done();
+        assert!(
+            shown.stdout.contains("net.3.weight  f32   [3, 4]") && shown.stdout.contains(said),
+            "{shown}"
+        );
+        for command in ["plan", "run"] {
+            place
+                .asked(&[command, "plain.toml"])
+                .expect(3, &["plain.safetensors", "net.1.weight [4]", said]);
+        }
+    }
+
     write(&[("dense/kernel", &[PIXELS, 3]), ("dense/bias", &[3])]);
     let shown = place.asked(&["inspect", "plain.safetensors"]);
     shown.expect_done();

@@ -5,6 +5,10 @@ const NETWORKS: &[&str] = &["keras", "h5", "hdf5", "onnx", "pt", "pth", "ckpt", 
 /// Ends of names of catalogues.
 const CATALOGUES: &[&str] = &["fits", "fits.gz", "fit", "h5", "hdf5", "csv", "csv.gz", "tsv", "ecsv"];
 
+/// How tables of FITS become Parquet.
+pub const FROM_FITS: &str = "convert it to .parquet, as with astropy: table = Table.read(\"spectra.fits\"); \
+                             table.convert_bytestring_to_unicode(); table.write(\"spectra.parquet\")";
+
 /// What is said of a file that cannot be read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
@@ -26,7 +30,10 @@ pub fn network(uri: &str) -> Option<Foreign> {
 pub fn catalogue(uri: &str) -> Option<Foreign> {
     ending(uri, CATALOGUES).map(|ending| Foreign {
         what: format!("a .{ending} catalogue"),
-        remedy: "convert it to .parquet",
+        remedy: match ending.starts_with("fit") {
+            true => FROM_FITS,
+            false => "convert it to .parquet",
+        },
     })
 }
 
@@ -59,6 +66,8 @@ mod tests {
         ] {
             assert_eq!(either(uri).unwrap().what, what);
         }
+        assert_eq!(catalogue("x.fits.gz").unwrap().remedy, FROM_FITS);
+        assert_eq!(catalogue("x.csv").unwrap().remedy, "convert it to .parquet");
         for uri in ["out/spex", "c.parquet", "n.safetensors", "h5", "crypt"] {
             assert_eq!(either(uri), None);
         }

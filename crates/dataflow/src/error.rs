@@ -188,6 +188,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::MissingColumn { .. }
             | StoreError::RepeatedColumn { .. }
             | StoreError::ColumnType { .. }
+            | StoreError::MaskBit { .. }
             | StoreError::PixelCount { .. }
             | StoreError::ColumnCollision { .. }
             | StoreError::BadVector { .. }

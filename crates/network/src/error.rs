@@ -41,6 +41,14 @@ pub enum NetworkError {
         /// Its shape.
         shape: Vec<usize>,
     },
+    /// Tensors of a layer that normalises.
+    #[error("the network file holds {tensors}: {what}")]
+    Normalisation {
+        /// The tensors of such layers.
+        tensors: String,
+        /// What they are of, and what to do.
+        what: &'static str,
+    },
     /// A file without any weights.
     #[error(
         "the network file holds no dense or conv1d layer: no tensor is called `<layer>.weight` (in Keras `kernel`, transposed)"

@@ -280,12 +280,47 @@ fn missing_and_stray_tensors_are_named() {
         "tensor `features.2.bias` [3] of the network file belongs to no dense or conv1d layer; other layers have no tensors here"
     );
     let mut tensors = bare();
-    tensors.push(f64s("bn.running_mean", &[3], &[0.0; 3]));
+    tensors.push(f64s("extra.scale", &[3], &[0.0; 3]));
     let message = refusal(&tensors, &said(&MLP));
     assert!(
-        message.starts_with("tensor `bn.running_mean` [3] of the network file belongs to no dense or conv1d layer"),
+        message.starts_with("tensor `extra.scale` [3] of the network file belongs to no dense or conv1d layer"),
         "{message}"
     );
+}
+
+#[test]
+fn layers_that_normalise_are_named_whatever_the_layers_are_said_to_be() {
+    let mut layer = bare();
+    layer.push(f64s("features.3.weight", &[3], &[1.0; 3]));
+    layer.push(f64s("features.3.bias", &[3], &[0.0; 3]));
+    let mut batch = layer.clone();
+    batch.push(f64s("features.3.running_mean", &[3], &[0.0; 3]));
+    batch.push(f64s("features.3.running_var", &[3], &[1.0; 3]));
+    batch.push(("features.3.num_batches_tracked", Dtype::I64, vec![], vec![0; 8]));
+    let mut without_weight = bare();
+    without_weight.push(f64s("features.3.running_mean", &[3], &[0.0; 3]));
+    for description in [
+        Description::default(),
+        said(&MLP),
+        said(&["dense", "relu", "dense", "relu", "dense"]),
+    ] {
+        assert_eq!(
+            refusal(&batch, &description),
+            "the network file holds features.3.bias [3], features.3.num_batches_tracked [], features.3.running_mean [3], \
+             features.3.running_var [3], features.3.weight [3]: batch normalisation (running_mean is there): fold it into the layer before it, \
+             or, behind an activation, into the one after; README.md, \"From Keras or torch\", says how"
+        );
+        let message = refusal(&layer, &description);
+        assert!(
+            message.starts_with(
+                "the network file holds features.3.bias [3], features.3.weight [3]: a layer with a one-dimensional weight (layer \
+                 normalisation?) is not supported"
+            ),
+            "{message}"
+        );
+        let message = refusal(&without_weight, &description);
+        assert!(message.contains("batch normalisation"), "{message}");
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ flags! {
     FLUX_OUT_OF_RANGE = 9, true, "a pixel that is not masked is noise.farthest_input times as far from the network's input mean as the farthest of a typical held-out spectrum, or overflows";
     PIXELS_MASKED = 16, false, "at least one pixel is masked: it was replaced with the population's mean and carries the population's variance";
     LABEL_MISSING = 17, false, "a label of the catalogue is null or not finite";
-    LABEL_ERROR_MISSING = 18, false, "the error of a label is null, negative or not finite";
+    LABEL_ERROR_MISSING = 18, false, "the error of a label is null, negative or not finite, no covariance, or of another number of values (a covariance has K * K of K labels)";
     HELD_OUT = 19, false, "held out from the sums over spectra";
     IN_SUMS = 20, false, "counted in the sums over spectra";
     WEIGHTS_IN_F32 = 21, false, "the weights' part was made in f32: in the shorter numbers of compute.precision it could have been off by more than 1e-3";

@@ -146,7 +146,9 @@ pub enum StoreError {
         target: String,
     },
     /// A file where a folder should be.
-    #[error("{uri} is a file, and an output is a folder: name the output.uri of a run file")]
+    #[error(
+        "{uri} is a file, and an output is a folder: name a folder (the output.uri of a run file), or a place where none is yet"
+    )]
     NotAFolder {
         /// The file.
         uri: String,
@@ -265,7 +267,7 @@ pub enum StoreError {
         columns: usize,
     },
     /// A column of another type than it must have.
-    #[error("column \"{column}\" of {object} is {found}, expected {expected}{}", cast(.found, .expected))]
+    #[error("column \"{column}\" of {object} is {found}, expected {expected}{}", cast(.column, .found, .expected))]
     ColumnType {
         /// The object.
         object: String,
@@ -275,6 +277,24 @@ pub enum StoreError {
         found: String,
         /// The types it may have.
         expected: String,
+    },
+    /// A bit of the mask that its column does not have.
+    #[error(
+        "bad_bits names bit {bit}, and the mask column \"{column}\" of {object} is {found}, which has bits 0 to {}: name bits that \
+         it has, or another column",
+        .bits.saturating_sub(1)
+    )]
+    MaskBit {
+        /// The object.
+        object: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// Bits of an element.
+        bits: usize,
+        /// The bit named.
+        bit: u8,
     },
     /// Two objects of one catalogue differ in their number of pixels.
     #[error(
@@ -408,7 +428,7 @@ pub enum StoreError {
         output: String,
     },
     /// A document of the output that cannot be understood.
-    #[error("{uri} cannot be understood: it is damaged, or from a newer fisherflow")]
+    #[error("{uri} cannot be understood: it is damaged, or from a newer fisherflow{}", made_good(.uri))]
     BadDocument {
         /// The object.
         uri: String,
@@ -472,12 +492,41 @@ fn of_bytes(bytes: u64) -> String {
     }
 }
 
-/// What to do about bytes, as astropy and pandas write strings that came from FITS.
-fn cast(found: &str, expected: &str) -> &'static str {
+/// What to do about a document of an output or a line that cannot be understood, by its place there.
+fn made_good(uri: &str) -> &'static str {
+    let (folder, name) = uri.rsplit_once('/').unwrap_or(("", uri));
+    let is_of_release = folder.rsplit('/').nth(1) == Some("releases");
+    match name {
+        "manifest.json" if is_of_release => "; put it back from a copy",
+        "manifest.json" => {
+            "; put it back from a copy, or run the run file again with --overwrite, which makes the output anew"
+        }
+        "claim.json" => "; put it back from a copy, or choose another output",
+        _ if folder.ends_with("/claims") => "; put it back from a copy, or choose another output",
+        _ if folder.ends_with("/commits") => "; put it back from a copy",
+        _ if name.ends_with(".done") => "; delete it and run again, which computes that group anew",
+        _ if folder.contains("/posterior") => {
+            "; put it back from a copy, or run the run file again with --overwrite, which makes the output anew"
+        }
+        _ => "",
+    }
+}
+
+/// What to do about a column of another type, as astropy and pandas come to write it.
+fn cast(column: &str, found: &str, expected: &str) -> String {
+    let is_floating = ["float", "double", "float16"].contains(&found);
+    let is_of_keys = expected.ends_with("an integer") || expected.starts_with("int") || expected.starts_with("uint");
     if found.contains("binary") && expected.contains("string") {
-        ": cast it to a string (astropy: table.convert_bytestring_to_unicode())"
+        ": cast it to a string (astropy: table.convert_bytestring_to_unicode())".to_owned()
+    } else if is_floating && is_of_keys {
+        format!(
+            ": cast it to an integer (pandas makes doubles of integers where one is missing: \
+             table[\"{column}\"].astype(\"Int64\") keeps them)"
+        )
+    } else if found == "a string" && expected == "a number" {
+        format!(": cast it to a number (pandas: pandas.to_numeric(table[\"{column}\"]))")
     } else {
-        ""
+        String::new()
     }
 }
 
@@ -506,6 +555,27 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_that_cannot_be_understood_is_made_good_by_what_fits_it() {
+        let said = |uri: &str| {
+            let source = Cause::said("EOF");
+            let uri = uri.to_owned();
+            StoreError::BadDocument { uri, source }.to_string()
+        };
+        for (uri, remedy) in [
+            ("/out/manifest.json", "--overwrite, which makes the output anew"),
+            ("s3://b/out/posterior/hessian/a.parquet", "--overwrite"),
+            ("/line/releases/3/manifest.json", "put it back from a copy"),
+            ("/line/commits/3.json", "put it back from a copy"),
+            ("/out/claims/2.json", "choose another output"),
+            ("/out/stages/groups/sums/ab.done", "delete it and run again"),
+        ] {
+            assert!(said(uri).contains(remedy), "{}", said(uri));
+        }
+        assert!(!said("/line/releases/3/manifest.json").contains("overwrite"));
+        assert!(said("/tiles/a").ends_with("from a newer fisherflow"));
+    }
 
     #[test]
     fn the_nearest_name_is_offered() {

@@ -63,6 +63,35 @@ fn another_number_of_labels_is_refused() {
     assert!(!folder.path().join("out").exists());
 }
 
+/// The names that the network file gives its outputs say which column is which.
+#[test]
+fn labels_in_another_order_than_the_network_s_are_refused() {
+    let folder = prepared();
+    let toml = RunFile::new(folder.path(), "out")
+        .predicting(folder.path(), "catalogue")
+        .toml();
+    let (right, wrong) = (
+        "labels = [\"teff\", \"logg\", \"fe_h\"]",
+        "labels = [\"logg\", \"teff\", \"fe_h\"]",
+    );
+    let predicted = toml.replace("[predict]\n", &format!("[predict]\n{wrong}\n"));
+    for (table, toml) in [("catalogue", toml.replace(right, wrong)), ("predict", predicted)] {
+        let file = folder.path().join("swapped.toml");
+        std::fs::write(&file, toml).unwrap();
+        let key = format!("{table}.labels");
+        let said = [
+            key.as_str(),
+            "[\"logg\", \"teff\", \"fe_h\"]",
+            "[\"teff\", \"logg\", \"fe_h\"]",
+            "in the network's order",
+        ];
+        for command in ["plan", "run"] {
+            run(fisherflow().arg(command).arg(&file)).expect(2, &said);
+        }
+        assert!(!folder.path().join("out").exists());
+    }
+}
+
 #[test]
 fn a_layer_that_is_not_there_is_refused_with_the_nearest() {
     let folder = prepared();

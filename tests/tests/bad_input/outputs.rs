@@ -53,6 +53,33 @@ fn a_complete_output_is_left_alone_another_run_is_refused_and_overwrite_replaces
     run(fisherflow().arg("verify").arg(&out)).expect_done();
 }
 
+#[test]
+fn a_file_is_no_output_and_the_run_says_to_name_a_folder() {
+    let folder = prepared();
+    fs::write(folder.path().join("out"), "not a folder").unwrap();
+    let run_file = RunFile::new(folder.path(), "out");
+    refused(folder.path(), &run_file, 2, &["out is a file", "name a folder"]);
+}
+
+/// Who cannot understand the manifest says what to do, and that does it.
+#[test]
+fn a_damaged_manifest_is_made_anew_by_overwrite() {
+    let folder = prepared();
+    let run_file = RunFile::new(folder.path(), "out");
+    let manifest = folder.path().join("out/manifest.json");
+    carry_out(folder.path(), &run_file).expect_done();
+    let whole = fs::read(&manifest).unwrap();
+    fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
+    let again = carry_out(folder.path(), &run_file);
+    assert!(again.code != Some(0), "{again}");
+    for said in ["manifest.json cannot be understood", "from a copy", "--overwrite"] {
+        assert!(again.stderr.contains(said), "{said}: {again}");
+    }
+    let file = run_file.write(folder.path(), "run");
+    run(fisherflow().arg("run").arg(&file).arg("--overwrite")).expect_done();
+    run(fisherflow().arg("verify").arg(folder.path().join("out"))).expect_done();
+}
+
 /// What is no output is not told to be run again, and what lies in one without being of it is told to go.
 #[test]
 fn a_folder_of_something_else_is_no_output_and_a_strange_table_in_one_is_to_go() {

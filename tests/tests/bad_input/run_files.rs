@@ -129,3 +129,25 @@ fn a_gpu_that_cannot_be_used_is_told_before_anything_is_written() {
     assert!(!folder.path().join("out").exists());
     run(fisherflow().arg("plan").arg(&file)).expect_done();
 }
+
+/// A pattern that reads the output makes every later run read it as spectra.
+#[test]
+fn an_output_that_the_catalogue_reads_is_refused_before_anything_is_written() {
+    let folder = prepared();
+    let of = |uri: &str| folder.path().join(uri).to_str().unwrap().to_owned();
+    let mut run_file = RunFile::new(folder.path(), "catalogue/out");
+    run_file.catalogue = of("catalogue/**/*.parquet");
+    let predicting = RunFile::new(folder.path(), "catalogue/out").predicting(folder.path(), "catalogue/**/*.parquet");
+    for (table, run_file) in [("catalogue.uri", run_file), ("predict.uri", predicting)] {
+        let file = run_file.write(folder.path(), "run");
+        let (read, written) = (of("catalogue/**/*.parquet"), of("catalogue/out"));
+        for command in ["plan", "fit", "run"] {
+            let ended = run(fisherflow().arg(command).arg(&file));
+            ended.expect(2, &[table, &read, &written, "name an output outside of it"]);
+        }
+        assert!(!folder.path().join("catalogue/out").exists());
+    }
+    // A folder is read without those below it.
+    let beside = RunFile::new(folder.path(), "catalogue/out").write(folder.path(), "beside");
+    run(fisherflow().arg("plan").arg(&beside)).expect_done();
+}

@@ -20,7 +20,12 @@ pub fn page(stores: &Stores, uri: &str) -> Result<Page, CliError> {
     };
     match read(&content, None) {
         Ok(network) => Ok(of_network(uri, &content, &network)),
-        Err(NetworkError::LayersUnsaid { .. } | NetworkError::NoLayers) => of_tensors(uri, &content).map_err(refused),
+        Err(NetworkError::LayersUnsaid { .. } | NetworkError::NoLayers) => {
+            of_tensors(uri, &content, None).map_err(refused)
+        }
+        Err(error @ NetworkError::Normalisation { .. }) => {
+            of_tensors(uri, &content, Some(error.to_string())).map_err(refused)
+        }
         Err(source) => Err(refused(source)),
     }
 }
@@ -33,8 +38,8 @@ fn read(content: &[u8], layers: Option<Vec<String>>) -> Result<Network, NetworkE
     Network::from_safetensors(content, &said, Arithmetic::default())
 }
 
-/// Tensors without a description.
-fn of_tensors(uri: &str, content: &[u8]) -> Result<Page, NetworkError> {
+/// Tensors without a description; `unusable`: what keeps them from being a network, where that is known.
+fn of_tensors(uri: &str, content: &[u8], unusable: Option<String>) -> Result<Page, NetworkError> {
     let tensors = tensors_in(content)?;
     let mut page = Page::new();
     page.facts(&[
@@ -54,6 +59,10 @@ fn of_tensors(uri: &str, content: &[u8]) -> Result<Page, NetworkError> {
         ]);
     }
     page.gap().grid(&grid).gap();
+    if let Some(why) = unusable {
+        page.line(why);
+        return Ok(page);
+    }
     let Some(example) = example_layers(&tensors) else {
         page.line(
             "a run takes dense layers (`<layer>.weight` [outputs, inputs]) and convolutions (`<layer>.weight` [output channels, channels, kernel]), \

@@ -78,9 +78,7 @@ impl CatalogueKeys {
     /// Wrong values.
     pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
         let string = |key| table.get(key).map(|e: Entry<'_>| e.string()).transpose();
-        if let Some(format) = table.get("format") {
-            format.choice(&[("parquet", ())], LATER_FORMATS)?;
-        }
+        table.get("format").map(|e| format(&e)).transpose()?;
         let labels = table.get("labels").map(|e| e.distinct_strings()).transpose()?;
         Ok(Self {
             uri: table.get("uri").map(|e| parquet(&e)).transpose()?,
@@ -159,6 +157,16 @@ impl CatalogueKeys {
             exclude: self.exclude.unwrap_or_default(),
         })
     }
+}
+
+/// Parquet, and nothing else yet.
+fn format(entry: &Entry<'_>) -> Result<(), RunFileError> {
+    let said = entry.string()?;
+    if said.to_lowercase().starts_with("fits") {
+        let remedy = format!("use \"parquet\": {}", foreign_files::FROM_FITS);
+        return Err(entry.unsupported(format!("\"{said}\""), remedy));
+    }
+    entry.choice(&[("parquet", ())], LATER_FORMATS)
 }
 
 /// The URI of Parquet objects.

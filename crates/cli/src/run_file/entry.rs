@@ -198,8 +198,7 @@ impl<'d> Entry<'d> {
         if later.contains(&said.as_str()) {
             return Err(self.unsupported(format!("\"{said}\""), format!("use {}", alternatives(&names))));
         }
-        let all: Vec<&str> = names.iter().chain(later).copied().collect();
-        let near = meant(&self.key, &said, &all, |name| format!("\"{name}\"")).map(|near| format!("; {near}"));
+        let near = meant(&self.key, &said, &names, |name| format!("\"{name}\"")).map(|near| format!("; {near}"));
         Err(self.invalid(format!(
             "is \"{said}\", expected {}{}",
             alternatives(&names),

@@ -40,6 +40,7 @@ impl Context {
         };
         kernel_of(asked)?;
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
+        refuse_output_in_catalogue(&stores, &job)?;
         let bytes = stores.read(&job.network.uri)?;
         let in_arithmetic = |arithmetic| Network::from_safetensors(&bytes, &job.network.said, arithmetic);
         let network = in_arithmetic(job.compute.arithmetic).map_err(|source| RunError::NetworkFile {
@@ -49,7 +50,7 @@ impl Context {
         let release = job.releases.then(|| Release::next(&stores, &job.output)).transpose()?;
         let known = release.as_ref().and_then(|release| release.parent.as_ref());
         let known = known.map(KnownCatalogue::of);
-        let catalogue = opened(&stores, &job.catalogue, &network, known.as_ref())?;
+        let catalogue = opened(&stores, "catalogue", &job.catalogue, &network, known.as_ref())?;
         let whole = plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder());
         let all_threads = Arithmetic {
             threads: workers.max(1) * job.compute.arithmetic.threads,
@@ -92,7 +93,7 @@ impl Context {
             Some(source) => {
                 // Its groups leave rows alone.
                 let group = job.compute.group.unwrap_or(checkpoint::LEAST);
-                let catalogue = opened(&stores, source, &network, None)?;
+                let catalogue = opened(&stores, "predict", source, &network, None)?;
                 Some(GroupedCatalogue::new(catalogue, group, &job.compute))
             }
         };
@@ -185,9 +186,24 @@ impl GroupedCatalogue {
     }
 }
 
-/// A catalogue that fits the network.
+/// Refuses a catalogue that would read what the run writes, and every later run with it.
+fn refuse_output_in_catalogue(stores: &Stores, job: &Job) -> Result<(), RunError> {
+    let predict = job.predict.catalogue.as_ref().map(|source| ("predict", source));
+    for (table, source) in [("catalogue", &job.catalogue)].into_iter().chain(predict) {
+        if stores.reads_output(&source.uri, &job.output)? {
+            return Err(RunError::Usage(format!(
+                "{table}.uri {} reads the files of output.uri {} as spectra, too: name an output outside of it, or a narrower {table}.uri",
+                source.uri, job.output
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A catalogue that fits the network; `table` of the run file names it.
 fn opened(
     stores: &Stores,
+    table: &str,
     source: &CatalogueSource,
     network: &Network,
     known: Option<&KnownCatalogue<'_>>,
@@ -217,7 +233,28 @@ fn opened(
             network.labels().names.join(", ")
         )));
     }
+    if let Some(why) = in_another_order(&source.columns.labels, &network.labels().names) {
+        return Err(RunError::Usage(format!("{table}.labels of {}: {why}", source.uri)));
+    }
     Ok(catalogue)
+}
+
+/// What to say of label columns that have the names of the network's outputs, in another order: each would be compared with another label.
+/// Default names say nothing.
+fn in_another_order(columns: &[String], names: &[String]) -> Option<String> {
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names
+    };
+    let are_default = names.iter().enumerate().all(|(k, name)| *name == format!("label_{k}"));
+    let is_other = !are_default && columns != names && sorted(columns) == sorted(names);
+    is_other.then(|| {
+        format!(
+            "the columns are named as {columns:?}, and the network gives these labels in the order {names:?}: name the columns in the \
+             network's order (or put the network's names right, where those are wrong)"
+        )
+    })
 }
 
 /// The blocks of the Hessian, and what `auto` chose for which layer.
@@ -305,4 +342,27 @@ fn label_cells(job: &Job, network: &Network) -> Result<LabelCells, RunError> {
     });
     let axes = axes.collect::<Result<Vec<_>, RunError>>()?;
     LabelCells::new(axes).map_err(|error| RunError::Usage(format!("[noise.intrinsic_bins]: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_another_order;
+
+    #[test]
+    fn labels_in_another_order_are_told_by_their_names() {
+        let of = |columns: &[&str], names: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+            in_another_order(&owned(columns), &owned(names))
+        };
+        let said = of(&["j_h", "spt"], &["spt", "j_h"]).unwrap();
+        assert!(
+            said.contains(r#"["j_h", "spt"]"#) && said.contains(r#"["spt", "j_h"]"#),
+            "{said}"
+        );
+        assert_eq!(of(&["spt", "j_h"], &["spt", "j_h"]), None);
+        assert_eq!(of(&["true_j_h", "true_spt"], &["spt", "j_h"]), None, "other names");
+        assert_eq!(of(&["j_h", "teff"], &["spt", "j_h"]), None, "one of them is another");
+        assert_eq!(of(&["label_1", "label_0"], &["label_0", "label_1"]), None, "defaults");
+        assert_eq!(of(&[], &["spt"]), None, "no labels");
+    }
 }

@@ -6,7 +6,7 @@
 //! are the metadata entry `fisherflow.network`; a file without it (a bare state dict) has its layers in the natural order of their names,
 //! and their kinds said by [`Description`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ::safetensors::tensor::{Metadata, TensorView};
 use ::safetensors::{Dtype, SafeTensors};
@@ -29,6 +29,13 @@ const INPUT_SCALE: &str = "normalisation.input_scale";
 const LABEL_MEAN: &str = "normalisation.label_mean";
 const LABEL_SCALE: &str = "normalisation.label_scale";
 
+/// Tensors that a message lists, at most.
+const LISTED: usize = 10;
+const BATCH_NORMALISATION: &str = "batch normalisation (running_mean is there): fold it into the layer before it, or, behind an activation, into \
+                                   the one after; README.md, \"From Keras or torch\", says how";
+const ONE_DIMENSIONAL: &str = "a layer with a one-dimensional weight (layer normalisation?) is not supported: a dense layer's is [outputs, \
+                               inputs], a convolution's [output channels, channels, kernel]; train the network without it";
+
 impl Network {
     /// The network of a safetensors file; `said` is what the run file adds.
     ///
@@ -45,6 +52,7 @@ impl Network {
             arithmetic,
         };
         let description = own_description(&metadata)?;
+        file.refuse_normalisations()?;
         let layers = resolve_layers(description.as_ref(), said.layers.as_deref(), file.layer_names())?;
         let specs: Vec<LayerSpec> = layers.iter().map(|(spec, _)| *spec).collect();
         let mut weights = Vec::new();
@@ -168,6 +176,52 @@ impl TensorFile<'_> {
             .collect();
         names.sort_by(|a, b| natural_order(a, b));
         names
+    }
+
+    /// Refuses layers that normalise, by their tensors: a weight of one dimension, or a running mean.
+    fn refuse_normalisations(&self) -> Result<(), NetworkError> {
+        let layer_of = |name: &str| {
+            let (layer, part) = name.rsplit_once('.').unwrap_or(("", name));
+            (layer.to_owned(), part.to_owned())
+        };
+        let tensors: Vec<(&str, Vec<usize>)> = self
+            .tensors
+            .iter()
+            .map(|(name, view)| (name, view.shape().to_vec()))
+            .collect();
+        let of = |wanted: fn(&str, &[usize]) -> bool| -> HashSet<String> {
+            let named = tensors.iter().map(|(name, shape)| (layer_of(name), shape));
+            named
+                .filter(|((_, part), shape)| wanted(part, shape))
+                .map(|((layer, _), _)| layer)
+                .collect()
+        };
+        let of_batches = of(|part, _| part == "running_mean");
+        let one_dimensional = of(|part, shape| part == "weight" && shape.len() == 1);
+        let (layers, what) = if !of_batches.is_empty() {
+            (of_batches, BATCH_NORMALISATION)
+        } else if !one_dimensional.is_empty() {
+            (one_dimensional, ONE_DIMENSIONAL)
+        } else {
+            return Ok(());
+        };
+        let mut listed: Vec<&(&str, Vec<usize>)> = tensors
+            .iter()
+            .filter(|(name, _)| layers.contains(&layer_of(name).0))
+            .collect();
+        listed.sort_by(|a, b| natural_order(a.0, b.0));
+        let mut words: Vec<String> = listed
+            .iter()
+            .take(LISTED)
+            .map(|(name, shape)| format!("{name} {shape:?}"))
+            .collect();
+        if listed.len() > LISTED {
+            words.push(format!("and {} more", listed.len() - LISTED));
+        }
+        Err(NetworkError::Normalisation {
+            tensors: words.join(", "),
+            what,
+        })
     }
 
     fn view(&self, name: &str) -> Result<TensorView<'_>, NetworkError> {

@@ -16,6 +16,15 @@ const FOLDERS: usize = 16;
 /// Objects of such a folder that are looked at.
 const LOOKED_AT: usize = 1000;
 
+/// Files of every kind that an output has, by path in it or in a release of it.
+const OF_AN_OUTPUT: [&str; 5] = [
+    "predictions/part-00000.parquet",
+    "jacobians/part-00000.parquet",
+    "posterior/blocks.parquet",
+    "posterior/inverse/0.parquet",
+    "manifest.json",
+];
+
 /// What a URI names.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
@@ -54,7 +63,38 @@ impl Stores {
         Ok(self.listing(uri)?.objects)
     }
 
-    /// The same, and what it leaves out.
+    /// Whether the objects that a URI names would be, among others, those of an output at `output`, whether that is there yet or not.
+    ///
+    /// # Errors
+    /// One of them is no URI.
+    pub fn reads_output(&self, uri: &str, output: &str) -> Result<bool, StoreError> {
+        let (mut named, output) = (parse(uri)?, parse(output)?);
+        if named.place != output.place {
+            return Ok(false);
+        }
+        if !named.key.contains('*') {
+            named.key = format!("{}/*.parquet", named.key);
+        }
+        let mut places = vec![(named.key.clone(), output.key.clone())];
+        if named.place == Place::Local {
+            places.push((without_links(&named.key), without_links(&output.key)));
+        }
+        for (pattern, output) in places {
+            let pattern = glob_pattern(&pattern).map_err(|reason| StoreError::BadUri {
+                uri: uri.to_owned(),
+                reason,
+            })?;
+            let reads = |file: &&str| {
+                fits(&pattern, &format!("{output}/{file}")) || fits(&pattern, &format!("{output}/releases/1/{file}"))
+            };
+            if OF_AN_OUTPUT.iter().any(|file| reads(&file)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What [`Stores::list`] finds, and what it leaves out.
     pub(crate) fn listing(&self, uri: &str) -> Result<Listing, StoreError> {
         let parsed = parse(uri)?;
         if parsed.key.contains('*') {
@@ -128,6 +168,18 @@ impl Stores {
     }
 }
 
+/// A path on a disk, without its leading slash, with the links in the part of it that is there followed.
+fn without_links(key: &str) -> String {
+    let path = format!("/{key}");
+    let path = FilePath::new(&path);
+    let followed = path.ancestors().find_map(|there| {
+        let rest = path.strip_prefix(there).ok()?;
+        Some(there.canonicalize().ok()?.join(rest))
+    });
+    let followed = followed.as_deref().unwrap_or(path).to_string_lossy();
+    followed.trim_matches('/').to_owned()
+}
+
 /// Collects the links below a folder that lead nowhere, and what they lead to, where one of the patterns fits them. `linked`: folders that a link
 /// has led to, each looked into once, for links may lead in circles.
 fn dangling_below(
@@ -193,4 +245,59 @@ fn glob_pattern(key: &str) -> Result<glob::Pattern, String> {
         }
     }
     glob::Pattern::new(&escaped).map_err(|error| error.msg.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StoreOptions;
+
+    #[test]
+    fn a_catalogue_that_reads_an_output_is_known_before_there_is_one() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let reads = |uri: &str, output: &str| stores.reads_output(uri, output).unwrap();
+        for (uri, output) in [
+            ("/io/**/*.parquet", "/io/out"),
+            ("/io/**/*.parquet", "/io/a/b/out/"),
+            ("/io/**", "/io"),
+            ("/io/*/*/*.parquet", "/io/out"),
+            ("/io/o*/predictions/*", "/io/out"),
+            ("/io/out/predictions", "/io/out"),
+            ("/io/out/posterior/", "/io/../io/out"),
+            ("/io/line/releases/*/*/*.parquet", "/io/line"),
+            ("s3://survey/**/*.parquet", "s3://survey/errors"),
+        ] {
+            assert!(reads(uri, output), "{uri} reads {output}");
+        }
+        for (uri, output) in [
+            ("/io/*.parquet", "/io/out"),
+            ("/io", "/io/out"),
+            ("/io/", "/io"),
+            ("/io/*/*.parquet", "/io/out"),
+            ("/io/**/apStar-*.parquet", "/io/out"),
+            ("/io/spectra/**/*.parquet", "/io/out"),
+            ("/io/**/*.parquet", "/iota/out"),
+            ("s3://survey/**/*.parquet", "s3://other/errors"),
+            ("s3://survey/**/*.parquet", "/survey/errors"),
+        ] {
+            assert!(!reads(uri, output), "{uri} does not read {output}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_catalogue_reads_an_output_behind_a_link() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("disk")).unwrap();
+        std::os::unix::fs::symlink(at("disk"), at("scratch")).unwrap();
+        for (uri, output) in [
+            ("disk/**/*.parquet", "scratch/out"),
+            ("scratch/**/*.parquet", "disk/out"),
+        ] {
+            let [uri, output] = [uri, output].map(|name| at(name).to_str().unwrap().to_owned());
+            assert!(stores.reads_output(&uri, &output).unwrap(), "{uri} reads {output}");
+        }
+    }
 }

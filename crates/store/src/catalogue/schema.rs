@@ -36,6 +36,7 @@ pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueCol
     }
     if let Some(mask) = &columns.mask {
         check(&mask.column, is_mask_list, "a list of integers or booleans")?;
+        check_bad_bits(object, find(object, schema, &mask.column)?, &mask.bad_bits)?;
     }
     for label in &columns.labels {
         check(label, is_number, "a number")?;
@@ -48,7 +49,17 @@ pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueCol
             }
         }
         LabelErrors::Covariance(column) => {
-            check(column, is_float_list, "a list of float or double")?;
+            let one = match columns.labels.as_slice() {
+                [_] => format!("[\"{column}\"]"),
+                _ => format!("[\"{column}\", ...]"),
+            };
+            let expected = match is_number(find(object, schema, column)?.data_type()) {
+                true => format!(
+                    "a list of float or double, the covariance: label_errors = {one} names a column of standard errors a label"
+                ),
+                false => "a list of float or double".to_owned(),
+            };
+            check(column, is_float_list, &expected)?;
         }
     }
     if let Some(group) = &columns.holdout_group {
@@ -58,6 +69,24 @@ pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueCol
         find(object, schema, column)?;
     }
     Ok(())
+}
+
+/// Refuses bits that the numbers of a mask do not have: they would mask nothing. A boolean has every bit.
+fn check_bad_bits(object: &str, mask: &Field, bad_bits: &[u8]) -> Result<(), StoreError> {
+    let element = element(mask.data_type());
+    let Some(bits) = element.and_then(DataType::primitive_width).map(|bytes| 8 * bytes) else {
+        return Ok(());
+    };
+    match bad_bits.iter().find(|&&bit| usize::from(bit) >= bits) {
+        None => Ok(()),
+        Some(&bit) => Err(StoreError::MaskBit {
+            object: object.to_owned(),
+            column: mask.name().clone(),
+            found: type_name(mask.data_type()),
+            bits,
+            bit,
+        }),
+    }
 }
 
 /// The identifier and the kept columns as they are written out again: all may be null, hints of other libraries are gone.
@@ -202,6 +231,63 @@ mod tests {
         assert_eq!(pixel_bits(&with_mask(DataType::Boolean), &masked), 64 + 32 + 1);
         masked.error = FluxError::Exact;
         assert_eq!(pixel_bits(&with_mask(DataType::UInt16), &masked), 64 + 16);
+    }
+
+    /// The schema with further columns, or those of the names given in another type.
+    fn with(columns: Vec<Field>) -> Schema {
+        let schema = schema(list(DataType::Float64), "flux_err");
+        let is_other = |field: &&Arc<Field>| columns.iter().all(|column| column.name() != field.name());
+        let mut fields: Vec<_> = schema.fields().iter().filter(is_other).cloned().collect();
+        fields.extend(columns.into_iter().map(Arc::new));
+        Schema::new(fields)
+    }
+
+    #[test]
+    fn a_bit_that_the_mask_does_not_have_is_refused() {
+        let check = |mask, bad_bits: &[u8]| {
+            let mut masked = columns();
+            masked.mask = Some(Mask {
+                column: "mask".into(),
+                bad_bits: bad_bits.to_vec(),
+            });
+            check_schema("/a", &with(vec![Field::new("mask", list(mask), true)]), &masked)
+        };
+        assert_eq!(
+            check(DataType::Int32, &[3, 40]).unwrap_err().to_string(),
+            "bad_bits names bit 40, and the mask column \"mask\" of /a is a list of int32, which has bits 0 to 31: name bits that \
+             it has, or another column"
+        );
+        assert!(check(DataType::UInt8, &[8]).is_err());
+        for (mask, bad_bits) in [
+            (DataType::Int32, &[31][..]),
+            (DataType::Int64, &[63]),
+            (DataType::UInt8, &[7]),
+            (DataType::Int16, &[]),
+            (DataType::Boolean, &[40]),
+        ] {
+            check(mask, bad_bits).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_column_of_another_type_comes_with_what_to_do() {
+        let check = |field: Field, errors| {
+            let mut columns = columns();
+            columns.label_errors = errors;
+            check_schema("/a", &with(vec![field]), &columns)
+                .unwrap_err()
+                .to_string()
+        };
+        let said = check(
+            Field::new("e_teff", DataType::Float64, true),
+            LabelErrors::Covariance("e_teff".into()),
+        );
+        assert!(said.contains("is double, expected a list of float or double"), "{said}");
+        assert!(said.contains("label_errors = [\"e_teff\"]"), "{said}");
+        let said = check(Field::new("id", DataType::Float64, true), LabelErrors::None);
+        assert!(said.contains("table[\"id\"].astype(\"Int64\")"), "{said}");
+        let said = check(Field::new("teff", DataType::Utf8, true), LabelErrors::None);
+        assert!(said.contains("pandas.to_numeric(table[\"teff\"])"), "{said}");
     }
 
     #[test]

@@ -254,6 +254,12 @@ fn values_that_make_no_sense_are_refused() {
             "format = \"parqet\"",
             "the nearest is \"parquet\"",
         ),
+        // What is not supported is not the nearest.
+        (
+            "format = \"parquet\"",
+            "format = \"hdf\"",
+            "`catalogue.format` is \"hdf\", expected \"parquet\"",
+        ),
         (
             "labels = [\"teff\", \"logg\", \"fe_h\"]",
             "labels = [\"teff\"]",
@@ -385,9 +391,20 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
             "\"fits-apstar\" is not yet supported by this version of fisherflow; use \"parquet\"",
         ),
         (
+            "format = \"parquet\"",
+            "format = \"fits\"",
+            "`catalogue.format`: \"fits\" is not yet supported by this version of fisherflow; use \"parquet\": convert it to .parquet, as with \
+             astropy: table = Table.read(",
+        ),
+        (
+            "format = \"parquet\"",
+            "format = \"hdf5\"",
+            "\"hdf5\" is not yet supported by this version of fisherflow; use \"parquet\"",
+        ),
+        (
             "uri = \"s3://survey/training/*.parquet\"",
             "uri = \"apStar-*.fits\"",
-            "a .fits catalogue is not yet supported",
+            "a .fits catalogue is not yet supported by this version of fisherflow; convert it to .parquet, as with astropy",
         ),
         (
             "uri = \"network.safetensors\"",
