@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Time is that of operations and of decoding, which share a worker's core, where it is longer than reading from the store (spectra are read ahead),
-//! and then what cannot be hidden: the start, a group's own cost, the reduction, and the inverse of the blocks, each at one worker with the threads
-//! of its process.
+//! and then what cannot be hidden: the start, a group's own cost, the reduction, and in f64 the inverse of the blocks and the comparison with the
+//! exact posterior, each at one worker with the threads of its process.
 
 use fisherflow_store::SLICE;
 use serde::Serialize;
@@ -131,7 +131,9 @@ pub(crate) struct ClusterSizes {
     pub(crate) read: StageValues<u64>,
     /// Operations, by stage.
     pub(crate) flops: StageValues<f64>,
-    /// Of that of `invert`, the largest block's.
+    /// Of those of `certificate`, the comparison's with the exact posterior.
+    pub(crate) comparison: f64,
+    /// Of those of `invert`, the largest block's.
     pub(crate) largest_inverse: f64,
     /// Passes over groups, by stage, in groups that are opened.
     pub(crate) opened: StageValues<u64>,
@@ -175,7 +177,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
         checkpoints_read: read_most,
         sent: (elsewhere * checkpoint as f64 / all as f64) as u64 + messages,
         received: (elsewhere * largest as f64) as u64 + messages,
-        flops: sizes.flops.over_spectra() / all as f64,
+        flops: (sizes.flops.over_spectra() - sizes.comparison) / all as f64,
     };
 
     let over_spectra = |flops: f64, read: u64, opened: u64| {
@@ -197,6 +199,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let at_store = |bytes_of_worker: u64| bytes_of_worker as f64 * asked.workers as f64 / rates.store_bytes;
     let of_process = rates.inverse_flops * (asked.workers * sizes.threads) as f64;
     let inverse = (sizes.flops.invert / asked.processes as f64).max(sizes.largest_inverse) / of_process;
+    let full_pass = sizes.flops.certificate - sizes.comparison;
     let totals = checkpoint as f64 / (rates.network_bytes * (asked.processes.max(2) - 1) as f64);
     let (read, flops, opened) = (&sizes.read, &sizes.flops, &sizes.opened);
     let written = at_store(worker.checkpoints_written);
@@ -225,7 +228,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
             "certificate",
             read.certificate,
             flops.certificate,
-            over_spectra(flops.certificate, read.certificate, opened.certificate),
+            over_spectra(full_pass, read.certificate, opened.certificate) + sizes.comparison / of_process,
         ),
         stage(
             "predict",
@@ -306,6 +309,7 @@ mod tests {
                 certificate: 0.0,
                 predict: 4e10,
             },
+            comparison: 0.0,
             largest_inverse: 3e9,
             opened: StageValues {
                 fit: 8,
@@ -353,6 +357,20 @@ mod tests {
         // 2e10 operations a worker; 4e9 of the inverse over two processes of 2e9 a second, but the largest block is one process's.
         assert_eq!((seconds[1], seconds[3], seconds[5]), (20.0, 1.5, 10.0));
         assert_eq!(plan.seconds, seconds.iter().sum::<f64>());
+    }
+
+    /// The comparison is one process's, at the rate of inverses; the full pass is spread over all.
+    #[test]
+    fn the_comparison_takes_its_time_in_f64() {
+        let mut sizes = sizes();
+        (sizes.comparison, sizes.flops.certificate, sizes.opened.certificate) = (6e9, 6e9 + 8e10, 8);
+        let plan = cluster_plan(&sizes, &asked(2, 2));
+        assert!(
+            (plan.stages[4].seconds - (3.0 + 20.0)).abs() < 1e-9,
+            "{:?}",
+            plan.stages
+        );
+        assert_eq!(plan.worker.flops, (8e10 + 4e10 + 8e10) / 4.0);
     }
 
     /// What is read takes its time of the cores, unless a rate of spectra is given that has it in it.
