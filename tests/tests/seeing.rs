@@ -385,8 +385,9 @@ fn a_plan_may_be_for_more_spectra_than_there_are() {
     let planned = run(fisherflow().arg("plan").arg(&file).args(asked));
     planned.expect_done();
     for words in [
-        "1,000 processes of 1 workers: 100,000,000 spectra in",
-        "100000 spectra and at most",
+        "1,000 processes of 1 worker: 100,000,000 spectra in",
+        " spectra and ",
+        "a worker",
         "sent over the network",
         "memory of a process",
         "100 MB/s a process from the store, 1000 MB/s over the network",

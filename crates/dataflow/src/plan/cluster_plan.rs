@@ -77,6 +77,8 @@ pub struct WorkerPlan {
     pub spectra: f64,
     /// Groups of the fit, for the worker that has most.
     pub groups: u64,
+    /// Spectra of these.
+    pub most_spectra: u64,
     /// Bytes of spectra read, in all passes.
     pub spectra_read: u64,
     /// Bytes of groups' sums written.
@@ -169,9 +171,12 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let share = |bytes: u64| bytes / all;
     let records = (SLICE_RECORD * n_slices).saturating_mul(sizes.groups);
     let messages = (GROUP_MESSAGES * sizes.opened.total() + records) / all;
+    let groups = sizes.groups.div_ceil(all);
+    let of_groups = u128::from(groups) * u128::from(sizes.spectra);
     let worker = WorkerPlan {
         spectra: sizes.spectra as f64 / all as f64,
-        groups: sizes.groups.div_ceil(all),
+        groups,
+        most_spectra: of_groups.div_ceil(u128::from(sizes.groups.max(1))) as u64,
         spectra_read: share(sizes.read.total()),
         checkpoints_written: share(checkpoint.saturating_mul(sizes.groups)),
         checkpoints_read: read_most,
@@ -396,6 +401,10 @@ mod tests {
         assert_eq!(plan.stages[1].seconds, 40.0, "80 MB at 2 MB/s");
         // Eight groups for five workers: two rounds.
         let uneven = cluster_plan(&sizes(), &asked(5, 1));
+        assert_eq!((uneven.worker.groups, uneven.worker.most_spectra), (2, 2000));
+        // Whoever has a group has all of it.
+        let few = cluster_plan(&sizes(), &asked(16, 1)).worker;
+        assert_eq!((few.spectra, few.groups, few.most_spectra), (500.0, 1, 1000));
         assert!((uneven.stages[1].seconds - 20.0).abs() < 1e-9, "{:?}", uneven.stages);
     }
 
