@@ -73,6 +73,12 @@ fn another_terminal_sees_a_run_at_work_and_that_it_was_killed() {
     }
     processes.kill(0);
     processes.kill(1);
+    // This machine knows so at once.
+    let said = status(&output);
+    assert!(
+        said.contains(", which is no more: run again") && said.contains("was held by"),
+        "{said}"
+    );
 
     // The clock of whoever told it may be an hour behind: it is the store's that counts.
     let mut behind = told(&output, |_| true);
@@ -93,7 +99,7 @@ fn another_terminal_sees_a_run_at_work_and_that_it_was_killed() {
         said.contains("silent for 12") || said.contains("silent for 2 min"),
         "{said}"
     );
-    assert!(said.contains("probably dead, run again"), "{said}");
+    assert!(said.contains(" is no more, run again"), "{said}");
 
     run(fisherflow().arg("run").arg(&file)).expect_done();
     let said = status(&output);
@@ -166,6 +172,12 @@ fn a_run_that_commits_is_running_until_it_is_killed() {
     assert_eq!(state(), "cut_short");
     let said = status(&output);
     assert!(said.contains("its commit was cut short: run again"), "{said}");
+    let inspected = run(fisherflow().arg("inspect").arg(&output));
+    inspected.expect_done();
+    assert!(
+        inspected.stdout.contains("(its commit was cut short: run again)"),
+        "{inspected}"
+    );
     run(&mut command()).expect_done();
     assert_eq!(state(), "complete");
     assert_eq!(stages_left(&output), 0);
