@@ -73,6 +73,12 @@ fn another_terminal_sees_a_run_at_work_and_that_it_was_killed() {
     }
     processes.kill(0);
     processes.kill(1);
+    // This machine knows so at once.
+    let said = status(&output);
+    assert!(
+        said.contains(", which is no more: run again") && said.contains("was held by"),
+        "{said}"
+    );
 
     // The clock of whoever told it may be an hour behind: it is the store's that counts.
     let mut behind = told(&output, |_| true);
@@ -93,7 +99,7 @@ fn another_terminal_sees_a_run_at_work_and_that_it_was_killed() {
         said.contains("silent for 12") || said.contains("silent for 2 min"),
         "{said}"
     );
-    assert!(said.contains("probably dead, run again"), "{said}");
+    assert!(said.contains(" is no more, run again"), "{said}");
 
     run(fisherflow().arg("run").arg(&file)).expect_done();
     let said = status(&output);
@@ -166,6 +172,12 @@ fn a_run_that_commits_is_running_until_it_is_killed() {
     assert_eq!(state(), "cut_short");
     let said = status(&output);
     assert!(said.contains("its commit was cut short: run again"), "{said}");
+    let inspected = run(fisherflow().arg("inspect").arg(&output));
+    inspected.expect_done();
+    assert!(
+        inspected.stdout.contains("(its commit was cut short: run again)"),
+        "{inspected}"
+    );
     run(&mut command()).expect_done();
     assert_eq!(state(), "complete");
     assert_eq!(stages_left(&output), 0);
@@ -385,8 +397,9 @@ fn a_plan_may_be_for_more_spectra_than_there_are() {
     let planned = run(fisherflow().arg("plan").arg(&file).args(asked));
     planned.expect_done();
     for words in [
-        "1,000 processes of 1 workers: 100,000,000 spectra in",
-        "100000 spectra and at most",
+        "1,000 processes of 1 worker: 100,000,000 spectra in",
+        " spectra and ",
+        "a worker",
         "sent over the network",
         "memory of a process",
         "100 MB/s a process from the store, 1000 MB/s over the network",

@@ -14,7 +14,9 @@ use fisherflow_curvature::{
     BlockPlan, CurvatureError, CurvatureKind, References, StructureKind, correction_bytes, correction_flops,
     residual_flops, structure_of,
 };
-use fisherflow_posterior::{DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops};
+use fisherflow_posterior::{
+    ComparisonSizes, DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops,
+};
 use fisherflow_store::{Changes, SkippedObject};
 use serde::Serialize;
 
@@ -27,7 +29,7 @@ use crate::plan::auto::ChosenStructure;
 use crate::plan::cluster_plan::{ClusterPlan, ClusterQuestion, cluster_plan};
 use crate::plan::cluster_sizes::cluster_sizes;
 use crate::plan::found::{FoundRun, found_run};
-use crate::plan::memory::{MemoryPlan, bases_bytes, iterated, matrix_bytes};
+use crate::plan::memory::{MemoryPlan, Sizes, bases_bytes, iterated, matrix_bytes};
 use crate::progress::meter::Meter;
 use crate::run::release;
 
@@ -205,6 +207,8 @@ pub struct FlopPlan {
     pub invert: f64,
     /// The exact posterior of some spectra, and another pass over all of them; 0 where neither is asked for.
     pub certificate: f64,
+    /// Of these, the comparison with the exact posterior: in f64, by one worker with the threads of its process.
+    pub comparison: f64,
     /// Forward and backward passes and covariances of the prediction.
     pub predict: f64,
 }
@@ -223,7 +227,7 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
     let rank = context.job.curvature.low_rank.rank;
     let sizes = context.sizes();
     let blocks = block_facts(&context)?;
-    let flops = flops(&context, &blocks);
+    let flops = flops(&context, &blocks)?;
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
     let dual = context.dual_plan().map(|block| {
@@ -381,7 +385,10 @@ pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, Curvatur
 }
 
 /// Operations of all processes of a run with such blocks.
-pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> FlopPlan {
+///
+/// # Errors
+/// Blocks of layers that the network does not have.
+pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> Result<FlopPlan, CurvatureError> {
     let network = &context.network;
     let n_fit = context.fit.catalogue.n_rows();
     let n_predict = context.predicted().catalogue.n_rows();
@@ -411,7 +418,13 @@ pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> FlopPlan {
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let corrections: Vec<CorrectionFacts> = blocks.iter().filter_map(|block| block.correction).collect();
     let forward_passes = if corrections.is_empty() { 1.0 } else { 2.0 };
-    FlopPlan {
+    let comparison = comparison_flops(&sizes, &context.blocks)?;
+    let full_pass = if context.job.certificate.full_pass {
+        n_fit as f64 * (forward + backward)
+    } else {
+        0.0
+    };
+    Ok(FlopPlan {
         fit: (held_out + forward_passes * n_fit as f64) * (forward + backward)
             + if fused { n_fit as f64 * by_flux } else { 0.0 }
             + if errors_in_variables && !fused {
@@ -422,22 +435,33 @@ pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> FlopPlan {
             + blocks.iter().map(|block| block.sums_flops).sum::<f64>()
             + corrections.iter().map(|of| of.bases_flops + of.sums_flops).sum::<f64>(),
         invert: blocks.iter().map(|block| block.inverse_flops).sum(),
-        certificate: certificate_flops(context, n_fit as f64 * (forward + backward)),
+        certificate: comparison + full_pass,
+        comparison,
         predict: held_out * (forward + backward + by_flux + weights)
             + n_predict as f64 * (forward + backward + weights + if fused { 0.0 } else { by_flux }),
-    }
+    })
 }
 
-/// Operations of the Gram matrix of the compared spectra's weight Jacobians and its factor, and of `full_pass` where it is asked for.
-fn certificate_flops(context: &Context, full_pass: f64) -> f64 {
-    let asked = &context.job.certificate;
-    let k = context.network.n_labels() as f64;
-    let n = asked.spectra.min(context.sizes().n_spectra()) as f64;
-    let products = context.network.dense_layers().iter().map(|shape| {
-        let positions = (shape.shared * shape.shared) as f64;
-        positions * (shape.columns() as f64 + k * k * shape.outputs as f64)
-    });
-    n * n * products.sum::<f64>() + (k * n).powi(3) / 3.0 + if asked.full_pass { full_pass } else { 0.0 }
+/// Operations of the comparison with the exact posterior; 0 where there is none. Second derivatives of its spectra are not counted.
+pub(crate) fn comparison_flops(sizes: &Sizes<'_>, blocks: &[BlockPlan]) -> Result<f64, CurvatureError> {
+    let (asked, in_sums) = (&sizes.job.certificate, sizes.n_spectra());
+    let n_spectra = asked.spectra.min(in_sums);
+    let is_all = n_spectra == in_sums;
+    let needs_all = sizes.job.curvature.kind == CurvatureKind::Hessian
+        || blocks.iter().any(|block| block.structure == StructureKind::LowRank);
+    if n_spectra == 0 || (needs_all && !is_all) {
+        return Ok(0.0);
+    }
+    ComparisonSizes {
+        shapes: sizes.shapes,
+        plans: blocks,
+        compare: &asked.compare,
+        n_labels: sizes.n_labels,
+        n_spectra: n_spectra as usize,
+        n_stars: asked.stars.min(sizes.n_rows) as usize,
+        is_all,
+    }
+    .flops()
 }
 
 fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {

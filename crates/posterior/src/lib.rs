@@ -24,8 +24,8 @@ mod structures;
 mod brute_force;
 
 pub use certificate::{
-    BlockCertificate, Certificate, ComparedStructure, Comparison, CurvatureShare, NewtonStep, Probe, ProbeSums,
-    SigmaRatio, Subset, curvature_share, newton_step, verdict,
+    BlockCertificate, Certificate, ComparedStructure, Comparison, ComparisonSizes, CurvatureShare, NewtonStep, Probe,
+    ProbeSums, SigmaRatio, Subset, curvature_share, newton_step, verdict,
 };
 pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
 pub use error::PosteriorError;

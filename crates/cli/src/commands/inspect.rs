@@ -32,7 +32,7 @@ pub fn inspect(place: &Place) -> Result<(), CliError> {
     let is_pattern = uri.contains('*');
     if !is_pattern && !uri.to_lowercase().ends_with(".parquet") && can_be_output(&stores, uri)? {
         let output = Output::open(&stores, &output_at(&stores, uri)?)?;
-        if let Some(page) = output_page::page(&output)? {
+        if let Some(page) = output_page::page(&stores, &output)? {
             return Ok(page.print()?);
         }
     }

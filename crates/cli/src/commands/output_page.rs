@@ -1,6 +1,6 @@
 //! What an output holds, from its manifest: for `inspect` and `report`.
 
-use fisherflow_store::{Manifest, Output, Resolved};
+use fisherflow_store::{Manifest, Output, Resolved, Stores};
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
@@ -8,7 +8,7 @@ use crate::resolve::Report;
 
 use super::findings::Findings;
 use super::releases::resolved;
-use super::{run, stores};
+use super::{run, status, stores};
 
 /// Prints what a complete output holds, and writes its page of plots: again, but for a release, which never changes.
 ///
@@ -22,7 +22,7 @@ pub fn report(asked: &Report) -> Result<(), CliError> {
     let Resolved { uri, release } = resolved(&stores, &asked.output.uri)?;
     let output = Output::open(&stores, &uri)?;
     let manifest = output.complete()?;
-    let mut page = complete(&output, &manifest);
+    let mut page = committed(&stores, &output, &manifest)?;
     let own = output.child(fisherflow_report::REPORT);
     if asked.out.is_none() && release.is_some() && stores.exists(&own)? {
         page.gap().line(format!(
@@ -51,9 +51,9 @@ pub fn report(asked: &Report) -> Result<(), CliError> {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn page(output: &Output) -> Result<Option<Page>, CliError> {
+pub fn page(stores: &Stores, output: &Output) -> Result<Option<Page>, CliError> {
     if let Some(manifest) = output.manifest()? {
-        return Ok(Some(complete(output, &manifest)));
+        return Ok(Some(committed(stores, output, &manifest)?));
     }
     Ok(output.holder()?.map(|claim| {
         let mut page = Page::new();
@@ -69,15 +69,16 @@ pub fn page(output: &Output) -> Result<Option<Page>, CliError> {
     }))
 }
 
-/// A committed output.
-fn complete(output: &Output, manifest: &Manifest) -> Page {
+/// An output with a manifest, complete or in its commit's last steps.
+fn committed(stores: &Stores, output: &Output, manifest: &Manifest) -> Result<Page, CliError> {
+    let since = status::open_commit(stores, output)?.unwrap_or_else(|| "complete".to_owned());
     let mut page = Page::new();
     let size: u64 = manifest.files.iter().map(|file| file.bytes).sum();
     page.facts(&[
         (
             "output",
             format!(
-                "{} (complete), {} files, {}",
+                "{} ({since}), {} files, {}",
                 output.uri(),
                 count(manifest.files.len() as u64),
                 bytes(size)
@@ -125,5 +126,5 @@ fn complete(output: &Output, manifest: &Manifest) -> Page {
             page.line(format!("note: {note}"));
         }
     }
-    page
+    Ok(page)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fisherflow_dataflow::{CataloguePlan, ClusterPlan, ClusterQuestion, DualPlan, FoundRun, Job, ReleasePlan, RunPlan};
 
 use crate::exit_code::CliError;
-use crate::printing::{Grid, Page, bytes, count, flop};
+use crate::printing::{Grid, Page, bytes, count, counted, flop};
 use crate::progress::time;
 
 /// Prints the plan of a run, for people or as JSON.
@@ -18,7 +18,7 @@ pub fn plan(job: Job, asked: &ClusterQuestion, json: bool) -> Result<(), CliErro
         return Ok(Page::print_json(&plan)?);
     }
     let mut page = page(&plan, asked.workers);
-    of_cluster(&plan.cluster, &mut page);
+    of_cluster(&plan, &mut page);
     Ok(page.print()?)
 }
 
@@ -182,33 +182,25 @@ fn said_of(release: &ReleasePlan) -> String {
 }
 
 /// What each worker of a cluster does, and how long all of it takes.
-fn of_cluster(plan: &ClusterPlan, page: &mut Page) {
+fn of_cluster(run: &RunPlan, page: &mut Page) {
+    let plan = &run.cluster;
     let worker = &plan.worker;
     let all = (plan.processes * plan.workers) as u64;
-    page.gap().facts(&[
-        (
-            "cluster",
-            format!(
-                "{} processes of {} workers: {} spectra in {} groups, {:.0} spectra and at most {} groups a worker",
-                count(plan.processes as u64),
-                count(plan.workers as u64),
-                count(plan.spectra),
-                count(plan.groups),
-                worker.spectra,
-                count(worker.groups)
-            ),
+    let mut facts = vec![("cluster", shares(plan))];
+    // Where each row group is a group of its own, no smaller group cuts them.
+    let is_cut_whole = run.fit.row_groups <= run.fit.groups;
+    facts.extend(without_groups(plan.groups, all, is_cut_whole).map(|said| ("too few groups", said)));
+    facts.push((
+        "reduction",
+        format!(
+            "{} a group in {}, {} of all groups; a worker reads at most {}",
+            bytes(plan.checkpoint),
+            counted(plan.slices, "slice", "slices"),
+            bytes(plan.checkpoint.saturating_mul(plan.groups)),
+            bytes(worker.checkpoints_read)
         ),
-        (
-            "reduction",
-            format!(
-                "{} a group in {} slices, {} of all groups; a worker reads at most {}",
-                bytes(plan.checkpoint),
-                count(plan.slices),
-                bytes(plan.checkpoint.saturating_mul(plan.groups)),
-                bytes(worker.checkpoints_read)
-            ),
-        ),
-    ]);
+    ));
+    page.gap().facts(&facts);
     let mut grid = Grid::new(&["of each worker", "bytes", "of all"]);
     let checkpoints = plan.checkpoint.saturating_mul(plan.groups);
     for (what, of_one, of_all) in [
@@ -265,6 +257,35 @@ fn of_cluster(plan: &ClusterPlan, page: &mut Page) {
         rates.start_s,
         rates.measured_on
     ));
+}
+
+/// What falls to the worker that has most.
+fn shares(plan: &ClusterPlan) -> String {
+    format!(
+        "{} of {}: {} in {}, at most {} and {} a worker",
+        counted(plan.processes as u64, "process", "processes"),
+        counted(plan.workers as u64, "worker", "workers"),
+        counted(plan.spectra, "spectrum", "spectra"),
+        counted(plan.groups, "group", "groups"),
+        counted(plan.worker.most_spectra, "spectrum", "spectra"),
+        counted(plan.worker.groups, "group", "groups")
+    )
+}
+
+/// Of workers for whom there is no group, and what gives them one; `None` where all have some. `is_cut_whole`: each row group is a group.
+fn without_groups(groups: u64, workers: u64, is_cut_whole: bool) -> Option<String> {
+    let idle = workers.checked_sub(groups).filter(|&idle| idle > 0)?;
+    let get = if idle == 1 {
+        "gets no group of its own"
+    } else {
+        "get no group of their own"
+    };
+    let remedy = if is_cut_whole {
+        "a file is cut at its row groups alone: write it with smaller ones (row_group_size= of pyarrow and pandas)"
+    } else {
+        "a smaller [compute] group makes more of them, down to one a row group"
+    };
+    Some(format!("{} {get}: {remedy}", counted(idle, "worker", "workers")))
 }
 
 /// What a dual block takes.
@@ -336,4 +357,25 @@ fn catalogue(plan: &CataloguePlan) -> String {
         count(plan.row_groups as u64),
         count(plan.groups as u64)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_without_a_group_are_told_what_gives_them_one() {
+        assert_eq!(without_groups(8, 8, true), None);
+        assert_eq!(without_groups(9, 8, false), None);
+        let said = without_groups(1, 8, true).unwrap();
+        assert!(
+            said.starts_with("7 workers get no group of their own: a file is cut at its row groups"),
+            "{said}"
+        );
+        let said = without_groups(7, 8, false).unwrap();
+        assert!(
+            said.starts_with("1 worker gets no group of its own: a smaller [compute] group"),
+            "{said}"
+        );
+    }
 }

@@ -25,7 +25,7 @@ pub fn status(place: &Place, json: bool) -> Result<(), CliError> {
         return of_line(&stores, &line, json);
     }
     let output = Output::open(&stores, &place.uri)?;
-    match Found::at(&stores, output)? {
+    match Found::at(&stores, &output)? {
         Some(found) if json => Ok(Page::print_json(&found.json())?),
         Some(found) => Ok(found.page().print()?),
         None => Err(CliError::Refused {
@@ -35,11 +35,20 @@ pub fn status(place: &Place, json: bool) -> Result<(), CliError> {
     }
 }
 
+/// What is said of an output that has a manifest while its commit did not go to its last step; `None` where it did.
+///
+/// # Errors
+/// It cannot be read.
+pub fn open_commit(stores: &Stores, output: &Output) -> Result<Option<String>, CliError> {
+    let found = Found::at(stores, output)?.filter(|found| !found.is_marked);
+    Ok(found.map(|found| found.since()))
+}
+
 /// The last release of a line, and the one in the making.
 fn of_line(stores: &Stores, line: &Line, json: bool) -> Result<(), CliError> {
     let latest = line.latest()?;
     let next = latest.as_ref().map_or(1, |commit| commit.release + 1);
-    let making = Found::at(stores, Output::open(stores, &line.release_uri(next))?)?;
+    let making = Found::at(stores, &Output::open(stores, &line.release_uri(next))?)?;
     if json {
         return Ok(Page::print_json(&json!({
             "line": line.uri(),
@@ -85,9 +94,17 @@ struct Found {
 
 impl Found {
     /// What is known of an output; `None` where no run has begun.
-    fn at(stores: &Stores, output: Output) -> Result<Option<Self>, CliError> {
+    fn at(stores: &Stores, output: &Output) -> Result<Option<Self>, CliError> {
+        match Self::read(stores, output)? {
+            // What its process did last, it may have done since that was read.
+            Some(found) if found.has_died() => Self::read(stores, output),
+            found => Ok(found),
+        }
+    }
+
+    fn read(stores: &Stores, output: &Output) -> Result<Option<Self>, CliError> {
         // What goes with the commit is read before it: what is gone has become the manifest.
-        let told = RunStatus::read(stores, &output);
+        let told = RunStatus::read(stores, output);
         let (holder, contents, manifest) = (output.holder()?, output.contents()?, output.manifest()?);
         if holder.is_none() && manifest.is_none() {
             return Ok(None);
@@ -109,18 +126,12 @@ impl Found {
     /// For people.
     fn page(&self) -> Page {
         let manifest = self.manifest.as_ref();
-        let since = match manifest {
-            Some(manifest) if self.is_marked => format!("complete since {}", manifest.created),
-            Some(_) if self.is_committing() => "committing: complete in a moment".to_owned(),
-            Some(_) => "its commit was cut short: run again".to_owned(),
-            None => "not complete".to_owned(),
-        };
-        let mut facts = vec![("output", format!("{} ({since})", self.uri))];
+        let mut facts = vec![("output", format!("{} ({})", self.uri, self.since()))];
         match &self.holder {
             Some(claim) => {
                 facts.push(("run", claim.run_id.clone()));
                 let has_ended = self.told.as_ref().is_some_and(|told| told.ended.is_some());
-                let is_over = has_ended || (manifest.is_some() && !self.is_committing());
+                let is_over = has_ended || self.has_died() || (manifest.is_some() && !self.is_committing());
                 let verb = if is_over { "was held by" } else { "held by" };
                 facts.push((
                     verb,
@@ -130,7 +141,7 @@ impl Found {
             None => facts.push(("run", "no run holds it".to_owned())),
         }
         if manifest.is_none() && self.holder.is_some() {
-            facts.push(("last sign of life", sign_of_life(self.told.as_ref())));
+            facts.push(("last sign of life", sign_of_life(self.told.as_ref(), self.has_died())));
         }
         let told = self.told.as_ref().filter(|_| manifest.is_none());
         if let Some(told) = told {
@@ -155,6 +166,16 @@ impl Found {
         page
     }
 
+    /// Whether it is complete, and since when.
+    fn since(&self) -> String {
+        match &self.manifest {
+            Some(manifest) if self.is_marked => format!("complete since {}", manifest.created),
+            Some(_) if self.is_committing() => "committing: complete in a moment".to_owned(),
+            Some(_) => "its commit was cut short: run again".to_owned(),
+            None => "not complete".to_owned(),
+        }
+    }
+
     /// For programs.
     fn json(&self) -> Value {
         let folders = self.folders().into_iter();
@@ -174,18 +195,25 @@ impl Found {
         })
     }
 
-    /// In one word: `complete`, `cut_short` (of a commit, which the next run brings to its end), `running`, `silent` (probably dead), `ended`
-    /// (`told.ended` says how), or `begun` (it has told nothing yet).
+    /// In one word: `complete`, `cut_short` (of a commit, which the next run brings to its end), `running`, `silent` (dead, or
+    /// probably so), `ended` (`told.ended` says how), or `begun` (it has told nothing yet).
     fn state(&self) -> &'static str {
         match (&self.manifest, &self.told) {
             (Some(_), _) if self.is_marked => "complete",
             (Some(_), _) if self.is_committing() => "running",
             (Some(_), _) => "cut_short",
             (None, Some(told)) if told.ended.is_some() => "ended",
+            (None, _) if self.has_died() => "silent",
             (None, Some(told)) if told.is_silent() => "silent",
             (None, Some(_)) => "running",
             (None, None) => "begun",
         }
+    }
+
+    /// Whether the process that holds an incomplete output is known to be no more, and did not say how it ended.
+    fn has_died(&self) -> bool {
+        let has_ended = self.told.as_ref().is_some_and(|told| told.ended.is_some());
+        self.manifest.is_none() && self.holder_runs == Some(false) && !has_ended
     }
 
     /// Whether the process that wrote the manifest is about to make the last steps of its commit: it runs, as the system says, or, elsewhere, it
@@ -235,15 +263,28 @@ impl Found {
     }
 }
 
-/// When the run last told anything, and what follows from it.
-fn sign_of_life(told: Option<&RunStatus>) -> String {
+/// When the run last told anything, and what follows from it; `has_died`: its process is known to be no more.
+fn sign_of_life(told: Option<&RunStatus>, has_died: bool) -> String {
     let Some(told) = told else {
+        if has_died {
+            return "none, and its process is no more: look at its log, run again".to_owned();
+        }
         return "none yet: its processes form a cluster, or it ended before it began: look at its log".to_owned();
     };
     let age = time(told.age_s() as f64);
     match &told.ended {
         Some(how) if how == "done" => format!("{age} ago: `fisherflow {}` is done", told.stage),
         Some(how) => format!("{age} ago: ended: {how}"),
+        None if has_died && told.is_silent() => {
+            format!(
+                "silent for {age}: process {} on {} is no more, run again",
+                told.pid, told.host
+            )
+        }
+        None if has_died => format!(
+            "{age} ago, by process {} on {}, which is no more: run again",
+            told.pid, told.host
+        ),
         None if told.ahead_s() > 5 => format!(
             "not known: the store's clock is {} ahead of this machine's",
             time(told.ahead_s() as f64)
@@ -397,6 +438,7 @@ mod tests {
 
     #[test]
     fn a_run_is_alive_silent_or_ended() {
+        let sign_of_life = |told: Option<&RunStatus>| sign_of_life(told, false);
         assert!(sign_of_life(Some(&told(4, None))).ends_with("s ago, by process 7 on node-1"));
         let ahead = sign_of_life(Some(&told(-600, None)));
         assert_eq!(ahead, "not known: the store's clock is 10 min ahead of this machine's");
@@ -433,6 +475,39 @@ mod tests {
                 .contains("curvature  3,000       3  2.0 KiB  1.0 GiB"),
             "{grid}"
         );
+    }
+
+    /// A process of this machine is known to be dead at once, however fresh its last word is.
+    #[test]
+    fn a_run_killed_on_this_machine_is_silent_at_once() {
+        let claim = |holder_runs, told| Found {
+            holder_runs,
+            told,
+            ..nothing()
+        };
+        let states = [
+            (Some(false), Some(told(2, None)), "silent"),
+            (Some(false), None, "silent"),
+            (Some(false), Some(told(2, Some("done"))), "ended"),
+            (Some(true), Some(told(2, None)), "running"),
+            (Some(true), None, "begun"),
+            (None, Some(told(2, None)), "running"),
+        ];
+        for (holder_runs, told, state) in states {
+            let case = format!("{holder_runs:?} {:?}", told.as_ref().map(|told| &told.ended));
+            assert_eq!(claim(holder_runs, told).state(), state, "{case}");
+        }
+        for (told, said) in [
+            (
+                told(2, None),
+                " ago, by process 7 on node-1, which is no more: run again",
+            ),
+            (told(90, None), ": process 7 on node-1 is no more, run again"),
+        ] {
+            let found = sign_of_life(Some(&told), true);
+            assert!(found.ends_with(said), "{found}");
+        }
+        assert!(sign_of_life(None, true).ends_with("its process is no more: look at its log, run again"));
     }
 
     /// Between the manifest and `_SUCCESS` a run that lives is committing, and one that does not was cut short.

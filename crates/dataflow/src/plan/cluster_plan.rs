@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Time is that of operations and of decoding, which share a worker's core, where it is longer than reading from the store (spectra are read ahead),
-//! and then what cannot be hidden: the start, a group's own cost, the reduction, and the inverse of the blocks, each at one worker with the threads
-//! of its process.
+//! and then what cannot be hidden: the start, a group's own cost, the reduction, and in f64 the inverse of the blocks and the comparison with the
+//! exact posterior, each at one worker with the threads of its process.
 
 use fisherflow_store::SLICE;
 use serde::Serialize;
@@ -77,6 +77,8 @@ pub struct WorkerPlan {
     pub spectra: f64,
     /// Groups of the fit, for the worker that has most.
     pub groups: u64,
+    /// Spectra of these.
+    pub most_spectra: u64,
     /// Bytes of spectra read, in all passes.
     pub spectra_read: u64,
     /// Bytes of groups' sums written.
@@ -131,7 +133,9 @@ pub(crate) struct ClusterSizes {
     pub(crate) read: StageValues<u64>,
     /// Operations, by stage.
     pub(crate) flops: StageValues<f64>,
-    /// Of that of `invert`, the largest block's.
+    /// Of those of `certificate`, the comparison's with the exact posterior.
+    pub(crate) comparison: f64,
+    /// Of those of `invert`, the largest block's.
     pub(crate) largest_inverse: f64,
     /// Passes over groups, by stage, in groups that are opened.
     pub(crate) opened: StageValues<u64>,
@@ -167,15 +171,18 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let share = |bytes: u64| bytes / all;
     let records = (SLICE_RECORD * n_slices).saturating_mul(sizes.groups);
     let messages = (GROUP_MESSAGES * sizes.opened.total() + records) / all;
+    let groups = sizes.groups.div_ceil(all);
+    let of_groups = u128::from(groups) * u128::from(sizes.spectra);
     let worker = WorkerPlan {
         spectra: sizes.spectra as f64 / all as f64,
-        groups: sizes.groups.div_ceil(all),
+        groups,
+        most_spectra: of_groups.div_ceil(u128::from(sizes.groups.max(1))) as u64,
         spectra_read: share(sizes.read.total()),
         checkpoints_written: share(checkpoint.saturating_mul(sizes.groups)),
         checkpoints_read: read_most,
         sent: (elsewhere * checkpoint as f64 / all as f64) as u64 + messages,
         received: (elsewhere * largest as f64) as u64 + messages,
-        flops: sizes.flops.over_spectra() / all as f64,
+        flops: (sizes.flops.over_spectra() - sizes.comparison) / all as f64,
     };
 
     let over_spectra = |flops: f64, read: u64, opened: u64| {
@@ -197,6 +204,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let at_store = |bytes_of_worker: u64| bytes_of_worker as f64 * asked.workers as f64 / rates.store_bytes;
     let of_process = rates.inverse_flops * (asked.workers * sizes.threads) as f64;
     let inverse = (sizes.flops.invert / asked.processes as f64).max(sizes.largest_inverse) / of_process;
+    let full_pass = sizes.flops.certificate - sizes.comparison;
     let totals = checkpoint as f64 / (rates.network_bytes * (asked.processes.max(2) - 1) as f64);
     let (read, flops, opened) = (&sizes.read, &sizes.flops, &sizes.opened);
     let written = at_store(worker.checkpoints_written);
@@ -225,7 +233,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
             "certificate",
             read.certificate,
             flops.certificate,
-            over_spectra(flops.certificate, read.certificate, opened.certificate),
+            over_spectra(full_pass, read.certificate, opened.certificate) + sizes.comparison / of_process,
         ),
         stage(
             "predict",
@@ -306,6 +314,7 @@ mod tests {
                 certificate: 0.0,
                 predict: 4e10,
             },
+            comparison: 0.0,
             largest_inverse: 3e9,
             opened: StageValues {
                 fit: 8,
@@ -355,6 +364,20 @@ mod tests {
         assert_eq!(plan.seconds, seconds.iter().sum::<f64>());
     }
 
+    /// The comparison is one process's, at the rate of inverses; the full pass is spread over all.
+    #[test]
+    fn the_comparison_takes_its_time_in_f64() {
+        let mut sizes = sizes();
+        (sizes.comparison, sizes.flops.certificate, sizes.opened.certificate) = (6e9, 6e9 + 8e10, 8);
+        let plan = cluster_plan(&sizes, &asked(2, 2));
+        assert!(
+            (plan.stages[4].seconds - (3.0 + 20.0)).abs() < 1e-9,
+            "{:?}",
+            plan.stages
+        );
+        assert_eq!(plan.worker.flops, (8e10 + 4e10 + 8e10) / 4.0);
+    }
+
     /// What is read takes its time of the cores, unless a rate of spectra is given that has it in it.
     #[test]
     fn decoding_is_beside_the_operations() {
@@ -378,6 +401,10 @@ mod tests {
         assert_eq!(plan.stages[1].seconds, 40.0, "80 MB at 2 MB/s");
         // Eight groups for five workers: two rounds.
         let uneven = cluster_plan(&sizes(), &asked(5, 1));
+        assert_eq!((uneven.worker.groups, uneven.worker.most_spectra), (2, 2000));
+        // Whoever has a group has all of it.
+        let few = cluster_plan(&sizes(), &asked(16, 1)).worker;
+        assert_eq!((few.spectra, few.groups, few.most_spectra), (500.0, 1, 1000));
         assert!((uneven.stages[1].seconds - 20.0).abs() < 1e-9, "{:?}", uneven.stages);
     }
 

@@ -7,7 +7,7 @@ use crate::job::Prior;
 use crate::passes::holdout;
 use crate::plan::cluster_plan::{ClusterQuestion, ClusterSizes, StageValues};
 use crate::plan::memory::Sizes;
-use crate::plan::{BlockFacts, flops};
+use crate::plan::{BlockFacts, comparison_flops, flops};
 
 /// Bytes that are read of an object's end before any of its row groups.
 const FOOTER: u64 = 64 << 10;
@@ -36,7 +36,8 @@ pub(crate) fn cluster_sizes(
         Some(cost) if facts.sums_bytes == 0 => cost.gram_flops + cost.cholesky_flops + cost.trace_flops,
         _ => facts.inverse_flops,
     };
-    let flops = flops(context, blocks);
+    let flops = flops(context, blocks)?;
+    let comparison = comparison_flops(&sizes, &context.blocks)?;
     let bases: f64 = blocks
         .iter()
         .filter_map(|block| block.correction)
@@ -86,9 +87,10 @@ pub(crate) fn cluster_sizes(
         flops: StageValues {
             fit: (flops.fit - bases) * of_fit.scale,
             invert: bases + blocks.iter().map(inverse).sum::<f64>(),
-            certificate: flops.certificate * of_fit.scale,
+            certificate: comparison + (flops.certificate - flops.comparison) * of_fit.scale,
             predict: flops.predict * of_predicted.scale,
         },
+        comparison,
         largest_inverse: blocks.iter().map(inverse).fold(0.0, f64::max),
         opened: StageValues {
             fit: fits * groups + 2 * sample,

@@ -64,7 +64,7 @@ impl Resources {
     pub(crate) fn of(context: &Context, seconds: &[(&'static str, f64)]) -> Result<Self, CurvatureError> {
         let (traffic, wire) = (context.progress.traffic(), context.progress.wire());
         let memory = context.sizes().memory(&context.blocks)?;
-        let flops = plan::flops(context, &plan::block_facts(context)?);
+        let flops = plan::flops(context, &plan::block_facts(context)?)?;
         let kept = memory.kept_spectra;
         let predicted = |stage| match stage {
             "fit" => (flops.fit, memory.fit.saturating_add(kept)),

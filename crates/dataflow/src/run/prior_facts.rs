@@ -84,7 +84,7 @@ pub struct HoldoutFacts {
     pub log_likelihood: f64,
     /// `gamma` over all blocks at the precision taken.
     pub effective_parameters: f64,
-    /// First prior precision of the curve that these spectra cannot tell from the best (a log likelihood within 2).
+    /// First prior precision that these spectra cannot tell from the best (a log likelihood within 2), interpolated between the curve's points.
     pub indistinct_from: f64,
     /// The last.
     pub indistinct_to: f64,

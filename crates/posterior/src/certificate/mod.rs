@@ -7,6 +7,7 @@
 //! - [`curvature_share`]: how much of the true Hessian is negative.
 //! - [`verdict`]: the thresholds, all in one place, and the sentences.
 
+mod cost;
 mod curvature_share;
 mod newton;
 mod probe;
@@ -22,6 +23,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use cost::ComparisonSizes;
 pub use curvature_share::{CurvatureShare, curvature_share};
 pub use newton::{NewtonStep, newton_step};
 use probe::larger;

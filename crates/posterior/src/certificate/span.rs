@@ -37,15 +37,8 @@ impl InTheirSpan {
                 .map_or(0, |c| c.input.dims().first().copied().unwrap_or(0))
         };
         let n = 1 + n_spectra(subset.training.0) + n_spectra(subset.stars);
-        let turns = |structure: &StructureKind| !matches!(structure, StructureKind::Diagonal | StructureKind::LowRank);
-        let is_wide = |layer: usize| {
-            let held = subset.plans.iter().find(|plan| plan.layers.contains(&layer));
-            subset.shapes[layer].shared == 1
-                && subset.shapes[layer].inputs > n
-                && held.is_some_and(|plan| turns(&plan.structure))
-        };
-        let wide: Vec<usize> = (0..subset.shapes.len()).filter(|&layer| is_wide(layer)).collect();
-        if wide.is_empty() || !compare.iter().all(turns) {
+        let wide = wide_layers(subset.shapes, subset.plans, compare, n);
+        if wide.is_empty() {
             return Ok(None);
         }
         let mut found = Self {
@@ -106,15 +99,39 @@ impl InTheirSpan {
         self.training[training].input = of_training.clone();
         self.summed[summed].input = of_training;
         self.stars[stars].input = of_stars;
-        self.shapes[layer].inputs = n;
-        for plan in &mut self.plans {
-            for (of, shape) in plan.layers.iter().zip(&mut plan.shapes) {
-                if *of == layer {
-                    shape.inputs = n;
-                }
+        narrow(&mut self.shapes, &mut self.plans, layer, n);
+        Ok(())
+    }
+}
+
+/// The layers of more inputs than there are `vectors` of them that are held in a structure which no basis changes; none where one compared
+/// beside depends on it.
+pub(super) fn wide_layers(
+    shapes: &[DenseShape],
+    plans: &[BlockPlan],
+    compare: &[StructureKind],
+    vectors: usize,
+) -> Vec<usize> {
+    let turns = |structure: &StructureKind| !matches!(structure, StructureKind::Diagonal | StructureKind::LowRank);
+    if !compare.iter().all(turns) {
+        return Vec::new();
+    }
+    let is_wide = |layer: usize| {
+        let held = plans.iter().find(|plan| plan.layers.contains(&layer));
+        shapes[layer].shared == 1 && shapes[layer].inputs > vectors && held.is_some_and(|plan| turns(&plan.structure))
+    };
+    (0..shapes.len()).filter(|&layer| is_wide(layer)).collect()
+}
+
+/// Gives a layer so many inputs.
+pub(super) fn narrow(shapes: &mut [DenseShape], plans: &mut [BlockPlan], layer: usize, inputs: usize) {
+    shapes[layer].inputs = inputs;
+    for plan in plans {
+        for (of, shape) in plan.layers.iter().zip(&mut plan.shapes) {
+            if *of == layer {
+                shape.inputs = inputs;
             }
         }
-        Ok(())
     }
 }
 

@@ -159,7 +159,7 @@ impl Subset<'_> {
     fn exact_covariance(&self, plan: &BlockPlan) -> Result<Vec<f64>, PosteriorError> {
         let (training, stars, prior_precision) = self.with_one_prior(plan)?;
         let (joint, spectra) = (jointly(plan), (training.as_slice(), self.training.1));
-        if exact_form(&joint, self.training.1) == StructureKind::Full {
+        if exact_form(&joint, rows_of(self.training.1)) == StructureKind::Full {
             let posterior = self.exact_posterior(&joint, spectra, prior_precision)?;
             return posterior.precision.covariance_of(&stars);
         }
@@ -179,7 +179,7 @@ impl Subset<'_> {
         (captures, precision): Spectra<'_>,
         prior_precision: f64,
     ) -> Result<BlockPosterior, PosteriorError> {
-        let form = exact_form(plan, precision);
+        let form = exact_form(plan, rows_of(precision));
         let plan = in_form(plan, form);
         if form == StructureKind::Dual {
             return exact_posterior(&plan, captures, precision, prior_precision, self.threads);
@@ -298,7 +298,7 @@ impl Subset<'_> {
 }
 
 /// The block without what a joint one cannot have.
-fn jointly(plan: &BlockPlan) -> BlockPlan {
+pub(super) fn jointly(plan: &BlockPlan) -> BlockPlan {
     BlockPlan {
         options: BlockOptions {
             split_bias: false,
@@ -308,17 +308,22 @@ fn jointly(plan: &BlockPlan) -> BlockPlan {
     }
 }
 
-/// The smaller of the two forms of an exact posterior: of the weights, or of the rows of their Jacobian.
-fn exact_form(plan: &BlockPlan, precision: &LabelPrecision) -> StructureKind {
+/// Rows of the Jacobian: labels times spectra.
+fn rows_of(precision: &LabelPrecision) -> usize {
+    precision.n_labels * precision.batch()
+}
+
+/// The smaller of the two forms of an exact posterior: of the weights, or of the `n_rows` rows of their Jacobian.
+pub(super) fn exact_form(plan: &BlockPlan, n_rows: usize) -> StructureKind {
     // A dual block knows no cross terms that are left out.
-    if plan.options.split_bias || plan.n_weights() <= precision.n_labels * precision.batch() {
+    if plan.options.split_bias || plan.n_weights() <= n_rows {
         StructureKind::Full
     } else {
         StructureKind::Dual
     }
 }
 
-fn in_form(plan: &BlockPlan, structure: StructureKind) -> BlockPlan {
+pub(super) fn in_form(plan: &BlockPlan, structure: StructureKind) -> BlockPlan {
     BlockPlan {
         structure,
         ..plan.clone()

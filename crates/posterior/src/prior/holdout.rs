@@ -13,7 +13,8 @@
 //!
 //! Precisions whose log likelihood is within 2 of the best (two standard deviations) are those that the stars cannot tell from it. Where these reach
 //! an end of the grid the likelihood is flat: too few stars, or a weights' part that is small beside the rest. Then the one of them
-//! nearest to the evidence's is taken, which the stars do not contradict.
+//! nearest to the evidence's is taken, which the stars do not contradict. Within the grid an end of theirs lies between two points: where
+//! the root of the fall below the best, interpolated linearly in `ln delta`, is that of 2; exact where the profile is a parabola.
 
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +55,7 @@ pub struct HoldoutPrior {
     pub log_likelihood: f64,
     /// `gamma` at `prior_precision`, over all blocks.
     pub effective_parameters: f64,
-    /// The first and last point of the grid that the stars cannot tell from the best.
+    /// First and last precision that the stars cannot tell from the best: where the profile is 2 below it, or where the grid ends before.
     pub indistinct: (f64, f64),
     /// Whether these reach an end of the grid: then `prior_precision` is the one of them nearest to the evidence's.
     pub flat: bool,
@@ -206,21 +207,27 @@ pub fn prior_by_holdout(
         .max_by(|&a, &b| curve[a].log_likelihood.total_cmp(&curve[b].log_likelihood))
         .unwrap_or(0);
     let last = curve.len() - 1;
-    let indistinct = |at: &usize| curve[*at].log_likelihood >= curve[best].log_likelihood - INDISTINCT;
-    let from = (0..=best).rev().take_while(indistinct).last().unwrap_or(best);
-    let to = (best..=last).take_while(indistinct).last().unwrap_or(best);
-    let mut ends = (grid[from], grid[to]);
-    let flat = from == 0 || to == last;
-    let (prior_precision, log_likelihood) = if flat {
-        (evidence.clamp(ends.0, ends.1), curve[best].log_likelihood)
+    let profile: Vec<(f64, f64)> = curve
+        .iter()
+        .map(|point| (point.prior_precision.ln(), point.log_likelihood))
+        .collect();
+    let reaches = |end: &[(f64, f64)]| end.iter().all(|point| point.1 >= profile[best].1 - INDISTINCT);
+    let flat = reaches(&profile[..=best]) || reaches(&profile[best..]);
+    let top = if flat {
+        profile[best]
     } else {
-        vertex([best - 1, best, best + 1].map(|at| (grid[at].ln(), curve[at].log_likelihood)))
+        vertex([profile[best - 1], profile[best], profile[best + 1]])
     };
-    // Between the points of the grid the likeliest may lie beyond all that are as good.
-    ends = (ends.0.min(prior_precision), ends.1.max(prior_precision));
+    let (from, to) = indistinct(&profile, top);
+    let ends = (from.map_or(grid[0], f64::exp), to.map_or(grid[last], f64::exp));
+    let prior_precision = if flat {
+        evidence.clamp(ends.0, ends.1)
+    } else {
+        top.0.exp()
+    };
     Ok(HoldoutPrior {
         prior_precision,
-        log_likelihood,
+        log_likelihood: top.1,
         effective_parameters: effective_parameters(prior_precision),
         indistinct: ends,
         flat,
@@ -251,17 +258,38 @@ fn point(stars: &HeldOutStars, delta: f64, effective_parameters: f64) -> Result<
     })
 }
 
-/// `exp(x)` and `y` at the vertex of the parabola through three points of which the middle one is highest.
+/// Where a profile of points `(x, y)`, ascending in `x`, falls [`INDISTINCT`] below its `top` on either side; `None` where it ends before.
+fn indistinct(profile: &[(f64, f64)], top: (f64, f64)) -> (Option<f64>, Option<f64>) {
+    let below = profile.iter().rev().filter(|point| point.0 < top.0);
+    let above = profile.iter().filter(|point| point.0 > top.0);
+    (falls(top, below), falls(top, above))
+}
+
+/// The `x` at which points from the `top` on outwards have fallen by [`INDISTINCT`].
+fn falls<'a>(top: (f64, f64), outwards: impl Iterator<Item = &'a (f64, f64)>) -> Option<f64> {
+    // The root of the fall is linear in x where the profile is a parabola about its top.
+    let (mut inner, root) = ((top.0, 0.0), INDISTINCT.sqrt());
+    for &(x, y) in outwards {
+        let outer = (x, (top.1 - y).max(0.0).sqrt());
+        if outer.1 > root {
+            return Some(inner.0 + (outer.0 - inner.0) * (root - inner.1) / (outer.1 - inner.1));
+        }
+        inner = outer;
+    }
+    None
+}
+
+/// `x` and `y` at the vertex of the parabola through three points of which the middle one is highest.
 fn vertex([left, middle, right]: [(f64, f64); 3]) -> (f64, f64) {
     let (to_left, to_right) = (middle.0 - left.0, right.0 - middle.0);
     let (rise, fall) = ((middle.1 - left.1) / to_left, (right.1 - middle.1) / to_right);
     let bend = (rise - fall) / (to_left + to_right);
     if bend.is_nan() || bend <= 0.0 || bend.is_infinite() {
-        return (middle.0.exp(), middle.1);
+        return middle;
     }
     let slope = (rise * to_right + fall * to_left) / (to_left + to_right);
     let step = slope / (2.0 * bend);
-    ((middle.0 + step).exp(), middle.1 + slope * step / 2.0)
+    (middle.0 + step, middle.1 + slope * step / 2.0)
 }
 
 #[cfg(test)]
@@ -433,23 +461,17 @@ mod tests {
                 "{point:?} {expected}"
             );
         }
-        let best = found
-            .curve
-            .iter()
-            .map(|point| point.log_likelihood)
-            .fold(f64::MIN, f64::max);
-        let below = |point: &HoldoutPoint| best - point.log_likelihood;
+        let below = |point: &HoldoutPoint| found.log_likelihood - point.log_likelihood;
         assert!(found.curve.iter().any(|point| (1.0..2.0).contains(&below(point))));
-        let within: Vec<f64> = found
-            .curve
-            .iter()
-            .filter(|point| below(point) <= 2.0)
-            .map(|point| point.prior_precision)
-            .collect();
-        assert_eq!(
-            (found.indistinct.0, found.indistinct.1),
-            (within[0], within[within.len() - 1])
-        );
+        let (from, to) = found.indistinct;
+        for point in &found.curve {
+            let within = (from..=to).contains(&point.prior_precision);
+            assert_eq!(within, below(point) <= 2.0, "{point:?}");
+        }
+        // The lower end is between two points, and there the likelihood itself is 2 below.
+        assert!(grid.iter().all(|delta| *delta != from && *delta != to));
+        let fall = found.log_likelihood - no_scatter(from);
+        assert!((fall - 2.0).abs() < 0.1, "{fall}");
         assert!(!found.flat && !found.at_edge);
     }
 
@@ -459,14 +481,9 @@ mod tests {
         let found = prior_by_holdout(&stars, &grid, 10.0, |_| 0.0).unwrap();
         assert!(grid.iter().all(|delta| *delta != found.prior_precision) && !found.flat);
         let (from, to) = found.indistinct;
-        assert!(
-            from <= found.prior_precision && found.prior_precision <= to,
-            "{found:?}"
-        );
-        assert!(
-            grid.iter().filter(|delta| (from..=to).contains(*delta)).count() == 1,
-            "{from} {to}"
-        );
+        assert!(from < found.prior_precision && found.prior_precision < to, "{found:?}");
+        // So many stars tell it from both of its neighbours in the grid.
+        assert!((to / from).log10() < 1.0 / PER_DECADE, "{from} {to}");
 
         for (truth, end) in [(1e12, grid[grid.len() - 1]), (1e-12, grid[0])] {
             let found = prior_by_holdout(&sized(50, truth).0, &grid, 10.0, |_| 0.0).unwrap();
@@ -494,6 +511,26 @@ mod tests {
     fn a_parabola_gives_its_vertex_back() {
         let y = |x: f64| 3.0 - 0.7 * (x - 1.3).powi(2);
         let (at, height) = vertex([1.0, 1.2, 1.9].map(|x| (x, y(x))));
-        assert!((at.ln() - 1.3).abs() < 1e-12 && (height - 3.0).abs() < 1e-12);
+        assert!((at - 1.3).abs() < 1e-12 && (height - 3.0).abs() < 1e-12);
+    }
+
+    /// `y = 3 - c (x - 1.3)^2` falls by 2 at `1.3 +- sqrt(2 / c)`, wherever the points of the grid are.
+    #[test]
+    fn the_indistinct_of_a_parabola_end_between_the_points() {
+        let profile = |c: f64, first: i32, last: i32| -> Vec<(f64, f64)> {
+            let x = |k: i32| f64::from(k) * 10_f64.ln() / PER_DECADE;
+            (first..=last).map(|k| (x(k), 3.0 - c * (x(k) - 1.3).powi(2))).collect()
+        };
+        // Many points within 2 of the top, one, and none.
+        for c in [0.05, 0.7, 8.0, 500.0] {
+            let half = (2.0_f64 / c).sqrt();
+            let (from, to) = indistinct(&profile(c, -20, 20), (1.3, 3.0));
+            for (found, expected) in [(from, 1.3 - half), (to, 1.3 + half)] {
+                assert!((found.unwrap() - expected).abs() < 1e-12, "{c}: {found:?} {expected}");
+            }
+        }
+        // It ends before it has fallen.
+        assert_eq!(indistinct(&profile(0.05, 0, 4), (1.3, 3.0)), (None, None));
+        assert_eq!(indistinct(&[(1.0, 3.0)], (1.0, 3.0)), (None, None));
     }
 }

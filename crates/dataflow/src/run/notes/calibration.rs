@@ -90,13 +90,16 @@ fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
         rounded(holdout.indistinct.0),
         rounded(holdout.indistinct.1)
     )];
+    let where_it_ends = |ends: bool| if ends { " (where the curve ends)" } else { "" };
     if holdout.flat {
         notes[0] = format!(
-            "{} held-out spectra cannot tell the prior precision: all from {} to {} are as good to them (log likelihood within 2 of the best), \
+            "{} held-out spectra cannot tell the prior precision: all from {}{} to {}{} are as good to them (log likelihood within 2 of the best), \
              and {} was taken, the one nearest to the evidence's",
             holdout.n_spectra,
             rounded(holdout.indistinct.0),
+            where_it_ends(holdout.indistinct.0 == ends[0]),
             rounded(holdout.indistinct.1),
+            where_it_ends(holdout.indistinct.1 == ends[1]),
             rounded(holdout.prior_precision)
         );
     }
