@@ -173,7 +173,9 @@ fn spectra_unlike_those_of_the_fit_are_told_of() {
         write_objects(&folder.join(name), &stars, 30);
         let mut run_file = RunFile::new(folder, &format!("of-{name}")).predicting(folder, name);
         run_file.catalogue = folder.join("fit").to_str().unwrap().to_owned();
-        let toml = run_file.toml().replace("[predict]\n", &format!("[predict]\nlabels = {LABELS:?}\n"));
+        let toml = run_file
+            .toml()
+            .replace("[predict]\n", &format!("[predict]\nlabels = {LABELS:?}\n"));
         let file = folder.join(format!("{name}.toml"));
         std::fs::write(&file, toml).unwrap();
         let ended = run(fisherflow().arg("run").arg(file));
