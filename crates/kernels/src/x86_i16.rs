@@ -17,18 +17,10 @@ use crate::x86;
 /// The tiles that this machine has, the fastest first.
 pub(crate) fn tiles() -> impl Iterator<Item = Tile<f32>> {
     let has_avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-    let tiles: [(bool, fn() -> Tile<f32>); 3] = [
-        (has_avx512 && is_x86_feature_detected!("avx512vnni"), avx512_vnni),
-        (has_avx512, avx512),
-        (
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            avx2,
-        ),
-    ];
-    tiles
-        .into_iter()
-        .filter(|(is_there, _)| *is_there)
-        .map(|(_, tile)| tile())
+    let has_vnni = has_avx512 && is_x86_feature_detected!("avx512vnni");
+    let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let tiles = [has_vnni.then(avx512_vnni), has_avx512.then(avx512), has_avx2.then(avx2)];
+    tiles.into_iter().flatten()
 }
 
 /// A tile of `$rows` rows of two registers of `$lanes` pairs each.

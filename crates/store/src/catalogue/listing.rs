@@ -84,10 +84,10 @@ impl Stores {
                 uri: uri.to_owned(),
                 reason,
             })?;
-            let reads = |file: &&str| {
+            let reads = |file: &str| {
                 fits(&pattern, &format!("{output}/{file}")) || fits(&pattern, &format!("{output}/releases/1/{file}"))
             };
-            if OF_AN_OUTPUT.iter().any(|file| reads(&file)) {
+            if OF_AN_OUTPUT.iter().any(|file| reads(file)) {
                 return Ok(true);
             }
         }
