@@ -26,10 +26,30 @@ pub(crate) const AVX2_ROWS: usize = 6;
 /// Inner indices that are asked for ahead of their use.
 const AHEAD: usize = 24;
 
-/// A tile of `$rows` rows of two registers of `$lanes` numbers each.
+/// Bytes that memory is asked for at a time.
+const LINE: usize = 64;
+
+/// One inner index of a tile.
+macro_rules! step {
+    ($lhs:ident, $rhs:ident, $sums:ident, $rows:expr, $lanes:literal, $load:ident, $set:ident, $fma:ident) => {
+        // SAFETY: the caller's promise: one more packed row of both strips is there.
+        unsafe {
+            let (left, right) = ($load($rhs), $load($rhs.add($lanes)));
+            for (row, sums) in $sums.iter_mut().enumerate() {
+                let x = $set(*$lhs.add(row));
+                sums[0] = $fma(x, left, sums[0]);
+                sums[1] = $fma(x, right, sums[1]);
+            }
+            $lhs = $lhs.add($rows);
+            $rhs = $rhs.add(2 * $lanes);
+        }
+    };
+}
+
+/// A tile of `$rows` rows of two registers of `$lanes` numbers each, `$at_once` inner indices a turn of its loop.
 macro_rules! tile {
     (
-        $tile:ident, $multiply:ident, $widened:ident, $squares:ident, $pack:ident, $spin:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal,
+        $tile:ident, $multiply:ident, $widened:ident, $squares:ident, $pack:ident, $spin:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal, $at_once:literal,
         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
     ) => {
         /// The tile of this path and type.
@@ -123,21 +143,20 @@ macro_rules! tile {
                 let chain = inner.min(CHAIN);
                 inner -= chain;
                 let mut sums = [[$zero(); 2]; ROWS];
-                for _ in 0..chain {
-                    // SAFETY: the caller's promise: `chain <= inner` more packed rows of both strips are there.
-                    unsafe {
-                        let (left, right) = ($load(rhs), $load(rhs.add($lanes)));
-                        _mm_prefetch::<_MM_HINT_T0>(lhs.wrapping_add($rows * AHEAD).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * AHEAD).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(rhs.wrapping_add(2 * $lanes * AHEAD + $lanes).cast());
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let x = $set(*lhs.add(row));
-                            sums[0] = $fma(x, left, sums[0]);
-                            sums[1] = $fma(x, right, sums[1]);
+                let turns = chain / $at_once;
+                for _ in 0..turns {
+                    for (ahead, width) in [(lhs, $rows), (rhs, 2 * $lanes)] {
+                        let (ahead, numbers) = (ahead.wrapping_add(width * AHEAD), LINE / size_of::<$number>());
+                        for from in (0..$at_once * width).step_by(numbers) {
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(from).cast());
                         }
-                        lhs = lhs.add($rows);
-                        rhs = rhs.add(2 * $lanes);
                     }
+                    for _ in 0..$at_once {
+                        step!(lhs, rhs, sums, $rows, $lanes, $load, $set, $fma);
+                    }
+                }
+                for _ in turns * $at_once..chain {
+                    step!(lhs, rhs, sums, $rows, $lanes, $load, $set, $fma);
                 }
                 for (row, sums) in sums.iter().enumerate() {
                     // SAFETY: the caller's promise: `c` has ROWS rows of `2 * $lanes` values, `stride` apart, that nobody else touches.
@@ -169,6 +188,7 @@ tile!(
     "avx512f",
     AVX512_ROWS,
     16,
+    1,
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
@@ -187,6 +207,7 @@ tile!(
     "avx512f",
     AVX512_ROWS,
     8,
+    1,
     _mm512_setzero_pd,
     _mm512_loadu_pd,
     _mm512_storeu_pd,
@@ -205,6 +226,7 @@ tile!(
     "avx2,fma",
     AVX2_ROWS,
     8,
+    4,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
@@ -222,6 +244,7 @@ tile!(
     f64,
     "avx2,fma",
     AVX2_ROWS,
+    4,
     4,
     _mm256_setzero_pd,
     _mm256_loadu_pd,
