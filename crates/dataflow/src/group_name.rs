@@ -167,7 +167,7 @@ mod tests {
         write_simulated(&stores, catalogue.to_str().unwrap(), &Simulation::new(20, 7), 30, 30).unwrap();
         for (name, seed) in [("network", 1), ("another", 2)] {
             let labels = Labels {
-                names: Simulation::LABELS.map(str::to_owned).to_vec(),
+                names: ["label_0", "label_1", "label_2"].map(str::to_owned).to_vec(),
                 units: vec![String::new(); 3],
                 mean: vec![4700.0, 2.3, -0.2],
                 scale: vec![500.0, 0.8, 0.3],
