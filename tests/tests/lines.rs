@@ -628,7 +628,11 @@ fn what_an_unfinished_first_run_pinned_is_not_the_next_runs_basis() {
     let file = nights.of_line(&right);
     let toml = std::fs::read_to_string(&file).unwrap();
     let wrong = nights.path("wrong.toml");
-    std::fs::write(&wrong, toml.replace("\"teff\", \"logg\"", "\"logg\", \"teff\"")).unwrap();
+    std::fs::write(
+        &wrong,
+        toml.replace("holdout_fraction = 0.25", "holdout_fraction = 0.4"),
+    )
+    .unwrap();
     let killed = fisherflow_on("run", &wrong, &["--fail-at", "group-done:2"]);
     assert_eq!(killed.code, None, "{killed}");
     let basis = nights.path("line/basis.json");
