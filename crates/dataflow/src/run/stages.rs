@@ -345,7 +345,10 @@ fn noise(
             return Err(refused(why, "mend these, raise noise.holdout_fraction"));
         }
     }
-    let remedy = "name its label columns";
+    let remedy = match held_out.stars.n_spectra() {
+        0 => "name its label columns",
+        _ => "raise noise.holdout_fraction",
+    };
     let estimate = held_out.stars.noise();
     let estimate = estimate.map_err(|error| refused(error.to_string(), remedy))?;
     Ok(Some(estimate))
