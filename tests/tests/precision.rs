@@ -58,10 +58,7 @@ impl Place {
         run_file.curvature = format!("structure = \"{structure}\"");
         run_file.prior = format!("precision = {prior}");
         run_file.compute = format!("precision = \"{precision}\"\nbatch = 128\ngroup = 500");
-        let toml = run_file
-            .toml()
-            .replace("ivar = \"ivar\"", "sigma = \"flux_err\"")
-            .replace("keep_columns = [\"visit\"]\n", "");
+        let toml = of_simulated(&run_file);
         let more = "\n[certificate]\nspectra = 0\nfull_pass = false\n\
                     \n[train]\nhidden = [64, 32]\nactivation = \"gelu\"\nepochs = 15\nbatch = 32\nlearning_rate = 0.002\nseed = 5\n";
         let file = self.path().join(format!("{name}.toml"));
@@ -93,6 +90,14 @@ impl Place {
         let blocks = Table::read(&self.path().join("evidence/posterior/blocks.parquet"));
         format!("{:e}", blocks.number("prior_precision", 0))
     }
+}
+
+/// A run file over the columns of `fisherflow simulate`.
+fn of_simulated(run_file: &RunFile) -> String {
+    run_file
+        .toml()
+        .replace("ivar = \"ivar\"", "sigma = \"flux_err\"")
+        .replace("keep_columns = [\"visit\"]\n", "")
 }
 
 /// Whether a run was refused for instructions that this CPU has not got.
@@ -241,9 +246,8 @@ fn where_bf16_is_not_exact_enough_the_run_says_so_and_is_that_of_f32() {
             let name = format!("{precision}-{cancels}");
             let mut run_file = RunFile::new(folder.path(), &name);
             run_file.compute += &format!("\nprecision = \"{precision}\"");
-            let toml = run_file.toml().replace("ivar = \"ivar\"", "sigma = \"flux_err\"");
             let file = folder.path().join(format!("{name}.toml"));
-            std::fs::write(&file, toml.replace("keep_columns = [\"visit\"]\n", "")).unwrap();
+            std::fs::write(&file, of_simulated(&run_file)).unwrap();
             let ended = run(fisherflow().arg("run").arg(file));
             (ended, folder.path().join(name))
         };
@@ -283,9 +287,8 @@ fn stars_that_whole_numbers_are_not_exact_enough_for_are_those_of_f32_and_said()
         let mut run_file = RunFile::new(folder.path(), &name);
         run_file.prior = format!("precision = {prior}");
         run_file.compute += &format!("\nprecision = \"{precision}\"");
-        let toml = run_file.toml().replace("ivar = \"ivar\"", "sigma = \"flux_err\"");
         let file = folder.path().join(format!("{name}.toml"));
-        std::fs::write(&file, toml.replace("keep_columns = [\"visit\"]\n", "")).unwrap();
+        std::fs::write(&file, of_simulated(&run_file)).unwrap();
         let ended = run(fisherflow().arg("run").arg(file));
         ended.expect_done();
         let output = folder.path().join(name);
