@@ -113,9 +113,9 @@ class Machine:
 def torch_settings(scratch):
     """Ways to run torch: as it is installed, with MKL told to use AVX-512, and with MKL's question about the processor's make answered."""
     settings = {"as installed": {}, "MKL_ENABLE_INSTRUCTIONS=AVX512": {"MKL_ENABLE_INSTRUCTIONS": "AVX512"}}
-    flags = pathlib.Path("/proc/cpuinfo").read_text() if pathlib.Path("/proc/cpuinfo").exists() else ""
+    flags = cpu_flags()
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if "avx512f" in flags and "GenuineIntel" not in flags and compiler:
+    if "avx512f" in flags and "GenuineIntel" not in pathlib.Path("/proc/cpuinfo").read_text() and compiler:
         library = scratch / "mkl_avx512.so"
         subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "mkl_avx512.c"], check=True)
         settings["mkl_avx512.c preloaded"] = {"LD_PRELOAD": str(library)}
@@ -219,9 +219,18 @@ def inverses(machine):
     return rows
 
 
+def cpu_flags():
+    return next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "").split()
+
+
+def less_exact(flags):
+    """What trades accuracy for speed here: torch's bfloat16 products take minutes a pass on a CPU that has none."""
+    return [name for name in LESS_EXACT if name != "torch bf16" or {"avx512_bf16", "amx_bf16"} & set(flags)]
+
+
 def machine_in_words(threads):
     model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "").split()
+    flags = cpu_flags()
     units = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     return f"{threads} threads, {os.cpu_count()} cores of {model} ({', '.join(units)})"
 
@@ -301,11 +310,13 @@ def main():
             say(f"Stars left out of the comparison for everyone, some ReLU of theirs within rounding of its kink in float64: {near}.")
         if given.less_exact:
             say()
+            if "torch bf16" not in less_exact(cpu_flags()):
+                say("torch's bfloat16 is left out: this CPU has no such products, and torch takes minutes a pass without.\n")
             say("| less exact, of whatever error | | spectra/s | error | x torch by hand, f32 |")
             say("| --- | --- | ---: | ---: | ---: |")
             for work, title, _ in ROWS:
                 if work in LESS_EXACT_ROWS and work in rates:
-                    turns = Turns(machine, work, LESS_EXACT, np.inf)
+                    turns = Turns(machine, work, less_exact(cpu_flags()), np.inf)
                     for name, rate in turns.median.items():
                         by_hand = f"{rate / rates[work][BY_HAND]:.2f}" if BY_HAND in rates[work] else ""
                         say(f"| {title} | {name} | {number(rate)} | {turns.errors[name]:.1e} | {by_hand} |")
