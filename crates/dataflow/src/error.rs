@@ -191,6 +191,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::MaskBit { .. }
             | StoreError::PixelCount { .. }
             | StoreError::ColumnCollision { .. }
+            | StoreError::BadDocument { .. }
             | StoreError::BadVector { .. }
             | StoreError::Spectra(_)
     )

@@ -13,8 +13,8 @@ use std::sync::Barrier;
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
 use fisherflow_kernels::{
-    Element, Packed, Path, Products, Start, add_cross, add_gram, multiply, multiply_packed, register_products,
-    tile_products,
+    Element, Packed, Path, Products, Start, add_cross, add_gram, multiply, multiply_packed, multiply_packed_in_groups,
+    register_products, tile_products,
 };
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
@@ -32,6 +32,9 @@ const SHAPES: [(usize, usize, usize); 6] = [
 
 /// `m x k x n` with few rows or columns.
 const THIN: [(usize, usize, usize); 4] = [(1, 7213, 2048), (3, 2048, 7213), (7213, 2048, 1), (512, 32, 3)];
+
+/// `m x k x n` of gradients of three outputs behind ReLUs, half of which are off: to the flux, to a layer before, and their rotation.
+const BEHIND_RELUS: [(usize, usize, usize); 3] = [(1536, 2048, 7213), (1536, 1024, 2048), (1536, 2048, 2048)];
 
 /// Rows and columns of what is multiplied by itself.
 const GRAMS: [(usize, usize); 4] = [(512, 7214), (1536, 7214), (1536, 2048), (1536, 256)];
@@ -103,6 +106,9 @@ impl Bench {
         for (m, k, n) in THIN {
             self.product::<T>(&format!("{name} thin {m}x{k}x{n}"), [m, k, n]);
         }
+        for (m, k, n) in BEHIND_RELUS {
+            self.behind_relus::<T>(&format!("{name} relu {m}x{k}x{n}"), [m, k, n]);
+        }
         for (rows, n) in GRAMS {
             self.gram::<T>(&format!("{name} gram {rows}x{n}"), rows, n);
         }
@@ -149,6 +155,40 @@ impl Bench {
                 }),
                 ("faer", &mut || {
                     matmul(c4.as_mut(), Accum::Replace, a, b, T::one_impl(), self.par());
+                }),
+            ]);
+        });
+    }
+
+    /// Rates as if nothing were left out.
+    fn behind_relus<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3]) {
+        if !self.wants(name) {
+            return;
+        }
+        let b = draw::<T>(k * n, 2);
+        let b = MatRef::from_row_major_slice(&b, k, n);
+        let packed = Packed::new(b, self.threads);
+        self.compare::<T>(name, m * k * n, |measure| {
+            let (mut a, groups) = (draw::<T>(m * k, 1), m / 3);
+            for (at, off) in draw::<f32>(groups * k, 5).into_iter().enumerate() {
+                for row in 0..3 {
+                    a[row * groups * k + at] = if off < 0.0 { T::ZERO } else { a[row * groups * k + at] };
+                }
+            }
+            let a = MatRef::from_row_major_slice(&a, m, k);
+            let [mut c0, mut c1, mut c2] = [(); 3].map(|()| vec![T::ZERO; m * n]);
+            let mut c0 = MatMut::from_row_major_slice_mut(&mut c0, m, n);
+            let mut c1 = MatMut::from_row_major_slice_mut(&mut c1, m, n);
+            let mut c2 = MatMut::from_row_major_slice_mut(&mut c2, m, n);
+            measure(&mut [
+                ("zeros left out", &mut || {
+                    multiply_packed_in_groups(c0.as_mut(), Start::Zero, a, groups, &packed, self.threads);
+                }),
+                ("packed", &mut || {
+                    multiply_packed(c1.as_mut(), Start::Zero, a, &packed, self.threads)
+                }),
+                ("faer", &mut || {
+                    matmul(c2.as_mut(), Accum::Replace, a, b, T::one_impl(), self.par());
                 }),
             ]);
         });

@@ -11,6 +11,7 @@ use crate::packed::Packed;
 use crate::products::Products;
 use crate::strips::Operand;
 use crate::tile::Tile;
+use crate::zeros;
 
 /// What a product is added to.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +169,28 @@ pub fn multiply_packed<T: Element>(
     multiply_in_units(dst, start, lhs, rhs, threads);
 }
 
+/// The same, where rows of `lhs` that are a multiple of `groups` apart are often 0 in the same columns, as gradients of all outputs of one spectrum behind
+/// ReLUs are: what is 0 in all of them is left out where that is faster. The values are the same where `rhs` is finite.
+///
+/// # Panics
+/// As [`multiply_packed`], or if rows of `lhs` are left over.
+pub fn multiply_packed_in_groups<T: Element>(
+    mut dst: MatMut<'_, T>,
+    start: Start<'_, T>,
+    lhs: MatRef<'_, T>,
+    groups: usize,
+    rhs: &Packed<T>,
+    threads: usize,
+) {
+    assert_eq!(lhs.ncols(), rhs.rows(), "inner sizes of a product");
+    check(&dst, &start, lhs.nrows(), rhs.cols());
+    let sink = Destination::new(dst.as_mut(), start);
+    // SAFETY: the path was checked when the operand was packed; the destination has the product's shape, and is borrowed for as long as this runs.
+    if !unsafe { zeros::product(&sink, lhs, groups, rhs, threads) } {
+        multiply_packed(dst, start, lhs, rhs, threads);
+    }
+}
+
 /// The same, and what a step of a number is in each row of `lhs`, on [`Path::I16`](crate::Path::I16): NaN where a number of the row is not finite. None of
 /// them on other paths.
 ///
@@ -202,10 +225,7 @@ fn of_whole_numbers<T: Element>(
     threads: usize,
 ) -> Vec<f32> {
     let (m, k) = lhs.shape();
-    assert_eq!(dst.shape(), (m, units.len()), "shape of a product");
-    if let Start::Row(row) = start {
-        assert_eq!(row.len(), units.len(), "length of the row added to a product");
-    }
+    check(&dst, &start, m, units.len());
     let units_of_lhs = units_of_rows(lhs);
     let whole = over_units_of_rows(lhs, &units_of_lhs);
     let lhs = MatRef::from_row_major_slice(&whole, m, k);
@@ -250,10 +270,7 @@ fn into<T: Element>(
         Right::Plain(operand) => operand.matrix.nrows(),
         Right::Packed(packed) => packed.cols(),
     };
-    assert_eq!(dst.shape(), (lhs.nrows(), n), "shape of a product");
-    if let Start::Row(row) = start {
-        assert_eq!(row.len(), n, "length of the row added to a product");
-    }
+    check(&dst, &start, lhs.nrows(), n);
     if lhs.ncols() == 0 {
         match start {
             Start::Kept => {}
@@ -262,15 +279,17 @@ fn into<T: Element>(
         }
         return;
     }
-    let sink = Destination {
-        values: dst.as_ptr_mut(),
-        row_stride: dst.row_stride(),
-        col_stride: dst.col_stride(),
-        start,
-    };
+    let sink = Destination::new(dst, start);
     // SAFETY: the path was checked, by the caller or when the operand was packed; the destination has the product's shape, and is borrowed
     // for as long as this runs.
     unsafe { product(tile, Operand::new(lhs), rhs, &sink, threads) };
+}
+
+fn check<T>(dst: &MatMut<'_, T>, start: &Start<'_, T>, rows: usize, cols: usize) {
+    assert_eq!(dst.shape(), (rows, cols), "shape of a product");
+    if let Start::Row(row) = start {
+        assert_eq!(row.len(), cols, "length of the row added to a product");
+    }
 }
 
 /// Every row of `dst = row`.
@@ -281,7 +300,7 @@ fn fill<T: Element>(mut dst: MatMut<'_, T>, row: &[T]) {
 }
 
 /// A matrix that tiles are written to.
-struct Destination<'a, T> {
+pub(crate) struct Destination<'a, T> {
     values: *mut T,
     row_stride: isize,
     col_stride: isize,
@@ -291,7 +310,25 @@ struct Destination<'a, T> {
 // SAFETY: threads write to disjoint tiles of the matrix alone.
 unsafe impl<T: Send + Sync> Sync for Destination<'_, T> {}
 
-impl<T: Element> Destination<'_, T> {
+impl<'a, T: Element> Destination<'a, T> {
+    fn new(dst: MatMut<'_, T>, start: Start<'a, T>) -> Self {
+        Self {
+            values: dst.as_ptr_mut(),
+            row_stride: dst.row_stride(),
+            col_stride: dst.col_stride(),
+            start,
+        }
+    }
+
+    /// Row `first` and those that are a multiple of `apart` further.
+    pub(crate) fn rows(&self, first: usize, apart: usize) -> Self {
+        Self {
+            values: self.at(first, 0),
+            row_stride: self.row_stride * apart as isize,
+            ..*self
+        }
+    }
+
     fn at(&self, row: usize, col: usize) -> *mut T {
         self.values
             .wrapping_offset(row as isize * self.row_stride + col as isize * self.col_stride)

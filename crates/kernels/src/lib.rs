@@ -35,11 +35,16 @@ mod x86_bf16;
 mod x86_i16;
 #[cfg(target_arch = "x86_64")]
 mod x86_turn;
+#[cfg(target_arch = "x86_64")]
+mod x86_zeros;
+mod zeros;
 
 pub use allocator::Buffers;
 pub use blocks::workspace_bytes;
 pub use element::Element;
-pub use gemm::{Start, multiplied, multiplied_packed, multiply, multiply_in_units, multiply_packed};
+pub use gemm::{
+    Start, multiplied, multiplied_packed, multiply, multiply_in_units, multiply_packed, multiply_packed_in_groups,
+};
 pub use lent::{LentCores, lend};
 pub use packed::Packed;
 pub use path::{Path, PathError};

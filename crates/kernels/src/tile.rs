@@ -4,6 +4,7 @@ use faer::MatRef;
 
 use crate::element::Element;
 use crate::pack::Map;
+use crate::zeros::Skip;
 
 /// Fused multiply-adds in one chain: the inner indices after which a partial sum is added to its element. Shorter chains round less.
 pub const CHAIN: usize = 256;
@@ -90,6 +91,8 @@ pub(crate) struct Tile<T> {
     pub add: AddFn<T>,
     pub add_squares: AddFn<T>,
     pub spin: SpinFn,
+    /// What leaves out zeros, in strips of single numbers.
+    pub skip: Skip<T>,
     pub pack_lhs: PackFn<T>,
     pub pack_rhs: PackFn<T>,
 }

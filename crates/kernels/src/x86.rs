@@ -13,6 +13,7 @@ use faer::MatRef;
 
 use crate::pack::{Map, pack_strip};
 use crate::tile::{CHAIN, GROUP, JOB, Tile, add_squares, add_widened};
+use crate::x86_zeros;
 
 /// Rows of AVX-512's tiles.
 pub(crate) const AVX512_ROWS: usize = 14;
@@ -27,7 +28,7 @@ pub(crate) const AVX2_ROWS: usize = 6;
 const AHEAD: usize = 24;
 
 /// Bytes that memory is asked for at a time.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// One inner index of a tile.
 macro_rules! step {
@@ -49,7 +50,7 @@ macro_rules! step {
 /// A tile of `$rows` rows of two registers of `$lanes` numbers each, `$at_once` inner indices a turn of its loop.
 macro_rules! tile {
     (
-        $tile:ident, $multiply:ident, $widened:ident, $squares:ident, $pack:ident, $spin:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal, $at_once:literal,
+        $tile:ident, $skip:ident, $multiply:ident, $widened:ident, $squares:ident, $pack:ident, $spin:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal, $at_once:literal,
         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
     ) => {
         /// The tile of this path and type.
@@ -74,6 +75,7 @@ macro_rules! tile {
                 add: $widened,
                 add_squares: $squares,
                 spin: $spin,
+                skip: x86_zeros::$skip,
                 pack_lhs: |matrix, first, from, map, out| {
                     // SAFETY: a tile is handed out only where its path is there.
                     unsafe { $pack::<{ $rows }>(matrix, first, from, map, out) }
@@ -179,6 +181,7 @@ macro_rules! tile {
 
 tile!(
     avx512_f32,
+    AVX512_F32,
     multiply_avx512_f32,
     add_avx512_f32,
     add_squares_avx512_f32,
@@ -198,6 +201,7 @@ tile!(
 );
 tile!(
     avx512_f64,
+    AVX512_F64,
     multiply_avx512_f64,
     add_avx512_f64,
     add_squares_avx512_f64,
@@ -217,6 +221,7 @@ tile!(
 );
 tile!(
     avx2_f32,
+    AVX2_F32,
     multiply_avx2_f32,
     add_avx2_f32,
     add_squares_avx2_f32,
@@ -236,6 +241,7 @@ tile!(
 );
 tile!(
     avx2_f64,
+    AVX2_F64,
     multiply_avx2_f64,
     add_avx2_f64,
     add_squares_avx2_f64,

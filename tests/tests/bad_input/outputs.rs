@@ -71,7 +71,7 @@ fn a_damaged_manifest_is_made_anew_by_overwrite() {
     let whole = fs::read(&manifest).unwrap();
     fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
     let again = carry_out(folder.path(), &run_file);
-    assert!(again.code != Some(0), "{again}");
+    assert_eq!(again.code, Some(3), "{again}");
     for said in ["manifest.json cannot be understood", "from a copy", "--overwrite"] {
         assert!(again.stderr.contains(said), "{said}: {again}");
     }

@@ -1,9 +1,10 @@
 //! What a Kronecker block needs of a star's inputs: `sum_j a~_j^2 w_jx`, `a~ = V^T [a; 1]`, of f32 captures.
 //!
-//! The product with V is most of what a prediction costs. On a path of shorter numbers it is made of `a` less its part along the leading columns of V,
-//! whose coordinates are taken in f32: the large numbers are gone, and what rounding does is in proportion to the small ones that are left. (In the
-//! basis of spectra the first column is their mean, some 5,000 times the rest.) What rounding may do to each star's sums is computed (errors.rs), and a
-//! star beyond 1e-3 is rotated once more, in f32, and named: no star's bits depend on those that are beside it.
+//! The product with V is most of what a prediction costs. It is made of `a` less its part along the leading columns of V, whose coordinates are taken
+//! apart: the large numbers are gone, and what rounding does is in proportion to the small ones that are left. (In the basis of spectra the first column
+//! is their mean, some 5,000 times the rest.) So f32 does for stars next to no noise under next to no prior, and shorter numbers for most. What these may
+//! do to each star's sums is computed (errors.rs), and a star beyond 1e-3 is rotated once more, in f32, and named: no star's bits depend on those that
+//! are beside it.
 
 mod errors;
 
@@ -16,7 +17,7 @@ use fisherflow_network::scratch::Scratch;
 use crate::product::{Right, as_f32, rows};
 use errors::{Errors, Terms};
 
-/// Columns of V whose coordinates are taken in f32.
+/// Columns of V whose coordinates are taken apart, where it has so many.
 const LEADING: usize = 16;
 
 /// Columns of V from which on shorter numbers pay: some 130 products in f32 with each star's inputs come with them.
@@ -25,21 +26,18 @@ const FEWEST: usize = 512;
 /// The inputs' side of a block: V and w, packed for products.
 pub(crate) struct InputSide {
     rotation: Rotation,
+    short: Option<Box<Short>>,
     /// w, `[columns, width]`.
     weights: Packed<f32>,
     threads: usize,
 }
 
-enum Rotation {
-    Exact(Exact),
-    Short(Box<Short>),
-}
-
-/// V in f32.
-pub(crate) struct Exact {
-    /// Without the row of the bias.
-    vectors: Packed<f32>,
-    bias_row: Option<Vec<f32>>,
+/// `V^T [a; 1]` in f32.
+pub(crate) struct Rotation {
+    leading: Leading,
+    /// V with the row of the bias, from its first use on.
+    vectors: OnceLock<Packed<f32>>,
+    threads: usize,
 }
 
 /// V in shorter numbers.
@@ -47,17 +45,22 @@ struct Short {
     path: Path,
     /// With the row of the bias.
     vectors: Packed<f32>,
-    leading: Leading,
     errors: Errors,
-    /// For stars that need it.
-    exact: OnceLock<Exact>,
 }
 
-/// The leading columns of V, in f32.
+/// The leading columns of V.
 struct Leading {
     numbers: Vec<usize>,
     /// `[all rows, columns]`.
     vectors: Vec<f32>,
+}
+
+/// Inputs with a 1 behind them where there is a bias, in two parts.
+struct Split {
+    /// Along the leading columns of V: `[n, leading]`.
+    coordinates: Scratch<f32>,
+    /// What is left: `[n, rows of V]`.
+    rest: Scratch<f32>,
 }
 
 /// A layer's V, `[rows, columns]` of equal number, its last row the bias's where there is one.
@@ -87,12 +90,13 @@ impl InputSide {
     /// Of V, the size of the curvature along each of its columns, and w. The rotation is made by `products`, in f32 where V has too few columns.
     pub(crate) fn new(vectors: Vectors<'_>, sizes: &[f64], weights: Weights<'_>, products: Products) -> Self {
         let Products { path, threads } = products;
-        let rotation = if Path::EXACT.contains(&path) || vectors.columns < FEWEST {
-            Rotation::Exact(Exact::new(vectors, threads))
-        } else {
-            Rotation::Short(Box::new(Short::new(vectors, sizes, weights, products)))
-        };
+        let rotation = Rotation::new(vectors, sizes, threads);
+        let is_short = !Path::EXACT.contains(&path) && vectors.columns >= FEWEST;
         Self {
+            short: is_short.then(|| {
+                let apart = (sizes, rotation.leading.numbers.as_slice());
+                Box::new(Short::new(vectors, apart, weights, products))
+            }),
             rotation,
             weights: packed(weights.values, weights.values.len() / vectors.columns.max(1), threads),
             threads,
@@ -102,25 +106,17 @@ impl InputSide {
     /// `sum_j a~_j^2 w_jx`, `[batch, width]`, of a, `[batch, inputs]`, and the stars that were rotated once more, in order. `vectors` are those that
     /// this was made of.
     pub(crate) fn weighted_squares(&self, a: &[f32], batch: usize, vectors: Vectors<'_>) -> (Scratch<f32>, Vec<usize>) {
-        let short = match &self.rotation {
-            Rotation::Exact(exact) => {
-                let sums = self.weighted(&mut exact.product(a, batch, self.threads), batch);
-                return (sums, Vec::new());
-            }
-            Rotation::Short(short) => short,
+        let split = self.rotation.split(a, batch, vectors);
+        let Some(short) = &self.short else {
+            return (self.weighted(&mut self.rotation.product(&split, vectors), batch), Vec::new());
         };
-        let (mut rotated, stars) = short.product(a, batch, vectors, self.threads);
+        let (mut rotated, stars) = short.product(&split.rest, self.threads);
+        self.rotation.leading.put(&mut rotated, &split.coordinates);
         let mut sums = self.weighted(&mut rotated, batch);
         let again = short.errors.beyond_allowed(&stars, &rotated, &sums, self.threads);
         if !again.is_empty() {
-            let inputs = vectors.inputs();
-            let a: Vec<f32> = again
-                .iter()
-                .flat_map(|&n| &a[n * inputs..][..inputs])
-                .copied()
-                .collect();
-            let exact = short.exact.get_or_init(|| Exact::new(vectors, self.threads));
-            let exact = self.weighted(&mut exact.product(&a, again.len(), self.threads), again.len());
+            let mut exact = self.rotation.product(&split.of(&again, batch), vectors);
+            let exact = self.weighted(&mut exact, again.len());
             let width = self.weights.cols();
             for (n, row) in again.iter().zip(exact.chunks_exact(width)) {
                 sums[n * width..][..width].copy_from_slice(row);
@@ -136,19 +132,46 @@ impl InputSide {
     }
 }
 
-impl Exact {
-    pub(crate) fn new(vectors: Vectors<'_>, threads: usize) -> Self {
-        let (rows, bias) = vectors.values.split_at(vectors.inputs() * vectors.columns);
+impl Rotation {
+    /// Of V and the size of the curvature along each of its columns.
+    pub(crate) fn new(vectors: Vectors<'_>, sizes: &[f64], threads: usize) -> Self {
         Self {
-            vectors: packed(&as_f32(rows), vectors.columns, threads),
-            bias_row: vectors.bias.then(|| as_f32(bias)),
+            leading: Leading::new(vectors, sizes),
+            vectors: OnceLock::new(),
+            threads,
         }
     }
 
-    /// `V^T [a; 1]` of `n` rows a.
-    pub(crate) fn product(&self, a: &[f32], n: usize, threads: usize) -> Scratch<f32> {
-        let a = rows(a, n, self.vectors.rows());
-        Right::Packed(&self.vectors).product(a, self.bias_row.as_deref(), threads)
+    /// `V^T [a; 1]`, `[n, columns]`, of a, `[n, inputs]`. `vectors` are those that this was made of.
+    pub(crate) fn rotated(&self, a: &[f32], n: usize, vectors: Vectors<'_>) -> Scratch<f32> {
+        self.product(&self.split(a, n, vectors), vectors)
+    }
+
+    fn split(&self, a: &[f32], n: usize, vectors: Vectors<'_>) -> Split {
+        let (columns, inputs) = (vectors.columns, vectors.inputs());
+        let mut rest = Scratch::new(n * columns);
+        for (to, from) in rest.chunks_exact_mut(columns).zip(a.chunks_exact(inputs)) {
+            to[..inputs].copy_from_slice(from);
+            to[inputs..].fill(1.0);
+        }
+        let leading = self.leading.matrix();
+        let mut coordinates = Right::Plain(leading).product(rows(&rest, n, columns), None, self.threads);
+        let negate = |values: &mut [f32]| values.iter_mut().for_each(|x| *x = -*x);
+        negate(&mut coordinates);
+        let to = MatMut::from_row_major_slice_mut(&mut rest, n, columns);
+        let along = rows(&coordinates, n, leading.ncols());
+        multiply(to, Start::Kept, along, leading.transpose(), self.threads);
+        negate(&mut coordinates);
+        Split { coordinates, rest }
+    }
+
+    fn product(&self, split: &Split, vectors: Vectors<'_>) -> Scratch<f32> {
+        let columns = vectors.columns;
+        let of = || packed(&as_f32(vectors.values), columns, self.threads);
+        let rest = rows(&split.rest, split.rest.len() / columns, columns);
+        let mut rotated = Right::Packed(self.vectors.get_or_init(of)).product(rest, None, self.threads);
+        self.leading.put(&mut rotated, &split.coordinates);
+        rotated
     }
 }
 
@@ -166,55 +189,56 @@ impl Leading {
         let n = self.numbers.len();
         rows(&self.vectors, self.vectors.len() / n, n)
     }
+
+    /// The leading coordinates of each row to their places.
+    fn put(&self, rotated: &mut [f32], coordinates: &[f32]) {
+        let n = self.numbers.len();
+        let columns = self.vectors.len() / n;
+        for (row, coordinates) in rotated.chunks_exact_mut(columns).zip(coordinates.chunks_exact(n)) {
+            for (&j, x) in self.numbers.iter().zip(coordinates) {
+                row[j] = *x;
+            }
+        }
+    }
+}
+
+impl Split {
+    /// Some of the `n` rows.
+    fn of(&self, some: &[usize], n: usize) -> Self {
+        let rows = |all: &[f32]| {
+            let width = all.len() / n;
+            let mut rows = Scratch::new(some.len() * width);
+            for (to, &at) in rows.chunks_exact_mut(width).zip(some) {
+                to.copy_from_slice(&all[at * width..][..width]);
+            }
+            rows
+        };
+        Self {
+            coordinates: rows(&self.coordinates),
+            rest: rows(&self.rest),
+        }
+    }
 }
 
 impl Short {
-    fn new(vectors: Vectors<'_>, sizes: &[f64], weights: Weights<'_>, products: Products) -> Self {
-        let leading = Leading::new(vectors, sizes);
+    /// Of V, the size of the curvature along each of its columns with those that are taken apart, and w.
+    fn new(vectors: Vectors<'_>, apart: (&[f64], &[usize]), weights: Weights<'_>, products: Products) -> Self {
         let packed_vectors = packed(&as_f32(vectors.values), vectors.columns, products);
         Self {
             path: products.path,
-            errors: Errors::new(
-                vectors,
-                packed_vectors.units(),
-                (sizes, &leading.numbers),
-                weights,
-                products.threads,
-            ),
+            errors: Errors::new(vectors, packed_vectors.units(), apart, weights, products.threads),
             vectors: packed_vectors,
-            leading,
-            exact: OnceLock::new(),
         }
     }
 
-    /// `a~`, `[batch, columns]`, and what its errors are computed from.
-    fn product(&self, a: &[f32], batch: usize, vectors: Vectors<'_>, threads: usize) -> (Scratch<f32>, Vec<Terms>) {
-        let (columns, inputs, n) = (vectors.columns, vectors.inputs(), LEADING);
-        let mut left = Scratch::new(batch * columns);
-        for (to, from) in left.chunks_exact_mut(columns).zip(a.chunks_exact(inputs)) {
-            to[..inputs].copy_from_slice(from);
-            to[inputs..].fill(1.0);
-        }
-        let leading = self.leading.matrix();
-        let mut coordinates = Right::Plain(leading).product(rows(&left, batch, columns), None, threads);
-        coordinates.iter_mut().for_each(|x| *x = -*x);
-        let to = MatMut::from_row_major_slice_mut(&mut left, batch, columns);
-        multiply(
-            to,
-            Start::Kept,
-            rows(&coordinates, batch, n),
-            leading.transpose(),
-            threads,
-        );
-        let mut rotated = Scratch::new(batch * columns);
-        let to = MatMut::from_row_major_slice_mut(&mut rotated, batch, columns);
-        let units = multiply_in_units(to, Start::Zero, rows(&left, batch, columns), &self.vectors, threads);
-        let stars = self.errors.of_stars(&left, &rotated, (units, self.path), threads);
-        for (row, coordinates) in rotated.chunks_exact_mut(columns).zip(coordinates.chunks_exact(n)) {
-            for (&j, x) in self.leading.numbers.iter().zip(coordinates) {
-                row[j] = -x;
-            }
-        }
+    /// `V^T` times each row of `rest`, and what the errors of it are computed from.
+    fn product(&self, rest: &[f32], threads: usize) -> (Scratch<f32>, Vec<Terms>) {
+        let (inner, columns) = (self.vectors.rows(), self.vectors.cols());
+        let n = rest.len() / inner;
+        let mut rotated = Scratch::new(n * columns);
+        let to = MatMut::from_row_major_slice_mut(&mut rotated, n, columns);
+        let units = multiply_in_units(to, Start::Zero, rows(rest, n, inner), &self.vectors, threads);
+        let stars = self.errors.of_stars(rest, &rotated, (units, self.path), threads);
         (rotated, stars)
     }
 }

@@ -32,7 +32,7 @@ use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
 use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::elements::{check_weights, in_eigenbases};
-use crate::structures::input_side::{Exact, InputSide, Vectors, Weights};
+use crate::structures::input_side::{InputSide, Rotation, Vectors, Weights};
 use crate::structures::matrices::single_layer;
 use crate::structures::stieltjes::{Points, Reading};
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision, Probe};
@@ -64,7 +64,7 @@ enum InputsInF32 {
     /// One position a spectrum; with the readings where the values at few points tell `h_i` of all directions of the gradients.
     One(InputSide, Option<Vec<Reading<f32>>>),
     /// Positions share the weights: V, and `1 / (lambda + delta)`, `[columns, out]`.
-    Shared(Exact, Vec<f32>),
+    Shared(Rotation, Vec<f32>),
 }
 
 /// What captures on another device are multiplied by, there and in their type.
@@ -157,7 +157,8 @@ impl KroneckerPrecision {
             InputSide::new(self.vectors(), &self.eigenbasis.sizes(), weights, self.products)
         };
         let inputs = if self.shape.shared > 1 {
-            InputsInF32::Shared(Exact::new(self.vectors(), threads), self.eigenbasis.inverse(delta))
+            let rotation = Rotation::new(self.vectors(), &self.eigenbasis.sizes(), threads);
+            InputsInF32::Shared(rotation, self.eigenbasis.inverse(delta))
         } else if let Some((points, s, t)) = self.few_points() {
             let readings = t.iter().map(|t| points.reading(t / delta, 1.0 / delta));
             InputsInF32::One(side(&points.inverse(s), true), Some(readings.collect()))
@@ -176,8 +177,8 @@ impl KroneckerPrecision {
         let grad = self.rotated_gradients(capture, Right::Packed(&own.g_vectors))?;
         let size @ (batch, _) = (capture.input.dims()[0], capture.output_grad.dims()[0]);
         with_values(&capture.input.contiguous()?, |a: &[f32]| match &own.inputs {
-            InputsInF32::Shared(vectors, inverse) => {
-                let input = vectors.product(a, batch * self.shape.shared, threads);
+            InputsInF32::Shared(rotation, inverse) => {
+                let input = rotation.rotated(a, batch * self.shape.shared, self.vectors());
                 covariance(self.sides(size, input, grad), inverse, threads).into()
             }
             InputsInF32::One(side, readings) => {

@@ -1,0 +1,298 @@
+//! Products that leave out what is 0 in all of some rows of the left operand, as gradients of all outputs of one spectrum are at a unit whose ReLU
+//! is off.
+//!
+//! What is left out is 0 times a finite number: a chain of multiply-adds is the same without it. So the product is the dense one (but for the sign of a 0
+//! whose terms underflowed), and whether anything is left out is a question of time alone.
+
+use std::ops::Range;
+
+use faer::{ContiguousFwd, MatRef};
+
+use crate::blocks::{Place, Sink, inner_block};
+use crate::element::Element;
+use crate::gemm::Destination;
+use crate::lent::borrow;
+use crate::packed::Packed;
+use crate::threads::{run_numbered, run_on};
+use crate::tile::{CHAIN, Tile};
+
+/// The most inner indices, as a share, that are worth the leaving out of the others.
+const WORTH: f64 = 0.75;
+
+/// The fewest columns of the product for which zeros are looked for.
+const FEWEST_COLUMNS: usize = 64;
+
+/// The most rows that are multiplied together.
+const MOST_ROWS: usize = 6;
+
+/// Bytes of the right operand that are multiplied by one group of rows after another, out of the second cache level.
+const NEAR_BYTES: usize = 128 << 10;
+
+/// Groups that a thread looks through at a time.
+const GROUPS_AT_ONCE: usize = 32;
+
+/// Terms that memory is asked for ahead of their use.
+pub(crate) const AHEAD: usize = 8;
+
+/// What is left of some rows: values of `[term][row]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a, T> {
+    /// Number of terms of each chain.
+    pub counts: &'a [u32],
+    /// Of each term, where the row of its inner index begins in a strip of the right operand; behind the last, [`AHEAD`] more.
+    pub offsets: &'a [u32],
+    pub values: &'a [T],
+}
+
+/// `c[i][j] (+)= sum_t values[t][i] rhs[offsets[t] + j]`, chain after chain: `(terms, rhs, numbers of a strip of it, c, row stride of c, add)`.
+///
+/// # Safety
+/// `counts` adds up to the number of terms that `offsets` is of, and `values` has as many rows for each as the function makes; so many strips of `rhs` as it takes have a row
+/// at each offset; nobody else touches that many rows of `c`, as wide as the strips together; the instructions of its path are there.
+pub(crate) type SkipFn<T> = unsafe fn(Terms<'_, T>, *const T, usize, *mut T, usize, bool);
+
+/// The function for so many rows, and strips as [`strips_of`] them at most.
+pub(crate) type Skip<T> = fn(usize, usize) -> SkipFn<T>;
+
+/// Strips that so many rows are multiplied by together: with two registers of each strip, no more sums than registers hold.
+const fn strips_of(rows: usize) -> usize {
+    match rows {
+        0..=2 => 3,
+        3 => 2,
+        _ => 1,
+    }
+}
+
+/// [`Skip`] of a function of two constants.
+macro_rules! skip {
+    ($function:ident $(, $of:ty)?) => {
+        |rows, strips| match (rows, strips) {
+            (1, 1) => $function::<$($of,)? 1, 1>,
+            (1, 2) => $function::<$($of,)? 1, 2>,
+            (1, _) => $function::<$($of,)? 1, 3>,
+            (2, 1) => $function::<$($of,)? 2, 1>,
+            (2, 2) => $function::<$($of,)? 2, 2>,
+            (2, _) => $function::<$($of,)? 2, 3>,
+            (3, 1) => $function::<$($of,)? 3, 1>,
+            (3, _) => $function::<$($of,)? 3, 2>,
+            (4, _) => $function::<$($of,)? 4, 1>,
+            (5, _) => $function::<$($of,)? 5, 1>,
+            _ => $function::<$($of,)? 6, 1>,
+        }
+    };
+}
+pub(crate) use skip;
+
+/// Makes `lhs rhs` into `dst` where leaving out zeros is faster; whether it did. Rows of `lhs` that are a multiple of `groups` apart are one group.
+///
+/// # Safety
+/// The path of `rhs` is there; `dst` has the product's shape, and nobody else touches it.
+pub(crate) unsafe fn product<T: Element>(
+    dst: &Destination<'_, T>,
+    lhs: MatRef<'_, T>,
+    groups: usize,
+    rhs: &Packed<T>,
+    threads: usize,
+) -> bool {
+    let tile = T::tile(rhs.path());
+    // Strips of numbers that were taken apart have no row to an inner index.
+    if tile.step > 1 || lhs.ncols() == 0 || rhs.cols() < FEWEST_COLUMNS {
+        return false;
+    }
+    let Some(groups) = Groups::new(lhs, groups) else {
+        return false;
+    };
+    let borrowed = borrow(threads);
+    let threads = borrowed.threads;
+    if groups.share(threads) > WORTH {
+        return false;
+    }
+    for from in (0..lhs.ncols()).step_by(inner_block::<T>()) {
+        let inner = inner_block::<T>().min(lhs.ncols() - from);
+        let left = groups.of_each(threads, |rows| OfGroup::new(rows, from..from + inner, tile.cols));
+        let right = Block {
+            tile: &tile,
+            values: rhs.block(from, inner),
+            strip: tile.strip(tile.cols, inner),
+            cols: rhs.cols(),
+            first: from == 0,
+        };
+        let (strips, near) = (rhs.cols().div_ceil(tile.cols), right.near(at_once(groups.rows)));
+        run_numbered(strips.div_ceil(near), threads, |job| {
+            let strips = job * near..strips.min((job + 1) * near);
+            for (group, left) in left.iter().enumerate() {
+                for rows in parts(groups.rows) {
+                    let to = dst.rows(group + rows.start * groups.n, groups.n);
+                    // SAFETY: the caller's promise; no other job has these strips.
+                    unsafe { right.times(left.terms(&rows), rows.len(), strips.clone(), &to) };
+                }
+            }
+        });
+    }
+    true
+}
+
+/// Rows of a group that are multiplied together, in parts of one size but for the last.
+fn at_once(rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(MOST_ROWS))
+}
+
+fn parts(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let at_once = at_once(rows);
+    (0..rows)
+        .step_by(at_once)
+        .map(move |from| from..rows.min(from + at_once))
+}
+
+/// Rows of a left operand in groups: `g`, `g + n`, `g + 2 n`, ... is one.
+struct Groups<'a, T> {
+    lhs: MatRef<'a, T, usize, usize, isize, ContiguousFwd>,
+    n: usize,
+    /// Of each group.
+    rows: usize,
+}
+
+impl<'a, T: Element> Groups<'a, T> {
+    /// Of a matrix whose rows are not spread, in groups of more than one.
+    fn new(lhs: MatRef<'a, T>, n: usize) -> Option<Self> {
+        let (lhs, rows) = (lhs.try_as_row_major()?, lhs.nrows().checked_div(n)?);
+        assert_eq!(rows * n, lhs.nrows(), "rows of a product in groups");
+        (rows > 1).then_some(Self { lhs, n, rows })
+    }
+
+    /// What `make` makes of the rows of each group, in order.
+    fn of_each<R: Send + Default>(&self, threads: usize, make: impl Fn(&[&[T]]) -> R + Sync) -> Vec<R> {
+        let mut made: Vec<R> = (0..self.n).map(|_| R::default()).collect();
+        let make = &make;
+        let jobs = made.chunks_mut(GROUPS_AT_ONCE).enumerate().map(|(job, made)| {
+            move || {
+                for (group, made) in (job * GROUPS_AT_ONCE..).zip(made) {
+                    let rows = (group..self.lhs.nrows()).step_by(self.n);
+                    *made = make(&rows.map(|row| self.lhs.row(row).as_slice()).collect::<Vec<_>>());
+                }
+            }
+        });
+        run_on(jobs.collect(), threads);
+        made
+    }
+
+    /// The share of inner indices at which a group is not 0.
+    fn share(&self, threads: usize) -> f64 {
+        let counts = self.of_each(threads, |rows| {
+            are_left(rows, 0..self.lhs.ncols()).filter(|&left| left).count()
+        });
+        counts.iter().sum::<usize>() as f64 / (self.n * self.lhs.ncols()) as f64
+    }
+}
+
+/// Of each inner index, whether any of some rows is not 0 there.
+fn are_left<T: Element>(rows: &[&[T]], block: Range<usize>) -> impl Iterator<Item = bool> {
+    let mut are_left = vec![false; block.len()];
+    for row in rows {
+        for (left, x) in are_left.iter_mut().zip(&row[block.clone()]) {
+            *left |= *x != T::ZERO;
+        }
+    }
+    are_left.into_iter()
+}
+
+/// [`Terms`] of a group over a block of inner indices.
+#[derive(Default)]
+struct OfGroup<T> {
+    counts: Vec<u32>,
+    offsets: Vec<u32>,
+    n: usize,
+    /// Part after part of the rows.
+    values: Vec<T>,
+}
+
+impl<T: Element> OfGroup<T> {
+    /// Of rows, and for strips of so many columns.
+    fn new(rows: &[&[T]], block: Range<usize>, cols: usize) -> Self {
+        let mut counts = vec![0; block.len().div_ceil(CHAIN)];
+        let mut left = Vec::with_capacity(block.len());
+        for (k, _) in are_left(rows, block.clone()).enumerate().filter(|(_, left)| *left) {
+            counts[k / CHAIN] += 1;
+            left.push(k);
+        }
+        let mut values = Vec::with_capacity(left.len() * rows.len());
+        for part in parts(rows.len()) {
+            for k in &left {
+                values.extend(rows[part.clone()].iter().map(|row| row[block.start + k]));
+            }
+        }
+        let ahead = std::iter::repeat_n(0, AHEAD);
+        Self {
+            counts,
+            n: left.len(),
+            offsets: left.into_iter().chain(ahead).map(|k| (k * cols) as u32).collect(),
+            values,
+        }
+    }
+
+    /// Of some rows of the group.
+    fn terms(&self, rows: &Range<usize>) -> Terms<'_, T> {
+        Terms {
+            counts: &self.counts,
+            offsets: &self.offsets,
+            values: &self.values[self.n * rows.start..self.n * rows.end],
+        }
+    }
+}
+
+/// A block of inner indices of a packed right operand.
+struct Block<'a, T> {
+    tile: &'a Tile<T>,
+    values: &'a [T],
+    /// Numbers of a strip.
+    strip: usize,
+    cols: usize,
+    /// Whether the inner indices begin here.
+    first: bool,
+}
+
+impl<T: Element> Block<'_, T> {
+    /// Strips that stay near while they are multiplied by group after group, for so many rows at once.
+    fn near(&self, rows: usize) -> usize {
+        (NEAR_BYTES / (self.strip * size_of::<T>()))
+            .max(1)
+            .next_multiple_of(strips_of(rows))
+    }
+
+    /// Multiplies some strips by some rows of one group.
+    ///
+    /// # Safety
+    /// The path of the tile is there; nobody else touches these columns of `to`.
+    unsafe fn times(&self, left: Terms<'_, T>, rows: usize, strips: Range<usize>, to: &Destination<'_, T>) {
+        for from in strips.clone().step_by(strips_of(rows)) {
+            let wide = strips_of(rows).min(strips.end - from);
+            let tile = Tile {
+                rows,
+                cols: wide * self.tile.cols,
+                ..*self.tile
+            };
+            let col = from * self.tile.cols;
+            let place = Place {
+                row: 0,
+                col,
+                rows,
+                cols: tile.cols.min(self.cols - col),
+            };
+            let (multiply, right) = (
+                (self.tile.skip)(rows, wide),
+                &self.values[from * self.strip..][..wide * self.strip],
+            );
+            // SAFETY: the terms' offsets are those of inner indices of this block, in strips of it; the destination hands out room for the whole tile; the
+            // caller's promise.
+            unsafe {
+                to.take(place, &tile, rows, self.first, |c, stride, add| {
+                    multiply(left, right.as_ptr(), self.strip, c, stride, add);
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "zeros_tests.rs"]
+mod tests;
