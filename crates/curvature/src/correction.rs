@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::{Packed, Products, Start, multiply, multiply_packed};
+use fisherflow_kernels::{Packed, Products, Start, multiply, multiply_packed_in_groups};
 use fisherflow_network::product::in_wide_registers;
 use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
@@ -178,7 +178,7 @@ impl Correction {
                     }
                 }
             });
-            self.rotated(&centred, inputs, a_vectors, side)
+            self.rotated(&centred, inputs, a_vectors, 1)
         })?;
         in_wide_registers(|| {
             for row in input.chunks_exact_mut(side) {
@@ -190,7 +190,7 @@ impl Correction {
         let whitened = with_values(&capture.output_grad, shape, |gradients: &[T]| {
             whitened_gradients(gradients, outputs, precision, None)
         })?;
-        let whitened = self.rotated(&whitened, outputs, g_vectors, outputs);
+        let whitened = self.rotated(&whitened, outputs, g_vectors, self.n_labels);
         let sizes = Sizes {
             shared: shape.shared,
             n_labels: self.n_labels,
@@ -201,14 +201,20 @@ impl Correction {
         Ok(())
     }
 
-    /// `rows vectors`: rows of `width` values times vectors `[width, side]`.
-    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: Vectors<'_, T>, side: usize) -> Scratch<T> {
-        let n = rows.len() / width;
+    /// `rows vectors`: rows of `width` values times vectors `[width, columns]`, `of_each` rows of every position of every spectrum.
+    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: Vectors<'_, T>, of_each: usize) -> Scratch<T> {
+        let (n, threads) = (rows.len() / width, self.products.threads);
+        let side = match vectors {
+            Vectors::Packed(vectors) => vectors.cols(),
+            Vectors::Plain(vectors) => vectors.len() / width,
+        };
         let mut rotated = Scratch::new(n * side);
         let to = MatMut::from_row_major_slice_mut(&mut rotated, n, side);
         let rows = MatRef::from_row_major_slice(rows, n, width);
         match vectors {
-            Vectors::Packed(vectors) => multiply_packed(to, Start::Zero, rows, vectors, self.products.threads),
+            Vectors::Packed(vectors) => {
+                multiply_packed_in_groups(to, Start::Zero, rows, n / of_each, vectors, threads);
+            }
             Vectors::Plain(vectors) => {
                 let vectors = MatRef::from_row_major_slice(vectors, width, side);
                 multiply(to, Start::Zero, rows, vectors, self.products);

@@ -84,6 +84,25 @@ pub fn multiplied_packed<T: Element>(row: Option<&[T]>, lhs: MatRef<'_, T>, rhs:
     }
 }
 
+/// `lhs rhs` as [`multiply_packed_in_groups`] makes it, in memory of its own.
+///
+/// # Panics
+/// As [`multiply_packed_in_groups`].
+#[must_use]
+pub fn multiplied_packed_in_groups<T: Element>(
+    lhs: MatRef<'_, T>,
+    groups: usize,
+    rhs: &Packed<T>,
+    threads: usize,
+) -> Vec<T> {
+    // SAFETY: as above.
+    unsafe {
+        in_new_memory(lhs.nrows(), rhs.cols(), |dst| {
+            multiply_packed_in_groups(dst, Start::Zero, lhs, groups, rhs, threads);
+        })
+    }
+}
+
 fn start<T>(row: Option<&[T]>) -> Start<'_, T> {
     row.map_or(Start::Zero, Start::Row)
 }

@@ -43,7 +43,8 @@ pub use allocator::Buffers;
 pub use blocks::workspace_bytes;
 pub use element::Element;
 pub use gemm::{
-    Start, multiplied, multiplied_packed, multiply, multiply_in_units, multiply_packed, multiply_packed_in_groups,
+    Start, multiplied, multiplied_packed, multiplied_packed_in_groups, multiply, multiply_in_units, multiply_packed,
+    multiply_packed_in_groups,
 };
 pub use lent::{LentCores, lend};
 pub use packed::Packed;

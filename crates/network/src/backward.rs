@@ -109,7 +109,7 @@ impl Network {
                     if position == 0 || dense_left == 0 && input_jacobian == InputJacobian::NotWanted {
                         break;
                     }
-                    grad = dense.vjp(&grad, threads)?;
+                    grad = dense.vjp(&grad, batch, threads)?;
                 }
             }
         }
@@ -182,7 +182,9 @@ impl Network {
             })?
         };
         let jacobian = match (self.layers.first(), inverse_scale) {
-            (Some(Layer::Dense(dense)), _) => self.times_weight_by_flux(&scaled, dense, inverse_scale, room)?,
+            (Some(Layer::Dense(dense)), _) => {
+                self.times_weight_by_flux(&scaled, batch, (dense, inverse_scale), room)?
+            }
             (_, InverseScale::Uniform(_)) => scaled,
             (_, InverseScale::ByPixel(row)) => in_blocks(&scaled, batch, threads, |_, x| x.broadcast_mul(row))?,
         };
@@ -193,8 +195,8 @@ impl Network {
     fn times_weight_by_flux(
         &self,
         grad: &Tensor,
-        dense: &Dense,
-        scale: &InverseScale,
+        batch: usize,
+        (dense, scale): (&Dense, &InverseScale),
         room: Option<&Tensor>,
     ) -> Result<Tensor, NetworkError> {
         let threads = self.arithmetic.threads;
@@ -204,7 +206,7 @@ impl Network {
         };
         let Some(packed) = &dense.packed else {
             return Ok(match scale {
-                InverseScale::Uniform(_) => dense.vjp(grad, threads)?,
+                InverseScale::Uniform(_) => dense.vjp(grad, batch, threads)?,
                 InverseScale::ByPixel(_) => product(grad, get_or_try_init(&self.weight_by_flux, scaled)?, threads)?,
             });
         };
@@ -213,10 +215,10 @@ impl Network {
             InverseScale::ByPixel(_) => packed.by_flux(scaled)?,
         };
         Ok(match room {
-            None => weight.product(grad, None, threads)?,
+            None => weight.product_of_gradients(grad, batch, threads)?,
             Some(room) => {
                 let to = room.narrow(0, 0, grad.dims2()?.0)?;
-                weight.product_into(&to, grad, threads)?;
+                weight.product_of_gradients_into(&to, grad, batch, threads)?;
                 to
             }
         })

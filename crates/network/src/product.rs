@@ -3,7 +3,7 @@
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::{Element, Packed, Products, Start};
+use fisherflow_kernels::{Element, Packed, Products, Start, multiplied_packed_in_groups, multiply_packed_in_groups};
 
 pub use fisherflow_kernels::{LentCores, lend, run_all, workspace_bytes};
 
@@ -112,24 +112,48 @@ impl PackedTensor {
         }
     }
 
-    /// `lhs` times this, written to `to`, `[m, n]` and contiguous.
-    pub fn product_into(&self, to: &Tensor, lhs: &Tensor, threads: usize) -> Result<()> {
+    /// Gradients `[K * groups, k]` times this: rows that are a multiple of `groups` apart are those of one spectrum, often 0 in the same columns.
+    pub fn product_of_gradients(&self, gradients: &Tensor, groups: usize, threads: usize) -> Result<Tensor> {
+        match self {
+            Self::F32(packed) => Self::of_gradients(packed, DType::F32, gradients, groups, threads),
+            Self::F64(packed) => Self::of_gradients(packed, DType::F64, gradients, groups, threads),
+        }
+    }
+
+    fn of_gradients<T: WithDType + Element>(
+        packed: &Packed<T>,
+        dtype: DType,
+        gradients: &Tensor,
+        groups: usize,
+        threads: usize,
+    ) -> Result<Tensor> {
+        check(None, gradients, (packed.rows(), packed.cols()), dtype)?;
+        made::<T>(None, gradients, packed.cols(), |_, lhs| {
+            multiplied_packed_in_groups(lhs, groups, packed, threads)
+        })
+    }
+
+    /// The same written to `to`, `[m, n]` and contiguous.
+    pub fn product_of_gradients_into(
+        &self,
+        to: &Tensor,
+        gradients: &Tensor,
+        groups: usize,
+        threads: usize,
+    ) -> Result<()> {
         let (n, dtype) = match self {
             Self::F32(packed) => ((packed.rows(), packed.cols()), DType::F32),
             Self::F64(packed) => ((packed.rows(), packed.cols()), DType::F64),
         };
-        check(None, lhs, n, dtype)?;
-        if to.dims() != [lhs.dims2()?.0, n.1] {
-            bail!(
-                "a product [{}, {}] cannot be written to {:?}",
-                lhs.dims2()?.0,
-                n.1,
-                to.dims()
-            );
+        check(None, gradients, n, dtype)?;
+        let m = gradients.dims2()?.0;
+        if to.dims() != [m, n.1] {
+            bail!("a product [{m}, {}] cannot be written to {:?}", n.1, to.dims());
         }
-        let lhs = dense_strides(lhs)?;
+        let gradients = dense_strides(gradients)?;
         to.inplace_op1(&Writing {
-            lhs: &lhs,
+            gradients: &gradients,
+            groups,
             rhs: self,
             threads,
         })
@@ -151,17 +175,18 @@ impl PackedTensor {
 
 /// A product that is written to a tensor that is there.
 struct Writing<'a> {
-    lhs: &'a Tensor,
+    gradients: &'a Tensor,
+    groups: usize,
     rhs: &'a PackedTensor,
     threads: usize,
 }
 
 impl Writing<'_> {
     fn write<T: WithDType + Element>(&self, to: &mut [T], rhs: &Packed<T>) -> Result<()> {
-        let (storage, layout) = self.lhs.storage_and_layout();
-        let to = MatMut::from_row_major_slice_mut(to, self.lhs.dims2()?.0, rhs.cols());
+        let (storage, layout) = self.gradients.storage_and_layout();
         let lhs = matrix::<T>(&storage, layout)?;
-        fisherflow_kernels::multiply_packed(to, Start::Zero, lhs, rhs, self.threads);
+        let to = MatMut::from_row_major_slice_mut(to, lhs.nrows(), rhs.cols());
+        multiply_packed_in_groups(to, Start::Zero, lhs, self.groups, rhs, self.threads);
         Ok(())
     }
 }

@@ -179,7 +179,7 @@ impl Network {
         for ((layer, input), curve) in self.layers.iter().zip(&forward.inputs).zip(curves).rev() {
             gradients.push(grad.clone());
             grad = match (layer, curve) {
-                (Layer::Dense(dense), _) => dense.vjp(&grad, threads)?,
+                (Layer::Dense(dense), _) => dense.vjp(&grad, expected[0], threads)?,
                 (Layer::Conv1d(conv), _) => conv.vjp(&grad, threads)?,
                 (Layer::Pool1d(pool), _) => pool.vjp(&grad, input, threads)?,
                 (Layer::Flatten(flatten), _) => flatten.vjp(&grad, threads)?,
@@ -216,8 +216,9 @@ impl Network {
                     if index <= first {
                         break;
                     }
-                    let through = r_grad.map(|r_grad| dense.vjp(&r_grad, threads)).transpose()?;
-                    let own = own.map(|own| own.vjp(grad, threads)).transpose()?;
+                    let batch = forward.batch();
+                    let through = r_grad.map(|r_grad| dense.vjp(&r_grad, batch, threads)).transpose()?;
+                    let own = own.map(|own| own.vjp(grad, batch, threads)).transpose()?;
                     sum(through, own, threads)?
                 }
                 (Layer::Conv1d(conv), _) => {

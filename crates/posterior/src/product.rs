@@ -2,7 +2,7 @@
 
 use candle_core::WithDType;
 use faer::{MatMut, MatRef, Par};
-use fisherflow_kernels::{Element, Packed, Start, multiply_packed};
+use fisherflow_kernels::{Element, Packed, Start, multiply_packed, multiply_packed_in_groups};
 use fisherflow_network::product::multiply;
 use fisherflow_network::scratch::{Scratch, Scratchable};
 
@@ -38,6 +38,19 @@ impl<T: Scalar> Right<'_, T> {
         }
         out
     }
+}
+
+/// Gradients `[K * groups, k]` times a packed matrix, row-major: rows that are a multiple of `groups` apart are those of one spectrum.
+pub(crate) fn product_of_gradients<T: Scalar>(
+    gradients: MatRef<'_, T>,
+    groups: usize,
+    by: &Packed<T>,
+    threads: usize,
+) -> Scratch<T> {
+    let mut out = Scratch::new(gradients.nrows() * by.cols());
+    let to = MatMut::from_row_major_slice_mut(&mut out, gradients.nrows(), by.cols());
+    multiply_packed_in_groups(to, Start::Zero, gradients, groups, by, threads);
+    out
 }
 
 /// A row-major array as a matrix.

@@ -146,11 +146,13 @@ impl Dense {
         }
     }
 
-    /// Gradients `[rows, out]` at the pre-activation to gradients `[rows, in]` at the input.
-    pub fn vjp(&self, output_grad: &Tensor, threads: usize) -> candle_core::Result<Tensor> {
+    /// Gradients `[S * batch, out]` at the pre-activation to gradients `[S * batch, in]` at the input.
+    pub fn vjp(&self, output_grad: &Tensor, batch: usize, threads: usize) -> candle_core::Result<Tensor> {
         match &self.packed {
             None => product(output_grad, &self.weight, threads),
-            Some(packed) => packed.backward(&self.weight)?.product(output_grad, None, threads),
+            Some(packed) => packed
+                .backward(&self.weight)?
+                .product_of_gradients(output_grad, batch, threads),
         }
     }
 }

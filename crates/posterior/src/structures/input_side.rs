@@ -108,7 +108,10 @@ impl InputSide {
     pub(crate) fn weighted_squares(&self, a: &[f32], batch: usize, vectors: Vectors<'_>) -> (Scratch<f32>, Vec<usize>) {
         let split = self.rotation.split(a, batch, vectors);
         let Some(short) = &self.short else {
-            return (self.weighted(&mut self.rotation.product(&split, vectors), batch), Vec::new());
+            return (
+                self.weighted(&mut self.rotation.product(&split, vectors), batch),
+                Vec::new(),
+            );
         };
         let (mut rotated, stars) = short.product(&split.rest, self.threads);
         self.rotation.leading.put(&mut rotated, &split.coordinates);

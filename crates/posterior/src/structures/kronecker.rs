@@ -26,7 +26,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use crate::certificate::kronecker_probes;
 use crate::labels::predictive::WeightsPart;
 use crate::labels::weighted_gram::weighted_gram_elsewhere;
-use crate::product::{Right, Scalar, as_f32, product, rows};
+use crate::product::{Right, Scalar, as_f32, product, product_of_gradients, rows};
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
@@ -222,7 +222,14 @@ impl KroneckerPrecision {
     ) -> Result<Scratch<T>, PosteriorError> {
         let outputs = self.shape.outputs;
         with_values(&capture.output_grad.contiguous()?, |g: &[T]| {
-            vectors.product(rows(g, g.len() / outputs, outputs), None, self.products.threads)
+            let (g, threads) = (rows(g, g.len() / outputs, outputs), self.products.threads);
+            match vectors {
+                Right::Packed(vectors) => {
+                    let spectra_and_positions = g.nrows() / capture.output_grad.dims()[0].max(1);
+                    product_of_gradients(g, spectra_and_positions, vectors, threads)
+                }
+                Right::Plain(_) => vectors.product(g, None, threads),
+            }
         })
     }
 
