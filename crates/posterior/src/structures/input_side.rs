@@ -20,6 +20,9 @@ use errors::{Errors, Terms};
 /// Columns of V whose coordinates are taken apart, where it has so many.
 const LEADING: usize = 16;
 
+/// Stars whose leading coordinates are taken at a time.
+const AT_ONCE: usize = 128;
+
 /// Columns of V from which on shorter numbers pay: some 130 products in f32 with each star's inputs come with them.
 const FEWEST: usize = 512;
 
@@ -52,7 +55,7 @@ struct Short {
 struct Leading {
     numbers: Vec<usize>,
     /// `[all rows, columns]`.
-    vectors: Vec<f32>,
+    vectors: Vec<f64>,
 }
 
 /// Inputs with a 1 behind them where there is a bias, in two parts.
@@ -150,21 +153,35 @@ impl Rotation {
         self.product(&self.split(a, n, vectors), vectors)
     }
 
+    /// The subtraction is in f64: in f32 what it rounds would be as large as the rest of spectra without noise.
     fn split(&self, a: &[f32], n: usize, vectors: Vectors<'_>) -> Split {
         let (columns, inputs) = (vectors.columns, vectors.inputs());
-        let mut rest = Scratch::new(n * columns);
-        for (to, from) in rest.chunks_exact_mut(columns).zip(a.chunks_exact(inputs)) {
-            to[..inputs].copy_from_slice(from);
-            to[inputs..].fill(1.0);
+        let (leading, threads) = (self.leading.matrix(), self.threads);
+        let (mut coordinates, mut rest) = (Scratch::new(n * leading.ncols()), Scratch::new(n * columns));
+        let parts = coordinates
+            .chunks_mut(AT_ONCE * leading.ncols())
+            .zip(rest.chunks_mut(AT_ONCE * columns));
+        for (a, (coordinates, rest)) in a.chunks(AT_ONCE * inputs).zip(parts) {
+            let n = rest.len() / columns;
+            let mut x = Scratch::<f64>::new(rest.len());
+            for (to, from) in x.chunks_exact_mut(columns).zip(a.chunks_exact(inputs)) {
+                to[..inputs]
+                    .iter_mut()
+                    .zip(from)
+                    .for_each(|(to, from)| *to = f64::from(*from));
+                to[inputs..].fill(1.0);
+            }
+            let mut along = Right::Plain(leading).product(rows(&x, n, columns), None, threads);
+            coordinates
+                .iter_mut()
+                .zip(along.iter())
+                .for_each(|(to, x)| *to = *x as f32);
+            along.iter_mut().for_each(|x| *x = -*x);
+            let to = MatMut::from_row_major_slice_mut(&mut x, n, columns);
+            let along = rows(&along, n, leading.ncols());
+            multiply(to, Start::Kept, along, leading.transpose(), threads);
+            rest.iter_mut().zip(x.iter()).for_each(|(to, x)| *to = *x as f32);
         }
-        let leading = self.leading.matrix();
-        let mut coordinates = Right::Plain(leading).product(rows(&rest, n, columns), None, self.threads);
-        let negate = |values: &mut [f32]| values.iter_mut().for_each(|x| *x = -*x);
-        negate(&mut coordinates);
-        let to = MatMut::from_row_major_slice_mut(&mut rest, n, columns);
-        let along = rows(&coordinates, n, leading.ncols());
-        multiply(to, Start::Kept, along, leading.transpose(), self.threads);
-        negate(&mut coordinates);
         Split { coordinates, rest }
     }
 
@@ -183,12 +200,12 @@ impl Leading {
         let mut numbers: Vec<usize> = (0..vectors.columns).collect();
         numbers.sort_by(|&a, &b| sizes[b].total_cmp(&sizes[a]));
         numbers.truncate(LEADING);
-        let of_row = |row: &[f64]| numbers.iter().map(|&j| row[j] as f32).collect::<Vec<_>>();
+        let of_row = |row: &[f64]| numbers.iter().map(|&j| row[j]).collect::<Vec<_>>();
         let vectors = vectors.values.chunks_exact(vectors.columns).flat_map(of_row).collect();
         Self { numbers, vectors }
     }
 
-    fn matrix(&self) -> MatRef<'_, f32> {
+    fn matrix(&self) -> MatRef<'_, f64> {
         let n = self.numbers.len();
         rows(&self.vectors, self.vectors.len() / n, n)
     }

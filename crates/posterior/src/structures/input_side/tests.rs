@@ -138,13 +138,14 @@ fn a_short_rotation_is_off_by_less_than_is_allowed() {
     }
 }
 
-/// Spectra next to no noise, under next to no prior: the smallest of their coordinates are 1e-7 of the largest, and decide.
+/// Spectra next to no noise, under next to no prior: the smallest of their coordinates are 1e-6 of the largest, and decide.
 #[test]
-fn f32_does_for_spectra_without_noise() {
-    let noise = 1e-5;
-    let x = spectra(40, 2, 1.0, noise);
-    let error = Case::new(Path::best(), -3..14, noise).error(&x);
-    assert!(error < 1e-4, "{error:e}");
+fn f32_does_for_spectra_next_to_no_noise() {
+    for noise in [1e-3, 1e-4, 1e-5] {
+        let x: Vec<f64> = as_f32(&spectra(40, 2, 1.0, noise)).into_iter().map(f64::from).collect();
+        let error = Case::new(Path::best(), -3..14, noise).error(&x);
+        assert!(error < 2e-4, "{noise}: {error:e}");
+    }
 }
 
 /// Under a prior that is small beside some lines and not beside the noise, shorter numbers do for some stars and would be off by more for others.
