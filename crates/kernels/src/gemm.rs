@@ -119,6 +119,7 @@ pub(crate) fn multiply_by<T: Element>(
     threads: usize,
 ) {
     assert_eq!(lhs.ncols(), rhs.nrows(), "inner sizes of a product");
+    check(&dst, &start, lhs.nrows(), rhs.ncols());
     if tile.whole {
         let units = units_of_columns(rhs);
         let whole = over_units_of_columns(rhs, &units);

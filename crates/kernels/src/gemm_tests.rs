@@ -161,6 +161,44 @@ fn every_path_is_the_definition_in_f64() {
     every_path_is_the_definition::<f64>();
 }
 
+#[test]
+fn a_row_of_another_length_is_refused() {
+    let panics = |make: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).is_err();
+    let numbers = draw::<f32>(21, 3);
+    for (m, k, n) in [(20, 5, 3), (3, 5, 20), (20, 0, 3)] {
+        let (a, b) = (draw::<f32>(m * k, 1), draw::<f32>(k * n, 2));
+        let (a, b) = (
+            MatRef::from_row_major_slice(&a, m, k),
+            MatRef::from_row_major_slice(&b, k, n),
+        );
+        for path in paths() {
+            let products = Products { path, threads: 1 };
+            let packed = Packed::new(b, products);
+            for row in [&numbers[..n - 1], &numbers[..n + 1]] {
+                let (mut out, start) = (vec![0.0; m * n], Start::Row(row));
+                let said = format!("{path} {m} {k} {n} {}", row.len());
+                let refused = [
+                    panics(&mut || {
+                        let dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
+                        multiply(dst, start, a, b, products);
+                    }),
+                    panics(&mut || {
+                        let dst = MatMut::from_column_major_slice_mut(&mut out, m, n);
+                        multiply(dst, start, a, b, products);
+                    }),
+                    panics(&mut || {
+                        let dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
+                        multiply_packed(dst, start, a, &packed, 1);
+                    }),
+                    panics(&mut || drop(multiplied(Some(row), a, b, products))),
+                    panics(&mut || drop(multiplied_packed(Some(row), a, &packed, 1))),
+                ];
+                assert_eq!(refused, [true; 5], "{said}");
+            }
+        }
+    }
+}
+
 fn threads_and_paths_do_not_change_a_bit<T: Number>() {
     for (m, k, n) in [
         (1, 3000, 2000),
