@@ -161,9 +161,23 @@ fn every_path_is_the_definition_in_f64() {
     every_path_is_the_definition::<f64>();
 }
 
+fn panics(make: impl FnOnce()) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).is_err()
+}
+
+#[test]
+#[should_panic(expected = "is more than memory can be")]
+fn a_product_of_more_elements_than_there_are_numbers_is_refused() {
+    let half: usize = 1 << (usize::BITS / 2);
+    let (a, b) = (
+        MatRef::from_row_major_slice(&[], half, 0),
+        MatRef::from_row_major_slice(&[], 0, half),
+    );
+    drop(multiplied::<f32>(None, a, b, 1));
+}
+
 #[test]
 fn a_row_of_another_length_is_refused() {
-    let panics = |make: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).is_err();
     let numbers = draw::<f32>(21, 3);
     for (m, k, n) in [(20, 5, 3), (3, 5, 20), (20, 0, 3)] {
         let (a, b) = (draw::<f32>(m * k, 1), draw::<f32>(k * n, 2));
@@ -178,20 +192,20 @@ fn a_row_of_another_length_is_refused() {
                 let (mut out, start) = (vec![0.0; m * n], Start::Row(row));
                 let said = format!("{path} {m} {k} {n} {}", row.len());
                 let refused = [
-                    panics(&mut || {
+                    panics(|| {
                         let dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
                         multiply(dst, start, a, b, products);
                     }),
-                    panics(&mut || {
+                    panics(|| {
                         let dst = MatMut::from_column_major_slice_mut(&mut out, m, n);
                         multiply(dst, start, a, b, products);
                     }),
-                    panics(&mut || {
+                    panics(|| {
                         let dst = MatMut::from_row_major_slice_mut(&mut out, m, n);
                         multiply_packed(dst, start, a, &packed, 1);
                     }),
-                    panics(&mut || drop(multiplied(Some(row), a, b, products))),
-                    panics(&mut || drop(multiplied_packed(Some(row), a, &packed, 1))),
+                    panics(|| drop(multiplied(Some(row), a, b, products))),
+                    panics(|| drop(multiplied_packed(Some(row), a, &packed, 1))),
                 ];
                 assert_eq!(refused, [true; 5], "{said}");
             }
