@@ -272,6 +272,34 @@ fn what_is_no_network_is_named() {
 }
 
 #[test]
+fn what_a_description_says_beside_what_is_known_is_refused() {
+    for (json, key) in [
+        (
+            r#"{"version": 1, "layers": [{"kind": "dense"}, {"kind": "relu"}, {"kind": "dense"}], "input_mean": [0.5]}"#,
+            "`input_mean`",
+        ),
+        (
+            r#"{"version": 1, "layers": [{"kind": "dense"}, {"kind": "elu", "alpha": 0.5}, {"kind": "dense"}]}"#,
+            "`alpha`",
+        ),
+        (
+            r#"{"version": 1, "layers": [{"kind": "conv1d", "stride": 2}, {"kind": "dense"}]}"#,
+            "`stride`",
+        ),
+    ] {
+        let refused = Network::from_safetensors(&file(&bare(), Some(json)), &Description::default(), F64);
+        let Err(NetworkError::Metadata(source)) = refused else {
+            panic!("{json}");
+        };
+        let said = source.to_string();
+        assert!(
+            said.starts_with(&format!("unknown field {key}, expected")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn missing_and_stray_tensors_are_named() {
     let mut tensors = bare();
     tensors.remove(0);

@@ -100,6 +100,7 @@ impl LabelsDescription {
 ///
 /// Means and scales are tensors of the file (`normalisation.*`, f64), because JSON does not keep every bit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct FileDescription {
     pub version: u64,
     pub layers: Vec<FileLayer>,
@@ -109,6 +110,7 @@ pub(crate) struct FileDescription {
 
 /// A layer as a network file describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct FileLayer {
     /// A name of [`LayerSpec`].
     pub kind: String,
