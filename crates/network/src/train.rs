@@ -234,7 +234,23 @@ fn descend(
             break;
         }
     }
-    Ok((network.with_weights(best_weights), report))
+    let diverged = |loss| NetworkError::Diverged {
+        epoch: report.best_epoch,
+        loss,
+    };
+    // A relu makes a 0 of what is not a number: what comes out may be finite and the weights not.
+    if !are_finite(&best_weights)? {
+        return Err(diverged(f64::NAN));
+    }
+    let network = network.with_weights(best_weights);
+    // The losses of the last epoch's batches are those before its steps: what the kept weights give is not known yet.
+    if validation.n_spectra == 0 {
+        let of_kept = loss(&network, training, &targets)?;
+        if !of_kept.is_finite() {
+            return Err(diverged(of_kept));
+        }
+    }
+    Ok((network, report))
 }
 
 impl Recipe {
@@ -331,6 +347,19 @@ fn gathered(
         }
         Precision::F64 => Tensor::from_vec(flux.into_iter().map(f64::from).collect(), shape, &device)?,
     })
+}
+
+/// Whether all weights and biases are finite.
+fn are_finite(weights: &[Dense]) -> Result<bool, NetworkError> {
+    for dense in weights {
+        for tensor in std::iter::once(&dense.weight).chain(&dense.bias) {
+            let values = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+            if !values.iter().all(|value| value.is_finite()) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Weights and biases of all layers, which later steps leave alone.

@@ -185,6 +185,25 @@ fn no_epoch_gives_the_initialised_network() {
 }
 
 #[test]
+fn a_last_step_that_overflows_is_found_without_a_validation_set() {
+    // One epoch of one step: its loss is that before the step.
+    let set = linear_set(20, 0.0, 1);
+    for (precision, learning_rate) in [(Precision::F32, 3e38), (Precision::F64, 1e300)] {
+        let recipe = Recipe {
+            epochs: 1,
+            learning_rate,
+            ..recipe()
+        };
+        let none = TrainingSet::default();
+        let trained = train(&set, &none, &recipe, labels(), arithmetic(precision, 1), &mut |_| ());
+        assert!(
+            matches!(trained, Err(NetworkError::Diverged { epoch: 1, .. })),
+            "{precision}"
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused() {
     let train_on = |training: &TrainingSet, recipe: &Recipe| {
         train(
