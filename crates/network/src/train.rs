@@ -107,7 +107,7 @@ pub fn train(
     arithmetic: Arithmetic,
     progress: &mut dyn FnMut(Epoch),
 ) -> Result<(Network, TrainingReport), NetworkError> {
-    recipe.check()?;
+    recipe.check(arithmetic.precision)?;
     let n_labels = labels.len();
     if training.n_spectra == 0 || training.n_pixels == 0 || n_labels == 0 {
         return Err(NetworkError::EmptyTrainingSet);
@@ -148,7 +148,7 @@ pub fn train_further(
     recipe: &Recipe,
     progress: &mut dyn FnMut(Epoch),
 ) -> Result<(Network, TrainingReport), NetworkError> {
-    recipe.check()?;
+    recipe.check(network.arithmetic().precision)?;
     if training.n_spectra == 0 {
         return Err(NetworkError::EmptyTrainingSet);
     }
@@ -263,7 +263,9 @@ impl Recipe {
         }
     }
 
-    fn check(&self) -> Result<(), NetworkError> {
+    /// Steps are made in the type of the weights: what the numbers are there counts.
+    fn check(&self, precision: Precision) -> Result<(), NetworkError> {
+        let is_narrow = precision.dtype() == DType::F32;
         let refused = |what, value: String, remedy| Err(NetworkError::Recipe { what, value, remedy });
         if self.batch == 0 {
             return refused("batch", "0".to_owned(), "it must be at least 1");
@@ -275,10 +277,20 @@ impl Recipe {
             if !(value.is_finite() && value > 0.0) {
                 return refused(what, value.to_string(), "it must be a finite number above 0");
             }
+            let narrow = value as f32;
+            if is_narrow && !(narrow.is_finite() && narrow > 0.0) {
+                let remedy =
+                    "training in f32 rounds it to 0 or to infinity: take one from 1e-37 to 1e38, or train in f64";
+                return refused(what, format!("{value:?}"), remedy);
+            }
         }
         for (what, value) in [("beta_1", self.beta_1), ("beta_2", self.beta_2)] {
             if !(0.0..1.0).contains(&value) {
                 return refused(what, value.to_string(), "it must be from 0 to below 1");
+            }
+            if is_narrow && value as f32 >= 1.0 {
+                let remedy = "training in f32 rounds it to 1: take 0.9999999 or less, or train in f64";
+                return refused(what, format!("{value:?}"), remedy);
             }
         }
         Ok(())
