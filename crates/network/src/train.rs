@@ -40,7 +40,7 @@ pub struct Recipe {
     pub beta_2: f64,
     /// What Adam adds to the root of the mean square.
     pub epsilon: f64,
-    /// Epochs without a better loss before training stops; `None`: never.
+    /// Epochs without a better loss before training stops, at least 1; `None`: never.
     pub patience: Option<usize>,
     /// Seed of the weights and of the order of spectra.
     pub seed: u64,
@@ -269,6 +269,9 @@ impl Recipe {
         let refused = |what, value: String, remedy| Err(NetworkError::Recipe { what, value, remedy });
         if self.batch == 0 {
             return refused("batch", "0".to_owned(), "it must be at least 1");
+        }
+        if self.patience == Some(0) {
+            return refused("patience", "0".to_owned(), "it must be at least 1, or left out");
         }
         if self.hidden.contains(&0) {
             return refused("hidden", format!("{:?}", self.hidden), "every width must be at least 1");

@@ -231,6 +231,10 @@ fn what_cannot_be_trained_is_refused() {
     for wrong in [
         Recipe { batch: 0, ..recipe() },
         Recipe {
+            patience: Some(0),
+            ..recipe()
+        },
+        Recipe {
             learning_rate: -1.0,
             ..recipe()
         },
