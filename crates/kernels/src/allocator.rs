@@ -209,7 +209,7 @@ impl Buffers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One of those that wait.
+    /// One of those that wait; where none does, its bytes are in use all the same, for [`Self::fresh`] is next.
     fn waiting(&self, class: Class) -> Option<*mut u8> {
         let mut kept = self.kept();
         kept.begin(class.bytes);
@@ -218,6 +218,15 @@ impl Buffers {
             self.give_back_surplus(kept);
         }
         waiting
+    }
+
+    /// New and zero, after none waited; null where the system has none left.
+    fn fresh(&self, class: Class) -> *mut u8 {
+        let new = class.fresh();
+        if new.is_null() {
+            self.kept().end(class.bytes);
+        }
+        new
     }
 
     fn give_back_surplus<'a>(&'a self, mut kept: MutexGuard<'a, Kept>) {
@@ -251,7 +260,7 @@ impl Buffers {
 unsafe impl GlobalAlloc for Buffers {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Owner::of(layout) {
-            Owner::Ours(class) => self.waiting(class).unwrap_or_else(|| class.fresh()),
+            Owner::Ours(class) => self.waiting(class).unwrap_or_else(|| self.fresh(class)),
             Owner::System => self.large(layout.size()),
             // SAFETY: as the caller's.
             Owner::Library => unsafe { System.alloc(layout) },
@@ -261,7 +270,7 @@ unsafe impl GlobalAlloc for Buffers {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match Owner::of(layout) {
             Owner::Ours(class) => match self.waiting(class) {
-                None => class.fresh(),
+                None => self.fresh(class),
                 Some(buffer) => {
                     // SAFETY: it has so many bytes.
                     unsafe { buffer.write_bytes(0, layout.size()) };

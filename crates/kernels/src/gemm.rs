@@ -112,7 +112,10 @@ fn start<T>(row: Option<&[T]>) -> Start<'_, T> {
 /// # Safety
 /// `make` returns only after it has written every element, and reads none before it has.
 unsafe fn in_new_memory<T: Element>(rows: usize, cols: usize, make: impl FnOnce(MatMut<'_, T>)) -> Vec<T> {
-    let mut values = Vec::with_capacity(rows * cols);
+    let Some(len) = rows.checked_mul(cols) else {
+        panic!("a product of {rows} rows and {cols} columns is more than memory can be");
+    };
+    let mut values = Vec::with_capacity(len);
     // SAFETY: there is room for so many elements, which nobody else has. They are plain numbers behind a pointer: that they are not yet
     // initialised matters to whoever reads them, and nobody does before they are.
     unsafe {
@@ -123,7 +126,7 @@ unsafe fn in_new_memory<T: Element>(rows: usize, cols: usize, make: impl FnOnce(
             cols as isize,
             1,
         ));
-        values.set_len(rows * cols);
+        values.set_len(len);
     }
     values
 }
@@ -138,6 +141,7 @@ pub(crate) fn multiply_by<T: Element>(
     threads: usize,
 ) {
     assert_eq!(lhs.ncols(), rhs.nrows(), "inner sizes of a product");
+    check(&dst, &start, lhs.nrows(), rhs.ncols());
     if tile.whole {
         let units = units_of_columns(rhs);
         let whole = over_units_of_columns(rhs, &units);

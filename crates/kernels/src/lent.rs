@@ -2,6 +2,7 @@
 //!
 //! No result depends on how many threads make it, so who lends what and when shows in no bit.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 /// Those of this process.
@@ -14,7 +15,22 @@ pub fn lend(cores: usize) -> LentCores {
 
 /// Threads for one piece of shared work: those that it was given, and what is lent.
 pub(crate) fn borrow(threads: usize) -> Borrowed {
-    CORES.borrow(threads, rayon::current_num_threads())
+    let most = if ALONE.get() {
+        threads
+    } else {
+        rayon::current_num_threads()
+    };
+    CORES.borrow(threads, most)
+}
+
+thread_local!(static ALONE: Cell<bool> = const { Cell::new(false) });
+
+/// Runs `work`, whose products borrow nothing: given one thread each, they wait for no other, which may itself wait for what `work` makes.
+pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
+    let before = ALONE.replace(true);
+    let result = work();
+    ALONE.set(before);
+    result
 }
 
 /// Cores that are lent until this is dropped; who has borrowed them by then keeps them to the end of what he is at.
@@ -130,6 +146,15 @@ mod tests {
         assert_eq!(OWN.borrow(1, 8).threads, 4);
         drop((third, lent));
         assert_eq!(OWN.borrow(1, 8).threads, 1);
+    }
+
+    #[test]
+    fn work_that_is_alone_borrows_nothing() {
+        let lent = lend(3);
+        assert_eq!(alone(|| borrow(2).threads), 2);
+        assert_eq!(alone(|| alone(|| borrow(0).threads) + borrow(1).threads), 2);
+        assert!(!ALONE.get());
+        drop(lent);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::products::Products;
 use crate::strips::{Operand, Strips};
 use crate::workspace::Buffer;
 
-/// A matrix `[rows, cols]` in the order in which a product reads its right operand. As large as the matrix, its columns rounded up.
+/// A matrix `[rows, cols]` in the order in which a product reads its right operand. As large as the matrix, its columns rounded up;
+/// half as large where its numbers are packed in 16 bits (one bf16, or whole numbers).
 #[derive(Debug)]
 pub struct Packed<T> {
     rows: usize,

@@ -28,8 +28,8 @@ pub enum Path {
     AmxBf16x3,
     /// f32 as one product of bf16 on the tiles of AMX.
     AmxBf16,
-    /// f32 as whole multiples of a unit to a row or column, 16 bits each: on AVX512_BW, AVX2 or portable, the same bits on all. A product of two
-    /// matrices only; sums over rows have no such path.
+    /// f32 as whole multiples of a unit to a row or column, 16 bits each: on AVX512_VNNI, AVX512_BW, AVX2 or portable, the same
+    /// bits on all. A product of two matrices only; sums over rows have no such path.
     I16,
 }
 

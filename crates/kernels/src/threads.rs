@@ -27,7 +27,8 @@ pub(crate) fn run_on<F: FnOnce() + Send>(jobs: Vec<F>, threads: usize) {
     });
 }
 
-/// Runs `job(0) .. job(n - 1)`, likewise. The calling thread is one of them: it need not wait for another to begin.
+/// Runs `job(0) .. job(n - 1)`, likewise. The calling thread is one of them, and need not wait for another to begin. It returns only when all of them
+/// have come and found nothing left: it must hold nothing that they may be waiting for.
 pub(crate) fn run_numbered(n: usize, threads: usize, job: impl Fn(usize) + Sync) {
     let threads = threads.min(n);
     if threads <= 1 {

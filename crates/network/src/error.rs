@@ -163,6 +163,26 @@ pub enum NetworkError {
         /// What the run file says.
         said: String,
     },
+    /// A network file that names some of its layers with weights, and not the others.
+    #[error(
+        "the network file's metadata names {named} of its {with_weights} dense or conv1d layers: give each the name of its tensors, as in \
+         {{\"kind\": \"dense\", \"name\": \"layers.0\"}}, or none"
+    )]
+    LayersPartlyNamed {
+        /// How many are named.
+        named: usize,
+        /// How many there are.
+        with_weights: usize,
+    },
+    /// A network file that gives two layers the same tensors.
+    #[error(
+        "the network file's metadata calls two layers `{name}`: layers that share their weights are not supported, give each a name and tensors \
+         of its own"
+    )]
+    LayerTwice {
+        /// The name.
+        name: String,
+    },
     /// As many layers with weights were said as the file does not hold.
     #[error("`layers` names {said} dense or conv1d layers, the network file holds {found}: {names}")]
     DenseCount {

@@ -77,7 +77,7 @@ impl Network {
         products
             .into_iter()
             .map(|(layer, by_direction)| {
-                // [n, S, out, columns] with the two leading axes in the order of the result
+                // [S, n, out, columns]
                 let stacked = Tensor::stack(&by_direction, 1)?;
                 debug_assert_eq!(stacked.dims()[0], n_seeds);
                 Ok((layer, stacked))

@@ -40,7 +40,7 @@ pub struct Recipe {
     pub beta_2: f64,
     /// What Adam adds to the root of the mean square.
     pub epsilon: f64,
-    /// Epochs without a better loss before training stops; `None`: never.
+    /// Epochs without a better loss before training stops, at least 1; `None`: never.
     pub patience: Option<usize>,
     /// Seed of the weights and of the order of spectra.
     pub seed: u64,
@@ -107,7 +107,7 @@ pub fn train(
     arithmetic: Arithmetic,
     progress: &mut dyn FnMut(Epoch),
 ) -> Result<(Network, TrainingReport), NetworkError> {
-    recipe.check()?;
+    recipe.check(arithmetic.precision)?;
     let n_labels = labels.len();
     if training.n_spectra == 0 || training.n_pixels == 0 || n_labels == 0 {
         return Err(NetworkError::EmptyTrainingSet);
@@ -148,7 +148,7 @@ pub fn train_further(
     recipe: &Recipe,
     progress: &mut dyn FnMut(Epoch),
 ) -> Result<(Network, TrainingReport), NetworkError> {
-    recipe.check()?;
+    recipe.check(network.arithmetic().precision)?;
     if training.n_spectra == 0 {
         return Err(NetworkError::EmptyTrainingSet);
     }
@@ -234,7 +234,23 @@ fn descend(
             break;
         }
     }
-    Ok((network.with_weights(best_weights), report))
+    let diverged = |loss| NetworkError::Diverged {
+        epoch: report.best_epoch,
+        loss,
+    };
+    // A relu makes a 0 of what is not a number: what comes out may be finite and the weights not.
+    if !are_finite(&best_weights)? {
+        return Err(diverged(f64::NAN));
+    }
+    let network = network.with_weights(best_weights);
+    // The losses of the last epoch's batches are those before its steps: what the kept weights give is not known yet.
+    if validation.n_spectra == 0 {
+        let of_kept = loss(&network, training, &targets)?;
+        if !of_kept.is_finite() {
+            return Err(diverged(of_kept));
+        }
+    }
+    Ok((network, report))
 }
 
 impl Recipe {
@@ -247,10 +263,15 @@ impl Recipe {
         }
     }
 
-    fn check(&self) -> Result<(), NetworkError> {
+    /// Steps are made in the type of the weights: what the numbers are there counts.
+    fn check(&self, precision: Precision) -> Result<(), NetworkError> {
+        let is_narrow = precision.dtype() == DType::F32;
         let refused = |what, value: String, remedy| Err(NetworkError::Recipe { what, value, remedy });
         if self.batch == 0 {
             return refused("batch", "0".to_owned(), "it must be at least 1");
+        }
+        if self.patience == Some(0) {
+            return refused("patience", "0".to_owned(), "it must be at least 1, or left out");
         }
         if self.hidden.contains(&0) {
             return refused("hidden", format!("{:?}", self.hidden), "every width must be at least 1");
@@ -259,10 +280,20 @@ impl Recipe {
             if !(value.is_finite() && value > 0.0) {
                 return refused(what, value.to_string(), "it must be a finite number above 0");
             }
+            let narrow = value as f32;
+            if is_narrow && !(narrow.is_finite() && narrow > 0.0) {
+                let remedy =
+                    "training in f32 rounds it to 0 or to infinity: take one from 1e-37 to 1e38, or train in f64";
+                return refused(what, format!("{value:?}"), remedy);
+            }
         }
         for (what, value) in [("beta_1", self.beta_1), ("beta_2", self.beta_2)] {
             if !(0.0..1.0).contains(&value) {
                 return refused(what, value.to_string(), "it must be from 0 to below 1");
+            }
+            if is_narrow && value as f32 >= 1.0 {
+                let remedy = "training in f32 rounds it to 1: take 0.9999999 or less, or train in f64";
+                return refused(what, format!("{value:?}"), remedy);
             }
         }
         Ok(())
@@ -331,6 +362,19 @@ fn gathered(
         }
         Precision::F64 => Tensor::from_vec(flux.into_iter().map(f64::from).collect(), shape, &device)?,
     })
+}
+
+/// Whether all weights and biases are finite.
+fn are_finite(weights: &[Dense]) -> Result<bool, NetworkError> {
+    for dense in weights {
+        for tensor in std::iter::once(&dense.weight).chain(&dense.bias) {
+            let values = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+            if !values.iter().all(|value| value.is_finite()) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Weights and biases of all layers, which later steps leave alone.

@@ -182,6 +182,8 @@ fn without_the_input_jacobian_the_captures_are_the_same() {
     let with = network.backward(&forward, InputJacobian::Wanted).unwrap();
     let without = network.backward(&forward, InputJacobian::NotWanted).unwrap();
     assert!(without.input_jacobian.is_none());
+    let layers = WIDTHS.len() - 1;
+    assert_eq!((with.captures.len(), without.captures.len()), (layers, layers));
     for (a, b) in with.captures.iter().zip(&without.captures) {
         assert_eq!(values(&a.output_grad), values(&b.output_grad));
         assert_eq!(values(&a.input), values(&b.input));
@@ -200,6 +202,7 @@ fn a_batch_at_once_is_its_spectra_one_by_one() {
         for (a, b) in row.iter().zip(values(&one.input_jacobian.unwrap())) {
             assert!((a - b).abs() < 1e-11 * (1.0 + b.abs()));
         }
+        assert_eq!(all.captures.len(), one.captures.len());
         for (a, b) in all.captures.iter().zip(&one.captures) {
             for k in 0..3 {
                 for (x, y) in weight_jacobian(a, k, n).iter().zip(weight_jacobian(b, k, 0)) {

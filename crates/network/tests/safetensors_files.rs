@@ -272,6 +272,64 @@ fn what_is_no_network_is_named() {
 }
 
 #[test]
+fn what_a_description_says_beside_what_is_known_is_refused() {
+    for (json, key) in [
+        (
+            r#"{"version": 1, "layers": [{"kind": "dense"}, {"kind": "relu"}, {"kind": "dense"}], "input_mean": [0.5]}"#,
+            "`input_mean`",
+        ),
+        (
+            r#"{"version": 1, "layers": [{"kind": "dense"}, {"kind": "elu", "alpha": 0.5}, {"kind": "dense"}]}"#,
+            "`alpha`",
+        ),
+        (
+            r#"{"version": 1, "layers": [{"kind": "conv1d", "stride": 2}, {"kind": "dense"}]}"#,
+            "`stride`",
+        ),
+    ] {
+        let refused = Network::from_safetensors(&file(&bare(), Some(json)), &Description::default(), F64);
+        let Err(NetworkError::Metadata(source)) = refused else {
+            panic!("{json}");
+        };
+        let said = source.to_string();
+        assert!(said.starts_with(&format!("unknown field {key}, expected")), "{said}");
+    }
+}
+
+#[test]
+fn a_description_names_all_layers_with_weights_or_none_and_each_once() {
+    let read = |tensors: &Tensors, layers: &str| {
+        let json = format!(r#"{{"version": 1, "layers": [{layers}]}}"#);
+        Network::from_safetensors(&file(tensors, Some(&json)), &Description::default(), F64)
+    };
+    let none = r#"{"kind": "dense"}, {"kind": "relu"}, {"kind": "dense"}"#;
+    assert!(read(&bare(), none).is_ok());
+    let some = r#"{"kind": "dense", "name": "features.10"}, {"kind": "relu", "name": "act"}, {"kind": "dense"}"#;
+    assert_eq!(
+        read(&bare(), some).unwrap_err().to_string(),
+        "the network file's metadata names 1 of its 2 dense or conv1d layers: give each the name of its tensors, as in \
+         {\"kind\": \"dense\", \"name\": \"layers.0\"}, or none"
+    );
+    let square = vec![
+        f64s("a.weight", &[2, 2], &[1.0; 4]),
+        f64s("b.weight", &[2, 2], &[2.0; 4]),
+    ];
+    let twice = r#"{"kind": "dense", "name": "a"}, {"kind": "dense", "name": "b"}, {"kind": "dense", "name": "a"}"#;
+    assert_eq!(
+        read(&square, twice).unwrap_err().to_string(),
+        "the network file's metadata calls two layers `a`: layers that share their weights are not supported, give each a name and tensors of \
+         its own"
+    );
+    // Names of activations say nothing of the order of layers whose names do not say it either.
+    let of_activations =
+        r#"{"kind": "dense"}, {"kind": "relu", "name": "x"}, {"kind": "tanh", "name": "y"}, {"kind": "dense"}"#;
+    assert!(matches!(
+        read(&square, of_activations),
+        Err(NetworkError::LayerOrder { .. })
+    ));
+}
+
+#[test]
 fn missing_and_stray_tensors_are_named() {
     let mut tensors = bare();
     tensors.remove(0);

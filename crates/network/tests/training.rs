@@ -185,6 +185,25 @@ fn no_epoch_gives_the_initialised_network() {
 }
 
 #[test]
+fn a_last_step_that_overflows_is_found_without_a_validation_set() {
+    // One epoch of one step: its loss is that before the step.
+    let set = linear_set(20, 0.0, 1);
+    for (precision, learning_rate) in [(Precision::F32, 3e38), (Precision::F64, 1e300)] {
+        let recipe = Recipe {
+            epochs: 1,
+            learning_rate,
+            ..recipe()
+        };
+        let none = TrainingSet::default();
+        let trained = train(&set, &none, &recipe, labels(), arithmetic(precision, 1), &mut |_| ());
+        assert!(
+            matches!(trained, Err(NetworkError::Diverged { epoch: 1, .. })),
+            "{precision}"
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused() {
     let train_on = |training: &TrainingSet, recipe: &Recipe| {
         train(
@@ -212,6 +231,10 @@ fn what_cannot_be_trained_is_refused() {
     for wrong in [
         Recipe { batch: 0, ..recipe() },
         Recipe {
+            patience: Some(0),
+            ..recipe()
+        },
+        Recipe {
             learning_rate: -1.0,
             ..recipe()
         },
@@ -226,6 +249,40 @@ fn what_cannot_be_trained_is_refused() {
     ] {
         assert!(matches!(train_on(&set, &wrong), Err(NetworkError::Recipe { .. })));
     }
+    for (wrong, message) in [
+        (
+            Recipe {
+                epsilon: 1e-46,
+                ..recipe()
+            },
+            "training recipe: epsilon is 1e-46; training in f32 rounds it to 0 or to infinity: take one from 1e-37 to 1e38, or train in f64",
+        ),
+        (
+            Recipe {
+                learning_rate: 1e39,
+                ..recipe()
+            },
+            "training recipe: learning_rate is 1e39; training in f32 rounds it to 0 or to infinity",
+        ),
+        (
+            Recipe {
+                beta_2: 0.999_999_99,
+                ..recipe()
+            },
+            "training recipe: beta_2 is 0.99999999; training in f32 rounds it to 1: take 0.9999999 or less, or train in f64",
+        ),
+    ] {
+        let said = train_on(&set, &wrong).unwrap_err().to_string();
+        assert!(said.starts_with(message), "{said}");
+    }
+    let fine = Recipe {
+        epochs: 1,
+        epsilon: 1e-46,
+        beta_2: 0.999_999_99,
+        ..recipe()
+    };
+    let (none, wide) = (TrainingSet::default(), arithmetic(Precision::F64, 1));
+    assert!(train(&set, &none, &fine, labels(), wide, &mut |_| ()).is_ok());
     let wild = Recipe {
         learning_rate: 1e30,
         ..recipe()

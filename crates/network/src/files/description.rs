@@ -100,6 +100,7 @@ impl LabelsDescription {
 ///
 /// Means and scales are tensors of the file (`normalisation.*`, f64), because JSON does not keep every bit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct FileDescription {
     pub version: u64,
     pub layers: Vec<FileLayer>,
@@ -109,6 +110,7 @@ pub(crate) struct FileDescription {
 
 /// A layer as a network file describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct FileLayer {
     /// A name of [`LayerSpec`].
     pub kind: String,
@@ -143,6 +145,13 @@ impl FileDescription {
         }
         serde_json::from_str(json).map_err(NetworkError::Metadata)
     }
+
+    /// Whether the layers with weights are named: all of them, where [`resolve_layers`] takes them.
+    pub fn is_named(&self) -> bool {
+        let has_weights = |kind: &str| kind.parse::<LayerSpec>().is_ok_and(|spec| spec.has_weights());
+        let mut layers = self.layers.iter();
+        layers.any(|layer| layer.name.is_some() && has_weights(&layer.kind))
+    }
 }
 
 #[derive(Deserialize)]
@@ -170,7 +179,8 @@ pub(crate) fn resolve_layers(
             .zip(&file.layers)
             .map(|(spec, layer)| (*spec, layer.name.clone().filter(|_| spec.has_weights())))
             .collect();
-        if layers.iter().any(|(spec, name)| spec.has_weights() && name.is_none()) {
+        refuse_names(&layers)?;
+        if layers.iter().all(|(_, name)| name.is_none()) {
             layers = with_names(specs.clone(), names_in_file)?;
         }
         if let Some(said) = said {
@@ -257,6 +267,23 @@ fn input_and_rest(specs: &[LayerSpec]) -> (Option<LayerSpec>, &[LayerSpec]) {
     match specs {
         [input @ LayerSpec::Input { .. }, rest @ ..] => (Some(*input), rest),
         _ => (None, specs),
+    }
+}
+
+/// Refuses names of some layers with weights and not of the others, and one name for two of them.
+fn refuse_names(layers: &[(LayerSpec, Option<String>)]) -> Result<(), NetworkError> {
+    let names: Vec<&String> = layers.iter().filter_map(|(_, name)| name.as_ref()).collect();
+    let with_weights = layers.iter().filter(|(spec, _)| spec.has_weights()).count();
+    if !names.is_empty() && names.len() < with_weights {
+        return Err(NetworkError::LayersPartlyNamed {
+            named: names.len(),
+            with_weights,
+        });
+    }
+    let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+    match twice {
+        None => Ok(()),
+        Some((_, name)) => Err(NetworkError::LayerTwice { name: (*name).clone() }),
     }
 }
 

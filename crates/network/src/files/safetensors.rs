@@ -60,8 +60,7 @@ impl Network {
             weights.push(file.weights(name)?);
         }
         file.refuse_strays(&weights)?;
-        let named = |of: &FileDescription| of.layers.iter().filter(|layer| layer.name.is_some()).count();
-        if description.as_ref().map_or(0, named) < weights.len() {
+        if !description.as_ref().is_some_and(FileDescription::is_named) {
             refuse_doubtful_order(&weights)?;
         }
 

@@ -12,7 +12,7 @@ use crate::layers::row_map::Real;
 /// An element-wise nonlinearity. Its names are those of [`crate::LayerSpec`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
-    /// `max(x, 0)`.
+    /// `max(x, 0)`; 0 where x is not a number, which torch keeps.
     Relu,
     /// `x` above 0, `slope * x` below.
     LeakyRelu {

@@ -16,6 +16,9 @@ use crate::network::Layer;
 
 const FLATTEN: &str = "put `flatten(channels_first)` (torch) or `flatten(channels_last)` (Keras)";
 
+/// Pixels a spectrum may have: a few words of a file may ask for more than there is memory.
+const MOST_PIXELS: usize = 1 << 26;
+
 /// The tensors of a layer that has weights.
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
@@ -87,7 +90,15 @@ impl Chain {
         }
         match (signal, specs.last()) {
             (Signal::Row { width, .. }, _) => chain.n_outputs = width,
-            (Signal::Flattened { channels, positions }, _) => chain.n_outputs = channels * positions,
+            (Signal::Flattened { channels, positions }, last) => {
+                let too_many = || {
+                    misfit(
+                        &last.map_or_else(String::new, ToString::to_string),
+                        overflow(channels, positions),
+                    )
+                };
+                chain.n_outputs = channels.checked_mul(positions).ok_or_else(too_many)?;
+            }
             (Signal::Channels { channels, positions }, last) => {
                 return Err(misfit(
                     &last.map_or_else(String::new, ToString::to_string),
@@ -121,14 +132,16 @@ impl Chain {
                 ));
             }
             Signal::Channels { channels, positions } | Signal::Flattened { channels, positions }
-                if channels * positions != inputs =>
+                if channels.checked_mul(positions) != Some(inputs) =>
             {
+                let Some(given) = channels.checked_mul(positions) else {
+                    return Err(misfit(&weights.name, overflow(channels, positions)));
+                };
                 return Err(misfit(
                     &weights.name,
                     format!(
-                        "it has {inputs} inputs, and is given {} ({channels} channels of {positions} positions, of spectra of \
+                        "it has {inputs} inputs, and is given {given} ({channels} channels of {positions} positions, of spectra of \
                          {} pixels); check the pixels, strides, padding and pooling",
-                        channels * positions,
                         self.n_inputs
                     ),
                 ));
@@ -233,13 +246,27 @@ impl Signal {
     }
 }
 
-/// Pixels a spectrum: what `input(...)` says, else what the first dense layer leaves no choice about, else `normalised`: how many pixels
-/// the normalisation speaks of, where it speaks of each.
+/// Pixels a spectrum, as [`said_or_fitting`] has them, but no more than memory may hold.
 pub(crate) fn n_inputs(
     specs: &[LayerSpec],
     weights: &[Weights],
     normalised: Option<usize>,
 ) -> Result<usize, NetworkError> {
+    let pixels = said_or_fitting(specs, weights, normalised)?;
+    if pixels <= MOST_PIXELS {
+        return Ok(pixels);
+    }
+    Err(misfit(
+        &specs.first().map_or_else(String::new, ToString::to_string),
+        format!(
+            "the network takes spectra of {pixels} pixels, and they may have {MOST_PIXELS} at most; check `input(...)`, strides and pooling"
+        ),
+    ))
+}
+
+/// Pixels a spectrum: what `input(...)` says, else what the first dense layer leaves no choice about, else `normalised`: how many pixels
+/// the normalisation speaks of, where it speaks of each.
+fn said_or_fitting(specs: &[LayerSpec], weights: &[Weights], normalised: Option<usize>) -> Result<usize, NetworkError> {
     if let Some(LayerSpec::Input { pixels }) = specs.first() {
         return Ok(*pixels);
     }
@@ -282,6 +309,12 @@ pub(crate) fn n_inputs(
             fitting: "no number is certain to do".to_owned(),
         }),
     }
+}
+
+fn overflow(channels: usize, positions: usize) -> String {
+    format!(
+        "it is given {channels} channels of {positions} positions, more numbers than memory can hold; check the pixels and strides"
+    )
 }
 
 fn misfit(layer: &str, reason: String) -> NetworkError {

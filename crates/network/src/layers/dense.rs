@@ -96,7 +96,7 @@ pub(crate) fn get_or_try_init<T, E>(lock: &OnceLock<T>, make: impl FnOnce() -> R
 /// A dense layer: `a -> W a + b`.
 #[derive(Clone, Debug)]
 pub(crate) struct Dense {
-    /// `[out, in]`, contiguous.
+    /// `[out, in]`; contiguous, but in a direction of weights that has biases ([`crate::WeightDirections`]).
     pub weight: Tensor,
     /// `[out]`, contiguous; `None`: no bias.
     pub bias: Option<Tensor>,

@@ -62,25 +62,29 @@ impl TrainingSet {
             let of_one = mean.iter().zip(spectrum).map(|(m, f)| (f64::from(*f) - m).powi(2));
             squares += of_one.sum::<f64>() / self.n_pixels as f64;
         }
-        (mean, scale_of(squares / self.n_spectra as f64))
+        // Sums of f32 in f64 are as good as exact.
+        (mean, scale_of(squares / self.n_spectra as f64, 0.0))
     }
 
-    /// Mean and standard deviation (1 where that is 0) of each label.
+    /// Mean and standard deviation (1 where that is 0, or no more than rounding leaves) of each label.
     pub(crate) fn label_normalisation(&self, n_labels: usize) -> (Vec<f64>, Vec<f64>) {
         let n = self.n_spectra as f64;
         (0..n_labels)
             .map(|k| {
                 let label = || self.labels.iter().skip(k).step_by(n_labels);
                 let mean = label().sum::<f64>() / n;
-                (mean, scale_of(label().map(|y| (y - mean).powi(2)).sum::<f64>() / n))
+                let variance = label().map(|y| (y - mean).powi(2)).sum::<f64>() / n;
+                // By so much the mean of labels that are all alike may miss them.
+                (mean, scale_of(variance, n * f64::EPSILON * mean.abs()))
             })
             .unzip()
     }
 }
 
-/// Root of a variance; 1 where there is no spread to speak of.
-fn scale_of(variance: f64) -> f64 {
-    if variance.sqrt() > 0.0 { variance.sqrt() } else { 1.0 }
+/// Root of a variance; 1 where it is no more than `rounding`.
+fn scale_of(variance: f64, rounding: f64) -> f64 {
+    let scale = variance.sqrt();
+    if scale > rounding { scale } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -102,6 +106,27 @@ mod tests {
         assert_eq!(mean, [2.0, 2.0, 3.0]);
         assert!((scale - (5.0f64 / 3.0).sqrt()).abs() < 1e-15);
         assert_eq!(set().label_normalisation(2), (vec![4500.0, 1.0], vec![500.0, 1.0]));
+    }
+
+    #[test]
+    fn labels_that_are_all_alike_have_no_scale() {
+        for n_spectra in [3, 10, 1000] {
+            let alike = TrainingSet {
+                n_spectra,
+                labels: [0.1, -1e9 / 3.0, 1e-300].repeat(n_spectra),
+                ..TrainingSet::default()
+            };
+            assert_eq!(alike.label_normalisation(3).1, [1.0; 3], "{n_spectra}");
+        }
+        // A spread in the last digits is one, as long as it is above what rounding may leave.
+        let mut near = TrainingSet {
+            n_spectra: 2,
+            labels: vec![1.0, 1.0 + 1e-14],
+            ..TrainingSet::default()
+        };
+        assert!(near.label_normalisation(1).1[0] < 1e-14);
+        near.labels[1] = 1.0;
+        assert_eq!(near.label_normalisation(1).1, [1.0]);
     }
 
     #[test]

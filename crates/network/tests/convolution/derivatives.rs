@@ -298,6 +298,8 @@ fn a_network_without_spectra_or_jacobian_keeps_its_shapes() {
         let forward = network.forward(&network.flux_tensor(&[]).unwrap()).unwrap();
         let none = network.backward(&forward, InputJacobian::Wanted).unwrap();
         assert_eq!(none.input_jacobian.unwrap().dims(), [LABELS, 0, PIXELS]);
+        let layers = network.dense_layers().len();
+        assert_eq!(none.captures.len(), layers);
         for (capture, shape) in none.captures.iter().zip(network.dense_layers()) {
             assert_eq!(capture.output_grad.dims(), [LABELS, 0, shape.shared, shape.outputs]);
         }
@@ -305,6 +307,7 @@ fn a_network_without_spectra_or_jacobian_keeps_its_shapes() {
         let with = network.backward(&forward, InputJacobian::Wanted).unwrap();
         let without = network.backward(&forward, InputJacobian::NotWanted).unwrap();
         assert!(without.input_jacobian.is_none());
+        assert_eq!((with.captures.len(), without.captures.len()), (layers, layers));
         for (a, b) in with.captures.iter().zip(&without.captures) {
             assert_eq!(values(&a.output_grad), values(&b.output_grad));
             assert_eq!(values(&a.input), values(&b.input));

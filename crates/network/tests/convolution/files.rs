@@ -210,6 +210,22 @@ fn pixels_that_the_layers_leave_open_must_be_said() {
 }
 
 #[test]
+fn spectra_of_more_pixels_than_memory_may_hold_are_refused() {
+    assert_eq!(
+        refusal(&tensors(), &with_input(1_000_000_000_000, &LAYERS)),
+        "layer `input(1000000000000)`: the network takes spectra of 1000000000000 pixels, and they may have 67108864 at most; check \
+         `input(...)`, strides and pooling"
+    );
+    // The window alone says so.
+    let head = tensors()[3..].to_vec();
+    assert_eq!(
+        refusal(&head, &said(&["average_pool1d(1000000000000, stride=1)", "dense"])),
+        "layer `average_pool1d(1000000000000, stride=1)`: the network takes spectra of 1000000000035 pixels, and they may have 67108864 at \
+         most; check `input(...)`, strides and pooling"
+    );
+}
+
+#[test]
 fn layers_that_do_not_fit_are_named_with_both_sides_and_a_remedy() {
     let refused = |layers: &[&str]| refusal(&tensors(), &with_input(64, layers));
     assert_eq!(
