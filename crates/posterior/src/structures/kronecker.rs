@@ -343,7 +343,7 @@ impl Precision for KroneckerPrecision {
         }
     }
 
-    fn marginal_variance(&self) -> Vec<Matrix> {
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError> {
         // var_oj = sum_i U_oi^2 (sum_m V_jm^2 / (lambda_im + delta)), a tile of j at a time.
         let (inputs, outputs) = self.eigenbasis.sides();
         let squares = |values: &[f64]| values.iter().map(|v| v * v).collect::<Vec<_>>();
@@ -381,15 +381,15 @@ impl Precision for KroneckerPrecision {
                 row[start..start + len].copy_from_slice(from);
             }
         }
-        vec![Matrix {
+        Ok(vec![Matrix {
             rows: outputs,
             cols: inputs,
             values,
-        }]
+        }])
     }
 
-    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
-        self.eigenbasis.matrices(&self.shape.name)
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError> {
+        Ok(self.eigenbasis.matrices(&self.shape.name))
     }
 
     fn probes(&self, plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
@@ -475,7 +475,7 @@ mod tests {
                 assert!(error < 2e-6, "prior {prior}: {error:e}");
             }
             let (u, v) = (&precision.eigenbasis.g_vectors, &precision.eigenbasis.a_vectors);
-            let variance = precision.marginal_variance().remove(0);
+            let variance = precision.marginal_variance().unwrap().remove(0);
             for (o, j) in [(0, 0), (3, 7), (699, 12), (400, 5)] {
                 let of = |i: usize| -> f64 {
                     let inner = precision.eigenbasis.row(i).enumerate();

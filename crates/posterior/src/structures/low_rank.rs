@@ -11,7 +11,7 @@
 //! their difference is what is left. For dense layers `J Z` needs no Jacobian: it is `sum_o g_ko (Z_o^T [a; 1])`.
 
 use fisherflow_curvature::{BlockPlan, Matrix};
-use fisherflow_network::LayerCapture;
+use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::labels::small::cholesky;
 use crate::product::{dot, product, rows};
@@ -292,26 +292,23 @@ impl Precision for LowRankPrecision {
         Ok(covariance)
     }
 
-    fn marginal_variance(&self) -> Vec<Matrix> {
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError> {
         let all = variances(&self.inverse, &self.correction);
         let mut rest = all.into_iter();
-        self.plan
-            .shapes
-            .iter()
-            .map(|shape| Matrix {
-                rows: shape.outputs,
-                cols: shape.columns(),
-                values: rest.by_ref().take(shape.n_weights()).collect(),
-            })
-            .collect()
+        let of_layer = |shape: &DenseShape| Matrix {
+            rows: shape.outputs,
+            cols: shape.columns(),
+            values: rest.by_ref().take(shape.n_weights()).collect(),
+        };
+        Ok(self.plan.shapes.iter().map(of_layer).collect())
     }
 
-    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError> {
         let name = self.plan.name();
-        vec![
+        Ok(vec![
             NamedMatrix::new(&name, Factor::Diagonal, one_row(&self.inverse)),
             NamedMatrix::new(&name, Factor::LowRank, self.correction.clone()),
-        ]
+        ])
     }
 
     /// None: what this block answers with is not H, so that H tells nothing of its arithmetic.

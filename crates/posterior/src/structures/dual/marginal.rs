@@ -25,8 +25,26 @@ pub fn dual_marginal_variance(
     prior_precision: f64,
     threads: usize,
 ) -> Result<Option<Vec<Matrix>>, PosteriorError> {
-    if layout.plan.n_weights() as f64 * (layout.n_rows() as f64).powi(2) > AFFORDABLE {
-        return Ok(None);
+    match affordable_marginal_variance(layout, source, prior_precision, threads) {
+        Err(PosteriorError::Unaffordable { .. }) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// The same, where an error says why there are none.
+pub(super) fn affordable_marginal_variance(
+    layout: &DualLayout,
+    source: &dyn DualSource,
+    prior_precision: f64,
+    threads: usize,
+) -> Result<Vec<Matrix>, PosteriorError> {
+    let operations = layout.plan.n_weights() as f64 * (layout.n_rows() as f64).powi(2);
+    if operations > AFFORDABLE {
+        return Err(PosteriorError::Unaffordable {
+            block: layout.plan.name(),
+            operations,
+            affordable: AFFORDABLE,
+        });
     }
     let mut variances = Vec::with_capacity(layout.plan.shapes.len());
     for (layer, shape) in layout.plan.shapes.iter().enumerate() {
@@ -66,7 +84,7 @@ pub fn dual_marginal_variance(
             values,
         });
     }
-    Ok(Some(variances))
+    Ok(variances)
 }
 
 /// Columns of J, a row each: of some weights of a layer.
