@@ -9,6 +9,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::structures::cancellation::LOST;
+
 /// A product of `1 + lambda / delta` is brought to its logarithm where it is larger than this.
 const LARGE: f64 = 1e150;
 
@@ -20,7 +22,7 @@ pub struct Spectrum {
     /// Eigenvalues that are 0 and in neither list.
     zeros: u64,
     clipped: u64,
-    /// The rounding of the matrix that they were found of, where a prior precision is added to that matrix itself.
+    /// The rounding of the matrix that they were found of, where a prior precision is added to that matrix itself, and of variances.
     rounding: f64,
 }
 
@@ -51,7 +53,8 @@ impl Spectrum {
     /// there are more rows than weights, and zeros where there are fewer.
     pub(crate) fn of_rank(mut values: Vec<f64>, n_weights: usize, clipped: u64) -> Self {
         let largest = values.iter().copied().fold(0.0, f64::max);
-        let rounding = values.len() as f64 * f64::EPSILON * largest;
+        // Of the Gram matrix, and of the differences that a variance is.
+        let rounding = (values.len() as f64 * f64::EPSILON + LOST) * largest;
         values.drain(..values.len().saturating_sub(n_weights));
         Self {
             rounding,
@@ -91,7 +94,7 @@ impl Spectrum {
         self.clipped
     }
 
-    /// What a prior precision has to be above to be seen beside the rounding of the block's matrix; 0 where any is.
+    /// What a prior precision has to be above to be seen beside the rounding of the block's matrix, and in no variance lost to it; 0 where any is.
     #[must_use]
     pub fn rounding(&self) -> f64 {
         self.rounding

@@ -16,6 +16,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use crate::labels::small::cholesky;
 use crate::product::{dot, product, rows};
 use crate::structures::block_info::{Certificate, LowRankFacts};
+use crate::structures::cancellation::is_lost;
 use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision, Probe};
@@ -338,11 +339,6 @@ fn variances(inverse: &[f64], correction: &Matrix) -> Vec<f64> {
     }
     let rows = correction.values.chunks_exact(rank);
     inverse.iter().zip(rows).map(|(d, z)| d - dot(z, z)).collect()
-}
-
-/// Whether a difference from `whole` is so small that rounding makes up a thousandth of it or more.
-fn is_lost(difference: f64, whole: f64) -> bool {
-    difference.is_nan() || difference <= 1e-12 * whole
 }
 
 /// What was below 0 and is 0 now.

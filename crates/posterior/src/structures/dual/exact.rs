@@ -71,7 +71,7 @@ pub fn exact_covariance(
 }
 
 /// The Cholesky factor of the Gram matrix plus the prior precision.
-fn factored(
+pub(super) fn factored(
     plan: &BlockPlan,
     rows: &WeightJacobian,
     prior_precision: f64,

@@ -8,6 +8,7 @@ use super::substitution::forward;
 use super::{DualLayout, DualSource, OpenTile};
 use crate::PosteriorError;
 use crate::product::dot;
+use crate::structures::cancellation::is_lost;
 
 /// Operations that marginal variances may take.
 const AFFORDABLE: f64 = 2e12;
@@ -15,10 +16,11 @@ const AFFORDABLE: f64 = 2e12;
 /// Weights that are solved for at once.
 const WEIGHTS_AT_ONCE: usize = 512;
 
-/// For each layer `[out, columns]`, bias last; none where they would take more than 2e12 operations.
+/// For each layer `[out, columns]`, bias last; none where they would take more than 2e12 operations, or rounding swamps one of them: that is no
+/// reason to have no predictions either.
 ///
 /// # Errors
-/// If a chunk's rows or a tile cannot be had, or rounding leaves a variance that is not positive.
+/// If a chunk's rows or a tile cannot be had.
 pub fn dual_marginal_variance(
     layout: &DualLayout,
     source: &dyn DualSource,
@@ -26,7 +28,7 @@ pub fn dual_marginal_variance(
     threads: usize,
 ) -> Result<Option<Vec<Matrix>>, PosteriorError> {
     match affordable_marginal_variance(layout, source, prior_precision, threads) {
-        Err(PosteriorError::Unaffordable { .. }) => Ok(None),
+        Err(PosteriorError::Unaffordable { .. } | PosteriorError::Cancelled { .. }) => Ok(None),
         found => found.map(Some),
     }
 }
@@ -67,7 +69,7 @@ pub(super) fn affordable_marginal_variance(
                     .map(|row| dot(row, row))
                     .sum();
                 let value = (1.0 - known) / prior_precision;
-                if value <= 0.0 {
+                if is_lost(1.0 - known, 1.0) {
                     return Err(PosteriorError::Cancelled {
                         block: layout.plan.name(),
                         prior_precision,

@@ -10,6 +10,7 @@ use super::marginal::affordable_marginal_variance;
 use super::substitution::{backward, forward};
 use super::{DualLayout, DualSource, OpenTile, stored};
 use crate::product::{dot, product, rows as row_major};
+use crate::structures::cancellation::is_lost;
 use crate::structures::captures::Wanted;
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision};
 
@@ -58,7 +59,7 @@ impl DualPrecision {
                         })
                         .sum();
                     let value = (prior - known) / self.info.prior_precision;
-                    if i == j && value <= 0.0 && prior > 0.0 {
+                    if i == j && prior > 0.0 && is_lost(prior - known, prior) {
                         return Err(PosteriorError::Cancelled {
                             block: self.layout.plan.name(),
                             prior_precision: self.info.prior_precision,
