@@ -42,7 +42,7 @@ pub(crate) struct Kfac {
     products: Products,
     /// `a0 [in]`.
     input_mean: Vec<f64>,
-    /// `gbar [K, out]`.
+    /// `gbar [K, out]`, of a term.
     gradient_mean: Vec<f64>,
 }
 
@@ -70,13 +70,16 @@ impl Kfac {
         n_labels: usize,
         products: Products,
     ) -> Result<Self, CurvatureError> {
-        let (input_mean, gradient_mean) = references.of_layer(plan.layers[0], &plan.shapes[0], n_labels)?;
+        let shape = &plan.shapes[0];
+        let (input_mean, gradient_mean) = references.of_layer(plan.layers[0], shape, n_labels)?;
+        // References are means over positions, as is the input of a term; its gradient may be their sum.
+        let summed = if is_reduced(plan) { shape.shared as f64 } else { 1.0 };
         Ok(Self {
             plan: plan.clone(),
             n_labels,
             products,
             input_mean: input_mean.to_vec(),
-            gradient_mean: gradient_mean.to_vec(),
+            gradient_mean: gradient_mean.iter().map(|g| summed * g).collect(),
         })
     }
 
@@ -136,7 +139,7 @@ impl Kfac {
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
         let (k, outputs) = (self.n_labels, shape.outputs);
-        let reduced = self.plan.options.weight_sharing == WeightSharing::Reduce && shape.shared > 1;
+        let reduced = is_reduced(&self.plan);
         let positions = if reduced { 1 } else { shape.shared };
         with_values(&capture.input, shape, |input: &[T]| {
             let mean = reduced.then(|| mean_over_positions(input, shape.shared, shape.inputs));
@@ -280,6 +283,11 @@ impl RowByRow for InputFactor<'_> {
             *of_itself = n;
         }
     }
+}
+
+/// Whether a term of the sums is a spectrum with several positions: the mean of their inputs, the sum of their gradients.
+fn is_reduced(plan: &BlockPlan) -> bool {
+    plan.options.weight_sharing == WeightSharing::Reduce && plan.shapes[0].shared > 1
 }
 
 /// Adds `Lam` and the number of terms of a batch.
