@@ -385,7 +385,8 @@ impl Structure for Kfac {
 
     fn flops(&self, n_spectra: u64) -> f64 {
         let [a, _, g, ..] = self.lengths();
-        n_spectra as f64 * 2.0 * (a as f64 + self.n_labels as f64 * g as f64)
+        let terms = n_spectra as f64 * self.plan.terms_a_spectrum() as f64;
+        terms * 2.0 * (a as f64 + self.n_labels as f64 * g as f64)
     }
 }
 
