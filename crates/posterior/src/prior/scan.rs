@@ -25,7 +25,7 @@ use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction::{contract_read_off, covariance, weighted_squares};
 use crate::structures::dense::{JACOBIAN_BYTES, jacobian, sides_of};
 use crate::structures::dual::DualScan;
-use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::eigenbasis::{Eigenbasis, check_seen};
 use crate::structures::factored_block::check_prior;
 use crate::structures::input_side::{Rotation, Vectors};
 use crate::structures::matrices::single_layer;
@@ -275,6 +275,14 @@ impl PriorScan {
             return scan.check(delta);
         }
         check_prior(&self.plan, delta)?;
+        let is_rotated = match &self.form {
+            Form::F32(layer) => layer.bases.is_some(),
+            Form::F64(layer) => layer.bases.is_some(),
+            Form::Dense(_) | Form::Dual(_) => false,
+        };
+        if is_rotated {
+            return check_seen(&self.plan, self.ends, delta);
+        }
         let (smallest, largest) = self.ends;
         if delta == 0.0 && smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest {
             return Err(PosteriorError::SingularSpectrum {

@@ -22,7 +22,7 @@ pub struct Spectrum {
     /// Eigenvalues that are 0 and in neither list.
     zeros: u64,
     clipped: u64,
-    /// The rounding of the matrix that they were found of, where a prior precision is added to that matrix itself, and of variances.
+    /// The rounding that hides a prior precision: of the matrix that it is added to, of variances, or of eigenvalues that are nothing else.
     rounding: f64,
 }
 
@@ -75,6 +75,11 @@ impl Spectrum {
         }
     }
 
+    /// Where no prior precision below `rounding` is seen.
+    pub(crate) fn with_rounding(self, rounding: f64) -> Self {
+        Self { rounding, ..self }
+    }
+
     /// Number of eigenvalues: the block's weights.
     #[must_use]
     pub fn n_weights(&self) -> u64 {
@@ -94,7 +99,8 @@ impl Spectrum {
         self.clipped
     }
 
-    /// What a prior precision has to be above to be seen beside the rounding of the block's matrix, and in no variance lost to it; 0 where any is.
+    /// What a prior precision has to be above to be seen beside the rounding of the block's matrix or of its eigenvalues, with no variance lost to
+    /// it; 0 where any is.
     #[must_use]
     pub fn rounding(&self) -> f64 {
         self.rounding

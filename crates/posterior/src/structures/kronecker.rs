@@ -30,7 +30,7 @@ use crate::product::{Right, Scalar, as_f32, product, rows};
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
-use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::eigenbasis::{Eigenbasis, check_seen};
 use crate::structures::elements::{check_weights, in_eigenbases};
 use crate::structures::input_side::{InputSide, Rotation, Vectors, Weights};
 use crate::structures::matrices::single_layer;
@@ -88,9 +88,10 @@ impl KroneckerPrecision {
         prior_precision: f64,
         products: Products,
     ) -> Result<Self, PosteriorError> {
-        let (inputs, outputs) = eigenbasis.sides();
+        let (smallest, largest) = eigenbasis.ends();
+        check_seen(plan, (smallest, largest), prior_precision)?;
         let (mut log_det, mut effective_parameters) = (0.0, 0.0);
-        for i in 0..outputs {
+        for i in 0..eigenbasis.sides().1 {
             let (mut row_log_det, mut row_effective) = (0.0, 0.0);
             for lambda in eigenbasis.row(i) {
                 row_log_det += (lambda + prior_precision).ln();
@@ -98,17 +99,6 @@ impl KroneckerPrecision {
             }
             log_det += row_log_det;
             effective_parameters += row_effective;
-        }
-        let (smallest, largest) = eigenbasis.ends();
-        // Without a prior, an eigenvalue below the rounding error of the largest is none.
-        let rounding = inputs.max(outputs) as f64 * f64::EPSILON * largest;
-        if prior_precision == 0.0 && smallest <= rounding {
-            return Err(PosteriorError::SingularSpectrum {
-                block: plan.name(),
-                prior_precision,
-                smallest,
-                largest,
-            });
         }
         let (smallest, largest) = (smallest + prior_precision, largest + prior_precision);
         let certificate = Certificate {

@@ -124,7 +124,8 @@ fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }));
 }
 
-/// An eigenvalue that is rounding beside the largest is none, whatever its sign: without a prior the block is singular, and below 0 it counts as 0.
+/// An eigenvalue that is rounding beside the largest is none, whatever its sign: without a prior, or one that is rounding itself, the block is
+/// singular, and below 0 it counts as 0.
 #[test]
 fn eigenvalues_of_rounding_are_none() {
     let mlp = Mlp::random(&[1, 2], 62);
@@ -139,6 +140,27 @@ fn eigenvalues_of_rounding_are_none() {
     let error = of(factors(1e-15), StructureKind::Kfac, 0.0).err().unwrap();
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
     assert!(of(factors(1e-12), StructureKind::Kfac, 0.0).is_ok());
+    // 6 is the largest eigenvalue. A prior precision whose reciprocal is no number of f32 is refused beside any.
+    let star = mlp.captures(&[0.5], DType::F32);
+    for (small, delta, is_seen) in [
+        (1e-15, 1e-30, false),
+        (1e-15, 1e-15, false),
+        (1e-15, 2e-15, true),
+        (1e-12, 1e-30, true),
+        (1.0, 1e-39, false),
+    ] {
+        let found = of(factors(small), StructureKind::Kfac, delta);
+        let curvature = BlockCurvature {
+            n_spectra: 1,
+            form: factors(small),
+        };
+        let scan = factor(&plan(&mlp, StructureKind::Kfac, &[0]), curvature, 1).unwrap();
+        let scanned = scan.prior_scan(DType::F32, 1).unwrap().covariance_at(&star, &[delta]);
+        assert_eq!((found.is_ok(), scanned.is_ok()), (is_seen, is_seen), "{small:e} {delta:e}");
+        for error in [found.err(), scanned.err()].into_iter().flatten() {
+            assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
+        }
+    }
 
     let diagonal = CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, -1e-16, 2.0]));
     let posterior = of(diagonal, StructureKind::Diagonal, 0.5).unwrap();
