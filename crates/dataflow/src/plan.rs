@@ -231,9 +231,10 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
     let flops = flops(&context, &blocks)?;
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
+    let whole = |cost: &DualCost| cost.row_bytes.saturating_add(cost.tile_bytes);
     let dual = context.dual_plan().map(|block| {
         let cost = sizes.dual_cost(block);
-        let whole = cost.row_bytes + cost.tile_bytes;
+        let whole = whole(&cost);
         let budget = context.job.compute.memory.filter(|&memory| memory < whole);
         let (workers, threads) = (workers * processes, context.job.compute.arithmetic.threads);
         let worker_rate = measured_product_rate(threads);
@@ -297,12 +298,8 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
         chosen: context.chosen.clone(),
         flops,
         memory,
-        output_bytes: n_predict * per_star as u64
-            + 2 * posterior_bytes
-            + 24 * network.n_weights() as u64
-            + dual
-                .as_ref()
-                .map_or(0, |dual| dual.cost.row_bytes + dual.cost.tile_bytes),
+        output_bytes: (n_predict * per_star as u64 + 2 * posterior_bytes + 24 * network.n_weights() as u64)
+            .saturating_add(dual.as_ref().map_or(0, |dual| whole(&dual.cost))),
         dual,
         cluster,
     })
