@@ -52,7 +52,11 @@ impl Dense {
 
     /// Operations of one spectrum by the rows of J, those that form them included where positions share weights.
     fn flops_of_rows(&self) -> f64 {
-        let formed = self.plan.shapes.iter().map(|shape| shared_rows_flops(shape, self.n_labels));
+        let formed = self
+            .plan
+            .shapes
+            .iter()
+            .map(|shape| shared_rows_flops(shape, self.n_labels));
         2.0 * self.n_labels as f64 * self.sums_len() as f64 + formed.sum::<f64>()
     }
 

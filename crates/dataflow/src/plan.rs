@@ -535,7 +535,11 @@ mod tests {
             (StructureKind::LowRank, 288.0, 5.0 * 288.0),
             (StructureKind::Kfac, 96.0 + 32.0, 5.0 * 96.0 + formed),
         ] {
-            assert_eq!([flops(structure, 1), flops(structure, 5)], [alone, shared], "{structure}");
+            assert_eq!(
+                [flops(structure, 1), flops(structure, 5)],
+                [alone, shared],
+                "{structure}"
+            );
         }
     }
 }

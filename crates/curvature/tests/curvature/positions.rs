@@ -377,7 +377,12 @@ fn operations_are_those_of_all_positions() {
         (StructureKind::Kfac, 5, WeightSharing::Reduce, factors),
         (StructureKind::Diagonal, 1, WeightSharing::Expand, 24.0),
         (StructureKind::Diagonal, 5, WeightSharing::Expand, formed),
-        (StructureKind::Block, 5, WeightSharing::Expand, 2.0 * 2.0 * 136.0 + formed),
+        (
+            StructureKind::Block,
+            5,
+            WeightSharing::Expand,
+            2.0 * 2.0 * 136.0 + formed,
+        ),
     ] {
         let correction = match shared {
             1 => rotations + 2.0 * 16.0,

@@ -107,8 +107,8 @@ impl Spectrum {
     }
 
     /// `ln det(H + delta I)` for a `prior_precision` above 0.
-    #[must_use]
-    pub fn log_det(&self, prior_precision: f64) -> f64 {
+    #[cfg(test)]
+    pub(crate) fn log_det(&self, prior_precision: f64) -> f64 {
         self.n_weights() as f64 * prior_precision.ln() + self.at(prior_precision).log_det_over_prior
     }
 

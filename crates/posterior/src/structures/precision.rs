@@ -29,11 +29,6 @@ pub trait Precision: Send + Sync {
         by_solving(self, rows, cols)
     }
 
-    /// `ln det P`.
-    fn log_det(&self) -> f64 {
-        self.info().log_det
-    }
-
     /// The block's part of the outputs' covariance, `J_theta P^-1 J_theta^T`: `[batch, K, K]`, exactly symmetric.
     ///
     /// `captures` are those of all layers of the network, in f32 or f64; the block picks its own.

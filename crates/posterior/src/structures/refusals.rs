@@ -156,7 +156,11 @@ fn eigenvalues_of_rounding_are_none() {
         };
         let scan = factor(&plan(&mlp, StructureKind::Kfac, &[0]), curvature, 1).unwrap();
         let scanned = scan.prior_scan(DType::F32, 1).unwrap().covariance_at(&star, &[delta]);
-        assert_eq!((found.is_ok(), scanned.is_ok()), (is_seen, is_seen), "{small:e} {delta:e}");
+        assert_eq!(
+            (found.is_ok(), scanned.is_ok()),
+            (is_seen, is_seen),
+            "{small:e} {delta:e}"
+        );
         for error in [found.err(), scanned.err()].into_iter().flatten() {
             assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
         }

@@ -8,13 +8,14 @@ use fisherflow_curvature::{
 };
 
 use super::{
-    DualFacts, DualLayout, DualPrecision, DualSource, dual_marginal_variance, dual_prior_scan, dual_spectrum,
+    DualFacts, DualLayout, DualPrecision, DualSource, WholeGram, dual_marginal_variance, dual_prior_scan,
     exact_posterior, gram_tile,
 };
 use crate::brute_force::{Mlp, relative_error};
 use crate::structures::cases::{K, draw, plan};
 use crate::{
-    BlockPosterior, PosteriorError, PosteriorPart, Precision, evidence, factor, invert, precision_from_matrices,
+    BlockPosterior, PosteriorError, PosteriorPart, Precision, Spectrum, evidence, factor, invert,
+    precision_from_matrices,
 };
 
 /// A network, its training spectra and a label precision for each of them.
@@ -56,6 +57,19 @@ impl Training {
         let captures = self.mlp.captures(&self.x, DType::F64);
         let plan = self.plan(StructureKind::Dual, layers);
         exact_posterior(&plan, &captures, &self.precision, delta, threads)
+    }
+
+    /// The eigenvalues of the Hessian, by the Gram matrix.
+    fn spectrum(&self, layers: &[usize]) -> Spectrum {
+        let rows = self.rows(layers);
+        let layout = DualLayout {
+            plan: self.plan(StructureKind::Dual, layers),
+            n_labels: K,
+            chunks: vec![rows.n_spectra()],
+        };
+        let mut whole = WholeGram::new(&layout);
+        whole.put(0, 0, &gram_tile(&rows, &rows, 1).values);
+        whole.spectrum(1).unwrap()
     }
 
     fn rows(&self, layers: &[usize]) -> WeightJacobian {
@@ -161,7 +175,7 @@ fn duplicated_stars_count_twice_and_break_nothing() {
     compare(&training, &[0, 1], 0.5);
     // Two copies of every star are one with twice the weight: P = 2 H + delta = 2 (H + delta / 2).
     let twice = training.dual(&[0, 1], 0.5, 1).unwrap();
-    let half = super::dual_posterior(&training.plan(StructureKind::Dual, &[0, 1]), &once, 0.25, 1).unwrap();
+    let half = super::exact::dual_posterior(&training.plan(StructureKind::Dual, &[0, 1]), &once, 0.25, 1).unwrap();
     let captures = training.mlp.captures(&draw(5 * 4, 2), DType::F64);
     let doubled: Vec<f64> = half
         .precision
@@ -180,7 +194,7 @@ fn the_evidence_of_the_gram_matrix_is_that_of_the_hessian() {
         let layers: Vec<usize> = (0..widths.len() - 1).collect();
         let full = training.plan(StructureKind::Full, &layers);
         let dense = factor(&full, training.curvature(&full), 1).unwrap().spectrum().unwrap();
-        let dual = dual_spectrum(&training.plan(StructureKind::Dual, &layers), &training.rows(&layers), 1).unwrap();
+        let dual = training.spectrum(&layers);
         assert_eq!(dual.n_weights(), dense.n_weights());
         let (found, expected) = (evidence(&[dual], 3.0).unwrap(), evidence(&[dense], 3.0).unwrap());
         for (found, expected) in [
