@@ -21,7 +21,7 @@ use fisherflow_network::{DenseShape, LayerCapture};
 use crate::captured_rows::{capture_of, whitened_gradients, with_values};
 use crate::products::Element;
 use crate::row_by_row::Borrowed;
-use crate::squared_gradients::{Sizes, add_squared_gradients};
+use crate::squared_gradients::{Sizes, add_squared_gradients, shared_rows_flops};
 use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References};
 
@@ -126,16 +126,21 @@ pub fn correction_bytes(plan: &BlockPlan) -> u64 {
     8 * plan.n_weights() as u64
 }
 
-/// Floating-point operations of the products of [`correction_of`] over `n_spectra` spectra of one position: both rotations, and the product of
-/// squares.
+/// Floating-point operations of the products of [`correction_of`] over `n_spectra` spectra: both rotations at every position, and the product of
+/// squares, or the rows of the Jacobian where positions share the weights.
 #[must_use]
 pub fn correction_flops(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> f64 {
     let of_layer = |shape: &DenseShape| {
         let (inputs, outputs, columns) = (shape.inputs as f64, shape.outputs as f64, shape.columns() as f64);
-        inputs * columns + n_labels as f64 * outputs * outputs + outputs * columns
+        let rotations = 2.0 * shape.shared as f64 * (inputs * columns + n_labels as f64 * outputs * outputs);
+        let squares = if shape.shared > 1 {
+            shared_rows_flops(shape, n_labels)
+        } else {
+            2.0 * outputs * columns
+        };
+        rotations + squares
     };
-    let products: f64 = plan.shapes.iter().map(of_layer).sum();
-    2.0 * n_spectra as f64 * products
+    n_spectra as f64 * plan.shapes.iter().map(of_layer).sum::<f64>()
 }
 
 /// The corrected eigenvalues of one layer. Its sums are `Lambda`, `[out, columns]`.

@@ -15,6 +15,7 @@ use crate::packed::{packed_len, row_of};
 use crate::pairs::{self, add_pairs};
 use crate::products::add_gram;
 use crate::row_by_row::Symmetric;
+use crate::squared_gradients::shared_rows_flops;
 use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision};
 
@@ -49,9 +50,14 @@ impl Dense {
         }
     }
 
-    /// Operations of one spectrum by the rows of J.
+    /// Operations of one spectrum by the rows of J, those that form them included where positions share weights.
     fn flops_of_rows(&self) -> f64 {
-        2.0 * self.n_labels as f64 * self.sums_len() as f64
+        let formed = self
+            .plan
+            .shapes
+            .iter()
+            .map(|shape| shared_rows_flops(shape, self.n_labels));
+        2.0 * self.n_labels as f64 * self.sums_len() as f64 + formed.sum::<f64>()
     }
 
     /// Operations of one spectrum by pairs; `None` where rows are taken.

@@ -11,7 +11,7 @@ use fisherflow_network::LayerCapture;
 use crate::captured_rows::{capture_of, values, whitened_gradients};
 use crate::products::{Element, add_cross_with_squares};
 use crate::row_by_row::Borrowed;
-use crate::squared_gradients::{Sizes, add_squared_gradients, sums_of_squares};
+use crate::squared_gradients::{Sizes, add_squared_gradients, shared_rows_flops, sums_of_squares};
 use crate::structure::{CurvatureByRow, Structure, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision};
 
@@ -145,6 +145,11 @@ impl Structure for Diagonal {
 
     fn flops(&self, n_spectra: u64) -> f64 {
         let shape = &self.plan.shapes[0];
-        n_spectra as f64 * 2.0 * shape.outputs as f64 * shape.inputs as f64
+        n_spectra as f64
+            * if shape.shared > 1 {
+                shared_rows_flops(shape, self.n_labels)
+            } else {
+                2.0 * shape.outputs as f64 * shape.inputs as f64
+            }
     }
 }

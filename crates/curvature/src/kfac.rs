@@ -42,7 +42,7 @@ pub(crate) struct Kfac {
     products: Products,
     /// `a0 [in]`.
     input_mean: Vec<f64>,
-    /// `gbar [K, out]`.
+    /// `gbar [K, out]`, of a term.
     gradient_mean: Vec<f64>,
 }
 
@@ -70,13 +70,16 @@ impl Kfac {
         n_labels: usize,
         products: Products,
     ) -> Result<Self, CurvatureError> {
-        let (input_mean, gradient_mean) = references.of_layer(plan.layers[0], &plan.shapes[0], n_labels)?;
+        let shape = &plan.shapes[0];
+        let (input_mean, gradient_mean) = references.of_layer(plan.layers[0], shape, n_labels)?;
+        // References are means over positions, as is the input of a term; its gradient may be their sum.
+        let summed = if is_reduced(plan) { shape.shared as f64 } else { 1.0 };
         Ok(Self {
             plan: plan.clone(),
             n_labels,
             products,
             input_mean: input_mean.to_vec(),
-            gradient_mean: gradient_mean.to_vec(),
+            gradient_mean: gradient_mean.iter().map(|g| summed * g).collect(),
         })
     }
 
@@ -136,7 +139,7 @@ impl Kfac {
     ) -> Result<(), CurvatureError> {
         let shape = &self.plan.shapes[0];
         let (k, outputs) = (self.n_labels, shape.outputs);
-        let reduced = self.plan.options.weight_sharing == WeightSharing::Reduce && shape.shared > 1;
+        let reduced = is_reduced(&self.plan);
         let positions = if reduced { 1 } else { shape.shared };
         with_values(&capture.input, shape, |input: &[T]| {
             let mean = reduced.then(|| mean_over_positions(input, shape.shared, shape.inputs));
@@ -282,6 +285,11 @@ impl RowByRow for InputFactor<'_> {
     }
 }
 
+/// Whether a term of the sums is a spectrum with several positions: the mean of their inputs, the sum of their gradients.
+fn is_reduced(plan: &BlockPlan) -> bool {
+    plan.options.weight_sharing == WeightSharing::Reduce && plan.shapes[0].shared > 1
+}
+
 /// Adds `Lam` and the number of terms of a batch.
 fn add_precisions(precision: &LabelPrecision, positions: usize, sum: &mut [f64], n_terms: &mut [f64]) {
     for lam in precision.lam.chunks_exact(sum.len().max(1)) {
@@ -377,7 +385,8 @@ impl Structure for Kfac {
 
     fn flops(&self, n_spectra: u64) -> f64 {
         let [a, _, g, ..] = self.lengths();
-        n_spectra as f64 * 2.0 * (a as f64 + self.n_labels as f64 * g as f64)
+        let terms = n_spectra as f64 * self.plan.terms_a_spectrum() as f64;
+        terms * 2.0 * (a as f64 + self.n_labels as f64 * g as f64)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use faer::{MatMut, MatRef};
 use fisherflow_kernels::Products;
+use fisherflow_network::DenseShape;
 use fisherflow_network::product::{in_wide_registers, multiply};
 use fisherflow_network::scratch::Scratch;
 
@@ -18,6 +19,16 @@ pub(crate) struct Sizes {
     pub n_labels: usize,
     pub inputs: usize,
     pub outputs: usize,
+}
+
+/// Operations that form the K rows of a spectrum's Jacobian of a layer whose weights positions share; 0 of a layer at one
+/// position, whose rows are no sums.
+pub(crate) fn shared_rows_flops(shape: &DenseShape, n_labels: usize) -> f64 {
+    if shape.shared > 1 {
+        2.0 * n_labels as f64 * shape.shared as f64 * shape.n_weights() as f64
+    } else {
+        0.0
+    }
 }
 
 /// Adds a batch to `sums`, `[outputs, inputs]`.

@@ -230,7 +230,7 @@ impl WeightJacobian {
     pub fn bytes(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> u64 {
         let widths = plan.shapes.iter().map(LayerSides::widths);
         let per_spectrum: usize = widths.map(|[inputs, gradients]| inputs + n_labels * gradients).sum();
-        8 * n_spectra * per_spectrum as u64
+        n_spectra.saturating_mul(8 * per_spectrum as u64)
     }
 }
 

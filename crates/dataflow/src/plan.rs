@@ -14,6 +14,7 @@ use fisherflow_curvature::{
     BlockPlan, CurvatureError, CurvatureKind, References, StructureKind, correction_bytes, correction_flops,
     residual_flops, structure_of,
 };
+use fisherflow_network::DenseShape;
 use fisherflow_posterior::{
     ComparisonSizes, DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops,
 };
@@ -230,9 +231,10 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
     let flops = flops(&context, &blocks)?;
     let held_out = context.job.compute.holdout_fraction * n_fit as f64;
     let posterior_bytes: u64 = context.blocks.iter().map(|block| matrix_bytes(block, rank)).sum();
+    let whole = |cost: &DualCost| cost.row_bytes.saturating_add(cost.tile_bytes);
     let dual = context.dual_plan().map(|block| {
         let cost = sizes.dual_cost(block);
-        let whole = cost.row_bytes + cost.tile_bytes;
+        let whole = whole(&cost);
         let budget = context.job.compute.memory.filter(|&memory| memory < whole);
         let (workers, threads) = (workers * processes, context.job.compute.arithmetic.threads);
         let worker_rate = measured_product_rate(threads);
@@ -296,12 +298,8 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
         chosen: context.chosen.clone(),
         flops,
         memory,
-        output_bytes: n_predict * per_star as u64
-            + 2 * posterior_bytes
-            + 24 * network.n_weights() as u64
-            + dual
-                .as_ref()
-                .map_or(0, |dual| dual.cost.row_bytes + dual.cost.tile_bytes),
+        output_bytes: (n_predict * per_star as u64 + 2 * posterior_bytes + 24 * network.n_weights() as u64)
+            .saturating_add(dual.as_ref().map_or(0, |dual| whole(&dual.cost))),
         dual,
         cluster,
     })
@@ -477,21 +475,71 @@ fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
     }
 }
 
-/// Operations of one star's weights' part.
+/// Operations of one star's weights' part. Of a layer whose weights positions share, the star's K rows of the Jacobian are formed.
 fn predictive_flops(block: &BlockPlan, rank: usize, k: f64) -> f64 {
     let p = block.n_weights() as f64;
+    let shared = |shape: &DenseShape| if shape.shared > 1 { shape.shared as f64 } else { 0.0 };
+    let formed = |shape: &DenseShape| 2.0 * k * shared(shape) * shape.n_weights() as f64;
+    let all_formed = block.shapes.iter().map(formed).sum::<f64>();
     match block.structure {
-        StructureKind::Full | StructureKind::Block => 2.0 * k * p * p,
-        StructureKind::Diagonal => 2.0 * k * p,
+        StructureKind::Full | StructureKind::Block => 2.0 * k * p * p + all_formed,
+        StructureKind::Diagonal => 2.0 * k * p + all_formed,
         StructureKind::Dual => 0.0,
-        StructureKind::LowRank => 2.0 * (k + rank as f64) * p,
+        StructureKind::LowRank => block
+            .shapes
+            .iter()
+            .map(|shape| 2.0 * (k + rank as f64) * (shape.shared * shape.n_weights()) as f64)
+            .sum(),
         StructureKind::Kfac | StructureKind::Ekfac => block
             .shapes
             .iter()
             .map(|shape| {
                 let (a, g) = (shape.columns() as f64, shape.outputs as f64);
-                2.0 * (a * a + k * g * g + a * g)
+                let squares = if shape.shared > 1 { formed(shape) } else { 2.0 * a * g };
+                2.0 * shape.shared as f64 * (a * a + k * g * g) + squares
             })
             .sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fisherflow_curvature::BlockOptions;
+
+    use super::*;
+
+    /// 2 labels, 4 columns and 4 outputs; at five positions everything is rotated five times, and rows of 16 weights are formed.
+    #[test]
+    fn a_star_of_five_positions_takes_more_than_one_of_one() {
+        let flops = |structure, shared| {
+            let shape = DenseShape {
+                name: "layers.0".to_owned(),
+                inputs: 3,
+                outputs: 4,
+                bias: true,
+                shared,
+            };
+            let block = BlockPlan {
+                id: 0,
+                structure,
+                layers: vec![0],
+                shapes: vec![shape],
+                options: BlockOptions::default(),
+            };
+            predictive_flops(&block, 7, 2.0)
+        };
+        let formed = 2.0 * 2.0 * 5.0 * 16.0;
+        for (structure, alone, shared) in [
+            (StructureKind::Block, 1024.0, 1024.0 + formed),
+            (StructureKind::Diagonal, 64.0, 64.0 + formed),
+            (StructureKind::LowRank, 288.0, 5.0 * 288.0),
+            (StructureKind::Kfac, 96.0 + 32.0, 5.0 * 96.0 + formed),
+        ] {
+            assert_eq!(
+                [flops(structure, 1), flops(structure, 5)],
+                [alone, shared],
+                "{structure}"
+            );
+        }
     }
 }

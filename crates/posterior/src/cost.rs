@@ -58,7 +58,7 @@ pub fn spectrum_flops(plan: &BlockPlan) -> f64 {
     }
 }
 
-/// What a dual block takes: operations to leading order, bytes in f64.
+/// What a dual block takes: operations to leading order, bytes in f64, which saturate where no disk could hold them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct DualCost {
     /// `K N`: rows of the Jacobian, and the side of its Gram matrix.
@@ -84,7 +84,7 @@ impl DualCost {
     #[must_use]
     pub fn of(plan: &BlockPlan, n_labels: usize, n_spectra: u64) -> Self {
         let k = n_labels as f64;
-        let rows = n_spectra * n_labels as u64;
+        let rows = n_spectra.saturating_mul(n_labels as u64);
         let side = rows as f64;
         let a_chunk = DualLayout::spectra_a_chunk(n_labels) as u64;
         let chunks = n_spectra.div_ceil(a_chunk);
@@ -99,7 +99,10 @@ impl DualCost {
             rows,
             chunks,
             row_bytes: WeightJacobian::bytes(plan, n_labels, n_spectra),
-            tile_bytes: 4 * rows * (rows + a_chunk * n_labels as u64),
+            tile_bytes: rows
+                .saturating_add(a_chunk * n_labels as u64)
+                .saturating_mul(rows)
+                .saturating_mul(4),
             gram_flops: 0.5 * n * (n + a_chunk as f64) * pair,
             cholesky_flops: side.powi(3) / 3.0,
             trace_flops: side.powi(3) / 3.0,
@@ -170,5 +173,8 @@ mod tests {
         close(cost.trace_flops, 1.125e15);
         // 3 x 150,000^2 and 50,000 pairs.
         close(cost.predict_flops, 6.75e10 + 4.724e9);
+        // Four times the square of 3e9 rows is beyond u64.
+        let cost = DualCost::of(&plan, 3, 1_000_000_000);
+        assert_eq!((cost.rows, cost.tile_bytes), (3_000_000_000, u64::MAX));
     }
 }

@@ -362,6 +362,20 @@ pub enum PosteriorError {
         /// The variance.
         value: f64,
     },
+    /// The diagonal of a dual block's inverse, which takes more than all the rest.
+    #[error(
+        "the marginal variance of each weight of block {block}, which is held as dual, takes {operations:.1e} operations, and more than \
+         {affordable:.0e} are not spent on it: ask for the elements of some weights with --rows and --cols, or hold its layers by another \
+         structure"
+    )]
+    Unaffordable {
+        /// The block's name.
+        block: String,
+        /// What it would take.
+        operations: f64,
+        /// What it may take.
+        affordable: f64,
+    },
     /// Rows or tiles of a dual block cannot be had from where they are kept.
     #[error("a part of a dual block cannot be had")]
     Source(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -48,7 +48,7 @@ pub use prior::spectrum::Spectrum;
 pub use structures::block_info::{BlockInfo, LowRankFacts};
 pub use structures::dual::{
     DualFacts, DualLayout, DualPrecision, DualSource, OpenTile, WholeGram, dual_from_tiles, dual_marginal_variance,
-    dual_posterior, dual_prior_scan, dual_spectrum, exact_posterior, gram_tile, trace_of_inverse,
+    dual_prior_scan, exact_posterior, gram_tile, trace_of_inverse,
 };
 pub use structures::factor::{Factor, NamedMatrix};
 pub use structures::factored_block::{FactoredBlock, factor, kronecker_bases};

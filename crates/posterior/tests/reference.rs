@@ -273,7 +273,7 @@ fn kronecker_inverses() {
             found.extend(posterior.precision.solve(&unit).unwrap());
         }
         assert!(relative_error(&found, &expected.values) < 1e-9);
-        let variance = &posterior.precision.marginal_variance()[0].values;
+        let variance = &posterior.precision.marginal_variance().unwrap()[0].values;
         let diagonal: Vec<f64> = (0..p).map(|i| expected.values[i * p + i]).collect();
         assert!(relative_error(variance, &diagonal) < 1e-9);
 
@@ -317,7 +317,7 @@ fn corrected_eigenvalues() {
             found.extend(posterior.precision.solve(&unit).unwrap());
         }
         assert!(relative_error(&found, &expected.values) < 1e-9);
-        let variance = &posterior.precision.marginal_variance()[0].values;
+        let variance = &posterior.precision.marginal_variance().unwrap()[0].values;
         let diagonal: Vec<f64> = (0..p).map(|i| expected.values[i * p + i]).collect();
         assert!(relative_error(variance, &diagonal) < 1e-9);
     }

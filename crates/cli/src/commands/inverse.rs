@@ -117,7 +117,7 @@ fn answer(stores: &Stores, layer: &FinishedLayer, question: &Question) -> Result
             let values = posterior.elements(&rows, &cols).map_err(RunError::from)?.values;
             Answer::Elements { rows, cols, values }
         }
-        Question::Diagonal => Answer::Vector(posterior.diagonal()),
+        Question::Diagonal => Answer::Vector(posterior.diagonal().map_err(RunError::from)?),
         Question::Solve(uri) => Answer::Vector(posterior.solve(&vector(uri)?).map_err(RunError::from)?),
         Question::Quadratic(uri) => Answer::Number(posterior.quadratic(&vector(uri)?).map_err(RunError::from)?),
     })

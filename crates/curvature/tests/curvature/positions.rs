@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{
     BlockPlan, CurvatureForm, KroneckerBases, LabelPrecision, Matrix, ProductSums, References, StructureKind,
-    WeightJacobian, WeightSharing, add_ggn_products, correction_of,
+    WeightJacobian, WeightSharing, add_ggn_products, correction_flops, correction_of, structure_of,
 };
 use fisherflow_network::{Arithmetic, DenseShape, LayerCapture, Precision, WeightDirections};
 use rand::SeedableRng;
@@ -349,5 +349,46 @@ fn kept_rows_have_the_ggn_for_their_gram_matrix() {
             add_outer(&mut found, 1.0, &whole, &whole);
         }
         assert!(relative_error(&found, &case.ggn()) < 1e-13, "{:?}", case.shape);
+    }
+}
+
+/// 2 labels, 3 inputs with a bias and 4 outputs, by hand: of five positions each is summed over, or rotated, and rows of 16 weights are formed.
+#[test]
+fn operations_are_those_of_all_positions() {
+    let flops = |structure, shared, weight_sharing| {
+        let shapes = [DenseShape {
+            name: "layers.0".to_owned(),
+            inputs: 3,
+            outputs: 4,
+            bias: true,
+            shared,
+        }];
+        let mut plan = block(&shapes, structure, &[0]);
+        plan.options.weight_sharing = weight_sharing;
+        let structure = structure_of(&plan, &References::zero(&shapes, 2), 2, 1).unwrap();
+        [structure.flops(10), correction_flops(&plan, 2, 10)]
+    };
+    let formed = 2.0 * 2.0 * 5.0 * 16.0;
+    let factors = 2.0 * (6.0 + 2.0 * 10.0);
+    let rotations = 2.0 * (3.0 * 4.0 + 2.0 * 16.0);
+    for (structure, shared, weight_sharing, expected) in [
+        (StructureKind::Kfac, 1, WeightSharing::Expand, factors),
+        (StructureKind::Kfac, 5, WeightSharing::Expand, 5.0 * factors),
+        (StructureKind::Kfac, 5, WeightSharing::Reduce, factors),
+        (StructureKind::Diagonal, 1, WeightSharing::Expand, 24.0),
+        (StructureKind::Diagonal, 5, WeightSharing::Expand, formed),
+        (
+            StructureKind::Block,
+            5,
+            WeightSharing::Expand,
+            2.0 * 2.0 * 136.0 + formed,
+        ),
+    ] {
+        let correction = match shared {
+            1 => rotations + 2.0 * 16.0,
+            _ => 5.0 * rotations + formed,
+        };
+        let found = flops(structure, shared, weight_sharing);
+        assert_eq!(found, [10.0 * expected, 10.0 * correction], "{structure} {shared}");
     }
 }

@@ -163,9 +163,9 @@ fn each_block<U: timely::ExchangeData + Clone>(
 fn write(context: &Context, block: u64, posterior: &BlockPosterior) -> Result<Inverted, RunError> {
     let plan = &context.blocks[block as usize];
     context.faults.pass(FailPoint::BeforeInverse);
-    let inverse = files::write_inverse(context, plan, &posterior.precision.inverse_matrices())?;
+    let inverse = files::write_inverse(context, plan, &posterior.precision.inverse_matrices()?)?;
     context.faults.pass(FailPoint::InverseWritten);
-    let variance = files::write_marginal_variance(context, plan, &posterior.precision.marginal_variance())?;
+    let variance = files::write_marginal_variance(context, plan, &posterior.precision.marginal_variance()?)?;
     context.progress.advance(1);
     Ok(Inverted {
         info: posterior.info.clone(),

@@ -215,7 +215,7 @@ impl<'a> Sizes<'a> {
         let dual = blocks.iter().find(|block| !block.structure.has_sums());
         let (kept, rows, gram) = dual.map_or((0, 0, 0), |block| {
             let cost = self.dual_cost(block);
-            let whole = cost.row_bytes + cost.tile_bytes;
+            let whole = cost.row_bytes.saturating_add(cost.tile_bytes);
             let kept = self.job.compute.memory.unwrap_or(whole).min(whole);
             let gram = cost.rows.saturating_pow(2).saturating_mul(8);
             (kept, cost.row_bytes.min(kept), gram)

@@ -114,7 +114,8 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
             .any(|file| file.path == files::marginal_variance_path(plan))
     {
         notes.push(format!(
-            "{}: the marginal variance of each weight is not written: for so many weights and spectra it takes more than all the rest",
+            "{}: the marginal variance of each weight is not written: for so many weights and spectra it takes more than all the rest, or \
+             under so small a prior precision rounding swamps it",
             plan.name()
         ));
     }

@@ -11,12 +11,13 @@
 //! dual       through the eigenpairs of the Gram matrix of its rows
 //! ```
 //!
-//! The rotations and the products with `1 / (lambda + delta)` are in the type that the scan is made for, eigenproblems and last sums in f64.
+//! The rotations and the products with `1 / (lambda + delta)` are in the type that the scan is made for, eigenproblems and last sums in f64. In f32
+//! inputs are rotated as those of predictions are, with the leading columns of V apart (structures/input_side.rs).
 
 use candle_core::{DType, WithDType};
 use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
-use fisherflow_network::LayerCapture;
 use fisherflow_network::scratch::Scratch;
+use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::eigen::Eigenpairs;
 use crate::product::{Right, Scalar, as_f32, dot, product, rows};
@@ -24,8 +25,9 @@ use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction::{contract_read_off, covariance, weighted_squares};
 use crate::structures::dense::{JACOBIAN_BYTES, jacobian, sides_of};
 use crate::structures::dual::DualScan;
-use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::eigenbasis::{Eigenbasis, check_seen};
 use crate::structures::factored_block::check_prior;
+use crate::structures::input_side::{Rotation, Vectors};
 use crate::structures::matrices::single_layer;
 use crate::structures::stieltjes::Points;
 use crate::{PosteriorError, Spectrum};
@@ -48,10 +50,64 @@ enum Form {
 }
 
 /// One layer whose curvature is diagonal in a pair of bases.
-struct Layer<T> {
+struct Layer<T: Rotates> {
     /// V `[columns, columns]` and U `[out, out]`; none where the bases are those of the weights themselves.
-    bases: Option<(Vec<T>, Vec<T>)>,
+    bases: Option<(T::Basis, Vec<T>)>,
     eigenvalues: Eigenvalues,
+}
+
+/// How inputs of one type are rotated.
+trait Rotates: Scalar {
+    /// V, as the rotation takes it.
+    type Basis;
+
+    /// `V^T [a; 1]` of `n` rows `[a; 1]`, without a bias `a`: `[n, columns]`.
+    fn rotated(basis: &Self::Basis, input: &[Self], n: usize, shape: &DenseShape, threads: usize) -> Scratch<Self>;
+}
+
+impl Rotates for f64 {
+    /// `[columns, columns]`.
+    type Basis = Vec<f64>;
+
+    fn rotated(basis: &Self::Basis, input: &[f64], n: usize, shape: &DenseShape, threads: usize) -> Scratch<f64> {
+        let columns = shape.columns();
+        product(rows(input, n, columns), rows(basis, columns, columns), threads).into()
+    }
+}
+
+impl Rotates for f32 {
+    /// With V packed: see [`packed_rotation`].
+    type Basis = Rotation;
+
+    fn rotated(basis: &Self::Basis, input: &[f32], n: usize, shape: &DenseShape, _: usize) -> Scratch<f32> {
+        let (inputs, columns) = (shape.inputs, shape.columns());
+        let mut a = Scratch::new(n * inputs);
+        if n == 0 {
+            return a;
+        }
+        for (to, from) in a.chunks_exact_mut(inputs).zip(input.chunks_exact(columns)) {
+            to.copy_from_slice(&from[..inputs]);
+        }
+        let packed = Vectors {
+            values: &[],
+            columns,
+            bias: shape.bias,
+        };
+        basis.rotated(&a, n, packed)
+    }
+}
+
+/// The rotation of a layer's inputs in f32. Its first use packs V: with that done, no f64 copy of V has to be held for it.
+fn packed_rotation(basis: &Eigenbasis, bias: bool, threads: usize) -> Rotation {
+    let columns = basis.sides().0;
+    let vectors = Vectors {
+        values: &basis.a_vectors,
+        columns,
+        bias,
+    };
+    let rotation = Rotation::new(vectors, &basis.sizes(), threads);
+    drop(rotation.rotated(&vec![0.0; columns - usize::from(bias)], 1, vectors));
+    rotation
 }
 
 enum Eigenvalues {
@@ -144,7 +200,9 @@ impl PriorScan {
             spectrum: basis.spectrum(),
             ends: basis.ends(),
             form: if captures == DType::F32 {
-                let bases = Some((as_f32(&basis.a_vectors), as_f32(&basis.g_vectors)));
+                let bias = plan.shapes.first().is_some_and(|shape| shape.bias);
+                let rotation = packed_rotation(basis, bias, threads);
+                let bases = Some((rotation, as_f32(&basis.g_vectors)));
                 Form::F32(Layer { bases, eigenvalues })
             } else {
                 let bases = Some((basis.a_vectors.clone(), basis.g_vectors.clone()));
@@ -217,6 +275,14 @@ impl PriorScan {
             return scan.check(delta);
         }
         check_prior(&self.plan, delta)?;
+        let is_rotated = match &self.form {
+            Form::F32(layer) => layer.bases.is_some(),
+            Form::F64(layer) => layer.bases.is_some(),
+            Form::Dense(_) | Form::Dual(_) => false,
+        };
+        if is_rotated {
+            return check_seen(&self.plan, self.ends, delta);
+        }
         let (smallest, largest) = self.ends;
         if delta == 0.0 && smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest {
             return Err(PosteriorError::SingularSpectrum {
@@ -269,7 +335,7 @@ impl PriorScan {
         Ok(covariance)
     }
 
-    fn of_layer<T: Scalar>(
+    fn of_layer<T: Rotates>(
         &self,
         layer: &Layer<T>,
         captures: &[LayerCapture],
@@ -283,13 +349,8 @@ impl PriorScan {
         let mut sides = wanted.sides::<T>(wanted.find(captures)?)?;
         let (positions, k) = (sides.batch * sides.shared, sides.n_outputs);
         if let Some((v, u)) = &layer.bases {
-            let (inputs, outputs) = (shape.columns(), shape.outputs);
-            sides.input = product(
-                rows(&sides.input, positions, inputs),
-                rows(v, inputs, inputs),
-                self.threads,
-            )
-            .into();
+            let outputs = shape.outputs;
+            sides.input = T::rotated(v, &sides.input, positions, shape, self.threads);
             sides.grad = product(
                 rows(&sides.grad, k * positions, outputs),
                 rows(u, outputs, outputs),
@@ -409,6 +470,39 @@ mod tests {
                 assert!(error < tolerance, "{dtype:?} {delta}: {error:e}");
             }
         }
+    }
+
+    /// Next to no noise under next to no prior: what decides is what is left of an input once all that is large has cancelled, so a scan has to
+    /// rotate as its posterior does.
+    #[test]
+    fn a_star_next_to_no_noise_is_that_of_its_posterior() {
+        const INPUTS: usize = 300;
+        const OUTPUTS: usize = 12;
+        let mlp = Mlp::random(&[INPUTS, OUTPUTS, K], 37);
+        let spectra = |n: usize, seed: u64| -> Vec<f64> {
+            let (depths, noise) = (draw(n, seed), draw(n * INPUTS, seed + 1));
+            let pixel = |(at, noise): (usize, &f64)| {
+                let line = ((at % INPUTS) as f64 / 20.0).sin();
+                1.0 + 0.01 * depths[at / INPUTS] * line + 1e-5 * noise
+            };
+            noise.iter().enumerate().map(pixel).collect()
+        };
+        let mut g = vec![0.0; OUTPUTS * OUTPUTS];
+        g.iter_mut().step_by(OUTPUTS + 1).for_each(|value| *value = 40.0);
+        let form = CurvatureForm::Kronecker {
+            a: matrix(INPUTS + 1, mlp.factors(&spectra(40, 38), 0).0),
+            g: matrix(OUTPUTS, g),
+        };
+        let curvature = BlockCurvature { n_spectra: 40, form };
+        let plan = plan(&mlp, StructureKind::Kfac, &[0]);
+        let captures = mlp.captures(&spectra(9, 40), DType::F32);
+        let delta = 1e-9;
+        let factored = factor(&plan, curvature.clone(), 1).unwrap();
+        let scan = factored.prior_scan(DType::F32, 1).unwrap();
+        let found = scan.covariance_at(&captures, &[delta]).unwrap();
+        let posterior = invert(&plan, curvature, delta, 1).unwrap();
+        let error = relative_error(&found, &posterior.precision.covariance_of(&captures).unwrap());
+        assert!(error < 1e-5, "{error:e}");
     }
 
     fn wide(mlp: &Mlp) -> (BlockPlan, BlockCurvature) {

@@ -9,6 +9,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::structures::cancellation::LOST;
+
 /// A product of `1 + lambda / delta` is brought to its logarithm where it is larger than this.
 const LARGE: f64 = 1e150;
 
@@ -20,7 +22,7 @@ pub struct Spectrum {
     /// Eigenvalues that are 0 and in neither list.
     zeros: u64,
     clipped: u64,
-    /// The rounding of the matrix that they were found of, where a prior precision is added to that matrix itself.
+    /// The rounding that hides a prior precision: of the matrix that it is added to, of variances, or of eigenvalues that are nothing else.
     rounding: f64,
 }
 
@@ -51,7 +53,8 @@ impl Spectrum {
     /// there are more rows than weights, and zeros where there are fewer.
     pub(crate) fn of_rank(mut values: Vec<f64>, n_weights: usize, clipped: u64) -> Self {
         let largest = values.iter().copied().fold(0.0, f64::max);
-        let rounding = values.len() as f64 * f64::EPSILON * largest;
+        // Of the Gram matrix, and of the differences that a variance is.
+        let rounding = (values.len() as f64 * f64::EPSILON + LOST) * largest;
         values.drain(..values.len().saturating_sub(n_weights));
         Self {
             rounding,
@@ -70,6 +73,11 @@ impl Spectrum {
             clipped,
             rounding: 0.0,
         }
+    }
+
+    /// Where no prior precision below `rounding` is seen.
+    pub(crate) fn with_rounding(self, rounding: f64) -> Self {
+        Self { rounding, ..self }
     }
 
     /// Number of eigenvalues: the block's weights.
@@ -91,15 +99,16 @@ impl Spectrum {
         self.clipped
     }
 
-    /// What a prior precision has to be above to be seen beside the rounding of the block's matrix; 0 where any is.
+    /// What a prior precision has to be above to be seen beside the rounding of the block's matrix or of its eigenvalues, with no variance lost to
+    /// it; 0 where any is.
     #[must_use]
     pub fn rounding(&self) -> f64 {
         self.rounding
     }
 
     /// `ln det(H + delta I)` for a `prior_precision` above 0.
-    #[must_use]
-    pub fn log_det(&self, prior_precision: f64) -> f64 {
+    #[cfg(test)]
+    pub(crate) fn log_det(&self, prior_precision: f64) -> f64 {
         self.n_weights() as f64 * prior_precision.ln() + self.at(prior_precision).log_det_over_prior
     }
 

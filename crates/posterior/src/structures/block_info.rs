@@ -33,9 +33,10 @@ pub struct BlockInfo {
     /// Largest over smallest eigenvalue of `P`; for a dense block `|P|_1 |P^-1|_1` and for a low-rank one
     /// `(max D + lambda_1) / min D`, which are never smaller than that ratio.
     pub condition: f64,
-    /// Number of eigenvalues of the factors (of the elements, for a diagonal) that were negative from rounding and were set to 0.
+    /// Number of eigenvalues of the factors (of the elements, for a diagonal) that were negative from rounding and were set to 0. For a
+    /// low-rank block: of its eigenvalues, and of the diagonal less what they hold, which eigenpairs that have not converged make negative too.
     pub clipped_eigenvalues: u64,
-    /// The most negative of them, relative to its factor's largest; 0 where none was clipped.
+    /// The most negative of them, relative to the largest of its factor, eigenvalues or diagonal; 0 where none was clipped.
     pub most_negative_eigenvalue: f64,
     /// What was added to the diagonal beyond the prior. 0: a block that cannot be factored is refused, not repaired.
     pub jitter: f64,

@@ -49,7 +49,7 @@ fn determinant_effective_parameters_and_condition_are_the_dense_ones() {
         let info = &posterior.info;
         assert_eq!(info, posterior.precision.info());
         assert_eq!(info.n_weights, p as u64);
-        let error = (posterior.precision.log_det() - log_det).abs();
+        let error = (info.log_det - log_det).abs();
         assert!(error < 1e-11 * p as f64, "{info:?} {log_det}");
         assert!((info.effective_parameters - effective).abs() < 1e-11 * p as f64);
         match (info.smallest_eigenvalue, info.largest_eigenvalue) {
@@ -90,7 +90,7 @@ fn solve_undoes_the_precision_and_variances_are_its_diagonal() {
             .collect();
         assert!(relative_error(&back, &v) < 1e-11);
 
-        let variances = posterior.precision.marginal_variance();
+        let variances = posterior.precision.marginal_variance().unwrap();
         assert_eq!(variances.len(), case.plan.shapes.len());
         for (variance, shape) in variances.iter().zip(&case.plan.shapes) {
             assert_eq!((variance.rows, variance.cols), (shape.outputs, shape.columns()));
@@ -109,7 +109,7 @@ fn written_matrices_multiply_to_the_inverse() {
         let n = case.curvature.n_spectra as f64;
         let (m, _) = inverse(&with_prior(case.h.clone(), PRIOR));
         let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
-        let written = posterior.precision.inverse_matrices();
+        let written = posterior.precision.inverse_matrices().unwrap();
         let of = |factor: Factor| {
             let found = written.iter().find(|m| m.factor == factor).unwrap();
             assert_eq!(found.layer, case.plan.name());
@@ -182,7 +182,7 @@ fn a_posterior_read_back_answers_bit_for_bit_the_same() {
     let x = draw(6 * 9, 6);
     for case in cases() {
         let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
-        let written = posterior.precision.inverse_matrices();
+        let written = posterior.precision.inverse_matrices().unwrap();
         let read = precision_from_matrices(&case.plan, written.clone(), posterior.info.clone(), 2).unwrap();
         for dtype in [DType::F64, DType::F32] {
             let captures = mlp.captures(&x, dtype);
@@ -192,9 +192,12 @@ fn a_posterior_read_back_answers_bit_for_bit_the_same() {
             );
             assert_eq!(bits(&a), bits(&b));
         }
-        assert_eq!(read.inverse_matrices(), written);
+        assert_eq!(read.inverse_matrices().unwrap(), written);
         assert_eq!(read.info(), &posterior.info);
-        assert_eq!(read.marginal_variance(), posterior.precision.marginal_variance());
+        assert_eq!(
+            read.marginal_variance().unwrap(),
+            posterior.precision.marginal_variance().unwrap()
+        );
 
         assert!(matches!(
             precision_from_matrices(&case.plan, written[1..].to_vec(), posterior.info.clone(), 1),
@@ -265,8 +268,8 @@ fn threads_change_no_bit() {
         for threads in [2, 5] {
             let more = invert(&plan, curvature.clone(), PRIOR, threads).unwrap();
             assert_eq!(one.info, more.info);
-            assert!(one.precision.inverse_matrices() == more.precision.inverse_matrices());
-            assert!(one.precision.marginal_variance() == more.precision.marginal_variance());
+            assert!(one.precision.inverse_matrices().unwrap() == more.precision.inverse_matrices().unwrap());
+            assert!(one.precision.marginal_variance().unwrap() == more.precision.marginal_variance().unwrap());
             for dtype in [DType::F32, DType::F64] {
                 let captures = mlp.captures(&probe, dtype);
                 let (a, b) = (
@@ -324,7 +327,7 @@ fn a_rotation_of_whole_numbers_is_near_that_of_f64() {
         for (prior, some) in [(PRIOR, false), (1e-7, true)] {
             let posterior = invert(&plan, curvature.clone(), prior, 1).unwrap();
             let on = |path, threads| {
-                let matrices = posterior.precision.inverse_matrices();
+                let matrices = posterior.precision.inverse_matrices().unwrap();
                 let products = Products { path, threads };
                 let precision = precision_from_matrices(&plan, matrices, posterior.info.clone(), products).unwrap();
                 precision.weights_part(&mlp.captures(&stars, DType::F32)).unwrap()

@@ -9,7 +9,7 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Accum, MatMut, MatRef};
 use fisherflow_curvature::{BlockPlan, Matrix};
-use fisherflow_network::LayerCapture;
+use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::eigen::extremes;
 use crate::product::{dot, par, product, rows};
@@ -135,22 +135,23 @@ impl Precision for DensePrecision {
         Ok(covariance)
     }
 
-    fn marginal_variance(&self) -> Vec<Matrix> {
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError> {
         let p = self.inverse.rows;
         let mut diagonal = (0..p).map(|i| self.inverse.values[i * p + i]);
-        self.plan
-            .shapes
-            .iter()
-            .map(|shape| Matrix {
-                rows: shape.outputs,
-                cols: shape.columns(),
-                values: diagonal.by_ref().take(shape.n_weights()).collect(),
-            })
-            .collect()
+        let of_layer = |shape: &DenseShape| Matrix {
+            rows: shape.outputs,
+            cols: shape.columns(),
+            values: diagonal.by_ref().take(shape.n_weights()).collect(),
+        };
+        Ok(self.plan.shapes.iter().map(of_layer).collect())
     }
 
-    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
-        vec![NamedMatrix::new(&self.plan.name(), Factor::Dense, self.inverse.clone())]
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError> {
+        Ok(vec![NamedMatrix::new(
+            &self.plan.name(),
+            Factor::Dense,
+            self.inverse.clone(),
+        )])
     }
 
     fn info(&self) -> &BlockInfo {

@@ -199,16 +199,16 @@ impl Precision for DiagonalPrecision {
         }
     }
 
-    fn marginal_variance(&self) -> Vec<Matrix> {
-        vec![self.variance.clone()]
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError> {
+        Ok(vec![self.variance.clone()])
     }
 
-    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
-        vec![NamedMatrix::new(
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError> {
+        Ok(vec![NamedMatrix::new(
             &self.shape.name,
             Factor::Diagonal,
             self.variance.clone(),
-        )]
+        )])
     }
 
     fn probes(&self, plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {

@@ -4,11 +4,12 @@
 //! bases (ekfac; George et al. 2018, arXiv:1806.03884).
 
 use candle_core::WithDType;
-use fisherflow_curvature::Matrix;
+use fisherflow_curvature::{BlockPlan, Matrix};
 
 use crate::eigen::Eigenpairs;
 use crate::structures::diagonal::NonNegative;
-use crate::{Factor, NamedMatrix, Spectrum};
+use crate::structures::matrices::single_layer;
+use crate::{Factor, NamedMatrix, PosteriorError, Spectrum};
 
 /// Both bases and the eigenvalues in them.
 pub(crate) struct Eigenbasis {
@@ -130,10 +131,11 @@ impl Eigenbasis {
 
     /// The eigenvalues alone.
     pub(crate) fn spectrum(&self) -> Spectrum {
-        match &self.eigenvalues {
+        let spectrum = match &self.eigenvalues {
             Eigenvalues::Product { s, t, n_terms } => Spectrum::kronecker(s.clone(), t, *n_terms, self.clipped),
             Eigenvalues::Corrected(values) => Spectrum::new(values.values.clone(), self.clipped),
-        }
+        };
+        spectrum.with_rounding(least_prior(self.sides(), self.ends()))
     }
 
     /// What it is made of, as it is written.
@@ -164,6 +166,33 @@ impl Eigenbasis {
                 ]
             }
         }
+    }
+}
+
+/// Refuses a prior precision under which eigenvalues that are rounding would decide, or whose reciprocal is no number of f32. `ends` are the smallest
+/// and the largest eigenvalue of the block.
+pub(crate) fn check_seen(plan: &BlockPlan, ends: (f64, f64), prior_precision: f64) -> Result<(), PosteriorError> {
+    let shape = single_layer(plan)?;
+    let overflows = prior_precision > 0.0 && ((1.0 / prior_precision) as f32).is_infinite();
+    if overflows || prior_precision < least_prior((shape.columns(), shape.outputs), ends) {
+        return Err(PosteriorError::SingularSpectrum {
+            block: plan.name(),
+            prior_precision,
+            smallest: ends.0,
+            largest: ends.1,
+        });
+    }
+    Ok(())
+}
+
+/// The least prior precision that is seen beside eigenvalues which are rounding, in a block of these `columns` and `out`; 0 where none is: an
+/// eigenvalue below the rounding error of the largest.
+fn least_prior((columns, outputs): (usize, usize), (smallest, largest): (f64, f64)) -> f64 {
+    let rounding = f64::EPSILON * largest;
+    if smallest <= columns.max(outputs) as f64 * rounding {
+        rounding.max(f64::MIN_POSITIVE)
+    } else {
+        0.0
     }
 }
 

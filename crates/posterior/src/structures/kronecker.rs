@@ -30,7 +30,7 @@ use crate::product::{Right, Scalar, as_f32, product, product_of_gradients, rows}
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
-use crate::structures::eigenbasis::Eigenbasis;
+use crate::structures::eigenbasis::{Eigenbasis, check_seen};
 use crate::structures::elements::{check_weights, in_eigenbases};
 use crate::structures::input_side::{InputSide, Rotation, Vectors, Weights};
 use crate::structures::matrices::single_layer;
@@ -88,9 +88,10 @@ impl KroneckerPrecision {
         prior_precision: f64,
         products: Products,
     ) -> Result<Self, PosteriorError> {
-        let (inputs, outputs) = eigenbasis.sides();
+        let (smallest, largest) = eigenbasis.ends();
+        check_seen(plan, (smallest, largest), prior_precision)?;
         let (mut log_det, mut effective_parameters) = (0.0, 0.0);
-        for i in 0..outputs {
+        for i in 0..eigenbasis.sides().1 {
             let (mut row_log_det, mut row_effective) = (0.0, 0.0);
             for lambda in eigenbasis.row(i) {
                 row_log_det += (lambda + prior_precision).ln();
@@ -98,17 +99,6 @@ impl KroneckerPrecision {
             }
             log_det += row_log_det;
             effective_parameters += row_effective;
-        }
-        let (smallest, largest) = eigenbasis.ends();
-        // Without a prior, an eigenvalue below the rounding error of the largest is none.
-        let rounding = inputs.max(outputs) as f64 * f64::EPSILON * largest;
-        if prior_precision == 0.0 && smallest <= rounding {
-            return Err(PosteriorError::SingularSpectrum {
-                block: plan.name(),
-                prior_precision,
-                smallest,
-                largest,
-            });
         }
         let (smallest, largest) = (smallest + prior_precision, largest + prior_precision);
         let certificate = Certificate {
@@ -350,7 +340,7 @@ impl Precision for KroneckerPrecision {
         }
     }
 
-    fn marginal_variance(&self) -> Vec<Matrix> {
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError> {
         // var_oj = sum_i U_oi^2 (sum_m V_jm^2 / (lambda_im + delta)), a tile of j at a time.
         let (inputs, outputs) = self.eigenbasis.sides();
         let squares = |values: &[f64]| values.iter().map(|v| v * v).collect::<Vec<_>>();
@@ -388,15 +378,15 @@ impl Precision for KroneckerPrecision {
                 row[start..start + len].copy_from_slice(from);
             }
         }
-        vec![Matrix {
+        Ok(vec![Matrix {
             rows: outputs,
             cols: inputs,
             values,
-        }]
+        }])
     }
 
-    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
-        self.eigenbasis.matrices(&self.shape.name)
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError> {
+        Ok(self.eigenbasis.matrices(&self.shape.name))
     }
 
     fn probes(&self, plan: &BlockPlan, stars: &[LayerCapture]) -> Result<Vec<Probe>, PosteriorError> {
@@ -482,7 +472,7 @@ mod tests {
                 assert!(error < 2e-6, "prior {prior}: {error:e}");
             }
             let (u, v) = (&precision.eigenbasis.g_vectors, &precision.eigenbasis.a_vectors);
-            let variance = precision.marginal_variance().remove(0);
+            let variance = precision.marginal_variance().unwrap().remove(0);
             for (o, j) in [(0, 0), (3, 7), (699, 12), (400, 5)] {
                 let of = |i: usize| -> f64 {
                     let inner = precision.eigenbasis.row(i).enumerate();

@@ -11,11 +11,12 @@
 //! their difference is what is left. For dense layers `J Z` needs no Jacobian: it is `sum_o g_ko (Z_o^T [a; 1])`.
 
 use fisherflow_curvature::{BlockPlan, Matrix};
-use fisherflow_network::LayerCapture;
+use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::labels::small::cholesky;
 use crate::product::{dot, product, rows};
 use crate::structures::block_info::{Certificate, LowRankFacts};
+use crate::structures::cancellation::is_lost;
 use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision, Probe};
@@ -292,26 +293,23 @@ impl Precision for LowRankPrecision {
         Ok(covariance)
     }
 
-    fn marginal_variance(&self) -> Vec<Matrix> {
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError> {
         let all = variances(&self.inverse, &self.correction);
         let mut rest = all.into_iter();
-        self.plan
-            .shapes
-            .iter()
-            .map(|shape| Matrix {
-                rows: shape.outputs,
-                cols: shape.columns(),
-                values: rest.by_ref().take(shape.n_weights()).collect(),
-            })
-            .collect()
+        let of_layer = |shape: &DenseShape| Matrix {
+            rows: shape.outputs,
+            cols: shape.columns(),
+            values: rest.by_ref().take(shape.n_weights()).collect(),
+        };
+        Ok(self.plan.shapes.iter().map(of_layer).collect())
     }
 
-    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError> {
         let name = self.plan.name();
-        vec![
+        Ok(vec![
             NamedMatrix::new(&name, Factor::Diagonal, one_row(&self.inverse)),
             NamedMatrix::new(&name, Factor::LowRank, self.correction.clone()),
-        ]
+        ])
     }
 
     /// None: what this block answers with is not H, so that H tells nothing of its arithmetic.
@@ -341,11 +339,6 @@ fn variances(inverse: &[f64], correction: &Matrix) -> Vec<f64> {
     }
     let rows = correction.values.chunks_exact(rank);
     inverse.iter().zip(rows).map(|(d, z)| d - dot(z, z)).collect()
-}
-
-/// Whether a difference from `whole` is so small that rounding makes up a thousandth of it or more.
-fn is_lost(difference: f64, whole: f64) -> bool {
-    difference.is_nan() || difference <= 1e-12 * whole
 }
 
 /// What was below 0 and is 0 now.

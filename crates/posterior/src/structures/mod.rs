@@ -1,6 +1,7 @@
 //! The posterior of a block, a structure a file, and what all structures answer.
 
 pub(crate) mod block_info;
+pub(crate) mod cancellation;
 pub(crate) mod captures;
 #[cfg(test)]
 pub(crate) mod cases;

@@ -77,11 +77,13 @@ impl PosteriorPart {
     }
 
     /// The diagonal of `P^-1`: the variance of every weight.
-    #[must_use]
-    pub fn diagonal(&self) -> Vec<f64> {
-        let all = self.precision.marginal_variance();
+    ///
+    /// # Errors
+    /// As [`Precision::marginal_variance`].
+    pub fn diagonal(&self) -> Result<Vec<f64>, PosteriorError> {
+        let all = self.precision.marginal_variance()?;
         let values = all.into_iter().flat_map(|layer| layer.values);
-        values.skip(self.range.start).take(self.n_weights()).collect()
+        Ok(values.skip(self.range.start).take(self.n_weights()).collect())
     }
 
     /// `P^-1 v`; `v`: one value a weight of the part.

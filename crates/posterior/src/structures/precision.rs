@@ -29,11 +29,6 @@ pub trait Precision: Send + Sync {
         by_solving(self, rows, cols)
     }
 
-    /// `ln det P`.
-    fn log_det(&self) -> f64 {
-        self.info().log_det
-    }
-
     /// The block's part of the outputs' covariance, `J_theta P^-1 J_theta^T`: `[batch, K, K]`, exactly symmetric.
     ///
     /// `captures` are those of all layers of the network, in f32 or f64; the block picks its own.
@@ -52,11 +47,17 @@ pub trait Precision: Send + Sync {
     }
 
     /// The diagonal of `P^-1`: for each layer of the block `[out, columns]`, the bias last where there is one.
-    fn marginal_variance(&self) -> Vec<Matrix>;
+    ///
+    /// # Errors
+    /// Of a dual block alone: it takes more operations than are affordable, its rows or factor cannot be had, or rounding swamps a variance.
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError>;
 
     /// What `posterior/inverse/` holds, enough for [`precision_from_matrices`](crate::precision_from_matrices) to build this again, so
     /// that it answers bit for bit the same.
-    fn inverse_matrices(&self) -> Vec<NamedMatrix>;
+    ///
+    /// # Errors
+    /// If the rows or the factor of a dual block cannot be had.
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError>;
 
     /// What shows, once it has met the training spectra, how far arithmetic has put the variances of some stars off: see [`Probe`]. `stars`
     /// are captures of all layers. Empty where the structure has no such check: with weights and biases in blocks of their own what the block

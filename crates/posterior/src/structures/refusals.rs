@@ -42,7 +42,7 @@ fn without_spectra_the_posterior_is_the_prior() {
         let posterior = invert(&case.plan, empty.clone(), 4.0, 1).unwrap();
         assert_eq!(posterior.info.effective_parameters, 0.0);
         assert!((posterior.info.log_det - p * 4.0_f64.ln()).abs() < 1e-12 * p);
-        for variance in posterior.precision.marginal_variance() {
+        for variance in posterior.precision.marginal_variance().unwrap() {
             assert!(variance.values.iter().all(|v| (v - 0.25).abs() < 1e-14));
         }
         let error = invert(&case.plan, empty, 0.0, 1).err().unwrap().to_string();
@@ -109,7 +109,7 @@ fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
         let regular = case(&linear, &x, structure, &[0]);
         let (m, _) = inverse(&regular.h);
         let posterior = invert(&regular.plan, regular.curvature, 0.0, 1).unwrap();
-        let found: Vec<f64> = posterior.precision.marginal_variance()[0].values.clone();
+        let found: Vec<f64> = posterior.precision.marginal_variance().unwrap()[0].values.clone();
         let expected: Vec<f64> = (0..18).map(|i| m[i * 18 + i]).collect();
         assert!(relative_error(&found, &expected) < 1e-11);
         assert!((posterior.info.effective_parameters - 18.0).abs() < 1e-12);
@@ -124,7 +124,8 @@ fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }));
 }
 
-/// An eigenvalue that is rounding beside the largest is none, whatever its sign: without a prior the block is singular, and below 0 it counts as 0.
+/// An eigenvalue that is rounding beside the largest is none, whatever its sign: without a prior, or one that is rounding itself, the block is
+/// singular, and below 0 it counts as 0.
 #[test]
 fn eigenvalues_of_rounding_are_none() {
     let mlp = Mlp::random(&[1, 2], 62);
@@ -139,12 +140,37 @@ fn eigenvalues_of_rounding_are_none() {
     let error = of(factors(1e-15), StructureKind::Kfac, 0.0).err().unwrap();
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
     assert!(of(factors(1e-12), StructureKind::Kfac, 0.0).is_ok());
+    // 6 is the largest eigenvalue. A prior precision whose reciprocal is no number of f32 is refused beside any.
+    let star = mlp.captures(&[0.5], DType::F32);
+    for (small, delta, is_seen) in [
+        (1e-15, 1e-30, false),
+        (1e-15, 1e-15, false),
+        (1e-15, 2e-15, true),
+        (1e-12, 1e-30, true),
+        (1.0, 1e-39, false),
+    ] {
+        let found = of(factors(small), StructureKind::Kfac, delta);
+        let curvature = BlockCurvature {
+            n_spectra: 1,
+            form: factors(small),
+        };
+        let scan = factor(&plan(&mlp, StructureKind::Kfac, &[0]), curvature, 1).unwrap();
+        let scanned = scan.prior_scan(DType::F32, 1).unwrap().covariance_at(&star, &[delta]);
+        assert_eq!(
+            (found.is_ok(), scanned.is_ok()),
+            (is_seen, is_seen),
+            "{small:e} {delta:e}"
+        );
+        for error in [found.err(), scanned.err()].into_iter().flatten() {
+            assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
+        }
+    }
 
     let diagonal = CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, -1e-16, 2.0]));
     let posterior = of(diagonal, StructureKind::Diagonal, 0.5).unwrap();
     let info = &posterior.info;
     assert_eq!((info.clipped_eigenvalues, info.most_negative_eigenvalue), (1, -2.5e-17));
-    let variances = &posterior.precision.marginal_variance()[0].values;
+    let variances = &posterior.precision.marginal_variance().unwrap()[0].values;
     assert_eq!(variances[..], [1.0 / 4.5, 1.0 / 1.5, 2.0, 1.0 / 2.5]);
     assert_eq!(
         (info.smallest_eigenvalue, info.largest_eigenvalue),
@@ -343,7 +369,7 @@ fn what_a_low_rank_block_says_of_itself_by_hand() {
     let p = [held[0] + 3.0 + delta, held[1], held[2], held[3] + delta];
     let determinant: f64 = p[0] * p[3] - p[1] * p[2];
     let variances = [p[3] / determinant, p[0] / determinant];
-    let found = &posterior.precision.marginal_variance()[0].values;
+    let found = &posterior.precision.marginal_variance().unwrap()[0].values;
     assert!(relative_error(found, &variances) < 1e-12, "{found:?}");
     let info = &posterior.info;
     let gamma = 2.0 - delta * (variances[0] + variances[1]);

@@ -6,9 +6,9 @@ use fisherflow_curvature::{BlockPlan, LabelPrecision, Matrix, WeightJacobian};
 use fisherflow_network::LayerCapture;
 
 use super::stored::InMemory;
-use super::{DualFacts, DualLayout, DualPrecision, OpenTile, WholeGram, gram_tile, trace_of_inverse};
+use super::{DualFacts, DualLayout, DualPrecision, OpenTile, gram_tile, trace_of_inverse};
 use crate::structures::factored_block::check_prior;
-use crate::{BlockPosterior, PosteriorError, Precision, Spectrum};
+use crate::{BlockPosterior, PosteriorError, Precision};
 
 /// The exact posterior of a block's weights given training spectra: jointly over all layers of the plan, whatever its structure; a plan
 /// of one layer gives that layer's alone, the others held fixed.
@@ -30,10 +30,7 @@ pub fn exact_posterior(
 }
 
 /// The same from rows.
-///
-/// # Errors
-/// A prior precision that is none or vanishes in the rounding of the Gram matrix.
-pub fn dual_posterior(
+pub(super) fn dual_posterior(
     plan: &BlockPlan,
     rows: &WeightJacobian,
     prior_precision: f64,
@@ -71,7 +68,7 @@ pub fn exact_covariance(
 }
 
 /// The Cholesky factor of the Gram matrix plus the prior precision.
-fn factored(
+pub(super) fn factored(
     plan: &BlockPlan,
     rows: &WeightJacobian,
     prior_precision: f64,
@@ -101,19 +98,4 @@ fn factored(
         memory.factor.push(row);
     }
     Ok((layout, memory, facts))
-}
-
-/// The eigenvalues of the block's Hessian, from which a prior precision is chosen.
-///
-/// # Errors
-/// If they do not converge.
-pub fn dual_spectrum(plan: &BlockPlan, rows: &WeightJacobian, threads: usize) -> Result<Spectrum, PosteriorError> {
-    let layout = DualLayout {
-        plan: plan.clone(),
-        n_labels: rows.n_labels(),
-        chunks: vec![rows.n_spectra()],
-    };
-    let mut whole = WholeGram::new(&layout);
-    whole.put(0, 0, &gram_tile(rows, rows, threads).values);
-    whole.spectrum(threads)
 }

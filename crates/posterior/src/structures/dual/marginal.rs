@@ -8,6 +8,7 @@ use super::substitution::forward;
 use super::{DualLayout, DualSource, OpenTile};
 use crate::PosteriorError;
 use crate::product::dot;
+use crate::structures::cancellation::is_lost;
 
 /// Operations that marginal variances may take.
 const AFFORDABLE: f64 = 2e12;
@@ -15,18 +16,37 @@ const AFFORDABLE: f64 = 2e12;
 /// Weights that are solved for at once.
 const WEIGHTS_AT_ONCE: usize = 512;
 
-/// For each layer `[out, columns]`, bias last; none where they would take more than 2e12 operations.
+/// For each layer `[out, columns]`, bias last; none where they would take more than 2e12 operations, or rounding swamps one of them: that is no
+/// reason to have no predictions either.
 ///
 /// # Errors
-/// If a chunk's rows or a tile cannot be had, or rounding leaves a variance that is not positive.
+/// If a chunk's rows or a tile cannot be had.
 pub fn dual_marginal_variance(
     layout: &DualLayout,
     source: &dyn DualSource,
     prior_precision: f64,
     threads: usize,
 ) -> Result<Option<Vec<Matrix>>, PosteriorError> {
-    if layout.plan.n_weights() as f64 * (layout.n_rows() as f64).powi(2) > AFFORDABLE {
-        return Ok(None);
+    match affordable_marginal_variance(layout, source, prior_precision, threads) {
+        Err(PosteriorError::Unaffordable { .. } | PosteriorError::Cancelled { .. }) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// The same, where an error says why there are none.
+pub(super) fn affordable_marginal_variance(
+    layout: &DualLayout,
+    source: &dyn DualSource,
+    prior_precision: f64,
+    threads: usize,
+) -> Result<Vec<Matrix>, PosteriorError> {
+    let operations = layout.plan.n_weights() as f64 * (layout.n_rows() as f64).powi(2);
+    if operations > AFFORDABLE {
+        return Err(PosteriorError::Unaffordable {
+            block: layout.plan.name(),
+            operations,
+            affordable: AFFORDABLE,
+        });
     }
     let mut variances = Vec::with_capacity(layout.plan.shapes.len());
     for (layer, shape) in layout.plan.shapes.iter().enumerate() {
@@ -49,7 +69,7 @@ pub fn dual_marginal_variance(
                     .map(|row| dot(row, row))
                     .sum();
                 let value = (1.0 - known) / prior_precision;
-                if value <= 0.0 {
+                if is_lost(1.0 - known, 1.0) {
                     return Err(PosteriorError::Cancelled {
                         block: layout.plan.name(),
                         prior_precision,
@@ -66,7 +86,7 @@ pub fn dual_marginal_variance(
             values,
         });
     }
-    Ok(Some(variances))
+    Ok(variances)
 }
 
 /// Columns of J, a row each: of some weights of a layer.

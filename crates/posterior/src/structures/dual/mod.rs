@@ -34,7 +34,7 @@ use std::sync::Arc;
 use fisherflow_curvature::{Matrix, WeightJacobian};
 
 pub(crate) use exact::exact_covariance;
-pub use exact::{dual_posterior, dual_spectrum, exact_posterior};
+pub use exact::exact_posterior;
 pub use gram::{WholeGram, gram_tile};
 pub use layout::{DualFacts, DualLayout};
 pub use marginal::dual_marginal_variance;

@@ -6,9 +6,11 @@ use fisherflow_curvature::{BlockPlan, LabelPrecision, Matrix, WeightJacobian};
 use fisherflow_network::LayerCapture;
 
 use super::gram::{gram_tile, own_product, view};
+use super::marginal::affordable_marginal_variance;
 use super::substitution::{backward, forward};
-use super::{DualLayout, DualSource, OpenTile, dual_marginal_variance, stored};
+use super::{DualLayout, DualSource, OpenTile, stored};
 use crate::product::{dot, product, rows as row_major};
+use crate::structures::cancellation::is_lost;
 use crate::structures::captures::Wanted;
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision};
 
@@ -57,7 +59,7 @@ impl DualPrecision {
                         })
                         .sum();
                     let value = (prior - known) / self.info.prior_precision;
-                    if i == j && value <= 0.0 && prior > 0.0 {
+                    if i == j && prior > 0.0 && is_lost(prior - known, prior) {
                         return Err(PosteriorError::Cancelled {
                             block: self.layout.plan.name(),
                             prior_precision: self.info.prior_precision,
@@ -133,22 +135,18 @@ impl Precision for DualPrecision {
         Ok(covariance)
     }
 
-    /// Empty where it takes more than is affordable, or the factor cannot be had.
-    fn marginal_variance(&self) -> Vec<Matrix> {
-        dual_marginal_variance(
+    fn marginal_variance(&self) -> Result<Vec<Matrix>, PosteriorError> {
+        affordable_marginal_variance(
             &self.layout,
             self.source.as_ref(),
             self.info.prior_precision,
             self.threads,
         )
-        .ok()
-        .flatten()
-        .unwrap_or_default()
     }
 
-    /// The rows and the factor in one piece each; empty where they cannot be had.
-    fn inverse_matrices(&self) -> Vec<NamedMatrix> {
-        stored::matrices(&self.layout, self.source.as_ref()).unwrap_or_default()
+    /// The rows and the factor in one piece each.
+    fn inverse_matrices(&self) -> Result<Vec<NamedMatrix>, PosteriorError> {
+        stored::matrices(&self.layout, self.source.as_ref())
     }
 
     fn info(&self) -> &BlockInfo {

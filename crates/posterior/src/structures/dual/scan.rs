@@ -17,6 +17,7 @@ use super::gram::{WholeGram, gram_tile, own_product};
 use super::precision::unwhitened_rows;
 use crate::eigen::Eigenpairs;
 use crate::product::{dot, product, rows as row_major};
+use crate::structures::cancellation::is_lost;
 use crate::{PosteriorError, PriorScan, Spectrum};
 
 /// Spectra whose inner products with all training rows are taken at once: the bits of a product follow its shape.
@@ -90,8 +91,9 @@ impl DualScan {
                         let weighted: Vec<f64> = over.map(|(t, lambda)| t / (lambda + delta)).collect();
                         for j in 0..=i {
                             let prior = own_product(&some, star, i, j);
-                            let value = (prior - dot(&weighted, row(j))) / delta;
-                            if i == j && value <= 0.0 && prior > 0.0 {
+                            let left = prior - dot(&weighted, row(j));
+                            let value = left / delta;
+                            if i == j && prior > 0.0 && is_lost(left, prior) {
                                 return Err(PosteriorError::Cancelled {
                                     block: self.layout.plan.name(),
                                     prior_precision: delta,
