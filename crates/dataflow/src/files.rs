@@ -437,7 +437,8 @@ impl JacobianPart {
     }
 
     /// Ends it.
-    pub(crate) fn finish(self) -> Result<WrittenFile, RunError> {
+    pub(crate) fn finish(self, context: &Context) -> Result<WrittenFile, RunError> {
+        context.output.check_run(&context.run_id)?;
         Ok(self.0.finish()?)
     }
 }

@@ -221,6 +221,8 @@ fn conclude(
 
 /// The small tables of the output.
 fn write_tables(context: &Context, summary: &mut RunSummary) -> Result<(), RunError> {
+    // Whoever was followed would write them over the other's.
+    context.check_claim()?;
     let certificate = summary.certificate.as_ref();
     let mut written = vec![files::write_blocks(context, &summary.blocks, certificate)?];
     if let Some(certificate) = certificate {
