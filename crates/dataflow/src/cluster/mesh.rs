@@ -28,7 +28,7 @@ const MOST_STRANGERS: usize = 128;
 const MEETS_ALL: Duration = Duration::from_secs(1);
 /// Time between two looks at whether those who are connected still live.
 const LOOK: Duration = Duration::from_millis(250);
-/// Who was here, or was turned away, so short before the deadline is nobody who never came: deadlines pass one after the other.
+/// Who was here so short before the deadline is nobody who never came: deadlines pass one after the other.
 const RECENTLY: Duration = Duration::from_secs(2);
 
 /// The connections of this process.
@@ -188,7 +188,8 @@ impl Forming {
         let unlike: Vec<String> = missing
             .iter()
             .filter_map(|peer| Some((peer, self.turned_away.get(peer)?)))
-            .filter(|(_, (last, _))| last.elapsed() < RECENTLY)
+            // However long ago: it has ended since, and a scheduler starts none again that ended so. Unless one of this run took its place.
+            .filter(|(peer, (last, _))| self.seen.get(*peer).is_none_or(|seen| seen < last))
             .map(|(peer, (_, reason))| format!("process {} is of {reason}", self.whereabouts.name(*peer)))
             .collect();
         if !unlike.is_empty() {
@@ -243,6 +244,7 @@ impl Forming {
                     self.unlike.get_or_insert((Instant::now(), said));
                 } else if peer.socket.set_nonblocking(true).is_ok() {
                     *place = Place::Taken(peer.socket);
+                    self.seen.insert(peer.process, Instant::now());
                     self.fail_points.pass(FailPoint::Seated);
                 }
                 return;

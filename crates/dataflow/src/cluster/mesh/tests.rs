@@ -195,6 +195,23 @@ fn another_number_of_workers_ends_every_process_with_both_numbers() {
     assert!(started.elapsed() < Duration::from_secs(15));
 }
 
+/// A process that was another run's ends both, however long before the other it gave up.
+#[test]
+fn whoever_was_of_another_run_did_not_fail_to_come() {
+    let place = Place::new();
+    let hosts = Hosts::Listed(free_addresses(2));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| place.connect(&cluster(&hosts, 0, 2, 7), "run"));
+        let other = place.connect(&cluster(&hosts, 1, 2, 2), "another run").err().unwrap();
+        let first = waiting.join().unwrap().err().unwrap();
+        for (error, process) in [(other, 0), (first, 1)] {
+            assert_eq!(error.exit_code(), 2, "{error}");
+            let said = format!("process {process} at");
+            assert!(error.to_string().contains(&said), "{error}");
+        }
+    });
+}
+
 #[test]
 fn a_port_that_is_taken_is_worth_another_try() {
     let place = Place::new();
