@@ -221,6 +221,28 @@ fn what_is_committed_stays_committed() {
     run(fisherflow().arg("verify").arg(place.output("sealed"))).expect_done();
 }
 
+/// As a scheduler does that starts the same arguments again.
+#[test]
+fn an_overwriting_run_that_died_in_its_last_steps_ends_them() {
+    let place = Place::new();
+    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    for point in ["sealed", "committed", "cleared"] {
+        let (file, output) = (place.run_file(point), place.output(point));
+        run(&mut quick(&place.other_run_file(point), &[])).expect_done();
+        let killed = run(&mut quick(&file, &["--overwrite", "--fail-at", point]));
+        assert_eq!(killed.code, None, "{point}\n{killed}");
+        let again = run(&mut quick(&file, &["--overwrite"]));
+        again.expect_done();
+        // Behind the last step it is as finished as any other.
+        let has_ended = point == "cleared";
+        assert_eq!(again.stdout.contains("nothing to do"), !has_ended, "{point}\n{again}");
+        assert_eq!(place.digests(point), expected, "{point}");
+        let left = everything_in(&output);
+        let is_left = |file: &String| file.starts_with("stages/") || file.starts_with("claims/");
+        assert!(!left.iter().any(is_left), "{point}: {left:?}");
+    }
+}
+
 /// Another run that overwrites a holder which fell silent.
 #[test]
 fn an_overwritten_run_commits_nothing() {
