@@ -368,7 +368,14 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
     started.is_ok()
 }
 
-/// Unacknowledged data, or no answer to probes of an idle connection, for so long means that the peer's machine is gone.
+/// The longest pause before and between probes of an idle connection that Linux takes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(32_767);
+/// The longest time for unacknowledged data, which it takes in milliseconds.
+#[cfg(target_os = "linux")]
+const LONGEST_SILENCE: Duration = Duration::from_millis(2_147_483_647);
+
+/// Unacknowledged data, or no answer to probes of an idle connection, for so long means that the peer's machine is gone; for the longest time that
+/// the system takes, where that is shorter.
 fn tune(socket: &TcpStream, silence: Duration) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(None)?;
@@ -376,11 +383,11 @@ fn tune(socket: &TcpStream, silence: Duration) -> std::io::Result<()> {
     let socket = socket2::SockRef::from(socket);
     let second = Duration::from_secs(1);
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time((silence / 4).max(second))
-        .with_interval((silence / 8).max(second));
+        .with_time((silence / 4).clamp(second, LONGEST_PAUSE))
+        .with_interval((silence / 8).clamp(second, LONGEST_PAUSE));
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(silence))?;
+    socket.set_tcp_user_timeout(Some(silence.min(LONGEST_SILENCE)))?;
     Ok(())
 }
 

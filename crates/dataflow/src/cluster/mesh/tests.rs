@@ -75,6 +75,16 @@ fn a_list_of_addresses_forms_a_mesh() {
     assert_whole(&all(&Place::new(), &Hosts::Listed(free_addresses(4)), 4));
 }
 
+/// However long they may be silent, the system takes it.
+#[test]
+fn sockets_take_any_silence() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = dialled(&listener.local_addr().unwrap().to_string());
+    for silence in [1, 200_000, 30 * 24 * 3600, u64::MAX / 1000] {
+        tune(&socket, Duration::from_secs(silence)).unwrap();
+    }
+}
+
 /// Entries of an earlier attempt lead to nobody, to a stranger, and to the wrong process; none is left at the end.
 #[test]
 fn a_rendezvous_forms_a_mesh_over_stale_entries() {
