@@ -221,6 +221,22 @@ fn what_is_committed_stays_committed() {
     run(fisherflow().arg("verify").arg(place.output("sealed"))).expect_done();
 }
 
+/// What another run is about to remove is not completed again under it.
+#[test]
+fn an_output_that_is_being_overwritten_is_not_marked_again() {
+    let place = Place::new();
+    let (file, mark) = (place.run_file("out"), place.output("out/_SUCCESS"));
+    run(&mut quick(&file, &[])).expect_done();
+    let mut other = Processes::stopped_at("claimed", quick(&place.other_run_file("out"), &["--overwrite"]));
+    // As it will, the first of all.
+    std::fs::remove_file(&mark).unwrap();
+    run(&mut quick(&file, &[])).expect(1, &["is held by run"]);
+    assert!(!mark.exists());
+    other.kill(0);
+    run(&mut quick(&file, &[])).expect_done();
+    assert!(mark.exists());
+}
+
 /// As a scheduler does that starts the same arguments again.
 #[test]
 fn an_overwriting_run_that_died_in_its_last_steps_ends_them() {

@@ -133,6 +133,16 @@ pub(crate) fn claim_to_release(context: &Context, cluster: &Cluster) -> Result<O
     Ok(None)
 }
 
+/// Refuses where the holder of an output that is complete is at work on it: it has claimed it to overwrite it.
+pub(crate) fn check_idle(context: &Context, cluster: &Cluster) -> Result<(), RunError> {
+    let output = &context.output;
+    let own = own_claim(&context.run_id, beat(cluster.peer_timeout));
+    match output.held()? {
+        Some(held) if is_at_work(output, &held, &own, &cluster.interrupt)? => Err(held_by(context, held.claim).into()),
+        _ => Ok(()),
+    }
+}
+
 /// The run that finished what is in an output, nobody's where its manifest cannot be understood; `None` where nothing is finished.
 fn finished_by(output: &Output) -> Result<Option<String>, RunError> {
     match output.manifest() {
