@@ -1,7 +1,7 @@
 //! What goes into which file of the output, and with which metadata.
 
 use fisherflow_curvature::{
-    BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, RowByRow, StructureKind,
+    BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, RowByRow,
 };
 use fisherflow_posterior::{
     BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
@@ -276,7 +276,7 @@ pub(crate) fn write_blocks(
         let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
         BlockRow {
             layer: info.layers.join("+"),
-            structure: structure_name(info.structure).to_string(),
+            structure: info.structure.to_string(),
             n_weights: info.n_weights,
             n_spectra: info.n_spectra,
             prior_precision: info.prior_precision,
@@ -384,19 +384,6 @@ pub(crate) fn write_intrinsic(
     let bins = &context.job.calibration.intrinsic_bins;
     let labels: Vec<String> = bins.iter().map(|(label, _)| label.clone()).collect();
     Ok(context.output.write_intrinsic(&labels, &rows, &metadata(context))?)
-}
-
-/// The structure as run files name it.
-pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
-    match structure {
-        StructureKind::Full => "full",
-        StructureKind::Block => "block",
-        StructureKind::Kfac => "kfac",
-        StructureKind::Ekfac => "ekfac",
-        StructureKind::Diagonal => "diagonal",
-        StructureKind::LowRank => "low_rank",
-        StructureKind::Dual => "dual",
-    }
 }
 
 /// Where the spectra of a batch are, which are consecutive ones of its shard, in the catalogue to predict.
