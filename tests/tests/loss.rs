@@ -202,3 +202,28 @@ fn a_process_alone_ends_in_order_too() {
         expect_to_go_on(folder, &name, &expected);
     }
 }
+
+/// What a finished group left in the output, and the output lost: that group is made again, and no other.
+#[test]
+fn a_group_whose_file_is_gone_or_cut_short_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &[40, 8, 6, 3]);
+    write_objects(&folder.join("catalogue"), &simulated(40, 0, 240), 60);
+    let start = |output: &str, more: &[&str]| {
+        let file = RunFile::new(folder, output).write(folder, output);
+        run(fisherflow().arg("run").arg(file).args(more))
+    };
+    start("undisturbed", &[]).expect_done();
+    let output = folder.join("out");
+    // All groups of the fit are done.
+    let killed = start("out", &["--fail-at", "merged"]);
+    assert_eq!(killed.code, None, "{killed}");
+    let [gone, cut] = [0, 1].map(|part| output.join(format!("jacobians/part-{part:05}.parquet")));
+    std::fs::remove_file(gone).unwrap();
+    std::fs::write(cut, "PAR1").unwrap();
+    let again = start("out", &[]);
+    again.expect_done();
+    assert!(again.stderr.contains("groups_computed=2 "), "{again}");
+    assert_eq!(digests(&output), digests(&folder.join("undisturbed")));
+}

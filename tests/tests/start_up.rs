@@ -319,6 +319,23 @@ fn processes_of_unlike_numbers_of_workers_are_refused() {
     assert!(!has_manifest(&place.output("out")));
 }
 
+/// It decides how many dataflows factor the block, and timely takes every process to have as many.
+#[test]
+fn processes_of_unlike_memory_for_a_dual_block_are_refused() {
+    let place = Place::new();
+    let mut processes = Processes::new(2);
+    for (process, memory) in ["1 MiB", "2 MiB"].into_iter().enumerate() {
+        let mut file = RunFile::new(place.folder.path(), "out");
+        file.curvature = format!("structure = \"dual\"\nmemory = \"{memory}\"");
+        let file = file.write(place.folder.path(), &format!("of-{process}"));
+        processes.spawn(process, &file, 1, &["--deadline", "3"]);
+    }
+    for process in 0..2 {
+        processes.wait(process).expect(2, &["is of another run file"]);
+    }
+    assert!(!has_manifest(&place.output("out")));
+}
+
 /// Passes every connection on to `to`; gives the address it listens at, and what was said to `to` by connection.
 fn relay(to: &str) -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -222,10 +222,10 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Seconds to wait for the other processes at start-up
-    #[arg(long, default_value_t = 300, value_name = "S")]
+    #[arg(long, default_value_t = 300, value_name = "S", value_parser = seconds)]
     pub deadline: u64,
     /// Seconds of silence after which a process counts as lost: stopped, or cut off
-    #[arg(long, default_value_t = 60, value_name = "S")]
+    #[arg(long, default_value_t = 60, value_name = "S", value_parser = seconds)]
     pub peer_timeout: u64,
     /// Answer GET /metrics for Prometheus: PORT or :PORT on this machine alone, ADDRESS:PORT (0.0.0.0:9464) for others; port 0 is any free
     /// one, which the log names
@@ -319,6 +319,17 @@ fn releases(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(releases) if releases > 0 => Ok(releases),
         _ => Err("expected a number of releases, 1 or more: the last one is always kept".to_owned()),
+    }
+}
+
+/// Whoever is waited for as long as this never comes.
+const LONGEST: u64 = 30 * 24 * 3600;
+
+/// A number of seconds to wait.
+fn seconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds <= LONGEST => Ok(seconds),
+        _ => Err(format!("expected a number of seconds, at most {LONGEST} (30 days)")),
     }
 }
 
@@ -481,6 +492,9 @@ mod tests {
             "fisherflow gc line --keep 0",
             "fisherflow report out --overwrite",
             "fisherflow run a.toml --slurm --hostfile hosts",
+            "fisherflow run a.toml --deadline 18446744073709551615",
+            "fisherflow run a.toml --deadline -1",
+            "fisherflow run a.toml --peer-timeout 2592001",
             "fisherflow run a.toml --rendezvous --hosts a-{}",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -39,11 +39,11 @@ impl StructureKind {
     pub fn joins_layers(self) -> bool {
         matches!(self, Self::Full | Self::LowRank | Self::Dual)
     }
-}
 
-impl std::fmt::Display for StructureKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+    /// As run files name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Full => "full",
             Self::Block => "block",
             Self::Kfac => "kfac",
@@ -51,7 +51,13 @@ impl std::fmt::Display for StructureKind {
             Self::Diagonal => "diagonal",
             Self::LowRank => "low_rank",
             Self::Dual => "dual",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for StructureKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -75,6 +75,7 @@ pub(crate) fn write_rows(
             })?;
         }
     }
+    context.output.check_run(&context.run_id)?;
     Ok(writer.finish()?)
 }
 
@@ -143,6 +144,7 @@ pub(crate) fn write_factor(
         layout.rows_of(chunk),
         &tiles,
     )?;
+    context.output.check_run(&context.run_id)?;
     Ok(writer.finish()?)
 }
 

@@ -1,7 +1,7 @@
 //! What goes into which file of the output, and with which metadata.
 
 use fisherflow_curvature::{
-    BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, RowByRow, StructureKind,
+    BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, RowByRow,
 };
 use fisherflow_posterior::{
     BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
@@ -276,7 +276,7 @@ pub(crate) fn write_blocks(
         let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
         BlockRow {
             layer: info.layers.join("+"),
-            structure: structure_name(info.structure).to_string(),
+            structure: info.structure.to_string(),
             n_weights: info.n_weights,
             n_spectra: info.n_spectra,
             prior_precision: info.prior_precision,
@@ -386,19 +386,6 @@ pub(crate) fn write_intrinsic(
     Ok(context.output.write_intrinsic(&labels, &rows, &metadata(context))?)
 }
 
-/// The structure as run files name it.
-pub(crate) fn structure_name(structure: StructureKind) -> &'static str {
-    match structure {
-        StructureKind::Full => "full",
-        StructureKind::Block => "block",
-        StructureKind::Kfac => "kfac",
-        StructureKind::Ekfac => "ekfac",
-        StructureKind::Diagonal => "diagonal",
-        StructureKind::LowRank => "low_rank",
-        StructureKind::Dual => "dual",
-    }
-}
-
 /// Where the spectra of a batch are, which are consecutive ones of its shard, in the catalogue to predict.
 pub(crate) fn row_keys<'b>(context: &Context, batch: &'b SpectrumBatch) -> RowKeys<'b> {
     let shard = &batch.shard;
@@ -437,7 +424,8 @@ impl JacobianPart {
     }
 
     /// Ends it.
-    pub(crate) fn finish(self) -> Result<WrittenFile, RunError> {
+    pub(crate) fn finish(self, context: &Context) -> Result<WrittenFile, RunError> {
+        context.output.check_run(&context.run_id)?;
         Ok(self.0.finish()?)
     }
 }

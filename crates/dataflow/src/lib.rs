@@ -27,7 +27,7 @@ mod passes;
 mod plan;
 mod progress;
 mod run;
-mod spectrum;
+mod spectral_density;
 mod train;
 
 pub use cluster::wire::WireCounts;
@@ -63,5 +63,5 @@ pub use run::prior_facts::{EvidenceFacts, HoldoutFacts, PriorFacts, PriorFrom, P
 pub use run::stage_state::{FitCounts, Step};
 pub use run::summary::{EffectiveParameters, PullsOver, RunSummary};
 pub use run::{Outcome, run};
-pub use spectrum::{SpectrumReport, SpectrumSettings, spectrum};
+pub use spectral_density::{SpectrumReport, SpectrumSettings, spectrum};
 pub use train::{TrainJob, Trained, train};

@@ -23,7 +23,6 @@ use serde::Serialize;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
-use crate::files::structure_name;
 use crate::job::{Job, LowRankSettings, Prior};
 use crate::passes::exclusions;
 use crate::plan::auto::ChosenStructure;
@@ -336,7 +335,7 @@ pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, Curvatur
             let cost = sizes.dual_cost(block);
             blocks.push(BlockFacts {
                 layer: block.name(),
-                structure: structure_name(block.structure),
+                structure: block.structure.name(),
                 n_weights: block.n_weights() as u64,
                 sums_bytes: 0,
                 sums_flops: 0.0,
@@ -356,7 +355,7 @@ pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, Curvatur
         let structure = structure_of(block, &zero, n_labels, 1)?;
         blocks.push(BlockFacts {
             layer: block.name(),
-            structure: structure_name(block.structure),
+            structure: block.structure.name(),
             n_weights: block.n_weights() as u64,
             sums_bytes: sizes.sums_bytes(block)?,
             sums_flops: structure.flops(n_fit)

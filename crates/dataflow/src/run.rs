@@ -79,14 +79,20 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let (holding, overwrites) = match claim::claim(&context, cluster)? {
         Claimed::Held { holding, overwrites } => (holding, overwrites),
         Claimed::Complete(manifest) => {
-            // Its last steps may have been cut short.
+            // Another run may wait for its processes, to overwrite it then.
+            let is_free = || -> Result<bool, RunError> {
+                let held = context.output.held()?;
+                Ok(held.is_none_or(|held| held.generation == 1 || held.committed.is_some()))
+            };
+            // Its last steps may have been cut short; or else the other has begun to remove it.
             if !context.output.is_marked()? {
+                if !is_free()? {
+                    claim::check_idle(&context, cluster)?;
+                }
                 context.output.commit(&manifest)?;
             }
             let is_ours = release_again(&context, cluster, &manifest)?;
-            // Another run may wait for its processes, to overwrite it then.
-            let held = context.output.held()?;
-            if is_ours || held.is_none_or(|held| held.generation == 1 || held.committed.is_some()) {
+            if is_ours || is_free()? {
                 tidy_up(&context)?;
             }
             return Ok(Outcome::AlreadyComplete(manifest));
@@ -221,6 +227,8 @@ fn conclude(
 
 /// The small tables of the output.
 fn write_tables(context: &Context, summary: &mut RunSummary) -> Result<(), RunError> {
+    // Whoever was followed would write them over the other's.
+    context.check_claim()?;
     let certificate = summary.certificate.as_ref();
     let mut written = vec![files::write_blocks(context, &summary.blocks, certificate)?];
     if let Some(certificate) = certificate {

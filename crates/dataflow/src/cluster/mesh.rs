@@ -28,7 +28,7 @@ const MOST_STRANGERS: usize = 128;
 const MEETS_ALL: Duration = Duration::from_secs(1);
 /// Time between two looks at whether those who are connected still live.
 const LOOK: Duration = Duration::from_millis(250);
-/// Who was here, or was turned away, so short before the deadline is nobody who never came: deadlines pass one after the other.
+/// Who was here so short before the deadline is nobody who never came: deadlines pass one after the other.
 const RECENTLY: Duration = Duration::from_secs(2);
 
 /// The connections of this process.
@@ -188,7 +188,8 @@ impl Forming {
         let unlike: Vec<String> = missing
             .iter()
             .filter_map(|peer| Some((peer, self.turned_away.get(peer)?)))
-            .filter(|(_, (last, _))| last.elapsed() < RECENTLY)
+            // However long ago: it has ended since, and a scheduler starts none again that ended so. Unless one of this run took its place.
+            .filter(|(peer, (last, _))| self.seen.get(*peer).is_none_or(|seen| seen < last))
             .map(|(peer, (_, reason))| format!("process {} is of {reason}", self.whereabouts.name(*peer)))
             .collect();
         if !unlike.is_empty() {
@@ -243,6 +244,7 @@ impl Forming {
                     self.unlike.get_or_insert((Instant::now(), said));
                 } else if peer.socket.set_nonblocking(true).is_ok() {
                     *place = Place::Taken(peer.socket);
+                    self.seen.insert(peer.process, Instant::now());
                     self.fail_points.pass(FailPoint::Seated);
                 }
                 return;
@@ -366,7 +368,14 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
     started.is_ok()
 }
 
-/// Unacknowledged data, or no answer to probes of an idle connection, for so long means that the peer's machine is gone.
+/// The longest pause before and between probes of an idle connection that Linux takes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(32_767);
+/// The longest time for unacknowledged data, which it takes in milliseconds.
+#[cfg(target_os = "linux")]
+const LONGEST_SILENCE: Duration = Duration::from_millis(2_147_483_647);
+
+/// Unacknowledged data, or no answer to probes of an idle connection, for so long means that the peer's machine is gone; for the longest time that
+/// the system takes, where that is shorter.
 fn tune(socket: &TcpStream, silence: Duration) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(None)?;
@@ -374,11 +383,11 @@ fn tune(socket: &TcpStream, silence: Duration) -> std::io::Result<()> {
     let socket = socket2::SockRef::from(socket);
     let second = Duration::from_secs(1);
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time((silence / 4).max(second))
-        .with_interval((silence / 8).max(second));
+        .with_time((silence / 4).clamp(second, LONGEST_PAUSE))
+        .with_interval((silence / 8).clamp(second, LONGEST_PAUSE));
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(silence))?;
+    socket.set_tcp_user_timeout(Some(silence.min(LONGEST_SILENCE)))?;
     Ok(())
 }
 

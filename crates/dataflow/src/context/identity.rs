@@ -9,11 +9,16 @@ use crate::files::SCHEMA_VERSION;
 use crate::job::Prior;
 
 impl Context {
-    /// What one run of several processes must agree on beside its name: no process may make another release, or know another basis.
+    /// What one run of several processes must agree on beside its name: no process may make another release, know another basis, or have another
+    /// place for a dual block's tiles: how many dataflows factor them follows from that.
     pub(crate) fn agreement(&self) -> String {
         let release = self.release.as_ref().map_or(0, |release| release.number);
         let basis = self.basis.as_ref().map_or("", |basis| &basis.sha256);
-        format!("{release} {basis}")
+        // No other block's passes depend on it.
+        let tiles = self
+            .dual_plan()
+            .map(|_| (self.job.compute.memory, self.job.compute.scratch.is_some()));
+        format!("{release} {basis} {tiles:?}")
     }
 
     pub(super) fn identity(&self) -> String {

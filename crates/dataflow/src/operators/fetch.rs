@@ -51,6 +51,8 @@ pub(crate) fn fetch<'scope>(
     let workers = if me == 0 { scope.peers() as u64 } else { 0 };
     let at_first = (0..READ_AHEAD).flat_map(|_| (0..workers).map(|worker| (0, Asking { worker, done: None })));
     let first = emit(scope, at_first.collect());
+    // It alone hands them out: the others need not keep them.
+    let groups = if me == 0 { groups } else { Vec::new() };
     let assigned = assign(
         first.concat(again),
         faults,

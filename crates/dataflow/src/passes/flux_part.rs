@@ -56,7 +56,8 @@ impl FluxPart {
             n_spectra: std::mem::take(&mut self.n_spectra),
             values: std::mem::take(&mut self.covariance),
         };
-        Ok((array, self.jacobians.take().map(JacobianPart::finish).transpose()?))
+        let written = self.jacobians.take().map(|jacobians| jacobians.finish(&self.context));
+        Ok((array, written.transpose()?))
     }
 }
 

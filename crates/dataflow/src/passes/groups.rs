@@ -11,7 +11,7 @@
 //! Killed at any time, a pass goes on with the groups that it has not finished.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -193,17 +193,21 @@ where
 /// The groups that an earlier attempt finished, whose files are all there.
 fn left(context: &Context, store: &GroupStore, pass: &str, names: &BTreeMap<u64, String>) -> Result<Records, RunError> {
     let mut finished = store.finished(pass, &names.values().cloned().collect())?;
+    let files: Vec<WrittenFile> = finished.values().flat_map(|record| record.files.clone()).collect();
+    // One listing: to ask after each file takes minutes where there are many thousands.
+    let damages = if files.is_empty() {
+        Vec::new()
+    } else {
+        context.output.listed_damages(&files)?
+    };
+    let damaged: BTreeSet<&str> = damages.iter().map(|damage| damage.path.as_str()).collect();
     let mut records = Records::new();
     for (&group, name) in names {
         let Some(record) = finished.remove(name) else { continue };
-        let mut is_whole = true;
-        for file in &record.files {
-            is_whole = is_whole && context.output.holds(file)?;
-        }
-        if is_whole {
-            records.insert(group, record);
-        } else {
+        if record.files.iter().any(|file| damaged.contains(file.path.as_str())) {
             store.forget(pass, name)?;
+        } else {
+            records.insert(group, record);
         }
     }
     Ok(records)

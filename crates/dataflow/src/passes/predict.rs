@@ -220,7 +220,7 @@ impl GroupFold<Differentiated> for Fold {
             self.done.files.push(part.predictions.finish()?);
             self.context.faults.pass(FailPoint::PartWritten);
             if let Some(jacobians) = part.jacobians {
-                self.done.files.push(jacobians.finish()?);
+                self.done.files.push(jacobians.finish(&self.context)?);
             }
         }
         let done = std::mem::replace(&mut self.done, Predicted::none(&self.context));

@@ -18,7 +18,6 @@ use fisherflow_network::DenseShape;
 use serde::Serialize;
 
 use crate::error::RunError;
-use crate::files::structure_name;
 use crate::job::Prior;
 use crate::passes::dual::LARGEST_SPECTRUM;
 use crate::plan::memory::{Sizes, in_words};
@@ -198,7 +197,7 @@ fn choice(
     let chosen = free.iter().filter_map(|shape| {
         Some(ChosenStructure {
             layer: shape.name.clone(),
-            structure: structure_name(*by_layer.get(&shape.name)?),
+            structure: by_layer.get(&shape.name)?.name(),
             why: why(shape),
         })
     });

@@ -137,11 +137,22 @@ pub(crate) struct ClusterSizes {
     pub(crate) comparison: f64,
     /// Of those of `invert`, the largest block's.
     pub(crate) largest_inverse: f64,
-    /// Passes over groups, by stage, in groups that are opened.
-    pub(crate) opened: StageValues<u64>,
+    /// Passes over groups, by stage.
+    pub(crate) passes: StageValues<Passes>,
     /// Threads of a worker.
     pub(crate) threads: usize,
     pub(crate) memory: MemoryPlan,
+}
+
+/// The passes of a stage over groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Passes {
+    /// Passes over all groups of a catalogue,
+    pub(crate) n: u64,
+    /// of which there are so many.
+    pub(crate) groups: u64,
+    /// Groups that passes over held-out spectra open beside.
+    pub(crate) sampled: u64,
 }
 
 /// A value a stage.
@@ -170,7 +181,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let largest = sizes.sums.iter().flatten().max().copied().unwrap_or(0);
     let share = |bytes: u64| bytes / all;
     let records = (SLICE_RECORD * n_slices).saturating_mul(sizes.groups);
-    let messages = (GROUP_MESSAGES * sizes.opened.total() + records) / all;
+    let messages = (GROUP_MESSAGES * sizes.passes.opened() + records) / all;
     let groups = sizes.groups.div_ceil(all);
     let of_groups = u128::from(groups) * u128::from(sizes.spectra);
     let worker = WorkerPlan {
@@ -185,12 +196,12 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
         flops: (sizes.flops.over_spectra() - sizes.comparison) / all as f64,
     };
 
-    let over_spectra = |flops: f64, read: u64, opened: u64| {
+    let over_spectra = |flops: f64, read: u64, passes: Passes| {
+        let opened = passes.opened();
         if opened == 0 {
             return 0.0;
         }
-        // The last round of groups is as long as any other: no worker can help another with its group.
-        let rounds = opened.div_ceil(all) as f64 / (opened as f64 / all as f64);
+        let rounds = passes.with_last_round(all);
         let cores = sizes.threads as f64 * all as f64;
         // A rate of spectra that is given has their decoding in it.
         let decoding = match asked.fit_rate {
@@ -206,7 +217,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
     let inverse = (sizes.flops.invert / asked.processes as f64).max(sizes.largest_inverse) / of_process;
     let full_pass = sizes.flops.certificate - sizes.comparison;
     let totals = checkpoint as f64 / (rates.network_bytes * (asked.processes.max(2) - 1) as f64);
-    let (read, flops, opened) = (&sizes.read, &sizes.flops, &sizes.opened);
+    let (read, flops, passes) = (&sizes.read, &sizes.flops, &sizes.passes);
     let written = at_store(worker.checkpoints_written);
     let stage = |stage, read, flops, seconds| ClusterStage {
         stage,
@@ -220,7 +231,7 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
             "fit",
             read.fit,
             flops.fit,
-            over_spectra(flops.fit, read.fit, opened.fit).max(written),
+            over_spectra(flops.fit, read.fit, passes.fit).max(written),
         ),
         stage(
             "reduction",
@@ -233,13 +244,13 @@ pub(crate) fn cluster_plan(sizes: &ClusterSizes, asked: &ClusterQuestion) -> Clu
             "certificate",
             read.certificate,
             flops.certificate,
-            over_spectra(full_pass, read.certificate, opened.certificate) + sizes.comparison / of_process,
+            over_spectra(full_pass, read.certificate, passes.certificate) + sizes.comparison / of_process,
         ),
         stage(
             "predict",
             read.predict,
             flops.predict,
-            over_spectra(flops.predict, read.predict, opened.predict),
+            over_spectra(flops.predict, read.predict, passes.predict),
         ),
     ];
     ClusterPlan {
@@ -266,6 +277,27 @@ fn rates(sizes: &ClusterSizes, asked: &ClusterQuestion) -> ClusterRates {
     ClusterRates {
         worker_flops,
         ..asked.rates.clone()
+    }
+}
+
+impl Passes {
+    /// Groups that they open.
+    fn opened(&self) -> u64 {
+        self.n * self.groups + self.sampled
+    }
+
+    /// How much longer they take than groups that could be spread evenly over `workers`: the last round of each pass is as long as any other, for
+    /// no worker can help another with its group, and no pass begins before the one before it has ended.
+    fn with_last_round(&self, workers: u64) -> f64 {
+        let groups = self.groups.max(1);
+        (groups.div_ceil(workers) * workers) as f64 / groups as f64
+    }
+}
+
+impl StageValues<Passes> {
+    fn opened(&self) -> u64 {
+        let stages = [self.fit, self.invert, self.certificate, self.predict];
+        stages.iter().map(Passes::opened).sum()
     }
 }
 
@@ -298,6 +330,10 @@ mod tests {
         measured_on: Cow::Borrowed("paper"),
     };
 
+    fn passes(n: u64, groups: u64) -> Passes {
+        Passes { n, groups, sampled: 0 }
+    }
+
     fn sizes() -> ClusterSizes {
         ClusterSizes {
             spectra: 8_000,
@@ -316,9 +352,9 @@ mod tests {
             },
             comparison: 0.0,
             largest_inverse: 3e9,
-            opened: StageValues {
-                fit: 8,
-                predict: 4,
+            passes: StageValues {
+                fit: passes(1, 8),
+                predict: passes(1, 4),
                 ..StageValues::default()
             },
             threads: 1,
@@ -368,7 +404,7 @@ mod tests {
     #[test]
     fn the_comparison_takes_its_time_in_f64() {
         let mut sizes = sizes();
-        (sizes.comparison, sizes.flops.certificate, sizes.opened.certificate) = (6e9, 6e9 + 8e10, 8);
+        (sizes.comparison, sizes.flops.certificate, sizes.passes.certificate) = (6e9, 6e9 + 8e10, passes(1, 8));
         let plan = cluster_plan(&sizes, &asked(2, 2));
         assert!(
             (plan.stages[4].seconds - (3.0 + 20.0)).abs() < 1e-9,
@@ -406,6 +442,22 @@ mod tests {
         let few = cluster_plan(&sizes(), &asked(16, 1)).worker;
         assert_eq!((few.spectra, few.groups, few.most_spectra), (500.0, 1, 1000));
         assert!((uneven.stages[1].seconds - 20.0).abs() < 1e-9, "{:?}", uneven.stages);
+    }
+
+    /// Twenty groups for sixteen workers: two rounds of each pass, not three of both.
+    #[test]
+    fn every_pass_has_a_last_round() {
+        let mut sizes = ClusterSizes {
+            sums: Vec::new(),
+            ..sizes()
+        };
+        sizes.passes.fit = passes(2, 20);
+        let plan = cluster_plan(&sizes, &asked(16, 1));
+        assert!(
+            (plan.stages[1].seconds - 5.0 * 2.0 / 1.25).abs() < 1e-9,
+            "{:?}",
+            plan.stages
+        );
     }
 
     #[test]

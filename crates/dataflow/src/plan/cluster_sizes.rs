@@ -5,7 +5,7 @@ use fisherflow_curvature::{CurvatureError, StructureKind};
 use crate::context::{Context, GroupedCatalogue};
 use crate::job::Prior;
 use crate::passes::holdout;
-use crate::plan::cluster_plan::{ClusterQuestion, ClusterSizes, StageValues};
+use crate::plan::cluster_plan::{ClusterQuestion, ClusterSizes, Passes, StageValues};
 use crate::plan::memory::Sizes;
 use crate::plan::{BlockFacts, comparison_flops, flops};
 
@@ -92,11 +92,26 @@ pub(crate) fn cluster_sizes(
         },
         comparison,
         largest_inverse: blocks.iter().map(inverse).fold(0.0, f64::max),
-        opened: StageValues {
-            fit: fits * groups + 2 * sample,
-            invert: scans * sample,
-            certificate: (compares + certifies) * groups,
-            predict: sample + of_predicted.groups,
+        passes: StageValues {
+            fit: Passes {
+                n: fits,
+                groups,
+                sampled: 2 * sample,
+            },
+            invert: Passes {
+                sampled: scans * sample,
+                ..Passes::default()
+            },
+            certificate: Passes {
+                n: compares + certifies,
+                groups,
+                sampled: 0,
+            },
+            predict: Passes {
+                n: 1,
+                groups: of_predicted.groups,
+                sampled: sample,
+            },
         },
         threads: job.compute.arithmetic.threads,
         memory: sizes.memory(&context.blocks)?,

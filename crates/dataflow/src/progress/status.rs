@@ -19,7 +19,7 @@ use crate::progress::standing::Standing;
 const EVERY: Duration = Duration::from_secs(10);
 /// Time between two looks whether another pass has begun.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the end of a run waits for the last of them.
+/// How long a run that ends by a fault waits for the last of them.
 const LAST: Duration = Duration::from_millis(500);
 
 /// How far a run is, as its first process told.
@@ -130,14 +130,16 @@ impl StatusWriter {
         Ok(Self { writing, source })
     }
 
-    /// The last one, which says how the run ended. A store that does not take it in time goes without.
+    /// The last one, which says how the run ended. Where that is by a fault, a store that does not take it in time goes without.
     pub(crate) fn end(mut self, error: Option<&RunError>) {
         self.writing.stop();
         let ended = error.map_or_else(|| "done".to_owned(), ToString::to_string);
         let waiting = Instant::now();
+        let is_fault = error.is_some();
         let source = Arc::clone(&self.source);
         let last = std::thread::Builder::new().name("status".into()).spawn(move || {
-            while !self.writing.is_over() && waiting.elapsed() < LAST {
+            // One left to itself would be written after the stages are deleted.
+            while !self.writing.is_over() && (!is_fault || waiting.elapsed() < LAST) {
                 std::thread::sleep(Duration::from_millis(5));
             }
             if self.writing.is_over() {
@@ -148,7 +150,7 @@ impl StatusWriter {
         });
         if let Ok(last) = last {
             // Whoever deletes the stages next must not be overtaken; whoever ends by a fault must not be held up.
-            while !last.is_finished() && (error.is_none() || waiting.elapsed() < LAST) {
+            while !last.is_finished() && (!is_fault || waiting.elapsed() < LAST) {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }

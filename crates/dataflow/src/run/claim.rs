@@ -40,7 +40,7 @@ pub(crate) fn beat(peer_timeout: Duration) -> Duration {
 /// Takes the output for this run; removes nothing yet.
 ///
 /// What an attempt before left of this very run is gone on with, whether or not it is to overwrite: that removes finished outputs, and what is
-/// another run's.
+/// another run's. One whose last steps were cut short is not finished yet.
 pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, RunError> {
     let output = &context.output;
     let own = own_claim(&context.run_id, beat(cluster.peer_timeout));
@@ -133,6 +133,16 @@ pub(crate) fn claim_to_release(context: &Context, cluster: &Cluster) -> Result<O
     Ok(None)
 }
 
+/// Refuses where the holder of an output that is complete is at work on it: it has claimed it to overwrite it.
+pub(crate) fn check_idle(context: &Context, cluster: &Cluster) -> Result<(), RunError> {
+    let output = &context.output;
+    let own = own_claim(&context.run_id, beat(cluster.peer_timeout));
+    match output.held()? {
+        Some(held) if is_at_work(output, &held, &own, &cluster.interrupt)? => Err(held_by(context, held.claim).into()),
+        _ => Ok(()),
+    }
+}
+
 /// The run that finished what is in an output, nobody's where its manifest cannot be understood; `None` where nothing is finished.
 fn finished_by(output: &Output) -> Result<Option<String>, RunError> {
     match output.manifest() {
@@ -149,13 +159,23 @@ fn is_asked_to_overwrite(context: &Context) -> bool {
 
 /// The manifest, where this very run is already complete in the output and is to stay: then the first process does not wait for the others.
 pub(crate) fn finished(context: &Context) -> Result<Option<Box<Manifest>>, RunError> {
-    if is_asked_to_overwrite(context) {
+    if is_asked_to_overwrite(context) && !is_cut_short(context)? {
         return Ok(None);
     }
     let manifest = context.output.manifest()?;
     Ok(manifest
         .filter(|manifest| manifest.run_id == context.run_id)
         .map(Box::new))
+}
+
+/// Whether a process of this very run died behind its commit, and all of it is there: started again with the same arguments, the run ends its
+/// last steps, and does not overwrite what it has just done. The commit stays in the log until the last of them.
+fn is_cut_short(context: &Context) -> Result<bool, RunError> {
+    let held = context.output.held()?;
+    let Some(manifest) = held.and_then(|held| held.committed) else {
+        return Ok(false);
+    };
+    Ok(manifest.run_id == context.run_id && context.output.listed_damages(&manifest.files)?.is_empty())
 }
 
 /// The manifest of this very run, where it came after `before`: then the output is complete, whatever became of the process that completed it.

@@ -38,7 +38,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         .curvature
         .by_layer
         .iter()
-        .map(|(layer, &kind)| (layer.as_str(), crate::files::structure_name(kind)))
+        .map(|(layer, &kind)| (layer.as_str(), kind.name()))
         .collect();
     let settings = json!({
         "network": {
@@ -51,7 +51,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "jacobians": job.predict.jacobians,
         "curvature": {
             "structure": match job.curvature.structure {
-                StructureChoice::Given(kind) => crate::files::structure_name(kind),
+                StructureChoice::Given(kind) => kind.name(),
                 StructureChoice::Auto { .. } => "auto",
             },
             "memory": match job.curvature.structure {

@@ -90,15 +90,27 @@ impl Output {
     /// It holds what is not ours ([`StoreError::NotOurs`]) or a finished run without its claim ([`StoreError::Complete`]), or it cannot be
     /// written.
     pub fn claim(&self, claim: &Claim, overwrite: bool) -> Result<Option<Holding>, StoreError> {
-        let holding = self.enter(1, claim)?;
-        if holding.is_some()
-            && let Some(error) = self.foreign()?
-            && !(overwrite && matches!(error, StoreError::Complete { .. }))
-        {
-            self.stores().delete(&self.entry(1))?;
-            return Err(error);
+        let refusal = || -> Result<Option<StoreError>, StoreError> {
+            let foreign = self.foreign()?;
+            Ok(foreign.filter(|error| !(overwrite && matches!(error, StoreError::Complete { .. }))))
+        };
+        // Before it claims: a process that is killed behind its claim would leave one that makes ours what is there. A place that cannot be
+        // looked at is one that a claim cannot be written to, and that says so better.
+        if let Ok(Some(error)) = refusal() {
+            // What is there may be of whoever has claimed it.
+            let is_claimed = self.stores().exists(&self.entry(1))?;
+            return if is_claimed { Ok(None) } else { Err(error) };
         }
-        Ok(holding)
+        let Some(holding) = self.enter(1, claim)? else {
+            return Ok(None);
+        };
+        // And behind it: something may have come in between.
+        let error = match refusal() {
+            Ok(None) => return Ok(Some(holding)),
+            Ok(Some(error)) | Err(error) => error,
+        };
+        self.stores().delete(&self.entry(1))?;
+        Err(error)
     }
 
     /// Takes the place behind a holder; `None` where somebody else did, or the holder committed.
@@ -411,4 +423,36 @@ fn name(generation: u64) -> String {
 
 fn alive(generation: u64) -> String {
     format!("{CLAIMS}/{generation:06}.alive")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{StoreOptions, Stores};
+
+    /// A process killed at any moment of its claim leaves none there.
+    #[test]
+    fn what_is_not_ours_is_not_even_claimed_for_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("thesis.tex"), b"x").unwrap();
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let output = Output::open(&stores, folder.path().to_str().unwrap()).unwrap();
+        let claim = Claim {
+            run_id: "r".into(),
+            host: "here".into(),
+            pid: 1,
+            started: "2026-01-01T00:00:00Z".into(),
+            machine: String::new(),
+            born: 0,
+            beat: 0,
+        };
+        for overwrite in [false, true] {
+            let error = output.claim(&claim, overwrite).unwrap_err();
+            assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
+        }
+        assert_eq!(stores.traffic().counts().bytes_written, 0);
+        // What another holder has written since it claimed is no stranger's.
+        std::fs::write(folder.path().join(CLAIM), b"{}").unwrap();
+        assert!(output.claim(&claim, false).unwrap().is_none());
+    }
 }

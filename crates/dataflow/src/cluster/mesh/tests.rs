@@ -75,6 +75,16 @@ fn a_list_of_addresses_forms_a_mesh() {
     assert_whole(&all(&Place::new(), &Hosts::Listed(free_addresses(4)), 4));
 }
 
+/// However long they may be silent, the system takes it.
+#[test]
+fn sockets_take_any_silence() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = dialled(&listener.local_addr().unwrap().to_string());
+    for silence in [1, 200_000, 30 * 24 * 3600, u64::MAX / 1000] {
+        tune(&socket, Duration::from_secs(silence)).unwrap();
+    }
+}
+
 /// Entries of an earlier attempt lead to nobody, to a stranger, and to the wrong process; none is left at the end.
 #[test]
 fn a_rendezvous_forms_a_mesh_over_stale_entries() {
@@ -193,6 +203,23 @@ fn another_number_of_workers_ends_every_process_with_both_numbers() {
         }
     });
     assert!(started.elapsed() < Duration::from_secs(15));
+}
+
+/// A process that was another run's ends both, however long before the other it gave up.
+#[test]
+fn whoever_was_of_another_run_did_not_fail_to_come() {
+    let place = Place::new();
+    let hosts = Hosts::Listed(free_addresses(2));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| place.connect(&cluster(&hosts, 0, 2, 7), "run"));
+        let other = place.connect(&cluster(&hosts, 1, 2, 2), "another run").err().unwrap();
+        let first = waiting.join().unwrap().err().unwrap();
+        for (error, process) in [(other, 0), (first, 1)] {
+            assert_eq!(error.exit_code(), 2, "{error}");
+            let said = format!("process {process} at");
+            assert!(error.to_string().contains(&said), "{error}");
+        }
+    });
 }
 
 #[test]
