@@ -12,6 +12,7 @@ use fisherflow_spectra::{
 };
 use fisherflow_store::*;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::file::metadata::{ColumnChunkMetaDataBuilder, ParquetMetaDataReader, ParquetMetaDataWriter};
 use support::*;
 use tempfile::TempDir;
 
@@ -388,6 +389,58 @@ fn objects_that_are_no_parquet_are_told_apart() {
         let catalogue = Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap();
         assert_eq!((catalogue.n_rows(), catalogue.skipped().len()), (4, 1));
         assert!(catalogue.skipped()[0].object.ends_with("b.parquet"));
+    }
+}
+
+/// The bytes of a Parquet file whose footer says something else of every column.
+fn with_columns(bytes: &[u8], change: fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder) -> Vec<u8> {
+    let file = bytes::Bytes::from(bytes.to_vec());
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();
+    let mut footer = footer.into_builder();
+    let groups = footer.take_row_groups().into_iter().map(|group| {
+        let mut group = group.into_builder();
+        let columns = group.take_columns().into_iter();
+        let columns = columns
+            .map(|column| change(column.into_builder()).build().unwrap())
+            .collect();
+        group.set_column_metadata(columns).build().unwrap()
+    });
+    let groups = groups.collect();
+    let footer = footer.set_row_groups(groups).build();
+    let mut end = Vec::new();
+    ParquetMetaDataWriter::new(&mut end, &footer).finish().unwrap();
+    let length = u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().unwrap());
+    [&bytes[..bytes.len() - 8 - length as usize], end.as_slice()].concat()
+}
+
+#[test]
+fn a_first_object_with_a_damaged_footer_is_named_and_can_be_skipped() {
+    let good = parquet(plain(0, 4, 3), 2);
+    let damages: [fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder; 4] = [
+        |column| column.set_total_compressed_size(-8),
+        |column| column.set_data_page_offset(-8).set_dictionary_page_offset(None),
+        |column| column.set_dictionary_page_offset(Some(i64::MIN)),
+        |column| column.set_total_compressed_size(i64::MAX),
+    ];
+    let place = Place::new();
+    place.write("a.parquet", with_columns(&good, |column| column));
+    assert_eq!(place.open(&columns()).unwrap().n_rows(), 4);
+    for damage in damages {
+        let place = Place::new();
+        place.write("a.parquet", with_columns(&good, damage));
+        place.write("b.parquet", good.clone());
+        let error = place.open(&columns()).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            matches!(error, StoreError::BadRowGroup { row_group: 0, .. }),
+            "{error:?}"
+        );
+        assert!(said.contains("a.parquet") && said.contains("damaged"), "{said}");
+        let uri = place.uri("*.parquet");
+        let catalogue = Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap();
+        assert_eq!((catalogue.n_rows(), catalogue.skipped().len()), (4, 1));
+        let error = Table::open(&place.stores, &uri).unwrap_err();
+        assert!(matches!(error, StoreError::BadRowGroup { .. }), "{error:?}");
     }
 }
 

@@ -1,12 +1,13 @@
 //! One object of a catalogue: what its footer says, and whether it fits the objects before it.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::{Schema, SchemaRef};
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::file::metadata::PageIndexPolicy;
@@ -102,6 +103,16 @@ async fn probed_pixels(
     };
     // With the offset index only the first pages are read.
     let footer = reader.footer(PageIndexPolicy::Optional).await?;
+    unless_gave_up(reader, first, most_frequent_length(reader, first, footer, flux)).await
+}
+
+/// The length that most of the first rows of a column of lists have; `first`: the row group that they are in.
+async fn most_frequent_length(
+    reader: &ObjectReader,
+    first: usize,
+    footer: ArrowReaderMetadata,
+    flux: &str,
+) -> Result<Option<usize>, StoreError> {
     let mask = leaves(&footer, &[flux]);
     let damaged = |error| damaged(reader, first, error);
     let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
@@ -137,16 +148,38 @@ pub(crate) async fn id_column(reader: &ObjectReader, row_group: usize, id: &str)
     let footer = reader.footer(PageIndexPolicy::Skip).await?;
     let mask = leaves(&footer, &[id]);
     let damaged = |error| damaged(reader, row_group, error);
-    let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
-        .with_row_groups(vec![row_group])
-        .with_projection(mask)
-        .build()
-        .map_err(damaged)?;
-    let mut ids = Vec::new();
-    while let Some(batch) = stream.next().await {
-        ids.extend(batch.map_err(damaged)?.columns().first().cloned());
-    }
-    Ok(ids)
+    let read = async {
+        let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+            .with_row_groups(vec![row_group])
+            .with_projection(mask)
+            .build()
+            .map_err(damaged)?;
+        let mut ids = Vec::new();
+        while let Some(batch) = stream.next().await {
+            ids.extend(batch.map_err(damaged)?.columns().first().cloned());
+        }
+        Ok::<_, StoreError>(ids)
+    };
+    unless_gave_up(reader, row_group, read).await
+}
+
+/// What comes of reading and decoding a row group.
+///
+/// # Errors
+/// Those of `read`; damaged bytes can make a decoder panic, and that is a fact about the file.
+pub(crate) async fn unless_gave_up<T>(
+    reader: &ObjectReader,
+    row_group: usize,
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let read = AssertUnwindSafe(read).catch_unwind().await;
+    read.unwrap_or_else(|_| {
+        Err(StoreError::BadRowGroup {
+            object: reader.object().to_owned(),
+            row_group,
+            source: Cause::said("the decoder gave up"),
+        })
+    })
 }
 
 /// The leaves of top-level columns.

@@ -5,6 +5,7 @@
 //! an error, never a mixture.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -171,17 +172,48 @@ impl ObjectReader {
                 object: self.version.path.clone(),
             });
         }
+        // Damaged bytes can make the decoder panic, and that is a fact about the file.
+        let decoded = AssertUnwindSafe(self.decoded_footer(offsets)).catch_unwind().await;
+        match decoded.unwrap_or_else(|_| Err(ParquetError::General("the decoder gave up".to_owned()))) {
+            Ok(footer) => self.check_places(footer.metadata()).map(|()| footer),
+            Err(error) => Err(self.diagnosed(error).await),
+        }
+    }
+
+    async fn decoded_footer(&self, offsets: PageIndexPolicy) -> parquet::errors::Result<ArrowReaderMetadata> {
         let mut reader = self.clone();
-        let loaded = ParquetMetaDataReader::new()
+        let footer = ParquetMetaDataReader::new()
             .with_prefetch_hint(Some(FOOTER))
             .with_page_index_policy(offsets)
             .load_and_finish(&mut reader, self.version.size)
-            .await;
+            .await?;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        match loaded.and_then(|footer| ArrowReaderMetadata::try_new(Arc::new(footer), options)) {
-            Ok(footer) => Ok(footer),
-            Err(error) => Err(self.diagnosed(error).await),
+        ArrowReaderMetadata::try_new(Arc::new(footer), options)
+    }
+
+    /// Refuses a footer by which a column lies where the object has no bytes: the decoder would panic.
+    fn check_places(&self, footer: &ParquetMetaData) -> Result<(), StoreError> {
+        for (row_group, group) in footer.row_groups().iter().enumerate() {
+            for column in group.columns() {
+                let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+                let bytes = column.compressed_size();
+                let end = u64::try_from(start).ok().zip(u64::try_from(bytes).ok());
+                let end = end.and_then(|(start, bytes)| start.checked_add(bytes));
+                if end.is_none_or(|end| end > self.version.size) {
+                    let said = format!(
+                        "its footer has {bytes} bytes of column \"{}\" at {start}, in a file of {} bytes",
+                        column.column_path().string(),
+                        self.version.size
+                    );
+                    return Err(StoreError::BadRowGroup {
+                        object: self.version.path.clone(),
+                        row_group,
+                        source: Cause::said(said),
+                    });
+                }
+            }
         }
+        Ok(())
     }
 
     /// Why a footer cannot be read.

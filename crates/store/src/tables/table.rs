@@ -12,7 +12,7 @@ use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::catalogue::listing::remedy;
-use crate::catalogue::object::{damaged, leaves};
+use crate::catalogue::object::{damaged, leaves, unless_gave_up};
 use crate::catalogue::schema::find;
 use crate::objects::async_reader::ObjectReader;
 use crate::tables::parquet_out::FileMetadata;
@@ -139,11 +139,18 @@ impl TableBatches {
     fn advance(&mut self) -> Result<Option<RecordBatch>, StoreError> {
         loop {
             if let Some((reader, stream)) = &mut self.current {
-                match self.stores.block_on(stream.next()) {
-                    Some(Ok(batch)) => return Ok(Some(batch)),
-                    Some(Err(error)) => return Err(damaged(reader, 0, error)),
-                    None => self.current = None,
+                let reader: &ObjectReader = reader;
+                let next = async {
+                    stream
+                        .next()
+                        .await
+                        .transpose()
+                        .map_err(|error| damaged(reader, 0, error))
+                };
+                if let Some(batch) = self.stores.block_on(unless_gave_up(reader, 0, next))? {
+                    return Ok(Some(batch));
                 }
+                self.current = None;
             }
             let Some(object) = self.pending.next() else {
                 return Ok(None);
