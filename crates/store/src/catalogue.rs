@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use crate::catalogue::fetch::{Fetch, FetchPlan};
 use crate::catalogue::kept_spectra::KeptSpectra;
 use crate::catalogue::listing::remedy;
-use crate::catalogue::object::{agrees, id_column, open_object, probed_again, shards};
+use crate::catalogue::object::{agrees, id_column, open_object, probed_pixels, shards};
 use crate::catalogue::schema::{pixel_bits, row_schema};
 use crate::hex::hex;
 use crate::line::known_catalogue::types_of;
@@ -434,23 +434,21 @@ fn open_listed(
             .buffered(FOOTERS)
             .collect::<Vec<_>>(),
     );
-    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said.
+    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said. A footer that
+    // counts none, for a single null is enough, is taken as it is once the number is known: rows of another one are flagged where they are decoded.
     let mut pixels = (n_pixels > 0).then_some(n_pixels);
     for (reader, opened) in &mut footers {
-        let Some(counted) = opened.as_ref().ok().and_then(|opened| opened.n_pixels) else {
+        let Ok(object) = opened else { continue };
+        if pixels.is_some() && (object.n_pixels.is_none() || object.n_pixels == pixels) {
             continue;
-        };
-        if pixels != Some(counted) {
-            let probed = stores.block_on(probed_again(reader, columns));
-            if let Err(error) = probed.map(|probed| {
-                opened
-                    .iter_mut()
-                    .for_each(|opened| opened.n_pixels = probed.or(Some(counted)))
-            }) {
-                *opened = Err(error);
-            }
         }
-        pixels = pixels.or_else(|| opened.as_ref().ok().and_then(|opened| opened.n_pixels));
+        match stores.block_on(probed_pixels(reader, &columns.flux)) {
+            Ok(probed) => {
+                object.n_pixels = probed.or(object.n_pixels);
+                pixels = pixels.or(object.n_pixels);
+            }
+            Err(error) => *opened = Err(error),
+        }
     }
     let mut summary = CatalogueSummary {
         uri: uri.to_owned(),

@@ -286,6 +286,22 @@ fn broken_rows_are_flagged_and_keep_their_place() {
 }
 
 #[test]
+fn no_flux_is_read_of_an_object_with_a_null_once_the_pixels_are_known() {
+    let place = Place::new();
+    let mut rows = plain(0, 5, 3);
+    set(&mut rows, "flux", broken_flux());
+    let mut damaged = parquet(rows.clone(), 5);
+    let footer = u32::from_le_bytes(damaged[damaged.len() - 8..damaged.len() - 4].try_into().unwrap());
+    let end = damaged.len() - 8 - footer as usize;
+    // What is read of it would be an error.
+    damaged[4..end].fill(0xff);
+    place.write("a.parquet", parquet(rows, 5));
+    place.write("b.parquet", damaged);
+    let catalogue = place.open(&columns()).unwrap();
+    assert_eq!((catalogue.n_pixels(), catalogue.n_rows()), (3, 10));
+}
+
+#[test]
 fn no_match_names_the_pattern() {
     let place = Place::new();
     let error = place.open(&columns()).unwrap_err();

@@ -26,7 +26,7 @@ pub(crate) struct Opened {
     /// Of a pixel in memory.
     pub pixel_bits: u64,
     pub row_groups: Vec<u64>,
-    /// Pixels of a spectrum; `None` where every flux is null or there is no row.
+    /// Pixels of a spectrum, as the footer counts them; `None` where it does not say.
     pub n_pixels: Option<usize>,
 }
 
@@ -45,26 +45,13 @@ pub(crate) async fn open_object(
         .iter()
         .map(|group| group.num_rows().unsigned_abs())
         .collect();
-    let n_pixels = match counted_pixels(&footer, &columns.flux) {
-        Some(counted) => Some(counted),
-        None => probed_pixels(reader, &footer, &columns.flux).await?,
-    };
     Ok(Opened {
         version,
         row_schema,
         pixel_bits: pixel_bits(footer.schema(), columns),
         row_groups,
-        n_pixels,
+        n_pixels: counted_pixels(&footer, &columns.flux),
     })
-}
-
-/// The number of pixels that most of the first spectra of an object have, whatever its footer counts.
-pub(crate) async fn probed_again(
-    reader: &ObjectReader,
-    columns: &CatalogueColumns,
-) -> Result<Option<usize>, StoreError> {
-    let footer = reader.footer(PageIndexPolicy::Optional).await?;
-    probed_pixels(reader, &footer, &columns.flux).await
 }
 
 /// The number of pixels of a spectrum, as the footer counts values where all spectra have equally many.
@@ -91,18 +78,15 @@ fn counted_pixels(footer: &ArrowReaderMetadata, flux: &str) -> Option<usize> {
     counted
 }
 
-/// The number of pixels that most of the first spectra have.
-async fn probed_pixels(
-    reader: &ObjectReader,
-    footer: &ArrowReaderMetadata,
-    flux: &str,
-) -> Result<Option<usize>, StoreError> {
+/// The number of pixels that most of the first spectra of an object have, whatever its footer counts; `None` where every flux of them is null or
+/// there is no row.
+pub(crate) async fn probed_pixels(reader: &ObjectReader, flux: &str) -> Result<Option<usize>, StoreError> {
+    // With the offset index only the first pages are read.
+    let footer = reader.footer(PageIndexPolicy::Optional).await?;
     let groups = footer.metadata().row_groups();
     let Some(first) = groups.iter().position(|group| group.num_rows() > 0) else {
         return Ok(None);
     };
-    // With the offset index only the first pages are read.
-    let footer = reader.footer(PageIndexPolicy::Optional).await?;
     unless_gave_up(reader, first, most_frequent_length(reader, first, footer, flux)).await
 }
 
