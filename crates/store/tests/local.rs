@@ -77,6 +77,21 @@ fn a_file_that_is_given_up_leaves_nothing() {
     assert!(output.verify().unwrap().problems.is_empty());
 }
 
+#[test]
+fn an_output_in_a_folder_of_a_half_written_name_keeps_its_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let place = directory.path().join("night.parquet#2/out");
+    let output = Output::open(&stores, place.to_str().unwrap()).unwrap();
+    output.claim(&conformance::claim_of("r"), false).unwrap();
+    let written = output.put("predictions/part-00000.parquet", vec![1, 2]).unwrap();
+    let staged = output.child("predictions/part-00001.parquet#1");
+    std::fs::write(&staged, b"half").unwrap();
+    output.commit(&conformance::manifest_of("r", vec![written])).unwrap();
+    assert!(stores.exists(&output.child("predictions/part-00000.parquet")).unwrap());
+    assert!(!std::path::Path::new(&staged).exists());
+}
+
 /// Where the finished file cannot take its place, that is an error; nothing is aborted that was already ended.
 #[test]
 fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {

@@ -9,6 +9,13 @@ use crate::{Manifest, Output, StoreError, WrittenFile};
 /// The page of plots, which another crate writes.
 const REPORT: &str = "report.html";
 
+/// Of the name of a file that was not yet at its place (`part-00000.parquet#1`), that which it was to have there.
+pub(crate) fn half_written(name: &str) -> Option<&str> {
+    let (name, number) = name.rsplit_once('#')?;
+    let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then_some(name)
+}
+
 impl Output {
     /// Deletes what an attempt before left in the tables' directories; fails where a listed file is not there.
     pub(crate) fn tidy(&self, manifest: &Manifest) -> Result<(), StoreError> {
@@ -55,12 +62,12 @@ impl Output {
                 continue;
             };
             for entry in entries.flatten() {
-                let path = entry.path();
-                if path.is_dir() {
+                let (path, name) = (entry.path(), entry.file_name());
+                // The names of the folders above are the user's.
+                let is_staged = name.to_str().and_then(half_written).is_some();
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     directories.push(path);
-                } else if path.to_str().is_some_and(|name| name.contains(".parquet#"))
-                    && let Err(error) = std::fs::remove_file(&path)
-                {
+                } else if is_staged && let Err(error) = std::fs::remove_file(&path) {
                     tracing::warn!(path = %path.display(), %error, "a half-written file stays");
                 }
             }
@@ -76,10 +83,7 @@ impl Output {
             return;
         }
         let is_staged = |name: &str| {
-            let document = name
-                .rsplit_once('#')
-                .filter(|(_, number)| number.parse::<u64>().is_ok());
-            document.is_some_and(|(document, _)| [CLAIM, MANIFEST, SUCCESS, REPORT].contains(&document))
+            half_written(name).is_some_and(|document| [CLAIM, MANIFEST, SUCCESS, REPORT].contains(&document))
         };
         for entry in std::fs::read_dir(location.uri()).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -97,6 +101,20 @@ impl Output {
             what: format!("bytes of {}", self.child(&file.path)),
             found: usize::try_from(found).unwrap_or(usize::MAX),
             expected: usize::try_from(file.bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_written_file_is_known_by_the_number_behind_its_name() {
+        assert_eq!(half_written("part-00000.parquet#12"), Some("part-00000.parquet"));
+        assert_eq!(half_written("night#2#1"), Some("night#2"));
+        for name in ["part-00000.parquet", "night#two", "night#", "night#-1", "a#1.parquet"] {
+            assert_eq!(half_written(name), None, "{name}");
         }
     }
 }
