@@ -92,6 +92,36 @@ fn an_output_in_a_folder_of_a_half_written_name_keeps_its_tables() {
     assert!(!std::path::Path::new(&staged).exists());
 }
 
+#[cfg(unix)]
+#[test]
+fn only_the_empty_folders_of_a_line_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for folder in [
+        "elsewhere/empty",
+        "line/notes",
+        "line/groups/curvature/empty",
+        "line/releases/1",
+    ] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+    }
+    std::os::unix::fs::symlink(at("elsewhere"), at("line/groups/linked")).unwrap();
+    std::os::unix::fs::symlink(at("elsewhere"), at("line/commits")).unwrap();
+    line.remove(&Garbage::default(), &conformance::claim_of("gc")).unwrap();
+    for (folder, stays) in [
+        ("elsewhere/empty", true),
+        ("line/notes", true),
+        ("line/groups/linked", true),
+        ("line/groups/curvature", false),
+        ("line/releases", false),
+    ] {
+        assert_eq!(at(folder).exists(), stays, "{folder}");
+    }
+}
+
 /// Where the finished file cannot take its place, that is an error; nothing is aborted that was already ended.
 #[test]
 fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fisherflow_spectra::ObjectVersion;
 use serde::Deserialize;
 
+use crate::line::{COMMITS, GROUPS, RELEASES};
 use crate::output::{CLAIM, MANIFEST, SUCCESS};
 use crate::{Claim, Commit, Holding, Line, Output, StoreError};
 
@@ -217,7 +218,10 @@ impl Line {
             }
             self.remove_object(object, &mut removed)?;
         }
-        self.stores().remove_empty_folders(self.uri())?;
+        for folder in [RELEASES, GROUPS, COMMITS] {
+            self.stores()
+                .remove_empty_folders(&format!("{}/{folder}", self.uri()))?;
+        }
         Ok(removed)
     }
 

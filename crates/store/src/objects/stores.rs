@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -201,7 +202,7 @@ impl Stores {
         Ok(objects)
     }
 
-    /// Removes the empty folders below a URI, on a disk: an object store has none.
+    /// Removes a folder if it is empty, and the empty folders below it, on a disk: an object store has none. What links lead to is left alone.
     ///
     /// # Errors
     /// A folder cannot be looked into.
@@ -210,10 +211,15 @@ impl Stores {
         if base.place != Place::Local {
             return Ok(());
         }
-        remove_empty(std::path::Path::new(&base.uri())).map_err(|error| StoreError::NotWritable {
+        let (uri, failed) = (base.uri(), |error: std::io::Error| StoreError::NotWritable {
             uri: base.uri(),
             source: self.cause(&error),
-        })
+        });
+        let folder = std::path::Path::new(&uri);
+        match folder.symlink_metadata() {
+            Ok(found) if found.is_dir() => remove_if_empty(folder).map(drop).map_err(failed),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes one object; none there is no error.
@@ -245,7 +251,7 @@ impl Stores {
             // Also takes what a killed process left half written, which no listing shows.
             return match std::fs::remove_dir_all(base.uri()) {
                 Ok(()) => Ok(objects.len() as u64),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
                 Err(error) => Err(StoreError::NotWritable {
                     uri: base.uri(),
                     source: self.cause(&error),
@@ -353,17 +359,27 @@ pub(crate) fn version(place: &Place, meta: &ObjectMeta) -> ObjectVersion {
     }
 }
 
-/// Removes the empty folders below one.
-fn remove_empty(folder: &std::path::Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            remove_empty(&path)?;
-            // One that is not empty stays: that is what is asked for.
-            if std::fs::read_dir(&path)?.next().is_none() {
-                std::fs::remove_dir(&path)?;
-            }
-        }
+/// Removes the empty folders below a folder, and then that, if nothing else is in it; whether it is gone.
+fn remove_if_empty(folder: &std::path::Path) -> std::io::Result<bool> {
+    let is_gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if is_gone(&error) => return Ok(true),
+        entries => entries?,
+    };
+    let mut is_empty = true;
+    for entry in entries {
+        let entry = entry?;
+        // A link to a folder is none: what it leads to may be anybody's.
+        is_empty &= entry.file_type()?.is_dir() && remove_if_empty(&entry.path())?;
     }
-    Ok(())
+    if !is_empty {
+        return Ok(false);
+    }
+    match std::fs::remove_dir(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(true),
+        // Something came since.
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+        Err(error) => Err(error),
+    }
 }
