@@ -92,6 +92,43 @@ fn an_output_in_a_folder_of_a_half_written_name_keeps_its_tables() {
     assert!(!std::path::Path::new(&staged).exists());
 }
 
+#[test]
+fn half_written_sums_of_a_line_go_once_they_are_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let folder = directory.path().join("line/groups/curvature");
+    std::fs::create_dir_all(&folder).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    for (name, age) in [("c1-7.sums#1", 2), ("c2-7.sums#1", 0), ("notes#two", 2)] {
+        let file = std::fs::File::create(folder.join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - hour * age).unwrap();
+    }
+    let retention = Retention {
+        keep: None,
+        grace: hour,
+    };
+    let remove = || {
+        let garbage = line.garbage(retention).unwrap();
+        line.remove(&garbage, &conformance::claim_of("gc")).unwrap()
+    };
+    let left = || {
+        let names = std::fs::read_dir(&folder).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    // A run that is at work may be about to end its own.
+    let claim = format!("{}/claim.json", line.release_uri(1));
+    stores.write(&claim, b"claimed".to_vec()).unwrap();
+    remove();
+    assert_eq!(left(), ["c1-7.sums#1", "c2-7.sums#1", "notes#two"]);
+    stores.delete(&claim).unwrap();
+    remove();
+    assert_eq!(left(), ["c2-7.sums#1", "notes#two"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn only_the_empty_folders_of_a_line_go() {

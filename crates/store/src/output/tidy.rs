@@ -1,10 +1,12 @@
 //! Before a commit: what the manifest does not list goes, what it lists must be there.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::objects::location::Place;
 use crate::output::{CLAIM, DATA, MANIFEST, SUCCESS};
-use crate::{Manifest, Output, StoreError, WrittenFile};
+use crate::{Manifest, Output, StoreError, Stores, WrittenFile};
 
 /// The page of plots, which another crate writes.
 const REPORT: &str = "report.html";
@@ -14,6 +16,17 @@ pub(crate) fn half_written(name: &str) -> Option<&str> {
     let (name, number) = name.rsplit_once('#')?;
     let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
     is_number.then_some(name)
+}
+
+impl Stores {
+    /// Removes, on a disk, the half-written files below a URI that are older than this (`c9-1.sums#1` of a killed process): no listing shows them.
+    pub(crate) fn remove_half_written(&self, uri: &str, older_than: Duration) {
+        if let Ok(location) = self.locate(uri)
+            && location.place == Place::Local
+        {
+            remove_half_written(Path::new(&location.uri()), Some(older_than));
+        }
+    }
 }
 
 impl Output {
@@ -56,22 +69,7 @@ impl Output {
         if location.place != Place::Local {
             return;
         }
-        let mut directories = vec![std::path::PathBuf::from(location.uri())];
-        while let Some(directory) = directories.pop() {
-            let Ok(entries) = std::fs::read_dir(&directory) else {
-                continue;
-            };
-            for entry in entries.flatten() {
-                let (path, name) = (entry.path(), entry.file_name());
-                // The names of the folders above are the user's.
-                let is_staged = name.to_str().and_then(half_written).is_some();
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    directories.push(path);
-                } else if is_staged && let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(path = %path.display(), %error, "a half-written file stays");
-                }
-            }
-        }
+        remove_half_written(Path::new(&location.uri()), None);
     }
 
     /// Removes, on a disk, what a killed process left half written beside the manifest (`report.html#1`).
@@ -101,6 +99,32 @@ impl Output {
             what: format!("bytes of {}", self.child(&file.path)),
             found: usize::try_from(found).unwrap_or(usize::MAX),
             expected: usize::try_from(file.bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// Removes the half-written files of a folder and those below it, where an age is given only those that nobody has written to for as long.
+fn remove_half_written(folder: &Path, older_than: Option<Duration>) {
+    let is_old = |entry: &std::fs::DirEntry| {
+        older_than.is_none_or(|age| {
+            let written = entry.metadata().and_then(|found| found.modified());
+            written.is_ok_and(|written| written.elapsed().is_ok_and(|elapsed| elapsed > age))
+        })
+    };
+    let mut folders: Vec<PathBuf> = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            // The names of the folders above are the user's.
+            let is_staged = name.to_str().and_then(half_written).is_some();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(path);
+            } else if is_staged
+                && is_old(&entry)
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "a half-written file stays");
+            }
         }
     }
 }
