@@ -240,6 +240,26 @@ fn excluded_spectra_keep_their_place_without_their_flux() {
     assert!(refused([place.uri("bad/none.parquet")]).contains("no object matches"));
 }
 
+#[test]
+fn every_object_of_an_exclude_list_is_checked() {
+    let place = Place::new();
+    let mut rows = plain(0, 6, 4);
+    set(&mut rows, "id", i64s(0, 6));
+    place.write("a.parquet", parquet(rows, 3));
+    place.write("bad/1.parquet", parquet(vec![("id", i64s(0, 2))], 10));
+    let excluding = || {
+        let catalogue = place.open(&columns()).unwrap();
+        catalogue.excluding(&[place.uri("bad/*.parquet")])
+    };
+    assert_eq!(excluding().unwrap().excluded().unwrap().len(), 2);
+    place.write("bad/2.parquet", parquet(vec![("star", i64s(2, 2))], 10));
+    let said = excluding().unwrap_err().to_string();
+    assert!(said.contains("bad/2.parquet has no column \"id\""), "{said}");
+    place.write("bad/2.parquet", parquet(vec![("id", f64s(2, 2, |i| i as f64))], 10));
+    let said = excluding().unwrap_err().to_string();
+    assert!(said.contains("bad/2.parquet is double, expected int64 as in"), "{said}");
+}
+
 /// Rows: null, short, null pixel, NaN pixel, good.
 fn broken_flux() -> ArrayRef {
     let mut builder = ListBuilder::new(Float32Builder::new());

@@ -101,7 +101,7 @@ impl Table {
     /// All rows, at most `batch_rows` at a time; only `columns` (in the order of the file) where they are given.
     ///
     /// # Errors
-    /// A column is missing.
+    /// The first object lacks a column; one that another lacks is an error of the batches.
     pub fn batches(&self, columns: Option<&[&str]>, batch_rows: usize) -> Result<TableBatches, StoreError> {
         let object = self.objects.first().map_or("", |object| &object.path);
         for column in columns.unwrap_or_default() {
@@ -136,6 +136,11 @@ impl Iterator for TableBatches {
 }
 
 impl TableBatches {
+    /// The object that the last batch is of.
+    pub(crate) fn object(&self) -> Option<&str> {
+        self.current.as_ref().map(|(reader, _)| reader.object())
+    }
+
     fn advance(&mut self) -> Result<Option<RecordBatch>, StoreError> {
         loop {
             if let Some((reader, stream)) = &mut self.current {
@@ -157,6 +162,9 @@ impl TableBatches {
             };
             let reader = ObjectReader::new(&self.stores, object)?;
             let footer = self.stores.block_on(reader.footer(PageIndexPolicy::Skip))?;
+            for column in self.columns.iter().flatten() {
+                find(reader.object(), footer.schema(), column)?;
+            }
             let mask = self.columns.as_ref().map(|columns| {
                 let names: Vec<&str> = columns.iter().map(String::as_str).collect();
                 leaves(&footer, &names)
