@@ -76,6 +76,11 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
     }
     let path = if uri.starts_with("file:") {
         let url = url::Url::parse(uri).map_err(|error| refuse(&error.to_string()))?;
+        if url.fragment().is_some() || url.query().is_some() {
+            return Err(refuse(
+                "in a file URI a # or a ? ends the name: write %23 or %3F for it, or a plain path",
+            ));
+        }
         url.to_file_path()
             .map_err(|()| refuse("a file URI has no host: file:///path"))?
     } else if let Some((scheme, _)) = uri.split_once("://") {
@@ -239,6 +244,16 @@ mod tests {
                 .contains("\"gs\" is not supported")
         );
         assert!(parse("s3:///k").is_err());
+        for uri in [
+            "file:///data/night#2",
+            "file:///data/night?",
+            "file:///data/n?ght/*.parquet",
+        ] {
+            let said = parse(uri).unwrap_err().to_string();
+            assert!(said.contains(uri) && said.contains("%23"), "{said}");
+        }
+        assert_eq!(parse("file:///data/night%232").unwrap().key, "data/night#2");
+        assert_eq!(parse("/data/night#2").unwrap().key, "data/night#2");
         assert!(parse("").is_err());
     }
 }
