@@ -1,6 +1,6 @@
 //! What a URI names, and what a plain list of it would leave unsaid: links that lead nowhere, and folders that are not looked into.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path as FilePath, PathBuf};
 
 use fisherflow_spectra::ObjectVersion;
@@ -169,9 +169,11 @@ impl Stores {
             self.block_on(self.list_in(&base))?
         };
         let is_named = |name: &str| patterns.last().is_some_and(|objects| fits(objects, name)) && !set_aside.has(name);
+        let all: BTreeSet<&str> = metas.iter().map(|meta| meta.location.as_ref()).collect();
         let mut objects: Vec<ObjectVersion> = metas
             .iter()
             .filter(|meta| is_named(meta.location.as_ref()))
+            .filter(|meta| meta.size > 0 || !is_marker(meta.location.as_ref(), &all))
             .map(|meta| version(&base.place, meta))
             .collect();
         objects.sort();
@@ -244,6 +246,13 @@ fn dangling_below(
             _ => {}
         }
     }
+}
+
+/// Whether an object without bytes is the marker of a folder (`night1.parquet/`, as the console of S3 makes it): the listing takes its slash away.
+fn is_marker(name: &str, all: &BTreeSet<&str>) -> bool {
+    let folder = format!("{name}/");
+    let next = all.range::<&str, _>(folder.as_str()..).next();
+    next.is_some_and(|next| next.starts_with(&folder))
 }
 
 /// A store that does not say is asked again where it matters.
@@ -324,6 +333,19 @@ mod tests {
         ] {
             assert!(!reads(uri, output), "{uri} does not read {output}");
         }
+    }
+
+    #[test]
+    fn a_marker_of_a_folder_is_told_by_what_is_in_it() {
+        let all = BTreeSet::from([
+            "s/night1.parquet",
+            "s/night1.parquet.bak",
+            "s/night1.parquet/a.parquet",
+            "s/night2.parquet",
+        ]);
+        assert!(is_marker("s/night1.parquet", &all));
+        assert!(!is_marker("s/night2.parquet", &all));
+        assert!(!is_marker("s/night", &all));
     }
 
     #[test]
