@@ -6,7 +6,9 @@ mod support;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float32Builder, ListBuilder};
-use arrow_array::{ArrayRef, Float64Array, StringArray};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
 use fisherflow_spectra::{
     CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, holdout_hash, is_held_out, plan_groups,
 };
@@ -77,6 +79,36 @@ fn every_kind_of_list_and_identifier_is_read() {
         assert_eq!(batch.rows.schema().field(0).data_type().to_string(), "Int64");
         assert_eq!(batch.rows.schema().field(1).name(), "snr");
     }
+}
+
+#[test]
+fn kept_moments_are_in_microseconds_for_readers_that_know_no_finer() {
+    let place = Place::new();
+    let nanoseconds = TimestampNanosecondArray::from(vec![Some(1_500), None, Some(i64::MAX), Some(i64::MIN)]);
+    let microseconds = TimestampMicrosecondArray::from(vec![Some(7), None]);
+    let zoned: [(&str, usize, ArrayRef); 2] = [
+        ("a.parquet", 4, Arc::new(nanoseconds.with_timezone("UTC"))),
+        ("b.parquet", 2, Arc::new(microseconds.with_timezone("UTC"))),
+    ];
+    for (name, n, seen) in zoned {
+        let mut rows = plain(0, n, 4);
+        set(&mut rows, "seen", seen);
+        place.write(name, parquet(rows, 100));
+    }
+    let mut columns = columns();
+    columns.keep = vec!["seen".into()];
+    let batches = place.all(&columns);
+    let seen = |batch: usize| -> Vec<Option<i64>> {
+        let column = batches[batch].rows.column(1);
+        assert!(
+            column.data_type().to_string().starts_with("Timestamp(µs"),
+            "{}",
+            column.data_type()
+        );
+        column.as_primitive::<TimestampMicrosecondType>().iter().collect()
+    };
+    assert_eq!(seen(0), [Some(1), None, Some(i64::MAX / 1000), Some(i64::MIN / 1000)]);
+    assert_eq!(seen(1), [Some(7), None]);
 }
 
 #[test]
