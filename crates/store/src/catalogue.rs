@@ -11,7 +11,6 @@ pub(crate) mod row_group;
 pub(crate) mod schema;
 pub(crate) mod simulated;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
@@ -307,23 +306,17 @@ impl Catalogue {
         hex(&hash.finalize())
     }
 
-    /// The objects that were written, or touched, after a moment, RFC 3339 in UTC, as the store dates them.
+    /// The objects that were written, or touched, after a moment, RFC 3339 in UTC, as the store dates them; none of which it does not say when.
     ///
     /// # Errors
-    /// The store cannot be listed.
+    /// The name of an object is none.
     pub fn written_after(&self, moment: &str) -> Result<Vec<String>, StoreError> {
-        let folder = match self.summary.objects.as_slice() {
-            // It may be what the URI names.
-            [object] => object.path.rsplit_once('/').map_or("", |(folder, _)| folder),
-            _ => &self.summary.folder,
-        };
-        let ours: HashSet<&str> = self.summary.objects.iter().map(|object| object.path.as_str()).collect();
-        let listed = self.stores.list_with_times(folder)?;
-        let later = listed.into_iter().filter(|(_, written)| written.as_str() > moment);
-        Ok(later
-            .map(|(object, _)| object.path)
-            .filter(|path| ours.contains(path.as_str()))
-            .collect())
+        let objects = &self.summary.objects;
+        let times = self
+            .stores
+            .times_of(objects.iter().map(|object| object.path.as_str()))?;
+        let later = times.into_iter().filter(|(_, written)| written.as_str() > moment);
+        Ok(later.map(|(object, _)| object).collect())
     }
 
     /// From here on, at most so many bytes of its spectra stay in memory as they are decoded, and are not read again; at first none. Where more

@@ -588,6 +588,26 @@ fn one_catalogue_has_one_number_of_pixels() {
 }
 
 #[test]
+fn only_the_objects_of_a_catalogue_are_asked_when_they_were_written() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 4, 3), 2));
+    place.write("b.parquet", parquet(plain(4, 4, 3), 2));
+    let catalogue = place.open(&columns()).unwrap();
+    let written_after = |moment: &str| catalogue.written_after(moment).unwrap();
+    assert_eq!(
+        written_after("1970-01-01T00:00:00Z"),
+        [place.uri("a.parquet"), place.uri("b.parquet")]
+    );
+    assert!(written_after("9999-01-01T00:00:00Z").is_empty());
+    // Beside them lies what can only be asked for, and one of them is gone.
+    place.write("other/c.parquet", vec![1]);
+    place.stores.delete(&place.uri("b.parquet")).unwrap();
+    let asked = place.stores.traffic().counts().requests;
+    assert_eq!(written_after("1970-01-01T00:00:00Z"), [place.uri("a.parquet")]);
+    assert_eq!(place.stores.traffic().counts().requests - asked, 2);
+}
+
+#[test]
 fn no_rows_at_all_is_a_catalogue() {
     let place = Place::new();
     place.write("a.parquet", parquet(plain(0, 0, 3), 2));

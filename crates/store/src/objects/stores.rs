@@ -189,17 +189,23 @@ impl Stores {
         Ok(objects)
     }
 
-    /// Every object under a URI, at any depth, by path, and when it was written: RFC 3339 in UTC.
+    /// When objects were written, RFC 3339 in UTC, in the order given; those are left out of which the store does not say.
     ///
     /// # Errors
-    /// The store cannot be listed.
-    pub(crate) fn list_with_times(&self, uri: &str) -> Result<Vec<(ObjectVersion, String)>, StoreError> {
-        let base = self.locate(uri)?;
-        let metas = self.block_on(self.list_under(&base))?;
-        let written = |meta: &ObjectMeta| rfc3339(u64::try_from(meta.last_modified.timestamp()).unwrap_or(0));
-        let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), written(m))).collect();
-        objects.sort();
-        Ok(objects)
+    /// One of them is no location.
+    pub(crate) fn times_of<'u>(
+        &self,
+        uris: impl Iterator<Item = &'u str>,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let located = uris.map(|uri| self.locate(uri).map(|location| (uri.to_owned(), location)));
+        let located: Vec<(String, Location)> = located.collect::<Result<_, StoreError>>()?;
+        let asked = futures::stream::iter(located).map(|(uri, location)| async move {
+            let found = location.store.head(&location.path).await.ok()?;
+            let written = u64::try_from(found.last_modified.timestamp()).unwrap_or(0);
+            Some((uri, rfc3339(written)))
+        });
+        let said = asked.buffered(16).filter_map(std::future::ready);
+        Ok(self.block_on(said.collect::<Vec<_>>()))
     }
 
     /// Removes a folder if it is empty, and the empty folders below it, on a disk: an object store has none. What links lead to is left alone.
