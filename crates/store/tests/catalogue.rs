@@ -627,6 +627,12 @@ fn damaged_pages_are_an_error_that_names_the_row_group() {
     let end = bytes.len() * 4 / 5;
     bytes[middle..end].fill(0xff);
     place.write("a.parquet", bytes);
+    let table = Table::open(&place.stores, &place.uri("a.parquet")).unwrap();
+    let error = table.batches(None, 1000).unwrap().last().unwrap().unwrap_err();
+    assert!(
+        matches!(&error, StoreError::BadRowGroup { row_group: 1, .. }),
+        "{error:?}"
+    );
     let catalogue = place.open(&columns()).unwrap();
     let group = plan_groups(catalogue.shards().to_vec(), 1 << 20, "").remove(0);
     for fetch in [
