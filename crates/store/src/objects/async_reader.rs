@@ -216,6 +216,18 @@ impl ObjectReader {
         Ok(())
     }
 
+    /// Refuses bytes that the object does not have: what asks for them is damaged, and nothing was replaced.
+    fn check_ranges(&self, ranges: &[Range<u64>]) -> parquet::errors::Result<()> {
+        let size = self.version.size;
+        match ranges.iter().find(|range| range.start > range.end || range.end > size) {
+            None => Ok(()),
+            Some(range) => Err(ParquetError::EOF(format!(
+                "it asks for the bytes {} to {} of a file of {size}",
+                range.start, range.end
+            ))),
+        }
+    }
+
     /// Why a footer cannot be read.
     async fn diagnosed(&self, error: ParquetError) -> StoreError {
         let cause = match store_error(error) {
@@ -240,14 +252,20 @@ impl ObjectReader {
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
-            let bytes = self.ranges(&[range]).await.map_err(external)?;
+            let ranges = [range];
+            self.check_ranges(&ranges)?;
+            let bytes = self.ranges(&ranges).await.map_err(external)?;
             Ok(bytes.into_iter().next().unwrap_or_default())
         }
         .boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move { self.ranges(&ranges).await.map_err(external) }.boxed()
+        async move {
+            self.check_ranges(&ranges)?;
+            self.ranges(&ranges).await.map_err(external)
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(
@@ -335,6 +353,23 @@ mod tests {
         let pieces: Vec<_> = split(&(5..5 + 2 * PIECE + 1), PIECE).collect();
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[2], 5 + 2 * PIECE..6 + 2 * PIECE);
+    }
+
+    #[test]
+    fn bytes_behind_the_end_are_a_fault_of_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let uri = directory.path().join("x").to_str().unwrap().to_owned();
+        let stores = Stores::new(crate::StoreOptions::default(), 2).unwrap();
+        stores.write(&uri, vec![0; 40]).unwrap();
+        let version = stores.head(&uri).unwrap().unwrap();
+        let mut reader = ObjectReader::new(&stores, version).unwrap();
+        for range in [30..41, u64::MAX - 1..u64::MAX] {
+            let error = stores.block_on(reader.get_bytes(range.clone())).unwrap_err();
+            assert!(matches!(error, ParquetError::EOF(_)), "{error}");
+            let error = stores.block_on(reader.get_byte_ranges(vec![0..4, range])).unwrap_err();
+            assert!(error.to_string().contains("of a file of 40"), "{error}");
+        }
+        assert_eq!(stores.block_on(reader.get_bytes(30..40)).unwrap().len(), 10);
     }
 
     #[test]
