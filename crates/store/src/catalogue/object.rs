@@ -215,7 +215,8 @@ pub(crate) fn agrees(
 
 fn same_types(object: &str, found: &Schema, by: &str, expected: &Schema) -> Result<(), StoreError> {
     for (field, expected) in found.fields().iter().zip(expected.fields()) {
-        if field.data_type() != expected.data_type() {
+        // What the elements of a list are called differs from writer to writer, and means nothing.
+        if !field.data_type().equals_datatype(expected.data_type()) {
             return Err(StoreError::ColumnType {
                 object: object.to_owned(),
                 column: field.name().clone(),
@@ -243,4 +244,28 @@ pub(crate) fn shards(opened: &Opened) -> Vec<Shard> {
         first_row += n_rows;
     }
     shards
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    #[test]
+    fn lists_are_of_one_type_whatever_their_elements_are_called() {
+        let schema = |element: &str, of: DataType| {
+            let list = DataType::List(Arc::new(Field::new(element, of, true)));
+            Schema::new(vec![Field::new("abundances", list, true)])
+        };
+        let found = schema("item", DataType::Float32);
+        same_types("/b", &found, "/a", &schema("element", DataType::Float32)).unwrap();
+        let error = same_types("/b", &found, "/a", &schema("item", DataType::Float64)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "column \"abundances\" of /b is a list of float, expected a list of double as in /a"
+        );
+    }
 }
