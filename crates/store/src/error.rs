@@ -320,6 +320,15 @@ pub enum StoreError {
         /// What to do.
         remedy: String,
     },
+    /// A store without conditional writes.
+    #[error(
+        "the store of {uri} ignores the condition of a conditional write (If-None-Match): two runs could take this output, and each would count its \
+         own; use a store that has conditional writes"
+    )]
+    IgnoresCondition {
+        /// The object that was written twice.
+        uri: String,
+    },
     /// The output belongs to another run.
     #[error(
         "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, or choose another output; a holder that has died is followed without more, one that hangs has to be ended"
