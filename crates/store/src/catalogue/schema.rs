@@ -6,7 +6,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
 
 use crate::StoreError;
-use crate::error::nearest;
+use crate::nearest_name::nearest;
 
 /// Checks the schema of one object against the columns.
 ///
