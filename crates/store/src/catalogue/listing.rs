@@ -78,7 +78,9 @@ impl Listing {
 pub(crate) fn remedy(left_out: Option<&str>) -> String {
     match left_out {
         Some(pattern) => format!("its *.parquet are in folders below, which {pattern} reads"),
-        None => "name an object, a directory of *.parquet, or a pattern with *".to_owned(),
+        None => "name an object, a directory of *.parquet, or a pattern with *; what begins with . or _ is read only where it \
+                 is named so"
+            .to_owned(),
     }
 }
 
