@@ -1,4 +1,4 @@
-//! A catalogue: which objects a URI names, whether they fit together, and which shards they hold.
+//! A catalogue that is open: its objects and shards, and its spectra.
 
 pub(crate) mod batches;
 pub(crate) mod decode;
@@ -7,11 +7,11 @@ pub(crate) mod fetch;
 pub(crate) mod kept_spectra;
 pub(crate) mod listing;
 pub(crate) mod object;
+mod open;
 pub(crate) mod row_group;
 pub(crate) mod schema;
 pub(crate) mod simulated;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
@@ -20,24 +20,16 @@ use fisherflow_spectra::{
     BatchShape, CatalogueColumns, ErrorKind, FluxError, Group, LabelErrorKind, LabelErrors, MaskKind, ObjectVersion,
     Shard,
 };
-use futures::StreamExt;
-use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::catalogue::fetch::{Fetch, FetchPlan};
 use crate::catalogue::kept_spectra::KeptSpectra;
-use crate::catalogue::listing::remedy;
-use crate::catalogue::object::{agrees, id_column, open_object, probed_again, shards};
-use crate::catalogue::schema::{pixel_bits, row_schema};
+use crate::catalogue::object::id_column;
 use crate::hex::hex;
 use crate::line::known_catalogue::types_of;
 use crate::objects::async_reader::ObjectReader;
-use crate::objects::location::folder_of;
-use crate::{CatalogueFacts, ExcludeList, KnownCatalogue, StoreError, Stores};
-
-/// Footers read at a time.
-const FOOTERS: usize = 16;
+use crate::{CatalogueFacts, ExcludeList, StoreError, Stores};
 
 /// What to do with an object of a catalogue that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,133 +81,7 @@ pub struct Catalogue {
     kept: Arc<KeptSpectra>,
 }
 
-impl CatalogueSummary {
-    /// Counts further objects among those left out, by path.
-    fn leave_out(&mut self, objects: Vec<SkippedObject>) {
-        self.skipped.extend(objects);
-        self.skipped.sort_by(|a, b| a.object.cmp(&b.object));
-    }
-}
-
 impl Catalogue {
-    /// Lists the objects of a catalogue and reads their footers, all of them: what is wrong with an object is told here, before any work.
-    ///
-    /// # Errors
-    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, empty, truncated, not
-    /// Parquet, a column missing, there twice or of another type, another number of pixels than the objects before it. With `Skip`: no object is left.
-    pub fn open(
-        stores: &Stores,
-        uri: &str,
-        columns: &CatalogueColumns,
-        on_bad_object: OnBadObject,
-    ) -> Result<Self, StoreError> {
-        Self::open_knowing(stores, uri, columns, on_bad_object, None)
-    }
-
-    /// The same, without looking into objects that are `known` in the version that is there.
-    ///
-    /// # Errors
-    /// As [`Catalogue::open`], of the other objects.
-    pub fn open_knowing(
-        stores: &Stores,
-        uri: &str,
-        columns: &CatalogueColumns,
-        on_bad_object: OnBadObject,
-        known: Option<&KnownCatalogue<'_>>,
-    ) -> Result<Self, StoreError> {
-        columns.validate()?;
-        let mut listing = stores.listing(uri)?;
-        if on_bad_object == OnBadObject::Fail && !listing.dangling.is_empty() {
-            return Err(listing.dangling.swap_remove(0).1);
-        }
-        let dangling: Vec<SkippedObject> = listing
-            .dangling
-            .iter()
-            .map(|(link, error)| left_out(link, error))
-            .collect();
-        let unread = listing.left_out_of(uri, stores);
-        let listed = listing.objects;
-        if listed.is_empty() {
-            return Err(no_match(uri, &dangling, unread.as_deref()));
-        }
-        if let Some(pattern) = unread {
-            tracing::warn!(
-                catalogue = uri,
-                pattern,
-                "the folders in the catalogue's folder are not read; the pattern reads them too"
-            );
-        }
-        if let Some((known, facts)) = known.and_then(|known| Some((known, known.facts_for(columns)?))) {
-            let (unchanged, mut to_open): (Vec<_>, Vec<_>) = listed
-                .iter()
-                .cloned()
-                .partition(|version| known.shards(version).is_some());
-            let mut unchanged = unchanged.into_iter();
-            if to_open.is_empty() {
-                // One is opened, for the types of the columns.
-                to_open.extend(unchanged.next());
-            }
-            let looked_into = open_listed(stores, uri, columns, on_bad_object, to_open, facts.n_pixels)?;
-            if let (mut summary, Some((row_schema, pixel_bits))) = looked_into
-                && types_of(&row_schema) == facts.types
-            {
-                for version in unchanged {
-                    summary.shards.extend(known.shards(&version).into_iter().flatten());
-                    summary.objects.push(version);
-                }
-                summary.objects.sort();
-                summary.leave_out(dangling);
-                summary
-                    .shards
-                    .sort_by(|a, b| (&a.object.path, a.row_group).cmp(&(&b.object.path, b.row_group)));
-                return Ok(Self {
-                    stores: stores.clone(),
-                    summary,
-                    row_schema,
-                    pixel_bits,
-                    excluded: None,
-                    kept: Arc::default(),
-                });
-            }
-        }
-        let (mut summary, looked_into) = open_listed(stores, uri, columns, on_bad_object, listed, 0)?;
-        summary.leave_out(dangling);
-        let Some((row_schema, pixel_bits)) = looked_into else {
-            return Err(no_match(uri, &summary.skipped, None));
-        };
-        Ok(Self {
-            stores: stores.clone(),
-            summary,
-            row_schema,
-            pixel_bits,
-            excluded: None,
-            kept: Arc::default(),
-        })
-    }
-
-    /// A catalogue as another process opened it: one footer is read again.
-    ///
-    /// # Errors
-    /// Its first object cannot be read any more.
-    pub fn from_summary(stores: &Stores, summary: CatalogueSummary) -> Result<Self, StoreError> {
-        let first = summary.objects.first().ok_or_else(|| StoreError::NoMatch {
-            uri: summary.uri.clone(),
-            hint: "nothing is there".to_owned(),
-        })?;
-        let reader = ObjectReader::new(stores, first.clone())?;
-        let footer = stores.block_on(reader.footer(PageIndexPolicy::Skip))?;
-        let row_schema = row_schema(reader.object(), footer.schema(), &summary.columns)?;
-        let pixel_bits = pixel_bits(footer.schema(), &summary.columns);
-        Ok(Self {
-            stores: stores.clone(),
-            summary,
-            row_schema,
-            pixel_bits,
-            excluded: None,
-            kept: Arc::default(),
-        })
-    }
-
     /// The catalogue without the spectra whose identifiers stand in these tables: they keep their place, flagged `EXCLUDED`.
     ///
     /// # Errors
@@ -307,23 +173,17 @@ impl Catalogue {
         hex(&hash.finalize())
     }
 
-    /// The objects that were written, or touched, after a moment, RFC 3339 in UTC, as the store dates them.
+    /// The objects that were written, or touched, after a moment, RFC 3339 in UTC, as the store dates them; none of which it does not say when.
     ///
     /// # Errors
-    /// The store cannot be listed.
+    /// The name of an object is none.
     pub fn written_after(&self, moment: &str) -> Result<Vec<String>, StoreError> {
-        let folder = match self.summary.objects.as_slice() {
-            // It may be what the URI names.
-            [object] => object.path.rsplit_once('/').map_or("", |(folder, _)| folder),
-            _ => &self.summary.folder,
-        };
-        let ours: HashSet<&str> = self.summary.objects.iter().map(|object| object.path.as_str()).collect();
-        let listed = self.stores.list_with_times(folder)?;
-        let later = listed.into_iter().filter(|(_, written)| written.as_str() > moment);
-        Ok(later
-            .map(|(object, _)| object.path)
-            .filter(|path| ours.contains(path.as_str()))
-            .collect())
+        let objects = &self.summary.objects;
+        let times = self
+            .stores
+            .times_of(objects.iter().map(|object| object.path.as_str()))?;
+        let later = times.into_iter().filter(|(_, written)| written.as_str() > moment);
+        Ok(later.map(|(object, _)| object).collect())
     }
 
     /// From here on, at most so many bytes of its spectra stay in memory as they are decoded, and are not read again; at first none. Where more
@@ -409,117 +269,4 @@ impl Catalogue {
             },
         }
     }
-}
-
-/// Reads the footers of objects: what they hold, and, if there is one, the identifier and the kept columns as the first of them has them and the
-/// bits of a pixel of the widest. `n_pixels`: of the objects that are known already, or 0.
-fn open_listed(
-    stores: &Stores,
-    uri: &str,
-    columns: &CatalogueColumns,
-    on_bad_object: OnBadObject,
-    objects: Vec<ObjectVersion>,
-    n_pixels: usize,
-) -> Result<(CatalogueSummary, Option<(SchemaRef, u64)>), StoreError> {
-    let readers = objects
-        .into_iter()
-        .map(|version| ObjectReader::new(stores, version.clone()).map(|r| (version, r)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut footers = stores.block_on(
-        futures::stream::iter(readers)
-            .map(|(version, reader)| async move {
-                let opened = open_object(&reader, version, columns).await;
-                (reader, opened)
-            })
-            .buffered(FOOTERS)
-            .collect::<Vec<_>>(),
-    );
-    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said.
-    let mut pixels = (n_pixels > 0).then_some(n_pixels);
-    for (reader, opened) in &mut footers {
-        let Some(counted) = opened.as_ref().ok().and_then(|opened| opened.n_pixels) else {
-            continue;
-        };
-        if pixels != Some(counted) {
-            let probed = stores.block_on(probed_again(reader, columns));
-            if let Err(error) = probed.map(|probed| {
-                opened
-                    .iter_mut()
-                    .for_each(|opened| opened.n_pixels = probed.or(Some(counted)))
-            }) {
-                *opened = Err(error);
-            }
-        }
-        pixels = pixels.or_else(|| opened.as_ref().ok().and_then(|opened| opened.n_pixels));
-    }
-    let mut summary = CatalogueSummary {
-        uri: uri.to_owned(),
-        folder: folder_of(uri)?,
-        columns: columns.clone(),
-        n_pixels,
-        objects: Vec::new(),
-        shards: Vec::new(),
-        skipped: Vec::new(),
-    };
-    let mut first: Option<(String, SchemaRef)> = None;
-    let mut pixel_bits = 0;
-    let mut pixels_by = "the objects that are known".to_owned();
-    for (reader, opened) in footers {
-        let fits =
-            opened.and_then(|opened| agrees(&opened, first.as_ref(), summary.n_pixels, &pixels_by).map(|()| opened));
-        match fits {
-            Ok(opened) => {
-                if let (0, Some(found)) = (summary.n_pixels, opened.n_pixels) {
-                    summary.n_pixels = found;
-                    pixels_by.clone_from(&opened.version.path);
-                }
-                first.get_or_insert_with(|| (opened.version.path.clone(), opened.row_schema.clone()));
-                pixel_bits = pixel_bits.max(opened.pixel_bits);
-                summary.shards.extend(shards(&opened));
-                summary.objects.push(opened.version);
-            }
-            Err(error) if on_bad_object == OnBadObject::Skip && is_about_the_object(&error) => {
-                summary.skipped.push(left_out(reader.object(), &error));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((summary, first.map(|(_, row_schema)| (row_schema, pixel_bits))))
-}
-
-fn left_out(object: &str, error: &StoreError) -> SkippedObject {
-    tracing::warn!(object, %error, "object left out");
-    SkippedObject {
-        object: object.to_owned(),
-        reason: error.to_string(),
-    }
-}
-
-/// The error of a catalogue without objects. `unread`: a pattern by which there would be some.
-fn no_match(uri: &str, skipped: &[SkippedObject], unread: Option<&str>) -> StoreError {
-    let hint = match skipped.first() {
-        Some(first) => format!(
-            "all {} objects were left out, the first because {}",
-            skipped.len(),
-            first.reason
-        ),
-        None => remedy(unread),
-    };
-    StoreError::NoMatch {
-        uri: uri.to_owned(),
-        hint,
-    }
-}
-
-/// Whether leaving the object out is an answer; a store that does not answer at all is none.
-fn is_about_the_object(error: &StoreError) -> bool {
-    !matches!(
-        error,
-        StoreError::Unreachable { .. }
-            | StoreError::NoCredentials { .. }
-            | StoreError::Exhausted { .. }
-            | StoreError::Expired { .. }
-            | StoreError::Replaced { .. }
-            | StoreError::Spectra(_)
-    )
 }

@@ -1,9 +1,12 @@
 //! What can go wrong between the run and its objects.
 
+mod remedies;
+
 use fisherflow_spectra::SpectraError;
 use thiserror::Error;
 
 use crate::Cause;
+use crate::error::remedies::{cast, did_you_mean, made_good, of_bytes};
 
 /// A failure that names its object and says what to do about it.
 #[derive(Debug, Error)]
@@ -320,6 +323,15 @@ pub enum StoreError {
         /// What to do.
         remedy: String,
     },
+    /// A store without conditional writes.
+    #[error(
+        "the store of {uri} ignores the condition of a conditional write (If-None-Match): two runs could take this output, and each would count its \
+         own; use a store that has conditional writes"
+    )]
+    IgnoresCondition {
+        /// The object that was written twice.
+        uri: String,
+    },
     /// The output belongs to another run.
     #[error(
         "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, or choose another output; a holder that has died is followed without more, one that hangs has to be ended"
@@ -483,108 +495,4 @@ pub enum StoreError {
         /// The object.
         object: String,
     },
-}
-
-fn of_bytes(bytes: u64) -> String {
-    match bytes {
-        0 => String::new(),
-        bytes => format!(" ({bytes} bytes)"),
-    }
-}
-
-/// What to do about a document of an output or a line that cannot be understood, by its place there.
-fn made_good(uri: &str) -> &'static str {
-    let (folder, name) = uri.rsplit_once('/').unwrap_or(("", uri));
-    let is_of_release = folder.rsplit('/').nth(1) == Some("releases");
-    match name {
-        "manifest.json" if is_of_release => "; put it back from a copy",
-        "manifest.json" => {
-            "; put it back from a copy, or run the run file again with --overwrite, which makes the output anew"
-        }
-        "claim.json" => "; put it back from a copy, or choose another output",
-        _ if folder.ends_with("/claims") => "; put it back from a copy, or choose another output",
-        _ if folder.ends_with("/commits") => "; put it back from a copy",
-        _ if name.ends_with(".done") => "; delete it and run again, which computes that group anew",
-        _ if folder.contains("/posterior") => {
-            "; put it back from a copy, or run the run file again with --overwrite, which makes the output anew"
-        }
-        _ => "",
-    }
-}
-
-/// What to do about a column of another type, as astropy and pandas come to write it.
-fn cast(column: &str, found: &str, expected: &str) -> String {
-    let is_floating = ["float", "double", "float16"].contains(&found);
-    let is_of_keys = expected.ends_with("an integer") || expected.starts_with("int") || expected.starts_with("uint");
-    if found.contains("binary") && expected.contains("string") {
-        ": cast it to a string (astropy: table.convert_bytestring_to_unicode())".to_owned()
-    } else if is_floating && is_of_keys {
-        format!(
-            ": cast it to an integer (pandas makes doubles of integers where one is missing: \
-             table[\"{column}\"].astype(\"Int64\") keeps them)"
-        )
-    } else if found == "a string" && expected == "a number" {
-        format!(": cast it to a number (pandas: pandas.to_numeric(table[\"{column}\"]))")
-    } else {
-        String::new()
-    }
-}
-
-fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"))
-}
-
-/// The candidate that was probably meant, by the rule of `fisherflow_network::near_name`, which this crate cannot see: at an edit distance (a
-/// swap of neighbours counts once, case does not) of a third of `name`'s length at most, or one, or the one beginning with all of the other.
-pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let name = name.to_lowercase();
-    let most = (name.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .filter_map(|candidate| {
-            let other = candidate.to_lowercase();
-            let distance = strsim::damerau_levenshtein(&name, &other);
-            let is_part =
-                !name.is_empty() && !other.is_empty() && (name.starts_with(&other) || other.starts_with(&name));
-            (distance <= most || is_part).then_some((distance, candidate))
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_document_that_cannot_be_understood_is_made_good_by_what_fits_it() {
-        let said = |uri: &str| {
-            let source = Cause::said("EOF");
-            let uri = uri.to_owned();
-            StoreError::BadDocument { uri, source }.to_string()
-        };
-        for (uri, remedy) in [
-            ("/out/manifest.json", "--overwrite, which makes the output anew"),
-            ("s3://b/out/posterior/hessian/a.parquet", "--overwrite"),
-            ("/line/releases/3/manifest.json", "put it back from a copy"),
-            ("/line/commits/3.json", "put it back from a copy"),
-            ("/out/claims/2.json", "choose another output"),
-            ("/out/stages/groups/sums/ab.done", "delete it and run again"),
-        ] {
-            assert!(said(uri).contains(remedy), "{}", said(uri));
-        }
-        assert!(!said("/line/releases/3/manifest.json").contains("overwrite"));
-        assert!(said("/tiles/a").ends_with("from a newer fisherflow"));
-    }
-
-    #[test]
-    fn the_nearest_name_is_offered() {
-        assert_eq!(
-            nearest("flux_er", ["flux", "flux_err", "id"]).as_deref(),
-            Some("flux_err")
-        );
-        assert_eq!(nearest("zzz", ["flux", "id"]), None);
-        assert_eq!(nearest("error", ["uri", "id", "flux_err"]), None);
-        assert_eq!(nearest("e_teff", ["Teff", "id"]).as_deref(), Some("Teff"));
-    }
 }

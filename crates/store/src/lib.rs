@@ -9,6 +9,7 @@ mod error;
 mod groups;
 mod hex;
 mod line;
+mod nearest_name;
 mod objects;
 mod output;
 mod tables;

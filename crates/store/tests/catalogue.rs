@@ -6,12 +6,15 @@ mod support;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float32Builder, ListBuilder};
-use arrow_array::{ArrayRef, Float64Array, StringArray};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
 use fisherflow_spectra::{
     CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, holdout_hash, is_held_out, plan_groups,
 };
 use fisherflow_store::*;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::file::metadata::{ColumnChunkMetaDataBuilder, ParquetMetaDataReader, ParquetMetaDataWriter};
 use support::*;
 use tempfile::TempDir;
 
@@ -76,6 +79,36 @@ fn every_kind_of_list_and_identifier_is_read() {
         assert_eq!(batch.rows.schema().field(0).data_type().to_string(), "Int64");
         assert_eq!(batch.rows.schema().field(1).name(), "snr");
     }
+}
+
+#[test]
+fn kept_moments_are_in_microseconds_for_readers_that_know_no_finer() {
+    let place = Place::new();
+    let nanoseconds = TimestampNanosecondArray::from(vec![Some(1_500), None, Some(i64::MAX), Some(i64::MIN)]);
+    let microseconds = TimestampMicrosecondArray::from(vec![Some(7), None]);
+    let zoned: [(&str, usize, ArrayRef); 2] = [
+        ("a.parquet", 4, Arc::new(nanoseconds.with_timezone("UTC"))),
+        ("b.parquet", 2, Arc::new(microseconds.with_timezone("UTC"))),
+    ];
+    for (name, n, seen) in zoned {
+        let mut rows = plain(0, n, 4);
+        set(&mut rows, "seen", seen);
+        place.write(name, parquet(rows, 100));
+    }
+    let mut columns = columns();
+    columns.keep = vec!["seen".into()];
+    let batches = place.all(&columns);
+    let seen = |batch: usize| -> Vec<Option<i64>> {
+        let column = batches[batch].rows.column(1);
+        assert!(
+            column.data_type().to_string().starts_with("Timestamp(µs"),
+            "{}",
+            column.data_type()
+        );
+        column.as_primitive::<TimestampMicrosecondType>().iter().collect()
+    };
+    assert_eq!(seen(0), [Some(1), None, Some(i64::MAX / 1000), Some(i64::MIN / 1000)]);
+    assert_eq!(seen(1), [Some(7), None]);
 }
 
 #[test]
@@ -239,6 +272,26 @@ fn excluded_spectra_keep_their_place_without_their_flux() {
     assert!(refused([place.uri("bad/none.parquet")]).contains("no object matches"));
 }
 
+#[test]
+fn every_object_of_an_exclude_list_is_checked() {
+    let place = Place::new();
+    let mut rows = plain(0, 6, 4);
+    set(&mut rows, "id", i64s(0, 6));
+    place.write("a.parquet", parquet(rows, 3));
+    place.write("bad/1.parquet", parquet(vec![("id", i64s(0, 2))], 10));
+    let excluding = || {
+        let catalogue = place.open(&columns()).unwrap();
+        catalogue.excluding(&[place.uri("bad/*.parquet")])
+    };
+    assert_eq!(excluding().unwrap().excluded().unwrap().len(), 2);
+    place.write("bad/2.parquet", parquet(vec![("star", i64s(2, 2))], 10));
+    let said = excluding().unwrap_err().to_string();
+    assert!(said.contains("bad/2.parquet has no column \"id\""), "{said}");
+    place.write("bad/2.parquet", parquet(vec![("id", f64s(2, 2, |i| i as f64))], 10));
+    let said = excluding().unwrap_err().to_string();
+    assert!(said.contains("bad/2.parquet is double, expected int64 as in"), "{said}");
+}
+
 /// Rows: null, short, null pixel, NaN pixel, good.
 fn broken_flux() -> ArrayRef {
     let mut builder = ListBuilder::new(Float32Builder::new());
@@ -282,6 +335,22 @@ fn broken_rows_are_flagged_and_keep_their_place() {
     );
     assert_eq!(batches[1].flux[..3], [1.0, 0.0, 3.0]);
     assert_eq!(batches[0].n_pixels, 3);
+}
+
+#[test]
+fn no_flux_is_read_of_an_object_with_a_null_once_the_pixels_are_known() {
+    let place = Place::new();
+    let mut rows = plain(0, 5, 3);
+    set(&mut rows, "flux", broken_flux());
+    let mut damaged = parquet(rows.clone(), 5);
+    let footer = u32::from_le_bytes(damaged[damaged.len() - 8..damaged.len() - 4].try_into().unwrap());
+    let end = damaged.len() - 8 - footer as usize;
+    // What is read of it would be an error.
+    damaged[4..end].fill(0xff);
+    place.write("a.parquet", parquet(rows, 5));
+    place.write("b.parquet", damaged);
+    let catalogue = place.open(&columns()).unwrap();
+    assert_eq!((catalogue.n_pixels(), catalogue.n_rows()), (3, 10));
 }
 
 #[test]
@@ -391,6 +460,58 @@ fn objects_that_are_no_parquet_are_told_apart() {
     }
 }
 
+/// The bytes of a Parquet file whose footer says something else of every column.
+fn with_columns(bytes: &[u8], change: fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder) -> Vec<u8> {
+    let file = bytes::Bytes::from(bytes.to_vec());
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();
+    let mut footer = footer.into_builder();
+    let groups = footer.take_row_groups().into_iter().map(|group| {
+        let mut group = group.into_builder();
+        let columns = group.take_columns().into_iter();
+        let columns = columns
+            .map(|column| change(column.into_builder()).build().unwrap())
+            .collect();
+        group.set_column_metadata(columns).build().unwrap()
+    });
+    let groups = groups.collect();
+    let footer = footer.set_row_groups(groups).build();
+    let mut end = Vec::new();
+    ParquetMetaDataWriter::new(&mut end, &footer).finish().unwrap();
+    let length = u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().unwrap());
+    [&bytes[..bytes.len() - 8 - length as usize], end.as_slice()].concat()
+}
+
+#[test]
+fn a_first_object_with_a_damaged_footer_is_named_and_can_be_skipped() {
+    let good = parquet(plain(0, 4, 3), 2);
+    let damages: [fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder; 4] = [
+        |column| column.set_total_compressed_size(-8),
+        |column| column.set_data_page_offset(-8).set_dictionary_page_offset(None),
+        |column| column.set_dictionary_page_offset(Some(i64::MIN)),
+        |column| column.set_total_compressed_size(1 << 40),
+    ];
+    let place = Place::new();
+    place.write("a.parquet", with_columns(&good, |column| column));
+    assert_eq!(place.open(&columns()).unwrap().n_rows(), 4);
+    for damage in damages {
+        let place = Place::new();
+        place.write("a.parquet", with_columns(&good, damage));
+        place.write("b.parquet", good.clone());
+        let error = place.open(&columns()).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            matches!(error, StoreError::BadRowGroup { row_group: 0, .. }),
+            "{error:?}"
+        );
+        assert!(said.contains("a.parquet") && said.contains("damaged"), "{said}");
+        let uri = place.uri("*.parquet");
+        let catalogue = Catalogue::open(&place.stores, &uri, &columns(), OnBadObject::Skip).unwrap();
+        assert_eq!((catalogue.n_rows(), catalogue.skipped().len()), (4, 1));
+        let error = Table::open(&place.stores, &uri).unwrap_err();
+        assert!(matches!(error, StoreError::BadRowGroup { .. }), "{error:?}");
+    }
+}
+
 #[test]
 fn all_objects_skipped_is_an_error() {
     let place = Place::new();
@@ -467,6 +588,26 @@ fn one_catalogue_has_one_number_of_pixels() {
 }
 
 #[test]
+fn only_the_objects_of_a_catalogue_are_asked_when_they_were_written() {
+    let place = Place::new();
+    place.write("a.parquet", parquet(plain(0, 4, 3), 2));
+    place.write("b.parquet", parquet(plain(4, 4, 3), 2));
+    let catalogue = place.open(&columns()).unwrap();
+    let written_after = |moment: &str| catalogue.written_after(moment).unwrap();
+    assert_eq!(
+        written_after("1970-01-01T00:00:00Z"),
+        [place.uri("a.parquet"), place.uri("b.parquet")]
+    );
+    assert!(written_after("9999-01-01T00:00:00Z").is_empty());
+    // Beside them lies what can only be asked for, and one of them is gone.
+    place.write("other/c.parquet", vec![1]);
+    place.stores.delete(&place.uri("b.parquet")).unwrap();
+    let asked = place.stores.traffic().counts().requests;
+    assert_eq!(written_after("1970-01-01T00:00:00Z"), [place.uri("a.parquet")]);
+    assert_eq!(place.stores.traffic().counts().requests - asked, 2);
+}
+
+#[test]
 fn no_rows_at_all_is_a_catalogue() {
     let place = Place::new();
     place.write("a.parquet", parquet(plain(0, 0, 3), 2));
@@ -486,6 +627,12 @@ fn damaged_pages_are_an_error_that_names_the_row_group() {
     let end = bytes.len() * 4 / 5;
     bytes[middle..end].fill(0xff);
     place.write("a.parquet", bytes);
+    let table = Table::open(&place.stores, &place.uri("a.parquet")).unwrap();
+    let error = table.batches(None, 1000).unwrap().last().unwrap().unwrap_err();
+    assert!(
+        matches!(&error, StoreError::BadRowGroup { row_group: 1, .. }),
+        "{error:?}"
+    );
     let catalogue = place.open(&columns()).unwrap();
     let group = plan_groups(catalogue.shards().to_vec(), 1 << 20, "").remove(0);
     for fetch in [

@@ -77,6 +77,88 @@ fn a_file_that_is_given_up_leaves_nothing() {
     assert!(output.verify().unwrap().problems.is_empty());
 }
 
+#[test]
+fn an_output_in_a_folder_of_a_half_written_name_keeps_its_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let place = directory.path().join("night.parquet#2/out");
+    let output = Output::open(&stores, place.to_str().unwrap()).unwrap();
+    output.claim(&conformance::claim_of("r"), false).unwrap();
+    let written = output.put("predictions/part-00000.parquet", vec![1, 2]).unwrap();
+    let staged = output.child("predictions/part-00001.parquet#1");
+    std::fs::write(&staged, b"half").unwrap();
+    output.commit(&conformance::manifest_of("r", vec![written])).unwrap();
+    assert!(stores.exists(&output.child("predictions/part-00000.parquet")).unwrap());
+    assert!(!std::path::Path::new(&staged).exists());
+}
+
+#[test]
+fn half_written_sums_of_a_line_go_once_they_are_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let folder = directory.path().join("line/groups/curvature");
+    std::fs::create_dir_all(&folder).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    for (name, age) in [("c1-7.sums#1", 2), ("c2-7.sums#1", 0), ("notes#two", 2)] {
+        let file = std::fs::File::create(folder.join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - hour * age).unwrap();
+    }
+    let retention = Retention {
+        keep: None,
+        grace: hour,
+    };
+    let remove = || {
+        let garbage = line.garbage(retention).unwrap();
+        line.remove(&garbage, &conformance::claim_of("gc")).unwrap()
+    };
+    let left = || {
+        let names = std::fs::read_dir(&folder).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    // A run that is at work may be about to end its own.
+    let claim = format!("{}/claim.json", line.release_uri(1));
+    stores.write(&claim, b"claimed".to_vec()).unwrap();
+    remove();
+    assert_eq!(left(), ["c1-7.sums#1", "c2-7.sums#1", "notes#two"]);
+    stores.delete(&claim).unwrap();
+    remove();
+    assert_eq!(left(), ["c2-7.sums#1", "notes#two"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn only_the_empty_folders_of_a_line_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for folder in [
+        "elsewhere/empty",
+        "line/notes",
+        "line/groups/curvature/empty",
+        "line/releases/1",
+    ] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+    }
+    std::os::unix::fs::symlink(at("elsewhere"), at("line/groups/linked")).unwrap();
+    std::os::unix::fs::symlink(at("elsewhere"), at("line/commits")).unwrap();
+    line.remove(&Garbage::default(), &conformance::claim_of("gc")).unwrap();
+    for (folder, stays) in [
+        ("elsewhere/empty", true),
+        ("line/notes", true),
+        ("line/groups/linked", true),
+        ("line/groups/curvature", false),
+        ("line/releases", false),
+    ] {
+        assert_eq!(at(folder).exists(), stays, "{folder}");
+    }
+}
+
 /// Where the finished file cannot take its place, that is an error; nothing is aborted that was already ended.
 #[test]
 fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {

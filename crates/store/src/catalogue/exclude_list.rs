@@ -26,7 +26,8 @@ impl ExcludeList {
     /// Reads the column `id` of every table; nulls say nothing. `type_of_id` is the catalogue's, of the objects at `catalogue`.
     ///
     /// # Errors
-    /// A table is not there, has no such column, or its identifiers are numbers where the catalogue's are text, or the other way.
+    /// A table is not there, or one of its objects has no such column, or identifiers that are numbers where the catalogue's are text, or the
+    /// other way.
     pub(crate) fn read(
         stores: &Stores,
         uris: &[String],
@@ -37,19 +38,25 @@ impl ExcludeList {
         let mut ids = HashSet::new();
         for uri in uris {
             let table = Table::open(stores, uri)?;
-            let found = find(uri, table.schema(), id)?.data_type();
-            if !is_key(found) || found.is_integer() != type_of_id.is_integer() {
-                return Err(StoreError::ColumnType {
-                    object: uri.clone(),
-                    column: id.to_owned(),
-                    found: type_name(found),
-                    expected: format!("{} as in {catalogue}", type_name(type_of_id)),
-                });
-            }
-            for batch in table.batches(Some(&[id]), BATCH_ROWS)? {
+            let check =
+                |object: &str, found: &DataType| match is_key(found) && found.is_integer() == type_of_id.is_integer() {
+                    true => Ok(()),
+                    false => Err(StoreError::ColumnType {
+                        object: object.to_owned(),
+                        column: id.to_owned(),
+                        found: type_name(found),
+                        expected: format!("{} as in {catalogue}", type_name(type_of_id)),
+                    }),
+                };
+            check(uri, find(uri, table.schema(), id)?.data_type())?;
+            let mut batches = table.batches(Some(&[id]), BATCH_ROWS)?;
+            while let Some(batch) = batches.next() {
                 let batch = batch?;
+                // Each table of a folder has types of its own.
+                let object = batches.object().unwrap_or(uri);
+                check(object, batch.column(0).data_type())?;
                 let text = cast(batch.column(0), &DataType::Utf8).map_err(|error| StoreError::ColumnType {
-                    object: uri.clone(),
+                    object: object.to_owned(),
                     column: id.to_owned(),
                     found: error.to_string(),
                     expected: type_name(type_of_id),

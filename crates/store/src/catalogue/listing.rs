@@ -1,6 +1,6 @@
 //! What a URI names, and what a plain list of it would leave unsaid: links that lead nowhere, and folders that are not looked into.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path as FilePath, PathBuf};
 
 use fisherflow_spectra::ObjectVersion;
@@ -36,6 +36,35 @@ pub(crate) struct Listing {
     folders: Vec<Location>,
 }
 
+/// What a pattern does not read, though it fits: what has a part that [`is_set_aside`], unless the pattern has a part that begins so and fits it.
+struct SetAside {
+    /// Parts of the pattern before any `*`: these are named.
+    literal: usize,
+    named: Vec<glob::Pattern>,
+}
+
+impl SetAside {
+    fn of(pattern: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = pattern.split('/').collect();
+        let literal = parts.iter().take_while(|part| !part.contains('*')).count();
+        let named = parts[literal..].iter().filter(|part| part.starts_with('_'));
+        Ok(Self {
+            literal,
+            named: named.map(|part| glob_pattern(part)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let mut parts = name.split('/').skip(self.literal);
+        parts.any(|part| is_set_aside(part) && !self.named.iter().any(|named| fits(named, part)))
+    }
+}
+
+/// Whether a file or folder is none of the table beside it, as Spark and pyarrow have it: `_temporary`, `_delta_log`. A column may begin so, too.
+fn is_set_aside(part: &str) -> bool {
+    part.starts_with('_') && !part.contains('=')
+}
+
 impl Listing {
     /// The pattern that reads the `*.parquet` of folders which the URI does not reach; `None` where a short look finds none.
     pub fn left_out_of(&self, uri: &str, stores: &Stores) -> Option<String> {
@@ -49,13 +78,16 @@ impl Listing {
 pub(crate) fn remedy(left_out: Option<&str>) -> String {
     match left_out {
         Some(pattern) => format!("its *.parquet are in folders below, which {pattern} reads"),
-        None => "name an object, a directory of *.parquet, or a pattern with *".to_owned(),
+        None => "name an object, a directory of *.parquet, or a pattern with *; what begins with . or _ is read only where it \
+                 is named so"
+            .to_owned(),
     }
 }
 
 impl Stores {
     /// The objects that a URI names, by path: the object itself, the `*.parquet` directly in a directory, or, where the URI holds `*`,
-    /// those that match (`*` within one part of the path, `**` over any number of parts). Empty where nothing matches.
+    /// those that match (`*` within one part of the path, `**` over any number of parts; what begins with `.` or `_` only where the pattern has it
+    /// so). Empty where nothing matches.
     ///
     /// # Errors
     /// The store cannot be listed.
@@ -80,13 +112,15 @@ impl Stores {
             places.push((without_links(&named.key), without_links(&output.key)));
         }
         for (pattern, output) in places {
-            let pattern = glob_pattern(&pattern).map_err(|reason| StoreError::BadUri {
+            let bad = |reason| StoreError::BadUri {
                 uri: uri.to_owned(),
                 reason,
-            })?;
-            let reads = |file: &str| {
-                fits(&pattern, &format!("{output}/{file}")) || fits(&pattern, &format!("{output}/releases/1/{file}"))
             };
+            let set_aside = SetAside::of(&pattern).map_err(bad)?;
+            let pattern = glob_pattern(&pattern).map_err(bad)?;
+            let is_read = |name: &str| fits(&pattern, name) && !set_aside.has(name);
+            let reads =
+                |file: &str| is_read(&format!("{output}/{file}")) || is_read(&format!("{output}/releases/1/{file}"));
             if OF_AN_OUTPUT.iter().any(|file| reads(file)) {
                 return Ok(true);
             }
@@ -124,20 +158,24 @@ impl Stores {
         let patterns: Result<Vec<glob::Pattern>, String> = (literal + 1..=parts.len())
             .map(|n| glob_pattern(&parts[..n].join("/")))
             .collect();
-        let patterns = patterns.map_err(|reason| StoreError::BadUri {
+        let bad = |reason| StoreError::BadUri {
             uri: uri.to_owned(),
             reason,
-        })?;
+        };
+        let patterns = patterns.map_err(bad)?;
+        let set_aside = SetAside::of(&pattern.key).map_err(bad)?;
         let base = self.locate(&pattern.place.uri(&parts[..literal].join("/")))?;
         let (metas, folders) = if deep {
             (self.block_on(self.list_under(&base))?, Vec::new())
         } else {
             self.block_on(self.list_in(&base))?
         };
-        let is_named = |name: &str| patterns.last().is_some_and(|objects| fits(objects, name));
+        let is_named = |name: &str| patterns.last().is_some_and(|objects| fits(objects, name)) && !set_aside.has(name);
+        let all: BTreeSet<&str> = metas.iter().map(|meta| meta.location.as_ref()).collect();
         let mut objects: Vec<ObjectVersion> = metas
             .iter()
             .filter(|meta| is_named(meta.location.as_ref()))
+            .filter(|meta| meta.size > 0 || !is_marker(meta.location.as_ref(), &all))
             .map(|meta| version(&base.place, meta))
             .collect();
         objects.sort();
@@ -149,6 +187,7 @@ impl Stores {
                 None => dangling_below(FilePath::new(&folder), &patterns, &mut HashSet::new(), &mut links),
             }
         }
+        links.retain(|(link, _)| !set_aside.has(link.trim_start_matches('/')));
         links.sort();
         let refused = |(link, target): (String, String)| {
             let error = StoreError::DanglingObject {
@@ -211,11 +250,22 @@ fn dangling_below(
     }
 }
 
+/// Whether an object without bytes is the marker of a folder (`night1.parquet/`, as the console of S3 makes it): the listing takes its slash away.
+fn is_marker(name: &str, all: &BTreeSet<&str>) -> bool {
+    let folder = format!("{name}/");
+    let next = all.range::<&str, _>(folder.as_str()..).next();
+    next.is_some_and(|next| next.starts_with(&folder))
+}
+
 /// A store that does not say is asked again where it matters.
 async fn holds_parquet(folder: &Location) -> bool {
+    // The folder itself may be set aside, too.
+    let above = folder.path.parts().count().saturating_sub(1);
     let mut objects = folder.store.list(Some(&folder.path)).take(LOOKED_AT);
     while let Some(Ok(object)) = objects.next().await {
-        if object.location.extension() == Some("parquet") {
+        let name: &str = object.location.as_ref();
+        let mut parts = name.split('/').skip(above);
+        if object.location.extension() == Some("parquet") && !parts.any(is_set_aside) {
             return true;
         }
     }
@@ -260,6 +310,8 @@ mod tests {
             ("/io/**/*.parquet", "/io/out"),
             ("/io/**/*.parquet", "/io/a/b/out/"),
             ("/io/**", "/io"),
+            ("/io/**/_*/**/*.parquet", "/io/_out"),
+            ("/io/_out/**", "/io/_out"),
             ("/io/*/*/*.parquet", "/io/out"),
             ("/io/o*/predictions/*", "/io/out"),
             ("/io/out/predictions", "/io/out"),
@@ -275,6 +327,7 @@ mod tests {
             ("/io/", "/io"),
             ("/io/*/*.parquet", "/io/out"),
             ("/io/**/apStar-*.parquet", "/io/out"),
+            ("/io/**/*.parquet", "/io/_out"),
             ("/io/spectra/**/*.parquet", "/io/out"),
             ("/io/**/*.parquet", "/iota/out"),
             ("s3://survey/**/*.parquet", "s3://other/errors"),
@@ -282,6 +335,62 @@ mod tests {
         ] {
             assert!(!reads(uri, output), "{uri} does not read {output}");
         }
+    }
+
+    #[test]
+    fn a_marker_of_a_folder_is_told_by_what_is_in_it() {
+        let all = BTreeSet::from([
+            "s/night1.parquet",
+            "s/night1.parquet.bak",
+            "s/night1.parquet/a.parquet",
+            "s/night2.parquet",
+        ]);
+        assert!(is_marker("s/night1.parquet", &all));
+        assert!(!is_marker("s/night2.parquet", &all));
+        assert!(!is_marker("s/night", &all));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_read_where_the_pattern_names_it() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("_survey");
+        for name in [
+            "a.parquet",
+            "_b.parquet",
+            "night=1/c.parquet",
+            "_year=2024/d.parquet",
+            "night=1/_temporary/0/e.parquet",
+            "_delta_log/f.parquet",
+        ] {
+            stores.write(root.join(name).to_str().unwrap(), vec![1]).unwrap();
+        }
+        let named = |pattern: &str| -> Vec<String> {
+            let listed = stores.list(root.join(pattern).to_str().unwrap()).unwrap();
+            let name = |path: &str| {
+                path.rsplit('/')
+                    .next()
+                    .unwrap_or_default()
+                    .trim_end_matches(".parquet")
+                    .to_owned()
+            };
+            listed.iter().map(|object| name(&object.path)).collect()
+        };
+        assert_eq!(named("**/*.parquet"), ["d", "a", "c"]);
+        assert_eq!(named(""), ["a"]);
+        assert_eq!(named("_*.parquet"), ["_b"]);
+        assert_eq!(named("_delta_log"), ["f"]);
+        assert_eq!(named("**/_temporary/**/*.parquet"), ["e"]);
+        assert_eq!(named("_b.parquet"), ["_b"]);
+
+        // Nor is a folder of them offered.
+        let listing = |name: &str| {
+            let uri = root.join(name).to_str().unwrap().to_owned();
+            stores.listing(&uri).unwrap().left_out_of(&uri, &stores)
+        };
+        assert!(listing("").is_some());
+        stores.delete(root.join("night=1/c.parquet").to_str().unwrap()).unwrap();
+        assert!(listing("night=1").is_none());
     }
 
     #[cfg(unix)]

@@ -1,12 +1,13 @@
 //! One object of a catalogue: what its footer says, and whether it fits the objects before it.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::{Schema, SchemaRef};
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::file::metadata::PageIndexPolicy;
@@ -25,7 +26,7 @@ pub(crate) struct Opened {
     /// Of a pixel in memory.
     pub pixel_bits: u64,
     pub row_groups: Vec<u64>,
-    /// Pixels of a spectrum; `None` where every flux is null or there is no row.
+    /// Pixels of a spectrum, as the footer counts them; `None` where it does not say.
     pub n_pixels: Option<usize>,
 }
 
@@ -44,26 +45,13 @@ pub(crate) async fn open_object(
         .iter()
         .map(|group| group.num_rows().unsigned_abs())
         .collect();
-    let n_pixels = match counted_pixels(&footer, &columns.flux) {
-        Some(counted) => Some(counted),
-        None => probed_pixels(reader, &footer, &columns.flux).await?,
-    };
     Ok(Opened {
         version,
         row_schema,
         pixel_bits: pixel_bits(footer.schema(), columns),
         row_groups,
-        n_pixels,
+        n_pixels: counted_pixels(&footer, &columns.flux),
     })
-}
-
-/// The number of pixels that most of the first spectra of an object have, whatever its footer counts.
-pub(crate) async fn probed_again(
-    reader: &ObjectReader,
-    columns: &CatalogueColumns,
-) -> Result<Option<usize>, StoreError> {
-    let footer = reader.footer(PageIndexPolicy::Optional).await?;
-    probed_pixels(reader, &footer, &columns.flux).await
 }
 
 /// The number of pixels of a spectrum, as the footer counts values where all spectra have equally many.
@@ -90,18 +78,25 @@ fn counted_pixels(footer: &ArrowReaderMetadata, flux: &str) -> Option<usize> {
     counted
 }
 
-/// The number of pixels that most of the first spectra have.
-async fn probed_pixels(
-    reader: &ObjectReader,
-    footer: &ArrowReaderMetadata,
-    flux: &str,
-) -> Result<Option<usize>, StoreError> {
+/// The number of pixels that most of the first spectra of an object have, whatever its footer counts; `None` where every flux of them is null or
+/// there is no row.
+pub(crate) async fn probed_pixels(reader: &ObjectReader, flux: &str) -> Result<Option<usize>, StoreError> {
+    // With the offset index only the first pages are read.
+    let footer = reader.footer(PageIndexPolicy::Optional).await?;
     let groups = footer.metadata().row_groups();
     let Some(first) = groups.iter().position(|group| group.num_rows() > 0) else {
         return Ok(None);
     };
-    // With the offset index only the first pages are read.
-    let footer = reader.footer(PageIndexPolicy::Optional).await?;
+    unless_gave_up(reader, first, most_frequent_length(reader, first, footer, flux)).await
+}
+
+/// The length that most of the first rows of a column of lists have; `first`: the row group that they are in.
+async fn most_frequent_length(
+    reader: &ObjectReader,
+    first: usize,
+    footer: ArrowReaderMetadata,
+    flux: &str,
+) -> Result<Option<usize>, StoreError> {
     let mask = leaves(&footer, &[flux]);
     let damaged = |error| damaged(reader, first, error);
     let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
@@ -137,16 +132,38 @@ pub(crate) async fn id_column(reader: &ObjectReader, row_group: usize, id: &str)
     let footer = reader.footer(PageIndexPolicy::Skip).await?;
     let mask = leaves(&footer, &[id]);
     let damaged = |error| damaged(reader, row_group, error);
-    let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
-        .with_row_groups(vec![row_group])
-        .with_projection(mask)
-        .build()
-        .map_err(damaged)?;
-    let mut ids = Vec::new();
-    while let Some(batch) = stream.next().await {
-        ids.extend(batch.map_err(damaged)?.columns().first().cloned());
-    }
-    Ok(ids)
+    let read = async {
+        let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
+            .with_row_groups(vec![row_group])
+            .with_projection(mask)
+            .build()
+            .map_err(damaged)?;
+        let mut ids = Vec::new();
+        while let Some(batch) = stream.next().await {
+            ids.extend(batch.map_err(damaged)?.columns().first().cloned());
+        }
+        Ok::<_, StoreError>(ids)
+    };
+    unless_gave_up(reader, row_group, read).await
+}
+
+/// What comes of reading and decoding a row group.
+///
+/// # Errors
+/// Those of `read`; damaged bytes can make a decoder panic, and that is a fact about the file.
+pub(crate) async fn unless_gave_up<T>(
+    reader: &ObjectReader,
+    row_group: usize,
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let read = AssertUnwindSafe(read).catch_unwind().await;
+    read.unwrap_or_else(|_| {
+        Err(StoreError::BadRowGroup {
+            object: reader.object().to_owned(),
+            row_group,
+            source: Cause::said("the decoder gave up"),
+        })
+    })
 }
 
 /// The leaves of top-level columns.
@@ -198,7 +215,8 @@ pub(crate) fn agrees(
 
 fn same_types(object: &str, found: &Schema, by: &str, expected: &Schema) -> Result<(), StoreError> {
     for (field, expected) in found.fields().iter().zip(expected.fields()) {
-        if field.data_type() != expected.data_type() {
+        // What the elements of a list are called differs from writer to writer, and means nothing.
+        if !field.data_type().equals_datatype(expected.data_type()) {
             return Err(StoreError::ColumnType {
                 object: object.to_owned(),
                 column: field.name().clone(),
@@ -226,4 +244,28 @@ pub(crate) fn shards(opened: &Opened) -> Vec<Shard> {
         first_row += n_rows;
     }
     shards
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    #[test]
+    fn lists_are_of_one_type_whatever_their_elements_are_called() {
+        let schema = |element: &str, of: DataType| {
+            let list = DataType::List(Arc::new(Field::new(element, of, true)));
+            Schema::new(vec![Field::new("abundances", list, true)])
+        };
+        let found = schema("item", DataType::Float32);
+        same_types("/b", &found, "/a", &schema("element", DataType::Float32)).unwrap();
+        let error = same_types("/b", &found, "/a", &schema("item", DataType::Float64)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "column \"abundances\" of /b is a list of float, expected a list of double as in /a"
+        );
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
 
 use crate::StoreError;
-use crate::error::nearest;
+use crate::nearest_name::nearest;
 
 /// Checks the schema of one object against the columns.
 ///
@@ -89,7 +89,8 @@ fn check_bad_bits(object: &str, mask: &Field, bad_bits: &[u8]) -> Result<(), Sto
     }
 }
 
-/// The identifier and the kept columns as they are written out again: all may be null, hints of other libraries are gone.
+/// The identifier and the kept columns as they are written out again: all may be null, hints of other libraries are gone, and moments are in
+/// microseconds at the finest: a table with nanoseconds (pandas writes them, and Spark itself as INT96) Spark reads none of.
 ///
 /// # Errors
 /// A column is missing.
@@ -98,7 +99,13 @@ pub(crate) fn row_schema(object: &str, schema: &Schema, columns: &CatalogueColum
     for name in std::iter::once(&columns.id).chain(&columns.keep) {
         if fields.iter().all(|field| field.name() != name) {
             let field = find(object, schema, name)?;
-            fields.push(Field::new(name, field.data_type().clone(), true));
+            let data_type = match field.data_type() {
+                DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
+                    DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+                }
+                other => other.clone(),
+            };
+            fields.push(Field::new(name, data_type, true));
         }
     }
     Ok(Arc::new(Schema::new(fields)))

@@ -2,6 +2,7 @@
 //!
 //! Kept: every object of a kept release, the checkpoints and ids that its commit names, the basis, and whatever is younger than the grace.
 //! While a release is in the making no checkpoint is removed: it may be about to be named. What is none of a line's own is never touched.
+//! On a disk the half-written checkpoints of killed processes go as well, which no listing shows.
 //!
 //! Removing takes long, and a run may go on with what looked abandoned. So a release that nobody committed is claimed before it goes, as a run would
 //! claim it, and only if nothing in it has changed; and before each checkpoint goes it is looked whether the next release has a claim.
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fisherflow_spectra::ObjectVersion;
 use serde::Deserialize;
 
+use crate::line::{COMMITS, GROUPS, RELEASES};
 use crate::output::{CLAIM, MANIFEST, SUCCESS};
 use crate::{Claim, Commit, Holding, Line, Output, StoreError};
 
@@ -39,6 +41,8 @@ pub struct Garbage {
     pub objects: Vec<(String, u64)>,
     /// When the line was listed; `None`: never.
     listed: Option<SystemTime>,
+    /// Nothing younger is removed.
+    grace: Duration,
     /// What was in the abandoned releases then, and how old it was.
     of_abandoned: BTreeMap<u64, Vec<(ObjectVersion, Duration)>>,
 }
@@ -164,6 +168,7 @@ impl Line {
             in_the_making,
             objects: found,
             listed: Some(now),
+            grace: retention.grace,
             of_abandoned,
         })
     }
@@ -217,7 +222,14 @@ impl Line {
             }
             self.remove_object(object, &mut removed)?;
         }
-        self.stores().remove_empty_folders(self.uri())?;
+        // A run that is at work has some that it goes on with.
+        if garbage.in_the_making.is_empty() && removed.spared.is_empty() && !self.stores().exists(&claim)? {
+            self.stores().remove_half_written(&self.groups_uri(), garbage.grace);
+        }
+        for folder in [RELEASES, GROUPS, COMMITS] {
+            self.stores()
+                .remove_empty_folders(&format!("{}/{folder}", self.uri()))?;
+        }
         Ok(removed)
     }
 

@@ -5,6 +5,7 @@
 //! an error, never a mixture.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -171,16 +172,59 @@ impl ObjectReader {
                 object: self.version.path.clone(),
             });
         }
+        // Damaged bytes can make the decoder panic, and that is a fact about the file.
+        let decoded = AssertUnwindSafe(self.decoded_footer(offsets)).catch_unwind().await;
+        match decoded.unwrap_or_else(|_| Err(ParquetError::General("the decoder gave up".to_owned()))) {
+            Ok(footer) => self.check_places(footer.metadata()).map(|()| footer),
+            Err(error) => Err(self.diagnosed(error).await),
+        }
+    }
+
+    async fn decoded_footer(&self, offsets: PageIndexPolicy) -> parquet::errors::Result<ArrowReaderMetadata> {
         let mut reader = self.clone();
-        let loaded = ParquetMetaDataReader::new()
+        let footer = ParquetMetaDataReader::new()
             .with_prefetch_hint(Some(FOOTER))
             .with_page_index_policy(offsets)
             .load_and_finish(&mut reader, self.version.size)
-            .await;
+            .await?;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        match loaded.and_then(|footer| ArrowReaderMetadata::try_new(Arc::new(footer), options)) {
-            Ok(footer) => Ok(footer),
-            Err(error) => Err(self.diagnosed(error).await),
+        ArrowReaderMetadata::try_new(Arc::new(footer), options)
+    }
+
+    /// Refuses a footer by which a column lies where the object has no bytes: the decoder would panic.
+    fn check_places(&self, footer: &ParquetMetaData) -> Result<(), StoreError> {
+        for (row_group, group) in footer.row_groups().iter().enumerate() {
+            for column in group.columns() {
+                let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+                let bytes = column.compressed_size();
+                let end = u64::try_from(start).ok().zip(u64::try_from(bytes).ok());
+                let end = end.and_then(|(start, bytes)| start.checked_add(bytes));
+                if end.is_none_or(|end| end > self.version.size) {
+                    let said = format!(
+                        "its footer has {bytes} bytes of column \"{}\" at {start}, in a file of {} bytes",
+                        column.column_path().string(),
+                        self.version.size
+                    );
+                    return Err(StoreError::BadRowGroup {
+                        object: self.version.path.clone(),
+                        row_group,
+                        source: Cause::said(said),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses bytes that the object does not have: what asks for them is damaged, and nothing was replaced.
+    fn check_ranges(&self, ranges: &[Range<u64>]) -> parquet::errors::Result<()> {
+        let size = self.version.size;
+        match ranges.iter().find(|range| range.start > range.end || range.end > size) {
+            None => Ok(()),
+            Some(range) => Err(ParquetError::EOF(format!(
+                "it asks for the bytes {} to {} of a file of {size}",
+                range.start, range.end
+            ))),
         }
     }
 
@@ -208,14 +252,20 @@ impl ObjectReader {
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
-            let bytes = self.ranges(&[range]).await.map_err(external)?;
+            let ranges = [range];
+            self.check_ranges(&ranges)?;
+            let bytes = self.ranges(&ranges).await.map_err(external)?;
             Ok(bytes.into_iter().next().unwrap_or_default())
         }
         .boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move { self.ranges(&ranges).await.map_err(external) }.boxed()
+        async move {
+            self.check_ranges(&ranges)?;
+            self.ranges(&ranges).await.map_err(external)
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(
@@ -303,6 +353,23 @@ mod tests {
         let pieces: Vec<_> = split(&(5..5 + 2 * PIECE + 1), PIECE).collect();
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[2], 5 + 2 * PIECE..6 + 2 * PIECE);
+    }
+
+    #[test]
+    fn bytes_behind_the_end_are_a_fault_of_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let uri = directory.path().join("x").to_str().unwrap().to_owned();
+        let stores = Stores::new(crate::StoreOptions::default(), 2).unwrap();
+        stores.write(&uri, vec![0; 40]).unwrap();
+        let version = stores.head(&uri).unwrap().unwrap();
+        let mut reader = ObjectReader::new(&stores, version).unwrap();
+        for range in [30..41, u64::MAX - 1..u64::MAX] {
+            let error = stores.block_on(reader.get_bytes(range.clone())).unwrap_err();
+            assert!(matches!(error, ParquetError::EOF(_)), "{error}");
+            let error = stores.block_on(reader.get_byte_ranges(vec![0..4, range])).unwrap_err();
+            assert!(error.to_string().contains("of a file of 40"), "{error}");
+        }
+        assert_eq!(stores.block_on(reader.get_bytes(30..40)).unwrap().len(), 10);
     }
 
     #[test]

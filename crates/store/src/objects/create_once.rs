@@ -6,6 +6,7 @@
 use object_store::{Error, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use crate::objects::failure::Action;
+use crate::objects::location::Place;
 use crate::{StoreError, Stores};
 
 /// Times that an object may appear and vanish under our hands.
@@ -55,12 +56,135 @@ impl Stores {
             }
         }
     }
+
+    /// Refuses a store that ignores the condition of a conditional write: all that is told by who was first would be told wrongly there.
+    /// `bytes` are what this process has just created at `uri`; with white space behind them they must mean the same.
+    ///
+    /// # Errors
+    /// It is such a store ([`StoreError::IgnoresCondition`]), or does not say.
+    pub(crate) fn check_condition(&self, uri: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let location = self.locate(uri)?;
+        if location.place == Place::Local {
+            return Ok(());
+        }
+        // Taken once, what was there may have been deleted meanwhile. The second time it is as it was.
+        for bytes in [[bytes, b"\n"].concat(), bytes.to_vec()] {
+            let options = PutOptions::from(PutMode::Create);
+            let put = location
+                .store
+                .put_opts(&location.path, PutPayload::from(bytes), options);
+            match self.block_on(put) {
+                Ok(_) => {}
+                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => return Ok(()),
+                Err(error) => return Err(self.failed(&location, Action::Write, error)),
+            }
+        }
+        Err(StoreError::IgnoresCondition { uri: location.uri() })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
+    };
+
     use super::*;
-    use crate::StoreOptions;
+    use crate::{Claim, Output, StoreOptions};
+
+    /// A store in memory that takes every write, if it is careless whatever its condition.
+    #[derive(Debug)]
+    struct Memory {
+        inner: InMemory,
+        is_careless: bool,
+    }
+
+    impl std::fmt::Display for Memory {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            std::fmt::Display::fmt(&self.inner, f)
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Memory {
+        async fn put_opts(
+            &self,
+            location: &Path,
+            payload: PutPayload,
+            options: PutOptions,
+        ) -> object_store::Result<PutResult> {
+            let options = match self.is_careless {
+                true => PutOptions::default(),
+                false => options,
+            };
+            self.inner.put_opts(location, payload, options).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            options: PutMultipartOptions,
+        ) -> object_store::Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(location, options).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+            self.inner.get_opts(location, options).await
+        }
+
+        fn delete_stream(
+            &self,
+            locations: BoxStream<'static, object_store::Result<Path>>,
+        ) -> BoxStream<'static, object_store::Result<Path>> {
+            self.inner.delete_stream(locations)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    #[test]
+    fn an_output_on_a_store_that_ignores_conditions_cannot_be_claimed() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        for (bucket, is_careless) in [("careful", false), ("careless", true)] {
+            let inner = InMemory::new();
+            let store: Arc<dyn ObjectStore> = Arc::new(Memory { inner, is_careless });
+            stores.inner.s3.lock().unwrap().insert(bucket.to_owned(), store);
+        }
+        let claim = Claim {
+            run_id: "r".into(),
+            host: "node-1".into(),
+            pid: 1,
+            started: "2024-01-01T00:00:00Z".into(),
+            machine: String::new(),
+            born: 0,
+            beat: 0,
+        };
+        let output = Output::open(&stores, "s3://careful/out").unwrap();
+        assert!(output.claim(&claim, false).unwrap().is_some());
+        assert_eq!(output.holder().unwrap(), Some(claim.clone()));
+        let output = Output::open(&stores, "s3://careless/out").unwrap();
+        let error = output.claim(&claim, false).unwrap_err();
+        assert!(matches!(error, StoreError::IgnoresCondition { .. }), "{error}");
+        assert!(error.to_string().contains("s3://careless/out"), "{error}");
+        // The next run is told the same.
+        assert_eq!(output.holder().unwrap(), None);
+    }
 
     #[test]
     fn the_same_bytes_are_ours_and_others_are_told() {

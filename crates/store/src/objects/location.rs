@@ -50,14 +50,20 @@ impl Location {
 /// Takes a URI apart: a plain path, `file://` or `s3://bucket/key`.
 pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
     let refuse = |reason: &str| StoreError::BadUri {
-        uri: uri.to_owned(),
+        uri: shown(uri),
         reason: reason.to_owned(),
     };
     if uri.is_empty() {
         return Err(refuse("it is empty"));
     }
-    if let Some(rest) = uri.strip_prefix("s3://").or_else(|| uri.strip_prefix("s3a://")) {
+    if let Some(rest) = in_s3(uri) {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if has_secret(bucket) {
+            return Err(refuse(
+                "its bucket holds an @ or a :, and so, it seems, a key and its secret: name the bucket alone, as in s3://bucket/path, and give \
+                 the keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            ));
+        }
         if bucket.is_empty() || bucket.contains('*') {
             return Err(refuse("the bucket must be named, as in s3://bucket/path"));
         }
@@ -70,6 +76,11 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
     }
     let path = if uri.starts_with("file:") {
         let url = url::Url::parse(uri).map_err(|error| refuse(&error.to_string()))?;
+        if url.fragment().is_some() || url.query().is_some() {
+            return Err(refuse(
+                "in a file URI a # or a ? ends the name: write %23 or %3F for it, or a plain path",
+            ));
+        }
         url.to_file_path()
             .map_err(|()| refuse("a file URI has no host: file:///path"))?
     } else if let Some((scheme, _)) = uri.split_once("://") {
@@ -90,6 +101,35 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
         place: Place::Local,
         key: key.trim_matches('/').to_owned(),
     })
+}
+
+/// What follows `s3://`, where a URI begins so.
+fn in_s3(uri: &str) -> Option<&str> {
+    uri.strip_prefix("s3://").or_else(|| uri.strip_prefix("s3a://"))
+}
+
+/// Whether a bucket is named together with keys, as in `s3://key:secret@bucket`; no bucket has such a name.
+fn has_secret(bucket: &str) -> bool {
+    bucket.contains(['@', ':'])
+}
+
+/// A URI as an error may repeat it: without user, password and signature. A path may have any name.
+fn shown(uri: &str) -> String {
+    if let Some(rest) = in_s3(uri) {
+        // A secret may have slashes.
+        return match has_secret(rest.split('/').next().unwrap_or_default()) {
+            true => "s3://***".to_owned(),
+            false => uri.to_owned(),
+        };
+    }
+    match uri.split_once("://") {
+        Some((scheme, rest)) if scheme != "file" => {
+            let named = rest.split(['?', '#']).next().unwrap_or_default();
+            let named = named.rsplit_once('@').map_or(named, |(_, named)| named);
+            format!("{scheme}://{named}")
+        }
+        _ => uri.to_owned(),
+    }
 }
 
 /// The first part of a path that a shell would replace, as in `~/spectra` or `$HOME/spectra`, where nothing has that very name.
@@ -177,6 +217,25 @@ mod tests {
     }
 
     #[test]
+    fn secrets_in_a_uri_are_not_repeated() {
+        for uri in [
+            "s3://AKIAHUNTER:hunter2@survey/training",
+            "s3a://AKIAHUNTER:hun/hunter2@survey/training",
+            "s3://AKIAHUNTER:hunter2/training",
+            "https://AKIAHUNTER:hunter2@host/survey/a.parquet",
+            "https://host/survey/a.parquet?X-Amz-Credential=AKIAHUNTER&X-Amz-Signature=hunter2",
+        ] {
+            let said = parse(uri).unwrap_err().to_string();
+            assert!(!said.contains("hunter2") && !said.contains("AKIAHUNTER"), "{said}");
+        }
+        let said = parse("https://host/a.parquet?X-Amz-Signature=1")
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("\"https://host/a.parquet\""), "{said}");
+        parse("s3://survey/night=2024-01-01T10:00/a@b.parquet").unwrap();
+    }
+
+    #[test]
     fn other_schemes_are_refused() {
         assert!(
             parse("gs://b/k")
@@ -185,6 +244,16 @@ mod tests {
                 .contains("\"gs\" is not supported")
         );
         assert!(parse("s3:///k").is_err());
+        for uri in [
+            "file:///data/night#2",
+            "file:///data/night?",
+            "file:///data/n?ght/*.parquet",
+        ] {
+            let said = parse(uri).unwrap_err().to_string();
+            assert!(said.contains(uri) && said.contains("%23"), "{said}");
+        }
+        assert_eq!(parse("file:///data/night%232").unwrap().key, "data/night#2");
+        assert_eq!(parse("/data/night#2").unwrap().key, "data/night#2");
         assert!(parse("").is_err());
     }
 }

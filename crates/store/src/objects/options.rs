@@ -4,7 +4,7 @@ use std::fmt;
 
 use object_store::aws::AmazonS3ConfigKey;
 
-use crate::error::nearest;
+use crate::nearest_name::nearest;
 use crate::{Patience, StoreError};
 
 /// Options of the object stores. Nothing here is read from the environment: the command line does that.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -188,20 +189,26 @@ impl Stores {
         Ok(objects)
     }
 
-    /// Every object under a URI, at any depth, by path, and when it was written: RFC 3339 in UTC.
+    /// When objects were written, RFC 3339 in UTC, in the order given; those are left out of which the store does not say.
     ///
     /// # Errors
-    /// The store cannot be listed.
-    pub(crate) fn list_with_times(&self, uri: &str) -> Result<Vec<(ObjectVersion, String)>, StoreError> {
-        let base = self.locate(uri)?;
-        let metas = self.block_on(self.list_under(&base))?;
-        let written = |meta: &ObjectMeta| rfc3339(u64::try_from(meta.last_modified.timestamp()).unwrap_or(0));
-        let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), written(m))).collect();
-        objects.sort();
-        Ok(objects)
+    /// One of them is no location.
+    pub(crate) fn times_of<'u>(
+        &self,
+        uris: impl Iterator<Item = &'u str>,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let located = uris.map(|uri| self.locate(uri).map(|location| (uri.to_owned(), location)));
+        let located: Vec<(String, Location)> = located.collect::<Result<_, StoreError>>()?;
+        let asked = futures::stream::iter(located).map(|(uri, location)| async move {
+            let found = location.store.head(&location.path).await.ok()?;
+            let written = u64::try_from(found.last_modified.timestamp()).unwrap_or(0);
+            Some((uri, rfc3339(written)))
+        });
+        let said = asked.buffered(16).filter_map(std::future::ready);
+        Ok(self.block_on(said.collect::<Vec<_>>()))
     }
 
-    /// Removes the empty folders below a URI, on a disk: an object store has none.
+    /// Removes a folder if it is empty, and the empty folders below it, on a disk: an object store has none. What links lead to is left alone.
     ///
     /// # Errors
     /// A folder cannot be looked into.
@@ -210,10 +217,15 @@ impl Stores {
         if base.place != Place::Local {
             return Ok(());
         }
-        remove_empty(std::path::Path::new(&base.uri())).map_err(|error| StoreError::NotWritable {
+        let (uri, failed) = (base.uri(), |error: std::io::Error| StoreError::NotWritable {
             uri: base.uri(),
             source: self.cause(&error),
-        })
+        });
+        let folder = std::path::Path::new(&uri);
+        match folder.symlink_metadata() {
+            Ok(found) if found.is_dir() => remove_if_empty(folder).map(drop).map_err(failed),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes one object; none there is no error.
@@ -245,7 +257,7 @@ impl Stores {
             // Also takes what a killed process left half written, which no listing shows.
             return match std::fs::remove_dir_all(base.uri()) {
                 Ok(()) => Ok(objects.len() as u64),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
                 Err(error) => Err(StoreError::NotWritable {
                     uri: base.uri(),
                     source: self.cause(&error),
@@ -353,17 +365,27 @@ pub(crate) fn version(place: &Place, meta: &ObjectMeta) -> ObjectVersion {
     }
 }
 
-/// Removes the empty folders below one.
-fn remove_empty(folder: &std::path::Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            remove_empty(&path)?;
-            // One that is not empty stays: that is what is asked for.
-            if std::fs::read_dir(&path)?.next().is_none() {
-                std::fs::remove_dir(&path)?;
-            }
-        }
+/// Removes the empty folders below a folder, and then that, if nothing else is in it; whether it is gone.
+fn remove_if_empty(folder: &std::path::Path) -> std::io::Result<bool> {
+    let is_gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if is_gone(&error) => return Ok(true),
+        entries => entries?,
+    };
+    let mut is_empty = true;
+    for entry in entries {
+        let entry = entry?;
+        // A link to a folder is none: what it leads to may be anybody's.
+        is_empty &= entry.file_type()?.is_dir() && remove_if_empty(&entry.path())?;
     }
-    Ok(())
+    if !is_empty {
+        return Ok(false);
+    }
+    match std::fs::remove_dir(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(true),
+        // Something came since.
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+        Err(error) => Err(error),
+    }
 }

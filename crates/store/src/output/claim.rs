@@ -156,10 +156,15 @@ impl Output {
     fn append(&self, generation: u64, entry: &Entry) -> Result<bool, StoreError> {
         let uri = self.entry(generation);
         let document = json(&uri, entry)?;
-        Ok(match self.stores().create_once(&uri, document)? {
-            Creation::Created | Creation::Ours => true,
-            Creation::Others(_) => false,
-        })
+        let created = self.stores().create_once(&uri, document.clone())?;
+        if created == Creation::Created
+            && generation == 1
+            && let Err(error) = self.stores().check_condition(&uri, &document)
+        {
+            self.stores().delete(&uri)?;
+            return Err(error);
+        }
+        Ok(!matches!(created, Creation::Others(_)))
     }
 
     /// The last entry of the log; `None` where nobody has claimed the output.

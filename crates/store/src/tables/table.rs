@@ -12,7 +12,7 @@ use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::catalogue::listing::remedy;
-use crate::catalogue::object::{damaged, leaves};
+use crate::catalogue::object::{damaged, leaves, unless_gave_up};
 use crate::catalogue::schema::find;
 use crate::objects::async_reader::ObjectReader;
 use crate::tables::parquet_out::FileMetadata;
@@ -34,8 +34,18 @@ pub struct TableBatches {
     columns: Option<Vec<String>>,
     batch_rows: usize,
     pending: std::vec::IntoIter<ObjectVersion>,
-    current: Option<(ObjectReader, ParquetRecordBatchStream<ObjectReader>)>,
+    current: Option<Reading>,
     failed: bool,
+}
+
+/// An object that is being read.
+struct Reading {
+    reader: ObjectReader,
+    stream: ParquetRecordBatchStream<ObjectReader>,
+    /// Rows of each of its row groups.
+    row_groups: Vec<u64>,
+    /// Rows that were read.
+    rows: u64,
 }
 
 impl Table {
@@ -101,7 +111,7 @@ impl Table {
     /// All rows, at most `batch_rows` at a time; only `columns` (in the order of the file) where they are given.
     ///
     /// # Errors
-    /// A column is missing.
+    /// The first object lacks a column; one that another lacks is an error of the batches.
     pub fn batches(&self, columns: Option<&[&str]>, batch_rows: usize) -> Result<TableBatches, StoreError> {
         let object = self.objects.first().map_or("", |object| &object.path);
         for column in columns.unwrap_or_default() {
@@ -135,21 +145,55 @@ impl Iterator for TableBatches {
     }
 }
 
+impl Reading {
+    /// The row group that the next row is in.
+    fn row_group(&self) -> usize {
+        let mut end = 0;
+        let is_next = |rows: &u64| {
+            end += rows;
+            self.rows < end
+        };
+        let next = self.row_groups.iter().position(is_next);
+        next.unwrap_or(self.row_groups.len().saturating_sub(1))
+    }
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>, StoreError> {
+        let row_group = self.row_group();
+        let (reader, stream) = (&self.reader, &mut self.stream);
+        let next = async {
+            let batch = stream.next().await.transpose();
+            batch.map_err(|error| damaged(reader, row_group, error))
+        };
+        let batch = unless_gave_up(reader, row_group, next).await?;
+        self.rows += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
+        Ok(batch)
+    }
+}
+
 impl TableBatches {
+    /// The object that the last batch is of.
+    pub(crate) fn object(&self) -> Option<&str> {
+        self.current.as_ref().map(|reading| reading.reader.object())
+    }
+
     fn advance(&mut self) -> Result<Option<RecordBatch>, StoreError> {
         loop {
-            if let Some((reader, stream)) = &mut self.current {
-                match self.stores.block_on(stream.next()) {
-                    Some(Ok(batch)) => return Ok(Some(batch)),
-                    Some(Err(error)) => return Err(damaged(reader, 0, error)),
-                    None => self.current = None,
+            if let Some(reading) = &mut self.current {
+                if let Some(batch) = self.stores.block_on(reading.next())? {
+                    return Ok(Some(batch));
                 }
+                self.current = None;
             }
             let Some(object) = self.pending.next() else {
                 return Ok(None);
             };
             let reader = ObjectReader::new(&self.stores, object)?;
             let footer = self.stores.block_on(reader.footer(PageIndexPolicy::Skip))?;
+            for column in self.columns.iter().flatten() {
+                find(reader.object(), footer.schema(), column)?;
+            }
+            let groups = footer.metadata().row_groups().iter();
+            let row_groups = groups.map(|group| group.num_rows().unsigned_abs()).collect();
             let mask = self.columns.as_ref().map(|columns| {
                 let names: Vec<&str> = columns.iter().map(String::as_str).collect();
                 leaves(&footer, &names)
@@ -160,7 +204,12 @@ impl TableBatches {
                 builder = builder.with_projection(mask);
             }
             let stream = builder.build().map_err(|error| damaged(&reader, 0, error))?;
-            self.current = Some((reader, stream));
+            self.current = Some(Reading {
+                reader,
+                stream,
+                row_groups,
+                rows: 0,
+            });
         }
     }
 }
