@@ -134,6 +134,31 @@ fn the_run_file_of_the_overlay_is_one() {
 }
 
 #[test]
+fn the_image_is_made_of_files_that_its_builder_is_given() {
+    let ignored = std::fs::read_to_string(repository().join(".dockerignore")).unwrap();
+    assert_eq!(ignored.lines().next(), Some("*"), "everything but what is named");
+    let given: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let recipe = std::fs::read_to_string(deploy("Containerfile")).unwrap();
+    let mut copied = 0;
+    for line in recipe.lines().filter(|line| line.starts_with("COPY ")) {
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        // What an earlier stage made comes from there.
+        if words[0].starts_with("--from=") {
+            continue;
+        }
+        for source in &words[..words.len() - 1] {
+            assert!(repository().join(source).exists(), "{source}");
+            let is_given = given
+                .iter()
+                .any(|kept| Path::new(source).starts_with(kept) || Path::new(kept).starts_with(source));
+            assert!(is_given, "{line}: .dockerignore leaves {source} out");
+            copied += 1;
+        }
+    }
+    assert!(copied > 0);
+}
+
+#[test]
 fn shell_scripts_are_sound() {
     let scripts = [
         deploy("slurm.sh"),
