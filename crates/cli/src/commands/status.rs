@@ -28,6 +28,8 @@ pub fn status(place: &Place, json: bool) -> Result<(), CliError> {
     match Found::at(&stores, &output)? {
         Some(found) if json => Ok(Page::print_json(&found.json())?),
         Some(found) => Ok(found.page().print()?),
+        // The basis of a line is pinned behind its first passes: until then its first release alone tells of it.
+        None if first_release(&stores, &line)?.is_some() => of_line(&stores, &line, json),
         None => Err(CliError::Refused {
             uri: place.uri.clone(),
             problem: "no run has begun there".to_owned(),
@@ -44,14 +46,29 @@ pub fn open_commit(stores: &Stores, output: &Output) -> Result<Option<String>, C
     Ok(found.map(|found| found.since()))
 }
 
+/// What the first run of a line shows, whether it is committed or not.
+fn first_release(stores: &Stores, line: &Line) -> Result<Option<Found>, CliError> {
+    Found::at(stores, &Output::open(stores, &line.release_uri(1))?)
+}
+
 /// The last release of a line, and the one in the making.
 fn of_line(stores: &Stores, line: &Line, json: bool) -> Result<(), CliError> {
-    let latest = line.latest()?;
-    let next = latest.as_ref().map_or(1, |commit| commit.release + 1);
-    let making = Found::at(stores, &Output::open(stores, &line.release_uri(next))?)?;
+    let read = || -> Result<_, CliError> {
+        let latest = line.latest()?;
+        let next = latest.as_ref().map_or(1, |commit| commit.release + 1);
+        let making = Found::at(stores, &Output::open(stores, &line.release_uri(next))?)?;
+        Ok((latest, next, making))
+    };
+    let (latest, next, making) = match read()? {
+        // It may have been committed since the line was read.
+        (_, _, Some(found)) if found.is_marked => read()?,
+        found => found,
+    };
     if json {
         return Ok(Page::print_json(&json!({
+            "version": 1,
             "line": line.uri(),
+            "state": state_of_line(latest.is_some(), making.as_ref()),
             "last_release": latest.as_ref().map(|commit| json!({ "release": commit.release, "created": commit.created })),
             "in_the_making": making.as_ref().map(|found| json!({ "release": next, "output": found.json() })),
         }))?);
@@ -74,6 +91,18 @@ fn of_line(stores: &Stores, line: &Line, json: bool) -> Result<(), CliError> {
         page.gap().append(found.page());
     }
     Ok(page.print()?)
+}
+
+/// The state of a line in one word, as of an output: that of the release in the making, else of the last one.
+fn state_of_line(is_released: bool, making: Option<&Found>) -> &'static str {
+    match making.map(|found| (found.state(), found.holder_runs)) {
+        // It counts with the line's commit, the next step of its process.
+        Some(("complete", Some(true))) => "running",
+        Some(("complete", _)) => "cut_short",
+        Some((state, _)) => state,
+        None if is_released => "complete",
+        None => "begun",
+    }
 }
 
 /// What an output shows of its run.
@@ -346,8 +375,21 @@ fn processes(standing: &Standing, age_s: u64) -> Grid {
 #[cfg(test)]
 mod tests {
     use fisherflow_dataflow::RunError;
+    use fisherflow_store::StoreOptions;
 
     use super::*;
+
+    fn claim() -> Claim {
+        Claim {
+            run_id: "r".into(),
+            host: "node-1".into(),
+            pid: 7,
+            started: "2026-01-01T00:00:00Z".into(),
+            machine: String::new(),
+            born: 0,
+            beat: 0,
+        }
+    }
 
     fn nothing() -> Found {
         Found {
@@ -372,18 +414,9 @@ mod tests {
         ]
         .map(|(path, size)| (path.to_owned(), size))
         .to_vec();
-        let claim = Claim {
-            run_id: "r".into(),
-            host: "node-1".into(),
-            pid: 7,
-            started: "2026-01-01T00:00:00Z".into(),
-            machine: String::new(),
-            born: 0,
-            beat: 0,
-        };
         let found = Found {
             uri: "/out".to_owned(),
-            holder: Some(claim),
+            holder: Some(claim()),
             contents,
             ..nothing()
         };
@@ -510,13 +543,17 @@ mod tests {
         assert!(sign_of_life(None, true).ends_with("its process is no more: look at its log, run again"));
     }
 
+    fn manifest() -> Manifest {
+        serde_json::from_value(json!({
+            "version": 1, "fisherflow": "", "run_id": "r", "created": "", "inputs": [], "counts": {}, "files": [], "settings": {}, "notes": [],
+        }))
+        .unwrap()
+    }
+
     /// Between the manifest and `_SUCCESS` a run that lives is committing, and one that does not was cut short.
     #[test]
     fn a_commit_under_way_is_not_one_that_was_cut_short() {
-        let manifest: Manifest = serde_json::from_value(json!({
-            "version": 1, "fisherflow": "", "run_id": "r", "created": "", "inputs": [], "counts": {}, "files": [], "settings": {}, "notes": [],
-        }))
-        .unwrap();
+        let manifest = manifest();
         let (alive, silent, ended) = (told(4, None), told(90, None), told(4, Some("stopped by SIGTERM")));
         for (holder_runs, told, is_marked, state, said) in [
             (Some(true), None, false, "running", "(committing"),
@@ -538,6 +575,45 @@ mod tests {
             let case = format!("{holder_runs:?} {:?} {is_marked}", told.map(RunStatus::age_s));
             assert_eq!(found.state(), state, "{case}");
             assert!(found.page().to_string().contains(said), "{case}");
+        }
+    }
+
+    #[test]
+    fn the_first_run_of_a_line_is_seen_before_it_pins_a_basis() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place {
+            uri: folder.path().join("line").to_str().unwrap().to_owned(),
+            store: StoreOptions::default(),
+        };
+        assert!(status(&place, false).is_err(), "nothing is there");
+        let stores = stores(&place).unwrap();
+        let line = Line::open(&stores, &place.uri).unwrap();
+        let release = Output::open(&stores, &line.release_uri(1)).unwrap();
+        assert!(release.claim(&claim(), false).unwrap().is_some());
+        for json in [false, true] {
+            status(&place, json).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_line_is_in_the_state_of_its_release_in_the_making() {
+        let making = |told, is_marked: bool, holder_runs| Found {
+            told,
+            is_marked,
+            holder_runs,
+            manifest: is_marked.then(manifest),
+            ..nothing()
+        };
+        for (is_released, making, state) in [
+            (false, None, "begun"),
+            (true, None, "complete"),
+            (true, Some(making(Some(told(4, None)), false, None)), "running"),
+            (true, Some(making(Some(told(90, None)), false, None)), "silent"),
+            // Without the line's commit no reader sees it.
+            (false, Some(making(None, true, Some(true))), "running"),
+            (false, Some(making(None, true, Some(false))), "cut_short"),
+        ] {
+            assert_eq!(state_of_line(is_released, making.as_ref()), state);
         }
     }
 
