@@ -364,6 +364,25 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
     assert!(!page("held_out").contains("spectra of [predict]"));
 }
 
+/// As of a survey: labels are known of the training spectra alone.
+#[test]
+fn pulls_over_held_out_spectra_stand_for_those_of_spectra_without_labels() {
+    let pull = |std: f64| json!({ "n_spectra": 262, "mean": 0.0, "standard_deviation": std, "within_one_sigma": 0.68 });
+    let cells = json!([{ "intervals": [{ "label": 0, "low": null, "high": 4000.0 }], "n_spectra": 70, "own": null }]);
+    let held_out = [pull(1.03), pull(0.97)];
+    let page = Synthetic::new()
+        .commit(json!({ "pulls": null, "held_out_pulls": held_out, "intrinsic_cells": cells }))
+        .page();
+    let said = "held-out spectra that the error bars are fitted to: no independent test";
+    let at = page.find(said).unwrap_or_else(|| panic!("{page}"));
+    assert_eq!(row(&page[at..], "teff")[1..], ["0", "1.03", "68.0 %", "262"]);
+    assert!(page.contains("that of all cells"));
+    // They are near 1 by construction: no sentence says what that means.
+    assert!(!page.contains("compared with nothing") && !page.contains("as large as the errors scatter"));
+    let nothing = Synthetic::new().commit(json!({ "intrinsic_cells": cells })).page();
+    assert!(nothing.contains("compared with nothing") && nothing.contains("that of all cells"));
+}
+
 #[test]
 fn a_certificate_is_told() {
     let ratio = json!({ "median": 0.57, "p05": 0.42, "p95": 0.72, "spearman": 0.975 });

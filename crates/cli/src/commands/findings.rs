@@ -218,6 +218,12 @@ impl Findings {
                 ),
             });
         }
+        if let (None, Some(pulls)) = (&self.pulls, &self.held_out_pulls) {
+            lines.push(format!(
+                "pulls are over {} held-out spectra that the error bars are fitted to: no independent test",
+                number(pulls)
+            ));
+        }
         if let (Some(pulls), Some("predicted")) = (&self.held_out_pulls, over) {
             let stds: Vec<String> = pulls.iter().map(|p| format!("{:.3}", p.standard_deviation)).collect();
             lines.push(format!(
@@ -249,7 +255,8 @@ impl Findings {
             "within 1",
         ]);
         for (i, label) in self.network.labels.iter().enumerate() {
-            let pulls = self.pulls.as_ref().and_then(|p| p.get(i));
+            let pulls = self.pulls.as_ref().or(self.held_out_pulls.as_ref());
+            let pulls = pulls.and_then(|pulls| pulls.get(i));
             let pull = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
             grid.row(vec![
                 label.clone(),
@@ -382,6 +389,19 @@ mod tests {
             "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
         );
         assert_eq!(lines.last().unwrap(), "certificate: errors are small");
+        let fitted = serde_json::json!({
+            "network": { "labels": ["teff"], "units": ["K"] },
+            "noise_estimate": { "covariance": [400.0], "mean_flux": [0.0], "mean_weights": [0.0], "n_spectra": 52 },
+            "held_out_pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+        });
+        let mut page = Page::new();
+        Findings::of_settings(fitted).print_to(&mut page);
+        let said = page.to_string();
+        assert!(
+            said.contains("0.100     1.050     0.680\n")
+                && said.ends_with("over 52 held-out spectra that the error bars are fitted to: no independent test"),
+            "{said}"
+        );
         let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
         assert_eq!(
             Findings::of_settings(given).prior.unwrap().lines(),
