@@ -37,6 +37,9 @@ pub(crate) struct Settings {
     /// How C_intrinsic came about; none without labels.
     #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
+    /// How many weights can be determined; none in outputs of versions that did not say.
+    #[serde(default)]
+    pub effective_parameters: Option<Effective>,
 }
 
 /// The network as the manifest describes it.
@@ -49,6 +52,16 @@ pub(crate) struct NetworkSettings {
     pub units: Vec<String>,
     /// Number of weights.
     pub weights: u64,
+}
+
+/// How many weights can be determined.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Effective {
+    /// At most so many,
+    pub limit: u64,
+    /// for there are as many of these; none in outputs of versions that did not say.
+    #[serde(default)]
+    pub of: Option<String>,
 }
 
 /// The pulls of one label: `(label - prediction) / error`.

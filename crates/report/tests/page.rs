@@ -383,6 +383,25 @@ fn pulls_over_held_out_spectra_stand_for_those_of_spectra_without_labels() {
     assert!(nothing.contains("compared with nothing") && nothing.contains("that of all cells"));
 }
 
+/// What can be determined depends on the kind of the curvature: the run says how many, and of what.
+#[test]
+fn effective_parameters_are_compared_with_the_limit_of_their_kind() {
+    let page = |limit: u64, of: &str| {
+        let effective = json!({ "all": 250.0, "limit": limit, "of": of, "by_layer": {} });
+        let settings = json!({ "effective_parameters": effective });
+        Synthetic::new().blocks().commit(settings).page()
+    };
+    let of_spectra = page(100, "spectra");
+    assert!(
+        of_spectra.contains("250.0 effective parameters; spectra allow at most 100.")
+            && of_spectra.contains("counts information that is not there"),
+        "{of_spectra}"
+    );
+    let of_weights = page(4321, "weights");
+    assert!(of_weights.contains("weights allow at most 4321."), "{of_weights}");
+    assert!(!of_weights.contains("counts information that is not there"));
+}
+
 #[test]
 fn a_certificate_is_told() {
     let ratio = json!({ "median": 0.57, "p05": 0.42, "p95": 0.72, "spearman": 0.975 });

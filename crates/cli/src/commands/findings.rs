@@ -44,10 +44,12 @@ struct Scatter {
 }
 
 /// How many weights the data determine, and how many they can.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Effective {
     all: f64,
     limit: u64,
+    /// What the limit counts; an old manifest may not say.
+    of: Option<String>,
 }
 
 /// The pulls of a label.
@@ -182,10 +184,11 @@ impl Findings {
         }
         if !self.blocks.is_empty() {
             page.gap().grid(&self.blocks());
-            if let Some(effective) = self.effective_parameters {
+            if let Some(effective) = &self.effective_parameters {
                 page.line(format!(
-                    "{:.1} effective parameters in all; labels x spectra can determine at most {}",
+                    "{:.1} effective parameters in all; {} allow at most {}",
                     effective.all,
+                    effective.of.as_deref().unwrap_or("labels x spectra"),
                     count(effective.limit)
                 ));
             }
@@ -371,6 +374,7 @@ mod tests {
                 "verdict": ["errors are small"], "newton": null },
             "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7,
                 "effective_parameters": 3.5, "log_det": 12.25, "condition": 1e4 }],
+            "effective_parameters": { "all": 3.5, "by_layer": { "a+b": 3.5 }, "limit": 52, "of": "spectra" },
         });
         let mut page = Page::new();
         Findings::of_settings(settings).print_to(&mut page);
@@ -384,8 +388,9 @@ mod tests {
             lines[5],
             "a+b    full             7      -        3.5     12.2      1.0e4      0.92      2e-7          -"
         );
+        assert_eq!(lines[6], "3.5 effective parameters in all; spectra allow at most 52");
         assert_eq!(
-            lines[6],
+            lines[7],
             "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
         );
         assert_eq!(lines.last().unwrap(), "certificate: errors are small");
