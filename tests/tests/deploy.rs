@@ -225,6 +225,19 @@ exit "$most""#;
 }
 
 #[test]
+fn the_tries_of_one_night_are_not_taken_from_the_next() {
+    let value = |unit: &str, key: &str| {
+        let text = std::fs::read_to_string(deploy("systemd").join(unit)).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+        value.unwrap_or_else(|| panic!("{unit} has no {key}"))
+    };
+    let hours = value("fisherflow@.service", "StartLimitIntervalSec=");
+    let hours: u64 = hours.strip_suffix('h').expect("hours").parse().unwrap();
+    let delay: u64 = value("fisherflow@.timer", "RandomizedDelaySec=").parse().unwrap();
+    assert!(3600 * hours + delay < 24 * 3600, "{hours} h, {delay} s");
+}
+
+#[test]
 fn systemd_takes_the_units() {
     if !is_there("systemd-analyze") {
         return;
