@@ -215,6 +215,11 @@ exit "$most""#;
         ("3 3", (Some(3), false)),
         ("75 75", (Some(75), true)),
         ("75 137", (Some(137), true)),
+        // There is no program, or it cannot be started.
+        ("127 127", (Some(127), false)),
+        ("126 137", (Some(126), false)),
+        // No code of a run.
+        ("64 64", (Some(64), false)),
         // One alone knows that it is in vain.
         ("75 2", (Some(2), false)),
         ("3 137", (Some(3), false)),
