@@ -99,9 +99,8 @@ fn memory(table: &Table<'_>, used: bool) -> Result<Option<u64>, RunFileError> {
     };
     let bytes = entry.bytes(1)?;
     if !used {
-        return Err(entry.invalid(
-            "is of structure = \"auto\" and of layers held as \"dual\", and there is neither: leave it out",
-        ));
+        return Err(entry
+            .invalid("is of structure = \"auto\" and of layers held as \"dual\", and there is neither: leave it out"));
     }
     Ok(Some(bytes))
 }

@@ -56,10 +56,7 @@ fn grid(findings: &Findings, pulls: &[Pulls]) -> String {
             ]
         })
         .collect();
-    table(
-        &["label", "mean", "standard deviation", "within one", "spectra"],
-        &rows,
-    )
+    table(&["label", "mean", "standard deviation", "within one", "spectra"], &rows)
 }
 
 /// What pulls over spectra that test the error bars mean, and which spectra those are.
