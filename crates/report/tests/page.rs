@@ -338,6 +338,15 @@ fn a_prior_by_held_out_spectra_is_told() {
     );
     assert!(told.contains("by evidence would be 4.000"));
     assert!(page(true).contains("cannot tell the prior precision: all from 20.0 to 500"));
+    // Beside a layer that the run file gives its own.
+    let holdout = json!({ "indistinct_from": 20.0, "indistinct_to": 500.0, "flat": false, "n_spectra": 80 });
+    let precision = json!({ "layers.0": 7.0, "layers.2": 90.0, "layers.4+layers.6": 90.0 });
+    let prior = json!({ "from": "holdout", "precision": precision, "given": { "layers.0": 7.0 }, "holdout": holdout });
+    let beside = Synthetic::new().blocks().commit(json!({ "prior": prior })).page();
+    assert!(
+        beside.contains("The prior precision 90.00 makes the residuals of 80 held-out spectra likeliest"),
+        "{beside}"
+    );
 }
 
 #[test]

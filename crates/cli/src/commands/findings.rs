@@ -66,6 +66,9 @@ struct Pulls {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Prior {
     precision: Option<Precision>,
+    /// What the run file gives to single layers.
+    #[serde(default)]
+    given: BTreeMap<String, f64>,
     /// Where the precision was chosen by it, or where it stands beside.
     evidence: Option<Evidence>,
     /// Where the precision was chosen by it.
@@ -313,13 +316,22 @@ impl Findings {
 }
 
 impl Prior {
+    /// The one precision that was found: of all blocks but those that the run file gives theirs.
+    fn found(&self) -> Option<f64> {
+        let by_block = match self.precision.as_ref()? {
+            Precision::One(precision) => return Some(*precision),
+            Precision::ByBlock(by_block) => by_block,
+        };
+        let is_given = |block: &str| block.split('+').any(|layer| self.given.contains_key(layer));
+        let mut found = by_block.iter().filter(|(block, _)| !is_given(block));
+        let (_, first) = found.next()?;
+        found.all(|(_, other)| other == first).then_some(*first)
+    }
+
     /// What chose the precision, in a line each.
     fn lines(&self) -> Vec<String> {
         let say = |x: Option<f64>| x.map_or("-".to_owned(), number);
-        let precision = match &self.precision {
-            Some(Precision::One(precision)) => Some(*precision),
-            Some(Precision::ByBlock(_)) | None => None,
-        };
+        let precision = self.found();
         let mut lines = Vec::new();
         if let Some(holdout) = self.holdout {
             let by = if holdout.flat {
@@ -411,6 +423,12 @@ mod tests {
         assert_eq!(
             Findings::of_settings(given).prior.unwrap().lines(),
             Vec::<String>::new()
+        );
+        let beside = serde_json::json!({ "prior": { "precision": { "a": 100.0, "b": 2.5, "c+d": 2.5 }, "given": { "a": 100.0 },
+            "holdout": { "indistinct_from": 1.0, "indistinct_to": 9.0, "flat": false, "n_spectra": 52 } } });
+        assert_eq!(
+            Findings::of_settings(beside).prior.unwrap().lines(),
+            ["prior precision 2.5: by the likelihood of 52 held-out spectra; as good: 1 to 9"]
         );
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(

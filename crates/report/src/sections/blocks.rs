@@ -5,7 +5,7 @@ use fisherflow_store::BlockRow;
 use crate::findings::Findings;
 use crate::html::{Cell, paragraph, table, warning};
 use crate::numbers::{count, counted, significant};
-use crate::settings::{Effective, Precision, SigmaRatio};
+use crate::settings::{Effective, SigmaRatio};
 
 /// The section.
 pub(crate) fn blocks(findings: &Findings) -> String {
@@ -139,10 +139,7 @@ fn prior(findings: &Findings) -> String {
     let Some(prior) = &findings.settings.prior else {
         return String::new();
     };
-    let precision = match &prior.precision {
-        Some(Precision::One(precision)) => Some(*precision),
-        Some(Precision::ByBlock(_)) | None => None,
-    };
+    let precision = prior.found();
     let mut out = String::new();
     if let Some(holdout) = prior.holdout {
         let (from, to) = (
