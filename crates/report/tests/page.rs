@@ -291,6 +291,7 @@ fn numbers_are_those_of_the_tables() {
     assert!(page.contains("<strong>teff</strong>: the error bars are as large as the errors scatter"));
     assert!(page.contains("too small: the errors scatter 1.8 times as much (from 400 spectra)"));
     assert!(page.contains("first 200 of 200 rows"));
+    assert!(page.contains("d teff / d flux (K per flux)") && page.contains("d a&lt;b / d flux (per flux)"));
     // Two histograms, two lines against the label, two Jacobians; every spectrum has as many good pixels.
     assert_eq!(page.matches("<figure>").count(), 6);
 }
