@@ -7,7 +7,7 @@ use fisherflow_store::{Claim, Line, Manifest, Output, Stores};
 use serde_json::{Value, json};
 
 use crate::exit_code::CliError;
-use crate::printing::{Grid, Page, bytes, count};
+use crate::printing::{Grid, Page, bytes, count, rate};
 use crate::progress::{lagging, time};
 use crate::resolve::Place;
 
@@ -337,7 +337,7 @@ fn pass(standing: &Standing) -> String {
     if standing.of_groups > 0 {
         said += &format!(", {} of {} groups", count(standing.groups), count(standing.of_groups));
     }
-    said += &format!(", {:.1}/s, {}/s", standing.rate, bytes(standing.bytes_rate as u64));
+    said += &format!(", {}/s, {}/s", rate(standing.rate), bytes(standing.bytes_rate as u64));
     if let Some(eta) = standing.eta_s {
         said += &format!(", {} to go", time(eta));
     }
@@ -497,7 +497,7 @@ mod tests {
         let told = told(4, None);
         assert_eq!(
             pass(&told.standing),
-            "curvature: 3,000 of 9,000 spectra, 3 of 9 groups, 1000.0/s, 2.0 KiB/s, 6 s to go"
+            "curvature: 3,000 of 9,000 spectra, 3 of 9 groups, 1,000/s, 2.0 KiB/s, 6 s to go"
         );
         let mut page = Page::new();
         let grid = page.grid(&processes(&told.standing, 0)).to_string();
