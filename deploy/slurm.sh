@@ -18,8 +18,9 @@ most_restarts=8
 FISHERFLOW_CLUSTER_SECRET="$(head -c 32 /dev/urandom | base64 -w 0)"
 export FISHERFLOW_CLUSTER_SECRET
 
-# 1, 2 and 3 say that another try would end the same: who ends with one leaves it here, for srun tells the highest code of all, and the others are
-# killed for it, or give it up with 75. In the folder of sbatch, which all nodes see.
+# 1, 2 and 3 say that another try would end the same, and so do 126 and 127: the program cannot be started, or is not there. Who ends with one leaves
+# it here, for srun tells the highest code of all, and the others are killed for it, or give it up with 75. In the folder of sbatch, which all nodes
+# see.
 final="slurm-$SLURM_JOB_ID.final"
 rm -f "$final"
 # The trap keeps the shell; the process gets the signal too, and its code counts.
@@ -27,7 +28,7 @@ rm -f "$final"
 task='trap : TERM INT
 code=0
 "${@:2}" || code=$?
-case "$code" in 1 | 2 | 3) echo "$code" >"$1" ;; esac
+case "$code" in 1 | 2 | 3 | 126 | 127) echo "$code" >"$1" ;; esac
 exit "$code"'
 
 code=0
@@ -39,9 +40,8 @@ if [ -s "$final" ]; then
     rm -f "$final"
     exit "$code"
 fi
-# Anything else is a lost process (75), or one that was killed (128 and a signal).
-[ "$code" != 0 ] || exit 0
-if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most_restarts" ]; then
+# Another try helps after a lost process (75), and after one that was killed (128 and a signal).
+if { [ "$code" = 75 ] || [ "$code" -ge 128 ]; } && [ "${SLURM_RESTART_COUNT:-0}" -lt "$most_restarts" ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{Ended, RunFile, fisherflow, network, run, simulated, write_objects};
+use fisherflow_tests::{Ended, RunFile, fisherflow, network, repository, run, simulated, write_objects};
 
 const PIXELS: usize = 12;
 
@@ -440,4 +440,26 @@ fn a_plain_state_dict_is_shown_with_what_is_missing_to_run_it() {
 
 fn toml_value(path: &Path) -> String {
     format!("\"{}\"", fisherflow_tests::toml_path(path))
+}
+
+#[test]
+fn a_profile_that_is_in_no_file_is_told_of() {
+    let survey = repository().join("deploy/kubernetes/overlays/survey/run.toml");
+    let planned = |keys: &[(&str, &str)]| {
+        let mut plan = fisherflow();
+        plan.arg("plan").arg(&survey).envs(keys.iter().copied()).envs([
+            ("AWS_PROFILE", "night"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+            ("AWS_ALLOW_HTTP", "true"),
+        ]);
+        run(&mut plan)
+    };
+    let told = "AWS_SHARED_CREDENTIALS_FILE says which file has it";
+    let public = planned(&[("AWS_SKIP_SIGNATURE", "true")]);
+    public.expect(75, &["AWS_PROFILE", told, "does not answer"]);
+    // Beside keys the profile is of other programs.
+    let with_keys = planned(&[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")]);
+    with_keys.expect(75, &["does not answer"]);
+    assert!(!with_keys.stderr.contains(told), "{with_keys}");
 }

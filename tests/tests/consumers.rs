@@ -1,6 +1,6 @@
-//! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it.
+//! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it; a network of Keras, as README.md has it written.
 
-use fisherflow_tests::{RunFile, Table, consumer, fisherflow, network, run, simulated, write_objects};
+use fisherflow_tests::{RunFile, Table, consumer, fisherflow, network, repository, run, simulated, write_objects};
 
 const PIXELS: usize = 30;
 
@@ -39,4 +39,36 @@ fn pandas_pyarrow_duckdb_and_polars_read_the_same() {
     assert_eq!(found["readers"], 4);
     assert_eq!(found["stars"], 70);
     assert_eq!(found["bad"], bad);
+}
+
+#[test]
+fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
+    let Some(found) = consumer("keras_recipe.py", [repository().join("README.md")]) else {
+        return;
+    };
+    println!("{found:#}");
+    for network in ["plain", "folded", "normalised first"] {
+        assert!(
+            found[network].as_f64().is_some_and(|apart| apart < 1e-12),
+            "{network}: {found}"
+        );
+    }
+    for (network, said) in [
+        (
+            "behind its activation",
+            "batchnormalization is behind no layer to fold it into",
+        ),
+        (
+            "behind another layer",
+            "batchnormalization is behind no layer to fold it into",
+        ),
+        ("before all layers", "README says how it goes into the one after"),
+        ("another layer", "prelu: PReLU has no counterpart"),
+        ("normalised later", "normalization: Normalization has no counterpart"),
+    ] {
+        assert!(
+            found[network].as_str().is_some_and(|refused| refused.contains(said)),
+            "{network}: {found}"
+        );
+    }
 }

@@ -134,6 +134,31 @@ fn the_run_file_of_the_overlay_is_one() {
 }
 
 #[test]
+fn the_image_is_made_of_files_that_its_builder_is_given() {
+    let ignored = std::fs::read_to_string(repository().join(".dockerignore")).unwrap();
+    assert_eq!(ignored.lines().next(), Some("*"), "everything but what is named");
+    let given: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let recipe = std::fs::read_to_string(deploy("Containerfile")).unwrap();
+    let mut copied = 0;
+    for line in recipe.lines().filter(|line| line.starts_with("COPY ")) {
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        // What an earlier stage made comes from there.
+        if words[0].starts_with("--from=") {
+            continue;
+        }
+        for source in &words[..words.len() - 1] {
+            assert!(repository().join(source).exists(), "{source}");
+            let is_given = given
+                .iter()
+                .any(|kept| Path::new(source).starts_with(kept) || Path::new(kept).starts_with(source));
+            assert!(is_given, "{line}: .dockerignore leaves {source} out");
+            copied += 1;
+        }
+    }
+    assert!(copied > 0);
+}
+
+#[test]
 fn shell_scripts_are_sound() {
     let scripts = [
         deploy("slurm.sh"),
@@ -190,6 +215,11 @@ exit "$most""#;
         ("3 3", (Some(3), false)),
         ("75 75", (Some(75), true)),
         ("75 137", (Some(137), true)),
+        // There is no program, or it cannot be started.
+        ("127 127", (Some(127), false)),
+        ("126 137", (Some(126), false)),
+        // No code of a run.
+        ("64 64", (Some(64), false)),
         // One alone knows that it is in vain.
         ("75 2", (Some(2), false)),
         ("3 137", (Some(3), false)),
@@ -197,6 +227,19 @@ exit "$most""#;
         assert_eq!(job(codes, "0"), expected, "{codes}");
     }
     assert_eq!(job("75 75", "8"), (Some(75), false));
+}
+
+#[test]
+fn the_tries_of_one_night_are_not_taken_from_the_next() {
+    let value = |unit: &str, key: &str| {
+        let text = std::fs::read_to_string(deploy("systemd").join(unit)).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+        value.unwrap_or_else(|| panic!("{unit} has no {key}"))
+    };
+    let hours = value("fisherflow@.service", "StartLimitIntervalSec=");
+    let hours: u64 = hours.strip_suffix('h').expect("hours").parse().unwrap();
+    let delay: u64 = value("fisherflow@.timer", "RandomizedDelaySec=").parse().unwrap();
+    assert!(3600 * hours + delay < 24 * 3600, "{hours} h, {delay} s");
 }
 
 #[test]

@@ -226,6 +226,8 @@ fn half_a_release_is_no_release() {
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!(status["last_release"]["release"], 1);
     let making = &status["in_the_making"]["output"];
+    assert_eq!(status["state"], making["state"], "{status}");
+    assert_eq!(status["version"], 1);
     assert_eq!(
         (
             &making["complete"],

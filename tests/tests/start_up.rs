@@ -469,3 +469,31 @@ fn a_process_may_come_again_while_the_cluster_forms() {
     }
     place.assert_same("out");
 }
+
+/// `spectrum` is of a cluster as `run` is.
+#[test]
+fn a_spectrum_that_is_asked_to_end_ends_in_order() {
+    let place = Place::new();
+    let mut processes = Processes::new(2);
+    let mut command = fisherflow();
+    command
+        .arg("spectrum")
+        .arg(place.run_file("out"))
+        .args(["-n", "2", "-p", "0", "--rendezvous=127.0.0.1"]);
+    processes.spawn_as(0, command);
+    let rendezvous = place.output("out/rendezvous");
+    let has_come = || {
+        let runs = std::fs::read_dir(&rendezvous).into_iter().flatten().flatten();
+        runs.flat_map(|run| std::fs::read_dir(run.path()).into_iter().flatten())
+            .next()
+            .is_some()
+    };
+    let started = Instant::now();
+    while !has_come() {
+        assert!(!processes.has_ended(0), "{}", processes.wait(0));
+        assert!(started.elapsed() < Duration::from_secs(60), "it leaves no address");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    processes.signal(0, "TERM");
+    processes.wait(0).expect(75, &["stopped by a signal", "run again"]);
+}

@@ -65,7 +65,7 @@ pub enum CliError {
     Run(Box<RunError>),
     /// The page of plots could not be made.
     #[error("report.html cannot be made")]
-    Report(#[from] ReportError),
+    Report(#[source] ReportError),
     /// The page of plots cannot be written into its output.
     #[error("{uri} cannot be written: name another file for it with --out")]
     NoPlaceForReport {
@@ -97,6 +97,16 @@ impl From<RunError> for CliError {
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         RunError::from(error).into()
+    }
+}
+
+impl From<ReportError> for CliError {
+    /// What the store does is the store's, whoever reads.
+    fn from(error: ReportError) -> Self {
+        match error {
+            ReportError::Store(error) => error.into(),
+            other => Self::Report(other),
+        }
     }
 }
 
@@ -163,5 +173,19 @@ mod tests {
         };
         assert_eq!(error.exit_code(), 3);
         assert_eq!(error.to_string(), "out: is empty");
+    }
+
+    #[test]
+    fn a_store_that_gives_out_while_a_page_is_drawn_is_one() {
+        let lost = StoreError::ClaimRemoved {
+            output: "out".to_owned(),
+        };
+        assert_eq!(CliError::from(ReportError::Store(lost)).exit_code(), 75);
+        let gone = StoreError::NotFound { uri: "a".to_owned() };
+        assert_eq!(CliError::from(ReportError::Store(gone)).exit_code(), 3);
+        let unfinished = ReportError::NotFinished {
+            output: "out".to_owned(),
+        };
+        assert_eq!(CliError::from(unfinished).exit_code(), 1);
     }
 }

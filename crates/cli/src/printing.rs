@@ -208,6 +208,22 @@ pub fn flop(n: f64) -> String {
     format!("{value:.1} {}", PREFIXES[prefix]).trim_end().to_owned()
 }
 
+/// Three digits, or all before the point where there are more: of rates.
+pub fn three_digits(x: f64) -> f64 {
+    if x.abs() >= 100.0 {
+        return x.round();
+    }
+    format!("{x:.2e}").parse().unwrap_or(x)
+}
+
+/// `0.0123`, `4.5`, `17,629`: what is done in a second.
+pub fn rate(x: f64) -> String {
+    match three_digits(x) {
+        whole if whole >= 1e3 => count(whole as u64),
+        part => part.to_string(),
+    }
+}
+
 /// Up to six digits, with an exponent where the number is very large or small.
 pub fn number(x: f64) -> String {
     let magnitude = x.abs();
@@ -236,6 +252,8 @@ mod tests {
         assert_eq!(bytes(3 << 29), "1.5 GiB");
         assert_eq!(flop(1.46e11), "146.0 G");
         assert_eq!(flop(12.0), "12.0");
+        let rates = [0.0, 0.001_234_5, 4.5, 99.96, 123.4, 17_629.4].map(rate);
+        assert_eq!(rates, ["0", "0.00123", "4.5", "100", "123", "17,629"]);
         assert_eq!(number(4700.0), "4700");
         assert_eq!(number(-0.25), "-0.25");
         assert_eq!(number(1.2e-9), "1.2000e-9");

@@ -10,6 +10,7 @@ use fisherflow_network::train::Epoch;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::logging::Terminal;
+use crate::printing::{rate, three_digits};
 
 /// Time between two log lines.
 const EVERY: Duration = Duration::from_secs(10);
@@ -67,7 +68,7 @@ fn in_words(standing: &Standing) -> String {
     if standing.of_groups > 0 {
         words.push(format!("{}/{} groups", standing.groups, standing.of_groups));
     }
-    words.push(format!("{:.0}/s", standing.rate));
+    words.push(format!("{}/s", rate(standing.rate)));
     if standing.unit == Unit::Spectra {
         words.push(format!("{:.1} MB/s", standing.bytes_rate / 1e6));
     }
@@ -127,8 +128,8 @@ impl Progress for Lines {
             total = standing.of,
             groups = standing.groups,
             of_groups = standing.of_groups,
-            rate = rounded(standing.rate),
-            mb_per_s = rounded(standing.bytes_rate / 1e6),
+            rate = three_digits(standing.rate),
+            mb_per_s = three_digits(standing.bytes_rate / 1e6),
             eta_s = standing.eta_s.map(rounded),
             processes = standing.processes.len(),
             slowest_worker = lagging.map(|worker| worker.worker),
@@ -248,6 +249,13 @@ mod tests {
     fn a_bar_says_how_fast_and_who_is_behind() {
         let even = in_words(&standing(90));
         assert_eq!(even, "5/10 groups  50/s  3.0 MB/s  eta 10 s");
+        let slow = Standing {
+            unit: Unit::Blocks,
+            of_groups: 0,
+            rate: 0.0417,
+            ..standing(90)
+        };
+        assert_eq!(in_words(&slow), "0.0417/s  eta 10 s");
         let uneven = in_words(&standing(60));
         assert!(uneven.ends_with("worker 3 of process 1 is 40 % behind"), "{uneven}");
     }

@@ -37,6 +37,9 @@ pub(crate) struct Settings {
     /// How C_intrinsic came about; none without labels.
     #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
+    /// How many weights can be determined; none in outputs of versions that did not say.
+    #[serde(default)]
+    pub effective_parameters: Option<Effective>,
 }
 
 /// The network as the manifest describes it.
@@ -49,6 +52,16 @@ pub(crate) struct NetworkSettings {
     pub units: Vec<String>,
     /// Number of weights.
     pub weights: u64,
+}
+
+/// How many weights can be determined.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Effective {
+    /// At most so many,
+    pub limit: u64,
+    /// for there are as many of these; none in outputs of versions that did not say.
+    #[serde(default)]
+    pub of: Option<String>,
 }
 
 /// The pulls of one label: `(label - prediction) / error`.
@@ -101,6 +114,9 @@ pub(crate) struct Prior {
     /// In normalised units, on the scale of the sum over spectra.
     #[serde(default)]
     pub precision: Option<Precision>,
+    /// What the run file gives to single layers.
+    #[serde(default)]
+    pub given: BTreeMap<String, f64>,
     /// Where it was chosen by it, or where it stands beside.
     #[serde(default)]
     pub evidence: Option<Evidence>,
@@ -227,6 +243,20 @@ const ELSEWHERE: [&str; 8] = [
     "noise_estimate",
     "pulls",
 ];
+
+impl Prior {
+    /// The one precision that was found: of all blocks but those that the run file gives theirs.
+    pub fn found(&self) -> Option<f64> {
+        let by_block = match self.precision.as_ref()? {
+            Precision::One(precision) => return Some(*precision),
+            Precision::ByBlock(by_block) => by_block,
+        };
+        let is_given = |block: &str| block.split('+').any(|layer| self.given.contains_key(layer));
+        let mut found = by_block.iter().filter(|(block, _)| !is_given(block));
+        let (_, first) = found.next()?;
+        found.all(|(_, other)| other == first).then_some(*first)
+    }
+}
 
 impl Settings {
     /// The settings of a manifest.

@@ -44,8 +44,11 @@ pub(crate) fn label(value: f64, ticks: &[f64]) -> String {
         .windows(2)
         .map(|pair| pair[1] - pair[0])
         .fold(f64::INFINITY, f64::min);
-    if !(1e-3..1e6).contains(&largest) || !step.is_finite() {
+    if !step.is_finite() {
         return numbers::significant(value, 2);
+    }
+    if !(1e-3..1e6).contains(&largest) {
+        return exponential(value, ticks);
     }
     // As many decimals as the closest ticks need to differ.
     let decimals = (-(step * 1.000_001).log10().floor()).max(0.0) as usize;
@@ -55,6 +58,22 @@ pub(crate) fn label(value: f64, ticks: &[f64]) -> String {
     } else {
         text
     }
+}
+
+/// With an exponent, and as many digits as a tick needs to differ from the closest other one: at least two.
+fn exponential(value: f64, ticks: &[f64]) -> String {
+    // The tick itself may be off by rounding.
+    let apart = ticks
+        .iter()
+        .map(|tick| (tick - value).abs())
+        .filter(|apart| *apart > 1e-9 * value.abs())
+        .fold(f64::INFINITY, f64::min);
+    if value == 0.0 || !apart.is_finite() {
+        return numbers::significant(value, 2);
+    }
+    let decade = |x: f64| (x * 1.000_001).log10().floor() as i32;
+    let digits = 1 + decade(value.abs()) - decade(apart);
+    numbers::significant(value, digits.max(2) as usize)
 }
 
 fn linear(low: f64, high: f64) -> Vec<f64> {
@@ -119,6 +138,18 @@ mod tests {
         assert_eq!(
             labels(Scale::Log, 1e-13, 1e-9),
             ["1.0e-13", "1.0e-12", "1.0e-11", "1.0e-10", "1.0e-9"]
+        );
+        assert_eq!(
+            labels(Scale::Linear, 1.21e-4, 1.29e-4),
+            ["1.22e-4", "1.24e-4", "1.26e-4", "1.28e-4"]
+        );
+        assert_eq!(
+            labels(Scale::Linear, 2_000_000.0, 2_000_040.0),
+            ["2.00000e6", "2.00001e6", "2.00002e6", "2.00003e6", "2.00004e6"]
+        );
+        assert_eq!(
+            labels(Scale::Linear, -2e-4, 2e-4),
+            ["-2.0e-4", "-1.0e-4", "0", "1.0e-4", "2.0e-4"]
         );
         assert_eq!(labels(Scale::Log, 0.5, 0.6).len(), 6);
         assert_eq!(labels(Scale::Linear, 2.0, 2.0), ["2.0"]);

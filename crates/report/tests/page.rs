@@ -291,6 +291,7 @@ fn numbers_are_those_of_the_tables() {
     assert!(page.contains("<strong>teff</strong>: the error bars are as large as the errors scatter"));
     assert!(page.contains("too small: the errors scatter 1.8 times as much (from 400 spectra)"));
     assert!(page.contains("first 200 of 200 rows"));
+    assert!(page.contains("d teff / d flux (K per flux)") && page.contains("d a&lt;b / d flux (per flux)"));
     // Two histograms, two lines against the label, two Jacobians; every spectrum has as many good pixels.
     assert_eq!(page.matches("<figure>").count(), 6);
 }
@@ -338,6 +339,15 @@ fn a_prior_by_held_out_spectra_is_told() {
     );
     assert!(told.contains("by evidence would be 4.000"));
     assert!(page(true).contains("cannot tell the prior precision: all from 20.0 to 500"));
+    // Beside a layer that the run file gives its own.
+    let holdout = json!({ "indistinct_from": 20.0, "indistinct_to": 500.0, "flat": false, "n_spectra": 80 });
+    let precision = json!({ "layers.0": 7.0, "layers.2": 90.0, "layers.4+layers.6": 90.0 });
+    let prior = json!({ "from": "holdout", "precision": precision, "given": { "layers.0": 7.0 }, "holdout": holdout });
+    let beside = Synthetic::new().blocks().commit(json!({ "prior": prior })).page();
+    assert!(
+        beside.contains("The prior precision 90.00 makes the residuals of 80 held-out spectra likeliest"),
+        "{beside}"
+    );
 }
 
 #[test]
@@ -362,6 +372,44 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
     );
     assert!(predicted.contains("3000 to 4000") && predicted.contains("that of all cells"));
     assert!(!page("held_out").contains("spectra of [predict]"));
+}
+
+/// As of a survey: labels are known of the training spectra alone.
+#[test]
+fn pulls_over_held_out_spectra_stand_for_those_of_spectra_without_labels() {
+    let pull = |std: f64| json!({ "n_spectra": 262, "mean": 0.0, "standard_deviation": std, "within_one_sigma": 0.68 });
+    let cells = json!([{ "intervals": [{ "label": 0, "low": null, "high": 4000.0 }], "n_spectra": 70, "own": null }]);
+    let held_out = [pull(1.03), pull(0.97)];
+    let page = Synthetic::new()
+        .commit(json!({ "pulls": null, "held_out_pulls": held_out, "intrinsic_cells": cells }))
+        .page();
+    let said = "held-out spectra that the error bars are fitted to: no independent test";
+    let at = page.find(said).unwrap_or_else(|| panic!("{page}"));
+    assert_eq!(row(&page[at..], "teff")[1..], ["0", "1.03", "68.0 %", "262"]);
+    assert!(page.contains("that of all cells"));
+    // They are near 1 by construction: no sentence says what that means.
+    assert!(!page.contains("compared with nothing") && !page.contains("as large as the errors scatter"));
+    let nothing = Synthetic::new().commit(json!({ "intrinsic_cells": cells })).page();
+    assert!(nothing.contains("compared with nothing") && nothing.contains("that of all cells"));
+}
+
+/// What can be determined depends on the kind of the curvature: the run says how many, and of what.
+#[test]
+fn effective_parameters_are_compared_with_the_limit_of_their_kind() {
+    let page = |limit: u64, of: &str| {
+        let effective = json!({ "all": 250.0, "limit": limit, "of": of, "by_layer": {} });
+        let settings = json!({ "effective_parameters": effective });
+        Synthetic::new().blocks().commit(settings).page()
+    };
+    let of_spectra = page(100, "spectra");
+    assert!(
+        of_spectra.contains("250.0 effective parameters; spectra allow at most 100.")
+            && of_spectra.contains("counts information that is not there"),
+        "{of_spectra}"
+    );
+    let of_weights = page(4321, "weights");
+    assert!(of_weights.contains("weights allow at most 4321."), "{of_weights}");
+    assert!(!of_weights.contains("counts information that is not there"));
 }
 
 #[test]

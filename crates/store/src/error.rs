@@ -78,7 +78,7 @@ pub enum StoreError {
     },
     /// There are no credentials.
     #[error(
-        "no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a web identity or instance role), or skip_signature = \"true\" for a public bucket"
+        "no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a web identity or instance role), AWS_SHARED_CREDENTIALS_FILE (with AWS_PROFILE), or AWS_SKIP_SIGNATURE=true for a public bucket"
     )]
     NoCredentials {
         /// The bucket.

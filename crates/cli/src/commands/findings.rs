@@ -44,10 +44,12 @@ struct Scatter {
 }
 
 /// How many weights the data determine, and how many they can.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Effective {
     all: f64,
     limit: u64,
+    /// What the limit counts; an old manifest may not say.
+    of: Option<String>,
 }
 
 /// The pulls of a label.
@@ -64,6 +66,9 @@ struct Pulls {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Prior {
     precision: Option<Precision>,
+    /// What the run file gives to single layers.
+    #[serde(default)]
+    given: BTreeMap<String, f64>,
     /// Where the precision was chosen by it, or where it stands beside.
     evidence: Option<Evidence>,
     /// Where the precision was chosen by it.
@@ -182,10 +187,11 @@ impl Findings {
         }
         if !self.blocks.is_empty() {
             page.gap().grid(&self.blocks());
-            if let Some(effective) = self.effective_parameters {
+            if let Some(effective) = &self.effective_parameters {
                 page.line(format!(
-                    "{:.1} effective parameters in all; labels x spectra can determine at most {}",
+                    "{:.1} effective parameters in all; {} allow at most {}",
                     effective.all,
+                    effective.of.as_deref().unwrap_or("labels x spectra"),
                     count(effective.limit)
                 ));
             }
@@ -218,6 +224,12 @@ impl Findings {
                 ),
             });
         }
+        if let (None, Some(pulls)) = (&self.pulls, &self.held_out_pulls) {
+            lines.push(format!(
+                "pulls are over {} held-out spectra that the error bars are fitted to: no independent test",
+                number(pulls)
+            ));
+        }
         if let (Some(pulls), Some("predicted")) = (&self.held_out_pulls, over) {
             let stds: Vec<String> = pulls.iter().map(|p| format!("{:.3}", p.standard_deviation)).collect();
             lines.push(format!(
@@ -249,7 +261,8 @@ impl Findings {
             "within 1",
         ]);
         for (i, label) in self.network.labels.iter().enumerate() {
-            let pulls = self.pulls.as_ref().and_then(|p| p.get(i));
+            let pulls = self.pulls.as_ref().or(self.held_out_pulls.as_ref());
+            let pulls = pulls.and_then(|pulls| pulls.get(i));
             let pull = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
             grid.row(vec![
                 label.clone(),
@@ -303,13 +316,22 @@ impl Findings {
 }
 
 impl Prior {
+    /// The one precision that was found: of all blocks but those that the run file gives theirs.
+    fn found(&self) -> Option<f64> {
+        let by_block = match self.precision.as_ref()? {
+            Precision::One(precision) => return Some(*precision),
+            Precision::ByBlock(by_block) => by_block,
+        };
+        let is_given = |block: &str| block.split('+').any(|layer| self.given.contains_key(layer));
+        let mut found = by_block.iter().filter(|(block, _)| !is_given(block));
+        let (_, first) = found.next()?;
+        found.all(|(_, other)| other == first).then_some(*first)
+    }
+
     /// What chose the precision, in a line each.
     fn lines(&self) -> Vec<String> {
         let say = |x: Option<f64>| x.map_or("-".to_owned(), number);
-        let precision = match &self.precision {
-            Some(Precision::One(precision)) => Some(*precision),
-            Some(Precision::ByBlock(_)) | None => None,
-        };
+        let precision = self.found();
         let mut lines = Vec::new();
         if let Some(holdout) = self.holdout {
             let by = if holdout.flat {
@@ -364,6 +386,7 @@ mod tests {
                 "verdict": ["errors are small"], "newton": null },
             "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7,
                 "effective_parameters": 3.5, "log_det": 12.25, "condition": 1e4 }],
+            "effective_parameters": { "all": 3.5, "by_layer": { "a+b": 3.5 }, "limit": 52, "of": "spectra" },
         });
         let mut page = Page::new();
         Findings::of_settings(settings).print_to(&mut page);
@@ -377,15 +400,35 @@ mod tests {
             lines[5],
             "a+b    full             7      -        3.5     12.2      1.0e4      0.92      2e-7          -"
         );
+        assert_eq!(lines[6], "3.5 effective parameters in all; spectra allow at most 52");
         assert_eq!(
-            lines[6],
+            lines[7],
             "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
         );
         assert_eq!(lines.last().unwrap(), "certificate: errors are small");
+        let fitted = serde_json::json!({
+            "network": { "labels": ["teff"], "units": ["K"] },
+            "noise_estimate": { "covariance": [400.0], "mean_flux": [0.0], "mean_weights": [0.0], "n_spectra": 52 },
+            "held_out_pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+        });
+        let mut page = Page::new();
+        Findings::of_settings(fitted).print_to(&mut page);
+        let said = page.to_string();
+        assert!(
+            said.contains("0.100     1.050     0.680\n")
+                && said.ends_with("over 52 held-out spectra that the error bars are fitted to: no independent test"),
+            "{said}"
+        );
         let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
         assert_eq!(
             Findings::of_settings(given).prior.unwrap().lines(),
             Vec::<String>::new()
+        );
+        let beside = serde_json::json!({ "prior": { "precision": { "a": 100.0, "b": 2.5, "c+d": 2.5 }, "given": { "a": 100.0 },
+            "holdout": { "indistinct_from": 1.0, "indistinct_to": 9.0, "flat": false, "n_spectra": 52 } } });
+        assert_eq!(
+            Findings::of_settings(beside).prior.unwrap().lines(),
+            ["prior precision 2.5: by the likelihood of 52 held-out spectra; as good: 1 to 9"]
         );
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(

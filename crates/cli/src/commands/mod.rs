@@ -12,6 +12,7 @@ mod output_page;
 mod plan;
 mod releases;
 mod run;
+mod run_state;
 mod simulate;
 mod spectrum;
 mod status;

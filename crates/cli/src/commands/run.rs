@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fisherflow_dataflow::{Cluster, Job, Meter, Outcome, Resources, RunSummary, Stage};
+use fisherflow_dataflow::{Cluster, Job, Meter, Outcome, PassCount, Resources, RunSummary, Stage};
 use fisherflow_store::{Output, Stores, WrittenFile};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
-use crate::printing::{Grid, Page, bytes, count, flop};
+use crate::printing::{Grid, Page, bytes, count, flop, rate};
 use crate::signals;
 
 use super::IO_THREADS;
@@ -42,14 +42,16 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
     );
     let outcome = fisherflow_dataflow::run(Arc::new(job), stage, cluster, Arc::clone(meter))?;
     if cluster.process == 0 {
+        let spectra = computed(&meter.report().passes);
         match outcome {
             Outcome::Done(done) if done.complete => {
                 log(&done);
-                page(&done, &checked(&done), report(&stores, &done.output).as_deref()).tell(terminal)?;
+                let report = report(&stores, &done.output);
+                page(&done, spectra, &checked(&done), report.as_deref()).tell(terminal)?;
             }
             Outcome::Done(done) => {
                 log(&done);
-                page(&done, "no manifest yet", None).tell(terminal)?;
+                page(&done, spectra, "no manifest yet", None).tell(terminal)?;
             }
             Outcome::AlreadyComplete(manifest) => {
                 // Its process may have ended before it came to that.
@@ -112,8 +114,18 @@ fn checked(done: &RunSummary) -> String {
     format!("complete; {} to read back: fisherflow verify", bytes(size))
 }
 
-/// What a run left.
-fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
+/// Spectra that this try computed, in the pass with most of them: groups that were there already say nothing of how fast it was.
+fn computed(passes: &[PassCount]) -> u64 {
+    const OF_GROUPS: [&str; 3] = ["curvature", "correction", "predict"];
+    let passes = passes.iter().filter(|pass| OF_GROUPS.contains(&pass.pass.as_str()));
+    passes
+        .map(|pass| pass.of.saturating_sub(pass.resumed))
+        .max()
+        .unwrap_or(0)
+}
+
+/// What a run left; `spectra`: how many it computed.
+fn page(done: &RunSummary, spectra: u64, state: &str, report: Option<&str>) -> Page {
     let mut page = Page::new();
     let fit = &done.fit;
     let mut facts = vec![
@@ -153,11 +165,15 @@ fn page(done: &RunSummary, state: &str, report: Option<&str>) -> Page {
             ),
         ));
     }
-    let rate = fit.spectra.max(done.predict.map_or(0, |p| p.spectra)) as f64 / done.seconds;
-    facts.push((
-        "time",
-        format!("{:.1} s, {} spectra/s", done.seconds, count(rate as u64)),
-    ));
+    let time = match spectra {
+        0 => format!("{:.1} s", done.seconds),
+        spectra => format!(
+            "{:.1} s, {} spectra/s",
+            done.seconds,
+            rate(spectra as f64 / done.seconds)
+        ),
+    };
+    facts.push(("time", time));
     facts.push(("memory", memory(&done.resources)));
     for stage in &done.resources.stages {
         facts.push((
@@ -239,7 +255,29 @@ pub fn files(files: &[WrittenFile]) -> Grid {
 
 #[cfg(test)]
 mod tests {
+    use fisherflow_dataflow::Unit;
+
     use super::*;
+
+    #[test]
+    fn spectra_of_an_earlier_try_are_not_counted() {
+        let pass = |name: &str, of, resumed| PassCount {
+            pass: name.to_owned(),
+            unit: Unit::Spectra,
+            of,
+            of_groups: 3,
+            done: of,
+            resumed,
+            groups: 3,
+            bytes_read: 0,
+            seconds: 1.0,
+        };
+        let population = pass("population", 900, 0);
+        let resumed = pass("curvature", 900, 600);
+        assert_eq!(computed(&[population.clone(), resumed.clone()]), 300);
+        assert_eq!(computed(&[population.clone(), resumed, pass("predict", 400, 0)]), 400);
+        assert_eq!(computed(&[population, pass("curvature", 900, 900)]), 0);
+    }
 
     #[test]
     fn files_are_counted_by_folder() {

@@ -8,6 +8,7 @@ use fisherflow_dataflow::{Cluster, Job, Meter, SpectrumReport, SpectrumSettings}
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page, count, number};
+use crate::signals;
 
 /// Decades of the printed density.
 const DECADES: i32 = 12;
@@ -23,6 +24,7 @@ pub fn spectrum(
     meter: &Arc<Meter>,
     terminal: &Terminal,
 ) -> Result<(), CliError> {
+    signals::heed(&cluster.interrupt, terminal)?;
     let kind = settings.kind.name();
     if let Some(report) = fisherflow_dataflow::spectrum(Arc::new(job), settings, cluster, Arc::clone(meter))? {
         page(kind, &report).tell(terminal)?;

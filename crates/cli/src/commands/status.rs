@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_dataflow::{RunStatus, Standing, Unit, holder_runs};
-use fisherflow_store::{Claim, Line, Manifest, Output, Stores};
+use fisherflow_dataflow::{RunStatus, Standing, Unit};
+use fisherflow_store::{Line, Output, Stores};
 use serde_json::{Value, json};
 
 use crate::exit_code::CliError;
-use crate::printing::{Grid, Page, bytes, count};
+use crate::printing::{Grid, Page, bytes, count, rate};
 use crate::progress::{lagging, time};
 use crate::resolve::Place;
 
+use super::run_state::Found;
 use super::stores;
 
 /// Prints who holds an output, how far the run is and when it last gave a sign of life, which stages are done, and what is written; for people
@@ -28,6 +29,8 @@ pub fn status(place: &Place, json: bool) -> Result<(), CliError> {
     match Found::at(&stores, &output)? {
         Some(found) if json => Ok(Page::print_json(&found.json())?),
         Some(found) => Ok(found.page().print()?),
+        // The basis of a line is pinned behind its first passes: until then its first release alone tells of it.
+        None if first_release(&stores, &line)?.is_some() => of_line(&stores, &line, json),
         None => Err(CliError::Refused {
             uri: place.uri.clone(),
             problem: "no run has begun there".to_owned(),
@@ -44,14 +47,29 @@ pub fn open_commit(stores: &Stores, output: &Output) -> Result<Option<String>, C
     Ok(found.map(|found| found.since()))
 }
 
+/// What the first run of a line shows, whether it is committed or not.
+fn first_release(stores: &Stores, line: &Line) -> Result<Option<Found>, CliError> {
+    Found::at(stores, &Output::open(stores, &line.release_uri(1))?)
+}
+
 /// The last release of a line, and the one in the making.
 fn of_line(stores: &Stores, line: &Line, json: bool) -> Result<(), CliError> {
-    let latest = line.latest()?;
-    let next = latest.as_ref().map_or(1, |commit| commit.release + 1);
-    let making = Found::at(stores, &Output::open(stores, &line.release_uri(next))?)?;
+    let read = || -> Result<_, CliError> {
+        let latest = line.latest()?;
+        let next = latest.as_ref().map_or(1, |commit| commit.release + 1);
+        let making = Found::at(stores, &Output::open(stores, &line.release_uri(next))?)?;
+        Ok((latest, next, making))
+    };
+    let (latest, next, making) = match read()? {
+        // It may have been committed since the line was read.
+        (_, _, Some(found)) if found.is_marked => read()?,
+        found => found,
+    };
     if json {
         return Ok(Page::print_json(&json!({
+            "version": 1,
             "line": line.uri(),
+            "state": state_of_line(latest.is_some(), making.as_ref()),
             "last_release": latest.as_ref().map(|commit| json!({ "release": commit.release, "created": commit.created })),
             "in_the_making": making.as_ref().map(|found| json!({ "release": next, "output": found.json() })),
         }))?);
@@ -76,53 +94,19 @@ fn of_line(stores: &Stores, line: &Line, json: bool) -> Result<(), CliError> {
     Ok(page.print()?)
 }
 
-/// What an output shows of its run.
-#[derive(Debug)]
-struct Found {
-    uri: String,
-    holder: Option<Claim>,
-    /// Whether the holder's process runs, where the system can be asked.
-    holder_runs: Option<bool>,
-    manifest: Option<Manifest>,
-    /// Whether the commit went to its last step.
-    is_marked: bool,
-    /// What the run last told, while the output is not complete.
-    told: Option<RunStatus>,
-    /// Paths and sizes of what is there.
-    contents: Vec<(String, u64)>,
+/// The state of a line in one word, as of an output: that of the release in the making, else of the last one.
+fn state_of_line(is_released: bool, making: Option<&Found>) -> &'static str {
+    match making.map(|found| (found.state(), found.holder_runs)) {
+        // It counts with the line's commit, the next step of its process.
+        Some(("complete", Some(true))) => "running",
+        Some(("complete", _)) => "cut_short",
+        Some((state, _)) => state,
+        None if is_released => "complete",
+        None => "begun",
+    }
 }
 
 impl Found {
-    /// What is known of an output; `None` where no run has begun.
-    fn at(stores: &Stores, output: &Output) -> Result<Option<Self>, CliError> {
-        match Self::read(stores, output)? {
-            // What its process did last, it may have done since that was read.
-            Some(found) if found.has_died() => Self::read(stores, output),
-            found => Ok(found),
-        }
-    }
-
-    fn read(stores: &Stores, output: &Output) -> Result<Option<Self>, CliError> {
-        // What goes with the commit is read before it: what is gone has become the manifest.
-        let told = RunStatus::read(stores, output);
-        let (holder, contents, manifest) = (output.holder()?, output.contents()?, output.manifest()?);
-        if holder.is_none() && manifest.is_none() {
-            return Ok(None);
-        }
-        let is_marked = manifest.is_some() && output.is_marked()?;
-        let told = if is_marked { None } else { told? };
-        let holder_runs = holder.as_ref().and_then(holder_runs);
-        Ok(Some(Self {
-            uri: output.uri().to_owned(),
-            holder,
-            holder_runs,
-            manifest,
-            is_marked,
-            told,
-            contents,
-        }))
-    }
-
     /// For people.
     fn page(&self) -> Page {
         let manifest = self.manifest.as_ref();
@@ -166,16 +150,6 @@ impl Found {
         page
     }
 
-    /// Whether it is complete, and since when.
-    fn since(&self) -> String {
-        match &self.manifest {
-            Some(manifest) if self.is_marked => format!("complete since {}", manifest.created),
-            Some(_) if self.is_committing() => "committing: complete in a moment".to_owned(),
-            Some(_) => "its commit was cut short: run again".to_owned(),
-            None => "not complete".to_owned(),
-        }
-    }
-
     /// For programs.
     fn json(&self) -> Value {
         let folders = self.folders().into_iter();
@@ -193,73 +167,6 @@ impl Found {
             "at_the_rendezvous": self.waiting(),
             "folders": folders.map(|(folder, (files, bytes))| json!({ "folder": folder, "files": files, "bytes": bytes })).collect::<Vec<_>>(),
         })
-    }
-
-    /// In one word: `complete`, `cut_short` (of a commit, which the next run brings to its end), `running`, `silent` (dead, or
-    /// probably so), `ended` (`told.ended` says how), or `begun` (it has told nothing yet).
-    fn state(&self) -> &'static str {
-        match (&self.manifest, &self.told) {
-            (Some(_), _) if self.is_marked => "complete",
-            (Some(_), _) if self.is_committing() => "running",
-            (Some(_), _) => "cut_short",
-            (None, Some(told)) if told.ended.is_some() => "ended",
-            (None, _) if self.has_died() => "silent",
-            (None, Some(told)) if told.is_silent() => "silent",
-            (None, Some(_)) => "running",
-            (None, None) => "begun",
-        }
-    }
-
-    /// Whether the process that holds an incomplete output is known to be no more, and did not say how it ended.
-    fn has_died(&self) -> bool {
-        let has_ended = self.told.as_ref().is_some_and(|told| told.ended.is_some());
-        self.manifest.is_none() && self.holder_runs == Some(false) && !has_ended
-    }
-
-    /// Whether the process that wrote the manifest is about to make the last steps of its commit: it runs, as the system says, or, elsewhere, it
-    /// told so a moment ago.
-    fn is_committing(&self) -> bool {
-        let tells = |told: &RunStatus| told.ended.is_none() && !told.is_silent();
-        self.manifest.is_some()
-            && !self.is_marked
-            && self
-                .holder_runs
-                .unwrap_or_else(|| self.told.as_ref().is_some_and(tells))
-    }
-
-    /// `done`, `begun` or `not done`, a stage.
-    fn stages(&self) -> [(&'static str, &'static str); 3] {
-        let is_there = |start: &str| self.contents.iter().any(|(path, _)| path.starts_with(start));
-        let complete = self.manifest.is_some();
-        let stage = |stage| {
-            let is_done = complete || is_there(&format!("stages/{stage}.json"));
-            (stage, if is_done { "done" } else { "not done" })
-        };
-        // The last stage is done with the output's manifest.
-        let predict = match (complete, is_there("predictions/")) {
-            (true, _) => "done",
-            (false, true) => "begun",
-            (false, false) => "not done",
-        };
-        [stage("fit"), stage("invert"), ("predict", predict)]
-    }
-
-    /// Processes that wait for others.
-    fn waiting(&self) -> u64 {
-        let waiting = self.contents.iter().filter(|(path, _)| path.starts_with("rendezvous/"));
-        waiting.count() as u64
-    }
-
-    /// Files and bytes of each folder.
-    fn folders(&self) -> BTreeMap<&str, (u64, u64)> {
-        let mut folders: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for (path, size) in &self.contents {
-            let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
-            let (files, total) = folders.entry(folder).or_default();
-            *files += 1;
-            *total += size;
-        }
-        folders
     }
 }
 
@@ -308,7 +215,7 @@ fn pass(standing: &Standing) -> String {
     if standing.of_groups > 0 {
         said += &format!(", {} of {} groups", count(standing.groups), count(standing.of_groups));
     }
-    said += &format!(", {:.1}/s, {}/s", standing.rate, bytes(standing.bytes_rate as u64));
+    said += &format!(", {}/s, {}/s", rate(standing.rate), bytes(standing.bytes_rate as u64));
     if let Some(eta) = standing.eta_s {
         said += &format!(", {} to go", time(eta));
     }
@@ -346,20 +253,10 @@ fn processes(standing: &Standing, age_s: u64) -> Grid {
 #[cfg(test)]
 mod tests {
     use fisherflow_dataflow::RunError;
+    use fisherflow_store::StoreOptions;
 
+    use super::super::run_state::tests::{claim, manifest, nothing, told};
     use super::*;
-
-    fn nothing() -> Found {
-        Found {
-            uri: String::new(),
-            holder: None,
-            holder_runs: None,
-            manifest: None,
-            is_marked: false,
-            told: None,
-            contents: Vec::new(),
-        }
-    }
 
     #[test]
     fn a_run_half_done_is_told_from_its_files() {
@@ -372,18 +269,9 @@ mod tests {
         ]
         .map(|(path, size)| (path.to_owned(), size))
         .to_vec();
-        let claim = Claim {
-            run_id: "r".into(),
-            host: "node-1".into(),
-            pid: 7,
-            started: "2026-01-01T00:00:00Z".into(),
-            machine: String::new(),
-            born: 0,
-            beat: 0,
-        };
         let found = Found {
             uri: "/out".to_owned(),
-            holder: Some(claim),
+            holder: Some(claim()),
             contents,
             ..nothing()
         };
@@ -415,27 +303,6 @@ mod tests {
         );
     }
 
-    fn told(age_s: i64, ended: Option<&str>) -> RunStatus {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let process = json!({
-            "heard_s": 1.0, "process": 0, "current": 0, "workers": [{ "worker": 0, "done": 3000, "groups": 3 }],
-            "passes": [{
-                "pass": "curvature", "unit": "spectra", "of": 9000, "of_groups": 9, "done": 3000, "resumed": 0, "groups": 3,
-                "bytes_read": 1024, "seconds": 3.0,
-            }],
-            "bytes_read": 2048, "bytes_written": 0, "resident": 1 << 30,
-        });
-        let json = json!({
-            "version": 1, "run_id": "r", "stage": "run", "host": "node-1", "pid": 7, "started": "", "written": "",
-            "written_s": now.unwrap().as_secs() as i64 - age_s, "every_s": 10, "processes": 1, "ended": ended,
-            "standing": {
-                "pass": "curvature", "unit": "spectra", "done": 3000, "of": 9000, "groups": 3, "of_groups": 9, "seconds": 3.0,
-                "rate": 1000.0, "bytes_rate": 2048.0, "eta_s": 6.0, "slowest": null, "silent": 0, "processes": [process],
-            },
-        });
-        serde_json::from_value(json).unwrap()
-    }
-
     #[test]
     fn a_run_is_alive_silent_or_ended() {
         let sign_of_life = |told: Option<&RunStatus>| sign_of_life(told, false);
@@ -464,7 +331,7 @@ mod tests {
         let told = told(4, None);
         assert_eq!(
             pass(&told.standing),
-            "curvature: 3,000 of 9,000 spectra, 3 of 9 groups, 1000.0/s, 2.0 KiB/s, 6 s to go"
+            "curvature: 3,000 of 9,000 spectra, 3 of 9 groups, 1,000/s, 2.0 KiB/s, 6 s to go"
         );
         let mut page = Page::new();
         let grid = page.grid(&processes(&told.standing, 0)).to_string();
@@ -477,26 +344,8 @@ mod tests {
         );
     }
 
-    /// A process of this machine is known to be dead at once, however fresh its last word is.
     #[test]
-    fn a_run_killed_on_this_machine_is_silent_at_once() {
-        let claim = |holder_runs, told| Found {
-            holder_runs,
-            told,
-            ..nothing()
-        };
-        let states = [
-            (Some(false), Some(told(2, None)), "silent"),
-            (Some(false), None, "silent"),
-            (Some(false), Some(told(2, Some("done"))), "ended"),
-            (Some(true), Some(told(2, None)), "running"),
-            (Some(true), None, "begun"),
-            (None, Some(told(2, None)), "running"),
-        ];
-        for (holder_runs, told, state) in states {
-            let case = format!("{holder_runs:?} {:?}", told.as_ref().map(|told| &told.ended));
-            assert_eq!(claim(holder_runs, told).state(), state, "{case}");
-        }
+    fn a_process_that_is_no_more_is_said_to_be() {
         for (told, said) in [
             (
                 told(2, None),
@@ -510,49 +359,42 @@ mod tests {
         assert!(sign_of_life(None, true).ends_with("its process is no more: look at its log, run again"));
     }
 
-    /// Between the manifest and `_SUCCESS` a run that lives is committing, and one that does not was cut short.
     #[test]
-    fn a_commit_under_way_is_not_one_that_was_cut_short() {
-        let manifest: Manifest = serde_json::from_value(json!({
-            "version": 1, "fisherflow": "", "run_id": "r", "created": "", "inputs": [], "counts": {}, "files": [], "settings": {}, "notes": [],
-        }))
-        .unwrap();
-        let (alive, silent, ended) = (told(4, None), told(90, None), told(4, Some("stopped by SIGTERM")));
-        for (holder_runs, told, is_marked, state, said) in [
-            (Some(true), None, false, "running", "(committing"),
-            (Some(true), Some(&alive), false, "running", "(committing"),
-            (Some(false), Some(&alive), false, "cut_short", "cut short: run again"),
-            (None, Some(&alive), false, "running", "(committing"),
-            (None, Some(&silent), false, "cut_short", "cut short: run again"),
-            (None, Some(&ended), false, "cut_short", "cut short: run again"),
-            (None, None, false, "cut_short", "cut short: run again"),
-            (Some(true), Some(&alive), true, "complete", "(complete since"),
-        ] {
-            let found = Found {
-                holder_runs,
-                manifest: Some(manifest.clone()),
-                is_marked,
-                told: told.cloned(),
-                ..nothing()
-            };
-            let case = format!("{holder_runs:?} {:?} {is_marked}", told.map(RunStatus::age_s));
-            assert_eq!(found.state(), state, "{case}");
-            assert!(found.page().to_string().contains(said), "{case}");
+    fn the_first_run_of_a_line_is_seen_before_it_pins_a_basis() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place {
+            uri: folder.path().join("line").to_str().unwrap().to_owned(),
+            store: StoreOptions::default(),
+        };
+        assert!(status(&place, false).is_err(), "nothing is there");
+        let stores = stores(&place).unwrap();
+        let line = Line::open(&stores, &place.uri).unwrap();
+        let release = Output::open(&stores, &line.release_uri(1)).unwrap();
+        assert!(release.claim(&claim(), false).unwrap().is_some());
+        for json in [false, true] {
+            status(&place, json).unwrap();
         }
     }
 
     #[test]
-    fn predictions_before_the_manifest_are_only_begun() {
-        let contents = [
-            "stages/fit.json",
-            "stages/invert.json",
-            "predictions/part-00000.parquet",
-        ];
-        let contents: Vec<(String, u64)> = contents.iter().map(|path| ((*path).to_owned(), 1)).collect();
-        let found = Found { contents, ..nothing() };
-        assert_eq!(
-            found.stages(),
-            [("fit", "done"), ("invert", "done"), ("predict", "begun")]
-        );
+    fn a_line_is_in_the_state_of_its_release_in_the_making() {
+        let making = |told, is_marked: bool, holder_runs| Found {
+            told,
+            is_marked,
+            holder_runs,
+            manifest: is_marked.then(manifest),
+            ..nothing()
+        };
+        for (is_released, making, state) in [
+            (false, None, "begun"),
+            (true, None, "complete"),
+            (true, Some(making(Some(told(4, None)), false, None)), "running"),
+            (true, Some(making(Some(told(90, None)), false, None)), "silent"),
+            // Without the line's commit no reader sees it.
+            (false, Some(making(None, true, Some(true))), "running"),
+            (false, Some(making(None, true, Some(false))), "cut_short"),
+        ] {
+            assert_eq!(state_of_line(is_released, making.as_ref()), state);
+        }
     }
 }

@@ -8,11 +8,11 @@ use crate::exit_code::CliError;
 use crate::npy;
 use crate::run_file::Folder;
 
-/// How the eigenvalues of a run's curvature are looked for.
+/// How the eigenvalues of a run's curvature are looked for; `out`: where [`typed`] says.
 ///
 /// # Errors
 /// A kind that is none.
-pub fn spectrum(args: &SpectrumArgs, job: &Job) -> Result<SpectrumSettings, CliError> {
+pub fn spectrum(args: &SpectrumArgs, out: Option<String>, job: &Job) -> Result<SpectrumSettings, CliError> {
     let kinds = [
         CurvatureKind::Ggn,
         CurvatureKind::EmpiricalFisher,
@@ -30,17 +30,21 @@ pub fn spectrum(args: &SpectrumArgs, job: &Job) -> Result<SpectrumSettings, CliE
         probes: args.probes,
         steps: args.steps,
         seed: args.seed,
-        out: place(args.out.as_deref(), job, "-spectrum")?,
+        out: out.unwrap_or_else(|| beside(job, "-spectrum")),
     })
 }
 
-/// Whose second derivatives of the outputs, and which.
+/// Whose second derivatives of the outputs, and which; `out`: where [`typed`] says.
 ///
 /// # Errors
 /// The vector of a product cannot be read.
-pub fn output_hessian(args: OutputHessianArgs, job: &Job) -> Result<OutputHessianRequest, CliError> {
+pub fn output_hessian(
+    args: OutputHessianArgs,
+    out: Option<String>,
+    job: &Job,
+) -> Result<OutputHessianRequest, CliError> {
     Ok(OutputHessianRequest {
-        out: place(args.out.as_deref(), job, "-output-hessian")?,
+        out: out.unwrap_or_else(|| beside(job, "-output-hessian")),
         spectra: Choice {
             ids: args.ids,
             file: args.of_file,
@@ -56,12 +60,17 @@ pub fn output_hessian(args: OutputHessianArgs, job: &Job) -> Result<OutputHessia
     })
 }
 
-/// A folder as it was typed, or beside the run's output.
-fn place(said: Option<&str>, job: &Job, ending: &str) -> Result<String, CliError> {
-    match said {
-        Some(uri) => Ok(Folder::current()
-            .map_err(|source| CliError::folder(".", source))?
-            .locate(uri)),
-        None => Ok(format!("{}{ending}", job.output.trim_end_matches('/'))),
-    }
+/// A folder as it was typed: its path starts from the folder of this process.
+///
+/// # Errors
+/// That folder is gone.
+pub fn typed(out: Option<&str>) -> Result<Option<String>, CliError> {
+    let Some(uri) = out else { return Ok(None) };
+    let folder = Folder::current().map_err(|source| CliError::folder(".", source))?;
+    Ok(Some(folder.locate(uri)))
+}
+
+/// A folder beside the run's output.
+fn beside(job: &Job, ending: &str) -> String {
+    format!("{}{ending}", job.output.trim_end_matches('/'))
 }

@@ -131,14 +131,14 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             Ok(Task::Run {
                 cluster: cluster::cluster(&args.cluster, environment)?,
                 metrics: cluster::metrics(&args.cluster)?,
-                job: Box::new(job::job(&run_file, &folder(&args.file)?, existing, environment)?),
+                job: Box::new(job::job(&run_file, &folder(&args.file)?, None, existing, environment)?),
                 stage,
             })
         }
         Command::Plan(args) => {
             let run_file = RunFile::read(&args.file)?;
             let folder = folder(&args.file)?;
-            let job = job::job(&run_file, &folder, ExistingOutput::Refuse, environment)?;
+            let job = job::job(&run_file, &folder, None, ExistingOutput::Refuse, environment)?;
             Ok(Task::Plan {
                 job: Box::new(job),
                 question: question::question(&args)?,
@@ -147,9 +147,11 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         }
         Command::Spectrum(args) => {
             let run_file = RunFile::read(&args.file)?;
-            let job = job::job(&run_file, &folder(&args.file)?, existing(args.overwrite), environment)?;
+            let (folder, existing) = (folder(&args.file)?, existing(args.overwrite));
+            let out = derivatives::typed(args.out.as_deref())?;
+            let job = job::job(&run_file, &folder, out.as_deref(), existing, environment)?;
             Ok(Task::Spectrum {
-                settings: derivatives::spectrum(&args, &job)?,
+                settings: derivatives::spectrum(&args, out, &job)?,
                 cluster: cluster::cluster(&args.cluster, environment)?,
                 metrics: cluster::metrics(&args.cluster)?,
                 job: Box::new(job),
@@ -157,9 +159,11 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
         }
         Command::OutputHessian(args) => {
             let run_file = RunFile::read(&args.file)?;
-            let job = job::job(&run_file, &folder(&args.file)?, existing(args.overwrite), environment)?;
+            let (folder, existing) = (folder(&args.file)?, existing(args.overwrite));
+            let out = derivatives::typed(args.out.as_deref())?;
+            let job = job::job(&run_file, &folder, out.as_deref(), existing, environment)?;
             Ok(Task::OutputHessian {
-                request: derivatives::output_hessian(args, &job)?,
+                request: derivatives::output_hessian(args, out, &job)?,
                 job: Box::new(job),
             })
         }
@@ -197,5 +201,55 @@ fn existing(overwrite: bool) -> ExistingOutput {
         ExistingOutput::Overwrite
     } else {
         ExistingOutput::Refuse
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Args;
+
+    const TEXT: &str = r#"version = 1
+[network]
+uri = "n.safetensors"
+[catalogue]
+uri = "c.parquet"
+id = "id"
+flux = "flux"
+ivar = "ivar"
+labels = ["teff"]
+[prior]
+precision = 2
+[output]
+uri = "out"
+"#;
+
+    /// Where all but the output of these commands is on a disk.
+    #[test]
+    fn a_folder_on_s3_that_is_typed_is_reached_with_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        std::fs::write(&file, TEXT).unwrap();
+        let environment = Environment::of([("AWS_REGION".into(), "eu-west-1".into())]);
+        let store_of = |command: &str, more: &[&str]| {
+            let words = [&["fisherflow", command, file.to_str().unwrap()][..], more].concat();
+            let command = Args::try_parse_from(words).unwrap().command;
+            match resolve(command, &environment).unwrap() {
+                Task::Spectrum { job, settings, .. } => (settings.out, job.store.s3),
+                Task::OutputHessian { job, request } => (request.out, job.store.s3),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (nothing, star): ([&str; 0], _) = ([], ["--id", "star-1", "--diagonal"]);
+        for (command, more) in [("spectrum", &nothing[..]), ("output-hessian", &star[..])] {
+            let (out, s3) = store_of(command, &[more, &["--out", "s3://bucket/found"][..]].concat());
+            assert_eq!(out, "s3://bucket/found");
+            assert_eq!(s3, [("aws_region".to_owned(), "eu-west-1".to_owned())], "{command}");
+            let (out, s3) = store_of(command, more);
+            assert!(out.ends_with(&format!("/out-{command}")), "{out}");
+            assert!(s3.is_empty(), "{command}");
+        }
     }
 }

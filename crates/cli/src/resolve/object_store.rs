@@ -37,8 +37,16 @@ pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions,
             "the environment variable {name} is not text"
         )));
     }
+    let credentials_file = credentials_file(environment);
+    let is_alone = credentials_file.is_none() && said(environment, "AWS_ACCESS_KEY_ID").is_none();
+    if is_alone && said(environment, PROFILE).is_some() {
+        tracing::warn!(
+            variable = PROFILE,
+            "names a profile of no file: ignored; AWS_SHARED_CREDENTIALS_FILE says which file has it"
+        );
+    }
     let mut known = StoreOptions {
-        credentials_file: credentials_file(environment),
+        credentials_file,
         ..StoreOptions::default()
     };
     for (name, value) in &environment.aws {
@@ -62,14 +70,16 @@ pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions,
 
 /// The profile of the shared credentials file, where one is named.
 fn credentials_file(environment: &Environment) -> Option<CredentialsFile> {
-    let find = |wanted: &str| {
-        let found = environment.aws.iter().find(|(name, _)| name == wanted);
-        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
-    };
     Some(CredentialsFile {
-        path: find(CREDENTIALS_FILE)?,
-        profile: find(PROFILE).unwrap_or_else(|| "default".to_owned()),
+        path: said(environment, CREDENTIALS_FILE)?,
+        profile: said(environment, PROFILE).unwrap_or_else(|| "default".to_owned()),
     })
+}
+
+/// A variable that is set, and not empty.
+fn said(environment: &Environment, wanted: &str) -> Option<String> {
+    let found = environment.aws.iter().find(|(name, _)| name == wanted);
+    found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
 }
 
 /// A name that is one or two letters from one that the store knows is a slip, and worth a warning.
@@ -104,6 +114,14 @@ mod tests {
         assert_eq!(names, ["aws_endpoint_url", "aws_secret_access_key"]);
         assert!(options.validate().is_ok());
         assert!(!format!("{options:?}").contains("hush"));
+    }
+
+    /// As the message about missing credentials has it.
+    #[test]
+    fn a_public_bucket_needs_no_keys() {
+        let environment = Environment::of([("AWS_SKIP_SIGNATURE".into(), "true".into())]);
+        let options = options(&environment, &["s3://b/k"]).unwrap();
+        assert_eq!(options.s3, [("aws_skip_signature".to_owned(), "true".to_owned())]);
     }
 
     #[test]

@@ -59,8 +59,10 @@ pub fn training(
     let units = network.labels.units.clone();
     let catalogue = job::catalogue(&run_file.catalogue, folder);
     let target = folder.locate(&network.uri);
+    let mut uris = vec![target.as_str(), &catalogue.uri];
+    uris.extend(catalogue.exclude.iter().map(String::as_str));
     Ok(TrainJob {
-        store: object_store::patient(environment, &[&target, &catalogue.uri], &run_file.store)?,
+        store: object_store::patient(environment, &uris, &run_file.store)?,
         network: target,
         existing_network: existing(args.overwrite),
         label_units: units.unwrap_or_else(|| vec![String::new(); columns.len()]),
@@ -110,7 +112,16 @@ epochs = 2
             overwrite: true,
         };
         let folder = Folder::current().unwrap();
-        training(&run_file, &folder, &args, &Environment::default())
+        let environment = Environment::of([("AWS_REGION".into(), "eu-west-1".into())]);
+        training(&run_file, &folder, &args, &environment)
+    }
+
+    #[test]
+    fn a_table_of_ids_on_s3_is_reached_with_the_environment() {
+        assert!(resolved(TEXT, None).unwrap().store.s3.is_empty());
+        let excluding = TEXT.replace("id = \"id\"", "id = \"id\"\nexclude = \"s3://survey/bad.parquet\"");
+        let store = resolved(&excluding, None).unwrap().store;
+        assert_eq!(store.s3, [("aws_region".to_owned(), "eu-west-1".to_owned())]);
     }
 
     #[test]

@@ -44,5 +44,28 @@ pub fn read(table: &Table<'_>) -> Result<Certification, RunFileError> {
     if let Some(e) = table.get("hessian_steps") {
         read.hessian_steps = e.count(0)?;
     }
+    check_used(table, &read)?;
     Ok(read)
+}
+
+/// Refuses what is said of a comparison, or of a check, that is not made.
+fn check_used(table: &Table<'_>, read: &Certification) -> Result<(), RunFileError> {
+    if read.spectra > 0 {
+        return Ok(());
+    }
+    let compared = [
+        ("compare", !read.compare.is_empty()),
+        ("hessian_steps", read.hessian_steps > 0),
+    ];
+    for (key, asked) in compared {
+        if asked && let Some(e) = table.get(key) {
+            return Err(e.invalid("is of the comparison, and with spectra = 0 there is none: leave it out"));
+        }
+    }
+    match table.get("stars") {
+        Some(e) if !read.full_pass => {
+            Err(e.invalid("is of what is checked, and with spectra = 0 and full_pass = false nothing is: leave it out"))
+        }
+        _ => Ok(()),
+    }
 }

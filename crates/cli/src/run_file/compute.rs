@@ -54,11 +54,11 @@ impl Default for ComputeTable {
 }
 
 impl ComputeTable {
-    /// Reads the table.
+    /// Reads the table; `dual`: whether a block may be dual.
     ///
     /// # Errors
     /// Wrong values.
-    pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
+    pub fn read(table: &Table<'_>, dual: bool) -> Result<Self, RunFileError> {
         let mut read = Self::default();
         if let Some(e) = table.get("device") {
             read.processor = e.choice(&[("cpu", Processor::Cpu), ("cuda", Processor::Cuda)], &[])?;
@@ -94,6 +94,9 @@ impl ComputeTable {
             read.kept_spectra = e.bytes(0)?;
         }
         if let Some(e) = table.get("scratch") {
+            if !dual {
+                return Err(e.invalid("is of layers held as \"dual\", and there is none: leave it out"));
+            }
             read.scratch = Some(e.string()?);
         }
         Ok(read)

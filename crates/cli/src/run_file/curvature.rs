@@ -58,18 +58,18 @@ impl CurvatureTable {
         if let Some(entry) = table.get("split_bias") {
             options.split_bias = entry.boolean()?;
         }
-        let memory = table.get("memory").map(|entry| entry.bytes(1)).transpose()?;
         let given = table
             .get("structure")
             .map(|entry| structure(&entry))
             .transpose()?
             .flatten();
+        let held_as = |kind: StructureKind| given.iter().chain(layers.values()).any(|held| *held == kind);
+        let memory = memory(table, given.is_none() || held_as(StructureKind::Dual))?;
         let auto = StructureChoice::Auto {
             memory: memory.unwrap_or(StructureChoice::MEMORY),
         };
-        let mut held = given.iter().chain(layers.values());
         Ok(Self {
-            low_rank: low_rank(table, held.any(|kind| *kind == StructureKind::LowRank))?,
+            low_rank: low_rank(table, held_as(StructureKind::LowRank))?,
             structure: given.map_or(auto, StructureChoice::Given),
             layers,
             kind: match table.get("kind") {
@@ -80,6 +80,29 @@ impl CurvatureTable {
             dual_memory: memory.filter(|_| given.is_some()),
         })
     }
+
+    /// Whether a block may be dual: it is said to be, or structures are to be chosen.
+    pub fn may_be_dual(&self) -> bool {
+        match self.structure {
+            StructureChoice::Auto { .. } => true,
+            StructureChoice::Given(kind) => {
+                kind == StructureKind::Dual || self.layers.values().any(|kind| *kind == StructureKind::Dual)
+            }
+        }
+    }
+}
+
+/// `memory`; `used`: whether structures are to be chosen, or a block is dual.
+fn memory(table: &Table<'_>, used: bool) -> Result<Option<u64>, RunFileError> {
+    let Some(entry) = table.get("memory") else {
+        return Ok(None);
+    };
+    let bytes = entry.bytes(1)?;
+    if !used {
+        return Err(entry
+            .invalid("is of structure = \"auto\" and of layers held as \"dual\", and there is neither: leave it out"));
+    }
+    Ok(Some(bytes))
 }
 
 /// `rank` and `passes`; `used`: whether a layer is held as `low_rank`.

@@ -173,19 +173,21 @@ impl RunFile {
             Some(table) => Some(read_prior(&table, &noise, &catalogue)?),
             None => None,
         };
+        let curvature = tables
+            .optional("curvature", curvature::KEYS)?
+            .map_or_else(|| Ok(CurvatureTable::default()), |t| CurvatureTable::read(&t))?;
+        let dual = curvature.may_be_dual();
         Ok(Self {
             at: root.at().clone(),
             network,
             catalogue,
             predict,
-            curvature: tables
-                .optional("curvature", curvature::KEYS)?
-                .map_or_else(|| Ok(CurvatureTable::default()), |t| CurvatureTable::read(&t))?,
+            curvature,
             noise,
             prior,
             compute: tables
                 .optional("compute", compute::KEYS)?
-                .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t))?,
+                .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t, dual))?,
             certificate: tables
                 .optional("certificate", certificate::KEYS)?
                 .map_or_else(|| Ok(Certification::default()), |t| certificate::read(&t))?,

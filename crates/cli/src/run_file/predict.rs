@@ -1,5 +1,7 @@
 //! `[predict]`: whose error bars, and what is written with them.
 
+use fisherflow_spectra::FluxError;
+
 use super::catalogue::{CatalogueKeys, CatalogueTable};
 use super::error::RunFileError;
 use super::table::Table;
@@ -34,6 +36,15 @@ impl PredictTable {
             None => Vec::new(),
         };
         let said = CatalogueKeys::read(table)?;
+        // Without a column of errors `false` says nothing, and that of the fit would be taken over.
+        if said.error.is_none()
+            && fit.error == Some(FluxError::Exact)
+            && let Some(entry) = table.get("exact_inputs")
+        {
+            return Err(entry.invalid(
+                "is false, and [catalogue] has no errors to take over: add sigma = \"<column>\" or ivar = \"<column>\", or leave it out",
+            ));
+        }
         let whole = said.clone().or_columns_of(fit);
         let truth = CatalogueKeys {
             labels: said.labels.or(fit.labels.clone()),

@@ -5,8 +5,7 @@ use fisherflow_store::BlockRow;
 use crate::findings::Findings;
 use crate::html::{Cell, paragraph, table, warning};
 use crate::numbers::{count, counted, significant};
-use crate::settings::Precision;
-use crate::settings::SigmaRatio;
+use crate::settings::{Effective, SigmaRatio};
 
 /// The section.
 pub(crate) fn blocks(findings: &Findings) -> String {
@@ -108,20 +107,25 @@ fn certificate(findings: &Findings) -> String {
     html
 }
 
-/// Effective parameters against what labels and spectra can determine.
+/// Effective parameters against how many can be determined, which depends on the kind of the curvature.
 fn effective(findings: &Findings) -> String {
-    let labels = findings.settings.network.labels.len() as u64;
-    let spectra = findings.blocks.iter().map(|block| block.n_spectra).max().unwrap_or(0);
-    let limit = labels * spectra;
+    let (limit, of) = match &findings.settings.effective_parameters {
+        Some(Effective { limit, of: Some(of) }) => (*limit, format!("{of} allow")),
+        _ => {
+            let labels = findings.settings.network.labels.len() as u64;
+            let spectra = findings.blocks.iter().map(|block| block.n_spectra).max().unwrap_or(0);
+            let of = format!("{labels} labels x {} spectra can determine", count(spectra));
+            (labels * spectra, of)
+        }
+    };
     let effective: f64 = findings.blocks.iter().map(|block| block.effective_parameters).sum();
     let compared = format!(
-        "All blocks together have {} effective parameters; {} labels x {} spectra can determine at most {}.",
+        "All blocks together have {} effective parameters; {of} at most {}.",
         significant(effective, 4),
-        labels,
-        count(spectra),
         count(limit)
     );
-    if effective > limit as f64 {
+    // A block that is determined whole may be above it by rounding.
+    if effective > limit as f64 * (1.0 + 1e-9) {
         warning(&format!(
             "{compared} The structure counts information that is not there, and the weights' part of the error bars is too small."
         ))
@@ -135,10 +139,7 @@ fn prior(findings: &Findings) -> String {
     let Some(prior) = &findings.settings.prior else {
         return String::new();
     };
-    let precision = match &prior.precision {
-        Some(Precision::One(precision)) => Some(*precision),
-        Some(Precision::ByBlock(_)) | None => None,
-    };
+    let precision = prior.found();
     let mut out = String::new();
     if let Some(holdout) = prior.holdout {
         let (from, to) = (

@@ -16,8 +16,8 @@ pub(crate) fn jacobians(findings: &Findings) -> Result<Option<String>, ReportErr
         return Ok(None);
     };
     let mut out = paragraph(&format!(
-        "The derivative of a label with respect to the flux of each pixel: times the flux error, and added up in squares over the pixels, it is \
-         the flux's part of the error bar. From the first {} of {} rows (a row a spectrum and label).",
+        "The derivative of a label with respect to the flux of each pixel, in the label's unit per flux unit: times the flux error, and added up in \
+         squares over the pixels, it is the flux's part of the error bar. From the first {} of {} rows (a row a spectrum and label).",
         count(jacobians.looked_at),
         count(jacobians.rows)
     ));
@@ -39,7 +39,8 @@ pub(crate) fn jacobians(findings: &Findings) -> Result<Option<String>, ReportErr
         let low = points.iter().map(|p| p.low).fold(f64::INFINITY, f64::min);
         let high = points.iter().map(|p| p.high).fold(f64::NEG_INFINITY, f64::max);
         let unit = findings.settings.unit(label);
-        let y = super::with_unit(&format!("d {name} / d flux"), unit);
+        // As short as it can be: the axis is no longer.
+        let y = super::with_unit(&format!("d {name} / d flux"), format!("{unit} per flux").trim_start());
         let svg = band(
             &format!("the jacobian of {name}"),
             &Axis::linear("pixel", 0.0, pixels.len() as f64 - 1.0),

@@ -12,19 +12,37 @@ const TOLERANCE: f64 = 0.1;
 /// Nor is a share this close.
 const SHARE_TOLERANCE: f64 = 0.05;
 
+/// What a pull is.
+const A_PULL: &str = "A pull is (label - prediction) / error bar, for spectra with labels that are not in the sums; the error bar holds the \
+                      label's own error too, where the catalogue has one. Over right error bars pulls have mean 0 and standard deviation 1, \
+                      and 68.3 % lie within one.";
+
 /// The section.
 pub(crate) fn pulls(findings: &Findings) -> String {
-    let Some(pulls) = findings.settings.pulls.as_deref().filter(|pulls| !pulls.is_empty()) else {
-        return warning(
+    let settings = &findings.settings;
+    let tested = settings.pulls.as_deref().filter(|pulls| !pulls.is_empty());
+    let fitted = settings.held_out_pulls.as_deref().filter(|pulls| !pulls.is_empty());
+    let compared = match (tested, fitted) {
+        (Some(pulls), _) => paragraph(A_PULL) + &grid(findings, pulls) + &in_words(findings, pulls),
+        (None, Some(pulls)) => {
+            paragraph(A_PULL)
+                + &paragraph(
+                    "These pulls are over held-out spectra that the error bars are fitted to: no independent test. Of the predicted spectra \
+                     outside the sums fewer than two have labels.",
+                )
+                + &grid(findings, pulls)
+        }
+        (None, None) => warning(
             "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels. Do not take them as \
              calibrated.",
-        ) + &budget(findings);
+        ),
     };
+    compared + &budget(findings) + &cells(findings)
+}
+
+/// A row a label.
+fn grid(findings: &Findings, pulls: &[Pulls]) -> String {
     let labels = &findings.settings.network.labels;
-    let mut out = paragraph(
-        "A pull is (label - prediction) / error bar, for spectra with labels that are not in the sums; the error bar holds the label's own \
-         error too, where the catalogue has one. Over right error bars pulls have mean 0 and standard deviation 1, and 68.3 % lie within one.",
-    );
     let rows: Vec<Vec<Cell>> = labels
         .iter()
         .zip(pulls)
@@ -38,11 +56,13 @@ pub(crate) fn pulls(findings: &Findings) -> String {
             ]
         })
         .collect();
-    out.push_str(&table(
-        &["label", "mean", "standard deviation", "within one", "spectra"],
-        &rows,
-    ));
-    out.push_str("<ul>\n");
+    table(&["label", "mean", "standard deviation", "within one", "spectra"], &rows)
+}
+
+/// What pulls over spectra that test the error bars mean, and which spectra those are.
+fn in_words(findings: &Findings, pulls: &[Pulls]) -> String {
+    let labels = &findings.settings.network.labels;
+    let mut out = "<ul>\n".to_owned();
     for (name, pulls) in labels.iter().zip(pulls) {
         out.push_str(&format!(
             "<li><strong>{}</strong>: {}</li>\n",
@@ -58,8 +78,7 @@ pub(crate) fn pulls(findings: &Findings) -> String {
              for the predictions, with labels, is the sharper test.",
         ));
     }
-    out.push_str(&over(findings));
-    out + &budget(findings) + &cells(findings)
+    out + &over(findings)
 }
 
 /// Which spectra the pulls are over, and what they are over those that the error bars were fitted to.

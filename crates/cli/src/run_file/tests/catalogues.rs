@@ -78,6 +78,25 @@ fn predict_inherits_the_columns_it_does_not_name() {
 }
 
 #[test]
+fn spectra_to_predict_are_as_exact_as_they_are_said_to_be() {
+    let exact = with(LEAST, "ivar = \"ivar\"", "exact_inputs = true");
+    let predict = |said: &str| parse(&format!("{exact}[predict]\nuri = \"d.parquet\"\n{said}\n"));
+    let error = predict("exact_inputs = false").unwrap_err();
+    assert!(
+        error.contains("`predict.exact_inputs` is false, and [catalogue] has no errors to take over"),
+        "{error}"
+    );
+    for (said, errors) in [
+        ("", FluxError::Exact),
+        ("exact_inputs = true", FluxError::Exact),
+        ("exact_inputs = false\nsigma = \"s\"", FluxError::Sigma("s".to_owned())),
+    ] {
+        let catalogue = predict(said).unwrap().predict.catalogue.unwrap();
+        assert_eq!(catalogue.columns.error, errors, "{said}");
+    }
+}
+
+#[test]
 fn predict_without_a_catalogue_is_the_fit_s_own() {
     for own in ["", "uri = \"c.parquet\"\n", "uri = \"c.parquet\"\nivar = \"ivar\"\n"] {
         let text = format!("{LEAST}[predict]\n{own}keep_columns = [\"snr\"]\n");

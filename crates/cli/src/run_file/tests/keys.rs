@@ -177,17 +177,19 @@ fn a_certificate_is_made_unless_it_is_switched_off() {
         (2000, 200, true)
     );
     let given = certificate(
-        "spectra = 0\nstars = 9\ncompare = [\"kfac\", \"diagonal\"]\nfull_pass = false\nhessian_steps = 30",
+        "spectra = 50\nstars = 9\ncompare = [\"kfac\", \"diagonal\"]\nfull_pass = false\nhessian_steps = 30",
     );
     let expected = Certification {
-        spectra: 0,
+        spectra: 50,
         stars: 9,
         compare: vec![StructureKind::Kfac, StructureKind::Diagonal],
         full_pass: false,
         hessian_steps: 30,
     };
-    assert!(!expected.is_wanted());
     assert_eq!(given.unwrap().certificate, expected);
+    let off = certificate("spectra = 0\nfull_pass = false\ncompare = []\nhessian_steps = 0");
+    assert!(!off.unwrap().certificate.is_wanted());
+    assert_eq!(certificate("spectra = 0\nstars = 9").unwrap().certificate.stars, 9);
     for (wrong, said) in [
         ("stars = 0", "expected an integer of at least 1"),
         ("compare = [\"full\"]", "certificate.compare[0]"),

@@ -625,3 +625,49 @@ fn a_memory_that_is_no_number_of_bytes_is_refused() {
         assert!(error.contains("curvature.memory") && error.contains(said), "{error}");
     }
 }
+
+#[test]
+fn keys_of_what_is_not_there_are_refused() {
+    let file = |structure: &str, more: &str| {
+        let text = with(LEAST, "structure = \"full\"", structure);
+        parse(&format!("{text}{more}\n"))
+    };
+    let scratch = "[compute]\nscratch = \"/fast\"";
+    for (structure, more, said) in [
+        (
+            "structure = \"full\"\nmemory = \"1 GiB\"",
+            "",
+            "`curvature.memory` is of structure = \"auto\" and of layers held as \"dual\", and there is neither: leave it out",
+        ),
+        (
+            "structure = \"full\"",
+            scratch,
+            "`compute.scratch` is of layers held as \"dual\", and there is none: leave it out",
+        ),
+        (
+            "",
+            "[certificate]\nspectra = 0\ncompare = [\"kfac\"]",
+            "`certificate.compare` is of the comparison, and with spectra = 0 there is none: leave it out",
+        ),
+        (
+            "",
+            "[certificate]\nspectra = 0\nhessian_steps = 5",
+            "`certificate.hessian_steps` is of the comparison, and with spectra = 0 there is none: leave it out",
+        ),
+        (
+            "",
+            "[certificate]\nspectra = 0\nfull_pass = false\nstars = 5",
+            "`certificate.stars` is of what is checked, and with spectra = 0 and full_pass = false nothing is: leave it out",
+        ),
+    ] {
+        let error = file(structure, more).unwrap_err();
+        assert!(error.contains(said), "{error}\nexpected {said}");
+    }
+    for structure in [
+        "",
+        "structure = \"dual\"\nmemory = 1000",
+        "structure = \"kfac\"\nmemory = 1000\n[curvature.layers]\nlast = \"dual\"",
+    ] {
+        assert!(file(structure, scratch).is_ok(), "{structure}");
+    }
+}
