@@ -164,6 +164,7 @@ fn is_misplaced(error: &StoreError) -> bool {
             | StoreError::BadOptions { .. }
             | StoreError::Exists { .. }
             | StoreError::NotAFolder { .. }
+            | StoreError::IgnoresCondition { .. }
             | StoreError::NotOurs { .. }
             | StoreError::Complete { .. }
             | StoreError::Unfinished { .. }

@@ -21,8 +21,8 @@ use crate::passes::differentiated::Differentiated;
 use crate::run::prior_choice::EvidenceOf;
 
 /// Of the files' columns and flags: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
-/// 3: WEIGHTS_IN_F32 and UNLIKE_FIT among the flags.
-pub(crate) const SCHEMA_VERSION: &str = "3";
+/// 3: WEIGHTS_IN_F32 and UNLIKE_FIT among the flags. 4: kept moments in microseconds.
+pub(crate) const SCHEMA_VERSION: &str = "4";
 
 /// The metadata of every file: what run it is of, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {

@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::bad_rows::ROWS_VERSION;
 use crate::context::Context;
 
+/// How sums use their references: another number where they do otherwise. 2: sums over positions are taken about so many times the mean of one.
+const REFERENCES_VERSION: &str = "2";
+
 /// What decides the contributions of all groups of a pass, hashed.
 #[derive(Clone, Debug)]
 pub(crate) struct PassInputs(Sha256, Serves);
@@ -101,7 +104,7 @@ impl PassInputs {
     }
 
     fn references(&mut self, kind: CurvatureKind, references: &References) {
-        self.add("references", &format!("{kind:?}"));
+        self.add("references", &format!("{REFERENCES_VERSION} {kind:?}"));
         for layer in references.input_mean.iter().chain(&references.gradient_mean) {
             self.numbers("reference", layer);
         }

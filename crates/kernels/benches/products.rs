@@ -33,8 +33,14 @@ const SHAPES: [(usize, usize, usize); 6] = [
 /// `m x k x n` with few rows or columns.
 const THIN: [(usize, usize, usize); 4] = [(1, 7213, 2048), (3, 2048, 7213), (7213, 2048, 1), (512, 32, 3)];
 
-/// `m x k x n` of gradients of three outputs behind ReLUs, half of which are off: to the flux, to a layer before, and their rotation.
-const BEHIND_RELUS: [(usize, usize, usize); 3] = [(1536, 2048, 7213), (1536, 1024, 2048), (1536, 2048, 2048)];
+/// `m x k x n` of gradients behind ReLUs, half of which are off, and of how many outputs: to the flux, to a layer before, and their rotation.
+const BEHIND_RELUS: [(usize, usize, usize, usize); 5] = [
+    (1536, 2048, 7213, 3),
+    (1024, 2048, 7213, 2),
+    (2500, 2048, 7213, 10),
+    (1536, 1024, 2048, 3),
+    (1536, 2048, 2048, 3),
+];
 
 /// Rows and columns of what is multiplied by itself.
 const GRAMS: [(usize, usize); 4] = [(512, 7214), (1536, 7214), (1536, 2048), (1536, 256)];
@@ -106,8 +112,8 @@ impl Bench {
         for (m, k, n) in THIN {
             self.product::<T>(&format!("{name} thin {m}x{k}x{n}"), [m, k, n]);
         }
-        for (m, k, n) in BEHIND_RELUS {
-            self.behind_relus::<T>(&format!("{name} relu {m}x{k}x{n}"), [m, k, n]);
+        for (m, k, n, outputs) in BEHIND_RELUS {
+            self.behind_relus::<T>(&format!("{name} relu {m}x{k}x{n} of {outputs}"), [m, k, n], outputs);
         }
         for (rows, n) in GRAMS {
             self.gram::<T>(&format!("{name} gram {rows}x{n}"), rows, n);
@@ -161,7 +167,7 @@ impl Bench {
     }
 
     /// Rates as if nothing were left out.
-    fn behind_relus<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3]) {
+    fn behind_relus<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3], outputs: usize) {
         if !self.wants(name) {
             return;
         }
@@ -169,9 +175,9 @@ impl Bench {
         let b = MatRef::from_row_major_slice(&b, k, n);
         let packed = Packed::new(b, self.threads);
         self.compare::<T>(name, m * k * n, |measure| {
-            let (mut a, groups) = (draw::<T>(m * k, 1), m / 3);
+            let (mut a, groups) = (draw::<T>(m * k, 1), m / outputs);
             for (at, off) in draw::<f32>(groups * k, 5).into_iter().enumerate() {
-                for row in 0..3 {
+                for row in 0..outputs {
                     a[row * groups * k + at] = if off < 0.0 { T::ZERO } else { a[row * groups * k + at] };
                 }
             }

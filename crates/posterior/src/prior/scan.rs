@@ -16,8 +16,8 @@
 
 use candle_core::{DType, WithDType};
 use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
+use fisherflow_network::LayerCapture;
 use fisherflow_network::scratch::Scratch;
-use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::eigen::Eigenpairs;
 use crate::product::{Right, Scalar, as_f32, dot, product, rows};
@@ -61,53 +61,25 @@ trait Rotates: Scalar {
     /// V, as the rotation takes it.
     type Basis;
 
-    /// `V^T [a; 1]` of `n` rows `[a; 1]`, without a bias `a`: `[n, columns]`.
-    fn rotated(basis: &Self::Basis, input: &[Self], n: usize, shape: &DenseShape, threads: usize) -> Scratch<Self>;
+    /// `V^T [a; 1]` of rows `[a; 1]`, without a bias `a`: `[n, columns]`.
+    fn rotated(basis: &Self::Basis, input: &[Self], size: (usize, usize), threads: usize) -> Scratch<Self>;
 }
 
 impl Rotates for f64 {
     /// `[columns, columns]`.
     type Basis = Vec<f64>;
 
-    fn rotated(basis: &Self::Basis, input: &[f64], n: usize, shape: &DenseShape, threads: usize) -> Scratch<f64> {
-        let columns = shape.columns();
+    fn rotated(basis: &Self::Basis, input: &[f64], (n, columns): (usize, usize), threads: usize) -> Scratch<f64> {
         product(rows(input, n, columns), rows(basis, columns, columns), threads).into()
     }
 }
 
 impl Rotates for f32 {
-    /// With V packed: see [`packed_rotation`].
     type Basis = Rotation;
 
-    fn rotated(basis: &Self::Basis, input: &[f32], n: usize, shape: &DenseShape, _: usize) -> Scratch<f32> {
-        let (inputs, columns) = (shape.inputs, shape.columns());
-        let mut a = Scratch::new(n * inputs);
-        if n == 0 {
-            return a;
-        }
-        for (to, from) in a.chunks_exact_mut(inputs).zip(input.chunks_exact(columns)) {
-            to.copy_from_slice(&from[..inputs]);
-        }
-        let packed = Vectors {
-            values: &[],
-            columns,
-            bias: shape.bias,
-        };
-        basis.rotated(&a, n, packed)
+    fn rotated(basis: &Self::Basis, input: &[f32], (n, _): (usize, usize), _: usize) -> Scratch<f32> {
+        basis.rotated(input, n)
     }
-}
-
-/// The rotation of a layer's inputs in f32. Its first use packs V: with that done, no f64 copy of V has to be held for it.
-fn packed_rotation(basis: &Eigenbasis, bias: bool, threads: usize) -> Rotation {
-    let columns = basis.sides().0;
-    let vectors = Vectors {
-        values: &basis.a_vectors,
-        columns,
-        bias,
-    };
-    let rotation = Rotation::new(vectors, &basis.sizes(), threads);
-    drop(rotation.rotated(&vec![0.0; columns - usize::from(bias)], 1, vectors));
-    rotation
 }
 
 enum Eigenvalues {
@@ -200,8 +172,11 @@ impl PriorScan {
             spectrum: basis.spectrum(),
             ends: basis.ends(),
             form: if captures == DType::F32 {
-                let bias = plan.shapes.first().is_some_and(|shape| shape.bias);
-                let rotation = packed_rotation(basis, bias, threads);
+                let vectors = Vectors {
+                    values: &basis.a_vectors,
+                    columns: basis.sides().0,
+                };
+                let rotation = Rotation::new(vectors, &basis.sizes(), threads);
                 let bases = Some((rotation, as_f32(&basis.g_vectors)));
                 Form::F32(Layer { bases, eigenvalues })
             } else {
@@ -349,8 +324,8 @@ impl PriorScan {
         let mut sides = wanted.sides::<T>(wanted.find(captures)?)?;
         let (positions, k) = (sides.batch * sides.shared, sides.n_outputs);
         if let Some((v, u)) = &layer.bases {
-            let outputs = shape.outputs;
-            sides.input = T::rotated(v, &sides.input, positions, shape, self.threads);
+            let (inputs, outputs) = (shape.columns(), shape.outputs);
+            sides.input = T::rotated(v, &sides.input, (positions, inputs), self.threads);
             sides.grad = product(
                 rows(&sides.grad, k * positions, outputs),
                 rows(u, outputs, outputs),

@@ -10,7 +10,7 @@ mod errors;
 
 use std::sync::OnceLock;
 
-use faer::{MatMut, MatRef};
+use faer::MatMut;
 use fisherflow_kernels::{Packed, Path, Products, Start, multiply, multiply_in_units};
 use fisherflow_network::scratch::Scratch;
 
@@ -28,7 +28,9 @@ const FEWEST: usize = 512;
 
 /// The inputs' side of a block: V and w, packed for products.
 pub(crate) struct InputSide {
-    rotation: Rotation,
+    leading: Leading,
+    /// V in f32, from its first use on.
+    exact: OnceLock<Packed<f32>>,
     short: Option<Box<Short>>,
     /// w, `[columns, width]`.
     weights: Packed<f32>,
@@ -38,8 +40,7 @@ pub(crate) struct InputSide {
 /// `V^T [a; 1]` in f32.
 pub(crate) struct Rotation {
     leading: Leading,
-    /// V with the row of the bias, from its first use on.
-    vectors: OnceLock<Packed<f32>>,
+    vectors: Packed<f32>,
     threads: usize,
 }
 
@@ -54,7 +55,7 @@ struct Short {
 /// The leading columns of V.
 struct Leading {
     numbers: Vec<usize>,
-    /// `[all rows, columns]`.
+    /// `[all rows, leading]`.
     vectors: Vec<f64>,
 }
 
@@ -71,13 +72,6 @@ struct Split {
 pub(crate) struct Vectors<'a> {
     pub values: &'a [f64],
     pub columns: usize,
-    pub bias: bool,
-}
-
-impl Vectors<'_> {
-    fn inputs(&self) -> usize {
-        self.columns - usize::from(self.bias)
-    }
 }
 
 /// w, row after row.
@@ -93,14 +87,12 @@ impl InputSide {
     /// Of V, the size of the curvature along each of its columns, and w. The rotation is made by `products`, in f32 where V has too few columns.
     pub(crate) fn new(vectors: Vectors<'_>, sizes: &[f64], weights: Weights<'_>, products: Products) -> Self {
         let Products { path, threads } = products;
-        let rotation = Rotation::new(vectors, sizes, threads);
+        let leading = Leading::new(vectors, sizes);
         let is_short = !Path::EXACT.contains(&path) && vectors.columns >= FEWEST;
         Self {
-            short: is_short.then(|| {
-                let apart = (sizes, rotation.leading.numbers.as_slice());
-                Box::new(Short::new(vectors, apart, weights, products))
-            }),
-            rotation,
+            short: is_short.then(|| Box::new(Short::new(vectors, (sizes, &leading.numbers), weights, products))),
+            leading,
+            exact: OnceLock::new(),
             weights: packed(weights.values, weights.values.len() / vectors.columns.max(1), threads),
             threads,
         }
@@ -109,20 +101,21 @@ impl InputSide {
     /// `sum_j a~_j^2 w_jx`, `[batch, width]`, of a, `[batch, inputs]`, and the stars that were rotated once more, in order. `vectors` are those that
     /// this was made of.
     pub(crate) fn weighted_squares(&self, a: &[f32], batch: usize, vectors: Vectors<'_>) -> (Scratch<f32>, Vec<usize>) {
-        let split = self.rotation.split(a, batch, vectors);
+        let exact = |split: &Split| {
+            let packed = || packed(&as_f32(vectors.values), vectors.columns, self.threads);
+            self.leading
+                .rotated(split, self.exact.get_or_init(packed), self.threads)
+        };
+        let split = self.leading.split(a, batch, self.threads);
         let Some(short) = &self.short else {
-            return (
-                self.weighted(&mut self.rotation.product(&split, vectors), batch),
-                Vec::new(),
-            );
+            return (self.weighted(&mut exact(&split), batch), Vec::new());
         };
         let (mut rotated, stars) = short.product(&split.rest, self.threads);
-        self.rotation.leading.put(&mut rotated, &split.coordinates);
+        self.leading.put(&mut rotated, &split.coordinates);
         let mut sums = self.weighted(&mut rotated, batch);
         let again = short.errors.beyond_allowed(&stars, &rotated, &sums, self.threads);
         if !again.is_empty() {
-            let mut exact = self.rotation.product(&split.of(&again, batch), vectors);
-            let exact = self.weighted(&mut exact, again.len());
+            let exact = self.weighted(&mut exact(&split.of(&again, batch)), again.len());
             let width = self.weights.cols();
             for (n, row) in again.iter().zip(exact.chunks_exact(width)) {
                 sums[n * width..][..width].copy_from_slice(row);
@@ -143,55 +136,15 @@ impl Rotation {
     pub(crate) fn new(vectors: Vectors<'_>, sizes: &[f64], threads: usize) -> Self {
         Self {
             leading: Leading::new(vectors, sizes),
-            vectors: OnceLock::new(),
+            vectors: packed(&as_f32(vectors.values), vectors.columns, threads),
             threads,
         }
     }
 
-    /// `V^T [a; 1]`, `[n, columns]`, of a, `[n, inputs]`. `vectors` are those that this was made of.
-    pub(crate) fn rotated(&self, a: &[f32], n: usize, vectors: Vectors<'_>) -> Scratch<f32> {
-        self.product(&self.split(a, n, vectors), vectors)
-    }
-
-    /// The subtraction is in f64: in f32 what it rounds would be as large as the rest of spectra without noise.
-    fn split(&self, a: &[f32], n: usize, vectors: Vectors<'_>) -> Split {
-        let (columns, inputs) = (vectors.columns, vectors.inputs());
-        let (leading, threads) = (self.leading.matrix(), self.threads);
-        let (mut coordinates, mut rest) = (Scratch::new(n * leading.ncols()), Scratch::new(n * columns));
-        let parts = coordinates
-            .chunks_mut(AT_ONCE * leading.ncols())
-            .zip(rest.chunks_mut(AT_ONCE * columns));
-        for (a, (coordinates, rest)) in a.chunks(AT_ONCE * inputs).zip(parts) {
-            let n = rest.len() / columns;
-            let mut x = Scratch::<f64>::new(rest.len());
-            for (to, from) in x.chunks_exact_mut(columns).zip(a.chunks_exact(inputs)) {
-                to[..inputs]
-                    .iter_mut()
-                    .zip(from)
-                    .for_each(|(to, from)| *to = f64::from(*from));
-                to[inputs..].fill(1.0);
-            }
-            let mut along = Right::Plain(leading).product(rows(&x, n, columns), None, threads);
-            coordinates
-                .iter_mut()
-                .zip(along.iter())
-                .for_each(|(to, x)| *to = *x as f32);
-            along.iter_mut().for_each(|x| *x = -*x);
-            let to = MatMut::from_row_major_slice_mut(&mut x, n, columns);
-            let along = rows(&along, n, leading.ncols());
-            multiply(to, Start::Kept, along, leading.transpose(), threads);
-            rest.iter_mut().zip(x.iter()).for_each(|(to, x)| *to = *x as f32);
-        }
-        Split { coordinates, rest }
-    }
-
-    fn product(&self, split: &Split, vectors: Vectors<'_>) -> Scratch<f32> {
-        let columns = vectors.columns;
-        let of = || packed(&as_f32(vectors.values), columns, self.threads);
-        let rest = rows(&split.rest, split.rest.len() / columns, columns);
-        let mut rotated = Right::Packed(self.vectors.get_or_init(of)).product(rest, None, self.threads);
-        self.leading.put(&mut rotated, &split.coordinates);
-        rotated
+    /// `V^T [a; 1]`, `[n, columns]`, of `n` rows a, where there is a bias with its 1 behind them or without.
+    pub(crate) fn rotated(&self, a: &[f32], n: usize) -> Scratch<f32> {
+        let split = self.leading.split(a, n, self.threads);
+        self.leading.rotated(&split, &self.vectors, self.threads)
     }
 }
 
@@ -201,13 +154,55 @@ impl Leading {
         numbers.sort_by(|&a, &b| sizes[b].total_cmp(&sizes[a]));
         numbers.truncate(LEADING);
         let of_row = |row: &[f64]| numbers.iter().map(|&j| row[j]).collect::<Vec<_>>();
-        let vectors = vectors.values.chunks_exact(vectors.columns).flat_map(of_row).collect();
-        Self { numbers, vectors }
+        Self {
+            vectors: vectors.values.chunks_exact(vectors.columns).flat_map(of_row).collect(),
+            numbers,
+        }
     }
 
-    fn matrix(&self) -> MatRef<'_, f64> {
-        let n = self.numbers.len();
-        rows(&self.vectors, self.vectors.len() / n, n)
+    /// Of `n` rows a, where there is a bias with its 1 behind them or without. In f64: what f32 would round in the subtraction is as large as the rest
+    /// of spectra next to no noise.
+    fn split(&self, a: &[f32], n: usize, threads: usize) -> Split {
+        let leading = self.numbers.len();
+        let columns = self.vectors.len() / leading;
+        let (vectors, width) = (
+            rows(&self.vectors, columns, leading),
+            a.len().checked_div(n).unwrap_or(columns),
+        );
+        let (mut coordinates, mut rest) = (Scratch::new(n * leading), Scratch::new(n * columns));
+        let parts = coordinates
+            .chunks_mut(AT_ONCE * leading)
+            .zip(rest.chunks_mut(AT_ONCE * columns));
+        for (a, (coordinates, rest)) in a.chunks(AT_ONCE * width).zip(parts) {
+            let n = rest.len() / columns;
+            let mut x = Scratch::<f64>::new(rest.len());
+            for (to, from) in x.chunks_exact_mut(columns).zip(a.chunks_exact(width)) {
+                let (inputs, bias) = to.split_at_mut(width);
+                inputs
+                    .iter_mut()
+                    .zip(from)
+                    .for_each(|(to, from)| *to = f64::from(*from));
+                bias.fill(1.0);
+            }
+            let mut along = Right::Plain(vectors).product(rows(&x, n, columns), None, threads);
+            coordinates
+                .iter_mut()
+                .zip(along.iter())
+                .for_each(|(to, x)| *to = *x as f32);
+            along.iter_mut().for_each(|x| *x = -*x);
+            let to = MatMut::from_row_major_slice_mut(&mut x, n, columns);
+            multiply(to, Start::Kept, rows(&along, n, leading), vectors.transpose(), threads);
+            rest.iter_mut().zip(x.iter()).for_each(|(to, x)| *to = *x as f32);
+        }
+        Split { coordinates, rest }
+    }
+
+    /// `V^T [a; 1]` of what was split, by V packed.
+    fn rotated(&self, split: &Split, vectors: &Packed<f32>, threads: usize) -> Scratch<f32> {
+        let rest = rows(&split.rest, split.rest.len() / vectors.rows(), vectors.rows());
+        let mut rotated = Right::Packed(vectors).product(rest, None, threads);
+        self.put(&mut rotated, &split.coordinates);
+        rotated
     }
 
     /// The leading coordinates of each row to their places.

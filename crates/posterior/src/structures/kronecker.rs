@@ -168,7 +168,7 @@ impl KroneckerPrecision {
         let size @ (batch, _) = (capture.input.dims()[0], capture.output_grad.dims()[0]);
         with_values(&capture.input.contiguous()?, |a: &[f32]| match &own.inputs {
             InputsInF32::Shared(rotation, inverse) => {
-                let input = rotation.rotated(a, batch * self.shape.shared, self.vectors());
+                let input = rotation.rotated(a, batch * self.shape.shared);
                 covariance(self.sides(size, input, grad), inverse, threads).into()
             }
             InputsInF32::One(side, readings) => {
@@ -237,7 +237,6 @@ impl KroneckerPrecision {
         Vectors {
             values: &self.eigenbasis.a_vectors,
             columns: self.eigenbasis.sides().0,
-            bias: self.shape.bias,
         }
     }
 }

@@ -80,7 +80,6 @@ impl Case {
         let of = Vectors {
             values: &vectors,
             columns: INPUTS + 1,
-            bias: true,
         };
         let products = Products { path, threads: 1 };
         Self {
@@ -95,7 +94,6 @@ impl Case {
         Vectors {
             values: &self.vectors,
             columns: INPUTS + 1,
-            bias: true,
         }
     }
 
@@ -117,7 +115,7 @@ impl Case {
 
     /// Whether some star was rotated in f32.
     fn took_f32(&self) -> bool {
-        self.side.rotation.vectors.get().is_some()
+        self.side.exact.get().is_some()
     }
 }
 
@@ -185,7 +183,6 @@ fn rounding_with_a_pattern_is_seen() {
     let of = Vectors {
         values: &vectors,
         columns,
-        bias: true,
     };
     let weights = vec![1.0; columns];
     let side = |path| {
@@ -211,7 +208,6 @@ fn again_or_near(vectors: &[f64], sizes: &[f64], weights: &[f64], in_order: bool
     let of = Vectors {
         values: vectors,
         columns,
-        bias: true,
     };
     let values = as_f32(weights);
     let products = Products {
