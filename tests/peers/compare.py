@@ -45,7 +45,7 @@ PARTS = ["jacobian", "flux_covariance", "kfac", "weights"]
 
 
 def needed_flop(work, widths):
-    """Floating-point operations of one spectrum that no way of computing saves: of a symmetric product half."""
+    """Floating-point operations of one spectrum, those with a 0 counted: of a symmetric product half."""
     pairs, labels = list(zip(widths, widths[1:])), widths[-1]
     forward = 2 * sum(i * o for i, o in pairs)
     backward = labels * 2 * sum(i * o for i, o in pairs[1:])
@@ -277,7 +277,7 @@ def main():
         for name, rate, build in found:
             say(f"| {name} | {rate:.0f} | {build} |")
         say()
-        say(f"torch below: {setting}. Spectra a second, medians of {given.turns} turns. Share: needed operations a second over {peak:.0f} GFLOP/s.")
+        say(f"torch below: {setting}. Spectra a second, medians of {given.turns} turns. Share: operations a second, those with a 0 counted, over {peak:.0f} GFLOP/s.")
         say()
         say("| | fisherflow | share | torch by hand | share | best package | others | x by hand | x package | error | once, s |")
         say("| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
