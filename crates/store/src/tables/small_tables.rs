@@ -7,7 +7,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError, Stores};
 
 /// The values of a column, one a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,17 +30,21 @@ pub struct TableWriter {
     open: Option<(ParquetOut, SchemaRef)>,
 }
 
-impl TableWriter {
-    pub(crate) fn new(stores: &Stores, output: &str, path: &str, metadata: &FileMetadata) -> Self {
-        Self {
-            stores: stores.clone(),
-            output: output.to_owned(),
+impl Output {
+    /// Begins a table of its own; `path` is that of its file.
+    #[must_use]
+    pub fn table(&self, path: &str, metadata: &FileMetadata) -> TableWriter {
+        TableWriter {
+            stores: self.stores().clone(),
+            output: self.uri().to_owned(),
             path: path.to_owned(),
             metadata: metadata.clone(),
             open: None,
         }
     }
+}
 
+impl TableWriter {
     /// Appends rows.
     ///
     /// # Errors
