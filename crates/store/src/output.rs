@@ -9,15 +9,11 @@ pub(crate) mod tidy;
 pub(crate) mod verify;
 
 use fisherflow_spectra::ObjectVersion;
-use object_store::{ObjectStoreExt, PutPayload};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
-use crate::line::refuse_name_of_release;
-use crate::objects::destination::refuse_no_folder;
-use crate::objects::failure::Action;
+use crate::line::own_folder;
 use crate::{Creation, GroupStore, Manifest, Rendezvous, StoreError, Stores, WrittenFile};
 
 /// Where tables are, in an output.
@@ -46,18 +42,9 @@ impl Output {
     /// # Errors
     /// The URI cannot be an output: it is a file, for instance, a link that leads nowhere, or `<line>@<v>`, which means a release.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, StoreError> {
-        let location = stores.locate(uri)?;
-        if uri.contains('*') || location.path.is_root() {
-            return Err(StoreError::BadUri {
-                uri: uri.to_owned(),
-                reason: "an output is one directory below the root, without *".to_owned(),
-            });
-        }
-        refuse_no_folder(&location)?;
-        refuse_name_of_release(&location.uri())?;
         Ok(Self {
             stores: stores.clone(),
-            uri: location.uri(),
+            uri: own_folder(stores, uri, "an output")?,
         })
     }
 
@@ -104,13 +91,14 @@ impl Output {
     pub fn commit(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let uri = self.child(MANIFEST);
         self.tidy(manifest)?;
-        let mut document = manifest.clone();
-        document.files.sort();
-        match self.stores.create_once(&uri, json(&uri, &document)?)? {
+        let mut sorted = manifest.clone();
+        sorted.files.sort();
+        let document = self.stores.document_bytes(&uri, &sorted)?;
+        match self.stores.create_once(&uri, document)? {
             Creation::Created | Creation::Ours => {}
             Creation::Others(found) => {
-                let found: Manifest = self.parse(&uri, &found)?;
-                if let Some(difference) = document.difference(&found) {
+                let found: Manifest = self.stores.parse_document(&uri, &found)?;
+                if let Some(difference) = sorted.difference(&found) {
                     return Err(StoreError::CommitConflict {
                         output: self.uri.clone(),
                         run_id: found.run_id,
@@ -135,16 +123,13 @@ impl Output {
     /// # Errors
     /// The store does not take it.
     pub fn put(&self, path: &str, bytes: Vec<u8>) -> Result<WrittenFile, StoreError> {
-        let location = self.stores.locate(&self.child(path))?;
         let file = WrittenFile {
             path: path.to_owned(),
             rows: 0,
             bytes: bytes.len() as u64,
             sha256: hex(&Sha256::digest(&bytes)),
         };
-        self.stores
-            .block_on(location.store.put(&location.path, PutPayload::from(bytes)))
-            .map_err(|error| self.stores.failed(&location, Action::Write, error))?;
+        self.stores.write(&self.child(path), bytes)?;
         Ok(file)
     }
 
@@ -231,27 +216,6 @@ impl Output {
     }
 
     pub(crate) fn document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
-        let uri = self.child(name);
-        match self.stores.read(&uri) {
-            Ok(bytes) => self.parse(&uri, &bytes).map(Some),
-            Err(StoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.stores.document(&self.child(name))
     }
-
-    fn parse<T: DeserializeOwned>(&self, uri: &str, bytes: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::BadDocument {
-            uri: uri.to_owned(),
-            source: self.stores.cause(&error),
-        })
-    }
-}
-
-pub(crate) fn json<T: Serialize>(uri: &str, document: &T) -> Result<Vec<u8>, StoreError> {
-    let mut text = serde_json::to_vec_pretty(document).map_err(|error| StoreError::BadDocument {
-        uri: uri.to_owned(),
-        source: crate::Cause::new(&error, &[]),
-    })?;
-    text.push(b'\n');
-    Ok(text)
 }

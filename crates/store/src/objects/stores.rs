@@ -106,6 +106,18 @@ impl Stores {
         self.read_with_time(uri).map(|(bytes, _)| bytes)
     }
 
+    /// The whole object; `None` where it is not there.
+    ///
+    /// # Errors
+    /// The store does not say, or it cannot be read.
+    pub(crate) fn read_if_there(&self, uri: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.read(uri) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The whole object, and when it was written by the store's own clock, in seconds since 1970.
     ///
     /// # Errors

@@ -136,10 +136,7 @@ impl Output {
         }
         let table = Table::open(self.stores(), &uri)?;
         let shapes: Vec<MatrixShape> = match table.metadata().0.get(SHAPES) {
-            Some(text) => serde_json::from_str(text).map_err(|error| StoreError::BadDocument {
-                uri: uri.clone(),
-                source: self.stores().cause(&error),
-            })?,
+            Some(text) => self.stores().parse_document(&uri, text.as_bytes())?,
             None => return Err(unlike(&uri, "no list of its matrices in its metadata")),
         };
         let mut matrices: Vec<StoredMatrix> = Vec::with_capacity(shapes.len());
