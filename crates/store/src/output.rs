@@ -139,15 +139,6 @@ impl Output {
         GroupStore::new(&self.stores, &self.child(&format!("{STAGES}/groups")))
     }
 
-    /// Whether a file is there, of the size it was written with.
-    ///
-    /// # Errors
-    /// The store does not say.
-    pub fn holds(&self, file: &WrittenFile) -> Result<bool, StoreError> {
-        let found = self.stores.head(&self.child(&file.path))?;
-        Ok(found.is_some_and(|object| object.size == file.bytes))
-    }
-
     /// Everything that is there, by path within the output, with its size in bytes.
     ///
     /// # Errors
