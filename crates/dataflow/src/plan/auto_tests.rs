@@ -1,6 +1,6 @@
 use fisherflow_curvature::BlockOptions;
 use fisherflow_network::Precision;
-use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
+use fisherflow_spectra::CatalogueColumns;
 
 use super::*;
 use crate::job::{CatalogueSource, Job};
@@ -20,17 +20,7 @@ fn shapes(sizes: &[usize]) -> Vec<DenseShape> {
 }
 
 fn job(prior: Prior) -> Job {
-    let columns = CatalogueColumns {
-        id: "id".into(),
-        flux: "flux".into(),
-        error: FluxError::Exact,
-        mask: None,
-        labels: Vec::new(),
-        label_errors: LabelErrors::None,
-        holdout_group: None,
-        keep: Vec::new(),
-    };
-    let catalogue = CatalogueSource::new(String::new(), columns);
+    let catalogue = CatalogueSource::new(String::new(), CatalogueColumns::new("id", "flux"));
     let mut job = Job::new(String::new(), catalogue, prior, String::new());
     job.compute.arithmetic.precision = Precision::F32;
     job
