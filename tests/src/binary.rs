@@ -102,6 +102,14 @@ pub fn run(command: &mut Command) -> Ended {
     Ended::of(&command.output().expect("the binary starts"))
 }
 
+/// Runs a command on a run file or an output, with more arguments, to its end.
+///
+/// # Panics
+/// As [`run`].
+pub fn fisherflow_on(command: &str, at: &Path, more: &[&str]) -> Ended {
+    run(fisherflow().arg(command).arg(at).args(more))
+}
+
 /// Builds as a shell would: what `cargo test` tells a test about its own package would make build scripts run again (ring's does).
 fn build() -> PathBuf {
     const OF_THIS_PACKAGE: [&str; 5] = [

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::binary::fisherflow;
+use crate::output::sha256;
 use crate::outside::s3_endpoint;
 
 /// The folders of an output that hold data.
@@ -129,7 +129,7 @@ impl Bucket {
             .filter(|(path, _)| DATA.iter().any(|folder| path.starts_with(folder)))
             .map(|(path, listed)| {
                 let bytes = self.get(&format!("{output}/{path}")).expect("a file that is listed");
-                let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+                let digest = sha256(&bytes);
                 assert_eq!(digest, listed, "{path}");
                 (path.to_owned(), digest)
             })

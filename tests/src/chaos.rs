@@ -1,6 +1,6 @@
 //! A run that is disturbed, and started again until it is done: what every attempt must look like from outside.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -145,23 +145,4 @@ impl Disturbance {
             Self::At(whom, _) | Self::Signal(whom, ..) => *whom == process,
         }
     }
-}
-
-/// Every file of an output, relative to it, sorted; hidden and half-written ones too.
-#[must_use]
-pub fn everything_in(output: &Path) -> Vec<String> {
-    let mut folders = vec![PathBuf::from(output)];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if let Ok(relative) = path.strip_prefix(output) {
-                files.push(relative.to_string_lossy().into_owned());
-            }
-        }
-    }
-    files.sort();
-    files
 }

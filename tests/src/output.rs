@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fisherflow_store::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -38,14 +39,9 @@ pub fn counts(output: &Path) -> BTreeMap<String, u64> {
 /// Every file under the data folders, relative to the output, sorted.
 #[must_use]
 pub fn data_files(output: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for folder in DATA {
-        collect(&output.join(folder), &mut found);
-    }
-    let relative = found.iter().filter_map(|file| file.strip_prefix(output).ok());
-    let mut names: Vec<String> = relative.map(|file| file.to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
+    let mut files = everything_in(output);
+    files.retain(|file| is_data(file));
+    files
 }
 
 /// SHA-256 of every data file, computed here, and checked against what the manifest says of it.
@@ -58,8 +54,7 @@ pub fn digests(output: &Path) -> BTreeMap<String, String> {
         .into_iter()
         .map(|name| {
             let bytes = std::fs::read(output.join(&name)).expect("a data file can be read");
-            let digest = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            (name, digest)
+            (name, sha256(&bytes))
         })
         .collect();
     let listed: BTreeMap<String, String> = manifest(output)["files"]
@@ -67,7 +62,7 @@ pub fn digests(output: &Path) -> BTreeMap<String, String> {
         .expect("a manifest lists files")
         .iter()
         .map(|file| (text(&file["path"]), text(&file["sha256"])))
-        .filter(|(path, _)| DATA.iter().any(|folder| path.starts_with(&format!("{folder}/"))))
+        .filter(|(path, _)| is_data(path))
         .collect();
     assert_eq!(
         found,
@@ -81,23 +76,36 @@ pub fn digests(output: &Path) -> BTreeMap<String, String> {
 /// Files of intermediate results that are still there.
 #[must_use]
 pub fn stages_left(output: &Path) -> usize {
-    let mut found = Vec::new();
-    collect(&output.join("stages"), &mut found);
-    found.len()
+    everything_in(&output.join("stages")).len()
 }
 
-fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            collect(&path, found);
-        } else {
-            found.push(path);
+/// Every file of an output, relative to it, sorted; hidden and half-written ones too.
+#[must_use]
+pub fn everything_in(output: &Path) -> Vec<String> {
+    let mut folders = vec![PathBuf::from(output)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(relative) = path.strip_prefix(output) {
+                files.push(relative.to_string_lossy().into_owned());
+            }
         }
     }
+    files.sort();
+    files
+}
+
+/// SHA-256 as manifests and commits write it.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn is_data(file: &str) -> bool {
+    DATA.iter().any(|folder| file.starts_with(&format!("{folder}/")))
 }
 
 fn text(value: &Value) -> String {

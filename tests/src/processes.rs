@@ -212,6 +212,17 @@ impl Drop for Processes {
     }
 }
 
+/// A run of a run file, a process of its own, which stands still at a point.
+///
+/// # Panics
+/// As [`Processes::stopped_at`].
+#[must_use]
+pub fn stopped_at(point: &str, run_file: &Path) -> Processes {
+    let mut command = fisherflow();
+    command.arg("run").arg(run_file);
+    Processes::stopped_at(point, command)
+}
+
 /// Waits for a file to be there while a process runs; `false` where the process ended first.
 ///
 /// # Panics

@@ -3,16 +3,12 @@
 //! Another machine is a process in namespaces of its own, with other process numbers and another name; where these cannot be made the tests
 //! say so and pass.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fisherflow_tests::{
-    Processes, RunFile, digests, everything_in, fisherflow, has_manifest, manifest, network, run, simulated,
-    write_objects,
-};
+use fisherflow_tests::{Place, Processes, digests, everything_in, fisherflow, has_manifest, manifest, run};
 
 /// Something that takes longer does not come.
 const COMES: Duration = Duration::from_secs(60);
@@ -20,42 +16,8 @@ const COMES: Duration = Duration::from_secs(60);
 /// What a complete output holds beside its tables.
 const KEPT: [&str; 4] = ["_SUCCESS", "claim.json", "manifest.json", "report.html"];
 
-struct Place {
-    folder: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        network(&folder.path().join("network.safetensors"), &[40, 8, 6, 3]);
-        write_objects(&folder.path().join("catalogue"), &simulated(40, 0, 240), 60);
-        Self { folder }
-    }
-
-    fn run_file(&self, output: &str) -> PathBuf {
-        RunFile::new(self.folder.path(), output).write(self.folder.path(), output)
-    }
-
-    /// Another run on the same output.
-    fn other_run_file(&self, output: &str) -> PathBuf {
-        let mut run_file = RunFile::new(self.folder.path(), output);
-        run_file.compute = "batch = 32\ngroup = 50".to_owned();
-        run_file.write(self.folder.path(), &format!("other-{output}"))
-    }
-
-    fn output(&self, output: &str) -> PathBuf {
-        self.folder.path().join(output)
-    }
-
-    fn digests(&self, output: &str) -> BTreeMap<String, String> {
-        digests(&self.output(output))
-    }
-
-    /// What an undisturbed run leaves.
-    fn undisturbed(&self, file: &Path, output: &str) -> BTreeMap<String, String> {
-        run(fisherflow().arg("run").arg(file)).expect_done();
-        self.digests(output)
-    }
+fn place() -> Place {
+    Place::new(&[40, 8, 6, 3], 240)
 }
 
 /// The command on another machine, as far as processes can tell.
@@ -101,8 +63,8 @@ fn stopped_at(point: &str, file: &Path) -> Processes {
 
 #[test]
 fn the_same_run_started_twice_is_refused_by_the_one_at_work() {
-    let place = Place::new();
-    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let place = place();
+    let expected = place.undisturbed();
     let file = place.run_file("out");
     let mut holder = stopped_at("planned", &file);
     let held = format!("(process {} on ", holder.id(0));
@@ -112,14 +74,14 @@ fn the_same_run_started_twice_is_refused_by_the_one_at_work() {
     run(&mut quick(&place.other_run_file("out"), &[])).expect(1, &["is held by run", &held]);
     holder.signal(0, "CONT");
     holder.wait(0).expect_done();
-    assert_eq!(place.digests("out"), expected);
+    assert_eq!(digests(&place.path("out")), expected);
 }
 
 /// Both at once, without anybody's help: one writes, the other refuses or finds nothing to do.
 #[test]
 fn of_several_equal_runs_at_once_one_writes() {
-    let place = Place::new();
-    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let place = place();
+    let expected = place.undisturbed();
     for round in 0..3 {
         let name = format!("out-{round}");
         let file = place.run_file(&name);
@@ -134,7 +96,7 @@ fn of_several_equal_runs_at_once_one_writes() {
             }
         }
         assert_eq!(wrote, 1);
-        assert_eq!(place.digests(&name), expected);
+        assert_eq!(digests(&place.path(&name)), expected);
     }
 }
 
@@ -143,7 +105,7 @@ fn a_holder_on_another_machine_is_heard() {
     if !there_is_an_elsewhere() {
         return;
     }
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     // The first of two processes claims the output and waits for the second, which does not come.
     let mut holder = Processes::new(2);
@@ -151,14 +113,14 @@ fn a_holder_on_another_machine_is_heard() {
     holder.place(&mut first, 0, &file);
     first.args(["--peer-timeout", "1", "--deadline", "120"]);
     holder.spawn_as(0, elsewhere(&first));
-    wait_until("a claim", || place.output("out/claim.json").exists());
+    wait_until("a claim", || place.path("out/claim.json").exists());
     for more in [&[][..], &["--overwrite"]] {
         run(&mut quick(&file, more)).expect(1, &["is held by run", " on elsewhere, since", "wait for it"]);
     }
     holder.kill(0);
     // It is silent now.
     run(&mut quick(&file, &[])).expect_done();
-    assert!(has_manifest(&place.output("out")));
+    assert!(has_manifest(&place.path("out")));
 }
 
 /// Wherever it stood still, whoever was given up ends when it wakes, and changes nothing.
@@ -167,8 +129,8 @@ fn a_holder_that_was_given_up_commits_nothing() {
     if !there_is_an_elsewhere() {
         return;
     }
-    let place = Place::new();
-    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let place = place();
+    let expected = place.undisturbed();
     for point in [
         "claimed",
         "group-summed",
@@ -181,14 +143,14 @@ fn a_holder_that_was_given_up_commits_nothing() {
         let mut follower = quick(&file, &[]);
         run(follower.env("NO_COLOR", "1")).expect(1, &["is held by run"]);
         run(&mut elsewhere(&quick(&file, &[]))).expect_done();
-        let (output, before) = (place.output(point), place.digests(point));
+        let (output, before) = (place.path(point), digests(&place.path(point)));
         assert_eq!(before, expected, "{point}");
         let left = manifest(&output);
         holder.signal(0, "CONT");
         let ended = holder.wait(0);
         // Whatever it met first: stages that are cleared, or its claim gone.
         ended.expect(75, &["was taken over by run", " on elsewhere", "run again"]);
-        assert_eq!(place.digests(point), expected, "{point}");
+        assert_eq!(digests(&place.path(point)), expected, "{point}");
         assert_eq!(manifest(&output), left, "{point}");
         run(&mut quick(&file, &[])).expect_done();
         let there = everything_in(&output);
@@ -204,28 +166,28 @@ fn what_is_committed_stays_committed() {
     if !there_is_an_elsewhere() {
         return;
     }
-    let place = Place::new();
-    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let place = place();
+    let expected = place.undisturbed();
     let file = place.run_file("sealed");
     let mut holder = stopped_at("sealed", &file);
-    assert!(!has_manifest(&place.output("sealed")));
+    assert!(!has_manifest(&place.path("sealed")));
     let mut other = quick(&place.other_run_file("sealed"), &["--overwrite"]);
     run(&mut other).expect(1, &["is held by run"]);
     let done = run(&mut elsewhere(&quick(&file, &[])));
     done.expect_done();
     assert!(done.stdout.contains("nothing to do"), "{done}");
-    assert_eq!(place.digests("sealed"), expected);
+    assert_eq!(digests(&place.path("sealed")), expected);
     holder.signal(0, "CONT");
     holder.wait(0).expect_done();
-    assert_eq!(place.digests("sealed"), expected);
-    run(fisherflow().arg("verify").arg(place.output("sealed"))).expect_done();
+    assert_eq!(digests(&place.path("sealed")), expected);
+    run(fisherflow().arg("verify").arg(place.path("sealed"))).expect_done();
 }
 
 /// What another run is about to remove is not completed again under it.
 #[test]
 fn an_output_that_is_being_overwritten_is_not_marked_again() {
-    let place = Place::new();
-    let (file, mark) = (place.run_file("out"), place.output("out/_SUCCESS"));
+    let place = place();
+    let (file, mark) = (place.run_file("out"), place.path("out/_SUCCESS"));
     run(&mut quick(&file, &[])).expect_done();
     let mut other = Processes::stopped_at("claimed", quick(&place.other_run_file("out"), &["--overwrite"]));
     // As it will, the first of all.
@@ -240,10 +202,10 @@ fn an_output_that_is_being_overwritten_is_not_marked_again() {
 /// As a scheduler does that starts the same arguments again.
 #[test]
 fn an_overwriting_run_that_died_in_its_last_steps_ends_them() {
-    let place = Place::new();
-    let expected = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let place = place();
+    let expected = place.undisturbed();
     for point in ["sealed", "committed", "cleared"] {
-        let (file, output) = (place.run_file(point), place.output(point));
+        let (file, output) = (place.run_file(point), place.path(point));
         run(&mut quick(&place.other_run_file(point), &[])).expect_done();
         let killed = run(&mut quick(&file, &["--overwrite", "--fail-at", point]));
         assert_eq!(killed.code, None, "{point}\n{killed}");
@@ -252,7 +214,7 @@ fn an_overwriting_run_that_died_in_its_last_steps_ends_them() {
         // Behind the last step it is as finished as any other.
         let has_ended = point == "cleared";
         assert_eq!(again.stdout.contains("nothing to do"), !has_ended, "{point}\n{again}");
-        assert_eq!(place.digests(point), expected, "{point}");
+        assert_eq!(digests(&place.path(point)), expected, "{point}");
         let left = everything_in(&output);
         let is_left = |file: &String| file.starts_with("stages/") || file.starts_with("claims/");
         assert!(!left.iter().any(is_left), "{point}: {left:?}");
@@ -265,8 +227,8 @@ fn an_overwritten_run_commits_nothing() {
     if !there_is_an_elsewhere() {
         return;
     }
-    let place = Place::new();
-    let parts = place.undisturbed(&place.run_file("undisturbed"), "undisturbed");
+    let place = place();
+    let parts = place.undisturbed();
     // Curvature and predict pass have a group for each part: behind the last one the small tables are written.
     let groups = parts.keys().filter(|file| file.starts_with("predictions/")).count();
     let last = format!("group-done:{}", 2 * groups);
@@ -282,12 +244,12 @@ fn an_overwritten_run_commits_nothing() {
         let (file, other) = (place.run_file(&name), place.other_run_file(&name));
         let mut holder = stopped_at(point, &file);
         run(&mut elsewhere(&quick(&other, &["--overwrite"]))).expect_done();
-        let (left, written) = (manifest(&place.output(&name)), place.digests(&name));
+        let (left, written) = (manifest(&place.path(&name)), digests(&place.path(&name)));
         holder.signal(0, "CONT");
         holder.wait(0).expect(75, &["was taken over by run"]);
-        assert_eq!(manifest(&place.output(&name)), left, "{point}");
-        assert_eq!(place.digests(&name), written, "{point}");
-        run(fisherflow().arg("verify").arg(place.output(&name))).expect_done();
+        assert_eq!(manifest(&place.path(&name)), left, "{point}");
+        assert_eq!(digests(&place.path(&name)), written, "{point}");
+        run(fisherflow().arg("verify").arg(place.path(&name))).expect_done();
         run(fisherflow().arg("run").arg(OsStr::new(&file))).expect(2, &["already holds the finished run"]);
     }
 }

@@ -2,51 +2,17 @@
 //! where that was cut short, and never used where it is not as its manifest says.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use fisherflow_tests::{
-    Ended, Processes, RunFile, Table, digests, everything_in, fisherflow, has_manifest, manifest, network, run,
-    simulated, write_objects,
+    Ended, Place, Processes, RunFile, Table, digests, everything_in, fisherflow, fisherflow_on, has_manifest, manifest,
+    run, simulated, stopped_at, write_objects,
 };
 
-struct Place {
-    folder: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        network(&folder.path().join("network.safetensors"), &[24, 6, 3]);
-        write_objects(&folder.path().join("catalogue"), &simulated(24, 0, 120), 60);
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn run_file(&self, output: &str) -> PathBuf {
-        RunFile::new(self.folder.path(), output).write(self.folder.path(), output)
-    }
-
-    /// Another run on the same output.
-    fn other_run_file(&self, output: &str) -> PathBuf {
-        let mut run_file = RunFile::new(self.folder.path(), output);
-        run_file.compute = "batch = 32\ngroup = 50".to_owned();
-        run_file.write(self.folder.path(), &format!("other-{output}"))
-    }
-}
-
-fn carry_out(file: &Path, more: &[&str]) -> Ended {
-    run(fisherflow().arg("run").arg(file).args(more))
-}
-
-/// A run that stands still at a point.
-fn stopped_at(point: &str, file: &Path) -> Processes {
-    let mut command = fisherflow();
-    command.arg("run").arg(file);
-    Processes::stopped_at(point, command)
+/// A small network and two objects.
+fn place() -> Place {
+    Place::new(&[24, 6, 3], 120)
 }
 
 /// Changes a bit of a file, as a failing disk may.
@@ -63,9 +29,8 @@ fn is_marked(output: &Path) -> bool {
 
 #[test]
 fn what_the_store_did_not_keep_is_not_committed() {
-    let place = Place::new();
-    carry_out(&place.run_file("undisturbed"), &[]).expect_done();
-    let expected = digests(&place.path("undisturbed"));
+    let place = place();
+    let expected = place.undisturbed();
     for (at, path) in [
         "predictions/part-00000.parquet",
         "jacobians/part-00001.parquet",
@@ -84,7 +49,7 @@ fn what_the_store_did_not_keep_is_not_committed() {
         let said = [path, "has SHA-256", "did not keep what was written", "run again"];
         stopped.wait(0).expect(3, &said);
         assert!(!has_manifest(&output) && !is_marked(&output), "{path}");
-        let again = carry_out(&file, &[]);
+        let again = fisherflow_on("run", &file, &[]);
         again.expect_done();
         assert!(again.stdout.contains("(complete, verified)"), "{again}");
         assert_eq!(digests(&output), expected, "{path}");
@@ -107,15 +72,15 @@ fn triple_last(file: &Path) {
 /// What is made of a damaged file is as wrong as the file: damage is found where the file is read, and takes with it what came after.
 #[test]
 fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
-    let place = Place::new();
+    let place = place();
     for structure in ["kfac", "ekfac", "dual"] {
         let named = |name: &str| {
-            let mut run_file = RunFile::new(place.folder.path(), name);
+            let mut run_file = RunFile::new(place.folder(), name);
             run_file.curvature = format!("structure = \"{structure}\"");
-            (run_file.write(place.folder.path(), name), place.path(name))
+            (run_file.write(place.folder(), name), place.path(name))
         };
         let (file, output) = named(&format!("{structure}-undisturbed"));
-        carry_out(&file, &[]).expect_done();
+        fisherflow_on("run", &file, &[]).expect_done();
         let expected = digests(&output);
         // The first sums of an `ekfac` run leave a document too.
         let fit = if structure == "ekfac" { 2 } else { 1 };
@@ -141,7 +106,7 @@ fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
             stopped.signal(0, "CONT");
             stopped.wait(0).expect(3, &[path, "has SHA-256", "was written with"]);
             assert!(!has_manifest(&output), "{structure} {path}");
-            carry_out(&file, &[]).expect_done();
+            fisherflow_on("run", &file, &[]).expect_done();
             assert_eq!(digests(&output), expected, "{structure} {path}");
         }
     }
@@ -150,7 +115,7 @@ fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
 /// A stage that is asked for again takes what was made of what it left before with it.
 #[test]
 fn nothing_is_kept_that_was_made_of_what_a_stage_left_before() {
-    let place = Place::new();
+    let place = place();
     let (file, output) = (place.run_file("out"), place.path("out"));
     let left = || -> Vec<String> {
         let documents = ["stages/fit.json", "stages/invert.json", "stages/certificate.json"];
@@ -160,7 +125,7 @@ fn nothing_is_kept_that_was_made_of_what_a_stage_left_before() {
     let stage = |stage: &str| run(fisherflow().arg(stage).arg(&file)).expect_done();
     for again in ["invert", "fit"] {
         // Predicted, and not committed.
-        carry_out(&file, &["--fail-at", "before-manifest"]);
+        fisherflow_on("run", &file, &["--fail-at", "before-manifest"]);
         assert!(left().len() > 3, "{:?}", left());
         stage(again);
         let kept: &[&str] = match again {
@@ -171,9 +136,9 @@ fn nothing_is_kept_that_was_made_of_what_a_stage_left_before() {
         found.sort();
         assert_eq!(found, kept, "{again}");
     }
-    carry_out(&file, &[]).expect_done();
+    fisherflow_on("run", &file, &[]).expect_done();
     let alone = place.run_file("alone");
-    carry_out(&alone, &[]).expect_done();
+    fisherflow_on("run", &alone, &[]).expect_done();
     assert_eq!(digests(&output), digests(&place.path("alone")));
 }
 
@@ -192,35 +157,35 @@ fn written(output: &Path) -> BTreeMap<String, std::time::SystemTime> {
 
 #[test]
 fn an_overwriting_run_that_was_killed_goes_on_with_what_it_has_done() {
-    let place = Place::new();
+    let place = place();
     let (file, output) = (place.run_file("out"), place.path("out"));
-    carry_out(&place.other_run_file("out"), &[]).expect_done();
+    fisherflow_on("run", &place.other_run_file("out"), &[]).expect_done();
     let others = digests(&output);
     // Its first stage is done.
-    let killed = carry_out(&file, &["--overwrite", "--fail-at", "stage-left"]);
+    let killed = fisherflow_on("run", &file, &["--overwrite", "--fail-at", "stage-left"]);
     assert_eq!(killed.code, None, "{killed}");
     assert!(!has_manifest(&output) && !is_marked(&output));
     let fitted = written(&output);
     assert!(!fitted.is_empty());
-    carry_out(&file, &["--overwrite"]).expect_done();
+    fisherflow_on("run", &file, &["--overwrite"]).expect_done();
     assert_eq!(written(&output), fitted);
     let expected = digests(&output);
     assert_ne!(expected, others);
 
     // What is finished is begun anew, and gone on with after that too.
-    let killed = carry_out(&file, &["--overwrite", "--fail-at", "begun"]);
+    let killed = fisherflow_on("run", &file, &["--overwrite", "--fail-at", "begun"]);
     assert_eq!(killed.code, None, "{killed}");
     assert!(!has_manifest(&output) && written(&output).is_empty());
-    carry_out(&file, &[]).expect_done();
+    fisherflow_on("run", &file, &[]).expect_done();
     assert_ne!(written(&output), fitted);
     assert_eq!(digests(&output), expected);
 }
 
 #[test]
 fn a_stage_that_would_find_nothing_overwrites_nothing() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
-    carry_out(&file, &[]).expect(0, &[]);
+    fisherflow_on("run", &file, &[]).expect(0, &[]);
     let before = digests(&place.path("out"));
     for stage in ["invert", "predict"] {
         let ended = run(fisherflow().arg(stage).arg(&file).arg("--overwrite"));
@@ -228,17 +193,17 @@ fn a_stage_that_would_find_nothing_overwrites_nothing() {
         assert_eq!(digests(&place.path("out")), before, "{stage}");
         assert!(is_marked(&place.path("out")));
     }
-    let again = carry_out(&file, &[]);
+    let again = fisherflow_on("run", &file, &[]);
     assert!(again.stdout.contains("nothing to do"), "{again}");
-    carry_out(&file, &["--overwrite"]).expect(0, &[]);
+    fisherflow_on("run", &file, &["--overwrite"]).expect(0, &[]);
     assert_eq!(digests(&place.path("out")), before);
 }
 
 #[test]
 fn a_cluster_that_never_forms_overwrites_nothing() {
-    let place = Place::new();
+    let place = place();
     let (file, other, output) = (place.run_file("out"), place.other_run_file("out"), place.path("out"));
-    carry_out(&file, &[]).expect_done();
+    fisherflow_on("run", &file, &[]).expect_done();
     let (before, committed) = (digests(&output), manifest(&output));
     for overwriting in [&other, &file] {
         let mut processes = Processes::new(2);
@@ -251,12 +216,12 @@ fn a_cluster_that_never_forms_overwrites_nothing() {
         );
         run(fisherflow().arg("verify").arg(&output)).expect_done();
         // It is whose it was.
-        carry_out(&other, &[]).expect(2, &["already holds the finished run", "another"]);
-        let again = carry_out(&file, &[]);
+        fisherflow_on("run", &other, &[]).expect(2, &["already holds the finished run", "another"]);
+        let again = fisherflow_on("run", &file, &[]);
         again.expect_done();
         assert!(again.stdout.contains("nothing to do"), "{again}");
     }
-    carry_out(&other, &["--overwrite"]).expect_done();
+    fisherflow_on("run", &other, &["--overwrite"]).expect_done();
     assert_ne!(digests(&output), before);
     let left = everything_in(&output);
     assert!(
@@ -265,14 +230,14 @@ fn a_cluster_that_never_forms_overwrites_nothing() {
             .any(|path| path.starts_with("stages/") || path.starts_with("claims/")),
         "{left:?}"
     );
-    let again = carry_out(&other, &[]);
+    let again = fisherflow_on("run", &other, &[]);
     assert!(again.stdout.contains("nothing to do"), "{again}");
 }
 
 #[test]
 fn nothing_is_made_of_damaged_files() {
-    let place = Place::new();
-    carry_out(&place.run_file("out"), &[]).expect_done();
+    let place = place();
+    fisherflow_on("run", &place.run_file("out"), &[]).expect_done();
     let output = place.path("out");
     let inverse = || {
         run(fisherflow()
@@ -312,9 +277,9 @@ fn nothing_is_made_of_damaged_files() {
 
 #[test]
 fn a_damaged_output_is_not_called_complete() {
-    let place = Place::new();
+    let place = place();
     let (file, output) = (place.run_file("out"), place.path("out"));
-    carry_out(&file, &[]).expect_done();
+    fisherflow_on("run", &file, &[]).expect_done();
     let whole = digests(&output);
     let lost = "posterior/inverse/block-001.parquet";
     for damage in [
@@ -322,20 +287,20 @@ fn a_damaged_output_is_not_called_complete() {
         |file: &Path| std::fs::write(file, "PAR1").unwrap(),
     ] {
         damage(&output.join(lost));
-        carry_out(&file, &[]).expect(3, &[lost, "1 of", "--overwrite"]);
-        carry_out(&file, &["--overwrite"]).expect_done();
+        fisherflow_on("run", &file, &[]).expect(3, &[lost, "1 of", "--overwrite"]);
+        fisherflow_on("run", &file, &["--overwrite"]).expect_done();
         assert_eq!(digests(&output), whole);
     }
-    let again = carry_out(&file, &[]);
+    let again = fisherflow_on("run", &file, &[]);
     again.expect_done();
     assert!(again.stdout.contains("nothing to do"), "{again}");
 }
 
 #[test]
 fn an_output_that_takes_no_page_is_told_of_all_the_same() {
-    let place = Place::new();
+    let place = place();
     let (file, output) = (place.run_file("out"), place.path("out"));
-    carry_out(&file, &[]).expect_done();
+    fisherflow_on("run", &file, &[]).expect_done();
     let page = output.join("report.html");
     let drawn = std::fs::read(&page).unwrap();
     std::fs::remove_file(&page).unwrap();
@@ -351,7 +316,7 @@ fn an_output_that_takes_no_page_is_told_of_all_the_same() {
 
 #[test]
 fn an_output_is_not_named_as_a_release() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("at@3");
     for command in ["plan", "run"] {
         run(fisherflow().arg(command).arg(&file)).expect(2, &["at@3", "release 3 of the line"]);
@@ -361,18 +326,18 @@ fn an_output_is_not_named_as_a_release() {
 
 #[test]
 fn a_line_is_not_begun_in_an_output_of_its_own() {
-    let place = Place::new();
+    let place = place();
     let (file, output) = (place.run_file("out"), place.path("out"));
     let line = place.path("line.toml");
     let toml = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&line, format!("{toml}releases = true\n")).unwrap();
-    carry_out(&file, &["--fail-at", "stage-left"]);
+    fisherflow_on("run", &file, &["--fail-at", "stage-left"]);
     let said = ["is no line of releases", "output.releases"];
-    carry_out(&line, &[]).expect(2, &said);
-    carry_out(&file, &[]).expect_done();
+    fisherflow_on("run", &line, &[]).expect(2, &said);
+    fisherflow_on("run", &file, &[]).expect_done();
     let before = everything_in(&output);
     for more in [&[][..], &["--overwrite"]] {
-        carry_out(&line, more).expect(2, &said);
+        fisherflow_on("run", &line, more).expect(2, &said);
     }
     run(fisherflow().arg("plan").arg(&line)).expect(2, &said);
     assert_eq!(everything_in(&output), before);
@@ -381,7 +346,7 @@ fn a_line_is_not_begun_in_an_output_of_its_own() {
 /// Why the same run file is another run.
 #[test]
 fn what_makes_it_another_run_is_told() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     let [kept, touched] = [0, 1].map(|part| place.path(&format!("catalogue/part-{part:05}.parquet")));
     let touch = |after: u64| {
@@ -397,15 +362,15 @@ fn what_makes_it_another_run_is_told() {
     let said = [name, "as many rows and bytes as then", "touched since"];
 
     // One that was left unfinished.
-    carry_out(&file, &["--fail-at", "stage-left"]);
+    fisherflow_on("run", &file, &["--fail-at", "stage-left"]);
     touch(3600);
-    let unfinished = carry_out(&file, &[]);
+    let unfinished = fisherflow_on("run", &file, &[]);
     unfinished.expect(2, &["left unfinished", "--overwrite", said[0], said[1], said[2]]);
     assert!(!unfinished.stderr.contains(kept.to_str().unwrap()), "{unfinished}");
     // One that is finished.
-    carry_out(&file, &["--overwrite"]).expect_done();
+    fisherflow_on("run", &file, &["--overwrite"]).expect_done();
     touch(7200);
-    carry_out(&file, &[]).expect(2, &["already holds the finished run", said[0], said[1], said[2]]);
+    fisherflow_on("run", &file, &[]).expect(2, &["already holds the finished run", said[0], said[1], said[2]]);
     let inputs = manifest(&place.path("out"))["inputs"].clone();
     let hashes = |input: usize| {
         let of = |key: &str| inputs[input][key].as_str().map(str::len);
@@ -414,8 +379,8 @@ fn what_makes_it_another_run_is_told() {
     assert_eq!((hashes(0), hashes(1)), ((Some(64), None), (None, Some(64))), "{inputs}");
     // A setting.
     std::fs::remove_dir_all(place.path("out")).unwrap();
-    carry_out(&file, &[]).expect_done();
-    let other = carry_out(&place.other_run_file("out"), &[]);
+    fisherflow_on("run", &file, &[]).expect_done();
+    let other = fisherflow_on("run", &place.other_run_file("out"), &[]);
     other.expect(
         2,
         &[
@@ -426,5 +391,5 @@ fn what_makes_it_another_run_is_told() {
     );
     // More spectra.
     write_objects(&place.path("catalogue"), &simulated(24, 0, 240), 60);
-    carry_out(&file, &[]).expect(2, &["120 rows in 2 objects", "240 rows in 4 objects"]);
+    fisherflow_on("run", &file, &[]).expect(2, &["120 rows in 2 objects", "240 rows in 4 objects"]);
 }

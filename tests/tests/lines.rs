@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use fisherflow_tests::{
-    Ended, Processes, RunFile, Spectrum, counts, data_files, digests, fisherflow, has_manifest, manifest, network, run,
-    simulated, toml_path, write_catalogue,
+    Ended, RunFile, Spectrum, counts, data_files, digests, everything_in, fisherflow_on, has_manifest, manifest,
+    network, sha256, simulated, stopped_at, toml_path, write_catalogue,
 };
 use parquet::arrow::ArrowWriter;
 use serde_json::Value;
@@ -103,10 +103,6 @@ fn write_ids(file: &Path, ids: &[String]) {
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
     std::fs::write(file, writer.into_inner().unwrap()).unwrap();
-}
-
-fn fisherflow_on(command: &str, at: &Path, more: &[&str]) -> Ended {
-    run(fisherflow().arg(command).arg(at).args(more))
 }
 
 /// How many groups a pass computed and took over, as its log says.
@@ -293,10 +289,10 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
     young.expect_done();
     assert!(young.stdout.contains("0 objects"), "{young}");
     std::thread::sleep(std::time::Duration::from_secs(2));
-    let all = files_below(&line);
+    let all = everything_in(&line);
     let dry = fisherflow_on("gc", &line, &["--keep", "1", "--grace", "0", "--dry-run"]);
     dry.expect_done();
-    assert_eq!(all, files_below(&line));
+    assert_eq!(all, everything_in(&line));
     fisherflow_on("gc", &line, &["--keep", "1", "--grace", "0"]).expect_done();
 
     let commit = nights.commit(3);
@@ -320,8 +316,8 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
             .iter()
             .any(|start| file.starts_with(start)),
     };
-    let left = files_below(&line);
-    let of_all: BTreeSet<String> = all.into_iter().filter(is_named).collect();
+    let left = everything_in(&line);
+    let of_all: Vec<String> = all.into_iter().filter(is_named).collect();
     assert_eq!(left, of_all);
     let done = left
         .iter()
@@ -342,24 +338,20 @@ fn what_no_kept_release_names_is_removed_and_nothing_else() {
 fn the_release_of_a_run_at_work_is_no_garbage() {
     let (nights, run_file, line) = released();
     nights.write(301, 200);
-    let mut night = fisherflow();
-    night.arg("run").arg(nights.of_line(&run_file));
-    let mut at_work = Processes::stopped_at("stage-left", night);
+    let mut at_work = stopped_at("stage-left", &nights.of_line(&run_file));
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    let before = files_below(&line);
+    let before = everything_in(&line);
     let removed = fisherflow_on("gc", &line, &["--grace", "0"]);
     removed.expect_done();
     assert!(removed.stdout.contains("in the making  release 2"), "{removed}");
-    assert_eq!(files_below(&line), before);
+    assert_eq!(everything_in(&line), before);
     at_work.signal(0, "CONT");
     at_work.wait(0).expect_done();
     assert_eq!(nights.commit(2)["parent"], 1);
 
     // Of a dead one it is.
     nights.write(303, 201);
-    let mut night = fisherflow();
-    night.arg("run").arg(nights.of_line(&run_file));
-    let mut dead = Processes::stopped_at("stage-left", night);
+    let mut dead = stopped_at("stage-left", &nights.of_line(&run_file));
     dead.kill(0);
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let removed = fisherflow_on("gc", &line, &["--grace", "0"]);
@@ -379,11 +371,11 @@ fn a_complete_release_that_is_about_to_be_committed_is_no_garbage() {
     assert!(!line.join("commits/2.json").exists() && has_manifest(&line.join("releases/2")));
     let mut next = stopped_at("claimed", &file);
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    let before = files_below(&line);
+    let before = everything_in(&line);
     let removed = fisherflow_on("gc", &line, &["--grace", "0"]);
     removed.expect_done();
     assert!(removed.stdout.contains("in the making  release 2"), "{removed}");
-    assert_eq!(files_below(&line), before);
+    assert_eq!(everything_in(&line), before);
     next.signal(0, "CONT");
     let next = next.wait(0);
     next.expect_done();
@@ -416,7 +408,7 @@ fn a_line_keeps_to_the_basis_that_its_releases_were_made_about() {
     let mut other = pinned.clone();
     let is_nine = pinned[digit..].starts_with('9');
     other.replace_range(digit..=digit, if is_nine { "8" } else { "9" });
-    let before = files_below(&line);
+    let before = everything_in(&line);
     for (found, said) in [(Some(&other), "has SHA-256"), (None, "is missing")] {
         match found {
             Some(bytes) => std::fs::write(&basis, bytes).unwrap(),
@@ -428,7 +420,7 @@ fn a_line_keeps_to_the_basis_that_its_releases_were_made_about() {
         }
         fisherflow_on("verify", &line, &[]).expect(3, &["releases never change"]);
         std::fs::write(&basis, &pinned).unwrap();
-        assert_eq!(files_below(&line), before);
+        assert_eq!(everything_in(&line), before);
     }
     // A copy that is named does as well, and is pinned again.
     let copy = nights.path("copy.json");
@@ -457,10 +449,10 @@ fn what_was_computed_is_told_where_the_settings_are_others() {
     {
         (run_file.compute, run_file.prior) = (compute.clone(), prior.to_owned());
         let file = nights.of_line(&run_file);
-        let before = files_below(&line);
+        let before = everything_in(&line);
         let planned = fisherflow_on("plan", &file, &[]);
         planned.expect_done();
-        assert_eq!(files_below(&line), before, "a plan touches nothing");
+        assert_eq!(everything_in(&line), before, "a plan touches nothing");
         let done = fisherflow_on("run", &file, &["-v", "--log", "json"]);
         done.expect_done();
         assert_eq!(groups_of(&done, "curvature"), (computed, n - computed));
@@ -526,10 +518,10 @@ fn a_damaged_release_stays_and_another_of_the_same_inputs_may_follow() {
         "{listed}"
     );
     std::thread::sleep(std::time::Duration::from_secs(2));
-    let before = files_below(&line);
+    let before = everything_in(&line);
     let said = ["commits/1.json", "damaged", "nothing is", "copy"];
     fisherflow_on("gc", &line, &["--grace", "0"]).expect(3, &said);
-    assert_eq!(files_below(&line), before);
+    assert_eq!(everything_in(&line), before);
 }
 
 #[test]
@@ -549,13 +541,6 @@ fn a_report_changes_no_release() {
     std::fs::remove_file(&page).unwrap();
     fisherflow_on("report", &line, &[]).expect_done();
     assert_eq!(std::fs::read_to_string(&page).unwrap(), drawn);
-}
-
-/// A run that stands still at a point.
-fn stopped_at(point: &str, file: &Path) -> Processes {
-    let mut command = fisherflow();
-    command.arg("run").arg(file);
-    Processes::stopped_at(point, command)
 }
 
 #[test]
@@ -650,26 +635,8 @@ fn what_an_unfinished_first_run_pinned_is_not_the_next_runs_basis() {
     fisherflow_on("verify", &nights.path("line"), &[]).expect_done();
 }
 
-/// Every file below a folder, relative to it.
-fn files_below(folder: &Path) -> BTreeSet<String> {
-    fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, found);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    collect(folder, &mut found);
-    let relative = found.iter().map(|file| file.strip_prefix(folder).unwrap());
-    relative.map(|file| file.to_string_lossy().into_owned()).collect()
-}
-
 fn copy(from: &Path, to: &Path) {
-    for file in files_below(from) {
+    for file in everything_in(from) {
         let copy = to.join(&file);
         std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
         std::fs::copy(from.join(&file), copy).unwrap();
@@ -677,7 +644,5 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn sha256_of(file: &Path) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(std::fs::read(file).unwrap());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256(&std::fs::read(file).unwrap())
 }

@@ -1,6 +1,5 @@
 //! How a cluster comes together: every way in which processes find one another, and every stranger that tries to get in.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -8,44 +7,20 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fisherflow_tests::{
-    Processes, RunFile, digests, fisherflow, free_addresses, has_manifest, network, run, simulated, write_objects,
-};
+use fisherflow_tests::{Place, Processes, RunFile, digests, fisherflow, free_addresses, has_manifest, run};
 
-/// A folder with a network, spectra, and the digests of an undisturbed run over them.
-struct Place {
-    folder: tempfile::TempDir,
-    expected: BTreeMap<String, String>,
+/// A place with an undisturbed run in it.
+fn place() -> Place {
+    let place = Place::new(&[40, 8, 6, 3], 240);
+    place.undisturbed();
+    place
 }
 
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        network(&path.join("network.safetensors"), &[40, 8, 6, 3]);
-        write_objects(&path.join("catalogue"), &simulated(40, 0, 240), 60);
-        let mut place = Self {
-            folder,
-            expected: BTreeMap::new(),
-        };
-        run(fisherflow().arg("run").arg(place.run_file("undisturbed"))).expect_done();
-        place.expected = digests(&place.output("undisturbed"));
-        place
-    }
-
-    fn run_file(&self, output: &str) -> PathBuf {
-        RunFile::new(self.folder.path(), output).write(self.folder.path(), output)
-    }
-
-    fn output(&self, output: &str) -> PathBuf {
-        self.folder.path().join(output)
-    }
-
-    fn assert_same(&self, output: &str) {
-        let output = self.output(output);
-        assert_eq!(digests(&output), self.expected);
-        assert!(!output.join("rendezvous").exists(), "addresses are left behind");
-    }
+/// The output is as the undisturbed run's.
+fn assert_same(place: &Place, output: &str) {
+    let output = place.path(output);
+    assert_eq!(digests(&output), digests(&place.path("undisturbed")));
+    assert!(!output.join("rendezvous").exists(), "addresses are left behind");
 }
 
 /// `fisherflow run` with these arguments, as process `process` of `processes`.
@@ -57,7 +32,7 @@ fn process_of(processes: &mut Processes, process: usize, run_file: &Path, argume
 
 #[test]
 fn processes_find_one_another_through_the_output() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     let start = |processes: &mut Processes, process: usize| {
         let arguments = ["-n", "3", "-p", &process.to_string(), "--rendezvous=127.0.0.1"];
@@ -68,7 +43,7 @@ fn processes_find_one_another_through_the_output() {
     for process in [0, 2] {
         start(&mut first, process);
     }
-    let folder = place.output("out/rendezvous");
+    let folder = place.path("out/rendezvous");
     let entries = || {
         let runs = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         runs.flat_map(|run| std::fs::read_dir(run.path()).into_iter().flatten().flatten())
@@ -79,7 +54,7 @@ fn processes_find_one_another_through_the_output() {
         assert!(started.elapsed() < Duration::from_secs(60), "nobody leaves an address");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let status = run(fisherflow().arg("status").arg(place.output("out")));
+    let status = run(fisherflow().arg("status").arg(place.path("out")));
     status.expect_done();
     for said in ["(not complete)", "held by", "fit not done", "2 processes"] {
         assert!(status.stdout.contains(said), "{said}\n{status}");
@@ -94,10 +69,10 @@ fn processes_find_one_another_through_the_output() {
     for ended in second.wait_all() {
         ended.expect_done();
     }
-    place.assert_same("out");
-    let status = run(fisherflow().arg("status").arg(place.output("out")));
+    assert_same(&place, "out");
+    let status = run(fisherflow().arg("status").arg(place.path("out")));
     assert!(status.stdout.contains("predict done"), "{status}");
-    run(fisherflow().arg("status").arg(place.output("nothing"))).expect(3, &["no run has begun"]);
+    run(fisherflow().arg("status").arg(place.path("nothing"))).expect(3, &["no run has begun"]);
 
     // Overwritten by the first process, which deletes what the others left there.
     let mut third = Processes::new(2);
@@ -116,12 +91,12 @@ fn processes_find_one_another_through_the_output() {
     for ended in third.wait_all() {
         ended.expect_done();
     }
-    place.assert_same("out");
+    assert_same(&place, "out");
 }
 
 #[test]
 fn a_pattern_and_a_slurm_step_say_where_the_processes_are() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("pattern");
     let mut processes = Processes::new(3);
     for process in 0..3 {
@@ -137,7 +112,7 @@ fn a_pattern_and_a_slurm_step_say_where_the_processes_are() {
     for ended in processes.wait_all() {
         ended.expect_done();
     }
-    place.assert_same("pattern");
+    assert_same(&place, "pattern");
 
     let file = place.run_file("slurm");
     let mut processes = Processes::new(2);
@@ -154,12 +129,12 @@ fn a_pattern_and_a_slurm_step_say_where_the_processes_are() {
     for ended in processes.wait_all() {
         ended.expect_done();
     }
-    place.assert_same("slurm");
+    assert_same(&place, "slurm");
 }
 
 /// A hostfile of its own for a process that pretends to be one of the cluster.
 fn hostfile_of_an_impostor(place: &Place, processes: &Processes, name: &str) -> PathBuf {
-    let file = place.folder.path().join(format!("{name}.hosts"));
+    let file = place.folder().join(format!("{name}.hosts"));
     let hosts = format!("{}\n{}\n", processes.address(0), free_addresses(1)[0]);
     std::fs::write(&file, hosts).unwrap();
     file
@@ -168,7 +143,7 @@ fn hostfile_of_an_impostor(place: &Place, processes: &Processes, name: &str) -> 
 /// The same program with another digest: what follows an executable's sections is not loaded.
 fn another_build(place: &Place) -> Command {
     let own = fisherflow();
-    let copy = place.folder.path().join("another-build");
+    let copy = place.folder().join("another-build");
     let mut bytes = std::fs::read(own.get_program()).unwrap();
     bytes.push(0);
     std::fs::write(&copy, bytes).unwrap();
@@ -180,7 +155,7 @@ fn another_build(place: &Place) -> Command {
 
 #[test]
 fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     let mut processes = Processes::new(2);
     let placed = |process: usize, processes: &Processes| {
@@ -230,9 +205,9 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
         }
         command
     };
-    let mut other_run = RunFile::new(place.folder.path(), "out");
+    let mut other_run = RunFile::new(place.folder(), "out");
     other_run.compute = "batch = 16\ngroup = 100".to_owned();
-    let other_run = other_run.write(place.folder.path(), "other-run");
+    let other_run = other_run.write(place.folder(), "other-run");
     let mut wrong_secret = impostor("wrong-secret", fisherflow(), &file);
     wrong_secret.env("FISHERFLOW_CLUSTER_SECRET", "a guess");
     let impostors = [
@@ -273,7 +248,7 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
         "held up: {:?}",
         started.elapsed()
     );
-    place.assert_same("out");
+    assert_same(&place, "out");
     for said in [
         "not a fisherflow process",
         "no hello",
@@ -299,7 +274,7 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
 
 #[test]
 fn processes_of_unlike_numbers_of_workers_are_refused() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     let mut processes = Processes::new(2);
     processes.spawn(0, &file, 2, &[]);
@@ -316,24 +291,24 @@ fn processes_of_unlike_numbers_of_workers_are_refused() {
             .wait(process)
             .expect(2, &[&said, "the same number of workers"]);
     }
-    assert!(!has_manifest(&place.output("out")));
+    assert!(!has_manifest(&place.path("out")));
 }
 
 /// It decides how many dataflows factor the block, and timely takes every process to have as many.
 #[test]
 fn processes_of_unlike_memory_for_a_dual_block_are_refused() {
-    let place = Place::new();
+    let place = place();
     let mut processes = Processes::new(2);
     for (process, memory) in ["1 MiB", "2 MiB"].into_iter().enumerate() {
-        let mut file = RunFile::new(place.folder.path(), "out");
+        let mut file = RunFile::new(place.folder(), "out");
         file.curvature = format!("structure = \"dual\"\nmemory = \"{memory}\"");
-        let file = file.write(place.folder.path(), &format!("of-{process}"));
+        let file = file.write(place.folder(), &format!("of-{process}"));
         processes.spawn(process, &file, 1, &["--deadline", "3"]);
     }
     for process in 0..2 {
         processes.wait(process).expect(2, &["is of another run file"]);
     }
-    assert!(!has_manifest(&place.output("out")));
+    assert!(!has_manifest(&place.path("out")));
 }
 
 /// Passes every connection on to `to`; gives the address it listens at, and what was said to `to` by connection.
@@ -378,12 +353,12 @@ fn relay(to: &str) -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
 fn a_replayed_hello_does_not_get_in() {
     /// Hello and proof: what the dialling end says before it is let in.
     const HANDSHAKE: usize = 8 + 2 + 1 + 4 + 4 + 3 * 32 + 32;
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     let mut processes = Processes::new(3);
     processes.spawn(0, &file, 1, &[]);
     let (between, heard) = relay(processes.address(0));
-    let hosts = place.folder.path().join("through-the-relay");
+    let hosts = place.folder().join("through-the-relay");
     std::fs::write(
         &hosts,
         format!("{between}\n{}\n{}\n", processes.address(1), processes.address(2)),
@@ -424,12 +399,12 @@ fn a_replayed_hello_does_not_get_in() {
         ended.expect_done();
     }
     assert!(ended[0].stderr.contains("another secret, or a replay"), "{}", ended[0]);
-    place.assert_same("out");
+    assert_same(&place, "out");
 }
 
 #[test]
 fn a_deadline_names_every_process_that_is_missing() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     let mut processes = Processes::new(4);
     processes.spawn(0, &file, 1, &["--deadline", "5"]);
@@ -442,13 +417,13 @@ fn a_deadline_names_every_process_that_is_missing() {
         let passed = format!("start-up deadline of {deadline} passed");
         processes.wait(process).expect(75, &[&passed, &missing, "run again"]);
     }
-    assert!(!has_manifest(&place.output("out")));
+    assert!(!has_manifest(&place.path("out")));
 }
 
 /// A process that dies while the cluster forms, and one that is asked to end then.
 #[test]
 fn a_process_may_come_again_while_the_cluster_forms() {
-    let place = Place::new();
+    let place = place();
     let file = place.run_file("out");
     let mut processes = Processes::new(3);
     processes.spawn(0, &file, 1, &[]);
@@ -467,13 +442,13 @@ fn a_process_may_come_again_while_the_cluster_forms() {
     for ended in processes.wait_all() {
         ended.expect_done();
     }
-    place.assert_same("out");
+    assert_same(&place, "out");
 }
 
 /// `spectrum` is of a cluster as `run` is.
 #[test]
 fn a_spectrum_that_is_asked_to_end_ends_in_order() {
-    let place = Place::new();
+    let place = place();
     let mut processes = Processes::new(2);
     let mut command = fisherflow();
     command
@@ -481,7 +456,7 @@ fn a_spectrum_that_is_asked_to_end_ends_in_order() {
         .arg(place.run_file("out"))
         .args(["-n", "2", "-p", "0", "--rendezvous=127.0.0.1"]);
     processes.spawn_as(0, command);
-    let rendezvous = place.output("out/rendezvous");
+    let rendezvous = place.path("out/rendezvous");
     let has_come = || {
         let runs = std::fs::read_dir(&rendezvous).into_iter().flatten().flatten();
         runs.flat_map(|run| std::fs::read_dir(run.path()).into_iter().flatten())

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use arrow_array::{Float64Array, RecordBatch};
 use fisherflow_store::{Creation, FileMetadata, Patience, StoreError, StoreOptions, Stores, WrittenFile, write_table};
-use fisherflow_tests::{Bucket, Fault, FaultyProxy, On};
+use fisherflow_tests::{Bucket, Fault, FaultyProxy, On, sha256};
 use rand::{Rng, SeedableRng};
-use sha2::{Digest, Sha256};
 
 const BUCKET: &str = "fisherflow-store-clients";
 
@@ -72,11 +71,11 @@ fn large(stores: &Stores, uri: &str) -> Result<WrittenFile, StoreError> {
 
 fn expect_whole(bucket: &Bucket, key: &str, written: &WrittenFile) {
     let bytes = bucket.get(key).unwrap();
-    let digest: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    assert_eq!((bytes.len() as u64, &digest), (written.bytes, &written.sha256), "{key}");
+    assert_eq!(
+        (bytes.len() as u64, &sha256(&bytes)),
+        (written.bytes, &written.sha256),
+        "{key}"
+    );
 }
 
 #[test]

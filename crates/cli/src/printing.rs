@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
+pub use fisherflow_dataflow::bytes_in_words as bytes;
 use serde::Serialize;
 
 use crate::args::LogFormat;
@@ -180,22 +181,6 @@ pub fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })
 }
 
-/// `1.5 GiB`.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{n} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
-}
-
 /// `1.5 G`: floating-point operations with the SI's prefix.
 pub fn flop(n: f64) -> String {
     const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
@@ -248,8 +233,6 @@ mod tests {
         assert_eq!(count(0), "0");
         assert_eq!(count(999), "999");
         assert_eq!(count(17_629_443), "17,629,443");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(3 << 29), "1.5 GiB");
         assert_eq!(flop(1.46e11), "146.0 G");
         assert_eq!(flop(12.0), "12.0");
         let rates = [0.0, 0.001_234_5, 4.5, 99.96, 123.4, 17_629.4].map(rate);

@@ -24,6 +24,17 @@ use crate::run::prior_choice::EvidenceOf;
 /// 3: WEIGHTS_IN_F32 and UNLIKE_FIT among the flags. 4: kept moments in microseconds.
 pub(crate) const SCHEMA_VERSION: &str = "4";
 
+/// How the weights are laid out.
+pub(crate) const WEIGHTS: &str = "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in";
+
+/// Who made a file, in which run, of which network.
+pub(crate) fn origin(context: &Context) -> FileMetadata {
+    FileMetadata::default()
+        .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
+        .with("fisherflow.run_id", context.run_id.as_str())
+        .with("fisherflow.model_sha256", context.network_sha256.as_str())
+}
+
 /// The metadata of every file: what run it is of, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {
     let labels = context.network.labels();
@@ -31,7 +42,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "curvature": context.job.curvature.kind.name(),
         "hessian": curvature_in_words(context.job.curvature.kind),
         "posterior_precision": "P = H + prior_precision * I",
-        "weights": "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in",
+        "weights": WEIGHTS,
         "kfac": "H ~ (kron_g (x) kron_a) / n_terms, both factors sums; n_terms: n_spectra, times the positions that share the weights where weight_sharing is expand",
         "ekfac": "H ~ Q diag(eigenvalues) Q^T, Q = g_eigenvectors (x) a_eigenvectors, eigenvalues [out, columns] a sum",
         "weight_sharing": context.job.curvature.options.weight_sharing,
@@ -76,11 +87,8 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         convention["cov_intrinsic"] =
             "that of the cell of label space that the PREDICTED labels are in: posterior/intrinsic.parquet".into();
     }
-    FileMetadata::default()
-        .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
+    origin(context)
         .with("fisherflow.schema_version", SCHEMA_VERSION)
-        .with("fisherflow.run_id", context.run_id.as_str())
-        .with("fisherflow.model_sha256", context.network_sha256.as_str())
         .with(
             "fisherflow.catalogue_etags_sha256",
             context.predicted().catalogue.etags_sha256(),

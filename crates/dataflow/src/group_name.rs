@@ -149,19 +149,16 @@ pub(crate) fn name_of(digest: &str, group: &Group, excluded: &[String]) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
     use std::path::Path;
     use std::sync::Arc;
 
-    use fisherflow_curvature::{BlockOptions, StructureKind};
-    use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision, Processor};
+    use fisherflow_curvature::StructureKind;
+    use fisherflow_network::{Activation, Arithmetic, Labels, Network, Precision};
     use fisherflow_spectra::{ObjectVersion, Shard, Simulation};
-    use fisherflow_store::{OnBadObject, StoreOptions, Stores, simulated_columns, write_simulated};
+    use fisherflow_store::{StoreOptions, Stores, simulated_columns, write_simulated};
 
-    use crate::job::{
-        Calibration, CatalogueSource, Certification, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
-        NetworkSource, Noise, Predict, Prior,
-    };
+    use crate::job::{CatalogueSource, ExistingOutput, Job, Noise, Prior};
     use crate::progress::meter::Meter;
 
     fn prepare(folder: &Path) {
@@ -189,53 +186,14 @@ mod tests {
 
     fn job(folder: &Path) -> Job {
         let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-        Job {
-            network: NetworkSource {
-                uri: path("network.safetensors"),
-                said: Description::default(),
-            },
-            catalogue: CatalogueSource {
-                uri: path("catalogue"),
-                columns: simulated_columns(),
-                on_bad_object: OnBadObject::Fail,
-                exclude: Vec::new(),
-            },
-            predict: Predict {
-                catalogue: None,
-                jacobians: false,
-            },
-            curvature: Curvature {
-                structure: StructureKind::Kfac.into(),
-                by_layer: BTreeMap::new(),
-                options: BlockOptions::default(),
-                kind: CurvatureKind::Ggn,
-                low_rank: LowRankSettings::default(),
-            },
-            noise: Noise::Holdout,
-            prior: Prior::Fixed(1.0),
-            prior_by_layer: BTreeMap::new(),
-            calibration: Calibration::default(),
-            compute: Compute {
-                arithmetic: Arithmetic {
-                    precision: Precision::F32,
-                    threads: 1,
-                },
-                batch: 16,
-                group: Some(50),
-                holdout_fraction: 0.2,
-                farthest_input: 1e3,
-                memory: None,
-                kept_spectra: Compute::KEPT_SPECTRA,
-                processor: Processor::Cpu,
-                scratch: None,
-            },
-            certificate: Certification::default(),
-            output: path("out"),
-            releases: false,
-            basis: None,
-            existing_output: ExistingOutput::Refuse,
-            store: StoreOptions::default(),
-        }
+        let catalogue = CatalogueSource::new(path("catalogue"), simulated_columns());
+        let mut job = Job::new(path("network.safetensors"), catalogue, Prior::Fixed(1.0), path("out"));
+        job.curvature.structure = StructureKind::Kfac.into();
+        job.compute.arithmetic.precision = Precision::F32;
+        job.compute.batch = 16;
+        job.compute.group = Some(50);
+        job.compute.holdout_fraction = 0.2;
+        job
     }
 
     /// What is found before the pass, as the test sets it.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
-use fisherflow_network::{Arithmetic, Description, Processor};
+use fisherflow_network::{Arithmetic, Description, Precision, Processor};
 use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{OnBadObject, StoreOptions};
 
@@ -50,6 +50,31 @@ pub struct Job {
 }
 
 impl Job {
+    /// The run of a run file that says no more than this.
+    #[must_use]
+    pub fn new(network: String, catalogue: CatalogueSource, prior: Prior, output: String) -> Self {
+        Self {
+            network: NetworkSource {
+                uri: network,
+                said: Description::default(),
+            },
+            catalogue,
+            predict: Predict::default(),
+            curvature: Curvature::default(),
+            noise: Noise::Holdout,
+            prior,
+            prior_by_layer: BTreeMap::new(),
+            calibration: Calibration::default(),
+            compute: Compute::default(),
+            certificate: Certification::default(),
+            basis: None,
+            output,
+            releases: false,
+            existing_output: ExistingOutput::Refuse,
+            store: StoreOptions::default(),
+        }
+    }
+
     /// Whether held-out spectra are kept out of the sums: they are where the noise, the prior or the weights' part is fitted to their residuals.
     pub(crate) fn keeps_out(&self) -> bool {
         self.noise == Noise::Holdout || self.prior == Prior::Holdout || self.calibration.label_scale
@@ -90,8 +115,21 @@ pub struct CatalogueSource {
     pub exclude: Vec<String>,
 }
 
+impl CatalogueSource {
+    /// All spectra of a catalogue, each object of which must be whole.
+    #[must_use]
+    pub fn new(uri: String, columns: CatalogueColumns) -> Self {
+        Self {
+            uri,
+            columns,
+            on_bad_object: OnBadObject::Fail,
+            exclude: Vec::new(),
+        }
+    }
+}
+
 /// What to predict.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Predict {
     /// The catalogue; `None` where it is the one of the fit: then one pass serves both.
     pub catalogue: Option<CatalogueSource>,
@@ -100,7 +138,7 @@ pub struct Predict {
 }
 
 /// Which curvature, and the structure of each layer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Curvature {
     /// Every layer not named below.
     pub structure: StructureChoice,
@@ -216,9 +254,24 @@ pub struct Compute {
     pub scratch: Option<String>,
 }
 
-impl Compute {
-    /// Of the spectra kept where the run file does not say.
-    pub const KEPT_SPECTRA: u64 = 512 << 20;
+impl Default for Compute {
+    fn default() -> Self {
+        Self {
+            arithmetic: Arithmetic {
+                precision: Precision::default(),
+                threads: 1,
+            },
+            processor: Processor::default(),
+            batch: 512,
+            group: None,
+            holdout_fraction: 0.1,
+            // In sums of second order a spectrum beyond it weighs as much as a million others.
+            farthest_input: 1e3,
+            memory: None,
+            kept_spectra: 512 << 20,
+            scratch: None,
+        }
+    }
 }
 
 /// What is checked of a run's error bars before they are given out.

@@ -19,6 +19,7 @@ use crate::cluster;
 use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
 use crate::error::RunError;
+use crate::files::{self, WEIGHTS};
 use crate::job::{Cluster, ExistingOutput, Job};
 use crate::passes::{agree, population};
 use crate::progress::meter::Meter;
@@ -349,14 +350,11 @@ fn metadata(context: &Context, request: &OutputHessianRequest) -> FileMetadata {
     let convention = serde_json::json!({
         "hessian": "d2 label / d weight^2 of one spectrum: of the network's OUTPUT, not of a loss; label unit per squared weight",
         "part": request.part.name(),
-        "weights": "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in; in_index null: the bias",
+        "weights": format!("{WEIGHTS}; in_index null: the bias"),
         "kinks": "at a kink of an activation its second derivative counts as 0",
         "label_scale": labels.scale,
     });
-    FileMetadata::default()
-        .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
-        .with("fisherflow.run_id", context.run_id.as_str())
-        .with("fisherflow.model_sha256", context.network_sha256.as_str())
+    files::origin(context)
         .with("fisherflow.convention", convention.to_string())
         .with("fisherflow.labels", serde_json::json!(labels.names).to_string())
         .with("fisherflow.units", serde_json::json!(labels.units).to_string())

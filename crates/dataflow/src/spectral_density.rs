@@ -256,10 +256,7 @@ fn metadata(context: &Context, settings: &SpectrumSettings, found: &Found) -> Fi
         "density": "mean over probes: share of the eigenvalues a decade of value, smoothed by a Gaussian of a tenth of a decade; within rounding of 0 the scale is linear",
         "rounding": "eigenvalues of no more than this size are not told from 0, and not counted as negative",
     });
-    FileMetadata::default()
-        .with("fisherflow.version", env!("CARGO_PKG_VERSION"))
-        .with("fisherflow.run_id", context.run_id.as_str())
-        .with("fisherflow.model_sha256", context.network_sha256.as_str())
+    files::origin(context)
         .with("fisherflow.n_spectra", found.n_spectra.to_string())
         .with("fisherflow.convention", convention.to_string())
 }

@@ -1,16 +1,15 @@
 //! A run's certificate against a posterior made here: gradients by finite differences, Hessians from plain Jacobians, inverses by elimination.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
+use fisherflow_curvature::StructureKind;
 use fisherflow_dataflow::{
-    Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
-    Meter, NetworkSource, Noise, Outcome, Predict, Prior, RunSummary, Stage, run,
+    CatalogueSource, Certification, Cluster, Job, Meter, Noise, Outcome, Prior, RunSummary, Stage, run,
 };
 use fisherflow_network::{
-    Arithmetic, Description, InputJacobian, LabelsDescription, Network, Precision, Processor, to_safetensors,
+    Arithmetic, Description, InputJacobian, LabelsDescription, Network, Precision, to_safetensors,
 };
 use fisherflow_spectra::{Simulation, is_held_out, plan_groups};
 use fisherflow_store::{
@@ -153,53 +152,20 @@ fn simulate(folder: &Path) {
 
 fn job(folder: &Path, net: &Net, structure: StructureKind, delta: f64, output: &str) -> Job {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_string();
-    Job {
-        network: NetworkSource {
-            uri: path("network.safetensors"),
-            said: net.said(),
-        },
-        catalogue: CatalogueSource {
-            uri: path("catalogue"),
-            columns: simulated_columns(),
-            on_bad_object: OnBadObject::Fail,
-            exclude: Vec::new(),
-        },
-        predict: Predict {
-            catalogue: None,
-            jacobians: false,
-        },
-        curvature: Curvature {
-            structure: structure.into(),
-            by_layer: BTreeMap::new(),
-            options: BlockOptions::default(),
-            kind: CurvatureKind::Ggn,
-            low_rank: LowRankSettings::default(),
-        },
-        noise: Noise::Holdout,
-        prior: Prior::Fixed(delta),
-        prior_by_layer: BTreeMap::new(),
-        calibration: Calibration::default(),
-        compute: Compute {
-            arithmetic: Arithmetic {
-                precision: Precision::F64,
-                threads: 1,
-            },
-            batch: 16,
-            group: Some(50),
-            holdout_fraction: 0.2,
-            farthest_input: 1e3,
-            memory: None,
-            kept_spectra: Compute::KEPT_SPECTRA,
-            processor: Processor::Cpu,
-            scratch: None,
-        },
-        certificate: Certification::default(),
-        output: path(output),
-        basis: None,
-        releases: false,
-        existing_output: ExistingOutput::Refuse,
-        store: StoreOptions::default(),
-    }
+    let catalogue = CatalogueSource::new(path("catalogue"), simulated_columns());
+    let mut job = Job::new(
+        path("network.safetensors"),
+        catalogue,
+        Prior::Fixed(delta),
+        path(output),
+    );
+    job.network.said = net.said();
+    job.curvature.structure = structure.into();
+    job.compute.arithmetic.precision = Precision::F64;
+    job.compute.batch = 16;
+    job.compute.group = Some(50);
+    job.compute.holdout_fraction = 0.2;
+    job
 }
 
 fn done(job: Job) -> RunSummary {

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use crate::element::Element;
-use crate::lent::borrow;
+use crate::lent::{Borrowed, borrow};
 use crate::packed::Packed;
 use crate::strips::{Operand, pack_lhs, pack_rhs};
 use crate::threads::run_numbered;
@@ -31,6 +31,11 @@ pub(crate) const fn inner_block<T>() -> usize {
 pub const fn workspace_bytes(rows: u64) -> u64 {
     let right = (OUTER_BYTES / size_of::<f32>() * INNER_BYTES) as u64;
     rows.saturating_mul(INNER_BYTES as u64).saturating_add(right)
+}
+
+/// Threads for a product `m x k x n`; `None` where one is best.
+pub(crate) fn borrow_for([m, k, n]: [usize; 3], threads: usize) -> Option<Borrowed> {
+    (m.saturating_mul(n).saturating_mul(k) >= WORTH_SHARING).then(|| borrow(threads))
 }
 
 /// The right operand of a product.
@@ -88,8 +93,7 @@ pub(crate) unsafe fn product<T: Element>(
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    let is_shared = m.saturating_mul(n).saturating_mul(k) >= WORTH_SHARING;
-    let borrowed = is_shared.then(|| borrow(threads));
+    let borrowed = borrow_for([m, k, n], threads);
     let threads = borrowed.as_ref().map_or(1, |borrowed| borrowed.threads);
     let outer = match rhs {
         Right::Plain(_) => {

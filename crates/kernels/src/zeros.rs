@@ -8,10 +8,9 @@ use std::ops::Range;
 
 use faer::{ContiguousFwd, MatRef};
 
-use crate::blocks::{Place, Sink, inner_block};
+use crate::blocks::{Place, Sink, borrow_for, inner_block};
 use crate::element::Element;
 use crate::gemm::Destination;
-use crate::lent::borrow;
 use crate::packed::Packed;
 use crate::threads::{run_numbered, run_on};
 use crate::tile::{CHAIN, Tile};
@@ -47,8 +46,9 @@ pub(crate) struct Terms<'a, T> {
 /// `c[i][j] (+)= sum_t values[t][i] rhs[offsets[t] + j]`, chain after chain: `(terms, rhs, numbers of a strip of it, c, row stride of c, add)`.
 ///
 /// # Safety
-/// `counts` adds up to the number of terms that `offsets` is of, and `values` has as many rows for each as the function makes; so many strips of `rhs` as it takes have a row
-/// at each offset; nobody else touches that many rows of `c`, as wide as the strips together; the instructions of its path are there.
+/// `counts` adds up to the number of terms that `offsets` is of, and `values` has as many rows for each as the function makes; so many strips of
+/// `rhs` as it takes have a row at each offset; nobody else touches that many rows of `c`, as wide as the strips together; the instructions of its
+/// path are there.
 pub(crate) type SkipFn<T> = unsafe fn(Terms<'_, T>, *const T, usize, *mut T, usize, bool);
 
 /// The function for so many rows, and strips as [`strips_of`] them at most.
@@ -102,8 +102,8 @@ pub(crate) unsafe fn product<T: Element>(
     let Some(groups) = Groups::new(lhs, groups) else {
         return false;
     };
-    let borrowed = borrow(threads);
-    let threads = borrowed.threads;
+    let borrowed = borrow_for([lhs.nrows(), lhs.ncols(), rhs.cols()], threads);
+    let threads = borrowed.as_ref().map_or(1, |borrowed| borrowed.threads);
     if groups.share(threads) > WORTH {
         return false;
     }

@@ -8,16 +8,16 @@
 mod brute_force;
 #[path = "../../../tests/references/read.rs"]
 mod references;
-
-use std::sync::Arc;
+#[path = "support/two_passes.rs"]
+mod two_passes;
 
 use brute_force::relative_error;
 use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, Matrix, ReferenceSums, References,
-    StructureKind, WeightSharing, correction_of, structure_of,
+    StructureKind, WeightSharing,
 };
 use fisherflow_network::{InputJacobian, LayerCapture, Network, Precision};
-use fisherflow_posterior::{BlockPosterior, exact_posterior, invert, kronecker_bases, precision_from_matrices};
+use fisherflow_posterior::{BlockPosterior, exact_posterior, invert, precision_from_matrices};
 use references::{Arrays, beside_the_repository, network, npz, of_cases};
 
 const K: usize = 3;
@@ -93,20 +93,8 @@ impl Net {
         }
     }
 
-    /// Through one sum over spectra, or both.
     fn curvature(&self, plan: &BlockPlan) -> BlockCurvature {
-        let first = structure_of(plan, &self.references, K, 1).unwrap();
-        let mut sums = first.empty().unwrap();
-        first.accumulate(&self.captures, &self.precision, &mut sums).unwrap();
-        let curvature = first.curvature(&sums).unwrap();
-        if plan.structure != StructureKind::Ekfac {
-            return curvature;
-        }
-        let bases = Arc::new(kronecker_bases(plan, curvature, 1).unwrap());
-        let second = correction_of(plan, &self.references, bases, K, 1).unwrap();
-        let mut sums = second.empty().unwrap();
-        second.accumulate(&self.captures, &self.precision, &mut sums).unwrap();
-        second.curvature(&sums).unwrap()
+        two_passes::curvature(plan, &self.references, &self.captures, &self.precision, 1)
     }
 
     fn dual(&self, layers: &[usize], prior: f64, threads: usize) -> BlockPosterior {

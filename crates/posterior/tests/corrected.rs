@@ -11,18 +11,18 @@ mod brute_force;
 mod conv_net;
 #[path = "../../../tests/references/read.rs"]
 mod references;
-
-use std::sync::Arc;
+#[path = "support/two_passes.rs"]
+mod two_passes;
 
 use brute_force::{gram, inverse, kron, predictive, relative_error, with_prior};
 use candle_core::DType;
 use conv_net::{ConvNet, jacobian};
 use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, ReferenceSums, References, StructureKind,
-    WeightSharing, correction_of, structure_of,
+    WeightSharing,
 };
 use fisherflow_network::{DenseShape, InputJacobian, LayerCapture, Precision};
-use fisherflow_posterior::{invert, kronecker_bases};
+use fisherflow_posterior::invert;
 use references::{Arrays, beside_the_repository, network, npz, of_cases};
 
 const K: usize = 3;
@@ -68,22 +68,10 @@ impl Layers {
         }
     }
 
-    /// Through one sum over spectra, or both.
     fn curvature(&self, structure: StructureKind, layer: usize, threads: usize) -> BlockCurvature {
         let plan = self.plan(structure, layer);
         let precision = LabelPrecision::constant(&UNIT, self.n_spectra).unwrap();
-        let first = structure_of(&plan, &self.references, K, threads).unwrap();
-        let mut sums = first.empty().unwrap();
-        first.accumulate(&self.captures, &precision, &mut sums).unwrap();
-        let curvature = first.curvature(&sums).unwrap();
-        if structure != StructureKind::Ekfac {
-            return curvature;
-        }
-        let bases = Arc::new(kronecker_bases(&plan, curvature, threads).unwrap());
-        let second = correction_of(&plan, &self.references, bases, K, threads).unwrap();
-        let mut sums = second.empty().unwrap();
-        second.accumulate(&self.captures, &precision, &mut sums).unwrap();
-        second.curvature(&sums).unwrap()
+        two_passes::curvature(&plan, &self.references, &self.captures, &precision, threads)
     }
 
     /// The largest element of `sum over blocks of their parts - expected`, relative to the largest of a star.

@@ -7,16 +7,15 @@ mod brute_force;
 #[path = "../../../tests/references/read.rs"]
 #[expect(dead_code, reason = "what lies beside the repository is read by other tests")]
 mod references;
-
-use std::sync::Arc;
+#[path = "support/two_passes.rs"]
+mod two_passes;
 
 use brute_force::relative_error;
 use fisherflow_curvature::{
-    BlockOptions, BlockPlan, LabelPrecision, ReferenceSums, References, StructureKind, WeightSharing, correction_of,
-    structure_of,
+    BlockOptions, BlockPlan, LabelPrecision, ReferenceSums, References, StructureKind, WeightSharing,
 };
 use fisherflow_network::{InputJacobian, LayerCapture, Network, Precision};
-use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert, kronecker_bases};
+use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert};
 use references::{Arrays, network, of_cases};
 
 const K: usize = 3;
@@ -85,17 +84,7 @@ impl Case {
         if plan.structure == StructureKind::Dual {
             return exact_posterior(plan, &self.captures, &precision, prior, 1).unwrap();
         }
-        let first = structure_of(plan, &self.references, K, 1).unwrap();
-        let mut sums = first.empty().unwrap();
-        first.accumulate(&self.captures, &precision, &mut sums).unwrap();
-        let mut curvature = first.curvature(&sums).unwrap();
-        if plan.structure == StructureKind::Ekfac {
-            let bases = Arc::new(kronecker_bases(plan, curvature, 1).unwrap());
-            let second = correction_of(plan, &self.references, bases, K, 1).unwrap();
-            let mut sums = second.empty().unwrap();
-            second.accumulate(&self.captures, &precision, &mut sums).unwrap();
-            curvature = second.curvature(&sums).unwrap();
-        }
+        let curvature = two_passes::curvature(plan, &self.references, &self.captures, &precision, 1);
         invert(plan, curvature, prior, 1).unwrap()
     }
 

@@ -9,18 +9,18 @@ mod brute_force;
 #[path = "../../../tests/references/read.rs"]
 #[expect(dead_code, reason = "other tests read what is in the repository")]
 mod references;
+#[path = "support/two_passes.rs"]
+mod two_passes;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use brute_force::{Mlp, Numbers, gram, inverse, kron, relative_error};
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, Matrix, References, StructureKind,
-    correction_of, structure_of,
 };
 use fisherflow_network::{DenseShape, LayerCapture};
-use fisherflow_posterior::{Convention, NamedTensor, Peer, PosteriorError, Reduction, invert, kronecker_bases};
+use fisherflow_posterior::{Convention, NamedTensor, Peer, PosteriorError, Reduction, invert};
 use references::{beside_the_repository, npz::Array};
 
 const TOLERANCE: f64 = 1e-9;
@@ -76,22 +76,11 @@ impl Case {
     /// The library's own sums over the captures of all spectra, one seed a label.
     fn sums(&self, plan: &BlockPlan, captures: &[LayerCapture], n_labels: usize) -> BlockCurvature {
         let references = References::zero(&self.mlp.shapes, n_labels);
-        let structure = structure_of(plan, &references, n_labels, 1).unwrap();
         let identity: Vec<f64> = (0..n_labels * n_labels)
             .map(|at| if at % (n_labels + 1) == 0 { 1.0 } else { 0.0 })
             .collect();
         let precision = LabelPrecision::constant(&identity, self.n).unwrap();
-        let mut sums = structure.empty().unwrap();
-        structure.accumulate(captures, &precision, &mut sums).unwrap();
-        let curvature = structure.curvature(&sums).unwrap();
-        if plan.structure != StructureKind::Ekfac {
-            return curvature;
-        }
-        let bases = Arc::new(kronecker_bases(plan, curvature, 1).unwrap());
-        let corrected = correction_of(plan, &references, bases, n_labels, 1).unwrap();
-        let mut sums = corrected.empty().unwrap();
-        corrected.accumulate(captures, &precision, &mut sums).unwrap();
-        corrected.curvature(&sums).unwrap()
+        two_passes::curvature(plan, &references, captures, &precision, 1)
     }
 
     fn exported(&self, peer: Peer, reduction: Reduction, structure: StructureKind, layers: &[usize]) -> Tensors {

@@ -9,18 +9,18 @@ mod brute_force;
 #[path = "../../../tests/references/read.rs"]
 #[expect(dead_code, reason = "other tests read what is in the repository")]
 mod references;
+#[path = "support/two_passes.rs"]
+mod two_passes;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use brute_force::{Mlp, kron, relative_error, with_prior};
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, Matrix, ReferenceSums, StructureKind,
-    correction_of, structure_of,
 };
 use fisherflow_network::DenseShape;
-use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert, kronecker_bases};
+use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert};
 use references::{beside_the_repository, npz::Array};
 
 const K: usize = 3;
@@ -168,17 +168,7 @@ impl Reference {
         let mut means = ReferenceSums::empty(&self.mlp.shapes, K);
         means.accumulate(&captures).unwrap();
         let means = means.finish().unwrap();
-        let mut summed = structure_of(&plan, &means, K, 1).unwrap();
-        let mut sums = summed.empty().unwrap();
-        summed.accumulate(&captures, &precision, &mut sums).unwrap();
-        let mut curvature = summed.curvature(&sums).unwrap();
-        if structure == StructureKind::Ekfac {
-            let bases = kronecker_bases(&plan, curvature, 1).unwrap();
-            summed = correction_of(&plan, &means, Arc::new(bases), K, 1).unwrap();
-            sums = summed.empty().unwrap();
-            summed.accumulate(&captures, &precision, &mut sums).unwrap();
-            curvature = summed.curvature(&sums).unwrap();
-        }
+        let curvature = two_passes::curvature(&plan, &means, &captures, &precision, 1);
         invert(&plan, curvature, self.prior, 2).unwrap()
     }
 

@@ -73,6 +73,21 @@ impl Mask {
 }
 
 impl CatalogueColumns {
+    /// Identifiers and fluxes without errors, and nothing beside.
+    #[must_use]
+    pub fn new(id: impl Into<String>, flux: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            flux: flux.into(),
+            error: FluxError::Exact,
+            mask: None,
+            labels: Vec::new(),
+            label_errors: LabelErrors::None,
+            holdout_group: None,
+            keep: Vec::new(),
+        }
+    }
+
     /// Checks that the columns do not contradict one another.
     ///
     /// # Errors

@@ -50,8 +50,8 @@ pub struct SkippedObject {
     pub reason: String,
 }
 
-/// What is known of a catalogue once its footers are read: enough for another process to fetch from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What is known of a catalogue once its footers are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogueSummary {
     /// As given.
     pub uri: String,
@@ -102,7 +102,7 @@ impl Catalogue {
         self.excluded.as_deref()
     }
 
-    /// What another process needs to know.
+    /// What is known of it since its footers were read.
     #[must_use]
     pub fn summary(&self) -> &CatalogueSummary {
         &self.summary

@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod cause;
+mod documents;
 mod error;
 mod groups;
 mod hex;

@@ -15,10 +15,7 @@ pub(crate) mod garbage;
 pub(crate) mod group_ids;
 pub(crate) mod known_catalogue;
 
-use serde::de::DeserializeOwned;
-
 use crate::objects::destination::refuse_no_folder;
-use crate::output::json;
 use crate::{Commit, Creation, GroupStore, StoreError, Stores};
 
 const COMMITS: &str = "commits";
@@ -48,18 +45,9 @@ impl Line {
     /// # Errors
     /// The URI cannot be one.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, StoreError> {
-        let location = stores.locate(uri)?;
-        if uri.contains('*') || location.path.is_root() {
-            return Err(StoreError::BadUri {
-                uri: uri.to_owned(),
-                reason: "a line is one directory below the root, without *".to_owned(),
-            });
-        }
-        refuse_no_folder(&location)?;
-        refuse_name_of_release(&location.uri())?;
         Ok(Self {
             stores: stores.clone(),
-            uri: location.uri(),
+            uri: own_folder(stores, uri, "a line")?,
         })
     }
 
@@ -104,7 +92,7 @@ impl Line {
     /// # Errors
     /// The store does not say, or the commit cannot be understood.
     pub fn commit_of(&self, release: u64) -> Result<Option<Commit>, StoreError> {
-        self.document(&self.commit_uri(release))
+        self.stores.document(&self.commit_uri(release))
     }
 
     /// The last committed release; none: nothing is released yet.
@@ -124,10 +112,11 @@ impl Line {
     /// Another run committed that release first ([`StoreError::CommitConflict`]), or the store does not take it.
     pub fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
         let uri = self.commit_uri(commit.release);
-        match self.stores.create_once(&uri, json(&uri, commit)?)? {
+        let document = self.stores.document_bytes(&uri, commit)?;
+        match self.stores.create_once(&uri, document)? {
             Creation::Created | Creation::Ours => Ok(()),
             Creation::Others(found) => {
-                let found: Commit = self.parse(&uri, &found)?;
+                let found: Commit = self.stores.parse_document(&uri, &found)?;
                 let same_run = found.run_id == commit.run_id && found.manifest_sha256 == commit.manifest_sha256;
                 if same_run {
                     return Ok(());
@@ -146,11 +135,7 @@ impl Line {
     /// # Errors
     /// The store does not say.
     pub fn basis(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.stores.read(&self.basis_uri()) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(StoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.stores.read_if_there(&self.basis_uri())
     }
 
     /// URI of the basis.
@@ -244,29 +229,24 @@ impl Line {
     pub(crate) fn commit_uri(&self, release: u64) -> String {
         format!("{}/{COMMITS}/{release}.json", self.uri)
     }
-
-    pub(crate) fn document<T: DeserializeOwned>(&self, uri: &str) -> Result<Option<T>, StoreError> {
-        match self.stores.read(uri) {
-            Ok(bytes) => self.parse(uri, &bytes).map(Some),
-            Err(StoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn parse<T: DeserializeOwned>(&self, uri: &str, bytes: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::BadDocument {
-            uri: uri.to_owned(),
-            source: self.stores.cause(&error),
-        })
-    }
 }
 
-/// Refuses a folder of an output or a line whose name every reader would take for a release of another.
-pub(crate) fn refuse_name_of_release(uri: &str) -> Result<(), StoreError> {
-    match named_by_at(uri) {
-        None => Ok(()),
-        Some((line, release)) => Err(StoreError::BadUri {
+/// The folder of an output or a line, absolute; `what` says which of them. Refused is one that cannot be a folder, and one whose name every
+/// reader would take for a release of another.
+pub(crate) fn own_folder(stores: &Stores, uri: &str, what: &str) -> Result<String, StoreError> {
+    let location = stores.locate(uri)?;
+    if uri.contains('*') || location.path.is_root() {
+        return Err(StoreError::BadUri {
             uri: uri.to_owned(),
+            reason: format!("{what} is one directory below the root, without *"),
+        });
+    }
+    refuse_no_folder(&location)?;
+    let folder = location.uri();
+    match named_by_at(&folder) {
+        None => Ok(folder),
+        Some((line, release)) => Err(StoreError::BadUri {
+            uri: folder.clone(),
             reason: format!(
                 "to whoever reads it that is release {release} of the line {line}: choose a name that does not end so"
             ),

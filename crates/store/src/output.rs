@@ -9,28 +9,12 @@ pub(crate) mod tidy;
 pub(crate) mod verify;
 
 use fisherflow_spectra::ObjectVersion;
-use object_store::{ObjectStoreExt, PutPayload};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
-use crate::line::refuse_name_of_release;
-use crate::objects::destination::refuse_no_folder;
-use crate::objects::failure::Action;
-use crate::tables::blocks::{BLOCKS, read_blocks, write_blocks};
-use crate::tables::certificate::{CertificateRow, write_certificate};
-use crate::tables::evidence::write_evidence;
-use crate::tables::holdout::{HoldoutRow, write_holdout};
-use crate::tables::intrinsic::{IntrinsicRow, write_intrinsic};
-use crate::tables::jacobians::JacobianSchema;
-use crate::tables::matrices::read_matrices;
-use crate::tables::output_hessian::{OutputHessianSchema, OutputHessianWriter};
-use crate::{
-    BlockRow, Creation, EvidenceRow, FileMetadata, GroupStore, JacobianWriter, Manifest, MarginalVarianceWriter,
-    MatrixSet, MatrixWriter, PredictionSchema, PredictionWriter, Rendezvous, StoreError, StoredMatrices, Stores,
-    TableWriter, WrittenFile,
-};
+use crate::line::own_folder;
+use crate::{Creation, GroupStore, Manifest, Rendezvous, StoreError, Stores, WrittenFile};
 
 /// Where tables are, in an output.
 pub(crate) const DATA: [&str; 3] = ["predictions", "jacobians", "posterior"];
@@ -58,18 +42,9 @@ impl Output {
     /// # Errors
     /// The URI cannot be an output: it is a file, for instance, a link that leads nowhere, or `<line>@<v>`, which means a release.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, StoreError> {
-        let location = stores.locate(uri)?;
-        if uri.contains('*') || location.path.is_root() {
-            return Err(StoreError::BadUri {
-                uri: uri.to_owned(),
-                reason: "an output is one directory below the root, without *".to_owned(),
-            });
-        }
-        refuse_no_folder(&location)?;
-        refuse_name_of_release(&location.uri())?;
         Ok(Self {
             stores: stores.clone(),
-            uri: location.uri(),
+            uri: own_folder(stores, uri, "an output")?,
         })
     }
 
@@ -116,13 +91,14 @@ impl Output {
     pub fn commit(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let uri = self.child(MANIFEST);
         self.tidy(manifest)?;
-        let mut document = manifest.clone();
-        document.files.sort();
-        match self.stores.create_once(&uri, json(&uri, &document)?)? {
+        let mut sorted = manifest.clone();
+        sorted.files.sort();
+        let document = self.stores.document_bytes(&uri, &sorted)?;
+        match self.stores.create_once(&uri, document)? {
             Creation::Created | Creation::Ours => {}
             Creation::Others(found) => {
-                let found: Manifest = self.parse(&uri, &found)?;
-                if let Some(difference) = document.difference(&found) {
+                let found: Manifest = self.stores.parse_document(&uri, &found)?;
+                if let Some(difference) = sorted.difference(&found) {
                     return Err(StoreError::CommitConflict {
                         output: self.uri.clone(),
                         run_id: found.run_id,
@@ -147,167 +123,20 @@ impl Output {
     /// # Errors
     /// The store does not take it.
     pub fn put(&self, path: &str, bytes: Vec<u8>) -> Result<WrittenFile, StoreError> {
-        let location = self.stores.locate(&self.child(path))?;
         let file = WrittenFile {
             path: path.to_owned(),
             rows: 0,
             bytes: bytes.len() as u64,
             sha256: hex(&Sha256::digest(&bytes)),
         };
-        self.stores
-            .block_on(location.store.put(&location.path, PutPayload::from(bytes)))
-            .map_err(|error| self.stores.failed(&location, Action::Write, error))?;
+        self.stores.write(&self.child(path), bytes)?;
         Ok(file)
-    }
-
-    /// Begins a part of `predictions/`.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn predictions(
-        &self,
-        part: u64,
-        columns: &PredictionSchema,
-        metadata: &FileMetadata,
-    ) -> Result<PredictionWriter, StoreError> {
-        PredictionWriter::create(&self.stores, &self.uri, part, columns, metadata)
-    }
-
-    /// Begins a part of `jacobians/`.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn jacobians(
-        &self,
-        part: u64,
-        columns: &JacobianSchema,
-        metadata: &FileMetadata,
-    ) -> Result<JacobianWriter, StoreError> {
-        JacobianWriter::create(&self.stores, &self.uri, part, columns, metadata)
     }
 
     /// Where the groups of this run leave what they gave, until it is committed.
     #[must_use]
     pub fn groups(&self) -> GroupStore {
         GroupStore::new(&self.stores, &self.child(&format!("{STAGES}/groups")))
-    }
-
-    /// Whether a file is there, of the size it was written with.
-    ///
-    /// # Errors
-    /// The store does not say.
-    pub fn holds(&self, file: &WrittenFile) -> Result<bool, StoreError> {
-        let found = self.stores.head(&self.child(&file.path))?;
-        Ok(found.is_some_and(|object| object.size == file.bytes))
-    }
-
-    /// Begins the matrices of a block; `name` is the file's, without its ending.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn matrices(&self, set: MatrixSet, name: &str, metadata: &FileMetadata) -> Result<MatrixWriter, StoreError> {
-        MatrixWriter::create(&self.stores, &self.uri, set, name, metadata)
-    }
-
-    /// The matrices of a block.
-    ///
-    /// # Errors
-    /// They are not there, or cannot be read.
-    pub fn read_matrices(&self, set: MatrixSet, name: &str) -> Result<StoredMatrices, StoreError> {
-        let uri = self.child(&set.path(name));
-        if !self.stores.exists(&uri)? {
-            return Err(StoreError::NotFound { uri });
-        }
-        read_matrices(&self.stores, &uri)
-    }
-
-    /// Begins the weights of a block.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn marginal_variance(&self, name: &str, metadata: &FileMetadata) -> Result<MarginalVarianceWriter, StoreError> {
-        MarginalVarianceWriter::create(&self.stores, &self.uri, name, metadata)
-    }
-
-    /// Writes `posterior/blocks.parquet`.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn write_blocks(&self, rows: &[BlockRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
-        write_blocks(&self.stores, &self.uri, rows, metadata)
-    }
-
-    /// Writes `posterior/evidence.parquet`.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn write_evidence(&self, rows: &[EvidenceRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
-        write_evidence(&self.stores, &self.uri, rows, metadata)
-    }
-
-    /// Begins a table of second derivatives of outputs; `path` is that of its file.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn output_hessian(
-        &self,
-        path: &str,
-        columns: &OutputHessianSchema,
-        metadata: &FileMetadata,
-    ) -> Result<OutputHessianWriter, StoreError> {
-        OutputHessianWriter::create(&self.stores, &self.uri, path, columns, metadata)
-    }
-
-    /// Begins a table of its own; `path` is that of its file.
-    #[must_use]
-    pub fn table(&self, path: &str, metadata: &FileMetadata) -> TableWriter {
-        TableWriter::new(&self.stores, &self.uri, path, metadata)
-    }
-
-    /// Writes `posterior/holdout.parquet`; `labels` are the network's.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn write_holdout(
-        &self,
-        labels: &[String],
-        rows: &[HoldoutRow],
-        metadata: &FileMetadata,
-    ) -> Result<WrittenFile, StoreError> {
-        write_holdout(&self.stores, &self.uri, labels, rows, metadata)
-    }
-
-    /// Writes `posterior/intrinsic.parquet`; `labels` names those with edges.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn write_intrinsic(
-        &self,
-        labels: &[String],
-        rows: &[IntrinsicRow],
-        metadata: &FileMetadata,
-    ) -> Result<WrittenFile, StoreError> {
-        write_intrinsic(&self.stores, &self.uri, labels, rows, metadata)
-    }
-
-    /// Writes `posterior/certificate.parquet`.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn write_certificate(
-        &self,
-        rows: &[CertificateRow],
-        metadata: &FileMetadata,
-    ) -> Result<WrittenFile, StoreError> {
-        write_certificate(&self.stores, &self.uri, rows, metadata)
-    }
-
-    /// Reads `posterior/blocks.parquet`.
-    ///
-    /// # Errors
-    /// It is not there, or cannot be read.
-    pub fn read_blocks(&self) -> Result<Vec<BlockRow>, StoreError> {
-        read_blocks(&self.stores, &self.child(BLOCKS))
     }
 
     /// Everything that is there, by path within the output, with its size in bytes.
@@ -378,27 +207,6 @@ impl Output {
     }
 
     pub(crate) fn document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
-        let uri = self.child(name);
-        match self.stores.read(&uri) {
-            Ok(bytes) => self.parse(&uri, &bytes).map(Some),
-            Err(StoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.stores.document(&self.child(name))
     }
-
-    fn parse<T: DeserializeOwned>(&self, uri: &str, bytes: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::BadDocument {
-            uri: uri.to_owned(),
-            source: self.stores.cause(&error),
-        })
-    }
-}
-
-pub(crate) fn json<T: Serialize>(uri: &str, document: &T) -> Result<Vec<u8>, StoreError> {
-    let mut text = serde_json::to_vec_pretty(document).map_err(|error| StoreError::BadDocument {
-        uri: uri.to_owned(),
-        source: crate::Cause::new(&error, &[]),
-    })?;
-    text.push(b'\n');
-    Ok(text)
 }

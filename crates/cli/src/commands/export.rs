@@ -3,8 +3,7 @@
 use fisherflow_dataflow::Finished;
 use fisherflow_network::to_safetensors;
 
-use super::releases::output_at;
-use super::stores;
+use super::{output_at, stores};
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page};

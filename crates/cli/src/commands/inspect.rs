@@ -6,8 +6,7 @@ use crate::exit_code::CliError;
 use crate::foreign_files;
 use crate::resolve::Place;
 
-use super::releases::output_at;
-use super::{inspect_catalogue, inspect_network, output_page, stores};
+use super::{inspect_catalogue, inspect_network, output_at, output_page, stores};
 
 /// Prints what stands at a place: a network by its name, an output by its claim, otherwise a Parquet catalogue, as which any other file
 /// is read.

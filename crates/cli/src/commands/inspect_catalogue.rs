@@ -3,7 +3,7 @@
 use arrow_array::RecordBatch;
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, Schema};
-use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
+use fisherflow_spectra::CatalogueColumns;
 use fisherflow_store::{Catalogue, OnBadObject, Stores, Table};
 
 use crate::exit_code::CliError;
@@ -81,16 +81,8 @@ fn guessed_columns(schema: &Schema) -> Option<CatalogueColumns> {
         let field = schema.fields().iter().find(|f| wanted(f.data_type()))?;
         Some(field.name().clone())
     };
-    Some(CatalogueColumns {
-        id: named(|t| t.is_integer() || matches!(t, DataType::Utf8 | DataType::LargeUtf8))?,
-        flux: named(is_list_of_floats)?,
-        error: FluxError::Exact,
-        mask: None,
-        labels: Vec::new(),
-        label_errors: LabelErrors::None,
-        holdout_group: None,
-        keep: Vec::new(),
-    })
+    let id = named(|t| t.is_integer() || matches!(t, DataType::Utf8 | DataType::LargeUtf8))?;
+    Some(CatalogueColumns::new(id, named(is_list_of_floats)?))
 }
 
 /// Whether a column holds lists of floating-point numbers.

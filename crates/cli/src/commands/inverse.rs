@@ -5,8 +5,7 @@ use fisherflow_store::{Stores, read_vector};
 use serde_json::json;
 
 use super::answer::Answer;
-use super::releases::output_at;
-use super::stores;
+use super::{output_at, stores};
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Page, count, number};

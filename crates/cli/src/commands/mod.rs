@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fisherflow_dataflow::Meter;
-use fisherflow_store::Stores;
+use fisherflow_store::{Line, Resolved, Stores};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -83,4 +83,24 @@ fn meter(terminal: &Terminal, metrics: Option<SocketAddr>) -> Arc<Meter> {
 /// The stores of a place.
 fn stores(place: &Place) -> Result<Stores, CliError> {
     Ok(Stores::new(place.store.clone(), IO_THREADS)?)
+}
+
+/// The output that a URI means: of a line the last release, or the one named by `@`.
+///
+/// # Errors
+/// The line has no such release.
+fn output_at(stores: &Stores, uri: &str) -> Result<String, CliError> {
+    Ok(resolved(stores, uri)?.uri)
+}
+
+/// The same, and of which line which release it is.
+///
+/// # Errors
+/// As [`output_at`].
+fn resolved(stores: &Stores, uri: &str) -> Result<Resolved, CliError> {
+    let resolved = Line::resolve(stores, uri)?;
+    if let Some((line, release)) = &resolved.release {
+        tracing::info!(line, release, "reads");
+    }
+    Ok(resolved)
 }

@@ -7,8 +7,7 @@ use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Report;
 
 use super::findings::Findings;
-use super::releases::resolved;
-use super::{run, status, stores};
+use super::{resolved, run, status, stores};
 
 /// Prints what a complete output holds, and writes its page of plots: again, but for a release, which never changes.
 ///

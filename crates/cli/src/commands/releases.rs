@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fisherflow_dataflow::{Interrupt, is_at_work, own_claim};
-use fisherflow_store::{Commit, Line, Output, Resolved, Retention, StoreError, Stores, with_causes};
+use fisherflow_store::{Commit, Line, Output, Retention, StoreError, with_causes};
 use serde_json::{Value, json};
 
 use super::stores;
@@ -15,26 +15,6 @@ use crate::resolve::Place;
 
 /// Objects that are listed one by one.
 const LISTED: usize = 20;
-
-/// The output that a URI means: of a line the last release, or the one named by `@`.
-///
-/// # Errors
-/// The line has no such release.
-pub fn output_at(stores: &Stores, uri: &str) -> Result<String, CliError> {
-    Ok(resolved(stores, uri)?.uri)
-}
-
-/// The same, and of which line which release it is.
-///
-/// # Errors
-/// As [`output_at`].
-pub fn resolved(stores: &Stores, uri: &str) -> Result<Resolved, CliError> {
-    let resolved = Line::resolve(stores, uri)?;
-    if let Some((line, release)) = &resolved.release {
-        tracing::info!(line, release, "reads");
-    }
-    Ok(resolved)
-}
 
 /// Prints the releases of a line, for people or as JSON.
 ///

@@ -6,8 +6,7 @@ use crate::exit_code::CliError;
 use crate::printing::{Page, bytes, count};
 use crate::resolve::Place;
 
-use super::releases::resolved;
-use super::stores;
+use super::{resolved, stores};
 
 /// Reads every file again, and prints what is not as the manifest says.
 ///

@@ -3,10 +3,10 @@
 use fisherflow_curvature::CurvatureKind;
 use fisherflow_dataflow::{Choice, Job, OutputHessianPart, OutputHessianRequest, SpectrumSettings, Visits};
 
+use super::current;
 use crate::args::{OutputHessianArgs, SpectrumArgs};
 use crate::exit_code::CliError;
 use crate::npy;
-use crate::run_file::Folder;
 
 /// How the eigenvalues of a run's curvature are looked for; `out`: where [`typed`] says.
 ///
@@ -66,8 +66,7 @@ pub fn output_hessian(
 /// That folder is gone.
 pub fn typed(out: Option<&str>) -> Result<Option<String>, CliError> {
     let Some(uri) = out else { return Ok(None) };
-    let folder = Folder::current().map_err(|source| CliError::folder(".", source))?;
-    Ok(Some(folder.locate(uri)))
+    Ok(Some(current()?.locate(uri)))
 }
 
 /// A folder beside the run's output.

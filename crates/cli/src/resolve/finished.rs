@@ -5,11 +5,10 @@ use std::fmt;
 use fisherflow_dataflow::{Peer, Reduction};
 
 use super::cluster::threads;
-use super::{Place, object_store};
+use super::{Place, current, object_store};
 use crate::args::{ExportArgs, InverseArgs, LossReduction, ReportArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
-use crate::run_file::Folder;
 use crate::weights::Weights;
 
 /// A question about a layer's inverse.
@@ -163,8 +162,4 @@ pub fn report(args: &ReportArgs, environment: &Environment) -> Result<Report, Cl
         out,
         overwrite: args.overwrite,
     })
-}
-
-fn current() -> Result<Folder, CliError> {
-    Folder::current().map_err(|source| CliError::folder(".", source))
 }

@@ -110,9 +110,7 @@ pub struct Place {
 /// The run file, the arguments or the environment are wrong.
 pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliError> {
     let place = |uri: &str| -> Result<Place, CliError> {
-        let uri = Folder::current()
-            .map_err(|source| CliError::folder(".", source))?
-            .locate(uri);
+        let uri = current()?.locate(uri);
         Ok(Place {
             store: object_store::options(environment, &[&uri])?,
             uri,
@@ -193,6 +191,11 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
 /// The folder that the paths of a run file start from.
 fn folder(file: &std::path::Path) -> Result<Folder, CliError> {
     Folder::of(file).map_err(|source| CliError::folder(&file.display().to_string(), source))
+}
+
+/// The folder that typed paths start from: that of this process.
+fn current() -> Result<Folder, CliError> {
+    Folder::current().map_err(|source| CliError::folder(".", source))
 }
 
 /// What becomes of what is there.

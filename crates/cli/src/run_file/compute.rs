@@ -41,14 +41,15 @@ pub struct ComputeTable {
 
 impl Default for ComputeTable {
     fn default() -> Self {
+        let compute = Compute::default();
         Self {
-            processor: Processor::Cpu,
-            precision: Precision::default(),
-            batch: 512,
-            threads: 1,
-            group: None,
-            kept_spectra: Compute::KEPT_SPECTRA,
-            scratch: None,
+            processor: compute.processor,
+            precision: compute.arithmetic.precision,
+            batch: compute.batch,
+            threads: compute.arithmetic.threads,
+            group: compute.group,
+            kept_spectra: compute.kept_spectra,
+            scratch: compute.scratch,
         }
     }
 }

@@ -3,7 +3,7 @@
 use toml::de::DeValue;
 
 use super::error::{At, RunFileError};
-use super::nearest::meant;
+use super::nearest::{listed, meant};
 use super::table::Source;
 
 /// One key and its value, or one element of an array.
@@ -196,12 +196,12 @@ impl<'d> Entry<'d> {
         }
         let names: Vec<&str> = supported.iter().map(|(name, _)| *name).collect();
         if later.contains(&said.as_str()) {
-            return Err(self.unsupported(format!("\"{said}\""), format!("use {}", alternatives(&names))));
+            return Err(self.unsupported(format!("\"{said}\""), format!("use {}", listed(&names, '"', "or"))));
         }
         let near = meant(&self.key, &said, &names, |name| format!("\"{name}\"")).map(|near| format!("; {near}"));
         Err(self.invalid(format!(
             "is \"{said}\", expected {}{}",
-            alternatives(&names),
+            listed(&names, '"', "or"),
             near.unwrap_or_default()
         )))
     }
@@ -233,16 +233,6 @@ impl<'d> Entry<'d> {
             said: said.into(),
             supported: supported.into(),
         }
-    }
-}
-
-/// `"a", "b" or "c"`.
-fn alternatives(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|n| format!("\"{n}\"")).collect();
-    match quoted.split_last() {
-        None => "nothing".to_owned(),
-        Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
     }
 }
 

@@ -43,13 +43,13 @@ pub fn meant(place: &str, name: &str, known: &[&str], quoted: impl Fn(&str) -> S
     near_name(name, known.iter().copied()).map(|near| format!("the nearest is {}", quoted(near)))
 }
 
-/// `a, b and c`, each in backquotes.
-pub fn listed(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
+/// `a, b and c`, each in quotes, with `word` before the last.
+pub fn listed(names: &[&str], quote: char, word: &str) -> String {
+    let quoted: Vec<String> = names.iter().map(|n| format!("{quote}{n}{quote}")).collect();
     match quoted.split_last() {
         None => "none".to_owned(),
         Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
     }
 }
 
@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn lists_read_aloud() {
-        assert_eq!(listed(&["a"]), "`a`");
-        assert_eq!(listed(&["a", "b", "c"]), "`a`, `b` and `c`");
+        assert_eq!(listed(&["a"], '`', "and"), "`a`");
+        assert_eq!(listed(&["a", "b", "c"], '`', "and"), "`a`, `b` and `c`");
+        assert_eq!(listed(&["a", "b"], '"', "or"), "\"a\" or \"b\"");
     }
 }

@@ -1,5 +1,7 @@
 //! `[noise]`: the residual covariance R of the labels.
 
+use fisherflow_dataflow::Compute;
+
 use super::entry::Entry;
 use super::error::RunFileError;
 use super::table::Table;
@@ -14,12 +16,6 @@ pub const KEYS: &[&str] = &[
     "intrinsic_bins",
     "basis",
 ];
-
-/// Share of the catalogue that is held out where the run file does not say.
-pub const DEFAULT_HOLDOUT_FRACTION: f64 = 0.1;
-
-/// How far an input may be where the run file does not say: in sums of second order a spectrum beyond it weighs as much as a million others.
-const DEFAULT_FARTHEST_INPUT: f64 = 1e3;
 
 /// `[noise]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,10 +37,11 @@ pub struct NoiseTable {
 
 impl Default for NoiseTable {
     fn default() -> Self {
+        let compute = Compute::default();
         Self {
             covariance: None,
-            holdout_fraction: DEFAULT_HOLDOUT_FRACTION,
-            farthest_input: DEFAULT_FARTHEST_INPUT,
+            holdout_fraction: compute.holdout_fraction,
+            farthest_input: compute.farthest_input,
             errors_in_variables: false,
             intrinsic_bins: Vec::new(),
             basis: None,
@@ -69,6 +66,7 @@ impl NoiseTable {
     /// # Errors
     /// Both or wrong sources; a covariance that is not K x K, symmetric, and positive definite (semidefinite with label errors).
     pub fn read(table: &Table<'_>, fits: Fits) -> Result<Self, RunFileError> {
+        let default = Self::default();
         if let Some(from) = table.get("from") {
             from.choice(&[("holdout", ())], &[])?;
             if table.get("covariance").is_some() {
@@ -77,7 +75,7 @@ impl NoiseTable {
         }
         let covariance = table.get("covariance").map(|e| covariance(&e, fits)).transpose()?;
         let holdout_fraction = match table.get("holdout_fraction") {
-            None => DEFAULT_HOLDOUT_FRACTION,
+            None => default.holdout_fraction,
             Some(e) => {
                 let x = e.number()?;
                 let low_enough = x < 1.0;
@@ -93,7 +91,7 @@ impl NoiseTable {
         };
         let farthest_input = table
             .get("farthest_input")
-            .map_or(Ok(DEFAULT_FARTHEST_INPUT), |e| farthest_input(&e))?;
+            .map_or(Ok(default.farthest_input), |e| farthest_input(&e))?;
         let errors_in_variables = match table.get("errors_in_variables") {
             None => false,
             Some(entry) => {

@@ -94,7 +94,7 @@ impl<'d> Table<'d> {
         let Some(key) = first else { return Ok(()) };
         let name = key.get_ref().as_ref();
         let home = elsewhere.iter().find(|(_, keys)| keys.contains(&name));
-        let keys = || format!("{} has the keys {}", self.title(), listed(known));
+        let keys = || format!("{} has the keys {}", self.title(), listed(known, '`', "and"));
         let near = meant(&self.name, name, known, |key| format!("`{}`", self.full(key)));
         let remedy = match (home, near) {
             (Some((table, _)), _) => format!("it is a key of [{table}]"),

@@ -17,10 +17,11 @@ use fisherflow_curvature::{BlockPlan, CurvatureKind, StructureKind, plan_blocks}
 use fisherflow_network::DenseShape;
 use serde::Serialize;
 
+use crate::bytes_in_words::bytes_in_words;
 use crate::error::RunError;
 use crate::job::Prior;
 use crate::passes::dual::LARGEST_SPECTRUM;
-use crate::plan::memory::{Sizes, in_words};
+use crate::plan::memory::Sizes;
 
 /// Rows of a Gram matrix that `auto` has factored: half of it takes 2.5 GB, its Cholesky factor 5 TFLOP.
 const LARGEST_GRAM: u64 = 25_000;
@@ -128,7 +129,7 @@ impl Room<'_> {
             return Ok(None);
         }
         let taken = self.taken(&by_layer)?;
-        let takes = format!("{} of {}", in_words(taken), in_words(self.memory));
+        let takes = format!("{} of {}", bytes_in_words(taken), bytes_in_words(self.memory));
         Ok((taken <= self.memory).then(|| match kind {
             StructureKind::Full => {
                 format!("exact: {n_weights} weights, {rows} labels x spectra; the run takes {takes}")
@@ -152,8 +153,8 @@ impl Room<'_> {
             return Err(RunError::Usage(format!(
                 "curvature.memory: even with every layer that the run file does not name held as \"{least}\" a process takes {} ({taken} bytes), and \
                  curvature.memory is {} ({} bytes): raise it, or name coarser structures in [curvature.layers]",
-                in_words(taken),
-                in_words(self.memory),
+                bytes_in_words(taken),
+                bytes_in_words(self.memory),
                 self.memory
             )));
         }
@@ -174,15 +175,15 @@ impl Room<'_> {
                 }
             }
         }
-        let memory = in_words(self.memory);
-        let run = format!("the run takes {} of {memory}", in_words(taken));
+        let memory = bytes_in_words(self.memory);
+        let run = format!("the run takes {} of {memory}", bytes_in_words(taken));
         Ok(choice(by_layer, free, |shape| {
             match passed_over.get(shape.name.as_str()) {
                 None => format!("exact: {} weights; {run}", shape.n_weights()),
                 Some((kind, would)) => format!(
                     "{} weights: as {kind} the run would take {} of {memory}",
                     shape.n_weights(),
-                    in_words(*would)
+                    bytes_in_words(*would)
                 ),
             }
         }))

@@ -1,13 +1,9 @@
 use fisherflow_curvature::BlockOptions;
-use fisherflow_network::{Arithmetic, Description, Precision, Processor};
-use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
-use fisherflow_store::{OnBadObject, StoreOptions};
+use fisherflow_network::Precision;
+use fisherflow_spectra::CatalogueColumns;
 
 use super::*;
-use crate::job::{
-    Calibration, CatalogueSource, Certification, Compute, Curvature, ExistingOutput, Job, LowRankSettings,
-    NetworkSource, Noise, Predict,
-};
+use crate::job::{CatalogueSource, Job};
 
 /// The layers of a network of such sizes, named as those of `torch.nn.Sequential`.
 fn shapes(sizes: &[usize]) -> Vec<DenseShape> {
@@ -24,62 +20,10 @@ fn shapes(sizes: &[usize]) -> Vec<DenseShape> {
 }
 
 fn job(prior: Prior) -> Job {
-    Job {
-        network: NetworkSource {
-            uri: String::new(),
-            said: Description::default(),
-        },
-        catalogue: CatalogueSource {
-            uri: String::new(),
-            columns: CatalogueColumns {
-                id: "id".into(),
-                flux: "flux".into(),
-                error: FluxError::Exact,
-                mask: None,
-                labels: Vec::new(),
-                label_errors: LabelErrors::None,
-                holdout_group: None,
-                keep: Vec::new(),
-            },
-            on_bad_object: OnBadObject::Fail,
-            exclude: Vec::new(),
-        },
-        predict: Predict {
-            catalogue: None,
-            jacobians: false,
-        },
-        curvature: Curvature {
-            structure: crate::StructureChoice::default(),
-            by_layer: BTreeMap::new(),
-            options: BlockOptions::default(),
-            kind: CurvatureKind::Ggn,
-            low_rank: LowRankSettings::default(),
-        },
-        noise: Noise::Holdout,
-        prior,
-        prior_by_layer: BTreeMap::new(),
-        calibration: Calibration::default(),
-        compute: Compute {
-            arithmetic: Arithmetic {
-                precision: Precision::F32,
-                threads: 1,
-            },
-            batch: 512,
-            group: None,
-            holdout_fraction: 0.1,
-            farthest_input: 1e3,
-            memory: None,
-            kept_spectra: Compute::KEPT_SPECTRA,
-            processor: Processor::Cpu,
-            scratch: None,
-        },
-        certificate: Certification::default(),
-        output: String::new(),
-        basis: None,
-        releases: false,
-        existing_output: ExistingOutput::Refuse,
-        store: StoreOptions::default(),
-    }
+    let catalogue = CatalogueSource::new(String::new(), CatalogueColumns::new("id", "flux"));
+    let mut job = Job::new(String::new(), catalogue, prior, String::new());
+    job.compute.arithmetic.precision = Precision::F32;
+    job
 }
 
 const SPEX: [usize; 8] = [7213, 2048, 1024, 512, 256, 128, 32, 3];

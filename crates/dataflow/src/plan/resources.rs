@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use fisherflow_curvature::CurvatureError;
 use serde::Serialize;
 
+use crate::bytes_in_words::bytes_in_words;
 use crate::context::Context;
 use crate::plan;
-use crate::plan::memory::in_words;
 use crate::progress::operator_times::{Activity, OperatorTimes};
 
 /// A peak of memory is no surprise within a quarter of what was predicted,
@@ -96,8 +96,8 @@ impl Resources {
         (beyond > SMALL && beyond as f64 > TOLERANCE * predicted as f64).then(|| {
             format!(
                 "memory: the process took {}, and {} were predicted: give further runs like this so much more room",
-                in_words(peak),
-                in_words(predicted)
+                bytes_in_words(peak),
+                bytes_in_words(predicted)
             )
         })
     }

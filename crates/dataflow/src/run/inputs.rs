@@ -5,9 +5,9 @@
 use fisherflow_store::{Manifest, ManifestInput, StoreError, folder_of, now_utc};
 use serde::{Deserialize, Serialize};
 
+use crate::bytes_in_words::bytes_in_words;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
-use crate::plan::memory::in_words;
 
 /// Where it is, in an output.
 const PATH: &str = "stages/inputs.json";
@@ -137,7 +137,7 @@ fn size(input: &ManifestInput) -> String {
         "{} rows in {} objects, {}",
         input.rows,
         input.objects,
-        in_words(input.bytes)
+        bytes_in_words(input.bytes)
     )
 }
 

@@ -155,7 +155,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, Shard, plan_groups};
+    use fisherflow_spectra::{CatalogueColumns, Shard, plan_groups};
     use fisherflow_store::CatalogueFacts;
 
     use super::*;
@@ -208,16 +208,7 @@ mod tests {
             exclude_sha256: None,
             spectra: 0,
             catalogue: CatalogueFacts {
-                columns: CatalogueColumns {
-                    id: "id".to_owned(),
-                    flux: "flux".to_owned(),
-                    error: FluxError::Exact,
-                    mask: None,
-                    labels: Vec::new(),
-                    label_errors: LabelErrors::None,
-                    holdout_group: None,
-                    keep: Vec::new(),
-                },
+                columns: CatalogueColumns::new("id", "flux"),
                 n_pixels: 3,
                 types: vec!["int64".to_owned()],
             },

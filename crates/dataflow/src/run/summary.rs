@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_curvature::CurvatureKind;
 use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
 use fisherflow_store::{Changes, WrittenFile};
 use serde::Serialize;
@@ -82,8 +81,8 @@ pub struct EffectiveParameters {
     pub by_layer: BTreeMap<String, f64>,
     /// Of all blocks together.
     pub all: f64,
-    /// Labels times spectra in the sums (spectra, for the empirical Fisher): more is impossible, and betrays a structure that counts
-    /// information that is not there.
+    /// Labels times spectra in the sums (for the empirical Fisher spectra, for the true Hessian weights): more is impossible, and betrays a
+    /// structure that counts information that is not there.
     pub limit: u64,
     /// What the limit counts.
     pub of: &'static str,
@@ -162,14 +161,7 @@ impl EffectiveParameters {
         let by_layer: BTreeMap<String, f64> = blocks
             .map(|info| (info.layers.join("+"), info.effective_parameters))
             .collect();
-        let (of, limit) = match context.job.curvature.kind {
-            CurvatureKind::Ggn => (
-                "labels x spectra",
-                found.fit.counts.in_sums * context.network.n_labels() as u64,
-            ),
-            CurvatureKind::EmpiricalFisher => ("spectra", found.fit.counts.in_sums),
-            CurvatureKind::Hessian => ("weights", context.network.n_weights() as u64),
-        };
+        let (of, limit) = context.effective_limit(&found.fit.counts);
         Self {
             all: by_layer.values().sum(),
             by_layer,

@@ -8,15 +8,14 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind};
+use fisherflow_curvature::StructureKind;
 use fisherflow_dataflow::{
-    Calibration, CatalogueSource, Certification, Cluster, ClusterQuestion, Compute, Curvature, ExistingOutput, Hosts,
-    Job, LowRankSettings, Meter, NetworkSource, Noise, Outcome, PassCount, Predict, Prior, Progress, RunSummary, Stage,
-    Standing, StructureChoice, run,
+    CatalogueSource, Cluster, ClusterQuestion, Curvature, ExistingOutput, Hosts, Job, Meter, Outcome, PassCount,
+    Predict, Prior, Progress, RunSummary, Stage, Standing, StructureChoice, run,
 };
-use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision, Processor};
+use fisherflow_network::{Activation, Arithmetic, Description, Labels, Network, Precision};
 use fisherflow_spectra::Simulation;
-use fisherflow_store::{MatrixSet, OnBadObject, Output, StoreOptions, Stores, simulated_columns, write_simulated};
+use fisherflow_store::{MatrixSet, Output, StoreOptions, Stores, simulated_columns, write_simulated};
 
 fn prepare(folder: &Path) {
     prepare_network(folder, &[40, 12, 8, 3]);
@@ -50,57 +49,22 @@ fn prepare_network(folder: &Path, widths: &[usize]) {
 
 fn job(folder: &Path, output: &str, predict_itself: bool) -> Job {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_string();
-    let source = CatalogueSource {
-        uri: path("catalogue"),
-        columns: simulated_columns(),
-        on_bad_object: OnBadObject::Fail,
-        exclude: Vec::new(),
+    let catalogue = CatalogueSource::new(path("catalogue"), simulated_columns());
+    let mut job = Job::new(path("network.safetensors"), catalogue, Prior::Fixed(1.0), path(output));
+    job.predict = Predict {
+        catalogue: (!predict_itself).then(|| job.catalogue.clone()),
+        jacobians: true,
     };
-    Job {
-        network: NetworkSource {
-            uri: path("network.safetensors"),
-            said: Description::default(),
-        },
-        catalogue: source.clone(),
-        predict: Predict {
-            catalogue: (!predict_itself).then_some(source),
-            jacobians: true,
-        },
-        curvature: Curvature {
-            structure: StructureKind::Kfac.into(),
-            by_layer: BTreeMap::from([
-                ("layers.2".to_string(), StructureKind::Full),
-                ("layers.4".to_string(), StructureKind::Full),
-            ]),
-            options: BlockOptions::default(),
-            kind: CurvatureKind::Ggn,
-            low_rank: LowRankSettings::default(),
-        },
-        noise: Noise::Holdout,
-        prior: Prior::Fixed(1.0),
-        prior_by_layer: BTreeMap::new(),
-        calibration: Calibration::default(),
-        compute: Compute {
-            arithmetic: Arithmetic {
-                precision: Precision::F32,
-                threads: 1,
-            },
-            batch: 16,
-            group: Some(50),
-            holdout_fraction: 0.2,
-            farthest_input: 1e3,
-            memory: None,
-            kept_spectra: Compute::KEPT_SPECTRA,
-            processor: Processor::Cpu,
-            scratch: None,
-        },
-        certificate: Certification::default(),
-        output: path(output),
-        basis: None,
-        releases: false,
-        existing_output: ExistingOutput::Refuse,
-        store: StoreOptions::default(),
-    }
+    job.curvature.structure = StructureKind::Kfac.into();
+    job.curvature.by_layer = BTreeMap::from([
+        ("layers.2".to_string(), StructureKind::Full),
+        ("layers.4".to_string(), StructureKind::Full),
+    ]);
+    job.compute.arithmetic.precision = Precision::F32;
+    job.compute.batch = 16;
+    job.compute.group = Some(50);
+    job.compute.holdout_fraction = 0.2;
+    job
 }
 
 fn alone(workers: usize) -> Cluster {

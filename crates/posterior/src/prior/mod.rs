@@ -2,7 +2,7 @@
 
 pub(crate) mod evidence;
 #[cfg(test)]
-pub(crate) mod evidence_oracle;
+mod evidence_oracle_tests;
 pub(crate) mod holdout;
 pub(crate) mod scan;
 pub(crate) mod spectrum;

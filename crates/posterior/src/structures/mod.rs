@@ -23,7 +23,7 @@ pub(crate) mod matrix_set;
 pub(crate) mod part;
 pub(crate) mod precision;
 #[cfg(test)]
-pub(crate) mod queries;
+mod queries_tests;
 #[cfg(test)]
-pub(crate) mod refusals;
+mod refusals_tests;
 pub(crate) mod stieltjes;

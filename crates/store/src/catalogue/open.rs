@@ -5,11 +5,9 @@ use std::sync::Arc;
 use arrow_schema::SchemaRef;
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion};
 use futures::StreamExt;
-use parquet::file::metadata::PageIndexPolicy;
 
 use crate::catalogue::listing::remedy;
 use crate::catalogue::object::{agrees, open_object, probed_pixels, shards};
-use crate::catalogue::schema::{pixel_bits, row_schema};
 use crate::line::known_catalogue::types_of;
 use crate::objects::async_reader::ObjectReader;
 use crate::objects::location::folder_of;
@@ -112,29 +110,6 @@ impl Catalogue {
         let Some((row_schema, pixel_bits)) = looked_into else {
             return Err(no_match(uri, &summary.skipped, None));
         };
-        Ok(Self {
-            stores: stores.clone(),
-            summary,
-            row_schema,
-            pixel_bits,
-            excluded: None,
-            kept: Arc::default(),
-        })
-    }
-
-    /// A catalogue as another process opened it: one footer is read again.
-    ///
-    /// # Errors
-    /// Its first object cannot be read any more.
-    pub fn from_summary(stores: &Stores, summary: CatalogueSummary) -> Result<Self, StoreError> {
-        let first = summary.objects.first().ok_or_else(|| StoreError::NoMatch {
-            uri: summary.uri.clone(),
-            hint: "nothing is there".to_owned(),
-        })?;
-        let reader = ObjectReader::new(stores, first.clone())?;
-        let footer = stores.block_on(reader.footer(PageIndexPolicy::Skip))?;
-        let row_schema = row_schema(reader.object(), footer.schema(), &summary.columns)?;
-        let pixel_bits = pixel_bits(footer.schema(), &summary.columns);
         Ok(Self {
             stores: stores.clone(),
             summary,

@@ -121,10 +121,7 @@ impl Commit {
             files,
             found,
         };
-        let document = serde_json::to_vec(&record).map_err(|error| StoreError::BadDocument {
-            uri: self.done.uri(),
-            source: self.stores.cause(&error),
-        })?;
+        let document = self.stores.compact_document(&self.done.uri(), &record)?;
         let bytes = record.bytes() + document.len() as u64;
         let mut vanished = 0;
         let first = loop {

@@ -112,9 +112,6 @@ impl GroupRecord {
             Err(error) => Err(error),
         };
         let bytes = bytes.map_err(|error| stores.failed(location, Action::Read, error))?;
-        serde_json::from_slice(&bytes).map_err(|error| StoreError::BadDocument {
-            uri: location.uri(),
-            source: stores.cause(&error),
-        })
+        stores.parse_document(&location.uri(), &bytes)
     }
 }

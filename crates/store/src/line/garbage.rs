@@ -313,7 +313,7 @@ impl Line {
             return Ok(false);
         };
         let done = format!("{}/groups/{name}.done", self.uri());
-        let record: Option<Record> = self.document(&done)?;
+        let record: Option<Record> = self.stores().document(&done)?;
         Ok(record.is_none_or(|record| record.object.as_deref() != Some(file)))
     }
 }

@@ -106,6 +106,18 @@ impl Stores {
         self.read_with_time(uri).map(|(bytes, _)| bytes)
     }
 
+    /// The whole object; `None` where it is not there.
+    ///
+    /// # Errors
+    /// The store does not say, or it cannot be read.
+    pub(crate) fn read_if_there(&self, uri: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.read(uri) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The whole object, and when it was written by the store's own clock, in seconds since 1970.
     ///
     /// # Errors
@@ -114,7 +126,7 @@ impl Stores {
         let location = self.locate(uri)?;
         self.block_on(async {
             let object = location.store.get(&location.path).await?;
-            let written = u64::try_from(object.meta.last_modified.timestamp()).unwrap_or(0);
+            let written = written(&object.meta);
             Ok((object.bytes().await?.to_vec(), written))
         })
         .map_err(|error| self.failed(&location, Action::Read, error))
@@ -161,11 +173,7 @@ impl Stores {
     /// # Errors
     /// The store cannot be listed.
     pub fn list_all(&self, uri: &str) -> Result<Vec<ObjectVersion>, StoreError> {
-        let base = self.locate(uri)?;
-        let metas = self.block_on(self.list_under(&base))?;
-        let mut objects: Vec<ObjectVersion> = metas.iter().map(|m| version(&base.place, m)).collect();
-        objects.sort();
-        Ok(objects)
+        self.list_sorted(uri, |object, _| object)
     }
 
     /// Every object under a URI, at any depth, by path, and how long ago it was written.
@@ -177,16 +185,20 @@ impl Stores {
         uri: &str,
         now: SystemTime,
     ) -> Result<Vec<(ObjectVersion, Duration)>, StoreError> {
+        self.list_sorted(uri, |object, written| {
+            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(written);
+            (object, now.duration_since(written).unwrap_or_default())
+        })
+    }
+
+    /// What is made of every object under a URI and of when it was written, in order.
+    fn list_sorted<T: Ord>(&self, uri: &str, of: impl Fn(ObjectVersion, u64) -> T) -> Result<Vec<T>, StoreError> {
         let base = self.locate(uri)?;
         let metas = self.block_on(self.list_under(&base))?;
-        let age = |meta: &ObjectMeta| {
-            let written = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
-            now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(written))
-                .unwrap_or_default()
-        };
-        let mut objects: Vec<_> = metas.iter().map(|m| (version(&base.place, m), age(m))).collect();
-        objects.sort();
-        Ok(objects)
+        let found = metas.iter().map(|meta| of(version(&base.place, meta), written(meta)));
+        let mut found: Vec<T> = found.collect();
+        found.sort();
+        Ok(found)
     }
 
     /// When objects were written, RFC 3339 in UTC, in the order given; those are left out of which the store does not say.
@@ -201,8 +213,7 @@ impl Stores {
         let located: Vec<(String, Location)> = located.collect::<Result<_, StoreError>>()?;
         let asked = futures::stream::iter(located).map(|(uri, location)| async move {
             let found = location.store.head(&location.path).await.ok()?;
-            let written = u64::try_from(found.last_modified.timestamp()).unwrap_or(0);
-            Some((uri, rfc3339(written)))
+            Some((uri, rfc3339(written(&found))))
         });
         let said = asked.buffered(16).filter_map(std::future::ready);
         Ok(self.block_on(said.collect::<Vec<_>>()))
@@ -363,6 +374,11 @@ pub(crate) fn version(place: &Place, meta: &ObjectMeta) -> ObjectVersion {
         size: meta.size,
         etag: meta.e_tag.clone(),
     }
+}
+
+/// When an object was written by the store's own clock, in seconds since 1970.
+fn written(meta: &ObjectMeta) -> u64 {
+    u64::try_from(meta.last_modified.timestamp()).unwrap_or(0)
 }
 
 /// Removes the empty folders below a folder, and then that, if nothing else is in it; whether it is gone.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::{CLAIM, DATA, MANIFEST, RENDEZVOUS, STAGES, SUCCESS, json};
+use crate::output::{CLAIM, DATA, MANIFEST, RENDEZVOUS, STAGES, SUCCESS};
 use crate::{Creation, Manifest, Output, StoreError};
 
 /// Where all claims but the first are, and the signs of life of all.
@@ -155,7 +155,7 @@ impl Output {
     /// Whether the entry is the log's now: written by us, even where the answer to that got lost.
     fn append(&self, generation: u64, entry: &Entry) -> Result<bool, StoreError> {
         let uri = self.entry(generation);
-        let document = json(&uri, entry)?;
+        let document = self.stores().document_bytes(&uri, entry)?;
         let created = self.stores().create_once(&uri, document.clone())?;
         if created == Creation::Created
             && generation == 1
@@ -218,12 +218,12 @@ impl Output {
     pub fn sign_of_life(&self, held: &Held) -> Result<SignOfLife, StoreError> {
         // Behind its commit a holder goes on to beat as before.
         let generation = held.generation - u64::from(held.committed.is_some());
-        match self.stores().read(&self.child(&alive(generation))) {
-            Ok(sign) if sign == RELEASED => Ok(SignOfLife::Released),
-            Ok(sign) => Ok(SignOfLife::Beat(sign)),
-            Err(StoreError::NotFound { .. }) => Ok(SignOfLife::None),
-            Err(error) => Err(error),
-        }
+        let found = self.stores().read_if_there(&self.child(&alive(generation)))?;
+        Ok(match found {
+            Some(sign) if sign == RELEASED => SignOfLife::Released,
+            Some(sign) => SignOfLife::Beat(sign),
+            None => SignOfLife::None,
+        })
     }
 
     fn taken_over_by(&self, claim: Claim) -> StoreError {
@@ -412,7 +412,8 @@ impl Output {
                 claim: held.claim,
                 committed: None,
             };
-            self.stores().write(&uri, json(&uri, &entry)?)?;
+            let document = self.stores().document_bytes(&uri, &entry)?;
+            self.stores().write(&uri, document)?;
         }
         self.stores().delete_prefix(&self.child(CLAIMS)).map(drop)
     }

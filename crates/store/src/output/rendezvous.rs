@@ -39,11 +39,7 @@ impl Rendezvous {
         let entry = Entry {
             address: address.to_owned(),
         };
-        let document = serde_json::to_vec(&entry).map_err(|error| StoreError::BadDocument {
-            uri: uri.clone(),
-            source: self.stores.cause(&error),
-        })?;
-        self.stores.write(&uri, document)
+        self.stores.write(&uri, self.stores.compact_document(&uri, &entry)?)
     }
 
     /// The address that a process left; `None` where it has not come yet, or something else stands there.
@@ -51,11 +47,9 @@ impl Rendezvous {
     /// # Errors
     /// The store does not say.
     pub fn address(&self, process: usize) -> Result<Option<String>, StoreError> {
-        match self.stores.read(&self.entry(process)) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok().map(|entry: Entry| entry.address)),
-            Err(StoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let found = self.stores.read_if_there(&self.entry(process))?;
+        let entry: Option<Entry> = found.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(entry.map(|entry| entry.address))
     }
 
     /// Takes back the address of a process.

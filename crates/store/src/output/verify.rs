@@ -167,14 +167,8 @@ impl Line {
     /// # Errors
     /// The store does not say.
     pub fn manifest_problem(&self, commit: &Commit) -> Result<Option<String>, StoreError> {
-        let found = match self
-            .stores()
-            .read(&format!("{}/{MANIFEST}", self.release_uri(commit.release)))
-        {
-            Ok(bytes) => Some(bytes),
-            Err(StoreError::NotFound { .. }) => None,
-            Err(error) => return Err(error),
-        };
+        let uri = format!("{}/{MANIFEST}", self.release_uri(commit.release));
+        let found = self.stores().read_if_there(&uri)?;
         Ok(unlike_its_commit(MANIFEST, found, commit, &commit.manifest_sha256))
     }
 

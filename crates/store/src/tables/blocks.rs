@@ -1,18 +1,16 @@
 //! `posterior/blocks.parquet`: a row a block.
 
-use std::sync::Arc;
-
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_array::{Array, RecordBatch};
 
-use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::columns::{counts, numbers_or_null, texts};
+use crate::tables::parquet_out::{FileMetadata, WrittenFile};
 use crate::tables::table::Table;
-use crate::{Cause, StoreError, Stores};
+use crate::{Cause, Output, StoreError};
 
 /// Where the blocks are, in an output.
-pub(crate) const BLOCKS: &str = "posterior/blocks.parquet";
+const BLOCKS: &str = "posterior/blocks.parquet";
 
 /// One block of the Hessian. What is NaN is written as null.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,76 +51,52 @@ pub struct BlockRow {
     pub verdict: String,
 }
 
-pub(crate) fn write_blocks(
-    stores: &Stores,
-    output: &str,
-    rows: &[BlockRow],
-    metadata: &FileMetadata,
-) -> Result<WrittenFile, StoreError> {
-    let number = |name: &str| Field::new(name, DataType::Float64, true);
-    let count = |name: &str| Field::new(name, DataType::Int64, false);
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("layer", DataType::Utf8, false),
-        Field::new("structure", DataType::Utf8, false),
-        count("n_weights"),
-        count("n_spectra"),
-        number("prior_precision"),
-        number("log_det"),
-        number("effective_parameters"),
-        number("condition"),
-        count("clipped_eigenvalues"),
-        number("jitter"),
-        number("sigma_ratio"),
-        number("sigma_ratio_p05"),
-        number("sigma_ratio_p95"),
-        number("answer_error"),
-        number("gradient_norm"),
-        number("newton_decrement"),
-        Field::new("verdict", DataType::Utf8, false),
-    ]));
-    let mut out = ParquetOut::create(stores, output, BLOCKS, &schema, metadata)?;
-    let texts =
-        |value: fn(&BlockRow) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(value))) };
-    let counts = |value: fn(&BlockRow) -> u64| -> ArrayRef {
-        let values = rows.iter().map(value);
-        Arc::new(Int64Array::from_iter_values(
-            values.map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
-        ))
-    };
-    let numbers = |value: fn(&BlockRow) -> f64| -> ArrayRef {
-        let values = rows.iter().map(value);
-        Arc::new(values.map(|v| (!v.is_nan()).then_some(v)).collect::<Float64Array>())
-    };
-    let columns = vec![
-        texts(|row| &row.layer),
-        texts(|row| &row.structure),
-        counts(|row| row.n_weights),
-        counts(|row| row.n_spectra),
-        numbers(|row| row.prior_precision),
-        numbers(|row| row.log_det),
-        numbers(|row| row.effective_parameters),
-        numbers(|row| row.condition),
-        counts(|row| row.clipped_eigenvalues),
-        numbers(|row| row.jitter),
-        numbers(|row| row.sigma_ratio),
-        numbers(|row| row.sigma_ratio_p05),
-        numbers(|row| row.sigma_ratio_p95),
-        numbers(|row| row.answer_error),
-        numbers(|row| row.gradient_norm),
-        numbers(|row| row.newton_decrement),
-        texts(|row| &row.verdict),
-    ];
-    let batch = out.batch(&schema, columns)?;
-    out.write(&batch)?;
-    out.finish(&FileMetadata::default())
-}
-
-pub(crate) fn read_blocks(stores: &Stores, uri: &str) -> Result<Vec<BlockRow>, StoreError> {
-    let mut rows = Vec::new();
-    for batch in Table::open(stores, uri)?.batches(None, 1024)? {
-        append_rows(uri, &batch?, &mut rows)?;
+impl Output {
+    /// Writes `posterior/blocks.parquet`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_blocks(&self, rows: &[BlockRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
+        let text = |name: &str, value: fn(&BlockRow) -> &str| texts(name, rows.iter().map(value));
+        let count = |name: &str, value: fn(&BlockRow) -> u64| counts(name, rows.iter().map(value));
+        let number = |name: &str, value: fn(&BlockRow) -> f64| {
+            let values = rows.iter().map(value);
+            numbers_or_null(name, values.map(|v| (!v.is_nan()).then_some(v)))
+        };
+        let columns = vec![
+            text("layer", |row| &row.layer),
+            text("structure", |row| &row.structure),
+            count("n_weights", |row| row.n_weights),
+            count("n_spectra", |row| row.n_spectra),
+            number("prior_precision", |row| row.prior_precision),
+            number("log_det", |row| row.log_det),
+            number("effective_parameters", |row| row.effective_parameters),
+            number("condition", |row| row.condition),
+            count("clipped_eigenvalues", |row| row.clipped_eigenvalues),
+            number("jitter", |row| row.jitter),
+            number("sigma_ratio", |row| row.sigma_ratio),
+            number("sigma_ratio_p05", |row| row.sigma_ratio_p05),
+            number("sigma_ratio_p95", |row| row.sigma_ratio_p95),
+            number("answer_error", |row| row.answer_error),
+            number("gradient_norm", |row| row.gradient_norm),
+            number("newton_decrement", |row| row.newton_decrement),
+            text("verdict", |row| &row.verdict),
+        ];
+        self.write_columns(BLOCKS, columns, metadata)
     }
-    Ok(rows)
+
+    /// Reads `posterior/blocks.parquet`.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read_blocks(&self) -> Result<Vec<BlockRow>, StoreError> {
+        let uri = self.child(BLOCKS);
+        let mut rows = Vec::new();
+        for batch in Table::open(self.stores(), &uri)?.batches(None, 1024)? {
+            append_rows(&uri, &batch?, &mut rows)?;
+        }
+        Ok(rows)
+    }
 }
 
 fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Result<(), StoreError> {

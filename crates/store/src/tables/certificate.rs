@@ -1,12 +1,8 @@
 //! `posterior/certificate.parquet`: a row a structure, compared with the exact posterior on a subset of the training spectra.
 
-use std::sync::Arc;
-
-use arrow_array::{ArrayRef, Float64Array, StringArray};
-use arrow_schema::{DataType, Field, Schema};
-
-use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
-use crate::{StoreError, Stores};
+use crate::tables::columns::{numbers, texts};
+use crate::tables::parquet_out::{FileMetadata, WrittenFile};
+use crate::{Output, StoreError};
 
 /// Where the table is, in an output.
 const CERTIFICATE: &str = "posterior/certificate.parquet";
@@ -28,36 +24,25 @@ pub struct CertificateRow {
     pub effective_parameters: f64,
 }
 
-pub(crate) fn write_certificate(
-    stores: &Stores,
-    output: &str,
-    rows: &[CertificateRow],
-    metadata: &FileMetadata,
-) -> Result<WrittenFile, StoreError> {
-    let number = |name: &str| Field::new(name, DataType::Float64, true);
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("structure", DataType::Utf8, false),
-        number("ratio_median"),
-        number("ratio_p05"),
-        number("ratio_p95"),
-        number("spearman"),
-        number("effective_parameters"),
-    ]));
-    let mut out = ParquetOut::create(stores, output, CERTIFICATE, &schema, metadata)?;
-    let numbers = |value: fn(&CertificateRow) -> f64| -> ArrayRef {
-        let values = rows.iter().map(value);
-        Arc::new(values.map(|v| v.is_finite().then_some(v)).collect::<Float64Array>())
-    };
-    let structures = StringArray::from_iter_values(rows.iter().map(|row| &row.structure));
-    let columns = vec![
-        Arc::new(structures) as ArrayRef,
-        numbers(|row| row.ratio_median),
-        numbers(|row| row.ratio_p05),
-        numbers(|row| row.ratio_p95),
-        numbers(|row| row.spearman),
-        numbers(|row| row.effective_parameters),
-    ];
-    let batch = out.batch(&schema, columns)?;
-    out.write(&batch)?;
-    out.finish(&FileMetadata::default())
+impl Output {
+    /// Writes `posterior/certificate.parquet`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_certificate(
+        &self,
+        rows: &[CertificateRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        let number = |name: &str, value: fn(&CertificateRow) -> f64| numbers(name, rows.iter().map(value));
+        let columns = vec![
+            texts("structure", rows.iter().map(|row| row.structure.as_str())),
+            number("ratio_median", |row| row.ratio_median),
+            number("ratio_p05", |row| row.ratio_p05),
+            number("ratio_p95", |row| row.ratio_p95),
+            number("spearman", |row| row.spearman),
+            number("effective_parameters", |row| row.effective_parameters),
+        ];
+        self.write_columns(CERTIFICATE, columns, metadata)
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float64Array, StringArray};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_array::{ArrayRef, StringArray};
+use arrow_schema::{DataType, Field};
 
-use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
-use crate::{StoreError, Stores};
+use crate::tables::columns::numbers;
+use crate::tables::parquet_out::{FileMetadata, WrittenFile};
+use crate::{Output, StoreError};
 
 /// Where the curve is, in an output.
 const EVIDENCE: &str = "posterior/evidence.parquet";
@@ -24,31 +25,22 @@ pub struct EvidenceRow {
     pub effective_parameters: f64,
 }
 
-pub(crate) fn write_evidence(
-    stores: &Stores,
-    output: &str,
-    rows: &[EvidenceRow],
-    metadata: &FileMetadata,
-) -> Result<WrittenFile, StoreError> {
-    let number = |name: &str, nullable| Field::new(name, DataType::Float64, nullable);
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("layer", DataType::Utf8, true),
-        number("prior_precision", false),
-        number("log_evidence", true),
-        number("effective_parameters", true),
-    ]));
-    let mut out = ParquetOut::create(stores, output, EVIDENCE, &schema, metadata)?;
-    let numbers = |value: fn(&EvidenceRow) -> f64| -> ArrayRef {
-        let values = rows.iter().map(value);
-        Arc::new(values.map(|v| v.is_finite().then_some(v)).collect::<Float64Array>())
-    };
-    let columns = vec![
-        Arc::new(rows.iter().map(|row| row.layer.as_deref()).collect::<StringArray>()),
-        numbers(|row| row.prior_precision),
-        numbers(|row| row.log_evidence),
-        numbers(|row| row.effective_parameters),
-    ];
-    let batch = out.batch(&schema, columns)?;
-    out.write(&batch)?;
-    out.finish(&FileMetadata::default())
+impl Output {
+    /// Writes `posterior/evidence.parquet`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_evidence(&self, rows: &[EvidenceRow], metadata: &FileMetadata) -> Result<WrittenFile, StoreError> {
+        let layers: StringArray = rows.iter().map(|row| row.layer.as_deref()).collect();
+        let layers: ArrayRef = Arc::new(layers);
+        let number = |name: &str, value: fn(&EvidenceRow) -> f64| numbers(name, rows.iter().map(value));
+        let (prior_precision, precisions) = number("prior_precision", |row| row.prior_precision);
+        let columns = vec![
+            (Field::new("layer", DataType::Utf8, true), layers),
+            (prior_precision.with_nullable(false), precisions),
+            number("log_evidence", |row| row.log_evidence),
+            number("effective_parameters", |row| row.effective_parameters),
+        ];
+        self.write_columns(EVIDENCE, columns, metadata)
+    }
 }

@@ -1,13 +1,9 @@
 //! `posterior/holdout.parquet`: the likelihood of held-out spectra over prior precisions, where the prior is chosen by it.
 
-use std::sync::Arc;
-
-use arrow_array::{ArrayRef, Float64Array};
-use arrow_schema::{DataType, Field, Schema};
-
-use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::columns::numbers;
+use crate::tables::parquet_out::{FileMetadata, WrittenFile};
 use crate::tables::predictions::check_shapes;
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError};
 
 /// Where the curve is, in an output.
 const HOLDOUT: &str = "posterior/holdout.parquet";
@@ -27,41 +23,36 @@ pub struct HoldoutRow {
     pub pull_std_without: Vec<f64>,
 }
 
-/// Writes the curve of a network with these labels.
-pub(crate) fn write_holdout(
-    stores: &Stores,
-    output: &str,
-    labels: &[String],
-    rows: &[HoldoutRow],
-    metadata: &FileMetadata,
-) -> Result<WrittenFile, StoreError> {
-    let numbers = |values: Vec<f64>| -> ArrayRef {
-        let values = values.into_iter().map(|v| v.is_finite().then_some(v));
-        Arc::new(values.collect::<Float64Array>())
-    };
-    let of = |value: fn(&HoldoutRow) -> f64| numbers(rows.iter().map(value).collect());
-    let mut named = vec![
-        ("prior_precision".to_owned(), of(|row| row.prior_precision)),
-        ("log_likelihood".to_owned(), of(|row| row.log_likelihood)),
-        ("effective_parameters".to_owned(), of(|row| row.effective_parameters)),
-    ];
-    for row in rows {
-        let shapes = [
-            ("pulls", row.pull_std.len(), labels.len()),
-            ("pulls without a scatter", row.pull_std_without.len(), labels.len()),
+impl Output {
+    /// Writes `posterior/holdout.parquet`; `labels` are the network's.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_holdout(
+        &self,
+        labels: &[String],
+        rows: &[HoldoutRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        for row in rows {
+            let shapes = [
+                ("pulls", row.pull_std.len(), labels.len()),
+                ("pulls without a scatter", row.pull_std_without.len(), labels.len()),
+            ];
+            check_shapes(HOLDOUT, &shapes)?;
+        }
+        let number = |name: &str, value: fn(&HoldoutRow) -> f64| numbers(name, rows.iter().map(value));
+        let mut columns = vec![
+            number("prior_precision", |row| row.prior_precision),
+            number("log_likelihood", |row| row.log_likelihood),
+            number("effective_parameters", |row| row.effective_parameters),
         ];
-        check_shapes(HOLDOUT, &shapes)?;
+        for (at, label) in labels.iter().enumerate() {
+            let with = rows.iter().map(|row| row.pull_std[at]);
+            let without = rows.iter().map(|row| row.pull_std_without[at]);
+            columns.push(numbers(&format!("pull_std_{label}"), with));
+            columns.push(numbers(&format!("pull_std_{label}_without_intrinsic"), without));
+        }
+        self.write_columns(HOLDOUT, columns, metadata)
     }
-    for (at, label) in labels.iter().enumerate() {
-        let with = rows.iter().map(|row| row.pull_std[at]).collect();
-        let without = rows.iter().map(|row| row.pull_std_without[at]).collect();
-        named.push((format!("pull_std_{label}"), numbers(with)));
-        named.push((format!("pull_std_{label}_without_intrinsic"), numbers(without)));
-    }
-    let fields = named.iter().map(|(name, _)| Field::new(name, DataType::Float64, true));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let mut out = ParquetOut::create(stores, output, HOLDOUT, &schema, metadata)?;
-    let batch = out.batch(&schema, named.into_iter().map(|(_, values)| values).collect())?;
-    out.write(&batch)?;
-    out.finish(&FileMetadata::default())
 }

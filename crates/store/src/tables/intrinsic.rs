@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_array::BooleanArray;
+use arrow_schema::{DataType, Field};
 
+use crate::tables::columns::{counts, numbers_or_null};
 use crate::tables::lists::{f64_lists, list_field};
-use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
-use crate::{StoreError, Stores};
+use crate::tables::parquet_out::{FileMetadata, WrittenFile};
+use crate::{Output, StoreError};
 
 /// Where the cells are, in an output.
 const INTRINSIC: &str = "posterior/intrinsic.parquet";
@@ -27,48 +28,32 @@ pub struct IntrinsicRow {
     pub vanishing: u64,
 }
 
-/// Writes the cells; `labels` names those with edges.
-pub(crate) fn write_intrinsic(
-    stores: &Stores,
-    output: &str,
-    labels: &[String],
-    rows: &[IntrinsicRow],
-    metadata: &FileMetadata,
-) -> Result<WrittenFile, StoreError> {
-    let count = |name: &str| Field::new(name, DataType::Int64, false);
-    let mut fields = vec![count("cell")];
-    let counts = |values: Vec<u64>| -> ArrayRef {
-        let values = values.into_iter().map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-        Arc::new(Int64Array::from_iter_values(values))
-    };
-    let mut columns = vec![counts((0..rows.len() as u64).collect())];
-    for (axis, label) in labels.iter().enumerate() {
-        let edges = || {
-            rows.iter()
-                .map(|row| row.intervals.get(axis).copied().unwrap_or_default())
-        };
-        let low: Float64Array = edges().map(|(low, _)| low).collect();
-        let high: Float64Array = edges().map(|(_, high)| high).collect();
-        for (end, values) in [("low", low), ("high", high)] {
-            fields.push(Field::new(format!("{label}_{end}"), DataType::Float64, true));
-            columns.push(Arc::new(values));
+impl Output {
+    /// Writes `posterior/intrinsic.parquet`; `labels` names those with edges.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_intrinsic(
+        &self,
+        labels: &[String],
+        rows: &[IntrinsicRow],
+        metadata: &FileMetadata,
+    ) -> Result<WrittenFile, StoreError> {
+        let mut columns = vec![counts("cell", 0..rows.len() as u64)];
+        for (axis, label) in labels.iter().enumerate() {
+            let edges = || {
+                rows.iter()
+                    .map(|row| row.intervals.get(axis).copied().unwrap_or_default())
+            };
+            columns.push(numbers_or_null(&format!("{label}_low"), edges().map(|(low, _)| low)));
+            columns.push(numbers_or_null(&format!("{label}_high"), edges().map(|(_, high)| high)));
         }
+        let own: BooleanArray = rows.iter().map(|row| Some(row.own)).collect();
+        let covariances = f64_lists(rows.iter().map(|row| Some(row.covariance.as_slice())));
+        columns.push(counts("n_spectra", rows.iter().map(|row| row.n_spectra)));
+        columns.push((Field::new("own", DataType::Boolean, false), Arc::new(own)));
+        columns.push((list_field("covariance", DataType::Float64, false), covariances));
+        columns.push(counts("vanishing", rows.iter().map(|row| row.vanishing)));
+        self.write_columns(INTRINSIC, columns, metadata)
     }
-    fields.extend([
-        count("n_spectra"),
-        Field::new("own", DataType::Boolean, false),
-        list_field("covariance", DataType::Float64, false),
-        count("vanishing"),
-    ]);
-    columns.extend([
-        counts(rows.iter().map(|row| row.n_spectra).collect()),
-        Arc::new(rows.iter().map(|row| Some(row.own)).collect::<BooleanArray>()),
-        f64_lists(rows.iter().map(|row| Some(row.covariance.as_slice()))),
-        counts(rows.iter().map(|row| row.vanishing).collect()),
-    ]);
-    let schema = Arc::new(Schema::new(fields));
-    let mut out = ParquetOut::create(stores, output, INTRINSIC, &schema, metadata)?;
-    let batch = out.batch(&schema, columns)?;
-    out.write(&batch)?;
-    out.finish(&FileMetadata::default())
 }

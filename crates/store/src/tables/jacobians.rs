@@ -12,7 +12,7 @@ use crate::tables::lists::{f32_lists, list_field};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
 use crate::tables::row_key::{self, RowKeys};
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError};
 
 /// Jacobians of consecutive spectra.
 #[derive(Clone, Copy, Debug)]
@@ -36,33 +36,38 @@ pub struct JacobianWriter {
     n_pixels: usize,
 }
 
-impl JacobianWriter {
-    pub(crate) fn create(
-        stores: &Stores,
-        output: &str,
+impl Output {
+    /// Begins a part of `jacobians/`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn jacobians(
+        &self,
         part: u64,
-        shape: &JacobianSchema,
+        columns: &JacobianSchema,
         metadata: &FileMetadata,
-    ) -> Result<Self, StoreError> {
-        let names = serde_json::to_string(&shape.labels).unwrap_or_default();
+    ) -> Result<JacobianWriter, StoreError> {
+        let names = serde_json::to_string(&columns.labels).unwrap_or_default();
         let metadata = metadata
             .clone()
             .with("fisherflow.row_key", row_key::IN_WORDS)
             .with("fisherflow.labels", names)
-            .with("fisherflow.n_pixels", shape.n_pixels.to_string())
+            .with("fisherflow.n_pixels", columns.n_pixels.to_string())
             .with(
                 "fisherflow.jacobian",
                 "d label / d flux of every pixel, label unit per flux unit",
             );
         let path = format!("jacobians/part-{part:05}.parquet");
-        Ok(Self {
-            out: ParquetOut::create(stores, output, &path, &shape.schema, &metadata)?,
-            schema: Arc::clone(&shape.schema),
-            labels: shape.labels.clone(),
-            n_pixels: shape.n_pixels,
+        Ok(JacobianWriter {
+            out: ParquetOut::create(self.stores(), self.uri(), &path, &columns.schema, &metadata)?,
+            schema: Arc::clone(&columns.schema),
+            labels: columns.labels.clone(),
+            n_pixels: columns.n_pixels,
         })
     }
+}
 
+impl JacobianWriter {
     /// Appends spectra: all labels of the first, then all of the second, ... A row that is not finite is null.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError};
 
 /// Weights in one record batch, about.
 const CHUNK: usize = 65_536;
@@ -36,13 +36,12 @@ pub struct MarginalVarianceWriter {
     schema: SchemaRef,
 }
 
-impl MarginalVarianceWriter {
-    pub(crate) fn create(
-        stores: &Stores,
-        output: &str,
-        name: &str,
-        metadata: &FileMetadata,
-    ) -> Result<Self, StoreError> {
+impl Output {
+    /// Begins the weights of a block.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn marginal_variance(&self, name: &str, metadata: &FileMetadata) -> Result<MarginalVarianceWriter, StoreError> {
         let schema = Arc::new(Schema::new(vec![
             Field::new("layer", DataType::Utf8, false),
             Field::new("out_index", DataType::Int64, false),
@@ -51,12 +50,14 @@ impl MarginalVarianceWriter {
             Field::new("std_error", DataType::Float64, true),
         ]));
         let path = format!("posterior/marginal_variance/{name}.parquet");
-        Ok(Self {
-            out: ParquetOut::create(stores, output, &path, &schema, metadata)?,
+        Ok(MarginalVarianceWriter {
+            out: ParquetOut::create(self.stores(), self.uri(), &path, &schema, metadata)?,
             schema,
         })
     }
+}
 
+impl MarginalVarianceWriter {
     /// Appends the weights of a layer: row after row, the bias of each row last, where there is one. A variance that is negative or not finite is null.
     ///
     /// # Errors

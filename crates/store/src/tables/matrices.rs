@@ -12,7 +12,7 @@ use crate::tables::lists::{f64_rows, list_field};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
 use crate::tables::table::Table;
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError};
 
 /// Bytes that are copied into one record batch, about.
 const CHUNK: usize = 8 << 20;
@@ -105,14 +105,12 @@ impl MatrixSet {
     }
 }
 
-impl MatrixWriter {
-    pub(crate) fn create(
-        stores: &Stores,
-        output: &str,
-        set: MatrixSet,
-        name: &str,
-        metadata: &FileMetadata,
-    ) -> Result<Self, StoreError> {
+impl Output {
+    /// Begins the matrices of a block; `name` is the file's, without its ending.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn matrices(&self, set: MatrixSet, name: &str, metadata: &FileMetadata) -> Result<MatrixWriter, StoreError> {
         let schema = Arc::new(Schema::new(vec![
             Field::new("layer", DataType::Utf8, false),
             Field::new("factor", DataType::Utf8, false),
@@ -120,13 +118,52 @@ impl MatrixWriter {
             list_field("values", DataType::Float64, false),
         ]));
         let path = set.path(name);
-        Ok(Self {
-            out: ParquetOut::create_in_row_groups(stores, output, &path, &schema, metadata, ROW_GROUP)?,
+        Ok(MatrixWriter {
+            out: ParquetOut::create_in_row_groups(self.stores(), self.uri(), &path, &schema, metadata, ROW_GROUP)?,
             schema,
             shapes: Vec::new(),
         })
     }
 
+    /// The matrices of a block.
+    ///
+    /// # Errors
+    /// They are not there, or cannot be read.
+    pub fn read_matrices(&self, set: MatrixSet, name: &str) -> Result<StoredMatrices, StoreError> {
+        let uri = self.child(&set.path(name));
+        if !self.stores().exists(&uri)? {
+            return Err(StoreError::NotFound { uri });
+        }
+        let table = Table::open(self.stores(), &uri)?;
+        let shapes: Vec<MatrixShape> = match table.metadata().0.get(SHAPES) {
+            Some(text) => self.stores().parse_document(&uri, text.as_bytes())?,
+            None => return Err(unlike(&uri, "no list of its matrices in its metadata")),
+        };
+        let mut matrices: Vec<StoredMatrix> = Vec::with_capacity(shapes.len());
+        let columns = ["layer", "factor", "row", "values"];
+        let widest = shapes.iter().map(|shape| shape.cols).max().unwrap_or(1);
+        let batch_rows = (CHUNK / (8 * widest.max(1))).clamp(1, 8192);
+        let mut pending = shapes.into_iter();
+        for batch in table.batches(Some(&columns), batch_rows)? {
+            append_rows(&uri, &batch?, &mut pending, &mut matrices)?;
+        }
+        // What is left has no rows.
+        matrices.extend(pending.map(begin));
+        if let Some(short) = matrices.iter().find(|m| m.values.len() != m.rows * m.cols) {
+            return Err(StoreError::Shape {
+                what: format!("values of {} of {} in {uri}", short.factor, short.layer),
+                found: short.values.len(),
+                expected: short.rows * short.cols,
+            });
+        }
+        Ok(StoredMatrices {
+            matrices,
+            metadata: table.metadata().clone(),
+        })
+    }
+}
+
+impl MatrixWriter {
     /// Appends a matrix.
     ///
     /// # Errors
@@ -207,39 +244,6 @@ impl MatrixWriter {
         let shapes = serde_json::to_string(&self.shapes).unwrap_or_default();
         self.out.finish(&FileMetadata::default().with(SHAPES, shapes))
     }
-}
-
-/// Reads the matrices of one block.
-pub(crate) fn read_matrices(stores: &Stores, uri: &str) -> Result<StoredMatrices, StoreError> {
-    let table = Table::open(stores, uri)?;
-    let shapes: Vec<MatrixShape> = match table.metadata().0.get(SHAPES) {
-        Some(text) => serde_json::from_str(text).map_err(|error| StoreError::BadDocument {
-            uri: uri.to_owned(),
-            source: stores.cause(&error),
-        })?,
-        None => return Err(unlike(uri, "no list of its matrices in its metadata")),
-    };
-    let mut matrices: Vec<StoredMatrix> = Vec::with_capacity(shapes.len());
-    let columns = ["layer", "factor", "row", "values"];
-    let widest = shapes.iter().map(|shape| shape.cols).max().unwrap_or(1);
-    let batch_rows = (CHUNK / (8 * widest.max(1))).clamp(1, 8192);
-    let mut pending = shapes.into_iter();
-    for batch in table.batches(Some(&columns), batch_rows)? {
-        append_rows(uri, &batch?, &mut pending, &mut matrices)?;
-    }
-    // What is left has no rows.
-    matrices.extend(pending.map(begin));
-    if let Some(short) = matrices.iter().find(|m| m.values.len() != m.rows * m.cols) {
-        return Err(StoreError::Shape {
-            what: format!("values of {} of {} in {uri}", short.factor, short.layer),
-            found: short.values.len(),
-            expected: short.rows * short.cols,
-        });
-    }
-    Ok(StoredMatrices {
-        matrices,
-        metadata: table.metadata().clone(),
-    })
 }
 
 fn begin(shape: MatrixShape) -> StoredMatrix {

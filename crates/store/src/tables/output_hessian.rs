@@ -11,7 +11,7 @@ use crate::tables::lists::{f64_rows, list_field};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
 use crate::tables::row_key::{self, RowKeys};
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError};
 
 /// The columns of second derivatives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,21 +95,26 @@ pub struct OutputHessianWriter {
     columns: OutputHessianSchema,
 }
 
-impl OutputHessianWriter {
-    pub(crate) fn create(
-        stores: &Stores,
-        output: &str,
+impl Output {
+    /// Begins a table of second derivatives of outputs; `path` is that of its file.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn output_hessian(
+        &self,
         path: &str,
         columns: &OutputHessianSchema,
         metadata: &FileMetadata,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<OutputHessianWriter, StoreError> {
         let metadata = metadata.clone().with("fisherflow.row_key", row_key::IN_WORDS);
-        Ok(Self {
-            out: ParquetOut::create(stores, output, path, &columns.schema, &metadata)?,
+        Ok(OutputHessianWriter {
+            out: ParquetOut::create(self.stores(), self.uri(), path, &columns.schema, &metadata)?,
             columns: columns.clone(),
         })
     }
+}
 
+impl OutputHessianWriter {
     /// Appends weights.
     ///
     /// # Errors

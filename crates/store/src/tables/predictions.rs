@@ -11,7 +11,7 @@ use crate::tables::column_list::{ColumnList, Role};
 use crate::tables::lists::{f64_lists, list_field};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::row_key::{self, RowKeys};
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError};
 
 /// The columns of the predictions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,23 +101,28 @@ pub struct PredictionWriter {
     n_bad: u64,
 }
 
-impl PredictionWriter {
-    pub(crate) fn create(
-        stores: &Stores,
-        output: &str,
+impl Output {
+    /// Begins a part of `predictions/`.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn predictions(
+        &self,
         part: u64,
         columns: &PredictionSchema,
         metadata: &FileMetadata,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<PredictionWriter, StoreError> {
         let metadata = described(metadata, &columns.labels);
         let path = format!("predictions/part-{part:05}.parquet");
-        Ok(Self {
-            out: ParquetOut::create(stores, output, &path, &columns.schema, &metadata)?,
+        Ok(PredictionWriter {
+            out: ParquetOut::create(self.stores(), self.uri(), &path, &columns.schema, &metadata)?,
             columns: columns.clone(),
             n_bad: 0,
         })
     }
+}
 
+impl PredictionWriter {
     /// Appends spectra, and gives their flags as they are written: a row whose result is not finite becomes a bad row with
     /// [`RowFlags::RESULT_NOT_FINITE`].
     ///

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float64Array, Int64Array, StringArray};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::{Field, Schema, SchemaRef};
 
+use crate::tables::columns::{NamedColumn, counts_or_null, numbers, texts};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
-use crate::{StoreError, Stores};
+use crate::{Output, StoreError, Stores};
 
 /// The values of a column, one a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,37 +31,41 @@ pub struct TableWriter {
     open: Option<(ParquetOut, SchemaRef)>,
 }
 
-impl TableWriter {
-    pub(crate) fn new(stores: &Stores, output: &str, path: &str, metadata: &FileMetadata) -> Self {
-        Self {
-            stores: stores.clone(),
-            output: output.to_owned(),
+impl Output {
+    /// Begins a table of its own; `path` is that of its file.
+    #[must_use]
+    pub fn table(&self, path: &str, metadata: &FileMetadata) -> TableWriter {
+        TableWriter {
+            stores: self.stores().clone(),
+            output: self.uri().to_owned(),
             path: path.to_owned(),
             metadata: metadata.clone(),
             open: None,
         }
     }
+}
 
+impl TableWriter {
     /// Appends rows.
     ///
     /// # Errors
     /// Columns of different lengths, or other ones than those of the first rows, or the store does not take them.
     pub fn append(&mut self, columns: Vec<(&str, Column)>) -> Result<(), StoreError> {
+        let columns = columns.into_iter().map(|(name, column)| column.named(name));
+        let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = columns.unzip();
         let (out, schema) = match &mut self.open {
             Some(open) => open,
             closed => {
-                let fields: Vec<Field> = columns.iter().map(|(name, column)| column.field(name)).collect();
                 let schema = Arc::new(Schema::new(fields));
                 let out = ParquetOut::create(&self.stores, &self.output, &self.path, &schema, &self.metadata)?;
                 closed.insert((out, schema))
             }
         };
-        let rows = columns.first().map_or(0, |(_, column)| column.len());
-        for (_, column) in &columns {
+        let rows = columns.first().map_or(0, |column| column.len());
+        for column in &columns {
             check_shapes(out.uri(), &[("a column", column.len(), rows)])?;
         }
-        let arrays = columns.into_iter().map(|(_, column)| column.array()).collect();
-        let batch = out.batch(schema, arrays)?;
+        let batch = out.batch(schema, columns)?;
         out.write(&batch)
     }
 
@@ -76,37 +81,11 @@ impl TableWriter {
 }
 
 impl Column {
-    fn len(&self) -> usize {
+    fn named(self, name: &str) -> NamedColumn {
         match self {
-            Self::Text(values) => values.len(),
-            Self::Count(values) => values.len(),
-            Self::Number(values) => values.len(),
-        }
-    }
-
-    fn field(&self, name: &str) -> Field {
-        match self {
-            Self::Text(_) => Field::new(name, DataType::Utf8, false),
-            Self::Count(_) => Field::new(name, DataType::Int64, true),
-            Self::Number(_) => Field::new(name, DataType::Float64, true),
-        }
-    }
-
-    fn array(self) -> ArrayRef {
-        match self {
-            Self::Text(values) => Arc::new(StringArray::from(values)),
-            Self::Count(values) => Arc::new(
-                values
-                    .into_iter()
-                    .map(|count| count.map(|count| i64::try_from(count).unwrap_or(i64::MAX)))
-                    .collect::<Int64Array>(),
-            ),
-            Self::Number(values) => Arc::new(
-                values
-                    .into_iter()
-                    .map(|value| value.is_finite().then_some(value))
-                    .collect::<Float64Array>(),
-            ),
+            Self::Text(values) => texts(name, values.iter().map(String::as_str)),
+            Self::Count(values) => counts_or_null(name, values.into_iter()),
+            Self::Number(values) => numbers(name, values.into_iter()),
         }
     }
 }
