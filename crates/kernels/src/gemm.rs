@@ -214,7 +214,7 @@ pub fn multiply_packed_in_groups<T: Element>(
     }
 }
 
-/// The same, and what a step of a number is in each row of `lhs`, on [`Path::I16`](crate::Path::I16): NaN where a number of the row is not finite. None of
+/// As [`multiply_packed`], and what a step of a number is in each row of `lhs`, on [`Path::I16`](crate::Path::I16): NaN where a number of the row is not finite. None of
 /// them on other paths.
 ///
 /// # Panics

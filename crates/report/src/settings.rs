@@ -6,7 +6,7 @@ use fisherflow_store::{Manifest, Output};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::ReportError;
+use crate::{PriorPrecision, ReportError};
 
 /// The parts that the page knows by name.
 #[derive(Clone, Debug, Deserialize)]
@@ -113,7 +113,7 @@ pub(crate) struct Noise {
 pub(crate) struct Prior {
     /// In normalised units, on the scale of the sum over spectra.
     #[serde(default)]
-    pub precision: Option<Precision>,
+    pub precision: Option<PriorPrecision>,
     /// What the run file gives to single layers.
     #[serde(default)]
     pub given: BTreeMap<String, f64>,
@@ -126,14 +126,6 @@ pub(crate) struct Prior {
     /// Where it was chosen by held-out spectra.
     #[serde(default)]
     pub holdout: Option<Holdout>,
-}
-
-/// One prior precision, or one a block.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Precision {
-    One(f64),
-    ByBlock(BTreeMap<String, f64>),
 }
 
 /// The maximum of the held-out spectra's likelihood.
@@ -243,20 +235,6 @@ const ELSEWHERE: [&str; 8] = [
     "noise_estimate",
     "pulls",
 ];
-
-impl Prior {
-    /// The one precision that was found: of all blocks but those that the run file gives theirs.
-    pub fn found(&self) -> Option<f64> {
-        let by_block = match self.precision.as_ref()? {
-            Precision::One(precision) => return Some(*precision),
-            Precision::ByBlock(by_block) => by_block,
-        };
-        let is_given = |block: &str| block.split('+').any(|layer| self.given.contains_key(layer));
-        let mut found = by_block.iter().filter(|(block, _)| !is_given(block));
-        let (_, first) = found.next()?;
-        found.all(|(_, other)| other == first).then_some(*first)
-    }
-}
 
 impl Settings {
     /// The settings of a manifest.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use fisherflow_dataflow::RunSummary;
+use fisherflow_report::PriorPrecision;
 use fisherflow_store::Manifest;
 use serde::Deserialize;
 
@@ -65,7 +66,7 @@ struct Pulls {
 /// The prior precision.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct Prior {
-    precision: Option<Precision>,
+    precision: Option<PriorPrecision>,
     /// What the run file gives to single layers.
     #[serde(default)]
     given: BTreeMap<String, f64>,
@@ -73,14 +74,6 @@ struct Prior {
     evidence: Option<Evidence>,
     /// Where the precision was chosen by it.
     holdout: Option<Holdout>,
-}
-
-/// One prior precision, or one a block.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-enum Precision {
-    One(f64),
-    ByBlock(BTreeMap<String, f64>),
 }
 
 /// The maximum of the evidence.
@@ -316,22 +309,13 @@ impl Findings {
 }
 
 impl Prior {
-    /// The one precision that was found: of all blocks but those that the run file gives theirs.
-    fn found(&self) -> Option<f64> {
-        let by_block = match self.precision.as_ref()? {
-            Precision::One(precision) => return Some(*precision),
-            Precision::ByBlock(by_block) => by_block,
-        };
-        let is_given = |block: &str| block.split('+').any(|layer| self.given.contains_key(layer));
-        let mut found = by_block.iter().filter(|(block, _)| !is_given(block));
-        let (_, first) = found.next()?;
-        found.all(|(_, other)| other == first).then_some(*first)
-    }
-
     /// What chose the precision, in a line each.
     fn lines(&self) -> Vec<String> {
         let say = |x: Option<f64>| x.map_or("-".to_owned(), number);
-        let precision = self.found();
+        let precision = self
+            .precision
+            .as_ref()
+            .and_then(|precision| precision.found(&self.given));
         let mut lines = Vec::new();
         if let Some(holdout) = self.holdout {
             let by = if holdout.flat {

@@ -139,7 +139,10 @@ fn prior(findings: &Findings) -> String {
     let Some(prior) = &findings.settings.prior else {
         return String::new();
     };
-    let precision = prior.found();
+    let precision = prior
+        .precision
+        .as_ref()
+        .and_then(|precision| precision.found(&prior.given));
     let mut out = String::new();
     if let Some(holdout) = prior.holdout {
         let (from, to) = (

@@ -95,14 +95,7 @@ impl Catalogue {
                 summary
                     .shards
                     .sort_by(|a, b| (&a.object.path, a.row_group).cmp(&(&b.object.path, b.row_group)));
-                return Ok(Self {
-                    stores: stores.clone(),
-                    summary,
-                    row_schema,
-                    pixel_bits,
-                    excluded: None,
-                    kept: Arc::default(),
-                });
+                return Ok(Self::of(stores, summary, row_schema, pixel_bits));
             }
         }
         let (mut summary, looked_into) = open_listed(stores, uri, columns, on_bad_object, listed, 0)?;
@@ -110,14 +103,19 @@ impl Catalogue {
         let Some((row_schema, pixel_bits)) = looked_into else {
             return Err(no_match(uri, &summary.skipped, None));
         };
-        Ok(Self {
+        Ok(Self::of(stores, summary, row_schema, pixel_bits))
+    }
+
+    /// Nothing excluded, no spectra kept.
+    fn of(stores: &Stores, summary: CatalogueSummary, row_schema: SchemaRef, pixel_bits: u64) -> Self {
+        Self {
             stores: stores.clone(),
             summary,
             row_schema,
             pixel_bits,
             excluded: None,
             kept: Arc::default(),
-        })
+        }
     }
 }
 
