@@ -8,6 +8,7 @@ use crate::blocks::{Place, Right, Room, Sink, product};
 use crate::element::Element;
 use crate::i16::{over_units_of_columns, over_units_of_rows, units_of_columns, units_of_rows};
 use crate::packed::Packed;
+use crate::path::Path;
 use crate::products::Products;
 use crate::strips::Operand;
 use crate::tile::Tile;
@@ -214,6 +215,22 @@ pub fn multiply_packed_in_groups<T: Element>(
     }
 }
 
+/// `dst += lhs rhs` of a symmetric product: at least its diagonal and what is right of it. Whatever is left of the diagonal is of no use then.
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn add_upper<T: Element>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
+    assert_eq!(lhs.ncols(), rhs.nrows(), "inner sizes of a product");
+    check(&dst, &Start::Kept, lhs.nrows(), rhs.ncols());
+    let sink = Destination {
+        upper: true,
+        ..Destination::new(dst, Start::Kept)
+    };
+    let rhs = Right::Plain(Operand::new(rhs.transpose()));
+    // SAFETY: the best path is there; the destination has the product's shape, and is borrowed for as long as this runs.
+    unsafe { product(&T::tile(Path::best()), Operand::new(lhs), rhs, &sink, threads) };
+}
+
 /// As [`multiply_packed`], and what a step of a number is in each row of `lhs`, on [`Path::I16`](crate::Path::I16): NaN where a number of the row is not finite. None of
 /// them on other paths.
 ///
@@ -328,6 +345,8 @@ pub(crate) struct Destination<'a, T> {
     row_stride: isize,
     col_stride: isize,
     start: Start<'a, T>,
+    /// Whether only tiles with an element on or right of the diagonal are wanted.
+    upper: bool,
 }
 
 // SAFETY: threads write to disjoint tiles of the matrix alone.
@@ -340,6 +359,7 @@ impl<'a, T: Element> Destination<'a, T> {
             row_stride: dst.row_stride(),
             col_stride: dst.col_stride(),
             start,
+            upper: false,
         }
     }
 
@@ -363,8 +383,8 @@ impl<T: Element> Sink<T> for Destination<'_, T> {
         true
     }
 
-    fn wants(&self, _: Place) -> bool {
-        true
+    fn wants(&self, place: Place) -> bool {
+        !self.upper || place.col + place.cols > place.row
     }
 
     fn first_row(&self, _: usize) -> usize {

@@ -324,3 +324,22 @@ fn parts_of_larger_matrices_and_reversed_ones() {
         }
     }
 }
+
+#[test]
+fn an_upper_triangle_is_that_of_the_whole_product() {
+    for (n, k) in [(1, 1), (13, 5), (130, 128), (301, 33)] {
+        let (a, b, c) = (draw::<f64>(n * k, 1), draw::<f64>(k * n, 2), draw::<f64>(n * n, 3));
+        let (a, b) = (
+            MatRef::from_row_major_slice(&a, n, k),
+            MatRef::from_row_major_slice(&b, k, n),
+        );
+        let expected = by_definition(|i, j| c[i * n + j], a, b);
+        for threads in [1, 3] {
+            let mut out = c.clone();
+            add_upper(MatMut::from_row_major_slice_mut(&mut out, n, n), a, b, threads);
+            for i in 0..n {
+                assert_eq!(out[i * n + i..][..n - i], expected[i * n + i..][..n - i], "{n} {k} {i}");
+            }
+        }
+    }
+}

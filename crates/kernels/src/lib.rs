@@ -9,6 +9,7 @@ mod allocator;
 mod amx;
 mod bf16;
 mod blocks;
+mod column_strips;
 mod element;
 mod gemm;
 mod i16;
@@ -41,10 +42,11 @@ mod zeros;
 
 pub use allocator::Buffers;
 pub use blocks::workspace_bytes;
+pub use column_strips::{ColumnStrips, StripUpdate};
 pub use element::Element;
 pub use gemm::{
-    Start, multiplied, multiplied_packed, multiplied_packed_in_groups, multiply, multiply_in_units, multiply_packed,
-    multiply_packed_in_groups,
+    Start, add_upper, multiplied, multiplied_packed, multiplied_packed_in_groups, multiply, multiply_in_units,
+    multiply_packed, multiply_packed_in_groups,
 };
 pub use lent::{LentCores, lend};
 pub use packed::Packed;

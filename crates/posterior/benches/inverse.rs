@@ -21,6 +21,10 @@ use serde_json::json;
 
 const USAGE: &str = "--matrix FILE | --size N (512); --threads N (1); --work eigen,cholesky; --repetitions N (1)";
 
+/// As in a run.
+#[global_allocator]
+static BUFFERS: fisherflow_kernels::Buffers = fisherflow_kernels::Buffers::new();
+
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut file, mut size, mut threads, mut repetitions) = (None, 512, 1, 1);
     let mut work = vec!["eigen".to_owned(), "cholesky".to_owned()];

@@ -25,7 +25,8 @@ pub fn inverse_flops(plan: &BlockPlan) -> f64 {
 }
 
 /// Floating-point operations of the eigenbases of a block's Kronecker factors: two symmetric eigendecompositions, about `9 n^3` each (Golub and
-/// Van Loan, 8.3; in two stages `4 n^3 / 3` to a band, as much to divide and conquer, `5 n^3` back, and what is not in products).
+/// Van Loan, 8.3; in two stages `4 n^3 / 3` to a band, as much to divide and conquer, `4.4 n^3` back, and what is not in products). Less where the spectra
+/// are fewer than the side.
 #[must_use]
 pub fn bases_flops(plan: &BlockPlan) -> f64 {
     let cubes = |(a, g): (f64, f64)| 9.0 * (a.powi(3) + g.powi(3));

@@ -5,114 +5,59 @@
 //! earlier sweep's, so that [`DEPTH`] groups pass over the same rows while those are in the cache.
 
 use faer::{Accum, MatMut, MatRef};
-use fisherflow_network::product::run_all;
+use fisherflow_kernels::{ColumnStrips, Path, StripUpdate, run_all};
 
 use super::band::{BANDWIDTH, Panel, unit_trapezoid};
 use super::chase::Chased;
 use super::gemm;
 use super::householder::triangle;
 
-/// Sweeps of which reflections are applied in one block.
-const GROUP: usize = 24;
+/// Sweeps of which reflections are applied in one block: the fewer, the fewer zeros are multiplied.
+const GROUP: usize = 18;
 
 /// Groups that pass over a window of rows together.
-const DEPTH: usize = 8;
+const DEPTH: usize = 10;
 
-/// Eigenvectors that a thread works on at a time.
-const COLUMNS: usize = 192;
+/// Panels of the first stage that are applied in one block: the more, the fewer times eigenvectors come from memory.
+const PANELS: usize = 2;
 
-/// One block of reflections.
-struct Block {
-    /// First row.
-    row: usize,
-    rows: usize,
-    width: usize,
-    /// `[rows, width]`, column-major.
-    v: Vec<f64>,
-    /// `V T`.
-    vt: Vec<f64>,
-}
-
-impl Block {
-    fn new(row: usize, v: Vec<f64>, tau: &[f64]) -> Self {
-        let width = tau.len();
-        let rows = v.len() / width.max(1);
-        let mut t = vec![0.0; width * width];
-        let v_ref = MatRef::from_column_major_slice(&v, rows, width);
-        triangle(v_ref, tau, &mut t);
-        Self::with_triangle(row, v, &t, width)
-    }
-
-    fn with_triangle(row: usize, v: Vec<f64>, t: &[f64], width: usize) -> Self {
-        let rows = v.len() / width.max(1);
-        let mut vt = vec![0.0; rows * width];
-        gemm(
-            MatMut::from_column_major_slice_mut(&mut vt, rows, width),
-            Accum::Replace,
-            MatRef::from_column_major_slice(&v, rows, width),
-            MatRef::from_column_major_slice(t, width, width),
-            1.0,
-        );
-        Self {
-            row,
-            rows,
-            width,
-            v,
-            vt,
-        }
-    }
-
-    /// `Z := (I - V T V^T) Z` in the block's rows; `inner`: at least `width` x columns of room.
-    fn apply(&self, z: MatMut<'_, f64>, inner: &mut [f64]) {
-        let columns = z.ncols();
-        let mut z = z.subrows_mut(self.row, self.rows);
-        let inner = &mut inner[..self.width * columns];
-        let v = MatRef::from_column_major_slice(&self.v, self.rows, self.width);
-        let vt = MatRef::from_column_major_slice(&self.vt, self.rows, self.width);
-        gemm(
-            MatMut::from_column_major_slice_mut(&mut *inner, self.width, columns),
-            Accum::Replace,
-            v.transpose(),
-            z.as_ref(),
-            1.0,
-        );
-        let inner = MatRef::from_column_major_slice(inner, self.width, columns);
-        gemm(z.as_mut(), Accum::Add, vt, inner, -1.0);
-    }
+/// Reflections as an update, `I - V T V^T`; `v`: `[rows, reflections]`, column-major, each over at most `reach` rows.
+fn reflections(path: Path, row: usize, v: &[f64], tau: &[f64], reach: usize) -> StripUpdate {
+    let r = tau.len();
+    let rows = v.len() / r.max(1);
+    let v = MatRef::from_column_major_slice(v, rows, r);
+    let (mut t, mut minus_vt) = (vec![0.0; r * r], vec![0.0; rows * r]);
+    triangle(v, tau, &mut t);
+    gemm(
+        MatMut::from_column_major_slice_mut(&mut minus_vt, rows, r),
+        Accum::Replace,
+        v,
+        MatRef::from_column_major_slice(&t, r, r),
+        -1.0,
+    );
+    let minus_vt = MatRef::from_column_major_slice(&minus_vt, rows, r);
+    StripUpdate::new(path, row, v, minus_vt, reach)
 }
 
 /// `Z := Q Z` with the reflections of the second stage.
-pub(super) fn from_tridiagonal(chased: &Chased, z: &mut [f64], n: usize, threads: usize) {
+pub(super) fn from_tridiagonal(chased: &Chased, z: &mut ColumnStrips, n: usize, threads: usize) {
     let sweeps = chased.vectors.len();
     let groups = sweeps.div_ceil(GROUP);
     let mut end = groups;
     while end > 0 {
         let start = end.saturating_sub(DEPTH);
-        let blocks = blocks(chased, n, start..end, threads);
-        let mut jobs = Vec::with_capacity(n.div_ceil(COLUMNS));
-        for z in z.chunks_mut(n * COLUMNS) {
-            let blocks = &blocks;
-            jobs.push(move || {
-                let columns = z.len() / n;
-                let mut z = MatMut::from_column_major_slice_mut(z, n, columns);
-                let mut inner = vec![0.0; GROUP * columns];
-                for block in blocks {
-                    block.apply(z.as_mut(), &mut inner);
-                }
-            });
-        }
-        run_all(jobs, threads);
+        z.update(&blocks(chased, n, start..end, threads), threads);
         end = start;
     }
 }
 
 /// The blocks of some groups of sweeps in the order in which they are applied.
-fn blocks(chased: &Chased, n: usize, groups: std::ops::Range<usize>, threads: usize) -> Vec<Block> {
+fn blocks(chased: &Chased, n: usize, groups: std::ops::Range<usize>, threads: usize) -> Vec<StripUpdate> {
     let steps = (n - groups.start * GROUP).div_ceil(BANDWIDTH);
     let places: Vec<(usize, usize)> = (0..steps)
         .flat_map(|j| groups.clone().rev().map(move |group| (group, j)))
         .collect();
-    let mut found: Vec<Option<Block>> = places.iter().map(|_| None).collect();
+    let mut found: Vec<Option<StripUpdate>> = places.iter().map(|_| None).collect();
     let jobs = found
         .iter_mut()
         .zip(&places)
@@ -122,8 +67,8 @@ fn blocks(chased: &Chased, n: usize, groups: std::ops::Range<usize>, threads: us
     found.into_iter().flatten().collect()
 }
 
-/// Block j of one group of sweeps; `None` where it has no row left.
-fn block(chased: &Chased, n: usize, group: usize, j: usize) -> Option<Block> {
+/// Block j of one group of sweeps; `None` where it has no row left, or nothing is reflected.
+fn block(chased: &Chased, n: usize, group: usize, j: usize) -> Option<StripUpdate> {
     let first = group * GROUP;
     let last = (first + GROUP).min(chased.vectors.len());
     let row = first + 1 + j * BANDWIDTH;
@@ -142,25 +87,21 @@ fn block(chased: &Chased, n: usize, group: usize, j: usize) -> Option<Block> {
         column[i..i + len].copy_from_slice(&own[..len]);
         tau.push(chased.tau[sweep][j]);
     }
-    Some(Block::new(row, v, &tau))
+    if tau.iter().all(|tau| *tau == 0.0) {
+        return None;
+    }
+    Some(reflections(Path::best(), row, &v, &tau, BANDWIDTH))
 }
 
 /// `Z := Q Z` with the reflections of the first stage, which lie in `a` `[n, n]` below the band.
-pub(super) fn from_band(a: &[f64], panels: &[Panel], z: &mut [f64], n: usize, threads: usize) {
+pub(super) fn from_band(a: &[f64], panels: &[Panel], z: &mut ColumnStrips, n: usize, threads: usize) {
     let a = MatRef::from_column_major_slice(a, n, n);
-    for panel in panels.iter().rev() {
-        let row = panel.column + BANDWIDTH;
-        let v = unit_trapezoid(a.submatrix(row, panel.column, n - row, BANDWIDTH), panel.width);
-        let block = Block::with_triangle(row, v, &panel.t, panel.width);
-        let mut jobs = Vec::with_capacity(n.div_ceil(COLUMNS));
-        for z in z.chunks_mut(n * COLUMNS) {
-            let block = &block;
-            jobs.push(move || {
-                let columns = z.len() / n;
-                let mut inner = vec![0.0; block.width * columns];
-                block.apply(MatMut::from_column_major_slice_mut(z, n, columns), &mut inner);
-            });
-        }
-        run_all(jobs, threads);
+    // Panels side by side are one trapezoid: each begins as many rows below the one before as that has reflections.
+    let side_by_side = panels.chunk_by(|one, next| one.column + BANDWIDTH == next.column);
+    for panels in side_by_side.rev().flat_map(|panels| panels.chunks(PANELS).rev()) {
+        let tau: Vec<f64> = panels.iter().flat_map(|panel| &panel.tau).copied().collect();
+        let (row, column) = (panels[0].column + BANDWIDTH, panels[0].column);
+        let v = unit_trapezoid(a.submatrix(row, column, n - row, tau.len()), tau.len());
+        z.update(&[reflections(Path::best(), row, &v, &tau, n - row)], threads);
     }
 }

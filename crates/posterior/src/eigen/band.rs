@@ -7,10 +7,16 @@
 //! ```
 //!
 //! (Dongarra, Sorensen and Hammarling 1989, J. Comput. Appl. Math. 27, 215; Bischof, Lang and Sun 2000, ACM TOMS 26, 581.) Only the lower
-//! triangle is read and written.
+//! triangle is read; above the diagonal whatever is there.
+//!
+//! Where the rest of a panel is rounding alone, the matrix falls into two there: the panel is set to 0 and has no reflections. That is how the
+//! sum over fewer spectra than it has rows ends, plus any multiple of the identity: what is left of such a matrix takes next to no work, here and after.
 
-use faer::{Accum, MatMut, MatRef};
-use fisherflow_network::product::run_all;
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use faer::{Accum, Mat, MatMut, MatRef};
+use fisherflow_kernels::{Packed, Start, add_upper, multiply, multiply_packed, run_all};
 use pulp::{Simd, WithSimd};
 
 use super::gemm;
@@ -20,24 +26,29 @@ use super::householder::{axpy, dot, reflector, triangle};
 pub(super) const BANDWIDTH: usize = 64;
 
 /// Rows or columns of the trailing matrix that one thread works on at a time.
-const TILE: usize = 256;
+const TILE: usize = 128;
 
 /// Columns of a panel that are reflected one by one before the rest of the panel follows in one product.
 const NARROW: usize = 16;
+
+/// The rest of a panel is rounding where it is below this share of the matrix, in the norm: what is set to 0 moves no eigenvalue further.
+const ROUNDING: f64 = 8.0 * f64::EPSILON;
+
+/// Steps towards the norm of a matrix, each of which finds more of it.
+const STEPS: usize = 3;
 
 /// The reflections of one panel: V lies in the matrix, below the band.
 pub(super) struct Panel {
     /// First column of the panel; its V begins [`BANDWIDTH`] rows below.
     pub column: usize,
-    /// How many reflections.
-    pub width: usize,
-    /// T, `[width, width]`, column-major.
-    pub t: Vec<f64>,
+    /// Of its reflections.
+    pub tau: Vec<f64>,
 }
 
 /// Reduces the lower triangle of `a` `[n, n]`, column-major, to a band; returns the panels from the first to the last.
 pub(super) fn to_band(a: &mut [f64], n: usize, threads: usize) -> Vec<Panel> {
     let mut panels = Vec::new();
+    let rounding = ROUNDING * norm(a, n);
     for column in (0..n).step_by(BANDWIDTH) {
         let first = column + BANDWIDTH;
         if first + 1 >= n {
@@ -46,6 +57,10 @@ pub(super) fn to_band(a: &mut [f64], n: usize, threads: usize) -> Vec<Panel> {
         let m = n - first;
         let (left, mut trailing) = MatMut::from_column_major_slice_mut(&mut *a, n, n).split_at_col_mut(first);
         let mut panel = left.submatrix_mut(first, column, m, BANDWIDTH);
+        if panel.norm_l2() <= rounding {
+            panel.fill(0.0);
+            continue;
+        }
         let tau = qr(panel.as_mut());
         let width = tau.len();
         let v = unit_trapezoid(panel.as_ref(), width);
@@ -53,9 +68,33 @@ pub(super) fn to_band(a: &mut [f64], n: usize, threads: usize) -> Vec<Panel> {
         let mut t = vec![0.0; width * width];
         triangle(v, &tau, &mut t);
         update(trailing.as_mut().subrows_mut(first, m), v, &t, threads);
-        panels.push(Panel { column, width, t });
+        panels.push(Panel { column, tau });
     }
     panels
+}
+
+/// The 2-norm of a symmetric matrix, of which the lower triangle is read, or less: `|A x|` for a unit vector x that powers of A turned to.
+fn norm(a: &[f64], n: usize) -> f64 {
+    let mut x = vec![1.0; n];
+    let mut found = 0.0f64;
+    for _ in 0..=STEPS {
+        let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if length == 0.0 {
+            break;
+        }
+        x.iter_mut().for_each(|x| *x /= length);
+        let mut product = vec![0.0; n];
+        pulp::Arch::new().dispatch(|| {
+            for (j, column) in a.chunks_exact(n).enumerate() {
+                let (column, x_j) = (&column[j..], x[j]);
+                product[j] += column[0] * x_j + dot(&column[1..], &x[j + 1..]);
+                axpy(&mut product[j + 1..], x_j, &column[1..]);
+            }
+        });
+        found = found.max(product.iter().map(|x| x * x).sum::<f64>().sqrt());
+        x = product;
+    }
+    found
 }
 
 /// The reflections of a panel as they are, `[m, width]`, column-major: ones on the diagonal, zeros above.
@@ -175,114 +214,69 @@ fn apply_transposed(v: MatRef<'_, f64>, t: &[f64], mut c: MatMut<'_, f64>) {
 }
 
 /// The trailing matrix after one panel: `A := Q^T A Q` with `Q = I - V T V^T`.
-fn update(mut a: MatMut<'_, f64>, v: MatRef<'_, f64>, t: &[f64], threads: usize) {
+fn update(a: MatMut<'_, f64>, v: MatRef<'_, f64>, t: &[f64], threads: usize) {
     let (m, r) = (v.nrows(), v.ncols());
     let t = MatRef::from_column_major_slice(t, r, r);
-    let mut vt = vec![0.0; m * r];
-    gemm(
-        MatMut::from_column_major_slice_mut(&mut vt, m, r),
-        Accum::Replace,
-        v,
-        t,
-        1.0,
-    );
-    // [V Y] and [Y V], row-major: the update is one product of depth 2 r
-    let mut w = vec![0.0; m * r];
-    symmetric_product(
-        MatMut::from_row_major_slice_mut(&mut w, m, r),
-        a.as_ref(),
-        MatRef::from_column_major_slice(&vt, m, r),
-        threads,
-    );
-    let mut inner = vec![0.0; r * r];
-    gemm(
-        MatMut::from_column_major_slice_mut(&mut inner, r, r),
-        Accum::Replace,
-        v.transpose(),
-        MatRef::from_row_major_slice(&w, m, r),
-        1.0,
-    );
-    let mut half = vec![0.0; r * r];
-    gemm(
-        MatMut::from_column_major_slice_mut(&mut half, r, r),
-        Accum::Replace,
-        t.transpose(),
-        MatRef::from_column_major_slice(&inner, r, r),
-        -0.5,
-    );
-    gemm(
-        MatMut::from_row_major_slice_mut(&mut w, m, r),
-        Accum::Add,
-        v,
-        MatRef::from_column_major_slice(&half, r, r),
-        1.0,
-    );
+    let (mut vt, mut w) = (vec![0.0; m * r], vec![0.0; m * r]);
+    let (mut inner, mut half) = (vec![0.0; r * r], vec![0.0; r * r]);
+    let mut vt = MatMut::from_row_major_slice_mut(&mut vt, m, r);
+    multiply(vt.as_mut(), Start::Zero, v, t, threads);
+    symmetric_product(&mut w, a.as_ref(), vt.as_ref(), threads);
+    let mut y = MatMut::from_row_major_slice_mut(&mut w, m, r);
+    let mut inner = MatMut::from_row_major_slice_mut(&mut inner, r, r);
+    let mut half = MatMut::from_row_major_slice_mut(&mut half, r, r);
+    multiply(inner.as_mut(), Start::Zero, v.transpose(), y.as_ref(), threads);
+    gemm(half.as_mut(), Accum::Replace, t.transpose(), inner.as_ref(), -0.5);
+    multiply(y.as_mut(), Start::Kept, v, half.as_ref(), threads);
+    // -[V Y] and [Y V]: the update is one product of depth 2 r
     let (mut left, mut right) = (vec![0.0; 2 * r * m], vec![0.0; 2 * r * m]);
-    for i in 0..m {
-        let (left, right) = (&mut left[2 * r * i..][..2 * r], &mut right[2 * r * i..][..2 * r]);
-        for j in 0..r {
-            left[j] = v[(i, j)];
-            right[j] = w[i * r + j];
-            left[r + j] = right[j];
-            right[r + j] = left[j];
-        }
-    }
-    let left = MatRef::from_row_major_slice(&left, m, 2 * r);
-    let right = MatRef::from_row_major_slice(&right, m, 2 * r);
-    let mut jobs = Vec::with_capacity(m.div_ceil(TILE));
-    let mut rest = a.as_mut();
-    for start in (0..m).step_by(TILE) {
-        let len = TILE.min(m - start);
-        let (columns, later) = rest.split_at_col_mut(len);
-        rest = later;
-        jobs.push(move || {
-            gemm(
-                columns.subrows_mut(start, m - start),
-                Accum::Add,
-                left.subrows(start, m - start),
-                right.subrows(start, len).transpose(),
-                -1.0,
-            );
-        });
-    }
-    run_all(jobs, threads);
-}
-
-/// `dst = A x` of a symmetric `A` of which the lower triangle is read.
-fn symmetric_product(dst: MatMut<'_, f64>, a: MatRef<'_, f64>, x: MatRef<'_, f64>, threads: usize) {
-    let m = a.nrows();
-    let mut jobs = Vec::with_capacity(m.div_ceil(TILE));
-    let mut rest = dst;
-    for start in (0..m).step_by(TILE) {
-        let len = TILE.min(m - start);
-        let (mut rows, later) = rest.split_at_row_mut(len);
-        rest = later;
-        jobs.push(move || {
-            let mut diagonal = vec![0.0; len * len];
-            for j in 0..len {
-                for i in j..len {
-                    let value = a[(start + i, start + j)];
-                    diagonal[j * len + i] = value;
-                    diagonal[i * len + j] = value;
+    let rows = left.chunks_mut(2 * r * TILE).zip(right.chunks_mut(2 * r * TILE));
+    let w = &w;
+    let jobs = rows.enumerate().map(|(number, (left, right))| {
+        move || {
+            let rows = left.chunks_exact_mut(2 * r).zip(right.chunks_exact_mut(2 * r));
+            for (i, (left, right)) in (number * TILE..).zip(rows) {
+                for j in 0..r {
+                    let (v, y) = (v[(i, j)], w[i * r + j]);
+                    (left[j], left[r + j]) = (-v, -y);
+                    (right[j], right[r + j]) = (y, v);
                 }
             }
-            let diagonal = MatRef::from_column_major_slice(&diagonal, len, len);
-            gemm(rows.as_mut(), Accum::Replace, diagonal, x.subrows(start, len), 1.0);
-            if start > 0 {
-                gemm(
-                    rows.as_mut(),
-                    Accum::Add,
-                    a.submatrix(start, 0, len, start),
-                    x.subrows(0, start),
-                    1.0,
-                );
+        }
+    });
+    run_all(jobs.collect(), threads);
+    let left = MatRef::from_row_major_slice(&left, m, 2 * r);
+    let right = MatRef::from_row_major_slice(&right, m, 2 * r);
+    add_upper(a.transpose_mut(), left, right.transpose(), threads);
+}
+
+/// `dst = A x`, row-major, of a symmetric `A` of which the lower triangle is read.
+fn symmetric_product(dst: &mut [f64], a: MatRef<'_, f64>, x: MatRef<'_, f64>, threads: usize) {
+    let (m, r) = x.shape();
+    let blocks: Vec<Range<usize>> = (0..m).step_by(TILE).map(|from| from..m.min(from + TILE)).collect();
+    let packed: Vec<Packed<f64>> = blocks
+        .iter()
+        .map(|rows| Packed::new(x.subrows(rows.start, rows.len()), threads))
+        .collect();
+    let jobs = blocks.iter().zip(dst.chunks_mut(TILE * r)).map(|(rows, dst)| {
+        let (blocks, packed) = (&blocks, &packed);
+        move || {
+            let mut dst = MatMut::from_row_major_slice_mut(dst, rows.len(), r);
+            let part = |rows: &Range<usize>, columns: &Range<usize>| {
+                a.submatrix(rows.start, columns.start, rows.len(), columns.len())
+            };
+            let own = part(rows, rows);
+            let diagonal = Mat::from_fn(rows.len(), rows.len(), |i, j| own[(i.max(j), i.min(j))]);
+            for (number, (columns, x)) in blocks.iter().zip(packed).enumerate() {
+                let block = match columns.start.cmp(&rows.start) {
+                    Ordering::Less => part(rows, columns),
+                    Ordering::Equal => diagonal.as_ref(),
+                    Ordering::Greater => part(columns, rows).transpose(),
+                };
+                let start = if number == 0 { Start::Zero } else { Start::Kept };
+                multiply_packed(dst.as_mut(), start, block, x, 1);
             }
-            let end = start + len;
-            if end < m {
-                let below = a.submatrix(end, start, m - end, len).transpose();
-                gemm(rows.as_mut(), Accum::Add, below, x.subrows(end, m - end), 1.0);
-            }
-        });
-    }
-    run_all(jobs, threads);
+        }
+    });
+    run_all(jobs.collect(), threads);
 }

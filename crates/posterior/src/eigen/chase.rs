@@ -141,7 +141,9 @@ fn step(sweep: &mut Sweep, columns: &mut [f64], n: usize) {
     let (v, next) = sweep.vectors.split_at_mut(begin);
     let v = &v[begin - len..];
     let tau = sweep.tau.last().copied().unwrap_or_default();
-    both_sides(columns, v, tau);
+    if tau != 0.0 {
+        both_sides(columns, v, tau);
+    }
     if below > 0 {
         sweep.tau.push(bulge(columns, v, tau, next));
     }
@@ -199,6 +201,33 @@ fn bulge(columns: &mut [f64], v: &[f64], tau: f64, next: &mut [f64]) -> f64 {
     let (len, below) = (v.len(), next.len());
     let mut u = [0.0; BANDWIDTH];
     let u = &mut u[..below];
+    if tau != 0.0 {
+        multiples(columns, v, tau, u);
+    }
+    let mut next_tau = 0.0;
+    for (c, column) in columns.chunks_exact_mut(HELD).enumerate() {
+        let b = &mut column[len - c..][..below];
+        if tau != 0.0 {
+            axpy(b, -v[c], u);
+        }
+        if c == 0 {
+            next.copy_from_slice(b);
+            let (beta, tau) = reflector(next);
+            next_tau = tau;
+            b.fill(0.0);
+            b[0] = beta;
+        } else if next_tau != 0.0 {
+            let f = -next_tau * dot(b, next);
+            axpy(b, f, next);
+        }
+    }
+    next_tau
+}
+
+/// `u += tau B v`.
+#[inline(always)]
+fn multiples(columns: &[f64], v: &[f64], tau: f64, u: &mut [f64]) {
+    let (len, below) = (v.len(), u.len());
     let mut fours = columns.chunks_exact(4 * HELD);
     for (four, columns) in fours.by_ref().enumerate() {
         let c = 4 * four;
@@ -213,20 +242,4 @@ fn bulge(columns: &mut [f64], v: &[f64], tau: f64, next: &mut [f64]) -> f64 {
         let c = done + c;
         axpy(u, tau * v[c], &column[len - c..][..below]);
     }
-    let mut next_tau = 0.0;
-    for (c, column) in columns.chunks_exact_mut(HELD).enumerate() {
-        let b = &mut column[len - c..][..below];
-        axpy(b, -v[c], u);
-        if c == 0 {
-            next.copy_from_slice(b);
-            let (beta, tau) = reflector(next);
-            next_tau = tau;
-            b.fill(0.0);
-            b[0] = beta;
-        } else {
-            let f = -next_tau * dot(b, next);
-            axpy(b, f, next);
-        }
-    }
-    next_tau
 }

@@ -11,7 +11,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{
     ComputeEigenvectors, SelfAdjointEvdParams, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd,
 };
-use faer::{Accum, MatMut, MatRef, Par, Spec};
+use faer::{Accum, ColMut, MatMut, MatRef, Par, Spec};
 use fisherflow_network::product::run_all;
 
 use super::secular::{ExactWeights, FindRoots, Root, Secular, Vectors};
@@ -184,14 +184,6 @@ enum Rows {
     Lower,
 }
 
-/// The eigenpairs of the halves that the merge changes, and those that it does not.
-struct Deflated {
-    /// Positions of those that change, by ascending eigenvalue.
-    changed: Vec<usize>,
-    /// Positions of those that stay.
-    kept: Vec<usize>,
-}
-
 /// Eigenpairs of a part from those of its halves.
 fn merge(part: Part<'_>, threads: usize) {
     let Part {
@@ -212,7 +204,7 @@ fn merge(part: Part<'_>, threads: usize) {
     let mut rows: Vec<Rows> = (0..n)
         .map(|i| if i < half { Rows::Upper } else { Rows::Lower })
         .collect();
-    let Deflated { changed, kept } = deflate(values, &mut z, rho, &mut rows, vectors.as_mut());
+    let changed = deflate(values, &mut z, rho, &mut rows, vectors.as_mut());
     let k = changed.len();
     if k == 0 {
         return;
@@ -251,29 +243,21 @@ fn merge(part: Part<'_>, threads: usize) {
     };
     let upper_vectors = columns(&order[..upper + both], 0, half);
     let lower_vectors = columns(&order[upper..], half, n - half);
-    let staying: Vec<(f64, Vec<f64>)> = kept
-        .iter()
-        .map(|&i| (values[i], vectors.as_ref().col(i).iter().copied().collect()))
-        .collect();
-    let (mut changing, mut rest) = vectors.as_mut().split_at_col_mut(k);
-    for (j, (_, vector)) in staying.iter().enumerate() {
-        rest.as_mut()
-            .col_mut(j)
-            .iter_mut()
-            .zip(vector)
-            .for_each(|(to, from)| *to = *from);
-    }
     let upper_vectors = MatRef::from_column_major_slice(&upper_vectors, half, upper + both);
     let lower_vectors = MatRef::from_column_major_slice(&lower_vectors, n - half, both + lower);
+    // New eigenvectors take the places of those that change; what stays is not touched.
+    let mut places: Vec<Option<ColMut<'_, f64>>> = vectors.as_mut().col_iter_mut().map(Some).collect();
     let mut jobs = Vec::with_capacity(k.div_ceil(COLUMNS));
     for start in (0..k).step_by(COLUMNS) {
         let len = COLUMNS.min(k - start);
-        let (own, later) = changing.split_at_col_mut(len);
-        changing = later;
+        let own: Vec<ColMut<'_, f64>> = changed[start..start + len]
+            .iter()
+            .filter_map(|&i| places[i].take())
+            .collect();
         let (poles, offsets) = (&poles[start..start + len], &offsets[start..start + len]);
         let (d, exact) = (&d_rows, &exact_rows);
         jobs.push(move || {
-            let mut small = vec![0.0; k * len];
+            let (mut small, mut new) = (vec![0.0; k * len], vec![0.0; n * len]);
             pulp::Arch::new().dispatch(Vectors {
                 d,
                 exact,
@@ -282,44 +266,32 @@ fn merge(part: Part<'_>, threads: usize) {
                 vectors: &mut small,
             });
             let small = MatRef::from_column_major_slice(&small, k, len);
-            let (above, below) = own.split_at_row_mut(half);
-            gemm(
-                above,
-                Accum::Replace,
-                upper_vectors,
-                small.subrows(0, upper + both),
-                1.0,
-            );
-            gemm(
-                below,
-                Accum::Replace,
-                lower_vectors,
-                small.subrows(upper, both + lower),
-                1.0,
-            );
+            let (above, below) = MatMut::from_column_major_slice_mut(&mut new, n, len).split_at_row_mut(half);
+            let (of_upper, of_lower) = (small.subrows(0, upper + both), small.subrows(upper, both + lower));
+            gemm(above, Accum::Replace, upper_vectors, of_upper, 1.0);
+            gemm(below, Accum::Replace, lower_vectors, of_lower, 1.0);
+            for (to, from) in own.into_iter().zip(new.chunks_exact(n)) {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            }
         });
     }
     run_all(jobs, threads);
-    for (value, (pole, offset)) in values.iter_mut().zip(poles.iter().zip(&offsets)) {
-        *value = pole + offset;
-    }
-    for (value, (kept, _)) in values[k..].iter_mut().zip(&staying) {
-        *value = *kept;
+    for (&i, (pole, offset)) in changed.iter().zip(poles.iter().zip(&offsets)) {
+        values[i] = pole + offset;
     }
 }
 
-/// Sorts out the eigenpairs that stay; of two that are nearly equal one is made to stay by a rotation.
-fn deflate(values: &mut [f64], z: &mut [f64], rho: f64, rows: &mut [Rows], mut vectors: MatMut<'_, f64>) -> Deflated {
+/// Which eigenpairs of the halves the merge changes, by ascending eigenvalue; of two that are nearly equal one is made to stay by a rotation.
+fn deflate(values: &mut [f64], z: &mut [f64], rho: f64, rows: &mut [Rows], mut vectors: MatMut<'_, f64>) -> Vec<usize> {
     let n = values.len();
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
     let largest = values.iter().fold(rho, |m, v| m.max(v.abs()));
     let tolerance = 8.0 * f64::EPSILON * largest;
-    let (mut changed, mut kept) = (Vec::with_capacity(n), Vec::new());
+    let mut changed = Vec::with_capacity(n);
     let mut before: Option<usize> = None;
     for j in order {
         if rho * z[j].abs() <= tolerance {
-            kept.push(j);
             continue;
         }
         let Some(i) = before.replace(j) else {
@@ -339,10 +311,9 @@ fn deflate(values: &mut [f64], z: &mut [f64], rho: f64, rows: &mut [Rows], mut v
         if rows[i] != rows[j] {
             rows[j] = Rows::Both;
         }
-        kept.push(i);
     }
     changed.extend(before);
-    Deflated { changed, kept }
+    changed
 }
 
 /// Columns `x_i := c x_i + s x_j`, `x_j := c x_j - s x_i`.

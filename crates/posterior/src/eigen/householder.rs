@@ -7,10 +7,12 @@ use pulp::{Simd, WithSimd};
 
 use super::gemm;
 
+/// The least sum of squares of which every digit is right, however many squares are too small for theirs: 1e-146 squared, against elements of order 1.
+const SMALLEST: f64 = f64::MIN_POSITIVE / f64::EPSILON;
+
 /// Turns `x` into v of the reflection that leaves only the first element of `x`; returns that element and tau.
 ///
-/// Of a vector whose tail is zero (or below the root of the smallest number, against elements of order 1) tau is 0 and v the first unit
-/// vector.
+/// Of a vector whose tail is zero, or so small that its square loses digits ([`SMALLEST`]), tau is 0 and v the first unit vector.
 #[inline(always)]
 pub(super) fn reflector(x: &mut [f64]) -> (f64, f64) {
     let Some((head, tail)) = x.split_first_mut() else {
@@ -18,7 +20,7 @@ pub(super) fn reflector(x: &mut [f64]) -> (f64, f64) {
     };
     let alpha = std::mem::replace(head, 1.0);
     let below = dot(tail, tail);
-    if below == 0.0 {
+    if below < SMALLEST {
         tail.fill(0.0);
         return (alpha, 0.0);
     }
@@ -98,6 +100,32 @@ impl WithSimd for Columns<'_> {
                 axpy(&mut column[..=l], -tau[j] * gram[j * r + l], &before[l * r..][..=l]);
             }
             column[j] = tau[j];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reflections_of_the_smallest_vectors_are_orthogonal() {
+        for exponent in (-330..10).step_by(2) {
+            let start: Vec<f64> = (1..=70)
+                .map(|i| f64::from(i % 7 - 3) * 10f64.powi(exponent / 2) * 10f64.powi(exponent - exponent / 2))
+                .collect();
+            let mut v = start.clone();
+            let (beta, tau) = reflector(&mut v);
+            let squares: f64 = v.iter().map(|v| v * v).sum();
+            assert!(
+                tau == 0.0 && squares == 1.0 || (tau * squares - 2.0).abs() < 1e-14,
+                "1e{exponent}: {tau} {squares}"
+            );
+            let length = start.iter().fold(0.0f64, |length, x| length.hypot(*x));
+            assert!(
+                (beta.abs() - length).abs() <= 1e-14 * length || length < 1e-140,
+                "1e{exponent}: {beta} {length}"
+            );
         }
     }
 }

@@ -57,9 +57,7 @@ pub(crate) fn decompose(
     factor: Factor,
     threads: usize,
 ) -> Result<Eigenpairs, PosteriorError> {
-    let n = matrix.rows;
-    let (values, mut vectors) = pairs(matrix, block, factor, threads)?;
-    transpose_square(&mut vectors, n);
+    let (values, vectors) = pairs(matrix, block, factor, threads)?;
     let Eigenvalues {
         values,
         clipped,
@@ -75,10 +73,7 @@ pub(crate) fn decompose(
 
 /// Ascending eigenvalues, and eigenvectors `[n, n]` row-major, one a column, of any symmetric matrix of which one triangle is read.
 pub(crate) fn symmetric(matrix: &Matrix, block: &str) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
-    let n = matrix.rows;
-    let (values, mut vectors) = pairs(matrix.clone(), block, Factor::Dense, 1)?;
-    transpose_square(&mut vectors, n);
-    Ok((values, vectors))
+    pairs(matrix.clone(), block, Factor::Dense, 1)
 }
 
 /// The eigenvalues alone of a symmetric matrix of which one triangle is read.
@@ -131,12 +126,15 @@ fn not_negative(mut values: Vec<f64>, block: &str, factor: Factor) -> Result<Eig
     })
 }
 
-/// Ascending eigenvalues, and eigenvectors one after the other.
+/// Ascending eigenvalues, and eigenvectors `[n, n]` row-major, one a column.
 fn pairs(matrix: Matrix, block: &str, factor: Factor, threads: usize) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
     let n = matrix.rows;
     let found = if n < LARGE {
         let mut vectors = vec![0.0; n * n];
-        small(&matrix, Some(&mut vectors)).map(|values| (values, vectors))
+        small(&matrix, Some(&mut vectors)).map(|values| {
+            transpose_square(&mut vectors, n);
+            (values, vectors)
+        })
     } else {
         pool(threads)?.install(|| two_stage::eigenpairs(matrix.values, n, threads))
     };

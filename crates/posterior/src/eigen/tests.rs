@@ -162,6 +162,57 @@ fn two_stages_find_what_one_does_at_every_edge_of_their_blocks() {
 }
 
 #[test]
+fn a_sum_over_fewer_spectra_than_rows_ends_early_and_is_as_exact() {
+    let n = 700;
+    // none, one, less than a panel, whole panels, and into the last panel but one; with and without a multiple of the identity
+    for rank in [0, 1, 50, 128, 300, 580] {
+        for ridge in [0.0, 1e-3, 1.0] {
+            let mut matrix = match rank {
+                580 => factor_of_spectra(n, rank),
+                _ => gram(n, rank, 3),
+            };
+            (0..n).for_each(|i| matrix.values[i * n + i] += ridge);
+            let (values, vectors) = symmetric(&matrix, "a block").unwrap();
+            let (residual, orthogonality) = errors(&matrix, &values, &vectors);
+            assert!(
+                residual < 0.2 && orthogonality < 0.2,
+                "{rank} {ridge}: {residual} {orthogonality}"
+            );
+            let alone = eigenvalues(&matrix, "a block", Factor::Dense, 2).unwrap().values;
+            let limit = 2.0 * n as f64 * f64::EPSILON * values[n - 1];
+            for (i, ((one, two), other)) in one_stage(&matrix).iter().zip(&values).zip(&alone).enumerate() {
+                assert!(
+                    (one - two).abs() <= limit && (one.max(0.0) - other).abs() <= limit,
+                    "{rank} {ridge}: {one} {two} {other}"
+                );
+                if i + rank < n {
+                    assert!((two - ridge).abs() <= limit, "{rank} {ridge}: {two}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_small_but_no_rounding_is_kept() {
+    // Two halves, coupled by what is a thousand times rounding: where it is dropped, all eigenvalues of the second half are wrong by as much.
+    let n = 512;
+    let coupling = 1e4 * f64::EPSILON;
+    let matrix = from_fn(n, |i, j| match (i < 256, j < 256) {
+        (true, true) | (false, false) if i == j => 1.0,
+        (false, true) if i == j + 256 => coupling,
+        _ => 0.0,
+    });
+    let (values, vectors) = symmetric(&matrix, "a block").unwrap();
+    for (i, value) in values.iter().enumerate() {
+        let expected = if i < 256 { 1.0 - coupling } else { 1.0 + coupling };
+        assert!((value - expected).abs() < 20.0 * f64::EPSILON, "{i}: {value}");
+    }
+    let (residual, orthogonality) = errors(&matrix, &values, &vectors);
+    assert!(residual < 0.2 && orthogonality < 0.2, "{residual} {orthogonality}");
+}
+
+#[test]
 fn small_eigenvalues_of_a_factor_of_spectra_are_as_good_as_in_one_stage() {
     let n = 700;
     let matrix = factor_of_spectra(n, 790);

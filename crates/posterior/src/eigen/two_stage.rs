@@ -9,6 +9,8 @@ use faer::diag::{DiagMut, DiagRef};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd};
 
+use fisherflow_kernels::{ColumnStrips, Path};
+
 use super::{Failure, back, band, chase, divide};
 
 /// Largest values below this, or above its inverse, are brought near 1.
@@ -25,18 +27,20 @@ pub(super) fn eigenvalues(mut a: Vec<f64>, n: usize, threads: usize) -> Result<V
     Ok(values)
 }
 
-/// The same and the eigenvectors, `[n, n]`, one after the other.
+/// The same and the eigenvectors, `[n, n]` row-major, one a column.
 pub(super) fn eigenpairs(mut a: Vec<f64>, n: usize, threads: usize) -> Result<(Vec<f64>, Vec<f64>), Failure> {
     let unit = scale(&mut a);
     let panels = band::to_band(&mut a, n, threads);
     let chased = chase::to_tridiagonal(&a, n, threads);
-    let mut vectors = vec![0.0; n * n];
-    let mut values = divide::eigenpairs(&chased.diagonal, &chased.off_diagonal, &mut vectors, threads)?;
+    let mut vectors = vec![0.0; ColumnStrips::room(Path::best(), n, n)];
+    let mut values = divide::eigenpairs(&chased.diagonal, &chased.off_diagonal, &mut vectors[..n * n], threads)?;
+    let mut vectors = ColumnStrips::from_columns(Path::best(), n, vectors, threads);
     back::from_tridiagonal(&chased, &mut vectors, n, threads);
     drop(chased);
     back::from_band(&a, &panels, &mut vectors, n, threads);
+    vectors.to_rows(&mut a, threads);
     values.iter_mut().for_each(|value| *value *= unit);
-    Ok((values, vectors))
+    Ok((values, a))
 }
 
 /// Ascending eigenvalues of a tridiagonal matrix.
