@@ -133,11 +133,7 @@ impl Eigenvalues {
         let points = Points::covering(xs, s.iter().copied().fold(0.0, f64::max));
         let inverse = points.inverse(s);
         let inverse = Right::Plain(rows(&inverse, s.len(), points.len()));
-        Some((
-            points,
-            t,
-            weighted_squares(sides.input.clone(), sides.batch, inverse, threads),
-        ))
+        Some((points, t, weighted_squares(&sides.input, sides.batch, inverse, threads)))
     }
 }
 
@@ -349,7 +345,7 @@ impl PriorScan {
                     let readings: Vec<_> = t.iter().map(|t| points.reading(t / delta, 1.0 / delta)).collect();
                     contract_read_off(values, (sides.batch, k), &sides.grad, &readings)
                 }
-                _ => covariance(sides.clone(), &layer.eigenvalues.inverse(*delta), self.threads),
+                _ => covariance(&sides, &layer.eigenvalues.inverse(*delta), self.threads),
             });
         }
         Ok(covariances)

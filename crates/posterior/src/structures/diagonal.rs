@@ -152,7 +152,7 @@ impl DiagonalPrecision {
         inverse: &[T],
     ) -> Result<Vec<f64>, PosteriorError> {
         let sides = wanted.sides::<T>(capture)?;
-        Ok(covariance(sides, inverse, self.threads))
+        Ok(covariance(&sides, inverse, self.threads))
     }
 }
 

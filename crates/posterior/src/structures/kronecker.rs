@@ -169,7 +169,7 @@ impl KroneckerPrecision {
         with_values(&capture.input.contiguous()?, |a: &[f32]| match &own.inputs {
             InputsInF32::Shared(rotation, inverse) => {
                 let input = rotation.rotated(a, batch * self.shape.shared);
-                covariance(self.sides(size, input, grad), inverse, threads).into()
+                covariance(&self.sides(size, input, grad), inverse, threads).into()
             }
             InputsInF32::One(side, readings) => {
                 let (sums, in_f32) = side.weighted_squares(a, batch, self.vectors());
@@ -201,7 +201,7 @@ impl KroneckerPrecision {
             let a = rows(a, size.0 * self.shape.shared, inputs);
             Right::Plain(rows(vectors, inputs, columns)).product(a, bias_row, threads)
         })?;
-        Ok(covariance(self.sides(size, input, grad), inverse, threads))
+        Ok(covariance(&self.sides(size, input, grad), inverse, threads))
     }
 
     /// `U^T g`, `[K, batch, shared, out]`.

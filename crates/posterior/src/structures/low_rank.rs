@@ -168,8 +168,8 @@ impl LowRankPrecision {
     }
 
     /// `J D^-1 J^T` of a layer, `[batch, K, K]`, whose weights begin at `start`.
-    fn diagonal_part(&self, sides: Sides<f64>, start: usize) -> Vec<f64> {
-        let (inputs, outputs) = widths(&sides);
+    fn diagonal_part(&self, sides: &Sides<f64>, start: usize) -> Vec<f64> {
+        let (inputs, outputs) = widths(sides);
         let own = &self.inverse[start..start + inputs * outputs];
         let by_input: Vec<f64> = (0..inputs * outputs)
             .map(|at| own[at % outputs * inputs + at / outputs])
@@ -264,7 +264,7 @@ impl Precision for LowRankPrecision {
             if rank > 0 {
                 self.add_jz(&sides, start, &mut jz);
             }
-            let part = self.diagonal_part(sides, start);
+            let part = self.diagonal_part(&sides, start);
             covariance.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             start += shape.n_weights();
         }
