@@ -65,7 +65,7 @@ impl NonNegative {
 }
 
 /// Smallest element, and the largest of them and 0.
-fn ends(values: &[f64]) -> (f64, f64) {
+pub(crate) fn ends(values: &[f64]) -> (f64, f64) {
     (
         values.iter().copied().fold(f64::INFINITY, f64::min),
         values.iter().copied().fold(0.0, f64::max),

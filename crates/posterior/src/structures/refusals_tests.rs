@@ -393,6 +393,7 @@ fn a_curvature_that_is_no_sum_of_squares_is_refused() {
         StructureKind::Block,
         StructureKind::Kfac,
         StructureKind::Diagonal,
+        StructureKind::LowRank,
     ] {
         let mut case = case(&mlp, &draw(3 * 10, 52), structure, &[0]);
         // One direction of large negative curvature, which no prior of this size makes up for.
