@@ -140,6 +140,13 @@ fn eigenvalues_of_rounding_are_none() {
     let error = of(factors(1e-15), StructureKind::Kfac, 0.0).err().unwrap();
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
     assert!(of(factors(1e-12), StructureKind::Kfac, 0.0).is_ok());
+    // The same of eigenvalues that are regular, and whose reciprocals are no numbers of f32.
+    let tiny = CurvatureForm::Kronecker {
+        a: matrix(2, vec![3.0, 0.0, 0.0, 1.0]),
+        g: matrix(2, vec![2e-40, 0.0, 0.0, 1e-40]),
+    };
+    let error = of(tiny, StructureKind::Kfac, 0.0).err().unwrap();
+    assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
     // 6 is the largest eigenvalue. A prior precision whose reciprocal is no number of f32 is refused beside any.
     let star = mlp.captures(&[0.5], DType::F32);
     for (small, delta, is_seen) in [
