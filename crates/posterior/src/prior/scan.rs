@@ -255,7 +255,9 @@ impl PriorScan {
             return check_seen(&self.plan, self.ends, delta);
         }
         let (smallest, largest) = self.ends;
-        if delta == 0.0 && smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest {
+        let is_rounding = smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest;
+        let overflows = ((1.0 / (smallest + delta)) as f32).is_infinite();
+        if delta == 0.0 && is_rounding || overflows {
             return Err(PosteriorError::SingularSpectrum {
                 block: self.plan.name(),
                 prior_precision: delta,

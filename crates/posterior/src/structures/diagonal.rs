@@ -87,8 +87,8 @@ impl DiagonalPrecision {
             most_negative,
         } = diagonal;
         let (least, most) = ends(&variance.values);
-        // Below the smallest normal number the reciprocal overflows.
-        if prior_precision == 0.0 && least < f64::MIN_POSITIVE {
+        // A variance that is no number of f32 is none for f32 captures.
+        if ((1.0 / (least + prior_precision)) as f32).is_infinite() {
             return Err(PosteriorError::SingularSpectrum {
                 block: plan.name(),
                 prior_precision,

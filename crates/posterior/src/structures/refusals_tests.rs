@@ -173,6 +173,17 @@ fn eigenvalues_of_rounding_are_none() {
         }
     }
 
+    // So is one beside a weight that nothing else determines.
+    let curvature = BlockCurvature {
+        n_spectra: 1,
+        form: CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, 0.0, 2.0])),
+    };
+    let scan = factor(&plan(&mlp, StructureKind::Diagonal, &[0]), curvature.clone(), 1).unwrap();
+    let scanned = scan.prior_scan(DType::F32, 1).unwrap().covariance_at(&star, &[1e-39]);
+    for error in [of(curvature.form, StructureKind::Diagonal, 1e-39).err(), scanned.err()] {
+        assert!(matches!(error, Some(PosteriorError::SingularSpectrum { .. })));
+    }
+
     let diagonal = CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, -1e-16, 2.0]));
     let posterior = of(diagonal, StructureKind::Diagonal, 0.5).unwrap();
     let info = &posterior.info;
