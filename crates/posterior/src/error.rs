@@ -82,7 +82,7 @@ pub enum PosteriorError {
         /// The largest.
         largest: f64,
     },
-    /// A sum that must be positive semidefinite is not, by far more than rounding.
+    /// A sum that must be positive semidefinite is not, by more than rounding makes.
     #[error(
         "{factor} of block {block} is no sum of squares: its eigenvalues run from {smallest:e} to {largest:e}; the sums are damaged, \
          compute them again"

@@ -417,6 +417,8 @@ fn a_newton_step_is_that_of_the_dense_inverse() {
     assert!((found.decrement / quadratic.sqrt() - 1.0).abs() < 1e-10);
     assert!((found.gradient_norm / g.iter().map(|g| g * g).sum::<f64>().sqrt() - 1.0).abs() < 1e-14);
     assert!(newton_step(posterior.precision.as_ref(), &fit, &theta[1..]).is_err());
+    let overflown = newton_step(posterior.precision.as_ref(), &vec![f64::NAN; p], &theta).unwrap();
+    assert!(overflown.decrement.is_nan(), "what is not known is no minimum");
 
     let step = |gradient_norm, decrement| NewtonStep {
         gradient_norm,

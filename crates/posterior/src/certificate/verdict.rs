@@ -106,7 +106,7 @@ fn arithmetic(error: f64) -> Option<String> {
 
 fn no_minimum(step: &NewtonStep, effective_parameters: f64) -> Option<String> {
     let typical = effective_parameters.max(0.0).sqrt();
-    (step.decrement > NEWTON * typical).then(|| {
+    (step.decrement > NEWTON * typical || step.decrement.is_nan()).then(|| {
         format!(
             "theta is no minimum: Newton decrement {:.1} against sqrt(effective parameters) {typical:.1}: train longer, or with this prior \
              as weight decay",
@@ -161,5 +161,6 @@ mod tests {
             no_minimum(&step(0.1), -1e-9).is_some(),
             "less than nothing from rounding"
         );
+        assert!(no_minimum(&step(f64::NAN), 9.0).is_some());
     }
 }

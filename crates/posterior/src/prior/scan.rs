@@ -133,11 +133,7 @@ impl Eigenvalues {
         let points = Points::covering(xs, s.iter().copied().fold(0.0, f64::max));
         let inverse = points.inverse(s);
         let inverse = Right::Plain(rows(&inverse, s.len(), points.len()));
-        Some((
-            points,
-            t,
-            weighted_squares(sides.input.clone(), sides.batch, inverse, threads),
-        ))
+        Some((points, t, weighted_squares(&sides.input, sides.batch, inverse, threads)))
     }
 }
 
@@ -259,7 +255,9 @@ impl PriorScan {
             return check_seen(&self.plan, self.ends, delta);
         }
         let (smallest, largest) = self.ends;
-        if delta == 0.0 && smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest {
+        let is_rounding = smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest;
+        let overflows = ((1.0 / (smallest + delta)) as f32).is_infinite();
+        if delta == 0.0 && is_rounding || overflows {
             return Err(PosteriorError::SingularSpectrum {
                 block: self.plan.name(),
                 prior_precision: delta,
@@ -349,7 +347,7 @@ impl PriorScan {
                     let readings: Vec<_> = t.iter().map(|t| points.reading(t / delta, 1.0 / delta)).collect();
                     contract_read_off(values, (sides.batch, k), &sides.grad, &readings)
                 }
-                _ => covariance(sides.clone(), &layer.eigenvalues.inverse(*delta), self.threads),
+                _ => covariance(&sides, &layer.eigenvalues.inverse(*delta), self.threads),
             });
         }
         Ok(covariances)

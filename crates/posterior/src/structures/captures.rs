@@ -8,7 +8,6 @@ use crate::PosteriorError;
 use crate::product::Scalar;
 
 /// Both sides of a layer's weight Jacobian.
-#[derive(Clone)]
 pub(crate) struct Sides<T: Scalar> {
     /// Number of spectra.
     pub batch: usize,

@@ -364,7 +364,7 @@ fn a_rotation_of_whole_numbers_is_near_that_of_f64() {
     }
 }
 
-/// All eigenpairs and no remainder: the dense posterior, also where eigenvalues are large beside the prior.
+/// All eigenpairs: the dense posterior, also where eigenvalues are large beside the prior, whatever rounding in f32 makes of the diagonal.
 #[test]
 fn a_low_rank_block_of_full_rank_is_the_full_block() {
     let (mlp, x) = small();
@@ -376,17 +376,23 @@ fn a_low_rank_block_of_full_rank_is_the_full_block() {
             structure: StructureKind::LowRank,
             ..full.plan.clone()
         };
-        let curvature = BlockCurvature {
+        let mut curvature = BlockCurvature {
             n_spectra: full.curvature.n_spectra,
             form: low_rank(&full.h, p, p).0,
         };
+        if let CurvatureForm::LowRank { diagonal, .. } = &mut curvature.form {
+            diagonal
+                .iter_mut()
+                .zip(draw(p, 6))
+                .for_each(|(d, x)| *d *= 1.0 + 1e-7 * x);
+        }
         let low = invert(&plan, curvature, prior, 1).unwrap();
         let full = invert(&full.plan, full.curvature, prior, 1).unwrap();
         assert!((low.info.log_det - full.info.log_det).abs() < 1e-10 * full.info.log_det.abs());
         assert!((low.info.effective_parameters / full.info.effective_parameters - 1.0).abs() < 1e-9);
         let facts = low.info.low_rank.unwrap();
         assert_eq!(facts.rank, p as u64);
-        assert!((facts.trace_share - 1.0).abs() < 1e-12);
+        assert!((facts.trace_share - 1.0).abs() < 1e-7);
         assert!(low.info.most_negative_eigenvalue.abs() < 1e-13);
         let v = draw(p, 3);
         let solved = |posterior: &crate::BlockPosterior| posterior.precision.solve(&v).unwrap();

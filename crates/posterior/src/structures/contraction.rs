@@ -14,16 +14,16 @@ use crate::structures::captures::Sides;
 use crate::structures::stieltjes::Reading;
 
 /// `V: [batch, K, K]` in f64 from both sides of the Jacobian in the bases of `inverse`, `[columns, out]`.
-pub(crate) fn covariance<T: Scalar>(sides: Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
+pub(crate) fn covariance<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
     if sides.batch == 0 {
         Vec::new()
     } else if sides.shared == 1 {
         let columns = sides.input.len() / sides.batch;
         let inverse = Right::Plain(rows(inverse, columns, inverse.len() / columns.max(1)));
-        let h = weighted_squares(sides.input, sides.batch, inverse, threads);
+        let h = weighted_squares(&sides.input, sides.batch, inverse, threads);
         contract(&h, (sides.batch, sides.n_outputs), &sides.grad)
     } else {
-        contract_positions(&sides, inverse, threads)
+        contract_positions(sides, inverse, threads)
     }
 }
 
@@ -68,15 +68,16 @@ fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize
 
 /// `sum_j a_j^2 w_jx`, `[batch, columns of w]`, of one position a spectrum.
 pub(crate) fn weighted_squares<T: Scalar>(
-    mut input: Scratch<T>,
+    input: &[T],
     batch: usize,
     weights: Right<'_, T>,
     threads: usize,
 ) -> Scratch<T> {
-    for a in input.iter_mut() {
-        *a = *a * *a;
+    let mut squares = Scratch::new(input.len());
+    for (square, a) in squares.iter_mut().zip(input) {
+        *square = *a * *a;
     }
-    weights.product(rows(&input, batch, input.len() / batch.max(1)), None, threads)
+    weights.product(rows(&squares, batch, input.len() / batch.max(1)), None, threads)
 }
 
 /// `V: [batch, K, K]` in f64 of h, `[batch, out]`, and `grad`, `[K, batch, out]`, one position a spectrum.

@@ -65,7 +65,7 @@ impl NonNegative {
 }
 
 /// Smallest element, and the largest of them and 0.
-fn ends(values: &[f64]) -> (f64, f64) {
+pub(crate) fn ends(values: &[f64]) -> (f64, f64) {
     (
         values.iter().copied().fold(f64::INFINITY, f64::min),
         values.iter().copied().fold(0.0, f64::max),
@@ -87,8 +87,8 @@ impl DiagonalPrecision {
             most_negative,
         } = diagonal;
         let (least, most) = ends(&variance.values);
-        // Below the smallest normal number the reciprocal overflows.
-        if prior_precision == 0.0 && least < f64::MIN_POSITIVE {
+        // A variance that is no number of f32 is none for f32 captures.
+        if ((1.0 / (least + prior_precision)) as f32).is_infinite() {
             return Err(PosteriorError::SingularSpectrum {
                 block: plan.name(),
                 prior_precision,
@@ -152,7 +152,7 @@ impl DiagonalPrecision {
         inverse: &[T],
     ) -> Result<Vec<f64>, PosteriorError> {
         let sides = wanted.sides::<T>(capture)?;
-        Ok(covariance(sides, inverse, self.threads))
+        Ok(covariance(&sides, inverse, self.threads))
     }
 }
 

@@ -169,11 +169,12 @@ impl Eigenbasis {
     }
 }
 
-/// Refuses a prior precision under which eigenvalues that are rounding would decide, or whose reciprocal is no number of f32. `ends` are the smallest
-/// and the largest eigenvalue of the block.
+/// Refuses a prior precision under which eigenvalues that are rounding would decide, or whose reciprocal, of 0 that of the smallest eigenvalue, is no
+/// number of f32. `ends` are the smallest and the largest eigenvalue of the block.
 pub(crate) fn check_seen(plan: &BlockPlan, ends: (f64, f64), prior_precision: f64) -> Result<(), PosteriorError> {
     let shape = single_layer(plan)?;
-    let overflows = prior_precision > 0.0 && ((1.0 / prior_precision) as f32).is_infinite();
+    let least = if prior_precision > 0.0 { prior_precision } else { ends.0 };
+    let overflows = least > 0.0 && ((1.0 / least) as f32).is_infinite();
     if overflows || prior_precision < least_prior((shape.columns(), shape.outputs), ends) {
         return Err(PosteriorError::SingularSpectrum {
             block: plan.name(),

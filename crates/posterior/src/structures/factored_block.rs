@@ -4,9 +4,9 @@
 use candle_core::DType;
 use fisherflow_curvature::{BlockCurvature, BlockPlan, CurvatureForm, KroneckerBases, Matrix};
 
-use crate::eigen::{decompose, eigenvalues};
+use crate::eigen::{check_ends, decompose, eigenvalues};
 use crate::structures::dense::DensePrecision;
-use crate::structures::diagonal::{DiagonalPrecision, NonNegative};
+use crate::structures::diagonal::{DiagonalPrecision, NonNegative, ends};
 use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::kronecker::KroneckerPrecision;
 use crate::structures::low_rank::{LowRankPrecision, Parts};
@@ -63,12 +63,15 @@ pub fn factor(plan: &BlockPlan, curvature: BlockCurvature, threads: usize) -> Re
             eigenvalues,
             residuals,
             diagonal,
-        } => Factors::LowRank(Parts {
-            eigenvectors,
-            eigenvalues,
-            residuals,
-            diagonal,
-        }),
+        } => {
+            check_ends(ends(&eigenvalues), &block, Factor::Eigenvalues)?;
+            Factors::LowRank(Parts {
+                eigenvectors,
+                eigenvalues,
+                residuals,
+                diagonal,
+            })
+        }
     };
     Ok(FactoredBlock {
         plan: plan.clone(),
@@ -182,4 +185,85 @@ pub fn kronecker_bases(
         square(inputs, a.vectors),
         square(outputs, g.vectors),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use fisherflow_curvature::StructureKind;
+    use fisherflow_kernels::{Path, Products, add_gram};
+
+    use super::*;
+    use crate::brute_force::Mlp;
+    use crate::invert;
+    use crate::product::{as_f32, rows};
+    use crate::structures::cases::{K, draw, matrix, plan};
+
+    const INPUTS: usize = 120;
+    const STARS: usize = 40;
+
+    /// `S_A` of fewer stars than inputs, the first two of which are one: f64 of every number, or as a path of f32 sums it.
+    fn input_factor(path: Option<Path>) -> Matrix {
+        let side = INPUTS + 1;
+        let mut x = draw(STARS * side, 71);
+        for star in x.chunks_exact_mut(side) {
+            star[1] = star[0];
+            star[INPUTS] = 1.0;
+        }
+        let mut packed = vec![0.0; side * (side + 1) / 2];
+        match path {
+            None => add_gram(rows(&x, STARS, side), &mut packed, 1),
+            Some(path) => add_gram(
+                rows(&as_f32(&x), STARS, side),
+                &mut packed,
+                Products { path, threads: 1 },
+            ),
+        }
+        let at = |i: usize, j: usize| packed[i.max(j) * (i.max(j) + 1) / 2 + i.min(j)];
+        matrix(side, (0..side * side).map(|n| at(n / side, n % side)).collect())
+    }
+
+    /// What the products of sums make of eigenvalues that are 0, and what they never do.
+    #[test]
+    fn rounding_counts_as_0_and_no_more_than_rounding() {
+        let plan = plan(&Mlp::random(&[INPUTS, 2, K], 72), StructureKind::Kfac, &[0]);
+        let posterior = |a: Matrix| {
+            let g = matrix(2, vec![STARS as f64, 0.0, 0.0, STARS as f64]);
+            let curvature = BlockCurvature {
+                n_spectra: STARS as u64,
+                form: CurvatureForm::Kronecker { a, g },
+            };
+            invert(&plan, curvature, 1.0, 1)
+        };
+        for (path, least, most) in [
+            (None, 0.0, 1e-13),
+            (Some(Path::best()), 1e-10, 1e-6),
+            (Path::bf16x3().ok(), 0.0, 1e-5),
+        ] {
+            let info = posterior(input_factor(path)).unwrap().info;
+            let share = -info.most_negative_eigenvalue;
+            assert!((least..most).contains(&share), "{path:?}: {share:e}");
+        }
+        // 3e-4 of the largest less, along the difference of the two inputs that are one.
+        let largest = posterior(input_factor(None)).unwrap().info.largest_eigenvalue.unwrap() - 1.0;
+        let (mut damaged, side) = (input_factor(None), INPUTS + 1);
+        for (at, sign) in [(0, -1.0), (1, 1.0), (side, 1.0), (side + 1, -1.0)] {
+            damaged.values[at] += sign * 1.5e-4 * largest;
+        }
+        let error = posterior(damaged).err().unwrap();
+        let text = error.to_string();
+        let PosteriorError::Indefinite {
+            factor: Factor::KronA,
+            smallest,
+            largest: found,
+            ..
+        } = error
+        else {
+            panic!("{text}")
+        };
+        assert!((smallest / found + 3e-4).abs() < 1e-9, "{text}");
+        assert!(
+            text.contains("kron_a of block layers.0") && text.contains("compute them again"),
+            "{text}"
+        );
+    }
 }

@@ -12,6 +12,9 @@
 //! columns where `lambda` is the factors' product (stieltjes.rs), and the larger rotation may be made in shorter numbers (input_side.rs). (George et al.
 //! 2018, arXiv:1806.03884, for the eigenbasis; Martens and Grosse 2015 for the factors.) The eigenproblems are f64.
 //!
+//! What f32 makes of `h_i` needs no check: no term is negative, so none cancels whatever the eigenvalues, and its relative error is at most that of
+//! some 290 roundings for 7,214 columns (a chain of 256, one for each chain, and three of a term), 2e-5.
+//!
 //! Memory: the eigenvectors once in f64; the first batch of f32 captures adds copies of them, packed for products, and either type
 //! `1 / (lambda + delta)`.
 
@@ -169,7 +172,7 @@ impl KroneckerPrecision {
         with_values(&capture.input.contiguous()?, |a: &[f32]| match &own.inputs {
             InputsInF32::Shared(rotation, inverse) => {
                 let input = rotation.rotated(a, batch * self.shape.shared);
-                covariance(self.sides(size, input, grad), inverse, threads).into()
+                covariance(&self.sides(size, input, grad), inverse, threads).into()
             }
             InputsInF32::One(side, readings) => {
                 let (sums, in_f32) = side.weighted_squares(a, batch, self.vectors());
@@ -201,7 +204,7 @@ impl KroneckerPrecision {
             let a = rows(a, size.0 * self.shape.shared, inputs);
             Right::Plain(rows(vectors, inputs, columns)).product(a, bias_row, threads)
         })?;
-        Ok(covariance(self.sides(size, input, grad), inverse, threads))
+        Ok(covariance(&self.sides(size, input, grad), inverse, threads))
     }
 
     /// `U^T g`, `[K, batch, shared, out]`.

@@ -1,14 +1,15 @@
 //! Leading eigenpairs and a diagonal: `P = D + U L U^T` with `D = remainder + delta`, inverted by Woodbury's identity.
 //!
 //! ```text
-//! remainder = max(diag(H) - diag(U L U^T), 0)
+//! remainder = max(diag(H) - diag(U L U^T), 0)                       0 where U has all p columns
 //! M         = I + L^1/2 U^T D^-1 U L^1/2 = C C^T                    [rank, rank]
 //! P^-1      = D^-1 - Z Z^T,   Z = D^-1 U L^1/2 C^-T                 [p, rank]
 //! ln det P  = sum ln D + ln det M
 //! ```
 //!
 //! Everything is f64, the captures of a prediction included: `J D^-1 J^T` and `J Z Z^T J^T` are large where an eigenvalue is large beside D, and
-//! their difference is what is left. For dense layers `J Z` needs no Jacobian: it is `sum_o g_ko (Z_o^T [a; 1])`.
+//! their difference is what is left. The remainder is a difference of two sums over spectra: where U is whole it would be rounding alone, in f32
+//! some 1e-7 of `diag(H)`, and decide under next to no prior. For dense layers `J Z` needs no Jacobian: it is `sum_o g_ko (Z_o^T [a; 1])`.
 
 use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_network::{DenseShape, LayerCapture};
@@ -71,9 +72,11 @@ impl LowRankPrecision {
         }
         let largest = diagonal.iter().copied().fold(0.0, f64::max);
         let mut d = diagonal;
-        for (d, u) in d.iter_mut().zip(u.values.chunks_exact(rank.max(1))) {
+        let holds_all = rank == d.len();
+        for (weight, d) in d.iter_mut().enumerate() {
+            let u = &u.values[weight * rank..][..rank];
             let held: f64 = u.iter().zip(&eigenvalues).map(|(u, value)| u * u * value).sum();
-            *d -= held;
+            *d = if holds_all { 0.0 } else { *d - held };
             clipped.at_zero(d, largest);
             *d += prior_precision;
         }
@@ -168,8 +171,8 @@ impl LowRankPrecision {
     }
 
     /// `J D^-1 J^T` of a layer, `[batch, K, K]`, whose weights begin at `start`.
-    fn diagonal_part(&self, sides: Sides<f64>, start: usize) -> Vec<f64> {
-        let (inputs, outputs) = widths(&sides);
+    fn diagonal_part(&self, sides: &Sides<f64>, start: usize) -> Vec<f64> {
+        let (inputs, outputs) = widths(sides);
         let own = &self.inverse[start..start + inputs * outputs];
         let by_input: Vec<f64> = (0..inputs * outputs)
             .map(|at| own[at % outputs * inputs + at / outputs])
@@ -264,7 +267,7 @@ impl Precision for LowRankPrecision {
             if rank > 0 {
                 self.add_jz(&sides, start, &mut jz);
             }
-            let part = self.diagonal_part(sides, start);
+            let part = self.diagonal_part(&sides, start);
             covariance.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             start += shape.n_weights();
         }

@@ -140,6 +140,13 @@ fn eigenvalues_of_rounding_are_none() {
     let error = of(factors(1e-15), StructureKind::Kfac, 0.0).err().unwrap();
     assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
     assert!(of(factors(1e-12), StructureKind::Kfac, 0.0).is_ok());
+    // The same of eigenvalues that are regular, and whose reciprocals are no numbers of f32.
+    let tiny = CurvatureForm::Kronecker {
+        a: matrix(2, vec![3.0, 0.0, 0.0, 1.0]),
+        g: matrix(2, vec![2e-40, 0.0, 0.0, 1e-40]),
+    };
+    let error = of(tiny, StructureKind::Kfac, 0.0).err().unwrap();
+    assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
     // 6 is the largest eigenvalue. A prior precision whose reciprocal is no number of f32 is refused beside any.
     let star = mlp.captures(&[0.5], DType::F32);
     for (small, delta, is_seen) in [
@@ -164,6 +171,17 @@ fn eigenvalues_of_rounding_are_none() {
         for error in [found.err(), scanned.err()].into_iter().flatten() {
             assert!(matches!(error, PosteriorError::SingularSpectrum { .. }), "{error}");
         }
+    }
+
+    // So is one beside a weight that nothing else determines.
+    let curvature = BlockCurvature {
+        n_spectra: 1,
+        form: CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, 0.0, 2.0])),
+    };
+    let scan = factor(&plan(&mlp, StructureKind::Diagonal, &[0]), curvature.clone(), 1).unwrap();
+    let scanned = scan.prior_scan(DType::F32, 1).unwrap().covariance_at(&star, &[1e-39]);
+    for error in [of(curvature.form, StructureKind::Diagonal, 1e-39).err(), scanned.err()] {
+        assert!(matches!(error, Some(PosteriorError::SingularSpectrum { .. })));
     }
 
     let diagonal = CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, -1e-16, 2.0]));
@@ -349,16 +367,16 @@ fn a_low_rank_block_refuses_what_is_lost_to_cancellation() {
     assert!(matches!(lost, PosteriorError::SingularSpectrum { .. }), "{lost}");
 }
 
-/// Two weights, `50 u u^T + v v^T` with u = (0.6, 0.8) and v = (0.8, -0.6), and a diagonal that is 3 above it and a thousandth below: what
-/// would be negative counts as 0, and that is said.
+/// Three weights, `50 u u^T + v v^T` with u = (0.6, 0.8, 0) and v = (0.8, -0.6, 0), and a diagonal that is 3 above it, a thousandth below and 2 above:
+/// what would be negative counts as 0, and that is said.
 #[test]
 fn what_a_low_rank_block_says_of_itself_by_hand() {
-    let plan = plan(&Mlp::random(&[1, 1], 61), StructureKind::LowRank, &[0]);
-    let (held, diagonal) = ([18.64, 23.52, 23.52, 32.36], [21.64, 32.359]);
+    let plan = plan(&Mlp::random(&[2, 1], 61), StructureKind::LowRank, &[0]);
+    let (held, diagonal) = ([18.64, 23.52, 23.52, 32.36], [21.64, 32.359, 2.0]);
     let curvature = BlockCurvature {
         n_spectra: 9,
         form: CurvatureForm::LowRank {
-            eigenvectors: matrix(2, vec![0.6, 0.8, 0.8, -0.6]),
+            eigenvectors: matrix(3, vec![0.6, 0.8, 0.8, -0.6, 0.0, 0.0]),
             eigenvalues: vec![50.0, 1.0],
             residuals: vec![0.1, 0.7],
             diagonal: diagonal.to_vec(),
@@ -368,13 +386,13 @@ fn what_a_low_rank_block_says_of_itself_by_hand() {
     let posterior = invert(&plan, curvature, delta, 1).unwrap();
     let p = [held[0] + 3.0 + delta, held[1], held[2], held[3] + delta];
     let determinant: f64 = p[0] * p[3] - p[1] * p[2];
-    let variances = [p[3] / determinant, p[0] / determinant];
+    let variances = [p[3] / determinant, p[0] / determinant, 1.0 / (2.0 + delta)];
     let found = &posterior.precision.marginal_variance().unwrap()[0].values;
     assert!(relative_error(found, &variances) < 1e-12, "{found:?}");
     let info = &posterior.info;
-    let gamma = 2.0 - delta * (variances[0] + variances[1]);
+    let gamma = 3.0 - delta * variances.iter().sum::<f64>();
     let close = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
-    close(info.log_det, determinant.ln());
+    close(info.log_det, (determinant * (2.0 + delta)).ln());
     close(info.effective_parameters, gamma);
     close(info.condition, (3.0 + delta + 50.0) / delta);
     assert_eq!((info.clipped_eigenvalues, info.n_spectra), (1, 9));
@@ -382,7 +400,7 @@ fn what_a_low_rank_block_says_of_itself_by_hand() {
     let facts = info.low_rank.unwrap();
     assert_eq!((facts.rank, facts.largest_residual), (2, 0.7));
     assert_eq!((facts.largest_eigenvalue, facts.smallest_eigenvalue), (50.0, 1.0));
-    close(facts.trace_share, 51.0 / (21.64 + 32.359));
+    close(facts.trace_share, 51.0 / (21.64 + 32.359 + 2.0));
 }
 
 #[test]
@@ -393,6 +411,7 @@ fn a_curvature_that_is_no_sum_of_squares_is_refused() {
         StructureKind::Block,
         StructureKind::Kfac,
         StructureKind::Diagonal,
+        StructureKind::LowRank,
     ] {
         let mut case = case(&mlp, &draw(3 * 10, 52), structure, &[0]);
         // One direction of large negative curvature, which no prior of this size makes up for.
