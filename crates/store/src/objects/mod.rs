@@ -8,6 +8,7 @@ pub(crate) mod destination;
 pub(crate) mod direct;
 pub(crate) mod disk;
 pub(crate) mod failure;
+pub(crate) mod int96;
 pub(crate) mod location;
 pub(crate) mod options;
 pub(crate) mod patience;
