@@ -18,4 +18,5 @@ pub(crate) mod retries;
 pub(crate) mod s3_client;
 pub(crate) mod stores;
 pub(crate) mod traffic;
+pub(crate) mod upload_parts;
 pub(crate) mod verdict;
