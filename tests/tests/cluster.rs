@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
     Processes, RunFile, counts, digests, fisherflow, has_manifest, network, run, simulated, stages_left, wait_for_file,
@@ -234,14 +235,58 @@ fn different_runs_do_not_form_a_cluster() {
     for (process, file) in [&first, &other].into_iter().enumerate() {
         processes.spawn(process, file, 1, &["--deadline", "4"]);
     }
-    for ended in processes.wait_all() {
+    let values = [
+        "compute.batch is 32 there and 16 here",
+        "compute.batch is 16 there and 32 here",
+    ];
+    for (ended, values) in processes.wait_all().into_iter().zip(values) {
         let said = [
             "the cluster did not form within 4 s: process ",
-            "is of another run file, catalogue, command or -n",
+            "is of another run file or command (",
+            values,
         ];
         ended.expect(2, &said);
     }
     assert!(!has_manifest(&folder.join("out")));
     // The claim is the first run's: it can be run now.
     run(fisherflow().arg("run").arg(&first)).expect_done();
+}
+
+/// An object comes while the processes start: they end with what a scheduler tries again after, and the next try finds them alike.
+#[test]
+fn processes_that_found_another_catalogue_form_a_cluster_at_the_next_try() {
+    let folder = prepared(4, &[40, 8, 6, 3]);
+    let folder = folder.path();
+    let file = run_file(folder, "out").write(folder, "out");
+    let more = ["--deadline", "4"];
+    let mut processes = Processes::new(2);
+    processes.spawn(0, &file, 1, &[&more[..], &["--fail-at", "opened:stop"]].concat());
+    let started = Instant::now();
+    while !processes.is_stopped(0) {
+        assert!(started.elapsed() < Duration::from_secs(60), "it never opens its inputs");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    write_objects(&folder.join("late"), &simulated(40, 5000, 60), 60);
+    std::fs::rename(
+        folder.join("late/part-00000.parquet"),
+        folder.join("catalogue/part-late.parquet"),
+    )
+    .unwrap();
+    processes.spawn(1, &file, 1, &more);
+    processes.signal(0, "CONT");
+    let values = [
+        "catalogue is 300 rows in 5 objects, ",
+        "catalogue is 240 rows in 4 objects, ",
+    ];
+    for (ended, values) in processes.wait_all().into_iter().zip(values) {
+        ended.expect(
+            75,
+            &["the cluster did not form (within 4 s: process ", values, "run again"],
+        );
+    }
+    // Nothing was begun under the claim of the run that saw fewer objects.
+    for ended in Processes::start(2, &file, 1).wait_all() {
+        ended.expect_done();
+    }
+    assert_eq!(counts(&folder.join("out"))["fit_spectra"], 300);
 }

@@ -227,7 +227,10 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
         (
             impostor("wrong-run", fisherflow(), &other_run),
             2,
-            ["did not form within 3 s: process 0 at", "is of another run file"],
+            [
+                "did not form within 3 s: process 0 at",
+                "is of another run file or command (compute.group is 50 there and 100 here)",
+            ],
         ),
     ];
     std::thread::scope(|scope| {
@@ -252,7 +255,7 @@ fn no_stranger_disturbs_a_forming_cluster_or_gets_in() {
     for said in [
         "not a fisherflow process",
         "no hello",
-        "protocol 99, expected 3",
+        "protocol 99, expected 4",
         "another build of fisherflow",
         "another run file",
         "another secret, or a replay",
@@ -306,7 +309,9 @@ fn processes_of_unlike_memory_for_a_dual_block_are_refused() {
         processes.spawn(process, &file, 1, &["--deadline", "3"]);
     }
     for process in 0..2 {
-        processes.wait(process).expect(2, &["is of another run file"]);
+        processes
+            .wait(process)
+            .expect(2, &["is of another run file", "curvature.memory is "]);
     }
     assert!(!has_manifest(&place.path("out")));
 }

@@ -4,6 +4,7 @@ pub(crate) mod handshake;
 pub(crate) mod heartbeat;
 pub(crate) mod mesh;
 pub(crate) mod strays;
+pub(crate) mod terms;
 pub(crate) mod whereabouts;
 pub(crate) mod wire;
 
@@ -20,6 +21,7 @@ use timely::execute::execute_from;
 use timely::worker::Worker;
 
 use crate::cluster::heartbeat::Heartbeat;
+use crate::cluster::terms::Terms;
 use crate::cluster::whereabouts::Whereabouts;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
@@ -35,11 +37,11 @@ const WHO_WAS_IT: Duration = Duration::from_millis(300);
 /// Runs `work` on every worker of this process, and `conclude` on what the first of them returns: in the first process that is what makes the work
 /// count, and the others wait for it, and fail with it, before they come to their own.
 ///
-/// `run` names the run that all processes must share. A panic in a worker, and in a cluster the loss of any peer at work, comes back as an
+/// `terms` name the run that all processes must share. A panic in a worker, and in a cluster the loss of any peer at work, comes back as an
 /// error. After an error in a cluster its peers have been told of it, and the sockets are left as they are: the process is expected to exit.
 pub(crate) fn execute<T: Send + 'static, U>(
     cluster: &Cluster,
-    run: &str,
+    terms: &Terms,
     whereabouts: &Whereabouts,
     faults: &Arc<Faults>,
     meter: &Arc<Meter>,
@@ -50,7 +52,7 @@ pub(crate) fn execute<T: Send + 'static, U>(
     meter.is_process(cluster.process, processes);
     let mut hearts = BTreeMap::new();
     let (builders, others) = if processes > 1 {
-        let mesh = mesh::connect(cluster, run, whereabouts)?;
+        let mesh = mesh::connect(cluster, terms, whereabouts)?;
         cluster.fail_points.pass(FailPoint::Formed);
         hearts = mesh.heartbeat;
         quiet_communication_panics();

@@ -3,6 +3,7 @@
 mod identity;
 mod open;
 mod shared;
+mod terms;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};

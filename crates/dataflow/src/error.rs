@@ -63,7 +63,7 @@ pub enum RunError {
     /// The inverse.
     #[error(transparent)]
     Posterior(#[from] PosteriorError),
-    /// Not all processes of the cluster came.
+    /// Not all processes of the cluster came, or they found unlike inputs.
     #[error("the cluster did not form ({0}): run again")]
     NotFormed(String),
     /// Another process of the cluster was lost.
@@ -96,8 +96,8 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, was asked to end or
-    /// given up by another, its port was taken, or the store gave out or does not answer. Where another process failed, that one's.
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, found another catalogue,
+    /// was asked to end or given up by another, its port was taken, or the store gave out or does not answer. Where another process failed, that one's.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

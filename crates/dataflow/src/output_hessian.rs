@@ -16,6 +16,7 @@ use fisherflow_store::{
 use timely::worker::Worker;
 
 use crate::cluster;
+use crate::cluster::terms::Terms;
 use crate::cluster::whereabouts::Whereabouts;
 use crate::context::Context;
 use crate::error::RunError;
@@ -256,7 +257,7 @@ fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, R
     };
     cluster::execute(
         &cluster,
-        "output-hessian",
+        &Terms::of("output-hessian".to_owned()),
         &whereabouts,
         &context.faults,
         &context.progress,

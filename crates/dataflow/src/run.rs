@@ -167,6 +167,7 @@ fn work<T>(
 ) -> Result<T, RunError> {
     let working = Arc::clone(context);
     let identity = format!("{} {stage:?} {}", context.run_id, context.agreement());
+    let terms = context.terms(identity, stage.name());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
     let mut status = (cluster.process == 0)
         .then(|| StatusWriter::start(&context.progress, &context.output, stage, &claim::host()))
@@ -174,7 +175,7 @@ fn work<T>(
     let ending = &mut status;
     let concluded = cluster::execute(
         cluster,
-        &identity,
+        &terms,
         &whereabouts,
         &context.faults,
         &context.progress,

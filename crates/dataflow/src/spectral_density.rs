@@ -77,12 +77,13 @@ pub fn spectrum(
         let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
         context.stores.check_new(&out.child(SUMMARY), overwrite)?;
     }
-    let identity = format!("{} spectrum {settings:?}", context.run_id);
+    let command = format!("spectrum {settings:?}");
+    let terms = context.terms(format!("{} {command}", context.run_id), &command);
     let (working, asked) = (Arc::clone(&context), settings.clone());
     let whereabouts = Whereabouts::new(cluster, context.output.rendezvous(&context.run_id));
     cluster::execute(
         cluster,
-        &identity,
+        &terms,
         &whereabouts,
         &context.faults,
         &context.progress,

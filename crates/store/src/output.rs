@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
 use crate::line::own_folder;
+use crate::output::claim::CLAIMS;
 use crate::{Creation, GroupStore, Manifest, Rendezvous, StoreError, Stores, WrittenFile};
 
 /// Where tables are, in an output.
@@ -151,6 +152,18 @@ impl Output {
             .iter()
             .map(|object| (relative(&object.path), object.size))
             .collect())
+    }
+
+    /// Whether there is nothing but claims, the status and where processes find one another: no run has begun to work under any claim.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub fn is_only_claimed(&self) -> Result<bool, StoreError> {
+        let is_of_claim = |path: &str| {
+            let folder = path.split_once('/').map(|(folder, _)| folder);
+            [CLAIM, Self::STATUS].contains(&path) || folder.is_some_and(|folder| [CLAIMS, RENDEZVOUS].contains(&folder))
+        };
+        Ok(self.contents()?.iter().all(|(path, _)| is_of_claim(path)))
     }
 
     /// Deletes the intermediate results.

@@ -3,28 +3,33 @@
 //! Both ends send `MAGIC | protocol u16 | purpose u8 | process u32 | workers u32 | build [32] | run [32] | nonce [32]`, then
 //! `HMAC-SHA256(secret, role | own hello | other hello)`. The nonces are fresh, so that what was overheard answers no later challenge; the
 //! roles differ, so that nothing can be sent back to who said it. The dialling end speaks first: a probe learns nothing. Build and run are compared
-//! last: of a process that proves to know the secret it is certain that it is another build's or run's.
+//! last: of a process that proves to know the secret it is certain that it is another build's or run's. Two of one build and unlike runs then tell
+//! each other their terms, `length u32 | JSON`, so that both can say in what they differ.
 //!
-//! Every message has a fixed length, and the handshake as a whole has a time limit: a stranger costs a thread for that long, and no memory.
+//! Every message before has a fixed length, and the handshake as a whole has a time limit: a stranger costs a thread for that long, and no memory.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
+use crate::cluster::terms::Terms;
 use crate::job::Cluster;
 
 const MAGIC: &[u8; 8] = b"FSHRFLOW";
 /// Of the handshake, the heartbeat and what timely sends.
-const PROTOCOL: u16 = 3;
+const PROTOCOL: u16 = 4;
 const PREFIX: usize = 8 + 2;
 const HELLO: usize = PREFIX + 1 + 4 + 4 + 32 + 32 + 32;
 /// Where a hello has the number of the process.
 const PROCESS: usize = PREFIX + 1;
 /// Where it has the number of its workers.
 const WORKERS: usize = PROCESS + 4;
+/// Bytes of the terms of a run, at most.
+const MOST_TERMS: usize = 64 << 10;
 /// How long one handshake may take in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -44,6 +49,8 @@ pub(crate) struct Handshake {
     pub(crate) build: [u8; 32],
     /// Digest of what is run, and over how many processes.
     pub(crate) run: [u8; 32],
+    /// What that is, for a process that runs something else.
+    pub(crate) terms: Arc<Terms>,
     pub(crate) secret: Vec<u8>,
     /// This process.
     pub(crate) me: usize,
@@ -65,8 +72,25 @@ pub(crate) struct Peer {
 pub(crate) struct Refusal {
     /// In words.
     pub(crate) reason: String,
-    /// The number of the process, where it knows the secret, and is another build's or run's.
-    pub(crate) unlike: Option<usize>,
+    /// Who it is, where it knows the secret, and is another build's or run's.
+    pub(crate) unlike: Option<Unlike>,
+}
+
+/// A process of another build or run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unlike {
+    /// Its number.
+    pub(crate) process: usize,
+    /// Whether it may not be one at the next try.
+    pub(crate) passes: bool,
+}
+
+/// Which end of a connection this process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It speaks first.
+    Dials,
+    Accepts,
 }
 
 impl<S: Into<String>> From<S> for Refusal {
@@ -80,14 +104,17 @@ impl<S: Into<String>> From<S> for Refusal {
 
 impl Handshake {
     /// What this process of a cluster says in the run that all of them share.
-    pub(crate) fn new(cluster: &Cluster, run: &str) -> Self {
+    pub(crate) fn new(cluster: &Cluster, terms: &Terms) -> Self {
+        let mut all = terms.clone();
+        all.setting("-n", cluster.processes.to_string());
         Self {
             build: cluster.build,
             run: Sha256::new()
                 .chain_update((cluster.processes as u64).to_be_bytes())
-                .chain_update(run)
+                .chain_update(terms.identity())
                 .finalize()
                 .into(),
+            terms: Arc::new(all),
             secret: cluster.secret.clone(),
             me: cluster.process,
             workers: cluster.workers,
@@ -102,7 +129,7 @@ impl Handshake {
         let theirs = line.read_hello(&[])?;
         line.write(&self.mac(b"dial", &ours, &theirs)?.finalize().into_bytes())?;
         let proven = self.check(&mut line, b"accept", &theirs, &ours);
-        self.judge(proven, &theirs)?;
+        self.judge(&mut line, End::Dials, proven, &theirs)?;
         Ok(Peer {
             purpose,
             ..line.peer(&theirs)?
@@ -119,19 +146,29 @@ impl Handshake {
         if proven.is_ok() {
             proven = line.write(&self.mac(b"accept", &ours, &theirs)?.finalize().into_bytes());
         }
-        self.judge(proven, &theirs)?;
+        self.judge(&mut line, End::Accepts, proven, &theirs)?;
         Ok(line.peer(&theirs)?)
     }
 
     /// Whether the other end is let in, that has proven to know the secret or not.
-    fn judge(&self, proven: Result<(), String>, hello: &[u8; HELLO]) -> Result<(), Refusal> {
-        let reason = match self.same_run(hello) {
-            Ok(()) => return Ok(proven?),
-            Err(reason) => reason,
+    fn judge(&self, line: &mut Line, end: End, proven: Result<(), String>, hello: &[u8; HELLO]) -> Result<(), Refusal> {
+        let is_of_build = hello[19..51] == self.build;
+        if is_of_build && hello[51..83] == self.run {
+            return Ok(proven?);
+        }
+        let (reason, passes) = if is_of_build {
+            let theirs = proven.clone().and_then(|()| line.exchange(&self.terms, end));
+            // Whoever does not tell its terms may differ in anything.
+            let difference = self.terms.difference(&theirs.unwrap_or_else(|_| (*self.terms).clone()));
+            (difference.said, difference.passes)
+        } else {
+            let reason = "another build of fisherflow: start every process from the same file";
+            (reason.to_owned(), false)
         };
+        let process = number(hello, PROCESS);
         Err(Refusal {
             reason,
-            unlike: proven.ok().map(|()| number(hello, PROCESS)),
+            unlike: proven.ok().map(|()| Unlike { process, passes }),
         })
     }
 
@@ -147,18 +184,6 @@ impl Handshake {
         hello[51..83].copy_from_slice(&self.run);
         hello[83..].copy_from_slice(&rand::random::<[u8; 32]>());
         hello
-    }
-
-    fn same_run(&self, hello: &[u8; HELLO]) -> Result<(), String> {
-        if hello[19..51] != self.build {
-            return Err("another build of fisherflow: start every process from the same file".into());
-        }
-        if hello[51..83] != self.run {
-            return Err("another run file, catalogue, command or -n, or with [compute] precision = \"bf16x3\" or \"bf16\" another kind of CPU: start \
-                        every process with the same ones, on unlike machines with precision = \"auto\""
-                .into());
-        }
-        Ok(())
     }
 
     fn mac(&self, role: &[u8], first: &[u8], second: &[u8]) -> Result<Hmac<Sha256>, String> {
@@ -236,6 +261,41 @@ impl Line {
         Ok(hello)
     }
 
+    /// The terms of the other end, for ours.
+    fn exchange(&mut self, ours: &Terms, end: End) -> Result<Terms, String> {
+        let theirs = match end {
+            End::Dials => {
+                self.tell(ours)?;
+                self.hear()?
+            }
+            End::Accepts => {
+                let theirs = self.hear()?;
+                self.tell(ours)?;
+                theirs
+            }
+        };
+        serde_json::from_slice(&theirs).map_err(|error| format!("its terms: {error}"))
+    }
+
+    fn tell(&mut self, terms: &Terms) -> Result<(), String> {
+        let said = serde_json::to_vec(terms).map_err(|error| error.to_string())?;
+        let length = u32::try_from(said.len()).map_err(|error| error.to_string())?;
+        self.write(&length.to_be_bytes())?;
+        self.write(&said)
+    }
+
+    fn hear(&mut self) -> Result<Vec<u8>, String> {
+        let mut length = [0; 4];
+        self.read(&mut length, "no terms")?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MOST_TERMS {
+            return Err(format!("terms of {length} bytes"));
+        }
+        let mut said = vec![0; length];
+        self.read(&mut said, "no terms")?;
+        Ok(said)
+    }
+
     fn peer(self, hello: &[u8]) -> Result<Peer, String> {
         let purpose = match hello[10] {
             0 => Purpose::Data,
@@ -268,131 +328,4 @@ fn reason(error: &std::io::Error) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpListener;
-
-    fn handshake(build: u8, run: &str, secret: &str, me: usize) -> Handshake {
-        Handshake::new(&cluster(build, secret, me, 2), run)
-    }
-
-    fn cluster(build: u8, secret: &str, process: usize, processes: usize) -> Cluster {
-        Cluster {
-            process,
-            processes,
-            secret: secret.as_bytes().to_vec(),
-            build: [build; 32],
-            ..Cluster::alone(3)
-        }
-    }
-
-    /// What both ends of one connection make of each other.
-    fn meet(acceptor: Handshake, dialler: &Handshake) -> (Result<Peer, Refusal>, Result<Peer, Refusal>) {
-        let (near, far) = connection();
-        let accepting = std::thread::spawn(move || acceptor.accept(far));
-        let dialled = dialler.dial(near, Purpose::Heartbeat);
-        (accepting.join().unwrap(), dialled)
-    }
-
-    fn connection() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (near, listener.accept().unwrap().0)
-    }
-
-    #[test]
-    fn equals_meet() {
-        let (accepted, dialled) = meet(handshake(7, "run", "s", 0), &handshake(7, "run", "s", 1));
-        let (accepted, dialled) = (accepted.unwrap(), dialled.unwrap());
-        assert_eq!((accepted.process, accepted.purpose), (1, Purpose::Heartbeat));
-        assert_eq!(dialled.process, 0);
-        assert_eq!((accepted.workers, dialled.workers), (3, 3));
-    }
-
-    #[test]
-    fn another_build_run_or_secret_is_refused_by_both_ends() {
-        let ours = || handshake(7, "run", "s", 0);
-        for (other, said, said_there, is_certain) in [
-            (handshake(8, "run", "s", 1), "another build", "another build", true),
-            (
-                handshake(7, "another", "s", 1),
-                "another run file",
-                "another run file",
-                true,
-            ),
-            (
-                handshake(7, "run", "wrong", 1),
-                "does not answer",
-                "secrets differ",
-                false,
-            ),
-            // A stranger says what it likes.
-            (handshake(8, "run", "wrong", 1), "another build", "another build", false),
-        ] {
-            let (accepted, dialled) = meet(ours(), &other);
-            let (accepted, dialled) = (accepted.err().unwrap(), dialled.err().unwrap());
-            assert!(accepted.reason.contains(said), "{accepted:?}");
-            assert!(dialled.reason.contains(said_there), "{dialled:?}");
-            let unlike = is_certain.then_some((1, 0));
-            assert_eq!(
-                (accepted.unlike, dialled.unlike),
-                (unlike.map(|u| u.0), unlike.map(|u| u.1)),
-                "{said}"
-            );
-        }
-        let mut fewer = handshake(7, "run", "s", 1);
-        fewer.run = Handshake::new(&cluster(7, "s", 1, 3), "run").run;
-        assert!(meet(ours(), &fewer).0.err().unwrap().reason.contains("-n"));
-    }
-
-    #[test]
-    fn another_protocol_is_named() {
-        let (mut near, far) = connection();
-        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
-        near.write_all(b"FSHRFLOW\x00\x01").unwrap();
-        let said = accepting.join().unwrap().err().unwrap().reason;
-        assert!(said.contains("protocol 1, expected 3"), "{said}");
-    }
-
-    /// All that a process said when it was let in, said again: the challenge is another one.
-    #[test]
-    fn a_replay_does_not_answer_the_challenge() {
-        let (near, far) = connection();
-        let (relay_near, relay_far) = connection();
-        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(relay_far));
-        let recorder = std::thread::spawn(move || {
-            let (mut far, mut to) = (far, relay_near);
-            let (mut answers, mut back) = (to.try_clone().unwrap(), far.try_clone().unwrap());
-            std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
-            let mut overheard = vec![0; HELLO + 32];
-            for part in [0..HELLO, HELLO..HELLO + 32] {
-                far.read_exact(&mut overheard[part.clone()]).unwrap();
-                to.write_all(&overheard[part]).unwrap();
-            }
-            overheard
-        });
-        handshake(7, "run", "s", 1).dial(near, Purpose::Data).unwrap();
-        assert_eq!(accepting.join().unwrap().unwrap().process, 1);
-        let overheard = recorder.join().unwrap();
-
-        let (mut near, far) = connection();
-        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
-        near.write_all(&overheard).unwrap();
-        let said = accepting.join().unwrap().err().unwrap().reason;
-        assert!(said.contains("replay"), "{said}");
-    }
-
-    /// A byte every so often resets no clock.
-    #[test]
-    fn a_slow_stranger_is_dropped_in_time() {
-        let (mut near, far) = connection();
-        let started = Instant::now();
-        let accepting = std::thread::spawn(move || handshake(7, "run", "s", 0).accept(far));
-        while !accepting.is_finished() {
-            let _ = near.write_all(&MAGIC[..1]).and_then(|()| near.flush());
-            std::thread::sleep(Duration::from_millis(700));
-        }
-        assert!(started.elapsed() < PATIENCE + Duration::from_secs(2));
-        assert!(accepting.join().unwrap().err().unwrap().reason.contains("too slow"));
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use self::dialler::{Dialler, News, Over};
 use crate::cluster::handshake::{Handshake, Peer, Purpose};
 use crate::cluster::strays::Strays;
+use crate::cluster::terms::Terms;
 use crate::cluster::whereabouts::Whereabouts;
 use crate::error::RunError;
 use crate::fail_point::{FailPoint, FailPoints};
@@ -42,9 +43,10 @@ pub(crate) struct Mesh {
 /// Connects this process to every other one.
 ///
 /// # Errors
-/// [`RunError::NotFormed`] where the deadline passes, [`RunError::PortTaken`] where this process's own is, [`RunError::Usage`] where the addresses
-/// leave this machine and no secret is given, or a process has another number of workers, or is another build's or run's.
-pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -> Result<Mesh, RunError> {
+/// [`RunError::NotFormed`] where the deadline passes, or a process has found another catalogue, [`RunError::PortTaken`] where this process's own port
+/// is, [`RunError::Usage`] where the addresses leave this machine and no secret is given, or a process has another number of workers, or is another
+/// build's or run's.
+pub(crate) fn connect(cluster: &Cluster, terms: &Terms, whereabouts: &Whereabouts) -> Result<Mesh, RunError> {
     if cluster.secret.is_empty() && !whereabouts.stay_here() {
         return Err(RunError::Usage(
             "the hosts are not all on this machine: give every process the same secret with --secret-file, \
@@ -57,7 +59,7 @@ pub(crate) fn connect(cluster: &Cluster, run: &str, whereabouts: &Whereabouts) -
     let (news, arrivals) = mpsc::channel();
     let mut forming = Forming {
         me: cluster.process,
-        handshake: Handshake::new(cluster, run),
+        handshake: Handshake::new(cluster, terms),
         whereabouts: whereabouts.clone(),
         places: places(cluster.process, cluster.processes),
         strangers: VecDeque::new(),
@@ -113,6 +115,16 @@ impl Place {
     }
 }
 
+/// A process of another build or run.
+struct TurnedAway {
+    /// When it last came.
+    last: Instant,
+    /// What it is.
+    reason: String,
+    /// Whether it may not be that at the next try.
+    passes: bool,
+}
+
 struct Forming {
     me: usize,
     handshake: Handshake,
@@ -124,8 +136,8 @@ struct Forming {
     strays: Strays,
     /// When each process was last connected.
     seen: BTreeMap<usize, Instant>,
-    /// Processes that know the secret and are another build's or run's: when they last came, and what they are.
-    turned_away: BTreeMap<usize, (Instant, String)>,
+    /// Processes that know the secret and are another build's or run's.
+    turned_away: BTreeMap<usize, TurnedAway>,
     /// A process of this run that cannot be one of this cluster: since when, and why.
     unlike: Option<(Instant, String)>,
     news: Sender<News>,
@@ -185,19 +197,23 @@ impl Forming {
             .map(|((peer, _), _)| *peer)
             .collect();
         missing.dedup();
-        let unlike: Vec<String> = missing
+        let unlike: Vec<(usize, &TurnedAway)> = missing
             .iter()
-            .filter_map(|peer| Some((peer, self.turned_away.get(peer)?)))
+            .filter_map(|peer| Some((*peer, self.turned_away.get(peer)?)))
             // However long ago: it has ended since, and a scheduler starts none again that ended so. Unless one of this run took its place.
-            .filter(|(peer, (last, _))| self.seen.get(*peer).is_none_or(|seen| seen < last))
-            .map(|(peer, (_, reason))| format!("process {} is of {reason}", self.whereabouts.name(*peer)))
+            .filter(|(peer, away)| self.seen.get(peer).is_none_or(|seen| *seen < away.last))
             .collect();
         if !unlike.is_empty() {
-            return RunError::Usage(format!(
-                "the cluster did not form within {} s: {}",
-                deadline.as_secs(),
-                unlike.join("; ")
-            ));
+            let named = unlike
+                .iter()
+                .map(|(peer, away)| format!("process {} is of {}", self.whereabouts.name(*peer), away.reason));
+            let named = named.collect::<Vec<_>>().join("; ");
+            let within = format!("within {} s: {named}", deadline.as_secs());
+            return if unlike.iter().all(|(_, away)| away.passes) {
+                RunError::NotFormed(within)
+            } else {
+                RunError::Usage(format!("the cluster did not form {within}"))
+            };
         }
         // Whose own deadline has passed a moment ago was here, and is not to be looked for.
         let was_here = |peer: &usize| self.seen.get(peer).is_some_and(|last| last.elapsed() < RECENTLY);
@@ -222,9 +238,13 @@ impl Forming {
         match news {
             News::Arrived(peer, stranger) => self.seat(peer, stranger.is_some()),
             News::Dropped(with, refusal, _) => {
-                if let Some(process) = refusal.unlike {
-                    self.turned_away
-                        .insert(process, (Instant::now(), refusal.reason.clone()));
+                if let Some(unlike) = refusal.unlike {
+                    let away = TurnedAway {
+                        last: Instant::now(),
+                        reason: refusal.reason.clone(),
+                        passes: unlike.passes,
+                    };
+                    self.turned_away.insert(unlike.process, away);
                 }
                 self.strays.note(&with, refusal.reason);
             }

@@ -162,8 +162,11 @@ pub(crate) fn inputs(
     }
     inputs.add("photons' part kept", &context.is_fused().to_string());
     if context.dual_plan().is_some() || (context.is_fused() && context.job.predict.jacobians) {
-        // The group leaves files of this run.
+        // The group leaves files of this run, in this output: those that another release of the same run names stay.
         inputs.add("run", &context.run_id);
+        if let Some(release) = &context.release {
+            inputs.add("release", &release.number.to_string());
+        }
     }
     inputs
 }

@@ -20,7 +20,7 @@ pub struct FoundRun {
     pub host: String,
 }
 
-/// Whose run is there; `None`: nobody's, or the output is in a line, where what was never committed is nobody's.
+/// Whose run is there; `None`: nobody's, as what another run claimed and never began is, and what is of a line and was never committed.
 pub(crate) fn found_run(context: &Context) -> Result<Option<FoundRun>, RunError> {
     if context.release.is_some() {
         return Ok(None);
@@ -32,8 +32,12 @@ pub(crate) fn found_run(context: &Context) -> Result<Option<FoundRun>, RunError>
     let run_id = manifest
         .as_ref()
         .map_or(held.claim.run_id, |manifest| manifest.run_id.clone());
+    let is_planned = run_id == context.run_id;
+    if !is_planned && context.output.is_only_claimed()? {
+        return Ok(None);
+    }
     Ok(Some(FoundRun {
-        is_planned: run_id == context.run_id,
+        is_planned,
         run_id,
         complete: manifest.map(|manifest| manifest.created),
         started: held.claim.started,

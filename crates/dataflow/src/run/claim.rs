@@ -64,15 +64,16 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         let complete = finished_by(output)?;
         // A claim that came to nothing leaves the output to whoever finished it before.
         let is_same = *complete.as_ref().unwrap_or(&held.claim.run_id) == context.run_id;
-        // What another run left of a release that it never committed is nobody's: its groups are the line's.
+        // What another run left of a release that it never committed is nobody's: its groups are the line's. So is a claim under which nothing was
+        // begun, as of processes that found unlike catalogues.
         let may_overwrite = match &context.release {
-            None => asked,
+            None => is_same || asked || output.is_only_claimed()?,
             Some(release) => {
                 release.check_open()?;
                 true
             }
         };
-        if !is_same && !may_overwrite {
+        if !may_overwrite {
             let is_over = has_ended(context, &held, &own)?;
             return Err(refusal(context, held, is_over)?);
         }

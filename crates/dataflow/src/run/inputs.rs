@@ -132,7 +132,8 @@ fn is_elsewhere(then: &ManifestInput, now: &ManifestInput) -> Result<bool, RunEr
     Ok(now.sha256.is_none() && folder_of(&then.uri)? != folder_of(&now.uri)?)
 }
 
-fn size(input: &ManifestInput) -> String {
+/// Rows, objects and bytes.
+pub(crate) fn size(input: &ManifestInput) -> String {
     format!(
         "{} rows in {} objects, {}",
         input.rows,

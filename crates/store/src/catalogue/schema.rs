@@ -90,7 +90,7 @@ fn check_bad_bits(object: &str, mask: &Field, bad_bits: &[u8]) -> Result<(), Sto
 }
 
 /// The identifier and the kept columns as they are written out again: all may be null, hints of other libraries are gone, and moments are in
-/// microseconds at the finest: a table with nanoseconds (pandas writes them, and Spark itself as INT96) Spark reads none of.
+/// microseconds at the finest, as those of INT96 are read: of a table with nanoseconds (pandas writes them) Spark reads nothing.
 ///
 /// # Errors
 /// A column is missing.

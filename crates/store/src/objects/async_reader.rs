@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::objects::failure::{Action, failed};
+use crate::objects::int96::in_microseconds;
 use crate::objects::location::{Location, Place};
 use crate::objects::stores::version;
 use crate::{Cause, StoreError, Stores};
@@ -187,8 +188,13 @@ impl ObjectReader {
             .with_page_index_policy(offsets)
             .load_and_finish(&mut reader, self.version.size)
             .await?;
+        let footer = Arc::new(footer);
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        ArrowReaderMetadata::try_new(Arc::new(footer), options)
+        let read = ArrowReaderMetadata::try_new(Arc::clone(&footer), options)?;
+        match in_microseconds(read.parquet_schema(), read.schema()) {
+            None => Ok(read),
+            Some(schema) => ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::new().with_schema(schema)),
+        }
     }
 
     /// Refuses a footer by which a column lies where the object has no bytes: the decoder would panic.

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::objects::patience::Attempts;
 use crate::objects::patient::{Link, Patient, request};
+use crate::objects::upload_parts::{Numbered, UploadParts};
 
 /// An upload in parts.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct PatientUpload {
     link: Arc<Link>,
     path: Path,
     id: String,
-    begun: usize,
+    parts: UploadParts,
     done: Arc<Mutex<BTreeMap<usize, Part>>>,
     /// Whether it was completed or aborted.
     ended: bool,
@@ -68,11 +69,29 @@ impl PatientUpload {
             link,
             path,
             id,
-            begun: 0,
+            parts: UploadParts::default(),
             done: Arc::default(),
             ended: false,
             runtime: tokio::runtime::Handle::current(),
         }
+    }
+
+    /// Sends a part.
+    fn send(&self, (index, data): Numbered) -> UploadPart {
+        let (link, path, id) = (Arc::clone(&self.link), self.path.clone(), self.id.clone());
+        let done = Arc::clone(&self.done);
+        Box::pin(async move {
+            let mut hash = Sha256::new();
+            data.iter().for_each(|bytes| hash.update(bytes));
+            let send = || link.s3.put_part(&path, &id, index, data.clone());
+            let part = Part {
+                id: link.attempt(&request("PUT", &path), send).await?,
+                bytes: data.content_length() as u64,
+                sha256: hash.finalize().into(),
+            };
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(index, part);
+            Ok(())
+        })
     }
 
     /// Whether the object is there and holds these parts.
@@ -102,34 +121,25 @@ impl PatientUpload {
 
 #[async_trait]
 impl MultipartUpload for PatientUpload {
-    fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let index = self.begun;
-        self.begun += 1;
-        let (link, path, id) = (Arc::clone(&self.link), self.path.clone(), self.id.clone());
-        let done = Arc::clone(&self.done);
-        Box::pin(async move {
-            let mut hash = Sha256::new();
-            data.iter().for_each(|bytes| hash.update(bytes));
-            let send = || link.s3.put_part(&path, &id, index, data.clone());
-            let part = Part {
-                id: link.attempt(&request("PUT", &path), send).await?,
-                bytes: data.content_length() as u64,
-                sha256: hash.finalize().into(),
-            };
-            done.lock().unwrap_or_else(PoisonError::into_inner).insert(index, part);
-            Ok(())
-        })
+    fn put_part(&mut self, piece: PutPayload) -> UploadPart {
+        match self.parts.push(piece) {
+            Some(part) => self.send(part),
+            None => Box::pin(std::future::ready(Ok(()))),
+        }
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
+        if let Some(part) = self.parts.rest() {
+            self.send(part).await?;
+        }
         let parts: Vec<Part> = {
             let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
             done.values().cloned().collect()
         };
-        if parts.len() != self.begun {
+        if parts.len() != self.parts.begun() {
             return Err(Error::Generic {
                 store: "S3",
-                source: format!("{} of {} parts were uploaded", parts.len(), self.begun).into(),
+                source: format!("{} of {} parts were uploaded", parts.len(), self.parts.begun()).into(),
             });
         }
         let ids: Vec<PartId> = parts.iter().map(|part| part.id.clone()).collect();

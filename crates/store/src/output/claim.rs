@@ -16,7 +16,7 @@ use crate::output::{CLAIM, DATA, MANIFEST, RENDEZVOUS, STAGES, SUCCESS};
 use crate::{Creation, Manifest, Output, StoreError};
 
 /// Where all claims but the first are, and the signs of life of all.
-const CLAIMS: &str = "claims";
+pub(crate) const CLAIMS: &str = "claims";
 /// What a holder leaves that gives its claim up.
 const RELEASED: &[u8] = b"released\n";
 

@@ -18,9 +18,13 @@ impl Place {
     }
 
     fn connect(&self, cluster: &Cluster, run: &str) -> Result<Mesh, RunError> {
+        self.connect_on(cluster, &Terms::of(run.to_owned()))
+    }
+
+    fn connect_on(&self, cluster: &Cluster, terms: &Terms) -> Result<Mesh, RunError> {
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
         let output = Output::open(&stores, self.folder.path().join("out").to_str().unwrap()).unwrap();
-        connect(cluster, run, &Whereabouts::new(cluster, output.rendezvous("run")))
+        connect(cluster, terms, &Whereabouts::new(cluster, output.rendezvous("run")))
     }
 }
 
@@ -220,6 +224,38 @@ fn whoever_was_of_another_run_did_not_fail_to_come() {
             assert!(error.to_string().contains(&said), "{error}");
         }
     });
+}
+
+/// An object came while they started: each has found another catalogue, and has only to look again.
+#[test]
+fn processes_that_found_another_catalogue_may_try_again() {
+    let place = Place::new();
+    let hosts = Hosts::Listed(free_addresses(2));
+    let ended = std::thread::scope(|scope| {
+        let waiting = [12, 13].into_iter().enumerate().map(|(process, objects)| {
+            let (placed, place) = (cluster(&hosts, process, 2, 3), &place);
+            scope.spawn(move || {
+                let mut terms = Terms::of(format!("run over {objects}"));
+                terms.setting("compute.batch", "512".to_owned());
+                terms.found("catalogue", format!("{objects} objects"));
+                place.connect_on(&placed, &terms).err().unwrap()
+            })
+        });
+        let waiting: Vec<_> = waiting.collect();
+        waiting
+            .into_iter()
+            .map(|ended| ended.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    for (error, said) in ended.iter().zip([
+        "catalogue is 13 objects there and 12 objects here",
+        "catalogue is 12 objects there and 13 objects here",
+    ]) {
+        assert_eq!(error.exit_code(), 75, "{error}");
+        let error = error.to_string();
+        assert!(error.contains(said) && error.contains("run again"), "{error}");
+        assert!(!error.contains("compute.batch"), "{error}");
+    }
 }
 
 #[test]
