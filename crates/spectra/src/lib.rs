@@ -24,7 +24,7 @@ pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;
 pub use group_plan::plan_groups;
 pub use holdout::{holdout_hash, is_held_out};
-pub use input_range::InputRange;
+pub use input_range::{InputRange, PixelFlux};
 pub use masked_pixels::{PixelPopulation, PixelSums};
 pub use row_flags::{FlagDescription, RowFlags};
 pub use shard::{Group, ObjectVersion, Shard};
