@@ -17,6 +17,7 @@ mod masked_pixels;
 mod row_flags;
 mod shard;
 mod simulate;
+mod star_key;
 
 pub use batch::SpectrumBatch;
 pub use batch_builder::{BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatchBuilder};
@@ -29,3 +30,4 @@ pub use masked_pixels::{PixelPopulation, PixelSums};
 pub use row_flags::{FlagDescription, RowFlags};
 pub use shard::{Group, ObjectVersion, Shard};
 pub use simulate::{SimulatedSpectrum, Simulation};
+pub use star_key::StarKey;
