@@ -94,6 +94,34 @@ fn manifests_fit_their_schemas_and_one_another() {
     }
 }
 
+/// As the overlay of the survey, of the JobSet in place of the nightly run.
+#[test]
+fn an_overlay_of_the_jobset_refers_to_the_config_maps_that_it_makes() {
+    if !is_there("kubectl") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    said(
+        Command::new("cp")
+            .arg("-r")
+            .arg(deploy("kubernetes"))
+            .arg(folder.path()),
+    );
+    let overlay = folder.path().join("kubernetes/overlays/survey");
+    let file = overlay.join("kustomization.yaml");
+    let survey = std::fs::read_to_string(&file).unwrap();
+    let (kept, _) = survey.split_once("patches:").unwrap();
+    std::fs::write(&file, kept.replace("../../nightly", "../../jobset")).unwrap();
+    let rendered = said(Command::new("kubectl").arg("kustomize").arg(overlay));
+    assert!(rendered.contains("kind: JobSet"), "{rendered}");
+    let names: Vec<&str> = rendered
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("name: fisherflow-run-file"))
+        .collect();
+    assert_eq!(names.len(), 2, "{rendered}");
+    assert!(names[0].starts_with('-') && names[0] == names[1], "{names:?}");
+}
+
 /// As the second of four pods starts, before the names of the others are known.
 fn pod_arguments_are_understood(arguments: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
