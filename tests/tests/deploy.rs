@@ -70,7 +70,7 @@ fn manifests_fit_their_schemas_and_one_another() {
         let rendered = folder.path().join("survey.yaml");
         std::fs::write(&rendered, survey).unwrap();
         if let Some(found) = consumer("manifests.py", [rendered]) {
-            assert_eq!(found["documents"].as_array().unwrap().len(), 4, "{found}");
+            assert_eq!(found["documents"].as_array().unwrap().len(), 5, "{found}");
         }
     } else {
         for plain in [
@@ -114,12 +114,17 @@ fn an_overlay_of_the_jobset_refers_to_the_config_maps_that_it_makes() {
     std::fs::write(&file, kept.replace("../../nightly", "../../jobset")).unwrap();
     let rendered = said(Command::new("kubectl").arg("kustomize").arg(overlay));
     assert!(rendered.contains("kind: JobSet"), "{rendered}");
-    let names: Vec<&str> = rendered
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("name: fisherflow-run-file"))
-        .collect();
-    assert_eq!(names.len(), 2, "{rendered}");
-    assert!(names[0].starts_with('-') && names[0] == names[1], "{names:?}");
+    for made in ["fisherflow-run-file", "fisherflow-s3"] {
+        let name = format!("name: {made}-");
+        let names: Vec<&str> = rendered
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(&name))
+            .collect();
+        assert!(
+            names.len() == 2 && names[0] == names[1],
+            "{made}: {names:?}\n{rendered}"
+        );
+    }
 }
 
 /// As the second of four pods starts, before the names of the others are known.
