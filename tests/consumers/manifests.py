@@ -127,6 +127,9 @@ def main(paths):
         secured = container["securityContext"]
         assert secured["readOnlyRootFilesystem"] and not secured["allowPrivilegeEscalation"]
         assert secured["capabilities"]["drop"] == ["ALL"] and pod["spec"]["securityContext"]["runAsNonRoot"]
+        keys = {variable["name"]: variable.get("value") for variable in container["env"]}["AWS_SHARED_CREDENTIALS_FILE"]
+        (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "s3-keys"]
+        assert keys == f"{folder}/credentials" and all("secretRef" not in source for source in container["envFrom"]), "no keys in the environment"
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
         jobs.setdefault(kind, []).append(container["args"])

@@ -311,6 +311,30 @@ fn hessians_of_the_outputs_agree_with_one_another() {
     ask(&["--product", vector.to_str().unwrap(), "--overwrite"]).expect(2, &["v.npy", "cut short"]);
 }
 
+/// What has no prediction in the tables has no Hessian either, before and after the fit.
+#[test]
+fn of_a_star_out_of_range_there_is_no_hessian() {
+    let folder = prepared();
+    let folder = folder.path();
+    let mut spectra = simulated(17, 0, 180);
+    spectra[5].flux.as_mut().unwrap()[3] = 1e6;
+    let star = spectra[5].id.clone().unwrap();
+    write_objects(&folder.join("far"), &spectra, 60);
+    let mut run_file = run_file(folder, "out", "structure = \"kfac\"");
+    run_file.catalogue = folder.join("far").to_str().unwrap().to_owned();
+    let file = run_file.write(folder, "out");
+    let refused = || {
+        let mut command = fisherflow();
+        command.arg("output-hessian").arg(&file);
+        let ended = run(command.args(["--diagonal", "--id", &star]));
+        ended.expect(3, &["has no prediction (FLUX_OUT_OF_RANGE, pixel 3: 1.000e6)"]);
+        assert!(!folder.join("out-output-hessian").exists(), "nothing is written");
+    };
+    refused();
+    run(fisherflow().arg("run").arg(&file)).expect_done();
+    refused();
+}
+
 /// A star may have several spectra: none is taken where it is not said which, and the table says which was.
 #[test]
 fn of_a_star_with_several_spectra_the_hessian_is_of_the_one_that_is_named() {

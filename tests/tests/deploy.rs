@@ -70,7 +70,7 @@ fn manifests_fit_their_schemas_and_one_another() {
         let rendered = folder.path().join("survey.yaml");
         std::fs::write(&rendered, survey).unwrap();
         if let Some(found) = consumer("manifests.py", [rendered]) {
-            assert_eq!(found["documents"].as_array().unwrap().len(), 4, "{found}");
+            assert_eq!(found["documents"].as_array().unwrap().len(), 5, "{found}");
         }
     } else {
         for plain in [
@@ -91,6 +91,39 @@ fn manifests_fit_their_schemas_and_one_another() {
         let arguments = found["arguments"][kind][0].as_array().unwrap();
         let arguments: Vec<&str> = arguments.iter().map(|argument| argument.as_str().unwrap()).collect();
         pod_arguments_are_understood(&arguments);
+    }
+}
+
+/// As the overlay of the survey, of the JobSet in place of the nightly run.
+#[test]
+fn an_overlay_of_the_jobset_refers_to_the_config_maps_that_it_makes() {
+    if !is_there("kubectl") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    said(
+        Command::new("cp")
+            .arg("-r")
+            .arg(deploy("kubernetes"))
+            .arg(folder.path()),
+    );
+    let overlay = folder.path().join("kubernetes/overlays/survey");
+    let file = overlay.join("kustomization.yaml");
+    let survey = std::fs::read_to_string(&file).unwrap();
+    let (kept, _) = survey.split_once("patches:").unwrap();
+    std::fs::write(&file, kept.replace("../../nightly", "../../jobset")).unwrap();
+    let rendered = said(Command::new("kubectl").arg("kustomize").arg(overlay));
+    assert!(rendered.contains("kind: JobSet"), "{rendered}");
+    for made in ["fisherflow-run-file", "fisherflow-s3"] {
+        let name = format!("name: {made}-");
+        let names: Vec<&str> = rendered
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(&name))
+            .collect();
+        assert!(
+            names.len() == 2 && names[0] == names[1],
+            "{made}: {names:?}\n{rendered}"
+        );
     }
 }
 

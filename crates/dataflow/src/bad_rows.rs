@@ -4,31 +4,34 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use fisherflow_spectra::{RowFlags, SpectrumBatch};
+use fisherflow_spectra::{PixelFlux, RowFlags, SpectrumBatch};
 use serde::{Deserialize, Serialize};
 
-/// What a finished group says of its rows: another number where it says it otherwise. 2: their position in the object, not in the row group.
-pub(crate) const ROWS_VERSION: &str = "2";
+/// What a finished group says of its rows: another number where it says it otherwise. 2: their position in the object, not in the row group;
+/// 3: the pixel for which they are out of range, and which of them are looked up in the fit's catalogue.
+pub(crate) const ROWS_VERSION: &str = "3";
 
-/// Where a row of a catalogue is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a row of a catalogue is, and for which pixel it is out of range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RowPlace {
     id: String,
     /// Its position in the object, from 0: column `row` of predictions and Jacobians.
     row: u64,
     row_group: u64,
     object: String,
+    /// Its position, from 0, and its flux.
+    pixel: Option<(u64, f64)>,
 }
 
 /// Rows by the flags of each, in the catalogue's order; merged in that order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BadRows {
     /// By the flag's bit.
     by_flag: BTreeMap<u8, OfFlag>,
 }
 
 /// The rows with one flag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct OfFlag {
     rows: u64,
     first: RowPlace,
@@ -42,6 +45,7 @@ impl RowPlace {
             row: batch.shard.first_row + batch.first_row + row as u64,
             row_group: batch.shard.row_group as u64,
             object: batch.shard.object.path.clone(),
+            pixel: batch.out_of_range[row].map(|PixelFlux { pixel, flux }| (pixel as u64, flux)),
         }
     }
 }
@@ -53,8 +57,13 @@ impl fmt::Display for RowPlace {
             row,
             row_group,
             object,
+            pixel,
         } = self;
-        write!(f, "id {id}, row {row} of {object} (row group {row_group})")
+        write!(f, "id {id}, row {row} of {object} (row group {row_group})")?;
+        match pixel {
+            Some((pixel, flux)) => write!(f, ", pixel {pixel}: {flux:.3e}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -45,6 +45,7 @@ pub use job::{
 pub use output_hessian::{
     Choice, OutputHessianPart, OutputHessianReport, OutputHessianRequest, StarSize, Visits, output_hessian,
 };
+pub use passes::in_fit::InFit;
 pub use passes::predict::PredictCounts;
 pub use plan::auto::ChosenStructure;
 pub use plan::cluster_plan::{ClusterPlan, ClusterQuestion, ClusterStage, WorkerPlan};

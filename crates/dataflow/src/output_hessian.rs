@@ -1,14 +1,14 @@
 //! The Hessian of the network's outputs by its weights, for single stars of the catalogue to predict: diagonal, product or all of it.
 //!
 //! In label units (label unit per squared weight): that of the normalised output times the label scale. One worker does it; masked pixels are
-//! replaced as in a run, by the population that a `fit` left or that a pass of its own finds.
+//! replaced, and spectra out of range refused, as in a run, by the population that a `fit` left, a basis holds, or a pass of its own finds.
 
 mod chosen;
 
 use std::sync::Arc;
 
 use fisherflow_network::LayerSpec;
-use fisherflow_spectra::{PixelPopulation, RowFlags};
+use fisherflow_spectra::{PixelFlux, PixelPopulation, RowFlags};
 use fisherflow_store::{
     FileMetadata, Output, OutputHessianRows, OutputHessianSchema, OutputHessianValues, OutputHessianWriter, RowKeys,
     WrittenFile,
@@ -215,13 +215,24 @@ fn check_size(context: &Context, request: &OutputHessianRequest) -> Result<(), R
 
 /// The spectra asked for, masked pixels replaced; of several visits those without a prediction are left out, with a warning.
 fn stars(context: &Arc<Context>, choice: &Choice) -> Result<Vec<Chosen>, RunError> {
-    let (mut stars, bad): (Vec<Chosen>, Vec<Chosen>) = choice
-        .spectra(context)?
-        .into_iter()
-        .partition(|star| !star.spectrum.is_bad(0));
+    let mut found = choice.spectra(context)?;
+    let masked = |star: &Chosen| star.spectrum.flags[0].contains(RowFlags::PIXELS_MASKED);
+    let population = match context.job.compute.farthest_input.is_finite() || found.iter().any(masked) {
+        true => known_population(context)?,
+        false => None,
+    };
+    if let Some(limit) = population.as_ref().and_then(|population| population.input_limit) {
+        let range = context.input_range(limit);
+        found.iter_mut().for_each(|star| range.flag(&mut star.spectrum));
+    }
+    let (mut stars, bad): (Vec<Chosen>, Vec<Chosen>) = found.into_iter().partition(|star| !star.spectrum.is_bad(0));
     for star in bad {
         let flags: Vec<&str> = star.spectrum.flags[0].names().collect();
-        let (star, why) = (star.place(), flags.join(", "));
+        let mut why = flags.join(", ");
+        if let Some(PixelFlux { pixel, flux }) = star.spectrum.out_of_range[0] {
+            why += &format!(", pixel {pixel}: {flux:.3e}");
+        }
+        let star = star.place();
         if stars.is_empty() || choice.visits == Visits::One {
             return Err(RunError::Refused(format!(
                 "{star} of {} has no prediction ({why}): its flux cannot go through the network",
@@ -230,9 +241,8 @@ fn stars(context: &Arc<Context>, choice: &Choice) -> Result<Vec<Chosen>, RunErro
         }
         tracing::warn!("{star} has no prediction ({why}), and is left out");
     }
-    let masked = |star: &Chosen| star.spectrum.flags[0].contains(RowFlags::PIXELS_MASKED);
     if let Some(star) = stars.iter().find(|star| masked(star)) {
-        let population = known_population(context)?.ok_or_else(|| {
+        let population = population.ok_or_else(|| {
             RunError::Refused(format!(
                 "{} has masked pixels, and no held-out spectrum of {} tells what to expect there: raise noise.holdout_fraction",
                 star.place(),
@@ -246,14 +256,17 @@ fn stars(context: &Arc<Context>, choice: &Choice) -> Result<Vec<Chosen>, RunErro
     Ok(stars)
 }
 
-/// The population that `fit` left, or that of a pass of its own.
+/// The population that `fit` left, that of the basis, or that of a pass of its own.
 fn known_population(context: &Arc<Context>) -> Result<Option<PixelPopulation>, RunError> {
     let cluster = Cluster::alone(1);
     let whereabouts = Whereabouts::new(&cluster, context.output.rendezvous(&context.run_id));
     let working = Arc::clone(context);
     let look = move |worker: &mut Worker| match agree::left_by::<FitState>(worker, &working, Step::Fit)? {
         Some(fit) => Ok(fit.population),
-        None => population::population(worker, &working),
+        None => match &working.basis {
+            Some(pinned) => Ok(pinned.basis.population.clone()),
+            None => population::population(worker, &working),
+        },
     };
     cluster::execute(
         &cluster,

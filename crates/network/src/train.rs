@@ -263,8 +263,11 @@ impl Recipe {
         }
     }
 
-    /// Steps are made in the type of the weights: what the numbers are there counts.
-    fn check(&self, precision: Precision) -> Result<(), NetworkError> {
+    /// Whether it can be followed. Steps are made in the type of the weights: what the numbers are there counts.
+    ///
+    /// # Errors
+    /// [`NetworkError::Recipe`] for the first setting that is out of range.
+    pub fn check(&self, precision: Precision) -> Result<(), NetworkError> {
         let is_narrow = precision.dtype() == DType::F32;
         let refused = |what, value: String, remedy| Err(NetworkError::Recipe { what, value, remedy });
         if self.batch == 0 {

@@ -19,6 +19,9 @@ pub(crate) struct Settings {
     /// Which spectra those are over: `held_out` or `predicted`.
     #[serde(default)]
     pub pulls_over: Option<String>,
+    /// How many of those the fit has too; none where they are of its own catalogue.
+    #[serde(default)]
+    pub pulls_in_fit: Option<InFit>,
     /// Over the held-out spectra that the error bars were fitted to.
     #[serde(default)]
     pub held_out_pulls: Option<Vec<Pulls>>,
@@ -75,6 +78,15 @@ pub(crate) struct Pulls {
     pub standard_deviation: f64,
     /// Share between -1 and 1.
     pub within_one_sigma: f64,
+}
+
+/// Labelled spectra to predict.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct InFit {
+    /// That were looked up in the fit's catalogue.
+    pub looked_up: u64,
+    /// That are in it.
+    pub found: u64,
 }
 
 /// C_intrinsic of a cell of label space.
@@ -225,7 +237,7 @@ pub(crate) struct Budget {
 }
 
 /// Settings that have sections of their own.
-const ELSEWHERE: [&str; 8] = [
+const ELSEWHERE: [&str; 9] = [
     "blocks",
     "certificate",
     "effective_parameters",
@@ -234,6 +246,7 @@ const ELSEWHERE: [&str; 8] = [
     "intrinsic_estimate",
     "noise_estimate",
     "pulls",
+    "pulls_in_fit",
 ];
 
 impl Settings {

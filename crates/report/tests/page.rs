@@ -374,6 +374,24 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
     assert!(!page("held_out").contains("spectra of [predict]"));
 }
 
+/// Whatever the path by which the catalogue to predict was reached.
+#[test]
+fn pulls_over_spectra_of_the_fit_are_called_no_test() {
+    let pulls = json!([{ "n_spectra": 341, "mean": 0.0, "standard_deviation": 1.0, "within_one_sigma": 0.68 }]);
+    let page = |found: u64| {
+        let in_fit = json!({ "looked_up": 341, "found": found });
+        let settings = json!({ "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
+        Synthetic::new().commit(settings).page()
+    };
+    let (known, unseen) = (page(340), page(0));
+    assert!(
+        known.contains("of 341 labelled spectra that were looked up 340 are in the fit&#39;s catalogue too"),
+        "{known}"
+    );
+    assert!(known.contains("no test of the error bars") && !known.contains("as large as the errors scatter"));
+    assert!(!unseen.contains("no test of the error bars") && unseen.contains("as large as the errors scatter"));
+}
+
 /// As of a survey: labels are known of the training spectra alone.
 #[test]
 fn pulls_over_held_out_spectra_stand_for_those_of_spectra_without_labels() {

@@ -6,7 +6,7 @@ use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 
-use crate::{PixelPopulation, RowFlags, Shard, SpectraError};
+use crate::{PixelFlux, PixelPopulation, RowFlags, Shard, SpectraError};
 
 /// Spectra of a catalogue in its order: consecutive ones of one shard until some are [selected](Self::select) or others [added](Self::append).
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct SpectrumBatch {
     pub label_covariance: Option<Vec<f64>>,
     /// `[n]`.
     pub flags: Vec<RowFlags>,
+    /// `[n]`: for which pixel a row is flagged [`RowFlags::FLUX_OUT_OF_RANGE`].
+    pub out_of_range: Vec<Option<PixelFlux>>,
     /// `[n]`: uniform hash in `[0, 1)` of the identifier or of its hold-out group.
     pub holdout: Vec<f64>,
 }
@@ -131,6 +133,7 @@ impl SpectrumBatch {
             own.extend(others);
         }
         self.flags.extend(other.flags);
+        self.out_of_range.extend(other.out_of_range);
         self.holdout.extend(other.holdout);
         Ok(())
     }
@@ -162,6 +165,7 @@ impl SpectrumBatch {
             labels: gather(&self.labels, k, rows),
             label_covariance: self.label_covariance.as_ref().map(|cov| gather(cov, k * k, rows)),
             flags: gather(&self.flags, 1, rows),
+            out_of_range: gather(&self.out_of_range, 1, rows),
             holdout: gather(&self.holdout, 1, rows),
         })
     }

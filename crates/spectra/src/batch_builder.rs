@@ -154,6 +154,7 @@ impl SpectrumBatchBuilder {
             n_pix_good: self.n_pix_good,
             labels: self.labels,
             label_covariance: (self.shape.label_error != LabelErrorKind::None).then_some(self.label_covariance),
+            out_of_range: vec![None; self.flags.len()],
             flags: self.flags,
             holdout: self.holdout,
         })

@@ -232,7 +232,15 @@ fn spectra_out_of_range_are_blanked() {
         assert_eq!(b.flags[row].contains(RowFlags::FLUX_OUT_OF_RANGE), out, "row {row}");
         assert_eq!(b.is_bad(row), out || row == 6, "row {row}");
         assert_eq!(b.n_pix_good[row] == 0, b.is_bad(row), "row {row}");
+        let flux = if row == 3 { 2002.0 } else { -1e300 };
+        assert_eq!(
+            b.out_of_range[row],
+            out.then_some(PixelFlux { pixel: 2, flux }),
+            "row {row}"
+        );
     }
+    let chosen = b.select(&[4, 0]).unwrap().out_of_range;
+    assert_eq!((chosen[0], chosen[1]), (b.out_of_range[4], None));
     assert_eq!((&b.flux[9..12], &b.good[9..12]), (&[0.0; 3][..], &[false; 3][..]));
     assert_eq!(b.variance[9..12], [0.0; 3]);
     assert_eq!(b.flux[6..9], [1.0, -2.0, 2.0]);

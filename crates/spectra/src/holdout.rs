@@ -1,6 +1,6 @@
 //! Which spectra are held out: by hash of a key, so that the choice depends on nothing else and holds for ever.
 
-use crate::key_hash::hash64;
+use crate::key_hash::{hash64, unit};
 
 /// A number in `[0, 1)`, uniform over keys: the first 53 bits of the key's SHA-256.
 ///
@@ -10,7 +10,7 @@ use crate::key_hash::hash64;
 /// ```
 #[must_use]
 pub fn holdout_hash(key: &str) -> f64 {
-    (hash64(key) >> 11) as f64 / (1u64 << 53) as f64
+    unit(hash64(key))
 }
 
 /// Whether a spectrum with this hash belongs to the held-out fraction.

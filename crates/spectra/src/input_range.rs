@@ -16,6 +16,15 @@ pub struct InputRange {
     pub limit: f64,
 }
 
+/// A pixel of a spectrum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PixelFlux {
+    /// Its position, from 0.
+    pub pixel: usize,
+    /// Flux units.
+    pub flux: f64,
+}
+
 impl InputRange {
     /// The limit by what spectra of the catalogue have: so many times the median of their [farthest](Self::farthest). A median, because
     /// they may hold such pixels themselves. `None` where none of them is anywhere but at the mean, or where `times` is infinite.
@@ -51,12 +60,23 @@ impl InputRange {
         .collect()
     }
 
-    /// Flags the rows that are beyond the limit, and blanks them as any bad row.
+    /// Flags the rows that are beyond the limit, notes the pixel that is farthest, and blanks them as any bad row.
     pub fn flag(&self, batch: &mut SpectrumBatch) {
         for (row, farthest) in self.farthest(batch).into_iter().enumerate() {
             if farthest > self.limit {
+                batch.out_of_range[row] = self.farthest_pixel(batch, row);
                 batch.blank(row, RowFlags::FLUX_OUT_OF_RANGE);
             }
         }
+    }
+
+    /// The good pixel of a row whose input is farthest from 0.
+    fn farthest_pixel(&self, batch: &SpectrumBatch, row: usize) -> Option<PixelFlux> {
+        let pixels = row * batch.n_pixels..(row + 1) * batch.n_pixels;
+        let all = batch.flux[pixels.clone()].iter().zip(&batch.good[pixels]).enumerate();
+        let good = all.filter(|(_, (_, good))| **good);
+        let input = |of: &PixelFlux| ((of.flux - self.mean[of.pixel]) / self.scale[of.pixel]).abs();
+        good.map(|(pixel, (&flux, _))| PixelFlux { pixel, flux })
+            .max_by(|a, b| input(a).total_cmp(&input(b)))
     }
 }

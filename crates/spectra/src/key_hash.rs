@@ -1,4 +1,4 @@
-//! The hash by which spectra are held out and groups end: of a name alone, the same for ever and everywhere.
+//! The hash by which spectra are held out, known again and groups end: of a name alone, the same for ever and everywhere.
 
 use sha2::{Digest, Sha256};
 
@@ -9,6 +9,11 @@ pub(crate) fn hash64(name: &str) -> u64 {
         .iter()
         .take(8)
         .fold(0u64, |bits, &byte| (bits << 8) | u64::from(byte))
+}
+
+/// A hash as a number in `[0, 1)`: its first 53 bits.
+pub(crate) fn unit(hash: u64) -> f64 {
+    (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]

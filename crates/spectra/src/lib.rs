@@ -17,6 +17,7 @@ mod masked_pixels;
 mod row_flags;
 mod shard;
 mod simulate;
+mod star_key;
 
 pub use batch::SpectrumBatch;
 pub use batch_builder::{BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow, SpectrumBatchBuilder};
@@ -24,8 +25,9 @@ pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;
 pub use group_plan::plan_groups;
 pub use holdout::{holdout_hash, is_held_out};
-pub use input_range::InputRange;
+pub use input_range::{InputRange, PixelFlux};
 pub use masked_pixels::{PixelPopulation, PixelSums};
 pub use row_flags::{FlagDescription, RowFlags};
 pub use shard::{Group, ObjectVersion, Shard};
 pub use simulate::{SimulatedSpectrum, Simulation};
+pub use star_key::StarKey;

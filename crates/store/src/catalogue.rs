@@ -14,18 +14,19 @@ pub(crate) mod simulated;
 
 use std::sync::Arc;
 
-use arrow_array::ArrayRef;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
 use fisherflow_spectra::{
     BatchShape, CatalogueColumns, ErrorKind, FluxError, Group, LabelErrorKind, LabelErrors, MaskKind, ObjectVersion,
-    Shard,
+    Shard, StarKey,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::catalogue::decode::star_keys;
 use crate::catalogue::fetch::{Fetch, FetchPlan};
 use crate::catalogue::kept_spectra::KeptSpectra;
-use crate::catalogue::object::id_column;
+use crate::catalogue::object::columns_of;
 use crate::hex::hex;
 use crate::line::known_catalogue::types_of;
 use crate::objects::async_reader::ObjectReader;
@@ -231,9 +232,32 @@ impl Catalogue {
         let mut ids = Vec::new();
         for shard in &group.shards {
             let reader = ObjectReader::new(&self.stores, shard.object.clone())?;
-            ids.extend(self.stores.block_on(id_column(&reader, shard.row_group, id))?);
+            let batches = self
+                .stores
+                .block_on(columns_of(&reader, shard.row_group, &[id.as_str()]))?;
+            ids.extend(batches.iter().flat_map(RecordBatch::columns).cloned());
         }
         Ok(ids)
+    }
+
+    /// The keys of the spectra of a group that have all their labels and are not left out, in order: identifiers and labels alone are read.
+    ///
+    /// # Errors
+    /// An object cannot be read, or was replaced.
+    pub fn star_keys(&self, group: &Group) -> Result<Vec<StarKey>, StoreError> {
+        let columns = &self.summary.columns;
+        let names: Vec<&str> = std::iter::once(&columns.id)
+            .chain(&columns.labels)
+            .map(String::as_str)
+            .collect();
+        let mut keys = Vec::new();
+        for shard in &group.shards {
+            let reader = ObjectReader::new(&self.stores, shard.object.clone())?;
+            for batch in self.stores.block_on(columns_of(&reader, shard.row_group, &names))? {
+                keys.extend(star_keys(columns, self.excluded(), reader.object(), &batch)?);
+            }
+        }
+        Ok(keys)
     }
 
     /// What its objects agree on.

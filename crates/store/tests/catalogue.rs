@@ -10,7 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
 use fisherflow_spectra::{
-    CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, holdout_hash, is_held_out, plan_groups,
+    CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, StarKey, holdout_hash, is_held_out, plan_groups,
 };
 use fisherflow_store::*;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
@@ -270,6 +270,23 @@ fn excluded_spectra_keep_their_place_without_their_flux() {
     let error = refused(place_of("bad/named.parquet", vec![("star", ids(&["a"]))]));
     assert!(error.contains("has no column \"id\""), "{error}");
     assert!(refused([place.uri("bad/none.parquet")]).contains("no object matches"));
+}
+
+#[test]
+fn labelled_spectra_are_known_by_identifier_and_labels() {
+    let place = Place::new();
+    let mut rows = plain(0, 5, 4);
+    let teff = vec![Some(5000.0), None, Some(5002.0), Some(5003.0), Some(5004.0)];
+    set(&mut rows, "teff", Arc::new(Float64Array::from(teff)));
+    place.write("a.parquet", parquet(rows, 2));
+    let plate: ArrayRef = Arc::new(StringArray::from(vec!["star-3"]));
+    place.write("bad/plate.parquet", parquet(vec![("id", plate)], 10));
+    let catalogue = place.open(&columns()).unwrap();
+    let catalogue = catalogue.excluding(&[place.uri("bad/plate.parquet")]).unwrap();
+    let group = &plan_groups(catalogue.shards().to_vec(), 1000, "")[0];
+    let key = |i: usize| StarKey::of(&format!("star-{i}"), &[5000.0 + i as f64, 2.0 + 0.01 * i as f64]).unwrap();
+    // One has no label, one is left out.
+    assert_eq!(catalogue.star_keys(group).unwrap(), [key(0), key(2), key(4)]);
 }
 
 #[test]

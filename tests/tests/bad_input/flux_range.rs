@@ -81,7 +81,7 @@ fn a_spectrum_out_of_range_is_flagged_named_and_in_no_sum() {
         let notes = manifest(&output)["notes"].to_string();
         let row = rows[0].min(rows[1]);
         let place = format!(
-            "id {}, row {row} of {}",
+            "(the first: id {}, row {row} of {} (row group 0), pixel 5: {flux:.3e})",
             clean.text("id", row),
             folder.join(name).join("part-00000.parquet").display()
         );

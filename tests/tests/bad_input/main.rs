@@ -2,6 +2,7 @@
 //! nothing panics, and nothing that failed leaves a manifest.
 
 mod flux_range;
+mod known_spectra;
 mod labels;
 mod network_files;
 mod objects;

@@ -20,6 +20,7 @@ pub struct Findings {
     intrinsic_estimate: Option<Scatter>,
     pulls: Option<Vec<Pulls>>,
     pulls_over: Option<String>,
+    pulls_in_fit: Option<InFit>,
     held_out_pulls: Option<Vec<Pulls>>,
     effective_parameters: Option<Effective>,
     prior: Option<Prior>,
@@ -61,6 +62,13 @@ struct Pulls {
     mean: f64,
     standard_deviation: f64,
     within_one_sigma: f64,
+}
+
+/// How many of the spectra that the pulls are over the fit has too.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct InFit {
+    looked_up: u64,
+    found: u64,
 }
 
 /// The prior precision.
@@ -144,6 +152,7 @@ impl Findings {
             "intrinsic_estimate": done.intrinsic,
             "pulls": done.pulls,
             "pulls_over": done.pulls_over,
+            "pulls_in_fit": done.pulls_in_fit,
             "held_out_pulls": done.held_out_pulls,
             "effective_parameters": done.effective_parameters,
             "prior": done.prior,
@@ -206,10 +215,16 @@ impl Findings {
         let mut lines = Vec::new();
         let over = self.pulls_over.as_deref();
         if let (Some(pulls), Some(over)) = (&self.pulls, over) {
-            lines.push(match over {
-                "held_out" => format!(
+            lines.push(match (over, self.pulls_in_fit) {
+                ("held_out", _) => format!(
                     "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them",
                     number(pulls)
+                ),
+                (_, Some(InFit { looked_up, found })) if found > 0 => format!(
+                    "pulls are over {} spectra of [predict]; of {} looked up {} are in the fit's catalogue too: over these they are no test",
+                    number(pulls),
+                    count(looked_up),
+                    count(found)
                 ),
                 _ => format!(
                     "pulls are over {} spectra of [predict]: a test, if the network was not trained on these",
@@ -414,6 +429,17 @@ mod tests {
             Findings::of_settings(beside).prior.unwrap().lines(),
             ["prior precision 2.5: by the likelihood of 52 held-out spectra; as good: 1 to 9"]
         );
+        let known = |found: u64| {
+            let pulls = serde_json::json!([{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }]);
+            let in_fit = serde_json::json!({ "looked_up": 52, "found": found });
+            let settings = serde_json::json!({ "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
+            Findings::of_settings(settings).pulled().join("\n")
+        };
+        assert_eq!(
+            known(50),
+            "pulls are over 52 spectra of [predict]; of 52 looked up 50 are in the fit's catalogue too: over these they are no test"
+        );
+        assert!(known(0).contains("a test, if the network was not trained on these"));
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(
             Findings::of_settings(serde_json::json!({"blocks": 3})),

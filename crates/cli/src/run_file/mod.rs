@@ -177,6 +177,10 @@ impl RunFile {
             .optional("curvature", curvature::KEYS)?
             .map_or_else(|| Ok(CurvatureTable::default()), |t| CurvatureTable::read(&t))?;
         let dual = curvature.may_be_dual();
+        let compute = tables
+            .optional("compute", compute::KEYS)?
+            .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t, dual))?;
+        let precision = compute.precision;
         Ok(Self {
             at: root.at().clone(),
             network,
@@ -185,9 +189,7 @@ impl RunFile {
             curvature,
             noise,
             prior,
-            compute: tables
-                .optional("compute", compute::KEYS)?
-                .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t, dual))?,
+            compute,
             certificate: tables
                 .optional("certificate", certificate::KEYS)?
                 .map_or_else(|| Ok(Certification::default()), |t| certificate::read(&t))?,
@@ -200,7 +202,7 @@ impl RunFile {
                 .map_or_else(|| Ok(Patience::default()), |t| store::read(&t))?,
             train: tables
                 .optional("train", train::KEYS)?
-                .map(|t| train::read(&t))
+                .map(|t| train::read(&t, precision))
                 .transpose()?,
         })
     }

@@ -3,7 +3,7 @@
 //! The validation split is the holdout of `[noise]`: `holdout_fraction` of the stars, by hash of id or of `holdout_group`.
 
 use fisherflow_network::train::Recipe;
-use fisherflow_network::{Activation, LayerSpec};
+use fisherflow_network::{Activation, LayerSpec, NetworkError, Precision};
 
 use super::entry::Entry;
 use super::error::RunFileError;
@@ -23,11 +23,12 @@ pub const KEYS: &[&str] = &[
     "seed",
 ];
 
-/// Reads the table; what it does not say is as [`Recipe::default`] has it, but for `hidden` and `epochs`, which must be said.
+/// Reads the table; what it does not say is as [`Recipe::default`] has it, but for `hidden` and `epochs`, which must be said. `precision`: of the
+/// weights' steps.
 ///
 /// # Errors
-/// Missing or wrong values.
-pub fn read(table: &Table<'_>) -> Result<Recipe, RunFileError> {
+/// Missing or wrong values, and those that are out of range in that precision.
+pub fn read(table: &Table<'_>, precision: Precision) -> Result<Recipe, RunFileError> {
     let need = |key: &str, remedy: &str| table.get(key).ok_or_else(|| table.missing(key, remedy));
     let mut recipe = Recipe {
         hidden: need("hidden", "write hidden = [64, 32]: sizes of the hidden layers")?
@@ -56,31 +57,28 @@ pub fn read(table: &Table<'_>) -> Result<Recipe, RunFileError> {
     }
     for (key, value) in [
         ("learning_rate", &mut recipe.learning_rate),
+        ("beta_1", &mut recipe.beta_1),
+        ("beta_2", &mut recipe.beta_2),
         ("epsilon", &mut recipe.epsilon),
     ] {
-        *value = within(table, key, *value, f64::MIN_POSITIVE, f64::INFINITY)?;
+        if let Some(e) = table.get(key) {
+            *value = e.number()?;
+        }
     }
-    for (key, value) in [("beta_1", &mut recipe.beta_1), ("beta_2", &mut recipe.beta_2)] {
-        *value = within(table, key, *value, 0.0, 1.0)?;
-    }
+    recipe.check(precision).map_err(|error| out_of_range(table, error))?;
     Ok(recipe)
 }
 
-/// A number from `low` to below `high`.
-fn within(table: &Table<'_>, key: &str, default: f64, low: f64, high: f64) -> Result<f64, RunFileError> {
-    let Some(entry) = table.get(key) else {
-        return Ok(default);
+/// The error of a recipe that cannot be followed, at the key that it names.
+fn out_of_range(table: &Table<'_>, error: NetworkError) -> RunFileError {
+    let (key, problem) = match error {
+        NetworkError::Recipe { what, value, remedy } => (what, format!("is {value}; {remedy}")),
+        other => ("", other.to_string()),
     };
-    let x = entry.number()?;
-    if x >= low && x < high {
-        return Ok(x);
+    match table.get(key) {
+        Some(entry) => entry.invalid(problem),
+        None => table.missing(key, problem),
     }
-    let expected = if high.is_finite() {
-        "from 0 to below 1"
-    } else {
-        "above 0"
-    };
-    Err(entry.invalid(format!("is {x}, expected a number {expected}")))
 }
 
 /// An activation by name.

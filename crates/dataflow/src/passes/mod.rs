@@ -16,6 +16,7 @@
 //! certify     training rows   -> the residual of the answers, the gradient at theta
 //! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
 //! predict     rows to predict -> predictions/, jacobians/
+//! in_fit      ids and labels  -> how many of the spectra to predict are in the fit's catalogue    (only where a catalogue of its own has labels)
 //! ```
 
 pub(crate) mod agree;
@@ -26,6 +27,7 @@ pub(crate) mod curvature;
 pub(crate) mod dual;
 pub(crate) mod exclusions;
 pub(crate) mod holdout;
+pub(crate) mod in_fit;
 pub(crate) mod invert;
 pub(crate) mod low_rank;
 pub(crate) mod population;

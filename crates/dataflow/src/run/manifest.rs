@@ -87,6 +87,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "label_scale": summary.label_scale,
         "pulls": summary.pulls,
         "pulls_over": summary.pulls_over,
+        "pulls_in_fit": summary.pulls_in_fit,
         "held_out_pulls": summary.held_out_pulls,
         "effective_parameters": summary.effective_parameters,
         "blocks": summary.blocks,

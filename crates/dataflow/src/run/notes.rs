@@ -123,7 +123,7 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
         let pulls = found
             .predict
             .as_ref()
-            .map(|(_, predicted)| predicted.pulls.pulls().is_some());
+            .map(|(_, predicted)| predicted.pulls.pulls().is_some() && !predicted.in_fit.is_whole());
         notes.extend(calibration::of_prior(context, choice, pulls));
     }
     if let Some((calibrated, _)) = &found.predict {

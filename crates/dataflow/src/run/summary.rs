@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::Stage;
+use crate::passes::in_fit::InFit;
 use crate::passes::predict::PredictCounts;
 use crate::plan::resources::Resources;
 use crate::run::notes::notes;
@@ -57,6 +58,8 @@ pub struct RunSummary {
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are.
     pub pulls_over: Option<PullsOver>,
+    /// How many of those the fit has too; `None` where they are of its own catalogue, and where none was looked up.
+    pub pulls_in_fit: Option<InFit>,
     /// Pulls of each label over the held-out spectra that C_intrinsic, and what else the run file asks for, was fitted to; `None` where these
     /// are in the sums too.
     pub held_out_pulls: Option<Vec<Pulls>>,
@@ -94,7 +97,7 @@ pub struct EffectiveParameters {
 pub enum PullsOver {
     /// Those of the fit's catalogue that are held out from the sums: what is fitted to held-out residuals has seen them.
     HeldOut,
-    /// Those of the catalogue to predict: nothing here was fitted to them, unless they are in the fit's catalogue too.
+    /// Those of the catalogue to predict: nothing here was fitted to them, but for those that are in the fit's catalogue too.
     Predicted,
 }
 
@@ -142,6 +145,9 @@ impl RunSummary {
             } else {
                 PullsOver::Predicted
             }),
+            pulls_in_fit: predicted
+                .map(|predicted| predicted.in_fit)
+                .filter(|in_fit| in_fit.looked_up > 0),
             pulls,
             held_out_pulls: kept_out.and_then(|calibrated| calibrated.pulls.pulls()),
             files,

@@ -3,7 +3,7 @@
 use crate::findings::Findings;
 use crate::html::{Cell, escape, paragraph, table, warning};
 use crate::numbers::{count, counted, percent, significant};
-use crate::settings::{Budget, Pulls};
+use crate::settings::{Budget, InFit, Pulls};
 
 /// Share of a normal distribution within one standard deviation.
 const WITHIN_ONE: f64 = 0.6827;
@@ -13,9 +13,8 @@ const TOLERANCE: f64 = 0.1;
 const SHARE_TOLERANCE: f64 = 0.05;
 
 /// What a pull is.
-const A_PULL: &str = "A pull is (label - prediction) / error bar, for spectra with labels that are not in the sums; the error bar holds the \
-                      label's own error too, where the catalogue has one. Over right error bars pulls have mean 0 and standard deviation 1, \
-                      and 68.3 % lie within one.";
+const A_PULL: &str = "A pull is (label - prediction) / error bar; the error bar holds the label's own error too, where the catalogue has one. Over \
+                      right error bars pulls of spectra that are not in the sums have mean 0 and standard deviation 1, and 68.3 % lie within one.";
 
 /// The section.
 pub(crate) fn pulls(findings: &Findings) -> String {
@@ -23,7 +22,10 @@ pub(crate) fn pulls(findings: &Findings) -> String {
     let tested = settings.pulls.as_deref().filter(|pulls| !pulls.is_empty());
     let fitted = settings.held_out_pulls.as_deref().filter(|pulls| !pulls.is_empty());
     let compared = match (tested, fitted) {
-        (Some(pulls), _) => paragraph(A_PULL) + &grid(findings, pulls) + &in_words(findings, pulls),
+        (Some(pulls), _) => match settings.pulls_in_fit.filter(|in_fit| in_fit.found > 0) {
+            None => paragraph(A_PULL) + &grid(findings, pulls) + &in_words(findings, pulls),
+            Some(in_fit) => paragraph(A_PULL) + &known(in_fit) + &grid(findings, pulls) + &over(findings),
+        },
         (None, Some(pulls)) => {
             paragraph(A_PULL)
                 + &paragraph(
@@ -38,6 +40,18 @@ pub(crate) fn pulls(findings: &Findings) -> String {
         ),
     };
     compared + &budget(findings) + &cells(findings)
+}
+
+/// Of spectra to predict that the fit has too.
+fn known(InFit { looked_up, found }: InFit) -> String {
+    warning(&format!(
+        "These pulls are over spectra of [predict], and of {} that {} looked up {} {} in the fit's catalogue too: over these they are no test of \
+         the error bars. predict.exclude leaves spectra out.",
+        counted(looked_up, "labelled spectrum", "labelled spectra"),
+        if looked_up == 1 { "was" } else { "were" },
+        count(found),
+        if found == 1 { "is" } else { "are" }
+    ))
 }
 
 /// A row a label.

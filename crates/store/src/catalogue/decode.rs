@@ -9,7 +9,7 @@ use arrow_cast::cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
 use fisherflow_spectra::{
-    BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch, SpectrumBatchBuilder,
+    BatchShape, CatalogueColumns, FluxError, LabelErrors, RawRow, Shard, SpectrumBatch, SpectrumBatchBuilder, StarKey,
     holdout_hash,
 };
 
@@ -202,6 +202,30 @@ pub(crate) fn holdout_hashes(
     Ok((0..batch.num_rows())
         .map(|row| holdout_hash(keys.of_holdout(row)))
         .collect())
+}
+
+/// The keys of the rows that have an identifier and all their labels and are not left out; the batch has these columns at least.
+///
+/// # Errors
+/// They are not as the footer said.
+pub(crate) fn star_keys(
+    columns: &CatalogueColumns,
+    excluded: Option<&ExcludeList>,
+    object: &str,
+    batch: &RecordBatch,
+) -> Result<Vec<StarKey>, StoreError> {
+    let source = Source { object, batch };
+    let (ids, labels) = (source.keys(&columns.id)?, source.numbers(&columns.labels)?);
+    let is_left_out = |id: &str| excluded.is_some_and(|list| list.contains(id));
+    let mut of_row = Vec::new();
+    let mut keys = Vec::new();
+    for (row, id) in ids.iter().enumerate() {
+        if let Some(id) = id.filter(|id| !is_left_out(id)) {
+            scalars(&labels, row, &mut of_row);
+            keys.extend(StarKey::of(id, &of_row));
+        }
+    }
+    Ok(keys)
 }
 
 impl Keys {

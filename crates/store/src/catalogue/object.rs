@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
 use futures::{FutureExt, StreamExt};
@@ -127,10 +127,14 @@ async fn most_frequent_length(
         .map(|(length, _)| length))
 }
 
-/// The column of identifiers of a row group.
-pub(crate) async fn id_column(reader: &ObjectReader, row_group: usize, id: &str) -> Result<Vec<ArrayRef>, StoreError> {
+/// Some columns of a row group, in the order of the file.
+pub(crate) async fn columns_of(
+    reader: &ObjectReader,
+    row_group: usize,
+    names: &[&str],
+) -> Result<Vec<RecordBatch>, StoreError> {
     let footer = reader.footer(PageIndexPolicy::Skip).await?;
-    let mask = leaves(&footer, &[id]);
+    let mask = leaves(&footer, names);
     let damaged = |error| damaged(reader, row_group, error);
     let read = async {
         let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
@@ -138,11 +142,11 @@ pub(crate) async fn id_column(reader: &ObjectReader, row_group: usize, id: &str)
             .with_projection(mask)
             .build()
             .map_err(damaged)?;
-        let mut ids = Vec::new();
+        let mut batches = Vec::new();
         while let Some(batch) = stream.next().await {
-            ids.extend(batch.map_err(damaged)?.columns().first().cloned());
+            batches.push(batch.map_err(damaged)?);
         }
-        Ok::<_, StoreError>(ids)
+        Ok::<_, StoreError>(batches)
     };
     unless_gave_up(reader, row_group, read).await
 }

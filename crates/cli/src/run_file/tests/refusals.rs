@@ -342,9 +342,28 @@ fn values_that_make_no_sense_are_refused() {
         (
             "learning_rate = 0.0008",
             "learning_rate = 0",
-            "expected a number above 0",
+            "`train.learning_rate` is 0; it must be a finite number above 0",
         ),
-        ("learning_rate = 0.0008", "beta_1 = 1.0", "from 0 to below 1"),
+        (
+            "learning_rate = 0.0008",
+            "learning_rate = 1e39",
+            "`train.learning_rate` is 1e39; training in f32 rounds it to 0 or to infinity: take one from 1e-37",
+        ),
+        (
+            "learning_rate = 0.0008",
+            "epsilon = 1e-50",
+            "`train.epsilon` is 1e-50; training in f32 rounds it to 0",
+        ),
+        (
+            "learning_rate = 0.0008",
+            "beta_1 = 1.0",
+            "`train.beta_1` is 1; it must be from 0 to below 1",
+        ),
+        (
+            "learning_rate = 0.0008",
+            "beta_2 = 0.99999999999",
+            "`train.beta_2` is 0.99999999999; training in f32 rounds it to 1",
+        ),
         (
             "learning_rate = 0.0008",
             "activation = \"rel\"",

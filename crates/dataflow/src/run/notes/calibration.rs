@@ -7,6 +7,7 @@ use fisherflow_posterior::{
 use crate::context::Context;
 use crate::job::Prior;
 use crate::passes::calibrate::Calibrated;
+use crate::passes::in_fit::InFit;
 use crate::passes::predict::Predicted;
 use crate::run::prior_choice::PriorChoice;
 
@@ -22,7 +23,22 @@ pub(crate) fn of_predicted_pulls(context: &Context, predicted: &Predicted) -> Ve
     if context.is_fused() {
         return Vec::new();
     }
-    of_pulls(context, &predicted.pulls, PREDICTED)
+    let mut notes = of_pulls(context, &predicted.pulls, PREDICTED);
+    notes.extend(of_in_fit(context, predicted));
+    notes
+}
+
+/// Of labelled spectra of another catalogue that the fit has too.
+fn of_in_fit(context: &Context, predicted: &Predicted) -> Option<String> {
+    let InFit { looked_up, found } = predicted.in_fit;
+    (found > 0).then(|| {
+        format!(
+            "{found} of {looked_up} labelled spectra of {} that were looked up are in the fit's catalogue {}, too, by id and labels: over these the \
+             pulls are no test of the error bars; predict.exclude leaves spectra out",
+            context.predicted_uri(),
+            context.job.catalogue.uri
+        )
+    })
 }
 
 /// Of the prior; whether there are pulls, once it is known.

@@ -1,0 +1,62 @@
+//! What a labelled spectrum is known by in whatever catalogue it stands: its identifier and its labels.
+//!
+//! By identifiers alone the first rows of two catalogues that count theirs from 0 were the same spectra.
+
+use serde::{Deserialize, Serialize};
+
+use crate::is_held_out;
+use crate::key_hash::{hash64, unit};
+
+/// The hash of an identifier and labels; the labels in single precision, so that a copy in another type has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StarKey(u64);
+
+impl StarKey {
+    /// `None` where a label is missing.
+    ///
+    /// ```
+    /// use fisherflow_spectra::StarKey;
+    /// assert_eq!(StarKey::of("a", &[4000.1]), StarKey::of("a", &[f64::from(4000.1_f32)]));
+    /// assert_ne!(StarKey::of("a", &[4000.1]), StarKey::of("a", &[4000.2]));
+    /// assert_eq!(StarKey::of("a", &[f64::NAN]), None);
+    /// ```
+    #[must_use]
+    pub fn of(id: &str, labels: &[f64]) -> Option<Self> {
+        let mut name = id.to_owned();
+        for label in labels {
+            if !label.is_finite() {
+                return None;
+            }
+            name += &format!("\n{}", *label as f32);
+        }
+        Some(Self(hash64(&name)))
+    }
+
+    /// Whether it is in a share of all keys that is chosen by hash: a smaller one is in a larger one.
+    #[must_use]
+    pub fn is_in(self, share: f64) -> bool {
+        is_held_out(unit(self.0), share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_keys_is_chosen() {
+        let keys = |share| (0..2000_i32).filter(move |i| StarKey::of(&i.to_string(), &[5.0]).unwrap().is_in(share));
+        assert_eq!((keys(0.0).count(), keys(1.0).count()), (0, 2000));
+        // Binomial: 400 +- 18.
+        assert!((320..480).contains(&keys(0.2).count()));
+        let larger: Vec<i32> = keys(0.2).collect();
+        assert!(keys(0.1).all(|i| larger.contains(&i)));
+    }
+
+    #[test]
+    fn identifier_and_labels_are_told_apart() {
+        assert_ne!(StarKey::of("1", &[2.0, 3.0]), StarKey::of("1", &[3.0, 2.0]));
+        assert_ne!(StarKey::of("12", &[3.0]), StarKey::of("1", &[23.0]));
+        assert_ne!(StarKey::of("1", &[3.0]), StarKey::of("2", &[3.0]));
+    }
+}
