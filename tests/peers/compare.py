@@ -201,16 +201,23 @@ class Turns:
         return self.references[key]
 
 
+DECOMPOSITIONS = (
+    ("eigen", "full_rank.safetensors", "eigendecomposition, of more spectra than rows"),
+    ("eigen", "matrix.safetensors", "eigendecomposition, of fewer spectra than rows, and I"),
+    ("cholesky", "matrix.safetensors", "Cholesky factor and inverse"),
+)
+
+
 def inverses(machine):
     """Rows of the table of decompositions: seconds of each, and how far apart their determinants are."""
     given, rows = machine.given, []
-    for work, title in (("eigen", "eigendecomposition"), ("cholesky", "Cholesky factor and inverse")):
+    for work, matrix, title in DECOMPOSITIONS:
         found = {OURS: [], "torch": [], "scipy": []}
         for _ in range(given.inverse_repetitions):
-            command = [given.inverse, "--matrix", given.inputs / "matrix.safetensors", "--threads", given.threads, "--work", work]
+            command = [given.inverse, "--matrix", given.inputs / matrix, "--threads", given.threads, "--work", work]
             found[OURS] += [(line["seconds"], line["log_det"]) for line in machine.call([str(part) for part in command], {})]
             for peer in ("torch", "scipy"):
-                lines = machine.peer(peer, work, setting={} if peer == "scipy" else None)
+                lines = machine.peer(peer, work, "--matrix", matrix, setting={} if peer == "scipy" else None)
                 found[peer] += [(line["median_seconds"], line["log_det"]) for line in lines]
         seconds = {peer: statistics.median(seconds for seconds, _ in pairs) for peer, pairs in found.items()}
         wanted = found["scipy"][0][1]

@@ -8,12 +8,14 @@ network.safetensors    layers.0.weight [out, in], layers.0.bias [out], layers.2.
 posterior.safetensors  of each layer v and w, by which I - 2 v v^T and I - 2 w w^T are eigenbases of a posterior at hand (orthogonal, dense, and
                        no eigenproblem to make), and the eigenvalues s_i t_j in them; `probe`, by which large matrices are compared
 matrix.safetensors     with --matrix: X^T X + I of the spectra with a 1 at their ends, float64: one matrix to decompose
+full_rank.safetensors  with --matrix: X^T X of a ninth more spectra than it has rows
 """
 
 import argparse
 import json
 import pathlib
 import subprocess
+import tempfile
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,6 +40,18 @@ def he_normal(widths, random):
     return layers
 
 
+def sum_of_squares(flux):
+    """X^T X of spectra with a 1 at their ends, in float64."""
+    augmented = np.concatenate([flux.astype(np.float64), np.ones((len(flux), 1))], 1)
+    return augmented.T @ augmented
+
+
+def simulated(given, folder, spectra, pixels, *options):
+    simulate = [given.fisherflow, "-q", "simulate", folder, "--spectra", str(spectra), "--pixels", str(pixels), *options]
+    subprocess.run(simulate, check=True, stdout=subprocess.DEVNULL)
+    return columns(folder)
+
+
 def posterior(widths, random):
     tensors = {"probe": random.uniform(-1, 1, max(8192, *widths) + 1)}
     for layer, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
@@ -58,17 +72,16 @@ def main():
     given = parser.parse_args()
     widths = [int(width) for width in given.widths.split(",")]
     given.folder.mkdir(parents=True, exist_ok=True)
-    catalogue = given.folder / "catalogue"
-    simulate = [given.fisherflow, "-q", "simulate", catalogue, "--spectra", str(given.spectra), "--pixels", str(widths[0]), "--objects", "4"]
-    subprocess.run(simulate, check=True, stdout=subprocess.DEVNULL)
-    flux, sigma, labels = columns(catalogue)
+    flux, sigma, labels = simulated(given, given.folder / "catalogue", given.spectra, widths[0], "--objects", "4")
     random = np.random.default_rng(1)
     save_file({"flux": flux, "sigma": sigma, "labels": np.ascontiguousarray(labels[:, : widths[-1]])}, given.folder / "spectra.safetensors")
     save_file(he_normal(widths, random), given.folder / "network.safetensors")
     save_file(posterior(widths, random), given.folder / "posterior.safetensors")
     if given.matrix:
-        augmented = np.concatenate([flux.astype(np.float64), np.ones((len(flux), 1))], 1)
-        save_file({"matrix": augmented.T @ augmented + np.eye(widths[0] + 1)}, given.folder / "matrix.safetensors")
+        save_file({"matrix": sum_of_squares(flux) + np.eye(widths[0] + 1)}, given.folder / "matrix.safetensors")
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+            many, _, _ = simulated(given, folder, (widths[0] + 1) * 10 // 9, widths[0], "--objects", "4")
+        save_file({"matrix": sum_of_squares(many)}, given.folder / "full_rank.safetensors")
     (given.folder / "inputs.json").write_text(json.dumps({"widths": widths, "spectra": len(flux)}))
 
 

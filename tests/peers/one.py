@@ -3,7 +3,7 @@
     one.py PEER WORK --inputs FOLDER --spectra N --batch N --threads N [--repetitions N] [--save FILE]
 
 PEER `reference` is torch by hand in float64; WORK `product` a product of two square matrices, `eigen` and `cholesky` decompositions of
-matrix.safetensors, by `torch` and `scipy` (`numpy` has the same library).
+--matrix, by `torch` and `scipy` (`numpy` has the same library).
 """
 
 import argparse
@@ -75,8 +75,8 @@ def build(peer):
     return sorted(found)
 
 
-def decompose(peer, work, folder, repetitions):
-    matrix = load_file(folder / "matrix.safetensors")["matrix"]
+def decompose(peer, work, file, repetitions):
+    matrix = load_file(file)["matrix"]
     if peer == "torch":
         import torch
 
@@ -117,6 +117,7 @@ def main():
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--matrix", default="matrix.safetensors", help="a file of the inputs' folder")
     parser.add_argument("--save", type=pathlib.Path)
     given = parser.parse_args()
     if not given.peer.startswith("jax"):
@@ -124,7 +125,7 @@ def main():
     if given.work == "product":
         return product(given.peer, given.repetitions)
     if given.work in ("eigen", "cholesky"):
-        return decompose(given.peer, given.work, given.inputs, given.repetitions)
+        return decompose(given.peer, given.work, given.inputs / given.matrix, given.repetitions)
     dtype = np.float64 if given.peer == "reference" else np.float32
     row = rows_of(given.peer)[given.work](problem.Problem(given.inputs, given.spectra, dtype))
     if given.peer == "reference":

@@ -11,11 +11,11 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{
     ComputeEigenvectors, SelfAdjointEvdParams, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd,
 };
-use faer::{Accum, ColMut, MatMut, MatRef, Par, Spec};
-use fisherflow_network::product::run_all;
+use faer::{ColMut, MatMut, MatRef, Par, Spec};
+use fisherflow_kernels::{Packed, Start, multiply_packed, run_all};
 
+use super::Failure;
 use super::secular::{ExactWeights, FindRoots, Root, Secular, Vectors};
-use super::{Failure, gemm};
 
 /// A part of fewer rows is not cut.
 const LEAF: usize = 64;
@@ -232,19 +232,17 @@ fn merge(part: Part<'_>, threads: usize) {
     let lower = order.iter().filter(|&&i| rows[changed[i]] == Rows::Lower).count();
     let both = k - upper - lower;
     let (d_rows, exact_rows): (Vec<f64>, Vec<f64>) = order.iter().map(|&i| (d[i], exact[i])).unzip();
-    let columns = |which: &[usize], from: usize, len: usize| {
+    let packed = |which: &[usize], from: usize, len: usize| {
         let mut copy = vec![0.0; len * which.len()];
         for (to, &i) in copy.chunks_exact_mut(len).zip(which) {
             to.iter_mut()
                 .zip(vectors.as_ref().col(changed[i]).subrows(from, len).iter())
                 .for_each(|(to, from)| *to = *from);
         }
-        copy
+        Packed::new(MatRef::from_row_major_slice(&copy, which.len(), len), threads)
     };
-    let upper_vectors = columns(&order[..upper + both], 0, half);
-    let lower_vectors = columns(&order[upper..], half, n - half);
-    let upper_vectors = MatRef::from_column_major_slice(&upper_vectors, half, upper + both);
-    let lower_vectors = MatRef::from_column_major_slice(&lower_vectors, n - half, both + lower);
+    let upper_vectors = packed(&order[..upper + both], 0, half);
+    let lower_vectors = packed(&order[upper..], half, n - half);
     // New eigenvectors take the places of those that change; what stays is not touched.
     let mut places: Vec<Option<ColMut<'_, f64>>> = vectors.as_mut().col_iter_mut().map(Some).collect();
     let mut jobs = Vec::with_capacity(k.div_ceil(COLUMNS));
@@ -256,6 +254,7 @@ fn merge(part: Part<'_>, threads: usize) {
             .collect();
         let (poles, offsets) = (&poles[start..start + len], &offsets[start..start + len]);
         let (d, exact) = (&d_rows, &exact_rows);
+        let (upper_vectors, lower_vectors) = (&upper_vectors, &lower_vectors);
         jobs.push(move || {
             let (mut small, mut new) = (vec![0.0; k * len], vec![0.0; n * len]);
             pulp::Arch::new().dispatch(Vectors {
@@ -266,10 +265,11 @@ fn merge(part: Part<'_>, threads: usize) {
                 vectors: &mut small,
             });
             let small = MatRef::from_column_major_slice(&small, k, len);
-            let (above, below) = MatMut::from_column_major_slice_mut(&mut new, n, len).split_at_row_mut(half);
-            let (of_upper, of_lower) = (small.subrows(0, upper + both), small.subrows(upper, both + lower));
-            gemm(above, Accum::Replace, upper_vectors, of_upper, 1.0);
-            gemm(below, Accum::Replace, lower_vectors, of_lower, 1.0);
+            let of_upper = small.subrows(0, upper + both).transpose();
+            let of_lower = small.subrows(upper, both + lower).transpose();
+            let (above, below) = MatMut::from_row_major_slice_mut(&mut new, len, n).split_at_col_mut(half);
+            multiply_packed(above, Start::Zero, of_upper, upper_vectors, 1);
+            multiply_packed(below, Start::Zero, of_lower, lower_vectors, 1);
             for (to, from) in own.into_iter().zip(new.chunks_exact(n)) {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
             }
