@@ -1,14 +1,14 @@
 """From Parquet to Parquet: rates of a run's passes over catalogues of growing size, beside the same work in memory.
 
     end_to_end.py --inputs FOLDER --fisherflow BINARY --bench BINARY [--spectra 4096,16384,65536] [--workers N] [--scratch FOLDER]
-                  [--store s3://BUCKET/PREFIX] [--one-core]
+                  [--store s3://BUCKET/PREFIX] [--spectra-per-object N] [--one-core]
 
 Prints Markdown. A catalogue takes 58 kB a spectrum of 7213 pixels (65,536: 3.8 GB), what a run writes of it 87 kB more where J_x is asked for.
 The rate of a pass is all its spectra over all its time, what it does once included (the Hessian written, the posterior read); the marginal
 rate is that of the spectra which a catalogue has beyond the one before it.
 
 `--store` puts catalogue and output there instead of on the disk; the AWS_* variables say where that is. A server on the same machine takes its
-share of the same cores, and what it keeps stays. `--one-core` adds one worker that has one core for all it does, reading and writing too.
+share of the same cores, and what it keeps stays; moto reads a whole object for each range of it, so give it small ones. `--one-core` adds one worker that has one core for all it does, reading and writing too.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def run(given, widths, spectra, scratch, workers, one_core=False):
             if str(other) != catalogue:
                 shutil.rmtree(other)
     if given.store or not pathlib.Path(catalogue).exists():
-        simulate = [given.fisherflow, "-q", "simulate", catalogue, "--spectra", spectra, "--pixels", widths[0], "--objects", max(4, spectra // 4096)]
+        simulate = [given.fisherflow, "-q", "simulate", catalogue, "--spectra", spectra, "--pixels", widths[0]]
+        simulate += ["--objects", max(4, spectra // given.spectra_per_object)]
         subprocess.run([str(part) for part in simulate], check=True, stdout=subprocess.DEVNULL)
     layers = ", ".join(['"dense", "relu"'] * (len(widths) - 2) + ['"dense"'])
     text = RUN_FILE.format(network=given.inputs / "network.safetensors", layers=layers, catalogue=catalogue, output=output, precision=given.precision)
@@ -115,6 +116,7 @@ def main():
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--scratch", type=pathlib.Path, help="default: a temporary folder")
     parser.add_argument("--store", help="catalogue and output there, for instance s3://bucket/prefix")
+    parser.add_argument("--spectra-per-object", type=int, default=4096)
     parser.add_argument("--one-core", action="store_true", help="one worker on one core, too")
     given = parser.parse_args()
     given.inputs = given.inputs.resolve()
