@@ -8,13 +8,16 @@ use std::ops::Range;
 use faer::MatRef;
 
 use crate::element::sealed::Sealed;
+use crate::pack::Map;
 use crate::path::Path;
+use crate::strips::{Operand, pack_lhs};
 use crate::threads::run_all;
 use crate::tile::{LARGEST, Tile};
 use crate::workspace::Buffer;
 
-/// Rows of an update whose part of a strip stays in the first cache level while all of the update's columns read it.
-const ROWS: usize = 192;
+/// Rows of an update whose part of a strip stays in the first cache level while all of the update's columns read it: a multiple of every tile's, so
+/// that sums are cut alike on all paths.
+const ROWS: usize = 168;
 
 /// Columns that a thread works on at a time: their rows stay in the second cache level from one update to the next.
 const COLUMNS: usize = 96;
@@ -37,7 +40,7 @@ impl ColumnStrips {
     /// Of columns one after the other, followed by what fills the last strip ([`Self::room`]): in place.
     ///
     /// # Panics
-    /// If there are no whole strips, or the path is not there.
+    /// If `values` are not whole strips, or the path is not there.
     #[must_use]
     pub fn from_columns(path: Path, rows: usize, mut values: Vec<f64>, threads: usize) -> Self {
         assert!(path.is_available(), "this machine has no {path} instructions");
@@ -67,10 +70,7 @@ impl ColumnStrips {
     /// # Panics
     /// If `matrix` has other rows or more columns.
     pub fn to_rows(&self, matrix: &mut [f64], threads: usize) {
-        if self.rows == 0 {
-            return;
-        }
-        let (width, columns) = (f64::tile(self.path).cols, matrix.len() / self.rows);
+        let (width, columns) = (f64::tile(self.path).cols, matrix.len() / self.rows.max(1));
         assert_eq!(columns * self.rows, matrix.len(), "rows of a matrix");
         assert!(
             Self::room(self.path, self.rows, columns) <= self.values.len(),
@@ -108,9 +108,12 @@ impl ColumnStrips {
             .chunks_mut(together)
             .map(|strips| {
                 move || {
-                    let widest = updates.iter().map(|update| update.padded).max().unwrap_or_default();
+                    let widest = updates.iter().map(|update| update.r).max().unwrap_or_default();
                     let mut inner = Buffer::default();
-                    inner.resize(strips.len() / strip * widest * tile.cols, 0.0);
+                    inner.resize(
+                        strips.len() / strip * widest.next_multiple_of(tile.rows) * tile.cols,
+                        0.0,
+                    );
                     for update in updates {
                         update.apply(&tile, strips, strip, inner.as_mut_slice());
                     }
@@ -127,12 +130,12 @@ pub struct StripUpdate {
     path: Path,
     row: usize,
     rows: usize,
-    /// Columns of V, with those of zeros that fill its last tile.
-    padded: usize,
+    /// Columns of V and W.
+    r: usize,
     /// Rows in which a column of V is not 0, from the one of its own number on.
     reach: usize,
     /// V: of each chunk of rows, of each tile's columns, the rows in which any of them is not 0.
-    v: Buffer<f64>,
+    v: Vec<f64>,
     /// W: of each tile's rows, all columns.
     w: Buffer<f64>,
 }
@@ -141,45 +144,32 @@ impl StripUpdate {
     /// Of the rows from `row` on; `v`, `w`: `[rows, r]`, where column j of `v` is 0 but in rows `j .. j + reach`.
     ///
     /// # Panics
-    /// If shapes differ, or the path is not there.
+    /// If shapes differ, there is no column, or the path is not there.
     #[must_use]
     pub fn new(path: Path, row: usize, v: MatRef<'_, f64>, w: MatRef<'_, f64>, reach: usize) -> Self {
         assert!(path.is_available(), "this machine has no {path} instructions");
         assert_eq!(v.shape(), w.shape(), "shapes of an update");
         let ((rows, r), tile) = (v.shape(), f64::tile(path));
+        assert!(r > 0, "columns of an update");
         let mut update = Self {
             path,
             row,
             rows,
-            padded: r.next_multiple_of(tile.rows),
+            r,
             reach,
-            v: Buffer::default(),
+            v: Vec::new(),
             w: Buffer::default(),
         };
-        let element = |of: MatRef<'_, f64>, i: usize, j: usize| if i < rows && j < r { of[(i, j)] } else { 0.0 };
-        let mut packed = Vec::with_capacity((rows + tile.rows) * update.padded);
-        for chunk in update.chunks(&tile) {
-            for first in (0..update.padded).step_by(tile.rows) {
-                for i in update.span(&tile, first, &chunk) {
-                    packed.extend((first..first + tile.rows).map(|j| element(v, i, j)));
-                }
+        for chunk in chunks(rows) {
+            for first in (0..r).step_by(tile.rows) {
+                let span = update.span(&tile, first, &chunk);
+                let packed = update.v.len();
+                update.v.resize(packed + span.len() * tile.rows, 0.0);
+                (tile.pack_lhs)(v.transpose(), first, span.start, Map::Identity, &mut update.v[packed..]);
             }
         }
-        update.v = Buffer::of(&packed);
-        packed.clear();
-        for first in (0..rows).step_by(tile.rows) {
-            for j in 0..update.padded {
-                packed.extend((first..first + tile.rows).map(|i| element(w, i, j)));
-            }
-        }
-        update.w = Buffer::of(&packed);
+        pack_lhs(&tile, Operand::new(w), 0, 0, r, &mut update.w, 1);
         update
-    }
-
-    /// The rows, as many at a time as stay in the first cache level.
-    fn chunks(&self, tile: &Tile<f64>) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (rows, most) = (self.rows, ROWS / tile.rows * tile.rows);
-        (0..rows).step_by(most).map(move |from| from..rows.min(from + most))
     }
 
     /// Rows of a chunk in which any of a tile's columns of V from `first` on is not 0.
@@ -188,48 +178,47 @@ impl StripUpdate {
         first.max(chunk.start).min(end)..end
     }
 
-    /// `Z := Z + W V^T Z` of strips of so many numbers; `inner`: room for `padded` rows of each.
+    /// `Z := Z + W V^T Z` of strips of so many numbers; `inner`: room for `r` rows of each, and those that fill the last tile.
     fn apply(&self, tile: &Tile<f64>, strips: &mut [f64], strip: usize, inner: &mut [f64]) {
-        let (width, each) = (tile.cols, self.padded * tile.cols);
-        let (_, multiply) = (tile.multiply)(tile.rows);
+        let (width, r) = (tile.cols, self.r);
+        let each = r.next_multiple_of(tile.rows) * width;
         let inner = &mut inner[..strips.len() / strip * each];
         inner.fill(0.0);
         let mut v = self.v.as_slice();
-        for chunk in self.chunks(tile) {
+        for chunk in chunks(self.rows) {
             let of_chunk = v;
             for (strip, inner) in strips.chunks_exact(strip).zip(inner.chunks_exact_mut(each)) {
                 v = of_chunk;
-                for (first, sums) in inner.chunks_exact_mut(tile.rows * width).enumerate() {
-                    let span = self.span(tile, first * tile.rows, &chunk);
+                for (number, sums) in inner.chunks_exact_mut(tile.rows * width).enumerate() {
+                    let first = number * tile.rows;
+                    let span = self.span(tile, first, &chunk);
                     let (own, later) = v.split_at(span.len() * tile.rows);
                     v = later;
                     if !span.is_empty() {
                         let z = &strip[(self.row + span.start) * width..][..span.len() * width];
-                        // SAFETY: both are strips of so many indices, `sums` a whole tile; the path was checked.
+                        let (_, multiply) = (tile.multiply)(tile.rows.min(r - first));
+                        // SAFETY: both are strips of so many indices, `sums` has room for a whole tile; the path was checked.
                         unsafe { multiply(span.len(), own.as_ptr(), z.as_ptr(), sums.as_mut_ptr(), width, true) };
                     }
                 }
             }
         }
-        for chunk in self.chunks(tile) {
+        let mut room = [0.0; LARGEST];
+        for chunk in chunks(self.rows) {
+            let w = &self.w.as_slice()[chunk.start * r..];
             for (strip, inner) in strips.chunks_exact_mut(strip).zip(inner.chunks_exact(each)) {
                 let z = &mut strip[(self.row + chunk.start) * width..][..chunk.len() * width];
-                let w = &self.w.as_slice()[chunk.start * self.padded..];
-                for (z, w) in z
-                    .chunks_mut(tile.rows * width)
-                    .zip(w.chunks_exact(tile.rows * self.padded))
-                {
+                for (z, w) in z.chunks_mut(tile.rows * width).zip(w.chunks_exact(tile.rows * r)) {
                     let rows = z.len() / width;
                     let (made, multiply) = (tile.multiply)(rows);
                     let add = |to: &mut [f64]| {
                         assert!(to.len() >= made * width);
                         // SAFETY: both are strips of so many indices, `to` has the rows that are made; the path was checked.
-                        unsafe { multiply(self.padded, w.as_ptr(), inner.as_ptr(), to.as_mut_ptr(), width, true) };
+                        unsafe { multiply(r, w.as_ptr(), inner.as_ptr(), to.as_mut_ptr(), width, true) };
                     };
                     if made == rows {
                         add(z);
                     } else {
-                        let mut room = [0.0; LARGEST];
                         room[..z.len()].copy_from_slice(z);
                         add(&mut room);
                         z.copy_from_slice(&room[..z.len()]);
@@ -238,6 +227,11 @@ impl StripUpdate {
             }
         }
     }
+}
+
+/// Rows, as many at a time as stay in the first cache level.
+fn chunks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(ROWS).map(move |from| from..rows.min(from + ROWS))
 }
 
 #[cfg(test)]

@@ -79,6 +79,29 @@ fn updates_are_exact_on_whole_numbers_at_every_edge() {
 }
 
 #[test]
+fn paths_do_not_change_a_bit() {
+    let (n, columns, rows, r) = (600, 40, 500, 18);
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let mut draw = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f64>>();
+    let (start, v, w) = (draw(n * columns), draw(rows * r), draw(rows * r));
+    let updated = |path: Path| {
+        let matrix = |of| MatRef::from_column_major_slice(of, rows, r);
+        let mut values = start.clone();
+        values.resize(ColumnStrips::room(path, n, columns), 0.0);
+        let mut strips = ColumnStrips::from_columns(path, n, values, 2);
+        strips.update(&[StripUpdate::new(path, 31, matrix(&v), matrix(&w), rows)], 2);
+        let mut found = vec![f64::NAN; n * columns];
+        strips.to_rows(&mut found, 2);
+        found
+    };
+    let first = updated(Path::best());
+    for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
+        assert_eq!(ROWS % f64::tile(path).rows, 0);
+        assert!(updated(path) == first, "{path}");
+    }
+}
+
+#[test]
 #[should_panic(expected = "rows of an update")]
 fn an_update_of_rows_that_are_not_there_is_refused() {
     let path = Path::best();

@@ -30,17 +30,6 @@ impl<T: Copy> Buffer<T> {
         self.len = len;
     }
 
-    /// A copy of `values`.
-    pub fn of(values: &[T]) -> Self
-    where
-        T: Default,
-    {
-        let mut buffer = Self::default();
-        buffer.resize(values.len(), T::default());
-        buffer.as_mut_slice().copy_from_slice(values);
-        buffer
-    }
-
     pub fn as_slice(&self) -> &[T] {
         &self.values[self.offset..][..self.len]
     }

@@ -4,12 +4,11 @@
 //! `b + GROUP - 1` rows. Within a group of sweeps, blocks are applied from the first to the last; and a later sweep's block j before an
 //! earlier sweep's, so that [`DEPTH`] groups pass over the same rows while those are in the cache.
 
-use faer::{Accum, MatMut, MatRef};
-use fisherflow_kernels::{ColumnStrips, Path, StripUpdate, run_all};
+use faer::MatRef;
+use fisherflow_kernels::{ColumnStrips, Path, StripUpdate, multiplied, run_all};
 
 use super::band::{BANDWIDTH, Panel, unit_trapezoid};
 use super::chase::Chased;
-use super::gemm;
 use super::householder::triangle;
 
 /// Sweeps of which reflections are applied in one block: the fewer, the fewer zeros are multiplied.
@@ -22,21 +21,16 @@ const DEPTH: usize = 10;
 const PANELS: usize = 2;
 
 /// Reflections as an update, `I - V T V^T`; `v`: `[rows, reflections]`, column-major, each over at most `reach` rows.
-fn reflections(path: Path, row: usize, v: &[f64], tau: &[f64], reach: usize) -> StripUpdate {
+fn reflections(row: usize, v: &[f64], tau: &[f64], reach: usize, threads: usize) -> StripUpdate {
     let r = tau.len();
     let rows = v.len() / r.max(1);
     let v = MatRef::from_column_major_slice(v, rows, r);
-    let (mut t, mut minus_vt) = (vec![0.0; r * r], vec![0.0; rows * r]);
+    let mut t = vec![0.0; r * r];
     triangle(v, tau, &mut t);
-    gemm(
-        MatMut::from_column_major_slice_mut(&mut minus_vt, rows, r),
-        Accum::Replace,
-        v,
-        MatRef::from_column_major_slice(&t, r, r),
-        -1.0,
-    );
-    let minus_vt = MatRef::from_column_major_slice(&minus_vt, rows, r);
-    StripUpdate::new(path, row, v, minus_vt, reach)
+    t.iter_mut().for_each(|t| *t = -*t);
+    let minus_vt = multiplied(None, v, MatRef::from_column_major_slice(&t, r, r), threads);
+    let minus_vt = MatRef::from_row_major_slice(&minus_vt, rows, r);
+    StripUpdate::new(Path::best(), row, v, minus_vt, reach)
 }
 
 /// `Z := Q Z` with the reflections of the second stage.
@@ -72,7 +66,7 @@ fn block(chased: &Chased, n: usize, group: usize, j: usize) -> Option<StripUpdat
     let first = group * GROUP;
     let last = (first + GROUP).min(chased.vectors.len());
     let row = first + 1 + j * BANDWIDTH;
-    let last = last.min((n).saturating_sub(1 + j * BANDWIDTH).max(first));
+    let last = last.min(n.saturating_sub(1 + j * BANDWIDTH).max(first));
     let width = last - first;
     if width == 0 {
         return None;
@@ -90,7 +84,7 @@ fn block(chased: &Chased, n: usize, group: usize, j: usize) -> Option<StripUpdat
     if tau.iter().all(|tau| *tau == 0.0) {
         return None;
     }
-    Some(reflections(Path::best(), row, &v, &tau, BANDWIDTH))
+    Some(reflections(row, &v, &tau, BANDWIDTH, 1))
 }
 
 /// `Z := Q Z` with the reflections of the first stage, which lie in `a` `[n, n]` below the band.
@@ -102,6 +96,6 @@ pub(super) fn from_band(a: &[f64], panels: &[Panel], z: &mut ColumnStrips, n: us
         let tau: Vec<f64> = panels.iter().flat_map(|panel| &panel.tau).copied().collect();
         let (row, column) = (panels[0].column + BANDWIDTH, panels[0].column);
         let v = unit_trapezoid(a.submatrix(row, column, n - row, tau.len()), tau.len());
-        z.update(&[reflections(Path::best(), row, &v, &tau, n - row)], threads);
+        z.update(&[reflections(row, &v, &tau, n - row, threads)], threads);
     }
 }

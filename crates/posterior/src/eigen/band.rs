@@ -7,7 +7,7 @@
 //! ```
 //!
 //! (Dongarra, Sorensen and Hammarling 1989, J. Comput. Appl. Math. 27, 215; Bischof, Lang and Sun 2000, ACM TOMS 26, 581.) Only the lower
-//! triangle is read; above the diagonal whatever is there.
+//! triangle is read; above the diagonal products leave what is of no use.
 //!
 //! Where the rest of a panel is rounding alone, the matrix falls into two there: the panel is set to 0 and has no reflections. That is how the
 //! sum over fewer spectra than it has rows ends, plus any multiple of the identity: what is left of such a matrix takes next to no work, here and after.
@@ -31,11 +31,12 @@ const TILE: usize = 128;
 /// Columns of a panel that are reflected one by one before the rest of the panel follows in one product.
 const NARROW: usize = 16;
 
-/// The rest of a panel is rounding where it is below this share of the matrix, in the norm: what is set to 0 moves no eigenvalue further.
-const ROUNDING: f64 = 8.0 * f64::EPSILON;
+/// The rest of a panel is rounding where it is below this share of the matrix, its Frobenius norm of the matrix's 2-norm: that of rounding alone was
+/// found up to 12 epsilon. Each panel that is set to 0 moves no eigenvalue further than that, all K of them no further than `sqrt(2 K)` times that.
+const ROUNDING: f64 = 32.0 * f64::EPSILON;
 
-/// Steps towards the norm of a matrix, each of which finds more of it.
-const STEPS: usize = 3;
+/// Products towards the norm of a matrix, each of which finds more of it.
+const STEPS: usize = 4;
 
 /// The reflections of one panel: V lies in the matrix, below the band.
 pub(super) struct Panel {
@@ -75,14 +76,9 @@ pub(super) fn to_band(a: &mut [f64], n: usize, threads: usize) -> Vec<Panel> {
 
 /// The 2-norm of a symmetric matrix, of which the lower triangle is read, or less: `|A x|` for a unit vector x that powers of A turned to.
 fn norm(a: &[f64], n: usize) -> f64 {
-    let mut x = vec![1.0; n];
+    let mut x = vec![1.0 / (n as f64).sqrt(); n];
     let mut found = 0.0f64;
-    for _ in 0..=STEPS {
-        let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if length == 0.0 {
-            break;
-        }
-        x.iter_mut().for_each(|x| *x /= length);
+    for _ in 0..STEPS {
         let mut product = vec![0.0; n];
         pulp::Arch::new().dispatch(|| {
             for (j, column) in a.chunks_exact(n).enumerate() {
@@ -91,7 +87,12 @@ fn norm(a: &[f64], n: usize) -> f64 {
                 axpy(&mut product[j + 1..], x_j, &column[1..]);
             }
         });
-        found = found.max(product.iter().map(|x| x * x).sum::<f64>().sqrt());
+        let length = product.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if length == 0.0 {
+            break;
+        }
+        found = found.max(length);
+        product.iter_mut().for_each(|x| *x /= length);
         x = product;
     }
     found

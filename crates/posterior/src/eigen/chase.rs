@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use fisherflow_network::product::run_all;
+use fisherflow_kernels::run_all;
 use pulp::{Simd, WithSimd};
 
 use super::band::BANDWIDTH;

@@ -194,8 +194,60 @@ fn a_sum_over_fewer_spectra_than_rows_ends_early_and_is_as_exact() {
 }
 
 #[test]
+fn a_reduction_to_a_band_ends_with_the_rank() {
+    for (n, rank) in [(700, 100), (1100, 300)] {
+        for ridge in [0.0, 1.0] {
+            let mut matrix = gram(n, rank, 9).values;
+            (0..n).for_each(|i| matrix[i * n + i] += ridge);
+            assert_eq!(band::to_band(&mut matrix, n, 2).len(), rank.div_ceil(band::BANDWIDTH));
+        }
+    }
+}
+
+#[test]
+fn a_matrix_of_two_parts_is_that_of_each() {
+    // The fifth panel is 0, and others follow.
+    let (half, n) = (320, 640);
+    let (one, two) = (gram(half, 350, 5), gram(half, 340, 6));
+    let matrix = from_fn(n, |i, j| match (i < half, j < half) {
+        (true, true) => one.values[i * half + j],
+        (false, false) => two.values[(i - half) * half + j - half],
+        _ => 0.0,
+    });
+    let (values, vectors) = symmetric(&matrix, "a block").unwrap();
+    let (residual, orthogonality) = errors(&matrix, &values, &vectors);
+    assert!(residual < 0.2 && orthogonality < 0.2, "{residual} {orthogonality}");
+    let mut apart = [one_stage(&one), one_stage(&two)].concat();
+    apart.sort_by(f64::total_cmp);
+    for (one, two) in apart.iter().zip(&values) {
+        assert!((one - two).abs() < 2.0 * n as f64 * f64::EPSILON * values[n - 1]);
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_refused() {
+    for (row, column) in [(0, 0), (150, 149), (299, 3)] {
+        for value in [f64::NAN, f64::INFINITY] {
+            let mut matrix = gram(300, 310, 4);
+            matrix.values[row * 300 + column] = value;
+            matrix.values[column * 300 + row] = value;
+            let alone = eigenvalues(&matrix, "a block", Factor::Dense, 2);
+            assert!(
+                matches!(alone, Err(PosteriorError::Eigenvalues { .. })),
+                "{row} {column}"
+            );
+            let pairs = symmetric(&matrix, "a block");
+            assert!(
+                matches!(pairs, Err(PosteriorError::Eigenvalues { .. })),
+                "{row} {column}"
+            );
+        }
+    }
+}
+
+#[test]
 fn what_is_small_but_no_rounding_is_kept() {
-    // Two halves, coupled by what is a thousand times rounding: where it is dropped, all eigenvalues of the second half are wrong by as much.
+    // Two halves, coupled by what is a thousand times rounding: where it is dropped, all eigenvalues, of both halves, are wrong by as much.
     let n = 512;
     let coupling = 1e4 * f64::EPSILON;
     let matrix = from_fn(n, |i, j| match (i < 256, j < 256) {

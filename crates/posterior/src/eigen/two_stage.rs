@@ -8,7 +8,6 @@ use faer::Par;
 use faer::diag::{DiagMut, DiagRef};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd};
-
 use fisherflow_kernels::{ColumnStrips, Path};
 
 use super::{Failure, back, band, chase, divide};
@@ -18,7 +17,7 @@ const SMALL: f64 = 1e-60;
 
 /// Ascending eigenvalues of the symmetric matrix of which `a` `[n, n]` holds the lower triangle, column-major.
 pub(super) fn eigenvalues(mut a: Vec<f64>, n: usize, threads: usize) -> Result<Vec<f64>, Failure> {
-    let unit = scale(&mut a);
+    let unit = scale(&mut a)?;
     band::to_band(&mut a, n, threads);
     let chased = chase::to_tridiagonal(&a, n, threads);
     drop(a);
@@ -29,7 +28,7 @@ pub(super) fn eigenvalues(mut a: Vec<f64>, n: usize, threads: usize) -> Result<V
 
 /// The same and the eigenvectors, `[n, n]` row-major, one a column.
 pub(super) fn eigenpairs(mut a: Vec<f64>, n: usize, threads: usize) -> Result<(Vec<f64>, Vec<f64>), Failure> {
-    let unit = scale(&mut a);
+    let unit = scale(&mut a)?;
     let panels = band::to_band(&mut a, n, threads);
     let chased = chase::to_tridiagonal(&a, n, threads);
     let mut vectors = vec![0.0; ColumnStrips::room(Path::best(), n, n)];
@@ -63,13 +62,19 @@ fn values_of_tridiagonal(diagonal: &[f64], off_diagonal: &[f64]) -> Result<Vec<f
 }
 
 /// Multiplies by the power of two that brings the largest value near 1, where squares could over- or underflow; returns its inverse.
-fn scale(a: &mut [f64]) -> f64 {
+///
+/// # Errors
+/// A value is not finite: nothing would converge.
+fn scale(a: &mut [f64]) -> Result<f64, Failure> {
+    if !a.iter().all(|v| v.is_finite()) {
+        return Err(Failure::NoConvergence);
+    }
     let largest = a.iter().fold(0.0f64, |m, v| m.max(v.abs()));
     if largest == 0.0 || (SMALL..=1.0 / SMALL).contains(&largest) {
-        return 1.0;
+        return Ok(1.0);
     }
     let exponent = largest.log2().round().clamp(-1000.0, 1000.0);
     let factor = (-exponent).exp2();
     a.iter_mut().for_each(|v| *v *= factor);
-    exponent.exp2()
+    Ok(exponent.exp2())
 }
