@@ -10,7 +10,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
 use fisherflow_spectra::{
-    CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, StarKey, holdout_hash, is_held_out, plan_groups,
+    CatalogueColumns, FluxError, Group, LabelErrors, RowFlags, SpectrumBatch, StarKey, holdout_hash, is_held_out,
+    plan_groups,
 };
 use fisherflow_store::*;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
@@ -287,6 +288,15 @@ fn labelled_spectra_are_known_by_identifier_and_labels() {
     let key = |i: usize| StarKey::of(&format!("star-{i}"), &[5000.0 + i as f64, 2.0 + 0.01 * i as f64]).unwrap();
     // One has no label, one is left out.
     assert_eq!(catalogue.star_keys(group).unwrap(), [key(0), key(2), key(4)]);
+    let requests = || place.stores.traffic().counts().requests;
+    let asked = |group: &Group| {
+        let before = requests();
+        catalogue.star_keys(group).unwrap();
+        requests() - before
+    };
+    let first = &plan_groups(catalogue.shards()[..1].to_vec(), 1000, "")[0];
+    // The footer is read once for all three row groups.
+    assert!(asked(group) < 3 * asked(first));
 }
 
 #[test]
