@@ -87,6 +87,9 @@ pub(crate) struct InFit {
     pub looked_up: u64,
     /// That are in it.
     pub found: u64,
+    /// Whether pulls over such spectra test the error bars; an old manifest may not say.
+    #[serde(default)]
+    pub is_test: bool,
 }
 
 /// C_intrinsic of a cell of label space.
@@ -256,6 +259,11 @@ impl Settings {
             output: output.uri().to_owned(),
             source,
         })
+    }
+
+    /// Whether the pulls test the error bars, as far as it is known which spectra the fit has.
+    pub fn pulls_test(&self) -> bool {
+        self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
     }
 
     /// The unit of a label; empty where it has none.

@@ -379,16 +379,19 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
 fn pulls_over_spectra_of_the_fit_are_called_no_test() {
     let pulls = json!([{ "n_spectra": 341, "mean": 0.0, "standard_deviation": 1.0, "within_one_sigma": 0.68 }]);
     let page = |found: u64| {
-        let in_fit = json!({ "looked_up": 341, "found": found });
+        let in_fit = json!({ "looked_up": 341, "found": found, "is_test": found <= 34 });
         let settings = json!({ "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
         Synthetic::new().commit(settings).page()
     };
-    let (known, unseen) = (page(340), page(0));
+    let (known, few, unseen) = (page(340), page(1), page(0));
     assert!(
         known.contains("of 341 labelled spectra that were looked up 340 are in the fit&#39;s catalogue too"),
         "{known}"
     );
     assert!(known.contains("no test of the error bars") && !known.contains("as large as the errors scatter"));
+    assert!(known.contains("scatter of the pulls (no test)") && !known.contains("1 is right"));
+    assert!(few.contains("1 is in the fit&#39;s catalogue too") && !few.contains("no test"));
+    assert!(few.contains("as large as the errors scatter") && few.contains("scatter of the pulls (1 is right)"));
     assert!(!unseen.contains("no test of the error bars") && unseen.contains("as large as the errors scatter"));
 }
 

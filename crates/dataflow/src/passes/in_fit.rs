@@ -26,18 +26,23 @@ const KEPT: usize = 1 << 20;
 const OF_A_GROUP: usize = 64;
 
 /// Labelled spectra to predict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFit {
     /// That were looked up in the fit's catalogue.
     pub looked_up: u64,
     /// That are in it.
     pub found: u64,
+    /// Whether the pulls over labelled spectra to predict test the error bars: at most a tenth of those looked up are in it.
+    pub is_test: bool,
 }
 
 impl InFit {
-    /// Whether the fit has all of them.
-    pub(crate) fn is_whole(self) -> bool {
-        self.found > 0 && self.found == self.looked_up
+    pub(crate) fn of(looked_up: u64, found: u64) -> Self {
+        Self {
+            looked_up,
+            found,
+            is_test: found * 10 <= looked_up,
+        }
     }
 }
 
@@ -111,11 +116,15 @@ fn of_each(groups: usize) -> usize {
     (KEPT / groups.max(1)).clamp(OF_A_GROUP, PLENTY)
 }
 
-/// Looks them up, the same on every worker.
-pub(crate) fn look_up(worker: &mut Worker, context: &Arc<Context>, chosen: Smallest) -> Result<InFit, RunError> {
+/// Looks them up, the same on every worker; `None` where there is nothing to look up.
+pub(crate) fn look_up(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    chosen: Smallest,
+) -> Result<Option<InFit>, RunError> {
     let chosen = Rc::new(chosen.keys);
     if chosen.is_empty() {
-        return Ok(InFit::default());
+        return Ok(None);
     }
     begin_over_fit(context, "predicted spectra in the fit");
     let groups = context.fit.groups.len() as u64;
@@ -129,10 +138,7 @@ pub(crate) fn look_up(worker: &mut Worker, context: &Arc<Context>, chosen: Small
             .gather(probe))
     })?;
     let found: BTreeSet<StarKey> = found.take().into_values().flatten().collect();
-    Ok(InFit {
-        looked_up: chosen.len() as u64,
-        found: found.len() as u64,
-    })
+    Ok(Some(InFit::of(chosen.len() as u64, found.len() as u64)))
 }
 
 /// Those that are in a group of the fit, each once.
@@ -172,6 +178,13 @@ mod tests {
     fn sorted(groups: &[Vec<usize>]) -> Vec<StarKey> {
         let keys: BTreeSet<StarKey> = groups.iter().flatten().map(|&i| key(i)).collect();
         keys.into_iter().collect()
+    }
+
+    #[test]
+    fn a_few_known_spectra_leave_a_test() {
+        let is_test = |looked_up, found| InFit::of(looked_up, found).is_test;
+        assert!(is_test(4096, 0) && is_test(4096, 409) && is_test(10, 1));
+        assert!(!is_test(4096, 410) && !is_test(9, 1) && !is_test(60, 60));
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub(crate) struct Predicted {
     /// Those with [`RowFlags::UNLIKE_FIT`].
     pub(crate) unlike: BadRows,
     pub(crate) pulls: PullSums,
-    /// How many of the spectra that the pulls are over the fit has too, where another catalogue than the fit's is predicted.
-    pub(crate) in_fit: InFit,
+    /// How many of the spectra that the pulls are over the fit has too, where another catalogue than the fit's is predicted, with labels.
+    pub(crate) in_fit: Option<InFit>,
     pub(crate) files: Vec<WrittenFile>,
 }
 
@@ -111,7 +111,7 @@ impl Predicted {
             bad_rows: BadRows::default(),
             unlike: BadRows::default(),
             pulls: PullSums::new(context.network.n_labels()),
-            in_fit: InFit::default(),
+            in_fit: None,
             files: Vec::new(),
         }
     }

@@ -64,8 +64,10 @@ fn medians(findings: &Findings) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    table(
-        &["label", "unit", "median error bar", "scatter of the pulls (1 is right)"],
-        &rows,
-    )
+    let scatter = if findings.settings.pulls_test() {
+        "scatter of the pulls (1 is right)"
+    } else {
+        "scatter of the pulls (no test)"
+    };
+    table(&["label", "unit", "median error bar", scatter], &rows)
 }
