@@ -83,7 +83,7 @@ pub(crate) struct Pulls {
 /// Labelled spectra to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(crate) struct InFit {
-    /// That were looked up in the fit's catalogue.
+    /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
     /// That are in it.
     pub found: u64,
@@ -261,7 +261,7 @@ impl Settings {
         })
     }
 
-    /// Whether the pulls test the error bars, as far as it is known which spectra the fit has.
+    /// Whether the pulls are known to test the error bars, as far as the fit's spectra go.
     pub fn pulls_test(&self) -> bool {
         self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
     }

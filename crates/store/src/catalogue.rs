@@ -232,19 +232,19 @@ impl Catalogue {
         Ok(read.iter().flatten().flat_map(RecordBatch::columns).cloned().collect())
     }
 
-    /// The keys of the spectra of a group that have all their labels and are not left out, in order: identifiers and labels alone are read.
+    /// The keys of the spectra of shards that have all their labels and are not left out, in order: identifiers and labels alone are read.
     ///
     /// # Errors
     /// An object cannot be read, or was replaced.
-    pub fn star_keys(&self, group: &Group) -> Result<Vec<StarKey>, StoreError> {
+    pub fn star_keys(&self, shards: &[Shard]) -> Result<Vec<StarKey>, StoreError> {
         let columns = &self.summary.columns;
         let names: Vec<&str> = std::iter::once(&columns.id)
             .chain(&columns.labels)
             .map(String::as_str)
             .collect();
-        let read = self.stores.block_on(columns_of(&self.stores, &group.shards, &names))?;
+        let read = self.stores.block_on(columns_of(&self.stores, shards, &names))?;
         let mut keys = Vec::new();
-        for (shard, batches) in group.shards.iter().zip(&read) {
+        for (shard, batches) in shards.iter().zip(&read) {
             for batch in batches {
                 keys.extend(star_keys(columns, self.excluded(), &shard.object.path, batch)?);
             }

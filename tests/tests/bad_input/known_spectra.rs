@@ -1,13 +1,13 @@
 //! Spectra of the fit that are predicted by another path: their pulls are not called a test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{LABELS, RunFile, Spectrum, fisherflow, manifest, run, simulated, write_objects};
+use fisherflow_tests::{LABELS, RunFile, Spectrum, fisherflow, manifest, run, simulated, stopped_at, write_objects};
 
 use crate::{PIXELS, prepared};
 
-/// The closing screen of a run that predicts these, with labels, and what the manifest says of those that were looked up.
-fn told(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> (String, serde_json::Value) {
+/// A run file that predicts these, with labels, into `of-<name>`.
+fn predicting(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> PathBuf {
     write_objects(&folder.join(name), spectra, 25);
     let labels = LABELS.map(|(name, _)| name);
     let of_predict = format!("[predict]\nlabels = {labels:?}\n{exclude}\n");
@@ -17,7 +17,12 @@ fn told(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> (Stri
         .replace("[predict]\n", &of_predict);
     let file = folder.join(format!("{name}.toml"));
     std::fs::write(&file, toml).unwrap();
-    let ended = run(fisherflow().arg("run").arg(file));
+    file
+}
+
+/// The closing screen of such a run, and what the manifest says of those that were looked up.
+fn told(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> (String, serde_json::Value) {
+    let ended = run(fisherflow().arg("run").arg(predicting(folder, name, spectra, exclude)));
     ended.expect_done();
     let output = folder.join(format!("of-{name}"));
     let page = std::fs::read_to_string(output.join("report.html")).unwrap();
@@ -75,5 +80,30 @@ fn other_spectra_of_the_same_ids_are_a_test() {
     assert!(
         screen.contains("a test, if the network was not trained on these"),
         "{screen}"
+    );
+}
+
+/// Every prediction is there by then.
+#[test]
+fn a_fit_that_can_no_longer_be_read_leaves_it_unknown() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = predicting(folder, "others", &simulated(PIXELS, 500, 40), "");
+    let mut stopped = stopped_at("before-part", &file);
+    std::fs::remove_file(folder.join("catalogue/part-00001.parquet")).unwrap();
+    stopped.signal(0, "CONT");
+    let ended = stopped.wait(0);
+    ended.expect_done();
+    assert!(
+        ended
+            .stdout
+            .contains("how many of these the fit has too could not be looked up"),
+        "{ended}"
+    );
+    assert!(!ended.stdout.contains("a test, if") && !ended.stdout.contains("no test"));
+    let found = &manifest(&folder.join("of-others"))["settings"]["pulls_in_fit"];
+    assert_eq!(
+        (found["looked_up"].as_u64(), found["is_test"].as_bool()),
+        (Some(0), Some(false))
     );
 }

@@ -1,13 +1,15 @@
 //! In-fit pass: how many of the labelled spectra to predict the fit's catalogue has too, whatever path leads to it: their pulls test nothing.
 //!
 //! A spectrum is known by its identifier and labels ([`StarKey`]). Of a large catalogue to predict some are looked up, those of the smallest keys
-//! ([`Smallest`]); of the fit's catalogue identifiers and labels alone are read, each worker's share of the groups.
+//! ([`Smallest`]); of the fit's catalogue identifiers and labels alone are read, each worker's share of the groups. The predictions are complete by then:
+//! a group that cannot be read ends no run, it leaves the number unknown.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_spectra::{SpectrumBatch, StarKey};
+use fisherflow_store::with_causes;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
@@ -28,7 +30,7 @@ const OF_A_GROUP: usize = 64;
 /// Labelled spectra to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFit {
-    /// That were looked up in the fit's catalogue.
+    /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
     /// That are in it.
     pub found: u64,
@@ -37,6 +39,13 @@ pub struct InFit {
 }
 
 impl InFit {
+    /// Of a fit's catalogue that cannot be read.
+    pub(crate) const UNKNOWN: Self = Self {
+        looked_up: 0,
+        found: 0,
+        is_test: false,
+    };
+
     pub(crate) fn of(looked_up: u64, found: u64) -> Self {
         Self {
             looked_up,
@@ -131,26 +140,44 @@ pub(crate) fn look_up(
     let mine = (worker.index() as u64..groups).step_by(worker.peers()).collect();
     let found = run(worker, context, |scope, probe| {
         let (looking, wanted) = (Arc::clone(context), Rc::clone(&chosen));
+        let mut is_known = true;
         Ok(owned(scope, mine)
             .conclude("InFit", &context.faults, move |_, group: u64| {
-                in_group(&looking, group, &wanted)
+                let found = is_known.then(|| in_group(&looking, group, &wanted)).flatten();
+                is_known = found.is_some();
+                Ok(found)
             })
             .gather(probe))
     })?;
-    let found: BTreeSet<StarKey> = found.take().into_values().flatten().collect();
-    Ok(Some(InFit::of(chosen.len() as u64, found.len() as u64)))
+    let of_groups: Option<Vec<BTreeSet<StarKey>>> = found.take().into_values().collect();
+    Ok(Some(of_groups.map_or(InFit::UNKNOWN, |of_groups| {
+        let found: BTreeSet<StarKey> = of_groups.into_iter().flatten().collect();
+        InFit::of(chosen.len() as u64, found.len() as u64)
+    })))
 }
 
-/// Those that are in a group of the fit, each once.
-fn in_group(context: &Context, group: u64, wanted: &BTreeSet<StarKey>) -> Result<Vec<StarKey>, RunError> {
-    let Some(group) = context.fit.groups.get(group as usize) else {
-        return Ok(Vec::new());
-    };
-    let keys = context.fit.catalogue.star_keys(group)?;
+/// Those that are in a group of the fit; `None` where it cannot be read.
+fn in_group(context: &Context, group: u64, wanted: &BTreeSet<StarKey>) -> Option<BTreeSet<StarKey>> {
+    let group = context.fit.groups.get(group as usize)?;
+    let mut found = BTreeSet::new();
+    for shards in group.shards.chunk_by(|one, next| one.object == next.object) {
+        match context.fit.catalogue.star_keys(shards) {
+            Ok(keys) => found.extend(keys.into_iter().filter(|key| wanted.contains(key))),
+            Err(error) => {
+                let object = shards.first().map_or("", |shard| shard.object.path.as_str());
+                let error = with_causes(&error);
+                tracing::warn!(
+                    object,
+                    error,
+                    "predicted spectra cannot be looked up in the fit's catalogue"
+                );
+                return None;
+            }
+        }
+    }
     context.progress.advance(group.n_rows());
     context.progress.group_done();
-    let found: BTreeSet<StarKey> = keys.into_iter().filter(|key| wanted.contains(key)).collect();
-    Ok(found.into_iter().collect())
+    Some(found)
 }
 
 #[cfg(test)]

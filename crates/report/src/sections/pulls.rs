@@ -54,6 +54,12 @@ fn known(in_fit: InFit) -> String {
         found,
         is_test,
     } = in_fit;
+    if looked_up == 0 {
+        return warning(
+            "These pulls are over spectra of [predict]. How many of these are in the fit's catalogue too could not be looked up: whether they test \
+             the error bars is unknown.",
+        );
+    }
     let share = format!(
         "of {} that {} looked up {} {} in the fit's catalogue too",
         counted(looked_up, "labelled spectrum", "labelled spectra"),

@@ -8,6 +8,7 @@ use crate::printing::count;
 /// How many of the spectra that the pulls are over the fit has too.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(super) struct InFit {
+    /// 0 where the fit's catalogue could not be read.
     looked_up: u64,
     found: u64,
     /// Whether the pulls are a test for all that; an old manifest may not say.
@@ -54,6 +55,10 @@ impl Findings {
 
 /// Whether pulls over spectra of another catalogue are a test.
 fn of_predicted(in_fit: Option<InFit>) -> String {
+    if in_fit.is_some_and(|in_fit| in_fit.looked_up == 0) {
+        return "; how many of these the fit has too could not be looked up: whether they are a test is unknown"
+            .to_owned();
+    }
     let known = in_fit.filter(|in_fit| in_fit.found > 0 || !in_fit.is_test);
     let known = known.map_or_else(String::new, |InFit { looked_up, found, .. }| {
         let are = if found == 1 { "is" } else { "are" };
@@ -93,5 +98,9 @@ mod tests {
         );
         assert_eq!(known(0), test);
         assert_eq!(pulled(serde_json::Value::Null), test);
+        assert_eq!(
+            pulled(serde_json::json!({ "looked_up": 0, "found": 0, "is_test": false })),
+            "pulls are over 52 spectra of [predict]; how many of these the fit has too could not be looked up: whether they are a test is unknown"
+        );
     }
 }

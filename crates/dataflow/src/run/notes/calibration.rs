@@ -36,6 +36,12 @@ fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
         found,
         is_test,
     } = in_fit;
+    if in_fit == InFit::UNKNOWN {
+        return Some(format!(
+            "how many labelled spectra of {to_predict} are in the fit's catalogue {fit}, too, could not be looked up (the log says why): whether the \
+             pulls test the error bars is unknown"
+        ));
+    }
     let tell = if is_test {
         "so few change little in the pulls"
     } else {
@@ -299,6 +305,8 @@ mod tests {
     fn known_spectra_are_told_and_judged_by_their_number() {
         let note = |found| of_in_fit(InFit::of(60, found), "/new", "/old");
         assert_eq!(note(0), None);
+        let unknown = of_in_fit(InFit::UNKNOWN, "/new", "/old").unwrap();
+        assert!(unknown.contains("could not be looked up") && unknown.ends_with("is unknown"));
         assert_eq!(
             note(6).unwrap(),
             "6 of 60 labelled spectra of /new that were looked up are in the fit's catalogue /old, too, by id and labels: so few change little in \
