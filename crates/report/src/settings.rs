@@ -19,7 +19,7 @@ pub(crate) struct Settings {
     /// Which spectra those are over: `held_out` or `predicted`.
     #[serde(default)]
     pub pulls_over: Option<String>,
-    /// How many of those the fit has too; none where they are of its own catalogue.
+    /// How many of their stars the fit has too; none where they are of its own catalogue.
     #[serde(default)]
     pub pulls_in_fit: Option<InFit>,
     /// Over the held-out spectra that the error bars were fitted to.
@@ -80,14 +80,14 @@ pub(crate) struct Pulls {
     pub within_one_sigma: f64,
 }
 
-/// Labelled spectra to predict.
+/// Labelled stars to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(crate) struct InFit {
     /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
     /// That are in it.
     pub found: u64,
-    /// Whether pulls over such spectra test the error bars; an old manifest may not say.
+    /// Whether pulls over their spectra test the error bars; an old manifest may not say.
     #[serde(default)]
     pub is_test: bool,
 }
@@ -261,7 +261,7 @@ impl Settings {
         })
     }
 
-    /// Whether the pulls are known to test the error bars, as far as the fit's spectra go.
+    /// Whether the pulls are known to test the error bars, as far as the fit's stars go.
     pub fn pulls_test(&self) -> bool {
         self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
     }

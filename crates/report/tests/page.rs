@@ -376,7 +376,7 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
 
 /// Whatever the path by which the catalogue to predict was reached.
 #[test]
-fn pulls_over_spectra_of_the_fit_are_called_no_test() {
+fn pulls_over_stars_of_the_fit_are_called_no_test() {
     let pulls = json!([{ "n_spectra": 341, "mean": 0.0, "standard_deviation": 1.0, "within_one_sigma": 0.68 }]);
     let page_of = |looked_up: u64, found: u64, is_test: bool| {
         let in_fit = json!({ "looked_up": looked_up, "found": found, "is_test": is_test });
@@ -386,7 +386,7 @@ fn pulls_over_spectra_of_the_fit_are_called_no_test() {
     let page = |found: u64| page_of(341, found, found <= 34);
     let (known, few, unseen) = (page(340), page(1), page(0));
     assert!(
-        known.contains("of 341 labelled spectra that were looked up 340 are in the fit&#39;s catalogue too"),
+        known.contains("of 341 labelled stars that were looked up 340 are in the fit&#39;s catalogue too"),
         "{known}"
     );
     assert!(known.contains("no test of the error bars") && !known.contains("as large as the errors scatter"));

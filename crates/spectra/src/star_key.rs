@@ -1,4 +1,4 @@
-//! What a labelled spectrum is known by in whatever catalogue it stands: its identifier and its labels.
+//! What a labelled star is known by in whatever catalogue it stands: its identifier and its labels, the same for all its spectra.
 //!
 //! By identifiers alone the first rows of two catalogues that count theirs from 0 were the same spectra.
 

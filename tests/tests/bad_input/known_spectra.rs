@@ -1,4 +1,4 @@
-//! Spectra of the fit that are predicted by another path: their pulls are not called a test.
+//! Stars of the fit that are predicted by another path: their pulls are not called a test.
 
 use std::path::{Path, PathBuf};
 
@@ -42,10 +42,10 @@ fn pulls_over_a_copy_of_the_fit_s_spectra_are_no_test() {
     copy.reverse();
     let (screen, found) = told(folder, "copy", &copy, "");
     assert!(
-        screen.contains("of 120 looked up 120 are in the fit's catalogue too: over these they are no test"),
+        screen.contains("of 120 stars looked up 120 are in the fit's catalogue too: over these they are no test"),
         "{screen}"
     );
-    assert!(screen.contains("note: 120 of 120 labelled spectra of"), "{screen}");
+    assert!(screen.contains("note: 120 of 120 labelled stars of"), "{screen}");
     assert!(!screen.contains("a test, if"), "{screen}");
     assert_eq!(
         (found["looked_up"].as_u64(), found["found"].as_u64()),
@@ -54,7 +54,7 @@ fn pulls_over_a_copy_of_the_fit_s_spectra_are_no_test() {
 
     let half = [&simulated(PIXELS, 90, 30)[..], &simulated(PIXELS, 500, 30)[..]].concat();
     let (screen, _) = told(folder, "half", &half, "");
-    assert!(screen.contains("of 60 looked up 30 are in"), "{screen}");
+    assert!(screen.contains("of 60 stars looked up 30 are in"), "{screen}");
     write_objects(&folder.join("known"), &half[..30], 30);
     let exclude = format!("exclude = {:?}", folder.join("known/*.parquet").to_str().unwrap());
     let (screen, found) = told(folder, "others", &half, &exclude);
@@ -66,6 +66,16 @@ fn pulls_over_a_copy_of_the_fit_s_spectra_are_no_test() {
         (found["looked_up"].as_u64(), found["found"].as_u64()),
         (Some(30), Some(0))
     );
+}
+
+#[test]
+fn visits_of_a_star_count_once() {
+    let folder = prepared();
+    let fit = simulated(PIXELS, 0, 10);
+    let visits = [&fit[..], &fit[..], &simulated(PIXELS, 500, 30)[..]].concat();
+    let (screen, found) = told(folder.path(), "visits", &visits, "");
+    assert!(screen.contains("of 40 stars looked up 10 are in"), "{screen}");
+    assert_eq!(found["is_test"].as_bool(), Some(false));
 }
 
 /// Identifiers that count from 0 in each catalogue say nothing.
@@ -97,7 +107,7 @@ fn a_fit_that_can_no_longer_be_read_leaves_it_unknown() {
     assert!(
         ended
             .stdout
-            .contains("how many of these the fit has too could not be looked up"),
+            .contains("how many of their stars the fit has too could not be looked up"),
         "{ended}"
     );
     assert!(!ended.stdout.contains("a test, if") && !ended.stdout.contains("no test"));

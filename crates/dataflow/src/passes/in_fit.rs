@@ -1,8 +1,8 @@
-//! In-fit pass: how many of the labelled spectra to predict the fit's catalogue has too, whatever path leads to it: their pulls test nothing.
+//! In-fit pass: how many of the labelled stars to predict the fit's catalogue has too, whatever path leads to it: their pulls test nothing.
 //!
-//! A spectrum is known by its identifier and labels ([`StarKey`]). Of a large catalogue to predict some are looked up, those of the smallest keys
-//! ([`Smallest`]); of the fit's catalogue identifiers and labels alone are read, each worker's share of the groups. The predictions are complete by then:
-//! a group that cannot be read ends no run, it leaves the number unknown.
+//! A star is known by its identifier and labels ([`StarKey`]), the same for all its spectra. Of a large catalogue to predict some are looked up, those
+//! of the smallest keys ([`Smallest`]); of the fit's catalogue identifiers and labels alone are read, each worker's share of the groups. The predictions
+//! are complete by then: a group that cannot be read ends no run, it leaves the number unknown.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -20,21 +20,21 @@ use crate::error::RunError;
 use crate::operators::{Conclude, Gather, owned};
 use crate::run::stages::begin_over_fit;
 
-/// Of labelled spectra so many are looked up at most: a share of them is known to 1 %.
+/// Of labelled stars so many are looked up at most: a share of them is known to 1 %.
 const PLENTY: usize = 4096;
 /// Keys that all groups together keep, about, where each has so many.
 const KEPT: usize = 1 << 20;
 /// That a group keeps, where there are very many groups.
 const OF_A_GROUP: usize = 64;
 
-/// Labelled spectra to predict.
+/// Labelled stars to predict, each once, however many spectra it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFit {
     /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
     /// That are in it.
     pub found: u64,
-    /// Whether the pulls over labelled spectra to predict test the error bars: at most a tenth of those looked up are in it.
+    /// Whether the pulls over their spectra test the error bars: at most a tenth of those looked up are in it.
     pub is_test: bool,
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn look_up(
     if chosen.is_empty() {
         return Ok(None);
     }
-    begin_over_fit(context, "predicted spectra in the fit");
+    begin_over_fit(context, "predicted stars in the fit");
     let groups = context.fit.groups.len() as u64;
     let mine = (worker.index() as u64..groups).step_by(worker.peers()).collect();
     let found = run(worker, context, |scope, probe| {
@@ -169,7 +169,7 @@ fn in_group(context: &Context, group: u64, wanted: &BTreeSet<StarKey>) -> Option
                 tracing::warn!(
                     object,
                     error,
-                    "predicted spectra cannot be looked up in the fit's catalogue"
+                    "predicted stars cannot be looked up in the fit's catalogue"
                 );
                 return None;
             }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_known_spectra_leave_a_test() {
+    fn a_few_known_stars_leave_a_test() {
         let is_test = |looked_up, found| InFit::of(looked_up, found).is_test;
         assert!(is_test(4096, 0) && is_test(4096, 409) && is_test(10, 1));
         assert!(!is_test(4096, 410) && !is_test(9, 1) && !is_test(60, 60));

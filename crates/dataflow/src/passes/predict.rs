@@ -32,7 +32,7 @@ pub(crate) struct Predicted {
     /// Those with [`RowFlags::UNLIKE_FIT`].
     pub(crate) unlike: BadRows,
     pub(crate) pulls: PullSums,
-    /// How many of the spectra that the pulls are over the fit has too, where another catalogue than the fit's is predicted, with labels.
+    /// How many of the stars that the pulls are over the fit has too, where another catalogue than the fit's is predicted, with labels.
     pub(crate) in_fit: Option<InFit>,
     pub(crate) files: Vec<WrittenFile>,
 }
@@ -126,7 +126,7 @@ struct Fold {
     sums: String,
     open: Option<Part>,
     done: Predicted,
-    /// Of the spectra, those that may be looked up in the fit's catalogue.
+    /// Of the stars, those that may be looked up in the fit's catalogue.
     chosen: Smallest,
 }
 

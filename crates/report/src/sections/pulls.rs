@@ -47,7 +47,7 @@ pub(crate) fn pulls(findings: &Findings) -> String {
     compared + &budget(findings) + &cells(findings)
 }
 
-/// Of spectra to predict that the fit has too.
+/// Of stars to predict that the fit has too.
 fn known(in_fit: InFit) -> String {
     let InFit {
         looked_up,
@@ -56,13 +56,13 @@ fn known(in_fit: InFit) -> String {
     } = in_fit;
     if looked_up == 0 {
         return warning(
-            "These pulls are over spectra of [predict]. How many of these are in the fit's catalogue too could not be looked up: whether they test \
+            "These pulls are over spectra of [predict]. How many of their stars are in the fit's catalogue too could not be looked up: whether they test \
              the error bars is unknown.",
         );
     }
     let share = format!(
         "of {} that {} looked up {} {} in the fit's catalogue too",
-        counted(looked_up, "labelled spectrum", "labelled spectra"),
+        counted(looked_up, "labelled star", "labelled stars"),
         if looked_up == 1 { "was" } else { "were" },
         count(found),
         if found == 1 { "is" } else { "are" }
@@ -73,7 +73,7 @@ fn known(in_fit: InFit) -> String {
             "These pulls are over spectra of [predict]; {share}: so few change little."
         )),
         (false, _) => warning(&format!(
-            "These pulls are over spectra of [predict], and {share}: over these they are no test of the error bars. predict.exclude leaves spectra \
+            "These pulls are over spectra of [predict], and {share}: over these they are no test of the error bars. predict.exclude leaves stars \
              out."
         )),
     }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Findings, Pulls};
 use crate::printing::count;
 
-/// How many of the spectra that the pulls are over the fit has too.
+/// How many of the stars that the pulls are over the fit has too.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(super) struct InFit {
     /// 0 where the fit's catalogue could not be read.
@@ -56,14 +56,15 @@ impl Findings {
 /// Whether pulls over spectra of another catalogue are a test.
 fn of_predicted(in_fit: Option<InFit>) -> String {
     if in_fit.is_some_and(|in_fit| in_fit.looked_up == 0) {
-        return "; how many of these the fit has too could not be looked up: whether they are a test is unknown"
+        return "; how many of their stars the fit has too could not be looked up: whether they are a test is unknown"
             .to_owned();
     }
     let known = in_fit.filter(|in_fit| in_fit.found > 0 || !in_fit.is_test);
     let known = known.map_or_else(String::new, |InFit { looked_up, found, .. }| {
+        let stars = if looked_up == 1 { "star" } else { "stars" };
         let are = if found == 1 { "is" } else { "are" };
         format!(
-            "; of {} looked up {} {are} in the fit's catalogue too",
+            "; of {} {stars} looked up {} {are} in the fit's catalogue too",
             count(looked_up),
             count(found)
         )
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pulls_over_spectra_of_the_fit_are_no_test() {
+    fn pulls_over_stars_of_the_fit_are_no_test() {
         let pulled = |in_fit: serde_json::Value| {
             let pulls = serde_json::json!([{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }]);
             let settings = serde_json::json!({ "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
@@ -89,18 +90,18 @@ mod tests {
         let known = |found: u64| pulled(serde_json::json!({ "looked_up": 52, "found": found, "is_test": found < 6 }));
         assert_eq!(
             known(50),
-            "pulls are over 52 spectra of [predict]; of 52 looked up 50 are in the fit's catalogue too: over these they are no test"
+            "pulls are over 52 spectra of [predict]; of 52 stars looked up 50 are in the fit's catalogue too: over these they are no test"
         );
         let test = "pulls are over 52 spectra of [predict]: a test, if the network was not trained on these";
         assert_eq!(
             known(1),
-            format!("{test}; of 52 looked up 1 is in the fit's catalogue too")
+            format!("{test}; of 52 stars looked up 1 is in the fit's catalogue too")
         );
         assert_eq!(known(0), test);
         assert_eq!(pulled(serde_json::Value::Null), test);
         assert_eq!(
             pulled(serde_json::json!({ "looked_up": 0, "found": 0, "is_test": false })),
-            "pulls are over 52 spectra of [predict]; how many of these the fit has too could not be looked up: whether they are a test is unknown"
+            "pulls are over 52 spectra of [predict]; how many of their stars the fit has too could not be looked up: whether they are a test is unknown"
         );
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn of_predicted_pulls(context: &Context, predicted: &Predicted) -> Ve
     notes
 }
 
-/// Of labelled spectra of another catalogue that the fit has too.
+/// Of labelled stars of another catalogue that the fit has too.
 fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
     let InFit {
         looked_up,
@@ -38,7 +38,7 @@ fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
     } = in_fit;
     if in_fit == InFit::UNKNOWN {
         return Some(format!(
-            "how many labelled spectra of {to_predict} are in the fit's catalogue {fit}, too, could not be looked up (the log says why): whether the \
+            "how many labelled stars of {to_predict} are in the fit's catalogue {fit}, too, could not be looked up (the log says why): whether the \
              pulls test the error bars is unknown"
         ));
     }
@@ -47,10 +47,11 @@ fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
     } else {
         "over these the pulls are no test of the error bars"
     };
+    let are = if found == 1 { "is" } else { "are" };
     (found > 0).then(|| {
         format!(
-            "{found} of {looked_up} labelled spectra of {to_predict} that were looked up are in the fit's catalogue {fit}, too, by id and labels: \
-             {tell}; predict.exclude leaves spectra out"
+            "{found} of {looked_up} labelled stars of {to_predict} that were looked up {are} in the fit's catalogue {fit}, too, by id and labels: \
+             {tell}; predict.exclude leaves stars out"
         )
     })
 }
@@ -302,16 +303,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_spectra_are_told_and_judged_by_their_number() {
+    fn known_stars_are_told_and_judged_by_their_number() {
         let note = |found| of_in_fit(InFit::of(60, found), "/new", "/old");
         assert_eq!(note(0), None);
         let unknown = of_in_fit(InFit::UNKNOWN, "/new", "/old").unwrap();
         assert!(unknown.contains("could not be looked up") && unknown.ends_with("is unknown"));
         assert_eq!(
             note(6).unwrap(),
-            "6 of 60 labelled spectra of /new that were looked up are in the fit's catalogue /old, too, by id and labels: so few change little in \
-             the pulls; predict.exclude leaves spectra out"
+            "6 of 60 labelled stars of /new that were looked up are in the fit's catalogue /old, too, by id and labels: so few change little in \
+             the pulls; predict.exclude leaves stars out"
         );
+        assert!(note(1).unwrap().contains("looked up is in"));
         assert!(
             note(7)
                 .unwrap()
