@@ -19,7 +19,7 @@ pub(crate) struct Settings {
     /// Which spectra those are over: `held_out` or `predicted`.
     #[serde(default)]
     pub pulls_over: Option<String>,
-    /// How many of those the fit has too; none where they are of its own catalogue.
+    /// How many of their stars the fit has too; none where they are of its own catalogue.
     #[serde(default)]
     pub pulls_in_fit: Option<InFit>,
     /// Over the held-out spectra that the error bars were fitted to.
@@ -80,13 +80,16 @@ pub(crate) struct Pulls {
     pub within_one_sigma: f64,
 }
 
-/// Labelled spectra to predict.
+/// Labelled stars to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(crate) struct InFit {
-    /// That were looked up in the fit's catalogue.
+    /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
     /// That are in it.
     pub found: u64,
+    /// Whether pulls over their spectra test the error bars; an old manifest may not say.
+    #[serde(default)]
+    pub is_test: bool,
 }
 
 /// C_intrinsic of a cell of label space.
@@ -256,6 +259,11 @@ impl Settings {
             output: output.uri().to_owned(),
             source,
         })
+    }
+
+    /// Whether the pulls are known to test the error bars, as far as the fit's stars go.
+    pub fn pulls_test(&self) -> bool {
+        self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
     }
 
     /// The unit of a label; empty where it has none.

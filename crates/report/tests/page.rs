@@ -376,19 +376,26 @@ fn the_page_says_which_spectra_pulls_and_cells_are_of() {
 
 /// Whatever the path by which the catalogue to predict was reached.
 #[test]
-fn pulls_over_spectra_of_the_fit_are_called_no_test() {
+fn pulls_over_stars_of_the_fit_are_called_no_test() {
     let pulls = json!([{ "n_spectra": 341, "mean": 0.0, "standard_deviation": 1.0, "within_one_sigma": 0.68 }]);
-    let page = |found: u64| {
-        let in_fit = json!({ "looked_up": 341, "found": found });
+    let page_of = |looked_up: u64, found: u64, is_test: bool| {
+        let in_fit = json!({ "looked_up": looked_up, "found": found, "is_test": is_test });
         let settings = json!({ "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
         Synthetic::new().commit(settings).page()
     };
-    let (known, unseen) = (page(340), page(0));
+    let page = |found: u64| page_of(341, found, found <= 34);
+    let (known, few, unseen) = (page(340), page(1), page(0));
     assert!(
-        known.contains("of 341 labelled spectra that were looked up 340 are in the fit&#39;s catalogue too"),
+        known.contains("of 341 labelled stars that were looked up 340 are in the fit&#39;s catalogue too"),
         "{known}"
     );
     assert!(known.contains("no test of the error bars") && !known.contains("as large as the errors scatter"));
+    assert!(known.contains("scatter of the pulls (no test)") && !known.contains("1 is right"));
+    assert!(few.contains("1 is in the fit&#39;s catalogue too") && !few.contains("no test"));
+    let unknown = page_of(0, 0, false);
+    assert!(unknown.contains("could not be looked up") && unknown.contains("a test or not: unknown"));
+    assert!(!unknown.contains("no test") && !unknown.contains("as large as the errors scatter"));
+    assert!(few.contains("as large as the errors scatter") && few.contains("scatter of the pulls (1 is right)"));
     assert!(!unseen.contains("no test of the error bars") && unseen.contains("as large as the errors scatter"));
 }
 

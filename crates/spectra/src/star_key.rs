@@ -1,13 +1,13 @@
-//! What a labelled spectrum is known by in whatever catalogue it stands: its identifier and its labels.
+//! What a labelled star is known by in whatever catalogue it stands: its identifier and its labels, the same for all its spectra.
 //!
 //! By identifiers alone the first rows of two catalogues that count theirs from 0 were the same spectra.
 
 use serde::{Deserialize, Serialize};
 
-use crate::is_held_out;
-use crate::key_hash::{hash64, unit};
+use crate::key_hash::hash64;
 
-/// The hash of an identifier and labels; the labels in single precision, so that a copy in another type has the same.
+/// The hash of an identifier and labels; the labels in single precision, so that a copy in another type has the same. The smallest of many
+/// are drawn by lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StarKey(u64);
 
@@ -31,27 +31,11 @@ impl StarKey {
         }
         Some(Self(hash64(&name)))
     }
-
-    /// Whether it is in a share of all keys that is chosen by hash: a smaller one is in a larger one.
-    #[must_use]
-    pub fn is_in(self, share: f64) -> bool {
-        is_held_out(unit(self.0), share)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_share_of_the_keys_is_chosen() {
-        let keys = |share| (0..2000_i32).filter(move |i| StarKey::of(&i.to_string(), &[5.0]).unwrap().is_in(share));
-        assert_eq!((keys(0.0).count(), keys(1.0).count()), (0, 2000));
-        // Binomial: 400 +- 18.
-        assert!((320..480).contains(&keys(0.2).count()));
-        let larger: Vec<i32> = keys(0.2).collect();
-        assert!(keys(0.1).all(|i| larger.contains(&i)));
-    }
 
     #[test]
     fn identifier_and_labels_are_told_apart() {

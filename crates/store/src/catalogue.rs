@@ -29,7 +29,6 @@ use crate::catalogue::kept_spectra::KeptSpectra;
 use crate::catalogue::object::columns_of;
 use crate::hex::hex;
 use crate::line::known_catalogue::types_of;
-use crate::objects::async_reader::ObjectReader;
 use crate::{CatalogueFacts, ExcludeList, StoreError, Stores};
 
 /// What to do with an object of a catalogue that cannot be used.
@@ -228,33 +227,26 @@ impl Catalogue {
     /// # Errors
     /// An object cannot be read, or was replaced.
     pub fn ids(&self, group: &Group) -> Result<Vec<ArrayRef>, StoreError> {
-        let id = &self.summary.columns.id;
-        let mut ids = Vec::new();
-        for shard in &group.shards {
-            let reader = ObjectReader::new(&self.stores, shard.object.clone())?;
-            let batches = self
-                .stores
-                .block_on(columns_of(&reader, shard.row_group, &[id.as_str()]))?;
-            ids.extend(batches.iter().flat_map(RecordBatch::columns).cloned());
-        }
-        Ok(ids)
+        let id = self.summary.columns.id.as_str();
+        let read = self.stores.block_on(columns_of(&self.stores, &group.shards, &[id]))?;
+        Ok(read.iter().flatten().flat_map(RecordBatch::columns).cloned().collect())
     }
 
-    /// The keys of the spectra of a group that have all their labels and are not left out, in order: identifiers and labels alone are read.
+    /// The keys of the spectra of shards that have all their labels and are not left out, in order: identifiers and labels alone are read.
     ///
     /// # Errors
     /// An object cannot be read, or was replaced.
-    pub fn star_keys(&self, group: &Group) -> Result<Vec<StarKey>, StoreError> {
+    pub fn star_keys(&self, shards: &[Shard]) -> Result<Vec<StarKey>, StoreError> {
         let columns = &self.summary.columns;
         let names: Vec<&str> = std::iter::once(&columns.id)
             .chain(&columns.labels)
             .map(String::as_str)
             .collect();
+        let read = self.stores.block_on(columns_of(&self.stores, shards, &names))?;
         let mut keys = Vec::new();
-        for shard in &group.shards {
-            let reader = ObjectReader::new(&self.stores, shard.object.clone())?;
-            for batch in self.stores.block_on(columns_of(&reader, shard.row_group, &names))? {
-                keys.extend(star_keys(columns, self.excluded(), reader.object(), &batch)?);
+        for (shard, batches) in shards.iter().zip(&read) {
+            for batch in batches {
+                keys.extend(star_keys(columns, self.excluded(), &shard.object.path, batch)?);
             }
         }
         Ok(keys)

@@ -10,7 +10,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
 use fisherflow_spectra::{
-    CatalogueColumns, FluxError, LabelErrors, RowFlags, SpectrumBatch, StarKey, holdout_hash, is_held_out, plan_groups,
+    CatalogueColumns, FluxError, LabelErrors, RowFlags, Shard, SpectrumBatch, StarKey, holdout_hash, is_held_out,
+    plan_groups,
 };
 use fisherflow_store::*;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
@@ -283,10 +284,19 @@ fn labelled_spectra_are_known_by_identifier_and_labels() {
     place.write("bad/plate.parquet", parquet(vec![("id", plate)], 10));
     let catalogue = place.open(&columns()).unwrap();
     let catalogue = catalogue.excluding(&[place.uri("bad/plate.parquet")]).unwrap();
-    let group = &plan_groups(catalogue.shards().to_vec(), 1000, "")[0];
+    let shards = catalogue.shards();
     let key = |i: usize| StarKey::of(&format!("star-{i}"), &[5000.0 + i as f64, 2.0 + 0.01 * i as f64]).unwrap();
     // One has no label, one is left out.
-    assert_eq!(catalogue.star_keys(group).unwrap(), [key(0), key(2), key(4)]);
+    assert_eq!(catalogue.star_keys(shards).unwrap(), [key(0), key(2), key(4)]);
+    let requests = || place.stores.traffic().counts().requests;
+    let asked = |shards: &[Shard]| {
+        let before = requests();
+        catalogue.star_keys(shards).unwrap();
+        requests() - before
+    };
+    assert_eq!(shards.len(), 3);
+    // The footer is read once for all row groups.
+    assert!(asked(shards) < 3 * asked(&shards[..1]));
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! Spectra of the fit that are predicted by another path: their pulls are not called a test.
+//! Stars of the fit that are predicted by another path: their pulls are not called a test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{LABELS, RunFile, Spectrum, fisherflow, manifest, run, simulated, write_objects};
+use fisherflow_tests::{LABELS, RunFile, Spectrum, fisherflow, manifest, run, simulated, stopped_at, write_objects};
 
 use crate::{PIXELS, prepared};
 
-/// The closing screen of a run that predicts these, with labels, and what the manifest says of those that were looked up.
-fn told(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> (String, serde_json::Value) {
+/// A run file that predicts these, with labels, into `of-<name>`.
+fn predicting(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> PathBuf {
     write_objects(&folder.join(name), spectra, 25);
     let labels = LABELS.map(|(name, _)| name);
     let of_predict = format!("[predict]\nlabels = {labels:?}\n{exclude}\n");
@@ -17,7 +17,12 @@ fn told(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> (Stri
         .replace("[predict]\n", &of_predict);
     let file = folder.join(format!("{name}.toml"));
     std::fs::write(&file, toml).unwrap();
-    let ended = run(fisherflow().arg("run").arg(file));
+    file
+}
+
+/// The closing screen of such a run, and what the manifest says of those that were looked up.
+fn told(folder: &Path, name: &str, spectra: &[Spectrum], exclude: &str) -> (String, serde_json::Value) {
+    let ended = run(fisherflow().arg("run").arg(predicting(folder, name, spectra, exclude)));
     ended.expect_done();
     let output = folder.join(format!("of-{name}"));
     let page = std::fs::read_to_string(output.join("report.html")).unwrap();
@@ -37,10 +42,10 @@ fn pulls_over_a_copy_of_the_fit_s_spectra_are_no_test() {
     copy.reverse();
     let (screen, found) = told(folder, "copy", &copy, "");
     assert!(
-        screen.contains("of 120 looked up 120 are in the fit's catalogue too: over these they are no test"),
+        screen.contains("of 120 stars looked up 120 are in the fit's catalogue too: over these they are no test"),
         "{screen}"
     );
-    assert!(screen.contains("note: 120 of 120 labelled spectra of"), "{screen}");
+    assert!(screen.contains("note: 120 of 120 labelled stars of"), "{screen}");
     assert!(!screen.contains("a test, if"), "{screen}");
     assert_eq!(
         (found["looked_up"].as_u64(), found["found"].as_u64()),
@@ -49,7 +54,7 @@ fn pulls_over_a_copy_of_the_fit_s_spectra_are_no_test() {
 
     let half = [&simulated(PIXELS, 90, 30)[..], &simulated(PIXELS, 500, 30)[..]].concat();
     let (screen, _) = told(folder, "half", &half, "");
-    assert!(screen.contains("of 60 looked up 30 are in"), "{screen}");
+    assert!(screen.contains("of 60 stars looked up 30 are in"), "{screen}");
     write_objects(&folder.join("known"), &half[..30], 30);
     let exclude = format!("exclude = {:?}", folder.join("known/*.parquet").to_str().unwrap());
     let (screen, found) = told(folder, "others", &half, &exclude);
@@ -61,6 +66,16 @@ fn pulls_over_a_copy_of_the_fit_s_spectra_are_no_test() {
         (found["looked_up"].as_u64(), found["found"].as_u64()),
         (Some(30), Some(0))
     );
+}
+
+#[test]
+fn visits_of_a_star_count_once() {
+    let folder = prepared();
+    let fit = simulated(PIXELS, 0, 10);
+    let visits = [&fit[..], &fit[..], &simulated(PIXELS, 500, 30)[..]].concat();
+    let (screen, found) = told(folder.path(), "visits", &visits, "");
+    assert!(screen.contains("of 40 stars looked up 10 are in"), "{screen}");
+    assert_eq!(found["is_test"].as_bool(), Some(false));
 }
 
 /// Identifiers that count from 0 in each catalogue say nothing.
@@ -75,5 +90,30 @@ fn other_spectra_of_the_same_ids_are_a_test() {
     assert!(
         screen.contains("a test, if the network was not trained on these"),
         "{screen}"
+    );
+}
+
+/// Every prediction is there by then.
+#[test]
+fn a_fit_that_can_no_longer_be_read_leaves_it_unknown() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = predicting(folder, "others", &simulated(PIXELS, 500, 40), "");
+    let mut stopped = stopped_at("before-part", &file);
+    std::fs::remove_file(folder.join("catalogue/part-00001.parquet")).unwrap();
+    stopped.signal(0, "CONT");
+    let ended = stopped.wait(0);
+    ended.expect_done();
+    assert!(
+        ended
+            .stdout
+            .contains("how many of their stars the fit has too could not be looked up"),
+        "{ended}"
+    );
+    assert!(!ended.stdout.contains("a test, if") && !ended.stdout.contains("no test"));
+    let found = &manifest(&folder.join("of-others"))["settings"]["pulls_in_fit"];
+    assert_eq!(
+        (found["looked_up"].as_u64(), found["is_test"].as_bool()),
+        (Some(0), Some(false))
     );
 }

@@ -2,6 +2,8 @@
 //!
 //! A run that just ended and the manifest of an old one give the same tables.
 
+mod pulled;
+
 use std::collections::BTreeMap;
 
 use fisherflow_dataflow::RunSummary;
@@ -9,6 +11,7 @@ use fisherflow_report::PriorPrecision;
 use fisherflow_store::Manifest;
 use serde::Deserialize;
 
+use crate::commands::findings::pulled::InFit;
 use crate::printing::{Grid, Page, count, number};
 
 /// What a run found out; the parts of the manifest's `settings` that tell it.
@@ -62,13 +65,6 @@ struct Pulls {
     mean: f64,
     standard_deviation: f64,
     within_one_sigma: f64,
-}
-
-/// How many of the spectra that the pulls are over the fit has too.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-struct InFit {
-    looked_up: u64,
-    found: u64,
 }
 
 /// The prior precision.
@@ -207,46 +203,6 @@ impl Findings {
                 page.line(format!("certificate: {verdict}"));
             }
         }
-    }
-
-    /// Which spectra the pulls are over, and what they are over those that something was fitted to.
-    fn pulled(&self) -> Vec<String> {
-        let number = |pulls: &[Pulls]| count(pulls.first().map_or(0, |pulls| pulls.n_spectra));
-        let mut lines = Vec::new();
-        let over = self.pulls_over.as_deref();
-        if let (Some(pulls), Some(over)) = (&self.pulls, over) {
-            lines.push(match (over, self.pulls_in_fit) {
-                ("held_out", _) => format!(
-                    "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them",
-                    number(pulls)
-                ),
-                (_, Some(InFit { looked_up, found })) if found > 0 => format!(
-                    "pulls are over {} spectra of [predict]; of {} looked up {} are in the fit's catalogue too: over these they are no test",
-                    number(pulls),
-                    count(looked_up),
-                    count(found)
-                ),
-                _ => format!(
-                    "pulls are over {} spectra of [predict]: a test, if the network was not trained on these",
-                    number(pulls)
-                ),
-            });
-        }
-        if let (None, Some(pulls)) = (&self.pulls, &self.held_out_pulls) {
-            lines.push(format!(
-                "pulls are over {} held-out spectra that the error bars are fitted to: no independent test",
-                number(pulls)
-            ));
-        }
-        if let (Some(pulls), Some("predicted")) = (&self.held_out_pulls, over) {
-            let stds: Vec<String> = pulls.iter().map(|p| format!("{:.3}", p.standard_deviation)).collect();
-            lines.push(format!(
-                "pull std over the {} held-out spectra of the fit, which the error bars are fitted to: {}",
-                number(pulls),
-                stds.join(", ")
-            ));
-        }
-        lines
     }
 
     /// A row a label.
@@ -429,17 +385,6 @@ mod tests {
             Findings::of_settings(beside).prior.unwrap().lines(),
             ["prior precision 2.5: by the likelihood of 52 held-out spectra; as good: 1 to 9"]
         );
-        let known = |found: u64| {
-            let pulls = serde_json::json!([{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }]);
-            let in_fit = serde_json::json!({ "looked_up": 52, "found": found });
-            let settings = serde_json::json!({ "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
-            Findings::of_settings(settings).pulled().join("\n")
-        };
-        assert_eq!(
-            known(50),
-            "pulls are over 52 spectra of [predict]; of 52 looked up 50 are in the fit's catalogue too: over these they are no test"
-        );
-        assert!(known(0).contains("a test, if the network was not trained on these"));
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(
             Findings::of_settings(serde_json::json!({"blocks": 3})),

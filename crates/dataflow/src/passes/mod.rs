@@ -16,7 +16,7 @@
 //! certify     training rows   -> the residual of the answers, the gradient at theta
 //! calibrate   held-out rows   -> mean parts of the error budget: C_intrinsic
 //! predict     rows to predict -> predictions/, jacobians/
-//! in_fit      ids and labels  -> how many of the spectra to predict are in the fit's catalogue    (only where a catalogue of its own has labels)
+//! in_fit      ids and labels  -> how many of the stars to predict are in the fit's catalogue    (only where a catalogue of its own has labels)
 //! ```
 
 pub(crate) mod agree;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
 use fisherflow_posterior::{ErrorBudget, PullSums, WeightsPart};
-use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch, StarKey};
+use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{PredictionRows, PredictionWriter, WrittenFile};
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
@@ -14,7 +14,7 @@ use super::calibrate::Calibrated;
 use super::differentiated::{Differentiated, differentiate};
 use super::flux_part::FluxPartReader;
 use super::groups::{GroupPass, over_groups};
-use super::in_fit::{self, InFit};
+use super::in_fit::{self, InFit, Smallest};
 use crate::bad_rows::BadRows;
 use crate::context::Context;
 use crate::error::RunError;
@@ -32,8 +32,8 @@ pub(crate) struct Predicted {
     /// Those with [`RowFlags::UNLIKE_FIT`].
     pub(crate) unlike: BadRows,
     pub(crate) pulls: PullSums,
-    /// How many of the spectra that the pulls are over the fit has too, where another catalogue than the fit's is predicted.
-    pub(crate) in_fit: InFit,
+    /// How many of the stars that the pulls are over the fit has too, where another catalogue than the fit's is predicted, with labels.
+    pub(crate) in_fit: Option<InFit>,
     pub(crate) files: Vec<WrittenFile>,
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn predict(
         |_, _| Ok(()),
     )?;
     let mut total = Predicted::none(context);
-    let mut chosen = Vec::new();
+    let mut chosen = Smallest::of_all();
     for (counts, bad_rows, unlike, pulls, keys) in over.found {
         total.bad_rows.merge(bad_rows);
         total.unlike.merge(unlike);
@@ -97,7 +97,7 @@ pub(crate) fn predict(
         total.counts.weights_in_f32 += counts.weights_in_f32;
         total.counts.unlike_fit += counts.unlike_fit;
         total.pulls.merge(&pulls)?;
-        chosen.extend(keys);
+        chosen.merge(keys);
     }
     total.in_fit = in_fit::look_up(worker, context, chosen)?;
     total.files = over.files;
@@ -111,7 +111,7 @@ impl Predicted {
             bad_rows: BadRows::default(),
             unlike: BadRows::default(),
             pulls: PullSums::new(context.network.n_labels()),
-            in_fit: InFit::default(),
+            in_fit: None,
             files: Vec::new(),
         }
     }
@@ -124,11 +124,10 @@ struct Fold {
     /// C_intrinsic by cell, `[K, K]` each, label units.
     intrinsic: Vec<Vec<f64>>,
     sums: String,
-    /// Of the spectra, those that are looked up in the fit's catalogue.
-    looked_up: f64,
     open: Option<Part>,
     done: Predicted,
-    chosen: Vec<StarKey>,
+    /// Of the stars, those that may be looked up in the fit's catalogue.
+    chosen: Smallest,
 }
 
 /// The files of the group at hand.
@@ -145,10 +144,9 @@ impl Fold {
             population: population.filter(|_| !context.is_fused()).cloned(),
             intrinsic: calibrated.by_cell(context.network.n_labels()),
             sums: sums.to_owned(),
-            looked_up: in_fit::share(context),
             open: None,
             done: Predicted::none(context),
-            chosen: Vec::new(),
+            chosen: Smallest::of_group(context),
         }
     }
 
@@ -173,7 +171,7 @@ impl Fold {
 }
 
 impl GroupFold<Differentiated> for Fold {
-    type Output = GroupSums<(PredictCounts, BadRows, BadRows, PullSums, Vec<StarKey>)>;
+    type Output = GroupSums<(PredictCounts, BadRows, BadRows, PullSums, Smallest)>;
 
     fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
         let context = Arc::clone(&self.context);
@@ -220,7 +218,7 @@ impl GroupFold<Differentiated> for Fold {
             self.done
                 .pulls
                 .accumulate(&unseen, &budget.covariance, all.batch.label_covariance.as_deref())?;
-            self.chosen.extend(in_fit::chosen(&all.batch, self.looked_up));
+            self.chosen.add(&all.batch);
         }
         Ok(())
     }
@@ -237,16 +235,11 @@ impl GroupFold<Differentiated> for Fold {
             }
         }
         let done = std::mem::replace(&mut self.done, Predicted::none(&self.context));
+        let chosen = std::mem::replace(&mut self.chosen, Smallest::of_group(&self.context));
         Ok(GroupSums {
             arrays: Vec::new(),
             files: done.files,
-            found: (
-                done.counts,
-                done.bad_rows,
-                done.unlike,
-                done.pulls,
-                std::mem::take(&mut self.chosen),
-            ),
+            found: (done.counts, done.bad_rows, done.unlike, done.pulls, chosen),
         })
     }
 }

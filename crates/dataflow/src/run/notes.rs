@@ -120,10 +120,9 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
         ));
     }
     if let Some(choice) = context.prior_choice().filter(|_| found.invert.is_some()) {
-        let pulls = found
-            .predict
-            .as_ref()
-            .map(|(_, predicted)| predicted.pulls.pulls().is_some() && !predicted.in_fit.is_whole());
+        let pulls = found.predict.as_ref().map(|(_, predicted)| {
+            predicted.pulls.pulls().is_some() && predicted.in_fit.is_none_or(|in_fit| in_fit.is_test)
+        });
         notes.extend(calibration::of_prior(context, choice, pulls));
     }
     if let Some((calibrated, _)) = &found.predict {

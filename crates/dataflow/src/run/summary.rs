@@ -58,7 +58,7 @@ pub struct RunSummary {
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are.
     pub pulls_over: Option<PullsOver>,
-    /// How many of those the fit has too; `None` where they are of its own catalogue, and where none was looked up.
+    /// How many of their stars the fit has too; `None` where they are of its own catalogue, and where there were none to look up.
     pub pulls_in_fit: Option<InFit>,
     /// Pulls of each label over the held-out spectra that C_intrinsic, and what else the run file asks for, was fitted to; `None` where these
     /// are in the sums too.
@@ -97,7 +97,7 @@ pub struct EffectiveParameters {
 pub enum PullsOver {
     /// Those of the fit's catalogue that are held out from the sums: what is fitted to held-out residuals has seen them.
     HeldOut,
-    /// Those of the catalogue to predict: nothing here was fitted to them, but for those that are in the fit's catalogue too.
+    /// Those of the catalogue to predict: nothing here was fitted to them, but for those of stars that are in the fit's catalogue too.
     Predicted,
 }
 
@@ -145,9 +145,7 @@ impl RunSummary {
             } else {
                 PullsOver::Predicted
             }),
-            pulls_in_fit: predicted
-                .map(|predicted| predicted.in_fit)
-                .filter(|in_fit| in_fit.looked_up > 0),
+            pulls_in_fit: predicted.and_then(|predicted| predicted.in_fit),
             pulls,
             held_out_pulls: kept_out.and_then(|calibrated| calibrated.pulls.pulls()),
             files,

@@ -22,10 +22,15 @@ pub(crate) fn pulls(findings: &Findings) -> String {
     let tested = settings.pulls.as_deref().filter(|pulls| !pulls.is_empty());
     let fitted = settings.held_out_pulls.as_deref().filter(|pulls| !pulls.is_empty());
     let compared = match (tested, fitted) {
-        (Some(pulls), _) => match settings.pulls_in_fit.filter(|in_fit| in_fit.found > 0) {
-            None => paragraph(A_PULL) + &grid(findings, pulls) + &in_words(findings, pulls),
-            Some(in_fit) => paragraph(A_PULL) + &known(in_fit) + &grid(findings, pulls) + &over(findings),
-        },
+        (Some(pulls), _) => {
+            let meaning = if settings.pulls_test() {
+                in_words(findings, pulls)
+            } else {
+                over(findings)
+            };
+            let known = settings.pulls_in_fit.map_or_else(String::new, known);
+            paragraph(A_PULL) + &known + &grid(findings, pulls) + &meaning
+        }
         (None, Some(pulls)) => {
             paragraph(A_PULL)
                 + &paragraph(
@@ -42,16 +47,36 @@ pub(crate) fn pulls(findings: &Findings) -> String {
     compared + &budget(findings) + &cells(findings)
 }
 
-/// Of spectra to predict that the fit has too.
-fn known(InFit { looked_up, found }: InFit) -> String {
-    warning(&format!(
-        "These pulls are over spectra of [predict], and of {} that {} looked up {} {} in the fit's catalogue too: over these they are no test of \
-         the error bars. predict.exclude leaves spectra out.",
-        counted(looked_up, "labelled spectrum", "labelled spectra"),
+/// Of stars to predict that the fit has too.
+fn known(in_fit: InFit) -> String {
+    let InFit {
+        looked_up,
+        found,
+        is_test,
+    } = in_fit;
+    if looked_up == 0 {
+        return warning(
+            "These pulls are over spectra of [predict]. How many of their stars are in the fit's catalogue too could not be looked up: whether they test \
+             the error bars is unknown.",
+        );
+    }
+    let share = format!(
+        "of {} that {} looked up {} {} in the fit's catalogue too",
+        counted(looked_up, "labelled star", "labelled stars"),
         if looked_up == 1 { "was" } else { "were" },
         count(found),
         if found == 1 { "is" } else { "are" }
-    ))
+    );
+    match (is_test, found) {
+        (true, 0) => String::new(),
+        (true, _) => paragraph(&format!(
+            "These pulls are over spectra of [predict]; {share}: so few change little."
+        )),
+        (false, _) => warning(&format!(
+            "These pulls are over spectra of [predict], and {share}: over these they are no test of the error bars. predict.exclude leaves stars \
+             out."
+        )),
+    }
 }
 
 /// A row a label.

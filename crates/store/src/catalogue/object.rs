@@ -14,7 +14,7 @@ use parquet::file::metadata::PageIndexPolicy;
 
 use crate::catalogue::schema::{check_schema, pixel_bits, row_schema, type_name};
 use crate::objects::async_reader::{ObjectReader, store_error};
-use crate::{Cause, StoreError};
+use crate::{Cause, StoreError, Stores};
 
 /// Rows looked at for the number of pixels.
 const PROBE: usize = 64;
@@ -127,13 +127,32 @@ async fn most_frequent_length(
         .map(|(length, _)| length))
 }
 
-/// Some columns of a row group, in the order of the file.
+/// Some columns of each shard, in the order of the file; of shards of one object that follow one another the footer is read once.
 pub(crate) async fn columns_of(
+    stores: &Stores,
+    shards: &[Shard],
+    names: &[&str],
+) -> Result<Vec<Vec<RecordBatch>>, StoreError> {
+    let mut columns = Vec::with_capacity(shards.len());
+    for of_object in shards.chunk_by(|one, next| one.object == next.object) {
+        let Some(first) = of_object.first() else {
+            continue;
+        };
+        let reader = ObjectReader::new(stores, first.object.clone())?;
+        let footer = reader.footer(PageIndexPolicy::Skip).await?;
+        for shard in of_object {
+            columns.push(columns_of_row_group(&reader, footer.clone(), shard.row_group, names).await?);
+        }
+    }
+    Ok(columns)
+}
+
+async fn columns_of_row_group(
     reader: &ObjectReader,
+    footer: ArrowReaderMetadata,
     row_group: usize,
     names: &[&str],
 ) -> Result<Vec<RecordBatch>, StoreError> {
-    let footer = reader.footer(PageIndexPolicy::Skip).await?;
     let mask = leaves(&footer, names);
     let damaged = |error| damaged(reader, row_group, error);
     let read = async {

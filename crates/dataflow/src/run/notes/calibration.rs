@@ -24,19 +24,34 @@ pub(crate) fn of_predicted_pulls(context: &Context, predicted: &Predicted) -> Ve
         return Vec::new();
     }
     let mut notes = of_pulls(context, &predicted.pulls, PREDICTED);
-    notes.extend(of_in_fit(context, predicted));
+    let (to_predict, fit) = (context.predicted_uri(), &context.job.catalogue.uri);
+    notes.extend(predicted.in_fit.and_then(|in_fit| of_in_fit(in_fit, to_predict, fit)));
     notes
 }
 
-/// Of labelled spectra of another catalogue that the fit has too.
-fn of_in_fit(context: &Context, predicted: &Predicted) -> Option<String> {
-    let InFit { looked_up, found } = predicted.in_fit;
+/// Of labelled stars of another catalogue that the fit has too.
+fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
+    let InFit {
+        looked_up,
+        found,
+        is_test,
+    } = in_fit;
+    if in_fit == InFit::UNKNOWN {
+        return Some(format!(
+            "how many labelled stars of {to_predict} are in the fit's catalogue {fit}, too, could not be looked up (the log says why): whether the \
+             pulls test the error bars is unknown"
+        ));
+    }
+    let tell = if is_test {
+        "so few change little in the pulls"
+    } else {
+        "over these the pulls are no test of the error bars"
+    };
+    let are = if found == 1 { "is" } else { "are" };
     (found > 0).then(|| {
         format!(
-            "{found} of {looked_up} labelled spectra of {} that were looked up are in the fit's catalogue {}, too, by id and labels: over these the \
-             pulls are no test of the error bars; predict.exclude leaves spectra out",
-            context.predicted_uri(),
-            context.job.catalogue.uri
+            "{found} of {looked_up} labelled stars of {to_predict} that were looked up {are} in the fit's catalogue {fit}, too, by id and labels: \
+             {tell}; predict.exclude leaves stars out"
         )
     })
 }
@@ -55,7 +70,7 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
         let judge = match pulls {
             Some(true) => "the pulls decide",
             Some(false) => {
-                "the pulls would decide, and no unseen spectra have labels to compare with: nothing here checks the weights' part"
+                "the pulls would decide, and none here are known to be over unseen spectra: nothing here checks the weights' part"
             }
             None => "the pulls that `predict` finds decide",
         };
@@ -281,4 +296,28 @@ fn cell_name(cell: &CellScatter, labels: &[String]) -> String {
 /// To four digits.
 fn rounded(x: f64) -> f64 {
     format!("{x:.3e}").parse().unwrap_or(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_stars_are_told_and_judged_by_their_number() {
+        let note = |found| of_in_fit(InFit::of(60, found), "/new", "/old");
+        assert_eq!(note(0), None);
+        let unknown = of_in_fit(InFit::UNKNOWN, "/new", "/old").unwrap();
+        assert!(unknown.contains("could not be looked up") && unknown.ends_with("is unknown"));
+        assert_eq!(
+            note(6).unwrap(),
+            "6 of 60 labelled stars of /new that were looked up are in the fit's catalogue /old, too, by id and labels: so few change little in \
+             the pulls; predict.exclude leaves stars out"
+        );
+        assert!(note(1).unwrap().contains("looked up is in"));
+        assert!(
+            note(7)
+                .unwrap()
+                .contains("over these the pulls are no test of the error bars")
+        );
+    }
 }
