@@ -64,16 +64,17 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         let complete = finished_by(output)?;
         // A claim that came to nothing leaves the output to whoever finished it before.
         let is_same = *complete.as_ref().unwrap_or(&held.claim.run_id) == context.run_id;
-        // What another run left of a release that it never committed is nobody's: its groups are the line's. So is a claim under which nothing was
-        // begun, as of processes that found unlike catalogues.
+        // What another run left of a release that it never committed is nobody's: its groups are the line's.
         let may_overwrite = match &context.release {
-            None => is_same || asked || output.is_only_claimed()?,
+            None => is_same || asked,
             Some(release) => {
                 release.check_open()?;
                 true
             }
         };
-        if !may_overwrite {
+        // So is a claim under which nothing was begun, as of processes that found unlike catalogues.
+        let may_take = || Ok::<_, RunError>(may_overwrite || output.is_only_claimed()?);
+        if !may_take()? {
             let is_over = has_ended(context, &held, &own)?;
             return Err(refusal(context, held, is_over)?);
         }
@@ -84,6 +85,10 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         }
         if is_at_work(output, &held, &own, &cluster.interrupt)? {
             return Err(held_by(context, held.claim).into());
+        }
+        // Its holder may have begun, and ended, while this process looked whether it lives.
+        if !may_take()? {
+            continue;
         }
         let holding = if is_same && complete.is_none() {
             output.succeed(&held, &own)?
