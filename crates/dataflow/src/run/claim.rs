@@ -245,7 +245,7 @@ pub fn holder_runs(holder: &Claim) -> Option<bool> {
 }
 
 /// Whether the holder of an output is known to be at work no more, without waiting for its signs of life.
-fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunError> {
+pub(crate) fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunError> {
     match runs_here(&held.claim, own) {
         Some(runs) => Ok(!runs),
         None => Ok(context.output.sign_of_life(held)? == SignOfLife::Released),
