@@ -252,9 +252,9 @@ fn different_runs_do_not_form_a_cluster() {
     run(fisherflow().arg("run").arg(&first)).expect_done();
 }
 
-/// An object comes while the processes start: they end with what a scheduler tries again after, and the next try finds them alike.
+/// An object and another network come while the processes start: they end with what a scheduler tries again after, and the next try finds them alike.
 #[test]
-fn processes_that_found_another_catalogue_form_a_cluster_at_the_next_try() {
+fn processes_that_found_other_inputs_form_a_cluster_at_the_next_try() {
     let folder = prepared(4, &[40, 8, 6, 3]);
     let folder = folder.path();
     let file = run_file(folder, "out").write(folder, "out");
@@ -272,6 +272,8 @@ fn processes_that_found_another_catalogue_form_a_cluster_at_the_next_try() {
         folder.join("catalogue/part-late.parquet"),
     )
     .unwrap();
+    network(&folder.join("late.safetensors"), &[40, 9, 6, 3]);
+    std::fs::rename(folder.join("late.safetensors"), folder.join("network.safetensors")).unwrap();
     processes.spawn(1, &file, 1, &more);
     processes.signal(0, "CONT");
     let values = [
@@ -279,10 +281,13 @@ fn processes_that_found_another_catalogue_form_a_cluster_at_the_next_try() {
         "catalogue is 240 rows in 4 objects, ",
     ];
     for (ended, values) in processes.wait_all().into_iter().zip(values) {
-        ended.expect(
-            75,
-            &["the cluster did not form (within 4 s: process ", values, "run again"],
-        );
+        let said = [
+            "the cluster did not form (within 4 s: process ",
+            values,
+            "network is a file of SHA-256 ",
+            "run again",
+        ];
+        ended.expect(75, &said);
     }
     // Nothing was begun under the claim of the run that saw fewer objects.
     for ended in Processes::start(2, &file, 1).wait_all() {

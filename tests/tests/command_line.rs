@@ -220,6 +220,21 @@ fn a_plan_says_whose_run_is_at_the_output() {
         planned.stdout
     };
     assert!(!planned("run.toml").contains("found there"));
+
+    // A claim under which nothing was begun is nobody's only once it was given up.
+    let out = place.path("out");
+    std::fs::create_dir_all(out.join("claims")).unwrap();
+    let claim = r#"{"run_id": "0123456789abcdef", "host": "elsewhere", "pid": 77, "started": "2026-01-01T00:00:00Z"}"#;
+    std::fs::write(out.join("claim.json"), claim).unwrap();
+    let claimed = planned("run.toml");
+    assert!(
+        claimed.contains("found there") && claimed.contains("run 0123456789abcdef"),
+        "{claimed}"
+    );
+    std::fs::write(out.join("claims/000001.alive"), "released\n").unwrap();
+    assert!(!planned("run.toml").contains("found there"));
+    std::fs::remove_dir_all(&out).unwrap();
+
     place.asked(&["fit", "run.toml"]).expect_done();
     let (own, others) = (planned("run.toml"), planned("other.toml"));
     assert!(own.contains("not complete: a run goes on with what is done"), "{own}");

@@ -37,6 +37,8 @@ pub struct Output {
 impl Output {
     /// Where a run tells how far it is.
     pub const STATUS: &str = "stages/status.json";
+    /// What a run reads: the first that it writes under its claim.
+    pub const INPUTS: &str = "stages/inputs.json";
 
     /// The output at a URI; touches nothing.
     ///
@@ -157,8 +159,14 @@ impl Output {
     /// Whether there is nothing but claims, the status and where processes find one another: no run has begun to work under any claim.
     ///
     /// # Errors
-    /// The store cannot be listed.
+    /// The store does not say, or cannot be listed.
     pub fn is_only_claimed(&self) -> Result<bool, StoreError> {
+        // Of what has begun, or is complete, a list may be long.
+        for path in [Self::INPUTS, MANIFEST] {
+            if self.stores.exists(&self.child(path))? {
+                return Ok(false);
+            }
+        }
         let is_of_claim = |path: &str| {
             let folder = path.split_once('/').map(|(folder, _)| folder);
             [CLAIM, Self::STATUS].contains(&path) || folder.is_some_and(|folder| [CLAIMS, RENDEZVOUS].contains(&folder))
@@ -221,5 +229,39 @@ impl Output {
 
     pub(crate) fn document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
         self.stores.document(&self.child(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StoreOptions;
+
+    #[test]
+    fn a_claim_alone_is_told_from_what_was_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let output = Output::open(&stores, folder.path().to_str().unwrap()).unwrap();
+        for path in [
+            CLAIM,
+            "claims/000002.json",
+            "claims/000001.alive",
+            "rendezvous/r/0.json",
+            Output::STATUS,
+        ] {
+            output.put(path, vec![1]).unwrap();
+        }
+        assert!(output.is_only_claimed().unwrap());
+        for path in [
+            Output::INPUTS,
+            MANIFEST,
+            "stages/fit.json",
+            "predictions/part-00000.parquet",
+        ] {
+            output.put(path, vec![1]).unwrap();
+            assert!(!output.is_only_claimed().unwrap(), "{path}");
+            stores.delete(&output.child(path)).unwrap();
+        }
+        assert!(output.is_only_claimed().unwrap());
     }
 }

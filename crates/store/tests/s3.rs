@@ -94,10 +94,22 @@ fn missing_credentials_are_told_with_the_remedy() {
         ("aws_region", "us-east-1"),
         ("aws_metadata_endpoint", &format!("http://127.0.0.1:{port}")),
     ]);
-    let stores = Stores::new(options, 1).unwrap();
-    let error = stores.read("s3://survey/network.safetensors").unwrap_err();
-    assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
-    assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
+    // A path in which one letter is wrong: that file is passed over, and named.
+    let path = "/nowhere/credentails".to_owned();
+    let with_file = StoreOptions {
+        credentials_file: Some(CredentialsFile {
+            path: path.clone(),
+            profile: "default".to_owned(),
+        }),
+        ..options.clone()
+    };
+    for (options, named) in [(options, "AWS_ACCESS_KEY_ID"), (with_file, path.as_str())] {
+        let stores = Stores::new(options, 1).unwrap();
+        let error = stores.read("s3://survey/network.safetensors").unwrap_err();
+        assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
+        let said = with_causes(&error);
+        assert!(said.contains("AWS_ACCESS_KEY_ID") && said.contains(named), "{said}");
+    }
 }
 
 #[test]

@@ -113,19 +113,32 @@ fn a_folder_of_something_else_is_no_output_and_a_strange_table_in_one_is_to_go()
     ended.expect(3, &["is not as its manifest says", "--overwrite"]);
 }
 
+/// What it is at work on is not touched; a claim under which nothing was begun is nobody's.
 #[test]
 fn an_output_that_another_run_holds_is_refused() {
     let folder = prepared();
-    let out = folder.path().join("out");
-    fs::create_dir(&out).unwrap();
     let claim = r#"{"run_id": "0123456789abcdef", "host": "elsewhere", "pid": 77, "started": "2026-01-01T00:00:00Z"}"#;
-    fs::write(out.join("claim.json"), claim).unwrap();
+    let claimed = |name: &str| {
+        let out = folder.path().join(name);
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("claim.json"), claim).unwrap();
+        out
+    };
+    let begun = claimed("begun");
+    fs::create_dir(begun.join("stages")).unwrap();
+    fs::write(begun.join("stages/inputs.json"), "{}").unwrap();
     let said = [
         "is held by run 0123456789abcdef (process 77 on elsewhere",
         "choose another output",
     ];
-    refused(folder.path(), &RunFile::new(folder.path(), "out"), 1, &said);
-    assert_eq!(fs::read_to_string(out.join("claim.json")).unwrap(), claim);
+    refused(folder.path(), &RunFile::new(folder.path(), "begun"), 1, &said);
+    assert_eq!(fs::read_to_string(begun.join("claim.json")).unwrap(), claim);
+    assert_eq!(fs::read_to_string(begun.join("stages/inputs.json")).unwrap(), "{}");
+
+    let out = claimed("claimed");
+    carry_out(folder.path(), &RunFile::new(folder.path(), "claimed")).expect_done();
+    run(fisherflow().arg("verify").arg(&out)).expect_done();
+    assert_ne!(fs::read_to_string(out.join("claim.json")).unwrap(), claim);
 }
 
 #[test]

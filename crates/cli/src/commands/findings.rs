@@ -123,7 +123,7 @@ struct SigmaRatio {
 /// How far the minimum of the loss is.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 struct Newton {
-    decrement: f64,
+    decrement: Option<f64>,
 }
 
 /// A block of the Hessian.
@@ -271,8 +271,8 @@ impl Findings {
                     .map_or("-".to_owned(), |ratio| format!("{:.2}", ratio.median)),
                 own.and_then(|own| own.answer_error)
                     .map_or("-".to_owned(), |x| format!("{x:.0e}")),
-                own.and_then(|own| own.newton)
-                    .map_or("-".to_owned(), |newton| format!("{:.1}", newton.decrement)),
+                own.and_then(|own| own.newton?.decrement)
+                    .map_or("-".to_owned(), |x| format!("{x:.1}")),
             ]);
         }
         grid
@@ -337,7 +337,7 @@ mod tests {
             "noise_estimate": { "covariance": [400.0], "mean_flux": [0.0], "mean_weights": [0.0], "n_spectra": 52, "clipped": 0 },
             "intrinsic_estimate": null,
             "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
-            "certificate": { "blocks": [{ "sigma_ratio": { "median": 0.917 }, "answer_error": 2e-7, "newton": null }],
+            "certificate": { "blocks": [{ "sigma_ratio": { "median": 0.917 }, "answer_error": 2e-7, "newton": { "decrement": null } }],
                 "verdict": ["errors are small"], "newton": null },
             "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7,
                 "effective_parameters": 3.5, "log_det": 12.25, "condition": 1e4 }],

@@ -1,7 +1,7 @@
 //! What the processes of a cluster must share, key by key, so that one that differs is told in what.
 //!
 //! What the run file and the arguments say stays as it is until somebody changes it. What stands where they point may be the same at the next try: an
-//! object came while the processes started.
+//! object came while the processes started. Two that point elsewhere never find the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +23,10 @@ pub(crate) struct Terms {
     /// Names all that must be the same.
     #[serde(skip)]
     identity: String,
-    /// What the run file and the arguments say.
+    /// What the run file and the arguments say, each of which decides.
     settings: Values,
+    /// What they say in words of which two may mean the same: the path of a file, a choice that is left to the program.
+    spelled: Values,
     /// What stands where they point.
     found: Values,
     /// What follows from both on this machine.
@@ -53,12 +55,17 @@ impl Terms {
         &self.identity
     }
 
-    /// With what the run file or the arguments say.
+    /// With what the run file or the arguments say, and the identity holds.
     pub(crate) fn setting(&mut self, key: &str, value: String) {
         self.settings.insert(key.to_owned(), short(value));
     }
 
-    /// With what stands where they point.
+    /// With what they say, where the identity holds only what it comes to.
+    pub(crate) fn spelled(&mut self, key: &str, value: String) {
+        self.spelled.insert(key.to_owned(), short(value));
+    }
+
+    /// With what stands where they point: by what is spelled under the key, or under one that begins with it and a dot.
     pub(crate) fn found(&mut self, key: &str, value: String) {
         self.found.insert(key.to_owned(), short(value));
     }
@@ -71,36 +78,55 @@ impl Terms {
     /// In what a process of another identity differs from this one; continues "process 1 is of".
     pub(crate) fn difference(&self, theirs: &Self) -> Difference {
         let settings = differences(&self.settings, &theirs.settings);
+        let spelled = differences(&self.spelled, &theirs.spelled);
         let found = differences(&self.found, &theirs.found);
         let derived = differences(&self.derived, &theirs.derived);
-        let passes = settings.is_none() && found.is_some();
-        let said = match (settings, found, derived) {
-            (Some(settings), ..) => {
-                format!("another run file or command ({settings}): start every process with the same ones")
-            }
-            (None, Some(found), _) => format!(
+        let passes = settings.is_none() && self.finds_otherwise(theirs);
+        let said = match (found, derived) {
+            (Some(found), _) if passes => format!(
                 "the same run file, and found otherwise what it names ({found}); where that stays so, the processes do not read the \
                  same files"
             ),
-            (None, None, Some(derived)) => format!(
+            _ if settings.is_some() || spelled.is_some() => {
+                let said: Vec<String> = settings.into_iter().chain(spelled).collect();
+                let said = said.join("; ");
+                format!("another run file or command ({said}): start every process with the same ones")
+            }
+            (_, Some(derived)) => format!(
                 "another kind of CPU ({derived}): with [compute] precision = \"bf16x3\" or \"bf16\" start every process on the same kind, on unlike \
                  machines with precision = \"auto\""
             ),
-            (None, None, None) => {
-                "another run file, catalogue, command or -n: start every process with the same ones".to_owned()
-            }
+            _ => "another run file, catalogue, command or -n: start every process with the same ones".to_owned(),
         };
         Difference { said, passes }
     }
+
+    /// Whether something else stands where both point.
+    fn finds_otherwise(&self, theirs: &Self) -> bool {
+        let elsewhere = differing(&self.spelled, &theirs.spelled);
+        differing(&self.found, &theirs.found).iter().any(|found| {
+            let is_of = |key: &&String| {
+                key.strip_prefix(found.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            !elsewhere.iter().any(is_of)
+        })
+    }
 }
 
-/// The keys whose values differ, with both; `None` where none does.
-fn differences(ours: &Values, theirs: &Values) -> Option<String> {
+/// The keys whose values differ, in order.
+fn differing<'a>(ours: &'a Values, theirs: &'a Values) -> Vec<&'a String> {
     let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
-    let value = |of: &Values, key: &String| of.get(key).map_or("not said", String::as_str).to_owned();
-    let mut said: Vec<String> = keys
-        .into_iter()
+    keys.into_iter()
         .filter(|key| ours.get(*key) != theirs.get(*key))
+        .collect()
+}
+
+/// The same with both values; `None` where none differs.
+fn differences(ours: &Values, theirs: &Values) -> Option<String> {
+    let value = |of: &Values, key: &String| of.get(key).map_or("not said", String::as_str).to_owned();
+    let mut said: Vec<String> = differing(ours, theirs)
+        .into_iter()
         .map(|key| format!("{key} is {} there and {} here", value(theirs, key), value(ours, key)))
         .collect();
     let others = said.len().saturating_sub(TOLD);
@@ -155,6 +181,45 @@ mod tests {
             (
                 terms(16, "12 objects", "avx2"),
                 "another run file, catalogue, command or -n: ",
+                false,
+            ),
+        ] {
+            let difference = ours.difference(&theirs);
+            assert!(difference.said.starts_with(said), "{difference:?}");
+            assert_eq!(difference.passes, passes, "{difference:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_elsewhere_does_not_pass_and_what_is_spelled_otherwise_does_not_matter() {
+        let of = |network: (&str, &str), catalogue: (&str, &str), group: &str| {
+            let mut terms = Terms::of("a run".to_owned());
+            terms.setting("compute.batch", "16".to_owned());
+            terms.spelled("compute.group", group.to_owned());
+            for (key, pointer, (uri, found)) in [
+                ("network", "network.uri", network),
+                ("catalogue", "catalogue.uri", catalogue),
+            ] {
+                terms.spelled(pointer, uri.to_owned());
+                terms.found(key, found.to_owned());
+            }
+            terms
+        };
+        let ours = of(("a", "1"), ("b", "2"), "4096");
+        let same = "the same run file, and found otherwise what it names (network is 3 there and 1 here)";
+        for (theirs, said, passes) in [
+            (of(("a", "3"), ("b", "2"), "4096"), same, true),
+            // What comes to the same, it may be: the next try shows it.
+            (of(("a", "3"), ("b", "2"), "not said"), same, true),
+            (of(("a", "3"), ("c", "2"), "4096"), same, true),
+            (
+                of(("c", "3"), ("b", "2"), "4096"),
+                "another run file or command (network.uri is c there and a here): ",
+                false,
+            ),
+            (
+                of(("a", "1"), ("b", "2"), "not said"),
+                "another run file or command (compute.group is not said there and 4096 here): ",
                 false,
             ),
         ] {

@@ -15,6 +15,10 @@ impl Context {
     pub(crate) fn terms(&self, identity: String, command: &str) -> Terms {
         let mut terms = Terms::of(identity);
         self.add_settings(&mut terms, command);
+        terms.found(
+            "network",
+            format!("a file of SHA-256 {}", &self.network_sha256[..OF_HASH]),
+        );
         for input in inputs(self) {
             if let Some(etags) = &input.etags_sha256 {
                 terms.found(&input.role, format!("{}, etags {}", size(&input), &etags[..OF_HASH]));
@@ -25,7 +29,10 @@ impl Context {
             list.map(|list| format!("SHA-256 {}", &list.sha256()[..OF_HASH]))
         };
         let of_predict = self.predict.as_ref().and_then(excluded);
-        for (key, list) in [("excluded", excluded(&self.fit)), ("excluded of predict", of_predict)] {
+        for (key, list) in [
+            ("catalogue.exclude", excluded(&self.fit)),
+            ("predict.exclude", of_predict),
+        ] {
             if let Some(list) = list {
                 terms.found(key, list);
             }
@@ -34,7 +41,7 @@ impl Context {
             terms.found("the next release", release.number.to_string());
         }
         if let Some(basis) = &self.basis {
-            terms.found("the basis", format!("SHA-256 {}", &basis.sha256[..OF_HASH]));
+            terms.found("noise.basis", format!("SHA-256 {}", &basis.sha256[..OF_HASH]));
         }
         let blocks = self
             .blocks
@@ -48,22 +55,16 @@ impl Context {
 
     fn add_settings(&self, terms: &mut Terms, command: &str) {
         let job = &self.job;
-        add_catalogue(terms, "catalogue", &job.catalogue);
-        if let Some(source) = &job.predict.catalogue {
-            add_catalogue(terms, "predict", source);
+        add_catalogue(terms, "catalogue", &job.catalogue, &self.fit);
+        if let (Some(source), Some(predict)) = (&job.predict.catalogue, &self.predict) {
+            add_catalogue(terms, "predict", source, predict);
         }
         let (curvature, compute) = (&job.curvature, &job.compute);
         let (calibration, certificate) = (&job.calibration, &job.certificate);
         for (key, value) in [
             ("command", command.to_owned()),
-            (
-                "network.uri",
-                format!("a file of SHA-256 {}", &self.network_sha256[..OF_HASH]),
-            ),
             ("[network]", format!("{:?}", job.network.said)),
             ("predict.jacobians", job.predict.jacobians.to_string()),
-            ("curvature.structure", format!("{:?}", curvature.structure)),
-            ("curvature.layers", format!("{:?}", curvature.by_layer)),
             ("curvature.kind", curvature.kind.name().to_owned()),
             ("curvature.rank", curvature.low_rank.rank.to_string()),
             ("curvature.passes", curvature.low_rank.passes.to_string()),
@@ -77,14 +78,11 @@ impl Context {
             ("noise.farthest_input", compute.farthest_input.to_string()),
             ("noise.errors_in_variables", calibration.errors_in_variables.to_string()),
             ("noise.intrinsic_bins", format!("{:?}", calibration.intrinsic_bins)),
-            ("noise.basis", given(job.basis.as_ref())),
             ("prior", format!("{:?}", job.prior)),
             ("prior.layers", format!("{:?}", job.prior_by_layer)),
             ("prior.label_scale", calibration.label_scale.to_string()),
             ("compute.device", compute.processor.to_string()),
-            ("compute.precision", format!("{:?}", self.asked)),
             ("compute.batch", compute.batch.to_string()),
-            ("compute.group", given(compute.group)),
             ("certificate.spectra", certificate.spectra.to_string()),
             ("certificate.stars", certificate.stars.to_string()),
             ("certificate.compare", format!("{:?}", certificate.compare)),
@@ -94,9 +92,20 @@ impl Context {
         ] {
             terms.setting(key, value);
         }
+        for (key, value) in [
+            ("network.uri", job.network.uri.clone()),
+            ("curvature.structure", format!("{:?}", curvature.structure)),
+            ("curvature.layers", format!("{:?}", curvature.by_layer)),
+            ("noise.basis", given(job.basis.as_ref())),
+            ("compute.precision", format!("{:?}", self.asked)),
+            ("compute.group", given(compute.group)),
+        ] {
+            terms.spelled(key, value);
+        }
+        // Of the folder it matters only that there is one; and whether a block is dual may follow from what was found.
         if self.dual_plan().is_some() {
-            terms.setting("curvature.memory", given(compute.memory));
-            terms.setting("compute.scratch", given(compute.scratch.as_ref()));
+            terms.spelled("curvature.memory", given(compute.memory));
+            terms.spelled("compute.scratch", given(compute.scratch.as_ref().map(|_| "a folder")));
         }
     }
 }
@@ -107,10 +116,9 @@ fn given(value: Option<impl Display>) -> String {
 }
 
 /// The keys of a catalogue's table.
-fn add_catalogue(terms: &mut Terms, table: &str, source: &CatalogueSource) {
+fn add_catalogue(terms: &mut Terms, table: &str, source: &CatalogueSource, found: &GroupedCatalogue) {
     let columns = &source.columns;
     for (key, value) in [
-        ("uri", source.uri.clone()),
         ("id", columns.id.clone()),
         ("flux", columns.flux.clone()),
         ("sigma, ivar or exact_inputs", format!("{:?}", columns.error)),
@@ -119,9 +127,17 @@ fn add_catalogue(terms: &mut Terms, table: &str, source: &CatalogueSource) {
         ("label_errors", format!("{:?}", columns.label_errors)),
         ("holdout_group", given(columns.holdout_group.as_ref())),
         ("keep_columns", format!("{:?}", columns.keep)),
+    ] {
+        terms.setting(&format!("{table}.{key}"), value);
+    }
+    // Folders may be written in several ways.
+    let pattern = source.uri.split('/').skip_while(|part| !part.contains('*'));
+    let uri: Vec<&str> = std::iter::once(found.catalogue.folder()).chain(pattern).collect();
+    for (key, value) in [
+        ("uri", uri.join("/")),
         ("exclude", format!("{:?}", source.exclude)),
         ("on_bad_object", format!("{:?}", source.on_bad_object)),
     ] {
-        terms.setting(&format!("{table}.{key}"), value);
+        terms.spelled(&format!("{table}.{key}"), value);
     }
 }

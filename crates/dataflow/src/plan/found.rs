@@ -1,9 +1,12 @@
 //! What a run would find at its output.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::RunError;
+use crate::run::claim::{has_ended, own_claim};
 
 /// A run that an output holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +23,8 @@ pub struct FoundRun {
     pub host: String,
 }
 
-/// Whose run is there; `None`: nobody's, as what another run claimed and never began is, and what is of a line and was never committed.
+/// Whose run is there; `None`: nobody's, as what another run claimed and never began is once that is gone, and what is of a line and was never
+/// committed.
 pub(crate) fn found_run(context: &Context) -> Result<Option<FoundRun>, RunError> {
     if context.release.is_some() {
         return Ok(None);
@@ -28,12 +32,11 @@ pub(crate) fn found_run(context: &Context) -> Result<Option<FoundRun>, RunError>
     let Some(held) = context.output.held()? else {
         return Ok(None);
     };
-    let manifest = held.committed.or(context.output.manifest()?);
-    let run_id = manifest
-        .as_ref()
-        .map_or(held.claim.run_id, |manifest| manifest.run_id.clone());
+    let manifest = held.committed.clone().or(context.output.manifest()?);
+    let run_of = manifest.as_ref().map(|manifest| &manifest.run_id);
+    let run_id = run_of.unwrap_or(&held.claim.run_id).clone();
     let is_planned = run_id == context.run_id;
-    if !is_planned && context.output.is_only_claimed()? {
+    if !is_planned && context.output.is_only_claimed()? && has_ended(context, &held, &own_claim("", Duration::ZERO))? {
         return Ok(None);
     }
     Ok(Some(FoundRun {

@@ -64,16 +64,17 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         let complete = finished_by(output)?;
         // A claim that came to nothing leaves the output to whoever finished it before.
         let is_same = *complete.as_ref().unwrap_or(&held.claim.run_id) == context.run_id;
-        // What another run left of a release that it never committed is nobody's: its groups are the line's. So is a claim under which nothing was
-        // begun, as of processes that found unlike catalogues.
+        // What another run left of a release that it never committed is nobody's: its groups are the line's.
         let may_overwrite = match &context.release {
-            None => is_same || asked || output.is_only_claimed()?,
+            None => is_same || asked,
             Some(release) => {
                 release.check_open()?;
                 true
             }
         };
-        if !may_overwrite {
+        // So is a claim under which nothing was begun, as of processes that found unlike catalogues.
+        let may_take = || Ok::<_, RunError>(may_overwrite || output.is_only_claimed()?);
+        if !may_take()? {
             let is_over = has_ended(context, &held, &own)?;
             return Err(refusal(context, held, is_over)?);
         }
@@ -84,6 +85,10 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         }
         if is_at_work(output, &held, &own, &cluster.interrupt)? {
             return Err(held_by(context, held.claim).into());
+        }
+        // Its holder may have begun, and ended, while this process looked whether it lives.
+        if !may_take()? {
+            continue;
         }
         let holding = if is_same && complete.is_none() {
             output.succeed(&held, &own)?
@@ -240,7 +245,7 @@ pub fn holder_runs(holder: &Claim) -> Option<bool> {
 }
 
 /// Whether the holder of an output is known to be at work no more, without waiting for its signs of life.
-fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunError> {
+pub(crate) fn has_ended(context: &Context, held: &Held, own: &Claim) -> Result<bool, RunError> {
     match runs_here(&held.claim, own) {
         Some(runs) => Ok(!runs),
         None => Ok(context.output.sign_of_life(held)? == SignOfLife::Released),

@@ -1,16 +1,14 @@
 //! What a run reads, as its manifest says, and in what that differs from what another run read.
 //!
-//! A run that is at work keeps it in `stages/inputs.json`, so that one that comes after it can be told why it is another.
+//! A run that is at work keeps it in [`Output::INPUTS`], so that one that comes after it can be told why it is another.
 
-use fisherflow_store::{Manifest, ManifestInput, StoreError, folder_of, now_utc};
+use fisherflow_store::{Manifest, ManifestInput, Output, StoreError, folder_of, now_utc};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes_in_words::bytes_in_words;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 
-/// Where it is, in an output.
-const PATH: &str = "stages/inputs.json";
 /// Objects that are named; others are counted.
 const NAMED: usize = 3;
 
@@ -65,7 +63,7 @@ pub(crate) fn note(context: &Context) -> Result<(), RunError> {
     };
     let json = serde_json::to_vec_pretty(&noted).map_err(|error| RunError::Internal(error.to_string()))?;
     context.check_claim()?;
-    context.output.put(PATH, json)?;
+    context.output.put(Output::INPUTS, json)?;
     Ok(())
 }
 
@@ -74,7 +72,7 @@ pub(crate) fn difference(context: &Context, manifest: Option<&Manifest>) -> Resu
     if let Some(manifest) = manifest {
         return told(context, &manifest.inputs, &manifest.created).map(Some);
     }
-    match context.stores.read(&context.output.child(PATH)) {
+    match context.stores.read(&context.output.child(Output::INPUTS)) {
         Ok(bytes) => match serde_json::from_slice::<Noted>(&bytes) {
             Ok(then) => told(context, &then.inputs, &then.noted).map(Some),
             // Of another version.

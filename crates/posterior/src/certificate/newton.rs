@@ -13,9 +13,24 @@ use crate::{PosteriorError, Precision};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NewtonStep {
     /// `|g|`, normalised label units.
+    #[serde(with = "or_null")]
     pub gradient_norm: f64,
     /// `sqrt(g^T P^-1 g)`: posterior standard deviations to the minimum of the quadratic.
+    #[serde(with = "or_null")]
     pub decrement: f64,
+}
+
+/// What is not a number is none: JSON has no word for it, and would write one that is not read back.
+mod or_null {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        Some(*value).filter(|value| !value.is_nan()).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+    }
 }
 
 impl NewtonStep {
@@ -55,4 +70,24 @@ pub fn newton_step(precision: &dyn Precision, fit: &[f64], theta: &[f64]) -> Res
         // Below 0 from rounding; `max` would take what is not a number for 0, a minimum.
         decrement: if square < 0.0 { 0.0 } else { square.sqrt() },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_number_is_read_back() {
+        for (gradient_norm, decrement) in [(2.0, f64::NAN), (f64::NAN, f64::NAN), (2.0, 1.5)] {
+            let step = NewtonStep {
+                gradient_norm,
+                decrement,
+            };
+            let json = serde_json::to_string(&step).unwrap();
+            let read: NewtonStep = serde_json::from_str(&json).unwrap();
+            for (read, written) in [(read.gradient_norm, gradient_norm), (read.decrement, decrement)] {
+                assert!(read == written || (read.is_nan() && written.is_nan()), "{json}");
+            }
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! Credentials of S3 that may run out while a run goes on: where they come from, and how they are had anew.
 //!
 //! Those of a web identity, a container or an instance are fetched again before they run out, by the client. Where a store says earlier
-//! that they have, they are fetched again at once; keys in a file are read again when the file changes.
+//! that they have, they are fetched again at once; keys in a file are read again when the file changes. A file that is not there is passed over
+//! for the container or the instance, and named where these give none either.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
@@ -10,7 +12,7 @@ use async_trait::async_trait;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 use object_store::{CredentialProvider, Error, Result};
 
-use crate::{CredentialsFile, StoreError, StoreOptions};
+use crate::{CredentialsFile, StoreError, StoreOptions, with_causes};
 
 /// Where the credentials come from; shown in messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ enum Source {
 /// Credentials, had anew on demand.
 pub(crate) struct Credentials {
     source: Source,
+    /// A file that was to have keys, and was not there.
+    passed_over: Option<String>,
     builder: AmazonS3Builder,
     current: RwLock<Current>,
 }
@@ -36,7 +40,7 @@ struct Current {
 }
 
 impl Source {
-    /// As the client chooses among what it is given; a file of keys goes between web identity and container, as in Amazon's own.
+    /// As the client chooses among what it is given; a file of keys, where it is there, goes between web identity and container, as in Amazon's own.
     fn of(options: &StoreOptions) -> std::result::Result<Self, StoreError> {
         use AmazonS3ConfigKey as Key;
         let given = options.parsed()?;
@@ -53,7 +57,8 @@ impl Source {
                 token_file: token_file.to_owned(),
             });
         }
-        if let Some(file) = &options.credentials_file {
+        let is_there = |file: &&CredentialsFile| !matches!(Path::new(&file.path).try_exists(), Ok(false));
+        if let Some(file) = options.credentials_file.as_ref().filter(is_there) {
             return Ok(Self::File(file.clone()));
         }
         let full = find(Key::ContainerCredentialsFullUri).filter(|_| has(Key::ContainerAuthorizationTokenFile));
@@ -79,12 +84,22 @@ impl Credentials {
     /// Those that the options give to the client of a bucket.
     pub fn new(options: &StoreOptions, builder: AmazonS3Builder) -> std::result::Result<Result<Self>, StoreError> {
         let source = Source::of(options)?;
+        let file = options.credentials_file.as_ref();
+        let passed_over = file.filter(|_| matches!(source, Source::Container { .. } | Source::Instance));
+        if let Some(CredentialsFile { path, .. }) = passed_over {
+            tracing::warn!(
+                path,
+                instead = source.in_words(),
+                "the file of credentials is not there"
+            );
+        }
         let provider = match provider(&source, &builder) {
             Ok(provider) => provider,
             Err(error) => return Ok(Err(error)),
         };
         Ok(Ok(Self {
             source,
+            passed_over: passed_over.map(|file| file.path.clone()),
             builder,
             current: RwLock::new(Current {
                 provider,
@@ -95,7 +110,11 @@ impl Credentials {
 
     /// Where they come from.
     pub fn source(&self) -> String {
-        self.source.in_words()
+        let source = self.source.in_words();
+        match &self.passed_over {
+            Some(path) => format!("{source}, as there is no file {path}"),
+            None => source,
+        }
     }
 
     /// Has them anew after a request that began at `began` was refused; `false` where there is nowhere to have them from.
@@ -150,7 +169,15 @@ impl CredentialProvider for Credentials {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(&current.provider)
         };
-        provider.get_credential().await
+        let found = provider.get_credential().await;
+        match &self.passed_over {
+            None => found,
+            // What is wrong may be the path of the file.
+            Some(_) => found.map_err(|error| Error::Generic {
+                store: "S3",
+                source: format!("no credentials from {}: {}", self.source(), with_causes(&error)).into(),
+            }),
+        }
     }
 }
 
@@ -250,8 +277,10 @@ mod tests {
             credentials_file: file,
             ..StoreOptions::default()
         };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys").to_str().unwrap().to_owned();
         let file = CredentialsFile {
-            path: "/keys".to_owned(),
+            path: path.clone(),
             profile: "night".to_owned(),
         };
         let words = |options: &StoreOptions| Source::of(options).unwrap().in_words();
@@ -260,13 +289,23 @@ mod tests {
             Some(file.clone()),
         );
         assert!(words(&keys).contains("AWS_ACCESS_KEY_ID") && !words(&keys).contains("hush"));
-        assert_eq!(words(&options(&[], Some(file))), "profile night of /keys");
         assert_eq!(words(&options(&[], None)), "the role of the instance");
         let container = [
             ("aws_container_credentials_full_uri", "http://a/b"),
             ("aws_container_authorization_token_file", "/t"),
         ];
         assert!(words(&options(&container, None)).contains("http://a/b"));
+
+        // A file that is not there is passed over.
+        assert_eq!(words(&options(&[], Some(file.clone()))), "the role of the instance");
+        assert!(words(&options(&container, Some(file.clone()))).contains("http://a/b"));
+        std::fs::write(&path, FILE).unwrap();
+        for others in [&[][..], &container] {
+            assert_eq!(
+                words(&options(others, Some(file.clone()))),
+                format!("profile night of {path}")
+            );
+        }
     }
 
     #[test]

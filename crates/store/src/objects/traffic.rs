@@ -34,7 +34,8 @@ pub struct TrafficCounts {
     pub bytes_read: u64,
     /// Bytes that went.
     pub bytes_written: u64,
-    /// Reads, writes, listings, deletions and copies asked for; what a client asks for again is not counted again.
+    /// Reads, writes, listings, deletions and copies asked for, of an upload the start, each piece and the end; what a client asks for
+    /// again is not counted again.
     pub requests: u64,
     /// Requests that failed and were made again.
     pub retries: u64,
