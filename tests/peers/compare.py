@@ -203,7 +203,7 @@ class Turns:
 
 DECOMPOSITIONS = (
     ("eigen", "full_rank.safetensors", "eigendecomposition, of more spectra than rows"),
-    ("eigen", "matrix.safetensors", "eigendecomposition, of fewer spectra than rows, and I"),
+    ("eigen", "matrix.safetensors", "eigendecomposition, of fewer spectra than rows"),
     ("cholesky", "matrix.safetensors", "Cholesky factor and inverse"),
 )
 

@@ -8,7 +8,7 @@ network.safetensors    layers.0.weight [out, in], layers.0.bias [out], layers.2.
 posterior.safetensors  of each layer v and w, by which I - 2 v v^T and I - 2 w w^T are eigenbases of a posterior at hand (orthogonal, dense, and
                        no eigenproblem to make), and the eigenvalues s_i t_j in them; `probe`, by which large matrices are compared
 matrix.safetensors     with --matrix: X^T X + I of the spectra with a 1 at their ends, float64: one matrix to decompose
-full_rank.safetensors  with --matrix: X^T X of a ninth more spectra than it has rows
+full_rank.safetensors  with --matrix: the same of a ninth more spectra than it has rows
 """
 
 import argparse
@@ -40,10 +40,10 @@ def he_normal(widths, random):
     return layers
 
 
-def sum_of_squares(flux):
-    """X^T X of spectra with a 1 at their ends, in float64."""
+def matrix(flux):
+    """X^T X + I of spectra with a 1 at their ends, in float64."""
     augmented = np.concatenate([flux.astype(np.float64), np.ones((len(flux), 1))], 1)
-    return augmented.T @ augmented
+    return augmented.T @ augmented + np.eye(augmented.shape[1])
 
 
 def simulated(given, folder, spectra, pixels, *options):
@@ -78,10 +78,10 @@ def main():
     save_file(he_normal(widths, random), given.folder / "network.safetensors")
     save_file(posterior(widths, random), given.folder / "posterior.safetensors")
     if given.matrix:
-        save_file({"matrix": sum_of_squares(flux) + np.eye(widths[0] + 1)}, given.folder / "matrix.safetensors")
+        save_file({"matrix": matrix(flux)}, given.folder / "matrix.safetensors")
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             many, _, _ = simulated(given, folder, (widths[0] + 1) * 10 // 9, widths[0], "--objects", "4")
-        save_file({"matrix": sum_of_squares(many)}, given.folder / "full_rank.safetensors")
+        save_file({"matrix": matrix(many)}, given.folder / "full_rank.safetensors")
     (given.folder / "inputs.json").write_text(json.dumps({"widths": widths, "spectra": len(flux)}))
 
 
