@@ -83,7 +83,10 @@ fn paths_do_not_change_a_bit() {
     let (n, columns, rows, r) = (600, 40, 500, 18);
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let mut draw = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f64>>();
-    let (start, v, w) = (draw(n * columns), draw(rows * r), draw(rows * r));
+    let (start, mut v, w) = (draw(n * columns), draw(rows * r), draw(rows * r));
+    for (j, column) in v.chunks_exact_mut(rows).enumerate() {
+        column[..j].fill(0.0);
+    }
     let updated = |path: Path| {
         let matrix = |of| MatRef::from_column_major_slice(of, rows, r);
         let mut values = start.clone();

@@ -31,8 +31,9 @@ const TILE: usize = 128;
 /// Columns of a panel that are reflected one by one before the rest of the panel follows in one product.
 const NARROW: usize = 16;
 
-/// The rest of a panel is rounding where it is below this share of the matrix, its Frobenius norm of the matrix's 2-norm: that of rounding alone was
-/// found up to 12 epsilon. Each panel that is set to 0 moves no eigenvalue further than that, all K of them no further than `sqrt(2 K)` times that.
+/// The rest of a panel is rounding where it is below this share of the matrix, its Frobenius norm of the matrix's 2-norm: rounding alone makes some
+/// ten epsilon, the first panel behind the rank at times more. Each panel that is set to 0 moves no eigenvalue further than that, all K of them no
+/// further than `sqrt(2 K)` times that.
 const ROUNDING: f64 = 32.0 * f64::EPSILON;
 
 /// Products towards the norm of a matrix, each of which finds more of it.
