@@ -80,7 +80,7 @@ def main():
     if given.matrix:
         save_file({"matrix": matrix(flux)}, given.folder / "matrix.safetensors")
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-            many, _, _ = simulated(given, folder, (widths[0] + 1) * 10 // 9, widths[0], "--objects", "4")
+            many, _, _ = simulated(given, pathlib.Path(folder), (widths[0] + 1) * 10 // 9, widths[0], "--objects", "4")
         save_file({"matrix": matrix(many)}, given.folder / "full_rank.safetensors")
     (given.folder / "inputs.json").write_text(json.dumps({"widths": widths, "spectra": len(flux)}))
 
