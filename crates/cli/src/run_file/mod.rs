@@ -102,7 +102,7 @@ pub struct RunFile {
     pub certificate: Certification,
     /// `[output]`; training does without.
     pub output: Option<OutputTable>,
-    /// `[store]`; left out: ten retries within three minutes.
+    /// `[store]`; left out: a request is tried again for three minutes.
     pub store: Patience,
     /// `[train]`; only training needs it.
     pub train: Option<Recipe>,

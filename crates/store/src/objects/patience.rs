@@ -13,7 +13,7 @@ const PROGRESS: u64 = 64 << 10;
 /// How long to try again with a store that is busy or away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// Attempts after the first one, at most.
+    /// Attempts after the first one, at most; by default the time alone ends them.
     pub retries: usize,
     /// No attempt begins later than this after the first failure.
     pub retry_for: Duration,
@@ -26,7 +26,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            retries: 10,
+            retries: usize::MAX,
             retry_for: Duration::from_secs(180),
             timeout: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(5),
@@ -82,12 +82,11 @@ impl Attempts {
     pub fn pause(&mut self, patience: &Patience) -> Option<Duration> {
         let first = *self.first_failure.get_or_insert_with(Instant::now);
         self.failed += 1;
-        if self.failed > patience.retries || first.elapsed() >= patience.retry_for {
-            return None;
-        }
         let doubled = FIRST_PAUSE.saturating_mul(1 << (self.failed - 1).min(16));
         // Those that failed together must not come back together.
-        Some(doubled.min(LONGEST_PAUSE).mul_f64(0.5 + 0.5 * unit()))
+        let pause = doubled.min(LONGEST_PAUSE).mul_f64(0.5 + 0.5 * unit());
+        let is_granted = self.failed <= patience.retries && first.elapsed() + pause < patience.retry_for;
+        is_granted.then_some(pause)
     }
 
     /// So many more bytes came.
@@ -132,5 +131,29 @@ mod tests {
             ..Patience::default()
         };
         assert_eq!(Attempts::new().pause(&patience), None);
+        // Nor behind a pause that ends after it.
+        let patience = Patience {
+            retry_for: Duration::from_secs(1),
+            ..Patience::default()
+        };
+        let mut attempts = Attempts::new();
+        let pauses: Vec<Duration> = (0..10).filter_map(|_| attempts.pause(&patience)).collect();
+        assert!(pauses.iter().all(|pause| *pause < patience.retry_for), "{pauses:?}");
+    }
+
+    /// A store may refuse connections at once, and be back within the time.
+    #[test]
+    fn by_default_the_time_ends_patience_and_no_number_does() {
+        for seconds in [180, 3600] {
+            let patience = Patience {
+                retry_for: Duration::from_secs(seconds),
+                ..Patience::default()
+            };
+            let (mut attempts, mut waited) = (Attempts::new(), Duration::ZERO);
+            while waited < patience.retry_for {
+                waited += attempts.pause(&patience).unwrap();
+            }
+        }
+        assert_eq!(Patience::default().retry_for, Duration::from_secs(180));
     }
 }
