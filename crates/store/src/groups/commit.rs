@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
+use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
-use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +15,7 @@ use crate::hex::hex;
 use crate::objects::failure::Action;
 use crate::objects::location::Location;
 use crate::tables::parquet_out::close;
-use crate::{StoreError, Stores, WrittenFile};
+use crate::{Creation, StoreError, Stores, WrittenFile};
 
 /// Bytes of a part of an upload; smaller arrays are one request.
 const PART: usize = 16 << 20;
@@ -23,9 +23,6 @@ const PART: usize = 16 << 20;
 const UPLOADS: usize = 2;
 /// Slices whose hashes are taken at a time.
 const HASHES: usize = 2;
-
-/// Times that a record may appear and vanish under our hands.
-const ATTEMPTS: usize = 5;
 
 /// What is called between a group's numbers and its record.
 #[derive(Clone, Default)]
@@ -121,25 +118,12 @@ impl Commit {
             files,
             found,
         };
-        let document = self.stores.compact_document(&self.done.uri(), &record)?;
+        let uri = self.done.uri();
+        let document = self.stores.compact_document(&uri, &record)?;
         let bytes = record.bytes() + document.len() as u64;
-        let mut vanished = 0;
-        let first = loop {
-            let options = PutOptions::from(PutMode::Create);
-            let created = self
-                .done
-                .store
-                .put_opts(&self.done.path, PutPayload::from(document.clone()), options);
-            match created.await {
-                Ok(_) => return Ok(Committed { record, bytes }),
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
-                Err(error) => return Err(self.stores.failed(&self.done, Action::Write, error)),
-            }
-            match GroupRecord::read(&self.stores, &self.done).await {
-                // It was deleted since.
-                Err(StoreError::NotFound { .. }) if vanished < ATTEMPTS => vanished += 1,
-                read => break read?,
-            }
+        let first: GroupRecord = match self.stores.create_once_at(&self.done, document.into()).await? {
+            Creation::Created | Creation::Ours => return Ok(Committed { record, bytes }),
+            Creation::Others(first) => self.stores.parse_document(&uri, &first)?,
         };
         if has_numbers
             && first.object != record.object

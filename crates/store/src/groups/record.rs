@@ -1,10 +1,8 @@
 //! What a finished group left: its arrays slice by slice, and the document that says so.
 
-use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::objects::failure::Action;
 use crate::objects::location::Location;
 use crate::{StoreError, Stores, WrittenFile};
 
@@ -107,11 +105,6 @@ impl GroupRecord {
     /// # Errors
     /// It is not there, or cannot be read or understood.
     pub(crate) async fn read(stores: &Stores, location: &Location) -> Result<Self, StoreError> {
-        let bytes = match location.store.get(&location.path).await {
-            Ok(object) => object.bytes().await,
-            Err(error) => Err(error),
-        };
-        let bytes = bytes.map_err(|error| stores.failed(location, Action::Read, error))?;
-        stores.parse_document(&location.uri(), &bytes)
+        stores.parse_document(&location.uri(), &stores.read_at(location).await?)
     }
 }

@@ -3,10 +3,11 @@
 //! A conditional write whose answer gets lost is sent again, and then meets its own object: that the object exists says nothing of who
 //! wrote it. So what is there is read back and compared with what was to be written.
 
+use bytes::Bytes;
 use object_store::{Error, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use crate::objects::failure::Action;
-use crate::objects::location::Place;
+use crate::objects::location::{Location, Place};
 use crate::{StoreError, Stores};
 
 /// Times that an object may appear and vanish under our hands.
@@ -35,20 +36,24 @@ impl Stores {
     /// It cannot be written, or what is there cannot be read.
     pub fn create_once(&self, uri: &str, bytes: Vec<u8>) -> Result<Creation, StoreError> {
         let location = self.locate(uri)?;
-        let payload = PutPayload::from(bytes.clone());
+        self.block_on(self.create_once_at(&location, Bytes::from(bytes)))
+    }
+
+    /// The same on the I/O threads.
+    pub(crate) async fn create_once_at(&self, location: &Location, bytes: Bytes) -> Result<Creation, StoreError> {
         let mut vanished = 0;
         loop {
             let options = PutOptions::from(PutMode::Create);
-            let put = location.store.put_opts(&location.path, payload.clone(), options);
-            let error = match self.block_on(put) {
+            let payload = PutPayload::from(bytes.clone());
+            let error = match location.store.put_opts(&location.path, payload, options).await {
                 Ok(_) => return Ok(Creation::Created),
                 Err(error) => error,
             };
             let exists = matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. });
-            let failed = self.failed(&location, Action::Write, error);
-            match self.read(uri) {
+            let failed = self.failed(location, Action::Write, error);
+            match self.read_at(location).await {
                 Ok(found) if found == bytes => return Ok(Creation::Ours),
-                Ok(found) if exists => return Ok(Creation::Others(found)),
+                Ok(found) if exists => return Ok(Creation::Others(found.to_vec())),
                 // It was deleted since, or the other's write came to nothing (409).
                 Err(StoreError::NotFound { .. }) if exists && vanished < ATTEMPTS => vanished += 1,
                 Err(error) if exists => return Err(error),
@@ -96,13 +101,32 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Claim, Output, StoreOptions};
+    use crate::{Claim, GroupArray, GroupStore, Output, Purpose, StoreOptions};
 
-    /// A store in memory that takes every write, if it is careless whatever its condition.
+    /// What a store makes of a conditional write.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Manner {
+        Careful,
+        /// It takes every write.
+        Careless,
+        /// Its answer gets lost, however often it is asked for.
+        Unheard,
+    }
+
+    /// A store in memory.
     #[derive(Debug)]
     struct Memory {
         inner: InMemory,
-        is_careless: bool,
+        manner: Manner,
+    }
+
+    impl Memory {
+        /// A bucket of these stores.
+        fn bucket(stores: &Stores, name: &str, manner: Manner) {
+            let inner = InMemory::new();
+            let store: Arc<dyn ObjectStore> = Arc::new(Self { inner, manner });
+            stores.inner.s3.lock().unwrap().insert(name.to_owned(), store);
+        }
     }
 
     impl std::fmt::Display for Memory {
@@ -119,11 +143,19 @@ mod tests {
             payload: PutPayload,
             options: PutOptions,
         ) -> object_store::Result<PutResult> {
-            let options = match self.is_careless {
-                true => PutOptions::default(),
-                false => options,
+            let is_unheard = self.manner == Manner::Unheard && options.mode == PutMode::Create;
+            let options = match self.manner {
+                Manner::Careless => PutOptions::default(),
+                Manner::Careful | Manner::Unheard => options,
             };
-            self.inner.put_opts(location, payload, options).await
+            let put = self.inner.put_opts(location, payload, options).await?;
+            match is_unheard {
+                true => Err(Error::Generic {
+                    store: "memory",
+                    source: "the answer is lost".into(),
+                }),
+                false => Ok(put),
+            }
         }
 
         async fn put_multipart_opts(
@@ -161,11 +193,8 @@ mod tests {
     #[test]
     fn an_output_on_a_store_that_ignores_conditions_cannot_be_claimed() {
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-        for (bucket, is_careless) in [("careful", false), ("careless", true)] {
-            let inner = InMemory::new();
-            let store: Arc<dyn ObjectStore> = Arc::new(Memory { inner, is_careless });
-            stores.inner.s3.lock().unwrap().insert(bucket.to_owned(), store);
-        }
+        Memory::bucket(&stores, "careful", Manner::Careful);
+        Memory::bucket(&stores, "careless", Manner::Careless);
         let claim = Claim {
             run_id: "r".into(),
             host: "node-1".into(),
@@ -184,6 +213,24 @@ mod tests {
         assert!(error.to_string().contains("s3://careless/out"), "{error}");
         // The next run is told the same.
         assert_eq!(output.holder().unwrap(), None);
+    }
+
+    #[test]
+    fn a_group_whose_record_stands_is_committed_whatever_was_heard_of_it() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        Memory::bucket(&stores, "unheard", Manner::Unheard);
+        let groups = GroupStore::new(&stores, "s3://unheard/groups");
+        let sums = GroupArray {
+            key: 0,
+            purpose: Purpose::Sum,
+            n_spectra: 1,
+            values: vec![1.0, 2.0],
+        };
+        let given = (vec![sums], Vec::new(), serde_json::Value::Null);
+        let committing = groups.commit("pass", "a", "1", 0, given, || ()).unwrap();
+        let committed = committing.wait().unwrap();
+        assert_eq!(committed.record.object.as_deref(), Some("a-1.sums"));
+        assert_eq!(groups.record("pass", "a").unwrap(), Some(committed.record));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -130,6 +131,15 @@ impl Stores {
             Ok((object.bytes().await?.to_vec(), written))
         })
         .map_err(|error| self.failed(&location, Action::Read, error))
+    }
+
+    /// The whole object, on the I/O threads.
+    pub(crate) async fn read_at(&self, location: &Location) -> Result<Bytes, StoreError> {
+        let bytes = match location.store.get(&location.path).await {
+            Ok(object) => object.bytes().await,
+            Err(error) => Err(error),
+        };
+        bytes.map_err(|error| self.failed(location, Action::Read, error))
     }
 
     /// Writes the object, whether it was there or not: all of it or nothing.
