@@ -56,6 +56,43 @@ fn what_the_store_did_not_keep_is_not_committed() {
     }
 }
 
+/// A commit of which a file is lost can never count: the run follows it, and makes the file anew.
+#[test]
+fn what_is_lost_between_the_commit_and_the_manifest_is_made_anew() {
+    let place = place();
+    let expected = place.undisturbed();
+    for (at, path) in [
+        "predictions/part-00000.parquet",
+        "jacobians/part-00001.parquet",
+        "posterior/inverse/block-001.parquet",
+        "posterior/blocks.parquet",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for more in [&[][..], &["--overwrite"]] {
+            let name = format!("out-{at}{}", more.concat());
+            let (file, output) = (place.run_file(&name), place.path(&name));
+            let killed = fisherflow_on("run", &file, &[more, &["--fail-at", "sealed"]].concat());
+            assert_eq!(killed.code, None, "{killed}");
+            assert!(!has_manifest(&output));
+            if more.is_empty() {
+                std::fs::remove_file(output.join(path)).unwrap();
+            } else {
+                std::fs::write(output.join(path), "PAR1").unwrap();
+            }
+            let again = fisherflow_on("run", &file, more);
+            again.expect_done();
+            assert!(again.stderr.contains(path), "{again}");
+            assert_eq!(digests(&output), expected, "{path}");
+            run(fisherflow().arg("verify").arg(&output)).expect_done();
+            let left = everything_in(&output);
+            let is_left = |file: &String| file.starts_with("stages/") || file.starts_with("claims/");
+            assert!(!left.iter().any(is_left), "{path}: {left:?}");
+        }
+    }
+}
+
 /// Makes the last number of a file of matrices three times as large, and the file as easily read as before.
 fn triple_last(file: &Path) {
     let table = Table::read(file);
@@ -294,6 +331,11 @@ fn a_damaged_output_is_not_called_complete() {
     let again = fisherflow_on("run", &file, &[]);
     again.expect_done();
     assert!(again.stdout.contains("nothing to do"), "{again}");
+    // Nor is one whose last step is still to come.
+    for gone in ["_SUCCESS", lost] {
+        std::fs::remove_file(output.join(gone)).unwrap();
+    }
+    fisherflow_on("run", &file, &[]).expect(3, &[lost, "1 of", "--overwrite"]);
 }
 
 #[test]

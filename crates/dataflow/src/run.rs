@@ -76,8 +76,12 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
         }
         return done.map(|summary| Outcome::Done(Box::new(summary)));
     }
-    let (holding, overwrites) = match claim::claim(&context, cluster)? {
-        Claimed::Held { holding, overwrites } => (holding, overwrites),
+    let (holding, overwrites, lost) = match claim::claim(&context, cluster)? {
+        Claimed::Held {
+            holding,
+            overwrites,
+            lost,
+        } => (holding, overwrites, lost),
         Claimed::Complete(manifest) => {
             // Another run may wait for its processes, to overwrite it then.
             let is_free = || -> Result<bool, RunError> {
@@ -89,6 +93,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
                 if !is_free()? {
                     claim::check_idle(&context, cluster)?;
                 }
+                still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
                 context.output.commit(&manifest)?;
             }
             let is_ours = release_again(&context, cluster, &manifest)?;
@@ -111,8 +116,10 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let overwriting = overwrites.then(|| holding.clone());
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
-    let summary = work(&context, stage, cluster, overwriting, |found, status| {
-        conclude(&context, stage, &found, Some((&mut keeper, status)), started)
+    let summary = read_back::take_back_lost(&context, &lost).and_then(|()| {
+        work(&context, stage, cluster, overwriting, |found, status| {
+            conclude(&context, stage, &found, Some((&mut keeper, status)), started)
+        })
     });
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use fisherflow_store::{Claim, Held, Holding, Manifest, Output, SignOfLife, StoreError, now_utc};
+use fisherflow_store::{Claim, Damage, Held, Holding, Manifest, Output, SignOfLife, StoreError, now_utc};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -27,6 +27,8 @@ pub(crate) enum Claimed {
         holding: Holding,
         /// Whether what is there is to be removed, once all processes of the run are there.
         overwrites: bool,
+        /// Files of this very run that its commit lists and that were lost before its manifest was there.
+        lost: Vec<Damage>,
     },
     /// This very run is complete there.
     Complete(Box<Manifest>),
@@ -54,8 +56,11 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         let Ok(Some(held)) = found else {
             match output.claim(&own, asked)? {
                 Some(holding) => {
-                    let overwrites = finished_by(output)?.is_some();
-                    return Ok(Claimed::Held { holding, overwrites });
+                    return Ok(Claimed::Held {
+                        holding,
+                        overwrites: finished_by(output)?.is_some(),
+                        lost: Vec::new(),
+                    });
                 }
                 None => found?,
             };
@@ -78,10 +83,14 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
             let is_over = has_ended(context, &held, &own)?;
             return Err(refusal(context, held, is_over)?);
         }
+        let mut lost = Vec::new();
         if let (Some(manifest), true, None) = (&held.committed, is_same, &complete) {
             // Its holder died between its commit and the manifest.
-            output.commit(manifest)?;
-            return Ok(Claimed::Complete(Box::new(manifest.clone())));
+            lost = output.listed_damages(&manifest.files)?;
+            if lost.is_empty() {
+                output.commit(manifest)?;
+                return Ok(Claimed::Complete(Box::new(manifest.clone())));
+            }
         }
         if is_at_work(output, &held, &own, &cluster.interrupt)? {
             return Err(held_by(context, held.claim).into());
@@ -90,9 +99,10 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         if !may_take()? {
             continue;
         }
-        let holding = if is_same && complete.is_none() {
+        let holding = if is_same && complete.is_none() && lost.is_empty() {
             output.succeed(&held, &own)?
         } else {
+            // Behind a commit too: one of which a file is lost can never count.
             output.replace(&held, &own)?
         };
         let Some(holding) = holding else { continue };
@@ -104,7 +114,11 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         if !overwrites {
             tracing::info!(run_id = %context.run_id, output = %output.uri(), claim = holding.generation(), "goes on after the last finished stage");
         }
-        return Ok(Claimed::Held { holding, overwrites });
+        return Ok(Claimed::Held {
+            holding,
+            overwrites,
+            lost,
+        });
     }
 }
 
