@@ -99,7 +99,16 @@ fn no_bit_depends_on_workers_processes_memory_or_a_kill() {
     assert!(there && !prior.join("tile-00007-00007").exists(), "killed too late");
     let kept = prior.join("tile-00000-00000");
     let before = std::fs::metadata(&kept).unwrap().modified().unwrap();
-    run(fisherflow().arg("invert").arg(&file).args(["-w", "3"])).expect_done();
+    let invert = || run(fisherflow().arg("invert").arg(&file).args(["-w", "3"]));
+    // Nothing is made of a tile that is damaged meanwhile: it goes, and is computed again.
+    let damaged = prior.join("tile-00001-00000");
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    invert().expect(75, &["tile-00001-00000 is gone or damaged", "start the run again"]);
+    assert!(!damaged.exists());
+    invert().expect_done();
     assert_eq!(std::fs::metadata(&kept).unwrap().modified().unwrap(), before);
     // A prediction in memory from what was factored out of it.
     let text = std::fs::read_to_string(&file)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fisherflow_curvature::{Matrix, WeightJacobian};
 use fisherflow_posterior::{DualLayout, DualSource, PosteriorError};
-use fisherflow_store::{Output, StoredTile, TileFolder};
+use fisherflow_store::{Output, StoreError, StoredTile, TileFolder};
 
 use crate::context::Context;
 use crate::dual_files::{self, DualChunk};
@@ -129,9 +129,8 @@ impl DualStorage {
     fn tile(&self, row: usize, column: usize) -> Result<Arc<Matrix>, RunError> {
         self.known.get_or((row, column), || {
             if let Some(folder) = &self.folder
-                && folder.has(row, column)?
+                && let Some(StoredTile { rows, cols, values }) = folder.read(row, column)?
             {
-                let StoredTile { rows, cols, values } = folder.read(row, column)?;
                 let tile = Matrix { rows, cols, values };
                 let bytes = bytes_of(&tile);
                 return Ok((tile, bytes));
@@ -143,7 +142,13 @@ impl DualStorage {
                 ..
             } = &*self.rows;
             left_files.check(output, &dual_files::factor_path(&layout.plan, row))?;
-            let tiles = dual_files::read_factor(output, layout, row)?;
+            let tiles = dual_files::read_factor(output, layout, row).map_err(|error| match (&self.folder, error) {
+                // `invert` has not come so far: it is the tile that is gone.
+                (Some(folder), RunError::Store(StoreError::NotFound { .. })) => {
+                    RunError::Store(folder.lost(row, column))
+                }
+                (_, error) => error,
+            })?;
             let mut wanted = None;
             for (other, tile) in tiles.into_iter().enumerate() {
                 if other == column {

@@ -119,7 +119,8 @@ impl RunError {
                 | StoreError::Unreachable { .. }
                 | StoreError::TakenOver { .. }
                 | StoreError::ClaimRemoved { .. }
-                | StoreError::DamagedSums { .. },
+                | StoreError::DamagedSums { .. }
+                | StoreError::LostTile { .. },
             ) => 75,
             _ => 1,
         }

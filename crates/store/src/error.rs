@@ -459,6 +459,14 @@ pub enum StoreError {
         /// The first of the numbers.
         start: u64,
     },
+    /// A tile of a factor that is gone, or is not the one that was written.
+    #[error(
+        "{uri} is gone or damaged: nothing is made of it; start the run again, it computes that tile again and goes on where it was"
+    )]
+    LostTile {
+        /// The object.
+        uri: String,
+    },
     /// A file that is no vector.
     #[error("{uri} is no vector: {reason}")]
     BadVector {

@@ -1,11 +1,17 @@
 //! Tiles of a matrix as objects of a folder: created whole or not at all, so that a run that was killed goes on from those that are there.
 //!
-//! An object holds `fftile01`, the numbers of rows and columns as u64, and the values row after row as f64, all little-endian.
+//! An object holds `fftile02`, the SHA-256 of all that follows, the numbers of rows and columns as u64, and the values row after row as f64, all
+//! little-endian. One that is not as it was written is deleted where it is read: the run ends, and the next one computes that tile again.
+
+use sha2::{Digest, Sha256};
 
 use crate::{Cause, Creation, StoreError, Stores};
 
-const MARK: &[u8; 8] = b"fftile01";
-const HEADER: usize = 24;
+const MARK: &[u8; 8] = b"fftile02";
+/// Bytes of the hash.
+const HASH: usize = 32;
+/// Bytes of the two sizes.
+const SIZES: usize = 16;
 
 /// A folder of tiles.
 #[derive(Clone, Debug)]
@@ -49,14 +55,17 @@ impl TileFolder {
     /// It cannot be written, or another one is there.
     pub fn create(&self, row: usize, column: usize, tile: &StoredTile) -> Result<(), StoreError> {
         let uri = self.uri(row, column);
-        let mut bytes = Vec::with_capacity(HEADER + 8 * tile.values.len());
+        let mut bytes = Vec::with_capacity(MARK.len() + HASH + SIZES + 8 * tile.values.len());
         bytes.extend_from_slice(MARK);
+        bytes.extend_from_slice(&[0; HASH]);
         for size in [tile.rows, tile.cols] {
             bytes.extend_from_slice(&(size as u64).to_le_bytes());
         }
         for value in &tile.values {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
+        let (header, hashed) = bytes.split_at_mut(MARK.len() + HASH);
+        header[MARK.len()..].copy_from_slice(&Sha256::digest(hashed));
         match self.stores.create_once(&uri, bytes)? {
             Creation::Created | Creation::Ours => Ok(()),
             Creation::Others(found) if parse(&found).as_ref() == Some(tile) => Ok(()),
@@ -64,13 +73,29 @@ impl TileFolder {
         }
     }
 
-    /// Reads a tile.
+    /// Reads a tile; `None` where it is not there.
     ///
     /// # Errors
-    /// It is not there, cannot be read, or is no tile.
-    pub fn read(&self, row: usize, column: usize) -> Result<StoredTile, StoreError> {
+    /// It cannot be read, or is not as it was written ([`StoreError::LostTile`]): then it is deleted.
+    pub fn read(&self, row: usize, column: usize) -> Result<Option<StoredTile>, StoreError> {
         let uri = self.uri(row, column);
-        parse(&self.stores.read(&uri)?).ok_or_else(|| unlike(&uri, "no tile"))
+        let Some(bytes) = self.stores.read_if_there(&uri)? else {
+            return Ok(None);
+        };
+        let tile = parse(&bytes);
+        if tile.is_none() {
+            self.stores.delete(&uri)?;
+            return Err(self.lost(row, column));
+        }
+        Ok(tile)
+    }
+
+    /// The error of a tile that is needed, and neither there nor anywhere else.
+    #[must_use]
+    pub fn lost(&self, row: usize, column: usize) -> StoreError {
+        StoreError::LostTile {
+            uri: self.uri(row, column),
+        }
     }
 
     fn uri(&self, row: usize, column: usize) -> String {
@@ -79,13 +104,17 @@ impl TileFolder {
 }
 
 fn parse(bytes: &[u8]) -> Option<StoredTile> {
-    let (header, body) = bytes.split_at_checked(HEADER)?;
+    let (hash, hashed) = bytes.strip_prefix(MARK)?.split_at_checked(HASH)?;
+    if *hash != Sha256::digest(hashed)[..] {
+        return None;
+    }
+    let (sizes, body) = hashed.split_at_checked(SIZES)?;
     let size = |at: usize| -> Option<usize> {
-        let bytes: [u8; 8] = header.get(at..at + 8)?.try_into().ok()?;
+        let bytes: [u8; 8] = sizes.get(at..at + 8)?.try_into().ok()?;
         usize::try_from(u64::from_le_bytes(bytes)).ok()
     };
-    let (rows, cols) = (size(8)?, size(16)?);
-    if !header.starts_with(MARK) || body.len() != rows.checked_mul(cols)?.checked_mul(8)? {
+    let (rows, cols) = (size(0)?, size(8)?);
+    if body.len() != rows.checked_mul(cols)?.checked_mul(8)? {
         return None;
     }
     let values = body.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
@@ -109,7 +138,7 @@ mod tests {
     use crate::StoreOptions;
 
     #[test]
-    fn tiles_are_created_once_and_read_back_bit_for_bit() {
+    fn tiles_are_created_once_and_read_back_bit_for_bit_or_not_at_all() {
         let home = tempfile::tempdir().unwrap();
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
         let folder = TileFolder::new(&stores, home.path().join("tiles").to_str().unwrap());
@@ -119,19 +148,35 @@ mod tests {
             values: vec![1.0, -0.0, f64::MIN_POSITIVE, 3e300, 5.0, 1.0 / 3.0],
         };
         assert!(!folder.has(4, 1).unwrap());
-        assert!(matches!(folder.read(4, 1), Err(StoreError::NotFound { .. })));
+        assert_eq!(folder.read(4, 1).unwrap(), None);
         folder.create(4, 1, &tile).unwrap();
         folder.create(4, 1, &tile).unwrap();
         assert!(folder.has(4, 1).unwrap() && !folder.has(1, 4).unwrap());
         let bits = |tile: &StoredTile| tile.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&folder.read(4, 1).unwrap()), bits(&tile));
-        let mut other = tile;
+        assert_eq!(bits(&folder.read(4, 1).unwrap().unwrap()), bits(&tile));
+        let mut other = tile.clone();
         other.values[0] = 2.0;
         assert!(folder.create(4, 1, &other).is_err());
         let path = home.path().join("tiles/tile-00004-00001");
         let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        let error = folder.read(4, 1).unwrap_err();
-        assert!(format!("{error:?}").contains("no tile"), "{error:?}");
+        for damage in [
+            |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1),
+            |bytes: &mut Vec<u8>| bytes.truncate(10),
+            // A bit of the hash, of a size and of a value.
+            |bytes: &mut Vec<u8>| bytes[9] ^= 1,
+            |bytes: &mut Vec<u8>| bytes[40] ^= 1,
+            |bytes: &mut Vec<u8>| bytes[60] ^= 1,
+        ] {
+            let mut damaged = bytes.clone();
+            damage(&mut damaged);
+            std::fs::write(&path, damaged).unwrap();
+            let error = folder.read(4, 1).unwrap_err();
+            assert!(matches!(error, StoreError::LostTile { .. }), "{error}");
+            assert!(error.to_string().contains("tile-00004-00001"), "{error}");
+            // It is computed again.
+            assert!(!folder.has(4, 1).unwrap());
+            folder.create(4, 1, &tile).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
     }
 }
