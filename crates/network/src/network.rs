@@ -135,8 +135,9 @@ impl Network {
         for layer in &mut network.layers {
             match layer {
                 Layer::Dense(dense) => *dense = dense.on(device)?,
-                Layer::Activation(_) => {}
-                Layer::Conv1d(_) | Layer::Pool1d(_) | Layer::Flatten(_) => {
+                // Several channels come from a convolution.
+                Layer::Activation(_) | Layer::Flatten(_) => {}
+                Layer::Conv1d(_) | Layer::Pool1d(_) => {
                     return Err(NetworkError::NotOnGpu {
                         layer: layer.spec().to_string(),
                     });

@@ -92,13 +92,16 @@ pub struct TrainingReport {
     pub validation_loss: Option<f64>,
     /// Whether training stopped for want of patience.
     pub stopped_early: bool,
+    /// The epoch in which the loss was no number any more, where better weights were held by then: training ended there.
+    pub diverged: Option<usize>,
 }
 
 /// Trains a network, and gives back the weights of the epoch with the smallest validation loss (training loss, where the validation set is
 /// empty). `labels` says names and units; means and scales, of the input too, are found from the training set.
 ///
 /// # Errors
-/// Sets or a recipe that make no sense, values that are not finite, and a loss that becomes infinite.
+/// Sets or a recipe that make no sense, values that are not finite, and a loss that becomes infinite before the validation loss was below that of the
+/// initialisation.
 pub fn train(
     training: &TrainingSet,
     validation: &TrainingSet,
@@ -140,7 +143,7 @@ pub fn train(
 /// activation are not looked at.
 ///
 /// # Errors
-/// Sets or a recipe that make no sense, values that are not finite, and a loss that becomes infinite.
+/// As [`train`].
 pub fn train_further(
     network: &Network,
     training: &TrainingSet,
@@ -184,9 +187,11 @@ fn descend(
         train_loss: None,
         validation_loss: None,
         stopped_early: false,
+        diverged: None,
     };
+    let at_first = validation_loss(&network)?;
     if recipe.epochs == 0 {
-        report.validation_loss = validation_loss(&network)?;
+        report.validation_loss = at_first;
         return Ok((network, report));
     }
     let mut adam = Adam::new(&network, recipe.rates());
@@ -205,6 +210,11 @@ fn descend(
         let validation_loss = validation_loss(&network)?;
         let decisive = validation_loss.unwrap_or(train_loss);
         if !(decisive.is_finite() && train_loss.is_finite()) {
+            // Of spectra that no step was made on: those of training say nothing yet of the weights that an epoch ends with.
+            if at_first.is_some_and(|at_first| best_loss < at_first) {
+                report.diverged = Some(epoch);
+                break;
+            }
             return Err(NetworkError::Diverged {
                 epoch,
                 loss: if train_loss.is_finite() { decisive } else { train_loss },

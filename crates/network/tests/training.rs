@@ -203,6 +203,48 @@ fn a_last_step_that_overflows_is_found_without_a_validation_set() {
     }
 }
 
+/// A weight that has to grow until its product with one flux of the validation set is no number of f32, and starts out from 0 on the other side.
+#[test]
+fn a_loss_that_overflows_late_leaves_the_best_weights() {
+    let set = |slope: f64| TrainingSet {
+        n_spectra: 4,
+        n_pixels: 2,
+        flux: vec![1.01, 0.0, 1.01, 2.0, 0.99, 0.0, 0.99, 2.0],
+        labels: vec![slope, slope, -slope, -slope],
+    };
+    let validation = TrainingSet {
+        n_spectra: 1,
+        n_pixels: 2,
+        flux: vec![1.4e37, 1.0],
+        labels: vec![0.0],
+    };
+    let labels = || Labels::unscaled(vec!["teff".into()], vec!["K".into()]);
+    let trained = |slope: f64, epochs: usize| {
+        let recipe = Recipe {
+            epochs,
+            learning_rate: 0.02,
+            ..recipe()
+        };
+        let arithmetic = arithmetic(Precision::F32, 1);
+        train(&set(slope), &validation, &recipe, labels(), arithmetic, &mut |_| ())
+    };
+    let (fresh, at_first) = trained(1.0, 0).unwrap();
+    let weights = fresh.dense_weights(0).unwrap().0.flatten_all().unwrap();
+    let slope = -f64::from(weights.to_vec1::<f32>().unwrap()[0]).signum();
+    let (network, report) = trained(slope, 3000).unwrap();
+    let diverged = report.diverged.unwrap();
+    assert!((1..diverged).contains(&report.best_epoch), "{report:?}");
+    assert_eq!((report.epochs, report.stopped_early), (diverged - 1, false));
+    assert!(report.validation_loss < at_first.validation_loss, "{report:?}");
+    // What is kept are the weights of the best epoch.
+    let (until_best, _) = trained(slope, report.best_epoch).unwrap();
+    assert_eq!(bytes(&network), bytes(&until_best));
+
+    // Where no epoch is better than the weights at first, there are none to keep.
+    let away = trained(-slope, 3000);
+    assert!(matches!(away, Err(NetworkError::Diverged { .. })));
+}
+
 #[test]
 fn what_cannot_be_trained_is_refused() {
     let train_on = |training: &TrainingSet, recipe: &Recipe| {

@@ -3,7 +3,7 @@
 //! A block of the Hessian arrives as a [`BlockCurvature`](fisherflow_curvature::BlockCurvature): a sum over spectra, in normalised
 //! label units. [`invert`] adds the prior precision `delta` and gives the block's posterior: `P = H + delta I` as a [`Precision`], whose
 //! [`covariance_of`](Precision::covariance_of) is the weights' part of a star's error, `J_theta P^-1 J_theta^T`. The photons' part is
-//! [`flux_covariance`]; what held-out residuals show beyond both is [`HeldOutStars::intrinsic`]; [`ErrorBudget::total`] adds the three.
+//! [`flux_covariance`]; what held-out residuals show beyond both is [`HeldOutStars::intrinsic`]; [`total_covariance`] adds the three.
 //!
 //! Everything here is arithmetic on arrays: no files, no threads of its own beyond those of the matrix products. Factorisations and
 //! eigenproblems are always f64; the products of a prediction follow the captures' type.
@@ -31,7 +31,7 @@ pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spec
 pub use error::PosteriorError;
 pub use invert::{BlockPosterior, invert, precision_from_matrices};
 pub use labels::cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};
-pub use labels::error_budget::{ErrorBudget, in_label_units};
+pub use labels::error_budget::{in_label_units, total_covariance};
 pub use labels::fit::{LabelFit, StrayLabel};
 pub use labels::flux_covariance::{flux_covariance, flux_covariance_in_blocks};
 pub use labels::held_out::{HeldOutStars, KnownParts, OVERWHELMED};

@@ -137,6 +137,43 @@ fn predictions_have_the_columns_of_the_contract() {
     assert!(!read["flag_bad"].as_boolean().value(0) && read["flag_bad"].as_boolean().value(2));
 }
 
+/// `e = sqrt(C_kk)` and `rho = C_ab / (e_a e_b)`, one a pair in order; of a variance of 0 there is no correlation.
+#[test]
+fn errors_and_correlations_are_those_of_the_covariance() {
+    let (_directory, stores, output) = place();
+    let labels: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let schema = PredictionSchema::new(&rows().schema(), &labels).unwrap();
+    let mut writer = output.predictions(0, &schema, &FileMetadata::default()).unwrap();
+    let regular = [4.0, 1.0, 3.0, 1.0, 16.0, -6.0, 3.0, -6.0, 9.0];
+    let without_b = [4.0, 0.0, 3.0, 0.0, 0.0, 0.0, 3.0, 0.0, 9.0];
+    let flux = [regular, without_b, [f64::NAN; 9]].concat();
+    let batch = PredictionRows {
+        keys: KEYS,
+        rows: &rows(),
+        labels: &[1.0; 9],
+        covariance: &flux,
+        flux: &flux,
+        weights: &[0.0; 27],
+        intrinsic: &[0.0; 27],
+        n_pix_good: &[9; 3],
+        flags: &[RowFlags::NONE; 3],
+    };
+    writer.append(&batch).unwrap();
+    writer.finish().unwrap();
+    let read = one(&stores, &output.child("predictions"));
+    for (name, expected) in [
+        ("e_a", [Some(2.0), Some(2.0), None]),
+        ("e_b", [Some(4.0), Some(0.0), None]),
+        ("e_c", [Some(3.0), Some(3.0), None]),
+        ("rho_a_b", [Some(0.125), None, None]),
+        ("rho_a_c", [Some(0.5), Some(0.5), None]),
+        ("rho_b_c", [Some(-0.5), None, None]),
+    ] {
+        let found: Vec<Option<f64>> = read[name].as_primitive::<Float64Type>().iter().collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
 /// A variance below 0 is a difference that was lost: no error of 0. What rounding leaves of parts that cancel is one.
 #[test]
 fn a_variance_below_0_is_no_prediction() {

@@ -1,6 +1,7 @@
 //! `train`: a network from a catalogue, written to the run file's `network.uri`.
 
 use fisherflow_dataflow::{TrainJob, Trained};
+use fisherflow_network::train::TrainingReport;
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -15,6 +16,13 @@ pub fn train(job: &TrainJob, terminal: &Terminal) -> Result<(), CliError> {
     let mut epochs = progress::Epochs::new(terminal);
     let trained = fisherflow_dataflow::train(job, &mut |epoch| epochs.show(&epoch))?;
     epochs.end();
+    if let Some(epoch) = trained.report.diverged {
+        tracing::warn!(
+            epoch,
+            kept = trained.report.best_epoch,
+            "training diverged, and the best weights of before are kept; lower the learning rate"
+        );
+    }
     Ok(page(job, &trained).tell(terminal)?)
 }
 
@@ -40,15 +48,7 @@ fn page(job: &TrainJob, trained: &Trained) -> Page {
                     .map_or_else(String::new, |rows| format!(": {rows}"))
             ),
         ),
-        (
-            "epochs",
-            format!(
-                "{}{}, the weights of epoch {} are kept",
-                report.epochs,
-                if report.stopped_early { ", stopped early" } else { "" },
-                report.best_epoch
-            ),
-        ),
+        ("epochs", epochs_in_words(report)),
         (
             "loss",
             format!(
@@ -59,4 +59,44 @@ fn page(job: &TrainJob, trained: &Trained) -> Page {
         ),
     ]);
     page
+}
+
+fn epochs_in_words(report: &TrainingReport) -> String {
+    let end = match report.diverged {
+        Some(epoch) => format!(", diverged in epoch {epoch}"),
+        None if report.stopped_early => ", stopped early".to_owned(),
+        None => String::new(),
+    };
+    format!(
+        "{}{end}, the weights of epoch {} are kept",
+        report.epochs, report.best_epoch
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_training_ended_is_told() {
+        let report = TrainingReport {
+            epochs: 80,
+            best_epoch: 60,
+            train_loss: Some(0.1),
+            validation_loss: Some(0.2),
+            stopped_early: false,
+            diverged: None,
+        };
+        let said = |stopped_early, diverged| {
+            epochs_in_words(&TrainingReport {
+                stopped_early,
+                diverged,
+                ..report
+            })
+        };
+        assert_eq!(said(false, None), "80, the weights of epoch 60 are kept");
+        assert_eq!(said(true, None), "80, stopped early, the weights of epoch 60 are kept");
+        let diverged = said(false, Some(81));
+        assert_eq!(diverged, "80, diverged in epoch 81, the weights of epoch 60 are kept");
+    }
 }

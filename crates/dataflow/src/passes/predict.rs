@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
-use fisherflow_posterior::{ErrorBudget, PullSums, WeightsPart};
+use fisherflow_posterior::{PullSums, WeightsPart, total_covariance};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{PredictionRows, PredictionWriter, WrittenFile};
 use serde::{Deserialize, Serialize};
@@ -185,12 +185,12 @@ impl GroupFold<Differentiated> for Fold {
             Some(reader) => reader.next(all.batch.n_rows())?,
             None => flux_part(&all)?,
         };
-        let budget = ErrorBudget::total(k, &flux, &weights.covariance, &intrinsic)?;
+        let covariance = total_covariance(k, &flux, &weights.covariance, &intrinsic)?;
         let written = part.predictions.append(&PredictionRows {
             keys: files::row_keys(&context, &all.batch),
             rows: &all.batch.rows,
             labels: &all.labels,
-            covariance: &budget.covariance,
+            covariance: &covariance,
             flux: &flux,
             weights: &weights.covariance,
             intrinsic: &intrinsic,
@@ -217,7 +217,7 @@ impl GroupFold<Differentiated> for Fold {
             let unseen = unseen_residuals(&all, &flags);
             self.done
                 .pulls
-                .accumulate(&unseen, &budget.covariance, all.batch.label_covariance.as_deref())?;
+                .accumulate(&unseen, &covariance, all.batch.label_covariance.as_deref())?;
             self.chosen.add(&all.batch);
         }
         Ok(())

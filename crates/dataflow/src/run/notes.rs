@@ -3,8 +3,6 @@
 pub(crate) mod calibration;
 pub(crate) mod data;
 
-use fisherflow_posterior::NOISE_FLOOR;
-
 use crate::basis;
 use crate::context::Context;
 use crate::files;
@@ -38,24 +36,9 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
             notes.push(format!("object left out: {}: {}", skipped.object, skipped.reason));
         }
     }
-    notes.extend(
-        found
-            .fit
-            .estimate
-            .as_ref()
-            .and_then(|noise| calibration::of_climb("noise", noise)),
-    );
-    if let Some(noise) = found.fit.estimate.as_ref().filter(|noise| noise.clipped > 0) {
-        let why = if noise.mean_label_covariance.iter().any(|&own| own != 0.0) {
-            "the labels' own errors are as large as the residuals"
-        } else {
-            "one label's residuals are a combination of the others'"
-        };
-        notes.push(format!(
-            "noise: {} of {} eigenvalues raised to the floor, {NOISE_FLOOR:.0e} of the residuals' mean square: there {why}",
-            noise.clipped,
-            noise.eigenvalues.len()
-        ));
+    if let Some(noise) = &found.fit.estimate {
+        notes.extend(calibration::of_climb("noise", noise));
+        notes.extend(calibration::of_floor(noise));
     }
     if let Some(population) = found
         .fit

@@ -3,7 +3,7 @@
 //! Derivatives at a kink are taken from the left (0 for `relu` at 0), and 0 at both ends of `clipped_relu`. Second derivatives at a kink, where
 //! there is none, are 0.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::blocks::element_wise;
 use crate::in_place::{Change, change_by};
@@ -76,7 +76,8 @@ impl Activation {
         Ok(match *self {
             Self::Relu => x.gt(0.0)?.to_dtype(dtype)?,
             Self::LeakyRelu { slope } => x.gt(0.0)?.to_dtype(dtype)?.affine(1.0 - slope, slope)?,
-            Self::Tanh => x.tanh()?.sqr()?.affine(-1.0, 1.0)?,
+            // 4 s'(2 x), with the slope s' of sigmoid: of 1 - tanh^2 the tails are rounding
+            Self::Tanh => Self::Sigmoid.derivative(&x.affine(2.0, 0.0)?)?.affine(4.0, 0.0)?,
             Self::Sigmoid => {
                 // exp(-|x|) / (1 + exp(-|x|))^2 keeps its digits in both tails
                 let e = x.abs()?.neg()?.exp()?;
@@ -142,10 +143,7 @@ impl Activation {
     pub fn second_derivative(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match *self {
             Self::Relu | Self::LeakyRelu { .. } | Self::ClippedRelu { .. } | Self::Linear => x.zeros_like()?,
-            Self::Tanh => {
-                let t = x.tanh()?;
-                t.mul(&t.sqr()?.affine(2.0, -2.0)?)?
-            }
+            Self::Tanh => Self::Tanh.derivative(x)?.mul(&x.tanh()?.affine(-2.0, 0.0)?)?,
             // s'' = -s' tanh(x / 2)
             Self::Sigmoid => Self::Sigmoid.derivative(x)?.mul(&x.affine(0.5, 0.0)?.tanh()?.neg()?)?,
             Self::Softplus => Self::Sigmoid.derivative(x)?,
@@ -216,14 +214,19 @@ fn sigmoid(x: &Tensor) -> Result<Tensor> {
     x.neg()?.exp()?.affine(1.0, 1.0)?.recip()
 }
 
-/// `(1 + erf(x / sqrt 2)) / 2`.
+/// `(1 + erf(x / sqrt 2)) / 2`, in f64: in f32 the sum is rounding below -5.
 fn normal_cdf(x: &Tensor) -> Result<Tensor> {
-    x.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)
+    let wide = x.to_dtype(DType::F64)?;
+    let cdf = wide
+        .affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?
+        .erf()?
+        .affine(0.5, 0.5)?;
+    cdf.to_dtype(x.dtype())
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
 
@@ -406,6 +409,39 @@ mod tests {
             [0.0, 1.0, 0.0, 0.0]
         );
         assert_eq!(value(Activation::Softplus, &[800.0]), [800.0]);
+    }
+
+    #[test]
+    fn derivatives_of_saturated_units_keep_the_digits_of_f32() {
+        let narrow = |x: &[f64], derivative: &dyn Fn(&Tensor) -> Result<Tensor>| -> Vec<f64> {
+            let found = derivative(&tensor(x).to_dtype(DType::F32).unwrap()).unwrap();
+            assert_eq!(found.dtype(), DType::F32);
+            found.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+        };
+        let saturated: Vec<f64> = (10..=24).map(|i| 0.5 * f64::from(i)).collect();
+        for (slope, x) in narrow(&saturated, &|x| Activation::Tanh.derivative(x))
+            .into_iter()
+            .zip(&saturated)
+        {
+            let expected = x.cosh().powi(-2);
+            assert!((slope / expected - 1.0).abs() < 1e-5, "{x}: {slope:e} {expected:e}");
+        }
+        // Beyond all roots.
+        let tails: Vec<f64> = (6..=12).map(|i| 0.5 * f64::from(i)).flat_map(|x| [-x, x]).collect();
+        for activation in ALL {
+            let first = narrow(&tails, &|x| activation.derivative(x));
+            let second = narrow(&tails, &|x| activation.second_derivative(x));
+            let expected = derivative(activation, &tails)
+                .into_iter()
+                .chain(second_derivative(activation, &tails));
+            for ((found, expected), x) in first.into_iter().chain(second).zip(expected).zip(tails.iter().cycle()) {
+                let apart = (found - expected).abs();
+                assert!(
+                    apart <= 1e-5 * expected.abs(),
+                    "{activation:?} at {x}: {found:e} {expected:e}"
+                );
+            }
+        }
     }
 
     #[test]

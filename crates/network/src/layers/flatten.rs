@@ -1,6 +1,6 @@
 //! Flattening: a signal of several channels as a row of numbers, in one of the two orders that are in use.
 //!
-//! Signals are `[batch, positions * channels]`, the channel running fastest, so one order is what is there already.
+//! Signals are `[batch, positions * channels]`, the channel running fastest, so one order is what is there already, and of one channel both are.
 
 use candle_core::{Result, Tensor};
 
@@ -37,8 +37,8 @@ impl Flatten {
     /// Every row as a matrix `[rows, columns]`, transposed.
     fn turned(&self, x: &Tensor, rows: usize, columns: usize, threads: usize) -> Result<Tensor> {
         match self.order {
-            FlattenOrder::ChannelsLast => Ok(x.clone()),
-            FlattenOrder::ChannelsFirst => map_rows(x, &Transposed { rows, columns }, threads),
+            FlattenOrder::ChannelsFirst if self.channels > 1 => map_rows(x, &Transposed { rows, columns }, threads),
+            FlattenOrder::ChannelsFirst | FlattenOrder::ChannelsLast => Ok(x.clone()),
         }
     }
 }

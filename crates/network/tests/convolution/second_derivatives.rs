@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use fisherflow_network::{DenseShape, Forward, Network, NetworkError, Precision, WeightDirections};
 
 use crate::derivatives::{BATCH, LABELS, PIXELS, arithmetic, backward, flux, networks, plain, values, weight_jacobian};
-use crate::plain_layers::{Plain, PlainNetwork, conv, random};
+use crate::plain_layers::{Plain, PlainNetwork, conv, dense, random};
 
 const H: f64 = 1e-5;
 
@@ -200,7 +200,7 @@ fn the_diagonal_of_a_large_network_is_refused() {
         ("conv1d", conv([4000, 1, 4], true, 1, [0, 0], 81)),
         ("max_pool1d(20)", Plain::MaxPool(20, 20)),
         ("flatten(channels_first)", Plain::Flatten(true)),
-        ("dense", crate::plain_layers::dense(LABELS, 4000, true, 83)),
+        ("dense", dense(LABELS, 4000, true, 83)),
     ]));
     assert_eq!(wide.n_inputs(), PIXELS);
     let error = wide.output_hessian_diagonal(&forward(&wide, 1)).unwrap_err();
@@ -214,4 +214,31 @@ fn the_diagonal_of_a_large_network_is_refused() {
         ),
         "{error}"
     );
+}
+
+/// Where no weight is shared by positions, whatever the network is called.
+#[test]
+fn a_dense_network_that_flattens_its_one_channel_is_a_dense_network() {
+    let layers = vec![
+        ("dense", dense(900, PIXELS, true, 84)),
+        ("tanh", Plain::Tanh),
+        ("dense", dense(LABELS, 900, true, 86)),
+    ];
+    let said = |network: &Network| {
+        let jacobian = backward(network, &flux(BATCH)).input_jacobian.unwrap();
+        [values(forward(network, BATCH).output()), values(&jacobian)]
+    };
+    let without = build(&plain(layers.clone()));
+    assert!(without.n_weights() > 20_000);
+    let expected = without.output_hessian_diagonal(&forward(&without, 1)).unwrap();
+    assert!(expected.iter().any(|value| *value != 0.0));
+    for flatten in [
+        ("flatten(channels_first)", Plain::Flatten(true)),
+        ("flatten(channels_last)", Plain::Flatten(false)),
+    ] {
+        let network = build(&plain([vec![flatten], layers.clone()].concat()));
+        let found = network.output_hessian_diagonal(&forward(&network, 1)).unwrap();
+        assert!(found == expected);
+        assert_eq!(said(&network.on(&Device::Cpu).unwrap()), said(&network));
+    }
 }

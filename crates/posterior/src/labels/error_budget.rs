@@ -1,68 +1,35 @@
-//! The error of every star: `C_total = C_flux + C_weights + C_intrinsic`, its standard errors and correlations.
+//! The error of every star: `C_total = C_flux + C_weights + C_intrinsic`.
 
 use crate::PosteriorError;
 use crate::shape_checks::check_covariances;
 
-/// The total error of a batch of stars. Bad rows, whose parts are NaN, stay NaN.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ErrorBudget {
-    /// K.
-    pub n_labels: usize,
-    /// `C_total`, `[batch, K, K]` row-major, in label units.
-    pub covariance: Vec<f64>,
-    /// `sqrt(C_kk)`, `[batch, K]`, in label units.
-    pub standard_error: Vec<f64>,
-    /// `C_ab / sqrt(C_aa C_bb)`, `[batch, K (K - 1) / 2]`, in the order of [`ErrorBudget::pairs`]; NaN where a standard error is 0.
-    pub correlation: Vec<f64>,
-}
-
-impl ErrorBudget {
-    /// Adds the three parts, all in the same units: `flux`, `weights`: `[batch, K, K]`; `intrinsic`: `[K, K]`, the same for every star, or
-    /// `[batch, K, K]`.
-    ///
-    /// ```
-    /// use fisherflow_posterior::ErrorBudget;
-    /// let budget = ErrorBudget::total(2, &[9.0, 1.0, 1.0, 1.0], &[3.0, 0.0, 0.0, 2.0], &[4.0, 1.0, 1.0, 1.0]).unwrap();
-    /// assert_eq!(budget.standard_error, [4.0, 2.0]);
-    /// assert_eq!(budget.correlation, [0.25]);
-    /// ```
-    ///
-    /// # Errors
-    /// If the sizes do not agree.
-    pub fn total(n_labels: usize, flux: &[f64], weights: &[f64], intrinsic: &[f64]) -> Result<Self, PosteriorError> {
-        let k = n_labels;
-        let square = k * k;
-        let batch = flux.len() / square.max(1);
-        check_covariances("flux covariances", flux, batch, k)?;
-        check_covariances("weight covariances", weights, batch, k)?;
-        let shared = intrinsic.len() == square;
-        check_covariances("intrinsic covariances", intrinsic, if shared { 1 } else { batch }, k)?;
-        let mut budget = Self {
-            n_labels,
-            covariance: Vec::with_capacity(batch * square),
-            standard_error: Vec::with_capacity(batch * k),
-            correlation: Vec::with_capacity(batch * (square - k) / 2),
-        };
-        for n in 0..batch {
-            let at = n * square;
-            let of_star = if shared { intrinsic } else { &intrinsic[at..at + square] };
-            let total: Vec<f64> = (0..square)
-                .map(|i| flux[at + i] + weights[at + i] + of_star[i])
-                .collect();
-            let error: Vec<f64> = (0..k).map(|i| total[i * k + i].sqrt()).collect();
-            for (a, b) in Self::pairs(k) {
-                budget.correlation.push(total[a * k + b] / (error[a] * error[b]));
-            }
-            budget.standard_error.extend(error);
-            budget.covariance.extend(total);
-        }
-        Ok(budget)
-    }
-
-    /// The pairs of labels that correlations are listed for: `(0, 1), (0, 2), ..., (1, 2), ...`.
-    pub fn pairs(n_labels: usize) -> impl Iterator<Item = (usize, usize)> {
-        (0..n_labels).flat_map(move |a| (a + 1..n_labels).map(move |b| (a, b)))
-    }
+/// `C_total` of a batch of stars, `[batch, K, K]`: the sum of three parts, all in the same units. `flux`, `weights`: `[batch, K, K]`; `intrinsic`:
+/// `[K, K]`, the same for every star, or `[batch, K, K]`. Bad rows, whose parts are NaN, stay NaN.
+///
+/// ```
+/// use fisherflow_posterior::total_covariance;
+/// let total = total_covariance(2, &[9.0, 1.0, 1.0, 1.0], &[3.0, 0.0, 0.0, 2.0], &[4.0, 1.0, 1.0, 1.0]).unwrap();
+/// assert_eq!(total, [16.0, 2.0, 2.0, 4.0]);
+/// ```
+///
+/// # Errors
+/// If the sizes do not agree.
+pub fn total_covariance(
+    n_labels: usize,
+    flux: &[f64],
+    weights: &[f64],
+    intrinsic: &[f64],
+) -> Result<Vec<f64>, PosteriorError> {
+    let square = n_labels * n_labels;
+    let batch = flux.len() / square.max(1);
+    check_covariances("flux covariances", flux, batch, n_labels)?;
+    check_covariances("weight covariances", weights, batch, n_labels)?;
+    let own = if intrinsic.len() == square { 1 } else { batch };
+    check_covariances("intrinsic covariances", intrinsic, own, n_labels)?;
+    let parts = flux.iter().zip(weights).zip(intrinsic.iter().cycle());
+    Ok(parts
+        .map(|((flux, weights), intrinsic)| flux + weights + intrinsic)
+        .collect())
 }
 
 /// Turns covariances in normalised units, `[batch, K, K]` as [`covariance_of`](crate::Precision::covariance_of) gives them, into label
@@ -89,34 +56,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_add_up_and_pairs_are_in_order() {
-        let pairs: Vec<_> = ErrorBudget::pairs(3).collect();
-        assert_eq!(pairs, [(0, 1), (0, 2), (1, 2)]);
-        let identity = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-        let intrinsic = [2.0, 0.3, 0.6, 0.3, 2.0, 0.9, 0.6, 0.9, 2.0];
-        let two = [identity, [f64::NAN; 9]].concat();
-        let budget = ErrorBudget::total(3, &two, &[0.0; 18], &intrinsic).unwrap();
-        assert_eq!(budget.covariance[..3], [3.0, 0.3, 0.6]);
-        for (found, expected) in budget.correlation.iter().zip([0.1, 0.2, 0.3]) {
-            assert!((found - expected).abs() < 1e-15);
-        }
-        assert!((budget.standard_error[2] - 3.0_f64.sqrt()).abs() < 1e-15);
-        assert!(budget.standard_error[3..].iter().all(|v| v.is_nan()));
-        assert_eq!(budget.correlation.len(), 6);
+    fn parts_add_up_and_a_bad_row_stays_bad() {
+        let identity = [1.0, 0.0, 0.0, 1.0];
+        let two = [identity, [f64::NAN; 4]].concat();
+        let total = total_covariance(2, &two, &[0.25; 8], &[2.0, 0.5, 0.5, 3.0]).unwrap();
+        assert_eq!(total[..4], [3.25, 0.75, 0.75, 4.25]);
+        assert!(total[4..].iter().all(|v| v.is_nan()));
     }
 
     #[test]
     fn a_scatter_may_be_each_star_s_own() {
-        let budget = ErrorBudget::total(1, &[1.0, 1.0], &[2.0, 3.0], &[6.0, 12.0]).unwrap();
-        assert_eq!(budget.standard_error, [3.0, 4.0]);
-        assert!(ErrorBudget::total(1, &[1.0, 1.0], &[2.0, 3.0], &[6.0, 12.0, 1.0]).is_err());
+        let total = total_covariance(1, &[1.0, 1.0], &[2.0, 3.0], &[6.0, 12.0]).unwrap();
+        assert_eq!(total, [9.0, 16.0]);
+        assert!(total_covariance(1, &[1.0, 1.0], &[2.0, 3.0], &[6.0, 12.0, 1.0]).is_err());
     }
 
     #[test]
     fn sizes_that_disagree_are_errors() {
-        assert!(ErrorBudget::total(2, &[0.0; 8], &[0.0; 4], &[0.0; 4]).is_err());
-        assert!(ErrorBudget::total(2, &[0.0; 5], &[0.0; 5], &[0.0; 4]).is_err());
-        assert!(ErrorBudget::total(2, &[0.0; 4], &[0.0; 4], &[0.0; 1]).is_err());
+        assert!(total_covariance(2, &[0.0; 8], &[0.0; 4], &[0.0; 4]).is_err());
+        assert!(total_covariance(2, &[0.0; 5], &[0.0; 5], &[0.0; 4]).is_err());
+        assert!(total_covariance(2, &[0.0; 4], &[0.0; 4], &[0.0; 1]).is_err());
         assert!(in_label_units(&mut [0.0; 5], &[1.0, 2.0]).is_err());
     }
 

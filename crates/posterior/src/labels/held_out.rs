@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::labels::psd::scale_of;
 use crate::shape_checks::{check_batch, check_covariances, check_merge};
-use crate::{ErrorBudget, PosteriorError, PullSums, in_label_units};
+use crate::{PosteriorError, PullSums, in_label_units, total_covariance};
 
 /// A star whose own error of some label, by its photons or as its catalogue says, is so many times the residuals' root mean square tells nothing of
 /// any label: variances are added in f64, whose 16 digits leave at most 6 of the residuals' variance beside it.
@@ -184,7 +184,7 @@ impl HeldOutStars {
     /// # Errors
     /// If the scatter or the sums are of another number of labels.
     pub fn pulls(&self, intrinsic: &[f64], sums: &mut PullSums) -> Result<(), PosteriorError> {
-        let covariance = ErrorBudget::total(self.n_labels, &self.flux, &self.weights, intrinsic)?.covariance;
+        let covariance = total_covariance(self.n_labels, &self.flux, &self.weights, intrinsic)?;
         sums.accumulate(&self.residual, &covariance, Some(&self.label_covariance))
     }
 

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! `gamma` falls and `delta |theta|^2` rises with `delta`, so that there is one maximum, where `delta = gamma / |theta|^2`: one for which
-//! neither the weights nor the eigenvalues all vanish. It is looked for where the eigenvalues can tell: from 1e-16 of the largest, below
-//! which they are rounding, to 1e4 times it, above which the prior alone determines every weight.
+//! neither the weights nor the eigenvalues all vanish. It is looked for where the eigenvalues can tell: from 1e-16 of the largest, or what
+//! rounding hides of a block where that is more ([`Spectrum::rounding`]), to 1e4 times it, above which the prior alone determines every weight.
 
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +95,9 @@ pub fn evidence(spectra: &[Spectrum], weights_squared: f64) -> Result<Evidence, 
             effective_parameters: at.effective_parameters,
         }
     };
-    let curve: Vec<EvidencePoint> = grid(largest).map(point).collect();
+    let rounding = spectra.iter().map(Spectrum::rounding).fold(0.0, f64::max);
+    let seen = grid(largest).filter(|delta| *delta > rounding);
+    let curve: Vec<EvidencePoint> = seen.map(point).collect();
     let rises = |point: &EvidencePoint| point.effective_parameters > point.prior_precision * weights_squared;
     let rising = curve.iter().take_while(|point| rises(point)).count();
     let inside = rising
@@ -215,6 +217,19 @@ mod tests {
         let light = evidence(&regular, 1e-20).unwrap();
         assert!(light.at_edge);
         assert_eq!(light.prior_precision, light.curve.last().unwrap().prior_precision);
+    }
+
+    #[test]
+    fn an_optimum_that_rounding_hides_is_none() {
+        let of = |rounding: f64| {
+            let spectrum = Spectrum::new(vec![0.0, 1.0, 2.0], 1).with_rounding(rounding);
+            evidence(&[spectrum], 1e10).unwrap()
+        };
+        assert!(!of(0.0).at_edge && of(0.0).prior_precision < 1e-9);
+        let hidden = of(1e-7);
+        assert!(hidden.at_edge && hidden.prior_precision > 1e-7, "{hidden:?}");
+        assert_eq!(hidden.prior_precision, hidden.curve[0].prior_precision);
+        assert_eq!(of(1e-12).prior_precision, of(0.0).prior_precision);
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl PriorScan {
     pub(crate) fn dense(plan: &BlockPlan, pairs: Eigenpairs, threads: usize) -> Self {
         Self {
             plan: plan.clone(),
-            spectrum: Spectrum::new(pairs.values.clone(), pairs.clipped),
+            spectrum: Spectrum::dense(pairs.values.clone(), pairs.clipped, pairs.most_negative),
             ends: ends(&pairs.values),
             form: Form::Dense(pairs),
             threads,
@@ -224,7 +224,8 @@ impl PriorScan {
     /// units, exactly symmetric. `captures` are those of all layers of the network.
     ///
     /// # Errors
-    /// As [`Precision::covariance_of`](crate::Precision::covariance_of); a prior precision that is none, or 0 where H is singular.
+    /// As [`Precision::covariance_of`](crate::Precision::covariance_of); a prior precision that is none, or that rounding
+    /// hides, as it does 0 where H is singular.
     pub fn covariance_at(
         &self,
         captures: &[LayerCapture],
@@ -257,7 +258,7 @@ impl PriorScan {
         let (smallest, largest) = self.ends;
         let is_rounding = smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest;
         let overflows = ((1.0 / (smallest + delta)) as f32).is_infinite();
-        if delta == 0.0 && is_rounding || overflows {
+        if delta == 0.0 && is_rounding || delta < self.spectrum.rounding() || overflows {
             return Err(PosteriorError::SingularSpectrum {
                 block: self.plan.name(),
                 prior_precision: delta,
@@ -380,8 +381,8 @@ mod tests {
     use fisherflow_curvature::{BlockCurvature, CurvatureForm};
 
     use crate::brute_force::{Mlp, relative_error};
-    use crate::structures::cases::{Case, K, cases, draw, matrix, plan, small};
-    use crate::{factor, invert};
+    use crate::structures::cases::{Case, K, case, cases, draw, matrix, plan, small};
+    use crate::{factor, holdout_grid, invert};
 
     /// A block of low rank has no scan.
     fn scanned() -> Vec<Case> {
@@ -442,6 +443,37 @@ mod tests {
                 let error = relative_error(found, &exact);
                 assert!(error < tolerance, "{dtype:?} {delta}: {error:e}");
             }
+        }
+    }
+
+    /// A unit of ReLU made larger and what follows it smaller: the block is singular, however many stars there are. In f64, and with sums of f32,
+    /// whose eigenvalues of rounding are of either sign.
+    #[test]
+    fn of_a_singular_dense_block_what_is_scanned_can_be_inverted() {
+        let mlp = Mlp::random(&[4, 6, K], 44);
+        let exact = case(&mlp, &draw(4 * 200, 45), StructureKind::Full, &[0, 1]);
+        let captures = mlp.captures(&draw(4 * 2, 46), DType::F64);
+        let p = exact.plan.n_weights();
+        let narrow = exact.h.iter().map(|h| f64::from(*h as f32)).collect();
+        for h in [exact.h.clone(), narrow] {
+            let form = CurvatureForm::Dense(matrix(p, h));
+            let curvature = BlockCurvature { n_spectra: 200, form };
+            let factored = factor(&exact.plan, curvature.clone(), 1).unwrap();
+            let (scan, spectrum) = (
+                factored.prior_scan(DType::F64, 1).unwrap(),
+                factored.spectrum().unwrap(),
+            );
+            assert!(spectrum.rounding() > 1e-15 * spectrum.largest());
+            for evidence in [1e-10, 1e-15] {
+                let grid = holdout_grid(evidence * spectrum.largest(), spectrum.rounding());
+                for delta in grid {
+                    let scanned = scan.covariance_at(&captures, &[delta]);
+                    let inverted = invert(&exact.plan, curvature.clone(), delta, 1);
+                    assert!(scanned.is_ok() && inverted.is_ok(), "{delta:e}: {:?}", inverted.err());
+                }
+            }
+            let hidden = scan.covariance_at(&captures, &[0.5 * spectrum.rounding()]);
+            assert!(matches!(hidden, Err(PosteriorError::SingularSpectrum { .. })));
         }
     }
 

@@ -49,6 +49,19 @@ impl Spectrum {
         }
     }
 
+    /// Of a dense matrix: its eigenvalues, ascending, of which `clipped` were below 0 and are 0 now, the least of them at `most_negative` of the
+    /// largest. Where there is rounding among them, a prior precision is seen that makes up for it and is no pivot of rounding.
+    pub(crate) fn dense(values: Vec<f64>, clipped: u64, most_negative: f64) -> Self {
+        let relative = values.len() as f64 * f64::EPSILON;
+        let rounding = match (values.first(), values.last()) {
+            (Some(smallest), Some(largest)) if *smallest <= relative * largest => {
+                ((relative - most_negative) * largest).max(f64::MIN_POSITIVE)
+            }
+            _ => 0.0,
+        };
+        Self::new(values, clipped).with_rounding(rounding)
+    }
+
     /// Of a Hessian over `n_weights` weights that has the eigenvalues of its Gram matrix over rows, ascending: the largest of them where
     /// there are more rows than weights, and zeros where there are fewer.
     pub(crate) fn of_rank(mut values: Vec<f64>, n_weights: usize, clipped: u64) -> Self {
@@ -164,6 +177,16 @@ mod tests {
         assert_eq!(spectrum.effective_parameters(1.0), 0.75);
         assert_eq!(spectrum.at(1.0).decrease, 0.1875);
         assert_eq!((spectrum.n_weights(), spectrum.largest()), (1, 3.0));
+    }
+
+    #[test]
+    fn what_rounding_hides_in_a_dense_matrix_by_hand() {
+        let relative = 3.0 * f64::EPSILON;
+        let rounding = |smallest: f64, below: f64| Spectrum::dense(vec![smallest, 1.0, 4.0], 0, below).rounding();
+        assert_eq!(rounding(1e-3, 0.0), 0.0);
+        assert_eq!(rounding(1e-17, 0.0), 4.0 * relative);
+        assert_eq!(rounding(0.0, -1e-7), 4.0 * (relative + 1e-7));
+        assert_eq!(Spectrum::dense(vec![], 0, 0.0).rounding(), 0.0);
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl FactoredBlock {
         match &self.factors {
             Factors::Dense(h) => {
                 let found = eigenvalues(h, &self.plan.name(), Factor::Dense, self.threads)?;
-                Ok(Spectrum::new(found.values, found.clipped))
+                Ok(Spectrum::dense(found.values, found.clipped, found.most_negative))
             }
             Factors::Kronecker(eigenbasis) => Ok(eigenbasis.spectrum()),
             Factors::Diagonal(d) => Ok(Spectrum::new(d.values.values.clone(), d.clipped)),

@@ -1,7 +1,8 @@
 //! What a reader should know of the prior and of what is fitted to held-out spectra, in words.
 
 use fisherflow_posterior::{
-    CellScatter, Evidence, FEWEST_STARS, HoldoutPrior, LabelFit, LabelScale, OVERWHELMED, PullSums, ScatterEstimate,
+    CellScatter, Evidence, FEWEST_STARS, HoldoutPrior, LabelFit, LabelScale, NOISE_FLOOR, OVERWHELMED, PullSums,
+    ScatterEstimate,
 };
 
 use crate::context::Context;
@@ -222,6 +223,27 @@ pub(crate) fn of_climb(name: &str, estimate: &ScatterEstimate) -> Option<String>
     })
 }
 
+/// Of an R that was raised to its floor, and what leaves nothing of it.
+pub(crate) fn of_floor(noise: &ScatterEstimate) -> Option<String> {
+    let is_known = |part: &[f64]| part.iter().any(|&value| value != 0.0);
+    let why = match (is_known(&noise.mean_flux), is_known(&noise.mean_label_covariance)) {
+        (false, false) => "one label's residuals are a combination of the others'",
+        (false, true) => "the labels' own errors are as large as the residuals",
+        (true, false) => "the photons' part is as large as the residuals: look at the catalogue's sigma or ivar",
+        (true, true) => {
+            "the photons' part and the labels' own errors are as large as the residuals: look at the catalogue's sigma or ivar, and at its \
+             label errors"
+        }
+    };
+    (noise.clipped > 0).then(|| {
+        format!(
+            "noise: {} of {} eigenvalues raised to the floor, {NOISE_FLOOR:.0e} of the residuals' mean square: there {why}",
+            noise.clipped,
+            noise.eigenvalues.len()
+        )
+    })
+}
+
 /// Of labels that the network does not know, or that are hardly labels.
 pub(crate) fn of_labels(context: &Context, fits: &[LabelFit]) -> Vec<String> {
     let (labels, columns) = (context.network.labels(), &context.job.catalogue.columns.labels);
@@ -300,7 +322,39 @@ fn rounded(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use fisherflow_posterior::{HeldOutStars, KnownParts};
+
     use super::*;
+
+    #[test]
+    fn an_r_at_its_floor_is_explained_by_what_is_known() {
+        let residuals = [1.0, -1.0].repeat(25);
+        let note = |flux: f64, own: f64| {
+            let mut stars = HeldOutStars::new(1);
+            let (flux, own) = ([flux; 50], [own; 50]);
+            let known = KnownParts {
+                flux: Some(&flux),
+                label_covariance: Some(&own),
+                ..KnownParts::default()
+            };
+            stars.push(&residuals, known).unwrap();
+            of_floor(&stars.noise().unwrap())
+        };
+        assert_eq!(note(0.0, 0.0), None);
+        for (flux, own, said) in [
+            (0.0, 100.0, "there the labels' own errors are as large"),
+            (100.0, 0.0, "there the photons' part is as large as"),
+            (50.0, 50.0, "there the photons' part and the labels' own errors are"),
+        ] {
+            let note = note(flux, own).unwrap();
+            assert!(note.contains(said), "{note}");
+        }
+        let mut twice = HeldOutStars::new(2);
+        let residuals = residuals.iter().flat_map(|r| [*r, 3.0 * r]).collect::<Vec<_>>();
+        twice.push(&residuals, KnownParts::default()).unwrap();
+        let note = of_floor(&twice.noise().unwrap()).unwrap();
+        assert!(note.contains("a combination of the others'"), "{note}");
+    }
 
     #[test]
     fn known_stars_are_told_and_judged_by_their_number() {
