@@ -161,8 +161,7 @@ impl Context {
             input_range: OnceLock::new(),
         };
         let found_by = context.identity();
-        let (stores, release) = (&context.stores, context.release.as_ref());
-        context.basis = Pinned::find(stores, &context.job, &context.network_sha256, release, &found_by)?;
+        context.basis = Pinned::find(&context, &found_by)?;
         context.run_id = context.identity();
         context.progress.reads_from(context.stores.traffic(), &context.run_id);
         Ok(context)
