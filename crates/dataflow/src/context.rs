@@ -39,6 +39,9 @@ pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
 /// Held-out spectra that are plenty: a variance from so many is good to about 1 %.
 pub(crate) const PLENTY: f64 = 16_384.0;
 
+/// How the groups of a sample are chosen: another number where they are others. 2: by hash.
+const SAMPLE_VERSION: &str = "2";
+
 /// Threads of a process that wait for disks and networks.
 const IO_THREADS: usize = 2;
 
@@ -47,7 +50,7 @@ pub(crate) struct GroupedCatalogue {
     pub(crate) catalogue: Catalogue,
     /// All of them, in order.
     pub(crate) groups: Vec<Group>,
-    /// Those whose held-out spectra give noise, references and calibration: all, or evenly spaced ones where that is plenty.
+    /// Those whose held-out spectra give noise, references and calibration: all, or as many as are plenty, chosen by hash.
     pub(crate) sample: Vec<Group>,
     /// Rows that hold plenty of held-out spectra.
     pub(crate) plenty: f64,

@@ -3,7 +3,7 @@
 use fisherflow_store::hex;
 use sha2::{Digest, Sha256};
 
-use super::{Context, GroupedCatalogue};
+use super::{Context, GroupedCatalogue, SAMPLE_VERSION};
 use crate::bad_rows::ROWS_VERSION;
 use crate::files::SCHEMA_VERSION;
 use crate::job::Prior;
@@ -33,6 +33,7 @@ impl Context {
         // What a build of other columns left is another run's.
         add("schema", SCHEMA_VERSION);
         add("rows", ROWS_VERSION);
+        add("sample", SAMPLE_VERSION);
         add("network", &self.network_sha256);
         add("said", &format!("{:?}", job.network.said));
         // Rows and groups go by names below the folder.

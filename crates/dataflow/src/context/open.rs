@@ -6,7 +6,7 @@ use candle_core::Device;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKind, plan_blocks};
 use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Processor};
 use fisherflow_posterior::LabelCells;
-use fisherflow_spectra::plan_groups;
+use fisherflow_spectra::{plan_groups, sample_groups};
 use fisherflow_store::{
     Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores, hex, with_causes,
 };
@@ -174,7 +174,7 @@ impl GroupedCatalogue {
         let groups = plan_groups(catalogue.shards().iter().cloned(), group, catalogue.folder());
         let plenty = PLENTY / compute.sampled_fraction();
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
-        let sample = groups.iter().step_by(every).cloned().collect();
+        let sample = sample_groups(&groups, groups.len().div_ceil(every), catalogue.folder());
         Self {
             catalogue,
             groups,
