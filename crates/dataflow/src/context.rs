@@ -39,6 +39,9 @@ pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
 /// Held-out spectra that are plenty: a variance from so many is good to about 1 %.
 pub(crate) const PLENTY: f64 = 16_384.0;
 
+/// Cells of label space that are given plenty each. More of them share what so many have: held-out spectra stand in memory.
+const MANY_CELLS: usize = 8;
+
 /// How the groups of a sample are chosen: another number where they are others. 2: by hash.
 const SAMPLE_VERSION: &str = "2";
 
@@ -52,7 +55,7 @@ pub(crate) struct GroupedCatalogue {
     pub(crate) groups: Vec<Group>,
     /// Those whose held-out spectra give noise, references and calibration: all, or as many as are plenty, chosen by hash.
     pub(crate) sample: Vec<Group>,
-    /// Rows that hold plenty of held-out spectra.
+    /// Rows that hold plenty of held-out spectra for the cells of label space.
     pub(crate) plenty: f64,
     /// Who read which of the groups.
     pub(crate) readers: Readers,
