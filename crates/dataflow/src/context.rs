@@ -70,7 +70,7 @@ pub(crate) type Bases = Arc<BTreeMap<usize, Arc<KroneckerBases>>>;
 /// What every worker of a process shares during a run.
 pub(crate) struct Context {
     pub(crate) job: Arc<Job>,
-    /// Names everything that decides the bits of the output: build, settings, network, catalogues.
+    /// Names everything that decides the bits of the output: version, settings, network, catalogues.
     pub(crate) run_id: String,
     pub(crate) stores: Stores,
     /// What the bits of products depend on beside the numbers.

@@ -1,4 +1,5 @@
-//! The name of a run: the hash of everything that decides the bits of its output.
+//! The name of a run: the hash of everything that decides the bits of its output. Of the build these are its version and the numbers that are raised where
+//! files, rows or samples are others: what one build of a version left unfinished, another goes on with.
 
 use fisherflow_store::hex;
 use sha2::{Digest, Sha256};
