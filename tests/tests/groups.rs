@@ -131,6 +131,52 @@ fn a_group_whose_sums_are_damaged_is_computed_again() {
     assert_eq!(digests(&output), digests(&folder.join("undisturbed")));
 }
 
+/// Damages what one finished group of the fit kept for the prediction, which stands behind its sums.
+fn damage_kept(output: &Path) {
+    let is_sums = |file: &Path| file.extension().is_some_and(|extension| extension == "sums");
+    let file = first_in(output, is_sums);
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+}
+
+/// A file of the curvature pass.
+fn first_in(output: &Path, is_it: impl Fn(&Path) -> bool) -> std::path::PathBuf {
+    let folder = std::fs::read_dir(output.join("stages/groups/curvature")).unwrap();
+    let mut files = folder.map(|entry| entry.unwrap().path());
+    files.find(|file| is_it(file)).expect("a finished group")
+}
+
+#[test]
+fn what_a_group_kept_for_the_prediction_is_computed_again_where_it_is_damaged_or_gone() {
+    let folder = prepared();
+    let folder = folder.path();
+    let start = |name: &str, more: &[&str]| run(fisherflow().arg("run").arg(run_file(folder, name, true)).args(more));
+    start("undisturbed", &[]).expect_done();
+    let remove_record = |output: &Path| {
+        let is_record = |file: &Path| file.extension().is_some_and(|extension| extension == "done");
+        std::fs::remove_file(first_in(output, is_record)).unwrap();
+    };
+    let damages: [(&str, &dyn Fn(&Path), &str); 2] = [
+        ("damaged", &damage_kept, ".sums is damaged"),
+        ("gone", &remove_record, "is damaged or gone"),
+    ];
+    for (name, damage, said) in damages {
+        // Sums, fit, inverse and certificate are there, and no prediction.
+        let killed = start(name, &["--fail-at", "stage-left:4"]);
+        assert_eq!(killed.code, None, "{killed}");
+        let output = folder.join(name);
+        assert_eq!(
+            (finished(&output, "curvature"), finished(&output, "predict")),
+            (GROUPS[0], 0)
+        );
+        damage(&output);
+        start(name, &[]).expect(75, &["for the prediction", said, "start the run again"]);
+        start(name, &[]).expect_done();
+        assert_eq!(digests(&output), digests(&folder.join("undisturbed")), "{name}");
+    }
+}
+
 #[test]
 fn so_does_one_whose_passes_serve_both_fit_and_prediction() {
     let [fit, _] = GROUPS;

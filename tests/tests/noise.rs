@@ -247,6 +247,42 @@ fn every_cell_has_its_own_scatter_and_a_star_that_of_its_prediction() {
     assert_eq!(digests(&folder.join("four")), digests(&output));
 }
 
+/// A large catalogue is sampled: for two cells twice as many groups are as for one, here all of them, and the rare cell has enough.
+#[test]
+fn a_rare_cell_of_a_large_catalogue_has_its_own_scatter() {
+    const N: usize = 60_000;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let network = he_normal(&WIDTHS);
+    let mut predicted: Vec<f64> = simulated(PIXELS, 0, N as u64)
+        .iter()
+        .map(|spectrum| predictions(&network, spectrum)[0])
+        .collect();
+    predicted.sort_by(f64::total_cmp);
+    // 100 stars, 90 of them held out; of a third of the groups, enough for one cell, 30.
+    let edge = predicted[N - 100];
+    let sigmas = [400.0, 4000.0];
+    let sigma = |predicted: &[f64]| [sigmas[usize::from(predicted[0] >= edge)], 2.0, 1.0];
+    write_objects(&folder.join("catalogue"), &labelled(&network, 0, N as u64, sigma), 1000);
+    write_objects(&folder.join("stars"), &simulated(PIXELS, 500_000, 20), 20);
+    let mut run_file = run_file(folder, "out");
+    run_file.curvature = "structure = \"diagonal\"".to_owned();
+    run_file.compute = "batch = 250\ngroup = 1000\nprecision = \"f64\"".to_owned();
+    // A prior that leaves the weights next to nothing.
+    run_file.prior = "precision = 1e9".to_owned();
+    run_file.noise = format!("holdout_fraction = 0.9\n[noise.intrinsic_bins]\nteff = [{edge:?}]");
+    run(fisherflow().arg("run").arg(run_file.write(folder, "out"))).expect_done();
+    let cells = Table::read(&folder.join("out/posterior/intrinsic.parquet"));
+    let n = cells.whole("n_spectra", 1) as f64;
+    assert!(cells.flag("own", 1) && n > 60.0, "{n} of the rare cell");
+    let variance = cells.list("covariance", 1)[0];
+    assert!(
+        (variance / (sigmas[1] * sigmas[1]) - 1.0).abs() < 4.0 * (2.0 / n).sqrt(),
+        "{variance} of {n} stars"
+    );
+}
+
 #[test]
 fn a_label_that_the_network_does_not_have_makes_no_cells() {
     let folder = tempfile::tempdir().unwrap();

@@ -5,17 +5,18 @@
 //! always those of the run itself. Until that first release is committed, only the run that found a basis goes on with it: another finds its own,
 //! for what it would correct may be what the basis was found with.
 
+use std::collections::BTreeMap;
+
 use fisherflow_curvature::References;
 use fisherflow_posterior::ScatterEstimate;
 use fisherflow_spectra::PixelPopulation;
-use fisherflow_store::{Stores, hex};
+use fisherflow_store::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
 use crate::error::RunError;
-use crate::job::{Job, Noise};
-use crate::run::release::Release;
+use crate::job::Noise;
 
 /// Version of the document.
 const VERSION: u32 = 1;
@@ -23,6 +24,8 @@ const VERSION: u32 = 1;
 const DRIFT: f64 = 0.1;
 /// Standard errors that chance may account for.
 const CHANCE: f64 = 3.0;
+/// Numbers that are told one by one, at most.
+const TOLD: usize = 8;
 
 /// What the sums are taken about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +36,9 @@ pub(crate) struct Basis {
     network_sha256: String,
     /// Whether R is what is left beyond the photons' part.
     errors_in_variables: bool,
+    /// What it is in the units of, by the run file's keys; empty where an earlier version wrote it.
+    #[serde(default)]
+    found_with: BTreeMap<String, String>,
     /// What a masked pixel is replaced with; `None` where nothing is known.
     pub(crate) population: Option<PixelPopulation>,
     pub(crate) references: References,
@@ -64,6 +70,7 @@ impl Basis {
             run_id: context.run_id.clone(),
             network_sha256: context.network_sha256.clone(),
             errors_in_variables: context.job.calibration.errors_in_variables,
+            found_with: units(context),
             population,
             references,
             estimate,
@@ -81,13 +88,8 @@ impl Basis {
 impl Pinned {
     /// The basis of a run: that of its line, or the one that the run file names; `None` where the run finds its own. Of a line without a release
     /// only what this very run found counts, or what the run file names; `found_by`: the run's name where it finds its own.
-    pub(crate) fn find(
-        stores: &Stores,
-        job: &Job,
-        network_sha256: &str,
-        release: Option<&Release>,
-        found_by: &str,
-    ) -> Result<Option<Self>, RunError> {
+    pub(crate) fn find(context: &Context, found_by: &str) -> Result<Option<Self>, RunError> {
+        let release = context.release.as_ref();
         let of_line = match release {
             Some(release) => {
                 let bytes = release.line.basis()?;
@@ -96,8 +98,8 @@ impl Pinned {
             }
             None => None,
         };
-        let named = match &job.basis {
-            Some(uri) => Some((uri.clone(), stores.read(uri)?)),
+        let named = match &context.job.basis {
+            Some(uri) => Some((uri.clone(), context.stores.read(uri)?)),
             None => None,
         };
         if let (Some((of_line, has)), Some((named, says))) = (&of_line, &named)
@@ -115,7 +117,7 @@ impl Pinned {
             return Ok(None);
         };
         let pinned = Self::read(uri, bytes)?;
-        pinned.check(job, network_sha256)?;
+        pinned.check(context)?;
         Ok(Some(pinned))
     }
 
@@ -137,15 +139,16 @@ impl Pinned {
         })
     }
 
-    /// Refuses a basis of another network or of another noise.
-    fn check(&self, job: &Job, network_sha256: &str) -> Result<(), RunError> {
-        let refused = |why: &str| {
-            Err(RunError::Refused(format!(
-                "{} {why}: begin a new line with another output.uri",
-                self.uri
-            )))
+    /// Refuses a basis of another network, of another noise, or in other units.
+    fn check(&self, context: &Context) -> Result<(), RunError> {
+        let job = &context.job;
+        let remedy = if job.basis.as_ref() == Some(&self.uri) {
+            "leave noise.basis out"
+        } else {
+            "begin a new line with another output.uri"
         };
-        if self.basis.network_sha256 != network_sha256 {
+        let refused = |why: &str| Err(RunError::Refused(format!("{} {why}: {remedy}", self.uri)));
+        if self.basis.network_sha256 != context.network_sha256 {
             return refused("is the basis of another network, and every sum would be about the wrong point");
         }
         if job.noise == Noise::Holdout && self.basis.estimate.is_none() {
@@ -154,12 +157,51 @@ impl Pinned {
         if self.basis.errors_in_variables != job.calibration.errors_in_variables {
             return refused("was found with another noise.errors_in_variables");
         }
+        let here = units(context);
+        let mut found_with = self.basis.found_with.iter();
+        if let Some((key, value)) = found_with.find(|(key, value)| here.get(*key).is_some_and(|here| here != *value)) {
+            return refused(&format!(
+                "was found with {key} = {value}, and here it is {}; its noise and its fluxes would be wrong",
+                here[key]
+            ));
+        }
         Ok(())
     }
 
     /// Whether a run of this name found it.
     pub(crate) fn is_of(&self, run_id: &str) -> bool {
         self.basis.run_id == run_id
+    }
+}
+
+/// What residuals, inputs and fluxes are in the units of, by the run file's keys: the network as file and run file describe it together, and the
+/// columns of the flux.
+fn units(context: &Context) -> BTreeMap<String, String> {
+    let (network, columns) = (&context.network, &context.job.catalogue.columns);
+    let layers: Vec<String> = network.layer_specs().iter().map(ToString::to_string).collect();
+    let labels = network.labels();
+    let units = [
+        ("network.layers", layers.join(", ")),
+        ("network.input_mean", in_short(network.input_mean())),
+        ("network.input_scale", in_short(network.input_scale())),
+        ("network.labels.mean", in_short(&labels.mean)),
+        ("network.labels.scale", in_short(&labels.scale)),
+        ("catalogue.flux", columns.flux.clone()),
+        ("catalogue.sigma, ivar or exact_inputs", format!("{:?}", columns.error)),
+        ("catalogue.mask", format!("{:?}", columns.mask)),
+    ];
+    units.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// Numbers in a few letters: one where all are the same, a hash where they are many.
+fn in_short(numbers: &[f64]) -> String {
+    match numbers {
+        [first, others @ ..] if others.iter().all(|other| other == first) => format!("{first:?}"),
+        _ if numbers.len() <= TOLD => format!("{numbers:?}"),
+        _ => {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            format!("{} numbers of SHA-256 {}", numbers.len(), hex(&Sha256::digest(bytes)))
+        }
     }
 }
 
@@ -197,7 +239,110 @@ pub(crate) fn drift(pinned: &ScatterEstimate, today: &ScatterEstimate, labels: &
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use fisherflow_network::to_safetensors;
+    use fisherflow_spectra::{FluxError, Simulation};
+    use fisherflow_store::{StoreOptions, Stores, simulated_columns, write_simulated};
+
     use super::*;
+    use crate::job::{CatalogueSource, Job, Prior};
+    use crate::progress::meter::Meter;
+
+    const PIXELS: usize = 20;
+
+    /// A job over a bare state dict and a few spectra, which are there already.
+    fn job(folder: &Path) -> Job {
+        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        let catalogue = CatalogueSource::new(path("catalogue"), simulated_columns());
+        let mut job = Job::new(path("network.safetensors"), catalogue, Prior::Fixed(1.0), path("out"));
+        job.network.said.layers = Some(vec!["dense".to_owned()]);
+        job.network.said.input_scale = Some(vec![0.1]);
+        let unit: Vec<Vec<f64>> = (0..3).map(|k| (0..3).map(|l| f64::from(k == l)).collect()).collect();
+        job.noise = Noise::Covariance(unit);
+        job
+    }
+
+    fn open(job: Job) -> Result<Context, RunError> {
+        Context::open(Arc::new(job), 1, Meter::silent())
+    }
+
+    #[test]
+    fn a_basis_in_other_units_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let catalogue = folder.join("catalogue");
+        write_simulated(
+            &stores,
+            catalogue.to_str().unwrap(),
+            &Simulation::new(PIXELS, 7),
+            30,
+            30,
+        )
+        .unwrap();
+        let (weight, bias) = (vec![0.25; 3 * PIXELS], [0.0; 3]);
+        let layer = [
+            ("layers.0.weight", &[3, PIXELS][..], &weight[..]),
+            ("layers.0.bias", &[3][..], &bias[..]),
+        ];
+        let network = to_safetensors(layer, HashMap::new()).unwrap();
+        std::fs::write(folder.join("network.safetensors"), network).unwrap();
+
+        let context = open(job(folder)).unwrap();
+        let references = References::zero(context.network.dense_layers(), 3);
+        let mut basis = Basis::found(&context, None, references, None);
+        let file = folder.join("basis.json");
+        std::fs::write(&file, basis.to_bytes().unwrap()).unwrap();
+        let about = |change: &dyn Fn(&mut Job)| {
+            let mut job = job(folder);
+            job.basis = Some(file.to_str().unwrap().to_owned());
+            change(&mut job);
+            open(job).map(|_| ())
+        };
+        about(&|_| ()).unwrap();
+        // The same numbers in other words.
+        about(&|job| job.network.said.input_scale = Some(vec![0.1; PIXELS])).unwrap();
+        let mut other_pixel = vec![0.1; PIXELS];
+        other_pixel[7] = 0.2;
+        let others: [(&str, &dyn Fn(&mut Job)); 6] = [
+            ("network.input_scale = 0.1, and here it is 1.0", &|job| {
+                job.network.said.input_scale = None;
+            }),
+            ("network.input_scale = 0.1", &|job| {
+                job.network.said.input_scale = Some(other_pixel.clone());
+            }),
+            ("network.input_mean", &|job| {
+                job.network.said.input_mean = Some(vec![1.0]);
+            }),
+            ("network.layers = dense, and here it is dense, tanh", &|job| {
+                job.network.said.layers = Some(vec!["dense".to_owned(), "tanh".to_owned()]);
+            }),
+            ("catalogue.flux = flux", &|job| {
+                job.catalogue.columns.flux = "flux_err".to_owned();
+                job.catalogue.columns.error = FluxError::Exact;
+            }),
+            ("exact_inputs = Sigma(\"flux_err\"), and here it is Exact", &|job| {
+                job.catalogue.columns.error = FluxError::Exact;
+            }),
+        ];
+        for (said, change) in others {
+            let refused = about(change).unwrap_err();
+            assert_eq!(refused.exit_code(), 3, "{refused}");
+            let refused = refused.to_string();
+            assert!(
+                refused.contains(said) && refused.contains("leave noise.basis out"),
+                "{refused}"
+            );
+        }
+
+        // One of an earlier version does not say.
+        basis.found_with.clear();
+        std::fs::write(&file, basis.to_bytes().unwrap()).unwrap();
+        about(&|job| job.network.said.input_scale = None).unwrap();
+    }
 
     fn estimate(variances: [f64; 2], n_spectra: u64) -> ScatterEstimate {
         ScatterEstimate {

@@ -39,6 +39,12 @@ pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
 /// Held-out spectra that are plenty: a variance from so many is good to about 1 %.
 pub(crate) const PLENTY: f64 = 16_384.0;
 
+/// Cells of label space that are given plenty each. More of them share what so many have: held-out spectra stand in memory.
+const MANY_CELLS: usize = 8;
+
+/// How the groups of a sample are chosen: another number where they are others. 2: by hash.
+const SAMPLE_VERSION: &str = "2";
+
 /// Threads of a process that wait for disks and networks.
 const IO_THREADS: usize = 2;
 
@@ -47,9 +53,9 @@ pub(crate) struct GroupedCatalogue {
     pub(crate) catalogue: Catalogue,
     /// All of them, in order.
     pub(crate) groups: Vec<Group>,
-    /// Those whose held-out spectra give noise, references and calibration: all, or evenly spaced ones where that is plenty.
+    /// Those whose held-out spectra give noise, references and calibration: all, or as many as are plenty, chosen by hash.
     pub(crate) sample: Vec<Group>,
-    /// Rows that hold plenty of held-out spectra.
+    /// Rows that hold plenty of held-out spectra for the cells of label space.
     pub(crate) plenty: f64,
     /// Who read which of the groups.
     pub(crate) readers: Readers,
@@ -64,7 +70,7 @@ pub(crate) type Bases = Arc<BTreeMap<usize, Arc<KroneckerBases>>>;
 /// What every worker of a process shares during a run.
 pub(crate) struct Context {
     pub(crate) job: Arc<Job>,
-    /// Names everything that decides the bits of the output: build, settings, network, catalogues.
+    /// Names everything that decides the bits of the output: version, settings, network, catalogues.
     pub(crate) run_id: String,
     pub(crate) stores: Stores,
     /// What the bits of products depend on beside the numbers.

@@ -31,6 +31,18 @@ pub enum RunError {
         /// What left it.
         step: Step,
     },
+    /// What the fit kept of a group for the prediction is damaged or gone. All that was made of the sums is taken back, so that the next run computes
+    /// that group again.
+    #[error(
+        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, it computes that group again"
+    )]
+    KeptPart {
+        /// Its index.
+        group: u64,
+        /// What is wrong with it; none where nothing is there.
+        #[source]
+        source: Option<Box<StoreError>>,
+    },
     /// A network file that cannot be used.
     #[error("{uri}: {source}")]
     NetworkFile {
@@ -114,6 +126,7 @@ impl RunError {
             | Self::PeerLost(_)
             | Self::PortTaken(_)
             | Self::Interrupted(_)
+            | Self::KeptPart { .. }
             | Self::Store(
                 StoreError::Exhausted { .. }
                 | StoreError::Unreachable { .. }
@@ -126,10 +139,11 @@ impl RunError {
         }
     }
 
-    /// What a stage left that is not as it was written, where that is what went wrong.
-    pub(crate) fn damaged(&self) -> Option<(Step, &Damage)> {
+    /// Whose work is not there as it was written, where that is what went wrong, and which file of the output it is, if it is one.
+    pub(crate) fn damaged(&self) -> Option<(Step, Option<&Damage>)> {
         match self {
-            Self::Damaged { step, damage, .. } => Some((*step, damage)),
+            Self::Damaged { step, damage, .. } => Some((*step, Some(damage))),
+            Self::KeptPart { .. } => Some((Step::Sums, None)),
             Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().and_then(Self::damaged),
             _ => None,
         }

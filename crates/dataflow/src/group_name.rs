@@ -1,9 +1,13 @@
 //! The name of a reduction group in the store: the hash of everything that decides what it contributes.
 //!
-//! In it: the build's version, the pass and what it works with ([`PassInputs`]), the group's shards with their versions, and which of its identifiers are
+//! In it: fisherflow's version, the pass and what it works with ([`PassInputs`]), the group's shards with their versions, and which of its identifiers are
 //! left out. Not in it:
 //! workers and processes, the prior, the output, the group's index, and whatever else the catalogue holds. Two runs that agree on a name
 //! may take each other's sums.
+//!
+//! Of the build there is nothing but that version and a number for each thing that a group leaves, raised where it means something else
+//! ([`ROWS_VERSION`], [`REFERENCES_VERSION`]). So another build of one version computes no line anew: what it sums otherwise by rounding alone stands
+//! beside what was summed before.
 
 use fisherflow_curvature::{CurvatureKind, References};
 use fisherflow_spectra::{Group, PixelPopulation};
@@ -30,7 +34,7 @@ pub(crate) enum Serves {
 }
 
 impl PassInputs {
-    /// Of a pass over the fit's catalogue that sums something of its spectra: build, network, arithmetic, columns, which rows are counted,
+    /// Of a pass over the fit's catalogue that sums something of its spectra: version, network, arithmetic, columns, which rows are counted,
     /// and how each is weighed. `noise`: R, `[K, K]`, normalised label units.
     pub(crate) fn of_sums(
         context: &Context,

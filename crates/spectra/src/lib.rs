@@ -10,6 +10,7 @@ mod batch_tests;
 mod columns;
 mod error;
 mod group_plan;
+mod group_sample;
 mod holdout;
 mod input_range;
 mod key_hash;
@@ -24,6 +25,7 @@ pub use batch_builder::{BatchShape, ErrorKind, LabelErrorKind, MaskKind, RawRow,
 pub use columns::{CatalogueColumns, FluxError, LabelErrors, Mask};
 pub use error::SpectraError;
 pub use group_plan::plan_groups;
+pub use group_sample::sample_groups;
 pub use holdout::{holdout_hash, is_held_out};
 pub use input_range::{InputRange, PixelFlux};
 pub use masked_pixels::{PixelPopulation, PixelSums};

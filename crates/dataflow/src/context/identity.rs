@@ -1,9 +1,10 @@
-//! The name of a run: the hash of everything that decides the bits of its output.
+//! The name of a run: the hash of everything that decides the bits of its output. Of the build these are its version and the numbers that are raised where
+//! files, rows or samples are others: what one build of a version left unfinished, another goes on with.
 
 use fisherflow_store::hex;
 use sha2::{Digest, Sha256};
 
-use super::{Context, GroupedCatalogue};
+use super::{Context, GroupedCatalogue, SAMPLE_VERSION};
 use crate::bad_rows::ROWS_VERSION;
 use crate::files::SCHEMA_VERSION;
 use crate::job::Prior;
@@ -33,6 +34,7 @@ impl Context {
         // What a build of other columns left is another run's.
         add("schema", SCHEMA_VERSION);
         add("rows", ROWS_VERSION);
+        add("sample", SAMPLE_VERSION);
         add("network", &self.network_sha256);
         add("said", &format!("{:?}", job.network.said));
         // Rows and groups go by names below the folder.

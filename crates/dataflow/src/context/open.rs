@@ -6,13 +6,13 @@ use candle_core::Device;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKind, plan_blocks};
 use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Processor};
 use fisherflow_posterior::LabelCells;
-use fisherflow_spectra::plan_groups;
+use fisherflow_spectra::{plan_groups, sample_groups};
 use fisherflow_store::{
     Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores, hex, with_causes,
 };
 use sha2::{Digest, Sha256};
 
-use super::{Context, GroupedCatalogue, IO_THREADS, PLENTY};
+use super::{Context, GroupedCatalogue, IO_THREADS, MANY_CELLS, PLENTY};
 use crate::arithmetic_check::exact_enough;
 use crate::basis::Pinned;
 use crate::checkpoint;
@@ -87,14 +87,15 @@ impl Context {
         let checkpoint = Checkpoint::of(network.dense_layers(), network.n_labels(), &blocks)?;
         let group = job.compute.group.unwrap_or_else(|| checkpoint.spectra_a_group());
         catalogue.keep(job.compute.kept_spectra);
-        let fit = GroupedCatalogue::new(catalogue, group, &job.compute);
+        let cells = label_cells(&job, &network)?;
+        let fit = GroupedCatalogue::new(catalogue, group, &job.compute, &cells);
         let predict = match &job.predict.catalogue {
             None => None,
             Some(source) => {
                 // Its groups leave rows alone.
                 let group = job.compute.group.unwrap_or(checkpoint::LEAST);
                 let catalogue = opened(&stores, "predict", source, &network, None)?;
-                Some(GroupedCatalogue::new(catalogue, group, &job.compute))
+                Some(GroupedCatalogue::new(catalogue, group, &job.compute, &cells))
             }
         };
         // Names that clash are told now, not once the posterior is there.
@@ -106,7 +107,6 @@ impl Context {
         }
         let given_priors = prior_choice::given(&job, &network, &blocks)?;
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
-        let cells = label_cells(&job, &network)?;
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
         let output = Output::open(&stores, &uri)?;
@@ -161,8 +161,7 @@ impl Context {
             input_range: OnceLock::new(),
         };
         let found_by = context.identity();
-        let (stores, release) = (&context.stores, context.release.as_ref());
-        context.basis = Pinned::find(stores, &context.job, &context.network_sha256, release, &found_by)?;
+        context.basis = Pinned::find(&context, &found_by)?;
         context.run_id = context.identity();
         context.progress.reads_from(context.stores.traffic(), &context.run_id);
         Ok(context)
@@ -170,12 +169,12 @@ impl Context {
 }
 
 impl GroupedCatalogue {
-    /// With groups of about `group` spectra.
-    fn new(catalogue: Catalogue, group: u64, compute: &Compute) -> Self {
+    /// With groups of about `group` spectra, and a sample that serves so many cells.
+    fn new(catalogue: Catalogue, group: u64, compute: &Compute, cells: &LabelCells) -> Self {
         let groups = plan_groups(catalogue.shards().iter().cloned(), group, catalogue.folder());
-        let plenty = PLENTY / compute.sampled_fraction();
+        let plenty = PLENTY * cells.n_cells().min(MANY_CELLS) as f64 / compute.sampled_fraction();
         let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
-        let sample = groups.iter().step_by(every).cloned().collect();
+        let sample = sample_groups(&groups, groups.len().div_ceil(every), catalogue.folder());
         Self {
             catalogue,
             groups,

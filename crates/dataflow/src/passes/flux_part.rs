@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fisherflow_store::{GroupArray, Purpose, WrittenFile};
+use fisherflow_store::{GroupArray, Purpose, StoreError, WrittenFile};
 
 use super::budget::flux_part;
 use super::curvature::CURVATURE;
@@ -69,16 +69,24 @@ pub(crate) struct FluxPartReader {
 
 impl FluxPartReader {
     /// `sums`: digest of what decided the sums of the curvature pass.
+    ///
+    /// # Errors
+    /// What the group kept is damaged or gone ([`RunError::KeptPart`]), is of another catalogue, or cannot be read.
     pub(crate) fn open(context: &Context, sums: &str, group: u64) -> Result<Self, RunError> {
         let k = context.network.n_labels();
-        let group = context.fit.groups.iter().find(|known| known.index == group);
-        let name = group
+        let lost = |source| RunError::KeptPart { group, source };
+        let known = context.fit.groups.iter().find(|known| known.index == group);
+        let name = known
             .map(|group| name_of(sums, group, context.excluded_in(group)))
             .ok_or_else(foreign)?;
-        let record = context.groups.record(CURVATURE, &name)?.ok_or_else(foreign)?;
+        let record = context.groups.record(CURVATURE, &name)?.ok_or_else(|| lost(None))?;
         let mut covariance = Vec::new();
         for slice in context.groups.read(CURVATURE, record.slices(FLUX).ok_or_else(foreign)?) {
-            covariance.append(&mut slice?);
+            let mut slice = slice.map_err(|error| match error {
+                StoreError::DamagedSums { .. } | StoreError::NotFound { .. } => lost(Some(Box::new(error))),
+                error => RunError::Store(error),
+            })?;
+            covariance.append(&mut slice);
         }
         Ok(Self {
             covariance: covariance.into_iter(),
