@@ -40,30 +40,6 @@ fn undisturbed(folder: &Path) -> BTreeMap<String, String> {
     digests(&folder.join("undisturbed"))
 }
 
-#[test]
-fn workers_and_processes_write_the_same_bits() {
-    let folder = prepared(12, &[60, 24, 10, 3]);
-    let folder = folder.path();
-    let expected = undisturbed(folder);
-    // 12 groups of the fit give three blocks of three tables; 6 groups are predicted, with Jacobians; the tables of blocks and certificates.
-    assert_eq!(expected.len(), 3 * 3 + 2 * 6 + 2, "{expected:#?}");
-
-    let file = run_file(folder, "four").write(folder, "four");
-    run(fisherflow().arg("run").arg(file).args(["-w", "4"])).expect_done();
-    assert_eq!(digests(&folder.join("four")), expected);
-
-    let file = run_file(folder, "cluster").write(folder, "cluster");
-    for ended in Processes::start(2, &file, 2).wait_all() {
-        ended.expect_done();
-    }
-    let cluster = folder.join("cluster");
-    assert_eq!(digests(&cluster), expected);
-    assert_eq!(counts(&cluster), counts(&folder.join("undisturbed")));
-    assert_eq!(counts(&cluster)["fit_spectra"], 720);
-    assert_eq!(stages_left(&cluster), 0, "intermediate results are cleared");
-    run(fisherflow().arg("verify").arg(&cluster)).expect_done();
-}
-
 /// How often a kill is tried again that came when the run was over already.
 const TRIES: usize = 10;
 

@@ -1,9 +1,9 @@
-//! The exact posterior through the Gram matrix, on the exact-inverse pipeline's data: what the dense inverse says, the same bits on any
-//! workers and processes, in memory and out of it, and again after it was killed.
+//! The exact posterior through the Gram matrix, on the exact-inverse pipeline's data: the same bits on any workers and processes, in memory
+//! and out of it, and again after it was killed.
 
 use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{Processes, Table, digests, fisherflow, pipeline, run, stages_left, wait_for_file};
+use fisherflow_tests::{Processes, digests, fisherflow, pipeline, run, stages_left, wait_for_file};
 
 /// The pipeline's run file with another curvature, and its output.
 fn run_file(folder: &Path, name: &str, curvature: &str, prior: &str) -> (PathBuf, PathBuf) {
@@ -21,53 +21,6 @@ fn run_file(folder: &Path, name: &str, curvature: &str, prior: &str) -> (PathBuf
 
 const IN_MEMORY: &str = "structure = \"dual\"";
 const OUT_OF_IT: &str = "structure = \"dual\"\nmemory = \"6 MiB\"";
-
-/// A column of numbers of every row of a file.
-fn numbers(file: &Path, column: &str) -> Vec<f64> {
-    let table = Table::read(file);
-    (0..table.len()).map(|row| table.number(column, row)).collect()
-}
-
-fn close(what: &str, found: &[f64], expected: &[f64]) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    for (row, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let apart = (found / expected - 1.0).abs();
-        assert!(
-            apart < 1e-8,
-            "{what}, row {row}: {found} and {expected}, {apart:e} apart"
-        );
-    }
-}
-
-#[test]
-fn it_says_what_the_dense_inverse_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    for prior in ["1.0", "\"evidence\""] {
-        let name = |structure: &str| format!("{structure}-{}", prior.trim_matches('"'));
-        let (dense, expected) = run_file(folder, &name("full"), "structure = \"full\"", prior);
-        let (dual, found) = run_file(folder, &name("dual"), IN_MEMORY, prior);
-        for file in [dense, dual] {
-            run(fisherflow().arg("run").arg(&file).args(["-w", "2"])).expect_done();
-        }
-        let both = |file: &str, column: &str| {
-            close(
-                &format!("{prior}: {column} of {file}"),
-                &numbers(&found.join(file), column),
-                &numbers(&expected.join(file), column),
-            );
-        };
-        for column in ["prior_precision", "log_det", "effective_parameters"] {
-            both("posterior/blocks.parquet", column);
-        }
-        both("posterior/marginal_variance/block-000.parquet", "std_error");
-        let weights = |output: &Path| -> Vec<f64> {
-            let table = Table::read(&output.join("predictions/part-00000.parquet"));
-            (0..table.len()).map(|row| table.list("cov_weights", row)[0]).collect()
-        };
-        close(&format!("{prior}: cov_weights"), &weights(&found), &weights(&expected));
-    }
-}
 
 #[test]
 fn no_bit_depends_on_workers_processes_memory_or_a_kill() {

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use arrow_array::ArrayRef;
 use fisherflow_tests::{
-    Processes, RunFile, digests, fisherflow, manifest, network, run, simulated, toml_path, write_objects,
+    Processes, RunFile, counts, digests, fisherflow, manifest, network, run, simulated, stages_left, toml_path,
+    write_objects,
 };
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -60,17 +61,23 @@ fn found(output: &Path) -> (BTreeMap<String, String>, Value) {
 fn workers_and_processes_change_no_bit() {
     let folder = prepared();
     let folder = folder.path();
-    for (name, curvature) in CURVATURES {
+    for ((name, curvature), blocks) in CURVATURES.into_iter().zip([2, 3]) {
         let file = |output: &str| run_file(folder, output, curvature).write(folder, output);
         let first = format!("{name}-1-1");
         run(fisherflow().arg("run").arg(file(&first))).expect_done();
-        let expected = found(&folder.join(first));
+        let expected = found(&folder.join(&first));
+        // Three tables a block; 7 groups are predicted, with Jacobians; the tables of blocks, certificates and evidence.
+        assert_eq!(expected.0.len(), 3 * blocks + 2 * 7 + 3, "{:#?}", expected.0);
+        assert_eq!(counts(&folder.join(first))["fit_spectra"], 520);
         for (processes, workers) in [(1, 2), (1, 3), (1, 8), (2, 1), (2, 3), (4, 1), (4, 2)] {
             let output = format!("{name}-{processes}-{workers}");
             for ended in Processes::start(processes, &file(&output), workers).wait_all() {
                 ended.expect_done();
             }
-            assert_eq!(found(&folder.join(&output)), expected, "{output}");
+            let output = folder.join(output);
+            assert_eq!(found(&output), expected, "{}", output.display());
+            assert_eq!(stages_left(&output), 0, "intermediate results are cleared");
+            run(fisherflow().arg("verify").arg(&output)).expect_done();
         }
     }
 }

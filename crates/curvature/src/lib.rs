@@ -47,6 +47,7 @@ pub use kind::CurvatureKind;
 pub use label_precision::LabelPrecision;
 pub use lanczos::{Lanczos, Ritz};
 pub use low_rank::LowRank;
+pub use orthonormal::dot;
 pub use reference::{ReferenceSums, References};
 pub use row_by_row::RowByRow;
 pub use spectral_density::{DensityPoint, Node, SpectralDensity, SpectralProbes};

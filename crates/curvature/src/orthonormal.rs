@@ -9,7 +9,8 @@ use fisherflow_network::product::release_wide_registers;
 use crate::CurvatureError;
 
 /// `a . b`, in eight sums that are added in one fixed order.
-pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+#[must_use]
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
@@ -70,5 +71,19 @@ pub(crate) fn eigenpairs(matrix: &[f64], n: usize) -> Result<(Vec<f64>, Vec<f64>
     match solved {
         Ok(()) if values.iter().all(|value| value.is_finite()) => Ok((values, vectors)),
         _ => Err(CurvatureError::Eigenvalues { size: n }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dot_products_of_any_length() {
+        for len in [0, 1, 7, 8, 9, 40] {
+            let a: Vec<f64> = (0..len).map(f64::from).collect();
+            let expected: f64 = (0..len).map(|i| f64::from(i * i)).sum();
+            assert_eq!(dot(&a, &a), expected);
+        }
     }
 }

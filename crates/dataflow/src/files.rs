@@ -4,13 +4,14 @@ use fisherflow_curvature::{
     BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, RowByRow,
 };
 use fisherflow_posterior::{
-    BlockInfo, CellScatter, Certificate, Factor, HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio,
-    bases_from_matrices, bases_matrices, hessian_from_matrices, hessian_matrices, precision_from_matrices,
+    BlockInfo, CellScatter, Certificate, ComparedStructure, EvidencePoint, Factor, HoldoutPoint, HoldoutPrior,
+    NamedMatrix, Precision, ScatterEstimate, SigmaRatio, bases_from_matrices, bases_matrices, hessian_from_matrices,
+    hessian_matrices, precision_from_matrices,
 };
 use fisherflow_spectra::SpectrumBatch;
 use fisherflow_store::{
-    BlockRow, CertificateRow, EvidenceRow, FileMetadata, HoldoutRow, IntrinsicRow, JacobianSchema, JacobianWriter,
-    MarginalRows, MatrixSet, PredictionSchema, PredictionWriter, RowKeys, StoredMatrices, StoredMatrix, WrittenFile,
+    BlockRow, Column, FileMetadata, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows, MatrixSet,
+    PredictionSchema, PredictionWriter, RowKeys, StoredMatrices, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
@@ -308,63 +309,91 @@ pub(crate) fn write_blocks(
 
 /// Writes `posterior/certificate.parquet`: the exact posterior of the subset first, then the structures compared with it.
 pub(crate) fn write_certificate(context: &Context, certificate: &Certificate) -> Result<WrittenFile, RunError> {
-    let mut rows = Vec::new();
-    if let Some(comparison) = &certificate.comparison {
-        rows.push(CertificateRow {
-            structure: "exact".to_owned(),
-            ratio_median: 1.0,
-            ratio_p05: 1.0,
-            ratio_p95: 1.0,
-            spearman: 1.0,
-            effective_parameters: comparison.effective_parameters,
-        });
-        rows.extend(comparison.structures.iter().map(|compared| {
-            let number = |value: fn(&SigmaRatio) -> f64| compared.ratio.as_ref().map_or(f64::NAN, value);
-            CertificateRow {
-                structure: compared.structure.clone(),
-                ratio_median: number(|ratio| ratio.median),
-                ratio_p05: number(|ratio| ratio.p05),
-                ratio_p95: number(|ratio| ratio.p95),
-                spearman: number(|ratio| ratio.spearman.unwrap_or(f64::NAN)),
-                effective_parameters: compared.effective_parameters,
-            }
-        }));
-    }
-    Ok(context.output.write_certificate(&rows, &metadata(context))?)
+    let comparison = certificate.comparison.as_ref();
+    let exact = comparison.map(|comparison| ComparedStructure {
+        structure: "exact".to_owned(),
+        ratio: Some(SigmaRatio {
+            median: 1.0,
+            p05: 1.0,
+            p95: 1.0,
+            spearman: Some(1.0),
+        }),
+        effective_parameters: comparison.effective_parameters,
+    });
+    let compared = comparison.into_iter().flat_map(|comparison| &comparison.structures);
+    let rows: Vec<&ComparedStructure> = exact.iter().chain(compared).collect();
+    let ratio = |value: fn(&SigmaRatio) -> f64| {
+        let ratios = rows.iter().map(|row| row.ratio.as_ref().map_or(f64::NAN, value));
+        Column::Number(ratios.collect())
+    };
+    let columns = vec![
+        (
+            "structure",
+            Column::Text(rows.iter().map(|row| row.structure.clone()).collect()),
+        ),
+        ("ratio_median", ratio(|ratio| ratio.median)),
+        ("ratio_p05", ratio(|ratio| ratio.p05)),
+        ("ratio_p95", ratio(|ratio| ratio.p95)),
+        ("spearman", ratio(|ratio| ratio.spearman.unwrap_or(f64::NAN))),
+        (
+            "effective_parameters",
+            Column::Number(rows.iter().map(|row| row.effective_parameters).collect()),
+        ),
+    ];
+    let path = "posterior/certificate.parquet";
+    Ok(context.output.write_small_table(path, columns, &metadata(context))?)
 }
 
-/// Writes `posterior/evidence.parquet`.
+/// Writes `posterior/evidence.parquet`; `layer` is the block whose prior it is, null where one precision serves all blocks.
 pub(crate) fn write_evidence(context: &Context, evidence: &[EvidenceOf]) -> Result<WrittenFile, RunError> {
-    let rows: Vec<EvidenceRow> = evidence
-        .iter()
-        .flat_map(|EvidenceOf { block, evidence }| {
-            let block = block.and_then(|block| context.blocks.get(block));
-            evidence.curve.iter().map(move |point| EvidenceRow {
-                layer: block.map(BlockPlan::name),
-                prior_precision: point.prior_precision,
-                log_evidence: point.log_evidence,
-                effective_parameters: point.effective_parameters,
-            })
-        })
-        .collect();
-    Ok(context.output.write_evidence(&rows, &metadata(context))?)
+    let (mut layers, mut points): (Vec<Option<String>>, Vec<&EvidencePoint>) = (Vec::new(), Vec::new());
+    for EvidenceOf { block, evidence } in evidence {
+        let block = block.and_then(|block| context.blocks.get(block));
+        layers.extend(std::iter::repeat_n(block.map(BlockPlan::name), evidence.curve.len()));
+        points.extend(&evidence.curve);
+    }
+    let numbers = |value: fn(&EvidencePoint) -> f64| points.iter().copied().map(value).collect::<Vec<_>>();
+    let columns = vec![
+        ("layer", Column::TextOrNull(layers)),
+        (
+            "prior_precision",
+            Column::Finite(numbers(|point| point.prior_precision)),
+        ),
+        ("log_evidence", Column::Number(numbers(|point| point.log_evidence))),
+        (
+            "effective_parameters",
+            Column::Number(numbers(|point| point.effective_parameters)),
+        ),
+    ];
+    let path = "posterior/evidence.parquet";
+    Ok(context.output.write_small_table(path, columns, &metadata(context))?)
 }
 
 /// Writes `posterior/holdout.parquet`.
 pub(crate) fn write_holdout(context: &Context, holdout: &HoldoutPrior) -> Result<WrittenFile, RunError> {
-    let rows: Vec<HoldoutRow> = holdout
-        .curve
-        .iter()
-        .map(|point| HoldoutRow {
-            prior_precision: point.prior_precision,
-            log_likelihood: point.log_likelihood,
-            effective_parameters: point.effective_parameters,
-            pull_std: point.pull_std.clone(),
-            pull_std_without: point.pull_std_without.clone(),
-        })
-        .collect();
-    let labels = &context.network.labels().names;
-    Ok(context.output.write_holdout(labels, &rows, &metadata(context))?)
+    let number = |value: fn(&HoldoutPoint) -> f64| Column::Number(holdout.curve.iter().map(value).collect());
+    let mut columns = vec![
+        ("prior_precision".to_owned(), number(|point| point.prior_precision)),
+        ("log_likelihood".to_owned(), number(|point| point.log_likelihood)),
+        (
+            "effective_parameters".to_owned(),
+            number(|point| point.effective_parameters),
+        ),
+    ];
+    for (at, label) in context.network.labels().names.iter().enumerate() {
+        // A point without this label makes the column too short, which is refused.
+        let of_label = |pulls: fn(&HoldoutPoint) -> &[f64]| {
+            let pulls = holdout.curve.iter().filter_map(|point| pulls(point).get(at));
+            Column::Number(pulls.copied().collect())
+        };
+        columns.push((format!("pull_std_{label}"), of_label(|point| &point.pull_std)));
+        columns.push((
+            format!("pull_std_{label}_without_intrinsic"),
+            of_label(|point| &point.pull_std_without),
+        ));
+    }
+    let path = "posterior/holdout.parquet";
+    Ok(context.output.write_small_table(path, columns, &metadata(context))?)
 }
 
 /// Writes `posterior/intrinsic.parquet`; `all` is the scatter of cells with too few held-out spectra.

@@ -240,13 +240,10 @@ fn write(
         ("negative_share", number(density.negative_share)),
         ("negative_trace_share", number(density.negative_trace_share)),
     ];
-    let mut files = Vec::new();
-    for (path, columns) in [("nodes.parquet", nodes), ("density.parquet", curve), (SUMMARY, summary)] {
-        let mut table = out.table(path, &metadata);
-        table.append(columns)?;
-        files.extend(table.finish()?);
-    }
-    Ok(files)
+    [("nodes.parquet", nodes), ("density.parquet", curve), (SUMMARY, summary)]
+        .into_iter()
+        .map(|(path, columns)| Ok(out.write_small_table(path, columns, &metadata)?))
+        .collect()
 }
 
 fn metadata(context: &Context, settings: &SpectrumSettings, found: &Found) -> FileMetadata {

@@ -7,6 +7,11 @@
 //! Arguments, in any order: `workers=N` at once, each with its own operands, as a run's (default 1); `threads=N` of each (default: all CPUs over
 //! workers); `rounds=N` (default 7); and words, of which a line's name has to hold one: `f32`, `gram`, `thin`, `512x7213x2048`.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_set1_pd, _mm256_set1_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_set1_pd,
+    _mm512_set1_ps,
+};
 use std::hint::black_box;
 use std::sync::Barrier;
 
@@ -14,7 +19,6 @@ use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
 use fisherflow_kernels::{
     Element, Packed, Path, Products, Start, add_cross, add_gram, multiply, multiply_packed, multiply_packed_in_groups,
-    register_products, tile_products,
 };
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
@@ -98,14 +102,7 @@ impl Bench {
         }
     }
 
-    fn all<T: Element + From<f32>>(&self, name: &str) {
-        let rate = |work: fn(usize) -> usize, times: usize| {
-            let start = now(1);
-            black_box(work(black_box(times))) as f64 / (now(1) - start)
-        };
-        let shares = (0..self.rounds).map(|_| rate(tile_products::<T>, 2000) / rate(register_products::<T>, 400_000));
-        let share = shares.fold(0.0, f64::max);
-        println!("{name}: a tile in the first cache level at {share:.2} of multiply-adds on registers");
+    fn all<T: Number>(&self, name: &str) {
         for (m, k, n) in SHAPES {
             self.product::<T>(&format!("{name} {m}x{k}x{n}"), [m, k, n]);
         }
@@ -123,7 +120,7 @@ impl Bench {
         }
     }
 
-    fn product<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3]) {
+    fn product<T: Number>(&self, name: &str, [m, k, n]: [usize; 3]) {
         if !self.wants(name) {
             return;
         }
@@ -167,7 +164,7 @@ impl Bench {
     }
 
     /// Rates as if nothing were left out.
-    fn behind_relus<T: Element + From<f32>>(&self, name: &str, [m, k, n]: [usize; 3], outputs: usize) {
+    fn behind_relus<T: Number>(&self, name: &str, [m, k, n]: [usize; 3], outputs: usize) {
         if !self.wants(name) {
             return;
         }
@@ -200,7 +197,7 @@ impl Bench {
         });
     }
 
-    fn gram<T: Element + From<f32>>(&self, name: &str, rows: usize, n: usize) {
+    fn gram<T: Number>(&self, name: &str, rows: usize, n: usize) {
         if !self.wants(name) {
             return;
         }
@@ -230,7 +227,7 @@ impl Bench {
         });
     }
 
-    fn cross<T: Element + From<f32>>(&self, name: &str, [rows, n, m]: [usize; 3]) {
+    fn cross<T: Number>(&self, name: &str, [rows, n, m]: [usize; 3]) {
         if !self.wants(name) {
             return;
         }
@@ -258,7 +255,7 @@ impl Bench {
     }
 
     /// Tells the rates of what `worker` hands over to be measured; every worker hands over the same.
-    fn compare<T: Element>(
+    fn compare<T: Number>(
         &self,
         name: &str,
         multiplications: usize,
@@ -273,7 +270,7 @@ impl Bench {
             for _ in 0..self.rounds {
                 together.wait();
                 let start = now(1);
-                let number = black_box(register_products::<T>(black_box(200_000)));
+                let number = black_box(T::on_registers(black_box(400_000)));
                 peak = f64::max(peak, 2e-9 * number as f64 / (now(1) - start));
                 for (best, (_, run)) in best.iter_mut().zip(runs.iter_mut()) {
                     together.wait();
@@ -317,6 +314,55 @@ impl Bench {
         });
     }
 }
+
+/// Chains of fused multiply-adds that do not wait for each other: more than any machine has under way at once.
+const CHAINS: usize = 12;
+
+/// What products are made of, and how fast that could be.
+trait Number: Element + From<f32> {
+    /// Fused multiply-adds of the best path on registers alone, `times` rounds of them, on this thread; gives their number. Nothing is faster.
+    fn on_registers(times: usize) -> usize;
+}
+
+macro_rules! number {
+    ($number:ty: $($path:ident, $features:literal, $lanes:literal, $set:ident, $fma:ident);+) => {
+        impl Number for $number {
+            fn on_registers(times: usize) -> usize {
+                match Path::best() {
+                    $(#[cfg(target_arch = "x86_64")]
+                    Path::$path => {
+                        #[target_feature(enable = $features)]
+                        fn spin(times: usize) -> usize {
+                            let (x, mut sums) = (black_box($set(0.5)), [$set(1.0); CHAINS]);
+                            for _ in 0..times {
+                                for sum in &mut sums {
+                                    *sum = $fma(x, *sum, x);
+                                }
+                            }
+                            black_box(sums);
+                            times * CHAINS * $lanes
+                        }
+                        // SAFETY: the best path is there.
+                        unsafe { spin(times) }
+                    })+
+                    _ => {
+                        let (x, mut sums): (Self, _) = (black_box(0.5), [1.0; CHAINS]);
+                        for _ in 0..times {
+                            for sum in &mut sums {
+                                *sum = x.fused_multiply_add(*sum, x);
+                            }
+                        }
+                        black_box(sums);
+                        times * CHAINS
+                    }
+                }
+            }
+        }
+    };
+}
+
+number!(f32: Avx512, "avx512f", 16, _mm512_set1_ps, _mm512_fmadd_ps; Avx2, "avx2,fma", 8, _mm256_set1_ps, _mm256_fmadd_ps);
+number!(f64: Avx512, "avx512f", 8, _mm512_set1_pd, _mm512_fmadd_pd; Avx2, "avx2,fma", 4, _mm256_set1_pd, _mm256_fmadd_pd);
 
 /// CPU seconds of this thread where it works alone, else of the process.
 fn now(threads: usize) -> f64 {

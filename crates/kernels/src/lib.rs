@@ -19,7 +19,6 @@ mod packed;
 mod pages;
 mod pairs;
 mod path;
-mod peak;
 mod portable;
 mod products;
 mod self_check;
@@ -51,7 +50,6 @@ pub use gemm::{
 pub use lent::{LentCores, lend};
 pub use packed::Packed;
 pub use path::{Path, PathError};
-pub use peak::{register_products, tile_products};
 pub use products::Products;
 pub use sums::{add_cross, add_cross_with_squares, add_gram};
 pub use threads::run_all;

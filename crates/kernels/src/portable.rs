@@ -1,7 +1,5 @@
 //! The register tile in plain Rust: what the other paths are compared with, and what any machine can run.
 
-use std::hint::black_box;
-
 use crate::element::Element;
 use crate::pack::pack_strip;
 use crate::tile::{CHAIN, GROUP, JOB, Tile, add_squares, add_widened};
@@ -24,23 +22,10 @@ pub(crate) fn tile<T: Element>() -> Tile<T> {
         multiply: |_| (ROWS, multiply::<T>),
         add: add_widened::<T>,
         add_squares: add_squares::<T>,
-        spin: spin::<T>,
         skip: skip!(skipping, T),
         pack_lhs: pack_strip::<T, ROWS>,
         pack_rhs: pack_strip::<T, COLS>,
     }
-}
-
-/// See [`crate::tile::SpinFn`].
-fn spin<T: Element>(times: usize) -> usize {
-    let (x, mut sums) = (black_box(T::one_impl()), [T::ZERO; COLS]);
-    for _ in 0..times {
-        for sum in &mut sums {
-            *sum = x.fused_multiply_add(*sum, x);
-        }
-    }
-    black_box(sums);
-    times * COLS
 }
 
 /// See [`crate::tile::TileFn`].

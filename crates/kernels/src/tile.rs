@@ -34,12 +34,6 @@ pub(crate) fn add_squares<T: Element>(sums: &mut [f64], values: &[T]) {
     }
 }
 
-/// Fused multiply-adds on registers alone, so many rounds of them; gives their number.
-///
-/// # Safety
-/// The instructions of its path are there.
-pub(crate) type SpinFn = unsafe fn(usize) -> usize;
-
 /// f64 of the widest register.
 const LANES: usize = 8;
 
@@ -90,7 +84,6 @@ pub(crate) struct Tile<T> {
     pub multiply: fn(usize) -> (usize, TileFn<T>),
     pub add: AddFn<T>,
     pub add_squares: AddFn<T>,
-    pub spin: SpinFn,
     /// What leaves out zeros, in strips of single numbers.
     pub skip: Skip<T>,
     pub pack_lhs: PackFn<T>,

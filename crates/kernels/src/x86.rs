@@ -7,8 +7,6 @@ use std::arch::x86_64::{
     _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
 };
 
-use std::hint::black_box;
-
 use faer::MatRef;
 
 use crate::pack::{Map, pack_strip};
@@ -50,7 +48,7 @@ macro_rules! step {
 /// A tile of `$rows` rows of two registers of `$lanes` numbers each, `$at_once` inner indices a turn of its loop.
 macro_rules! tile {
     (
-        $tile:ident, $skip:ident, $multiply:ident, $widened:ident, $squares:ident, $pack:ident, $spin:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal, $at_once:literal,
+        $tile:ident, $skip:ident, $multiply:ident, $widened:ident, $squares:ident, $pack:ident, $number:ty, $features:literal, $rows:expr, $lanes:literal, $at_once:literal,
         $zero:ident, $load:ident, $store:ident, $set:ident, $fma:ident, $add:ident
     ) => {
         /// The tile of this path and type.
@@ -74,7 +72,6 @@ macro_rules! tile {
                 },
                 add: $widened,
                 add_squares: $squares,
-                spin: $spin,
                 skip: x86_zeros::$skip,
                 pack_lhs: |matrix, first, from, map, out| {
                     // SAFETY: a tile is handed out only where its path is there.
@@ -109,20 +106,6 @@ macro_rules! tile {
             out: &mut [$number],
         ) {
             pack_strip::<$number, W>(matrix, first, from, map, out);
-        }
-
-        /// See [`crate::tile::SpinFn`].
-        #[target_feature(enable = $features)]
-        fn $spin(times: usize) -> usize {
-            let (x, mut sums) = (black_box($set(0.5)), [[$set(1.0); 2]; $rows]);
-            for _ in 0..times {
-                for sums in &mut sums {
-                    sums[0] = $fma(x, sums[0], x);
-                    sums[1] = $fma(x, sums[1], x);
-                }
-            }
-            black_box(sums);
-            times * $rows * 2 * $lanes
         }
 
         /// See [`crate::tile::TileFn`]; of the tile's first ROWS rows.
@@ -186,7 +169,6 @@ tile!(
     add_avx512_f32,
     add_squares_avx512_f32,
     pack_avx512_f32,
-    spin_avx512_f32,
     f32,
     "avx512f",
     AVX512_ROWS,
@@ -206,7 +188,6 @@ tile!(
     add_avx512_f64,
     add_squares_avx512_f64,
     pack_avx512_f64,
-    spin_avx512_f64,
     f64,
     "avx512f",
     AVX512_ROWS,
@@ -226,7 +207,6 @@ tile!(
     add_avx2_f32,
     add_squares_avx2_f32,
     pack_avx2_f32,
-    spin_avx2_f32,
     f32,
     "avx2,fma",
     AVX2_ROWS,
@@ -246,7 +226,6 @@ tile!(
     add_avx2_f64,
     add_squares_avx2_f64,
     pack_avx2_f64,
-    spin_avx2_f64,
     f64,
     "avx2,fma",
     AVX2_ROWS,

@@ -2,6 +2,7 @@
 
 use candle_core::WithDType;
 use faer::{MatMut, MatRef, Par};
+pub(crate) use fisherflow_curvature::dot;
 use fisherflow_kernels::{Element, Packed, Start, multiply_packed, multiply_packed_in_groups};
 use fisherflow_network::product::multiply;
 use fisherflow_network::scratch::{Scratch, Scratchable};
@@ -80,19 +81,6 @@ pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads
     out
 }
 
-/// `sum a b`, in eight sums that are added in one fixed order.
-pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a.zip(b) {
-        for (sum, (x, y)) in sums.iter_mut().zip(x.iter().zip(y)) {
-            *sum += x * y;
-        }
-    }
-    sums.iter().sum::<f64>() + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,15 +115,6 @@ mod tests {
         ] {
             check::<f32>(m, k, n, f64::from(f32::EPSILON));
             check::<f64>(m, k, n, f64::EPSILON);
-        }
-    }
-
-    #[test]
-    fn dot_products_of_any_length() {
-        for len in [0, 1, 7, 8, 9, 40] {
-            let a: Vec<f64> = (0..len).map(f64::from).collect();
-            let expected: f64 = (0..len).map(|i| f64::from(i * i)).sum();
-            assert_eq!(dot(&a, &a), expected);
         }
     }
 

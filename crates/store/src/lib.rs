@@ -44,9 +44,6 @@ pub use output::rendezvous::Rendezvous;
 pub use output::verify::{Damage, Verified};
 pub use tables::any_table::write_table;
 pub use tables::blocks::BlockRow;
-pub use tables::certificate::CertificateRow;
-pub use tables::evidence::EvidenceRow;
-pub use tables::holdout::HoldoutRow;
 pub use tables::intrinsic::IntrinsicRow;
 pub use tables::jacobians::{JacobianRows, JacobianSchema, JacobianWriter};
 pub use tables::marginal_variance::{MarginalRows, MarginalVarianceWriter};
@@ -56,7 +53,7 @@ pub use tables::output_hessian::{OutputHessianRows, OutputHessianSchema, OutputH
 pub use tables::parquet_out::{FileMetadata, WrittenFile};
 pub use tables::predictions::{PredictionRows, PredictionSchema, PredictionWriter};
 pub use tables::row_key::RowKeys;
-pub use tables::small_tables::{Column, TableWriter};
+pub use tables::small_tables::Column;
 pub use tables::table::{Table, TableBatches};
 pub use tables::tiles::{StoredTile, TileFolder};
 pub use tables::vector::read_vector;

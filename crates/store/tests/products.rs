@@ -441,51 +441,49 @@ fn weights_blocks_and_stages_come_back() {
         .write_blocks(std::slice::from_ref(&block), &FileMetadata::default())
         .unwrap();
     assert_eq!(output.read_blocks().unwrap(), [block]);
-
-    let point = |prior_precision, log_evidence| EvidenceRow {
-        layer: (prior_precision > 1.0).then(|| "layers.0".to_owned()),
-        prior_precision,
-        log_evidence,
-        effective_parameters: 2.5,
-    };
-    let curve = [point(0.1, -3.0), point(1e300, f64::NEG_INFINITY)];
-    let written = output.write_evidence(&curve, &FileMetadata::default()).unwrap();
-    assert_eq!((written.path.as_str(), written.rows), ("posterior/evidence.parquet", 2));
-    let read = one(&stores, &output.child("posterior/evidence.parquet"));
-    let column = |name: &str| read[name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
-    assert_eq!(column("prior_precision"), [Some(0.1), Some(1e300)]);
-    assert_eq!(column("log_evidence"), [Some(-3.0), None]);
-    assert_eq!(column("effective_parameters"), [Some(2.5), Some(2.5)]);
-    let layers: Vec<Option<&str>> = read["layer"].as_string::<i32>().iter().collect();
-    assert_eq!(layers, [None, Some("layers.0")]);
 }
 
 #[test]
-fn curves_and_cells_read_back() {
+fn small_tables_come_back() {
+    let (_directory, stores, output) = place();
+    let (path, metadata) = ("posterior/evidence.parquet", FileMetadata::default());
+    let mut columns = vec![
+        ("structure", Column::Text(vec!["kfac".into(), "block".into()])),
+        ("layer", Column::TextOrNull(vec![None, Some("layers.0".into())])),
+        ("steps", Column::Count(vec![Some(7), None])),
+        ("log_evidence", Column::Number(vec![-3.0, f64::NEG_INFINITY])),
+        ("prior_precision", Column::Finite(vec![0.1, 1e300])),
+    ];
+    let written = output.write_small_table(path, columns.clone(), &metadata).unwrap();
+    assert_eq!((written.path.as_str(), written.rows), (path, 2));
+    let read = one(&stores, &output.child(path));
+    let texts = |name: &str| read[name].as_string::<i32>().iter().collect::<Vec<_>>();
+    assert_eq!(texts("structure"), [Some("kfac"), Some("block")]);
+    assert_eq!(texts("layer"), [None, Some("layers.0")]);
+    let steps: Vec<_> = read["steps"].as_primitive::<Int64Type>().iter().collect();
+    assert_eq!(steps, [Some(7), None]);
+    let numbers = |name: &str| read[name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
+    assert_eq!(numbers("log_evidence"), [Some(-3.0), None]);
+    assert_eq!(numbers("prior_precision"), [Some(0.1), Some(1e300)]);
+    let nullable: Vec<bool> = read.schema().fields().iter().map(|field| field.is_nullable()).collect();
+    assert_eq!(nullable, [false, true, true, true, false]);
+
+    columns[4].1 = Column::Finite(vec![0.1, f64::NAN]);
+    let refused = output.write_small_table(path, columns.clone(), &metadata).unwrap_err();
+    assert!(refused.to_string().contains(path), "{refused}");
+    columns[4].1 = Column::Finite(vec![0.1]);
+    let refused = output.write_small_table(path, columns, &metadata).unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Shape { what, found: 1, expected: 2 } if what.contains("prior_precision")),
+        "{refused}"
+    );
+}
+
+#[test]
+fn cells_read_back() {
     let (_directory, stores, output) = place();
     let metadata = FileMetadata::default();
-    let point = |delta: f64| HoldoutRow {
-        prior_precision: delta,
-        log_likelihood: -delta,
-        effective_parameters: 2.0 * delta,
-        pull_std: vec![1.0, f64::NAN],
-        pull_std_without: vec![delta, 3.0],
-    };
-    let mut curve = [point(0.5), point(4.0)];
-    let written = output.write_holdout(&labels(), &curve, &metadata).unwrap();
-    assert_eq!((written.path.as_str(), written.rows), ("posterior/holdout.parquet", 2));
-    let read = one(&stores, &output.child("posterior/holdout.parquet"));
-    let column = |name: &str| read[name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
-    assert_eq!(column("log_likelihood"), [Some(-0.5), Some(-4.0)]);
-    let [first, second] = [0, 1].map(|at| labels()[at].clone());
-    assert_eq!(
-        column(&format!("pull_std_{first}_without_intrinsic")),
-        [Some(0.5), Some(4.0)]
-    );
-    assert_eq!(column(&format!("pull_std_{second}")), [None, None]);
-    curve[1].pull_std.pop();
-    assert!(output.write_holdout(&labels(), &curve, &metadata).is_err());
-
+    let first = labels()[0].clone();
     let cell = |low, high, own| IntrinsicRow {
         intervals: vec![(low, high)],
         n_spectra: 70,
@@ -537,7 +535,10 @@ fn the_verifier_agrees_with_the_writer() {
     };
     output.claim(&claim, false).unwrap();
     let blocks = output.write_blocks(&[], &FileMetadata::default()).unwrap();
-    let evidence = output.write_evidence(&[], &FileMetadata::default()).unwrap();
+    let empty = vec![("prior_precision", Column::Finite(Vec::new()))];
+    let evidence = output
+        .write_small_table("posterior/evidence.parquet", empty, &FileMetadata::default())
+        .unwrap();
     let manifest = Manifest {
         version: Manifest::VERSION,
         fisherflow: "0".into(),

@@ -1,30 +1,15 @@
 //! Reference outputs of a small ReLU network (float64, made with another framework and checked against five others), where they are at hand.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use candle_core::DType;
 use fisherflow_curvature::{LabelPrecision, Matrix, ReferenceSums, StructureKind};
 
 use crate::brute_force::{
     Between, Dense, Mlp, block, curvature, dense, diagonal, kronecker, layers_of, relative_error, sums,
 };
-use crate::npz::{self, Array};
+use crate::npz::Array;
+use crate::references::{Arrays, beside_the_repository};
 
 const TOLERANCE: f64 = 1e-9;
-
-type Arrays = BTreeMap<String, Array>;
-
-fn arrays(name: &str) -> Option<Arrays> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/reference")
-        .join(name);
-    if path.exists() {
-        return Some(npz::read(&path));
-    }
-    println!("skipped: {} is absent", path.display());
-    None
-}
 
 fn matrix(arrays: &Arrays, name: &str) -> Matrix {
     let Array { shape, values } = &arrays[name];
@@ -93,7 +78,7 @@ fn tiny_mlp_in_f32() {
 }
 
 fn agrees_on_tiny_mlp(dtype: DType, tolerance: f64) {
-    let Some(arrays) = arrays("tiny_mlp.npz") else {
+    let Some(arrays) = beside_the_repository(&["tiny_mlp"]) else {
         return;
     };
     let (net, spectra, places) = case(&arrays);
@@ -143,11 +128,11 @@ fn agrees_on_tiny_mlp(dtype: DType, tolerance: f64) {
 
 #[test]
 fn tiny_mlp_blocks_are_blocks_of_the_hessian() {
-    let (Some(of_net), Some(inverse)) = (arrays("tiny_mlp.npz"), arrays("tiny_mlp_inverse.npz")) else {
+    let Some(arrays) = beside_the_repository(&["tiny_mlp", "tiny_mlp_inverse"]) else {
         return;
     };
-    let (net, spectra, places) = case(&of_net);
-    let hessian = permuted(&matrix(&inverse, "hessian"), &places);
+    let (net, spectra, places) = case(&arrays);
+    let hessian = permuted(&matrix(&arrays, "hessian"), &places);
     let shapes = net.shapes();
     let precision = LabelPrecision::constant(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], spectra.len()).unwrap();
     let batches = [(net.captures(&spectra, DType::F64), precision)];

@@ -1,7 +1,6 @@
 //! Products with vectors, gradients, the empirical Fisher and the true Hessian: against reference arrays, dense matrices and one another.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use fisherflow_curvature::{
     BlockOptions, BlockPower, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, LowRank, Matrix, ProductSums,
@@ -17,9 +16,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::brute_force::{
     Between, Mlp, block, dense, diagonal, label_covariances, layers_of, normal, relative_error, spectra,
 };
-use crate::npz::{self, Array};
-
-type Arrays = BTreeMap<String, Array>;
+use crate::npz::Array;
+use crate::references::{Arrays, beside_the_repository};
 
 const IDENTITY: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
 
@@ -194,15 +192,10 @@ fn error(found: &[f64], expected: &[f64]) -> f64 {
     relative_error(&row(found), &row(expected))
 }
 
-/// A reference network with the Hessian in this crate's order of weights, and the order.
-fn reference(name: &str, activation: &str, hessian_from: &str) -> Option<(Case, Arrays, Matrix, Vec<usize>)> {
-    let path = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../../shared/reference/{name}.npz"));
-    if !path(name).exists() {
-        println!("skipped: {} is absent", path(name).display());
-        return None;
-    }
-    let arrays = npz::read(&path(name));
-    let hessian = npz::read(&path(hessian_from)).remove("hessian").unwrap();
+/// A reference network of some files with the Hessian in this crate's order of weights, and the order.
+fn reference(files: &[&str], activation: &str) -> Option<(Case, Arrays, Matrix, Vec<usize>)> {
+    let arrays = beside_the_repository(files)?;
+    let hessian = &arrays["hessian"];
     let (mut places, mut start, mut weights) = (Vec::new(), 0, Vec::new());
     for l in 0..3 {
         let (w, b) = (&arrays[&format!("W_{l}")], &arrays[&format!("b_{l}")]);
@@ -236,11 +229,11 @@ fn reference(name: &str, activation: &str, hessian_from: &str) -> Option<(Case, 
 
 #[test]
 fn hessian_gradient_and_empirical_fisher_of_the_references() {
-    for (name, activation, from) in [
-        ("tiny_mlp", "relu", "tiny_mlp_inverse"),
-        ("tiny_act_tanh", "tanh", "tiny_act_tanh"),
+    for (files, name) in [
+        (&["tiny_mlp", "tiny_mlp_inverse"][..], "relu"),
+        (&["tiny_act_tanh"], "tanh"),
     ] {
-        let Some((case, arrays, hessian, places)) = reference(name, activation, from) else {
+        let Some((case, arrays, hessian, places)) = reference(files, name) else {
             return;
         };
         let p = hessian.rows;

@@ -2,7 +2,6 @@
 //! structure against sums over rows of the weight Jacobian.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use fisherflow_curvature::{
@@ -13,22 +12,18 @@ use fisherflow_network::{Arithmetic, DenseShape, LayerCapture, Precision, Weight
 
 use crate::brute_force::{block, dense, diagonal, kronecker, label_covariances, relative_error, sums};
 use crate::conv_net::{ConvNet, jacobian, places};
-use crate::npz::{self, Array};
+use crate::npz::Array;
+use crate::references::{Arrays, beside_the_repository};
 
 const UNIT: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
 
-fn case() -> Option<(BTreeMap<String, Array>, ConvNet)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/tiny_conv_valid.npz");
-    if !path.exists() {
-        println!("skipped: {} is absent", path.display());
-        return None;
-    }
-    let arrays = npz::read(&path);
+fn case() -> Option<(Arrays, ConvNet)> {
+    let arrays = beside_the_repository(&["tiny_conv_valid"])?;
     let net = ConvNet::new(&arrays);
     Some((arrays, net))
 }
 
-fn matrix(arrays: &BTreeMap<String, Array>, name: String) -> Matrix {
+fn matrix(arrays: &Arrays, name: String) -> Matrix {
     let Array { shape, values } = &arrays[&name];
     Matrix {
         rows: shape[0],

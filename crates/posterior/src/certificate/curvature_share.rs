@@ -4,12 +4,10 @@
 //! `tau_i` weigh them: `sum_i tau_i^2 f(theta_i)` estimates `tr f(A) / p` (Ubaru, Chen and Saad 2017, doi:10.1137/16M1104974). With every vector
 //! orthogonalised against all before it; memory `m` vectors.
 
-use fisherflow_curvature::Matrix;
+use fisherflow_curvature::Lanczos;
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
-use crate::eigen::symmetric;
-use crate::product::dot;
 
 /// The negative part of a spectrum.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,59 +31,26 @@ pub fn curvature_share<E: From<PosteriorError>>(
     steps: usize,
     mut times: impl FnMut(&[f64]) -> Result<Vec<f64>, E>,
 ) -> Result<CurvatureShare, E> {
-    let mut vectors: Vec<Vec<f64>> = Vec::with_capacity(steps);
-    let (mut diagonal, mut beside): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
-    let mut next = start(prior.len());
-    let mut largest = 0.0_f64;
-    while vectors.len() < steps.min(prior.len()) {
-        let norm = dot(&next, &next).sqrt();
-        if !vectors.is_empty() {
-            // What is left is rounding: the Krylov space is exhausted.
-            if norm <= 1e-12 * largest {
-                break;
-            }
-            beside.push(norm);
-        }
-        next.iter_mut().for_each(|value| *value /= norm);
-        let mut image = times(&next)?;
-        for ((image, v), prior) in image.iter_mut().zip(&next).zip(prior) {
+    let mut lanczos = Lanczos::new(start(prior.len()));
+    while lanczos.steps() < steps
+        && let Some(v) = lanczos.direction()
+    {
+        let mut image = times(v)?;
+        for ((image, v), prior) in image.iter_mut().zip(v).zip(prior) {
             *image = scale * *image + prior * v;
         }
-        diagonal.push(dot(&next, &image));
-        largest = largest.max(dot(&image, &image).sqrt());
-        vectors.push(next);
-        for _ in 0..2 {
-            for vector in &vectors {
-                let along = dot(vector, &image);
-                image.iter_mut().zip(vector).for_each(|(value, v)| *value -= along * v);
-            }
-        }
-        next = image;
+        lanczos.step(image);
     }
-    let m = diagonal.len();
-    let mut values = vec![0.0; m * m];
-    for i in 0..m {
-        values[i * m + i] = diagonal[i];
-        if i + 1 < m {
-            values[i * m + i + 1] = beside[i];
-            values[(i + 1) * m + i] = beside[i];
-        }
-    }
-    let tridiagonal = Matrix {
-        rows: m,
-        cols: m,
-        values,
-    };
-    let (ritz, eigenvectors) = symmetric(&tridiagonal, "the Lanczos matrix of all weights")?;
-    let weights = ritz.iter().zip(&eigenvectors[..m]);
+    let ritz = lanczos.ritz().map_err(PosteriorError::from)?;
     Ok(CurvatureShare {
-        steps: m as u64,
-        negative: weights
-            .filter(|(ritz, _)| **ritz < 0.0)
-            .map(|(_, first)| first * first)
+        steps: lanczos.steps() as u64,
+        negative: ritz
+            .iter()
+            .filter(|ritz| ritz.value < 0.0)
+            .map(|ritz| ritz.weight)
             .sum(),
-        lowest: ritz.first().copied().unwrap_or(0.0),
-        highest: ritz.last().copied().unwrap_or(0.0),
+        lowest: ritz.first().map_or(0.0, |ritz| ritz.value),
+        highest: ritz.last().map_or(0.0, |ritz| ritz.value),
     })
 }
 

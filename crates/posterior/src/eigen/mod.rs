@@ -73,11 +73,6 @@ pub(crate) fn decompose(
     })
 }
 
-/// Ascending eigenvalues, and eigenvectors `[n, n]` row-major, one a column, of any symmetric matrix of which one triangle is read.
-pub(crate) fn symmetric(matrix: &Matrix, block: &str) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
-    pairs(matrix.clone(), block, Factor::Dense, 1)
-}
-
 /// The eigenvalues alone of a symmetric matrix of which one triangle is read.
 pub(crate) fn eigenvalues(
     matrix: &Matrix,

@@ -5,6 +5,11 @@ use faer::Side;
 use super::*;
 use crate::brute_force::Numbers;
 
+/// Of any symmetric matrix: no eigenvalue is set to 0.
+fn symmetric(matrix: &Matrix, block: &str) -> Result<(Vec<f64>, Vec<f64>), PosteriorError> {
+    pairs(matrix.clone(), block, Factor::Dense, 1)
+}
+
 fn gram(n: usize, rank: usize, seed: u64) -> Matrix {
     let mut numbers = Numbers::new(seed);
     let x: Vec<f64> = (0..rank * n).map(|_| numbers.next()).collect();

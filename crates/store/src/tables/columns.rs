@@ -17,6 +17,12 @@ pub(crate) fn texts<'a>(name: &str, values: impl Iterator<Item = &'a str>) -> Na
     (Field::new(name, DataType::Utf8, false), Arc::new(values))
 }
 
+/// Text; `None` is null.
+pub(crate) fn texts_or_null<'a>(name: &str, values: impl Iterator<Item = Option<&'a str>>) -> NamedColumn {
+    let values: StringArray = values.collect();
+    (Field::new(name, DataType::Utf8, true), Arc::new(values))
+}
+
 /// Counts and positions.
 pub(crate) fn counts(name: &str, values: impl Iterator<Item = u64>) -> NamedColumn {
     let values = Int64Array::from_iter_values(values.map(count));

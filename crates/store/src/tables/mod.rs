@@ -2,11 +2,8 @@
 
 pub(crate) mod any_table;
 pub(crate) mod blocks;
-pub(crate) mod certificate;
 pub(crate) mod column_list;
 pub(crate) mod columns;
-pub(crate) mod evidence;
-pub(crate) mod holdout;
 pub(crate) mod intrinsic;
 pub(crate) mod jacobians;
 pub(crate) mod lists;
