@@ -157,7 +157,8 @@ fn what_a_group_kept_for_the_prediction_is_computed_again_where_it_is_damaged_or
         let is_record = |file: &Path| file.extension().is_some_and(|extension| extension == "done");
         std::fs::remove_file(first_in(output, is_record)).unwrap();
     };
-    let damages: [(&str, &dyn Fn(&Path), &str); 2] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage<'_>, &str); 2] = [
         ("damaged", &damage_kept, ".sums is damaged"),
         ("gone", &remove_record, "is damaged or gone"),
     ];

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use fisherflow_curvature::References;
 use fisherflow_posterior::ScatterEstimate;
-use fisherflow_spectra::PixelPopulation;
+use fisherflow_spectra::{FluxError, Mask, PixelPopulation};
 use fisherflow_store::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -180,6 +180,15 @@ fn units(context: &Context) -> BTreeMap<String, String> {
     let (network, columns) = (&context.network, &context.job.catalogue.columns);
     let layers: Vec<String> = network.layer_specs().iter().map(ToString::to_string).collect();
     let labels = network.labels();
+    let errors = match &columns.error {
+        FluxError::Sigma(column) => format!("{column} (sigma)"),
+        FluxError::Ivar(column) => format!("{column} (ivar)"),
+        FluxError::Exact => "none (exact_inputs)".to_owned(),
+    };
+    let mask = match &columns.mask {
+        Some(Mask { column, bad_bits }) => format!("{column} ({bad_bits:?})"),
+        None => "none".to_owned(),
+    };
     let units = [
         ("network.layers", layers.join(", ")),
         ("network.input_mean", in_short(network.input_mean())),
@@ -187,8 +196,8 @@ fn units(context: &Context) -> BTreeMap<String, String> {
         ("network.labels.mean", in_short(&labels.mean)),
         ("network.labels.scale", in_short(&labels.scale)),
         ("catalogue.flux", columns.flux.clone()),
-        ("catalogue.sigma, ivar or exact_inputs", format!("{:?}", columns.error)),
-        ("catalogue.mask", format!("{:?}", columns.mask)),
+        ("catalogue.sigma, ivar or exact_inputs", errors),
+        ("catalogue.mask", mask),
     ];
     units.map(|(key, value)| (key.to_owned(), value)).into()
 }
@@ -244,7 +253,7 @@ mod tests {
     use std::sync::Arc;
 
     use fisherflow_network::to_safetensors;
-    use fisherflow_spectra::{FluxError, Simulation};
+    use fisherflow_spectra::Simulation;
     use fisherflow_store::{StoreOptions, Stores, simulated_columns, write_simulated};
 
     use super::*;
@@ -307,7 +316,8 @@ mod tests {
         about(&|job| job.network.said.input_scale = Some(vec![0.1; PIXELS])).unwrap();
         let mut other_pixel = vec![0.1; PIXELS];
         other_pixel[7] = 0.2;
-        let others: [(&str, &dyn Fn(&mut Job)); 6] = [
+        type Change<'a> = &'a dyn Fn(&mut Job);
+        let others: [(&str, Change<'_>); 6] = [
             ("network.input_scale = 0.1, and here it is 1.0", &|job| {
                 job.network.said.input_scale = None;
             }),
@@ -324,7 +334,7 @@ mod tests {
                 job.catalogue.columns.flux = "flux_err".to_owned();
                 job.catalogue.columns.error = FluxError::Exact;
             }),
-            ("exact_inputs = Sigma(\"flux_err\"), and here it is Exact", &|job| {
+            ("exact_inputs = flux_err (sigma), and here it is none (exact_inputs)", &|job| {
                 job.catalogue.columns.error = FluxError::Exact;
             }),
         ];
