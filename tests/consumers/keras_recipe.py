@@ -3,7 +3,7 @@
     python keras_recipe.py README
 
 Prints JSON: by network, the largest difference between its own outputs and those of the tensors that the recipe writes, or what the recipe
-refuses it with.
+refuses it with; of convolutions the shapes of the tensors.
 """
 
 import json
@@ -49,12 +49,21 @@ class Dense(Layer):
 
 
 class BatchNormalization(Layer):
-    def __init__(self, n):
-        super().__init__(*numbers.uniform(0.5, 2, size=(4, n)), epsilon=1e-3)
+    def __init__(self, n, scale=True, center=True):
+        gamma, beta, mean, variance = self.all = numbers.uniform(0.5, 2, size=(4, n))
+        gamma[:], beta[:] = gamma if scale else 1, beta if center else 0
+        weights = [gamma] * scale + [beta] * center + [mean, variance]
+        super().__init__(*weights, epsilon=1e-3, scale=scale, center=center)
 
     def __call__(self, x):
-        gamma, beta, mean, variance = self.weights
+        gamma, beta, mean, variance = self.all
         return gamma * (x - mean) / np.sqrt(variance + self.epsilon) + beta
+
+
+class Conv1D(Layer):
+    def __init__(self, padding="valid", groups=1, dilation_rate=(1,)):
+        weights = numbers.normal(size=(3, 1, 2)), numbers.normal(size=2)
+        super().__init__(*weights, use_bias=True, padding=padding, groups=groups, dilation_rate=dilation_rate)
 
 
 class ReLU(Layer):
@@ -62,20 +71,9 @@ class ReLU(Layer):
         return relu(x)
 
 
-class InputLayer(Layer):
-    pass
-
-
-class Dropout(Layer):
-    pass
-
-
-class Normalization(Layer):
-    pass
-
-
-class PReLU(Layer):
-    pass
+def stand_in(kind, *weights, **more):
+    """Of a layer that is not called, or does nothing."""
+    return type(kind, (Layer,), {})(*weights, **more)
 
 
 def written(layers):
@@ -105,13 +103,26 @@ def difference(layers):
 
 
 networks = {
-    "plain": [InputLayer(), Dense(5, 4, relu), Dropout(), Dense(4, 3, use_bias=False)],
-    "folded": [Dense(5, 4, use_bias=False), BatchNormalization(4), ReLU(), Dense(4, 3), Dropout(), BatchNormalization(3)],
-    "normalised first": [Normalization(np.zeros(5), np.ones(5), 0), Dense(5, 3)],
+    "plain": [stand_in("InputLayer"), Dense(5, 4, relu), stand_in("Dropout"), Dense(4, 3, use_bias=False)],
+    "folded": [Dense(5, 4, use_bias=False), BatchNormalization(4), ReLU(), Dense(4, 3), stand_in("Dropout"), BatchNormalization(3)],
+    "without gamma": [Dense(5, 4), BatchNormalization(4, scale=False), ReLU(), Dense(4, 3)],
+    "without beta": [Dense(5, 4), BatchNormalization(4, center=False), ReLU(), Dense(4, 3)],
+    "with neither": [Dense(5, 4), BatchNormalization(4, scale=False, center=False), ReLU(), Dense(4, 3)],
+    "normalised first": [stand_in("Normalization", np.zeros(5), np.ones(5), 0), Dense(5, 3)],
     "behind its activation": [Dense(5, 4, relu), BatchNormalization(4), Dense(4, 3)],
     "behind another layer": [Dense(5, 4), ReLU(), BatchNormalization(4), Dense(4, 3)],
     "before all layers": [BatchNormalization(5), Dense(5, 3)],
-    "another layer": [Dense(5, 4), PReLU(np.ones(4)), Dense(4, 3)],
-    "normalised later": [Dense(5, 4), Normalization(np.zeros(4), np.ones(4), 0), Dense(4, 3)],
+    "another layer": [Dense(5, 4), stand_in("PReLU", np.ones(4)), Dense(4, 3)],
+    "normalised later": [Dense(5, 4), stand_in("Normalization", np.zeros(4), np.ones(4), 0), Dense(4, 3)],
+    # They compute, and have no weights.
+    "by numbers": [Dense(5, 4), stand_in("Normalization"), Dense(4, 3)],
+    "rescaled": [stand_in("Rescaling"), Dense(5, 3)],
+    "added": [Dense(5, 4), stand_in("Add"), Dense(4, 3)],
+    "padded pooling": [Conv1D(), stand_in("MaxPooling1D", padding="same")],
+    "dilated": [Conv1D("same", dilation_rate=(2,))],
+    "causal": [Conv1D("causal")],
+    "grouped": [Conv1D(groups=2)],
 }
-print(json.dumps({name: difference(layers) for name, layers in networks.items()}))
+convolutions = [stand_in("Reshape"), Conv1D(), ReLU(), stand_in("AveragePooling1D", padding="valid"), Conv1D("same"), stand_in("Flatten")]
+shapes = {name: tensor.shape for name, tensor in written(convolutions).items()}
+print(json.dumps({name: difference(layers) for name, layers in networks.items()} | {"convolutions": shapes}))

@@ -47,7 +47,14 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         return;
     };
     println!("{found:#}");
-    for network in ["plain", "folded", "normalised first"] {
+    for network in [
+        "plain",
+        "folded",
+        "without gamma",
+        "without beta",
+        "with neither",
+        "normalised first",
+    ] {
         assert!(
             found[network].as_f64().is_some_and(|apart| apart < 1e-12),
             "{network}: {found}"
@@ -65,10 +72,26 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         ("before all layers", "README says how it goes into the one after"),
         ("another layer", "prelu: PReLU has no counterpart"),
         ("normalised later", "normalization: Normalization has no counterpart"),
+        ("by numbers", "normalization: Normalization has no counterpart"),
+        ("rescaled", "rescaling: Rescaling has no counterpart"),
+        ("added", "add: Add has no counterpart"),
+        (
+            "padded pooling",
+            "MaxPooling1D has no counterpart, or not with these settings",
+        ),
+        (
+            "dilated",
+            "conv1d: Conv1D has no counterpart, or not with these settings",
+        ),
+        ("causal", "conv1d: Conv1D has no counterpart"),
+        ("grouped", "conv1d: Conv1D has no counterpart"),
     ] {
         assert!(
             found[network].as_str().is_some_and(|refused| refused.contains(said)),
             "{network}: {found}"
         );
     }
+    let (weight, bias) = (serde_json::json!([2, 1, 3]), serde_json::json!([2]));
+    let expected = serde_json::json!({ "0.weight": weight, "0.bias": bias, "1.weight": weight, "1.bias": bias });
+    assert_eq!(found["convolutions"], expected);
 }

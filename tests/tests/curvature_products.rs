@@ -307,8 +307,14 @@ fn hessians_of_the_outputs_agree_with_one_another() {
     ask(&["--diagonal", "--overwrite", "--label", "mass"]).expect(2, &["no label \"mass\"", "teff, logg, fe_h"]);
     ask(&["--diagonal", "--overwrite", "--id", "nobody"]).expect(3, &["no star \"nobody\""]);
     assert_eq!(ask(&[]).code, Some(2));
-    std::fs::write(&vector, &npy[..npy.len() - 8]).unwrap();
-    ask(&["--product", vector.to_str().unwrap(), "--overwrite"]).expect(2, &["v.npy", "cut short"]);
+    let refused = |bytes: &[u8], said: &str| {
+        std::fs::write(&vector, bytes).unwrap();
+        ask(&["--product", vector.to_str().unwrap(), "--overwrite"]).expect(3, &["v.npy is no vector", said]);
+    };
+    refused(&npy[..npy.len() - 8], "cut short");
+    let last = npy.len() - 8;
+    npy[last..].copy_from_slice(&f64::NAN.to_le_bytes());
+    refused(&npy, &format!("value {} (counted from 0) is NaN", P - 1));
 }
 
 /// What has no prediction in the tables has no Hessian either, before and after the fit.

@@ -191,6 +191,26 @@ fn the_image_is_made_of_files_that_its_builder_is_given() {
     assert!(copied > 0);
 }
 
+/// Of the run file of README.md, in the folder that the example mounts.
+#[test]
+fn the_example_of_the_image_may_write_its_output() {
+    let recipe = std::fs::read_to_string(deploy("Containerfile")).unwrap();
+    let example = recipe.lines().find(|line| line.contains("podman run ")).unwrap();
+    assert!(example.contains("--user \"$(id -u):$(id -g)\""), "{example}");
+    let words: Vec<&str> = example.split_whitespace().map(|word| word.trim_matches('"')).collect();
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let (_, output) = readme.split_once("\n[output]\nuri = \"").unwrap();
+    let (output, _) = output.split_once('"').unwrap();
+    let output = Path::new(words.last().unwrap()).with_file_name(output);
+    let mounts = words.windows(2).filter(|pair| pair[0] == "-v");
+    let nearest = mounts
+        .map(|pair| pair[1].split(':').collect::<Vec<&str>>())
+        .filter(|mount| output.starts_with(mount[1]))
+        .max_by_key(|mount| mount[1].len())
+        .unwrap();
+    assert_eq!(nearest, ["$PWD/out", "/data/out"], "{}", output.display());
+}
+
 #[test]
 fn shell_scripts_are_sound() {
     let scripts = [

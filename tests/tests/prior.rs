@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use fisherflow_tests::{
-    Processes, RunFile, Table, consumer, digests, fisherflow, he_normal, manifest, network, pipeline, repository, run,
-    simulated, write_objects,
+    PlainNetwork, Processes, RunFile, Table, consumer, digests, fisherflow, he_normal, manifest, network, pipeline,
+    repository, run, simulated, write_objects,
 };
 use serde_json::Value;
 
@@ -327,6 +327,93 @@ fn a_given_noise_keeps_held_out_spectra_out_of_the_sums_where_the_prior_looks_at
     let held_out = in_sums("holdout", "precision = \"holdout\"");
     assert!(held_out < 300, "{held_out}");
     assert_eq!(in_sums("scaled", "precision = 2.0\nlabel_scale = true"), held_out);
+}
+
+/// `a x = b` with a positive definite `a`, by elimination.
+fn solved(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let p = b.len();
+    for i in 0..p {
+        let (above, below) = a.split_at_mut(i + 1);
+        let pivot = &above[i];
+        for (row, at) in below.iter_mut().zip(i + 1..) {
+            let factor = row[i] / pivot[i];
+            for (value, above) in row.iter_mut().zip(pivot) {
+                *value -= factor * above;
+            }
+            b[at] -= factor * b[i];
+        }
+    }
+    for i in (0..p).rev() {
+        let rest: f64 = (i + 1..p).map(|col| a[i][col] * b[col]).sum();
+        b[i] = (b[i] - rest) / a[i][i];
+    }
+    b
+}
+
+/// A linear network at the least mean of `r^2` over N spectra and K labels plus `w |theta|^2` is at the minimum under the precision that the
+/// remedy for a missing one says.
+#[test]
+fn a_penalty_of_the_training_is_a_precision_by_the_noise() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let spectra = simulated(PIXELS, 0, 90);
+    write_objects(&folder.join("catalogue"), &spectra, 30);
+    let (n, k, w, variance) = (90.0_f64, 3.0_f64, 0.02_f64, 0.3_f64);
+    let mut net = PlainNetwork::random(&[PIXELS, 3], "relu", 1);
+    let inputs: Vec<Vec<f64>> = spectra
+        .iter()
+        .map(|spectrum| {
+            let flux = spectrum.flux.as_ref().unwrap();
+            let pixels = flux.iter().zip(net.input_mean.iter().zip(&net.input_scale));
+            let input = pixels.map(|(flux, (mean, scale))| (f64::from(*flux) - mean) / scale);
+            input.chain([1.0]).collect()
+        })
+        .collect();
+    let sum = |of: &dyn Fn(usize) -> f64| (0..spectra.len()).map(of).sum::<f64>();
+    let columns = 0..=PIXELS;
+    let mut square = 0.0_f64;
+    for label in 0..3 {
+        let normalised =
+            |at: usize| (spectra[at].labels[label].unwrap() - net.label_mean[label]) / net.label_scale[label];
+        let row = |i: usize| -> Vec<f64> {
+            let penalty = |j: usize| if i == j { n * k * w } else { 0.0 };
+            let columns = columns.clone();
+            columns
+                .map(|j| sum(&|at| inputs[at][i] * inputs[at][j]) + penalty(j))
+                .collect()
+        };
+        let a = columns.clone().map(row).collect();
+        let b = columns
+            .clone()
+            .map(|i| sum(&|at| inputs[at][i] * normalised(at)))
+            .collect();
+        let mut theta = solved(a, b);
+        square += theta.iter().map(|theta| theta * theta).sum::<f64>();
+        net.layers[0].bias[label] = theta.pop().unwrap();
+        net.layers[0].weight[label] = theta;
+    }
+    net.write(&folder.join("network.safetensors"));
+    let ended = |output: &str, prior: &str| {
+        let mut run_file = run_file(folder, output, prior);
+        let scale = &net.label_scale;
+        let noise =
+            [0_usize, 1, 2].map(|i| [0, 1, 2].map(|j| if i == j { variance * scale[i] * scale[i] } else { 0.0 }));
+        run_file.noise = format!("covariance = {noise:?}");
+        run_file.predict = None;
+        run_file.curvature = "structure = \"full\"".to_owned();
+        run(fisherflow().arg("run").arg(run_file.write(folder, output)))
+    };
+    ended("without", "").expect(2, &["`prior.precision` is missing", "N K w / sigma^2"]);
+    // The gradient there, over that of the prior alone.
+    let gradient = |output: &str, precision: f64| {
+        ended(output, &format!("precision = {precision:?}")).expect_done();
+        assert_eq!(manifest(&folder.join(output))["counts"]["fit_in_sums"], 90);
+        let blocks = Table::read(&folder.join(output).join("posterior/blocks.parquet"));
+        blocks.number("gradient_norm", 0) / (precision * square.sqrt())
+    };
+    let precision = n * k * w / variance;
+    assert!(gradient("said", precision) < 1e-5);
+    assert!(gradient("half", precision / 2.0) > 0.9);
 }
 
 #[test]

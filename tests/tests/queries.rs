@@ -321,6 +321,21 @@ fn what_cannot_be_answered_is_said() {
     export("laplace-torch", &["--reduction", "mean"]).expect(2, &["laplace-torch is not run with the mean"]);
     assert!(!folder.path().join("x.safetensors").exists());
 
+    // What cannot be given is refused before a block is read.
+    for (block, layer) in ["layers.0", "layers.2"].into_iter().enumerate() {
+        fs::write(
+            out.join(format!("posterior/inverse/block-{block:03}.parquet")),
+            "damaged",
+        )
+        .unwrap();
+        inverse(out, layer, &["--diagonal", "--out", "x.txt"]).expect(2, &["x.txt: its name must end in .parquet"]);
+    }
+    inverse(out, "layers.0", &["--rows", "*"]).expect(2, &["66 x 66 elements do not fit on a screen"]);
+    let rows = ["*"; 152].join(",");
+    let file = folder.path().join("all.npy");
+    inverse(out, "layers.0", &["--rows", &rows, "--out", file.to_str().unwrap()])
+        .expect(2, &["10032 x 10032 elements are too many at once, at most 100,000,000"]);
+
     fs::remove_file(out.join("posterior/inverse/block-001.parquet")).unwrap();
     inverse(out, "layers.2", &["--diagonal"]).expect(3, &["block-001.parquet", "is missing", "--overwrite"]);
     fs::remove_file(out.join("manifest.json")).unwrap();

@@ -77,6 +77,15 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
         "{status}"
     );
 
+    // A vector on S3 beside a run file that names nothing there.
+    bucket.put("v.txt", b"1 2");
+    let ended = run(on_s3(endpoint)
+        .arg("output-hessian")
+        .arg(folder.join("local.toml"))
+        .args(["--id", spectra[0].id.as_deref().unwrap()])
+        .args(["--product", &format!("{root}/v.txt")]));
+    ended.expect(2, &["the vector of --product has 2 values"]);
+
     // Another run on the complete output is refused: the claim is a conditional put.
     let other = folder.join("other.toml");
     std::fs::write(

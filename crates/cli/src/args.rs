@@ -191,9 +191,9 @@ pub struct OutputHessianArgs {
     /// All of it, for a small network
     #[arg(long, group = "what")]
     pub dense: bool,
-    /// Its product with a vector of all weights: a .npy file of doubles or floats
-    #[arg(long, group = "what", value_name = "FILE")]
-    pub product: Option<PathBuf>,
+    /// Its product with a vector of all weights: one value a weight, from a .npy, .parquet or text file
+    #[arg(long, group = "what", value_name = "V")]
+    pub product: Option<String>,
     /// Folder of the file: a path, or the URI of an object store [default: output.uri with -output-hessian behind it]
     #[arg(long, value_name = "URI")]
     pub out: Option<String>,

@@ -12,7 +12,6 @@ mod foreign_files;
 mod hostfile;
 mod logging;
 mod metrics;
-mod npy;
 mod printing;
 mod process_times;
 mod progress;

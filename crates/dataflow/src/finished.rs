@@ -100,6 +100,15 @@ impl Finished {
         })
     }
 
+    /// Names and sizes of the layer, or of those of the block, that [`Finished::layer`] opens: nothing is read for them.
+    ///
+    /// # Errors
+    /// There is no such layer (the nearest is named).
+    pub fn shapes(&self, name: &str) -> Result<Vec<DenseShape>, RunError> {
+        let (_, _, _, shapes) = self.find(name)?;
+        Ok(shapes)
+    }
+
     /// The posterior of a layer, or of the block whose layers' names are joined by `+`. Its products may use `threads`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What a query of an inverse answers, in the form that was asked for: a table, JSON, or a file.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
@@ -9,13 +9,15 @@ use fisherflow_store::{FileMetadata, Stores, to_npy, write_table};
 use serde_json::json;
 
 use crate::exit_code::CliError;
-use crate::printing::{Grid, Page};
+use crate::printing::{Grid, Page, count};
 use crate::weights::place_of;
 
 /// Values of a vector or elements of a matrix that are printed, at most.
 const PRINTED: usize = 400;
 /// Columns of a matrix that are printed, at most.
 const PRINTED_COLUMNS: usize = 10;
+/// Elements of a matrix that are computed, at most: they are in memory at once.
+const ELEMENTS: usize = 100_000_000;
 /// Rows of a Parquet batch.
 const BATCH_ROWS: usize = 1 << 20;
 
@@ -36,32 +38,103 @@ pub enum Answer {
     Number(f64),
 }
 
-impl Answer {
-    /// Adds it to a page.
+/// How large an answer is, which is known before it is computed.
+#[derive(Clone, Copy, Debug)]
+pub enum Size {
+    /// Elements of so many rows and columns.
+    Elements(usize, usize),
+    /// So many values.
+    Vector(usize),
+    /// One number.
+    Number,
+}
+
+/// A file for an answer.
+#[derive(Debug)]
+pub struct AnswerFile<'u> {
+    /// Where.
+    pub uri: &'u str,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Parquet,
+    Npy,
+    Csv,
+}
+
+impl<'u> AnswerFile<'u> {
+    /// The file at a URI, whose form its name says.
     ///
     /// # Errors
-    /// It is too large to be read there.
-    pub fn print_to(&self, page: &mut Page, layers: &[DenseShape]) -> Result<(), CliError> {
-        let size = match self {
-            Self::Elements { rows, cols, .. } => format!("{} x {} elements", rows.len(), cols.len()),
-            Self::Vector(values) => format!("{} values", values.len()),
-            Self::Number(value) => {
-                page.line(format!("{value:e}"));
-                return Ok(());
+    /// The name ends in no known form.
+    pub fn named(uri: &'u str) -> Result<Self, CliError> {
+        let form = match uri.rsplit_once('.').map(|(_, ending)| ending.to_lowercase()).as_deref() {
+            Some("parquet") => Form::Parquet,
+            Some("npy") => Form::Npy,
+            Some("csv") => Form::Csv,
+            _ => {
+                return Err(CliError::Arguments(format!(
+                    "--out {uri}: its name must end in .parquet, .npy or .csv"
+                )));
             }
         };
-        let (printed, columns) = match self {
-            Self::Elements { cols, values, .. } => (values.len(), cols.len()),
-            Self::Vector(values) => (values.len(), 1),
-            Self::Number(_) => (1, 1),
+        Ok(Self { uri, form })
+    }
+}
+
+impl Size {
+    /// Refuses more elements than a process may be asked for.
+    ///
+    /// # Errors
+    /// There are more.
+    pub fn check_memory(self) -> Result<(), CliError> {
+        match self {
+            Self::Elements(rows, cols) if rows.saturating_mul(cols) > ELEMENTS => Err(CliError::Arguments(format!(
+                "{self} are too many at once, at most {}: ask for some of the --rows and --cols at a time",
+                count(ELEMENTS as u64)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what cannot be read on a screen.
+    ///
+    /// # Errors
+    /// It is too large.
+    pub fn check_screen(self) -> Result<(), CliError> {
+        let (values, columns) = match self {
+            Self::Elements(rows, cols) => (rows.saturating_mul(cols), cols),
+            Self::Vector(n) => (n, 1),
+            Self::Number => (1, 1),
         };
-        if printed > PRINTED || columns > PRINTED_COLUMNS {
+        if values > PRINTED || columns > PRINTED_COLUMNS {
             return Err(CliError::Arguments(format!(
-                "{size} do not fit on a screen: name a file, as --out inverse.parquet (or .npy, .csv), or ask for --json"
+                "{self} do not fit on a screen: name a file, as --out inverse.parquet (or .npy, .csv), or ask for --json"
             )));
         }
-        page.grid(&self.grid(layers));
         Ok(())
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elements(rows, cols) => write!(f, "{rows} x {cols} elements"),
+            Self::Vector(n) => write!(f, "{n} values"),
+            Self::Number => f.write_str("one number"),
+        }
+    }
+}
+
+impl Answer {
+    /// Adds it to a page that [`Size::check_screen`] lets it stand on.
+    pub fn print_to(&self, page: &mut Page, layers: &[DenseShape]) {
+        match self {
+            Self::Number(value) => page.line(format!("{value:e}")),
+            _ => page.grid(&self.grid(layers)),
+        };
     }
 
     fn grid(&self, layers: &[DenseShape]) -> Grid {
@@ -113,30 +186,26 @@ impl Answer {
         }
     }
 
-    /// Writes it to a file, whose form its name says.
+    /// Writes it to a file.
     ///
     /// # Errors
-    /// The name ends in no known form, a file is there that may not be overwritten, or the store does not take it.
+    /// A file is there that may not be overwritten, or the store does not take it.
     pub fn write(
         &self,
         stores: &Stores,
-        uri: &str,
+        file: &AnswerFile<'_>,
         overwrite: bool,
         layers: &[DenseShape],
         metadata: &FileMetadata,
     ) -> Result<(), CliError> {
-        match uri.rsplit_once('.').map(|(_, ending)| ending.to_lowercase()).as_deref() {
-            Some("parquet") => {
+        let uri = file.uri;
+        match file.form {
+            Form::Parquet => {
                 stores.check_new(uri, overwrite)?;
                 write_table(stores, uri, self.batches(layers), metadata)?;
             }
-            Some("npy") => stores.write_new(uri, self.npy(), overwrite)?,
-            Some("csv") => stores.write_new(uri, self.csv(layers).into_bytes(), overwrite)?,
-            _ => {
-                return Err(CliError::Arguments(format!(
-                    "--out {uri}: its name must end in .parquet, .npy or .csv"
-                )));
-            }
+            Form::Npy => stores.write_new(uri, self.npy(), overwrite)?,
+            Form::Csv => stores.write_new(uri, self.csv(layers).into_bytes(), overwrite)?,
         }
         Ok(())
     }
@@ -245,7 +314,7 @@ mod tests {
             values: vec![0.5, -1.25],
         };
         let mut page = Page::new();
-        elements.print_to(&mut page, &layers()).unwrap();
+        elements.print_to(&mut page, &layers());
         assert_eq!(
             page.to_string(),
             "weight  out/in              2\n     0     0/0  5.00000000e-1\n     2  0/bias  -1.25000000e0"
@@ -264,10 +333,29 @@ mod tests {
 
     #[test]
     fn a_large_answer_goes_to_a_file() {
-        let error = Answer::Vector(vec![0.0; PRINTED + 1])
-            .print_to(&mut Page::new(), &layers())
-            .unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("--out"));
+        for (small, large) in [
+            (Size::Vector(PRINTED), Size::Vector(PRINTED + 1)),
+            (Size::Elements(40, 10), Size::Elements(41, 10)),
+            (Size::Elements(1, 10), Size::Elements(1, 11)),
+        ] {
+            small.check_screen().unwrap();
+            let error = large.check_screen().unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("--out"), "{error}");
+            large.check_memory().unwrap();
+        }
+        Size::Number.check_screen().unwrap();
+    }
+
+    #[test]
+    fn more_elements_than_a_process_holds_are_refused() {
+        Size::Elements(10_000, 10_000).check_memory().unwrap();
+        for (rows, cols) in [(10_000, 10_001), (usize::MAX, 2)] {
+            let error = Size::Elements(rows, cols).check_memory().unwrap_err();
+            let said = format!("{rows} x {cols} elements are too many at once, at most 100,000,000");
+            assert!(error.to_string().contains(&said), "{error}");
+        }
+        // A layer's diagonal is no larger than the layer.
+        Size::Vector(ELEMENTS + 1).check_memory().unwrap();
     }
 }

@@ -1,10 +1,11 @@
 //! `inverse`: elements, the diagonal and products of a layer's inverse Hessian, from the files of a complete output.
 
 use fisherflow_dataflow::{Finished, FinishedLayer, RunError};
+use fisherflow_network::DenseShape;
 use fisherflow_store::{Stores, read_vector};
 use serde_json::json;
 
-use super::answer::Answer;
+use super::answer::{Answer, AnswerFile, Size};
 use super::{output_at, stores};
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -15,25 +16,33 @@ use crate::weights::Weights;
 /// Answers a query.
 ///
 /// # Errors
-/// There is no complete output, no such layer or weight, a vector does not fit, or the file of the answer is there already or cannot
-/// be written.
+/// There is no complete output, no such layer or weight, a vector does not fit, the answer is too large, or its file is there already
+/// or cannot be written.
 pub fn inverse(query: &Query, terminal: &Terminal) -> Result<(), CliError> {
+    let file = query.out.as_deref().map(AnswerFile::named).transpose()?;
     let stores = stores(&query.output)?;
-    if let Some(uri) = &query.out {
-        stores.check_new(uri, query.overwrite)?;
+    if let Some(file) = &file {
+        stores.check_new(file.uri, query.overwrite)?;
     }
     let output = output_at(&stores, &query.output.uri)?;
-    let layer = Finished::open(&stores, &output)?.layer(&query.layer, query.threads)?;
+    let finished = Finished::open(&stores, &output)?;
+    // Before a block is read and worked on for what cannot be given.
+    let size = size(&query.question, &finished.shapes(&query.layer)?)?;
+    size.check_memory()?;
+    if file.is_none() && !query.json {
+        size.check_screen()?;
+    }
+    let layer = finished.layer(&query.layer, query.threads)?;
     let answer = answer(&stores, &layer, &query.question)?;
     let shapes = layer.posterior.shapes();
     let block = layer.posterior.block();
-    if let Some(uri) = &query.out {
+    if let Some(file) = &file {
         let metadata = layer
             .metadata
             .clone()
             .with("fisherflow.layer", query.layer.as_str())
             .with("fisherflow.query", query.question.to_string());
-        answer.write(&stores, uri, query.overwrite, shapes, &metadata)?;
+        answer.write(&stores, file, query.overwrite, shapes, &metadata)?;
     }
     let mut page = Page::new();
     if query.json {
@@ -87,13 +96,26 @@ pub fn inverse(query: &Query, terminal: &Terminal) -> Result<(), CliError> {
             Some(uri) => {
                 page.line(format!("written to {uri}"));
             }
-            None => answer.print_to(page.gap(), shapes)?,
+            None => answer.print_to(page.gap(), shapes),
         }
     }
     if query.out.is_some() {
         return Ok(page.tell(terminal)?);
     }
     Ok(page.print()?)
+}
+
+/// How large the answer will be.
+fn size(question: &Question, shapes: &[DenseShape]) -> Result<Size, CliError> {
+    let number = |weights: &Weights| {
+        let indices = weights.indices(shapes).map_err(CliError::Arguments)?;
+        Ok::<usize, CliError>(indices.len())
+    };
+    Ok(match question {
+        Question::Elements { rows, cols } => Size::Elements(number(rows)?, number(cols)?),
+        Question::Diagonal | Question::Solve(_) => Size::Vector(shapes.iter().map(DenseShape::n_weights).sum()),
+        Question::Quadratic(_) => Size::Number,
+    })
 }
 
 fn answer(stores: &Stores, layer: &FinishedLayer, question: &Question) -> Result<Answer, CliError> {

@@ -2,11 +2,11 @@
 
 use fisherflow_curvature::CurvatureKind;
 use fisherflow_dataflow::{Choice, Job, OutputHessianPart, OutputHessianRequest, SpectrumSettings, Visits};
+use fisherflow_store::{Stores, read_vector};
 
 use super::current;
 use crate::args::{OutputHessianArgs, SpectrumArgs};
 use crate::exit_code::CliError;
-use crate::npy;
 
 /// How the eigenvalues of a run's curvature are looked for; `out`: where [`typed`] says.
 ///
@@ -34,13 +34,14 @@ pub fn spectrum(args: &SpectrumArgs, out: Option<String>, job: &Job) -> Result<S
     })
 }
 
-/// Whose second derivatives of the outputs, and which; `out`: where [`typed`] says.
+/// Whose second derivatives of the outputs, and which; `out` and the vector of a `product`: where [`typed`] says.
 ///
 /// # Errors
 /// The vector of a product cannot be read.
 pub fn output_hessian(
     args: OutputHessianArgs,
     out: Option<String>,
+    product: Option<&str>,
     job: &Job,
 ) -> Result<OutputHessianRequest, CliError> {
     Ok(OutputHessianRequest {
@@ -52,20 +53,20 @@ pub fn output_hessian(
             visits: if args.all_visits { Visits::All } else { Visits::One },
         },
         labels: args.labels,
-        part: match args.product {
-            Some(file) => OutputHessianPart::Product(npy::read(&file)?),
+        part: match product {
+            Some(uri) => OutputHessianPart::Product(read_vector(&Stores::new(job.store.clone(), 1)?, uri)?),
             None if args.dense => OutputHessianPart::Dense,
             None => OutputHessianPart::Diagonal,
         },
     })
 }
 
-/// A folder as it was typed: its path starts from the folder of this process.
+/// A place as it was typed: its path starts from the folder of this process.
 ///
 /// # Errors
 /// That folder is gone.
-pub fn typed(out: Option<&str>) -> Result<Option<String>, CliError> {
-    let Some(uri) = out else { return Ok(None) };
+pub fn typed(uri: Option<&str>) -> Result<Option<String>, CliError> {
+    let Some(uri) = uri else { return Ok(None) };
     Ok(Some(current()?.locate(uri)))
 }
 

@@ -11,14 +11,14 @@ use crate::run_file::{CatalogueTable, ComputeTable, Folder, NetworkTable, RunFil
 
 use super::object_store;
 
-/// The job of a run file whose paths start from `folder`; its store reaches `out` too, a place that was typed.
+/// The job of a run file whose paths start from `folder`; its store reaches `typed` too, places of the command line.
 ///
 /// # Errors
 /// A table that a run needs is absent, or the environment's object store settings are wrong.
 pub fn job(
     run_file: &RunFile,
     folder: &Folder,
-    out: Option<&str>,
+    typed: &[Option<&str>],
     existing_output: ExistingOutput,
     environment: &Environment,
 ) -> Result<Job, CliError> {
@@ -43,7 +43,7 @@ pub fn job(
     uris.extend(scratch.as_deref());
     let basis = run_file.noise.basis.as_ref().map(|uri| folder.locate(uri));
     uris.extend(basis.as_deref());
-    uris.extend(out);
+    uris.extend(typed.iter().copied().flatten());
     let store = object_store::patient(environment, &uris, &run_file.store)?;
     Ok(Job {
         curvature: Curvature {
@@ -168,7 +168,7 @@ uri = "out"
         let run_file = RunFile::read(&file).unwrap();
         let folder = Folder::of(&file).unwrap();
         let environment = Environment::of([("AWS_REGION".into(), "eu-west-1".into())]);
-        let made = job(&run_file, &folder, None, ExistingOutput::Refuse, &environment);
+        let made = job(&run_file, &folder, &[], ExistingOutput::Refuse, &environment);
         let home = home.path().canonicalize().unwrap();
         (made, home.display().to_string())
     }

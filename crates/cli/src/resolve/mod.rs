@@ -129,14 +129,14 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             Ok(Task::Run {
                 cluster: cluster::cluster(&args.cluster, environment)?,
                 metrics: cluster::metrics(&args.cluster)?,
-                job: Box::new(job::job(&run_file, &folder(&args.file)?, None, existing, environment)?),
+                job: Box::new(job::job(&run_file, &folder(&args.file)?, &[], existing, environment)?),
                 stage,
             })
         }
         Command::Plan(args) => {
             let run_file = RunFile::read(&args.file)?;
             let folder = folder(&args.file)?;
-            let job = job::job(&run_file, &folder, None, ExistingOutput::Refuse, environment)?;
+            let job = job::job(&run_file, &folder, &[], ExistingOutput::Refuse, environment)?;
             Ok(Task::Plan {
                 job: Box::new(job),
                 question: question::question(&args)?,
@@ -147,7 +147,7 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             let run_file = RunFile::read(&args.file)?;
             let (folder, existing) = (folder(&args.file)?, existing(args.overwrite));
             let out = derivatives::typed(args.out.as_deref())?;
-            let job = job::job(&run_file, &folder, out.as_deref(), existing, environment)?;
+            let job = job::job(&run_file, &folder, &[out.as_deref()], existing, environment)?;
             Ok(Task::Spectrum {
                 settings: derivatives::spectrum(&args, out, &job)?,
                 cluster: cluster::cluster(&args.cluster, environment)?,
@@ -159,9 +159,11 @@ pub fn resolve(command: Command, environment: &Environment) -> Result<Task, CliE
             let run_file = RunFile::read(&args.file)?;
             let (folder, existing) = (folder(&args.file)?, existing(args.overwrite));
             let out = derivatives::typed(args.out.as_deref())?;
-            let job = job::job(&run_file, &folder, out.as_deref(), existing, environment)?;
+            let product = derivatives::typed(args.product.as_deref())?;
+            let typed = [out.as_deref(), product.as_deref()];
+            let job = job::job(&run_file, &folder, &typed, existing, environment)?;
             Ok(Task::OutputHessian {
-                request: derivatives::output_hessian(args, out, &job)?,
+                request: derivatives::output_hessian(args, out, product.as_deref(), &job)?,
                 job: Box::new(job),
             })
         }

@@ -254,5 +254,28 @@ fn label_errors(entry: &Entry<'_>, labels: Option<&[String]>) -> Result<LabelErr
             labels.len()
         )));
     }
+    if let Some(order) = order_said(&columns, labels)
+        && order != labels
+    {
+        return Err(entry.invalid(format!(
+            "names errors of the labels in the order {order:?}, and `labels` has the order {labels:?}: name them in the same order"
+        )));
+    }
     Ok(LabelErrors::Sigma(columns))
+}
+
+/// The labels in the order that columns of their errors say by their names: each that of a label with the same before and behind it, as
+/// `e_teff` and `e_logg`. `None` where the names say no order.
+fn order_said<'l>(columns: &[String], labels: &'l [String]) -> Option<Vec<&'l str>> {
+    let first = columns.first()?;
+    labels.iter().find_map(|label| {
+        first.match_indices(label.as_str()).find_map(|(at, _)| {
+            let (before, behind) = (&first[..at], &first[at + label.len()..]);
+            let of = |column: &String| {
+                let named = column.strip_prefix(before)?.strip_suffix(behind)?;
+                labels.iter().map(String::as_str).find(|label| *label == named)
+            };
+            columns.iter().map(of).collect()
+        })
+    })
 }

@@ -139,7 +139,7 @@ impl RunFile {
         let mut predict = PredictTable::default();
         let predict_keys: Vec<&str> = [catalogue::KEYS, predict::OWN_KEYS].concat();
         if let Some(table) = tables.optional("predict", &predict_keys)? {
-            predict = PredictTable::read(&table, &fit)?;
+            predict = PredictTable::read(&table, &fit, &catalogue)?;
         }
         let mut catalogue = catalogue;
         if predict.catalogue.is_none() {

@@ -21,12 +21,12 @@ pub struct PredictTable {
 }
 
 impl PredictTable {
-    /// Reads the table; what it does not say of a catalogue is as in `fit`, and a table that says nothing of one, or the same, means the
-    /// fit's own.
+    /// Reads the table; what it does not say of a catalogue is as in `fit`, and a table that says nothing of one, or the same by its
+    /// defaults, means the fit's own, `catalogue`.
     ///
     /// # Errors
     /// Wrong values.
-    pub fn read(table: &Table<'_>, fit: &CatalogueKeys) -> Result<Self, RunFileError> {
+    pub fn read(table: &Table<'_>, fit: &CatalogueKeys, catalogue: &CatalogueTable) -> Result<Self, RunFileError> {
         let jacobians = match table.get("jacobians") {
             Some(e) => e.boolean()?,
             None => false,
@@ -52,7 +52,7 @@ impl PredictTable {
             holdout_group: said.holdout_group.or(fit.holdout_group.clone()),
             ..whole.clone()
         };
-        let catalogue = if truth == *fit {
+        let catalogue = if truth.complete(table, Vec::new())? == *catalogue {
             None
         } else {
             Some(whole.complete(table, keep_columns.clone())?)

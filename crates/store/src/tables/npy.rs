@@ -85,6 +85,16 @@ mod tests {
     }
 
     #[test]
+    fn floats_are_read_as_doubles() {
+        let mut bytes = to_npy(&[3], &[0.0; 3]);
+        bytes.truncate(bytes.len() - 24);
+        let at = bytes.windows(5).position(|w| w == b"'<f8'").unwrap();
+        bytes[at..at + 5].copy_from_slice(b"'<f4'");
+        bytes.extend([1.5f32, -2.0, 4.0].iter().flat_map(|v| v.to_le_bytes()));
+        assert_eq!(from_npy(&bytes).unwrap(), [1.5, -2.0, 4.0]);
+    }
+
+    #[test]
     fn what_is_no_array_of_floats_is_said() {
         assert!(from_npy(b"1.0\n2.0\n").unwrap_err().contains(".npy"));
         let bytes = to_npy(&[2, 3], &[0.0; 6]);

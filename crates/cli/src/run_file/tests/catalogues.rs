@@ -98,7 +98,15 @@ fn spectra_to_predict_are_as_exact_as_they_are_said_to_be() {
 
 #[test]
 fn predict_without_a_catalogue_is_the_fit_s_own() {
-    for own in ["", "uri = \"c.parquet\"\n", "uri = \"c.parquet\"\nivar = \"ivar\"\n"] {
+    for own in [
+        "",
+        "uri = \"c.parquet\"\n",
+        "uri = \"c.parquet\"\nivar = \"ivar\"\n",
+        // What a key says by default.
+        "exclude = []\n",
+        "mask = false\n",
+        "on_bad_object = \"fail\"\n",
+    ] {
         let text = format!("{LEAST}[predict]\n{own}keep_columns = [\"snr\"]\n");
         let run = parse(&text).unwrap();
         assert_eq!(run.predict.catalogue, None, "{own}");

@@ -381,6 +381,50 @@ fn values_that_make_no_sense_are_refused() {
     }
 }
 
+/// Each would be taken for the error of another label.
+#[test]
+fn errors_of_labels_in_another_order_are_told_by_their_names() {
+    let in_order = |labels: &str, errors: &str| {
+        let said = format!("labels = {labels}\nlabel_errors = {errors}");
+        parse(&with(LEAST, "labels = [\"teff\"]", &said)).map(|run| run.catalogue.columns.label_errors)
+    };
+    for (labels, errors, said) in [
+        (
+            r#"["fe_h", "mg_fe"]"#,
+            r#"["e_mg_fe", "e_fe_h"]"#,
+            r#"["mg_fe", "fe_h"]"#,
+        ),
+        (
+            r#"["TEFF", "LOGG"]"#,
+            r#"["LOGG_ERR", "TEFF_ERR"]"#,
+            r#"["LOGG", "TEFF"]"#,
+        ),
+        // One name in another.
+        (r#"["h", "fe_h"]"#, r#"["e_fe_h", "e_h"]"#, r#"["fe_h", "h"]"#),
+    ] {
+        let error = in_order(labels, errors).unwrap_err();
+        let expected = format!(
+            "`catalogue.label_errors` names errors of the labels in the order {said}, and `labels` has the order {labels}"
+        );
+        assert!(error.contains(&expected), "{error}\nexpected {expected}");
+    }
+    for (labels, errors) in [
+        (r#"["fe_h", "mg_fe"]"#, r#"["e_fe_h", "e_mg_fe"]"#),
+        (r#"["h", "fe_h"]"#, r#"["e_h", "e_fe_h"]"#),
+        // Names of another kind, whatever letters they have.
+        (r#"["g", "u"]"#, r#"["err_u", "sig"]"#),
+        (r#"["teff", "logg"]"#, r#"["sigma_1", "sigma_2"]"#),
+    ] {
+        assert!(in_order(labels, errors).is_ok(), "{labels} {errors}");
+    }
+    let predicted = "[predict]\nlabels = [\"teff\", \"logg\"]\nlabel_errors = [\"e_logg\", \"e_teff\"]\n";
+    let error = parse(&format!("{LEAST}{predicted}")).unwrap_err();
+    assert!(
+        error.contains("`predict.label_errors` names errors of the labels in the order"),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_a_later_version_does_is_refused_and_not_ignored() {
     for (line, replacement, said) in [
