@@ -142,7 +142,7 @@ pub(crate) fn curvature(
     Ok(fitted)
 }
 
-/// What decides the sums of a group.
+/// What decides the sums of a group. The eigenpairs of a `low_rank` block do not: its sums are the diagonal, and they meet in the total.
 pub(crate) fn inputs(
     context: &Context,
     population: Option<&PixelPopulation>,
@@ -150,16 +150,6 @@ pub(crate) fn inputs(
     noise: &[f64],
 ) -> PassInputs {
     let mut inputs = PassInputs::of_sums(context, CURVATURE, population, references, noise);
-    if context
-        .blocks
-        .iter()
-        .any(|plan| plan.structure == StructureKind::LowRank)
-    {
-        // The eigenpairs are found by passes over all groups, with the same inputs.
-        let before = inputs.digest();
-        inputs.add("low rank", &format!("{:?}", context.job.curvature.low_rank));
-        inputs.found_over("eigenpairs", &before, context);
-    }
     inputs.add("photons' part kept", &context.is_fused().to_string());
     if context.dual_plan().is_some() || (context.is_fused() && context.job.predict.jacobians) {
         // The group leaves files of this run, in this output: those that another release of the same run names stay.
