@@ -266,12 +266,7 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
     let rows: Vec<usize> = (0..all.batch.n_rows())
         .filter(|&row| context.is_in_sums(&all.batch, row))
         .collect();
-    if let Some(row) = all.first_that_overflows(rows.iter().copied()) {
-        return Err(overflow(context, RowPlace::of(&all.batch, row)));
-    }
-    let own = own_covariance(context, all, &rows)?;
-    let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())
-        .map_err(|error| of_a_spectrum(error, &all.batch, &rows))?;
+    let precision = precision_of(context, noise, all, &rows)?;
     let captures = all.captures_of(&rows)?;
     let residuals = all.normalised_residuals_of(&rows, &context.network.labels().scale);
     let (captures, precision) = match context.job.curvature.kind {
@@ -287,6 +282,21 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
         precision,
         residuals,
     })
+}
+
+/// What each of some rows weighs in sums; one that would spoil them is named.
+pub(super) fn precision_of(
+    context: &Context,
+    noise: &[f64],
+    all: &Differentiated,
+    rows: &[usize],
+) -> Result<LabelPrecision, RunError> {
+    if let Some(row) = all.first_that_overflows(rows.iter().copied()) {
+        return Err(overflow(context, RowPlace::of(&all.batch, row)));
+    }
+    let own = own_covariance(context, all, rows)?;
+    LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())
+        .map_err(|error| of_a_spectrum(error, &all.batch, rows))
 }
 
 /// Names the spectrum whose labels' covariance cannot be inverted.
@@ -377,11 +387,7 @@ impl Sums {
 
 /// What is known of the error of each row's labels, `[rows, K, K]`, normalised label units: its own label covariance and, with errors in
 /// variables, what its photon noise does to the prediction that they are compared with.
-pub(super) fn own_covariance(
-    context: &Context,
-    all: &Differentiated,
-    rows: &[usize],
-) -> Result<Option<Vec<f64>>, RunError> {
+fn own_covariance(context: &Context, all: &Differentiated, rows: &[usize]) -> Result<Option<Vec<f64>>, RunError> {
     let mut own = all.label_covariance_of(rows);
     if context.job.calibration.errors_in_variables {
         let square = context.network.n_labels() * context.network.n_labels();
