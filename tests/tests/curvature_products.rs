@@ -1,10 +1,12 @@
 //! Exact products with the curvature, end to end: its kinds, its eigenvalues, low rank, and the Hessians of the outputs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use fisherflow_network::{Activation, Arithmetic, Labels, Network, Precision};
 use fisherflow_tests::{
-    LABELS, Processes, RunFile, Table, digests, fisherflow, run, simulated, write_catalogue, write_objects,
+    LABELS, Processes, RunFile, Table, digests, fisherflow, fisherflow_on, run, simulated, write_catalogue,
+    write_objects,
 };
 
 /// Weights of the network: 17 inputs, 6 hidden units, 3 labels.
@@ -244,6 +246,32 @@ fn low_rank_with_all_eigenpairs_is_full_and_workers_change_no_bit() {
     assert!(is_positive(&hessian, -1.0, values[0] + residuals[0] + 1e-9 * values[0]));
     assert!(!is_positive(&hessian, -1.0, values[0] * (1.0 - 1e-9)));
     assert!(values.is_sorted_by(|a, b| a >= b) && values.len() == 10);
+}
+
+/// Killed as the third pass is committed, a run has two of them; killed in the curvature pass, all three.
+#[test]
+fn a_pass_for_eigenpairs_that_is_done_is_not_made_again() {
+    let folder = prepared();
+    let folder = folder.path();
+    let lines = "structure = \"low_rank\"\nrank = 10\npasses = 3";
+    let expected = digests(&output_of(folder, "undisturbed", lines));
+    for (at, made) in [("group-written:3", &["eigenpairs 3"][..]), ("group-summed:1", &[])] {
+        let name = at.replace(':', "-");
+        let file = run_file(folder, &name, lines).write(folder, &name);
+        let killed = fisherflow_on("run", &file, &["--fail-at", at]);
+        assert_eq!(killed.code, None, "{killed}");
+        let ended = fisherflow_on("run", &file, &["-w", "2", "-v", "--log", "json"]);
+        ended.expect_done();
+        let logged = ended.stderr.lines();
+        let logged = logged.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let passes: BTreeSet<String> = logged
+            .filter_map(|fields| fields["pass"].as_str().map(str::to_owned))
+            .collect();
+        let begun: Vec<&String> = passes.iter().filter(|pass| pass.starts_with("eigenpairs")).collect();
+        assert_eq!(begun, made, "{at}\n{ended}");
+        assert!(passes.contains("curvature"), "{ended}");
+        assert_eq!(digests(&folder.join(&name)), expected, "{at}");
+    }
 }
 
 #[test]

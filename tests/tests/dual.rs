@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{Processes, digests, fisherflow, pipeline, run, stages_left, wait_for_file};
+use fisherflow_tests::{
+    Processes, RunFile, Table, digests, everything_in, fisherflow, fisherflow_on, network, pipeline, run, simulated,
+    stages_left, wait_for_file, write_objects,
+};
 
 /// The pipeline's run file with another curvature, and its output.
 fn run_file(folder: &Path, name: &str, curvature: &str, prior: &str) -> (PathBuf, PathBuf) {
@@ -78,8 +81,11 @@ fn no_bit_depends_on_workers_processes_memory_or_a_kill() {
 #[test]
 fn a_prior_of_0_is_refused_and_a_plan_tells_what_a_cluster_needs() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, _) = run_file(folder.path(), "none", IN_MEMORY, "0.0");
-    run(fisherflow().arg("run").arg(&file)).expect(1, &["dual", "prior precision", "Raise the prior precision"]);
+    let (file, output) = run_file(folder.path(), "none", IN_MEMORY, "0.0");
+    for command in ["plan", "run"] {
+        fisherflow_on(command, &file, &[]).expect(2, &["dual", "prior precision above 0", "raise it"]);
+    }
+    assert!(!output.exists());
     let (file, output) = run_file(folder.path(), "plan", OUT_OF_IT, "1.0");
     let planned = run(fisherflow().arg("plan").arg(&file).args(["-n", "4", "-w", "2"]));
     planned.expect_done();
@@ -93,4 +99,51 @@ fn a_prior_of_0_is_refused_and_a_plan_tells_what_a_cluster_needs() {
         assert!(planned.stdout.contains(said), "{said}\n{planned}");
     }
     assert!(!output.exists());
+}
+
+/// No footer says how many rows the Gram matrix will have. Where its eigenvalues are needed and there are too many, the run ends as soon as it has
+/// made so many; a dual block whose precision is given needs none, whatever is found for the others.
+#[test]
+fn rows_without_eigenvalues_end_a_run_whose_prior_needs_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &[24, 6, 3]);
+    // 8 groups, and 10,800 rows or so.
+    write_objects(&folder.join("catalogue"), &simulated(24, 0, 4_000), 500);
+    write_objects(&folder.join("few"), &simulated(24, 0, 120), 60);
+    let with = |name: &str, structure: &str, prior: &str| {
+        let mut run_file = RunFile::new(folder, name);
+        run_file.curvature = structure.to_owned();
+        run_file.prior = prior.to_owned();
+        run_file.noise = "holdout_fraction = 0.1".to_owned();
+        run_file.compute = "precision = \"f64\"\nbatch = 64\ngroup = 500".to_owned();
+        run_file
+    };
+    for prior in ["evidence", "holdout"] {
+        let file = with(prior, IN_MEMORY, &format!("precision = \"{prior}\"")).write(folder, prior);
+        let planned = fisherflow_on("plan", &file, &[]);
+        planned.expect_done();
+        assert!(planned.stdout.contains("at most 9,000 rows"), "{planned}");
+        fisherflow_on("run", &file, &[]).expect(3, &["need the eigenvalues", "give prior.precision a number"]);
+        let left = everything_in(&folder.join(prior));
+        let is_done = |path: &&String| path.starts_with("stages/groups/curvature/") && path.ends_with(".done");
+        assert!(left.iter().filter(is_done).count() < 8, "{left:?}");
+    }
+
+    let of = |structure: &str| format!("structure = \"kfac\"\n[curvature.layers]\n\"layers.0\" = \"{structure}\"");
+    let prior = "precision = \"evidence\"\n[prior.layers]\n\"layers.0\" = 5.0";
+    let file = with("given", &of("dual"), prior).write(folder, "given");
+    let planned = fisherflow_on("plan", &file, &[]);
+    planned.expect_done();
+    assert!(!planned.stdout.contains("at most 9,000 rows"), "{planned}");
+    fisherflow_on("fit", &file, &[]).expect_done();
+    let found = ["dual", "full"].map(|structure| {
+        let mut run_file = with(structure, &of(structure), prior);
+        run_file.catalogue = folder.join("few").to_str().unwrap().to_owned();
+        fisherflow_on("run", &run_file.write(folder, structure), &[]).expect_done();
+        let blocks = Table::read(&folder.join(structure).join("posterior/blocks.parquet"));
+        let row = (0..blocks.len()).find(|&row| blocks.text("layer", row) == "layers.2");
+        blocks.number("prior_precision", row.unwrap())
+    });
+    close("precision of the last layer", &found[..1], &found[1..]);
 }

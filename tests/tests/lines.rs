@@ -188,6 +188,26 @@ fn the_next_night_costs_what_changed_and_equals_a_run_from_scratch() {
     assert_eq!(manifest(&release)["run_id"], manifest(&scratch)["run_id"]);
 }
 
+/// Eigenpairs are found over all groups, and are in the sums of none.
+#[test]
+fn a_night_sums_what_changed_alone_beside_eigenpairs_too() {
+    let nights = Nights::new();
+    let mut run_file = nights.run_file("line");
+    run_file.curvature = "structure = \"low_rank\"\nrank = 4\npasses = 2".to_owned();
+    fisherflow_on("run", &nights.of_line(&run_file), &[]).expect_done();
+    nights.write(301, 200);
+    let second = fisherflow_on("run", &nights.of_line(&run_file), &["-v", "--log", "json"]);
+    second.expect_done();
+    let commit = nights.commit(2);
+    let of = |what: &Value| what.as_array().unwrap().len() as u64;
+    let (touched, all) = (of(&commit["changes"]["touched"]), of(&commit["groups"]));
+    assert!(touched < all, "{touched} of {all} groups");
+    assert_eq!(groups_of(&second, "curvature"), (touched, all - touched));
+    fisherflow_on("run", &nights.scratch_file(&run_file), &[]).expect_done();
+    let (release, scratch) = (nights.path("line/releases/2"), nights.path("scratch"));
+    assert_eq!(digests(&release), digests(&scratch), "bit for bit");
+}
+
 #[test]
 fn half_a_release_is_no_release() {
     let nights = Nights::new();

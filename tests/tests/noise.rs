@@ -300,6 +300,43 @@ fn a_label_that_the_network_does_not_have_makes_no_cells() {
     assert!(fs::read_dir(folder.join("out")).is_err());
 }
 
+/// One pixel's error that stands for "bad" leaves a star's labels no covariance to invert: told of with the star's place, whichever pass is the
+/// first to weigh it, and though a pass over training spectra alone has the star elsewhere in its batch.
+#[test]
+fn an_error_that_is_none_is_told_of_with_the_spectrum_s_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let network = he_normal(&WIDTHS);
+    let mut spectra = labelled(&network, 0, 120, |_| [200.0, 0.5, 0.3]);
+    let is_out = |row: usize| is_held_out(holdout_hash(spectra[row].id.as_ref().unwrap()), HELD_OUT);
+    let depends = |row: usize| {
+        let mut other = spectra[row].clone();
+        other.flux.as_mut().unwrap()[5] += 0.01;
+        predictions(&network, &other) != predictions(&network, &spectra[row])
+    };
+    // Not the first of a batch.
+    let is_after_one = |row: usize| !(row - 60).is_multiple_of(16) && is_out(row - 1);
+    let row = (61..120).find(|&row| is_after_one(row) && !is_out(row) && depends(row));
+    let row = row.unwrap();
+    spectra[row].ivar.as_mut().unwrap()[5] = 1e-20;
+    write_objects(&folder.join("catalogue"), &spectra, 60);
+    let place = format!("id {}, row {} of", spectra[row].id.as_ref().unwrap(), row - 60);
+    for (command, structure) in [("run", "block"), ("run", "low_rank"), ("spectrum", "block")] {
+        let mut run_file = run_file(folder, &format!("{command}-{structure}"));
+        run_file.predict = None;
+        run_file.curvature = format!("structure = \"{structure}\"");
+        run_file.noise = format!("holdout_fraction = {HELD_OUT}\nerrors_in_variables = true");
+        let mut asked = fisherflow();
+        asked.arg(command).arg(run_file.write(folder, "refused"));
+        if command == "spectrum" {
+            asked.args(["--probes", "1", "--steps", "2"]);
+            asked.arg("--out").arg(folder.join("spectrum"));
+        }
+        run(&mut asked).expect(3, &[&place, "part-00001.parquet (row group 0)", "must be null"]);
+    }
+}
+
 /// The photons' part is in the sums of every structure: `dual`, and `low_rank` of all eigenpairs, give the error bars of `full`, and an `ekfac`
 /// block has the diagonal of the exact block in its own bases. Without the photons' part all of them are others.
 #[test]

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::{Packed, Products, Start, multiply, multiply_packed_in_groups};
+use fisherflow_kernels::{Packed, Products, RowGroups, Start, multiply, multiply_packed_in_groups};
 use fisherflow_network::product::in_wide_registers;
 use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
@@ -218,7 +218,9 @@ impl Correction {
         let rows = MatRef::from_row_major_slice(rows, n, width);
         match vectors {
             Vectors::Packed(vectors) => {
-                multiply_packed_in_groups(to, Start::Zero, rows, n / of_each, vectors, threads);
+                // Those of a position are 0 behind the same ReLUs, and follow one another.
+                let groups = RowGroups::Together(of_each);
+                multiply_packed_in_groups(to, Start::Zero, rows, groups, vectors, threads);
             }
             Vectors::Plain(vectors) => {
                 let vectors = MatRef::from_row_major_slice(vectors, width, side);
@@ -297,5 +299,67 @@ impl Structure for Correction {
 
     fn flops(&self, n_spectra: u64) -> f64 {
         correction_flops(&self.plan, self.n_labels, n_spectra)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::{BlockOptions, StructureKind, plan_blocks};
+
+    /// What is 0 in all gradients of a spectrum is left out of their rotation: seen by a number that is none beside a unit that is off for all spectra.
+    #[test]
+    fn gradients_of_a_spectrum_are_rotated_together() {
+        let (k, batch, inputs, outputs, off) = (3, 32, 4, 64, 5);
+        let shape = DenseShape {
+            name: "layers.0".to_owned(),
+            inputs,
+            outputs,
+            bias: true,
+            shared: 1,
+        };
+        let shapes = std::slice::from_ref(&shape);
+        let plans = plan_blocks(
+            shapes,
+            StructureKind::Ekfac,
+            &Default::default(),
+            BlockOptions::default(),
+        )
+        .unwrap();
+        let identity = |side: usize| Matrix {
+            rows: side,
+            cols: side,
+            values: (0..side * side)
+                .map(|at| f64::from(u8::from(at / side == at % side)))
+                .collect(),
+        };
+        let mut g_vectors = identity(outputs);
+        g_vectors.values[off * outputs + 7] = f64::NAN;
+        let bases = Arc::new(KroneckerBases::new(identity(inputs + 1), g_vectors));
+        let correction = correction_of(&plans[0], &References::zero(shapes, k), bases, k, 1).unwrap();
+
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let is_on: Vec<bool> = (0..batch * outputs)
+            .map(|at| at % outputs != off && rng.random_bool(0.5))
+            .collect();
+        let gradients: Vec<f32> = (0..k * batch * outputs)
+            .map(|at| {
+                let x = rng.random_range(0.5..1.0);
+                if is_on[at % (batch * outputs)] { x } else { 0.0 }
+            })
+            .collect();
+        let capture = LayerCapture {
+            layer: 0,
+            input: Tensor::ones((batch, 1, inputs), DType::F32, &Device::Cpu).unwrap(),
+            output_grad: Tensor::from_vec(gradients, (k, batch, 1, outputs), &Device::Cpu).unwrap(),
+        };
+        let precision = LabelPrecision::constant(&identity(k).values, batch).unwrap();
+        let mut sums = correction.empty().unwrap();
+        correction.accumulate(&[capture], &precision, &mut sums).unwrap();
+        assert!(sums.sums.iter().all(|sum| sum.is_finite()));
     }
 }

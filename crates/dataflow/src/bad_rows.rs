@@ -39,11 +39,11 @@ struct OfFlag {
 }
 
 impl RowPlace {
-    /// Of a row of a batch whose rows are consecutive ones of its shard.
+    /// Of a row of a batch of one shard.
     pub(crate) fn of(batch: &SpectrumBatch, row: usize) -> Self {
         Self {
             id: id_of(batch, row),
-            row: batch.shard.first_row + batch.first_row + row as u64,
+            row: batch.shard.first_row + batch.positions[row],
             row_group: batch.shard.row_group as u64,
             object: batch.shard.object.path.clone(),
             pixel: batch.out_of_range[row].map(|PixelFlux { pixel, flux }| (pixel as u64, flux)),
@@ -77,7 +77,7 @@ pub(crate) fn id_of(batch: &SpectrumBatch, row: usize) -> String {
 }
 
 impl BadRows {
-    /// Adds a row of a batch whose rows are consecutive ones of its shard, once for each of `flags` that `among` has.
+    /// Adds a row of a batch of one shard, once for each of `flags` that `among` has.
     pub(crate) fn add(&mut self, batch: &SpectrumBatch, row: usize, flags: RowFlags, among: RowFlags) {
         for flag in RowFlags::DESCRIPTIONS {
             let bit = RowFlags::from_bits(1 << flag.bit);

@@ -334,9 +334,12 @@ mod tests {
                 job.catalogue.columns.flux = "flux_err".to_owned();
                 job.catalogue.columns.error = FluxError::Exact;
             }),
-            ("exact_inputs = flux_err (sigma), and here it is none (exact_inputs)", &|job| {
-                job.catalogue.columns.error = FluxError::Exact;
-            }),
+            (
+                "exact_inputs = flux_err (sigma), and here it is none (exact_inputs)",
+                &|job| {
+                    job.catalogue.columns.error = FluxError::Exact;
+                },
+            ),
         ];
         for (said, change) in others {
             let refused = about(change).unwrap_err();

@@ -6,6 +6,7 @@ mod shared;
 mod terms;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::DType;
@@ -116,6 +117,8 @@ pub(crate) struct Context {
     posterior: Mutex<Option<Posterior>>,
     /// During the correction pass.
     bases: Mutex<Option<Bases>>,
+    /// Rows of the dual block that this process has made.
+    dual_rows_made: AtomicUsize,
     /// The rows of the dual block, if there is one and once it is fitted.
     dual_rows: OnceLock<Arc<DualRows>>,
     /// Its factor, once the prior is known.

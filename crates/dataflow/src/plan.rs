@@ -24,6 +24,7 @@ use serde::Serialize;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::job::{Job, LowRankSettings, Prior};
+use crate::passes::dual::{LARGEST_SPECTRUM, needs_spectrum};
 use crate::passes::exclusions;
 use crate::plan::auto::ChosenStructure;
 use crate::plan::cluster_plan::{ClusterPlan, ClusterQuestion, cluster_plan};
@@ -94,6 +95,8 @@ pub struct DualPlan {
     pub layer: String,
     /// Its size, bytes and operations over all workers, for the training spectra that the catalogue and the held-out share promise.
     pub cost: DualCost,
+    /// Rows that its prior can be found for, at most; `None` where it is given: a run that comes to more ends there.
+    pub most_rows: Option<u64>,
     /// Whether rows and factor are kept in the memory of each process.
     pub in_memory: bool,
     /// Bytes that a process keeps of them: rows and factor, or its budget.
@@ -241,6 +244,7 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
         DualPlan {
             layer: block.name(),
             cost,
+            most_rows: needs_spectrum(&context).then_some(LARGEST_SPECTRUM as u64),
             in_memory: budget.is_none(),
             process_bytes: budget.unwrap_or(whole),
             scratch_bytes: budget.map_or(0, |_| cost.tile_bytes),

@@ -13,6 +13,7 @@ use crate::products::Products;
 use crate::strips::Operand;
 use crate::tile::Tile;
 use crate::zeros;
+use crate::zeros::RowGroups;
 
 /// What a product is added to.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,7 @@ pub fn multiplied_packed<T: Element>(row: Option<&[T]>, lhs: MatRef<'_, T>, rhs:
 #[must_use]
 pub fn multiplied_packed_in_groups<T: Element>(
     lhs: MatRef<'_, T>,
-    groups: usize,
+    groups: impl Into<RowGroups>,
     rhs: &Packed<T>,
     threads: usize,
 ) -> Vec<T> {
@@ -193,8 +194,8 @@ pub fn multiply_packed<T: Element>(
     multiply_in_units(dst, start, lhs, rhs, threads);
 }
 
-/// The same, where rows of `lhs` that are a multiple of `groups` apart are often 0 in the same columns, as gradients of all outputs of one spectrum behind
-/// ReLUs are: what is 0 in all of them is left out where that is faster. The values are the same where `rhs` is finite.
+/// The same, where rows of one of the `groups` of `lhs` are often 0 in the same columns, as gradients of all outputs of one spectrum behind ReLUs
+/// are: what is 0 in all of them is left out where that is faster. The values are the same where `rhs` is finite.
 ///
 /// # Panics
 /// As [`multiply_packed`], or if rows of `lhs` are left over.
@@ -202,7 +203,7 @@ pub fn multiply_packed_in_groups<T: Element>(
     mut dst: MatMut<'_, T>,
     start: Start<'_, T>,
     lhs: MatRef<'_, T>,
-    groups: usize,
+    groups: impl Into<RowGroups>,
     rhs: &Packed<T>,
     threads: usize,
 ) {
@@ -210,7 +211,7 @@ pub fn multiply_packed_in_groups<T: Element>(
     check(&dst, &start, lhs.nrows(), rhs.cols());
     let sink = Destination::new(dst.as_mut(), start);
     // SAFETY: the path was checked when the operand was packed; the destination has the product's shape, and is borrowed for as long as this runs.
-    if !unsafe { zeros::product(&sink, lhs, groups, rhs, threads) } {
+    if !unsafe { zeros::product(&sink, lhs, groups.into(), rhs, threads) } {
         multiply_packed(dst, start, lhs, rhs, threads);
     }
 }

@@ -54,3 +54,4 @@ pub use products::Products;
 pub use sums::{add_cross, add_cross_with_squares, add_gram};
 pub use threads::run_all;
 pub use tile::CHAIN;
+pub use zeros::RowGroups;

@@ -33,6 +33,21 @@ const GROUPS_AT_ONCE: usize = 32;
 /// Terms that memory is asked for ahead of their use.
 pub(crate) const AHEAD: usize = 8;
 
+/// Which rows of a left operand are a group, of one spectrum say.
+#[derive(Clone, Copy, Debug)]
+pub enum RowGroups {
+    /// Those that are a multiple of so many apart: the number of groups.
+    Apart(usize),
+    /// So many that follow one another: the rows of each.
+    Together(usize),
+}
+
+impl From<usize> for RowGroups {
+    fn from(groups: usize) -> Self {
+        Self::Apart(groups)
+    }
+}
+
 /// What is left of some rows: values of `[term][row]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a, T> {
@@ -83,14 +98,14 @@ macro_rules! skip {
 }
 pub(crate) use skip;
 
-/// Makes `lhs rhs` into `dst` where leaving out zeros is faster; whether it did. Rows of `lhs` that are a multiple of `groups` apart are one group.
+/// Makes `lhs rhs` into `dst` where leaving out zeros is faster; whether it did.
 ///
 /// # Safety
 /// The path of `rhs` is there; `dst` has the product's shape, and nobody else touches it.
 pub(crate) unsafe fn product<T: Element>(
     dst: &Destination<'_, T>,
     lhs: MatRef<'_, T>,
-    groups: usize,
+    groups: RowGroups,
     rhs: &Packed<T>,
     threads: usize,
 ) -> bool {
@@ -122,7 +137,7 @@ pub(crate) unsafe fn product<T: Element>(
             let strips = job * near..strips.min((job + 1) * near);
             for (group, left) in left.iter().enumerate() {
                 for rows in parts(groups.rows) {
-                    let to = dst.rows(group + rows.start * groups.n, groups.n);
+                    let to = dst.rows(groups.row(group, rows.start), groups.apart);
                     // SAFETY: the caller's promise; no other job has these strips.
                     unsafe { right.times(left.terms(&rows), rows.len(), strips.clone(), &to) };
                 }
@@ -144,20 +159,39 @@ fn parts(rows: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |from| from..rows.min(from + at_once))
 }
 
-/// Rows of a left operand in groups: `g`, `g + n`, `g + 2 n`, ... is one.
+/// Rows of a left operand in groups: `g b`, `g b + a`, `g b + 2 a`, ... is one.
 struct Groups<'a, T> {
     lhs: MatRef<'a, T, usize, usize, isize, ContiguousFwd>,
     n: usize,
     /// Of each group.
     rows: usize,
+    /// `a`, between two rows of a group.
+    apart: usize,
+    /// `b`, between the first rows of two groups.
+    between: usize,
 }
 
 impl<'a, T: Element> Groups<'a, T> {
     /// Of a matrix whose rows are not spread, in groups of more than one.
-    fn new(lhs: MatRef<'a, T>, n: usize) -> Option<Self> {
-        let (lhs, rows) = (lhs.try_as_row_major()?, lhs.nrows().checked_div(n)?);
-        assert_eq!(rows * n, lhs.nrows(), "rows of a product in groups");
-        (rows > 1).then_some(Self { lhs, n, rows })
+    fn new(lhs: MatRef<'a, T>, groups: RowGroups) -> Option<Self> {
+        let (lhs, all) = (lhs.try_as_row_major()?, lhs.nrows());
+        let (n, rows, apart, between) = match groups {
+            RowGroups::Apart(n) => (n, all.checked_div(n)?, n, 1),
+            RowGroups::Together(rows) => (all.checked_div(rows)?, rows, 1, rows),
+        };
+        assert_eq!(rows * n, all, "rows of a product in groups");
+        (rows > 1 && n > 0).then_some(Self {
+            lhs,
+            n,
+            rows,
+            apart,
+            between,
+        })
+    }
+
+    /// Where a row of a group is.
+    fn row(&self, group: usize, row: usize) -> usize {
+        group * self.between + row * self.apart
     }
 
     /// What `make` makes of the rows of each group, in order.
@@ -167,8 +201,8 @@ impl<'a, T: Element> Groups<'a, T> {
         let jobs = made.chunks_mut(GROUPS_AT_ONCE).enumerate().map(|(job, made)| {
             move || {
                 for (group, made) in (job * GROUPS_AT_ONCE..).zip(made) {
-                    let rows = (group..self.lhs.nrows()).step_by(self.n);
-                    *made = make(&rows.map(|row| self.lhs.row(row).as_slice()).collect::<Vec<_>>());
+                    let rows = (0..self.rows).map(|row| self.lhs.row(self.row(group, row)).as_slice());
+                    *made = make(&rows.collect::<Vec<_>>());
                 }
             }
         });

@@ -3,7 +3,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::gemm::{Start, multiply_packed, multiply_packed_in_groups};
-use crate::{Element, Packed, Path, Products};
+use crate::{Element, Packed, Path, Products, RowGroups};
 use faer::MatRef;
 
 /// `[rows * groups, inner]`, of which each group is 0 at a share of the inner indices, and at others in some rows alone.
@@ -57,10 +57,12 @@ fn is_the_dense_product<T: Element + From<f32> + PartialEq + std::fmt::Debug>() 
                     for by_column in [false, true] {
                         let dense = made(by_column, &|dst| multiply_packed(dst, start, lhs, &rhs, 1));
                         for threads in [1, 2, 5] {
-                            let found = made(by_column, &|dst| {
-                                multiply_packed_in_groups(dst, start, lhs, groups, &rhs, threads);
-                            });
-                            assert_eq!(found, dense, "{path} {groups} {rows} {inner} {cols} {share} {start:?}");
+                            for of in [RowGroups::Apart(groups), RowGroups::Together(rows)] {
+                                let found = made(by_column, &|dst| {
+                                    multiply_packed_in_groups(dst, start, lhs, of, &rhs, threads);
+                                });
+                                assert_eq!(found, dense, "{path} {of:?} {groups} {inner} {cols} {share} {start:?}");
+                            }
                         }
                     }
                 }
@@ -92,18 +94,28 @@ fn zeros_are_left_out_where_that_is_faster() {
             Products { path, threads: 1 },
         )
     };
-    let nans = |lhs: &[f32], groups: usize, rhs: &Packed<f32>| {
+    let nans_of = |lhs: &[f32], groups: RowGroups, rhs: &Packed<f32>| {
         let mut out = vec![0.0; lhs.len() / inner * cols];
         let dst = MatMut::from_row_major_slice_mut(&mut out, lhs.len() / inner, cols);
         let lhs = MatRef::from_row_major_slice(lhs, lhs.len() / inner, inner);
         multiply_packed_in_groups(dst, Start::Zero, lhs, groups, rhs, 1);
         out.iter().filter(|x| x.is_nan()).count()
     };
+    let nans = |lhs: &[f32], groups: usize, rhs: &Packed<f32>| nans_of(lhs, groups.into(), rhs);
     let exact = rhs(Path::best());
     for (share, rows, expected) in [(0.5, 3, 0), (0.2, 3, 18), (0.5, 1, 6)] {
         let mut lhs = with_zeros::<f32>(groups, rows, inner, share, 4);
         lhs.chunks_exact_mut(inner).for_each(|row| row[5] = 0.0);
         assert_eq!(nans(&lhs, groups, &exact), expected, "{share} {rows}");
+        // The same rows, those of a group behind one another.
+        let together: Vec<f32> = (0..groups * rows)
+            .map(|row| row % rows * groups + row / rows)
+            .flat_map(|row| &lhs[row * inner..(row + 1) * inner])
+            .copied()
+            .collect();
+        let found = nans_of(&together, RowGroups::Together(rows), &exact);
+        assert_eq!(found, expected, "{share} {rows}");
+        assert_eq!(nans(&together, groups, &exact), groups * rows, "{share} {rows}");
     }
     let mut lhs = with_zeros::<f32>(groups, 3, inner, 0.5, 4);
     lhs[2 * inner + 9] = f32::NAN;

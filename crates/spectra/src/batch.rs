@@ -15,6 +15,8 @@ pub struct SpectrumBatch {
     pub shard: Shard,
     /// Its position in the shard.
     pub first_row: u64,
+    /// `[n]`: the position of each in the shard that it comes from, counted as `first_row` is.
+    pub positions: Vec<u64>,
     /// The identifier (first column) and the kept columns, as the catalogue types them: `[n]`.
     pub rows: RecordBatch,
     /// D.
@@ -124,6 +126,7 @@ impl SpectrumBatch {
             }
         }
         self.rows = concat_batches(&self.rows.schema(), [&self.rows, &other.rows]).map_err(SpectraError::Select)?;
+        self.positions.extend(other.positions);
         self.flux.extend(other.flux);
         self.variance.extend(other.variance);
         self.good.extend(other.good);
@@ -155,6 +158,7 @@ impl SpectrumBatch {
         Ok(SpectrumBatch {
             shard: self.shard.clone(),
             first_row: self.first_row,
+            positions: gather(&self.positions, 1, rows),
             rows: take_record_batch(&self.rows, &indices).map_err(SpectraError::Select)?,
             n_pixels: d,
             n_labels: k,

@@ -145,6 +145,7 @@ impl SpectrumBatchBuilder {
         Ok(SpectrumBatch {
             shard,
             first_row,
+            positions: (first_row..).take(self.flags.len()).collect(),
             rows,
             n_pixels: self.shape.n_pixels,
             n_labels: self.shape.n_labels,

@@ -364,6 +364,7 @@ fn rows_are_selected_whole() {
     let b = batch(SHAPE, &rows).select(&[2, 0]).unwrap();
     assert_eq!(b.flux, [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
     assert_eq!(b.holdout, [holdout_hash("b"), holdout_hash("a")]);
+    assert_eq!(b.positions, [2, 0]);
     let id: &Int64Array = b.rows.column(0).as_any().downcast_ref().unwrap();
     assert_eq!(id.values().to_vec(), [2, 0]);
     assert!(b.select(&[2]).is_err());

@@ -308,7 +308,15 @@ fn of_dual(dual: &DualPlan) -> Vec<(&'static str, String)> {
             bytes(dual.scratch_bytes / dual.workers as u64)
         )
     };
-    vec![
+    let too_many = dual.most_rows.filter(|&most| cost.rows > most).map(|most| {
+        let said = format!(
+            "a prior that is found needs the eigenvalues of that matrix, of at most {} rows: a run that comes to more ends there; give \
+             prior.precision a number",
+            count(most)
+        );
+        ("refused", said)
+    });
+    let facts = [
         (
             "dual",
             format!(
@@ -343,7 +351,8 @@ fn of_dual(dual: &DualPlan) -> Vec<(&'static str, String)> {
                 flop(dual.worker_rate)
             ),
         ),
-    ]
+    ];
+    facts.into_iter().chain(too_many).collect()
 }
 
 /// One catalogue in one line.

@@ -1,5 +1,6 @@
 //! Opens a run: network, catalogues, blocks and prior, and whether they fit one another.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::Device;
@@ -106,6 +107,7 @@ impl Context {
             JacobianSchema::new(rows, labels, network.n_inputs())?;
         }
         let given_priors = prior_choice::given(&job, &network, &blocks)?;
+        check_dual_prior(&blocks, &given_priors)?;
         let prior = PriorChoice::as_given(&given_priors).map_or_else(OnceLock::new, OnceLock::from);
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
@@ -149,6 +151,7 @@ impl Context {
             progress,
             posterior: Mutex::default(),
             bases: Mutex::default(),
+            dual_rows_made: AtomicUsize::new(0),
             dual_rows: OnceLock::new(),
             dual_storage: Mutex::default(),
             given_priors,
@@ -325,6 +328,19 @@ fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
                         choose \"ggn\"".to_owned());
     }
     Ok(())
+}
+
+/// Refuses a dual block without a prior, whose Gram matrix says nothing of most of its weights.
+fn check_dual_prior(blocks: &[BlockPlan], given: &[Option<f64>]) -> Result<(), RunError> {
+    let mut blocks = blocks.iter().zip(given);
+    match blocks.find(|(block, given)| block.structure == StructureKind::Dual && **given == Some(0.0)) {
+        None => Ok(()),
+        Some((block, _)) => Err(RunError::Usage(format!(
+            "layer {} is held as \"dual\", which needs a prior precision above 0, and the run file gives it 0: raise it, in prior.precision or \
+             [prior.layers], or hold the layer by another structure",
+            block.name()
+        ))),
+    }
 }
 
 /// The cells that the run file cuts label space into.

@@ -1,5 +1,6 @@
 //! What one worker of a process loads, finds or chooses for all of them.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use candle_core::DType;
@@ -15,6 +16,7 @@ use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::files;
 use crate::job::Prior;
+use crate::passes::dual;
 use crate::run::prior_choice;
 use crate::run::prior_choice::PriorChoice;
 use crate::run::prior_facts::PriorPrecision;
@@ -43,6 +45,18 @@ impl Context {
     /// The block that is held as dual, if there is one.
     pub(crate) fn dual_plan(&self) -> Option<&BlockPlan> {
         self.blocks.iter().find(|plan| !plan.structure.has_sums())
+    }
+
+    /// Counts rows of the dual block that this process makes.
+    ///
+    /// # Errors
+    /// They are more than its prior can be found for: no footer says how many spectra are good and have their labels.
+    pub(crate) fn count_dual_rows(&self, rows: usize) -> Result<(), RunError> {
+        let made = self.dual_rows_made.fetch_add(rows, Ordering::Relaxed) + rows;
+        if dual::needs_spectrum(self) {
+            dual::check_spectrum(made)?;
+        }
+        Ok(())
     }
 
     /// Where the tiles of this run's factor go that memory has no room for.

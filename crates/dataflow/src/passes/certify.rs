@@ -11,7 +11,7 @@ use fisherflow_spectra::PixelPopulation;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::curvature::own_covariance;
+use super::curvature::precision_of;
 use super::differentiated::{Differentiated, differentiate};
 use super::{run, spectra};
 use crate::context::Context;
@@ -105,8 +105,7 @@ impl GroupFold<Differentiated> for Fold {
         }
         let threads = context.network.arithmetic().threads;
         let captures = all.captures_of(&training)?;
-        let own = own_covariance(context, &all, &training)?;
-        let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), training.len())?;
+        let precision = precision_of(context, &self.noise, &all, &training)?;
         let residuals = all.normalised_residuals_of(&training, &context.network.labels().scale);
         let gradients = match context.job.curvature.kind {
             CurvatureKind::EmpiricalFisher => Some((

@@ -142,7 +142,7 @@ pub(crate) fn curvature(
     Ok(fitted)
 }
 
-/// What decides the sums of a group.
+/// What decides the sums of a group. The eigenpairs of a `low_rank` block do not: its sums are the diagonal, and they meet in the total.
 pub(crate) fn inputs(
     context: &Context,
     population: Option<&PixelPopulation>,
@@ -150,16 +150,6 @@ pub(crate) fn inputs(
     noise: &[f64],
 ) -> PassInputs {
     let mut inputs = PassInputs::of_sums(context, CURVATURE, population, references, noise);
-    if context
-        .blocks
-        .iter()
-        .any(|plan| plan.structure == StructureKind::LowRank)
-    {
-        // The eigenpairs are found by passes over all groups, with the same inputs.
-        let before = inputs.digest();
-        inputs.add("low rank", &format!("{:?}", context.job.curvature.low_rank));
-        inputs.found_over("eigenpairs", &before, context);
-    }
     inputs.add("photons' part kept", &context.is_fused().to_string());
     if context.dual_plan().is_some() || (context.is_fused() && context.job.predict.jacobians) {
         // The group leaves files of this run, in this output: those that another release of the same run names stay.
@@ -276,12 +266,7 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
     let rows: Vec<usize> = (0..all.batch.n_rows())
         .filter(|&row| context.is_in_sums(&all.batch, row))
         .collect();
-    if let Some(row) = all.first_that_overflows(rows.iter().copied()) {
-        return Err(overflow(context, RowPlace::of(&all.batch, row)));
-    }
-    let own = own_covariance(context, all, &rows)?;
-    let precision = LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())
-        .map_err(|error| of_a_spectrum(error, &all.batch, &rows))?;
+    let precision = precision_of(context, noise, all, &rows)?;
     let captures = all.captures_of(&rows)?;
     let residuals = all.normalised_residuals_of(&rows, &context.network.labels().scale);
     let (captures, precision) = match context.job.curvature.kind {
@@ -297,6 +282,21 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
         precision,
         residuals,
     })
+}
+
+/// What each of some rows weighs in sums; one that would spoil them is named.
+pub(super) fn precision_of(
+    context: &Context,
+    noise: &[f64],
+    all: &Differentiated,
+    rows: &[usize],
+) -> Result<LabelPrecision, RunError> {
+    if let Some(row) = all.first_that_overflows(rows.iter().copied()) {
+        return Err(overflow(context, RowPlace::of(&all.batch, row)));
+    }
+    let own = own_covariance(context, all, rows)?;
+    LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())
+        .map_err(|error| of_a_spectrum(error, &all.batch, rows))
 }
 
 /// Names the spectrum whose labels' covariance cannot be inverted.
@@ -387,11 +387,7 @@ impl Sums {
 
 /// What is known of the error of each row's labels, `[rows, K, K]`, normalised label units: its own label covariance and, with errors in
 /// variables, what its photon noise does to the prediction that they are compared with.
-pub(super) fn own_covariance(
-    context: &Context,
-    all: &Differentiated,
-    rows: &[usize],
-) -> Result<Option<Vec<f64>>, RunError> {
+fn own_covariance(context: &Context, all: &Differentiated, rows: &[usize]) -> Result<Option<Vec<f64>>, RunError> {
     let mut own = all.label_covariance_of(rows);
     if context.job.calibration.errors_in_variables {
         let square = context.network.n_labels() * context.network.n_labels();

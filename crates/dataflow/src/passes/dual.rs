@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use fisherflow_curvature::Matrix;
 use fisherflow_posterior::{
-    BlockInfo, DualFacts, DualLayout, DualSource, OpenTile, Spectrum, WholeGram, dual_marginal_variance, gram_tile,
+    BlockInfo, DualFacts, DualSource, OpenTile, Spectrum, WholeGram, dual_marginal_variance, gram_tile,
     trace_of_inverse,
 };
 use fisherflow_store::WrittenFile;
@@ -32,6 +32,7 @@ use crate::dual_files;
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::files;
+use crate::job::Prior;
 use crate::operators::{Conclude, Gather, Part, deliver, owned};
 
 /// Rows of a Gram matrix whose eigenvalues are computed: about 650 MB, and some minutes.
@@ -40,15 +41,24 @@ pub(crate) const LARGEST_SPECTRUM: usize = 9_000;
 /// A tile on its way: row, column, rows, columns, values.
 type Sent = (u64, u64, u64, u64, Vec<f64>);
 
-/// Refuses a Gram matrix that is too large for its eigenvalues.
-pub(crate) fn check_spectrum(layout: &DualLayout) -> Result<(), RunError> {
-    if layout.n_rows() <= LARGEST_SPECTRUM {
+/// Whether the eigenvalues of the dual block's Gram matrix are needed: to find its own prior precision, or to look at held-out spectra with any.
+pub(crate) fn needs_spectrum(context: &Context) -> bool {
+    context.dual_plan().is_some_and(|plan| match context.job.prior {
+        Prior::Fixed(_) => false,
+        Prior::Evidence | Prior::EvidencePerBlock => context.given_priors[plan.id].is_none(),
+        Prior::Holdout => true,
+    })
+}
+
+/// Refuses a Gram matrix that is too large for its eigenvalues; `n_rows`: as far as they are known.
+pub(crate) fn check_spectrum(n_rows: usize) -> Result<(), RunError> {
+    if n_rows <= LARGEST_SPECTRUM {
         return Ok(());
     }
     Err(RunError::Refused(format!(
-        "prior.precision = \"evidence\" and \"holdout\" need the eigenvalues of the dual block's Gram matrix of {} rows (spectra times labels), \
-         which this version computes up to {LARGEST_SPECTRUM}: give prior.precision a number, for instance that found over fewer spectra",
-        layout.n_rows()
+        "prior.precision = \"evidence\" and \"holdout\" need the eigenvalues of the dual block's Gram matrix, of {n_rows} rows or more (spectra \
+         times labels), which this version computes up to {LARGEST_SPECTRUM}: give prior.precision a number, for instance that found over fewer \
+         spectra"
     )))
 }
 
@@ -59,7 +69,7 @@ pub(crate) fn spectrum(
     rows: &Arc<DualRows>,
 ) -> Result<Spectrum, RunError> {
     let layout = &rows.layout;
-    check_spectrum(layout)?;
+    check_spectrum(layout.n_rows())?;
     let threads = context.network.arithmetic().threads;
     let mut parts = Vec::new();
     for row in mine(worker, layout.n_chunks()) {

@@ -39,7 +39,7 @@ type Kept = Rc<RefCell<BTreeMap<u64, FactoredBlock>>>;
 pub(crate) struct Factored {
     /// This worker's own blocks.
     kept: Kept,
-    /// Of all blocks, in order.
+    /// Of all blocks, in order; empty of a dual block that has its precision and whose eigenvalues nobody asks for.
     pub(crate) spectra: Vec<Spectrum>,
 }
 
@@ -83,8 +83,11 @@ pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
     })?;
     if let Some(plan) = context.dual_plan() {
         let rows = context.dual_rows()?;
-        dual::check_spectrum(&rows.layout)?;
-        let spectrum = if context.job.prior == Prior::Holdout {
+        let spectrum = if !dual::needs_spectrum(context) {
+            // The evidence is that of other blocks.
+            Spectrum::default()
+        } else if context.job.prior == Prior::Holdout {
+            dual::check_spectrum(rows.layout.n_rows())?;
             // Every process needs the eigenvectors for its own spectra.
             let scans = context.scans(n_spectra)?;
             let scan = scans.get(plan.id);

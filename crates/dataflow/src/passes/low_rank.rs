@@ -1,25 +1,40 @@
 //! Low-rank passes: the leading eigenpairs of the block of all `low_rank` layers, by block power on products over the training spectra.
+//!
+//! The products of a pass are in the store before the next one begins. A run that was killed goes on after the last pass that is there: the
+//! iteration takes the steps before once more with the products that they had, and so comes to the same bits.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{BlockPower, LeadingPairs, StructureKind};
+use fisherflow_store::{GroupArray, Purpose};
+use serde_json::Value;
 use timely::worker::Worker;
 
 use super::products::{Loss, Over, not_the_owner, products};
+use super::run;
 use crate::context::Context;
 use crate::error::RunError;
+use crate::group_name::{PassInputs, Serves};
+use crate::operators::{Conclude, Gather, owned};
 
-/// What a pass leaves for the next one.
-type Next = (Vec<f64>, Option<LeadingPairs>);
+/// The passes' folder among the groups: what each leaves is kept as that of one group is.
+const EIGENPAIRS: &str = "eigenpairs";
 
-/// The eigenpairs, on every worker; `None` where no layer is held as `low_rank`. `begin` is told that a pass begins.
+/// What passes leave for the next one: how many there were, its vectors and, after the last, the eigenpairs.
+type Next = (usize, Vec<f64>, Option<LeadingPairs>);
+
+/// The iteration, where the sums are: with the first worker.
+type Power = Rc<RefCell<Option<BlockPower>>>;
+
+/// The eigenpairs, on every worker; `None` where no layer is held as `low_rank`. `begin` is told which pass begins, from 1.
 pub(crate) fn leading_pairs(
     worker: &mut Worker,
     context: &Arc<Context>,
     loss: &Loss,
-    mut begin: impl FnMut(&Worker),
+    begin: impl Fn(usize),
 ) -> Result<Option<LeadingPairs>, RunError> {
     let Some(plan) = context
         .blocks
@@ -33,19 +48,89 @@ pub(crate) fn leading_pairs(
         shapes: plan.shapes.clone(),
     };
     let settings = context.job.curvature.low_rank;
-    let power = BlockPower::new(plan.n_weights(), settings.rank, settings.passes);
-    let mut next: Next = (power.directions(), None);
     // The owner of the sums, the first worker, goes on with its own; the others only take over what it finds.
-    let power = Rc::new(RefCell::new((worker.index() == 0).then_some(power)));
-    while next.1.is_none() {
-        begin(worker);
-        let owned = Rc::clone(&power);
-        next = products(worker, context, loss, &over, next.0, move |sums| {
+    let power = (worker.index() == 0).then(|| BlockPower::new(plan.n_weights(), settings.rank, settings.passes));
+    let power: Power = Rc::new(RefCell::new(power));
+    let (mut done, mut directions, mut found) = left(worker, context, &power)?;
+    while found.is_none() {
+        let pass = done + 1;
+        begin(pass);
+        let (owned, keeping) = (Rc::clone(&power), Arc::clone(context));
+        (done, directions, found) = products(worker, context, loss, &over, directions, move |sums| {
             let mut power = owned.borrow_mut();
             let power = power.as_mut().ok_or_else(not_the_owner)?;
-            power.step(&sums.products()?)?;
-            Ok((power.directions(), power.found()))
+            let products = sums.products()?;
+            let n_spectra = sums.n_spectra;
+            drop(sums);
+            power.step(&products)?;
+            keep(&keeping, pass, n_spectra, products)?;
+            Ok((pass, power.directions(), power.found()))
         })?;
     }
-    Ok(next.1)
+    Ok(found)
+}
+
+/// Where an earlier run of this name came to, as the first worker finds it for all.
+fn left(worker: &mut Worker, context: &Arc<Context>, power: &Power) -> Result<Next, RunError> {
+    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
+    let (looking, power) = (Arc::clone(context), Rc::clone(power));
+    let found = run(worker, context, |scope, probe| {
+        Ok(owned(scope, mine)
+            .conclude("Agree", &context.faults, move |_, _| -> Result<Next, RunError> {
+                let mut power = power.borrow_mut();
+                let power = power.as_mut().ok_or_else(not_the_owner)?;
+                let mut done = 0;
+                while done < looking.job.curvature.low_rank.passes
+                    && let Some(products) = kept(&looking, done + 1)?
+                {
+                    power.step(&products)?;
+                    done += 1;
+                }
+                Ok((done, power.directions(), power.found()))
+            })
+            .gather(probe))
+    })?;
+    let found = found.borrow_mut().remove(&0);
+    found.ok_or_else(|| RunError::Internal("nobody looked for the eigenpairs' passes".into()))
+}
+
+/// What the products of a pass are called: the run alone decides them.
+fn name(context: &Context, pass: usize) -> String {
+    let mut inputs = PassInputs::of_run(context, EIGENPAIRS);
+    inputs.add("number", &pass.to_string());
+    inputs.digest()[..32].to_owned()
+}
+
+/// Keeps the products of a pass.
+fn keep(context: &Context, pass: usize, n_spectra: u64, products: Vec<f64>) -> Result<(), RunError> {
+    let store = context.groups_that_serve(Serves::ThisRun);
+    let array = GroupArray {
+        key: 0,
+        purpose: Purpose::Keep,
+        n_spectra,
+        values: products,
+    };
+    let attempt = format!("{:016x}", rand::random::<u64>());
+    let what = (vec![array], Vec::new(), Value::Null);
+    store
+        .commit(EIGENPAIRS, &name(context, pass), &attempt, 0, what, || ())?
+        .wait()?;
+    // This run has no more use for them.
+    store.release();
+    Ok(())
+}
+
+/// The products of a pass, if they are there.
+fn kept(context: &Context, pass: usize) -> Result<Option<Vec<f64>>, RunError> {
+    let store = context.groups_that_serve(Serves::ThisRun);
+    let name = name(context, pass);
+    let mut finished = store.finished(EIGENPAIRS, &BTreeSet::from([name.clone()]))?;
+    let Some(slices) = finished.remove(&name).and_then(|record| record.slices(0)) else {
+        return Ok(None);
+    };
+    let mut products = Vec::new();
+    for slice in store.read(EIGENPAIRS, slices) {
+        products.extend(slice?);
+    }
+    Ok(Some(products))
 }

@@ -12,7 +12,7 @@ use fisherflow_network::{DenseShape, WeightDirections};
 use fisherflow_spectra::PixelPopulation;
 use timely::worker::Worker;
 
-use super::curvature::own_covariance;
+use super::curvature::precision_of;
 use super::differentiated::{Differentiated, differentiate_on_cpu};
 use super::{run, spectra};
 use crate::context::Context;
@@ -127,8 +127,7 @@ impl GroupFold<Differentiated> for Fold {
             return Ok(());
         }
         let rows: Vec<usize> = (0..n).collect();
-        let own = own_covariance(&self.context, &training, &rows)?;
-        let precision = LabelPrecision::per_spectrum(&self.loss.noise, own.as_deref(), n)?;
+        let precision = precision_of(&self.context, &self.loss.noise, &training, &rows)?;
         let residuals = training.normalised_residuals_of(&rows, &network.labels().scale);
         let captures = &training.backward.captures;
         let (threads, directions) = (network.arithmetic().threads, &self.directions);

@@ -59,12 +59,14 @@ impl Rows {
     /// Adds a batch of the group.
     pub(crate) fn add(&mut self, group: u64, all: &Differentiated) -> Result<(), RunError> {
         let training = training(&self.context, &self.noise, all)?;
+        let n_labels = self.context.network.n_labels();
+        self.context.count_dual_rows(training.rows.len() * n_labels)?;
         self.waiting.append(&WeightJacobian::new(
             &self.plan,
             &training.captures,
             &training.precision,
         )?)?;
-        let each = DualLayout::spectra_a_chunk(self.context.network.n_labels());
+        let each = DualLayout::spectra_a_chunk(n_labels);
         while self.waiting.n_spectra() >= each {
             self.write(group, each)?;
         }

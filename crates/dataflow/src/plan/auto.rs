@@ -111,10 +111,10 @@ impl Room<'_> {
                 .filter(|shape| by_layer.get(&shape.name) == Some(&kind))
         };
         let one_prior = members().map(prior_of).all(|prior| prior == prior_of(free[0]));
+        let no_prior = prior_of(free[0]).map_or(job.prior == Prior::Fixed(0.0), |&given| given == 0.0);
         let excluded = job.curvature.options.split_bias
             || !one_prior
-            || (kind == StructureKind::Dual
-                && (job.curvature.kind != CurvatureKind::Ggn || job.prior == Prior::Fixed(0.0)));
+            || (kind == StructureKind::Dual && (job.curvature.kind != CurvatureKind::Ggn || no_prior));
         if excluded {
             return Ok(None);
         }

@@ -81,6 +81,12 @@ fn a_wide_network_on_few_stars_is_held_by_its_spectra() {
     assert_eq!(of(Prior::Fixed(1.0), 9_300), "ekfac");
     // Without a prior the Gram matrix says nothing of most weights; nor may biases be split off, or other curvatures taken.
     assert_eq!(of(Prior::Fixed(0.0), 3_000), "ekfac");
+    let by_layer = |all: f64, of_each: f64| {
+        let mut job = job(Prior::Fixed(all));
+        job.prior_by_layer = shapes(&SPEX).into_iter().map(|shape| (shape.name, of_each)).collect();
+        chosen(&job, &SPEX, 3_000, 8 << 30).unwrap()[0]
+    };
+    assert_eq!((by_layer(1.0, 0.0), by_layer(0.0, 1.0)), ("ekfac", "dual"));
     let mut split = job(Prior::Fixed(1.0));
     split.curvature.options.split_bias = true;
     assert_eq!(chosen(&split, &SPEX, 3_000, 8 << 30).unwrap()[0], "ekfac");

@@ -263,9 +263,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         noise: noise.clone(),
         kind: context.job.curvature.kind,
     };
-    let mut pass = 0;
-    let pairs = low_rank::leading_pairs(worker, context, &loss, |_| {
-        pass += 1;
+    let pairs = low_rank::leading_pairs(worker, context, &loss, |pass| {
         begin_over_fit(context, &format!("eigenpairs {pass}"));
     })?;
     begin_over_fit(context, "curvature");

@@ -14,8 +14,8 @@ use crate::structures::cancellation::LOST;
 /// A product of `1 + lambda / delta` is brought to its logarithm where it is larger than this.
 const LARGE: f64 = 1e150;
 
-/// The eigenvalues of a block: each of `scales` times each of `values`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The eigenvalues of a block: each of `scales` times each of `values`; by default of no weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spectrum {
     values: Vec<f64>,
     scales: Vec<f64>,
