@@ -8,7 +8,9 @@ use std::sync::Arc;
 use arrow_array::builder::{Float32Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
+use arrow_array::{
+    Array, ArrayRef, Float64Array, NullArray, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+};
 use fisherflow_spectra::{
     CatalogueColumns, FluxError, LabelErrors, RowFlags, Shard, SpectrumBatch, StarKey, holdout_hash, is_held_out,
     plan_groups,
@@ -612,6 +614,53 @@ fn one_catalogue_has_one_number_of_pixels() {
         "{error}"
     );
     assert!(error.to_string().contains("b.parquet") && error.to_string().contains("a.parquet"));
+}
+
+#[test]
+fn an_odd_object_is_left_out_and_not_the_others() {
+    let place = Place::new();
+    let write = |name: &str, pixels: usize, snr: ArrayRef| {
+        let mut rows = plain(0, 4, pixels);
+        set(&mut rows, "snr", snr);
+        place.write(name, parquet(rows, 2));
+    };
+    let doubles = || f64s(0, 4, |i| i as f64);
+    let open = |on_bad_object| Catalogue::open(&place.stores, &place.uri("*.parquet"), &columns(), on_bad_object);
+    write("b.parquet", 3, doubles());
+    write("c.parquet", 3, doubles());
+    for (pixels, snr, said) in [
+        (3, i64s(0, 4), "a.parquet is int64, expected double as in"),
+        (5, doubles(), "a.parquet have 5 pixels"),
+    ] {
+        write("a.parquet", pixels, snr);
+        let error = open(OnBadObject::Fail).unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("b.parquet"), "{error}");
+        let catalogue = open(OnBadObject::Skip).unwrap();
+        assert_eq!((catalogue.n_rows(), catalogue.n_pixels()), (8, 3));
+        let skipped = catalogue.skipped();
+        assert!(skipped.len() == 1 && skipped[0].reason.contains(said), "{skipped:?}");
+    }
+    // Of two kinds with as many objects neither is the odd one.
+    write("d.parquet", 5, doubles());
+    let error = open(OnBadObject::Skip).unwrap_err();
+    assert!(matches!(error, StoreError::PixelCount { .. }), "{error}");
+}
+
+#[test]
+fn a_column_of_nothing_but_nulls_is_of_any_type() {
+    let place = Place::new();
+    let mut rows = plain(0, 4, 3);
+    set(&mut rows, "snr", Arc::new(NullArray::new(4)));
+    place.write("a.parquet", parquet(rows, 2));
+    place.write("b.parquet", parquet(plain(4, 4, 3), 2));
+    let batches = place.all(&columns());
+    let snr: Vec<&ArrayRef> = batches.iter().map(|batch| batch.rows.column(1)).collect();
+    assert!(
+        snr.iter().all(|snr| snr.data_type().to_string() == "Float32"),
+        "{snr:?}"
+    );
+    let nulls: usize = snr.iter().map(|snr| snr.null_count()).sum();
+    assert_eq!(nulls, 4);
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! One object of a catalogue: what its footer says, and whether it fits the objects before it.
+//! One object of a catalogue: what its footer says, and how many pixels its first spectra have.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::SchemaRef;
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
 use futures::{FutureExt, StreamExt};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
@@ -211,46 +211,6 @@ pub(crate) fn damaged(reader: &ObjectReader, row_group: usize, error: parquet::e
     })
 }
 
-/// Checks an object against the first one.
-pub(crate) fn agrees(
-    opened: &Opened,
-    first: Option<&(String, SchemaRef)>,
-    n_pixels: usize,
-    pixels_by: &str,
-) -> Result<(), StoreError> {
-    let object = &opened.version.path;
-    if let Some(found) = opened.n_pixels
-        && n_pixels != 0
-        && found != n_pixels
-    {
-        return Err(StoreError::PixelCount {
-            object: object.clone(),
-            found,
-            expected: n_pixels,
-            expected_by: pixels_by.to_owned(),
-        });
-    }
-    let Some((by, expected)) = first else {
-        return Ok(());
-    };
-    same_types(object, &opened.row_schema, by, expected)
-}
-
-fn same_types(object: &str, found: &Schema, by: &str, expected: &Schema) -> Result<(), StoreError> {
-    for (field, expected) in found.fields().iter().zip(expected.fields()) {
-        // What the elements of a list are called differs from writer to writer, and means nothing.
-        if !field.data_type().equals_datatype(expected.data_type()) {
-            return Err(StoreError::ColumnType {
-                object: object.to_owned(),
-                column: field.name().clone(),
-                found: type_name(field.data_type()),
-                expected: format!("{} as in {by}", type_name(expected.data_type())),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// The row groups of an object.
 pub(crate) fn shards(opened: &Opened) -> Vec<Shard> {
     let mut first_row = 0;
@@ -267,28 +227,4 @@ pub(crate) fn shards(opened: &Opened) -> Vec<Shard> {
         first_row += n_rows;
     }
     shards
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow_schema::{DataType, Field};
-
-    use super::*;
-
-    #[test]
-    fn lists_are_of_one_type_whatever_their_elements_are_called() {
-        let schema = |element: &str, of: DataType| {
-            let list = DataType::List(Arc::new(Field::new(element, of, true)));
-            Schema::new(vec![Field::new("abundances", list, true)])
-        };
-        let found = schema("item", DataType::Float32);
-        same_types("/b", &found, "/a", &schema("element", DataType::Float32)).unwrap();
-        let error = same_types("/b", &found, "/a", &schema("item", DataType::Float64)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "column \"abundances\" of /b is a list of float, expected a list of double as in /a"
-        );
-    }
 }
