@@ -616,6 +616,40 @@ fn one_catalogue_has_one_number_of_pixels() {
     assert!(error.to_string().contains("b.parquet") && error.to_string().contains("a.parquet"));
 }
 
+/// A null counts as one value in a footer, so that it does not say how long the spectra beside it are.
+#[test]
+fn an_object_with_a_null_has_the_number_of_pixels_that_its_spectra_have() {
+    let place = Place::new();
+    let write = |name: &str, pixels: usize, rows: std::ops::Range<usize>| {
+        let mut builder = ListBuilder::new(Float32Builder::new());
+        for i in 0..8 {
+            let is_there = rows.contains(&i);
+            (0..pixels)
+                .filter(|_| is_there)
+                .for_each(|p| builder.values().append_value(flux(i, p)));
+            builder.append(is_there);
+        }
+        let mut columns = plain(0, 8, pixels);
+        set(&mut columns, "flux", Arc::new(builder.finish()));
+        place.write(name, parquet(columns, 4));
+    };
+    write("a.parquet", 3, 0..8);
+    for (pixels, rows) in [(5, 1..8), (4, 0..7), (2, 1..8), (300, 7..8)] {
+        write("b.parquet", pixels, rows);
+        let error = place.open(&columns()).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::PixelCount { object, found, expected: 3, .. }
+                if *found == pixels && object.ends_with("b.parquet")),
+            "{error}"
+        );
+    }
+    // The number of the others, or no flux at all.
+    for (pixels, rows) in [(3, 1..8), (3, 7..8), (5, 0..0)] {
+        write("b.parquet", pixels, rows);
+        assert_eq!(place.open(&columns()).unwrap().n_rows(), 16);
+    }
+}
+
 #[test]
 fn an_odd_object_is_left_out_and_not_the_others() {
     let place = Place::new();

@@ -153,32 +153,60 @@ fn look_into(
         .into_iter()
         .map(|version| ObjectReader::new(stores, version.clone()).map(|r| (version, r)))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut footers = stores.block_on(
+    let mut objects = stores.block_on(
         futures::stream::iter(readers)
             .map(|(version, reader)| async move {
                 let opened = open_object(&reader, version, columns).await;
                 (reader, opened)
             })
             .buffered(FOOTERS)
-            .collect::<Vec<_>>(),
+            .collect::<Vec<LookedInto>>(),
     );
-    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said. A footer that
-    // counts none, for a single null is enough, is taken as it is once the number is known: rows of another one are flagged where they are decoded.
+    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said, those of one object
+    // of the many that claim the same.
     let mut pixels = (n_pixels > 0).then_some(n_pixels);
-    for (reader, opened) in &mut footers {
-        let Ok(object) = opened else { continue };
-        if pixels.is_some() && (object.n_pixels.is_none() || object.n_pixels == pixels) {
-            continue;
+    let claimed = Agreement::of(&usable(&objects).collect::<Vec<_>>()).and_then(|most| most.n_pixels());
+    let claims = |opened: &Result<Opened, StoreError>| opened.as_ref().ok().and_then(|opened| opened.n_pixels);
+    let mut in_turn: Vec<&mut LookedInto> = objects.iter_mut().collect();
+    in_turn.sort_by_key(|(_, opened)| claims(opened) != claimed);
+    for (reader, opened) in in_turn {
+        if pixels.is_some() {
+            break;
         }
-        match stores.block_on(probed_pixels(reader, &columns.flux)) {
-            Ok(probed) => {
-                object.n_pixels = probed.or(object.n_pixels);
-                pixels = pixels.or(object.n_pixels);
-            }
-            Err(error) => *opened = Err(error),
-        }
+        stores.block_on(ask_spectra(reader, opened, &columns.flux, None));
+        pixels = claims(opened);
     }
-    Ok(footers)
+    let Some(pixels) = pixels else { return Ok(objects) };
+    let asked = futures::stream::iter(objects).map(|(reader, mut opened)| async move {
+        if let Ok(object) = &mut opened
+            && object.n_pixels.is_none()
+            && object.counts_as(pixels)
+        {
+            object.n_pixels = Some(pixels);
+        }
+        if opened
+            .as_ref()
+            .is_ok_and(|object| object.has_rows() && object.n_pixels != Some(pixels))
+        {
+            ask_spectra(&reader, &mut opened, &columns.flux, Some(pixels)).await;
+        }
+        (reader, opened)
+    });
+    Ok(stores.block_on(asked.buffered(FOOTERS).collect::<Vec<_>>()))
+}
+
+/// Takes what the first spectra of an object have for its number of pixels, where they say any.
+async fn ask_spectra(
+    reader: &ObjectReader,
+    opened: &mut Result<Opened, StoreError>,
+    flux: &str,
+    expected: Option<usize>,
+) {
+    let Ok(object) = opened else { return };
+    match probed_pixels(reader, flux, expected).await {
+        Ok(probed) => object.n_pixels = probed.or(object.n_pixels),
+        Err(error) => *opened = Err(error),
+    }
 }
 
 /// What those hold that can be used.
