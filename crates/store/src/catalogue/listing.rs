@@ -138,7 +138,9 @@ impl Stores {
                 ..listing
             });
         }
+        // What a store says of a bucket itself looks like an object of no bytes.
         if !uri.ends_with('/')
+            && !parsed.key.is_empty()
             && let Some(object) = self.head(uri)?
         {
             return Ok(Listing {
@@ -299,8 +301,36 @@ fn glob_pattern(key: &str) -> Result<glob::Pattern, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
     use super::*;
     use crate::StoreOptions;
+
+    /// Stores with a bucket `survey`, in memory.
+    fn with_bucket() -> Stores {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let mut buckets = stores.inner.s3.lock().unwrap();
+        buckets.insert("survey".to_owned(), Arc::new(InMemory::new()));
+        drop(buckets);
+        stores
+    }
+
+    #[test]
+    fn a_bucket_is_a_folder() {
+        let stores = with_bucket();
+        // As stores answer when the bucket itself is asked for.
+        stores.write("s3://survey", Vec::new()).unwrap();
+        for name in ["a.parquet", "b.txt", "night/c.parquet"] {
+            stores.write(&format!("s3://survey/{name}"), vec![1]).unwrap();
+        }
+        for uri in ["s3://survey", "s3://survey/"] {
+            let listed = stores.list(uri).unwrap();
+            let names: Vec<&str> = listed.iter().map(|object| object.path.as_str()).collect();
+            assert_eq!(names, ["s3://survey/a.parquet"], "{uri}");
+        }
+    }
 
     #[test]
     fn a_catalogue_that_reads_an_output_is_known_before_there_is_one() {
