@@ -466,6 +466,37 @@ fn objects_in_folders_below_are_offered() {
 }
 
 #[test]
+fn a_folder_named_as_an_object_is_not_passed_over() {
+    let place = Place::new();
+    place.write("survey/a.parquet", parquet(plain(0, 4, 3), 2));
+    place.write("survey/b.parquet/part-0.parquet", parquet(plain(4, 4, 3), 2));
+    let folder = place.uri("survey/b.parquet");
+    let open = |name: &str, on_bad_object| Catalogue::open(&place.stores, &place.uri(name), &columns(), on_bad_object);
+    for uri in ["survey/*.parquet", "survey", "sur*/*.parquet"] {
+        let error = open(uri, OnBadObject::Fail).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, StoreError::FolderOfObjects { .. }), "{uri}: {said}");
+        assert!(said.contains(&format!("{folder}/*.parquet")), "{said}");
+        let catalogue = open(uri, OnBadObject::Skip).unwrap();
+        assert_eq!(catalogue.n_rows(), 4, "{uri}");
+        let skipped = catalogue.skipped();
+        assert!(skipped.len() == 1 && skipped[0].object == folder, "{skipped:?}");
+        let error = Table::open(&place.stores, &place.uri(uri)).unwrap_err();
+        assert!(matches!(error, StoreError::FolderOfObjects { .. }), "{error}");
+    }
+    for (uri, rows) in [("survey/**/*.parquet", 8), ("survey/b.parquet", 4), ("survey/a*", 4)] {
+        assert_eq!(open(uri, OnBadObject::Fail).unwrap().n_rows(), rows, "{uri}");
+    }
+    // Where nothing could be read, nothing is missed.
+    place.stores.delete(&format!("{folder}/part-0.parquet")).unwrap();
+    place.write("survey/b.parquet/_temporary/0/c.parquet", vec![1]);
+    place.write("survey/b.parquet/.d.parquet", vec![1]);
+    for uri in ["survey/*.parquet", "sur*/*.parquet"] {
+        assert_eq!(open(uri, OnBadObject::Fail).unwrap().n_rows(), 4, "{uri}");
+    }
+}
+
+#[test]
 fn objects_that_are_no_parquet_are_told_apart() {
     let good = parquet(plain(0, 4, 3), 2);
     let cases: [(&str, Vec<u8>); 5] = [

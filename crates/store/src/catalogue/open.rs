@@ -31,7 +31,7 @@ impl Catalogue {
     /// Lists the objects of a catalogue and reads their footers, all of them: what is wrong with an object is told here, before any work.
     ///
     /// # Errors
-    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, empty, truncated, not
+    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, a folder, empty, truncated, not
     /// Parquet, a column missing, there twice or of another type, another number of pixels than most objects have. With `Skip`: no object is left, or
     /// no more than half of them agree.
     pub fn open(
@@ -56,18 +56,15 @@ impl Catalogue {
     ) -> Result<Self, StoreError> {
         columns.validate()?;
         let mut listing = stores.listing(uri)?;
-        if on_bad_object == OnBadObject::Fail && !listing.dangling.is_empty() {
-            return Err(listing.dangling.swap_remove(0).1);
+        if on_bad_object == OnBadObject::Fail && !listing.refused.is_empty() {
+            return Err(listing.refused.swap_remove(0).1);
         }
-        let dangling: Vec<SkippedObject> = listing
-            .dangling
-            .iter()
-            .map(|(link, error)| left_out(link, error))
-            .collect();
+        let refused = listing.refused.iter();
+        let refused: Vec<SkippedObject> = refused.map(|(object, error)| left_out(object, error)).collect();
         let unread = listing.left_out_of(uri, stores);
         let listed = listing.objects;
         if listed.is_empty() {
-            return Err(no_match(uri, &dangling, unread.as_deref()));
+            return Err(no_match(uri, &refused, unread.as_deref()));
         }
         if let Some(pattern) = unread {
             tracing::warn!(
@@ -107,7 +104,7 @@ impl Catalogue {
             agreement.as_ref(),
             unchanged.len(),
         )?;
-        summary.leave_out(dangling);
+        summary.leave_out(refused);
         let Some((row_schema, pixel_bits)) = agreed else {
             return Err(no_match(uri, &summary.skipped, None));
         };
