@@ -201,6 +201,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::Truncated { .. }
             | StoreError::BadRowGroup { .. }
             | StoreError::DanglingObject { .. }
+            | StoreError::FolderOfObjects { .. }
             | StoreError::MissingColumn { .. }
             | StoreError::RepeatedColumn { .. }
             | StoreError::ColumnType { .. }

@@ -1,6 +1,6 @@
 //! Which column of a catalogue is what.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +91,7 @@ impl CatalogueColumns {
     /// Checks that the columns do not contradict one another.
     ///
     /// # Errors
-    /// Label errors without labels or not one a label, a label named twice, a mask bit above 63, an empty column name.
+    /// Label errors without labels or not one a label, a label named twice, a column of two parts, a mask bit above 63, an empty column name.
     pub fn validate(&self) -> Result<(), SpectraError> {
         let refuse = |reason: String| Err(SpectraError::Columns { reason });
         if self.names().iter().any(|name| name.is_empty()) {
@@ -114,6 +114,14 @@ impl CatalogueColumns {
             }
             _ => {}
         }
+        let mut keys = BTreeMap::new();
+        for (key, column) in self.parts() {
+            if let Some(other) = keys.insert(column, key).filter(|other| *other != key) {
+                return refuse(format!(
+                    "column \"{column}\" is named in {other} and in {key}, and can be but one of them"
+                ));
+            }
+        }
         if let Some(mask) = &self.mask
             && let Some(bit) = mask.bad_bits.iter().find(|&&bit| bit > 63)
         {
@@ -125,23 +133,31 @@ impl CatalogueColumns {
     /// Every column that is read, each once, in a fixed order.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
-        let mut names = vec![self.id.as_str(), self.flux.as_str()];
-        match &self.error {
-            FluxError::Sigma(column) | FluxError::Ivar(column) => names.push(column),
-            FluxError::Exact => {}
-        }
-        names.extend(self.mask.iter().map(|mask| mask.column.as_str()));
-        names.extend(self.labels.iter().map(String::as_str));
-        match &self.label_errors {
-            LabelErrors::None => {}
-            LabelErrors::Sigma(columns) => names.extend(columns.iter().map(String::as_str)),
-            LabelErrors::Covariance(column) => names.push(column),
-        }
+        let mut names = vec![self.id.as_str()];
+        names.extend(self.parts().into_iter().map(|(_, column)| column));
         names.extend(self.holdout_group.as_deref());
         names.extend(self.keep.iter().map(String::as_str));
         let mut seen = BTreeSet::new();
         names.retain(|name| seen.insert(*name));
         names
+    }
+
+    /// The columns that a spectrum and its labels are made of, each with the key of the run file that names it.
+    fn parts(&self) -> Vec<(&'static str, &str)> {
+        let mut parts = vec![("flux", self.flux.as_str())];
+        match &self.error {
+            FluxError::Sigma(column) => parts.push(("sigma", column.as_str())),
+            FluxError::Ivar(column) => parts.push(("ivar", column.as_str())),
+            FluxError::Exact => {}
+        }
+        parts.extend(self.mask.iter().map(|mask| ("mask", mask.column.as_str())));
+        parts.extend(self.labels.iter().map(|label| ("labels", label.as_str())));
+        match &self.label_errors {
+            LabelErrors::None => {}
+            LabelErrors::Sigma(columns) => parts.extend(columns.iter().map(|column| ("label_errors", column.as_str()))),
+            LabelErrors::Covariance(column) => parts.push(("label_errors", column.as_str())),
+        }
+        parts
     }
 }
 
@@ -200,6 +216,24 @@ mod tests {
             bad_bits: vec![64],
         });
         assert!(c.validate().is_err());
+    }
+
+    #[test]
+    fn a_column_plays_one_part() {
+        let said = |columns: CatalogueColumns| match columns.validate() {
+            Err(SpectraError::Columns { reason }) => reason,
+            other => panic!("{other:?}"),
+        };
+        let mut c = columns();
+        c.error = FluxError::Sigma("flux".into());
+        assert!(said(c).starts_with("column \"flux\" is named in flux and in sigma"));
+        let mut c = columns();
+        c.label_errors = LabelErrors::Sigma(c.labels.clone());
+        assert!(said(c).starts_with("column \"teff\" is named in labels and in label_errors"));
+        // Spectra may be known by, or held out by, what they are made of, and any column may be kept.
+        let mut c = columns();
+        (c.id, c.holdout_group, c.keep) = ("mask".into(), Some("teff".into()), c.labels.clone());
+        c.validate().unwrap();
     }
 
     #[test]

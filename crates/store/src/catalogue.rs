@@ -1,5 +1,6 @@
 //! A catalogue that is open: its objects and shards, and its spectra.
 
+mod agreement;
 pub(crate) mod batches;
 pub(crate) mod decode;
 pub(crate) mod exclude_list;

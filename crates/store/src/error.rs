@@ -148,6 +148,19 @@ pub enum StoreError {
         /// What it leads to.
         target: String,
     },
+    /// A folder of objects, where an object of a catalogue should be.
+    #[error(
+        "{folder} is a folder, whose *.parquet {uri} does not read, though its name fits: {pattern} reads them, too, and {folder}/*.parquet them alone; \
+         or move the folder if it is no longer wanted"
+    )]
+    FolderOfObjects {
+        /// The folder.
+        folder: String,
+        /// The pattern that does not read it.
+        uri: String,
+        /// One that does.
+        pattern: String,
+    },
     /// A file where a folder should be.
     #[error(
         "{uri} is a file, and an output is a folder: name a folder (the output.uri of a run file), or a place where none is yet"

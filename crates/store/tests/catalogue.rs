@@ -8,7 +8,9 @@ use std::sync::Arc;
 use arrow_array::builder::{Float32Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
+use arrow_array::{
+    Array, ArrayRef, Float64Array, NullArray, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+};
 use fisherflow_spectra::{
     CatalogueColumns, FluxError, LabelErrors, RowFlags, Shard, SpectrumBatch, StarKey, holdout_hash, is_held_out,
     plan_groups,
@@ -464,6 +466,37 @@ fn objects_in_folders_below_are_offered() {
 }
 
 #[test]
+fn a_folder_named_as_an_object_is_not_passed_over() {
+    let place = Place::new();
+    place.write("survey/a.parquet", parquet(plain(0, 4, 3), 2));
+    place.write("survey/b.parquet/part-0.parquet", parquet(plain(4, 4, 3), 2));
+    let folder = place.uri("survey/b.parquet");
+    let open = |name: &str, on_bad_object| Catalogue::open(&place.stores, &place.uri(name), &columns(), on_bad_object);
+    for uri in ["survey/*.parquet", "survey", "sur*/*.parquet"] {
+        let error = open(uri, OnBadObject::Fail).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, StoreError::FolderOfObjects { .. }), "{uri}: {said}");
+        assert!(said.contains(&format!("{folder}/*.parquet")), "{said}");
+        let catalogue = open(uri, OnBadObject::Skip).unwrap();
+        assert_eq!(catalogue.n_rows(), 4, "{uri}");
+        let skipped = catalogue.skipped();
+        assert!(skipped.len() == 1 && skipped[0].object == folder, "{skipped:?}");
+        let error = Table::open(&place.stores, &place.uri(uri)).unwrap_err();
+        assert!(matches!(error, StoreError::FolderOfObjects { .. }), "{error}");
+    }
+    for (uri, rows) in [("survey/**/*.parquet", 8), ("survey/b.parquet", 4), ("survey/a*", 4)] {
+        assert_eq!(open(uri, OnBadObject::Fail).unwrap().n_rows(), rows, "{uri}");
+    }
+    // Where nothing could be read, nothing is missed.
+    place.stores.delete(&format!("{folder}/part-0.parquet")).unwrap();
+    place.write("survey/b.parquet/_temporary/0/c.parquet", vec![1]);
+    place.write("survey/b.parquet/.d.parquet", vec![1]);
+    for uri in ["survey/*.parquet", "sur*/*.parquet"] {
+        assert_eq!(open(uri, OnBadObject::Fail).unwrap().n_rows(), 4, "{uri}");
+    }
+}
+
+#[test]
 fn objects_that_are_no_parquet_are_told_apart() {
     let good = parquet(plain(0, 4, 3), 2);
     let cases: [(&str, Vec<u8>); 5] = [
@@ -612,6 +645,87 @@ fn one_catalogue_has_one_number_of_pixels() {
         "{error}"
     );
     assert!(error.to_string().contains("b.parquet") && error.to_string().contains("a.parquet"));
+}
+
+/// A null counts as one value in a footer, so that it does not say how long the spectra beside it are.
+#[test]
+fn an_object_with_a_null_has_the_number_of_pixels_that_its_spectra_have() {
+    let place = Place::new();
+    let write = |name: &str, pixels: usize, rows: std::ops::Range<usize>| {
+        let mut builder = ListBuilder::new(Float32Builder::new());
+        for i in 0..8 {
+            let is_there = rows.contains(&i);
+            (0..pixels)
+                .filter(|_| is_there)
+                .for_each(|p| builder.values().append_value(flux(i, p)));
+            builder.append(is_there);
+        }
+        let mut columns = plain(0, 8, pixels);
+        set(&mut columns, "flux", Arc::new(builder.finish()));
+        place.write(name, parquet(columns, 4));
+    };
+    write("a.parquet", 3, 0..8);
+    for (pixels, rows) in [(5, 1..8), (4, 0..7), (2, 1..8), (300, 7..8)] {
+        write("b.parquet", pixels, rows);
+        let error = place.open(&columns()).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::PixelCount { object, found, expected: 3, .. }
+                if *found == pixels && object.ends_with("b.parquet")),
+            "{error}"
+        );
+    }
+    // The number of the others, or no flux at all.
+    for (pixels, rows) in [(3, 1..8), (3, 7..8), (5, 0..0)] {
+        write("b.parquet", pixels, rows);
+        assert_eq!(place.open(&columns()).unwrap().n_rows(), 16);
+    }
+}
+
+#[test]
+fn an_odd_object_is_left_out_and_not_the_others() {
+    let place = Place::new();
+    let write = |name: &str, pixels: usize, snr: ArrayRef| {
+        let mut rows = plain(0, 4, pixels);
+        set(&mut rows, "snr", snr);
+        place.write(name, parquet(rows, 2));
+    };
+    let doubles = || f64s(0, 4, |i| i as f64);
+    let open = |on_bad_object| Catalogue::open(&place.stores, &place.uri("*.parquet"), &columns(), on_bad_object);
+    write("b.parquet", 3, doubles());
+    write("c.parquet", 3, doubles());
+    for (pixels, snr, said) in [
+        (3, i64s(0, 4), "a.parquet is int64, expected double as in"),
+        (5, doubles(), "a.parquet have 5 pixels"),
+    ] {
+        write("a.parquet", pixels, snr);
+        let error = open(OnBadObject::Fail).unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("b.parquet"), "{error}");
+        let catalogue = open(OnBadObject::Skip).unwrap();
+        assert_eq!((catalogue.n_rows(), catalogue.n_pixels()), (8, 3));
+        let skipped = catalogue.skipped();
+        assert!(skipped.len() == 1 && skipped[0].reason.contains(said), "{skipped:?}");
+    }
+    // Of two kinds with as many objects neither is the odd one.
+    write("d.parquet", 5, doubles());
+    let error = open(OnBadObject::Skip).unwrap_err();
+    assert!(matches!(error, StoreError::PixelCount { .. }), "{error}");
+}
+
+#[test]
+fn a_column_of_nothing_but_nulls_is_of_any_type() {
+    let place = Place::new();
+    let mut rows = plain(0, 4, 3);
+    set(&mut rows, "snr", Arc::new(NullArray::new(4)));
+    place.write("a.parquet", parquet(rows, 2));
+    place.write("b.parquet", parquet(plain(4, 4, 3), 2));
+    let batches = place.all(&columns());
+    let snr: Vec<&ArrayRef> = batches.iter().map(|batch| batch.rows.column(1)).collect();
+    assert!(
+        snr.iter().all(|snr| snr.data_type().to_string() == "Float32"),
+        "{snr:?}"
+    );
+    let nulls: usize = snr.iter().map(|snr| snr.null_count()).sum();
+    assert_eq!(nulls, 4);
 }
 
 #[test]

@@ -49,6 +49,11 @@ fn s3_conforms() {
     let stores = Stores::new(options, 2).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     conformance::conform(&stores, &format!("s3://fisherflow-test/{}", now.as_nanos()));
+    let object = format!("s3://fisherflow-test/{}.parquet", now.as_nanos());
+    stores.write(&object, vec![1]).unwrap();
+    let listed = stores.list("s3://fisherflow-test").unwrap();
+    assert!(listed.iter().any(|listed| listed.path == object), "{listed:?}");
+    stores.delete(&object).unwrap();
     let error = stores.list("s3://no-such-bucket-here/x/*.parquet").unwrap_err();
     assert!(error.to_string().contains("no-such-bucket-here"), "{error}");
 }

@@ -73,8 +73,8 @@ fn a_column_that_is_missing_or_of_another_type_is_named() {
         ),
         (
             "flux",
-            "teff",
-            vec!["part-00000.parquet", "column \"teff\"", "expected"],
+            "visit",
+            vec!["part-00000.parquet", "column \"visit\"", "expected"],
         ),
         ("id", "flux", vec!["part-00000.parquet", "column \"flux\"", "expected"]),
     ] {

@@ -1,4 +1,5 @@
-//! What a URI names, and what a plain list of it would leave unsaid: links that lead nowhere, and folders that are not looked into.
+//! What a URI names, and what a plain list of it would leave unsaid: links that lead nowhere, folders named as objects are, and folders that are not
+//! looked into.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path as FilePath, PathBuf};
@@ -30,8 +31,9 @@ const OF_AN_OUTPUT: [&str; 5] = [
 pub(crate) struct Listing {
     /// The objects, by path.
     pub objects: Vec<ObjectVersion>,
-    /// Links on a disk that lead nowhere, where an object or a folder of objects could be: their paths, and what to say of them.
-    pub dangling: Vec<(String, StoreError)>,
+    /// What could be an object and cannot be read as one, by path, and what to say of it: links on a disk that lead nowhere, where a folder of objects
+    /// could be, too; folders of objects that the URI does not name.
+    pub refused: Vec<(String, StoreError)>,
     /// The folders beside the objects, where the URI names the folder of them all.
     folders: Vec<Location>,
 }
@@ -138,7 +140,9 @@ impl Stores {
                 ..listing
             });
         }
+        // What a store says of a bucket itself looks like an object of no bytes.
         if !uri.ends_with('/')
+            && !parsed.key.is_empty()
             && let Some(object) = self.head(uri)?
         {
             return Ok(Listing {
@@ -170,6 +174,10 @@ impl Stores {
         } else {
             self.block_on(self.list_in(&base))?
         };
+        let folders: Vec<Location> = folders
+            .into_iter()
+            .map(|path| Location { path, ..base.clone() })
+            .collect();
         let is_named = |name: &str| patterns.last().is_some_and(|objects| fits(objects, name)) && !set_aside.has(name);
         let all: BTreeSet<&str> = metas.iter().map(|meta| meta.location.as_ref()).collect();
         let mut objects: Vec<ObjectVersion> = metas
@@ -188,21 +196,34 @@ impl Stores {
             }
         }
         links.retain(|(link, _)| !set_aside.has(link.trim_start_matches('/')));
-        links.sort();
-        let refused = |(link, target): (String, String)| {
+        let dangling = links.into_iter().map(|(link, target)| {
             let error = StoreError::DanglingObject {
                 object: link.clone(),
                 target,
             };
             (link, error)
-        };
+        });
+        let mut refused: Vec<(String, StoreError)> = dangling.collect();
+        // As Spark writes a table: the pattern reads files, and would pass over it.
+        let is_table = |folder: &str| folder.ends_with(".parquet") && is_named(folder);
+        let named = folders.iter().filter(|folder| is_table(folder.path.as_ref()));
+        let mut tables: BTreeSet<&str> = self.block_on(holding_parquet(named)).into_iter().collect();
+        let unread = all.iter().filter(|name| name.ends_with(".parquet") && !is_named(name));
+        tables.extend(unread.filter_map(|name| table_above(name, is_table)));
+        refused.extend(tables.into_iter().map(|table| {
+            let folder = base.place.uri(table);
+            let error = StoreError::FolderOfObjects {
+                folder: folder.clone(),
+                uri: uri.to_owned(),
+                pattern: format!("{}/**/*.parquet", base.uri().trim_end_matches('/')),
+            };
+            (folder, error)
+        }));
+        refused.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(Listing {
             objects,
-            dangling: links.into_iter().map(refused).collect(),
-            folders: folders
-                .into_iter()
-                .map(|path| Location { path, ..base.clone() })
-                .collect(),
+            refused,
+            folders,
         })
     }
 }
@@ -257,6 +278,27 @@ fn is_marker(name: &str, all: &BTreeSet<&str>) -> bool {
     next.is_some_and(|next| next.starts_with(&folder))
 }
 
+/// The outermost folder above an object that is a table, unless the object is hidden or set aside in it.
+fn table_above(name: &str, is_table: impl Fn(&str) -> bool) -> Option<&str> {
+    let mut folders = name.match_indices('/').map(|(at, _)| name.split_at(at));
+    let (table, rest) = folders.find(|(folder, _)| is_table(folder))?;
+    (!rest.split('/').any(is_unread)).then_some(table)
+}
+
+/// Whether no pattern reads it but one that has it so.
+fn is_unread(part: &str) -> bool {
+    part.starts_with('.') || is_set_aside(part)
+}
+
+/// Those of the folders that hold `*.parquet`, by name.
+async fn holding_parquet<'f>(folders: impl Iterator<Item = &'f Location>) -> Vec<&'f str> {
+    let asked = futures::stream::iter(folders).map(|folder| async move {
+        let name: &str = folder.path.as_ref();
+        holds_parquet(folder).await.then_some(name)
+    });
+    asked.buffered(FOLDERS).filter_map(std::future::ready).collect().await
+}
+
 /// A store that does not say is asked again where it matters.
 async fn holds_parquet(folder: &Location) -> bool {
     // The folder itself may be set aside, too.
@@ -265,7 +307,9 @@ async fn holds_parquet(folder: &Location) -> bool {
     while let Some(Ok(object)) = objects.next().await {
         let name: &str = object.location.as_ref();
         let mut parts = name.split('/').skip(above);
-        if object.location.extension() == Some("parquet") && !parts.any(is_set_aside) {
+        // Its own marker is none of what it holds.
+        let is_in_it = object.location != folder.path;
+        if is_in_it && object.location.extension() == Some("parquet") && !parts.any(is_unread) {
             return true;
         }
     }
@@ -299,8 +343,51 @@ fn glob_pattern(key: &str) -> Result<glob::Pattern, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
     use super::*;
     use crate::StoreOptions;
+
+    /// Stores with a bucket `survey`, in memory.
+    fn with_bucket() -> Stores {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let mut buckets = stores.inner.s3.lock().unwrap();
+        buckets.insert("survey".to_owned(), Arc::new(InMemory::new()));
+        drop(buckets);
+        stores
+    }
+
+    #[test]
+    fn a_bucket_is_a_folder() {
+        let stores = with_bucket();
+        // As stores answer when the bucket itself is asked for.
+        stores.write("s3://survey", Vec::new()).unwrap();
+        for name in ["a.parquet", "b.txt", "night/c.parquet"] {
+            stores.write(&format!("s3://survey/{name}"), vec![1]).unwrap();
+        }
+        for uri in ["s3://survey", "s3://survey/"] {
+            let listed = stores.list(uri).unwrap();
+            let names: Vec<&str> = listed.iter().map(|object| object.path.as_str()).collect();
+            assert_eq!(names, ["s3://survey/a.parquet"], "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_folder_with_a_marker_is_not_passed_over() {
+        let stores = with_bucket();
+        for (name, bytes) in [("a.parquet", 1), ("b.parquet", 0), ("b.parquet/part-0.parquet", 1)] {
+            let uri = format!("s3://survey/night/{name}");
+            stores.write(&uri, vec![1; bytes]).unwrap();
+        }
+        let listing = stores.listing("s3://survey/*/*.parquet").unwrap();
+        let objects: Vec<&str> = listing.objects.iter().map(|object| object.path.as_str()).collect();
+        assert_eq!(objects, ["s3://survey/night/a.parquet"]);
+        let refused: Vec<&str> = listing.refused.iter().map(|(folder, _)| folder.as_str()).collect();
+        assert_eq!(refused, ["s3://survey/night/b.parquet"]);
+        assert!(stores.listing("s3://survey/**/*.parquet").unwrap().refused.is_empty());
+    }
 
     #[test]
     fn a_catalogue_that_reads_an_output_is_known_before_there_is_one() {

@@ -1,11 +1,11 @@
-//! One object of a catalogue: what its footer says, and whether it fits the objects before it.
+//! One object of a catalogue: what its footer says, and how many pixels its first spectra have.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::SchemaRef;
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
 use futures::{FutureExt, StreamExt};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
@@ -26,8 +26,58 @@ pub(crate) struct Opened {
     /// Of a pixel in memory.
     pub pixel_bits: u64,
     pub row_groups: Vec<u64>,
-    /// Pixels of a spectrum, as the footer counts them; `None` where it does not say.
+    /// Values of the flux in each of them, as the footer counts them.
+    pub flux_values: Vec<u64>,
+    /// Pixels of a spectrum, as the footer counts them or the first spectra have; `None` where neither says.
     pub n_pixels: Option<usize>,
+}
+
+impl Opened {
+    /// Whether it has a spectrum.
+    pub fn has_rows(&self) -> bool {
+        self.row_groups.iter().any(|&rows| rows > 0)
+    }
+
+    /// Rows and values of the flux of the row groups that have rows.
+    fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        let counts = self.row_groups.iter().copied().zip(self.flux_values.iter().copied());
+        counts.filter(|&(rows, _)| rows > 0)
+    }
+
+    /// The number of pixels of a spectrum, as the footer counts values where all spectra have equally many.
+    fn counted_pixels(&self) -> Option<usize> {
+        let mut counted = None;
+        for (rows, values) in self.counts() {
+            // A null or empty list counts as one value: one pixel is no answer.
+            if !values.is_multiple_of(rows) || values / rows < 2 {
+                return None;
+            }
+            let pixels = usize::try_from(values / rows).ok();
+            if counted.is_some() && counted != pixels {
+                return None;
+            }
+            counted = pixels;
+        }
+        counted
+    }
+
+    /// Whether its footer counts what most spectra having so many pixels, and the others none, would give.
+    pub fn counts_as(&self, n_pixels: usize) -> bool {
+        let nulls: Option<u64> = self
+            .counts()
+            .map(|(rows, values)| nulls_among(rows, values, n_pixels as u64))
+            .sum();
+        let rows: u64 = self.row_groups.iter().sum();
+        nulls.is_some_and(|nulls| nulls < rows.div_ceil(2))
+    }
+}
+
+/// How many of `rows` spectra are null or empty, where each of the others has `n_pixels` values and such a one counts as one; `None` where the values
+/// come out for no number of them.
+fn nulls_among(rows: u64, values: u64, n_pixels: u64) -> Option<u64> {
+    let missing = rows.checked_mul(n_pixels)?.checked_sub(values)?;
+    let of_each = n_pixels.saturating_sub(1);
+    (missing.checked_rem(of_each)? == 0).then(|| missing / of_each)
 }
 
 /// Reads the footer of an object and checks it against the columns.
@@ -45,58 +95,60 @@ pub(crate) async fn open_object(
         .iter()
         .map(|group| group.num_rows().unsigned_abs())
         .collect();
-    Ok(Opened {
+    let mut opened = Opened {
         version,
         row_schema,
         pixel_bits: pixel_bits(footer.schema(), columns),
         row_groups,
-        n_pixels: counted_pixels(&footer, &columns.flux),
-    })
+        flux_values: values_of(&footer, &columns.flux),
+        n_pixels: None,
+    };
+    opened.n_pixels = opened.counted_pixels();
+    Ok(opened)
 }
 
-/// The number of pixels of a spectrum, as the footer counts values where all spectra have equally many.
-fn counted_pixels(footer: &ArrowReaderMetadata, flux: &str) -> Option<usize> {
-    let mask = leaves(footer, &[flux]);
-    let mut counted = None;
-    for group in footer.metadata().row_groups() {
-        let rows = group.num_rows();
-        if rows < 1 {
-            continue;
-        }
-        let leaf = (0..group.num_columns()).find(|&leaf| mask.leaf_included(leaf))?;
-        let values = group.column(leaf).num_values();
-        // A null or empty list counts as one value: one pixel is no answer.
-        if values % rows != 0 || values / rows < 2 {
-            return None;
-        }
-        let pixels = usize::try_from(values / rows).ok();
-        if counted.is_some() && counted != pixels {
-            return None;
-        }
-        counted = pixels;
-    }
-    counted
+/// How many values a column of lists has in each row group, as the footer counts them.
+fn values_of(footer: &ArrowReaderMetadata, column: &str) -> Vec<u64> {
+    let mask = leaves(footer, &[column]);
+    let groups = footer.metadata().row_groups().iter();
+    groups
+        .map(|group| {
+            let leaf = (0..group.num_columns()).find(|&leaf| mask.leaf_included(leaf));
+            leaf.map_or(0, |leaf| group.column(leaf).num_values().unsigned_abs())
+        })
+        .collect()
 }
 
-/// The number of pixels that most of the first spectra of an object have, whatever its footer counts; `None` where every flux of them is null or
-/// there is no row.
-pub(crate) async fn probed_pixels(reader: &ObjectReader, flux: &str) -> Result<Option<usize>, StoreError> {
+/// The number of pixels that the first spectra of an object have, whatever its footer counts: the `expected` one where any of them has it, else that of
+/// most; `None` where every flux of them is null or empty, or there is no row.
+pub(crate) async fn probed_pixels(
+    reader: &ObjectReader,
+    flux: &str,
+    expected: Option<usize>,
+) -> Result<Option<usize>, StoreError> {
     // With the offset index only the first pages are read.
     let footer = reader.footer(PageIndexPolicy::Optional).await?;
     let groups = footer.metadata().row_groups();
     let Some(first) = groups.iter().position(|group| group.num_rows() > 0) else {
         return Ok(None);
     };
-    unless_gave_up(reader, first, most_frequent_length(reader, first, footer, flux)).await
+    let lengths = unless_gave_up(reader, first, first_lengths(reader, first, footer, flux)).await?;
+    if let Some(expected) = expected.filter(|expected| lengths.contains_key(expected)) {
+        return Ok(Some(expected));
+    }
+    // The most frequent; of two as frequent the longer.
+    let most = lengths.into_iter().max_by_key(|&(length, count)| (count, length));
+    Ok(most.map(|(length, _)| length))
 }
 
-/// The length that most of the first rows of a column of lists have; `first`: the row group that they are in.
-async fn most_frequent_length(
+/// The lengths that the first rows of a column of lists have, and how many have each, those without elements left out; `first`: the row group that
+/// they are in.
+async fn first_lengths(
     reader: &ObjectReader,
     first: usize,
     footer: ArrowReaderMetadata,
     flux: &str,
-) -> Result<Option<usize>, StoreError> {
+) -> Result<BTreeMap<usize, usize>, StoreError> {
     let mask = leaves(&footer, &[flux]);
     let damaged = |error| damaged(reader, first, error);
     let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), footer)
@@ -116,15 +168,14 @@ async fn most_frequent_length(
                 expected: "a list of float or double".to_owned(),
             });
         };
-        for row in (0..list.len()).filter(|&row| list.is_valid(row)) {
-            *lengths.entry(list.value_length(row) as usize).or_default() += 1;
+        let lengths_of_rows = (0..list.len()).filter(|&row| list.is_valid(row));
+        for length in lengths_of_rows.map(|row| list.value_length(row) as usize) {
+            if length > 0 {
+                *lengths.entry(length).or_default() += 1;
+            }
         }
     }
-    // The most frequent; of two as frequent the longer.
-    Ok(lengths
-        .into_iter()
-        .max_by_key(|&(length, count)| (count, length))
-        .map(|(length, _)| length))
+    Ok(lengths)
 }
 
 /// Some columns of each shard, in the order of the file; of shards of one object that follow one another the footer is read once.
@@ -211,46 +262,6 @@ pub(crate) fn damaged(reader: &ObjectReader, row_group: usize, error: parquet::e
     })
 }
 
-/// Checks an object against the first one.
-pub(crate) fn agrees(
-    opened: &Opened,
-    first: Option<&(String, SchemaRef)>,
-    n_pixels: usize,
-    pixels_by: &str,
-) -> Result<(), StoreError> {
-    let object = &opened.version.path;
-    if let Some(found) = opened.n_pixels
-        && n_pixels != 0
-        && found != n_pixels
-    {
-        return Err(StoreError::PixelCount {
-            object: object.clone(),
-            found,
-            expected: n_pixels,
-            expected_by: pixels_by.to_owned(),
-        });
-    }
-    let Some((by, expected)) = first else {
-        return Ok(());
-    };
-    same_types(object, &opened.row_schema, by, expected)
-}
-
-fn same_types(object: &str, found: &Schema, by: &str, expected: &Schema) -> Result<(), StoreError> {
-    for (field, expected) in found.fields().iter().zip(expected.fields()) {
-        // What the elements of a list are called differs from writer to writer, and means nothing.
-        if !field.data_type().equals_datatype(expected.data_type()) {
-            return Err(StoreError::ColumnType {
-                object: object.to_owned(),
-                column: field.name().clone(),
-                found: type_name(field.data_type()),
-                expected: format!("{} as in {by}", type_name(expected.data_type())),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// The row groups of an object.
 pub(crate) fn shards(opened: &Opened) -> Vec<Shard> {
     let mut first_row = 0;
@@ -271,24 +282,16 @@ pub(crate) fn shards(opened: &Opened) -> Vec<Shard> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow_schema::{DataType, Field};
-
     use super::*;
 
     #[test]
-    fn lists_are_of_one_type_whatever_their_elements_are_called() {
-        let schema = |element: &str, of: DataType| {
-            let list = DataType::List(Arc::new(Field::new(element, of, true)));
-            Schema::new(vec![Field::new("abundances", list, true)])
-        };
-        let found = schema("item", DataType::Float32);
-        same_types("/b", &found, "/a", &schema("element", DataType::Float32)).unwrap();
-        let error = same_types("/b", &found, "/a", &schema("item", DataType::Float64)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "column \"abundances\" of /b is a list of float, expected a list of double as in /a"
-        );
+    fn nulls_are_told_from_another_number_of_pixels_by_what_the_footer_counts() {
+        // 7 spectra of 8 pixels, one of them null; and as many of 5.
+        assert_eq!(nulls_among(7, 6 * 8 + 1, 8), Some(1));
+        assert_eq!(nulls_among(7, 6 * 5 + 1, 8), None);
+        assert_eq!(nulls_among(7, 6 * 9 + 1, 8), None);
+        assert_eq!(nulls_among(7, 7 * 8, 8), Some(0));
+        assert_eq!(nulls_among(7, 7, 1), None);
+        assert_eq!(nulls_among(u64::MAX, 7, 8), None);
     }
 }

@@ -6,12 +6,15 @@ use arrow_schema::SchemaRef;
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion};
 use futures::StreamExt;
 
+use crate::catalogue::agreement::Agreement;
 use crate::catalogue::listing::remedy;
-use crate::catalogue::object::{agrees, open_object, probed_pixels, shards};
+use crate::catalogue::object::{Opened, open_object, probed_pixels, shards};
 use crate::line::known_catalogue::types_of;
 use crate::objects::async_reader::ObjectReader;
 use crate::objects::location::folder_of;
-use crate::{Catalogue, CatalogueSummary, KnownCatalogue, OnBadObject, SkippedObject, StoreError, Stores};
+use crate::{
+    Catalogue, CatalogueFacts, CatalogueSummary, KnownCatalogue, OnBadObject, SkippedObject, StoreError, Stores,
+};
 
 /// Footers read at a time.
 const FOOTERS: usize = 16;
@@ -28,8 +31,9 @@ impl Catalogue {
     /// Lists the objects of a catalogue and reads their footers, all of them: what is wrong with an object is told here, before any work.
     ///
     /// # Errors
-    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, empty, truncated, not
-    /// Parquet, a column missing, there twice or of another type, another number of pixels than the objects before it. With `Skip`: no object is left.
+    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, a folder, empty, truncated, not
+    /// Parquet, a column missing, there twice or of another type, another number of pixels than most objects have. With `Skip`: no object is left, or
+    /// no more than half of them agree.
     pub fn open(
         stores: &Stores,
         uri: &str,
@@ -52,18 +56,15 @@ impl Catalogue {
     ) -> Result<Self, StoreError> {
         columns.validate()?;
         let mut listing = stores.listing(uri)?;
-        if on_bad_object == OnBadObject::Fail && !listing.dangling.is_empty() {
-            return Err(listing.dangling.swap_remove(0).1);
+        if on_bad_object == OnBadObject::Fail && !listing.refused.is_empty() {
+            return Err(listing.refused.swap_remove(0).1);
         }
-        let dangling: Vec<SkippedObject> = listing
-            .dangling
-            .iter()
-            .map(|(link, error)| left_out(link, error))
-            .collect();
+        let refused = listing.refused.iter();
+        let refused: Vec<SkippedObject> = refused.map(|(object, error)| left_out(object, error)).collect();
         let unread = listing.left_out_of(uri, stores);
         let listed = listing.objects;
         if listed.is_empty() {
-            return Err(no_match(uri, &dangling, unread.as_deref()));
+            return Err(no_match(uri, &refused, unread.as_deref()));
         }
         if let Some(pattern) = unread {
             tracing::warn!(
@@ -72,37 +73,53 @@ impl Catalogue {
                 "the folders in the catalogue's folder are not read; the pattern reads them too"
             );
         }
-        if let Some((known, facts)) = known.and_then(|known| Some((known, known.facts_for(columns)?))) {
-            let (unchanged, mut to_open): (Vec<_>, Vec<_>) = listed
-                .iter()
-                .cloned()
-                .partition(|version| known.shards(version).is_some());
-            let mut unchanged = unchanged.into_iter();
-            if to_open.is_empty() {
-                // One is opened, for the types of the columns.
-                to_open.extend(unchanged.next());
-            }
-            let looked_into = open_listed(stores, uri, columns, on_bad_object, to_open, facts.n_pixels)?;
-            if let (mut summary, Some((row_schema, pixel_bits))) = looked_into
-                && types_of(&row_schema) == facts.types
-            {
-                for version in unchanged {
-                    summary.shards.extend(known.shards(&version).into_iter().flatten());
-                    summary.objects.push(version);
-                }
-                summary.objects.sort();
-                summary.leave_out(dangling);
-                summary
-                    .shards
-                    .sort_by(|a, b| (&a.object.path, a.row_group).cmp(&(&b.object.path, b.row_group)));
-                return Ok(Self::of(stores, summary, row_schema, pixel_bits));
-            }
+        let facts = known.and_then(|known| Some((known, known.facts_for(columns)?)));
+        let is_known = |version: &ObjectVersion| facts.is_some_and(|(known, _)| known.shards(version).is_some());
+        let (unchanged, to_open): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_known);
+        let mut unchanged = unchanged.into_iter();
+        let n_pixels = facts.map_or(0, |(_, facts)| facts.n_pixels);
+        let mut objects = look_into(stores, columns, to_open, n_pixels)?;
+        let is_as_known = |opened: &Opened| facts.is_none_or(|(_, facts)| has_facts(opened, facts));
+        let is_any_known = |objects: &[LookedInto]| usable(objects).any(is_as_known);
+        // One is opened at least, for the types of the columns.
+        while !is_any_known(&objects)
+            && let Some(version) = unchanged.next()
+        {
+            objects.extend(look_into(stores, columns, vec![version], n_pixels)?);
         }
-        let (mut summary, looked_into) = open_listed(stores, uri, columns, on_bad_object, listed, 0)?;
-        summary.leave_out(dangling);
-        let Some((row_schema, pixel_bits)) = looked_into else {
+        // What most objects have decides. That is what is known, unless too many are unlike it.
+        let unlike = usable(&objects).filter(|&opened| !is_as_known(opened)).count();
+        let known_decides = 2 * unlike < usable(&objects).count() + unchanged.len();
+        if !known_decides {
+            objects.extend(look_into(stores, columns, unchanged.by_ref().collect(), n_pixels)?);
+        }
+        objects.sort_by(|(one, _), (other, _)| one.object().cmp(other.object()));
+        let deciding = usable(&objects).filter(|&opened| !known_decides || is_as_known(opened));
+        let agreement = Agreement::of(&deciding.collect::<Vec<_>>());
+        let (mut summary, agreed) = bring_together(
+            uri,
+            columns,
+            on_bad_object,
+            objects,
+            agreement.as_ref(),
+            unchanged.len(),
+        )?;
+        summary.leave_out(refused);
+        let Some((row_schema, pixel_bits)) = agreed else {
             return Err(no_match(uri, &summary.skipped, None));
         };
+        if summary.n_pixels == 0 {
+            summary.n_pixels = n_pixels;
+        }
+        for version in unchanged {
+            let shards = facts.and_then(|(known, _)| known.shards(&version));
+            summary.shards.extend(shards.into_iter().flatten());
+            summary.objects.push(version);
+        }
+        summary.objects.sort();
+        summary
+            .shards
+            .sort_by(|a, b| (&a.object.path, a.row_group).cmp(&(&b.object.path, b.row_group)));
         Ok(Self::of(stores, summary, row_schema, pixel_bits))
     }
 
@@ -119,67 +136,119 @@ impl Catalogue {
     }
 }
 
-/// Reads the footers of objects: what they hold, and, if there is one, the identifier and the kept columns as the first of them has them and the
-/// bits of a pixel of the widest. `n_pixels`: of the objects that are known already, or 0.
-fn open_listed(
+/// An object, and what it holds or why that cannot be said.
+type LookedInto = (ObjectReader, Result<Opened, StoreError>);
+
+/// Reads the footers of objects. `n_pixels`: of the objects that are known already, or 0.
+fn look_into(
     stores: &Stores,
-    uri: &str,
     columns: &CatalogueColumns,
-    on_bad_object: OnBadObject,
     objects: Vec<ObjectVersion>,
     n_pixels: usize,
-) -> Result<(CatalogueSummary, Option<(SchemaRef, u64)>), StoreError> {
+) -> Result<Vec<LookedInto>, StoreError> {
     let readers = objects
         .into_iter()
         .map(|version| ObjectReader::new(stores, version.clone()).map(|r| (version, r)))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut footers = stores.block_on(
+    let mut objects = stores.block_on(
         futures::stream::iter(readers)
             .map(|(version, reader)| async move {
                 let opened = open_object(&reader, version, columns).await;
                 (reader, opened)
             })
             .buffered(FOOTERS)
-            .collect::<Vec<_>>(),
+            .collect::<Vec<LookedInto>>(),
     );
-    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said. A footer that
-    // counts none, for a single null is enough, is taken as it is once the number is known: rows of another one are flagged where they are decoded.
+    // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said, those of one object
+    // of the many that claim the same.
     let mut pixels = (n_pixels > 0).then_some(n_pixels);
-    for (reader, opened) in &mut footers {
-        let Ok(object) = opened else { continue };
-        if pixels.is_some() && (object.n_pixels.is_none() || object.n_pixels == pixels) {
-            continue;
+    let claimed = Agreement::of(&usable(&objects).collect::<Vec<_>>()).and_then(|most| most.n_pixels());
+    let claims = |opened: &Result<Opened, StoreError>| opened.as_ref().ok().and_then(|opened| opened.n_pixels);
+    let mut in_turn: Vec<&mut LookedInto> = objects.iter_mut().collect();
+    in_turn.sort_by_key(|(_, opened)| claims(opened) != claimed);
+    for (reader, opened) in in_turn {
+        if pixels.is_some() {
+            break;
         }
-        match stores.block_on(probed_pixels(reader, &columns.flux)) {
-            Ok(probed) => {
-                object.n_pixels = probed.or(object.n_pixels);
-                pixels = pixels.or(object.n_pixels);
-            }
-            Err(error) => *opened = Err(error),
+        stores.block_on(ask_spectra(reader, opened, &columns.flux, None));
+        pixels = claims(opened);
+    }
+    let Some(pixels) = pixels else { return Ok(objects) };
+    let asked = futures::stream::iter(objects).map(|(reader, mut opened)| async move {
+        if let Ok(object) = &mut opened
+            && object.n_pixels.is_none()
+            && object.counts_as(pixels)
+        {
+            object.n_pixels = Some(pixels);
         }
+        if opened
+            .as_ref()
+            .is_ok_and(|object| object.has_rows() && object.n_pixels != Some(pixels))
+        {
+            ask_spectra(&reader, &mut opened, &columns.flux, Some(pixels)).await;
+        }
+        (reader, opened)
+    });
+    Ok(stores.block_on(asked.buffered(FOOTERS).collect::<Vec<_>>()))
+}
+
+/// Takes what the first spectra of an object have for its number of pixels, where they say any.
+async fn ask_spectra(
+    reader: &ObjectReader,
+    opened: &mut Result<Opened, StoreError>,
+    flux: &str,
+    expected: Option<usize>,
+) {
+    let Ok(object) = opened else { return };
+    match probed_pixels(reader, flux, expected).await {
+        Ok(probed) => object.n_pixels = probed.or(object.n_pixels),
+        Err(error) => *opened = Err(error),
+    }
+}
+
+/// What those hold that can be used.
+fn usable(objects: &[LookedInto]) -> impl Iterator<Item = &Opened> {
+    objects.iter().flat_map(|(_, opened)| opened)
+}
+
+/// Whether an object has what the known ones have.
+fn has_facts(opened: &Opened, facts: &CatalogueFacts) -> bool {
+    let has_other_pixels = opened.n_pixels.is_some_and(|found| found != facts.n_pixels);
+    !has_other_pixels && types_of(&opened.row_schema) == facts.types
+}
+
+/// What the objects hold together, and, if one can be used, the identifier and the kept columns as most of them have them and the bits of a pixel
+/// of the widest. `n_unopened`: objects beside them that agree.
+fn bring_together(
+    uri: &str,
+    columns: &CatalogueColumns,
+    on_bad_object: OnBadObject,
+    objects: Vec<LookedInto>,
+    agreement: Option<&Agreement>,
+    n_unopened: usize,
+) -> Result<(CatalogueSummary, Option<(SchemaRef, u64)>), StoreError> {
+    let check = |opened: &Opened| agreement.map_or(Ok(()), |agreement| agreement.check(opened));
+    // An odd one can be left out, but not half of them: which are meant nobody could say.
+    let odd: Vec<StoreError> = usable(&objects).filter_map(|opened| check(opened).err()).collect();
+    if on_bad_object == OnBadObject::Skip
+        && 2 * odd.len() >= usable(&objects).count() + n_unopened
+        && let Some(error) = odd.into_iter().next()
+    {
+        return Err(error);
     }
     let mut summary = CatalogueSummary {
         uri: uri.to_owned(),
         folder: folder_of(uri)?,
         columns: columns.clone(),
-        n_pixels,
+        n_pixels: agreement.and_then(Agreement::n_pixels).unwrap_or(0),
         objects: Vec::new(),
         shards: Vec::new(),
         skipped: Vec::new(),
     };
-    let mut first: Option<(String, SchemaRef)> = None;
     let mut pixel_bits = 0;
-    let mut pixels_by = "the objects that are known".to_owned();
-    for (reader, opened) in footers {
-        let fits =
-            opened.and_then(|opened| agrees(&opened, first.as_ref(), summary.n_pixels, &pixels_by).map(|()| opened));
-        match fits {
+    for (reader, opened) in objects {
+        match opened.and_then(|opened| check(&opened).map(|()| opened)) {
             Ok(opened) => {
-                if let (0, Some(found)) = (summary.n_pixels, opened.n_pixels) {
-                    summary.n_pixels = found;
-                    pixels_by.clone_from(&opened.version.path);
-                }
-                first.get_or_insert_with(|| (opened.version.path.clone(), opened.row_schema.clone()));
                 pixel_bits = pixel_bits.max(opened.pixel_bits);
                 summary.shards.extend(shards(&opened));
                 summary.objects.push(opened.version);
@@ -190,7 +259,7 @@ fn open_listed(
             Err(error) => return Err(error),
         }
     }
-    Ok((summary, first.map(|(_, row_schema)| (row_schema, pixel_bits))))
+    Ok((summary, agreement.map(|agreement| (agreement.row_schema(), pixel_bits))))
 }
 
 fn left_out(object: &str, error: &StoreError) -> SkippedObject {

@@ -52,11 +52,11 @@ impl Table {
     /// Opens the object, the directory or the objects of a pattern; schema and metadata are those of the first.
     ///
     /// # Errors
-    /// Nothing is there, an object is not Parquet, or a link leads nowhere.
+    /// Nothing is there, an object is not Parquet, a link leads nowhere, or a folder is named as an object.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, StoreError> {
         let mut listing = stores.listing(uri)?;
-        if !listing.dangling.is_empty() {
-            return Err(listing.dangling.swap_remove(0).1);
+        if !listing.refused.is_empty() {
+            return Err(listing.refused.swap_remove(0).1);
         }
         let unread = match listing.objects.is_empty() {
             true => listing.left_out_of(uri, stores),

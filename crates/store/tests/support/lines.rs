@@ -16,6 +16,7 @@ pub fn conform(stores: &Stores, base: &str) {
     a_release_that_a_run_goes_on_with_is_not_removed(stores, &format!("{base}/resumed"));
     a_release_is_as_it_was_committed(stores, &format!("{base}/whole"));
     unchanged_objects_are_not_opened(stores, &format!("{base}/known"));
+    what_most_objects_have_does_not_depend_on_what_is_known(stores, &format!("{base}/most"));
 }
 
 fn commit_of(release: u64, run_id: &str) -> Commit {
@@ -384,4 +385,30 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
         Some(&KnownCatalogue::of(&commit)),
     );
     assert_eq!(known.unwrap().n_rows(), 8 + 12 + 8);
+}
+
+/// An odd object is left out of what is known already, and what is known is left out where most objects are unlike it.
+fn what_most_objects_have_does_not_depend_on_what_is_known(stores: &Stores, base: &str) {
+    use super::super::support::{columns, parquet, plain};
+    let write = |name: &str, pixels: usize| {
+        let uri = format!("{base}/{name}.parquet");
+        stores.write(&uri, parquet(plain(0, 8, pixels), 4)).unwrap();
+    };
+    for name in ["a", "b", "c"] {
+        write(name, 5);
+    }
+    let open = |known: Option<&KnownCatalogue<'_>>| {
+        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Skip, known)
+    };
+    let whole = open(None).unwrap();
+    let groups = fisherflow_spectra::plan_groups(whole.shards().to_vec(), 8, whole.folder());
+    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
+    let mut commit = commit_of(1, "r");
+    (commit.catalogue, commit.objects, commit.groups) = (whole.facts(), objects, groups);
+    for (name, pixels, rows) in [("c", 5, 16), ("b", 6, 16), ("d", 6, 24)] {
+        write(name, 6);
+        let known = open(Some(&KnownCatalogue::of(&commit))).unwrap();
+        assert_eq!((known.n_pixels(), known.n_rows()), (pixels, rows), "{name}");
+        assert_eq!(known.summary(), open(None).unwrap().summary());
+    }
 }
