@@ -30,10 +30,13 @@ const SPEX: [usize; 8] = [7213, 2048, 1024, 512, 256, 128, 32, 3];
 
 /// What is chosen, in the order of the layers.
 fn chosen(job: &Job, sizes: &[usize], n_rows: u64, memory: u64) -> Result<Vec<&'static str>, RunError> {
-    let shapes = shapes(sizes);
+    chosen_for(job, &shapes(sizes), n_rows, memory)
+}
+
+fn chosen_for(job: &Job, shapes: &[DenseShape], n_rows: u64, memory: u64) -> Result<Vec<&'static str>, RunError> {
     let sizes = Sizes {
         job,
-        shapes: &shapes,
+        shapes,
         n_pixels: shapes[0].inputs,
         pixel_bits: 96,
         n_labels: 3,
@@ -94,6 +97,18 @@ fn a_wide_network_on_few_stars_is_held_by_its_spectra() {
     let within = |memory| chosen(&job(Prior::Fixed(1.0)), &SPEX, 8_500, memory).unwrap()[0];
     assert_ne!(within(3 << 30), "dual");
     assert_eq!(within(5 << 30), "dual");
+}
+
+/// Convolutions of 64 channels to 64: kernels of 15 pixels have 61,504 weights, those of 17 have 69,696; 21,600 labels x spectra.
+#[test]
+fn a_convolution_too_large_for_dual_is_held_otherwise() {
+    let of_kernel = |pixels: usize| {
+        let mut shapes = shapes(&[64 * pixels, 64, 3]);
+        shapes[0].shared = 5;
+        chosen_for(&job(Prior::Fixed(1.0)), &shapes, 8_000, 32 << 30).unwrap()
+    };
+    assert_eq!(of_kernel(15), ["dual", "dual"]);
+    assert_eq!(of_kernel(17), ["ekfac", "block"]);
 }
 
 #[test]
