@@ -103,7 +103,9 @@ pub(crate) struct Context {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<Meter>,
-    /// Workers of each process.
+    /// Processes of the run.
+    pub(crate) processes: usize,
+    /// Workers of each.
     pub(crate) workers: usize,
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
     pub(crate) cores: usize,
@@ -170,7 +172,8 @@ impl Context {
 
     /// What memory and operations depend on.
     pub(crate) fn sizes(&self) -> Sizes<'_> {
-        Sizes::of(&self.job, &self.network, &self.fit.catalogue, self.workers)
+        let cluster = (self.processes, self.workers);
+        Sizes::of(&self.job, &self.network, &self.fit.catalogue, cluster)
     }
 
     /// Whether the fit's own backward passes serve the prediction too.

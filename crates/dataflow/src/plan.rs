@@ -219,7 +219,7 @@ pub struct FlopPlan {
 /// Whatever would end the run before its first pass.
 pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError> {
     let ClusterQuestion { processes, workers, .. } = *asked;
-    let context = Context::open(job, workers, Meter::silent())?;
+    let context = Context::open(job, (processes, workers), Meter::silent())?;
     let network = &context.network;
     let n_labels = network.n_labels();
     let n_fit = context.fit.catalogue.n_rows();

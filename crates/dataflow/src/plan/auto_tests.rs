@@ -41,6 +41,8 @@ fn chosen_for(job: &Job, shapes: &[DenseShape], n_rows: u64, memory: u64) -> Res
         pixel_bits: 96,
         n_labels: 3,
         n_rows,
+        row_groups: n_rows.div_ceil(1_000),
+        processes: 1,
         workers: 1,
     };
     let choice = choose(&sizes, memory)?;
@@ -142,6 +144,8 @@ fn tight_memory_makes_wide_layers_coarse_and_leaves_the_last_exact() {
             pixel_bits: 96,
             n_labels: 3,
             n_rows: 150_000,
+            row_groups: 150,
+            processes: 1,
             workers: 1,
         };
         let blocks = plan_blocks(&shapes, StructureKind::Diagonal, &by_layer, BlockOptions::default()).unwrap();

@@ -23,6 +23,7 @@ pub(crate) fn cluster_sizes(
     let (of_fit, of_predicted) = (scaled(fit), scaled(predicted));
     let sizes = Sizes {
         n_rows: of_fit.spectra,
+        row_groups: of_fit.row_groups.ceil() as u64,
         ..context.sizes()
     };
     let sums: Result<Vec<u64>, CurvatureError> = context.blocks.iter().map(|block| sizes.sums_bytes(block)).collect();
