@@ -27,7 +27,7 @@ use crate::left_files::LeftFiles;
 use crate::operators::{GroupReader, Readers};
 use crate::passes::rows;
 use crate::plan::auto::ChosenStructure;
-use crate::plan::memory::Sizes;
+use crate::plan::memory::{RowGroups, Sizes};
 use crate::progress::meter::Meter;
 use crate::run::prior_choice::PriorChoice;
 use crate::run::release::Release;
@@ -173,7 +173,11 @@ impl Context {
     /// What memory and operations depend on.
     pub(crate) fn sizes(&self) -> Sizes<'_> {
         let cluster = (self.processes, self.workers);
-        Sizes::of(&self.job, &self.network, &self.fit.catalogue, cluster)
+        let predict = self.predict.as_ref();
+        Sizes {
+            predicted: predict.map(|grouped| RowGroups::of(&grouped.catalogue)),
+            ..Sizes::of(&self.job, &self.network, &self.fit.catalogue, cluster)
+        }
     }
 
     /// Whether the fit's own backward passes serve the prediction too.

@@ -32,7 +32,7 @@ pub(crate) use commit::{Commit, CommittedGroup, GroupSums};
 pub(crate) use conclude::Conclude;
 pub(crate) use deliver::deliver;
 pub(crate) use differentiate::Differentiate;
-pub(crate) use fetch::{GroupReader, fetch};
+pub(crate) use fetch::{GroupReader, READ_AHEAD, fetch};
 pub(crate) use fold_slices::{Assemble, FoldSlices, SliceFold, Total};
 pub(crate) use gather::Gather;
 pub(crate) use plan::{emit, owned};

@@ -4,6 +4,7 @@ use fisherflow_spectra::CatalogueColumns;
 
 use super::*;
 use crate::job::{CatalogueSource, Job};
+use crate::plan::memory::RowGroups;
 
 /// The layers of a network of such sizes, named as those of `torch.nn.Sequential`.
 fn shapes(sizes: &[usize]) -> Vec<DenseShape> {
@@ -28,6 +29,13 @@ fn job(prior: Prior) -> Job {
 
 const SPEX: [usize; 8] = [7213, 2048, 1024, 512, 256, 128, 32, 3];
 
+/// One of 64 MiB.
+const ROW_GROUPS: RowGroups = RowGroups {
+    n: 1,
+    rows: 1_000,
+    bytes: 64 << 20,
+};
+
 /// What is chosen, in the order of the layers.
 fn chosen(job: &Job, sizes: &[usize], n_rows: u64, memory: u64) -> Result<Vec<&'static str>, RunError> {
     chosen_for(job, &shapes(sizes), n_rows, memory)
@@ -41,7 +49,8 @@ fn chosen_for(job: &Job, shapes: &[DenseShape], n_rows: u64, memory: u64) -> Res
         pixel_bits: 96,
         n_labels: 3,
         n_rows,
-        row_groups: n_rows.div_ceil(1_000),
+        row_groups: ROW_GROUPS,
+        predicted: None,
         processes: 1,
         workers: 1,
     };
@@ -144,7 +153,8 @@ fn tight_memory_makes_wide_layers_coarse_and_leaves_the_last_exact() {
             pixel_bits: 96,
             n_labels: 3,
             n_rows: 150_000,
-            row_groups: 150,
+            row_groups: ROW_GROUPS,
+            predicted: None,
             processes: 1,
             workers: 1,
         };

@@ -9,9 +9,10 @@ use fisherflow_posterior::{DualCost, DualLayout};
 use fisherflow_store::Catalogue;
 use serde::Serialize;
 
+use crate::checkpoint::{Checkpoint, LEAST};
 use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
-use crate::operators::most_waiting;
+use crate::operators::{READ_AHEAD, most_waiting};
 use crate::passes::certify::gradient_bytes;
 
 /// Bytes of the program and its buffers.
@@ -26,6 +27,8 @@ pub struct MemoryPlan {
     pub beside: u64,
     /// Spectra that stay in memory between passes: not while the comparison with the exact posterior has its own.
     pub kept_spectra: u64,
+    /// Of `beside`, the row groups that workers read, as they are stored: each is read whole.
+    pub row_groups: u64,
     /// Of `beside`, the captures of a batch of each worker: inputs and gradients at every position, and the largest layer's twice more.
     pub batch: u64,
     /// The sums of two groups a worker, one at work and one on its way to the store; then those of one and the totals, and beside them the
@@ -56,6 +59,41 @@ impl MemoryPlan {
     }
 }
 
+/// The row groups of a catalogue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowGroups {
+    /// How many there are.
+    pub(crate) n: u64,
+    /// Rows of the largest.
+    pub(crate) rows: u64,
+    /// Bytes that are read of it.
+    pub(crate) bytes: u64,
+}
+
+impl RowGroups {
+    /// Those of a catalogue.
+    pub(crate) fn of(catalogue: &Catalogue) -> Self {
+        let largest = catalogue.largest_row_group();
+        Self {
+            n: catalogue.shards().len() as u64,
+            rows: largest.as_ref().map_or(0, |largest| largest.rows),
+            bytes: largest.map_or(0, |largest| largest.bytes),
+        }
+    }
+
+    /// Bytes that so many readers hold as they are stored, each of a group of at least so many spectra: of the row group being decoded, and of what is
+    /// read ahead of it, in a group of several.
+    fn held(self, readers: u64, group: u64) -> u64 {
+        let ahead = if self.rows < group {
+            self.bytes.max(PREFETCH_BYTES as u64 / 2)
+        } else {
+            0
+        };
+        let held = readers.saturating_mul(self.bytes.saturating_add(ahead));
+        held.min(self.n.saturating_mul(self.bytes))
+    }
+}
+
 /// What the memory of a process depends on beside its blocks.
 pub(crate) struct Sizes<'a> {
     pub(crate) job: &'a Job,
@@ -70,7 +108,9 @@ pub(crate) struct Sizes<'a> {
     /// Rows of the fit's catalogue.
     pub(crate) n_rows: u64,
     /// Its row groups: as many as there are reduction groups, or more.
-    pub(crate) row_groups: u64,
+    pub(crate) row_groups: RowGroups,
+    /// Those of the catalogue to predict, where it is another.
+    pub(crate) predicted: Option<RowGroups>,
     /// Processes of the run.
     pub(crate) processes: usize,
     /// Workers of each.
@@ -92,7 +132,8 @@ impl<'a> Sizes<'a> {
             pixel_bits: catalogue.pixel_bits(),
             n_labels: network.n_labels(),
             n_rows: catalogue.n_rows(),
-            row_groups: catalogue.shards().len() as u64,
+            row_groups: RowGroups::of(catalogue),
+            predicted: None,
             processes,
             workers,
         }
@@ -108,16 +149,29 @@ impl<'a> Sizes<'a> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, the row
-    /// group being decoded and what is read ahead of it, and a batch of spectra: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
-    fn beside(&self) -> u64 {
+    /// The network as read, as it computes, and packed for both directions; the row groups that are read, as they are stored; and for each worker the packed
+    /// operands of a product, the batches that wait, and one at work: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
+    fn beside(&self, row_groups: u64) -> u64 {
         let (size, k, pixels) = (self.number(), self.n_labels as u64, self.n_pixels as u64);
         let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
-        let ahead = self.decoded_bytes().min(2 * PREFETCH_BYTES as u64);
+        let ahead = self.decoded_bytes().min(READ_AHEAD * PREFETCH_BYTES as u64 / 2);
         let batch = self.n_rows.min(self.job.compute.batch as u64);
         let worker = ahead + 8 * 4 * batch * pixels + self.jacobian(batch);
         let packed = product::workspace_bytes(k * batch);
-        PROGRAM + weights * (4 + 3 * size) + self.workers as u64 * (worker + packed) + self.batch()
+        let workers = self.workers as u64 * (worker + packed) + self.batch();
+        (PROGRAM + weights * (4 + 3 * size) + workers).saturating_add(row_groups)
+    }
+
+    /// The row groups that the workers of a process hold as they are stored, in the passes over the catalogue where these are most.
+    fn row_groups(&self, blocks: &[BlockPlan]) -> Result<u64, CurvatureError> {
+        let asked = self.job.compute.group;
+        let group = match asked {
+            Some(group) => group,
+            None => Checkpoint::of(self.shapes, self.n_labels, blocks)?.spectra_a_group(),
+        };
+        let readers = READ_AHEAD * self.workers as u64;
+        let predicted = self.predicted.map(|of| of.held(readers, asked.unwrap_or(LEAST)));
+        Ok(self.row_groups.held(readers, group).max(predicted.unwrap_or(0)))
     }
 
     /// Spectra that stay in memory between passes.
@@ -196,8 +250,8 @@ impl<'a> Sizes<'a> {
         } else {
             most_waiting(of_group, workers) as u64
         };
-        let waiting = waiting.min(self.row_groups);
-        let at_work = (self.workers as u64 * if self.processes == 1 { 1 } else { 2 }).min(self.row_groups);
+        let waiting = waiting.min(self.row_groups.n);
+        let at_work = (self.workers as u64 * if self.processes == 1 { 1 } else { 2 }).min(self.row_groups.n);
         let most = owned.into_iter().max().unwrap_or(0);
         most.saturating_mul(waiting)
             .saturating_add(of_group.saturating_mul(at_work))
@@ -280,8 +334,10 @@ impl<'a> Sizes<'a> {
             let chunk = (DualLayout::spectra_a_chunk(self.n_labels) as u64).min(self.n_spectra());
             3 * WeightJacobian::bytes(block, self.n_labels, chunk)
         });
+        let row_groups = self.row_groups(blocks)?;
         Ok(MemoryPlan {
-            beside: self.beside(),
+            beside: self.beside(row_groups),
+            row_groups,
             kept_spectra: self.kept_spectra(),
             batch: self.batch(),
             fit: sums

@@ -38,7 +38,12 @@ fn sizes<'a>(job: &'a Job, shapes: &'a [DenseShape], processes: usize, workers: 
         pixel_bits: 64,
         n_labels: 3,
         n_rows: 1_000_000,
-        row_groups: 1_000,
+        row_groups: RowGroups {
+            n: 1_000,
+            rows: 1_000,
+            bytes: 58_000_000,
+        },
+        predicted: None,
         processes,
         workers,
     }
@@ -62,10 +67,8 @@ fn gradients_that_wait_for_others_are_counted() {
     // Of eight workers 16 groups may wait, of 64 in all 128: for the process that owns the first layer.
     assert_eq!(gradients(&job, 1, 8), (8 + 16) * all);
     assert_eq!(gradients(&job, 64, 1), 2 * all + 128 * first);
-    let few = Sizes {
-        row_groups: 3,
-        ..sizes(&job, &shapes, 1, 8)
-    };
+    let mut few = sizes(&job, &shapes, 1, 8);
+    few.row_groups.n = 3;
     let memory = memory(&few, StructureKind::Kfac);
     assert_eq!(memory.certify - memory.predict, (3 + 3) * all);
     job.catalogue.columns.labels.clear();
@@ -81,4 +84,38 @@ fn products_that_wait_for_others_are_counted() {
     let vectors = 8 * 16 * (7214 * 2048 + 2049 * 3);
     assert_eq!(fit(64, 1), (1 + 2 + 128) * vectors + vectors / 2);
     assert!(fit(64, 1) > fit(1, 8) && fit(1, 8) > fit(1, 1));
+}
+
+/// The sums of these layers held as `kfac` make groups of 14,700 spectra or more.
+#[test]
+fn row_groups_are_counted_as_they_are_read() {
+    let (mut job, shapes) = (job(), shapes());
+    let memory = |job: &Job, row_groups: RowGroups, predicted: Option<RowGroups>| {
+        let sizes = Sizes {
+            row_groups,
+            predicted,
+            ..sizes(job, &shapes, 1, 8)
+        };
+        memory(&sizes, StructureKind::Kfac)
+    };
+    let of = |n, rows| RowGroups {
+        n,
+        rows,
+        bytes: 58_000 * rows,
+    };
+    let usual = memory(&job, of(1_000, 1_000), None);
+    let large = memory(&job, of(50, 20_000), None);
+    // Two groups for each of eight workers, of one row group; of several, two each; never more than there are.
+    assert_eq!(large.row_groups, 16 * 58_000 * 20_000);
+    assert_eq!(large.beside - large.row_groups, usual.beside - usual.row_groups);
+    assert_eq!(memory(&job, of(100, 10_000), None).row_groups, 32 * 58_000 * 10_000);
+    assert_eq!(memory(&job, of(3, 10_000), None).row_groups, 3 * 58_000 * 10_000);
+    // Of small ones as many as are read ahead, 32 MiB.
+    assert_eq!(
+        memory(&job, of(50_000, 20), None).row_groups,
+        16 * (58_000 * 20 + (32 << 20))
+    );
+    assert_eq!(memory(&job, of(1_000, 1_000), Some(of(50, 20_000))), large);
+    job.compute.group = Some(4_096);
+    assert_eq!(memory(&job, of(100, 10_000), None).row_groups, 16 * 58_000 * 10_000);
 }

@@ -1,5 +1,6 @@
 //! Opens a catalogue: looks into each object, leaves out what cannot be used, and brings them together where they agree.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -73,10 +74,8 @@ impl Catalogue {
             );
         }
         if let Some((known, facts)) = known.and_then(|known| Some((known, known.facts_for(columns)?))) {
-            let (unchanged, mut to_open): (Vec<_>, Vec<_>) = listed
-                .iter()
-                .cloned()
-                .partition(|version| known.shards(version).is_some());
+            let (unchanged, mut to_open): (Vec<_>, Vec<_>) =
+                listed.iter().cloned().partition(|version| known.knows(version));
             let mut unchanged = unchanged.into_iter();
             if to_open.is_empty() {
                 // One is opened, for the types of the columns.
@@ -87,6 +86,10 @@ impl Catalogue {
                 && types_of(&row_schema) == facts.types
             {
                 for version in unchanged {
+                    let bytes = known.row_group_bytes(&version);
+                    summary
+                        .row_group_bytes
+                        .extend(bytes.map(|bytes| (version.path.clone(), bytes)));
                     summary.shards.extend(known.shards(&version).into_iter().flatten());
                     summary.objects.push(version);
                 }
@@ -165,6 +168,7 @@ fn open_listed(
         n_pixels,
         objects: Vec::new(),
         shards: Vec::new(),
+        row_group_bytes: BTreeMap::new(),
         skipped: Vec::new(),
     };
     let mut first: Option<(String, SchemaRef)> = None;
@@ -182,6 +186,9 @@ fn open_listed(
                 first.get_or_insert_with(|| (opened.version.path.clone(), opened.row_schema.clone()));
                 pixel_bits = pixel_bits.max(opened.pixel_bits);
                 summary.shards.extend(shards(&opened));
+                summary
+                    .row_group_bytes
+                    .insert(opened.version.path.clone(), opened.row_group_bytes);
                 summary.objects.push(opened.version);
             }
             Err(error) if on_bad_object == OnBadObject::Skip && is_about_the_object(&error) => {
