@@ -14,7 +14,8 @@ use crate::fault::{Faults, Held};
 /// Which process read a group last: its spectra may still be in the memory of that process, or of its machine. Known to the first worker alone.
 pub(crate) type Readers = Arc<Mutex<BTreeMap<u64, usize>>>;
 
-/// Groups for each worker among which a worker finds one that its process has read: as many as it may have at a time.
+/// Groups for each worker among which a worker finds one that its process has read: as many as it may have at a time. Where few may wait, one:
+/// whoever leaves the first to another soon waits for it.
 const WINDOW: usize = 2;
 /// Groups for each worker that may be given from the first one on that nobody has done: two are with the worker, and the rest is for whoever has a
 /// large group, or hangs.
@@ -108,6 +109,10 @@ impl Left {
         workers_of_process: usize,
     ) -> Self {
         let workers = workers.max(1);
+        let most = match waits {
+            Waits::InMemory(bytes) => Some(most_waiting(bytes, workers)),
+            Waits::InStore => None,
+        };
         let with_reader = |(place, group): (usize, Group)| {
             let reader = readers.get(&group.index).copied();
             (place, group, reader)
@@ -119,11 +124,8 @@ impl Left {
             places: BTreeMap::new(),
             has: vec![0; workers],
             waiting: Vec::new(),
-            window: WINDOW * workers,
-            most: match waits {
-                Waits::InMemory(bytes) => Some(most_waiting(bytes, workers)),
-                Waits::InStore => None,
-            },
+            window: most.map_or(usize::MAX, |most| most - workers).min(WINDOW * workers),
+            most,
             workers_of_process,
         }
     }
@@ -310,6 +312,22 @@ mod tests {
                     "{:?}",
                     left.waiting
                 );
+            }
+        }
+    }
+
+    /// Nor has any of them nothing to do where few groups may wait.
+    #[test]
+    fn equals_always_have_a_group() {
+        let workers = 4;
+        for readers in [0, 7, 13].map(|by| (0..400).map(|group| (group, (group * by) as usize % 4)).collect()) {
+            let mut left = left(400, Waits::InMemory(u64::MAX), &readers, workers, 1);
+            let asking = (0..2).flat_map(|_| 0..workers as u64);
+            let mut given: VecDeque<(usize, u64)> = asking.flat_map(|worker| left.given(worker, None)).collect();
+            while let Some((worker, group)) = given.pop_front() {
+                given.extend(left.given(worker as u64, Some(group)));
+                let has_none = |worker: &usize| left.has[*worker] == 0;
+                assert!(!left.waiting.iter().any(has_none) || left.groups.len() < workers);
             }
         }
     }
