@@ -28,7 +28,7 @@ use crate::left_files::LeftFiles;
 use crate::operators::{GroupReader, Readers};
 use crate::passes::rows;
 use crate::plan::auto::ChosenStructure;
-use crate::plan::memory::Sizes;
+use crate::plan::memory::{RowGroups, Sizes};
 use crate::progress::meter::Meter;
 use crate::run::prior_choice::PriorChoice;
 use crate::run::release::Release;
@@ -110,7 +110,9 @@ pub(crate) struct Context {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Arc<Meter>,
-    /// Workers of each process.
+    /// Processes of the run.
+    pub(crate) processes: usize,
+    /// Workers of each.
     pub(crate) workers: usize,
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
     pub(crate) cores: usize,
@@ -179,7 +181,12 @@ impl Context {
 
     /// What memory and operations depend on.
     pub(crate) fn sizes(&self) -> Sizes<'_> {
-        Sizes::of(&self.job, &self.network, &self.fit.catalogue, self.workers)
+        let cluster = (self.processes, self.workers);
+        let predict = self.predict.as_ref();
+        Sizes {
+            predicted: predict.map(|grouped| RowGroups::of(&grouped.catalogue)),
+            ..Sizes::of(&self.job, &self.network, &self.fit.catalogue, cluster)
+        }
     }
 
     /// Whether the fit's own backward passes serve the prediction too.

@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn digest(job: Job, workers: usize, pass: &str, before: &Before) -> String {
-        let context = Context::open(Arc::new(job), workers, Meter::silent()).unwrap();
+        let context = Context::open(Arc::new(job), (1, workers), Meter::silent()).unwrap();
         let mut references = References::zero(context.network.dense_layers(), 3);
         references.gradient_mean[0][1] = before.reference;
         PassInputs::of_sums(&context, pass, before.population.as_ref(), &references, &before.noise).digest()

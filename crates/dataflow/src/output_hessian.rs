@@ -115,7 +115,7 @@ pub fn output_hessian(
     request: &OutputHessianRequest,
     progress: Arc<Meter>,
 ) -> Result<OutputHessianReport, RunError> {
-    let context = Arc::new(Context::open(job, 1, progress)?);
+    let context = Arc::new(Context::open(job, (1, 1), progress)?);
     let labels = labels(&context, request)?;
     check_size(&context, request)?;
     let out = Output::open(&context.stores, &request.out)?;

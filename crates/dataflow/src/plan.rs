@@ -18,7 +18,7 @@ use fisherflow_network::DenseShape;
 use fisherflow_posterior::{
     ComparisonSizes, DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops,
 };
-use fisherflow_store::{Changes, SkippedObject};
+use fisherflow_store::{Changes, LargestRowGroup, SkippedObject};
 use serde::Serialize;
 
 use crate::context::{Context, GroupedCatalogue};
@@ -152,6 +152,8 @@ pub struct CataloguePlan {
     pub spectra: u64,
     /// Row groups that hold spectra.
     pub row_groups: usize,
+    /// The one of which most is read: row groups are read whole.
+    pub largest_row_group: Option<LargestRowGroup>,
     /// Reduction groups.
     pub groups: usize,
     /// Objects left out.
@@ -222,7 +224,7 @@ pub struct FlopPlan {
 /// Whatever would end the run before its first pass.
 pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError> {
     let ClusterQuestion { processes, workers, .. } = *asked;
-    let context = Context::open(job, workers, Meter::silent())?;
+    let context = Context::open(job, (processes, workers), Meter::silent())?;
     let network = &context.network;
     let n_labels = network.n_labels();
     let n_fit = context.fit.catalogue.n_rows();
@@ -473,6 +475,7 @@ fn catalogue(uri: &str, grouped: &GroupedCatalogue) -> CataloguePlan {
         bytes: catalogue.bytes(),
         spectra: catalogue.n_rows(),
         row_groups: catalogue.shards().len(),
+        largest_row_group: catalogue.largest_row_group(),
         groups: grouped.groups.len(),
         skipped: catalogue.skipped().to_vec(),
     }

@@ -70,7 +70,7 @@ pub fn spectrum(
     progress: Arc<Meter>,
 ) -> Result<Option<SpectrumReport>, RunError> {
     let started = Instant::now();
-    let context = Arc::new(Context::open(job, cluster.workers, progress)?);
+    let context = Arc::new(Context::open(job, (cluster.processes, cluster.workers), progress)?);
     check(&context, &settings)?;
     let out = Output::open(&context.stores, &settings.out)?;
     if cluster.process == 0 {

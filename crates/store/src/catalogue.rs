@@ -13,6 +13,7 @@ pub(crate) mod row_group;
 pub(crate) mod schema;
 pub(crate) mod simulated;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
@@ -51,6 +52,17 @@ pub struct SkippedObject {
     pub reason: String,
 }
 
+/// The row group of a catalogue of which most is read: row groups are read whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LargestRowGroup {
+    /// URI of its object.
+    pub object: String,
+    /// Rows of the longest row group there.
+    pub rows: u64,
+    /// Bytes that are read of it, as they are stored.
+    pub bytes: u64,
+}
+
 /// What is known of a catalogue once its footers are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogueSummary {
@@ -66,6 +78,8 @@ pub struct CatalogueSummary {
     pub objects: Vec<ObjectVersion>,
     /// The row groups, in the order of the objects and then of the file; those without rows left out.
     pub shards: Vec<Shard>,
+    /// Of each object, by path, the bytes that are read of its largest row group, as they are stored.
+    pub row_group_bytes: BTreeMap<String, u64>,
     /// Objects that were left out.
     pub skipped: Vec<SkippedObject>,
 }
@@ -151,6 +165,25 @@ impl Catalogue {
         &self.summary.shards
     }
 
+    /// The row group of which most is read; none where there is no object.
+    #[must_use]
+    pub fn largest_row_group(&self) -> Option<LargestRowGroup> {
+        let (object, &bytes) = self.summary.row_group_bytes.iter().max_by_key(|(_, bytes)| **bytes)?;
+        let of_object = self.summary.shards.iter().filter(|shard| shard.object.path == *object);
+        Some(LargestRowGroup {
+            object: object.clone(),
+            rows: of_object.map(|shard| shard.n_rows).max().unwrap_or(0),
+            bytes,
+        })
+    }
+
+    /// Bytes that are read of the largest row group of one of its objects.
+    #[must_use]
+    pub fn row_group_bytes(&self, object: &ObjectVersion) -> u64 {
+        let bytes = self.summary.row_group_bytes.get(&object.path);
+        bytes.copied().unwrap_or(0)
+    }
+
     /// The objects that were left out.
     #[must_use]
     pub fn skipped(&self) -> &[SkippedObject] {
@@ -196,7 +229,7 @@ impl Catalogue {
     /// The spectra of a group, in order, in batches of at most `batch_rows` rows, none across two shards.
     ///
     /// They are read and decoded ahead on threads of the store, with at most about `prefetch_bytes` in flight beyond the row group and the
-    /// batch at hand.
+    /// batch at hand; or with the next row group, where that is larger.
     #[must_use]
     pub fn fetch(&self, group: &Group, batch_rows: usize, prefetch_bytes: usize) -> Fetch {
         self.fetch_some(group, None, batch_rows, prefetch_bytes)

@@ -19,7 +19,7 @@ mod timestamp;
 pub use catalogue::exclude_list::ExcludeList;
 pub use catalogue::fetch::Fetch;
 pub use catalogue::simulated::{simulated_columns, write_simulated};
-pub use catalogue::{Catalogue, CatalogueSummary, OnBadObject, SkippedObject};
+pub use catalogue::{Catalogue, CatalogueSummary, LargestRowGroup, OnBadObject, SkippedObject};
 pub use cause::{Cause, with_causes};
 pub use error::StoreError;
 pub use groups::commit::{Committed, Committing};

@@ -138,6 +138,34 @@ fn every_codec_of_parquet_is_read() {
 }
 
 #[test]
+fn the_largest_row_group_is_that_of_which_most_is_read() {
+    let place = Place::new();
+    let mut rows = plain(0, 6, 4);
+    set(&mut rows, "image", floats(0, 6, 5_000, |i, p| (i * p) as f32));
+    let with_image = parquet(rows, 100);
+    place.write("a.parquet", with_image.clone());
+    place.write("b.parquet", parquet(plain(6, 300, 4), 120));
+    let largest = |columns: &CatalogueColumns, name: &str| {
+        let of_name = Catalogue::open(&place.stores, &place.uri(name), columns, OnBadObject::Fail);
+        of_name.unwrap().largest_row_group().unwrap()
+    };
+    let footer = ParquetMetaDataReader::new()
+        .parse_and_finish(&bytes::Bytes::from(with_image))
+        .unwrap();
+    let all = footer.row_group(0).compressed_size().unsigned_abs();
+    let mut with_it = columns();
+    with_it.keep.push("image".into());
+    assert_eq!(largest(&with_it, "a.parquet").bytes, all);
+    assert!(largest(&columns(), "a.parquet").bytes < all / 4, "{all}");
+    // Nobody reads the image: there is more in 120 plain rows.
+    let of_both = largest(&columns(), "*.parquet");
+    assert!(
+        of_both.object.ends_with("b.parquet") && of_both.rows == 120,
+        "{of_both:?}"
+    );
+}
+
+#[test]
 fn held_out_rows_alone_are_those_of_all_rows() {
     let place = Place::new();
     let mut rows = plain(0, 23, 4);

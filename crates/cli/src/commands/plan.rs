@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use fisherflow_dataflow::{CataloguePlan, ClusterPlan, ClusterQuestion, DualPlan, FoundRun, Job, ReleasePlan, RunPlan};
+use fisherflow_dataflow::{
+    CataloguePlan, ClusterPlan, ClusterQuestion, DualPlan, FoundRun, Job, MemoryPlan, ReleasePlan, RunPlan,
+};
+use fisherflow_store::LargestRowGroup;
 
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count, counted, flop};
@@ -149,6 +152,9 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
             kept => format!(". Up to {} more keep spectra between passes (compute.kept_spectra)", bytes(kept)),
         }
     ));
+    if let Some(said) = large_row_groups(plan) {
+        page.line(said);
+    }
     if let Some(dual) = &plan.dual {
         page.gap().facts(&of_dual(dual));
     }
@@ -288,6 +294,27 @@ fn without_groups(groups: u64, workers: u64, is_cut_whole: bool) -> Option<Strin
     Some(format!("{} {get}: {remedy}", counted(idle, "worker", "workers")))
 }
 
+/// Where most memory beside the blocks goes to row groups: which is the largest, and what makes them smaller.
+fn large_row_groups(plan: &RunPlan) -> Option<String> {
+    let catalogues = plan.predict.iter().chain([&plan.fit]);
+    let largest = catalogues.filter_map(|catalogue| catalogue.largest_row_group.as_ref());
+    said_of_row_groups(&plan.memory, largest.max_by_key(|largest| largest.bytes)?)
+}
+
+fn said_of_row_groups(memory: &MemoryPlan, largest: &LargestRowGroup) -> Option<String> {
+    (memory.row_groups > memory.beside / 2).then(|| {
+        format!(
+            "{} of the {} hold row groups, which are read whole; the largest, of {} in {}, takes {}: as much less in files written with smaller ones \
+             (row_group_size= of pyarrow and pandas)",
+            bytes(memory.row_groups),
+            bytes(memory.beside),
+            counted(largest.rows, "spectrum", "spectra"),
+            largest.object,
+            bytes(largest.bytes)
+        )
+    })
+}
+
 /// What a dual block takes.
 fn of_dual(dual: &DualPlan) -> Vec<(&'static str, String)> {
     let (cost, seconds) = (&dual.cost, &dual.seconds);
@@ -371,6 +398,30 @@ fn catalogue(plan: &CataloguePlan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn row_groups_are_named_where_memory_goes_to_them() {
+        let largest = LargestRowGroup {
+            object: "/survey/all.parquet".to_owned(),
+            rows: 20_000,
+            bytes: 1_160_000_000,
+        };
+        let memory = |row_groups| MemoryPlan {
+            beside: 2 << 30,
+            kept_spectra: 0,
+            row_groups,
+            batch: 0,
+            fit: 0,
+            invert: 0,
+            predict: 0,
+            certify: 0,
+        };
+        assert_eq!(said_of_row_groups(&memory(1 << 30), &largest), None);
+        let said = said_of_row_groups(&memory(3 << 29), &largest).unwrap();
+        for part in ["20,000 spectra in /survey/all.parquet", "row_group_size="] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
 
     #[test]
     fn workers_without_a_group_are_told_what_gives_them_one() {

@@ -32,8 +32,13 @@ use crate::run::prior_choice::PriorChoice;
 use crate::run::release::Release;
 
 impl Context {
-    /// Reads the network and the catalogues' footers, and checks that they fit one another; writes nothing.
-    pub(crate) fn open(job: Arc<Job>, workers: usize, progress: Arc<Meter>) -> Result<Self, RunError> {
+    /// Reads the network and the catalogues' footers, and checks that they fit one another, for so many processes of so many workers each; writes
+    /// nothing.
+    pub(crate) fn open(
+        job: Arc<Job>,
+        (processes, workers): (usize, usize),
+        progress: Arc<Meter>,
+    ) -> Result<Self, RunError> {
         let asked = job.compute.arithmetic.precision;
         let kernel_of = |precision: ProductPrecision| {
             let kernel = precision.kernel();
@@ -122,6 +127,7 @@ impl Context {
             .as_ref()
             .map_or_else(|| groups_of_run.clone(), |release| passing(release.line.groups()));
         let mut context = Self {
+            processes: processes.max(1),
             workers: workers.max(1),
             cores: workers * job.compute.arithmetic.threads,
             run_id: String::new(),
@@ -280,7 +286,7 @@ fn plan_of(
         StructureChoice::Auto { memory } => {
             // Checks the names of layers before anything is chosen beside them.
             planned(StructureKind::Diagonal, &curvature.by_layer)?;
-            let choice = auto::choose(&Sizes::of(job, network, catalogue, 1), memory)?;
+            let choice = auto::choose(&Sizes::of(job, network, catalogue, (1, 1)), memory)?;
             Ok((planned(StructureKind::Diagonal, &choice.by_layer)?, choice.chosen))
         }
     }

@@ -14,19 +14,31 @@ use crate::fault::{Faults, Held};
 /// Which process read a group last: its spectra may still be in the memory of that process, or of its machine. Known to the first worker alone.
 pub(crate) type Readers = Arc<Mutex<BTreeMap<u64, usize>>>;
 
-/// Groups for each worker among which a worker finds one that its process has read: as many as it may have at a time.
+/// Groups for each worker among which a worker finds one that its process has read: as many as it may have at a time. Where few may wait, one:
+/// whoever leaves the first to another soon waits for it.
 const WINDOW: usize = 2;
-/// Groups for each worker that may be beyond the first one that nobody has done. Where all are about equally fast it keeps nobody waiting: two a worker
-/// are with the workers, two more are those among which one is chosen, and the rest is for whoever has a large group.
+/// Groups for each worker that may be given from the first one on that nobody has done: two are with the worker, and the rest is for whoever has a
+/// large group, or hangs.
 const AHEAD: usize = 6;
+/// However much comes of each: one to work on, and the next.
+const AHEAD_AT_LEAST: usize = 2;
+/// Bytes of what comes of groups that may wait for one, as long as each worker has two.
+const WAITING_BYTES: u64 = 1 << 30;
 
 /// Where what comes of a group waits for all groups before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waits {
-    /// In the owner's memory: no group is given far ahead of one that is not done.
-    InMemory,
+    /// In the owner's memory, about so many bytes of each (0: few): no group is given far ahead of one that is not done.
+    InMemory(u64),
     /// In the store: a worker that hangs holds nobody up.
     InStore,
+}
+
+/// How many groups are given at most, from the first one on that nobody has done, where `bytes` of each wait in memory: with those of the first added up,
+/// so many may be there at a time.
+pub(crate) fn most_waiting(bytes: u64, workers: usize) -> usize {
+    let fitting = usize::try_from(WAITING_BYTES / bytes.max(1)).unwrap_or(usize::MAX);
+    fitting.clamp(AHEAD_AT_LEAST * workers, AHEAD * workers)
 }
 
 /// Gives one of `groups` to each worker that asks, each group once, nearly in order: the first worker hands them out. Of the next few come first
@@ -81,8 +93,10 @@ struct Left {
     waiting: Vec<usize>,
     /// How far ahead of the first group left another may be given.
     window: usize,
-    /// How far ahead of the first group that nobody has done.
-    ahead: Option<usize>,
+    /// Number of groups, given or not.
+    n: usize,
+    /// How many may be given, from the first one on that nobody has done.
+    most: Option<usize>,
     workers_of_process: usize,
 }
 
@@ -95,18 +109,23 @@ impl Left {
         workers_of_process: usize,
     ) -> Self {
         let workers = workers.max(1);
+        let most = match waits {
+            Waits::InMemory(bytes) => Some(most_waiting(bytes, workers)),
+            Waits::InStore => None,
+        };
         let with_reader = |(place, group): (usize, Group)| {
             let reader = readers.get(&group.index).copied();
             (place, group, reader)
         };
         Self {
+            n: groups.len(),
             groups: groups.into_iter().enumerate().map(with_reader).collect(),
             under_way: BTreeSet::new(),
             places: BTreeMap::new(),
             has: vec![0; workers],
             waiting: Vec::new(),
-            window: WINDOW * workers,
-            ahead: (waits == Waits::InMemory).then_some(AHEAD * workers),
+            window: most.map_or(usize::MAX, |most| most - workers).min(WINDOW * workers),
+            most,
             workers_of_process,
         }
     }
@@ -127,8 +146,12 @@ impl Left {
     fn next(&mut self) -> Option<(usize, Group)> {
         let (first, ..) = self.groups.front()?;
         let oldest = self.under_way.first().map_or(*first, |oldest| *oldest.min(first));
-        let ahead = self.ahead.map_or(usize::MAX, |ahead| oldest + ahead);
-        let end = ahead.min(first + self.window);
+        let given = self.n - oldest - self.groups.len();
+        // The one that all others wait for is given whatever waits.
+        let end = match self.most {
+            Some(most) if given >= most => oldest + 1,
+            _ => first + self.window,
+        };
         let has = |worker: usize| self.has.get(worker).copied().unwrap_or_default();
         let (at, &worker) = (self.waiting.iter().enumerate()).min_by_key(|(_, worker)| has(**worker))?;
         if has(worker) > 0 && self.groups.len() < self.has.len() {
@@ -177,7 +200,7 @@ mod tests {
 
     /// Groups given to workers that ask, done with none.
     fn given(n: u64, workers: usize, asking: &[u64]) -> Vec<(usize, u64)> {
-        let mut left = left(n, Waits::InMemory, &BTreeMap::new(), workers, 1);
+        let mut left = left(n, Waits::InMemory(0), &BTreeMap::new(), workers, 1);
         asking.iter().flat_map(|&worker| left.given(worker, None)).collect()
     }
 
@@ -198,7 +221,7 @@ mod tests {
     fn nothing_is_given_far_ahead_of_what_is_not_done() {
         for workers in [1, 2, 5] {
             let n = 20 * workers;
-            let mut left = left(n as u64, Waits::InMemory, &BTreeMap::new(), workers, 1);
+            let mut left = left(n as u64, Waits::InMemory(0), &BTreeMap::new(), workers, 1);
             let mut given: VecDeque<(usize, u64)> = (0..2)
                 .flat_map(|_| 0..workers as u64)
                 .flat_map(|worker| left.given(worker, None))
@@ -230,6 +253,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn more_is_given_ahead_where_less_comes_of_each_group() {
+        let most = [0, 1 << 20, 1 << 28, 1 << 29, u64::MAX].map(|bytes| most_waiting(bytes, 1));
+        assert_eq!(most, [6, 6, 4, 2, 2]);
+    }
+
+    /// Two groups a worker, until the first one is done; also where processes leave the groups of others to the last.
+    #[test]
+    fn of_large_parts_few_wait_and_none_is_left() {
+        for workers in [1, 2, 5] {
+            for readers in [BTreeMap::new(), (0..60).map(|group| (group, 0)).collect()] {
+                let mut left = left(60, Waits::InMemory(u64::MAX), &readers, workers, 1);
+                let asking = (0..2).flat_map(|_| 0..workers as u64);
+                let mut given: VecDeque<(usize, u64)> = asking.flat_map(|worker| left.given(worker, None)).collect();
+                assert_eq!((given.len(), given[0]), (2 * workers, (0, 0)));
+                // The first worker hangs on its first group; the others are done with theirs.
+                let (others, mut of_first): (VecDeque<_>, VecDeque<_>) =
+                    given.drain(..).partition(|&(worker, _)| worker > 0);
+                for (worker, group) in others {
+                    assert!(left.given(worker as u64, Some(group)).is_empty());
+                }
+                while let Some((worker, group)) = of_first.pop_front() {
+                    of_first.extend(left.given(worker as u64, Some(group)));
+                }
+                assert!(left.groups.is_empty() && left.under_way.is_empty());
+            }
+        }
+    }
+
     /// What is in the store waits in no memory.
     #[test]
     fn who_hangs_holds_nobody_up_where_groups_are_kept_in_the_store() {
@@ -250,7 +302,7 @@ mod tests {
     fn equals_do_not_wait() {
         let workers = 4;
         for readers in [0, 7, 13].map(|by| (0..400).map(|group| (group, (group * by) as usize % 4)).collect()) {
-            let mut left = left(400, Waits::InMemory, &readers, workers, 1);
+            let mut left = left(400, Waits::InMemory(0), &readers, workers, 1);
             let asking = (0..2).flat_map(|_| 0..workers as u64);
             let mut given: VecDeque<(usize, u64)> = asking.flat_map(|worker| left.given(worker, None)).collect();
             while let Some((worker, group)) = given.pop_front() {
@@ -260,6 +312,22 @@ mod tests {
                     "{:?}",
                     left.waiting
                 );
+            }
+        }
+    }
+
+    /// Nor has any of them nothing to do where few groups may wait.
+    #[test]
+    fn equals_always_have_a_group() {
+        let workers = 4;
+        for readers in [0, 7, 13].map(|by| (0..400).map(|group| (group, (group * by) as usize % 4)).collect()) {
+            let mut left = left(400, Waits::InMemory(u64::MAX), &readers, workers, 1);
+            let asking = (0..2).flat_map(|_| 0..workers as u64);
+            let mut given: VecDeque<(usize, u64)> = asking.flat_map(|worker| left.given(worker, None)).collect();
+            while let Some((worker, group)) = given.pop_front() {
+                given.extend(left.given(worker as u64, Some(group)));
+                let has_none = |worker: &usize| left.has[*worker] == 0;
+                assert!(!left.waiting.iter().any(has_none) || left.groups.len() < workers);
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::fault::Faults;
 pub(crate) type GroupReader = Box<dyn Iterator<Item = Result<SpectrumBatch, RunError>>>;
 
 /// Groups that a worker has at a time: the one being worked on, and the next, whose reading is under way.
-const READ_AHEAD: u64 = 2;
+pub(crate) const READ_AHEAD: u64 = 2;
 
 /// A group that this worker was given.
 struct Pending {

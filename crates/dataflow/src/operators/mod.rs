@@ -27,12 +27,12 @@ mod plan;
 mod reduce;
 
 pub(crate) use accumulate::{Accumulate, Accumulated, GroupFold};
-pub(crate) use assign::{Readers, Waits, assign};
+pub(crate) use assign::{Readers, Waits, assign, most_waiting};
 pub(crate) use commit::{Commit, CommittedGroup, GroupSums};
 pub(crate) use conclude::Conclude;
 pub(crate) use deliver::deliver;
 pub(crate) use differentiate::Differentiate;
-pub(crate) use fetch::{GroupReader, fetch};
+pub(crate) use fetch::{GroupReader, READ_AHEAD, fetch};
 pub(crate) use fold_slices::{Assemble, FoldSlices, SliceFold, Total};
 pub(crate) use gather::Gather;
 pub(crate) use plan::{emit, owned};
@@ -160,7 +160,7 @@ mod tests {
             let probe = ProbeHandle::new();
             let total = worker.dataflow::<u64, _, _>(|scope| {
                 let readers = Readers::default();
-                fetch(scope, &faults, groups(n), Waits::InMemory, (&readers, 1), 1, |_| {
+                fetch(scope, &faults, groups(n), Waits::InMemory(0), (&readers, 1), 1, |_| {
                     Box::new(std::iter::empty())
                 })
                 .differentiate(&faults, |_| Ok(()))

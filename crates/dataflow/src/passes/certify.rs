@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fisherflow_curvature::{
-    CurvatureKind, LabelPrecision, ProductSums, WeightJacobian, add_gradient, gradient_captures,
+    BlockPlan, CurvatureKind, LabelPrecision, ProductSums, WeightJacobian, add_gradient, gradient_captures,
 };
 use fisherflow_posterior::{NewtonStep, Probe, ProbeSums, newton_step};
 use fisherflow_spectra::PixelPopulation;
@@ -13,9 +13,10 @@ use timely::worker::Worker;
 
 use super::curvature::precision_of;
 use super::differentiated::{Differentiated, differentiate};
-use super::{run, spectra};
+use super::{run, spectra_of_fit};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::job::Job;
 use crate::operators::{Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// The largest relative error of a block's probed variances, and its part of the gradient: each where it is known.
@@ -33,7 +34,8 @@ pub(crate) fn certify(
     let checks = run(worker, context, |scope, probe| {
         let (deriving, population) = (Arc::clone(context), population.cloned());
         let (concluding, asked) = (Arc::clone(context), Arc::clone(&probes));
-        Ok(spectra(scope, context, |context| &context.fit)
+        let bytes = gradient_bytes(&context.job, &context.blocks).sum();
+        Ok(spectra_of_fit(scope, context, bytes)
             .differentiate(&context.faults, move |batch| {
                 differentiate(&deriving, population.as_ref(), batch, deriving.jacobian_of_sums())
             })
@@ -55,6 +57,16 @@ pub(crate) fn certify(
             .gather(probe))
     })?;
     Ok(checks.take().into_values().collect())
+}
+
+/// Bytes of a group's sums of each block: almost all of them are its part of the gradient.
+pub(crate) fn gradient_bytes(job: &Job, blocks: &[BlockPlan]) -> impl Iterator<Item = u64> {
+    let of_weight = if has_gradient(job) { 8 } else { 0 };
+    blocks.iter().map(move |block| of_weight * block.n_weights() as u64)
+}
+
+fn has_gradient(job: &Job) -> bool {
+    !job.catalogue.columns.labels.is_empty()
 }
 
 /// What streams past a block.
@@ -84,10 +96,9 @@ impl Fold {
 }
 
 fn empty(context: &Context) -> Vec<BlockSums> {
-    let labelled = !context.job.catalogue.columns.labels.is_empty();
     let sums = context.blocks.iter().map(|plan| BlockSums {
         probes: ProbeSums::default(),
-        fit: labelled.then(|| ProductSums::empty(&plan.layers, &plan.shapes, 1)),
+        fit: has_gradient(&context.job).then(|| ProductSums::empty(&plan.layers, &plan.shapes, 1)),
     });
     sums.collect()
 }

@@ -84,16 +84,17 @@ pub(crate) fn run<R>(
     }
 }
 
-/// Every spectrum of a catalogue, each group at a worker that asked for one.
-fn spectra<'scope>(
+/// Every spectrum of the fit's catalogue, each group at a worker that asked for one; `bytes` of what comes of each wait in memory.
+fn spectra_of_fit<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
-    from: impl Fn(&Context) -> &GroupedCatalogue + Copy + 'static,
+    bytes: u64,
 ) -> StreamVec<'scope, u64, GroupItem<SpectrumBatch>> {
-    spectra_of(scope, context, from(context).groups.clone(), Waits::InMemory, from)
+    let groups = context.fit.groups.clone();
+    spectra_of(scope, context, groups, Waits::InMemory(bytes), |context| &context.fit)
 }
 
-/// Those of some of its groups.
+/// Those of some groups of a catalogue.
 fn spectra_of<'scope>(
     scope: Scope<'scope, u64>,
     context: &Arc<Context>,
@@ -145,7 +146,7 @@ fn chosen_by_hash<'scope>(
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     let open = move |group: &Group| reading.read_chosen(group, fraction);
     let readers = (&context.fit.readers, context.workers);
-    fetch(scope, &context.faults, groups, Waits::InMemory, readers, cores, open).differentiate(
+    fetch(scope, &context.faults, groups, Waits::InMemory(0), readers, cores, open).differentiate(
         &context.faults,
         move |batch| {
             let good = batch.select(&rows::chosen_by_hash(&batch, fraction))?;

@@ -14,7 +14,7 @@ use timely::worker::Worker;
 
 use super::curvature::precision_of;
 use super::differentiated::{Differentiated, differentiate_on_cpu};
-use super::{run, spectra};
+use super::{run, spectra_of_fit};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
@@ -65,11 +65,12 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
     mut conclude: impl FnMut(ProductSums) -> Result<U, RunError> + 'static,
 ) -> Result<U, RunError> {
     let directions = WeightDirections::new(&over.layers, &over.shapes, &vectors, &context.network.arithmetic())?;
+    let bytes = size_of_val(vectors.as_slice()) as u64;
     drop(vectors);
     let concluded = run(worker, context, |scope, probe| {
         let deriving = Arc::clone(context);
         let population = loss.population.clone();
-        let training = spectra(scope, context, |context| &context.fit).differentiate(&context.faults, move |batch| {
+        let training = spectra_of_fit(scope, context, bytes).differentiate(&context.faults, move |batch| {
             let rows: Vec<usize> = (0..batch.n_rows())
                 .filter(|&row| deriving.is_in_sums(&batch, row))
                 .collect();

@@ -87,7 +87,7 @@ pub(crate) fn subset(
         };
         let of_subset = groups.clone();
         Ok(
-            spectra_of(scope, context, of_subset, Waits::InMemory, |context| &context.fit)
+            spectra_of(scope, context, of_subset, Waits::InMemory(0), |context| &context.fit)
                 .accumulate("Choose", &context.faults, Choose::new(context, fit, &positions))
                 .reduce_in_group_order(
                     &context.faults,

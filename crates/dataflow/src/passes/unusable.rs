@@ -28,7 +28,7 @@ pub(crate) fn unusable(worker: &mut Worker, context: &Arc<Context>) -> Result<Un
         };
         let sample = context.fit.sample.clone();
         Ok(
-            spectra_of(scope, context, sample, Waits::InMemory, |context| &context.fit)
+            spectra_of(scope, context, sample, Waits::InMemory(0), |context| &context.fit)
                 .accumulate("Unusable", &context.faults, look)
                 .reduce_in_group_order(
                     &context.faults,

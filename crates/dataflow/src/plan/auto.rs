@@ -8,12 +8,12 @@
 //! 3. layer by layer: `diagonal` at least, then in three rounds, each from the last layer to the first, `kfac`, `ekfac` and `block`, each
 //!    where the whole run still has room. A layer's exact block so never takes the room for which another falls to a coarser structure.
 //!
-//! A structure that the kind of curvature, a split bias or a prior by layer excludes is passed over. N is the catalogue's rows less the share
-//! held out.
+//! A structure that the kind of curvature, a split bias, a prior by layer or a layer's shared weights exclude is passed over. N is the catalogue's
+//! rows less the share held out.
 
 use std::collections::BTreeMap;
 
-use fisherflow_curvature::{BlockPlan, CurvatureKind, StructureKind, plan_blocks};
+use fisherflow_curvature::{BlockPlan, CurvatureKind, StructureKind, WeightJacobian, plan_blocks};
 use fisherflow_network::DenseShape;
 use serde::Serialize;
 
@@ -114,7 +114,10 @@ impl Room<'_> {
         let no_prior = prior_of(free[0]).map_or(job.prior == Prior::Fixed(0.0), |&given| given == 0.0);
         let excluded = job.curvature.options.split_bias
             || !one_prior
-            || (kind == StructureKind::Dual && (job.curvature.kind != CurvatureKind::Ggn || no_prior));
+            || (kind == StructureKind::Dual
+                && (job.curvature.kind != CurvatureKind::Ggn
+                    || no_prior
+                    || members().any(|shape| WeightJacobian::check_layer(shape).is_err())));
         if excluded {
             return Ok(None);
         }

@@ -4,6 +4,7 @@ use fisherflow_spectra::CatalogueColumns;
 
 use super::*;
 use crate::job::{CatalogueSource, Job};
+use crate::plan::memory::RowGroups;
 
 /// The layers of a network of such sizes, named as those of `torch.nn.Sequential`.
 fn shapes(sizes: &[usize]) -> Vec<DenseShape> {
@@ -28,16 +29,29 @@ fn job(prior: Prior) -> Job {
 
 const SPEX: [usize; 8] = [7213, 2048, 1024, 512, 256, 128, 32, 3];
 
+/// One of 64 MiB.
+const ROW_GROUPS: RowGroups = RowGroups {
+    n: 1,
+    rows: 1_000,
+    bytes: 64 << 20,
+};
+
 /// What is chosen, in the order of the layers.
 fn chosen(job: &Job, sizes: &[usize], n_rows: u64, memory: u64) -> Result<Vec<&'static str>, RunError> {
-    let shapes = shapes(sizes);
+    chosen_for(job, &shapes(sizes), n_rows, memory)
+}
+
+fn chosen_for(job: &Job, shapes: &[DenseShape], n_rows: u64, memory: u64) -> Result<Vec<&'static str>, RunError> {
     let sizes = Sizes {
         job,
-        shapes: &shapes,
+        shapes,
         n_pixels: shapes[0].inputs,
         pixel_bits: 96,
         n_labels: 3,
         n_rows,
+        row_groups: ROW_GROUPS,
+        predicted: None,
+        processes: 1,
         workers: 1,
     };
     let choice = choose(&sizes, memory)?;
@@ -102,6 +116,18 @@ fn a_wide_network_on_few_stars_is_held_by_its_spectra() {
     assert_eq!(within(5 << 30), "dual");
 }
 
+/// Convolutions of 64 channels to 64: kernels of 15 pixels have 61,504 weights, those of 17 have 69,696; 21,600 labels x spectra.
+#[test]
+fn a_convolution_too_large_for_dual_is_held_otherwise() {
+    let of_kernel = |pixels: usize| {
+        let mut shapes = shapes(&[64 * pixels, 64, 3]);
+        shapes[0].shared = 5;
+        chosen_for(&job(Prior::Fixed(1.0)), &shapes, 8_000, 32 << 30).unwrap()
+    };
+    assert_eq!(of_kernel(15), ["dual", "dual"]);
+    assert_eq!(of_kernel(17), ["ekfac", "block"]);
+}
+
 #[test]
 fn tight_memory_makes_wide_layers_coarse_and_leaves_the_last_exact() {
     let job = job(Prior::Evidence);
@@ -133,6 +159,9 @@ fn tight_memory_makes_wide_layers_coarse_and_leaves_the_last_exact() {
             pixel_bits: 96,
             n_labels: 3,
             n_rows: 150_000,
+            row_groups: ROW_GROUPS,
+            predicted: None,
+            processes: 1,
             workers: 1,
         };
         let blocks = plan_blocks(&shapes, StructureKind::Diagonal, &by_layer, BlockOptions::default()).unwrap();

@@ -362,6 +362,7 @@ mod tests {
                 beside: 0,
                 kept_spectra: 0,
                 batch: 0,
+                row_groups: 0,
                 fit: 0,
                 invert: 0,
                 predict: 0,

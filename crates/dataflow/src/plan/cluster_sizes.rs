@@ -6,7 +6,7 @@ use crate::context::{Context, GroupedCatalogue};
 use crate::job::Prior;
 use crate::passes::holdout;
 use crate::plan::cluster_plan::{ClusterQuestion, ClusterSizes, Passes, StageValues};
-use crate::plan::memory::Sizes;
+use crate::plan::memory::{RowGroups, Sizes};
 use crate::plan::{BlockFacts, comparison_flops, flops};
 
 /// Bytes that are read of an object's end before any of its row groups.
@@ -21,9 +21,14 @@ pub(crate) fn cluster_sizes(
     let (fit, predicted) = (&context.fit, context.predicted());
     let scaled = |grouped: &GroupedCatalogue| Scaled::of(grouped, asked.spectra, context.group);
     let (of_fit, of_predicted) = (scaled(fit), scaled(predicted));
+    let own = context.sizes();
     let sizes = Sizes {
         n_rows: of_fit.spectra,
-        ..context.sizes()
+        row_groups: RowGroups {
+            n: of_fit.row_groups.ceil() as u64,
+            ..own.row_groups
+        },
+        ..own
     };
     let sums: Result<Vec<u64>, CurvatureError> = context.blocks.iter().map(|block| sizes.sums_bytes(block)).collect();
     let corrections = blocks

@@ -9,8 +9,11 @@ use fisherflow_posterior::{DualCost, DualLayout};
 use fisherflow_store::Catalogue;
 use serde::Serialize;
 
+use crate::checkpoint::{Checkpoint, LEAST};
 use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
+use crate::operators::{READ_AHEAD, most_waiting};
+use crate::passes::certify::gradient_bytes;
 
 /// Bytes of the program and its buffers.
 const PROGRAM: u64 = 100_000_000;
@@ -24,16 +27,19 @@ pub struct MemoryPlan {
     pub beside: u64,
     /// Spectra that stay in memory between passes: not while the comparison with the exact posterior has its own.
     pub kept_spectra: u64,
+    /// Of `beside`, the row groups that workers read, as they are stored: each is read whole.
+    pub row_groups: u64,
     /// Of `beside`, the captures of a batch of each worker: inputs and gradients at every position, and the largest layer's twice more.
     pub batch: u64,
     /// The sums of two groups a worker, one at work and one on its way to the store; then those of one and the totals, and beside them the
-    /// eigenproblems of `ekfac` blocks; or in their second pass their bases.
+    /// eigenproblems of `ekfac` blocks; or in their second pass their bases; or the vectors of a `low_rank` block, with the sums of products that wait
+    /// for those of earlier groups.
     pub fit: u64,
     /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
     /// The posterior of all blocks, and the eigenbases of Kronecker blocks once more as products take them.
     pub predict: u64,
-    /// The comparison with the exact posterior, beside the posterior of all blocks.
+    /// The comparison with the exact posterior, or the gradients of groups that wait for those of earlier ones, beside the posterior of all blocks.
     pub certify: u64,
 }
 
@@ -53,6 +59,41 @@ impl MemoryPlan {
     }
 }
 
+/// The row groups of a catalogue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowGroups {
+    /// How many there are.
+    pub(crate) n: u64,
+    /// Rows of the largest.
+    pub(crate) rows: u64,
+    /// Bytes that are read of it.
+    pub(crate) bytes: u64,
+}
+
+impl RowGroups {
+    /// Those of a catalogue.
+    pub(crate) fn of(catalogue: &Catalogue) -> Self {
+        let largest = catalogue.largest_row_group();
+        Self {
+            n: catalogue.shards().len() as u64,
+            rows: largest.as_ref().map_or(0, |largest| largest.rows),
+            bytes: largest.map_or(0, |largest| largest.bytes),
+        }
+    }
+
+    /// Bytes that so many readers hold as they are stored, each of a group of at least so many spectra: of the row group being decoded, and of what is
+    /// read ahead of it, in a group of several.
+    fn held(self, readers: u64, group: u64) -> u64 {
+        let ahead = if self.rows < group {
+            self.bytes.max(PREFETCH_BYTES as u64 / 2)
+        } else {
+            0
+        };
+        let held = readers.saturating_mul(self.bytes.saturating_add(ahead));
+        held.min(self.n.saturating_mul(self.bytes))
+    }
+}
+
 /// What the memory of a process depends on beside its blocks.
 pub(crate) struct Sizes<'a> {
     pub(crate) job: &'a Job,
@@ -66,13 +107,24 @@ pub(crate) struct Sizes<'a> {
     pub(crate) n_labels: usize,
     /// Rows of the fit's catalogue.
     pub(crate) n_rows: u64,
-    /// Workers of the process.
+    /// Its row groups: as many as there are reduction groups, or more.
+    pub(crate) row_groups: RowGroups,
+    /// Those of the catalogue to predict, where it is another.
+    pub(crate) predicted: Option<RowGroups>,
+    /// Processes of the run.
+    pub(crate) processes: usize,
+    /// Workers of each.
     pub(crate) workers: usize,
 }
 
 impl<'a> Sizes<'a> {
-    /// Of a job over the spectra of a catalogue, with so many workers a process.
-    pub(crate) fn of(job: &'a Job, network: &'a Network, catalogue: &Catalogue, workers: usize) -> Self {
+    /// Of a job over the spectra of a catalogue, on so many processes of so many workers each.
+    pub(crate) fn of(
+        job: &'a Job,
+        network: &'a Network,
+        catalogue: &Catalogue,
+        (processes, workers): (usize, usize),
+    ) -> Self {
         Self {
             job,
             shapes: network.dense_layers(),
@@ -80,6 +132,9 @@ impl<'a> Sizes<'a> {
             pixel_bits: catalogue.pixel_bits(),
             n_labels: network.n_labels(),
             n_rows: catalogue.n_rows(),
+            row_groups: RowGroups::of(catalogue),
+            predicted: None,
+            processes,
             workers,
         }
     }
@@ -94,16 +149,29 @@ impl<'a> Sizes<'a> {
         (share * self.n_rows as f64).ceil() as u64
     }
 
-    /// The network as read, as it computes, and packed for both directions; and for each worker the packed operands of a product, the row
-    /// group being decoded and what is read ahead of it, and a batch of spectra: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
-    fn beside(&self) -> u64 {
+    /// The network as read, as it computes, and packed for both directions; the row groups that are read, as they are stored; and for each worker the packed
+    /// operands of a product, the batches that wait, and one at work: four numbers a pixel in f64, the Jacobian of every label by pixel, and the captures.
+    fn beside(&self, row_groups: u64) -> u64 {
         let (size, k, pixels) = (self.number(), self.n_labels as u64, self.n_pixels as u64);
         let weights: u64 = self.shapes.iter().map(|shape| shape.n_weights() as u64).sum();
-        let ahead = self.decoded_bytes().min(2 * PREFETCH_BYTES as u64);
+        let ahead = self.decoded_bytes().min(READ_AHEAD * PREFETCH_BYTES as u64 / 2);
         let batch = self.n_rows.min(self.job.compute.batch as u64);
         let worker = ahead + 8 * 4 * batch * pixels + self.jacobian(batch);
         let packed = product::workspace_bytes(k * batch);
-        PROGRAM + weights * (4 + 3 * size) + self.workers as u64 * (worker + packed) + self.batch()
+        let workers = self.workers as u64 * (worker + packed) + self.batch();
+        (PROGRAM + weights * (4 + 3 * size) + workers).saturating_add(row_groups)
+    }
+
+    /// The row groups that the workers of a process hold as they are stored, in the passes over the catalogue where these are most.
+    fn row_groups(&self, blocks: &[BlockPlan]) -> Result<u64, CurvatureError> {
+        let asked = self.job.compute.group;
+        let group = match asked {
+            Some(group) => group,
+            None => Checkpoint::of(self.shapes, self.n_labels, blocks)?.spectra_a_group(),
+        };
+        let readers = READ_AHEAD * self.workers as u64;
+        let predicted = self.predicted.map(|of| of.held(readers, asked.unwrap_or(LEAST)));
+        Ok(self.row_groups.held(readers, group).max(predicted.unwrap_or(0)))
     }
 
     /// Spectra that stay in memory between passes.
@@ -166,6 +234,47 @@ impl<'a> Sizes<'a> {
         jacobian + 8 * (n * (self.n_pixels as u64 + 2 * captured) + 3 * rows.saturating_mul(rows))
     }
 
+    /// The sums of a pass that are brought together in memory, in the order of the groups; `parts`: bytes that a group gives each total. Each worker has
+    /// those of a group at work, and those of the one before where they go to another process; the process that owns most has what waits there.
+    fn in_group_order(&self, parts: &[u64]) -> u64 {
+        let of_group = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(*part));
+        let workers = self.processes * self.workers;
+        let mut owned = vec![0_u64; self.processes];
+        for (key, part) in parts.iter().enumerate() {
+            let owner = &mut owned[key % workers / self.workers];
+            *owner = owner.saturating_add(*part);
+        }
+        // One worker alone is done with each before the next: there is the total, and what is added to it.
+        let waiting = if workers == 1 {
+            2
+        } else {
+            most_waiting(of_group, workers) as u64
+        };
+        let waiting = waiting.min(self.row_groups.n);
+        let at_work = (self.workers as u64 * if self.processes == 1 { 1 } else { 2 }).min(self.row_groups.n);
+        let most = owned.into_iter().max().unwrap_or(0);
+        most.saturating_mul(waiting)
+            .saturating_add(of_group.saturating_mul(at_work))
+    }
+
+    /// The passes over the vectors that a `low_rank` block iterates: the vectors, at each worker as products take them, and their products.
+    fn iterating(&self, blocks: &[BlockPlan]) -> u64 {
+        let rank = self.job.curvature.low_rank.rank;
+        let vectors = blocks.iter().map(|block| 8 * iterated(block, rank) as u64).sum::<u64>();
+        let in_products = self.workers as u64 * (vectors / 8).saturating_mul(self.number());
+        let sums = self.in_group_order(&[vectors]);
+        vectors.saturating_add(in_products).saturating_add(sums)
+    }
+
+    /// What the pass over all spectra takes that follows the comparison.
+    fn full_pass(&self, blocks: &[BlockPlan]) -> u64 {
+        if !self.job.certificate.full_pass {
+            return 0;
+        }
+        let parts: Vec<u64> = gradient_bytes(self.job, blocks).collect();
+        self.in_group_order(&parts)
+    }
+
     /// What a dual block takes.
     pub(crate) fn dual_cost(&self, block: &BlockPlan) -> DualCost {
         DualCost::of(block, self.n_labels, self.n_spectra())
@@ -225,8 +334,10 @@ impl<'a> Sizes<'a> {
             let chunk = (DualLayout::spectra_a_chunk(self.n_labels) as u64).min(self.n_spectra());
             3 * WeightJacobian::bytes(block, self.n_labels, chunk)
         });
+        let row_groups = self.row_groups(blocks)?;
         Ok(MemoryPlan {
-            beside: self.beside(),
+            beside: self.beside(row_groups),
+            row_groups,
             kept_spectra: self.kept_spectra(),
             batch: self.batch(),
             fit: sums
@@ -237,7 +348,8 @@ impl<'a> Sizes<'a> {
                 )
                 .saturating_add(on_the_way(sums))
                 .saturating_add(self.workers as u64 * writing_rows)
-                .max(correcting + on_the_way(correction) + bases + in_products),
+                .max(correcting + on_the_way(correction) + bases + in_products)
+                .max(self.iterating(blocks)),
             invert: match self.job.prior {
                 Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),
                 Prior::Evidence | Prior::EvidencePerBlock => posterior
@@ -250,7 +362,9 @@ impl<'a> Sizes<'a> {
                     .saturating_add(kept.max(gram.saturating_mul(3).saturating_add(rows))),
             },
             predict: kept.saturating_add(predicting),
-            certify: kept.saturating_add(predicting).saturating_add(self.comparison()),
+            certify: kept
+                .saturating_add(predicting)
+                .saturating_add(self.comparison().max(self.full_pass(blocks))),
         })
     }
 }
@@ -313,3 +427,7 @@ pub(crate) fn matrix_bytes(block: &BlockPlan, rank: usize) -> u64 {
     };
     numbers.saturating_mul(8)
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

@@ -214,6 +214,7 @@ mod tests {
             },
             changes: Changes::default(),
             objects,
+            row_group_bytes: Vec::new(),
             groups: committed,
         }
     }

@@ -144,6 +144,10 @@ pub(crate) fn commit(context: &Context, excluded: &[Vec<String>], fit: &FitState
         spectra: context.fit.catalogue.n_rows(),
         catalogue: context.fit.catalogue.facts(),
         changes,
+        row_group_bytes: objects
+            .iter()
+            .map(|object| context.fit.catalogue.row_group_bytes(object))
+            .collect(),
         objects,
         groups,
     };

@@ -121,6 +121,7 @@ mod tests {
             row_schema: Arc::new(Schema::new(vec![Field::new("abundances", column, true)])),
             pixel_bits: 32,
             row_groups: vec![1],
+            row_group_bytes: 1,
             flux_values: vec![1],
             n_pixels,
         }

@@ -10,7 +10,7 @@ use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
 use futures::{FutureExt, StreamExt};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
-use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
 
 use crate::catalogue::schema::{check_schema, pixel_bits, row_schema, type_name};
 use crate::objects::async_reader::{ObjectReader, store_error};
@@ -26,6 +26,8 @@ pub(crate) struct Opened {
     /// Of a pixel in memory.
     pub pixel_bits: u64,
     pub row_groups: Vec<u64>,
+    /// Bytes that are read of the largest row group.
+    pub row_group_bytes: u64,
     /// Values of the flux in each of them, as the footer counts them.
     pub flux_values: Vec<u64>,
     /// Pixels of a spectrum, as the footer counts them or the first spectra have; `None` where neither says.
@@ -95,11 +97,18 @@ pub(crate) async fn open_object(
         .iter()
         .map(|group| group.num_rows().unsigned_abs())
         .collect();
+    let read = leaves(&footer, &columns.names());
+    let bytes = footer
+        .metadata()
+        .row_groups()
+        .iter()
+        .map(|group| stored_bytes(group, &read));
     let mut opened = Opened {
         version,
         row_schema,
         pixel_bits: pixel_bits(footer.schema(), columns),
         row_groups,
+        row_group_bytes: bytes.max().unwrap_or(0),
         flux_values: values_of(&footer, &columns.flux),
         n_pixels: None,
     };
@@ -251,6 +260,17 @@ pub(crate) fn leaves(footer: &ArrowReaderMetadata, names: &[&str]) -> Projection
         .filter(|(_, field)| names.contains(&field.name()))
         .map(|(root, _)| root);
     ProjectionMask::roots(schema, roots)
+}
+
+/// Bytes of some leaves of a row group, as they are stored.
+pub(crate) fn stored_bytes(row_group: &RowGroupMetaData, mask: &ProjectionMask) -> u64 {
+    row_group
+        .columns()
+        .iter()
+        .enumerate()
+        .filter(|(leaf, _)| mask.leaf_included(*leaf))
+        .map(|(_, column)| column.compressed_size().unsigned_abs())
+        .sum()
 }
 
 /// From the decoder's error to one that names the row group.

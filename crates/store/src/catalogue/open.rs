@@ -1,5 +1,6 @@
 //! Opens a catalogue: looks into each object, leaves out what cannot be used, and brings them together where they agree.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -74,7 +75,7 @@ impl Catalogue {
             );
         }
         let facts = known.and_then(|known| Some((known, known.facts_for(columns)?)));
-        let is_known = |version: &ObjectVersion| facts.is_some_and(|(known, _)| known.shards(version).is_some());
+        let is_known = |version: &ObjectVersion| facts.is_some_and(|(known, _)| known.knows(version));
         let (unchanged, to_open): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_known);
         let mut unchanged = unchanged.into_iter();
         let n_pixels = facts.map_or(0, |(_, facts)| facts.n_pixels);
@@ -112,6 +113,10 @@ impl Catalogue {
             summary.n_pixels = n_pixels;
         }
         for version in unchanged {
+            let bytes = facts.and_then(|(known, _)| known.row_group_bytes(&version));
+            summary
+                .row_group_bytes
+                .extend(bytes.map(|bytes| (version.path.clone(), bytes)));
             let shards = facts.and_then(|(known, _)| known.shards(&version));
             summary.shards.extend(shards.into_iter().flatten());
             summary.objects.push(version);
@@ -243,6 +248,7 @@ fn bring_together(
         n_pixels: agreement.and_then(Agreement::n_pixels).unwrap_or(0),
         objects: Vec::new(),
         shards: Vec::new(),
+        row_group_bytes: BTreeMap::new(),
         skipped: Vec::new(),
     };
     let mut pixel_bits = 0;
@@ -251,6 +257,9 @@ fn bring_together(
             Ok(opened) => {
                 pixel_bits = pixel_bits.max(opened.pixel_bits);
                 summary.shards.extend(shards(&opened));
+                summary
+                    .row_group_bytes
+                    .insert(opened.version.path.clone(), opened.row_group_bytes);
                 summary.objects.push(opened.version);
             }
             Err(error) if on_bad_object == OnBadObject::Skip && is_about_the_object(&error) => {

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::catalogue::decode::holdout_hashes;
 use crate::catalogue::kept_spectra::{Chosen, Keeping, KeptSpectra};
-use crate::catalogue::object::{damaged, leaves};
+use crate::catalogue::object::{damaged, leaves, stored_bytes};
 use crate::objects::async_reader::ObjectReader;
 use crate::objects::byte_budget::ByteBudget;
 use crate::{Cause, StoreError};
@@ -90,16 +90,9 @@ impl RowGroups {
             return Err(reader.replaced().await);
         };
         let mask = leaves(&footer, &self.columns.names());
-        let bytes: u64 = meta
-            .columns()
-            .iter()
-            .enumerate()
-            .filter(|(leaf, _)| mask.leaf_included(*leaf))
-            .map(|(_, column)| column.compressed_size().unsigned_abs())
-            .sum();
         let permit = self
             .budget
-            .take(bytes as usize)
+            .take(stored_bytes(meta, &mask) as usize)
             .await
             .ok_or_else(|| StoreError::Stopped {
                 object: shard.object.path.clone(),

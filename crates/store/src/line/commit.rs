@@ -36,6 +36,9 @@ pub struct Commit {
     pub changes: Changes,
     /// The objects of the fit's catalogue that have rows, by path.
     pub objects: Vec<ObjectVersion>,
+    /// Of each of them, the bytes that are read of its largest row group. None: an earlier version did not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row_group_bytes: Vec<u64>,
     /// Its reduction groups, in order.
     pub groups: Vec<ReleasedGroup>,
 }

@@ -32,19 +32,32 @@ impl CatalogueFacts {
 #[derive(Clone, Debug)]
 pub struct KnownCatalogue<'c> {
     facts: &'c CatalogueFacts,
+    objects: HashMap<&'c ObjectVersion, KnownObject>,
+}
+
+/// An object of a release.
+#[derive(Clone, Debug)]
+struct KnownObject {
+    /// Bytes that are read of its largest row group.
+    row_group_bytes: u64,
     /// Row groups that hold rows, in order: position in the object, rows.
-    objects: HashMap<&'c ObjectVersion, Vec<(usize, u64)>>,
+    row_groups: Vec<(usize, u64)>,
 }
 
 impl<'c> KnownCatalogue<'c> {
-    /// The objects of a commit whose versions the store tells apart.
+    /// The objects of a commit whose versions the store tells apart; none where it does not say how much is read of them.
     #[must_use]
     pub fn of(commit: &'c Commit) -> Self {
-        let mut objects: HashMap<&ObjectVersion, Vec<(usize, u64)>> = HashMap::new();
+        let mut objects: HashMap<&ObjectVersion, KnownObject> = HashMap::new();
         for group in &commit.groups {
             for &(object, row_group, rows) in &group.shards {
-                if let Some(object) = commit.objects.get(object).filter(|object| object.etag.is_some()) {
-                    objects.entry(object).or_default().push((row_group, rows));
+                let version = commit.objects.get(object).filter(|object| object.etag.is_some());
+                if let Some((version, &row_group_bytes)) = version.zip(commit.row_group_bytes.get(object)) {
+                    let known = objects.entry(version).or_insert_with(|| KnownObject {
+                        row_group_bytes,
+                        row_groups: Vec::new(),
+                    });
+                    known.row_groups.push((row_group, rows));
                 }
             }
         }
@@ -59,11 +72,21 @@ impl<'c> KnownCatalogue<'c> {
         (self.facts.columns == *columns).then_some(self.facts)
     }
 
-    /// The row groups of an object that is as it was.
+    /// Whether an object is as it was.
+    pub(crate) fn knows(&self, object: &ObjectVersion) -> bool {
+        self.objects.contains_key(object)
+    }
+
+    /// Bytes that are read of the largest row group of an object that is as it was.
+    pub(crate) fn row_group_bytes(&self, object: &ObjectVersion) -> Option<u64> {
+        Some(self.objects.get(object)?.row_group_bytes)
+    }
+
+    /// Its row groups.
     pub(crate) fn shards(&self, object: &ObjectVersion) -> Option<Vec<Shard>> {
         let mut first_row = 0;
         let mut shards = Vec::new();
-        for &(row_group, n_rows) in self.objects.get(object)? {
+        for &(row_group, n_rows) in &self.objects.get(object)?.row_groups {
             shards.push(Shard {
                 object: object.clone(),
                 row_group,

@@ -132,22 +132,35 @@ impl ObjectReader {
     }
 
     async fn ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
+        self.ranges_by(self.piece(), ranges).await
+    }
+
+    /// The bytes of ranges, by requests of at most `piece` bytes.
+    async fn ranges_by(&self, piece: u64, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
         let spans = merged(ranges);
         let pieces: Vec<(usize, Range<u64>)> = spans
             .iter()
             .enumerate()
-            .flat_map(|(span, range)| split(range, self.piece()).map(move |piece| (span, piece)))
+            .flat_map(|(span, range)| split(range, piece).map(move |piece| (span, piece)))
             .collect();
-        let read: Vec<(usize, Bytes)> = futures::stream::iter(pieces)
+        let mut read = futures::stream::iter(pieces)
             .map(|(span, piece)| async move { self.range(piece).await.map(|bytes| (span, bytes)) })
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
-        let mut whole: Vec<Vec<Bytes>> = vec![Vec::new(); spans.len()];
-        for (span, bytes) in read {
-            whole[span].push(bytes);
+            .buffered(PARALLEL);
+        let mut whole: Vec<Bytes> = vec![Bytes::new(); spans.len()];
+        let mut joined = BytesMut::new();
+        while let Some((span, bytes)) = read.try_next().await? {
+            let wanted = (spans[span].end - spans[span].start) as usize;
+            if bytes.len() == wanted {
+                whole[span] = bytes;
+                continue;
+            }
+            // Put together as they come, in order: no more than one piece is in memory twice.
+            joined.reserve(wanted - joined.len());
+            joined.extend_from_slice(&bytes);
+            if joined.len() == wanted {
+                whole[span] = std::mem::take(&mut joined).freeze();
+            }
         }
-        let whole: Vec<Bytes> = whole.into_iter().map(joined).collect();
         Ok(ranges
             .iter()
             .map(|range| {
@@ -337,17 +350,6 @@ fn split(range: &Range<u64>, piece: u64) -> impl Iterator<Item = Range<u64>> + u
     .map(move |start| start..start.saturating_add(piece).min(end))
 }
 
-fn joined(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() < 2 {
-        return pieces.pop().unwrap_or_default();
-    }
-    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in pieces {
-        whole.extend_from_slice(&piece);
-    }
-    whole.freeze()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,10 +389,12 @@ mod tests {
         stores.write(&uri, bytes.clone()).unwrap();
         let version = stores.head(&uri).unwrap().unwrap();
         let reader = ObjectReader::new(&stores, version).unwrap();
-        let ranges = [2_999_990..3_000_000, 0..7, 5..9, 1_000_000..2_500_000];
-        let read = stores.block_on(reader.ranges(&ranges)).unwrap();
-        for (range, read) in ranges.iter().zip(read) {
-            assert_eq!(read, bytes[range.start as usize..range.end as usize]);
+        let ranges = [2_999_990..3_000_000, 0..7, 5..9, 1_100_000..1_900_000];
+        for piece in [u64::MAX, 300_000, 800_000] {
+            let read = stores.block_on(reader.ranges_by(piece, &ranges)).unwrap();
+            for (range, read) in ranges.iter().zip(read) {
+                assert_eq!(read, bytes[range.start as usize..range.end as usize]);
+            }
         }
     }
 }

@@ -47,6 +47,7 @@ fn commit_of(release: u64, run_id: &str) -> Commit {
         },
         changes: Changes::default(),
         objects: Vec::new(),
+        row_group_bytes: Vec::new(),
         groups: vec![ReleasedGroup {
             membership: format!("m{release}"),
             shards: Vec::new(),
@@ -352,6 +353,7 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
     let groups = fisherflow_spectra::plan_groups(whole.shards().to_vec(), 8, whole.folder());
     let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
     let mut commit = commit_of(1, "r");
+    commit.row_group_bytes = objects.iter().map(|object| whole.row_group_bytes(object)).collect();
     (commit.catalogue, commit.objects, commit.groups) = (whole.facts(), objects, groups);
     stores
         .write(&format!("{base}/b.parquet"), parquet(plain(30, 12, 5), 4))
@@ -377,14 +379,19 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
             *object = replaced.clone();
         }
     }
-    let known = Catalogue::open_knowing(
-        stores,
-        base,
-        &columns(),
-        OnBadObject::Fail,
-        Some(&KnownCatalogue::of(&commit)),
-    );
-    assert_eq!(known.unwrap().n_rows(), 8 + 12 + 8);
+    let open = |commit: &Commit| {
+        Catalogue::open_knowing(
+            stores,
+            base,
+            &columns(),
+            OnBadObject::Fail,
+            Some(&KnownCatalogue::of(commit)),
+        )
+    };
+    assert_eq!(open(&commit).unwrap().n_rows(), 8 + 12 + 8);
+    // A commit that does not say how much is read of them: all are opened again.
+    commit.row_group_bytes.clear();
+    assert!(matches!(open(&commit), Err(StoreError::NotParquet { .. })));
 }
 
 /// An odd object is left out of what is known already, and what is known is left out where most objects are unlike it.

@@ -1,0 +1,121 @@
+use std::collections::BTreeMap;
+
+use fisherflow_curvature::{BlockOptions, plan_blocks};
+use fisherflow_spectra::CatalogueColumns;
+
+use super::*;
+use crate::job::CatalogueSource;
+
+/// 7,213 pixels to 2,048 units to 3 labels.
+fn shapes() -> Vec<DenseShape> {
+    let shape = |name: &str, inputs, outputs| DenseShape {
+        name: name.to_owned(),
+        inputs,
+        outputs,
+        bias: true,
+        shared: 1,
+    };
+    vec![shape("layers.0", 7213, 2048), shape("layers.2", 2048, 3)]
+}
+
+/// With labels, and without the comparison.
+fn job() -> Job {
+    let mut columns = CatalogueColumns::new("id", "flux");
+    columns.labels = ["teff", "logg", "fe_h"].map(str::to_owned).to_vec();
+    let catalogue = CatalogueSource::new(String::new(), columns);
+    let mut job = Job::new(String::new(), catalogue, Prior::Fixed(1.0), String::new());
+    job.compute.arithmetic.precision = Precision::F32;
+    job.certificate.spectra = 0;
+    job
+}
+
+/// A million spectra.
+fn sizes<'a>(job: &'a Job, shapes: &'a [DenseShape], processes: usize, workers: usize) -> Sizes<'a> {
+    Sizes {
+        job,
+        shapes,
+        n_pixels: 7213,
+        pixel_bits: 64,
+        n_labels: 3,
+        n_rows: 1_000_000,
+        row_groups: RowGroups {
+            n: 1_000,
+            rows: 1_000,
+            bytes: 58_000_000,
+        },
+        predicted: None,
+        processes,
+        workers,
+    }
+}
+
+fn memory(sizes: &Sizes<'_>, structure: StructureKind) -> MemoryPlan {
+    let blocks = plan_blocks(sizes.shapes, structure, &BTreeMap::new(), BlockOptions::default()).unwrap();
+    sizes.memory(&blocks).unwrap()
+}
+
+#[test]
+fn gradients_that_wait_for_others_are_counted() {
+    let (mut job, shapes) = (job(), shapes());
+    let gradients = |job: &Job, processes, workers| {
+        let memory = memory(&sizes(job, &shapes, processes, workers), StructureKind::Kfac);
+        memory.certify - memory.predict
+    };
+    let (first, all) = (8 * 7214 * 2048, 8 * (7214 * 2048 + 2049 * 3));
+    // One at work, the total, and what is added to it.
+    assert_eq!(gradients(&job, 1, 1), 3 * all);
+    // Of eight workers 16 groups may wait, of 64 in all 128: for the process that owns the first layer.
+    assert_eq!(gradients(&job, 1, 8), (8 + 16) * all);
+    assert_eq!(gradients(&job, 64, 1), 2 * all + 128 * first);
+    let mut few = sizes(&job, &shapes, 1, 8);
+    few.row_groups.n = 3;
+    let memory = memory(&few, StructureKind::Kfac);
+    assert_eq!(memory.certify - memory.predict, (3 + 3) * all);
+    job.catalogue.columns.labels.clear();
+    assert_eq!(gradients(&job, 1, 8), 0);
+}
+
+#[test]
+fn products_that_wait_for_others_are_counted() {
+    let (mut job, shapes) = (job(), shapes());
+    job.curvature.low_rank.rank = 8;
+    let fit = |processes, workers| memory(&sizes(&job, &shapes, processes, workers), StructureKind::LowRank).fit;
+    // 16 vectors. Of 64 workers 128 groups may wait, all at the first.
+    let vectors = 8 * 16 * (7214 * 2048 + 2049 * 3);
+    assert_eq!(fit(64, 1), (1 + 2 + 128) * vectors + vectors / 2);
+    assert!(fit(64, 1) > fit(1, 8) && fit(1, 8) > fit(1, 1));
+}
+
+/// The sums of these layers held as `kfac` make groups of 14,700 spectra or more.
+#[test]
+fn row_groups_are_counted_as_they_are_read() {
+    let (mut job, shapes) = (job(), shapes());
+    let memory = |job: &Job, row_groups: RowGroups, predicted: Option<RowGroups>| {
+        let sizes = Sizes {
+            row_groups,
+            predicted,
+            ..sizes(job, &shapes, 1, 8)
+        };
+        memory(&sizes, StructureKind::Kfac)
+    };
+    let of = |n, rows| RowGroups {
+        n,
+        rows,
+        bytes: 58_000 * rows,
+    };
+    let usual = memory(&job, of(1_000, 1_000), None);
+    let large = memory(&job, of(50, 20_000), None);
+    // Two groups for each of eight workers, of one row group; of several, two each; never more than there are.
+    assert_eq!(large.row_groups, 16 * 58_000 * 20_000);
+    assert_eq!(large.beside - large.row_groups, usual.beside - usual.row_groups);
+    assert_eq!(memory(&job, of(100, 10_000), None).row_groups, 32 * 58_000 * 10_000);
+    assert_eq!(memory(&job, of(3, 10_000), None).row_groups, 3 * 58_000 * 10_000);
+    // Of small ones as many as are read ahead, 32 MiB.
+    assert_eq!(
+        memory(&job, of(50_000, 20), None).row_groups,
+        16 * (58_000 * 20 + (32 << 20))
+    );
+    assert_eq!(memory(&job, of(1_000, 1_000), Some(of(50, 20_000))), large);
+    job.compute.group = Some(4_096);
+    assert_eq!(memory(&job, of(100, 10_000), None).row_groups, 16 * 58_000 * 10_000);
+}
