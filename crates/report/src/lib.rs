@@ -15,7 +15,6 @@ mod numbers;
 mod page;
 mod plot;
 mod predictions;
-mod prior_precision;
 mod quantiles;
 mod sample;
 mod sections;
@@ -25,7 +24,6 @@ mod ticks;
 use fisherflow_store::{Output, Stores};
 
 pub use error::ReportError;
-pub use prior_precision::PriorPrecision;
 
 /// Where the page is in an output.
 pub const REPORT: &str = "report.html";

@@ -1,12 +1,10 @@
 //! What the manifest's settings say: the parts that have a place of their own on the page, and all others by name.
 
-use std::collections::BTreeMap;
-
 use fisherflow_store::{Manifest, Output};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{PriorPrecision, ReportError};
+use crate::ReportError;
 
 /// The parts that the page knows by name.
 #[derive(Clone, Debug, Deserialize)]
@@ -31,9 +29,6 @@ pub(crate) struct Settings {
     /// How the labels' noise R came about; none where the run file gives it.
     #[serde(default)]
     pub noise_estimate: Option<Noise>,
-    /// The prior precision; none in outputs of versions that did not say.
-    #[serde(default)]
-    pub prior: Option<Prior>,
     /// How far the error bars may be trusted; none where nothing was checked.
     #[serde(default)]
     pub certificate: Option<Certificate>,
@@ -121,53 +116,6 @@ pub(crate) struct Noise {
     pub covariance: Vec<f64>,
     /// Number of spectra.
     pub n_spectra: u64,
-}
-
-/// The prior precision of every weight.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Prior {
-    /// In normalised units, on the scale of the sum over spectra.
-    #[serde(default)]
-    pub precision: Option<PriorPrecision>,
-    /// What the run file gives to single layers.
-    #[serde(default)]
-    pub given: BTreeMap<String, f64>,
-    /// Where it was chosen by it, or where it stands beside.
-    #[serde(default)]
-    pub evidence: Option<Evidence>,
-    /// Each block's, where each has one of its own.
-    #[serde(default)]
-    pub evidence_by_block: BTreeMap<String, Evidence>,
-    /// Where it was chosen by held-out spectra.
-    #[serde(default)]
-    pub holdout: Option<Holdout>,
-}
-
-/// The maximum of the held-out spectra's likelihood.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Holdout {
-    /// First precision that these spectra cannot tell from the best.
-    pub indistinct_from: f64,
-    /// The last.
-    pub indistinct_to: f64,
-    /// Whether these reach an end of the curve.
-    pub flat: bool,
-    /// Number of held-out spectra.
-    pub n_spectra: u64,
-}
-
-/// The maximum of the evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Evidence {
-    /// Where it is; none in outputs of versions that had one place for it.
-    #[serde(default)]
-    pub precision: Option<f64>,
-    /// `gamma`, over all blocks.
-    pub effective_parameters: f64,
-    /// Of all weights and biases.
-    pub weights_squared: f64,
-    /// Whether the optimum lies beyond the curve.
-    pub at_edge: bool,
 }
 
 /// How far the error bars may be trusted.

@@ -297,60 +297,6 @@ fn numbers_are_those_of_the_tables() {
 }
 
 #[test]
-fn a_prior_by_evidence_is_told() {
-    let page = |at_edge: bool| {
-        let evidence = json!({ "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": at_edge });
-        let prior = json!({ "from": "evidence", "precision": 4.0, "evidence": evidence });
-        Synthetic::new().blocks().commit(json!({ "prior": prior })).page()
-    };
-    let inside = page(false);
-    assert!(
-        inside.contains("The prior precision by evidence is 4.000: 250.0 effective parameters"),
-        "{inside}"
-    );
-    assert!(inside.contains("the pulls decide"));
-    assert!(page(true).contains("which still rises there: no optimum"));
-    let evidence =
-        json!({ "precision": 4.0, "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": false });
-    let by_block = json!({ "from": "evidence_per_layer", "precision": { "layers.0": 4.0, "layers.2": 9.0 },
-        "evidence_by_block": { "layers.0": evidence, "layers.2": evidence } });
-    let each = Synthetic::new().blocks().commit(json!({ "prior": by_block })).page();
-    assert!(
-        each.contains("layers.2: the prior precision by evidence is 4.000"),
-        "{each}"
-    );
-    let given = json!({ "prior": { "from": "run_file", "precision": 4.0 } });
-    assert!(!Synthetic::new().blocks().commit(given).page().contains("by evidence"));
-}
-
-#[test]
-fn a_prior_by_held_out_spectra_is_told() {
-    let page = |flat: bool| {
-        let evidence =
-            json!({ "precision": 4.0, "effective_parameters": 250.0, "weights_squared": 62.5, "at_edge": false });
-        let holdout = json!({ "indistinct_from": 20.0, "indistinct_to": 500.0, "flat": flat, "n_spectra": 80 });
-        let prior = json!({ "from": "holdout", "precision": 90.0, "evidence": evidence, "holdout": holdout });
-        Synthetic::new().blocks().commit(json!({ "prior": prior })).page()
-    };
-    let told = page(false);
-    assert!(
-        told.contains("The prior precision 90.00 makes the residuals of 80 held-out spectra likeliest; 20.0 to 500"),
-        "{told}"
-    );
-    assert!(told.contains("by evidence would be 4.000"));
-    assert!(page(true).contains("cannot tell the prior precision: all from 20.0 to 500"));
-    // Beside a layer that the run file gives its own.
-    let holdout = json!({ "indistinct_from": 20.0, "indistinct_to": 500.0, "flat": false, "n_spectra": 80 });
-    let precision = json!({ "layers.0": 7.0, "layers.2": 90.0, "layers.4+layers.6": 90.0 });
-    let prior = json!({ "from": "holdout", "precision": precision, "given": { "layers.0": 7.0 }, "holdout": holdout });
-    let beside = Synthetic::new().blocks().commit(json!({ "prior": prior })).page();
-    assert!(
-        beside.contains("The prior precision 90.00 makes the residuals of 80 held-out spectra likeliest"),
-        "{beside}"
-    );
-}
-
-#[test]
 fn the_page_says_which_spectra_pulls_and_cells_are_of() {
     let pull = |n: u64| json!([{ "n_spectra": n, "mean": 0.0, "standard_deviation": 1.07, "within_one_sigma": 0.68 }]);
     let cell = |low: Option<f64>, own: bool| {

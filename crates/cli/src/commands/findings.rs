@@ -4,10 +4,7 @@
 
 mod pulled;
 
-use std::collections::BTreeMap;
-
 use fisherflow_dataflow::RunSummary;
-use fisherflow_report::PriorPrecision;
 use fisherflow_store::Manifest;
 use serde::Deserialize;
 
@@ -26,7 +23,6 @@ pub struct Findings {
     pulls_in_fit: Option<InFit>,
     held_out_pulls: Option<Vec<Pulls>>,
     effective_parameters: Option<Effective>,
-    prior: Option<Prior>,
     blocks: Vec<Block>,
     certificate: Option<Certificate>,
 }
@@ -65,37 +61,6 @@ struct Pulls {
     mean: f64,
     standard_deviation: f64,
     within_one_sigma: f64,
-}
-
-/// The prior precision.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-struct Prior {
-    precision: Option<PriorPrecision>,
-    /// What the run file gives to single layers.
-    #[serde(default)]
-    given: BTreeMap<String, f64>,
-    /// Where the precision was chosen by it, or where it stands beside.
-    evidence: Option<Evidence>,
-    /// Where the precision was chosen by it.
-    holdout: Option<Holdout>,
-}
-
-/// The maximum of the evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-struct Evidence {
-    precision: Option<f64>,
-    effective_parameters: Option<f64>,
-    weights_squared: Option<f64>,
-    at_edge: bool,
-}
-
-/// The maximum of the held-out spectra's likelihood.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-struct Holdout {
-    indistinct_from: f64,
-    indistinct_to: f64,
-    flat: bool,
-    n_spectra: u64,
 }
 
 /// How far the error bars may be trusted.
@@ -151,7 +116,6 @@ impl Findings {
             "pulls_in_fit": done.pulls_in_fit,
             "held_out_pulls": done.held_out_pulls,
             "effective_parameters": done.effective_parameters,
-            "prior": done.prior,
             "blocks": done.blocks,
             "certificate": done.certificate,
         });
@@ -192,9 +156,6 @@ impl Findings {
                     effective.of.as_deref().unwrap_or("labels x spectra"),
                     count(effective.limit)
                 ));
-            }
-            for line in self.prior.iter().flat_map(Prior::lines) {
-                page.line(line);
             }
         }
         if let Some(certificate) = self.certificate.as_ref().filter(|found| !found.verdict.is_empty()) {
@@ -279,51 +240,6 @@ impl Findings {
     }
 }
 
-impl Prior {
-    /// What chose the precision, in a line each.
-    fn lines(&self) -> Vec<String> {
-        let say = |x: Option<f64>| x.map_or("-".to_owned(), number);
-        let precision = self
-            .precision
-            .as_ref()
-            .and_then(|precision| precision.found(&self.given));
-        let mut lines = Vec::new();
-        if let Some(holdout) = self.holdout {
-            let by = if holdout.flat {
-                "nearest to the evidence's of those that"
-            } else {
-                "by the likelihood of"
-            };
-            let tell = if holdout.flat { "cannot tell apart" } else { "; as good" };
-            lines.push(format!(
-                "prior precision {}: {by} {} held-out spectra{}{tell}: {} to {}",
-                say(precision),
-                count(holdout.n_spectra),
-                if holdout.flat { " " } else { "" },
-                number(holdout.indistinct_from),
-                number(holdout.indistinct_to)
-            ));
-        }
-        if let Some(evidence) = self.evidence {
-            lines.push(format!(
-                "prior precision {} by evidence{}{}: {} effective parameters over {} for the sum of squared weights and biases",
-                say(evidence.precision.or(precision)),
-                if self.holdout.is_some() { " (not taken)" } else { "" },
-                if evidence.at_edge {
-                    " (the end of its curve, no optimum)"
-                } else {
-                    ""
-                },
-                evidence
-                    .effective_parameters
-                    .map_or("-".to_owned(), |x| format!("{x:.1}")),
-                say(evidence.weights_squared)
-            ));
-        }
-        lines
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,8 +248,6 @@ mod tests {
     fn a_manifest_tells_what_a_run_found() {
         let settings = serde_json::json!({
             "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
-            "prior": { "from": "evidence", "precision": 2.5, "evidence": { "log_evidence": -3.0, "effective_parameters": 3.5,
-                "weights_squared": 1.4, "at_edge": false } },
             "noise_estimate": { "covariance": [400.0], "mean_flux": [0.0], "mean_weights": [0.0], "n_spectra": 52, "clipped": 0 },
             "intrinsic_estimate": null,
             "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
@@ -356,10 +270,6 @@ mod tests {
             "a+b    full             7      -        3.5     12.2      1.0e4      0.92      2e-7          -"
         );
         assert_eq!(lines[6], "3.5 effective parameters in all; spectra allow at most 52");
-        assert_eq!(
-            lines[7],
-            "prior precision 2.5 by evidence: 3.5 effective parameters over 1.4 for the sum of squared weights and biases"
-        );
         assert_eq!(lines.last().unwrap(), "certificate: errors are small");
         let fitted = serde_json::json!({
             "network": { "labels": ["teff"], "units": ["K"] },
@@ -373,17 +283,6 @@ mod tests {
             said.contains("0.100     1.050     0.680\n")
                 && said.ends_with("over 52 held-out spectra that the error bars are fitted to: no independent test"),
             "{said}"
-        );
-        let given = serde_json::json!({ "prior": { "from": "run_file", "precision": 2.5 } });
-        assert_eq!(
-            Findings::of_settings(given).prior.unwrap().lines(),
-            Vec::<String>::new()
-        );
-        let beside = serde_json::json!({ "prior": { "precision": { "a": 100.0, "b": 2.5, "c+d": 2.5 }, "given": { "a": 100.0 },
-            "holdout": { "indistinct_from": 1.0, "indistinct_to": 9.0, "flat": false, "n_spectra": 52 } } });
-        assert_eq!(
-            Findings::of_settings(beside).prior.unwrap().lines(),
-            ["prior precision 2.5: by the likelihood of 52 held-out spectra; as good: 1 to 9"]
         );
         assert_eq!(Findings::of_settings(serde_json::json!({})), Findings::default());
         assert_eq!(

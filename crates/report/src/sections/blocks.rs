@@ -30,7 +30,7 @@ pub(crate) fn blocks(findings: &Findings) -> String {
         "Newton decrement",
         "verdict",
     ];
-    table(&header, &rows) + &certificate(findings) + &effective(findings) + &prior(findings) + &noise(findings)
+    table(&header, &rows) + &certificate(findings) + &effective(findings) + &noise(findings)
 }
 
 fn block(block: &BlockRow) -> Vec<Cell> {
@@ -132,68 +132,6 @@ fn effective(findings: &Findings) -> String {
     } else {
         paragraph(&compared)
     }
-}
-
-/// How the prior was chosen.
-fn prior(findings: &Findings) -> String {
-    let Some(prior) = &findings.settings.prior else {
-        return String::new();
-    };
-    let precision = prior
-        .precision
-        .as_ref()
-        .and_then(|precision| precision.found(&prior.given));
-    let mut out = String::new();
-    if let Some(holdout) = prior.holdout {
-        let (from, to) = (
-            significant(holdout.indistinct_from, 3),
-            significant(holdout.indistinct_to, 3),
-        );
-        let chosen = significant(precision.unwrap_or(f64::NAN), 4);
-        let spectra = counted(holdout.n_spectra, "held-out spectrum", "held-out spectra");
-        out.push_str(&if holdout.flat {
-            warning(&format!(
-                "{spectra} cannot tell the prior precision: all from {from} to {to} are as good to them, and {chosen} was taken, the one nearest to \
-                 the evidence's. The curve is posterior/holdout.parquet."
-            ))
-        } else {
-            paragraph(&format!(
-                "The prior precision {chosen} makes the residuals of {spectra} likeliest; {from} to {to} are as good to them. The curve is \
-                 posterior/holdout.parquet."
-            ))
-        });
-    }
-    let all = prior.evidence.iter().map(|evidence| (None, evidence));
-    let by_block = prior
-        .evidence_by_block
-        .iter()
-        .map(|(block, evidence)| (Some(block), evidence));
-    for (block, evidence) in all.chain(by_block) {
-        let subject = block.map_or_else(
-            || "The prior precision".to_owned(),
-            |block| format!("{block}: the prior precision"),
-        );
-        let verb = if prior.holdout.is_some() { "would be" } else { "is" };
-        let found = format!(
-            "{subject} by evidence {verb} {}: {} effective parameters over {} for the sum of squared weights and biases.",
-            significant(evidence.precision.or(precision).unwrap_or(f64::NAN), 4),
-            significant(evidence.effective_parameters, 4),
-            significant(evidence.weights_squared, 4)
-        );
-        out.push_str(&if evidence.at_edge {
-            warning(&format!(
-                "{found} It is the end of the curve (posterior/evidence.parquet), which still rises there: no optimum."
-            ))
-        } else {
-            paragraph(&found)
-        });
-    }
-    if prior.holdout.is_none() && !out.is_empty() {
-        out.push_str(&paragraph(
-            "The curve is posterior/evidence.parquet. A prior by evidence can be far from calibrated: the pulls decide.",
-        ));
-    }
-    out
 }
 
 /// How the labels are weighed in the Hessian.
