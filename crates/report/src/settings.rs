@@ -80,8 +80,6 @@ pub(crate) struct Pulls {
 pub(crate) struct InFit {
     /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
-    /// That are in it.
-    pub found: u64,
     /// Whether pulls over their spectra test the error bars; an old manifest may not say.
     #[serde(default)]
     pub is_test: bool,

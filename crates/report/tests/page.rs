@@ -331,15 +331,12 @@ fn pulls_over_stars_of_the_fit_are_called_no_test() {
     };
     let page = |found: u64| page_of(341, found, found <= 34);
     let (known, few, unseen) = (page(340), page(1), page(0));
-    assert!(
-        known.contains("of 341 labelled stars that were looked up 340 are in the fit&#39;s catalogue too"),
-        "{known}"
-    );
+    assert!(known.contains("of too many stars that the fit has too"), "{known}");
     assert!(known.contains("no test of the error bars") && !known.contains("as large as the errors scatter"));
     assert!(known.contains("scatter of the pulls (no test)") && !known.contains("1 is right"));
-    assert!(few.contains("1 is in the fit&#39;s catalogue too") && !few.contains("no test"));
+    assert!(!few.contains("no test"));
     let unknown = page_of(0, 0, false);
-    assert!(unknown.contains("could not be looked up") && unknown.contains("a test or not: unknown"));
+    assert!(unknown.contains("test the error bars is unknown") && unknown.contains("a test or not: unknown"));
     assert!(!unknown.contains("no test") && !unknown.contains("as large as the errors scatter"));
     assert!(few.contains("as large as the errors scatter") && few.contains("scatter of the pulls (1 is right)"));
     assert!(!unseen.contains("no test of the error bars") && unseen.contains("as large as the errors scatter"));

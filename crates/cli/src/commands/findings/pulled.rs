@@ -5,12 +5,11 @@ use serde::Deserialize;
 use super::{Findings, Pulls};
 use crate::printing::count;
 
-/// How many of the stars that the pulls are over the fit has too.
+/// Whether the fit has the stars that the pulls are over too.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(super) struct InFit {
     /// 0 where the fit's catalogue could not be read.
     looked_up: u64,
-    found: u64,
     /// Whether the pulls are a test for all that; an old manifest may not say.
     #[serde(default)]
     is_test: bool,
@@ -53,26 +52,12 @@ impl Findings {
     }
 }
 
-/// Whether pulls over spectra of another catalogue are a test.
-fn of_predicted(in_fit: Option<InFit>) -> String {
-    if in_fit.is_some_and(|in_fit| in_fit.looked_up == 0) {
-        return "; how many of their stars the fit has too could not be looked up: whether they are a test is unknown"
-            .to_owned();
-    }
-    let known = in_fit.filter(|in_fit| in_fit.found > 0 || !in_fit.is_test);
-    let known = known.map_or_else(String::new, |InFit { looked_up, found, .. }| {
-        let stars = if looked_up == 1 { "star" } else { "stars" };
-        let are = if found == 1 { "is" } else { "are" };
-        format!(
-            "; of {} {stars} looked up {} {are} in the fit's catalogue too",
-            count(looked_up),
-            count(found)
-        )
-    });
-    if in_fit.is_none_or(|in_fit| in_fit.is_test) {
-        format!(": a test, if the network was not trained on these{known}")
-    } else {
-        format!("{known}: over these they are no test")
+/// Whether pulls over spectra of another catalogue are a test; of how many of its stars are in the fit's the notes tell.
+fn of_predicted(in_fit: Option<InFit>) -> &'static str {
+    match in_fit {
+        Some(InFit { looked_up: 0, .. }) => "; whether they are a test is unknown: a note below says why",
+        Some(InFit { is_test: false, .. }) => ", of too many stars that the fit has too: over these they are no test",
+        _ => ": a test, if the network was not trained on these",
     }
 }
 
@@ -90,18 +75,14 @@ mod tests {
         let known = |found: u64| pulled(serde_json::json!({ "looked_up": 52, "found": found, "is_test": found < 6 }));
         assert_eq!(
             known(50),
-            "pulls are over 52 spectra of [predict]; of 52 stars looked up 50 are in the fit's catalogue too: over these they are no test"
+            "pulls are over 52 spectra of [predict], of too many stars that the fit has too: over these they are no test"
         );
         let test = "pulls are over 52 spectra of [predict]: a test, if the network was not trained on these";
-        assert_eq!(
-            known(1),
-            format!("{test}; of 52 stars looked up 1 is in the fit's catalogue too")
-        );
-        assert_eq!(known(0), test);
+        assert_eq!(known(1), test);
         assert_eq!(pulled(serde_json::Value::Null), test);
         assert_eq!(
             pulled(serde_json::json!({ "looked_up": 0, "found": 0, "is_test": false })),
-            "pulls are over 52 spectra of [predict]; how many of their stars the fit has too could not be looked up: whether they are a test is unknown"
+            "pulls are over 52 spectra of [predict]; whether they are a test is unknown: a note below says why"
         );
     }
 }
