@@ -18,7 +18,7 @@ mod predictions;
 mod quantiles;
 mod sample;
 mod sections;
-mod settings;
+pub mod settings;
 mod ticks;
 
 use fisherflow_store::{Output, Stores};

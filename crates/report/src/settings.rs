@@ -1,4 +1,4 @@
-//! What the manifest's settings say: the parts that have a place of their own on the page, and all others by name.
+//! What the manifest's settings say: the parts that have a place of their own on page and screen, and all others by name.
 
 use fisherflow_store::{Manifest, Output};
 use serde::Deserialize;
@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::ReportError;
 
-/// The parts that the page knows by name.
+/// The parts that page and screen know by name.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// The network.
     pub network: NetworkSettings,
     /// Of each label; none where fewer than two unseen spectra have labels.
@@ -35,14 +35,17 @@ pub(crate) struct Settings {
     /// How C_intrinsic came about; none without labels.
     #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
-    /// How many weights can be determined; none in outputs of versions that did not say.
+    /// How many weights are, and can be, determined; none in outputs of versions that did not say.
     #[serde(default)]
     pub effective_parameters: Option<Effective>,
+    /// The blocks of the weights' posterior; empty before they are inverted.
+    #[serde(default)]
+    pub blocks: Vec<Block>,
 }
 
 /// The network as the manifest describes it.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct NetworkSettings {
+pub struct NetworkSettings {
     /// Names of the labels.
     pub labels: Vec<String>,
     /// Their units.
@@ -52,9 +55,11 @@ pub(crate) struct NetworkSettings {
     pub weights: u64,
 }
 
-/// How many weights can be determined.
+/// How many weights are determined, and how many can be.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Effective {
+pub struct Effective {
+    /// Of all blocks; what is not finite is null in JSON.
+    pub all: Option<f64>,
     /// At most so many,
     pub limit: u64,
     /// for there are as many of these; none in outputs of versions that did not say.
@@ -64,7 +69,7 @@ pub(crate) struct Effective {
 
 /// The pulls of one label: `(label - prediction) / error`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Pulls {
+pub struct Pulls {
     /// Number of spectra.
     pub n_spectra: u64,
     /// Mean.
@@ -77,7 +82,7 @@ pub(crate) struct Pulls {
 
 /// Labelled stars to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct InFit {
+pub struct InFit {
     /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
     /// Whether pulls over their spectra test the error bars; an old manifest may not say.
@@ -87,7 +92,7 @@ pub(crate) struct InFit {
 
 /// C_intrinsic of a cell of label space.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct LabelCell {
+pub struct LabelCell {
     /// The cell.
     pub intervals: Vec<Interval>,
     /// Number of held-out spectra.
@@ -98,7 +103,7 @@ pub(crate) struct LabelCell {
 
 /// One label's interval; open where there is no edge.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Interval {
+pub struct Interval {
     /// Position of the label.
     pub label: usize,
     /// Lower edge.
@@ -109,7 +114,7 @@ pub(crate) struct Interval {
 
 /// R, from held-out spectra.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Noise {
+pub struct Noise {
     /// `[K, K]`, label units squared.
     pub covariance: Vec<f64>,
     /// Number of spectra.
@@ -118,18 +123,39 @@ pub(crate) struct Noise {
 
 /// How far the error bars may be trusted.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Certificate {
+pub struct Certificate {
     /// Against the exact posterior.
     #[serde(default)]
     pub comparison: Option<Comparison>,
+    /// One a block, in their order.
+    #[serde(default)]
+    pub blocks: Vec<BlockCertificate>,
     /// What follows, in words.
     #[serde(default)]
     pub verdict: Vec<String>,
 }
 
+/// How far a block may be trusted.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct BlockCertificate {
+    /// Its standard deviations over exact ones.
+    pub sigma_ratio: Option<SigmaRatio>,
+    /// What arithmetic has left.
+    pub answer_error: Option<f64>,
+    /// How far the minimum of the loss is; none without labels.
+    pub newton: Option<Newton>,
+}
+
+/// How far the minimum of the loss is.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Newton {
+    /// In posterior standard deviations.
+    pub decrement: Option<f64>,
+}
+
 /// Structures against the exact posterior of some training spectra.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Comparison {
+pub struct Comparison {
     /// Training spectra.
     pub n_spectra: u64,
     /// Stars.
@@ -144,7 +170,7 @@ pub(crate) struct Comparison {
 
 /// A structure against the exact posterior.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct ComparedStructure {
+pub struct ComparedStructure {
     /// `run`, or a name.
     pub structure: String,
     /// Of standard deviations.
@@ -155,7 +181,7 @@ pub(crate) struct ComparedStructure {
 
 /// Quantiles over stars and labels.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct SigmaRatio {
+pub struct SigmaRatio {
     /// The middle.
     pub median: f64,
     /// 5 % are smaller.
@@ -168,7 +194,7 @@ pub(crate) struct SigmaRatio {
 
 /// Means over held-out spectra, `[K, K]` each, label units squared.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Budget {
+pub struct Budget {
     /// C_intrinsic.
     pub covariance: Vec<f64>,
     /// Number of spectra.
@@ -183,6 +209,25 @@ pub(crate) struct Budget {
     pub mean_weights: Vec<f64>,
     /// Of the labels' own errors.
     pub mean_label_covariance: Vec<f64>,
+}
+
+/// A block of the weights' posterior; numbers that are not finite are null in JSON.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Block {
+    /// Its layers.
+    pub layers: Vec<String>,
+    /// How it is held.
+    pub structure: String,
+    /// Number of weights, biases included.
+    pub n_weights: u64,
+    /// `delta`.
+    pub prior_precision: Option<f64>,
+    /// `gamma`.
+    pub effective_parameters: Option<f64>,
+    /// `ln det P`.
+    pub log_det: Option<f64>,
+    /// Largest over smallest eigenvalue of `P`.
+    pub condition: Option<f64>,
 }
 
 /// Settings that have sections of their own.
@@ -200,7 +245,7 @@ const ELSEWHERE: [&str; 9] = [
 
 impl Settings {
     /// The settings of a manifest.
-    pub fn of(output: &Output, manifest: &Manifest) -> Result<Self, ReportError> {
+    pub(crate) fn of(output: &Output, manifest: &Manifest) -> Result<Self, ReportError> {
         Self::deserialize(&manifest.settings).map_err(|source| ReportError::Settings {
             output: output.uri().to_owned(),
             source,
@@ -208,11 +253,13 @@ impl Settings {
     }
 
     /// Whether the pulls are known to test the error bars, as far as the fit's stars go.
+    #[must_use]
     pub fn pulls_test(&self) -> bool {
         self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
     }
 
     /// The unit of a label; empty where it has none.
+    #[must_use]
     pub fn unit(&self, label: usize) -> &str {
         self.network.units.get(label).map_or("", String::as_str)
     }

@@ -11,8 +11,7 @@ use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count, flop, rate};
 use crate::signals;
 
-use super::IO_THREADS;
-use super::findings::Findings;
+use super::{IO_THREADS, findings};
 
 /// Runs stages, and prints their summary in the first process.
 ///
@@ -189,7 +188,7 @@ fn page(done: &RunSummary, spectra: u64, state: &str, report: Option<&str>) -> P
     facts.push(("traffic", traffic(&done.resources)));
     facts.extend(report.map(|uri| ("report", uri.to_owned())));
     page.facts(&facts);
-    Findings::of_run(done).print_to(&mut page);
+    findings::of_run(done, &mut page);
     page.gap().grid(&times(&done.resources));
     page.gap().grid(&files(&done.files));
     if !done.notes.is_empty() {

@@ -110,7 +110,9 @@ fn certificate(findings: &Findings) -> String {
 /// Effective parameters against how many can be determined, which depends on the kind of the curvature.
 fn effective(findings: &Findings) -> String {
     let (limit, of) = match &findings.settings.effective_parameters {
-        Some(Effective { limit, of: Some(of) }) => (*limit, format!("{of} allow")),
+        Some(Effective {
+            limit, of: Some(of), ..
+        }) => (*limit, format!("{of} allow")),
         _ => {
             let labels = findings.settings.network.labels.len() as u64;
             let spectra = findings.blocks.iter().map(|block| block.n_spectra).max().unwrap_or(0);
