@@ -269,7 +269,7 @@ fn numbers_are_those_of_the_tables() {
         block[1..],
         [
             "full",
-            "4321",
+            "4,321",
             "100",
             "1.00",
             "123.46",
@@ -376,7 +376,7 @@ fn effective_parameters_are_compared_with_the_limit_of_their_kind() {
         "{of_spectra}"
     );
     let of_weights = page(4321, "weights");
-    assert!(of_weights.contains("weights allow at most 4321."), "{of_weights}");
+    assert!(of_weights.contains("weights allow at most 4,321."), "{of_weights}");
     assert!(!of_weights.contains("counts information that is not there"));
 }
 
@@ -398,7 +398,7 @@ fn a_certificate_is_told() {
     );
     assert_eq!(row(&page, "exact")[1..], ["–", "–", "5943"]);
     assert_eq!(row(&page, "this run")[1..3], ["0.57 (0.42 to 0.72)", "0.975"]);
-    assert!(page.contains("both of 2000 training spectra, for 200 stars"));
+    assert!(page.contains("both of 2,000 training spectra, for 200 stars"));
     assert!(!Synthetic::new().blocks().commit(pulls()).page().contains("Certificate"));
 }
 
