@@ -17,12 +17,14 @@ pub fn of_run(done: &RunSummary, page: &mut Page) {
     of_settings(&json!(done.findings()), page);
 }
 
-/// Adds the tables of an old run to a page.
-pub fn of_manifest(manifest: &Manifest, page: &mut Page) {
-    of_settings(&manifest.settings, page);
+/// Adds the tables of an old run, at the URI, to a page; none where its manifest is of another version.
+pub fn of_manifest(output: &str, manifest: &Manifest, page: &mut Page) {
+    match manifest.check_version(output) {
+        Ok(()) => of_settings(&manifest.settings, page),
+        Err(error) => tracing::warn!("no tables of findings: {error}"),
+    }
 }
 
-/// A manifest of another version of fisherflow may lack some of it: then the tables are not printed.
 fn of_settings(settings: &Value, page: &mut Page) {
     match Settings::deserialize(settings) {
         Ok(settings) => print(&settings, page),

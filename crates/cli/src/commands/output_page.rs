@@ -108,7 +108,7 @@ fn committed(stores: &Stores, output: &Output, manifest: &Manifest) -> Result<Pa
         }
         page.gap().grid(&counts);
     }
-    findings::of_manifest(manifest, &mut page);
+    findings::of_manifest(output.uri(), manifest, &mut page);
     page.gap().grid(&run::files(&manifest.files));
     let skipped = manifest.inputs.iter().flat_map(|input| &input.skipped);
     let mut notes = manifest.notes.clone();
