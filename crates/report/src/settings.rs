@@ -12,31 +12,23 @@ pub struct Settings {
     /// The network.
     pub network: NetworkSettings,
     /// Of each label; none where fewer than two unseen spectra have labels.
-    #[serde(default)]
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are over: `held_out` or `predicted`.
-    #[serde(default)]
     pub pulls_over: Option<String>,
     /// How many of their stars the fit has too; none where they are of its own catalogue.
-    #[serde(default)]
     pub pulls_in_fit: Option<InFit>,
     /// Over the held-out spectra that the error bars were fitted to.
-    #[serde(default)]
     pub held_out_pulls: Option<Vec<Pulls>>,
     /// C_intrinsic by cell of label space; empty where one serves all.
     #[serde(default)]
     pub intrinsic_cells: Vec<LabelCell>,
     /// How the labels' noise R came about; none where the run file gives it.
-    #[serde(default)]
     pub noise_estimate: Option<Noise>,
     /// How far the error bars may be trusted; none where nothing was checked.
-    #[serde(default)]
     pub certificate: Option<Certificate>,
     /// How C_intrinsic came about; none without labels.
-    #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
-    /// How many weights are, and can be, determined; none in outputs of versions that did not say.
-    #[serde(default)]
+    /// How many weights are, and can be, determined; none before the blocks are inverted.
     pub effective_parameters: Option<Effective>,
     /// The blocks of the weights' posterior; empty before they are inverted.
     #[serde(default)]
@@ -62,9 +54,8 @@ pub struct Effective {
     pub all: Option<f64>,
     /// At most so many,
     pub limit: u64,
-    /// for there are as many of these; none in outputs of versions that did not say.
-    #[serde(default)]
-    pub of: Option<String>,
+    /// for there are as many of these.
+    pub of: String,
 }
 
 /// The pulls of one label: `(label - prediction) / error`.
@@ -85,8 +76,7 @@ pub struct Pulls {
 pub struct InFit {
     /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
-    /// Whether pulls over their spectra test the error bars; an old manifest may not say.
-    #[serde(default)]
+    /// Whether pulls over their spectra test the error bars.
     pub is_test: bool,
 }
 
@@ -125,13 +115,10 @@ pub struct Noise {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Certificate {
     /// Against the exact posterior.
-    #[serde(default)]
     pub comparison: Option<Comparison>,
     /// One a block, in their order.
-    #[serde(default)]
     pub blocks: Vec<BlockCertificate>,
     /// What follows, in words.
-    #[serde(default)]
     pub verdict: Vec<String>,
 }
 

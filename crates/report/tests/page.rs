@@ -234,11 +234,13 @@ fn pulls() -> serde_json::Value {
 
 #[test]
 fn numbers_are_those_of_the_tables() {
+    let mut settings = pulls();
+    settings["effective_parameters"] = json!({ "all": 250.0, "limit": 200, "of": "labels x spectra" });
     let synthetic = Synthetic::new()
         .predictions(100, 40)
         .jacobians(100)
         .blocks()
-        .commit(pulls());
+        .commit(settings);
     let page = synthetic.page();
     let errors: Vec<f64> = (0..100).filter(|&i| !bad(i)).map(error).collect();
     assert_eq!(errors.len(), 90);
@@ -285,7 +287,7 @@ fn numbers_are_those_of_the_tables() {
         ]
     );
     assert!(
-        page.contains("250.0 effective parameters; 2 labels x 100 spectra")
+        page.contains("250.0 effective parameters; labels x spectra allow at most 200.")
             && page.contains("counts information that is not there")
     );
     assert!(page.contains("<strong>teff</strong>: the error bars are as large as the errors scatter"));
@@ -384,6 +386,7 @@ fn effective_parameters_are_compared_with_the_limit_of_their_kind() {
 fn a_certificate_is_told() {
     let ratio = json!({ "median": 0.57, "p05": 0.42, "p95": 0.72, "spearman": 0.975 });
     let certificate = json!({
+        "blocks": [],
         "verdict": ["errors of the weights' part are 0.57 of exact"],
         "comparison": { "n_spectra": 2000, "n_stars": 200, "effective_limit": 6000.0, "effective_parameters": 5943.0,
             "structures": [{ "structure": "run", "ratio": ratio, "effective_parameters": 202_112.0 }] },

@@ -51,7 +51,7 @@ fn print(settings: &Settings, page: &mut Page) {
             page.line(format!(
                 "{} effective parameters in all; {} allow at most {}",
                 effective.all.map_or("-".to_owned(), |x| format!("{x:.1}")),
-                effective.of.as_deref().unwrap_or("labels x spectra"),
+                effective.of,
                 count(effective.limit)
             ));
         }

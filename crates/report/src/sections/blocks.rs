@@ -109,25 +109,17 @@ fn certificate(findings: &Findings) -> String {
 
 /// Effective parameters against how many can be determined, which depends on the kind of the curvature.
 fn effective(findings: &Findings) -> String {
-    let (limit, of) = match &findings.settings.effective_parameters {
-        Some(Effective {
-            limit, of: Some(of), ..
-        }) => (*limit, format!("{of} allow")),
-        _ => {
-            let labels = findings.settings.network.labels.len() as u64;
-            let spectra = findings.blocks.iter().map(|block| block.n_spectra).max().unwrap_or(0);
-            let of = format!("{labels} labels x {} spectra can determine", count(spectra));
-            (labels * spectra, of)
-        }
+    let Some(Effective { limit, of, .. }) = &findings.settings.effective_parameters else {
+        return String::new();
     };
     let effective: f64 = findings.blocks.iter().map(|block| block.effective_parameters).sum();
     let compared = format!(
-        "All blocks together have {} effective parameters; {of} at most {}.",
+        "All blocks together have {} effective parameters; {of} allow at most {}.",
         significant(effective, 4),
-        count(limit)
+        count(*limit)
     );
     // A block that is determined whole may be above it by rounding.
-    if effective > limit as f64 * (1.0 + 1e-9) {
+    if effective > *limit as f64 * (1.0 + 1e-9) {
         warning(&format!(
             "{compared} The structure counts information that is not there, and the weights' part of the error bars is too small."
         ))
