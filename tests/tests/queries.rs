@@ -338,7 +338,21 @@ fn what_cannot_be_answered_is_said() {
 
     fs::remove_file(out.join("posterior/inverse/block-001.parquet")).unwrap();
     inverse(out, "layers.2", &["--diagonal"]).expect(3, &["block-001.parquet", "is missing", "--overwrite"]);
-    fs::remove_file(out.join("manifest.json")).unwrap();
+    let file = out.join("manifest.json");
+    let mut other: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    other["version"] = Value::from(99);
+    fs::write(&file, other.to_string()).unwrap();
+    let said = ["manifest.json is of version 99", "use the one that wrote it"];
+    inverse(out, "layers.2", &["--diagonal"]).expect(3, &said);
+    export("kronfluence", &[]).expect(3, &said);
+    run(fisherflow().arg("report").arg(out)).expect(3, &said);
+    let told = run(fisherflow().arg("inspect").arg(out));
+    told.expect_done();
+    assert!(
+        !told.stdout.contains("log det") && told.stderr.contains(said[0]),
+        "{told}"
+    );
+    fs::remove_file(file).unwrap();
     inverse(out, "layers.2", &["--diagonal"]).expect(3, &["has no manifest.json", "finish its run"]);
     inverse(&folder.path().join("nothing"), "layers.2", &["--diagonal"]).expect(3, &["is no output of fisherflow"]);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
-pub use fisherflow_dataflow::bytes_in_words as bytes;
+pub use fisherflow_store::in_words::{bytes, count, counted};
 use serde::Serialize;
 
 use crate::args::LogFormat;
@@ -163,24 +163,6 @@ fn is_number(cell: &str) -> bool {
     unsigned.is_empty() || unsigned.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// `17,629,443`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// `1 group`, `2,000 groups`.
-pub fn counted(n: u64, one: &str, many: &str) -> String {
-    format!("{} {}", count(n), if n == 1 { one } else { many })
-}
-
 /// `1.5 G`: floating-point operations with the SI's prefix.
 pub fn flop(n: f64) -> String {
     const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
@@ -230,9 +212,6 @@ mod tests {
 
     #[test]
     fn numbers_read_easily() {
-        assert_eq!(count(0), "0");
-        assert_eq!(count(999), "999");
-        assert_eq!(count(17_629_443), "17,629,443");
         assert_eq!(flop(1.46e11), "146.0 G");
         assert_eq!(flop(12.0), "12.0");
         let rates = [0.0, 0.001_234_5, 4.5, 99.96, 123.4, 17_629.4].map(rate);

@@ -209,6 +209,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::PixelCount { .. }
             | StoreError::ColumnCollision { .. }
             | StoreError::BadDocument { .. }
+            | StoreError::ManifestVersion { .. }
             | StoreError::BadVector { .. }
             | StoreError::Spectra(_)
     )

@@ -62,10 +62,11 @@ impl Finished {
     /// Opens the output at a URI; reads its manifest alone.
     ///
     /// # Errors
-    /// There is no complete output, or its manifest does not say what its blocks are.
+    /// There is no complete output, or its manifest is of another version, or does not say what its blocks are.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, RunError> {
         let output = Output::open(stores, uri)?;
         let manifest = output.complete()?;
+        manifest.check_version(output.uri())?;
         let unlike = |reason: String| {
             RunError::Refused(format!(
                 "{}/manifest.json does not say what the blocks of the Hessian are ({reason}): it is from another version of fisherflow, run it \

@@ -6,7 +6,6 @@
 mod arithmetic_check;
 mod bad_rows;
 mod basis;
-mod bytes_in_words;
 mod checkpoint;
 mod cluster;
 mod context;
@@ -31,7 +30,6 @@ mod run;
 mod spectral_density;
 mod train;
 
-pub use bytes_in_words::bytes_in_words;
 pub use cluster::wire::WireCounts;
 pub use error::RunError;
 pub use fail_point::{FailAt, FailPoint, FailPoints, Failure};

@@ -316,7 +316,7 @@ fn release_plan(context: &Context) -> Result<Option<ReleasePlan>, RunError> {
     };
     context.set_excluded(exclusions::of_all(context)?);
     let computed = release::to_compute(context)?;
-    let Some(changes) = release::changes(context, context.excluded(), Some(computed)) else {
+    let Some(changes) = release::changes(context, context.excluded(), computed) else {
         return Ok(None);
     };
     Ok(Some(ReleasePlan {

@@ -15,16 +15,6 @@ pub enum ReportError {
         /// The output.
         output: String,
     },
-    /// The manifest is of a version that this program does not know.
-    #[error("{output}/manifest.json has version {found}, expected {expected}: take the program that wrote it")]
-    Version {
-        /// The output.
-        output: String,
-        /// In the manifest.
-        found: u32,
-        /// Of this program.
-        expected: u32,
-    },
     /// A file is not as the manifest says.
     #[error(
         "{output}: {damage}: the output is not as its manifest says (`fisherflow verify` tells all of it); run it again with --overwrite"
@@ -36,7 +26,9 @@ pub enum ReportError {
         damage: Damage,
     },
     /// The manifest's settings are not those that a run writes.
-    #[error("the settings in {output}/manifest.json are not those of this version")]
+    #[error(
+        "the settings in {output}/manifest.json are not those of this version: use the fisherflow that wrote it, or run again with --overwrite"
+    )]
     Settings {
         /// The output.
         output: String,

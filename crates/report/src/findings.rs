@@ -29,13 +29,7 @@ pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportE
     let manifest = output.manifest()?.ok_or_else(|| ReportError::NotFinished {
         output: output.uri().to_owned(),
     })?;
-    if manifest.version != Manifest::VERSION {
-        return Err(ReportError::Version {
-            output: output.uri().to_owned(),
-            found: manifest.version,
-            expected: Manifest::VERSION,
-        });
-    }
+    manifest.check_version(output.uri())?;
     let settings = Settings::of(output, &manifest)?;
     check_whole(output, &manifest, settings.network.labels.len())?;
     let labels = &settings.network.labels;

@@ -15,17 +15,15 @@ mod numbers;
 mod page;
 mod plot;
 mod predictions;
-mod prior_precision;
 mod quantiles;
 mod sample;
 mod sections;
-mod settings;
+pub mod settings;
 mod ticks;
 
 use fisherflow_store::{Output, Stores};
 
 pub use error::ReportError;
-pub use prior_precision::PriorPrecision;
 
 /// Where the page is in an output.
 pub const REPORT: &str = "report.html";

@@ -1,5 +1,8 @@
 //! Numbers as people read them.
 
+use fisherflow_store::in_words::grouped;
+pub(crate) use fisherflow_store::in_words::{bytes, count, counted};
+
 /// With `digits` significant digits; `–` where it is not finite.
 pub(crate) fn significant(value: f64, digits: usize) -> String {
     if !value.is_finite() {
@@ -18,17 +21,7 @@ pub(crate) fn significant(value: f64, digits: usize) -> String {
         return scientific;
     }
     let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
-    grouped(&format!("{value:.decimals$}"))
-}
-
-/// A count: `12,345`.
-pub(crate) fn count(value: u64) -> String {
-    grouped(&value.to_string())
-}
-
-/// Spectra, objects, ...: `1 spectrum`, `2 spectra`.
-pub(crate) fn counted(value: u64, one: &str, many: &str) -> String {
-    format!("{} {}", count(value), if value == 1 { one } else { many })
+    with_commas(&format!("{value:.decimals$}"))
 }
 
 /// A share: `66.1 %`.
@@ -40,32 +33,14 @@ pub(crate) fn percent(share: f64) -> String {
     }
 }
 
-/// A size: `12.4 MB`.
-pub(crate) fn bytes(value: u64) -> String {
-    let (unit, size) = match value {
-        0..1_000 => return counted(value, "byte", "bytes"),
-        1_000..1_000_000 => ("kB", 1e3),
-        1_000_000..1_000_000_000 => ("MB", 1e6),
-        _ => ("GB", 1e9),
-    };
-    format!("{:.1} {unit}", value as f64 / size)
-}
-
 /// Commas between thousands, from 10,000 on.
-fn grouped(text: &str) -> String {
+fn with_commas(text: &str) -> String {
     let (sign, digits) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
     if whole.len() < 5 {
         return text.to_owned();
     }
-    let mut out = sign.to_owned();
-    for (place, digit) in whole.chars().enumerate() {
-        if place > 0 && (whole.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out + rest
+    format!("{sign}{}{rest}", grouped(whole))
 }
 
 #[cfg(test)]
@@ -91,12 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_sizes() {
-        assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!(count(1_234), "1234");
-        assert_eq!(bytes(999), "999 bytes");
-        assert_eq!(bytes(12_391_582), "12.4 MB");
-        assert_eq!(counted(1, "spectrum", "spectra"), "1 spectrum");
+    fn shares() {
         assert_eq!(percent(0.6613), "66.1 %");
     }
 }

@@ -1,53 +1,43 @@
-//! What the manifest's settings say: the parts that have a place of their own on the page, and all others by name.
-
-use std::collections::BTreeMap;
+//! What the manifest's settings say: the parts that have a place of their own on page and screen, and all others by name.
 
 use fisherflow_store::{Manifest, Output};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{PriorPrecision, ReportError};
+use crate::ReportError;
 
-/// The parts that the page knows by name.
+/// The parts that page and screen know by name.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// The network.
     pub network: NetworkSettings,
     /// Of each label; none where fewer than two unseen spectra have labels.
-    #[serde(default)]
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are over: `held_out` or `predicted`.
-    #[serde(default)]
     pub pulls_over: Option<String>,
     /// How many of their stars the fit has too; none where they are of its own catalogue.
-    #[serde(default)]
     pub pulls_in_fit: Option<InFit>,
     /// Over the held-out spectra that the error bars were fitted to.
-    #[serde(default)]
     pub held_out_pulls: Option<Vec<Pulls>>,
     /// C_intrinsic by cell of label space; empty where one serves all.
     #[serde(default)]
     pub intrinsic_cells: Vec<LabelCell>,
     /// How the labels' noise R came about; none where the run file gives it.
-    #[serde(default)]
     pub noise_estimate: Option<Noise>,
-    /// The prior precision; none in outputs of versions that did not say.
-    #[serde(default)]
-    pub prior: Option<Prior>,
     /// How far the error bars may be trusted; none where nothing was checked.
-    #[serde(default)]
     pub certificate: Option<Certificate>,
     /// How C_intrinsic came about; none without labels.
-    #[serde(default)]
     pub intrinsic_estimate: Option<Budget>,
-    /// How many weights can be determined; none in outputs of versions that did not say.
-    #[serde(default)]
+    /// How many weights are, and can be, determined; none before the blocks are inverted.
     pub effective_parameters: Option<Effective>,
+    /// The blocks of the weights' posterior; empty before they are inverted.
+    #[serde(default)]
+    pub blocks: Vec<Block>,
 }
 
 /// The network as the manifest describes it.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct NetworkSettings {
+pub struct NetworkSettings {
     /// Names of the labels.
     pub labels: Vec<String>,
     /// Their units.
@@ -57,19 +47,20 @@ pub(crate) struct NetworkSettings {
     pub weights: u64,
 }
 
-/// How many weights can be determined.
+/// How many weights are determined, and how many can be.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Effective {
+pub struct Effective {
+    /// Of all blocks; what is not finite is null in JSON.
+    pub all: Option<f64>,
     /// At most so many,
     pub limit: u64,
-    /// for there are as many of these; none in outputs of versions that did not say.
-    #[serde(default)]
-    pub of: Option<String>,
+    /// for there are as many of these.
+    pub of: String,
 }
 
 /// The pulls of one label: `(label - prediction) / error`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Pulls {
+pub struct Pulls {
     /// Number of spectra.
     pub n_spectra: u64,
     /// Mean.
@@ -82,19 +73,16 @@ pub(crate) struct Pulls {
 
 /// Labelled stars to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct InFit {
+pub struct InFit {
     /// That were looked up in the fit's catalogue; 0 where that could not be read.
     pub looked_up: u64,
-    /// That are in it.
-    pub found: u64,
-    /// Whether pulls over their spectra test the error bars; an old manifest may not say.
-    #[serde(default)]
+    /// Whether pulls over their spectra test the error bars.
     pub is_test: bool,
 }
 
 /// C_intrinsic of a cell of label space.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct LabelCell {
+pub struct LabelCell {
     /// The cell.
     pub intervals: Vec<Interval>,
     /// Number of held-out spectra.
@@ -105,7 +93,7 @@ pub(crate) struct LabelCell {
 
 /// One label's interval; open where there is no edge.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Interval {
+pub struct Interval {
     /// Position of the label.
     pub label: usize,
     /// Lower edge.
@@ -116,74 +104,45 @@ pub(crate) struct Interval {
 
 /// R, from held-out spectra.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Noise {
+pub struct Noise {
     /// `[K, K]`, label units squared.
     pub covariance: Vec<f64>,
     /// Number of spectra.
     pub n_spectra: u64,
 }
 
-/// The prior precision of every weight.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Prior {
-    /// In normalised units, on the scale of the sum over spectra.
-    #[serde(default)]
-    pub precision: Option<PriorPrecision>,
-    /// What the run file gives to single layers.
-    #[serde(default)]
-    pub given: BTreeMap<String, f64>,
-    /// Where it was chosen by it, or where it stands beside.
-    #[serde(default)]
-    pub evidence: Option<Evidence>,
-    /// Each block's, where each has one of its own.
-    #[serde(default)]
-    pub evidence_by_block: BTreeMap<String, Evidence>,
-    /// Where it was chosen by held-out spectra.
-    #[serde(default)]
-    pub holdout: Option<Holdout>,
-}
-
-/// The maximum of the held-out spectra's likelihood.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Holdout {
-    /// First precision that these spectra cannot tell from the best.
-    pub indistinct_from: f64,
-    /// The last.
-    pub indistinct_to: f64,
-    /// Whether these reach an end of the curve.
-    pub flat: bool,
-    /// Number of held-out spectra.
-    pub n_spectra: u64,
-}
-
-/// The maximum of the evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Evidence {
-    /// Where it is; none in outputs of versions that had one place for it.
-    #[serde(default)]
-    pub precision: Option<f64>,
-    /// `gamma`, over all blocks.
-    pub effective_parameters: f64,
-    /// Of all weights and biases.
-    pub weights_squared: f64,
-    /// Whether the optimum lies beyond the curve.
-    pub at_edge: bool,
-}
-
 /// How far the error bars may be trusted.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Certificate {
+pub struct Certificate {
     /// Against the exact posterior.
-    #[serde(default)]
     pub comparison: Option<Comparison>,
+    /// One a block, in their order.
+    pub blocks: Vec<BlockCertificate>,
     /// What follows, in words.
-    #[serde(default)]
     pub verdict: Vec<String>,
+}
+
+/// How far a block may be trusted.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct BlockCertificate {
+    /// Its standard deviations over exact ones.
+    pub sigma_ratio: Option<SigmaRatio>,
+    /// What arithmetic has left.
+    pub answer_error: Option<f64>,
+    /// How far the minimum of the loss is; none without labels.
+    pub newton: Option<Newton>,
+}
+
+/// How far the minimum of the loss is.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Newton {
+    /// In posterior standard deviations.
+    pub decrement: Option<f64>,
 }
 
 /// Structures against the exact posterior of some training spectra.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Comparison {
+pub struct Comparison {
     /// Training spectra.
     pub n_spectra: u64,
     /// Stars.
@@ -198,7 +157,7 @@ pub(crate) struct Comparison {
 
 /// A structure against the exact posterior.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct ComparedStructure {
+pub struct ComparedStructure {
     /// `run`, or a name.
     pub structure: String,
     /// Of standard deviations.
@@ -209,7 +168,7 @@ pub(crate) struct ComparedStructure {
 
 /// Quantiles over stars and labels.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct SigmaRatio {
+pub struct SigmaRatio {
     /// The middle.
     pub median: f64,
     /// 5 % are smaller.
@@ -222,7 +181,7 @@ pub(crate) struct SigmaRatio {
 
 /// Means over held-out spectra, `[K, K]` each, label units squared.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Budget {
+pub struct Budget {
     /// C_intrinsic.
     pub covariance: Vec<f64>,
     /// Number of spectra.
@@ -237,6 +196,25 @@ pub(crate) struct Budget {
     pub mean_weights: Vec<f64>,
     /// Of the labels' own errors.
     pub mean_label_covariance: Vec<f64>,
+}
+
+/// A block of the weights' posterior; numbers that are not finite are null in JSON.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Block {
+    /// Its layers.
+    pub layers: Vec<String>,
+    /// How it is held.
+    pub structure: String,
+    /// Number of weights, biases included.
+    pub n_weights: u64,
+    /// `delta`.
+    pub prior_precision: Option<f64>,
+    /// `gamma`.
+    pub effective_parameters: Option<f64>,
+    /// `ln det P`.
+    pub log_det: Option<f64>,
+    /// Largest over smallest eigenvalue of `P`.
+    pub condition: Option<f64>,
 }
 
 /// Settings that have sections of their own.
@@ -254,7 +232,7 @@ const ELSEWHERE: [&str; 9] = [
 
 impl Settings {
     /// The settings of a manifest.
-    pub fn of(output: &Output, manifest: &Manifest) -> Result<Self, ReportError> {
+    pub(crate) fn of(output: &Output, manifest: &Manifest) -> Result<Self, ReportError> {
         Self::deserialize(&manifest.settings).map_err(|source| ReportError::Settings {
             output: output.uri().to_owned(),
             source,
@@ -262,11 +240,13 @@ impl Settings {
     }
 
     /// Whether the pulls are known to test the error bars, as far as the fit's stars go.
+    #[must_use]
     pub fn pulls_test(&self) -> bool {
         self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
     }
 
     /// The unit of a label; empty where it has none.
+    #[must_use]
     pub fn unit(&self, label: usize) -> &str {
         self.network.units.get(label).map_or("", String::as_str)
     }

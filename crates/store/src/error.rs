@@ -425,6 +425,21 @@ pub enum StoreError {
         /// In what it differs.
         difference: String,
     },
+    /// A manifest of another version.
+    #[error(
+        "{output}/manifest.json is of version {found}, written by fisherflow {fisherflow}, and this one reads version {expected}: use the one that wrote \
+         it, or run again with --overwrite"
+    )]
+    ManifestVersion {
+        /// The output.
+        output: String,
+        /// Of its manifest.
+        found: u32,
+        /// What wrote it.
+        fisherflow: String,
+        /// The version that is read.
+        expected: u32,
+    },
     /// A release that a line does not have.
     #[error(
         "{line} has no release {release}: {}",

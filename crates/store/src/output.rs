@@ -3,6 +3,7 @@
 //! Of two runs on one output the second refuses ([`crate::output::claim`]). `manifest.json` is created by a conditional write once every file is there; `_SUCCESS` comes last. `predictions/`, `jacobians/` and `posterior/` hold Parquet alone.
 
 pub(crate) mod claim;
+pub(crate) mod folders;
 pub(crate) mod manifest;
 pub(crate) mod rendezvous;
 pub(crate) mod tidy;

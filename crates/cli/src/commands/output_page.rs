@@ -6,8 +6,7 @@ use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Report;
 
-use super::findings::Findings;
-use super::{resolved, run, status, stores};
+use super::{findings, resolved, run, status, stores};
 
 /// Prints what a complete output holds, and writes its page of plots: again, but for a release, which never changes.
 ///
@@ -109,7 +108,7 @@ fn committed(stores: &Stores, output: &Output, manifest: &Manifest) -> Result<Pa
         }
         page.gap().grid(&counts);
     }
-    Findings::of_manifest(manifest).print_to(&mut page);
+    findings::of_manifest(output.uri(), manifest, &mut page);
     page.gap().grid(&run::files(&manifest.files));
     let skipped = manifest.inputs.iter().flat_map(|input| &input.skipped);
     let mut notes = manifest.notes.clone();

@@ -1,18 +1,16 @@
 //! `run`, `fit`, `invert` and `predict`: stages of a run, and the one screen that says what came out and where.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fisherflow_dataflow::{Cluster, Job, Meter, Outcome, PassCount, Resources, RunSummary, Stage};
-use fisherflow_store::{Output, Stores, WrittenFile};
+use fisherflow_store::{Output, Stores, WrittenFile, by_folder};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page, bytes, count, flop, rate};
 use crate::signals;
 
-use super::IO_THREADS;
-use super::findings::Findings;
+use super::{IO_THREADS, findings};
 
 /// Runs stages, and prints their summary in the first process.
 ///
@@ -189,7 +187,7 @@ fn page(done: &RunSummary, spectra: u64, state: &str, report: Option<&str>) -> P
     facts.push(("traffic", traffic(&done.resources)));
     facts.extend(report.map(|uri| ("report", uri.to_owned())));
     page.facts(&facts);
-    Findings::of_run(done).print_to(&mut page);
+    findings::of_run(done, &mut page);
     page.gap().grid(&times(&done.resources));
     page.gap().grid(&files(&done.files));
     if !done.notes.is_empty() {
@@ -238,17 +236,14 @@ fn times(resources: &Resources) -> Grid {
 
 /// A row a folder of the output.
 pub fn files(files: &[WrittenFile]) -> Grid {
-    let mut folders: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
-    for file in files {
-        let folder = file.path.rsplit_once('/').map_or(".", |(folder, _)| folder);
-        let (number, rows, size) = folders.entry(folder).or_default();
-        *number += 1;
-        *rows += file.rows;
-        *size += file.bytes;
-    }
     let mut grid = Grid::new(&["folder", "files", "rows", "size"]);
-    for (folder, (number, rows, size)) in folders {
-        grid.row(vec![format!("{folder}/"), count(number), count(rows), bytes(size)]);
+    for (folder, of) in by_folder(files) {
+        grid.row(vec![
+            format!("{folder}/"),
+            count(of.files),
+            count(of.rows),
+            bytes(of.bytes),
+        ]);
     }
     grid
 }

@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 
 use fisherflow_curvature::{BlockPlan, CurvatureKind, StructureKind, WeightJacobian, plan_blocks};
 use fisherflow_network::DenseShape;
+use fisherflow_store::in_words::bytes as bytes_in_words;
 use serde::Serialize;
 
-use crate::bytes_in_words::bytes_in_words;
 use crate::error::RunError;
 use crate::job::Prior;
 use crate::passes::dual::LARGEST_SPECTRUM;

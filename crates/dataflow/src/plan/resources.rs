@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use fisherflow_curvature::CurvatureError;
+use fisherflow_store::in_words::bytes as bytes_in_words;
 use serde::Serialize;
 
-use crate::bytes_in_words::bytes_in_words;
 use crate::context::Context;
 use crate::plan;
 use crate::progress::operator_times::{Activity, OperatorTimes};

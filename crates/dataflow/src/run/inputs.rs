@@ -2,10 +2,10 @@
 //!
 //! A run that is at work keeps it in [`Output::INPUTS`], so that one that comes after it can be told why it is another.
 
+use fisherflow_store::in_words::bytes as bytes_in_words;
 use fisherflow_store::{Manifest, ManifestInput, Output, StoreError, folder_of, now_utc};
 use serde::{Deserialize, Serialize};
 
-use crate::bytes_in_words::bytes_in_words;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 

@@ -40,10 +40,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         .iter()
         .map(|(layer, &kind)| (layer.as_str(), kind.name()))
         .collect();
-    let settings = json!({
-        "network": {
-            "weights": summary.n_weights, "labels": summary.labels, "units": summary.units, "layers": context.network.dense_layers(),
-        },
+    let mut settings = json!({
         "catalogue_columns": job.catalogue.columns,
         "exclude": job.catalogue.exclude,
         "predict_exclude": job.predict.catalogue.as_ref().map(|source| &source.exclude),
@@ -73,7 +70,6 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         "basis_sha256": context.basis.as_ref().filter(|basis| !basis.is_of(&context.run_id)).map(|basis| &basis.sha256),
         "errors_in_variables": job.calibration.errors_in_variables,
         "intrinsic_bins": job.calibration.intrinsic_bins.iter().cloned().collect::<BTreeMap<_, _>>(),
-        "prior": summary.prior,
         "compute": {
             "precision": job.compute.arithmetic.precision.to_string(),
             "precision_asked": context.asked.to_string(),
@@ -81,17 +77,6 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             "batch": job.compute.batch,
             "group": context.group,
         },
-        "noise_estimate": summary.noise,
-        "intrinsic_estimate": summary.intrinsic,
-        "intrinsic_cells": summary.intrinsic_cells,
-        "label_scale": summary.label_scale,
-        "pulls": summary.pulls,
-        "pulls_over": summary.pulls_over,
-        "pulls_in_fit": summary.pulls_in_fit,
-        "held_out_pulls": summary.held_out_pulls,
-        "effective_parameters": summary.effective_parameters,
-        "blocks": summary.blocks,
-        "certificate": summary.certificate,
         "certification": {
             "spectra": job.certificate.spectra,
             "stars": job.certificate.stars,
@@ -101,6 +86,10 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         },
         "resources": summary.resources,
     });
+    for (name, found) in summary.findings() {
+        settings[name] = found;
+    }
+    settings["network"]["layers"] = json!(context.network.dense_layers());
     Ok(Manifest {
         version: Manifest::VERSION,
         fisherflow: env!("CARGO_PKG_VERSION").into(),

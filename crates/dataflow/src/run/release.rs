@@ -93,11 +93,14 @@ impl Release {
 }
 
 /// What a run changes of the release before, where it makes one; `computed`: groups whose sums it computed.
-pub(crate) fn changes(context: &Context, excluded: &[Vec<String>], computed: Option<u64>) -> Option<Changes> {
+pub(crate) fn changes(context: &Context, excluded: &[Vec<String>], computed: u64) -> Option<Changes> {
     let release = context.release.as_ref()?;
     let id_column = context.fit.catalogue.facts().id_column();
     let changes = membership::changes(release.parent.as_ref(), &context.fit.groups, excluded, &id_column);
-    Some(Changes { computed, ..changes })
+    Some(Changes {
+        computed: Some(computed),
+        ..changes
+    })
 }
 
 /// How many groups of the fit have no sums of their name in the line, and would be computed, once the exclusions are looked up; writes nothing.

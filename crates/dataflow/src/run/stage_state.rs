@@ -44,7 +44,6 @@ pub(crate) struct FitState {
     /// Rows of the catalogue, and what became of them.
     pub(crate) counts: FitCounts,
     /// What is wrong with the bad ones.
-    #[serde(default)]
     pub(crate) bad_rows: BadRows,
     /// The chunks of a dual block's rows, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -56,11 +55,9 @@ pub(crate) struct FitState {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) bases: Vec<WrittenFile>,
     /// The same of the second sums of `ekfac` blocks, where there are such.
-    #[serde(default)]
     pub(crate) correction: Option<String>,
-    /// Groups whose sums were computed, the others' being in the store; `None` where an earlier version wrote it.
-    #[serde(default)]
-    pub(crate) computed: Option<u64>,
+    /// Groups whose sums were computed, the others' being in the store.
+    pub(crate) computed: u64,
 }
 
 /// Rows of the fit's catalogue.
@@ -75,7 +72,6 @@ pub struct FitCounts {
     /// Without a prediction: see the flags.
     pub bad: u64,
     /// Left out by identifier; none of the bad.
-    #[serde(default)]
     pub excluded: u64,
     /// Good, but without all their labels or the labels' errors: not counted in the sums.
     pub unlabelled: u64,

@@ -294,7 +294,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         files: fitted.files,
         bases: fitted.bases,
         correction: None,
-        computed: Some(fitted.computed),
+        computed: fitted.computed,
     };
     if worker.index() == 0 && context.corrected().next().is_some() {
         stage_state::write(context, Step::Sums, &state)?;

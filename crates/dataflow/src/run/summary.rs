@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use fisherflow_posterior::{BlockInfo, CellScatter, Certificate, LabelScale, Pulls, ScatterEstimate};
 use fisherflow_store::{Changes, WrittenFile};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -18,7 +19,7 @@ use crate::run::stage_state::FitCounts;
 use crate::run::stages::Found;
 
 /// What a run left, for people to read.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct RunSummary {
     /// Names everything that decides the bits of the output.
     pub run_id: String,
@@ -155,6 +156,29 @@ impl RunSummary {
             resources,
             seconds: 0.0,
         })
+    }
+
+    /// What the run found out, as the manifest's `settings` have it.
+    #[must_use]
+    pub fn findings(&self) -> BTreeMap<&'static str, Value> {
+        BTreeMap::from([
+            (
+                "network",
+                json!({ "weights": self.n_weights, "labels": self.labels, "units": self.units }),
+            ),
+            ("prior", json!(self.prior)),
+            ("noise_estimate", json!(self.noise)),
+            ("intrinsic_estimate", json!(self.intrinsic)),
+            ("intrinsic_cells", json!(self.intrinsic_cells)),
+            ("label_scale", json!(self.label_scale)),
+            ("pulls", json!(self.pulls)),
+            ("pulls_over", json!(self.pulls_over)),
+            ("pulls_in_fit", json!(self.pulls_in_fit)),
+            ("held_out_pulls", json!(self.held_out_pulls)),
+            ("effective_parameters", json!(self.effective_parameters)),
+            ("blocks", json!(self.blocks)),
+            ("certificate", json!(self.certificate)),
+        ])
     }
 }
 

@@ -41,7 +41,6 @@ pub struct BlockInfo {
     /// What was added to the diagonal beyond the prior. 0: a block that cannot be factored is refused, not repaired.
     pub jitter: f64,
     /// Of a block held as leading eigenpairs and diagonal; always serialised, as processes exchange this in a form without names.
-    #[serde(default)]
     pub low_rank: Option<LowRankFacts>,
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn blocks(findings: &Findings) -> String {
         "Newton decrement",
         "verdict",
     ];
-    table(&header, &rows) + &certificate(findings) + &effective(findings) + &prior(findings) + &noise(findings)
+    table(&header, &rows) + &certificate(findings) + &effective(findings) + &noise(findings)
 }
 
 fn block(block: &BlockRow) -> Vec<Cell> {
@@ -109,91 +109,23 @@ fn certificate(findings: &Findings) -> String {
 
 /// Effective parameters against how many can be determined, which depends on the kind of the curvature.
 fn effective(findings: &Findings) -> String {
-    let (limit, of) = match &findings.settings.effective_parameters {
-        Some(Effective { limit, of: Some(of) }) => (*limit, format!("{of} allow")),
-        _ => {
-            let labels = findings.settings.network.labels.len() as u64;
-            let spectra = findings.blocks.iter().map(|block| block.n_spectra).max().unwrap_or(0);
-            let of = format!("{labels} labels x {} spectra can determine", count(spectra));
-            (labels * spectra, of)
-        }
+    let Some(Effective { limit, of, .. }) = &findings.settings.effective_parameters else {
+        return String::new();
     };
     let effective: f64 = findings.blocks.iter().map(|block| block.effective_parameters).sum();
     let compared = format!(
-        "All blocks together have {} effective parameters; {of} at most {}.",
+        "All blocks together have {} effective parameters; {of} allow at most {}.",
         significant(effective, 4),
-        count(limit)
+        count(*limit)
     );
     // A block that is determined whole may be above it by rounding.
-    if effective > limit as f64 * (1.0 + 1e-9) {
+    if effective > *limit as f64 * (1.0 + 1e-9) {
         warning(&format!(
             "{compared} The structure counts information that is not there, and the weights' part of the error bars is too small."
         ))
     } else {
         paragraph(&compared)
     }
-}
-
-/// How the prior was chosen.
-fn prior(findings: &Findings) -> String {
-    let Some(prior) = &findings.settings.prior else {
-        return String::new();
-    };
-    let precision = prior
-        .precision
-        .as_ref()
-        .and_then(|precision| precision.found(&prior.given));
-    let mut out = String::new();
-    if let Some(holdout) = prior.holdout {
-        let (from, to) = (
-            significant(holdout.indistinct_from, 3),
-            significant(holdout.indistinct_to, 3),
-        );
-        let chosen = significant(precision.unwrap_or(f64::NAN), 4);
-        let spectra = counted(holdout.n_spectra, "held-out spectrum", "held-out spectra");
-        out.push_str(&if holdout.flat {
-            warning(&format!(
-                "{spectra} cannot tell the prior precision: all from {from} to {to} are as good to them, and {chosen} was taken, the one nearest to \
-                 the evidence's. The curve is posterior/holdout.parquet."
-            ))
-        } else {
-            paragraph(&format!(
-                "The prior precision {chosen} makes the residuals of {spectra} likeliest; {from} to {to} are as good to them. The curve is \
-                 posterior/holdout.parquet."
-            ))
-        });
-    }
-    let all = prior.evidence.iter().map(|evidence| (None, evidence));
-    let by_block = prior
-        .evidence_by_block
-        .iter()
-        .map(|(block, evidence)| (Some(block), evidence));
-    for (block, evidence) in all.chain(by_block) {
-        let subject = block.map_or_else(
-            || "The prior precision".to_owned(),
-            |block| format!("{block}: the prior precision"),
-        );
-        let verb = if prior.holdout.is_some() { "would be" } else { "is" };
-        let found = format!(
-            "{subject} by evidence {verb} {}: {} effective parameters over {} for the sum of squared weights and biases.",
-            significant(evidence.precision.or(precision).unwrap_or(f64::NAN), 4),
-            significant(evidence.effective_parameters, 4),
-            significant(evidence.weights_squared, 4)
-        );
-        out.push_str(&if evidence.at_edge {
-            warning(&format!(
-                "{found} It is the end of the curve (posterior/evidence.parquet), which still rises there: no optimum."
-            ))
-        } else {
-            paragraph(&found)
-        });
-    }
-    if prior.holdout.is_none() && !out.is_empty() {
-        out.push_str(&paragraph(
-            "The curve is posterior/evidence.parquet. A prior by evidence can be far from calibrated: the pulls decide.",
-        ));
-    }
-    out
 }
 
 /// How the labels are weighed in the Hessian.

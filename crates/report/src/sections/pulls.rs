@@ -47,35 +47,17 @@ pub(crate) fn pulls(findings: &Findings) -> String {
     compared + &budget(findings) + &cells(findings)
 }
 
-/// Of stars to predict that the fit has too.
+/// Whether pulls over spectra of [predict] are a test; of how many of their stars are in the fit's catalogue the notes tell.
 fn known(in_fit: InFit) -> String {
-    let InFit {
-        looked_up,
-        found,
-        is_test,
-    } = in_fit;
-    if looked_up == 0 {
-        return warning(
-            "These pulls are over spectra of [predict]. How many of their stars are in the fit's catalogue too could not be looked up: whether they test \
-             the error bars is unknown.",
-        );
-    }
-    let share = format!(
-        "of {} that {} looked up {} {} in the fit's catalogue too",
-        counted(looked_up, "labelled star", "labelled stars"),
-        if looked_up == 1 { "was" } else { "were" },
-        count(found),
-        if found == 1 { "is" } else { "are" }
-    );
-    match (is_test, found) {
-        (true, 0) => String::new(),
-        (true, _) => paragraph(&format!(
-            "These pulls are over spectra of [predict]; {share}: so few change little."
-        )),
-        (false, _) => warning(&format!(
-            "These pulls are over spectra of [predict], and {share}: over these they are no test of the error bars. predict.exclude leaves stars \
-             out."
-        )),
+    match in_fit {
+        InFit { looked_up: 0, .. } => warning(
+            "These pulls are over spectra of [predict]. Whether they test the error bars is unknown: the run's notes say why.",
+        ),
+        InFit { is_test: false, .. } => warning(
+            "These pulls are over spectra of [predict], of too many stars that the fit has too, as the run's notes say: over these they are no test \
+             of the error bars.",
+        ),
+        _ => String::new(),
     }
 }
 

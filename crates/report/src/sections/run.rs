@@ -1,8 +1,6 @@
 //! What was run: the network, the catalogues, the run and its settings.
 
-use std::collections::BTreeMap;
-
-use fisherflow_store::ManifestInput;
+use fisherflow_store::{ManifestInput, by_folder};
 
 use crate::findings::Findings;
 use crate::html::{Cell, escape, table};
@@ -67,22 +65,14 @@ fn input(input: &ManifestInput) -> Vec<Cell> {
 
 /// Files, rows and bytes of each folder.
 fn files(findings: &Findings) -> String {
-    let mut folders: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
-    for file in &findings.manifest.files {
-        let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let of = folders.entry(folder).or_default();
-        of.0 += 1;
-        of.1 += file.rows;
-        of.2 += file.bytes;
-    }
-    let rows: Vec<Vec<Cell>> = folders
+    let rows: Vec<Vec<Cell>> = by_folder(&findings.manifest.files)
         .into_iter()
-        .map(|(folder, (files, rows, size))| {
+        .map(|(folder, of)| {
             vec![
                 Cell::text(format!("{folder}/")),
-                Cell::Number(count(files)),
-                Cell::Number(count(rows)),
-                Cell::Number(bytes(size)),
+                Cell::Number(count(of.files)),
+                Cell::Number(count(of.rows)),
+                Cell::Number(bytes(of.bytes)),
             ]
         })
         .collect();

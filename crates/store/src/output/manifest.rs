@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::SkippedObject;
 use crate::tables::parquet_out::WrittenFile;
+use crate::{SkippedObject, StoreError};
 
 /// A finished run. Nothing of an output is valid before it, and everything it lists is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,6 +69,23 @@ impl ManifestInput {
 impl Manifest {
     /// The version that is written.
     pub const VERSION: u32 = 1;
+
+    /// For who reads the settings of the output at this URI: those of another version may mean something else. All else of a manifest is read
+    /// whatever its version.
+    ///
+    /// # Errors
+    /// [`StoreError::ManifestVersion`].
+    pub fn check_version(&self, output: &str) -> Result<(), StoreError> {
+        if self.version == Self::VERSION {
+            return Ok(());
+        }
+        Err(StoreError::ManifestVersion {
+            output: output.to_owned(),
+            found: self.version,
+            fisherflow: self.fisherflow.clone(),
+            expected: Self::VERSION,
+        })
+    }
 
     /// In what two manifests of one output differ, as far as a reader of the data can see; `None`: in nothing.
     pub(crate) fn difference(&self, other: &Manifest) -> Option<&'static str> {

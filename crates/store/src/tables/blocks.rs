@@ -122,11 +122,6 @@ fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Resu
                 .ok_or_else(|| unlike(name))?;
             Ok::<_, StoreError>(if array.is_null(row) { f64::NAN } else { array.value(row) })
         };
-        // Outputs of before there were certificates lack these columns.
-        let later = |name: &str| match batch.column_by_name(name) {
-            Some(_) => number(name),
-            None => Ok(f64::NAN),
-        };
         rows.push(BlockRow {
             layer: text("layer")?,
             structure: text("structure")?,
@@ -138,16 +133,13 @@ fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Resu
             condition: number("condition")?,
             clipped_eigenvalues: count("clipped_eigenvalues")?,
             jitter: number("jitter")?,
-            sigma_ratio: later("sigma_ratio")?,
-            sigma_ratio_p05: later("sigma_ratio_p05")?,
-            sigma_ratio_p95: later("sigma_ratio_p95")?,
-            answer_error: later("answer_error")?,
-            gradient_norm: later("gradient_norm")?,
-            newton_decrement: later("newton_decrement")?,
-            verdict: match batch.column_by_name("verdict") {
-                Some(_) => text("verdict")?,
-                None => String::new(),
-            },
+            sigma_ratio: number("sigma_ratio")?,
+            sigma_ratio_p05: number("sigma_ratio_p05")?,
+            sigma_ratio_p95: number("sigma_ratio_p95")?,
+            answer_error: number("answer_error")?,
+            gradient_norm: number("gradient_norm")?,
+            newton_decrement: number("newton_decrement")?,
+            verdict: text("verdict")?,
         });
     }
     Ok(())

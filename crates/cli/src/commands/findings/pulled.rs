@@ -1,78 +1,50 @@
 //! Which spectra pulls are over, and whether that is a test of the error bars, in a line each.
 
-use serde::Deserialize;
+use fisherflow_report::settings::{InFit, Pulls, Settings};
 
-use super::{Findings, Pulls};
 use crate::printing::count;
 
-/// How many of the stars that the pulls are over the fit has too.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(super) struct InFit {
-    /// 0 where the fit's catalogue could not be read.
-    looked_up: u64,
-    found: u64,
-    /// Whether the pulls are a test for all that; an old manifest may not say.
-    #[serde(default)]
-    is_test: bool,
-}
-
-impl Findings {
-    /// Which spectra the pulls are over, and what they are over those that something was fitted to.
-    pub(super) fn pulled(&self) -> Vec<String> {
-        let number = |pulls: &[Pulls]| count(pulls.first().map_or(0, |pulls| pulls.n_spectra));
-        let mut lines = Vec::new();
-        let over = self.pulls_over.as_deref();
-        if let (Some(pulls), Some(over)) = (&self.pulls, over) {
-            lines.push(match over {
-                "held_out" => format!(
-                    "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them",
-                    number(pulls)
-                ),
-                _ => format!(
-                    "pulls are over {} spectra of [predict]{}",
-                    number(pulls),
-                    of_predicted(self.pulls_in_fit)
-                ),
-            });
-        }
-        if let (None, Some(pulls)) = (&self.pulls, &self.held_out_pulls) {
-            lines.push(format!(
-                "pulls are over {} held-out spectra that the error bars are fitted to: no independent test",
+/// Which spectra the pulls are over, and what they are over those that something was fitted to.
+pub fn pulled(settings: &Settings) -> Vec<String> {
+    let number = |pulls: &[Pulls]| count(pulls.first().map_or(0, |pulls| pulls.n_spectra));
+    let mut lines = Vec::new();
+    let over = settings.pulls_over.as_deref();
+    if let (Some(pulls), Some(over)) = (&settings.pulls, over) {
+        lines.push(match over {
+            "held_out" => format!(
+                "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them",
                 number(pulls)
-            ));
-        }
-        if let (Some(pulls), Some("predicted")) = (&self.held_out_pulls, over) {
-            let stds: Vec<String> = pulls.iter().map(|p| format!("{:.3}", p.standard_deviation)).collect();
-            lines.push(format!(
-                "pull std over the {} held-out spectra of the fit, which the error bars are fitted to: {}",
+            ),
+            _ => format!(
+                "pulls are over {} spectra of [predict]{}",
                 number(pulls),
-                stds.join(", ")
-            ));
-        }
-        lines
+                of_predicted(settings.pulls_in_fit)
+            ),
+        });
     }
+    if let (None, Some(pulls)) = (&settings.pulls, &settings.held_out_pulls) {
+        lines.push(format!(
+            "pulls are over {} held-out spectra that the error bars are fitted to: no independent test",
+            number(pulls)
+        ));
+    }
+    if let (Some(pulls), Some("predicted")) = (&settings.held_out_pulls, over) {
+        let stds: Vec<String> = pulls.iter().map(|p| format!("{:.3}", p.standard_deviation)).collect();
+        lines.push(format!(
+            "pull std over the {} held-out spectra of the fit, which the error bars are fitted to: {}",
+            number(pulls),
+            stds.join(", ")
+        ));
+    }
+    lines
 }
 
-/// Whether pulls over spectra of another catalogue are a test.
-fn of_predicted(in_fit: Option<InFit>) -> String {
-    if in_fit.is_some_and(|in_fit| in_fit.looked_up == 0) {
-        return "; how many of their stars the fit has too could not be looked up: whether they are a test is unknown"
-            .to_owned();
-    }
-    let known = in_fit.filter(|in_fit| in_fit.found > 0 || !in_fit.is_test);
-    let known = known.map_or_else(String::new, |InFit { looked_up, found, .. }| {
-        let stars = if looked_up == 1 { "star" } else { "stars" };
-        let are = if found == 1 { "is" } else { "are" };
-        format!(
-            "; of {} {stars} looked up {} {are} in the fit's catalogue too",
-            count(looked_up),
-            count(found)
-        )
-    });
-    if in_fit.is_none_or(|in_fit| in_fit.is_test) {
-        format!(": a test, if the network was not trained on these{known}")
-    } else {
-        format!("{known}: over these they are no test")
+/// Whether pulls over spectra of another catalogue are a test; of how many of its stars are in the fit's the notes tell.
+fn of_predicted(in_fit: Option<InFit>) -> &'static str {
+    match in_fit {
+        Some(InFit { looked_up: 0, .. }) => "; whether they are a test is unknown: a note below says why",
+        Some(InFit { is_test: false, .. }) => ", of too many stars that the fit has too: over these they are no test",
+        _ => ": a test, if the network was not trained on these",
     }
 }
 
@@ -82,26 +54,23 @@ mod tests {
 
     #[test]
     fn pulls_over_stars_of_the_fit_are_no_test() {
-        let pulled = |in_fit: serde_json::Value| {
+        let told = |in_fit: serde_json::Value| {
             let pulls = serde_json::json!([{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }]);
-            let settings = serde_json::json!({ "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
-            Findings::of_settings(settings).pulled().join("\n")
+            let network = serde_json::json!({ "weights": 7, "labels": ["teff"] });
+            let settings = serde_json::json!({ "network": network, "pulls": pulls, "pulls_over": "predicted", "pulls_in_fit": in_fit });
+            pulled(&serde_json::from_value(settings).unwrap()).join("\n")
         };
-        let known = |found: u64| pulled(serde_json::json!({ "looked_up": 52, "found": found, "is_test": found < 6 }));
+        let known = |found: u64| told(serde_json::json!({ "looked_up": 52, "found": found, "is_test": found < 6 }));
         assert_eq!(
             known(50),
-            "pulls are over 52 spectra of [predict]; of 52 stars looked up 50 are in the fit's catalogue too: over these they are no test"
+            "pulls are over 52 spectra of [predict], of too many stars that the fit has too: over these they are no test"
         );
         let test = "pulls are over 52 spectra of [predict]: a test, if the network was not trained on these";
+        assert_eq!(known(1), test);
+        assert_eq!(told(serde_json::Value::Null), test);
         assert_eq!(
-            known(1),
-            format!("{test}; of 52 stars looked up 1 is in the fit's catalogue too")
-        );
-        assert_eq!(known(0), test);
-        assert_eq!(pulled(serde_json::Value::Null), test);
-        assert_eq!(
-            pulled(serde_json::json!({ "looked_up": 0, "found": 0, "is_test": false })),
-            "pulls are over 52 spectra of [predict]; how many of their stars the fit has too could not be looked up: whether they are a test is unknown"
+            told(serde_json::json!({ "looked_up": 0, "found": 0, "is_test": false })),
+            "pulls are over 52 spectra of [predict]; whether they are a test is unknown: a note below says why"
         );
     }
 }

@@ -81,7 +81,7 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
             "one for each block"
         };
         notes.push(format!(
-            "a prior precision by evidence, {which}, can be far from calibrated: {judge}"
+            "a prior precision by evidence, {which}, can be far from calibrated: {judge}. The evidence's curve is posterior/evidence.parquet"
         ));
     }
     notes
@@ -100,13 +100,13 @@ fn of_evidence(evidence: &Evidence, name: &str, beside: bool) -> Vec<String> {
         let from = evidence.curve.first().map_or(delta, |point| point.prior_precision);
         notes.push(if delta > from {
             format!(
-                "{name}the evidence still rises at {delta:.1e}, the end of its curve: the spectra determine hardly anything of the weights, and \
-                 this prior precision is no optimum; give prior.precision a number"
+                "{name}the evidence still rises at {delta:.1e}, the end of its curve (posterior/evidence.parquet): the spectra determine hardly \
+                 anything of the weights, and this prior precision is no optimum; give prior.precision a number"
             )
         } else {
             format!(
-                "{name}the evidence still rises towards 0 at {delta:.1e}, the end of its curve, where eigenvalues are rounding: this prior \
-                 precision is no optimum; give prior.precision a number"
+                "{name}the evidence still rises towards 0 at {delta:.1e}, the end of its curve (posterior/evidence.parquet), where eigenvalues \
+                 are rounding: this prior precision is no optimum; give prior.precision a number"
             )
         });
     }
@@ -115,16 +115,16 @@ fn of_evidence(evidence: &Evidence, name: &str, beside: bool) -> Vec<String> {
 
 fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
     let ends = [holdout.curve.first(), holdout.curve.last()].map(|point| point.map_or(f64::NAN, |p| p.prior_precision));
-    let mut notes = vec![format!(
+    let mut told = format!(
         "prior precision {} makes the residuals of {} held-out spectra likeliest; {} to {} are as good to them (log likelihood within 2)",
         rounded(holdout.prior_precision),
         holdout.n_spectra,
         rounded(holdout.indistinct.0),
         rounded(holdout.indistinct.1)
-    )];
+    );
     let where_it_ends = |ends: bool| if ends { " (where the curve ends)" } else { "" };
     if holdout.flat {
-        notes[0] = format!(
+        told = format!(
             "{} held-out spectra cannot tell the prior precision: all from {}{} to {}{} are as good to them (log likelihood within 2 of the best), \
              and {} was taken, the one nearest to the evidence's",
             holdout.n_spectra,
@@ -135,6 +135,7 @@ fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
             rounded(holdout.prior_precision)
         );
     }
+    let mut notes = vec![format!("{told}. The curve is posterior/holdout.parquet")];
     if holdout.at_edge {
         notes.push(format!(
             "the held-out spectra's likelihood is highest at an end of its curve ({} to {}): it has no maximum there",
@@ -354,6 +355,49 @@ mod tests {
         twice.push(&residuals, KnownParts::default()).unwrap();
         let note = of_floor(&twice.noise().unwrap()).unwrap();
         assert!(note.contains("a combination of the others'"), "{note}");
+    }
+
+    #[test]
+    fn a_prior_that_was_found_is_told_with_its_curve() {
+        let mut evidence = Evidence {
+            prior_precision: 4.0,
+            log_evidence: -3.0,
+            effective_parameters: 250.0,
+            weights_squared: 62.5,
+            at_edge: false,
+            clipped_eigenvalues: 0,
+            curve: Vec::new(),
+        };
+        let told = "prior precision by evidence is 4: 250.0 effective parameters over 62.5 for the sum of squared weights and biases";
+        assert_eq!(of_evidence(&evidence, "", false), [told]);
+        let beside = of_evidence(&evidence, "layers.2: ", true);
+        assert!(beside[0].starts_with("layers.2: prior precision by evidence would be 4:"));
+        evidence.at_edge = true;
+        let at_edge = of_evidence(&evidence, "", false);
+        assert!(at_edge[1].contains("still rises") && at_edge[1].contains("(posterior/evidence.parquet)"));
+        let mut holdout = HoldoutPrior {
+            prior_precision: 90.0,
+            log_likelihood: -1.0,
+            effective_parameters: 250.0,
+            indistinct: (20.0, 500.0),
+            flat: false,
+            at_edge: false,
+            n_spectra: 80,
+            curve: Vec::new(),
+        };
+        assert_eq!(
+            of_holdout(&holdout),
+            [
+                "prior precision 90 makes the residuals of 80 held-out spectra likeliest; 20 to 500 are as good to them (log likelihood within 2). \
+                 The curve is posterior/holdout.parquet"
+            ]
+        );
+        holdout.flat = true;
+        let flat = of_holdout(&holdout);
+        assert!(
+            flat[0].contains("cannot tell the prior precision: all from 20 to 500")
+                && flat[0].ends_with("holdout.parquet")
+        );
     }
 
     #[test]
