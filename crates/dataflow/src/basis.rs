@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn open(job: Job) -> Result<Context, RunError> {
-        Context::open(Arc::new(job), 1, Meter::silent())
+        Context::open(Arc::new(job), (1, 1), Meter::silent())
     }
 
     #[test]
