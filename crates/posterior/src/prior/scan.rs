@@ -224,8 +224,8 @@ impl PriorScan {
     /// units, exactly symmetric. `captures` are those of all layers of the network.
     ///
     /// # Errors
-    /// As [`Precision::covariance_of`](crate::Precision::covariance_of); a prior precision that is none, or that rounding
-    /// hides, as it does 0 where H is singular.
+    /// As [`Precision::covariance_of`](crate::Precision::covariance_of); a prior precision that is none, or under which the block is
+    /// singular.
     pub fn covariance_at(
         &self,
         captures: &[LayerCapture],
@@ -258,7 +258,7 @@ impl PriorScan {
         let (smallest, largest) = self.ends;
         let is_rounding = smallest <= self.plan.n_weights() as f64 * f64::EPSILON * largest;
         let overflows = ((1.0 / (smallest + delta)) as f32).is_infinite();
-        if delta == 0.0 && is_rounding || delta < self.spectrum.rounding() || overflows {
+        if delta == 0.0 && is_rounding || overflows {
             return Err(PosteriorError::SingularSpectrum {
                 block: self.plan.name(),
                 prior_precision: delta,
@@ -472,9 +472,29 @@ mod tests {
                     assert!(scanned.is_ok() && inverted.is_ok(), "{delta:e}: {:?}", inverted.err());
                 }
             }
-            let hidden = scan.covariance_at(&captures, &[0.5 * spectrum.rounding()]);
-            assert!(matches!(hidden, Err(PosteriorError::SingularSpectrum { .. })));
         }
+    }
+
+    /// A prior precision that is given need not be one that a search would find: beside a unit that is always off it decides, however small it is.
+    #[test]
+    fn behind_a_dead_unit_any_prior_of_a_dense_block_is_that_of_an_inverse() {
+        const INPUTS: usize = 5;
+        let mlp = Mlp::random(&[INPUTS, K], 47);
+        let stars = |n: usize, seed: u64| {
+            let mut x = draw(INPUTS * n, seed);
+            x.iter_mut().step_by(INPUTS).for_each(|dead| *dead = 0.0);
+            x
+        };
+        let block = case(&mlp, &stars(20, 48), StructureKind::Block, &[0]);
+        let captures = mlp.captures(&stars(2, 49), DType::F64);
+        let factored = factor(&block.plan, block.curvature.clone(), 1).unwrap();
+        let scan = factored.prior_scan(DType::F64, 1).unwrap();
+        let delta = 0.5 * scan.spectrum().rounding();
+        assert!(delta > 0.0);
+        let found = scan.covariance_at(&captures, &[delta]).unwrap();
+        let posterior = invert(&block.plan, block.curvature, delta, 1).unwrap();
+        let error = relative_error(&found, &posterior.precision.covariance_of(&captures).unwrap());
+        assert!(error < 1e-9, "{error:e}");
     }
 
     /// Next to no noise under next to no prior: what decides is what is left of an input once all that is large has cancelled, so a scan has to
