@@ -28,31 +28,13 @@ pub(crate) enum Layer {
     Activation(Activation),
 }
 
-impl Layer {
-    /// What a list of layers calls it.
-    fn spec(&self) -> LayerSpec {
-        match self {
-            Self::Dense(_) => LayerSpec::Dense,
-            Self::Conv1d(conv) => LayerSpec::Conv1d {
-                stride: conv.window.stride,
-                padding: conv.padding,
-            },
-            Self::Pool1d(pool) => LayerSpec::Pool1d {
-                pooling: pool.pooling,
-                window: pool.window.size,
-                stride: pool.window.stride,
-            },
-            Self::Flatten(flatten) => LayerSpec::Flatten(flatten.order),
-            Self::Activation(activation) => LayerSpec::Activation(*activation),
-        }
-    }
-}
-
 /// A network: `label = f((flux - input_mean) / input_scale) * label scale + label mean`.
 ///
 /// Cloning shares the weights.
 #[derive(Clone, Debug)]
 pub struct Network {
+    /// As a list of layers names them, those that compute nothing too.
+    specs: Vec<LayerSpec>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) shapes: Vec<DenseShape>,
     pub(crate) normalisation: InputNormalisation,
@@ -114,7 +96,11 @@ impl Network {
         let normalised = input_mean.len().max(input_scale.len());
         let n_inputs = n_inputs(specs, &weights, Some(normalised).filter(|n| *n > 1))?;
         let chain = Chain::new(specs, weights, n_inputs)?;
+        let has_windows = specs.iter().any(LayerSpec::has_window);
+        let input = has_windows.then_some(LayerSpec::Input { pixels: n_inputs });
+        let rest = specs.iter().filter(|spec| !matches!(spec, LayerSpec::Input { .. }));
         Ok(Self {
+            specs: input.into_iter().chain(rest.copied()).collect(),
             layers: chain.layers,
             shapes: chain.shapes,
             normalisation: InputNormalisation::new(input_mean, input_scale, n_inputs, &arithmetic)?,
@@ -131,17 +117,15 @@ impl Network {
     /// # Errors
     /// A layer that runs on the CPU only; a device that refuses.
     pub fn on(&self, device: &Device) -> Result<Self, NetworkError> {
+        if let Some(layer) = self.specs.iter().find(|spec| spec.has_window()) {
+            return Err(NetworkError::NotOnGpu {
+                layer: layer.to_string(),
+            });
+        }
         let mut network = self.clone();
         for layer in &mut network.layers {
-            match layer {
-                Layer::Dense(dense) => *dense = dense.on(device)?,
-                // Several channels come from a convolution.
-                Layer::Activation(_) | Layer::Flatten(_) => {}
-                Layer::Conv1d(_) | Layer::Pool1d(_) => {
-                    return Err(NetworkError::NotOnGpu {
-                        layer: layer.spec().to_string(),
-                    });
-                }
+            if let Layer::Dense(dense) = layer {
+                *dense = dense.on(device)?;
             }
         }
         network.normalisation = network.normalisation.on(device)?;
@@ -182,12 +166,8 @@ impl Network {
 
     /// All layers, from the input on; where there are convolutions or pooling, headed by the pixels that they are for.
     #[must_use]
-    pub fn layer_specs(&self) -> Vec<LayerSpec> {
-        let has_windows = |layer: &Layer| matches!(layer, Layer::Conv1d(_) | Layer::Pool1d(_));
-        let input = self.layers.iter().any(has_windows).then(|| LayerSpec::Input {
-            pixels: self.n_inputs(),
-        });
-        input.into_iter().chain(self.layers.iter().map(Layer::spec)).collect()
+    pub fn layer_specs(&self) -> &[LayerSpec] {
+        &self.specs
     }
 
     /// Subtracted from each pixel: `[D]`, flux units.

@@ -37,7 +37,7 @@ impl Network {
     /// A forward pass of another network, or of another number of spectra than one; convolutions or pooling in a network of more than 20,000
     /// weights.
     pub fn output_hessian_diagonal(&self, forward: &Forward) -> Result<Vec<f64>, NetworkError> {
-        let has_positions = |layer: &Layer| matches!(layer, Layer::Conv1d(_) | Layer::Pool1d(_));
+        let has_positions = |layer: &Layer| matches!(layer, Layer::Conv1d(_) | Layer::Pool1d(_) | Layer::Flatten(_));
         if self.layers.iter().any(has_positions) {
             return self.diagonal_by_unit_vectors(forward);
         }

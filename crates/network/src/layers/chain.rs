@@ -32,6 +32,7 @@ pub(crate) struct Weights {
 /// Layers that fit each other.
 #[derive(Debug)]
 pub(crate) struct Chain {
+    /// Those that compute something.
     pub layers: Vec<Layer>,
     /// Of the layers with weights.
     pub shapes: Vec<DenseShape>,
@@ -190,7 +191,6 @@ impl Chain {
             dense: Dense::new(weights.weight.reshape((out_channels, channels * kernel))?, weights.bias),
             channels,
             window,
-            padding,
         }));
         Ok(Signal::Channels {
             channels: out_channels,
@@ -214,11 +214,10 @@ impl Chain {
 
     fn flatten(&mut self, order: FlattenOrder, before: &Signal) -> Result<Signal, String> {
         let (channels, positions) = before.channels()?;
-        self.layers.push(Layer::Flatten(Flatten {
-            order,
-            channels,
-            positions,
-        }));
+        // Else the numbers are in that order already, and what follows stands where it would stand without.
+        if order == FlattenOrder::ChannelsFirst && channels > 1 {
+            self.layers.push(Layer::Flatten(Flatten { channels, positions }));
+        }
         Ok(Signal::Flattened { channels, positions })
     }
 

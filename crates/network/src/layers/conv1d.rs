@@ -10,7 +10,7 @@ use faer::{MatMut, MatRef};
 
 use crate::layers::dense::Dense;
 use crate::layers::row_map::{Real, RowMap, map_rows};
-use crate::layers::window::{Padding, Window};
+use crate::layers::window::Window;
 use crate::product::{matrix, multiply, multiply_add};
 
 /// A convolution on signals of a known length.
@@ -21,7 +21,6 @@ pub(crate) struct Conv1d {
     /// Channels of the signal.
     pub channels: usize,
     pub window: Window,
-    pub padding: Padding,
 }
 
 impl Conv1d {

@@ -15,10 +15,9 @@ pub enum FlattenOrder {
     ChannelsLast,
 }
 
-/// Flattening of signals of a known length.
+/// Flattening of signals of several channels and a known length to [`FlattenOrder::ChannelsFirst`].
 #[derive(Clone, Debug)]
 pub(crate) struct Flatten {
-    pub order: FlattenOrder,
     pub channels: usize,
     pub positions: usize,
 }
@@ -26,20 +25,14 @@ pub(crate) struct Flatten {
 impl Flatten {
     /// `[batch, positions * channels]`, the channel running fastest, to the order that is wanted.
     pub fn forward(&self, input: &Tensor, threads: usize) -> Result<Tensor> {
-        self.turned(input, self.positions, self.channels, threads)
+        let (rows, columns) = (self.positions, self.channels);
+        map_rows(input, &Transposed { rows, columns }, threads)
     }
 
     /// Gradients `[rows, positions * channels]` in that order to the channel running fastest.
     pub fn vjp(&self, output_grad: &Tensor, threads: usize) -> Result<Tensor> {
-        self.turned(output_grad, self.channels, self.positions, threads)
-    }
-
-    /// Every row as a matrix `[rows, columns]`, transposed.
-    fn turned(&self, x: &Tensor, rows: usize, columns: usize, threads: usize) -> Result<Tensor> {
-        match self.order {
-            FlattenOrder::ChannelsFirst if self.channels > 1 => map_rows(x, &Transposed { rows, columns }, threads),
-            FlattenOrder::ChannelsFirst | FlattenOrder::ChannelsLast => Ok(x.clone()),
-        }
+        let (rows, columns) = (self.channels, self.positions);
+        map_rows(output_grad, &Transposed { rows, columns }, threads)
     }
 }
 

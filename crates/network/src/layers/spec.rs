@@ -83,6 +83,11 @@ impl LayerSpec {
     pub fn has_weights(&self) -> bool {
         matches!(self, Self::Dense | Self::Conv1d { .. })
     }
+
+    /// Whether a window of the layer goes along the spectrum: `conv1d` and pooling.
+    pub(crate) fn has_window(&self) -> bool {
+        matches!(self, Self::Conv1d { .. } | Self::Pool1d { .. })
+    }
 }
 
 const PADDINGS: [(&str, Padding); 2] = [("valid", Padding::Valid), ("same", Padding::Same)];

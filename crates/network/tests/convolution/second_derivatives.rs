@@ -2,7 +2,7 @@
 //! differences of the outputs and of the gradients.
 
 use candle_core::{Device, Tensor};
-use fisherflow_network::{DenseShape, Forward, Network, NetworkError, Precision, WeightDirections};
+use fisherflow_network::{DenseShape, Forward, InputJacobian, Network, NetworkError, Precision, WeightDirections};
 
 use crate::derivatives::{BATCH, LABELS, PIXELS, arithmetic, backward, flux, networks, plain, values, weight_jacobian};
 use crate::plain_layers::{Plain, PlainNetwork, conv, dense, random};
@@ -216,7 +216,7 @@ fn the_diagonal_of_a_large_network_is_refused() {
     );
 }
 
-/// Where no weight is shared by positions, whatever the network is called.
+/// To the bit, with J_x by blocks: so its gradients end at the first pre-activation, as memory counts them.
 #[test]
 fn a_dense_network_that_flattens_its_one_channel_is_a_dense_network() {
     let layers = vec![
@@ -225,20 +225,29 @@ fn a_dense_network_that_flattens_its_one_channel_is_a_dense_network() {
         ("dense", dense(LABELS, 900, true, 86)),
     ];
     let said = |network: &Network| {
-        let jacobian = backward(network, &flux(BATCH)).input_jacobian.unwrap();
-        [values(forward(network, BATCH).output()), values(&jacobian)]
+        let forward = forward(network, BATCH);
+        let mut said = vec![values(forward.output())];
+        let backward = network.backward(&forward, InputJacobian::InBlocks).unwrap();
+        let taken = network.jacobian_blocks(&backward, |_, jacobian| -> Result<(), NetworkError> {
+            said.push(values(jacobian));
+            Ok(())
+        });
+        taken.unwrap();
+        said
     };
     let without = build(&plain(layers.clone()));
     assert!(without.n_weights() > 20_000);
     let expected = without.output_hessian_diagonal(&forward(&without, 1)).unwrap();
     assert!(expected.iter().any(|value| *value != 0.0));
-    for flatten in [
+    for (name, flatten) in [
         ("flatten(channels_first)", Plain::Flatten(true)),
         ("flatten(channels_last)", Plain::Flatten(false)),
     ] {
-        let network = build(&plain([vec![flatten], layers.clone()].concat()));
+        let network = build(&plain([vec![(name, flatten)], layers.clone()].concat()));
+        assert_eq!(network.layer_specs()[0].to_string(), name);
         let found = network.output_hessian_diagonal(&forward(&network, 1)).unwrap();
         assert!(found == expected);
-        assert_eq!(said(&network.on(&Device::Cpu).unwrap()), said(&network));
+        assert_eq!(said(&network), said(&without));
+        assert_eq!(said(&network.on(&Device::Cpu).unwrap()), said(&without));
     }
 }
