@@ -18,7 +18,8 @@ use std::sync::Barrier;
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Par};
 use fisherflow_kernels::{
-    Element, Packed, Path, Products, Start, add_cross, add_gram, multiply, multiply_packed, multiply_packed_in_groups,
+    Element, Packed, Path, Products, RowGroups, Start, add_cross, add_gram, multiply, multiply_packed,
+    multiply_packed_in_groups,
 };
 use nix::time::{ClockId, clock_gettime};
 use rand::{Rng, SeedableRng};
@@ -185,7 +186,8 @@ impl Bench {
             let mut c2 = MatMut::from_row_major_slice_mut(&mut c2, m, n);
             measure(&mut [
                 ("zeros left out", &mut || {
-                    multiply_packed_in_groups(c0.as_mut(), Start::Zero, a, groups, &packed, self.threads);
+                    let of = RowGroups::Apart(groups);
+                    multiply_packed_in_groups(c0.as_mut(), Start::Zero, a, of, &packed, self.threads);
                 }),
                 ("packed", &mut || {
                     multiply_packed(c1.as_mut(), Start::Zero, a, &packed, self.threads)

@@ -93,7 +93,7 @@ pub fn multiplied_packed<T: Element>(row: Option<&[T]>, lhs: MatRef<'_, T>, rhs:
 #[must_use]
 pub fn multiplied_packed_in_groups<T: Element>(
     lhs: MatRef<'_, T>,
-    groups: impl Into<RowGroups>,
+    groups: RowGroups,
     rhs: &Packed<T>,
     threads: usize,
 ) -> Vec<T> {
@@ -203,7 +203,7 @@ pub fn multiply_packed_in_groups<T: Element>(
     mut dst: MatMut<'_, T>,
     start: Start<'_, T>,
     lhs: MatRef<'_, T>,
-    groups: impl Into<RowGroups>,
+    groups: RowGroups,
     rhs: &Packed<T>,
     threads: usize,
 ) {
@@ -211,7 +211,7 @@ pub fn multiply_packed_in_groups<T: Element>(
     check(&dst, &start, lhs.nrows(), rhs.cols());
     let sink = Destination::new(dst.as_mut(), start);
     // SAFETY: the path was checked when the operand was packed; the destination has the product's shape, and is borrowed for as long as this runs.
-    if !unsafe { zeros::product(&sink, lhs, groups.into(), rhs, threads) } {
+    if !unsafe { zeros::product(&sink, lhs, groups, rhs, threads) } {
         multiply_packed(dst, start, lhs, rhs, threads);
     }
 }

@@ -42,12 +42,6 @@ pub enum RowGroups {
     Together(usize),
 }
 
-impl From<usize> for RowGroups {
-    fn from(groups: usize) -> Self {
-        Self::Apart(groups)
-    }
-}
-
 /// What is left of some rows: values of `[term][row]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a, T> {

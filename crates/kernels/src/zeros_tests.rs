@@ -101,7 +101,7 @@ fn zeros_are_left_out_where_that_is_faster() {
         multiply_packed_in_groups(dst, Start::Zero, lhs, groups, rhs, 1);
         out.iter().filter(|x| x.is_nan()).count()
     };
-    let nans = |lhs: &[f32], groups: usize, rhs: &Packed<f32>| nans_of(lhs, groups.into(), rhs);
+    let nans = |lhs: &[f32], groups: usize, rhs: &Packed<f32>| nans_of(lhs, RowGroups::Apart(groups), rhs);
     let exact = rhs(Path::best());
     for (share, rows, expected) in [(0.5, 3, 0), (0.2, 3, 18), (0.5, 1, 6)] {
         let mut lhs = with_zeros::<f32>(groups, rows, inner, share, 4);

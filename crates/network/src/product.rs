@@ -3,7 +3,9 @@
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::{Element, Packed, Products, Start, multiplied_packed_in_groups, multiply_packed_in_groups};
+use fisherflow_kernels::{
+    Element, Packed, Products, RowGroups, Start, multiplied_packed_in_groups, multiply_packed_in_groups,
+};
 
 pub use fisherflow_kernels::{LentCores, lend, run_all, workspace_bytes};
 
@@ -129,7 +131,7 @@ impl PackedTensor {
     ) -> Result<Tensor> {
         check(None, gradients, (packed.rows(), packed.cols()), dtype)?;
         made::<T>(None, gradients, packed.cols(), |_, lhs| {
-            multiplied_packed_in_groups(lhs, groups, packed, threads)
+            multiplied_packed_in_groups(lhs, RowGroups::Apart(groups), packed, threads)
         })
     }
 
@@ -186,7 +188,8 @@ impl Writing<'_> {
         let (storage, layout) = self.gradients.storage_and_layout();
         let lhs = matrix::<T>(&storage, layout)?;
         let to = MatMut::from_row_major_slice_mut(to, lhs.nrows(), rhs.cols());
-        multiply_packed_in_groups(to, Start::Zero, lhs, self.groups, rhs, self.threads);
+        let groups = RowGroups::Apart(self.groups);
+        multiply_packed_in_groups(to, Start::Zero, lhs, groups, rhs, self.threads);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::WithDType;
 use faer::{MatMut, MatRef, Par};
 pub(crate) use fisherflow_curvature::dot;
-use fisherflow_kernels::{Element, Packed, Start, multiply_packed, multiply_packed_in_groups};
+use fisherflow_kernels::{Element, Packed, RowGroups, Start, multiply_packed, multiply_packed_in_groups};
 use fisherflow_network::product::multiply;
 use fisherflow_network::scratch::{Scratch, Scratchable};
 
@@ -50,7 +50,7 @@ pub(crate) fn product_of_gradients<T: Scalar>(
 ) -> Scratch<T> {
     let mut out = Scratch::new(gradients.nrows() * by.cols());
     let to = MatMut::from_row_major_slice_mut(&mut out, gradients.nrows(), by.cols());
-    multiply_packed_in_groups(to, Start::Zero, gradients, groups, by, threads);
+    multiply_packed_in_groups(to, Start::Zero, gradients, RowGroups::Apart(groups), by, threads);
     out
 }
 
