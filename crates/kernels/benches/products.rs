@@ -38,7 +38,8 @@ const SHAPES: [(usize, usize, usize); 6] = [
 /// `m x k x n` with few rows or columns.
 const THIN: [(usize, usize, usize); 4] = [(1, 7213, 2048), (3, 2048, 7213), (7213, 2048, 1), (512, 32, 3)];
 
-/// `m x k x n` of gradients behind ReLUs, half of which are off, and of how many outputs: to the flux, to a layer before, and their rotation.
+/// `m x k x n` of gradients behind ReLUs, half of which are off, and of how many outputs: to the flux, to a layer before, and their rotation, which
+/// for the sums of `ekfac` has those of a spectrum together.
 const BEHIND_RELUS: [(usize, usize, usize, usize); 5] = [
     (1536, 2048, 7213, 3),
     (1024, 2048, 7213, 2),
@@ -179,15 +180,26 @@ impl Bench {
                     a[row * groups * k + at] = if off < 0.0 { T::ZERO } else { a[row * groups * k + at] };
                 }
             }
+            let together: Vec<T> = (0..m)
+                .map(|row| row % outputs * groups + row / outputs)
+                .flat_map(|row| &a[row * k..(row + 1) * k])
+                .copied()
+                .collect();
+            let together = MatRef::from_row_major_slice(&together, m, k);
             let a = MatRef::from_row_major_slice(&a, m, k);
-            let [mut c0, mut c1, mut c2] = [(); 3].map(|()| vec![T::ZERO; m * n]);
+            let [mut c0, mut c1, mut c2, mut c3] = [(); 4].map(|()| vec![T::ZERO; m * n]);
             let mut c0 = MatMut::from_row_major_slice_mut(&mut c0, m, n);
             let mut c1 = MatMut::from_row_major_slice_mut(&mut c1, m, n);
             let mut c2 = MatMut::from_row_major_slice_mut(&mut c2, m, n);
+            let mut c3 = MatMut::from_row_major_slice_mut(&mut c3, m, n);
             measure(&mut [
                 ("zeros left out", &mut || {
                     let of = RowGroups::Apart(groups);
                     multiply_packed_in_groups(c0.as_mut(), Start::Zero, a, of, &packed, self.threads);
+                }),
+                ("of rows together", &mut || {
+                    let of = RowGroups::Together(outputs);
+                    multiply_packed_in_groups(c3.as_mut(), Start::Zero, together, of, &packed, self.threads);
                 }),
                 ("packed", &mut || {
                     multiply_packed(c1.as_mut(), Start::Zero, a, &packed, self.threads)
