@@ -16,7 +16,6 @@ use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::files;
 use crate::job::Prior;
-use crate::passes::dual;
 use crate::run::prior_choice;
 use crate::run::prior_choice::PriorChoice;
 use crate::run::prior_facts::PriorPrecision;
@@ -47,16 +46,9 @@ impl Context {
         self.blocks.iter().find(|plan| !plan.structure.has_sums())
     }
 
-    /// Counts rows of the dual block that this process makes.
-    ///
-    /// # Errors
-    /// They are more than its prior can be found for: no footer says how many spectra are good and have their labels.
-    pub(crate) fn count_dual_rows(&self, rows: usize) -> Result<(), RunError> {
-        let made = self.dual_rows_made.fetch_add(rows, Ordering::Relaxed) + rows;
-        if dual::needs_spectrum(self) {
-            dual::check_spectrum(made)?;
-        }
-        Ok(())
+    /// Counts rows of the dual block that this process makes; how many it has made with them.
+    pub(crate) fn count_dual_rows(&self, rows: usize) -> usize {
+        self.dual_rows_made.fetch_add(rows, Ordering::Relaxed) + rows
     }
 
     /// Where the tiles of this run's factor go that memory has no room for.

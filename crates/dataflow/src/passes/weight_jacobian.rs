@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::curvature::training;
 use super::differentiated::Differentiated;
+use super::dual;
 use crate::context::Context;
 use crate::dual_files::{self, DualChunk};
 use crate::error::RunError;
@@ -60,7 +61,11 @@ impl Rows {
     pub(crate) fn add(&mut self, group: u64, all: &Differentiated) -> Result<(), RunError> {
         let training = training(&self.context, &self.noise, all)?;
         let n_labels = self.context.network.n_labels();
-        self.context.count_dual_rows(training.rows.len() * n_labels)?;
+        let made = self.context.count_dual_rows(training.rows.len() * n_labels);
+        // No sooner: no footer says how many spectra are good and have their labels.
+        if dual::needs_spectrum(&self.context) {
+            dual::check_spectrum(made)?;
+        }
         self.waiting.append(&WeightJacobian::new(
             &self.plan,
             &training.captures,
