@@ -39,8 +39,12 @@ fn cluster(hosts: &Hosts, process: usize, processes: usize, deadline: u64) -> Cl
     }
 }
 
+/// Below the ports that connections are made from: who dials one of those again and again, while nobody listens, at last meets itself there.
 fn free_addresses(n: usize) -> Vec<String> {
-    let held: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let mut held = Vec::new();
+    while held.len() < n {
+        held.extend(TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))));
+    }
     held.iter().map(|l| l.local_addr().unwrap().to_string()).collect()
 }
 
