@@ -350,10 +350,10 @@ pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, Curvatur
                     + cost.cholesky_flops
                     + cost.trace_flops
                     + match context.job.prior {
-                        Prior::Fixed(_) => 0.0,
-                        // As a dense block of that size: its eigenvalues, or its eigenpairs.
-                        Prior::Evidence | Prior::EvidencePerBlock => 4.0 / 3.0 * (cost.rows as f64).powi(3),
+                        _ if !needs_spectrum(context) => 0.0,
+                        // As a dense block of that size: its eigenpairs, or its eigenvalues.
                         Prior::Holdout => 9.0 * (cost.rows as f64).powi(3),
+                        _ => 4.0 / 3.0 * (cost.rows as f64).powi(3),
                     },
             });
             continue;

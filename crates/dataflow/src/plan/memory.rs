@@ -14,6 +14,7 @@ use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
 use crate::operators::{READ_AHEAD, most_waiting};
 use crate::passes::certify::gradient_bytes;
+use crate::passes::dual::spectrum_is_needed;
 
 /// Bytes of the program and its buffers.
 const PROGRAM: u64 = 100_000_000;
@@ -326,7 +327,12 @@ impl<'a> Sizes<'a> {
             let cost = self.dual_cost(block);
             let whole = cost.row_bytes.saturating_add(cost.tile_bytes);
             let kept = self.job.compute.memory.unwrap_or(whole).min(whole);
-            let gram = cost.rows.saturating_pow(2).saturating_mul(8);
+            let given = |shape: &DenseShape| self.job.prior_by_layer.get(&shape.name).copied();
+            let gram = if spectrum_is_needed(self.job.prior, block.shapes.first().and_then(given)) {
+                cost.rows.saturating_pow(2).saturating_mul(8)
+            } else {
+                0
+            };
             (kept, cost.row_bytes.min(kept), gram)
         });
         // A chunk of a dual block's rows as it is made, whitened and written.
