@@ -169,6 +169,8 @@ pub struct CheckpointPlan {
     pub bytes: u64,
     /// Bytes of those of all groups.
     pub all_bytes: u64,
+    /// Bytes of what the last pass for the eigenpairs of a `low_rank` block came to.
+    pub eigenpairs: u64,
 }
 
 /// A block of a plan.
@@ -298,6 +300,11 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
                 .checkpoint
                 .bytes()
                 .saturating_mul(context.fit.groups.len() as u64),
+            eigenpairs: context
+                .blocks
+                .iter()
+                .map(|block| 8 * iterated(block, rank) as u64)
+                .sum(),
         },
         blocks,
         chosen: context.chosen.clone(),

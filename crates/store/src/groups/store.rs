@@ -133,6 +133,21 @@ impl GroupStore {
         self.stores.delete(&self.done_uri(pass, name))
     }
 
+    /// Removes what a group left, its record first, by which it counts.
+    ///
+    /// # Errors
+    /// Its record cannot be read, or something cannot be deleted.
+    pub fn remove(&self, pass: &str, name: &str) -> Result<(), StoreError> {
+        let Some(record) = self.record(pass, name)? else {
+            return Ok(());
+        };
+        self.forget(pass, name)?;
+        match record.object {
+            Some(object) => self.stores.delete(&format!("{}/{object}", self.folder(pass))),
+            None => Ok(()),
+        }
+    }
+
     /// Commits a group on the I/O threads; `then` is called there once it is known how it went. Of several attempts at one group, all
     /// get what the first of them left.
     ///
