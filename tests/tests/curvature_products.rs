@@ -248,7 +248,7 @@ fn low_rank_with_all_eigenpairs_is_full_and_workers_change_no_bit() {
     assert!(values.is_sorted_by(|a, b| a >= b) && values.len() == 10);
 }
 
-/// Killed as the third pass is committed, a run has two of them; killed in the curvature pass, all three.
+/// Killed as the third pass is committed, a run has made two of them; killed in the curvature pass, all three. What the last came to is kept.
 #[test]
 fn a_pass_for_eigenpairs_that_is_done_is_not_made_again() {
     let folder = prepared();
@@ -260,6 +260,10 @@ fn a_pass_for_eigenpairs_that_is_done_is_not_made_again() {
         let file = run_file(folder, &name, lines).write(folder, &name);
         let killed = fisherflow_on("run", &file, &["--fail-at", at]);
         assert_eq!(killed.code, None, "{killed}");
+        let kept = std::fs::read_dir(folder.join(&name).join("stages/groups/eigenpairs")).unwrap();
+        let kept = kept.map(|entry| entry.unwrap().path());
+        let is_done = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "done");
+        assert_eq!(kept.filter(is_done).count(), 1, "{at}");
         let ended = fisherflow_on("run", &file, &["-w", "2", "-v", "--log", "json"]);
         ended.expect_done();
         let logged = ended.stderr.lines();

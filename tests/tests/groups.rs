@@ -140,6 +140,13 @@ fn damage_kept(output: &Path) {
     std::fs::write(&file, bytes).unwrap();
 }
 
+/// Cuts the file of one finished group of the fit off, before what it kept.
+fn cut_off(output: &Path) {
+    let is_sums = |file: &Path| file.extension().is_some_and(|extension| extension == "sums");
+    let file = std::fs::File::options().write(true).open(first_in(output, is_sums));
+    file.unwrap().set_len(8).unwrap();
+}
+
 /// A file of the curvature pass.
 fn first_in(output: &Path, is_it: impl Fn(&Path) -> bool) -> std::path::PathBuf {
     let folder = std::fs::read_dir(output.join("stages/groups/curvature")).unwrap();
@@ -158,8 +165,9 @@ fn what_a_group_kept_for_the_prediction_is_computed_again_where_it_is_damaged_or
         std::fs::remove_file(first_in(output, is_record)).unwrap();
     };
     type Damage<'a> = &'a dyn Fn(&Path);
-    let damages: [(&str, Damage<'_>, &str); 2] = [
+    let damages: [(&str, Damage<'_>, &str); 3] = [
         ("damaged", &damage_kept, ".sums is damaged"),
+        ("cut-off", &cut_off, ".sums is damaged"),
         ("gone", &remove_record, "is damaged or gone"),
     ];
     for (name, damage, said) in damages {

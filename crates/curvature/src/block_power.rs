@@ -15,7 +15,7 @@ use crate::orthonormal::{add_scaled, dot, eigenpairs, norm, orthogonalise, scale
 /// Vectors beyond those wanted, at least.
 const OVERSAMPLING: usize = 8;
 
-/// The seed of the start, and of what stands in for directions that H does not have.
+/// The seed of the start, and after each pass of what stands in for directions that H does not have.
 const SEED: u64 = 1;
 
 /// A vector of which less than this share is left by orthogonalisation lies in the span of those before it.
@@ -37,7 +37,10 @@ pub struct LeadingPairs {
 pub struct BlockPower {
     n_weights: usize,
     rank: usize,
-    passes_left: usize,
+    /// Passes of the iteration,
+    passes: usize,
+    /// and how many of them were made.
+    done: usize,
     basis: Vec<Vec<f64>>,
     random: ChaCha8Rng,
     found: Option<LeadingPairs>,
@@ -51,9 +54,10 @@ impl BlockPower {
         let mut start = Self {
             n_weights,
             rank,
-            passes_left: passes.max(1),
+            passes: passes.max(1),
+            done: 0,
             basis: Vec::new(),
-            random: ChaCha8Rng::seed_from_u64(SEED),
+            random: random_after(0),
             found: None,
         };
         for _ in 0..Self::vectors(n_weights, rank) {
@@ -72,7 +76,7 @@ impl BlockPower {
     /// The vectors whose products are the next pass, `[n, n_weights]`; none after the last.
     #[must_use]
     pub fn directions(&self) -> Vec<f64> {
-        if self.passes_left == 0 {
+        if self.done == self.passes {
             return Vec::new();
         }
         self.basis.concat()
@@ -83,17 +87,18 @@ impl BlockPower {
     /// # Errors
     /// A product is not finite.
     pub fn step(&mut self, products: &[f64]) -> Result<(), CurvatureError> {
-        if self.passes_left == 0 {
+        if self.done == self.passes {
             return Ok(());
         }
-        self.passes_left -= 1;
+        self.done += 1;
         let products: Vec<&[f64]> = products.chunks_exact(self.n_weights.max(1)).collect();
-        if self.passes_left == 0 {
+        if self.done == self.passes {
             self.found = Some(self.rayleigh_ritz(&products)?);
             self.basis.clear();
             return Ok(());
         }
         self.basis.clear();
+        self.random = random_after(self.done);
         for product in products {
             self.push(product.to_vec());
         }
@@ -104,6 +109,40 @@ impl BlockPower {
     #[must_use]
     pub fn found(&self) -> Option<LeadingPairs> {
         self.found.clone()
+    }
+
+    /// What the passes so far come to, all that the others need: the directions of the next one or, after the last, the eigenpairs.
+    #[must_use]
+    pub fn state(&self) -> Vec<f64> {
+        match &self.found {
+            None => self.basis.concat(),
+            Some(pairs) => {
+                let mut state = [pairs.values.as_slice(), &pairs.residuals].concat();
+                state.extend(pairs.vectors.iter().flatten());
+                state
+            }
+        }
+    }
+
+    /// Goes on after `done` passes, which came to this [state](BlockPower::state).
+    pub fn resume(&mut self, done: usize, state: &[f64]) {
+        self.done = done.min(self.passes);
+        let vectors_of = |state: &[f64]| -> Vec<Vec<f64>> {
+            let vectors = state.chunks_exact(self.n_weights.max(1));
+            vectors.map(<[f64]>::to_vec).collect()
+        };
+        if self.done < self.passes {
+            self.basis = vectors_of(state);
+            return;
+        }
+        let (numbers, vectors) = state.split_at(state.len().min(2 * self.rank));
+        let (values, residuals) = numbers.split_at(numbers.len() / 2);
+        self.found = Some(LeadingPairs {
+            values: values.to_vec(),
+            residuals: residuals.to_vec(),
+            vectors: vectors_of(vectors),
+        });
+        self.basis.clear();
     }
 
     /// Appends what is new in `vector`; where nothing is, something random that is.
@@ -162,6 +201,13 @@ impl BlockPower {
     }
 }
 
+/// Of each number of passes its own, so that where an iteration goes on decides nothing.
+fn random_after(passes: usize) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(SEED);
+    random.set_stream(passes as u64);
+    random
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,15 +225,19 @@ mod tests {
         matrix
     }
 
+    fn pass(power: &mut BlockPower, matrix: &[f64], n: usize) {
+        let products: Vec<f64> = power
+            .directions()
+            .chunks(n)
+            .flat_map(|v| matrix.chunks(n).map(|row| dot(row, v)).collect::<Vec<_>>())
+            .collect();
+        power.step(&products).unwrap();
+    }
+
     fn run(matrix: &[f64], n: usize, rank: usize, passes: usize) -> LeadingPairs {
         let mut power = BlockPower::new(n, rank, passes);
         for _ in 0..passes {
-            let products: Vec<f64> = power
-                .directions()
-                .chunks(n)
-                .flat_map(|v| matrix.chunks(n).map(|row| dot(row, v)).collect::<Vec<_>>())
-                .collect();
-            power.step(&products).unwrap();
+            pass(&mut power, matrix, n);
         }
         assert!(power.directions().is_empty());
         power.found().unwrap()
@@ -210,6 +260,25 @@ mod tests {
         }
         let once = run(&matrix, n, rank, 1);
         assert!(once.residuals[rank - 1] > 1e3 * pairs.residuals[rank - 1]);
+    }
+
+    /// Of a matrix of rank 3, so that most directions are random in every pass.
+    #[test]
+    fn an_iteration_goes_on_from_its_state_with_the_same_bits() {
+        let (n, rank, passes) = (12, 6, 3);
+        let matrix = gram(n, 3);
+        let expected = run(&matrix, n, rank, passes);
+        let mut power = BlockPower::new(n, rank, passes);
+        for done in 1..=passes {
+            pass(&mut power, &matrix, n);
+            let mut resumed = BlockPower::new(n, rank, passes);
+            resumed.resume(done, &power.state());
+            for _ in done..passes {
+                pass(&mut resumed, &matrix, n);
+            }
+            assert_eq!(resumed.found().unwrap(), expected, "{done}");
+            assert!(resumed.directions().is_empty());
+        }
     }
 
     #[test]

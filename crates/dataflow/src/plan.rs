@@ -169,6 +169,8 @@ pub struct CheckpointPlan {
     pub bytes: u64,
     /// Bytes of those of all groups.
     pub all_bytes: u64,
+    /// Bytes of what the last pass for the eigenpairs of a `low_rank` block came to.
+    pub eigenpairs: u64,
 }
 
 /// A block of a plan.
@@ -298,6 +300,11 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
                 .checkpoint
                 .bytes()
                 .saturating_mul(context.fit.groups.len() as u64),
+            eigenpairs: context
+                .blocks
+                .iter()
+                .map(|block| 8 * iterated(block, rank) as u64)
+                .sum(),
         },
         blocks,
         chosen: context.chosen.clone(),
@@ -350,10 +357,10 @@ pub(crate) fn block_facts(context: &Context) -> Result<Vec<BlockFacts>, Curvatur
                     + cost.cholesky_flops
                     + cost.trace_flops
                     + match context.job.prior {
-                        Prior::Fixed(_) => 0.0,
-                        // As a dense block of that size: its eigenvalues, or its eigenpairs.
-                        Prior::Evidence | Prior::EvidencePerBlock => 4.0 / 3.0 * (cost.rows as f64).powi(3),
+                        _ if !needs_spectrum(context) => 0.0,
+                        // As a dense block of that size: its eigenpairs, or its eigenvalues.
                         Prior::Holdout => 9.0 * (cost.rows as f64).powi(3),
+                        _ => 4.0 / 3.0 * (cost.rows as f64).powi(3),
                     },
             });
             continue;

@@ -68,15 +68,16 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
         facts.push(("release", said_of(release)));
     }
     let checkpoints = &plan.checkpoints;
-    facts.push((
-        "groups",
-        format!(
-            "of {} spectra of the fit or more; each leaves sums of {} in the store until the run is complete, {} in all",
-            count(checkpoints.group),
-            bytes(checkpoints.bytes),
-            bytes(checkpoints.all_bytes)
-        ),
-    ));
+    let mut groups = format!(
+        "of {} spectra of the fit or more; each leaves sums of {} in the store until the run is complete, {} in all",
+        count(checkpoints.group),
+        bytes(checkpoints.bytes),
+        bytes(checkpoints.all_bytes)
+    );
+    if checkpoints.eigenpairs > 0 {
+        groups += &format!(", and the passes for eigenpairs {}", bytes(checkpoints.eigenpairs));
+    }
+    facts.push(("groups", groups));
     for skipped in plan
         .fit
         .skipped

@@ -147,11 +147,11 @@ impl Left {
         let (first, ..) = self.groups.front()?;
         let oldest = self.under_way.first().map_or(*first, |oldest| *oldest.min(first));
         let given = self.n - oldest - self.groups.len();
-        // The one that all others wait for is given whatever waits.
-        let end = match self.most {
-            Some(most) if given >= most => oldest + 1,
-            _ => first + self.window,
-        };
+        // Then the one that all others wait for is with a worker: while it is left, none beyond the window is given.
+        if self.most.is_some_and(|most| given >= most) {
+            return None;
+        }
+        let end = first + self.window;
         let has = |worker: usize| self.has.get(worker).copied().unwrap_or_default();
         let (at, &worker) = (self.waiting.iter().enumerate()).min_by_key(|(_, worker)| has(**worker))?;
         if has(worker) > 0 && self.groups.len() < self.has.len() {

@@ -61,7 +61,7 @@ pub(crate) fn curvature(
     population: Option<&PixelPopulation>,
     references: &References,
     noise: &[f64],
-    pairs: Option<&LeadingPairs>,
+    mut pairs: Option<LeadingPairs>,
 ) -> Result<Fitted, RunError> {
     let input_jacobian = if context.is_fused() {
         context.jacobian_of_predictions()
@@ -83,7 +83,7 @@ pub(crate) fn curvature(
         .map(|plan| -> Result<Box<dyn Structure>, CurvatureError> {
             let products = context.network.arithmetic().sums();
             match plan.structure {
-                StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.cloned(), outputs, products))),
+                StructureKind::LowRank => Ok(Box::new(LowRank::new(plan, pairs.take(), outputs, products))),
                 _ => structure_of(plan, &references, outputs, products),
             }
         })

@@ -41,13 +41,20 @@ pub(crate) const LARGEST_SPECTRUM: usize = 9_000;
 /// A tile on its way: row, column, rows, columns, values.
 type Sent = (u64, u64, u64, u64, Vec<f64>);
 
-/// Whether the eigenvalues of the dual block's Gram matrix are needed: to find its own prior precision, or to look at held-out spectra with any.
+/// Whether the eigenvalues of the run's dual block's Gram matrix are needed.
 pub(crate) fn needs_spectrum(context: &Context) -> bool {
-    context.dual_plan().is_some_and(|plan| match context.job.prior {
+    let plan = context.dual_plan();
+    plan.is_some_and(|plan| spectrum_is_needed(context.job.prior, context.given_priors[plan.id]))
+}
+
+/// Whether the eigenvalues of the Gram matrix of a dual block that is given such a prior precision, or none, are needed: to find its own, or to look at
+/// held-out spectra with any.
+pub(crate) fn spectrum_is_needed(prior: Prior, given: Option<f64>) -> bool {
+    match prior {
         Prior::Fixed(_) => false,
-        Prior::Evidence | Prior::EvidencePerBlock => context.given_priors[plan.id].is_none(),
+        Prior::Evidence | Prior::EvidencePerBlock => given.is_none(),
         Prior::Holdout => true,
-    })
+    }
 }
 
 /// Refuses a Gram matrix that is too large for its eigenvalues; `n_rows`: as far as they are known.

@@ -1,7 +1,7 @@
 //! Low-rank passes: the leading eigenpairs of the block of all `low_rank` layers, by block power on products over the training spectra.
 //!
-//! The products of a pass are in the store before the next one begins. A run that was killed goes on after the last pass that is there: the
-//! iteration takes the steps before once more with the products that they had, and so comes to the same bits.
+//! What a pass comes to is in the store before the next one begins, and what the one before came to is removed then. A run that was killed goes
+//! on after the last pass that is there, and so comes to the same bits; where what that came to is damaged, it begins again.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -63,7 +63,8 @@ pub(crate) fn leading_pairs(
             let n_spectra = sums.n_spectra;
             drop(sums);
             power.step(&products)?;
-            keep(&keeping, pass, n_spectra, products)?;
+            drop(products);
+            keep(&keeping, pass, n_spectra, power.state())?;
             Ok((pass, power.directions(), power.found()))
         })?;
     }
@@ -79,12 +80,13 @@ fn left(worker: &mut Worker, context: &Arc<Context>, power: &Power) -> Result<Ne
             .conclude("Agree", &context.faults, move |_, _| -> Result<Next, RunError> {
                 let mut power = power.borrow_mut();
                 let power = power.as_mut().ok_or_else(not_the_owner)?;
-                let mut done = 0;
-                while done < looking.job.curvature.low_rank.passes
-                    && let Some(products) = kept(&looking, done + 1)?
-                {
-                    power.step(&products)?;
-                    done += 1;
+                let mut done = looking.job.curvature.low_rank.passes;
+                while done > 0 {
+                    if let Some(state) = kept(&looking, done)? {
+                        power.resume(done, &state);
+                        break;
+                    }
+                    done -= 1;
                 }
                 Ok((done, power.directions(), power.found()))
             })
@@ -94,33 +96,34 @@ fn left(worker: &mut Worker, context: &Arc<Context>, power: &Power) -> Result<Ne
     found.ok_or_else(|| RunError::Internal("nobody looked for the eigenpairs' passes".into()))
 }
 
-/// What the products of a pass are called: the run alone decides them.
+/// What the state after a pass is called: the run alone decides it.
 fn name(context: &Context, pass: usize) -> String {
     let mut inputs = PassInputs::of_run(context, EIGENPAIRS);
-    inputs.add("number", &pass.to_string());
+    inputs.add("state after", &pass.to_string());
     inputs.digest()[..32].to_owned()
 }
 
-/// Keeps the products of a pass.
-fn keep(context: &Context, pass: usize, n_spectra: u64, products: Vec<f64>) -> Result<(), RunError> {
+/// Keeps the state after a pass, in place of the one before.
+fn keep(context: &Context, pass: usize, n_spectra: u64, state: Vec<f64>) -> Result<(), RunError> {
     let store = context.groups_that_serve(Serves::ThisRun);
     let array = GroupArray {
         key: 0,
         purpose: Purpose::Keep,
         n_spectra,
-        values: products,
+        values: state,
     };
     let attempt = format!("{:016x}", rand::random::<u64>());
     let what = (vec![array], Vec::new(), Value::Null);
     store
         .commit(EIGENPAIRS, &name(context, pass), &attempt, 0, what, || ())?
         .wait()?;
-    // This run has no more use for them.
+    // This run has no more use for it.
     store.release();
+    store.remove(EIGENPAIRS, &name(context, pass - 1))?;
     Ok(())
 }
 
-/// The products of a pass, if they are there.
+/// The state after a pass, if it is there.
 fn kept(context: &Context, pass: usize) -> Result<Option<Vec<f64>>, RunError> {
     let store = context.groups_that_serve(Serves::ThisRun);
     let name = name(context, pass);
@@ -128,9 +131,9 @@ fn kept(context: &Context, pass: usize) -> Result<Option<Vec<f64>>, RunError> {
     let Some(slices) = finished.remove(&name).and_then(|record| record.slices(0)) else {
         return Ok(None);
     };
-    let mut products = Vec::new();
+    let mut state = Vec::new();
     for slice in store.read(EIGENPAIRS, slices) {
-        products.extend(slice?);
+        state.extend(slice?);
     }
-    Ok(Some(products))
+    Ok(Some(state))
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. `full`: all layers in one dense block, where it has no more weights than the spectra have labels, P <= K N;
 //! 2. `dual`: the same posterior through the Gram matrix of the spectra, K N at most [`LARGEST_SPECTRUM`] where its eigenvalues are asked for
-//!    (a prior that is to be found) and at most [`LARGEST_GRAM`] otherwise;
+//!    (its prior is to be found, or any by held-out spectra) and at most [`LARGEST_GRAM`] otherwise;
 //! 3. layer by layer: `diagonal` at least, then in three rounds, each from the last layer to the first, `kfac`, `ekfac` and `block`, each
 //!    where the whole run still has room. A layer's exact block so never takes the room for which another falls to a coarser structure.
 //!
@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::error::RunError;
 use crate::job::Prior;
-use crate::passes::dual::LARGEST_SPECTRUM;
+use crate::passes::dual::{LARGEST_SPECTRUM, spectrum_is_needed};
 use crate::plan::memory::Sizes;
 
 /// Rows of a Gram matrix that `auto` has factored: half of it takes 2.5 GB, its Cholesky factor 5 TFLOP.
@@ -123,10 +123,10 @@ impl Room<'_> {
         }
         let n_weights: u64 = members().map(|shape| shape.n_weights() as u64).sum();
         let rows = self.sizes.n_spectra().saturating_mul(self.sizes.n_labels as u64);
-        let most = match (kind, job.prior) {
-            (StructureKind::Full, _) => None,
-            (_, Prior::Fixed(_)) => Some(LARGEST_GRAM),
-            (_, Prior::Evidence | Prior::EvidencePerBlock | Prior::Holdout) => Some(LARGEST_SPECTRUM as u64),
+        let most = match kind {
+            StructureKind::Full => None,
+            _ if spectrum_is_needed(job.prior, prior_of(free[0]).copied()) => Some(LARGEST_SPECTRUM as u64),
+            _ => Some(LARGEST_GRAM),
         };
         if most.map_or(n_weights > rows, |most| rows > most) {
             return Ok(None);

@@ -101,6 +101,17 @@ fn a_wide_network_on_few_stars_is_held_by_its_spectra() {
         chosen(&job, &SPEX, 3_000, 8 << 30).unwrap()[0]
     };
     assert_eq!((by_layer(1.0, 0.0), by_layer(0.0, 1.0)), ("ekfac", "dual"));
+    // A given precision beside one that is found for another layer needs no eigenvalues, but where held-out spectra tell.
+    let beside = |prior| {
+        let mut job = job(prior);
+        job.curvature
+            .by_layer
+            .insert("layers.12".into(), StructureKind::Diagonal);
+        let given = shapes(&SPEX[..7]);
+        job.prior_by_layer = given.into_iter().map(|shape| (shape.name, 1.0)).collect();
+        chosen(&job, &SPEX, 8_500, 8 << 30).unwrap()[0]
+    };
+    assert_eq!((beside(Prior::Evidence), beside(Prior::Holdout)), ("dual", "ekfac"));
     let mut split = job(Prior::Fixed(1.0));
     split.curvature.options.split_bias = true;
     assert_eq!(chosen(&split, &SPEX, 3_000, 8 << 30).unwrap()[0], "ekfac");

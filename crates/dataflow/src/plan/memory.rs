@@ -14,6 +14,7 @@ use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
 use crate::operators::{READ_AHEAD, most_waiting};
 use crate::passes::certify::gradient_bytes;
+use crate::passes::dual::spectrum_is_needed;
 
 /// Bytes of the program and its buffers.
 const PROGRAM: u64 = 100_000_000;
@@ -32,8 +33,8 @@ pub struct MemoryPlan {
     /// Of `beside`, the captures of a batch of each worker: inputs and gradients at every position, and the largest layer's twice more.
     pub batch: u64,
     /// The sums of two groups a worker, one at work and one on its way to the store; then those of one and the totals, and beside them the
-    /// eigenproblems of `ekfac` blocks; or in their second pass their bases; or the vectors of a `low_rank` block, with the sums of products that wait
-    /// for those of earlier groups.
+    /// eigenproblems of `ekfac` blocks and the eigenpairs of a `low_rank` block; or in the second pass of the former their bases; or the vectors
+    /// that the latter iterates, with the sums of products that wait for those of earlier groups.
     pub fit: u64,
     /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
@@ -289,8 +290,7 @@ impl<'a> Sizes<'a> {
             return Ok(0);
         }
         let zero = References::zero(self.shapes, self.n_labels);
-        let sums = structure_of(block, &zero, self.n_labels, 1)?.bytes();
-        Ok(sums.saturating_add(8 * iterated(block, self.job.curvature.low_rank.rank) as u64))
+        Ok(structure_of(block, &zero, self.n_labels, 1)?.bytes())
     }
 
     /// The memory of a process that holds these blocks.
@@ -326,7 +326,12 @@ impl<'a> Sizes<'a> {
             let cost = self.dual_cost(block);
             let whole = cost.row_bytes.saturating_add(cost.tile_bytes);
             let kept = self.job.compute.memory.unwrap_or(whole).min(whole);
-            let gram = cost.rows.saturating_pow(2).saturating_mul(8);
+            let given = |shape: &DenseShape| self.job.prior_by_layer.get(&shape.name).copied();
+            let gram = if spectrum_is_needed(self.job.prior, block.shapes.first().and_then(given)) {
+                cost.rows.saturating_pow(2).saturating_mul(8)
+            } else {
+                0
+            };
             (kept, cost.row_bytes.min(kept), gram)
         });
         // A chunk of a dual block's rows as it is made, whitened and written.
@@ -334,6 +339,10 @@ impl<'a> Sizes<'a> {
             let chunk = (DualLayout::spectra_a_chunk(self.n_labels) as u64).min(self.n_spectra());
             3 * WeightJacobian::bytes(block, self.n_labels, chunk)
         });
+        // The eigenpairs of a `low_rank` block: at each worker, and once more as they are written.
+        let low_rank = blocks.iter().filter(|block| block.structure == StructureKind::LowRank);
+        let pairs: u64 = low_rank.map(|block| 8 * (rank * block.n_weights()) as u64).sum();
+        let pairs = pairs.saturating_mul(1 + self.workers as u64);
         let row_groups = self.row_groups(blocks)?;
         Ok(MemoryPlan {
             beside: self.beside(row_groups),
@@ -348,6 +357,7 @@ impl<'a> Sizes<'a> {
                 )
                 .saturating_add(on_the_way(sums))
                 .saturating_add(self.workers as u64 * writing_rows)
+                .saturating_add(pairs)
                 .max(correcting + on_the_way(correction) + bases + in_products)
                 .max(self.iterating(blocks)),
             invert: match self.job.prior {

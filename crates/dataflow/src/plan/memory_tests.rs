@@ -86,6 +86,41 @@ fn products_that_wait_for_others_are_counted() {
     assert!(fit(64, 1) > fit(1, 8) && fit(1, 8) > fit(1, 1));
 }
 
+/// What a group leaves is the diagonal; a worker has the eigenpairs beside, and who writes them once more.
+#[test]
+fn eigenpairs_are_no_sums_of_a_group() {
+    let (mut job, shapes) = (job(), shapes());
+    let weights = 2049 * 3;
+    let by_layer = BTreeMap::from([("layers.2".to_owned(), StructureKind::LowRank)]);
+    let blocks = plan_blocks(&shapes, StructureKind::Kfac, &by_layer, BlockOptions::default()).unwrap();
+    let mut fit = |rank| {
+        job.curvature.low_rank.rank = rank;
+        let sizes = sizes(&job, &shapes, 1, 8);
+        let sums = blocks.iter().map(|block| sizes.sums_bytes(block).unwrap()).sum::<u64>();
+        assert_eq!(sums, Checkpoint::of(&shapes, 3, &blocks).unwrap().curvature);
+        sizes.memory(&blocks).unwrap().fit
+    };
+    assert_eq!(fit(32) - fit(16), (8 + 1) * 8 * 16 * weights);
+}
+
+#[test]
+fn a_gram_matrix_is_counted_where_its_eigenvalues_are_needed() {
+    let (given, shapes) = (job(), shapes());
+    let invert = |prior, by_layer: &BTreeMap<String, f64>| {
+        let job = Job {
+            prior,
+            prior_by_layer: by_layer.clone(),
+            ..given.clone()
+        };
+        memory(&sizes(&job, &shapes, 1, 1), StructureKind::Dual).invert
+    };
+    let by_layer: BTreeMap<String, f64> = shapes.iter().map(|shape| (shape.name.clone(), 1.0)).collect();
+    let (none, fixed) = (BTreeMap::new(), invert(Prior::Fixed(1.0), &BTreeMap::new()));
+    assert_eq!(invert(Prior::Evidence, &by_layer), fixed);
+    assert!(invert(Prior::Evidence, &none) > fixed);
+    assert!(invert(Prior::Holdout, &by_layer) > fixed);
+}
+
 /// The sums of these layers held as `kfac` make groups of 14,700 spectra or more.
 #[test]
 fn row_groups_are_counted_as_they_are_read() {

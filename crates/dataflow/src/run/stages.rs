@@ -267,14 +267,7 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         begin_over_fit(context, &format!("eigenpairs {pass}"));
     })?;
     begin_over_fit(context, "curvature");
-    let fitted = curvature::curvature(
-        worker,
-        context,
-        population.as_ref(),
-        &references,
-        &noise,
-        pairs.as_ref(),
-    )?;
+    let fitted = curvature::curvature(worker, context, population.as_ref(), &references, &noise, pairs)?;
     context.progress.end();
     if fitted.counts.in_sums == 0 {
         return Err(RunError::Refused(format!(

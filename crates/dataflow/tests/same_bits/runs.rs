@@ -102,6 +102,9 @@ fn a_plan_counts_both_passes() {
     assert!((twice.flops.fit - once.flops.fit - corrections - pass).abs() < 1e-6 * pass);
     assert!(twice.flops.invert < once.flops.invert);
     assert!(twice.memory.fit > once.memory.fit);
+    // 32 eigenpairs of the first two layers are sought among 40 vectors.
+    let (none, some) = (twice.checkpoints, plan(StructureKind::LowRank).checkpoints);
+    assert_eq!((none.eigenpairs, some.eigenpairs), (0, 8 * 40 * (41 * 12 + 13 * 8)));
 }
 
 /// 40 - 12 - 8 - 3 has 623 weights, and about 0.8 x 330 spectra have 3 labels each: all layers in one dense block; in less memory, by layer.

@@ -57,16 +57,18 @@ fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
     })
 }
 
-/// Of the prior; whether there are pulls, once it is known.
+/// Of the prior; whether there are pulls, once it is known: the curves are written with the prediction that tells.
 pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bool>) -> Vec<String> {
-    let mut notes = Vec::new();
+    let (mut notes, is_written) = (Vec::new(), pulls.is_some());
     for of in &choice.evidence {
         let block = of.block.and_then(|block| context.blocks.get(block));
         let name = block.map(|block| format!("{}: ", block.name())).unwrap_or_default();
         let beside = choice.holdout.is_some();
-        notes.extend(of_evidence(&of.evidence, &name, beside));
+        notes.extend(of_evidence(&of.evidence, &name, beside, is_written));
     }
-    notes.extend(choice.holdout.iter().flat_map(of_holdout));
+    if let Some(holdout) = &choice.holdout {
+        notes.extend(of_holdout(holdout, is_written));
+    }
     if matches!(context.job.prior, Prior::Evidence | Prior::EvidencePerBlock) {
         let judge = match pulls {
             Some(true) => "the pulls decide",
@@ -80,14 +82,19 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
         } else {
             "one for each block"
         };
+        let curve = if is_written {
+            ". The evidence's curve is posterior/evidence.parquet"
+        } else {
+            ""
+        };
         notes.push(format!(
-            "a prior precision by evidence, {which}, can be far from calibrated: {judge}. The evidence's curve is posterior/evidence.parquet"
+            "a prior precision by evidence, {which}, can be far from calibrated: {judge}{curve}"
         ));
     }
     notes
 }
 
-fn of_evidence(evidence: &Evidence, name: &str, beside: bool) -> Vec<String> {
+fn of_evidence(evidence: &Evidence, name: &str, beside: bool, is_written: bool) -> Vec<String> {
     let delta = evidence.prior_precision;
     let verb = if beside { "would be" } else { "is" };
     let mut notes = vec![format!(
@@ -98,14 +105,19 @@ fn of_evidence(evidence: &Evidence, name: &str, beside: bool) -> Vec<String> {
     )];
     if evidence.at_edge {
         let from = evidence.curve.first().map_or(delta, |point| point.prior_precision);
+        let file = if is_written {
+            " (posterior/evidence.parquet)"
+        } else {
+            ""
+        };
         notes.push(if delta > from {
             format!(
-                "{name}the evidence still rises at {delta:.1e}, the end of its curve (posterior/evidence.parquet): the spectra determine hardly \
+                "{name}the evidence still rises at {delta:.1e}, the end of its curve{file}: the spectra determine hardly \
                  anything of the weights, and this prior precision is no optimum; give prior.precision a number"
             )
         } else {
             format!(
-                "{name}the evidence still rises towards 0 at {delta:.1e}, the end of its curve (posterior/evidence.parquet), where eigenvalues \
+                "{name}the evidence still rises towards 0 at {delta:.1e}, the end of its curve{file}, where eigenvalues \
                  are rounding: this prior precision is no optimum; give prior.precision a number"
             )
         });
@@ -113,7 +125,7 @@ fn of_evidence(evidence: &Evidence, name: &str, beside: bool) -> Vec<String> {
     notes
 }
 
-fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
+fn of_holdout(holdout: &HoldoutPrior, is_written: bool) -> Vec<String> {
     let ends = [holdout.curve.first(), holdout.curve.last()].map(|point| point.map_or(f64::NAN, |p| p.prior_precision));
     let mut told = format!(
         "prior precision {} makes the residuals of {} held-out spectra likeliest; {} to {} are as good to them (log likelihood within 2)",
@@ -135,7 +147,10 @@ fn of_holdout(holdout: &HoldoutPrior) -> Vec<String> {
             rounded(holdout.prior_precision)
         );
     }
-    let mut notes = vec![format!("{told}. The curve is posterior/holdout.parquet")];
+    if is_written {
+        told += ". The curve is posterior/holdout.parquet";
+    }
+    let mut notes = vec![told];
     if holdout.at_edge {
         notes.push(format!(
             "the held-out spectra's likelihood is highest at an end of its curve ({} to {}): it has no maximum there",
@@ -369,12 +384,14 @@ mod tests {
             curve: Vec::new(),
         };
         let told = "prior precision by evidence is 4: 250.0 effective parameters over 62.5 for the sum of squared weights and biases";
-        assert_eq!(of_evidence(&evidence, "", false), [told]);
-        let beside = of_evidence(&evidence, "layers.2: ", true);
+        assert_eq!(of_evidence(&evidence, "", false, true), [told]);
+        let beside = of_evidence(&evidence, "layers.2: ", true, true);
         assert!(beside[0].starts_with("layers.2: prior precision by evidence would be 4:"));
         evidence.at_edge = true;
-        let at_edge = of_evidence(&evidence, "", false);
+        let at_edge = of_evidence(&evidence, "", false, true);
         assert!(at_edge[1].contains("still rises") && at_edge[1].contains("(posterior/evidence.parquet)"));
+        let before = of_evidence(&evidence, "", false, false);
+        assert!(before[1].contains("still rises") && !before[1].contains(".parquet"));
         let mut holdout = HoldoutPrior {
             prior_precision: 90.0,
             log_likelihood: -1.0,
@@ -385,15 +402,16 @@ mod tests {
             n_spectra: 80,
             curve: Vec::new(),
         };
+        assert!(!of_holdout(&holdout, false)[0].contains(".parquet"));
         assert_eq!(
-            of_holdout(&holdout),
+            of_holdout(&holdout, true),
             [
                 "prior precision 90 makes the residuals of 80 held-out spectra likeliest; 20 to 500 are as good to them (log likelihood within 2). \
                  The curve is posterior/holdout.parquet"
             ]
         );
         holdout.flat = true;
-        let flat = of_holdout(&holdout);
+        let flat = of_holdout(&holdout, true);
         assert!(
             flat[0].contains("cannot tell the prior precision: all from 20 to 500")
                 && flat[0].ends_with("holdout.parquet")
