@@ -57,6 +57,20 @@ fn commit_of(release: u64, run_id: &str) -> Commit {
     }
 }
 
+/// The commit of a release of a catalogue.
+fn released(catalogue: &Catalogue) -> Commit {
+    let groups = fisherflow_spectra::plan_groups(catalogue.shards().to_vec(), 8, catalogue.folder());
+    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
+    let row_group_bytes = objects.iter().map(|object| catalogue.row_group_bytes(object));
+    Commit {
+        catalogue: catalogue.facts(),
+        row_group_bytes: row_group_bytes.collect(),
+        objects,
+        groups,
+        ..commit_of(1, "r")
+    }
+}
+
 fn one_of_many_commits_a_release(stores: &Stores, base: &str) {
     let line = Line::open(stores, base).unwrap();
     let n = 12;
@@ -349,12 +363,7 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
     let open = |known: Option<&KnownCatalogue<'_>>| {
         Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Fail, known)
     };
-    let whole = open(None).unwrap();
-    let groups = fisherflow_spectra::plan_groups(whole.shards().to_vec(), 8, whole.folder());
-    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
-    let mut commit = commit_of(1, "r");
-    commit.row_group_bytes = objects.iter().map(|object| whole.row_group_bytes(object)).collect();
-    (commit.catalogue, commit.objects, commit.groups) = (whole.facts(), objects, groups);
+    let mut commit = released(&open(None).unwrap());
     stores
         .write(&format!("{base}/b.parquet"), parquet(plain(30, 12, 5), 4))
         .unwrap();
@@ -396,26 +405,28 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
 
 /// An odd object is left out of what is known already, and what is known is left out where most objects are unlike it.
 fn what_most_objects_have_does_not_depend_on_what_is_known(stores: &Stores, base: &str) {
-    use super::super::support::{columns, parquet, plain};
-    let write = |name: &str, pixels: usize| {
-        let uri = format!("{base}/{name}.parquet");
-        stores.write(&uri, parquet(plain(0, 8, pixels), 4)).unwrap();
+    use super::super::support::{columns, f64s, parquet, plain, set};
+    let write = |name: &str, of_doubles: bool| {
+        let mut rows = plain(0, 8, 5);
+        if of_doubles {
+            set(&mut rows, "snr", f64s(0, 8, |i| i as f64));
+        }
+        stores
+            .write(&format!("{base}/{name}.parquet"), parquet(rows, 4))
+            .unwrap();
     };
     for name in ["a", "b", "c"] {
-        write(name, 5);
+        write(name, false);
     }
     let open = |known: Option<&KnownCatalogue<'_>>| {
         Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Skip, known)
     };
-    let whole = open(None).unwrap();
-    let groups = fisherflow_spectra::plan_groups(whole.shards().to_vec(), 8, whole.folder());
-    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
-    let mut commit = commit_of(1, "r");
-    (commit.catalogue, commit.objects, commit.groups) = (whole.facts(), objects, groups);
-    for (name, pixels, rows) in [("c", 5, 16), ("b", 6, 16), ("d", 6, 24)] {
-        write(name, 6);
+    let commit = released(&open(None).unwrap());
+    for (name, snr, rows) in [("c", "Float32", 16), ("b", "Float64", 16), ("d", "Float64", 24)] {
+        write(name, true);
         let known = open(Some(&KnownCatalogue::of(&commit))).unwrap();
-        assert_eq!((known.n_pixels(), known.n_rows()), (pixels, rows), "{name}");
+        let found = known.row_schema().field(1).data_type().to_string();
+        assert_eq!((found.as_str(), known.n_rows()), (snr, rows), "{name}");
         assert_eq!(known.summary(), open(None).unwrap().summary());
     }
 }
