@@ -10,7 +10,6 @@ use futures::StreamExt;
 use crate::catalogue::agreement::Agreement;
 use crate::catalogue::listing::remedy;
 use crate::catalogue::object::{Opened, open_object, probed_pixels, shards};
-use crate::line::known_catalogue::types_of;
 use crate::objects::async_reader::ObjectReader;
 use crate::objects::location::folder_of;
 use crate::{
@@ -80,22 +79,29 @@ impl Catalogue {
         let mut unchanged = unchanged.into_iter();
         let n_pixels = facts.map_or(0, |(_, facts)| facts.n_pixels);
         let mut objects = look_into(stores, columns, to_open, n_pixels)?;
-        let is_as_known = |opened: &Opened| facts.is_none_or(|(_, facts)| has_facts(opened, facts));
-        let is_any_known = |objects: &[LookedInto]| usable(objects).any(is_as_known);
-        // One is opened at least, for the types of the columns.
-        while !is_any_known(&objects)
-            && let Some(version) = unchanged.next()
-        {
-            objects.extend(look_into(stores, columns, vec![version], n_pixels)?);
+        let is_as_known = |opened: &&Opened| facts.is_none_or(|(_, facts)| has_facts(opened, facts));
+        // Some are opened at least, until each column has shown its type.
+        let are_types_shown = |objects: &[LookedInto]| {
+            let agreed = Agreement::of(&usable(objects).filter(is_as_known).collect::<Vec<_>>());
+            facts.is_none_or(|(_, facts)| agreed.is_some_and(|agreed| facts.are_shown_by(&agreed.row_schema())))
+        };
+        let mut at_once = 1;
+        while !are_types_shown(&objects) {
+            let next: Vec<ObjectVersion> = unchanged.by_ref().take(at_once).collect();
+            if next.is_empty() {
+                break;
+            }
+            objects.extend(look_into(stores, columns, next, n_pixels)?);
+            at_once *= 2;
         }
         // What most objects have decides. That is what is known, unless too many are unlike it.
-        let unlike = usable(&objects).filter(|&opened| !is_as_known(opened)).count();
+        let unlike = usable(&objects).filter(|opened| !is_as_known(opened)).count();
         let known_decides = 2 * unlike < usable(&objects).count() + unchanged.len();
         if !known_decides {
             objects.extend(look_into(stores, columns, unchanged.by_ref().collect(), n_pixels)?);
         }
         objects.sort_by(|(one, _), (other, _)| one.object().cmp(other.object()));
-        let deciding = usable(&objects).filter(|&opened| !known_decides || is_as_known(opened));
+        let deciding = usable(&objects).filter(|opened| !known_decides || is_as_known(opened));
         let agreement = Agreement::of(&deciding.collect::<Vec<_>>());
         let (mut summary, agreed) = bring_together(
             uri,
@@ -219,7 +225,7 @@ fn usable(objects: &[LookedInto]) -> impl Iterator<Item = &Opened> {
 /// Whether an object has what the known ones have.
 fn has_facts(opened: &Opened, facts: &CatalogueFacts) -> bool {
     let has_other_pixels = opened.n_pixels.is_some_and(|found| found != facts.n_pixels);
-    !has_other_pixels && types_of(&opened.row_schema) == facts.types
+    !has_other_pixels && facts.fit(&opened.row_schema)
 }
 
 /// What the objects hold together, and, if one can be used, the identifier and the kept columns as most of them have them and the bits of a pixel

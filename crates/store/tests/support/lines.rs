@@ -1,9 +1,10 @@
 //! What a line of releases must do on every store.
 
 use std::collections::BTreeMap;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use arrow_array::{ArrayRef, NullArray};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
 use fisherflow_store::*;
 
@@ -17,6 +18,8 @@ pub fn conform(stores: &Stores, base: &str) {
     a_release_is_as_it_was_committed(stores, &format!("{base}/whole"));
     unchanged_objects_are_not_opened(stores, &format!("{base}/known"));
     what_most_objects_have_does_not_depend_on_what_is_known(stores, &format!("{base}/most"));
+    a_column_that_was_empty_is_of_the_first_type_that_fills_it(stores, &format!("{base}/filled"));
+    known_objects_are_opened_until_each_column_has_shown_its_type(stores, &format!("{base}/shown"));
 }
 
 fn commit_of(release: u64, run_id: &str) -> Commit {
@@ -429,4 +432,79 @@ fn what_most_objects_have_does_not_depend_on_what_is_known(stores: &Stores, base
         assert_eq!((found.as_str(), known.n_rows()), (snr, rows), "{name}");
         assert_eq!(known.summary(), open(None).unwrap().summary());
     }
+}
+
+/// Spectra that keep a column `comment`, too.
+fn commented(first: usize, comment: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
+    let mut rows = super::super::support::plain(first, 8, 5);
+    super::super::support::set(&mut rows, "comment", comment);
+    rows
+}
+
+fn a_column_that_was_empty_is_of_the_first_type_that_fills_it(stores: &Stores, base: &str) {
+    use super::super::support::{columns, f64s, i64s, parquet};
+    let write = |name: &str, comment: ArrayRef| {
+        let uri = format!("{base}/{name}.parquet");
+        stores.write(&uri, parquet(commented(0, comment), 4)).unwrap();
+    };
+    for name in ["a", "b", "c", "d"] {
+        write(name, Arc::new(NullArray::new(8)));
+    }
+    let mut columns = columns();
+    columns.keep.push("comment".to_owned());
+    let open = |on_bad_object, known: Option<&KnownCatalogue<'_>>| {
+        Catalogue::open_knowing(stores, base, &columns, on_bad_object, known)
+    };
+    let commit = released(&open(OnBadObject::Fail, None).unwrap());
+    let known = KnownCatalogue::of(&commit);
+    write("e", i64s(0, 8));
+    for on_bad_object in [OnBadObject::Fail, OnBadObject::Skip] {
+        let filled = open(on_bad_object, Some(&known)).unwrap();
+        assert_eq!(filled.row_schema().field(2).data_type().to_string(), "Int64");
+        assert_eq!((filled.n_rows(), filled.skipped().len()), (40, 0));
+        assert_eq!(filled.facts(), open(on_bad_object, None).unwrap().facts());
+    }
+    // Another type beside it is still odd.
+    write("f", f64s(0, 8, |i| i as f64));
+    let error = open(OnBadObject::Fail, Some(&known)).unwrap_err();
+    assert!(matches!(error, StoreError::ColumnType { .. }), "{error}");
+    let skipping = open(OnBadObject::Skip, Some(&known)).unwrap();
+    assert_eq!(skipping.summary(), open(OnBadObject::Skip, None).unwrap().summary());
+}
+
+/// No one object need have a type in every column.
+fn known_objects_are_opened_until_each_column_has_shown_its_type(stores: &Stores, base: &str) {
+    use super::super::support::{columns, i64s, parquet, set};
+    let nulls = || Arc::new(NullArray::new(8));
+    let write = |name: &str, bytes: Vec<u8>| stores.write(&format!("{base}/{name}.parquet"), bytes).unwrap();
+    let mut without_snr = commented(8, i64s(8, 8));
+    set(&mut without_snr, "snr", nulls());
+    write("a", parquet(commented(0, nulls()), 4));
+    write("b", parquet(without_snr.clone(), 4));
+    write("c", parquet(commented(16, nulls()), 4));
+    write("d", parquet(without_snr, 4));
+    let mut columns = columns();
+    columns.keep.push("comment".to_owned());
+    let open =
+        |known: Option<&KnownCatalogue<'_>>| Catalogue::open_knowing(stores, base, &columns, OnBadObject::Fail, known);
+    let mut commit = released(&open(None).unwrap());
+    // One that could not be opened, in the version that is known.
+    write("d", vec![7; 40]);
+    let replaced = stores.head(&format!("{base}/d.parquet")).unwrap().unwrap();
+    for object in &mut commit.objects {
+        if object.path == replaced.path {
+            *object = replaced.clone();
+        }
+    }
+    let known = open(Some(&KnownCatalogue::of(&commit))).unwrap();
+    let types: Vec<String> = known
+        .row_schema()
+        .fields()
+        .iter()
+        .map(|field| field.data_type().to_string())
+        .collect();
+    assert_eq!(
+        (known.n_rows(), &types[1..]),
+        (32, &["Float32".to_owned(), "Int64".to_owned()][..])
+    );
 }
