@@ -326,6 +326,37 @@ pub enum StoreError {
         /// The object that set it.
         expected_by: String,
     },
+    /// An object whose spectra have another number of pixels than the network takes.
+    #[error(
+        "spectra in {object} have {found} pixels in column \"{column}\", and the network takes {expected}: resample the spectra to the network's grid, \
+         or name the column that holds it"
+    )]
+    NetworkPixels {
+        /// The object.
+        object: String,
+        /// The column of the flux.
+        column: String,
+        /// Its number of pixels.
+        found: usize,
+        /// The network's.
+        expected: usize,
+    },
+    /// Objects of a catalogue differ, and no more than half of them agree.
+    #[error(
+        "{odd} of the {of} objects of {uri} are unlike the others, and on_bad_object = \"skip\" leaves out only fewer than half, for nobody can say \
+         which are meant: name a uri that reads those alone"
+    )]
+    NoMajority {
+        /// The catalogue.
+        uri: String,
+        /// How many are unlike the others.
+        odd: usize,
+        /// How many can be used.
+        of: usize,
+        /// What is said of the first that is unlike the others.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// An output column would be there twice.
     #[error("column \"{column}\" would be written twice: {reason}; {remedy}")]
     ColumnCollision {

@@ -79,9 +79,9 @@ impl<'c> KnownCatalogue<'c> {
         }
     }
 
-    /// What its objects agreed on, if they were read by these columns.
-    pub(crate) fn facts_for(&self, columns: &CatalogueColumns) -> Option<&CatalogueFacts> {
-        (self.facts.columns == *columns).then_some(self.facts)
+    /// What its objects agreed on, if they were read by these columns and their spectra have so many pixels.
+    pub(crate) fn facts_for(&self, columns: &CatalogueColumns, n_pixels: Option<usize>) -> Option<&CatalogueFacts> {
+        (self.facts.columns == *columns && n_pixels == Some(self.facts.n_pixels)).then_some(self.facts)
     }
 
     /// Whether an object is as it was.

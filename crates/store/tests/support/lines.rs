@@ -364,7 +364,7 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
             .unwrap();
     }
     let open = |known: Option<&KnownCatalogue<'_>>| {
-        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Fail, known)
+        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Fail, Some(5), known)
     };
     let mut commit = released(&open(None).unwrap());
     stores
@@ -380,6 +380,7 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
         base,
         &others,
         OnBadObject::Fail,
+        Some(5),
         Some(&KnownCatalogue::of(&commit)),
     );
     assert_eq!(open.unwrap().row_schema().fields().len(), 1);
@@ -397,6 +398,7 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
             base,
             &columns(),
             OnBadObject::Fail,
+            Some(5),
             Some(&KnownCatalogue::of(commit)),
         )
     };
@@ -422,7 +424,7 @@ fn what_most_objects_have_does_not_depend_on_what_is_known(stores: &Stores, base
         write(name, false);
     }
     let open = |known: Option<&KnownCatalogue<'_>>| {
-        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Skip, known)
+        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Skip, Some(5), known)
     };
     let commit = released(&open(None).unwrap());
     for (name, snr, rows) in [("c", "Float32", 16), ("b", "Float64", 16), ("d", "Float64", 24)] {
@@ -453,7 +455,7 @@ fn a_column_that_was_empty_is_of_the_first_type_that_fills_it(stores: &Stores, b
     let mut columns = columns();
     columns.keep.push("comment".to_owned());
     let open = |on_bad_object, known: Option<&KnownCatalogue<'_>>| {
-        Catalogue::open_knowing(stores, base, &columns, on_bad_object, known)
+        Catalogue::open_knowing(stores, base, &columns, on_bad_object, Some(5), known)
     };
     let commit = released(&open(OnBadObject::Fail, None).unwrap());
     let known = KnownCatalogue::of(&commit);
@@ -485,8 +487,9 @@ fn known_objects_are_opened_until_each_column_has_shown_its_type(stores: &Stores
     write("d", parquet(without_snr, 4));
     let mut columns = columns();
     columns.keep.push("comment".to_owned());
-    let open =
-        |known: Option<&KnownCatalogue<'_>>| Catalogue::open_knowing(stores, base, &columns, OnBadObject::Fail, known);
+    let open = |known: Option<&KnownCatalogue<'_>>| {
+        Catalogue::open_knowing(stores, base, &columns, OnBadObject::Fail, Some(5), known)
+    };
     let mut commit = released(&open(None).unwrap());
     // One that could not be opened, in the version that is known.
     write("d", vec![7; 40]);
