@@ -6,7 +6,7 @@ use fisherflow_spectra::SpectraError;
 use thiserror::Error;
 
 use crate::Cause;
-use crate::error::remedies::{cast, did_you_mean, made_good, of_bytes};
+use crate::error::remedies::{cast, did_you_mean, made_good, of_bytes, reads_folder};
 
 /// A failure that names its object and says what to do about it.
 #[derive(Debug, Error)]
@@ -150,16 +150,16 @@ pub enum StoreError {
     },
     /// A folder of objects, where an object of a catalogue should be.
     #[error(
-        "{folder} is a folder, whose *.parquet {uri} does not read, though its name fits: {pattern} reads them, too, and {folder}/*.parquet them alone; \
-         or move the folder if it is no longer wanted"
+        "{folder} is a folder, whose *.parquet {uri} does not read, though its name fits: {}; or move the folder if it is no longer wanted",
+        reads_folder(.folder, .pattern.as_deref())
     )]
     FolderOfObjects {
         /// The folder.
         folder: String,
         /// The pattern that does not read it.
         uri: String,
-        /// One that does.
-        pattern: String,
+        /// One that does; `None` where it would read objects of other names, too.
+        pattern: Option<String>,
     },
     /// A file where a folder should be.
     #[error(
@@ -171,7 +171,7 @@ pub enum StoreError {
     },
     /// The store failed again and again.
     #[error(
-        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; look at the store, then start the run again: it goes on where it was (more patience: [store] retries, retry_seconds)"
+        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; look at the store, then start the run again: it goes on where it was (more patience: [store] {limit})"
     )]
     Exhausted {
         /// The object.
@@ -184,6 +184,8 @@ pub enum StoreError {
         attempts: usize,
         /// Since the first attempt.
         seconds: f64,
+        /// The key of `[store]` that allows no more.
+        limit: &'static str,
         /// What the store said at last.
         #[source]
         source: Cause,

@@ -512,6 +512,18 @@ fn a_folder_named_as_an_object_is_not_passed_over() {
         let error = Table::open(&place.stores, &place.uri(uri)).unwrap_err();
         assert!(matches!(error, StoreError::FolderOfObjects { .. }), "{error}");
     }
+    // What else is below is not offered.
+    place.write("other/c.parquet", parquet(plain(8, 4, 3), 2));
+    for (uri, offered) in [
+        ("survey", Some("survey/**/*.parquet")),
+        ("sur*/*.parquet", Some("sur*/**/*.parquet")),
+        ("survey/b*.parquet", None),
+    ] {
+        let said = open(uri, OnBadObject::Fail).unwrap_err().to_string();
+        let offered = offered.map(|pattern| format!("{} reads them, too", place.uri(pattern)));
+        assert_eq!(said.contains("**"), offered.is_some(), "{said}");
+        assert!(offered.is_none_or(|offered| said.contains(&offered)), "{said}");
+    }
     for (uri, rows) in [("survey/**/*.parquet", 8), ("survey/b.parquet", 4), ("survey/a*", 4)] {
         assert_eq!(open(uri, OnBadObject::Fail).unwrap().n_rows(), rows, "{uri}");
     }

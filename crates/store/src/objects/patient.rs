@@ -55,6 +55,8 @@ pub(crate) struct Link {
 pub(crate) struct GivenUp {
     pub attempts: usize,
     pub elapsed: Duration,
+    /// The key of `[store]` that allows no more of them.
+    pub limit: &'static str,
     /// Bytes that were asked for.
     pub range: Option<Range<u64>>,
     /// Where the credentials came from, where it is they that ended.
@@ -110,6 +112,7 @@ impl Link {
         let mut given_up = GivenUp {
             attempts: attempts.failed() + 1,
             elapsed: attempts.elapsed(),
+            limit: attempts.limit(&self.patience),
             range: request.range.clone(),
             expired: None,
             last: error,
