@@ -207,6 +207,8 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::ColumnType { .. }
             | StoreError::MaskBit { .. }
             | StoreError::PixelCount { .. }
+            | StoreError::NetworkPixels { .. }
+            | StoreError::NoMajority { .. }
             | StoreError::ColumnCollision { .. }
             | StoreError::BadDocument { .. }
             | StoreError::ManifestVersion { .. }

@@ -428,7 +428,7 @@ pub(crate) fn row_keys<'b>(context: &Context, batch: &'b SpectrumBatch) -> RowKe
     let shard = &batch.shard;
     RowKeys {
         file: shard.object.name_below(context.predicted().catalogue.folder()),
-        first_row: shard.first_row + batch.first_row,
+        first_row: shard.first_row + batch.positions.first().copied().unwrap_or(0),
     }
 }
 

@@ -13,9 +13,7 @@ use crate::{PixelFlux, PixelPopulation, RowFlags, Shard, SpectraError};
 pub struct SpectrumBatch {
     /// Where the first of them comes from.
     pub shard: Shard,
-    /// Its position in the shard.
-    pub first_row: u64,
-    /// `[n]`: the position of each in the shard that it comes from, counted as `first_row` is.
+    /// `[n]`: the position of each in the shard that it comes from; where held-out rows alone were read, among those, which says nothing of the shard.
     pub positions: Vec<u64>,
     /// The identifier (first column) and the kept columns, as the catalogue types them: `[n]`.
     pub rows: RecordBatch,
@@ -112,7 +110,7 @@ impl SpectrumBatch {
         Ok(())
     }
 
-    /// Adds the rows of another batch of the same catalogue. `shard` and `first_row` stay those of this one.
+    /// Adds the rows of another batch of the same catalogue. `shard` stays that of this one.
     ///
     /// # Errors
     /// The other has other pixels, labels or columns.
@@ -141,7 +139,7 @@ impl SpectrumBatch {
         Ok(())
     }
 
-    /// The rows at `rows`, in that order. `first_row` stays that of this batch.
+    /// The rows at `rows`, in that order.
     ///
     /// # Errors
     /// A row is not in the batch.
@@ -157,7 +155,6 @@ impl SpectrumBatch {
         let (d, k) = (self.n_pixels, self.n_labels);
         Ok(SpectrumBatch {
             shard: self.shard.clone(),
-            first_row: self.first_row,
             positions: gather(&self.positions, 1, rows),
             rows: take_record_batch(&self.rows, &indices).map_err(SpectraError::Select)?,
             n_pixels: d,

@@ -130,7 +130,7 @@ impl SpectrumBatchBuilder {
         self.holdout.push(holdout_hash(row.holdout_key));
     }
 
-    /// The batch, with the identifier and kept columns of its rows.
+    /// The batch, which begins at `first_row` of the shard, with the identifier and kept columns of its rows.
     ///
     /// # Errors
     /// `rows` has another number of rows than were pushed.
@@ -144,7 +144,6 @@ impl SpectrumBatchBuilder {
         }
         Ok(SpectrumBatch {
             shard,
-            first_row,
             positions: (first_row..).take(self.flags.len()).collect(),
             rows,
             n_pixels: self.shape.n_pixels,

@@ -235,7 +235,7 @@ impl Catalogue {
         self.fetch_some(group, None, batch_rows, prefetch_bytes)
     }
 
-    /// Those of them alone that [are held out](fisherflow_spectra::is_held_out) at this fraction; `first_row` of a batch counts no others.
+    /// Those of them alone that [are held out](fisherflow_spectra::is_held_out) at this fraction; `positions` of a batch count no others.
     #[must_use]
     pub fn fetch_held_out(&self, group: &Group, fraction: f64, batch_rows: usize, prefetch_bytes: usize) -> Fetch {
         self.fetch_some(group, Some(fraction), batch_rows, prefetch_bytes)

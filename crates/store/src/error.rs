@@ -6,7 +6,7 @@ use fisherflow_spectra::SpectraError;
 use thiserror::Error;
 
 use crate::Cause;
-use crate::error::remedies::{cast, did_you_mean, made_good, of_bytes};
+use crate::error::remedies::{cast, did_you_mean, made_good, of_bytes, reads_folder};
 
 /// A failure that names its object and says what to do about it.
 #[derive(Debug, Error)]
@@ -150,16 +150,16 @@ pub enum StoreError {
     },
     /// A folder of objects, where an object of a catalogue should be.
     #[error(
-        "{folder} is a folder, whose *.parquet {uri} does not read, though its name fits: {pattern} reads them, too, and {folder}/*.parquet them alone; \
-         or move the folder if it is no longer wanted"
+        "{folder} is a folder, whose *.parquet {uri} does not read, though its name fits: {}; or move the folder if it is no longer wanted",
+        reads_folder(.folder, .pattern.as_deref())
     )]
     FolderOfObjects {
         /// The folder.
         folder: String,
         /// The pattern that does not read it.
         uri: String,
-        /// One that does.
-        pattern: String,
+        /// One that does; `None` where it would read objects of other names, too.
+        pattern: Option<String>,
     },
     /// A file where a folder should be.
     #[error(
@@ -171,7 +171,7 @@ pub enum StoreError {
     },
     /// The store failed again and again.
     #[error(
-        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; look at the store, then start the run again: it goes on where it was (more patience: [store] retries, retry_seconds)"
+        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; look at the store, then start the run again: it goes on where it was (more patience: [store] {limit})"
     )]
     Exhausted {
         /// The object.
@@ -184,6 +184,8 @@ pub enum StoreError {
         attempts: usize,
         /// Since the first attempt.
         seconds: f64,
+        /// The key of `[store]` that allows no more.
+        limit: &'static str,
         /// What the store said at last.
         #[source]
         source: Cause,
@@ -325,6 +327,37 @@ pub enum StoreError {
         expected: usize,
         /// The object that set it.
         expected_by: String,
+    },
+    /// An object whose spectra have another number of pixels than the network takes.
+    #[error(
+        "spectra in {object} have {found} pixels in column \"{column}\", and the network takes {expected}: resample the spectra to the network's grid, \
+         or name the column that holds it"
+    )]
+    NetworkPixels {
+        /// The object.
+        object: String,
+        /// The column of the flux.
+        column: String,
+        /// Its number of pixels.
+        found: usize,
+        /// The network's.
+        expected: usize,
+    },
+    /// Objects of a catalogue differ, and no more than half of them agree.
+    #[error(
+        "{odd} of the {of} objects of {uri} are unlike the others, and on_bad_object = \"skip\" leaves out only fewer than half, for nobody can say \
+         which are meant: name a uri that reads those alone"
+    )]
+    NoMajority {
+        /// The catalogue.
+        uri: String,
+        /// How many are unlike the others.
+        odd: usize,
+        /// How many can be used.
+        of: usize,
+        /// What is said of the first that is unlike the others.
+        #[source]
+        source: Box<StoreError>,
     },
     /// An output column would be there twice.
     #[error("column \"{column}\" would be written twice: {reason}; {remedy}")]

@@ -512,6 +512,18 @@ fn a_folder_named_as_an_object_is_not_passed_over() {
         let error = Table::open(&place.stores, &place.uri(uri)).unwrap_err();
         assert!(matches!(error, StoreError::FolderOfObjects { .. }), "{error}");
     }
+    // What else is below is not offered.
+    place.write("other/c.parquet", parquet(plain(8, 4, 3), 2));
+    for (uri, offered) in [
+        ("survey", Some("survey/**/*.parquet")),
+        ("sur*/*.parquet", Some("sur*/**/*.parquet")),
+        ("survey/b*.parquet", None),
+    ] {
+        let said = open(uri, OnBadObject::Fail).unwrap_err().to_string();
+        let offered = offered.map(|pattern| format!("{} reads them, too", place.uri(pattern)));
+        assert_eq!(said.contains("**"), offered.is_some(), "{said}");
+        assert!(offered.is_none_or(|offered| said.contains(&offered)), "{said}");
+    }
     for (uri, rows) in [("survey/**/*.parquet", 8), ("survey/b.parquet", 4), ("survey/a*", 4)] {
         assert_eq!(open(uri, OnBadObject::Fail).unwrap().n_rows(), rows, "{uri}");
     }
@@ -736,7 +748,40 @@ fn an_odd_object_is_left_out_and_not_the_others() {
     // Of two kinds with as many objects neither is the odd one.
     write("d.parquet", 5, doubles());
     let error = open(OnBadObject::Skip).unwrap_err();
-    assert!(matches!(error, StoreError::PixelCount { .. }), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.starts_with("2 of the 4 objects of") && said.contains("only fewer than half"),
+        "{said}"
+    );
+    assert!(
+        matches!(error, StoreError::NoMajority { source, .. } if matches!(*source, StoreError::PixelCount { .. })),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_network_says_how_many_pixels_are_meant() {
+    let place = Place::new();
+    for (name, pixels) in [("a", 5), ("b", 3), ("c", 5), ("d", 3), ("e", 5)] {
+        place.write(&format!("{name}.parquet"), parquet(plain(0, 4, pixels), 2));
+    }
+    let open = |on_bad_object| {
+        let uri = place.uri("*.parquet");
+        Catalogue::open_knowing(&place.stores, &uri, &columns(), on_bad_object, Some(3), None)
+    };
+    let said = open(OnBadObject::Fail).unwrap_err().to_string();
+    assert!(
+        said.contains("a.parquet have 5 pixels in column \"flux\", and the network takes 3"),
+        "{said}"
+    );
+    let catalogue = open(OnBadObject::Skip).unwrap();
+    assert_eq!((catalogue.n_rows(), catalogue.n_pixels()), (8, 3));
+    let skipped: Vec<bool> = catalogue
+        .skipped()
+        .iter()
+        .map(|skipped| skipped.reason.contains("takes 3"))
+        .collect();
+    assert_eq!(skipped, [true; 3]);
 }
 
 #[test]

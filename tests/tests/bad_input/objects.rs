@@ -182,7 +182,7 @@ fn objects_of_other_spectra_are_refused() {
         folder.path(),
         &run_file,
         3,
-        &["part-00007.parquet", "25 pixels", "24", "part-00000.parquet"],
+        &["part-00007.parquet", "25 pixels", "the network takes 24"],
     );
 }
 
@@ -216,12 +216,11 @@ fn skipped_objects_are_listed_in_the_manifest() {
     let whole = parquet_bytes(&simulated(PIXELS, 500, 30), 10);
     write(folder.path(), "part-00002.parquet", &[]);
     write(folder.path(), "part-00003.parquet", &whole[..whole.len() / 2]);
-    write_catalogue(
-        &folder.path().join("catalogue"),
-        "part-00004.parquet",
-        &simulated(PIXELS + 1, 0, 20),
-        20,
-    );
+    // As many as there are of the network's pixels.
+    for name in ["part-00004.parquet", "part-00005.parquet"] {
+        let other = simulated(PIXELS + 1, 0, 20);
+        write_catalogue(&folder.path().join("catalogue"), name, &other, 20);
+    }
     let mut run_file = RunFile::new(folder.path(), "out");
     run_file.of_catalogue = "on_bad_object = \"skip\"".to_owned();
     let ended = carry_out(folder.path(), &run_file);
@@ -233,11 +232,12 @@ fn skipped_objects_are_listed_in_the_manifest() {
         .iter()
         .map(|s| format!("{} {}", s["object"], s["reason"]))
         .collect();
-    assert_eq!(said.len(), 3, "{said:?}");
+    assert_eq!(said.len(), 4, "{said:?}");
     for (said, (object, reason)) in said.iter().zip([
         ("part-00002.parquet", "0 bytes"),
         ("part-00003.parquet", "truncated"),
         ("part-00004.parquet", "25 pixels"),
+        ("part-00005.parquet", "25 pixels"),
     ]) {
         assert!(said.contains(object) && said.contains(reason), "{said}");
         assert!(

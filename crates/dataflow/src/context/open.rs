@@ -217,20 +217,11 @@ fn opened(
     known: Option<&KnownCatalogue<'_>>,
 ) -> Result<Catalogue, RunError> {
     let (uri, columns) = (&source.uri, &source.columns);
-    let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, known)?;
+    let n_pixels = Some(network.n_inputs());
+    let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, n_pixels, known)?;
     let catalogue = catalogue.excluding(&source.exclude)?;
     if catalogue.n_rows() == 0 {
         return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
-    }
-    if catalogue.n_pixels() != network.n_inputs() {
-        return Err(RunError::Refused(format!(
-            "spectra in {} have {} pixels in column \"{}\", and the network takes {}: resample the spectra to the network's grid, or \
-             name the column that holds it",
-            source.uri,
-            catalogue.n_pixels(),
-            source.columns.flux,
-            network.n_inputs()
-        )));
     }
     let labels = source.columns.labels.len();
     if labels != 0 && labels != network.n_labels() {

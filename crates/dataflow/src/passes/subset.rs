@@ -254,8 +254,9 @@ impl GroupFold<SpectrumBatch> for Choose {
 
     fn add(&mut self, _group: u64, mut batch: SpectrumBatch) -> Result<(), RunError> {
         impute(self.population.as_ref(), &mut batch)?;
-        let start = self.positions.first(&batch.shard) + batch.first_row;
-        for (row, position) in (0..batch.n_rows()).zip(start..) {
+        let start = self.positions.first(&batch.shard);
+        for (row, in_shard) in batch.positions.iter().enumerate() {
+            let position = start + in_shard;
             let in_sums = self.context.is_in_sums(&batch, row);
             let is_star = if self.held_out {
                 self.context.is_held_out(&batch, row)

@@ -210,12 +210,14 @@ impl Stores {
         let mut tables: BTreeSet<&str> = self.block_on(holding_parquet(named)).into_iter().collect();
         let unread = all.iter().filter(|name| name.ends_with(".parquet") && !is_named(name));
         tables.extend(unread.filter_map(|name| table_above(name, is_table)));
+        // Where the pattern chooses names, one of all folders would read others, too.
+        let beside = uri.strip_suffix("/*.parquet");
         refused.extend(tables.into_iter().map(|table| {
             let folder = base.place.uri(table);
             let error = StoreError::FolderOfObjects {
                 folder: folder.clone(),
                 uri: uri.to_owned(),
-                pattern: format!("{}/**/*.parquet", base.uri().trim_end_matches('/')),
+                pattern: beside.map(|folders| format!("{folders}/**/*.parquet")),
             };
             (folder, error)
         }));

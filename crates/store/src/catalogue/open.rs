@@ -10,12 +10,9 @@ use futures::StreamExt;
 use crate::catalogue::agreement::Agreement;
 use crate::catalogue::listing::remedy;
 use crate::catalogue::object::{Opened, open_object, probed_pixels, shards};
-use crate::line::known_catalogue::types_of;
 use crate::objects::async_reader::ObjectReader;
 use crate::objects::location::folder_of;
-use crate::{
-    Catalogue, CatalogueFacts, CatalogueSummary, KnownCatalogue, OnBadObject, SkippedObject, StoreError, Stores,
-};
+use crate::{Catalogue, CatalogueSummary, KnownCatalogue, OnBadObject, SkippedObject, StoreError, Stores};
 
 /// Footers read at a time.
 const FOOTERS: usize = 16;
@@ -34,25 +31,27 @@ impl Catalogue {
     /// # Errors
     /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, a folder, empty, truncated, not
     /// Parquet, a column missing, there twice or of another type, another number of pixels than most objects have. With `Skip`: no object is left, or
-    /// no more than half of them agree.
+    /// no more than half of them agree ([`StoreError::NoMajority`]).
     pub fn open(
         stores: &Stores,
         uri: &str,
         columns: &CatalogueColumns,
         on_bad_object: OnBadObject,
     ) -> Result<Self, StoreError> {
-        Self::open_knowing(stores, uri, columns, on_bad_object, None)
+        Self::open_knowing(stores, uri, columns, on_bad_object, None, None)
     }
 
-    /// The same, without looking into objects that are `known` in the version that is there.
+    /// The same, where a network says how many pixels a spectrum has, and without looking into objects that are `known` in the version that is there,
+    /// and to have so many.
     ///
     /// # Errors
-    /// As [`Catalogue::open`], of the other objects.
+    /// As [`Catalogue::open`], of the other objects; another number of pixels than the network takes ([`StoreError::NetworkPixels`]).
     pub fn open_knowing(
         stores: &Stores,
         uri: &str,
         columns: &CatalogueColumns,
         on_bad_object: OnBadObject,
+        n_pixels: Option<usize>,
         known: Option<&KnownCatalogue<'_>>,
     ) -> Result<Self, StoreError> {
         columns.validate()?;
@@ -74,28 +73,34 @@ impl Catalogue {
                 "the folders in the catalogue's folder are not read; the pattern reads them too"
             );
         }
-        let facts = known.and_then(|known| Some((known, known.facts_for(columns)?)));
+        let facts = known.and_then(|known| Some((known, known.facts_for(columns, n_pixels)?)));
         let is_known = |version: &ObjectVersion| facts.is_some_and(|(known, _)| known.knows(version));
         let (unchanged, to_open): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_known);
         let mut unchanged = unchanged.into_iter();
-        let n_pixels = facts.map_or(0, |(_, facts)| facts.n_pixels);
         let mut objects = look_into(stores, columns, to_open, n_pixels)?;
-        let is_as_known = |opened: &Opened| facts.is_none_or(|(_, facts)| has_facts(opened, facts));
-        let is_any_known = |objects: &[LookedInto]| usable(objects).any(is_as_known);
-        // One is opened at least, for the types of the columns.
-        while !is_any_known(&objects)
-            && let Some(version) = unchanged.next()
-        {
-            objects.extend(look_into(stores, columns, vec![version], n_pixels)?);
+        let is_as_known = |opened: &&Opened| facts.is_none_or(|(_, facts)| facts.fit(&opened.row_schema));
+        // Some are opened at least, until each column has shown its type.
+        let are_types_shown = |objects: &[LookedInto]| {
+            let agreed = Agreement::of(&usable(objects).filter(is_as_known).collect::<Vec<_>>());
+            facts.is_none_or(|(_, facts)| agreed.is_some_and(|agreed| facts.are_shown_by(&agreed.row_schema())))
+        };
+        let mut at_once = 1;
+        while !are_types_shown(&objects) {
+            let next: Vec<ObjectVersion> = unchanged.by_ref().take(at_once).collect();
+            if next.is_empty() {
+                break;
+            }
+            objects.extend(look_into(stores, columns, next, n_pixels)?);
+            at_once *= 2;
         }
         // What most objects have decides. That is what is known, unless too many are unlike it.
-        let unlike = usable(&objects).filter(|&opened| !is_as_known(opened)).count();
+        let unlike = usable(&objects).filter(|opened| !is_as_known(opened)).count();
         let known_decides = 2 * unlike < usable(&objects).count() + unchanged.len();
         if !known_decides {
             objects.extend(look_into(stores, columns, unchanged.by_ref().collect(), n_pixels)?);
         }
         objects.sort_by(|(one, _), (other, _)| one.object().cmp(other.object()));
-        let deciding = usable(&objects).filter(|&opened| !known_decides || is_as_known(opened));
+        let deciding = usable(&objects).filter(|opened| !known_decides || is_as_known(opened));
         let agreement = Agreement::of(&deciding.collect::<Vec<_>>());
         let (mut summary, agreed) = bring_together(
             uri,
@@ -109,9 +114,7 @@ impl Catalogue {
         let Some((row_schema, pixel_bits)) = agreed else {
             return Err(no_match(uri, &summary.skipped, None));
         };
-        if summary.n_pixels == 0 {
-            summary.n_pixels = n_pixels;
-        }
+        summary.n_pixels = n_pixels.unwrap_or(summary.n_pixels);
         for version in unchanged {
             let bytes = facts.and_then(|(known, _)| known.row_group_bytes(&version));
             summary
@@ -144,12 +147,12 @@ impl Catalogue {
 /// An object, and what it holds or why that cannot be said.
 type LookedInto = (ObjectReader, Result<Opened, StoreError>);
 
-/// Reads the footers of objects. `n_pixels`: of the objects that are known already, or 0.
+/// Reads the footers of objects. `n_pixels`: of a spectrum, where that is known before.
 fn look_into(
     stores: &Stores,
     columns: &CatalogueColumns,
     objects: Vec<ObjectVersion>,
-    n_pixels: usize,
+    n_pixels: Option<usize>,
 ) -> Result<Vec<LookedInto>, StoreError> {
     let readers = objects
         .into_iter()
@@ -166,7 +169,7 @@ fn look_into(
     );
     // A footer's count is a claim, for the lengths of bad rows can add up to any number: believed where it is what rows have said, those of one object
     // of the many that claim the same.
-    let mut pixels = (n_pixels > 0).then_some(n_pixels);
+    let mut pixels = n_pixels;
     let claimed = Agreement::of(&usable(&objects).collect::<Vec<_>>()).and_then(|most| most.n_pixels());
     let claims = |opened: &Result<Opened, StoreError>| opened.as_ref().ok().and_then(|opened| opened.n_pixels);
     let mut in_turn: Vec<&mut LookedInto> = objects.iter_mut().collect();
@@ -192,7 +195,10 @@ fn look_into(
         {
             ask_spectra(&reader, &mut opened, &columns.flux, Some(pixels)).await;
         }
-        (reader, opened)
+        (
+            reader,
+            opened.and_then(|object| of_pixels(object, &columns.flux, n_pixels)),
+        )
     });
     Ok(stores.block_on(asked.buffered(FOOTERS).collect::<Vec<_>>()))
 }
@@ -211,15 +217,22 @@ async fn ask_spectra(
     }
 }
 
+/// The object, unless its spectra have another number of pixels than is `expected`.
+fn of_pixels(object: Opened, flux: &str, expected: Option<usize>) -> Result<Opened, StoreError> {
+    match (object.n_pixels, expected) {
+        (Some(found), Some(expected)) if found != expected => Err(StoreError::NetworkPixels {
+            object: object.version.path,
+            column: flux.to_owned(),
+            found,
+            expected,
+        }),
+        _ => Ok(object),
+    }
+}
+
 /// What those hold that can be used.
 fn usable(objects: &[LookedInto]) -> impl Iterator<Item = &Opened> {
     objects.iter().flat_map(|(_, opened)| opened)
-}
-
-/// Whether an object has what the known ones have.
-fn has_facts(opened: &Opened, facts: &CatalogueFacts) -> bool {
-    let has_other_pixels = opened.n_pixels.is_some_and(|found| found != facts.n_pixels);
-    !has_other_pixels && types_of(&opened.row_schema) == facts.types
 }
 
 /// What the objects hold together, and, if one can be used, the identifier and the kept columns as most of them have them and the bits of a pixel
@@ -235,11 +248,17 @@ fn bring_together(
     let check = |opened: &Opened| agreement.map_or(Ok(()), |agreement| agreement.check(opened));
     // An odd one can be left out, but not half of them: which are meant nobody could say.
     let odd: Vec<StoreError> = usable(&objects).filter_map(|opened| check(opened).err()).collect();
+    let (n_odd, of) = (odd.len(), usable(&objects).count() + n_unopened);
     if on_bad_object == OnBadObject::Skip
-        && 2 * odd.len() >= usable(&objects).count() + n_unopened
-        && let Some(error) = odd.into_iter().next()
+        && 2 * n_odd >= of
+        && let Some(first) = odd.into_iter().next()
     {
-        return Err(error);
+        return Err(StoreError::NoMajority {
+            uri: uri.to_owned(),
+            odd: n_odd,
+            of,
+            source: Box::new(first),
+        });
     }
     let mut summary = CatalogueSummary {
         uri: uri.to_owned(),

@@ -45,6 +45,14 @@ pub(super) fn cast(column: &str, found: &str, expected: &str) -> String {
     }
 }
 
+/// By what the objects in a folder named as an object are read. `pattern`: one that reads them beside the others.
+pub(super) fn reads_folder(folder: &str, pattern: Option<&str>) -> String {
+    match pattern {
+        Some(pattern) => format!("{pattern} reads them, too, and {folder}/*.parquet them alone"),
+        None => format!("{folder}/*.parquet reads them alone"),
+    }
+}
+
 pub(super) fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"))
 }

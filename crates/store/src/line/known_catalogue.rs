@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow_schema::Schema;
+use arrow_schema::{DataType, Schema};
 use fisherflow_spectra::{CatalogueColumns, ObjectVersion, Shard};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,18 @@ impl CatalogueFacts {
     #[must_use]
     pub fn id_column(&self) -> String {
         format!("{} {}", self.columns.id, self.types.first().map_or("", String::as_str))
+    }
+
+    /// Whether an object can be one of these: each column has the type that it has here, or has none in one of the two and so can be of any.
+    pub(crate) fn fit(&self, schema: &Schema) -> bool {
+        let mut types = types_of(schema).into_iter().zip(&self.types);
+        types.all(|(found, known)| found == *known || is_none(&found) || is_none(known))
+    }
+
+    /// Whether each column that has a type here has that one there.
+    pub(crate) fn are_shown_by(&self, schema: &Schema) -> bool {
+        let mut types = types_of(schema).into_iter().zip(&self.types);
+        types.all(|(found, known)| found == *known || is_none(known))
     }
 }
 
@@ -67,9 +79,9 @@ impl<'c> KnownCatalogue<'c> {
         }
     }
 
-    /// What its objects agreed on, if they were read by these columns.
-    pub(crate) fn facts_for(&self, columns: &CatalogueColumns) -> Option<&CatalogueFacts> {
-        (self.facts.columns == *columns).then_some(self.facts)
+    /// What its objects agreed on, if they were read by these columns and their spectra have so many pixels.
+    pub(crate) fn facts_for(&self, columns: &CatalogueColumns, n_pixels: Option<usize>) -> Option<&CatalogueFacts> {
+        (self.facts.columns == *columns && n_pixels == Some(self.facts.n_pixels)).then_some(self.facts)
     }
 
     /// Whether an object is as it was.
@@ -97,6 +109,11 @@ impl<'c> KnownCatalogue<'c> {
         }
         Some(shards)
     }
+}
+
+/// Whether a type in words is that of a column of nothing but nulls.
+fn is_none(type_in_words: &str) -> bool {
+    type_in_words == type_name(&DataType::Null)
 }
 
 /// The types of columns in words.

@@ -4,10 +4,11 @@
 //! wrote it. So what is there is read back and compared with what was to be written.
 
 use bytes::Bytes;
-use object_store::{Error, ObjectStore, PutMode, PutOptions, PutPayload};
+use object_store::{Error, GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use crate::objects::failure::Action;
 use crate::objects::location::{Location, Place};
+use crate::objects::patient::Once;
 use crate::{StoreError, Stores};
 
 /// Times that an object may appear and vanish under our hands.
@@ -51,7 +52,12 @@ impl Stores {
             };
             let exists = matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. });
             let failed = self.failed(location, Action::Write, error);
-            match self.read_at(location).await {
+            let mut reading = GetOptions::default();
+            if !exists {
+                // Patience is spent, or would not help.
+                reading.extensions.insert(Once);
+            }
+            match self.read_by(location, reading).await {
                 Ok(found) if found == bytes => return Ok(Creation::Ours),
                 Ok(found) if exists => return Ok(Creation::Others(found.to_vec())),
                 // It was deleted since, or the other's write came to nothing (409).
@@ -90,18 +96,20 @@ impl Stores {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
 
     use async_trait::async_trait;
     use futures::stream::BoxStream;
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use object_store::{
-        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
+        CopyOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
     };
 
     use super::*;
-    use crate::{Claim, GroupArray, GroupStore, Output, Purpose, StoreOptions};
+    use crate::{Claim, GroupArray, GroupStore, Output, Patience, Purpose, StoreOptions};
 
     /// What a store makes of a conditional write.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +239,80 @@ mod tests {
         let committed = committing.wait().unwrap();
         assert_eq!(committed.record.object.as_deref(), Some("a-1.sums"));
         assert_eq!(groups.record("pass", "a").unwrap(), Some(committed.record));
+    }
+
+    /// Answers a request to a store that is busy and has nothing, and notes its method.
+    fn answer(stream: TcpStream, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
+        let mut request = BufReader::new(stream);
+        let mut line = String::new();
+        request.read_line(&mut line)?;
+        let Some((method, _)) = line.split_once(' ') else {
+            return Ok(());
+        };
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            request.read_line(&mut header)?;
+            let Some((name, value)) = header.split_once(':') else {
+                break;
+            };
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        request.read_exact(&mut vec![0; length])?;
+        asked.lock().unwrap().push(method.to_owned());
+        let status = if method == "HEAD" {
+            "404 Not Found"
+        } else {
+            "503 Slow Down"
+        };
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        request.into_inner().write_all(answer.as_bytes())
+    }
+
+    #[test]
+    fn where_patience_is_spent_what_stands_there_is_looked_for_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let noted = Arc::clone(&noted);
+                std::thread::spawn(move || answer(stream.unwrap(), &noted));
+            }
+        });
+        let s3 = [
+            ("aws_access_key_id", "a"),
+            ("aws_secret_access_key", "b"),
+            ("aws_region", "us-east-1"),
+            ("endpoint", endpoint.as_str()),
+        ];
+        let options = StoreOptions {
+            patience: Patience {
+                retries: 2,
+                ..Patience::default()
+            },
+            s3: s3.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
+            ..StoreOptions::default()
+        };
+        let stores = Stores::new(options, 1).unwrap();
+        let error = stores
+            .create_once("s3://survey/out/a.done", b"me".to_vec())
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StoreError::Exhausted {
+                    attempts: 3,
+                    limit: "retries",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(*asked.lock().unwrap(), ["HEAD", "PUT", "PUT", "PUT", "GET"]);
     }
 
     #[test]

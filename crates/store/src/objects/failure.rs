@@ -125,6 +125,7 @@ fn spent(uri: String, action: Action, given_up: &GivenUp, secrets: &[String]) ->
             action: action.done(),
             attempts: given_up.attempts,
             seconds: given_up.elapsed.as_secs_f64(),
+            limit: given_up.limit,
             source,
         },
     }

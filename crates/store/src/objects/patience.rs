@@ -78,6 +78,15 @@ impl Attempts {
         self.began.elapsed()
     }
 
+    /// The key of `[store]` that ends them, where the one that fails now is the last.
+    pub fn limit(&self, patience: &Patience) -> &'static str {
+        if self.failed < patience.retries {
+            "retry_seconds"
+        } else {
+            "retries"
+        }
+    }
+
     /// One failed: how long to wait before the next; `None` where patience is spent.
     pub fn pause(&mut self, patience: &Patience) -> Option<Duration> {
         let first = *self.first_failure.get_or_insert_with(Instant::now);
@@ -118,6 +127,7 @@ mod tests {
             let pause = attempts.pause(&patience).unwrap().as_millis();
             assert!((doubled / 2..=doubled).contains(&pause), "{pause} of {doubled} ms");
         }
+        assert_eq!(attempts.limit(&patience), "retries");
         assert_eq!(attempts.pause(&patience), None);
         assert_eq!(attempts.failed(), 5);
         attempts.progressed(PROGRESS);
@@ -130,6 +140,7 @@ mod tests {
             retry_for: Duration::ZERO,
             ..Patience::default()
         };
+        assert_eq!(Attempts::new().limit(&patience), "retry_seconds");
         assert_eq!(Attempts::new().pause(&patience), None);
         // Nor behind a pause that ends after it.
         let patience = Patience {

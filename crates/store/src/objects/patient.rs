@@ -38,6 +38,10 @@ pub(crate) struct Patient {
     pub link: Arc<Link>,
 }
 
+/// Among the extensions of a read: it is made once, for patience is spent already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Once;
+
 /// What all requests to a bucket share.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -55,6 +59,8 @@ pub(crate) struct Link {
 pub(crate) struct GivenUp {
     pub attempts: usize,
     pub elapsed: Duration,
+    /// The key of `[store]` that allows no more of them.
+    pub limit: &'static str,
     /// Bytes that were asked for.
     pub range: Option<Range<u64>>,
     /// Where the credentials came from, where it is they that ended.
@@ -110,6 +116,7 @@ impl Link {
         let mut given_up = GivenUp {
             attempts: attempts.failed() + 1,
             elapsed: attempts.elapsed(),
+            limit: attempts.limit(&self.patience),
             range: request.range.clone(),
             expired: None,
             last: error,
@@ -174,6 +181,9 @@ impl ObjectStore for Patient {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        if options.extensions.get::<Once>().is_some() {
+            return self.link.s3.get_opts(path, options).await;
+        }
         let asked = match &options.range {
             Some(GetRange::Bounded(range)) => Some(range.clone()),
             _ => None,

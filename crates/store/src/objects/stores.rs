@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fisherflow_spectra::ObjectVersion;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::objects::disk::Disk;
 use crate::objects::failure::{Action, failed, is_absent, is_nothing};
@@ -135,7 +135,12 @@ impl Stores {
 
     /// The whole object, on the I/O threads.
     pub(crate) async fn read_at(&self, location: &Location) -> Result<Bytes, StoreError> {
-        let bytes = match location.store.get(&location.path).await {
+        self.read_by(location, GetOptions::default()).await
+    }
+
+    /// The same, by these options.
+    pub(crate) async fn read_by(&self, location: &Location, options: GetOptions) -> Result<Bytes, StoreError> {
+        let bytes = match location.store.get_opts(&location.path, options).await {
             Ok(object) => object.bytes().await,
             Err(error) => Err(error),
         };

@@ -212,7 +212,7 @@ fn catalogues(stores: &Stores, base: &str) {
                     }
                     assert_eq!(batch.labels[row * 2], 5000.0 + i as f64);
                     let in_object = if i < 25 { i } else { i - 25 };
-                    assert_eq!(batch.shard.first_row + batch.first_row + row as u64, in_object as u64);
+                    assert_eq!(batch.shard.first_row + batch.positions[row], in_object as u64);
                     i += 1;
                 }
             }

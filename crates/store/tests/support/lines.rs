@@ -1,9 +1,10 @@
 //! What a line of releases must do on every store.
 
 use std::collections::BTreeMap;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use arrow_array::{ArrayRef, NullArray};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors};
 use fisherflow_store::*;
 
@@ -17,6 +18,8 @@ pub fn conform(stores: &Stores, base: &str) {
     a_release_is_as_it_was_committed(stores, &format!("{base}/whole"));
     unchanged_objects_are_not_opened(stores, &format!("{base}/known"));
     what_most_objects_have_does_not_depend_on_what_is_known(stores, &format!("{base}/most"));
+    a_column_that_was_empty_is_of_the_first_type_that_fills_it(stores, &format!("{base}/filled"));
+    known_objects_are_opened_until_each_column_has_shown_its_type(stores, &format!("{base}/shown"));
 }
 
 fn commit_of(release: u64, run_id: &str) -> Commit {
@@ -54,6 +57,20 @@ fn commit_of(release: u64, run_id: &str) -> Commit {
             excluded: Vec::new(),
             checkpoints: BTreeMap::from([("curvature".to_owned(), format!("c{release}"))]),
         }],
+    }
+}
+
+/// The commit of a release of a catalogue.
+fn released(catalogue: &Catalogue) -> Commit {
+    let groups = fisherflow_spectra::plan_groups(catalogue.shards().to_vec(), 8, catalogue.folder());
+    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
+    let row_group_bytes = objects.iter().map(|object| catalogue.row_group_bytes(object));
+    Commit {
+        catalogue: catalogue.facts(),
+        row_group_bytes: row_group_bytes.collect(),
+        objects,
+        groups,
+        ..commit_of(1, "r")
     }
 }
 
@@ -347,14 +364,9 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
             .unwrap();
     }
     let open = |known: Option<&KnownCatalogue<'_>>| {
-        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Fail, known)
+        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Fail, Some(5), known)
     };
-    let whole = open(None).unwrap();
-    let groups = fisherflow_spectra::plan_groups(whole.shards().to_vec(), 8, whole.folder());
-    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
-    let mut commit = commit_of(1, "r");
-    commit.row_group_bytes = objects.iter().map(|object| whole.row_group_bytes(object)).collect();
-    (commit.catalogue, commit.objects, commit.groups) = (whole.facts(), objects, groups);
+    let mut commit = released(&open(None).unwrap());
     stores
         .write(&format!("{base}/b.parquet"), parquet(plain(30, 12, 5), 4))
         .unwrap();
@@ -368,6 +380,7 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
         base,
         &others,
         OnBadObject::Fail,
+        Some(5),
         Some(&KnownCatalogue::of(&commit)),
     );
     assert_eq!(open.unwrap().row_schema().fields().len(), 1);
@@ -385,6 +398,7 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
             base,
             &columns(),
             OnBadObject::Fail,
+            Some(5),
             Some(&KnownCatalogue::of(commit)),
         )
     };
@@ -396,26 +410,104 @@ fn unchanged_objects_are_not_opened(stores: &Stores, base: &str) {
 
 /// An odd object is left out of what is known already, and what is known is left out where most objects are unlike it.
 fn what_most_objects_have_does_not_depend_on_what_is_known(stores: &Stores, base: &str) {
-    use super::super::support::{columns, parquet, plain};
-    let write = |name: &str, pixels: usize| {
-        let uri = format!("{base}/{name}.parquet");
-        stores.write(&uri, parquet(plain(0, 8, pixels), 4)).unwrap();
+    use super::super::support::{columns, f64s, parquet, plain, set};
+    let write = |name: &str, of_doubles: bool| {
+        let mut rows = plain(0, 8, 5);
+        if of_doubles {
+            set(&mut rows, "snr", f64s(0, 8, |i| i as f64));
+        }
+        stores
+            .write(&format!("{base}/{name}.parquet"), parquet(rows, 4))
+            .unwrap();
     };
     for name in ["a", "b", "c"] {
-        write(name, 5);
+        write(name, false);
     }
     let open = |known: Option<&KnownCatalogue<'_>>| {
-        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Skip, known)
+        Catalogue::open_knowing(stores, base, &columns(), OnBadObject::Skip, Some(5), known)
     };
-    let whole = open(None).unwrap();
-    let groups = fisherflow_spectra::plan_groups(whole.shards().to_vec(), 8, whole.folder());
-    let (objects, groups) = Commit::of_groups(&groups, |_| (Vec::new(), BTreeMap::new()));
-    let mut commit = commit_of(1, "r");
-    (commit.catalogue, commit.objects, commit.groups) = (whole.facts(), objects, groups);
-    for (name, pixels, rows) in [("c", 5, 16), ("b", 6, 16), ("d", 6, 24)] {
-        write(name, 6);
+    let commit = released(&open(None).unwrap());
+    for (name, snr, rows) in [("c", "Float32", 16), ("b", "Float64", 16), ("d", "Float64", 24)] {
+        write(name, true);
         let known = open(Some(&KnownCatalogue::of(&commit))).unwrap();
-        assert_eq!((known.n_pixels(), known.n_rows()), (pixels, rows), "{name}");
+        let found = known.row_schema().field(1).data_type().to_string();
+        assert_eq!((found.as_str(), known.n_rows()), (snr, rows), "{name}");
         assert_eq!(known.summary(), open(None).unwrap().summary());
     }
+}
+
+/// Spectra that keep a column `comment`, too.
+fn commented(first: usize, comment: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
+    let mut rows = super::super::support::plain(first, 8, 5);
+    super::super::support::set(&mut rows, "comment", comment);
+    rows
+}
+
+fn a_column_that_was_empty_is_of_the_first_type_that_fills_it(stores: &Stores, base: &str) {
+    use super::super::support::{columns, f64s, i64s, parquet};
+    let write = |name: &str, comment: ArrayRef| {
+        let uri = format!("{base}/{name}.parquet");
+        stores.write(&uri, parquet(commented(0, comment), 4)).unwrap();
+    };
+    for name in ["a", "b", "c", "d"] {
+        write(name, Arc::new(NullArray::new(8)));
+    }
+    let mut columns = columns();
+    columns.keep.push("comment".to_owned());
+    let open = |on_bad_object, known: Option<&KnownCatalogue<'_>>| {
+        Catalogue::open_knowing(stores, base, &columns, on_bad_object, Some(5), known)
+    };
+    let commit = released(&open(OnBadObject::Fail, None).unwrap());
+    let known = KnownCatalogue::of(&commit);
+    write("e", i64s(0, 8));
+    for on_bad_object in [OnBadObject::Fail, OnBadObject::Skip] {
+        let filled = open(on_bad_object, Some(&known)).unwrap();
+        assert_eq!(filled.row_schema().field(2).data_type().to_string(), "Int64");
+        assert_eq!((filled.n_rows(), filled.skipped().len()), (40, 0));
+        assert_eq!(filled.facts(), open(on_bad_object, None).unwrap().facts());
+    }
+    // Another type beside it is still odd.
+    write("f", f64s(0, 8, |i| i as f64));
+    let error = open(OnBadObject::Fail, Some(&known)).unwrap_err();
+    assert!(matches!(error, StoreError::ColumnType { .. }), "{error}");
+    let skipping = open(OnBadObject::Skip, Some(&known)).unwrap();
+    assert_eq!(skipping.summary(), open(OnBadObject::Skip, None).unwrap().summary());
+}
+
+/// No one object need have a type in every column.
+fn known_objects_are_opened_until_each_column_has_shown_its_type(stores: &Stores, base: &str) {
+    use super::super::support::{columns, i64s, parquet, set};
+    let nulls = || Arc::new(NullArray::new(8));
+    let write = |name: &str, bytes: Vec<u8>| stores.write(&format!("{base}/{name}.parquet"), bytes).unwrap();
+    let mut without_snr = commented(8, i64s(8, 8));
+    set(&mut without_snr, "snr", nulls());
+    write("a", parquet(commented(0, nulls()), 4));
+    write("b", parquet(without_snr.clone(), 4));
+    write("c", parquet(commented(16, nulls()), 4));
+    write("d", parquet(without_snr, 4));
+    let mut columns = columns();
+    columns.keep.push("comment".to_owned());
+    let open = |known: Option<&KnownCatalogue<'_>>| {
+        Catalogue::open_knowing(stores, base, &columns, OnBadObject::Fail, Some(5), known)
+    };
+    let mut commit = released(&open(None).unwrap());
+    // One that could not be opened, in the version that is known.
+    write("d", vec![7; 40]);
+    let replaced = stores.head(&format!("{base}/d.parquet")).unwrap().unwrap();
+    for object in &mut commit.objects {
+        if object.path == replaced.path {
+            *object = replaced.clone();
+        }
+    }
+    let known = open(Some(&KnownCatalogue::of(&commit))).unwrap();
+    let types: Vec<String> = known
+        .row_schema()
+        .fields()
+        .iter()
+        .map(|field| field.data_type().to_string())
+        .collect();
+    assert_eq!(
+        (known.n_rows(), &types[1..]),
+        (32, &["Float32".to_owned(), "Int64".to_owned()][..])
+    );
 }
