@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use fisherflow_curvature::{
-    BlockOptions, BlockPlan, CurvatureError, References, StructureKind, correction_flops, plan_blocks, structure_of,
+    BlockPlan, CurvatureError, References, StructureKind, correction_flops, plan_blocks, structure_of,
 };
 use fisherflow_network::DenseShape;
 
 use super::span::{narrow, wide_layers};
-use super::subset::{exact_form, in_form, jointly};
+use super::subset::{compared_options, exact_form, in_form, joint_options, jointly};
 use crate::cost::{DualCost, bases_flops, inverse_flops};
 
 /// Sizes that a [`Subset`](super::Subset) is compared at.
@@ -48,12 +48,8 @@ impl ComparisonSizes<'_> {
                 narrow(&mut shapes, &mut plans, layer, vectors);
             }
         }
-        let options = BlockOptions {
-            split_bias: false,
-            ..plans.first().map_or_else(BlockOptions::default, |plan| plan.options)
-        };
-        let over_all = |structure| plan_blocks(&shapes, structure, &BTreeMap::new(), options);
-        let joint = match over_all(StructureKind::Dual) {
+        let over_all = |structure, options| plan_blocks(&shapes, structure, &BTreeMap::new(), options);
+        let joint = match over_all(StructureKind::Dual, joint_options(&plans)) {
             Err(CurvatureError::SharedRows { .. }) => return Ok(0.0),
             joint => joint?,
         };
@@ -67,7 +63,7 @@ impl ComparisonSizes<'_> {
             }
         }
         for &structure in self.compare {
-            for plan in over_all(structure)? {
+            for plan in over_all(structure, compared_options(&plans, structure))? {
                 flops += self.posterior(&plan, &references)?;
             }
         }
@@ -130,6 +126,8 @@ impl ComparisonSizes<'_> {
 
 #[cfg(test)]
 mod tests {
+    use fisherflow_curvature::BlockOptions;
+
     use super::*;
 
     fn shapes(sizes: &[usize]) -> Vec<DenseShape> {
@@ -178,6 +176,36 @@ mod tests {
         let again = flops(&sizes, StructureKind::Kfac, false) - by_layer;
         let eigen = 9.0 * (901.0_f64.powi(3) + 2.0 * 64.0_f64.powi(3));
         assert!(again > eigen && again < 1.5 * eigen, "{again:e} {eigen:e}");
+    }
+
+    /// Biases are split off the blocks compared as off the run's: they cost what the run's own do again, by the weights and not by the rows.
+    #[test]
+    fn a_structure_compared_costs_what_the_runs_own_does() {
+        let shapes = shapes(&[900, 64, 3]);
+        let split = BlockOptions {
+            split_bias: true,
+            ..BlockOptions::default()
+        };
+        for structure in [StructureKind::Kfac, StructureKind::Block] {
+            let plans = plan_blocks(&shapes, structure, &BTreeMap::new(), split).unwrap();
+            let flops = |compare: &[StructureKind], is_all| {
+                let sizes = ComparisonSizes {
+                    shapes: &shapes,
+                    plans: &plans,
+                    compare,
+                    n_labels: 3,
+                    n_spectra: 1000,
+                    n_stars: 0,
+                    is_all,
+                };
+                sizes.flops().unwrap()
+            };
+            let (own, compared) = (flops(&[], false), flops(&[structure], true));
+            assert!(
+                (own / compared - 1.0).abs() < 1e-12,
+                "{structure}: {own:e} {compared:e}"
+            );
+        }
     }
 
     /// Pixels beyond the spectra cost a reduction to their span, no eigenproblem.

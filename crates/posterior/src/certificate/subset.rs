@@ -126,7 +126,8 @@ impl Subset<'_> {
         };
         add("run".to_owned(), own)?;
         for &structure in compare {
-            let plans = plan_blocks(self.shapes, structure, &BTreeMap::new(), self.options())?;
+            let options = compared_options(self.plans, structure);
+            let plans = plan_blocks(self.shapes, structure, &BTreeMap::new(), options)?;
             add(structure.to_string(), &self.posteriors(&plans)?)?;
         }
         let mut blocks = Vec::with_capacity(self.plans.len());
@@ -280,21 +281,33 @@ impl Subset<'_> {
         }
     }
 
-    /// Those of the run's blocks, without what a joint block cannot have.
-    fn options(&self) -> BlockOptions {
-        self.plans
-            .first()
-            .map_or_else(BlockOptions::default, |plan| BlockOptions {
-                split_bias: false,
-                ..plan.options
-            })
-    }
-
     /// All layers as one block.
     fn joint_plan(&self, structure: StructureKind) -> Result<BlockPlan, PosteriorError> {
-        let mut plans = plan_blocks(self.shapes, structure, &BTreeMap::new(), self.options())?;
+        let mut plans = plan_blocks(self.shapes, structure, &BTreeMap::new(), joint_options(self.plans))?;
         Ok(plans.remove(0))
     }
+}
+
+/// Those of the run's blocks.
+fn run_options(plans: &[BlockPlan]) -> BlockOptions {
+    plans.first().map_or_else(BlockOptions::default, |plan| plan.options)
+}
+
+/// Those of the run's blocks, without what a joint block cannot have.
+pub(super) fn joint_options(plans: &[BlockPlan]) -> BlockOptions {
+    BlockOptions {
+        split_bias: false,
+        ..run_options(plans)
+    }
+}
+
+/// Those of a structure compared: the run's, but that `block` beside other structures keeps its cross terms. Without them it has no form by the
+/// Jacobian's rows, and nothing says that a dense one of every layer fits in memory.
+pub(super) fn compared_options(plans: &[BlockPlan], structure: StructureKind) -> BlockOptions {
+    if structure == StructureKind::Block && plans.iter().any(|plan| plan.structure != structure) {
+        return joint_options(plans);
+    }
+    run_options(plans)
 }
 
 /// The block without what a joint one cannot have.

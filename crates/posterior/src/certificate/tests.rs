@@ -214,6 +214,32 @@ fn ratios_are_those_of_dense_posteriors() {
     Nets::of_pixels(26, 12, [Diagonal, Kfac, Kfac]).check_ratios(&[0.4; 3], &[Kfac]);
 }
 
+/// The run's structure over all layers is compared with its biases split off as the run's are; `block` beside it keeps its cross terms.
+#[test]
+fn a_structure_compared_has_the_runs_options() {
+    use StructureKind::{Block, Diagonal, Ekfac, Kfac};
+    let compared = |pixels: usize, own: StructureKind, split_bias: bool, with: StructureKind| {
+        let mut nets = Nets::of_pixels(pixels, 12, [own; 3]);
+        for plan in &mut nets.plans {
+            plan.options.split_bias = split_bias;
+        }
+        let found = nets.compare(&[0.1, 0.7, 3.0], &[with]).unwrap().structures;
+        [0, 1].map(|at: usize| (found[at].ratio, found[at].effective_parameters))
+    };
+    for pixels in [WIDTHS[0], 26] {
+        for structure in [Kfac, Ekfac, Block, Diagonal] {
+            let [run, again] = compared(pixels, structure, true, structure);
+            assert_eq!(run, again, "{structure} of {pixels} pixels");
+            let [joint, _] = compared(pixels, structure, false, structure);
+            assert_eq!(run == joint, structure == Diagonal, "{structure} of {pixels} pixels");
+        }
+        assert_eq!(
+            compared(pixels, Kfac, true, Block)[1],
+            compared(pixels, Kfac, false, Block)[1]
+        );
+    }
+}
+
 #[test]
 fn an_exact_structure_has_ratio_one() {
     for (n, structure) in [
