@@ -263,6 +263,18 @@ fn few_held_out_stars_are_said() {
             spectra.len() == others.len(),
             "{noise}: {notes}"
         );
+        for (of, said) in [
+            (
+                GIVEN_NOISE,
+                "C_intrinsic is 0: no spectrum is held out (noise.holdout_fraction = 0): raise it",
+            ),
+            (
+                hardly_any.as_str(),
+                "C_intrinsic is 0: none of the spectra held out (noise.holdout_fraction = 0.000000001) has labels",
+            ),
+        ] {
+            assert_eq!(notes.contains(said), noise == of, "{noise}: {notes}");
+        }
     }
 }
 

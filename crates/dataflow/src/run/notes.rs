@@ -110,7 +110,7 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
     }
     if let Some((calibrated, _)) = &found.predict {
         match &calibrated.intrinsic {
-            None => notes.push("C_intrinsic is 0: no held-out spectrum has labels, and errors that these can be compared with; error bars are not calibrated".into()),
+            None => notes.push(calibration::of_no_intrinsic(context)),
             Some(intrinsic) if intrinsic.vanishing > 0 => notes.push(format!(
                 "C_intrinsic vanishes in {} of {} directions: there the photons' part, the weights' part and the labels' own errors already \
                  explain the held-out residuals, or exceed them",

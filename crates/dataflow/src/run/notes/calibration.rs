@@ -161,6 +161,19 @@ fn of_holdout(holdout: &HoldoutPrior, is_written: bool) -> Vec<String> {
     notes
 }
 
+/// Of a C_intrinsic that no spectrum tells of.
+pub(crate) fn of_no_intrinsic(context: &Context) -> String {
+    let share = context.job.compute.holdout_fraction;
+    let why = if share == 0.0 && !context.job.catalogue.columns.labels.is_empty() {
+        "no spectrum is held out (noise.holdout_fraction = 0): raise it".to_owned()
+    } else {
+        format!(
+            "none of the spectra held out (noise.holdout_fraction = {share}) has labels, and errors that these can be compared with"
+        )
+    };
+    format!("C_intrinsic is 0: {why}; error bars are not calibrated")
+}
+
 /// Of what was fitted to the held-out spectra beside C_intrinsic over all.
 pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
     let labels = &context.network.labels().names;
