@@ -327,6 +327,14 @@ fn a_given_noise_keeps_held_out_spectra_out_of_the_sums_where_the_prior_looks_at
     let held_out = in_sums("holdout", "precision = \"holdout\"");
     assert!(held_out < 300, "{held_out}");
     assert_eq!(in_sums("scaled", "precision = 2.0\nlabel_scale = true"), held_out);
+    // Over spectra in the sums no pulls are taken.
+    for output in ["given", "holdout", "scaled"] {
+        let told = manifest(&folder.join(output));
+        let (pulls, notes) = (&told["settings"]["held_out_pulls"], told["notes"].to_string());
+        assert_eq!(pulls.is_null(), output == "given", "{output}: {pulls}");
+        let said = "no pulls are taken over them (a [predict] catalogue with labels gives some)";
+        assert_eq!(notes.contains(said), output == "given", "{output}: {notes}");
+    }
 }
 
 /// `a x = b` with a positive definite `a`, by elimination.

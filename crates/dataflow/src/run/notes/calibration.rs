@@ -189,8 +189,8 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
         if !context.job.keeps_out() {
             notes.push(format!(
-                "the {} held-out spectra that C_intrinsic is fitted to are in the Hessian like all others: where the network was trained on them, it \
-                 and the pulls over them are too small",
+                "the {} held-out spectra that C_intrinsic is fitted to are in the Hessian like all others: no pulls are taken over them (a [predict] \
+                 catalogue with labels gives some), and where the network was trained on them it is too small",
                 all.n_spectra
             ));
         }
