@@ -222,13 +222,16 @@ impl Line {
             }
             self.remove_object(object, &mut removed)?;
         }
-        // A run that is at work has some that it goes on with.
+        for &release in of_releases.keys().filter(|release| !removed.spared.contains(release)) {
+            self.stores().remove_empty_folders(&self.release_uri(release))?;
+        }
+        // A run that is at work goes on with what is half written, and may be about to write into an empty folder.
         if garbage.in_the_making.is_empty() && removed.spared.is_empty() && !self.stores().exists(&claim)? {
             self.stores().remove_half_written(&self.groups_uri(), garbage.grace);
-        }
-        for folder in [RELEASES, GROUPS, COMMITS] {
-            self.stores()
-                .remove_empty_folders(&format!("{}/{folder}", self.uri()))?;
+            for folder in [RELEASES, GROUPS, COMMITS] {
+                self.stores()
+                    .remove_empty_folders(&format!("{}/{folder}", self.uri()))?;
+            }
         }
         Ok(removed)
     }
