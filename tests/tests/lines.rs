@@ -405,6 +405,48 @@ fn a_complete_release_that_is_about_to_be_committed_is_no_garbage() {
     assert!(!line.join("releases/2/claims").exists() && !line.join("releases/2/stages").exists());
 }
 
+/// A process that died behind its release's commit leaves its last steps to the next run, of whatever inputs, or to `gc`.
+#[test]
+fn what_a_run_left_to_do_behind_its_release_is_done() {
+    let nights = Nights::new();
+    let (line, tiles) = (nights.path("line"), nights.path("tiles"));
+    let mut run_file = nights.run_file("line");
+    run_file.curvature = "structure = \"dual\"\nmemory = \"4 MiB\"".to_owned();
+    run_file.compute += &format!("\nscratch = \"{}\"", toml_path(&tiles));
+    let file = nights.of_line(&run_file);
+    let left = |release: u64| {
+        let output = line.join(format!("releases/{release}"));
+        [output.join("stages"), output.join("claims"), tiles.clone()].map(|folder| !everything_in(&folder).is_empty())
+    };
+    let killed = |release: u64| {
+        let killed = fisherflow_on("run", &file, &["--fail-at", "released"]);
+        assert_eq!(killed.code, None, "{killed}");
+        assert_eq!(nights.commit(release)["release"], release);
+        assert_eq!(left(release), [true; 3]);
+    };
+    killed(1);
+    let again = fisherflow_on("run", &file, &[]);
+    again.expect_done();
+    assert!(again.stdout.contains("nothing to do"), "{again}");
+    assert_eq!(left(1), [false; 3]);
+    assert!(line.join("releases/1/report.html").exists() && !line.join("releases/2").exists());
+
+    nights.write(301, 200);
+    killed(2);
+    nights.write(303, 201);
+    killed(3);
+    // The tiles are those of the third night.
+    assert_eq!(left(2), [false, false, true]);
+    assert_eq!(std::fs::read_dir(&tiles).unwrap().count(), 1);
+
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    fisherflow_on("gc", &line, &["--grace", "0"]).expect_done();
+    assert_eq!(left(3), [false, false, true]);
+    for release in ["line@1", "line@2", "line@3"] {
+        fisherflow_on("verify", &nights.path(release), &[]).expect_done();
+    }
+}
+
 /// A short line, of one released night.
 fn released() -> (Nights, RunFile, PathBuf) {
     let nights = Nights::new();

@@ -55,13 +55,15 @@ pub enum FailPoint {
     Sealed,
     /// The manifest is there, and so are the stages.
     Committed,
+    /// Of a line the release is there, too; the stages still are.
+    Released,
     /// The stages are cleared; the claim is still held.
     Cleared,
 }
 
 impl FailPoint {
     /// All of them, in the order in which a run comes by.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Opened,
         Self::Claimed,
         Self::Listening,
@@ -84,6 +86,7 @@ impl FailPoint {
         Self::BeforeManifest,
         Self::Sealed,
         Self::Committed,
+        Self::Released,
         Self::Cleared,
     ];
 
@@ -113,6 +116,7 @@ impl FailPoint {
             Self::BeforeManifest => "before-manifest",
             Self::Sealed => "sealed",
             Self::Committed => "committed",
+            Self::Released => "released",
             Self::Cleared => "cleared",
         }
     }

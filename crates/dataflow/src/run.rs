@@ -18,7 +18,7 @@ pub(crate) mod summary;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fisherflow_store::{Holding, Manifest, with_causes};
+use fisherflow_store::{Holding, Manifest, Output, with_causes};
 
 use crate::cluster;
 use crate::cluster::whereabouts::Whereabouts;
@@ -56,6 +56,15 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     context.differentiating()?;
     context.faults.arm(&cluster.fail_points);
     context.faults.pass(FailPoint::Opened);
+    if cluster.process == 0
+        && let Err(error) = tidy_up_before(&context)
+    {
+        // Nothing that is asked for needs it gone.
+        tracing::warn!(
+            "what the last release's run left behind its commit stays: {}",
+            with_causes(&error)
+        );
+    }
     if let Some(manifest) = release::of_same_inputs(&context)? {
         return Ok(Outcome::AlreadyComplete(manifest));
     }
@@ -98,7 +107,7 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             }
             let is_ours = release_again(&context, cluster, &manifest)?;
             if is_ours || is_free()? {
-                tidy_up(&context)?;
+                tidy_up(&context, &context.output, &context.run_id)?;
             }
             return Ok(Outcome::AlreadyComplete(manifest));
         }
@@ -285,24 +294,29 @@ fn commit(
     context.output.commit(&manifest)?;
     context.faults.pass(FailPoint::Committed);
     release::commit(context, context.excluded(), &found.fit)?;
+    context.faults.pass(FailPoint::Released);
     keeper.rest();
     keeper.holding().check()?;
     // Before the stages go, which it is written to.
     end(status);
-    tidy_up(context)?;
+    tidy_up(context, &context.output, &context.run_id)?;
     context.faults.pass(FailPoint::Cleared);
     summary.complete = true;
     Ok(())
 }
 
-/// What is left to do once the output is complete: also for a process before this one, that died in between.
-fn tidy_up(context: &Context) -> Result<(), RunError> {
-    context.output.clear_stages()?;
-    if context.job.compute.scratch.is_some() && context.dual_plan().is_some() {
-        context.stores.delete_prefix(&context.scratch())?;
+/// What is left to do once a run's output is complete: also for a process before this one, that died in between.
+fn tidy_up(context: &Context, output: &Output, run_id: &str) -> Result<(), RunError> {
+    if let (Some(scratch), Some(_)) = (context.scratch_outside(run_id), context.dual_plan()) {
+        context.stores.delete_prefix(&scratch)?;
     }
-    context.output.clear_rendezvous()?;
-    context.output.clear_claims()?;
-    context.output.clear_staged();
-    Ok(())
+    Ok(output.clear_working_files()?)
+}
+
+/// The same for the release before, whose process may have died behind its commit.
+fn tidy_up_before(context: &Context) -> Result<(), RunError> {
+    match release::cut_short(context)? {
+        Some((output, run_id)) => tidy_up(context, &output, &run_id),
+        None => Ok(()),
+    }
 }

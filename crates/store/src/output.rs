@@ -197,6 +197,19 @@ impl Output {
         self.stores.delete_prefix(&self.child(RENDEZVOUS))
     }
 
+    /// Deletes what the run of a complete output alone needed: stages, where its processes found one another, and at last its log of claims, for as
+    /// long as the commit is in that, these steps are to do.
+    ///
+    /// # Errors
+    /// Something cannot be deleted.
+    pub fn clear_working_files(&self) -> Result<(), StoreError> {
+        self.clear_stages()?;
+        self.clear_rendezvous()?;
+        self.clear_claims()?;
+        self.clear_staged();
+        Ok(())
+    }
+
     pub(crate) fn stores(&self) -> &Stores {
         &self.stores
     }

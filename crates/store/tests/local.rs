@@ -159,6 +159,48 @@ fn only_the_empty_folders_of_a_line_go() {
     }
 }
 
+/// What a run that is at work has just made may be empty still.
+#[test]
+fn beside_a_run_at_work_no_empty_folder_goes_but_those_of_releases_that_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+    let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let at = |name: &str| directory.path().join("line").join(name);
+    for folder in [
+        "releases/1/stages",
+        "releases/2/stages/bases",
+        "groups/curvature",
+        "commits",
+    ] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+    }
+    let hour = std::time::Duration::from_secs(3600);
+    for (path, age) in [("releases/1/stages/fit.json", 2), ("releases/2/claim.json", 0)] {
+        let file = std::fs::File::create(at(path)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - hour * age).unwrap();
+    }
+    let retention = Retention {
+        keep: None,
+        grace: hour,
+    };
+    let garbage = line.garbage(retention).unwrap();
+    assert_eq!(
+        (garbage.abandoned.clone(), garbage.in_the_making.clone()),
+        (vec![1], vec![2])
+    );
+    let removed = line.remove(&garbage, &conformance::claim_of("gc")).unwrap();
+    assert_eq!((removed.objects, removed.spared.len()), (1, 0), "{removed:?}");
+    for (folder, stays) in [
+        ("releases/1", false),
+        ("releases/2/stages/bases", true),
+        ("groups/curvature", true),
+        ("commits", true),
+    ] {
+        assert_eq!(at(folder).exists(), stays, "{folder}");
+    }
+}
+
 /// Where the finished file cannot take its place, that is an error; nothing is aborted that was already ended.
 #[test]
 fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {

@@ -56,7 +56,7 @@ const FORMING: [FailPoint; 4] = [
 ];
 
 /// Points that the first process alone comes by.
-const FIRST: [FailPoint; 8] = [
+const FIRST: [FailPoint; 9] = [
     FailPoint::Claimed,
     FailPoint::Begun,
     FailPoint::BeforeStage,
@@ -64,6 +64,7 @@ const FIRST: [FailPoint; 8] = [
     FailPoint::BeforeManifest,
     FailPoint::Sealed,
     FailPoint::Committed,
+    FailPoint::Released,
     FailPoint::Cleared,
 ];
 

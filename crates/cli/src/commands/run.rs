@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_dataflow::{Cluster, Job, Meter, Outcome, PassCount, Resources, RunSummary, Stage};
-use fisherflow_store::{Output, Stores, WrittenFile, by_folder};
+use fisherflow_store::{Line, Output, Stores, WrittenFile, by_folder};
 
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -53,8 +53,13 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
             }
             Outcome::AlreadyComplete(manifest) => {
                 // Its process may have ended before it came to that.
-                if !releases && !stores.exists(&Output::open(&stores, &uri)?.child(fisherflow_report::REPORT))? {
-                    report(&stores, &uri);
+                let output = if releases {
+                    Line::resolve(&stores, &uri)?.uri
+                } else {
+                    uri
+                };
+                if !stores.exists(&Output::open(&stores, &output)?.child(fisherflow_report::REPORT))? {
+                    report(&stores, &output);
                 }
                 Page::new()
                     .line(format!(

@@ -53,10 +53,14 @@ impl Context {
 
     /// Where the tiles of this run's factor go that memory has no room for.
     pub(crate) fn scratch(&self) -> String {
-        match &self.job.compute.scratch {
-            Some(folder) => format!("{}/fisherflow-{}", folder.trim_end_matches('/'), self.run_id),
-            None => self.output.child("stages/dual"),
-        }
+        let outside = self.scratch_outside(&self.run_id);
+        outside.unwrap_or_else(|| self.output.child("stages/dual"))
+    }
+
+    /// Where those of a run go outside of its output; `None`: they are in it.
+    pub(crate) fn scratch_outside(&self, run_id: &str) -> Option<String> {
+        let folder = self.job.compute.scratch.as_ref()?;
+        Some(format!("{}/fisherflow-{run_id}", folder.trim_end_matches('/')))
     }
 
     /// Takes over the dual block's rows that the fit left, if there is one.

@@ -14,6 +14,7 @@ use crate::job::ExistingOutput;
 use crate::passes::correction::CORRECTION;
 use crate::passes::curvature::{self, CURVATURE};
 use crate::passes::exclusions;
+use crate::run::claim::holder_runs;
 use crate::run::membership;
 use crate::run::stage_state::{self, FitState, Step};
 use crate::run::stages::residual_covariance;
@@ -219,6 +220,22 @@ pub(crate) fn commit_again(context: &Context) -> Result<(), RunError> {
         }
     };
     commit(context, &excluded, &fit)
+}
+
+/// The release before, and its run, where that died behind its commit, with its last steps to do. Who lives does them itself.
+pub(crate) fn cut_short(context: &Context) -> Result<Option<(Output, String)>, RunError> {
+    let Some(release) = &context.release else {
+        return Ok(None);
+    };
+    let Some(parent) = &release.parent else {
+        return Ok(None);
+    };
+    let output = Output::open(&context.stores, &release.line.release_uri(parent.release))?;
+    // The commit stays in the log until the last of them.
+    let is_left = output
+        .held()?
+        .is_some_and(|held| held.committed.is_some() && holder_runs(&held.claim) != Some(true));
+    Ok(is_left.then(|| (output, parent.run_id.clone())))
 }
 
 /// What brings a damaged release back; `next`: the number of the one after it.

@@ -1,6 +1,7 @@
 //! What a line holds and no release needs any more: what gets removed, and what never is.
 //!
 //! Kept: every object of a kept release, the checkpoints and ids that its commit names, the basis, and whatever is younger than the grace.
+//! What a run that died behind its commit had still to remove of its release (`stages/`, `claims/`) goes once all of the release is as old.
 //! While a release is in the making no checkpoint is removed: it may be about to be named. What is none of a line's own is never touched.
 //! On a disk the half-written checkpoints of killed processes go as well, which no listing shows.
 //!
@@ -14,7 +15,8 @@ use fisherflow_spectra::ObjectVersion;
 use serde::Deserialize;
 
 use crate::line::{COMMITS, GROUPS, RELEASES};
-use crate::output::{CLAIM, MANIFEST, SUCCESS};
+use crate::output::claim::CLAIMS;
+use crate::output::{CLAIM, MANIFEST, RENDEZVOUS, STAGES, SUCCESS};
 use crate::{Claim, Commit, Holding, Line, Output, StoreError};
 
 /// How much of a line is kept.
@@ -148,7 +150,11 @@ impl Line {
         for (path, bytes, _) in objects.into_iter().filter(|&(_, _, old)| old) {
             let goes = match part_of(path) {
                 Part::Commit(release) => expired.contains(&release),
-                Part::OfRelease(release) => expired.contains(&release) || abandoned.contains(&release),
+                Part::OfRelease(release) => {
+                    expired.contains(&release)
+                        || abandoned.contains(&release)
+                        || (is_working_file(path) && !fresh.contains(&release))
+                }
                 Part::Ids(membership) => in_the_making.is_empty() && !ids.contains(membership),
                 Part::Checkpoint(name) => {
                     in_the_making.is_empty()
@@ -195,15 +201,24 @@ impl Line {
         let start = format!("{}/", self.uri());
         let mut removed = Removed::default();
         let mut of_releases: BTreeMap<u64, Vec<&(String, u64)>> = BTreeMap::new();
-        let mut of_groups = Vec::new();
+        let (mut of_groups, mut of_kept) = (Vec::new(), BTreeSet::new());
         for object in &garbage.objects {
             match object.0.strip_prefix(&start).map(part_of) {
                 Some(Part::OfRelease(release)) if garbage.abandoned.contains(&release) => {
                     of_releases.entry(release).or_default().push(object);
                 }
+                Some(Part::OfRelease(release)) if garbage.kept.contains(&release) => {
+                    of_kept.insert(release);
+                    removed.objects += 1;
+                    removed.bytes += object.1;
+                }
                 Some(Part::Ids(_) | Part::Checkpoint(_)) => of_groups.push(object),
                 _ => self.remove_object(object, &mut removed)?,
             }
+        }
+        for release in of_kept {
+            // As its run would have: what stays of the log says who made the release.
+            Output::open(self.stores(), &self.release_uri(release))?.clear_working_files()?;
         }
         for &release in &garbage.expired {
             self.stores().delete_prefix(&self.release_uri(release))?;
@@ -222,13 +237,16 @@ impl Line {
             }
             self.remove_object(object, &mut removed)?;
         }
-        // A run that is at work has some that it goes on with.
+        for &release in of_releases.keys().filter(|release| !removed.spared.contains(release)) {
+            self.stores().remove_empty_folders(&self.release_uri(release))?;
+        }
+        // A run that is at work goes on with what is half written, and may be about to write into an empty folder.
         if garbage.in_the_making.is_empty() && removed.spared.is_empty() && !self.stores().exists(&claim)? {
             self.stores().remove_half_written(&self.groups_uri(), garbage.grace);
-        }
-        for folder in [RELEASES, GROUPS, COMMITS] {
-            self.stores()
-                .remove_empty_folders(&format!("{}/{folder}", self.uri()))?;
+            for folder in [RELEASES, GROUPS, COMMITS] {
+                self.stores()
+                    .remove_empty_folders(&format!("{}/{folder}", self.uri()))?;
+            }
         }
         Ok(removed)
     }
@@ -327,6 +345,12 @@ fn turn_of(path: &str) -> u8 {
         (Part::OfRelease(_), Some(CLAIM)) => 3,
         _ => 2,
     }
+}
+
+/// Whether an object of a release was its run's alone, which removes it behind its commit.
+fn is_working_file(path: &str) -> bool {
+    let folder = path.split('/').nth(2);
+    folder.is_some_and(|folder| [STAGES, CLAIMS, RENDEZVOUS].contains(&folder))
 }
 
 /// The checkpoints (`<pass>/<name>`) and the memberships that a commit names.

@@ -24,6 +24,9 @@ use object_store::{
 
 use crate::objects::direct::{self, LargeFile};
 
+/// Times that the folder of a new file is made: whoever removes empty ones may come before the file.
+const ROUNDS: u32 = 8;
+
 /// Files on a disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
@@ -223,7 +226,15 @@ fn write(file: &FilePath, payload: &PutPayload, create: bool) -> std::io::Result
 
 /// A new file beside `file`, its folders made where they are not there.
 fn staged(file: &FilePath) -> std::io::Result<(File, PathBuf)> {
-    let (mut number, mut has_folder) = (1_u64, false);
+    staged_in(file, make_folder)
+}
+
+/// The same, where `make` makes a folder.
+fn staged_in(
+    file: &FilePath,
+    mut make: impl FnMut(&FilePath) -> std::io::Result<()>,
+) -> std::io::Result<(File, PathBuf)> {
+    let (mut number, mut rounds) = (1_u64, 0);
     loop {
         let mut name = file.as_os_str().to_owned();
         name.push(format!("#{number}"));
@@ -233,13 +244,21 @@ fn staged(file: &FilePath) -> std::io::Result<(File, PathBuf)> {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
             Err(error) => match (error.kind(), file.parent()) {
                 // Some file systems have a folder in which no file can be.
-                (ErrorKind::NotFound, Some(folder)) if !has_folder => {
-                    std::fs::create_dir_all(folder)?;
-                    has_folder = true;
+                (ErrorKind::NotFound, Some(folder)) if rounds < ROUNDS => {
+                    make(folder)?;
+                    rounds += 1;
                 }
                 _ => return Err(error),
             },
         }
+    }
+}
+
+/// Makes a folder, and those above it. Where one of them goes meanwhile, its file finds none.
+fn make_folder(folder: &FilePath) -> std::io::Result<()> {
+    match std::fs::create_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        made => made,
     }
 }
 
@@ -258,4 +277,29 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_goes_before_its_file_is_there_is_made_again() {
+        let home = tempfile::tempdir().unwrap();
+        let mut goes = 3;
+        let made = |folder: &FilePath| -> std::io::Result<()> {
+            make_folder(folder)?;
+            if goes > 0 {
+                goes -= 1;
+                std::fs::remove_dir_all(home.path().join("groups"))?;
+            }
+            Ok(())
+        };
+        let (_, beside) = staged_in(&home.path().join("groups/curvature/c9.sums"), made).unwrap();
+        assert_eq!(beside, home.path().join("groups/curvature/c9.sums#1"));
+        assert!(beside.exists());
+        // One in which no file can be is not made for ever.
+        let error = staged_in(&home.path().join("nowhere/c9.sums"), |_| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
 }

@@ -15,6 +15,7 @@ pub fn conform(stores: &Stores, base: &str) {
     a_release_in_the_making_keeps_checkpoints(stores, &format!("{base}/making"));
     what_is_left_of_a_removal_is_still_an_output(stores, &format!("{base}/cut"));
     a_release_that_a_run_goes_on_with_is_not_removed(stores, &format!("{base}/resumed"));
+    what_a_run_left_behind_its_commit_goes(stores, &format!("{base}/left"));
     a_release_is_as_it_was_committed(stores, &format!("{base}/whole"));
     unchanged_objects_are_not_opened(stores, &format!("{base}/known"));
     what_most_objects_have_does_not_depend_on_what_is_known(stores, &format!("{base}/most"));
@@ -305,6 +306,51 @@ fn a_release_that_a_run_goes_on_with_is_not_removed(stores: &Stores, base: &str)
             assert_eq!(stores.list_all(line.uri()).unwrap(), before, "{name}");
         }
     }
+}
+
+/// What a run had still to remove when it died behind its commit goes, and nothing else of its release: who made it stays known.
+fn what_a_run_left_behind_its_commit_goes(stores: &Stores, base: &str) {
+    let line = Line::open(stores, base).unwrap();
+    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    let output = Output::open(stores, &line.release_uri(1)).unwrap();
+    output.claim(&super::claim_of("dead"), false).unwrap().unwrap();
+    let held = output.held().unwrap().unwrap();
+    let holding = output.succeed(&held, &super::claim_of("r")).unwrap().unwrap();
+    for path in ["stages/bases/block-000.parquet", "rendezvous/r/0.json"] {
+        output.put(path, vec![1]).unwrap();
+    }
+    let manifest = super::manifest_of("r", vec![]);
+    holding.commit(&manifest).unwrap();
+    output.commit(&manifest).unwrap();
+    line.commit(&commit_of(1, "r")).unwrap();
+    let found = |grace| line.garbage(Retention { keep: None, grace }).unwrap();
+    assert_eq!(found(Duration::from_secs(86_400)).objects.len(), 0, "nothing is old");
+    // Ages are told in whole seconds.
+    std::thread::sleep(Duration::from_millis(2100));
+    let garbage = found(Duration::ZERO);
+    assert_eq!(
+        (garbage.kept.as_slice(), garbage.objects.len()),
+        (&[1][..], 4),
+        "{garbage:?}"
+    );
+    let removed = line.remove(&garbage, &super::claim_of("gc")).unwrap();
+    assert_eq!((removed.objects, removed.bytes), (4, garbage.bytes()));
+    let left = stores.list_all(base).unwrap();
+    let left: Vec<&str> = left
+        .iter()
+        .map(|object| object.path.strip_prefix(base).unwrap())
+        .collect();
+    assert_eq!(
+        left,
+        [
+            "/basis.json",
+            "/commits/1.json",
+            "/releases/1/_SUCCESS",
+            "/releases/1/claim.json",
+            "/releases/1/manifest.json",
+        ]
+    );
+    assert_eq!(output.holder().unwrap().unwrap().run_id, "r");
 }
 
 fn a_release_is_as_it_was_committed(stores: &Stores, base: &str) {
