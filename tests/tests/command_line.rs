@@ -81,6 +81,21 @@ fn no_file_is_lost_unless_that_is_asked_for() {
         assert!(asked.stderr.contains(file), "{asked}");
     }
     place.asked(&["train", "train.toml"]).expect(2, &said);
+    // Of a finished output none is, whatever is asked for.
+    for file in ["out/posterior/blocks.parquet", "out/mine.npy"] {
+        place
+            .asked(&[&inverse[..], &[file, "--overwrite"]].concat())
+            .expect(2, &[file, "lies in the finished output"]);
+    }
+    for folder in ["out", "out/spectrum"] {
+        place
+            .asked(&["spectrum", "run.toml", "--overwrite", "--out", folder])
+            .expect(2, &["summary.parquet lies in the finished output"]);
+    }
+    place.asked(&["verify", "out"]).expect_done();
+    place
+        .asked(&["report", "out", "--overwrite", "--out", "out/report.html"])
+        .expect_done();
     assert!(fs::read(place.path("network.safetensors")).unwrap() == trained);
     assert_eq!(fs::read(place.path("mine.npy")).unwrap(), b"mine");
     assert_eq!(names(place.folder.path()), before);

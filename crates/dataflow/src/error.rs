@@ -178,6 +178,7 @@ fn is_misplaced(error: &StoreError) -> bool {
             | StoreError::SecretInUrl { .. }
             | StoreError::BadOptions { .. }
             | StoreError::Exists { .. }
+            | StoreError::InOutput { .. }
             | StoreError::NotAFolder { .. }
             | StoreError::IgnoresCondition { .. }
             | StoreError::NotOurs { .. }

@@ -128,6 +128,14 @@ pub enum StoreError {
         /// The file.
         uri: String,
     },
+    /// A file among those of a finished output.
+    #[error("{uri} lies in the finished output {output}, which changes no more: name a place outside of it")]
+    InOutput {
+        /// The file.
+        uri: String,
+        /// The output.
+        output: String,
+    },
     /// A link that leads nowhere.
     #[error("{uri} cannot be used: {link} is a link to {target}, which is not there: make that, or name another place")]
     DanglingLink {
