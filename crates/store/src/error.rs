@@ -47,7 +47,9 @@ pub enum StoreError {
         source: Cause,
     },
     /// The I/O threads could not be started.
-    #[error("the threads for input and output could not be started")]
+    #[error(
+        "the threads for input and output could not be started: raise the limit on processes and threads (`ulimit -u`, or the container's on pids)"
+    )]
     Runtime(#[source] std::io::Error),
     /// No object is there.
     #[error("no object matches {uri}: {hint}")]
