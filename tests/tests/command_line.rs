@@ -314,6 +314,25 @@ fn exit_codes_are_those_of_the_table() {
     assert!(!place.path("new.safetensors").exists());
 }
 
+/// A scheduler starts again what ended with another code than 0.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_done_counts_where_it_cannot_be_told() {
+    let place = Place::new();
+    place.run_file("run", &[]);
+    let on_a_full_disk = |arguments: &[&str]| {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        run(fisherflow()
+            .current_dir(place.folder.path())
+            .args(arguments)
+            .stdout(full))
+    };
+    on_a_full_disk(&["run", "run.toml"]).expect(0, &["WARN", "all is done", "standard output"]);
+    place.asked(&["verify", "out"]).expect_done();
+    // Of a question the answer is all there is.
+    on_a_full_disk(&["verify", "out"]).expect(1, &["cannot write to standard output"]);
+}
+
 #[test]
 fn quiet_is_quiet_and_verbose_says_more() {
     let place = Place::new();
