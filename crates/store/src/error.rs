@@ -124,6 +124,20 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The disk itself fails.
+    #[error(
+        "{uri} could not be {action}: its disk or file system failed; look at it (the system's log says more), then start the run again: it goes \
+         on where it was"
+    )]
+    DiskFailed {
+        /// The object.
+        uri: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// What the system says.
+        #[source]
+        source: Cause,
+    },
     /// A file is there that would be lost.
     #[error("{uri} is there already: name another place, or replace it with --overwrite")]
     Exists {
