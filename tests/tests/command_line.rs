@@ -81,6 +81,21 @@ fn no_file_is_lost_unless_that_is_asked_for() {
         assert!(asked.stderr.contains(file), "{asked}");
     }
     place.asked(&["train", "train.toml"]).expect(2, &said);
+    // Of a finished output none is, whatever is asked for.
+    for file in ["out/posterior/blocks.parquet", "out/mine.npy"] {
+        place
+            .asked(&[&inverse[..], &[file, "--overwrite"]].concat())
+            .expect(2, &[file, "lies in the finished output"]);
+    }
+    for folder in ["out", "out/spectrum"] {
+        place
+            .asked(&["spectrum", "run.toml", "--overwrite", "--out", folder])
+            .expect(2, &["summary.parquet lies in the finished output"]);
+    }
+    place.asked(&["verify", "out"]).expect_done();
+    place
+        .asked(&["report", "out", "--overwrite", "--out", "out/report.html"])
+        .expect_done();
     assert!(fs::read(place.path("network.safetensors")).unwrap() == trained);
     assert_eq!(fs::read(place.path("mine.npy")).unwrap(), b"mine");
     assert_eq!(names(place.folder.path()), before);
@@ -297,6 +312,25 @@ fn exit_codes_are_those_of_the_table() {
         .asked(&["train", "unlabelled.toml"])
         .expect(3, &["unlabelled can be trained on", "30 are left out"]);
     assert!(!place.path("new.safetensors").exists());
+}
+
+/// A scheduler starts again what ended with another code than 0.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_done_counts_where_it_cannot_be_told() {
+    let place = Place::new();
+    place.run_file("run", &[]);
+    let on_a_full_disk = |arguments: &[&str]| {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        run(fisherflow()
+            .current_dir(place.folder.path())
+            .args(arguments)
+            .stdout(full))
+    };
+    on_a_full_disk(&["run", "run.toml"]).expect(0, &["WARN", "all is done", "standard output"]);
+    place.asked(&["verify", "out"]).expect_done();
+    // Of a question the answer is all there is.
+    on_a_full_disk(&["verify", "out"]).expect(1, &["cannot write to standard output"]);
 }
 
 #[test]

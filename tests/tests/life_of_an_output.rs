@@ -179,6 +179,19 @@ fn nothing_is_kept_that_was_made_of_what_a_stage_left_before() {
     assert_eq!(digests(&output), digests(&place.path("alone")));
 }
 
+#[test]
+fn a_stage_that_is_made_again_says_what_it_takes_back() {
+    let place = place();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    for (stage, is_again) in [("fit", false), ("invert", false), ("invert", true), ("fit", true)] {
+        let ended = fisherflow_on(stage, &file, &[]);
+        ended.expect_done();
+        let is_said = ended.stderr.contains("all that was made of it is taken back");
+        assert_eq!(is_said, is_again, "{stage}: {ended}");
+    }
+    assert!(!output.join("stages/invert.json").exists());
+}
+
 /// When each file of the posterior was written.
 fn written(output: &Path) -> BTreeMap<String, std::time::SystemTime> {
     let of_posterior = everything_in(output)

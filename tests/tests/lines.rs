@@ -237,6 +237,11 @@ fn half_a_release_is_no_release() {
         assert!(status.stdout.contains(words), "{words}\n{status}");
     }
 
+    let status = fisherflow_on("status", &nights.path("line@1"), &[]);
+    status.expect_done();
+    assert!(status.stdout.contains("line/releases/1 (complete since"), "{status}");
+    fisherflow_on("status", &nights.path("line@2"), &[]).expect(3, &["has no release 2: its last is 1"]);
+
     let status = fisherflow_on("status", &line, &["--json"]);
     status.expect_done();
     let status: Value = serde_json::from_str(&status.stdout).unwrap();

@@ -278,7 +278,7 @@ pub struct UriArgs {
 /// A URI, and how the answer is written.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AskArgs {
-    /// A path, or the URI of an object store; of a line all of it
+    /// A path, or the URI of an object store; of a line all of it, or for `status` with @N behind it release N
     pub uri: String,
     /// Print JSON
     #[arg(long)]

@@ -73,18 +73,16 @@ impl Page {
     }
 
     /// Says what was done, unless only warnings and errors are wanted: prints it or, where the log is JSON for programs, leaves it there as one
-    /// line.
-    ///
-    /// # Errors
-    /// As [`Page::print`].
-    pub fn tell(&self, terminal: &Terminal) -> std::io::Result<()> {
+    /// line. It is done wherever that can or cannot be printed, so no scheduler need start it again.
+    pub fn tell(&self, terminal: &Terminal) {
         match terminal.format {
-            _ if !terminal.tells => Ok(()),
-            LogFormat::Text => self.print(),
-            LogFormat::Json => {
-                tracing::info!(page = %self, "what was done");
-                Ok(())
+            _ if !terminal.tells => {}
+            LogFormat::Text => {
+                if let Err(error) = self.print() {
+                    tracing::warn!(%error, "all is done, and cannot be told on standard output: see to where that goes");
+                }
             }
+            LogFormat::Json => tracing::info!(page = %self, "what was done"),
         }
     }
 

@@ -105,7 +105,7 @@ pub(crate) fn execute<T: Send + 'static, U>(
             })
             .ok()
     })
-    .map_err(RunError::Internal)?;
+    .map_err(|said| RunError::no_thread("the workers", &said))?;
     // The workers are joined one by one, and the communication threads only if all went well: joining those of a lost peer panics.
     let finished = loop {
         if faults.raised() || guards.guards().iter().all(std::thread::JoinHandle::is_finished) {
@@ -122,7 +122,7 @@ pub(crate) fn execute<T: Send + 'static, U>(
             guards.join().into_iter().collect::<Result<Vec<_>, String>>()
         }))
     });
-    let joining = joining.map_err(|error| RunError::Internal(format!("no thread to end the workers: {error}")))?;
+    let joining = joining.map_err(|error| RunError::no_thread("the end of the workers", &error))?;
     // A connection to a process that hangs is not closed: the heartbeat tells.
     let is_lost = || processes > 1 && faults.raised();
     while !(joining.is_finished() || is_lost()) {

@@ -102,6 +102,17 @@ pub enum RunError {
     /// This worker ends because another one of the process did; the reason is with that one.
     #[error("stopped")]
     Stopped,
+    /// The system lets this process start no further thread.
+    #[error(
+        "no thread can be started for {what} ({why}): raise the limit on processes and threads (`ulimit -u`, or the container's on pids), or take \
+         fewer workers or threads"
+    )]
+    NoThread {
+        /// What was to run on it.
+        what: String,
+        /// What the system says.
+        why: String,
+    },
     /// A defect of fisherflow.
     #[error("internal error, please report it: {0}")]
     Internal(String),
@@ -136,6 +147,14 @@ impl RunError {
                 | StoreError::LostTile { .. },
             ) => 75,
             _ => 1,
+        }
+    }
+
+    /// The system started no thread for `what`.
+    pub(crate) fn no_thread(what: &str, why: &impl std::fmt::Display) -> Self {
+        Self::NoThread {
+            what: what.to_owned(),
+            why: why.to_string(),
         }
     }
 
@@ -178,6 +197,7 @@ fn is_misplaced(error: &StoreError) -> bool {
             | StoreError::SecretInUrl { .. }
             | StoreError::BadOptions { .. }
             | StoreError::Exists { .. }
+            | StoreError::InOutput { .. }
             | StoreError::NotAFolder { .. }
             | StoreError::IgnoresCondition { .. }
             | StoreError::NotOurs { .. }
@@ -215,4 +235,27 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::BadVector { .. }
             | StoreError::Spectra(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_the_system_does_not_give_is_no_defect() {
+        let why = std::io::Error::from(std::io::ErrorKind::WouldBlock);
+        let error = RunError::no_thread("the output's claim", &why);
+        assert_eq!(error.exit_code(), 1);
+        let said = error.to_string();
+        for words in [
+            "the output's claim",
+            &why.to_string(),
+            "ulimit -u",
+            "pids",
+            "fewer workers",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(!said.contains("report it"), "{said}");
+    }
 }

@@ -120,6 +120,7 @@ pub fn output_hessian(
     check_size(&context, request)?;
     let out = Output::open(&context.stores, &request.out)?;
     let path = format!("{}.parquet", request.part.name());
+    context.check_out(&out, &[path.as_str()])?;
     let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
     context.stores.check_new(&out.child(&path), overwrite)?;
     let network = &context.network;

@@ -73,6 +73,7 @@ pub fn spectrum(
     let context = Arc::new(Context::open(job, (cluster.processes, cluster.workers), progress)?);
     check(&context, &settings)?;
     let out = Output::open(&context.stores, &settings.out)?;
+    context.check_out(&out, &[NODES, DENSITY, SUMMARY])?;
     if cluster.process == 0 {
         let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
         context.stores.check_new(&out.child(SUMMARY), overwrite)?;
@@ -105,6 +106,8 @@ pub fn spectrum(
     )
 }
 
+const NODES: &str = "nodes.parquet";
+const DENSITY: &str = "density.parquet";
 const SUMMARY: &str = "summary.parquet";
 
 fn check(context: &Context, settings: &SpectrumSettings) -> Result<(), RunError> {
@@ -240,7 +243,7 @@ fn write(
         ("negative_share", number(density.negative_share)),
         ("negative_trace_share", number(density.negative_trace_share)),
     ];
-    [("nodes.parquet", nodes), ("density.parquet", curve), (SUMMARY, summary)]
+    [(NODES, nodes), (DENSITY, curve), (SUMMARY, summary)]
         .into_iter()
         .map(|(path, columns)| Ok(out.write_small_table(path, columns, &metadata)?))
         .collect()

@@ -47,7 +47,9 @@ pub enum StoreError {
         source: Cause,
     },
     /// The I/O threads could not be started.
-    #[error("the threads for input and output could not be started")]
+    #[error(
+        "the threads for input and output could not be started: raise the limit on processes and threads (`ulimit -u`, or the container's on pids)"
+    )]
     Runtime(#[source] std::io::Error),
     /// No object is there.
     #[error("no object matches {uri}: {hint}")]
@@ -122,11 +124,33 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The disk itself fails.
+    #[error(
+        "{uri} could not be {action}: its disk or file system failed; look at it (the system's log says more), then start the run again: it goes \
+         on where it was"
+    )]
+    DiskFailed {
+        /// The object.
+        uri: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// What the system says.
+        #[source]
+        source: Cause,
+    },
     /// A file is there that would be lost.
     #[error("{uri} is there already: name another place, or replace it with --overwrite")]
     Exists {
         /// The file.
         uri: String,
+    },
+    /// A file among those of a finished output.
+    #[error("{uri} lies in the finished output {output}, which changes no more: name a place outside of it")]
+    InOutput {
+        /// The file.
+        uri: String,
+        /// The output.
+        output: String,
     },
     /// A link that leads nowhere.
     #[error("{uri} cannot be used: {link} is a link to {target}, which is not there: make that, or name another place")]

@@ -180,8 +180,8 @@ impl Line {
     /// # Errors
     /// The line has no such release, or none yet.
     pub fn resolve(stores: &Stores, uri: &str) -> Result<Resolved, StoreError> {
-        if let Some((line, release)) = named_by_at(uri) {
-            return Self::open(stores, line)?.resolved(release);
+        if let Some(named) = Self::named_release(stores, uri)? {
+            return Ok(named);
         }
         let itself = Resolved {
             uri: uri.to_owned(),
@@ -205,6 +205,17 @@ impl Line {
             None if line.basis()?.is_some() => Err(StoreError::NotComplete { output: line.uri }),
             None => Ok(itself),
         }
+    }
+
+    /// The release that `<line>@<v>` means; none: the URI does not end so.
+    ///
+    /// # Errors
+    /// The line has no such release.
+    pub fn named_release(stores: &Stores, uri: &str) -> Result<Option<Resolved>, StoreError> {
+        let named = named_by_at(uri);
+        named
+            .map(|(line, release)| Self::open(stores, line)?.resolved(release))
+            .transpose()
     }
 
     fn resolved(&self, release: u64) -> Result<Resolved, StoreError> {

@@ -27,6 +27,8 @@ pub(crate) const RENDEZVOUS: &str = "rendezvous";
 pub(crate) const CLAIM: &str = "claim.json";
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUCCESS: &str = "_SUCCESS";
+/// The page of plots, which another crate writes.
+pub(crate) const REPORT: &str = "report.html";
 
 /// The place that a run writes to.
 #[derive(Clone, Debug)]

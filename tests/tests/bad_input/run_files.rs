@@ -151,3 +151,31 @@ fn an_output_that_the_catalogue_reads_is_refused_before_anything_is_written() {
     let beside = RunFile::new(folder.path(), "catalogue/out").write(folder.path(), "beside");
     run(fisherflow().arg("plan").arg(&beside)).expect_done();
 }
+
+/// So does a table beside the spectra, and a folder of an object's name.
+#[test]
+fn what_is_derived_from_a_run_is_not_written_among_its_spectra() {
+    let folder = prepared();
+    let file = RunFile::new(folder.path(), "out").write(folder.path(), "run");
+    let catalogue = folder.path().join("catalogue");
+    let before = std::fs::read_dir(&catalogue).unwrap().count();
+    let hessian = ["output-hessian", "--diagonal", "--id", "nobody"];
+    for out in [catalogue.clone(), catalogue.join("derived.parquet")] {
+        for command in [&hessian[..], &["spectrum", "--steps", "2", "--probes", "1"]] {
+            let ended = run(fisherflow()
+                .arg(command[0])
+                .arg(&file)
+                .args(&command[1..])
+                .arg("--out")
+                .arg(&out));
+            let said = [
+                "catalogue.uri",
+                "--out",
+                out.to_str().unwrap(),
+                "name an output outside of it",
+            ];
+            ended.expect(2, &said);
+        }
+    }
+    assert_eq!(std::fs::read_dir(&catalogue).unwrap().count(), before);
+}

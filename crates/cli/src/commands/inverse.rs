@@ -100,7 +100,8 @@ pub fn inverse(query: &Query, terminal: &Terminal) -> Result<(), CliError> {
         }
     }
     if query.out.is_some() {
-        return Ok(page.tell(terminal)?);
+        page.tell(terminal);
+        return Ok(());
     }
     Ok(page.print()?)
 }

@@ -214,5 +214,6 @@ pub fn gc(place: &Place, args: &GcArgs, terminal: &Terminal) -> Result<(), CliEr
     if args.dry_run {
         return Ok(page.print()?);
     }
-    Ok(page.tell(terminal)?)
+    page.tell(terminal);
+    Ok(())
 }

@@ -45,11 +45,11 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
             Outcome::Done(done) if done.complete => {
                 log(&done);
                 let report = report(&stores, &done.output);
-                page(&done, spectra, &checked(&done), report.as_deref()).tell(terminal)?;
+                page(&done, spectra, &checked(&done), report.as_deref()).tell(terminal);
             }
             Outcome::Done(done) => {
                 log(&done);
-                page(&done, spectra, "no manifest yet", None).tell(terminal)?;
+                page(&done, spectra, "no manifest yet", None).tell(terminal);
             }
             Outcome::AlreadyComplete(manifest) => {
                 // Its process may have ended before it came to that.
@@ -73,7 +73,7 @@ pub fn run(job: Job, stage: Stage, cluster: &Cluster, meter: &Arc<Meter>, termin
                             "--overwrite runs it again"
                         }
                     ))
-                    .tell(terminal)?;
+                    .tell(terminal);
             }
         }
     }

@@ -45,7 +45,7 @@ pub fn simulate(place: &Place, args: &SimulateArgs, terminal: &Terminal) -> Resu
             bytes(size)
         ))
         .line(format!("columns: {}", columns.names().join(", ")))
-        .tell(terminal)?;
+        .tell(terminal);
     Ok(())
 }
 

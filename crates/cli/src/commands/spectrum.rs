@@ -27,7 +27,7 @@ pub fn spectrum(
     signals::heed(&cluster.interrupt, terminal)?;
     let kind = settings.kind.name();
     if let Some(report) = fisherflow_dataflow::spectrum(Arc::new(job), settings, cluster, Arc::clone(meter))? {
-        page(kind, &report).tell(terminal)?;
+        page(kind, &report).tell(terminal);
     }
     Ok(())
 }

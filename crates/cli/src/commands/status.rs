@@ -21,18 +21,24 @@ use super::stores;
 /// There is no output, or it cannot be read.
 pub fn status(place: &Place, json: bool) -> Result<(), CliError> {
     let stores = stores(place)?;
-    let line = Line::open(&stores, &place.uri)?;
-    if line.basis()?.is_some() || !line.releases()?.is_empty() {
-        return of_line(&stores, &line, json);
+    let named = Line::named_release(&stores, &place.uri)?;
+    let uri = named.as_ref().map_or(&place.uri, |named| &named.uri);
+    let line = match &named {
+        Some(_) => None,
+        None => Some(Line::open(&stores, uri)?),
+    };
+    if let Some(line) = &line
+        && (line.basis()?.is_some() || !line.releases()?.is_empty())
+    {
+        return of_line(&stores, line, json);
     }
-    let output = Output::open(&stores, &place.uri)?;
-    match Found::at(&stores, &output)? {
-        Some(found) if json => Ok(Page::print_json(&found.json())?),
-        Some(found) => Ok(found.page().print()?),
+    match (Found::at(&stores, &Output::open(&stores, uri)?)?, &line) {
+        (Some(found), _) if json => Ok(Page::print_json(&found.json())?),
+        (Some(found), _) => Ok(found.page().print()?),
         // The basis of a line is pinned behind its first passes: until then its first release alone tells of it.
-        None if first_release(&stores, &line)?.is_some() => of_line(&stores, &line, json),
-        None => Err(CliError::Refused {
-            uri: place.uri.clone(),
+        (None, Some(line)) if first_release(&stores, line)?.is_some() => of_line(&stores, line, json),
+        (None, _) => Err(CliError::Refused {
+            uri: uri.clone(),
             problem: "no run has begun there".to_owned(),
         }),
     }

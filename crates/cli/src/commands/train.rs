@@ -23,7 +23,8 @@ pub fn train(job: &TrainJob, terminal: &Terminal) -> Result<(), CliError> {
             "training diverged, and the best weights of before are kept; lower the learning rate"
         );
     }
-    Ok(page(job, &trained).tell(terminal)?)
+    page(job, &trained).tell(terminal);
+    Ok(())
 }
 
 fn page(job: &TrainJob, trained: &Trained) -> Page {

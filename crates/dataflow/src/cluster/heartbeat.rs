@@ -106,7 +106,7 @@ impl Heartbeat {
         let thread = std::thread::Builder::new()
             .name("heartbeat".into())
             .spawn(move || watch.run(&until))
-            .map_err(|error| RunError::Internal(format!("no thread for the heartbeat: {error}")))?;
+            .map_err(|error| RunError::no_thread("the heartbeat", &error))?;
         Ok(Self {
             is_first: cluster.process == 0,
             at,

@@ -9,7 +9,8 @@ use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Pro
 use fisherflow_posterior::LabelCells;
 use fisherflow_spectra::{plan_groups, sample_groups};
 use fisherflow_store::{
-    Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, Stores, hex, with_causes,
+    Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, StoreError, Stores, hex,
+    with_causes,
 };
 use sha2::{Digest, Sha256};
 
@@ -175,6 +176,18 @@ impl Context {
         context.progress.reads_from(context.stores.traffic(), &context.run_id);
         Ok(context)
     }
+
+    /// Refuses to write files into the folder of `--out`, by path in it, where a catalogue would read them, or take the folder for an object.
+    pub(crate) fn check_out(&self, out: &Output, files: &[&str]) -> Result<(), RunError> {
+        refuse_in_catalogue(&self.job, ("--out", out.uri()), |uri| {
+            for file in files {
+                if self.stores.reads(uri, &out.child(file))? {
+                    return Ok(true);
+                }
+            }
+            self.stores.reads(uri, out.uri())
+        })
+    }
 }
 
 impl GroupedCatalogue {
@@ -196,12 +209,23 @@ impl GroupedCatalogue {
 
 /// Refuses a catalogue that would read what the run writes, and every later run with it.
 fn refuse_output_in_catalogue(stores: &Stores, job: &Job) -> Result<(), RunError> {
+    refuse_in_catalogue(job, ("output.uri", &job.output), |uri| {
+        stores.reads_output(uri, &job.output)
+    })
+}
+
+/// Refuses a catalogue that `reads`, by its URI, what is to be written to a place; `key` names that.
+fn refuse_in_catalogue(
+    job: &Job,
+    (key, place): (&str, &str),
+    reads: impl Fn(&str) -> Result<bool, StoreError>,
+) -> Result<(), RunError> {
     let predict = job.predict.catalogue.as_ref().map(|source| ("predict", source));
     for (table, source) in [("catalogue", &job.catalogue)].into_iter().chain(predict) {
-        if stores.reads_output(&source.uri, &job.output)? {
+        if reads(&source.uri)? {
             return Err(RunError::Usage(format!(
-                "{table}.uri {} reads the files of output.uri {} as spectra, too: name an output outside of it, or a narrower {table}.uri",
-                source.uri, job.output
+                "{table}.uri {} reads the files of {key} {place} as spectra, too: name an output outside of it, or a narrower {table}.uri",
+                source.uri
             )));
         }
     }

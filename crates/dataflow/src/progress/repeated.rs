@@ -33,7 +33,7 @@ impl Repeated {
                     task();
                 }
             })
-            .map_err(|error| RunError::Internal(format!("no thread for {name}: {error}")))?;
+            .map_err(|error| RunError::no_thread(name, &error))?;
         Ok(Self {
             until: Some(until),
             thread: Some(thread),

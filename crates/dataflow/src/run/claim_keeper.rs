@@ -40,7 +40,7 @@ impl ClaimKeeper {
                     }
                 }
             })
-            .map_err(|error| RunError::Internal(format!("no thread for the output's claim: {error}")))?;
+            .map_err(|error| RunError::no_thread("the output's claim", &error))?;
         Ok(Self {
             holding,
             stop: Some(stop),

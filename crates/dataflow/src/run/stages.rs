@@ -50,7 +50,12 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         (Stage::Invert | Stage::Predict, None) => return Err(missing(context, "fit")),
         (Stage::Run | Stage::Fit, done) => {
             // A fit that is done and asked for again begins again; one that was interrupted goes on.
-            let begins = if done.is_some() { Step::Sums } else { Step::Fit };
+            let begins = if done.is_some() {
+                warn_of_again(worker, context, "fit");
+                Step::Sums
+            } else {
+                Step::Fit
+            };
             agree::forgotten(worker, context, begins)?;
             let summed = match done {
                 None if context.corrected().next().is_some() => agree::left_by(worker, context, Step::Sums)?,
@@ -80,6 +85,7 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         (_, done) => {
             // Likewise.
             let begins = if done.is_some() {
+                warn_of_again(worker, context, "invert");
                 Step::Invert
             } else {
                 Step::Certificate
@@ -115,6 +121,18 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         predict: Some(predicted),
         seconds,
     })
+}
+
+/// Says what goes where a stage that is done is asked for again; on the first worker alone.
+fn warn_of_again(worker: &Worker, context: &Context, stage: &str) {
+    if worker.index() == 0 {
+        let output = context.output.uri();
+        tracing::warn!(
+            stage,
+            output,
+            "is done there, and made again: what it left and all that was made of it is taken back"
+        );
+    }
 }
 
 /// What `work` gives, and in `seconds` the time that it took.

@@ -102,28 +102,46 @@ impl Stores {
     /// # Errors
     /// One of them is no URI.
     pub fn reads_output(&self, uri: &str, output: &str) -> Result<bool, StoreError> {
-        let (mut named, output) = (parse(uri)?, parse(output)?);
-        if named.place != output.place {
+        parse(output)?;
+        let output = output.trim_end_matches('/');
+        for folder in [output.to_owned(), format!("{output}/releases/1")] {
+            for file in OF_AN_OUTPUT {
+                if self.reads(uri, &format!("{folder}/{file}"))? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether an object of that place would be one of those that a URI names, whether it is there yet or not.
+    ///
+    /// # Errors
+    /// One of them is no URI.
+    pub fn reads(&self, uri: &str, object: &str) -> Result<bool, StoreError> {
+        let (named, object) = (parse(uri)?, parse(object)?);
+        if named.place != object.place {
             return Ok(false);
         }
-        if !named.key.contains('*') {
-            named.key = format!("{}/*.parquet", named.key);
-        }
-        let mut places = vec![(named.key.clone(), output.key.clone())];
+        let mut places = vec![(named.key.clone(), object.key.clone())];
         if named.place == Place::Local {
-            places.push((without_links(&named.key), without_links(&output.key)));
+            places.push((without_links(&named.key), without_links(&object.key)));
         }
-        for (pattern, output) in places {
+        for (named, object) in places {
+            if named == object {
+                return Ok(true);
+            }
             let bad = |reason| StoreError::BadUri {
                 uri: uri.to_owned(),
                 reason,
             };
+            let pattern = match named.contains('*') {
+                true => named,
+                false => format!("{named}/*.parquet"),
+            };
             let set_aside = SetAside::of(&pattern).map_err(bad)?;
             let pattern = glob_pattern(&pattern).map_err(bad)?;
-            let is_read = |name: &str| fits(&pattern, name) && !set_aside.has(name);
-            let reads =
-                |file: &str| is_read(&format!("{output}/{file}")) || is_read(&format!("{output}/releases/1/{file}"));
-            if OF_AN_OUTPUT.iter().any(|file| reads(file)) {
+            if fits(&pattern, &object) && !set_aside.has(&object) {
                 return Ok(true);
             }
         }
@@ -423,6 +441,24 @@ mod tests {
             ("s3://survey/**/*.parquet", "/survey/errors"),
         ] {
             assert!(!reads(uri, output), "{uri} does not read {output}");
+        }
+    }
+
+    #[test]
+    fn a_catalogue_reads_a_file_that_its_uri_fits() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        for (uri, object, is_read) in [
+            ("/io", "/io/density.parquet", true),
+            ("/io/a.parquet", "/io/../io/a.parquet", true),
+            ("/io/*.parquet", "/io/density.parquet", true),
+            ("s3://survey/**/*.parquet", "s3://survey/out/density.parquet", true),
+            ("/io", "/io/out/density.parquet", false),
+            ("/io/a.parquet", "/io/density.parquet", false),
+            ("/io/apStar-*.parquet", "/io/density.parquet", false),
+            ("/io/**/*.parquet", "/io/_out/density.parquet", false),
+            ("s3://survey/**/*.parquet", "s3://other/density.parquet", false),
+        ] {
+            assert_eq!(stores.reads(uri, object).unwrap(), is_read, "{uri}, {object}");
         }
     }
 

@@ -5,14 +5,19 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::objects::location::{Location, Place};
+use crate::output::{CLAIM, MANIFEST, REPORT};
 use crate::{StoreError, Stores};
 
+/// Folders above a file that may be an output: as many as there are above the deepest file of one.
+const ABOVE: usize = 4;
+
 impl Stores {
-    /// Refuses to write a file where one is already, unless it may be overwritten, and on a disk where none can be: at a folder, or below a
-    /// link that leads nowhere.
+    /// Refuses to write a file where one is already, unless it may be overwritten, in a finished output, whose page alone may be drawn anew, and
+    /// on a disk where none can be: at a folder, or below a link that leads nowhere.
     ///
     /// # Errors
-    /// [`StoreError::Exists`], [`StoreError::DanglingLink`], [`StoreError::BadUri`] for a folder, or the store does not say.
+    /// [`StoreError::Exists`], [`StoreError::InOutput`], [`StoreError::DanglingLink`], [`StoreError::BadUri`] for a folder, or the store does not
+    /// say.
     pub fn check_new(&self, uri: &str, overwrite: bool) -> Result<(), StoreError> {
         let location = self.locate(uri)?;
         if location.place == Place::Local {
@@ -25,8 +30,31 @@ impl Stores {
                 });
             }
         }
+        self.refuse_in_output(&location)?;
         if !overwrite && self.exists(uri)? {
             return Err(StoreError::Exists { uri: location.uri() });
+        }
+        Ok(())
+    }
+
+    /// Refuses a file among those of a finished output.
+    fn refuse_in_output(&self, file: &Location) -> Result<(), StoreError> {
+        let key: &str = file.path.as_ref();
+        let above = std::iter::successors(key.rsplit_once('/'), |&(folder, _)| folder.rsplit_once('/'));
+        for (folder, below) in above.take(ABOVE) {
+            if below == REPORT {
+                continue;
+            }
+            let output = file.place.uri(folder);
+            let has = |name: &str| match self.exists(&format!("{output}/{name}")) {
+                // Who may write to a folder need not be let into those above.
+                Err(StoreError::Denied { .. }) => Ok(false),
+                found => found,
+            };
+            if has(MANIFEST)? && has(CLAIM)? {
+                let uri = file.uri();
+                return Err(StoreError::InOutput { uri, output });
+            }
         }
         Ok(())
     }
@@ -114,6 +142,29 @@ mod tests {
         );
         let error = stores().check_new(folder.path().to_str().unwrap(), true).unwrap_err();
         assert!(error.to_string().contains("it is a folder"), "{error}");
+    }
+
+    #[test]
+    fn a_finished_output_takes_no_file_but_its_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let asked = |name: &str| stores().check_new(&at(name), true);
+        let inside = ["out/posterior/blocks.parquet", "out/v.npy", "out/a/b/c/v.npy"];
+        for document in [MANIFEST, CLAIM] {
+            for name in inside {
+                asked(name).unwrap();
+            }
+            stores().write(&at(&format!("out/{document}")), b"{}".to_vec()).unwrap();
+        }
+        for name in inside.into_iter().chain(["out/posterior/report.html"]) {
+            let error = asked(name).unwrap_err();
+            assert!(matches!(error, StoreError::InOutput { .. }), "{error}");
+            let said = error.to_string();
+            assert!(said.contains(&at(name)) && said.contains(&at("out")), "{said}");
+        }
+        for name in ["out/report.html", "out-spectrum/summary.parquet", "v.npy"] {
+            asked(name).unwrap();
+        }
     }
 
     #[cfg(unix)]

@@ -39,6 +39,13 @@ pub(crate) fn failed(
 ) -> StoreError {
     let uri = location.uri();
     let source = Cause::new(&error, secrets);
+    if location.place == Place::Local && is_of_the_disk(&error) {
+        return StoreError::DiskFailed {
+            uri,
+            action: action.done(),
+            source,
+        };
+    }
     if location.place == Place::Local && matches!(action, Action::Write | Action::Delete) {
         return match no_room(&error) {
             Some(bytes) => StoreError::NoRoom { uri, bytes, source },
@@ -158,6 +165,18 @@ fn no_room(error: &object_store::Error) -> Option<u64> {
     chain(error).any(full).then_some(bytes.unwrap_or(0))
 }
 
+/// Whether the disk, or the server of a network file system, failed, so that no other place on it would do.
+fn is_of_the_disk(error: &object_store::Error) -> bool {
+    // `EIO` on every Unix; it has no kind of its own.
+    const EIO: i32 = 5;
+    let failed = |error: &std::io::Error| {
+        (cfg!(unix) && error.raw_os_error() == Some(EIO)) || error.kind() == ErrorKind::StaleNetworkFileHandle
+    };
+    chain(error)
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(failed)
+}
+
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     let mut next = Some(error);
     std::iter::from_fn(move || {
@@ -176,4 +195,41 @@ pub(crate) fn is_absent(location: &Location) -> bool {
 pub(crate) fn is_nothing(location: &Location) -> bool {
     let error = std::fs::metadata(location.uri()).err();
     error.is_some_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::objects::disk::Disk;
+
+    #[test]
+    fn a_disk_that_fails_is_told_from_a_place_that_takes_nothing() {
+        let location = Location {
+            store: Arc::new(Disk::default()),
+            path: "out/claim.json".into(),
+            place: Place::Local,
+        };
+        let of = |action, code| {
+            let source = std::io::Error::from_raw_os_error(code);
+            let error = object_store::Error::Generic {
+                store: "disk",
+                source: Box::new(NotWritten { bytes: 0, source }),
+            };
+            failed(&location, action, error, &[], None)
+        };
+        for (action, done) in [(Action::Write, "written"), (Action::Read, "read")] {
+            let error = of(action, 5);
+            assert!(matches!(error, StoreError::DiskFailed { .. }), "{error}");
+            let said = error.to_string();
+            assert!(said.contains("/out/claim.json") && said.contains(done), "{said}");
+            assert!(!said.contains("directory"), "{said}");
+        }
+        // A folder that is not there, and one that is read alone.
+        for code in [2, 30] {
+            let error = of(Action::Write, code);
+            assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
+        }
+    }
 }

@@ -5,11 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::objects::location::Place;
-use crate::output::{CLAIM, DATA, MANIFEST, SUCCESS};
+use crate::output::{CLAIM, DATA, MANIFEST, REPORT, SUCCESS};
 use crate::{Manifest, Output, StoreError, Stores, WrittenFile};
-
-/// The page of plots, which another crate writes.
-const REPORT: &str = "report.html";
 
 /// Of the name of a file that was not yet at its place (`part-00000.parquet#1`), that which it was to have there.
 pub(crate) fn half_written(name: &str) -> Option<&str> {
