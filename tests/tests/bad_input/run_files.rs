@@ -178,4 +178,14 @@ fn what_is_derived_from_a_run_is_not_written_among_its_spectra() {
         }
     }
     assert_eq!(std::fs::read_dir(&catalogue).unwrap().count(), before);
+
+    // A folder that its pattern fits is no object by that alone.
+    let mut by_pattern = RunFile::new(folder.path(), "out");
+    by_pattern.catalogue = catalogue.join("*").to_str().unwrap().to_owned();
+    run(fisherflow()
+        .arg("spectrum")
+        .arg(by_pattern.write(folder.path(), "by_pattern"))
+        .args(["--steps", "2", "--probes", "1", "--out"])
+        .arg(catalogue.join("derived")))
+    .expect_done();
 }

@@ -177,7 +177,8 @@ impl Context {
         Ok(context)
     }
 
-    /// Refuses to write files into the folder of `--out`, by path in it, where a catalogue would read them, or take the folder for an object.
+    /// Refuses to write files into the folder of `--out`, by path in it, where a catalogue would read them, or take the folder, by its name, for an
+    /// object.
     pub(crate) fn check_out(&self, out: &Output, files: &[&str]) -> Result<(), RunError> {
         refuse_in_catalogue(&self.job, ("--out", out.uri()), |uri| {
             for file in files {
@@ -185,7 +186,8 @@ impl Context {
                     return Ok(true);
                 }
             }
-            self.stores.reads(uri, out.uri())
+            let has_name_of_object = out.uri().trim_end_matches('/').ends_with(".parquet");
+            Ok(has_name_of_object && self.stores.reads(uri, out.uri())?)
         })
     }
 }
