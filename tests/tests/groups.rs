@@ -10,6 +10,8 @@ use fisherflow_tests::{
 
 /// Groups of the fit, and those of the stars.
 const GROUPS: [usize; 2] = [40, 30];
+/// Spectra of an object, which is a group: few, as three rows each are in the Gram matrix of the dual layer.
+const OBJECT: usize = 12;
 /// How often a run is started again whose pass was over before it could be killed.
 const TRIES: usize = 20;
 
@@ -18,7 +20,8 @@ fn prepared() -> tempfile::TempDir {
     let path = folder.path();
     network(&path.join("network.safetensors"), &[60, 24, 10, 3]);
     for (name, first, groups) in [("catalogue", 0, GROUPS[0]), ("stars", 10_000, GROUPS[1])] {
-        write_objects(&path.join(name), &simulated(60, first, 60 * groups as u64), 60);
+        let spectra = simulated(60, first, (OBJECT * groups) as u64);
+        write_objects(&path.join(name), &spectra, OBJECT);
     }
     folder
 }
@@ -29,6 +32,7 @@ fn run_file(folder: &Path, output: &str, is_fused: bool) -> std::path::PathBuf {
         run_file = run_file.predicting(folder, "stars");
     }
     run_file.curvature = "structure = \"ekfac\"\n[curvature.layers]\n\"layers.2\" = \"dual\"".to_owned();
+    run_file.compute = format!("batch = 8\ngroup = {OBJECT}");
     run_file.write(folder, output)
 }
 
