@@ -1,11 +1,12 @@
-//! Workers, processes and lost processes: the same bits, or exit code 75 and no output.
+//! Processes of one run: who holds the output, when each has ended, and who forms a cluster. What becomes of those that are killed is in `loss.rs`,
+//! and at every point of a run in `chaos`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
-    Processes, RunFile, counts, digests, fisherflow, has_manifest, network, run, simulated, stages_left, wait_for_file,
+    Processes, RunFile, counts, digests, fisherflow, has_manifest, network, run, simulated, wait_for_file,
     write_objects,
 };
 
@@ -40,30 +41,6 @@ fn undisturbed(folder: &Path) -> BTreeMap<String, String> {
     digests(&folder.join("undisturbed"))
 }
 
-/// How often a kill is tried again that came when the run was over already.
-const TRIES: usize = 10;
-
-/// Starts two processes, and kills one once `trigger` is there and the output is not complete.
-fn kill_one(folder: &Path, name: &str, trigger: &str, killed: usize) -> Processes {
-    let output = folder.join(name);
-    let file = run_file(folder, name).write(folder, name);
-    for _ in 0..TRIES {
-        let mut processes = Processes::new(2);
-        for process in 0..2 {
-            // Whoever waits for a process that was killed before it came gives up in time.
-            processes.spawn(process, &file, 2, &["--deadline", "10"]);
-        }
-        let there = wait_for_file(&output.join(trigger), &mut processes, 0);
-        processes.kill(killed);
-        if there && !has_manifest(&output) {
-            return processes;
-        }
-        drop(processes);
-        std::fs::remove_dir_all(&output).unwrap();
-    }
-    panic!("{TRIES} times the run was over before {trigger} was seen");
-}
-
 /// The same run again while the first is at work: refused, and told who holds the output; let in once the first is gone.
 #[test]
 fn a_run_at_work_keeps_its_output() {
@@ -79,43 +56,6 @@ fn a_run_at_work_keeps_its_output() {
     }
     first.kill(0);
     run(fisherflow().arg("run").arg(&file)).expect_done();
-}
-
-#[test]
-fn a_killed_process_ends_the_run_with_75_and_the_next_run_completes_it() {
-    let folder = prepared(30, &[400, 192, 48, 3]);
-    let folder = folder.path();
-    let expected = undisturbed(folder);
-    for (name, trigger, killed) in [
-        ("at-start", "claim.json", 1),
-        ("in-fit", "posterior/hessian/block-000.parquet", 0),
-        ("between-sums", "stages/sums.json", 1),
-        ("in-invert", "posterior/inverse/block-000.parquet", 1),
-        ("before-predict", "stages/invert.json", 0),
-        ("in-predict", "predictions/part-00000.parquet", 1),
-    ] {
-        let output = folder.join(name);
-        let mut processes = kill_one(folder, name, trigger, killed);
-        let survivor = processes.wait(1 - killed);
-        // Killed so early that it was never there, it is missing.
-        let said = match name {
-            "at-start" if survivor.stderr.contains("the cluster did not form") => "missing: 1 at",
-            _ => "a process of the cluster was lost",
-        };
-        survivor.expect(75, &[said, "run again"]);
-        assert!(
-            !has_manifest(&output) && !output.join("_SUCCESS").exists(),
-            "{survivor}"
-        );
-
-        let file = folder.join(format!("{name}.toml"));
-        for ended in Processes::start(2, &file, 2).wait_all() {
-            ended.expect_done();
-        }
-        assert_eq!(digests(&output), expected, "{name}");
-        assert_eq!(counts(&output), counts(&folder.join("undisturbed")), "{name}");
-        assert_eq!(stages_left(&output), 0, "{name}");
-    }
 }
 
 /// No process has ended well before the output counts: a scheduler starts only those again that have not, and the first needs them all.
@@ -170,33 +110,6 @@ fn no_process_ends_before_the_output_counts() {
         processes.wait(0).expect_done();
         assert_eq!(digests(&folder.join("whole")), expected);
     }
-}
-
-#[test]
-fn a_process_alone_goes_on_after_it_was_killed_three_times() {
-    let folder = prepared(30, &[400, 192, 48, 3]);
-    let folder = folder.path();
-    let expected = undisturbed(folder);
-    let file = run_file(folder, "killed").write(folder, "killed");
-    let output = folder.join("killed");
-    let mut killed = 0;
-    for _ in 0..TRIES {
-        killed = 0;
-        let _ = std::fs::remove_dir_all(&output);
-        for trigger in ["claim.json", "stages/fit.json", "predictions/part-00002.parquet"] {
-            let mut alone = Processes::start(1, &file, 2);
-            let there = wait_for_file(&output.join(trigger), &mut alone, 0);
-            alone.kill(0);
-            killed += usize::from(there && !has_manifest(&output));
-        }
-        if killed == 3 {
-            break;
-        }
-    }
-    assert_eq!(killed, 3, "{TRIES} times the run was over before it could be killed");
-    run(fisherflow().arg("run").arg(&file)).expect_done();
-    assert_eq!(digests(&output), expected);
-    assert_eq!(stages_left(&output), 0);
 }
 
 #[test]

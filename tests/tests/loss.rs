@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
@@ -17,6 +18,12 @@ const AT_ONCE: Duration = Duration::from_millis(2500);
 /// The end of the first pass that writes, while the others are still to come.
 const TRIGGER: &str = "posterior/hessian/block-000.parquet";
 
+/// A network and its catalogues, and what an undisturbed run makes of them.
+struct Survey {
+    folder: tempfile::TempDir,
+    undisturbed: BTreeMap<String, String>,
+}
+
 fn prepared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -26,15 +33,24 @@ fn prepared() -> tempfile::TempDir {
     folder
 }
 
+/// Tests that run at the same time have one of them.
+fn survey() -> Arc<Survey> {
+    static SHARED: Mutex<Weak<Survey>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let folder = prepared();
+        run(fisherflow().arg("run").arg(run_file(folder.path(), "undisturbed"))).expect_done();
+        let undisturbed = digests(&folder.path().join("undisturbed"));
+        let survey = Arc::new(Survey { folder, undisturbed });
+        *shared = Arc::downgrade(&survey);
+        survey
+    })
+}
+
 fn run_file(folder: &Path, output: &str) -> std::path::PathBuf {
     let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
     run_file.curvature = "structure = \"kfac\"\n[curvature.layers]\n\"layers.4\" = \"full\"".to_owned();
     run_file.write(folder, output)
-}
-
-fn undisturbed(folder: &Path) -> BTreeMap<String, String> {
-    run(fisherflow().arg("run").arg(run_file(folder, "undisturbed"))).expect_done();
-    digests(&folder.join("undisturbed"))
 }
 
 /// Starts the processes and does `act` to them once [`TRIGGER`] is there; again where the run was over too soon.
@@ -68,14 +84,15 @@ fn three(file: &Path) -> Processes {
 }
 
 /// Runs the same again, to its end.
-fn expect_to_go_on(folder: &Path, name: &str, expected: &BTreeMap<String, String>) {
+fn expect_to_go_on(survey: &Survey, name: &str) {
+    let folder = survey.folder.path();
     let output = folder.join(name);
     assert!(!has_manifest(&output) && !output.join("_SUCCESS").exists());
     let file = folder.join(format!("{name}.toml"));
     for ended in Processes::start(2, &file, 2).wait_all() {
         ended.expect_done();
     }
-    assert_eq!(digests(&output), *expected, "{name}");
+    assert_eq!(digests(&output), survey.undisturbed, "{name}");
     assert_eq!(stages_left(&output), 0, "{name}");
 }
 
@@ -85,10 +102,9 @@ fn wait_for(processes: &mut Processes, which: &[usize]) -> Vec<Ended> {
 
 #[test]
 fn a_killed_process_ends_all_others_at_once_and_is_named() {
-    let folder = prepared();
-    let folder = folder.path();
-    let expected = undisturbed(folder);
-    for (killed, others) in [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])] {
+    let survey = survey();
+    let folder = survey.folder.path();
+    for (killed, others) in [(0, [1, 2]), (1, [0, 2])] {
         let name = format!("killed-{killed}");
         let (mut processes, acted) = disturbed(folder, &name, three, |processes| processes.kill(killed));
         let who = format!("process {killed} at {}", processes.address(killed));
@@ -97,16 +113,15 @@ fn a_killed_process_ends_all_others_at_once_and_is_named() {
         }
         assert!(acted.elapsed() < AT_ONCE, "{:?}", acted.elapsed());
         println!("process {killed} killed: all others ended within {:?}", acted.elapsed());
-        expect_to_go_on(folder, &name, &expected);
+        expect_to_go_on(&survey, &name);
     }
 }
 
 /// Its kernel goes on acknowledging; only its own word says that it lives.
 #[test]
 fn a_stopped_process_is_given_up_in_time() {
-    let folder = prepared();
-    let folder = folder.path();
-    let expected = undisturbed(folder);
+    let survey = survey();
+    let folder = survey.folder.path();
     for (stopped, others) in [(0, [1, 2]), (2, [0, 1])] {
         let name = format!("stopped-{stopped}");
         let (mut processes, acted) = disturbed(folder, &name, three, |processes| {
@@ -137,16 +152,15 @@ fn a_stopped_process_is_given_up_in_time() {
         // It wakes up among the dead.
         processes.signal(stopped, "CONT");
         processes.wait(stopped).expect(75, &["run again"]);
-        expect_to_go_on(folder, &name, &expected);
+        expect_to_go_on(&survey, &name);
     }
 }
 
 #[test]
 fn a_process_asked_to_end_takes_all_along() {
-    let folder = prepared();
-    let folder = folder.path();
-    let expected = undisturbed(folder);
-    for (signal, asked) in [("TERM", 1), ("TERM", 0), ("INT", 2)] {
+    let survey = survey();
+    let folder = survey.folder.path();
+    for (signal, asked) in [("TERM", 1), ("INT", 2)] {
         let name = format!("{signal}-{asked}");
         let (mut processes, acted) = disturbed(folder, &name, three, |processes| {
             if !processes.has_ended(asked) {
@@ -164,7 +178,7 @@ fn a_process_asked_to_end_takes_all_along() {
         }
         assert!(acted.elapsed() < 2 * AT_ONCE, "{:?}", acted.elapsed());
         println!("SIG{signal} to process {asked}: all ended within {:?}", acted.elapsed());
-        expect_to_go_on(folder, &name, &expected);
+        expect_to_go_on(&survey, &name);
     }
 }
 
@@ -186,9 +200,8 @@ fn an_object_that_one_process_cannot_read_ends_all_with_its_exit_code() {
 
 #[test]
 fn a_process_alone_ends_in_order_too() {
-    let folder = prepared();
-    let folder = folder.path();
-    let expected = undisturbed(folder);
+    let survey = survey();
+    let folder = survey.folder.path();
     for signal in ["TERM", "INT"] {
         let name = format!("alone-{signal}");
         let alone = |file: &Path| Processes::start(1, file, 2);
@@ -199,7 +212,7 @@ fn a_process_alone_ends_in_order_too() {
         });
         processes.wait(0).expect(75, &["stopped by", "run again"]);
         assert!(acted.elapsed() < 2 * AT_ONCE, "{:?}", acted.elapsed());
-        expect_to_go_on(folder, &name, &expected);
+        expect_to_go_on(&survey, &name);
     }
 }
 
