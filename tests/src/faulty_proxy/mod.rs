@@ -125,20 +125,10 @@ impl FaultyProxy {
         self.shared.partitioned.store(true, Ordering::SeqCst);
     }
 
-    /// Ends a partition: requests that were taken in it are never answered, new ones are.
-    pub fn heal(&self) {
-        self.shared.partitioned.store(false, Ordering::SeqCst);
-    }
-
     /// Every request so far, in the order in which they came.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock_requests().clone()
-    }
-
-    /// Forgets the requests so far.
-    pub fn forget(&self) {
-        self.shared.lock_requests().clear();
     }
 
     /// How many requests of a method had a path and query with `part`.
@@ -168,6 +158,12 @@ impl FaultyProxy {
             .iter()
             .filter(|request| request.faulty)
             .count()
+    }
+
+    /// To how many requests each rule applied, in the order in which they were added.
+    #[must_use]
+    pub fn applied(&self) -> Vec<usize> {
+        self.shared.lock_rules().0.iter().map(|rule| rule.done).collect()
     }
 }
 
