@@ -34,7 +34,7 @@ struct Seen {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let simulate = ["--spectra", "1500", "--pixels", "700", "--objects", "3"];
+        let simulate = ["--spectra", "750", "--pixels", "700", "--objects", "3"];
         run(fisherflow()
             .arg("simulate")
             .arg(folder.path().join("catalogue"))
@@ -57,10 +57,10 @@ impl Place {
         let mut run_file = RunFile::new(self.path(), name);
         run_file.curvature = format!("structure = \"{structure}\"");
         run_file.prior = format!("precision = {prior}");
-        run_file.compute = format!("precision = \"{precision}\"\nbatch = 128\ngroup = 500");
+        run_file.compute = format!("precision = \"{precision}\"\nbatch = 128\ngroup = 250");
         let toml = of_simulated(&run_file);
         let more = "\n[certificate]\nspectra = 0\nfull_pass = false\n\
-                    \n[train]\nhidden = [64, 32]\nactivation = \"gelu\"\nepochs = 15\nbatch = 32\nlearning_rate = 0.002\nseed = 5\n";
+                    \n[train]\nhidden = [64, 32]\nactivation = \"gelu\"\nepochs = 30\nbatch = 32\nlearning_rate = 0.002\nseed = 5\n";
         let file = self.path().join(format!("{name}.toml"));
         std::fs::write(&file, toml + more).unwrap();
         file
@@ -183,7 +183,7 @@ fn every_arithmetic_keeps_what_it_promises() {
     println!("prior precision by evidence: {prior}");
     for structure in ["kfac", "ekfac", "diagonal", "dual"] {
         let exact = place.run(structure, "f64", &prior).unwrap();
-        assert_eq!(exact.flux.len(), 1500);
+        assert_eq!(exact.flux.len(), 750);
         assert!(
             exact
                 .variances
@@ -192,6 +192,10 @@ fn every_arithmetic_keeps_what_it_promises() {
                 .any(|v| *v < 0.5 / prior.parse::<f64>().unwrap())
         );
         for precision in ["f32", "auto", "bf16x3", "bf16"] {
+            // Of bf16 J_x alone is looked at, in which no structure shows.
+            if precision == "bf16" && structure != "kfac" {
+                continue;
+            }
             let Some(found) = place.run(structure, precision, &prior) else {
                 continue;
             };
