@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use fisherflow_tests::{
-    PlainNetwork, Processes, RunFile, Table, consumer, digests, fisherflow, he_normal, manifest, network, pipeline,
-    repository, run, simulated, write_objects,
+    PlainNetwork, Processes, RunFile, Table, consumer, digests, fisherflow, he_normal, manifest, network, run,
+    simulated, write_objects,
 };
 use serde_json::Value;
 
@@ -142,17 +142,11 @@ fn layers_that_cannot_have_their_precision_are_refused() {
 }
 
 #[test]
-fn the_evidence_of_exact_inverse_is_that_of_brute_force() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = folder.path().join("out");
-    let file = pipeline("exact-inverse.toml", folder.path(), &output);
-    let by_evidence = fs::read_to_string(&file)
-        .unwrap()
-        .replace("precision = 1.0", "precision = \"evidence\"");
-    fs::write(&file, by_evidence).unwrap();
-    run(fisherflow().arg("run").arg(&file).args(["-w", "2"])).expect_done();
-    let network = repository().join("data-samples/apogee-labels/network.safetensors");
-    brute_force(&output, &network, &["all"]);
+fn the_evidence_of_all_layers_is_that_of_brute_force() {
+    let folder = prepared();
+    let folder = folder.path();
+    done(folder, "all", "precision = \"evidence\"", &[]);
+    brute_force(&folder.join("all"), &folder.join("network.safetensors"), &["all"]);
 }
 
 /// Prior precision and curve against Cholesky factors in numpy.
