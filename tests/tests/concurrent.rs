@@ -77,7 +77,7 @@ fn the_same_run_started_twice_is_refused_by_the_one_at_work() {
     assert_eq!(digests(&place.path("out")), expected);
 }
 
-/// Both at once, without anybody's help: one writes, the other refuses or finds nothing to do.
+/// All at once, as a scheduler may start them that believes the first one lost: one writes, the others refuse or find nothing to do.
 #[test]
 fn of_several_equal_runs_at_once_one_writes() {
     let place = place();
@@ -85,7 +85,7 @@ fn of_several_equal_runs_at_once_one_writes() {
     for round in 0..3 {
         let name = format!("out-{round}");
         let file = place.run_file(&name);
-        let mut runs: Vec<Processes> = (0..4).map(|_| Processes::start(1, &file, 1)).collect();
+        let mut runs: Vec<Processes> = (0..4).map(|_| Processes::start(1, &file, 2)).collect();
         let mut wrote = 0;
         for run in &mut runs {
             let ended = run.wait(0);

@@ -68,8 +68,9 @@ fn workers_and_processes_change_no_bit() {
         let expected = found(&folder.join(&first));
         // Three tables a block; 7 groups are predicted, with Jacobians; the tables of blocks, certificates and evidence.
         assert_eq!(expected.0.len(), 3 * blocks + 2 * 7 + 3, "{:#?}", expected.0);
-        assert_eq!(counts(&folder.join(first))["fit_spectra"], 520);
-        for (processes, workers) in [(1, 2), (1, 3), (1, 8), (2, 1), (2, 3), (4, 1), (4, 2)] {
+        assert_eq!(counts(&folder.join(&first))["fit_spectra"], 520);
+        run(fisherflow().arg("verify").arg(folder.join(first))).expect_done();
+        for (processes, workers) in [(1, 3), (1, 8), (2, 3), (4, 1)] {
             let output = format!("{name}-{processes}-{workers}");
             for ended in Processes::start(processes, &file(&output), workers).wait_all() {
                 ended.expect_done();
@@ -77,7 +78,6 @@ fn workers_and_processes_change_no_bit() {
             let output = folder.join(output);
             assert_eq!(found(&output), expected, "{}", output.display());
             assert_eq!(stages_left(&output), 0, "intermediate results are cleared");
-            run(fisherflow().arg("verify").arg(&output)).expect_done();
         }
     }
 }

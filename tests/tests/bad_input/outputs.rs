@@ -187,27 +187,6 @@ fn of_two_runs_at_once_one_is_refused() {
     run(fisherflow().arg("verify").arg(&out)).expect_done();
 }
 
-/// The same run started twice, as a scheduler may that believes the first one lost: neither hangs, and
-/// whatever becomes of them, the output is right once a run says so.
-#[test]
-fn the_same_run_started_twice_leaves_the_right_output() {
-    let folder = prepared();
-    let alone = RunFile::new(folder.path(), "alone").write(folder.path(), "alone");
-    run(fisherflow().arg("run").arg(alone)).expect_done();
-    let expected = digests(&folder.path().join("alone"));
-    for attempt in 0..4 {
-        let name = format!("out-{attempt}");
-        let file = RunFile::new(folder.path(), &name).write(folder.path(), &name);
-        let mut runs: Vec<Processes> = (0..2).map(|_| Processes::start(1, &file, 2)).collect();
-        let ended: Vec<Ended> = runs.iter_mut().map(|run| run.wait(0)).collect();
-        for ended in &ended {
-            assert!(matches!(ended.code, Some(0 | 1 | 3)), "{ended}");
-        }
-        run(fisherflow().arg("run").arg(&file)).expect_done();
-        assert_eq!(digests(&folder.path().join(&name)), expected);
-    }
-}
-
 #[test]
 fn verify_finds_a_changed_and_a_missing_file() {
     let folder = prepared();

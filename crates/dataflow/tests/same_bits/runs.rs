@@ -166,27 +166,3 @@ fn what_auto_chooses_is_the_run_that_names_it() {
         .to_string();
     assert!(error.contains(&format!("({least} bytes)")), "{error}");
 }
-
-#[test]
-fn a_complete_output_is_left_alone_and_another_run_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    prepare(folder.path());
-    done(job(folder.path(), "out", false), Stage::Run, &alone(1));
-    let again = run(
-        Arc::new(job(folder.path(), "out", false)),
-        Stage::Run,
-        &alone(1),
-        Meter::silent(),
-    );
-    assert!(matches!(again, Ok(Outcome::AlreadyComplete(_))), "{again:?}");
-    let mut other = job(folder.path(), "out", false);
-    other.prior = Prior::Fixed(2.0);
-    let refused = run(Arc::new(other.clone()), Stage::Run, &alone(1), Meter::silent()).unwrap_err();
-    assert_eq!(refused.exit_code(), 2);
-    assert!(
-        refused.to_string().contains("already holds the finished run"),
-        "{refused}"
-    );
-    other.existing_output = ExistingOutput::Overwrite;
-    assert!(done(other, Stage::Run, &alone(1)).complete);
-}
