@@ -79,8 +79,13 @@ fn other_words_for_a_key_are_known_and_nothing_absurd_is_proposed() {
         ),
         (
             "precision = 1.5",
-            "weight_decay = 1.5",
-            "it is called `prior.precision` here",
+            "weight_decay = 1e-4",
+            "it is another number than `prior.precision`; for that write a number: the precision of each weight",
+        ),
+        (
+            "precision = 1.5",
+            "l2 = 1e-4",
+            "(l2(w) and mse of Keras) is N K w / sigma^2, sigma^2 the variance of held-out residuals",
         ),
         ("threads = 1", "workers = 4", "it is -w on the command line"),
         (
