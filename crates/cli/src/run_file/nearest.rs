@@ -32,14 +32,20 @@ const PENALTIES: &[&str] = &["weight_decay", "l2", "penalty"];
 /// What the command line says: (keys, argument).
 const ON_THE_COMMAND_LINE: &[(&str, &str)] = &[("workers", "-w"), ("overwrite", "--overwrite")];
 
+/// What `place`, a table or a key, has for a word of others; `None` where it is none that is known.
+pub fn called(place: &str, name: &str, known: &[&str], quoted: impl Fn(&str) -> String) -> Option<String> {
+    let lower = name.to_lowercase();
+    let (_, _, ours) = CALLED
+        .iter()
+        .find(|(of, names, ours)| *of == place && names.contains(&lower.as_str()) && known.contains(ours))?;
+    Some(format!("it is called {} here", quoted(ours)))
+}
+
 /// What to do about a name that `place`, a table or a key, does not know; `None` where nothing is like it. `quoted` is a known name as a message has it.
 pub fn meant(place: &str, name: &str, known: &[&str], quoted: impl Fn(&str) -> String) -> Option<String> {
     let lower = name.to_lowercase();
-    let called = CALLED
-        .iter()
-        .find(|(of, names, ours)| *of == place && names.contains(&lower.as_str()) && known.contains(ours));
-    if let Some((_, _, ours)) = called {
-        return Some(format!("it is called {} here", quoted(ours)));
+    if let Some(said) = called(place, name, known, &quoted) {
+        return Some(said);
     }
     if place == "prior" && PENALTIES.contains(&lower.as_str()) {
         let precision = quoted("precision");

@@ -132,6 +132,14 @@ fn a_key_under_the_wrong_header_is_told_where_it_belongs() {
     );
     let error = refused("threads = 1", "keep_columns = [\"a\"]");
     assert!(error.ends_with("it is a key of [predict]"), "{error}");
+    for (line, replacement, here) in [
+        ("input_mean = 1.0", "mean = 1.0", "input_mean"),
+        ("input_scale = 0.1", "scale = 0.1", "input_scale"),
+    ] {
+        let error = refused(line, replacement);
+        let both = format!("it is called `network.{here}` here, or it is a key of [network.labels]");
+        assert!(error.ends_with(&both), "{error}\nexpected {both}");
+    }
 }
 
 #[test]
