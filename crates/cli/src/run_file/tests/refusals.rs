@@ -251,6 +251,11 @@ fn values_that_make_no_sense_are_refused() {
             "names `a` twice",
         ),
         (
+            "names = [\"teff\", \"logg\", \"fe_h\"]",
+            "names = [\"logg\", \"teff\", \"fe_h\"]",
+            r#"`catalogue.labels` names the columns in the order ["teff", "logg", "fe_h"], and [network.labels] the network's outputs in the order ["logg", "teff", "fe_h"]"#,
+        ),
+        (
             "bad_bits = [3, 0, 1]",
             "bad_bits = [64]",
             "`catalogue.bad_bits[0]` is 64, expected a bit from 0 to 63",
