@@ -61,6 +61,14 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
             Noise::Holdout => serde_json::json!("from held-out residuals"),
             Noise::Covariance(covariance) => serde_json::json!(covariance),
         },
+        "label_precision": format!(
+            "{}, in normalised label units: R the noise, S_n the covariance of a spectrum's own label errors (0 without)",
+            if context.job.calibration.errors_in_variables {
+                "Lam_n = (R + S_n + J_x C_flux J_x^T)^-1 (errors in variables)"
+            } else {
+                "Lam_n = (R + S_n)^-1"
+            }
+        ),
         "masked_pixels": "flux := mean of the held-out spectra at the pixel, variance := their variance there",
         "products": context.kernel,
     });
@@ -74,9 +82,6 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
     };
     if let Some(from) = from {
         convention["prior_precision_from"] = format!("{from}; null in files written before it was known").into();
-    }
-    if context.job.calibration.errors_in_variables {
-        convention["label_precision"] = "Lam_n = (noise + S_n + J_x C_flux J_x^T)^-1: errors in variables".into();
     }
     if context.job.calibration.label_scale {
         convention["weights_part_scale"] = serde_json::json!(context.label_scale());
