@@ -118,7 +118,7 @@ impl Context {
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
         let output = Output::open(&stores, &uri)?;
-        let faults: Arc<Faults> = Arc::default();
+        let faults = Arc::new(Faults::of_run(release.is_some()));
         let passing = |groups: GroupStore| {
             let faults = Arc::clone(&faults);
             groups.calling(move || faults.pass(FailPoint::GroupWritten))
