@@ -23,7 +23,8 @@ use crate::run::prior_choice::EvidenceOf;
 
 /// Of the files' columns and flags: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
 /// 3: WEIGHTS_IN_F32 and UNLIKE_FIT among the flags. 4: kept moments in microseconds.
-pub(crate) const SCHEMA_VERSION: &str = "4";
+/// 5: n_terms of blocks.
+pub(crate) const SCHEMA_VERSION: &str = "5";
 
 /// How the weights are laid out.
 pub(crate) const WEIGHTS: &str = "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in";
@@ -44,7 +45,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "hessian": curvature_in_words(context.job.curvature.kind),
         "posterior_precision": "P = H + prior_precision * I",
         "weights": WEIGHTS,
-        "kfac": "H ~ (kron_g (x) kron_a) / n_terms, both factors sums; n_terms: n_spectra, times the positions that share the weights where weight_sharing is expand",
+        "kfac": "H ~ (kron_g (x) kron_a) / n_terms, both factors sums; n_terms, in posterior/blocks.parquet: n_spectra, times the positions that share the weights where weight_sharing is expand",
         "ekfac": "H ~ Q diag(eigenvalues) Q^T, Q = g_eigenvectors (x) a_eigenvectors, eigenvalues [out, columns] a sum",
         "weight_sharing": context.job.curvature.options.weight_sharing,
         "split_bias": context.job.curvature.options.split_bias,
@@ -293,6 +294,7 @@ pub(crate) fn write_blocks(
             structure: info.structure.to_string(),
             n_weights: info.n_weights,
             n_spectra: info.n_spectra,
+            n_terms: info.n_terms,
             prior_precision: info.prior_precision,
             log_det: info.log_det,
             effective_parameters: info.effective_parameters,
