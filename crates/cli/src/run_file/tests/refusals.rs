@@ -485,7 +485,10 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         (
             "uri = \"s3://survey/training/*.parquet\"",
             "uri = \"apStar-*.fits\"",
-            "a .fits catalogue is not yet supported by this version of fisherflow; convert it to .parquet, as with astropy",
+            "a .fits catalogue is not yet supported by this version of fisherflow; convert it to .parquet, as with astropy: \
+             table = Table.read(\"spectra.fits\"); table.convert_bytestring_to_unicode(); \
+             table.write(\"spectra.parquet\"); and pyarrow.parquet as pq: pq.write_table(pq.read_table(\"spectra.parquet\"), \
+             \"spectra.parquet\", row_group_size=1000)",
         ),
         (
             "uri = \"network.safetensors\"",
