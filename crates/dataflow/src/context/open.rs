@@ -347,7 +347,7 @@ fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
     if let Some(block) = low_rank.filter(|_| is_found) {
         return Err(RunError::Usage(format!(
             "layer {} is held as \"low_rank\", whose eigenvalues are not all known, and prior.precision needs them to be found: give it a \
-             number, or hold the layer by another structure",
+             number (one in [prior.layers] is not enough), or hold the layer by another structure",
             block.name()
         )));
     }
