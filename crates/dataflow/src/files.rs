@@ -131,7 +131,8 @@ fn ucd(label: &str) -> &'static str {
     match label.to_ascii_lowercase().as_str() {
         "teff" | "t_eff" => "phys.temperature.effective",
         "logg" | "log_g" => "phys.gravity",
-        "fe_h" | "feh" | "m_h" => "phys.abund.Fe",
+        "fe_h" | "feh" => "phys.abund.Fe",
+        "m_h" => "phys.abund.Z",
         "spt" | "spectral_type" => "src.spType",
         name if name.starts_with("j_h") || name.starts_with("h_k") => "phot.color",
         _ => "",
@@ -471,5 +472,16 @@ impl JacobianPart {
     pub(crate) fn finish(self, context: &Context) -> Result<WrittenFile, RunError> {
         context.output.check_run(&context.run_id)?;
         Ok(self.0.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ucd;
+
+    #[test]
+    fn metallicity_is_not_the_abundance_of_iron() {
+        assert_eq!((ucd("M_H"), ucd("Fe_H")), ("phys.abund.Z", "phys.abund.Fe"));
+        assert_eq!(ucd("airmass"), "");
     }
 }
