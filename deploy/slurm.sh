@@ -3,6 +3,8 @@
 #SBATCH --job-name=fisherflow
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
+# --slurm listens at port 2101 of each node, whoever else is there: no other job is. For nodes that are shared see README.md.
+#SBATCH --exclusive
 #SBATCH --cpus-per-task=16
 #SBATCH --mem=32G
 #SBATCH --time=08:00:00

@@ -189,3 +189,48 @@ fn an_inverse_has_no_bias_where_its_layer_has_none() {
         assert_eq!(biases, [0, 4, 0, 3][block], "block {block}");
     }
 }
+
+/// By README's formula, from `posterior/` alone.
+#[test]
+fn an_inverse_follows_from_its_factors_and_the_number_of_their_terms() {
+    let folder = prepared();
+    let folder = folder.path();
+    for (sharing, positions) in [("expand", [20, 17, 1, 1]), ("reduce", [1; 4])] {
+        let curvature = format!("structure = \"kfac\"\nweight_sharing = \"{sharing}\"");
+        let posterior = output_of(folder, sharing, &curvature, "1").join("posterior");
+        let blocks = Table::read(&posterior.join("blocks.parquet"));
+        assert_eq!(blocks.len(), positions.len());
+        for (block, positions) in positions.into_iter().enumerate() {
+            let n_terms = blocks.whole("n_terms", block);
+            assert_eq!(
+                n_terms,
+                positions * blocks.whole("n_spectra", block),
+                "{sharing} {block}"
+            );
+            let (n, delta) = (n_terms as f64, blocks.number("prior_precision", block));
+            let inverse = Table::read(&posterior.join(format!("inverse/block-{block:03}.parquet")));
+            let of = |factor: &str| -> Vec<f64> {
+                let rows = (0..inverse.len()).filter(|&row| inverse.text("factor", row) == factor);
+                rows.flat_map(|row| inverse.list("values", row)).collect()
+            };
+            let (v, s) = (of("a_eigenvectors"), of("a_eigenvalues"));
+            let (u, t) = (of("g_eigenvectors"), of("g_eigenvalues"));
+            let written = Table::read(&posterior.join(format!("marginal_variance/block-{block:03}.parquet")));
+            assert_eq!(written.len(), WEIGHTS[block]);
+            for row in 0..written.len() {
+                let (of_out, of_in) = (&u[row / s.len() * t.len()..], &v[row % s.len() * s.len()..]);
+                let mut variance = 0.0;
+                for (t, u) in t.iter().zip(of_out) {
+                    for (s, v) in s.iter().zip(of_in) {
+                        variance += (u * v).powi(2) / (t * s / n + delta);
+                    }
+                }
+                let found = written.number("std_error", row).powi(2);
+                assert!(
+                    (found / variance - 1.0).abs() < 1e-9,
+                    "{sharing} {block} {row}: {found} {variance}"
+                );
+            }
+        }
+    }
+}

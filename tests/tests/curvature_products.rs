@@ -499,7 +499,10 @@ fn what_cannot_be_is_refused_with_its_remedy() {
         run(fisherflow().arg("run").arg(&file)).expect(2, said);
     }
     for (lines, said) in [
-        ("structure = \"low_rank\"", &["low_rank", "prior.precision"][..]),
+        (
+            "structure = \"low_rank\"",
+            &["low_rank", "prior.precision", "one in [prior.layers] is not enough"][..],
+        ),
         (
             "structure = \"full\"\nkind = \"hessian\"",
             &["negative", "prior.precision"],

@@ -280,6 +280,9 @@ exit "$most""#;
         assert_eq!(job(codes, "0"), expected, "{codes}");
     }
     assert_eq!(job("75 75", "8"), (Some(75), false));
+    // Two jobs on a node would be at one port.
+    let script = std::fs::read_to_string(deploy("slurm.sh")).unwrap();
+    assert!(script.lines().any(|line| line == "#SBATCH --exclusive"));
 }
 
 #[test]

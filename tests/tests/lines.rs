@@ -647,6 +647,26 @@ fn of_two_equal_starts_the_later_finds_the_release_there() {
         .expect(3, &["is missing", "releases never change", "makes release 2"]);
 }
 
+/// A scheduler that starts it again needs nobody: the next try plans with what is there by then.
+#[test]
+fn a_night_under_which_an_object_is_replaced_is_to_be_run_again() {
+    let nights = Nights::new();
+    let file = nights.of_line(&nights.run_file("line"));
+    let mut night = stopped_at("opened", &file);
+    nights.write(88, OBJECTS + 10);
+    night.signal(0, "CONT");
+    night.wait(0).expect(75, &["night-0088.parquet was replaced"]);
+    fisherflow_on("run", &file, &[]).expect_done();
+    fisherflow_on("verify", &nights.path("line"), &[]).expect_done();
+    // In no line the output is begun with the old version.
+    let alone = nights.run_file("alone").write(nights.home.path(), "alone");
+    let mut run = stopped_at("opened", &alone);
+    nights.write(88, OBJECTS + 11);
+    run.signal(0, "CONT");
+    run.wait(0)
+        .expect(3, &["night-0088.parquet was replaced", "--overwrite"]);
+}
+
 #[test]
 fn a_list_of_another_columns_ids_leaves_its_spectra_out() {
     let (nights, mut run_file, line) = released();

@@ -157,6 +157,13 @@ fn errors_in_variables_weigh_as_a_computation_by_hand() {
     for k in 0..K {
         assert!(variance(&settings, k) < variance(&plain, k));
     }
+    let label_precision = |output: &str| {
+        let hessian = Table::read(&folder.join(output).join("posterior/hessian/block-001.parquet"));
+        let said: serde_json::Value = serde_json::from_str(&hessian.metadata["fisherflow.convention"]).unwrap();
+        said["label_precision"].as_str().unwrap().to_owned()
+    };
+    assert!(label_precision("plain").starts_with("Lam_n = (R + S_n)^-1, "));
+    assert!(label_precision("one").starts_with("Lam_n = (R + S_n + J_x C_flux J_x^T)^-1 "));
     // And a catalogue of its own part in a prediction in the same pass has the same Hessian.
     let mut fused = run_file(folder, "fused");
     fused.predict = None;

@@ -147,3 +147,22 @@ fn a_spectrum_out_of_range_is_not_trained_on() {
     assert!(train("large", 1e20, &said) == without);
     assert!(train("largest", f32::MAX, &said) == without);
 }
+
+/// It would be learnt as any other.
+#[test]
+fn a_missing_label_that_is_a_number_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut stars = simulated(48, 0, 120);
+    stars[7].labels[2] = Some(-9999.0);
+    write_objects(&folder.join("stars"), &stars, 60);
+    let mut run_file = RunFile::new(folder, "out");
+    run_file.catalogue = folder.join("stars").to_str().unwrap().to_owned();
+    run_file.network = toml_path(&folder.join("network.safetensors"));
+    let file = folder.join("run.toml");
+    fs::write(&file, run_file.toml() + "\n[train]\nhidden = [8]\nepochs = 3\n").unwrap();
+    let ended = run(fisherflow().arg("train").arg(&file));
+    ended.expect_done();
+    let said = "label fe_h: of 120 spectra, -9999 in 1 of them";
+    assert!(ended.stderr.contains(said), "{ended}");
+}

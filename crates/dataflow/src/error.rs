@@ -61,6 +61,9 @@ pub enum RunError {
     /// Reading or writing.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An object was replaced under a run that makes a release: another try plans with what is there now.
+    #[error(transparent)]
+    ReplacedUnderRelease(StoreError),
     /// The output is another run's.
     #[error("{refusal} ({difference})")]
     AnotherRun {
@@ -120,7 +123,8 @@ pub enum RunError {
 
 impl RunError {
     /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, found another catalogue,
-    /// was asked to end or given up by another, its port was taken, or the store gave out or does not answer. Where another process failed, that one's.
+    /// was asked to end or given up by another, its port was taken, the store gave out or does not answer, or an object was replaced under a run that makes a
+    /// release. Where another process failed, that one's.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -138,6 +142,7 @@ impl RunError {
             | Self::PortTaken(_)
             | Self::Interrupted(_)
             | Self::KeptPart { .. }
+            | Self::ReplacedUnderRelease(_)
             | Self::Store(
                 StoreError::Exhausted { .. }
                 | StoreError::Unreachable { .. }
@@ -147,6 +152,16 @@ impl RunError {
                 | StoreError::LostTile { .. },
             ) => 75,
             _ => 1,
+        }
+    }
+
+    /// As it ends a run that makes a release, if it does. The next try of any other finds its output begun with the version that was replaced.
+    pub(crate) fn of_run(self, makes_release: bool) -> Self {
+        match self {
+            Self::Store(replaced @ StoreError::Replaced { .. }) if makes_release => {
+                Self::ReplacedUnderRelease(replaced)
+            }
+            other => other,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::fail_point::{FailPoint, FailPoints};
 /// Where an operator leaves its error: timely's operators return nothing, so the pass that runs them looks here.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
+    makes_release: bool,
     raised: AtomicBool,
     first: Mutex<Option<RunError>>,
     drain: Drain,
@@ -35,10 +36,18 @@ impl Held {
 }
 
 impl Faults {
+    /// Of a run, which makes a release or not.
+    pub(crate) fn of_run(makes_release: bool) -> Self {
+        Self {
+            makes_release,
+            ..Self::default()
+        }
+    }
+
     /// Records `error` unless an earlier one stands; every worker of the process then stops at its next step.
     pub(crate) fn raise(&self, error: RunError) {
         let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        first.get_or_insert(error);
+        first.get_or_insert_with(|| error.of_run(self.makes_release));
         self.raised.store(true, Ordering::Release);
     }
 

@@ -23,7 +23,8 @@ use crate::run::prior_choice::EvidenceOf;
 
 /// Of the files' columns and flags: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
 /// 3: WEIGHTS_IN_F32 and UNLIKE_FIT among the flags. 4: kept moments in microseconds.
-pub(crate) const SCHEMA_VERSION: &str = "4";
+/// 5: n_terms of blocks.
+pub(crate) const SCHEMA_VERSION: &str = "5";
 
 /// How the weights are laid out.
 pub(crate) const WEIGHTS: &str = "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in";
@@ -44,7 +45,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "hessian": curvature_in_words(context.job.curvature.kind),
         "posterior_precision": "P = H + prior_precision * I",
         "weights": WEIGHTS,
-        "kfac": "H ~ (kron_g (x) kron_a) / n_terms, both factors sums; n_terms: n_spectra, times the positions that share the weights where weight_sharing is expand",
+        "kfac": "H ~ (kron_g (x) kron_a) / n_terms, both factors sums; n_terms, in posterior/blocks.parquet: n_spectra, times the positions that share the weights where weight_sharing is expand",
         "ekfac": "H ~ Q diag(eigenvalues) Q^T, Q = g_eigenvectors (x) a_eigenvectors, eigenvalues [out, columns] a sum",
         "weight_sharing": context.job.curvature.options.weight_sharing,
         "split_bias": context.job.curvature.options.split_bias,
@@ -61,6 +62,14 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
             Noise::Holdout => serde_json::json!("from held-out residuals"),
             Noise::Covariance(covariance) => serde_json::json!(covariance),
         },
+        "label_precision": format!(
+            "{}, in normalised label units: R the noise, S_n the covariance of a spectrum's own label errors (0 without)",
+            if context.job.calibration.errors_in_variables {
+                "Lam_n = (R + S_n + J_x C_flux J_x^T)^-1 (errors in variables)"
+            } else {
+                "Lam_n = (R + S_n)^-1"
+            }
+        ),
         "masked_pixels": "flux := mean of the held-out spectra at the pixel, variance := their variance there",
         "products": context.kernel,
     });
@@ -74,9 +83,6 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
     };
     if let Some(from) = from {
         convention["prior_precision_from"] = format!("{from}; null in files written before it was known").into();
-    }
-    if context.job.calibration.errors_in_variables {
-        convention["label_precision"] = "Lam_n = (noise + S_n + J_x C_flux J_x^T)^-1: errors in variables".into();
     }
     if context.job.calibration.label_scale {
         convention["weights_part_scale"] = serde_json::json!(context.label_scale());
@@ -125,7 +131,8 @@ fn ucd(label: &str) -> &'static str {
     match label.to_ascii_lowercase().as_str() {
         "teff" | "t_eff" => "phys.temperature.effective",
         "logg" | "log_g" => "phys.gravity",
-        "fe_h" | "feh" | "m_h" => "phys.abund.Fe",
+        "fe_h" | "feh" => "phys.abund.Fe",
+        "m_h" => "phys.abund.Z",
         "spt" | "spectral_type" => "src.spType",
         name if name.starts_with("j_h") || name.starts_with("h_k") => "phot.color",
         _ => "",
@@ -288,6 +295,7 @@ pub(crate) fn write_blocks(
             structure: info.structure.to_string(),
             n_weights: info.n_weights,
             n_spectra: info.n_spectra,
+            n_terms: info.n_terms,
             prior_precision: info.prior_precision,
             log_det: info.log_det,
             effective_parameters: info.effective_parameters,
@@ -464,5 +472,16 @@ impl JacobianPart {
     pub(crate) fn finish(self, context: &Context) -> Result<WrittenFile, RunError> {
         context.output.check_run(&context.run_id)?;
         Ok(self.0.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ucd;
+
+    #[test]
+    fn metallicity_is_not_the_abundance_of_iron() {
+        assert_eq!((ucd("M_H"), ucd("Fe_H")), ("phys.abund.Z", "phys.abund.Fe"));
+        assert_eq!(ucd("airmass"), "");
     }
 }

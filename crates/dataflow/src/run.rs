@@ -51,7 +51,10 @@ pub enum Outcome {
 /// processes the process must exit, so that the others learn of it.
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>) -> Result<Outcome, RunError> {
     let started = Instant::now();
-    let context = Arc::new(Context::open(job, (cluster.processes, cluster.workers), progress)?);
+    let makes_release = job.releases;
+    let context = Context::open(job, (cluster.processes, cluster.workers), progress)
+        .map_err(|error| error.of_run(makes_release))?;
+    let context = Arc::new(context);
     tracing::info!(run_id = %context.run_id, output = %context.output.uri(), "inputs are open");
     context.differentiating()?;
     context.faults.arm(&cluster.fail_points);

@@ -2,6 +2,7 @@
 
 use fisherflow_network::train::{Epoch, Recipe, TrainingReport, TrainingSet, train as fit_network};
 use fisherflow_network::{Arithmetic, Labels};
+use fisherflow_posterior::StrayLabel;
 use fisherflow_spectra::{
     InputRange, PixelPopulation, PixelSums, RowFlags, SpectraError, SpectrumBatch, is_held_out, plan_groups,
 };
@@ -103,6 +104,7 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
             validation.n_spectra
         )));
     }
+    warn_of_strays(&job.label_names, &[&training, &validation]);
     let labels = Labels::unscaled(job.label_names.clone(), job.label_units.clone());
     let (network, report) = fit_network(&training, &validation, &job.recipe, labels, job.arithmetic, progress)?;
     stores.write_new(&job.network, network.to_safetensors()?, overwrite)?;
@@ -114,6 +116,22 @@ pub fn train(job: &TrainJob, progress: &mut dyn FnMut(Epoch)) -> Result<Trained,
         n_weights: network.n_weights() as u64,
         report,
     })
+}
+
+/// Missing labels that are written as numbers would be learnt as any other.
+fn warn_of_strays(names: &[String], sets: &[&TrainingSet]) {
+    for (label, name) in names.iter().enumerate() {
+        let values = sets
+            .iter()
+            .flat_map(|set| set.labels.iter().skip(label).step_by(names.len()));
+        let values: Vec<f64> = values.copied().collect();
+        if let Some(stray) = StrayLabel::among(&values) {
+            tracing::warn!(
+                "label {name}: of {} spectra, {stray}: a missing label must be null, else the network learns it",
+                values.len()
+            );
+        }
+    }
 }
 
 /// How far from 0 a flux may be, by what held-out spectra have: as a run has it of the network's inputs, whose mean and scale are not known yet.

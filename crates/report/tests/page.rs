@@ -146,6 +146,7 @@ impl Synthetic {
             structure: "full".into(),
             n_weights: 4321,
             n_spectra: 100,
+            n_terms: 100,
             prior_precision: 1.0,
             log_det: 123.456,
             effective_parameters: 250.0,

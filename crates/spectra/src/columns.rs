@@ -142,6 +142,19 @@ impl CatalogueColumns {
         names
     }
 
+    /// The key of the run file that names a column, `keep_columns` apart.
+    #[must_use]
+    pub fn key_of(&self, column: &str) -> Option<&'static str> {
+        let mut keys = self.parts();
+        keys.push(("id", self.id.as_str()));
+        keys.extend(
+            self.holdout_group
+                .iter()
+                .map(|column| ("holdout_group", column.as_str())),
+        );
+        keys.into_iter().find(|(_, of)| *of == column).map(|(key, _)| key)
+    }
+
     /// The columns that a spectrum and its labels are made of, each with the key of the run file that names it.
     fn parts(&self) -> Vec<(&'static str, &str)> {
         let mut parts = vec![("flux", self.flux.as_str())];
@@ -189,6 +202,14 @@ mod tests {
                 "id", "flux", "ivar", "mask", "teff", "logg", "e_teff", "e_logg", "source", "snr"
             ]
         );
+    }
+
+    #[test]
+    fn a_column_is_known_by_its_key() {
+        let c = columns();
+        let keys = ["id", "ivar", "mask", "logg", "e_teff", "source", "snr"].map(|column| c.key_of(column));
+        let named = ["id", "ivar", "mask", "labels", "label_errors", "holdout_group"].map(Some);
+        assert_eq!((&keys[..6], keys[6]), (&named[..], None));
     }
 
     #[test]

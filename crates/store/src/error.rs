@@ -244,7 +244,7 @@ pub enum StoreError {
     },
     /// The object changed after the run was planned.
     #[error(
-        "{object} was replaced while the run was reading it: planned with {planned}, found {found}; nothing of the new version was used: start the run again to plan with it (into another output, or with --overwrite)"
+        "{object} was replaced while the run was reading it: planned with {planned}, found {found}; nothing of the new version was used: start the run again to plan with it (outside of a line of releases into another output, or with --overwrite)"
     )]
     Replaced {
         /// The object.

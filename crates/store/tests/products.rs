@@ -423,6 +423,7 @@ fn weights_blocks_and_stages_come_back() {
         structure: "kfac".into(),
         n_weights: 6,
         n_spectra: 100,
+        n_terms: 700,
         prior_precision: 1.5,
         log_det: 3.0,
         effective_parameters: 2.0,

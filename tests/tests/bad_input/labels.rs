@@ -109,16 +109,23 @@ fn labels_that_the_network_does_not_know_are_told_of() {
 fn missing_labels_that_are_numbers_are_counted() {
     let folder = prepared();
     let folder = folder.path();
-    let mut stars = known(folder);
+    let good = known(folder);
+    let mut stars = good.clone();
     for star in stars.iter_mut().step_by(9) {
         star.labels[2] = Some(-9999.0);
     }
     let (said, table) = notes(folder, "sentinels", &stars);
     let held_out = (0..stars.len()).filter(|&row| table.whole("flags", row) & HELD_OUT != 0);
-    let expected = held_out.filter(|row| row % 9 == 0).count();
+    let held_out: Vec<usize> = held_out.collect();
+    let expected = held_out.iter().filter(|&row| row % 9 == 0).count();
     assert!(expected > 1);
     assert!(said.len() == 1 && said[0].starts_with("label fe_h: "), "{said:?}");
     assert!(said[0].contains(&format!("-9999 in {expected} of them")), "{said:?}");
+    // So is one alone.
+    let mut stars = good;
+    stars[held_out[0]].labels[2] = Some(-9999.0);
+    let (said, _) = notes(folder, "sentinel", &stars);
+    assert!(said.len() == 1 && said[0].contains("-9999 in 1 of them"), "{said:?}");
 }
 
 /// Errors of the flux that no residual fills: in other units, and a column of inverse variances that is named as one of standard errors.

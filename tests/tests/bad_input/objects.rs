@@ -68,7 +68,7 @@ fn a_column_that_is_missing_or_of_another_type_is_named() {
             vec![
                 "part-00000.parquet",
                 "has no column \"ivars\"",
-                "did you mean \"ivar\"?",
+                "did you mean \"ivar\"? (catalogue.ivar)",
             ],
         ),
         (

@@ -279,6 +279,10 @@ fn shares(plan: &ClusterPlan) -> String {
     )
 }
 
+/// Whoever wrote the file.
+const WITH_SMALLER_ROW_GROUPS: &str =
+    "as by pyarrow.parquet as pq: pq.write_table(pq.read_table(file), file, row_group_size=1000)";
+
 /// Of workers for whom there is no group, and what gives them one; `None` where all have some. `is_cut_whole`: each row group is a group.
 fn without_groups(groups: u64, workers: u64, is_cut_whole: bool) -> Option<String> {
     let idle = workers.checked_sub(groups).filter(|&idle| idle > 0)?;
@@ -288,9 +292,9 @@ fn without_groups(groups: u64, workers: u64, is_cut_whole: bool) -> Option<Strin
         "get no group of their own"
     };
     let remedy = if is_cut_whole {
-        "a file is cut at its row groups alone: write it with smaller ones (row_group_size= of pyarrow and pandas)"
+        format!("a file is cut at its row groups alone: write it again with smaller ones, {WITH_SMALLER_ROW_GROUPS}")
     } else {
-        "a smaller [compute] group makes more of them, down to one a row group"
+        "a smaller [compute] group makes more of them, down to one a row group".to_owned()
     };
     Some(format!("{} {get}: {remedy}", counted(idle, "worker", "workers")))
 }
@@ -305,8 +309,8 @@ fn large_row_groups(plan: &RunPlan) -> Option<String> {
 fn said_of_row_groups(memory: &MemoryPlan, largest: &LargestRowGroup) -> Option<String> {
     (memory.row_groups > memory.beside / 2).then(|| {
         format!(
-            "{} of the {} hold row groups, which are read whole; the largest, of {} in {}, takes {}: as much less in files written with smaller ones \
-             (row_group_size= of pyarrow and pandas)",
+            "{} of the {} hold row groups, which are read whole; the largest, of {} in {}, takes {}: as much less in files written again \
+             with smaller ones, {WITH_SMALLER_ROW_GROUPS}",
             bytes(memory.row_groups),
             bytes(memory.beside),
             counted(largest.rows, "spectrum", "spectra"),
@@ -419,7 +423,10 @@ mod tests {
         };
         assert_eq!(said_of_row_groups(&memory(1 << 30), &largest), None);
         let said = said_of_row_groups(&memory(3 << 29), &largest).unwrap();
-        for part in ["20,000 spectra in /survey/all.parquet", "row_group_size="] {
+        for part in [
+            "20,000 spectra in /survey/all.parquet",
+            "pq.write_table(pq.read_table(file)",
+        ] {
             assert!(said.contains(part), "{said}");
         }
     }

@@ -135,6 +135,24 @@ epochs = 2
         assert_eq!(job.existing_network, fisherflow_dataflow::ExistingOutput::Overwrite);
     }
 
+    /// The network would be written with each label under another's name.
+    #[test]
+    fn labels_named_in_another_order_than_the_columns_are_refused() {
+        let named = |names: &str| {
+            let text = TEXT.replace("labels = [\"teff\"]", "labels = [\"teff\", \"logg\"]");
+            resolved(&text.replace("units = [\"K\"]", &format!("names = {names}")), None)
+        };
+        let error = named(r#"["logg", "teff"]"#).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            error
+                .to_string()
+                .contains("`catalogue.labels` names the columns in the order"),
+            "{error}"
+        );
+        assert_eq!(named(r#"["T_eff", "log g"]"#).unwrap().label_names, ["T_eff", "log g"]);
+    }
+
     #[test]
     fn what_training_finds_out_cannot_be_said() {
         for (line, key) in [

@@ -308,5 +308,14 @@ fn read_catalogue(
             columns.len()
         )));
     }
+    if let (Some(columns), Some(entry), Some(names)) = (&keys.labels, table.get("labels"), &network.labels.names)
+        && columns != names
+        && columns.iter().all(|column| names.contains(column))
+    {
+        return Err(entry.invalid(format!(
+            "names the columns in the order {columns:?}, and [network.labels] the network's outputs in the order {names:?}: each would be \
+             taken for another label; name both in the outputs' order"
+        )));
+    }
     Ok((keys.clone().complete(&table, Vec::new())?, keys))
 }

@@ -2,6 +2,8 @@
 
 use fisherflow_network::near_name;
 
+use super::prior::REMEDY;
+
 /// A table or key, and what others call what it has: (place, their words, ours).
 const CALLED: &[(&str, &[&str], &str)] = &[
     ("", &["model", "net"], "network"),
@@ -12,7 +14,6 @@ const CALLED: &[(&str, &[&str], &str)] = &[
     ("catalogue", ERRORS, "sigma"),
     ("predict", ERRORS, "sigma"),
     ("noise", &["holdout"], "holdout_fraction"),
-    ("prior", &["weight_decay"], "precision"),
     ("compute.device", &["gpu"], "cuda"),
 ];
 const ERRORS: &[&str] = &[
@@ -25,17 +26,30 @@ const ERRORS: &[&str] = &[
     "flux_error",
 ];
 
+/// What a training calls the factor of its penalty on the weights: no precision, but one follows from it.
+const PENALTIES: &[&str] = &["weight_decay", "l2", "penalty"];
+
 /// What the command line says: (keys, argument).
 const ON_THE_COMMAND_LINE: &[(&str, &str)] = &[("workers", "-w"), ("overwrite", "--overwrite")];
+
+/// What `place`, a table or a key, has for a word of others; `None` where it is none that is known.
+pub fn called(place: &str, name: &str, known: &[&str], quoted: impl Fn(&str) -> String) -> Option<String> {
+    let lower = name.to_lowercase();
+    let (_, _, ours) = CALLED
+        .iter()
+        .find(|(of, names, ours)| *of == place && names.contains(&lower.as_str()) && known.contains(ours))?;
+    Some(format!("it is called {} here", quoted(ours)))
+}
 
 /// What to do about a name that `place`, a table or a key, does not know; `None` where nothing is like it. `quoted` is a known name as a message has it.
 pub fn meant(place: &str, name: &str, known: &[&str], quoted: impl Fn(&str) -> String) -> Option<String> {
     let lower = name.to_lowercase();
-    let called = CALLED
-        .iter()
-        .find(|(of, names, ours)| *of == place && names.contains(&lower.as_str()) && known.contains(ours));
-    if let Some((_, _, ours)) = called {
-        return Some(format!("it is called {} here", quoted(ours)));
+    if let Some(said) = called(place, name, known, &quoted) {
+        return Some(said);
+    }
+    if place == "prior" && PENALTIES.contains(&lower.as_str()) {
+        let precision = quoted("precision");
+        return Some(format!("it is another number than {precision}; for that {REMEDY}"));
     }
     if let Some((_, argument)) = ON_THE_COMMAND_LINE.iter().find(|(key, _)| *key == lower) {
         return Some(format!("it is {argument} on the command line"));

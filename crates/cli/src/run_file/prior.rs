@@ -85,4 +85,4 @@ fn at_least_zero(entry: &Entry<'_>) -> Result<f64, RunFileError> {
 }
 
 /// What to write instead.
-pub const REMEDY: &str = "write a number: the precision of each weight, in normalised units, beside the SUM over spectra; 1.0 is a start, and a penalty w |theta|^2 beside a mean over N spectra and K labels of r^2 (l2(w) and mse of Keras) is N K w / sigma^2, sigma^2 the variance of held-out residuals in normalised label units (torch's weight_decay w: half of that); or \"evidence\" or \"holdout\", which find one";
+pub const REMEDY: &str = "write a number: the precision of each weight, in normalised units, beside the SUM over spectra; 1.0 is a start, and a penalty w |theta|^2 beside a mean over N spectra and K labels of r^2 (l2(w) and mse of Keras) is N K w / sigma^2, sigma^2 the variance of held-out residuals in normalised label units (torch's weight_decay w of SGD and Adam: half of that; AdamW's is no such penalty); or \"evidence\" or \"holdout\", which find one";

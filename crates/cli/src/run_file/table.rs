@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::entry::Entry;
 use super::error::{At, RunFileError};
-use super::nearest::{listed, meant};
+use super::nearest::{called, listed, meant};
 
 /// The text of a run file, and where its lines begin.
 pub struct Source {
@@ -95,11 +95,16 @@ impl<'d> Table<'d> {
         let name = key.get_ref().as_ref();
         let home = elsewhere.iter().find(|(_, keys)| keys.contains(&name));
         let keys = || format!("{} has the keys {}", self.title(), listed(known, '`', "and"));
-        let near = meant(&self.name, name, known, |key| format!("`{}`", self.full(key)));
-        let remedy = match (home, near) {
-            (Some((table, _)), _) => format!("it is a key of [{table}]"),
-            (None, Some(near)) => format!("{near}; {}", keys()),
-            (None, None) => keys(),
+        let quoted = |key: &str| format!("`{}`", self.full(key));
+        let remedy = match home {
+            Some((table, _)) => {
+                let here = called(&self.name, name, known, quoted).map(|said| format!("{said}, or "));
+                format!("{}it is a key of [{table}]", here.unwrap_or_default())
+            }
+            None => match meant(&self.name, name, known, quoted) {
+                Some(meant) => format!("{meant}; {}", keys()),
+                None => keys(),
+            },
         };
         Err(RunFileError::UnknownKey {
             at: self.source.at(key.span().start),

@@ -7,7 +7,7 @@ use candle_core::Device;
 use fisherflow_curvature::{BlockPlan, CurvatureError, CurvatureKind, StructureKind, plan_blocks};
 use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Processor};
 use fisherflow_posterior::LabelCells;
-use fisherflow_spectra::{plan_groups, sample_groups};
+use fisherflow_spectra::{CatalogueColumns, plan_groups, sample_groups};
 use fisherflow_store::{
     Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, StoreError, Stores, hex,
     with_causes,
@@ -118,7 +118,7 @@ impl Context {
         let network_sha256 = hex(&Sha256::digest(&bytes));
         let uri = release.as_ref().map_or_else(|| job.output.clone(), Release::uri);
         let output = Output::open(&stores, &uri)?;
-        let faults: Arc<Faults> = Arc::default();
+        let faults = Arc::new(Faults::of_run(release.is_some()));
         let passing = |groups: GroupStore| {
             let faults = Arc::clone(&faults);
             groups.calling(move || faults.pass(FailPoint::GroupWritten))
@@ -244,7 +244,8 @@ fn opened(
 ) -> Result<Catalogue, RunError> {
     let (uri, columns) = (&source.uri, &source.columns);
     let n_pixels = Some(network.n_inputs());
-    let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, n_pixels, known)?;
+    let catalogue = Catalogue::open_knowing(stores, uri, columns, source.on_bad_object, n_pixels, known)
+        .map_err(|error| with_key(error, table, columns))?;
     let catalogue = catalogue.excluding(&source.exclude)?;
     if catalogue.n_rows() == 0 {
         return Err(RunError::Refused(format!("{} holds no spectra", source.uri)));
@@ -262,6 +263,22 @@ fn opened(
         return Err(RunError::Usage(format!("{table}.labels of {}: {why}", source.uri)));
     }
     Ok(catalogue)
+}
+
+/// With the key that names a column which is missing: that of `[predict]` may be one that the user never wrote there.
+fn with_key(error: StoreError, table: &str, columns: &CatalogueColumns) -> RunError {
+    let StoreError::MissingColumn { column, .. } = &error else {
+        return error.into();
+    };
+    let Some(key) = columns.key_of(column) else {
+        return error.into();
+    };
+    let taken_over = match (table, key) {
+        ("predict", "mask") => ", that of [catalogue] where it is not said; `mask = false` says that there is none",
+        ("predict", "id" | "flux" | "sigma" | "ivar") => ", that of [catalogue] where it is not said",
+        _ => "",
+    };
+    RunError::Refused(format!("{error} ({table}.{key}{taken_over})"))
 }
 
 /// What to say of label columns that have the names of the network's outputs, in another order: each would be compared with another label.
@@ -330,7 +347,7 @@ fn check_curvature(job: &Job, blocks: &[BlockPlan]) -> Result<(), RunError> {
     if let Some(block) = low_rank.filter(|_| is_found) {
         return Err(RunError::Usage(format!(
             "layer {} is held as \"low_rank\", whose eigenvalues are not all known, and prior.precision needs them to be found: give it a \
-             number, or hold the layer by another structure",
+             number (one in [prior.layers] is not enough), or hold the layer by another structure",
             block.name()
         )));
     }
@@ -384,7 +401,43 @@ fn label_cells(job: &Job, network: &Network) -> Result<LabelCells, RunError> {
 
 #[cfg(test)]
 mod tests {
-    use super::in_another_order;
+    use fisherflow_spectra::{CatalogueColumns, Mask};
+    use fisherflow_store::StoreError;
+
+    use super::{in_another_order, with_key};
+
+    #[test]
+    fn a_missing_column_is_told_with_the_key_that_names_it() {
+        let columns = CatalogueColumns {
+            mask: Some(Mask {
+                column: "bits".into(),
+                bad_bits: Vec::new(),
+            }),
+            labels: vec!["teff".into()],
+            ..CatalogueColumns::new("id", "flux")
+        };
+        let said = |table: &str, column: &str| {
+            let missing = StoreError::MissingColumn {
+                object: "/a".to_owned(),
+                column: column.to_owned(),
+                nearest: None,
+            };
+            let error = with_key(missing, table, &columns);
+            assert_eq!(error.exit_code(), 3);
+            error.to_string()
+        };
+        assert_eq!(
+            said("predict", "bits"),
+            "/a has no column \"bits\" (predict.mask, that of [catalogue] where it is not said; `mask = false` says that there is none)"
+        );
+        assert_eq!(
+            said("predict", "flux"),
+            "/a has no column \"flux\" (predict.flux, that of [catalogue] where it is not said)"
+        );
+        assert_eq!(said("predict", "teff"), "/a has no column \"teff\" (predict.labels)");
+        assert_eq!(said("catalogue", "bits"), "/a has no column \"bits\" (catalogue.mask)");
+        assert_eq!(said("predict", "snr"), "/a has no column \"snr\"", "one that is kept");
+    }
 
     #[test]
     fn labels_in_another_order_are_told_by_their_names() {

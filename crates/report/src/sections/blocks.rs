@@ -142,7 +142,7 @@ fn noise(findings: &Findings) -> String {
     };
     let sigmas: Vec<String> = labels.iter().enumerate().map(sigma).collect();
     paragraph(&format!(
-        "The Hessian weighs the labels by their noise R, from the residuals of {}: {}.",
+        "The Hessian weighs the labels by R, beside each label's own errors, from the residuals of {}: {}.",
         counted(noise.n_spectra, "held-out spectrum", "held-out spectra"),
         sigmas.join(", ")
     ))

@@ -253,8 +253,8 @@ fn budget(findings: &Findings) -> String {
     ];
     format!(
         "<h3>Error budget of the held-out spectra</h3>\n{}<p class=\"small\">From {}; an error is label minus prediction. Flux, weights and \
-         labels' own errors are roots of mean variances. Intrinsic is what remains of the mean square error after them, in squares, for all labels \
-         at once; where nothing remains it is 0.</p>\n",
+         labels' own errors are roots of mean variances. Intrinsic is the scatter under which these errors are likeliest beside each star's own \
+         parts, for all labels at once; means over stars do not add up to it.</p>\n",
         table(&header, &rows),
         counted(budget.n_spectra, "spectrum", "spectra")
     )

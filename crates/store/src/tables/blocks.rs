@@ -23,6 +23,8 @@ pub struct BlockRow {
     pub n_weights: u64,
     /// Spectra summed over.
     pub n_spectra: u64,
+    /// Terms of a Kronecker block's sums, which divide the product of its factors; of every other block the spectra.
+    pub n_terms: u64,
     /// Of every weight, in normalised units, on the scale of the sum over spectra.
     pub prior_precision: f64,
     /// Log determinant of the posterior precision.
@@ -68,6 +70,7 @@ impl Output {
             text("structure", |row| &row.structure),
             count("n_weights", |row| row.n_weights),
             count("n_spectra", |row| row.n_spectra),
+            count("n_terms", |row| row.n_terms),
             number("prior_precision", |row| row.prior_precision),
             number("log_det", |row| row.log_det),
             number("effective_parameters", |row| row.effective_parameters),
@@ -127,6 +130,8 @@ fn append_rows(uri: &str, batch: &RecordBatch, rows: &mut Vec<BlockRow>) -> Resu
             structure: text("structure")?,
             n_weights: count("n_weights")?,
             n_spectra: count("n_spectra")?,
+            // Files before schema 5 have none.
+            n_terms: count("n_terms").or_else(|_| count("n_spectra"))?,
             prior_precision: number("prior_precision")?,
             log_det: number("log_det")?,
             effective_parameters: number("effective_parameters")?,

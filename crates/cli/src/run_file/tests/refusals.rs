@@ -79,8 +79,13 @@ fn other_words_for_a_key_are_known_and_nothing_absurd_is_proposed() {
         ),
         (
             "precision = 1.5",
-            "weight_decay = 1.5",
-            "it is called `prior.precision` here",
+            "weight_decay = 1e-4",
+            "it is another number than `prior.precision`; for that write a number: the precision of each weight",
+        ),
+        (
+            "precision = 1.5",
+            "l2 = 1e-4",
+            "(l2(w) and mse of Keras) is N K w / sigma^2, sigma^2 the variance of held-out residuals",
         ),
         ("threads = 1", "workers = 4", "it is -w on the command line"),
         (
@@ -127,6 +132,14 @@ fn a_key_under_the_wrong_header_is_told_where_it_belongs() {
     );
     let error = refused("threads = 1", "keep_columns = [\"a\"]");
     assert!(error.ends_with("it is a key of [predict]"), "{error}");
+    for (line, replacement, here) in [
+        ("input_mean = 1.0", "mean = 1.0", "input_mean"),
+        ("input_scale = 0.1", "scale = 0.1", "input_scale"),
+    ] {
+        let error = refused(line, replacement);
+        let both = format!("it is called `network.{here}` here, or it is a key of [network.labels]");
+        assert!(error.ends_with(&both), "{error}\nexpected {both}");
+    }
 }
 
 #[test]
@@ -236,6 +249,11 @@ fn values_that_make_no_sense_are_refused() {
             "names = [\"teff\", \"logg\", \"fe_h\"]",
             "names = [\"a\", \"a\", \"b\"]",
             "names `a` twice",
+        ),
+        (
+            "names = [\"teff\", \"logg\", \"fe_h\"]",
+            "names = [\"logg\", \"teff\", \"fe_h\"]",
+            r#"`catalogue.labels` names the columns in the order ["teff", "logg", "fe_h"], and [network.labels] the network's outputs in the order ["logg", "teff", "fe_h"]"#,
         ),
         (
             "bad_bits = [3, 0, 1]",
@@ -467,7 +485,10 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         (
             "uri = \"s3://survey/training/*.parquet\"",
             "uri = \"apStar-*.fits\"",
-            "a .fits catalogue is not yet supported by this version of fisherflow; convert it to .parquet, as with astropy",
+            "a .fits catalogue is not yet supported by this version of fisherflow; convert it to .parquet, as with astropy: \
+             table = Table.read(\"spectra.fits\"); table.convert_bytestring_to_unicode(); \
+             table.write(\"spectra.parquet\"); and pyarrow.parquet as pq: pq.write_table(pq.read_table(\"spectra.parquet\"), \
+             \"spectra.parquet\", row_group_size=1000)",
         ),
         (
             "uri = \"network.safetensors\"",

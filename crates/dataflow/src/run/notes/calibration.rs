@@ -284,14 +284,8 @@ pub(crate) fn of_labels(context: &Context, fits: &[LabelFit]) -> Vec<String> {
 
 fn of_label(fit: &LabelFit, name: &str, unit: &str, columns: &[String]) -> Option<String> {
     let n = fit.n_spectra;
-    let stray = fit.stray.map(|stray| {
-        format!(
-            "{} in {} of them, farther from all other values than these are from one another",
-            stray.value, stray.n_spectra
-        )
-    });
     if !fit.is_doubtful() {
-        return stray.map(|stray| {
+        return fit.stray.map(|stray| {
             format!(
                 "label {name}: of {n} held-out spectra, {stray}: a missing label must be null, else it counts as an error of the network"
             )
@@ -307,7 +301,7 @@ fn of_label(fit: &LabelFit, name: &str, unit: &str, columns: &[String]) -> Optio
             format!("columns in another order than the network's outputs (this output follows column \"{column}\")")
         },
     );
-    let values = stray.map_or_else(String::new, |stray| format!(" ({stray})"));
+    let values = fit.stray.map_or_else(String::new, |stray| format!(" ({stray})"));
     Some(format!(
         "label {name}: over {n} held-out spectra the network is {verdict}, with a mean residual of {} {unit} and a standard deviation of {} about it: \
          its error bars mean little. Look for {order}, other units, a missing normalisation (network.input_mean, network.input_scale, \
