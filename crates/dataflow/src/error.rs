@@ -31,10 +31,9 @@ pub enum RunError {
         /// What left it.
         step: Step,
     },
-    /// What the fit kept of a group for the prediction is damaged or gone. All that was made of the sums is taken back, so that the next run computes
-    /// that group again.
+    /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run computes it anew.
     #[error(
-        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, it computes that group again"
+        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, it goes on and computes it anew"
     )]
     KeptPart {
         /// Its index.
@@ -158,11 +157,10 @@ impl RunError {
         }
     }
 
-    /// Whose work is not there as it was written, where that is what went wrong, and which file of the output it is, if it is one.
-    pub(crate) fn damaged(&self) -> Option<(Step, Option<&Damage>)> {
+    /// Whose work is not there as it was written, where that is what went wrong, and which file of the output it is.
+    pub(crate) fn damaged(&self) -> Option<(Step, &Damage)> {
         match self {
-            Self::Damaged { step, damage, .. } => Some((*step, Some(damage))),
-            Self::KeptPart { .. } => Some((Step::Sums, None)),
+            Self::Damaged { step, damage, .. } => Some((*step, damage)),
             Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().and_then(Self::damaged),
             _ => None,
         }

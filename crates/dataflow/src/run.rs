@@ -212,8 +212,7 @@ fn work<T>(
     if let Some((step, damage)) = concluded.as_ref().err().and_then(RunError::damaged) {
         // Where it fails, the next run finds the same damage.
         if let Err(error) = stage_state::forget_damaged(context, step, damage) {
-            let of = damage.map_or("a group", |damage| damage.path.as_str());
-            tracing::warn!("{of} keeps what was made with it: {}", with_causes(&error));
+            tracing::warn!("{} keeps what was made with it: {}", damage.path, with_causes(&error));
         }
     }
     concluded

@@ -188,13 +188,10 @@ pub(crate) fn forget(context: &Context, from: Step) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Takes back all that was made with what `step` left damaged, and the file where it is one, so that the next run makes it again.
-pub(crate) fn forget_damaged(context: &Context, step: Step, damage: Option<&Damage>) -> Result<(), RunError> {
+/// Takes back all that was made with the file that `step` left and that is damaged, and the file, so that the next run makes it again.
+pub(crate) fn forget_damaged(context: &Context, step: Step, damage: &Damage) -> Result<(), RunError> {
     forget(context, step)?;
-    match damage {
-        Some(damage) => Ok(context.stores.delete(&context.output.child(&damage.path))?),
-        None => Ok(()),
-    }
+    Ok(context.stores.delete(&context.output.child(&damage.path))?)
 }
 
 fn uri(context: &Context, step: Step) -> String {
