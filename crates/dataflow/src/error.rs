@@ -20,7 +20,7 @@ pub enum RunError {
     Refused(String),
     /// What a stage left in the output is not as it was written.
     #[error(
-        "{output}: {damage}: nothing is made of it; `fisherflow {}` with the same run file makes it again, and so does `fisherflow run`",
+        "{output}: {damage}: nothing is made of it; run again: `fisherflow {}` with the same run file makes it anew, and so does `fisherflow run`",
         .step.command()
     )]
     Damaged {
@@ -30,6 +30,21 @@ pub enum RunError {
         damage: Damage,
         /// What left it.
         step: Step,
+    },
+    /// Before the commit, the output's files are not as they were written: by now they are taken back, with all that was made of them.
+    #[error(
+        "{output}: {first}: the store did not keep what was written ({damaged} of {files} files), and nothing is committed: look at the store and run \
+         again, which makes them anew"
+    )]
+    NotKept {
+        /// The output.
+        output: String,
+        /// Which file is the first, and what is wrong with it.
+        first: Damage,
+        /// How many are.
+        damaged: usize,
+        /// Of how many.
+        files: usize,
     },
     /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run computes it anew.
     #[error(
@@ -119,7 +134,8 @@ pub enum RunError {
 
 impl RunError {
     /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, found another catalogue,
-    /// was asked to end or given up by another, its port was taken, or the store gave out or does not answer. Where another process failed, that one's.
+    /// was asked to end or given up by another, its port was taken, the store gave out or does not answer, or what was left is not as it was written and
+    /// is made anew. Where another process failed, that one's.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -127,7 +143,7 @@ impl RunError {
             Self::Network(error) | Self::NetworkFile { source: error, .. } if is_asked_wrongly(error) => 2,
             Self::Store(error) if is_misplaced(error) => 2,
             Self::AnotherRun { .. } => 2,
-            Self::Refused(_) | Self::Damaged { .. } | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
+            Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
             Self::Network(NetworkError::TrainingValue { .. }) => 3,
             Self::Store(error) if is_refusal(error) => 3,
             Self::PeerFailed { exit_code, .. } => *exit_code,
@@ -136,6 +152,8 @@ impl RunError {
             | Self::PeerLost(_)
             | Self::PortTaken(_)
             | Self::Interrupted(_)
+            | Self::Damaged { .. }
+            | Self::NotKept { .. }
             | Self::KeptPart { .. }
             | Self::Store(
                 StoreError::Exhausted { .. }

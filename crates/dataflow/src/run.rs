@@ -85,12 +85,8 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
         }
         return done.map(|summary| Outcome::Done(Box::new(summary)));
     }
-    let (holding, overwrites, lost) = match claim::claim(&context, cluster)? {
-        Claimed::Held {
-            holding,
-            overwrites,
-            lost,
-        } => (holding, overwrites, lost),
+    let (holding, overwrites) = match claim::claim(&context, cluster)? {
+        Claimed::Held { holding, overwrites } => (holding, overwrites),
         Claimed::Complete(manifest) => {
             // Another run may wait for its processes, to overwrite it then.
             let is_free = || -> Result<bool, RunError> {
@@ -125,10 +121,8 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let overwriting = overwrites.then(|| holding.clone());
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
-    let summary = read_back::take_back_lost(&context, &lost).and_then(|()| {
-        work(&context, stage, cluster, overwriting, |found, status| {
-            conclude(&context, stage, &found, Some((&mut keeper, status)), started)
-        })
+    let summary = work(&context, stage, cluster, overwriting, |found, status| {
+        conclude(&context, stage, &found, Some((&mut keeper, status)), started)
     });
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
@@ -210,10 +204,9 @@ fn work<T>(
         status.end(concluded.as_ref().err());
     }
     if let Some((step, damage)) = concluded.as_ref().err().and_then(RunError::damaged) {
-        // Where it fails, the next run finds the same damage.
-        if let Err(error) = stage_state::forget_damaged(context, step, damage) {
-            tracing::warn!("{} keeps what was made with it: {}", damage.path, with_causes(&error));
-        }
+        // Where it fails, the next run would find the same damage: it is not told to come again for that.
+        stage_state::forget_damaged(context, step, damage)
+            .inspect_err(|_| tracing::warn!("{damage}: what was made with it stays"))?;
     }
     concluded
 }

@@ -146,13 +146,6 @@ pub(crate) fn find(context: &Context, step: Step) -> Result<Option<Vec<u8>>, Run
     Ok((owner.run_id == context.run_id).then_some(bytes))
 }
 
-/// What `step` left, if it belongs to this run, for one process alone.
-pub(crate) fn left<T: DeserializeOwned>(context: &Context, step: Step) -> Result<Option<T>, RunError> {
-    find(context, step)?
-        .map(|bytes| parse(context, step, &bytes))
-        .transpose()
-}
-
 /// What `step` left, from its bytes.
 pub(crate) fn parse<T: DeserializeOwned>(context: &Context, step: Step, bytes: &[u8]) -> Result<T, RunError> {
     serde_json::from_slice(bytes).map_err(|error| {

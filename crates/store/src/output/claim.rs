@@ -113,22 +113,11 @@ impl Output {
         Err(error)
     }
 
-    /// Takes the place behind a holder; `None` where somebody else did, or the holder committed.
+    /// Takes the place behind a holder, or behind a commit; `None` where somebody else did.
     ///
     /// # Errors
     /// The output cannot be written.
     pub fn succeed(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
-        if held.committed.is_some() {
-            return Ok(None);
-        }
-        self.enter(held.generation + 1, claim)
-    }
-
-    /// Takes the place behind a holder, or a commit, whose output [`Holding::clear`] then removes; `None` where somebody else did.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn replace(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
         self.enter(held.generation + 1, claim)
     }
 
