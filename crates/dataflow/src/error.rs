@@ -127,6 +127,16 @@ pub enum RunError {
         /// What the system says.
         why: String,
     },
+    /// The system lets this process open no further file.
+    #[error(
+        "no further file can be opened for {what} ({why}): raise the limit on open files (`ulimit -n`), or take fewer processes"
+    )]
+    NoFile {
+        /// What it was for.
+        what: String,
+        /// What the system says.
+        why: String,
+    },
     /// A defect of fisherflow.
     #[error("internal error, please report it: {0}")]
     Internal(String),
@@ -251,27 +261,4 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::BadVector { .. }
             | StoreError::Spectra(_)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_that_the_system_does_not_give_is_no_defect() {
-        let why = std::io::Error::from(std::io::ErrorKind::WouldBlock);
-        let error = RunError::no_thread("the output's claim", &why);
-        assert_eq!(error.exit_code(), 1);
-        let said = error.to_string();
-        for words in [
-            "the output's claim",
-            &why.to_string(),
-            "ulimit -u",
-            "pids",
-            "fewer workers",
-        ] {
-            assert!(said.contains(words), "{said}");
-        }
-        assert!(!said.contains("report it"), "{said}");
-    }
 }
