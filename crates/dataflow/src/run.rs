@@ -155,6 +155,7 @@ fn release_again(context: &Arc<Context>, cluster: &Cluster, manifest: &Manifest)
     context.faults.pass(FailPoint::Claimed);
     match released() {
         Ok(()) => {
+            context.faults.pass(FailPoint::Released);
             keeper.rest();
             Ok(true)
         }
