@@ -61,40 +61,40 @@ fn what_the_store_did_not_keep_is_not_committed() {
 fn what_is_lost_between_the_commit_and_the_manifest_is_made_anew() {
     let place = place();
     let expected = place.undisturbed();
-    for (at, path) in [
-        "predictions/part-00000.parquet",
-        "jacobians/part-00001.parquet",
-        "posterior/inverse/block-001.parquet",
-        "posterior/blocks.parquet",
+    let (as_before, overwriting): (&[&str], &[&str]) = (&[], &["--overwrite"]);
+    for (at, (path, more)) in [
+        ("predictions/part-00000.parquet", as_before),
+        ("jacobians/part-00001.parquet", as_before),
+        ("posterior/inverse/block-001.parquet", as_before),
+        ("posterior/inverse/block-001.parquet", overwriting),
+        ("posterior/blocks.parquet", as_before),
     ]
     .into_iter()
     .enumerate()
     {
-        for more in [&[][..], &["--overwrite"]] {
-            let name = format!("out-{at}{}", more.concat());
-            let (file, output) = (place.run_file(&name), place.path(&name));
-            let killed = fisherflow_on("run", &file, &[more, &["--fail-at", "sealed"]].concat());
-            assert_eq!(killed.code, None, "{killed}");
-            assert!(!has_manifest(&output));
-            if more.is_empty() {
-                std::fs::remove_file(output.join(path)).unwrap();
-            } else {
-                std::fs::write(output.join(path), "PAR1").unwrap();
-            }
-            let mut again = fisherflow_on("run", &file, more);
-            assert!(again.stderr.contains(path), "{again}");
-            if again.code != Some(0) {
-                // Found where it is read.
-                again.expect(75, &[path, "run again"]);
-                again = fisherflow_on("run", &file, more);
-            }
-            again.expect_done();
-            assert_eq!(digests(&output), expected, "{path}");
-            run(fisherflow().arg("verify").arg(&output)).expect_done();
-            let left = everything_in(&output);
-            let is_left = |file: &String| file.starts_with("stages/") || file.starts_with("claims/");
-            assert!(!left.iter().any(is_left), "{path}: {left:?}");
+        let name = format!("out-{at}");
+        let (file, output) = (place.run_file(&name), place.path(&name));
+        let killed = fisherflow_on("run", &file, &[more, &["--fail-at", "sealed"]].concat());
+        assert_eq!(killed.code, None, "{killed}");
+        assert!(!has_manifest(&output));
+        if more.is_empty() {
+            std::fs::remove_file(output.join(path)).unwrap();
+        } else {
+            std::fs::write(output.join(path), "PAR1").unwrap();
         }
+        let mut again = fisherflow_on("run", &file, more);
+        assert!(again.stderr.contains(path), "{again}");
+        if again.code != Some(0) {
+            // Found where it is read.
+            again.expect(75, &[path, "run again"]);
+            again = fisherflow_on("run", &file, more);
+        }
+        again.expect_done();
+        assert_eq!(digests(&output), expected, "{path}");
+        run(fisherflow().arg("verify").arg(&output)).expect_done();
+        let left = everything_in(&output);
+        let is_left = |file: &String| file.starts_with("stages/") || file.starts_with("claims/");
+        assert!(!left.iter().any(is_left), "{path}: {left:?}");
     }
 }
 
