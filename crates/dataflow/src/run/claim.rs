@@ -229,10 +229,7 @@ fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, Run
 fn held_by(context: &Context, claim: Claim) -> StoreError {
     StoreError::Held {
         output: context.output.uri().to_owned(),
-        run_id: claim.run_id,
-        host: claim.host,
-        pid: claim.pid,
-        started: claim.started,
+        claim: Box::new(claim),
     }
 }
 

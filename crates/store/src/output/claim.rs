@@ -42,6 +42,19 @@ pub struct Claim {
     pub beat: u64,
 }
 
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            run_id,
+            host,
+            pid,
+            started,
+            ..
+        } = self;
+        write!(f, "run {run_id} (process {pid} on {host}, since {started})")
+    }
+}
+
 /// An entry of the log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
@@ -218,10 +231,7 @@ impl Output {
     fn taken_over_by(&self, claim: Claim) -> StoreError {
         StoreError::TakenOver {
             output: self.uri().to_owned(),
-            run_id: claim.run_id,
-            host: claim.host,
-            pid: claim.pid,
-            started: claim.started,
+            claim: Box::new(claim),
         }
     }
 
