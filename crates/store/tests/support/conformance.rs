@@ -365,23 +365,20 @@ pub fn manifest_of(run: &str, files: Vec<WrittenFile>) -> Manifest {
     }
 }
 
+/// Appends a matrix of one value.
+pub fn append_one(writer: &mut MatrixWriter) {
+    writer.append_tiles("l", "dense", 1, &[(1, &[1.0][..])]).unwrap();
+}
+
 fn outputs(stores: &Stores, base: &str) {
     let output = Output::open(stores, base).unwrap();
     assert!(output.claim(&claim_of("one"), false).unwrap().is_some());
     assert!(matches!(output.verify().unwrap_err(), StoreError::NotComplete { .. }));
-    let values = [1.0, 0.5, 0.5, 2.0];
-    let matrix = MatrixRows {
-        layer: "l",
-        factor: "dense",
-        rows: 2,
-        cols: 2,
-        values: &values,
-    };
     let write = |name: &str| {
         let mut writer = output
             .matrices(MatrixSet::Hessian, name, &FileMetadata::default())
             .unwrap();
-        writer.append(&matrix).unwrap();
+        append_one(&mut writer);
         writer.finish().unwrap()
     };
     let files = vec![write("l"), output.put("report.html", b"<p>".to_vec()).unwrap()];
