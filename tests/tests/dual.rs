@@ -48,21 +48,23 @@ fn no_bit_depends_on_workers_processes_memory_or_a_kill() {
     let (file, output) = run_file(folder, "killed", OUT_OF_IT, "1.0");
     let mut alone = Processes::start(1, &file, 2);
     let prior = output.join(format!("stages/dual/prior-{:016x}", 1.0_f64.to_bits()));
-    let there = wait_for_file(&prior.join("tile-00002-00001"), &mut alone, 0);
+    let there = wait_for_file(&prior.join("tile02-00002-00001"), &mut alone, 0);
     alone.kill(0);
-    assert!(there && !prior.join("tile-00007-00007").exists(), "killed too late");
-    let kept = prior.join("tile-00000-00000");
+    assert!(there && !prior.join("tile02-00007-00007").exists(), "killed too late");
+    let kept = prior.join("tile02-00000-00000");
     let before = std::fs::metadata(&kept).unwrap().modified().unwrap();
-    let invert = || run(fisherflow().arg("invert").arg(&file).args(["-w", "3"]));
-    // Nothing is made of a tile that is damaged meanwhile: it goes, and is computed again.
-    let damaged = prior.join("tile-00001-00000");
-    let mut bytes = std::fs::read(&damaged).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&damaged, bytes).unwrap();
-    invert().expect(75, &["tile-00001-00000 is gone or damaged", "start the run again"]);
-    assert!(!damaged.exists());
-    invert().expect_done();
+    let invert = |workers: &str| run(fisherflow().arg("invert").arg(&file).args(["-w", workers]));
+    // Nothing is made of tiles that are damaged meanwhile: they go all at once, and are computed again.
+    let damaged = ["tile02-00001-00000", "tile02-00002-00001"].map(|name| prior.join(name));
+    for tile in &damaged {
+        let mut bytes = std::fs::read(tile).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(tile, bytes).unwrap();
+    }
+    invert("1").expect(75, &["tile02-0000", "is gone or damaged", "start the run again"]);
+    assert!(damaged.iter().all(|tile| !tile.exists()));
+    invert("3").expect_done();
     assert_eq!(std::fs::metadata(&kept).unwrap().modified().unwrap(), before);
     // A prediction in memory from what was factored out of it.
     let text = std::fs::read_to_string(&file)

@@ -47,7 +47,7 @@ fn what_the_store_did_not_keep_is_not_committed() {
         damage(&output.join(path));
         stopped.signal(0, "CONT");
         let said = [path, "has SHA-256", "did not keep what was written", "run again"];
-        stopped.wait(0).expect(3, &said);
+        stopped.wait(0).expect(75, &said);
         assert!(!has_manifest(&output) && !is_marked(&output), "{path}");
         let again = fisherflow_on("run", &file, &[]);
         again.expect_done();
@@ -61,36 +61,58 @@ fn what_the_store_did_not_keep_is_not_committed() {
 fn what_is_lost_between_the_commit_and_the_manifest_is_made_anew() {
     let place = place();
     let expected = place.undisturbed();
-    for (at, path) in [
-        "predictions/part-00000.parquet",
-        "jacobians/part-00001.parquet",
-        "posterior/inverse/block-001.parquet",
-        "posterior/blocks.parquet",
+    let (as_before, overwriting): (&[&str], &[&str]) = (&[], &["--overwrite"]);
+    for (at, (path, more)) in [
+        ("predictions/part-00000.parquet", as_before),
+        ("jacobians/part-00001.parquet", as_before),
+        ("posterior/inverse/block-001.parquet", as_before),
+        ("posterior/inverse/block-001.parquet", overwriting),
+        ("posterior/blocks.parquet", as_before),
     ]
     .into_iter()
     .enumerate()
     {
-        for more in [&[][..], &["--overwrite"]] {
-            let name = format!("out-{at}{}", more.concat());
-            let (file, output) = (place.run_file(&name), place.path(&name));
-            let killed = fisherflow_on("run", &file, &[more, &["--fail-at", "sealed"]].concat());
-            assert_eq!(killed.code, None, "{killed}");
-            assert!(!has_manifest(&output));
-            if more.is_empty() {
-                std::fs::remove_file(output.join(path)).unwrap();
-            } else {
-                std::fs::write(output.join(path), "PAR1").unwrap();
-            }
-            let again = fisherflow_on("run", &file, more);
-            again.expect_done();
-            assert!(again.stderr.contains(path), "{again}");
-            assert_eq!(digests(&output), expected, "{path}");
-            run(fisherflow().arg("verify").arg(&output)).expect_done();
-            let left = everything_in(&output);
-            let is_left = |file: &String| file.starts_with("stages/") || file.starts_with("claims/");
-            assert!(!left.iter().any(is_left), "{path}: {left:?}");
+        let name = format!("out-{at}");
+        let (file, output) = (place.run_file(&name), place.path(&name));
+        let killed = fisherflow_on("run", &file, &[more, &["--fail-at", "sealed"]].concat());
+        assert_eq!(killed.code, None, "{killed}");
+        assert!(!has_manifest(&output));
+        if more.is_empty() {
+            std::fs::remove_file(output.join(path)).unwrap();
+        } else {
+            std::fs::write(output.join(path), "PAR1").unwrap();
+        }
+        let mut again = fisherflow_on("run", &file, more);
+        assert!(again.stderr.contains(path), "{again}");
+        if again.code != Some(0) {
+            // Found where it is read.
+            again.expect(75, &[path, "run again"]);
+            again = fisherflow_on("run", &file, more);
+        }
+        again.expect_done();
+        assert_eq!(digests(&output), expected, "{path}");
+        run(fisherflow().arg("verify").arg(&output)).expect_done();
+        let left = everything_in(&output);
+        let is_left = |file: &String| file.starts_with("stages/") || file.starts_with("claims/");
+        assert!(!left.iter().any(is_left), "{path}: {left:?}");
+    }
+}
+
+#[test]
+fn so_it_is_where_who_followed_the_commit_died_too() {
+    let place = place();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    let lost = "posterior/inverse/block-001.parquet";
+    for at in ["sealed", "claimed"] {
+        let killed = fisherflow_on("run", &file, &["--fail-at", at]);
+        assert_eq!(killed.code, None, "{killed}");
+        if at == "sealed" {
+            std::fs::remove_file(output.join(lost)).unwrap();
         }
     }
+    fisherflow_on("run", &file, &[]).expect(75, &[lost, "is missing", "run again"]);
+    fisherflow_on("run", &file, &[]).expect_done();
+    assert_eq!(digests(&output), place.undisturbed());
 }
 
 /// Makes the last number of a file of matrices three times as large, and the file as easily read as before.
@@ -141,7 +163,9 @@ fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
             let mut stopped = stopped_at(&format!("stage-left:{left}"), &file);
             triple_last(&output.join(path));
             stopped.signal(0, "CONT");
-            stopped.wait(0).expect(3, &[path, "has SHA-256", "was written with"]);
+            stopped
+                .wait(0)
+                .expect(75, &[path, "has SHA-256", "was written with", "run again"]);
             assert!(!has_manifest(&output), "{structure} {path}");
             fisherflow_on("run", &file, &[]).expect_done();
             assert_eq!(digests(&output), expected, "{structure} {path}");

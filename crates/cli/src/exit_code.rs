@@ -117,7 +117,8 @@ impl CliError {
         Self::Folder { file, source }
     }
 
-    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 a process was lost or asked to end, or the store gave out: run again.
+    /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost or asked to end, the store
+    /// gave out, or what was left was damaged.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::RunFile(_)

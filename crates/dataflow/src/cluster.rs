@@ -13,6 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
@@ -64,7 +65,7 @@ pub(crate) fn execute<T: Send + 'static, U>(
             cluster.workers,
             meter.on_the_wire().hooks(),
         )
-        .map_err(|error| RunError::PeerLost(format!("network start-up: {error}")))?;
+        .map_err(|error| no_connections(&error))?;
         (
             builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
             Box::new(guard) as Box<dyn std::any::Any + Send>,
@@ -161,6 +162,19 @@ pub(crate) fn execute<T: Send + 'static, U>(
     }
 }
 
+/// Why the connections could not be handed to their threads: a limit of this machine is no lost peer.
+fn no_connections(error: &std::io::Error) -> RunError {
+    let what = "the connections to other processes";
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EAGAIN) => RunError::no_thread(what, error),
+        Some(Errno::EMFILE) => RunError::NoFile {
+            what: what.to_owned(),
+            why: error.to_string(),
+        },
+        _ => RunError::PeerLost(format!("network start-up: {error}")),
+    }
+}
+
 /// The fault that this process ends with, `error` unless there was one before, once the others are told.
 fn told(error: RunError, faults: &Faults, heartbeat: Heartbeat) -> RunError {
     faults.raise(error);
@@ -194,4 +208,33 @@ fn quiet_communication_panics() {
             before(info);
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_this_machine_is_no_lost_peer_and_no_defect() {
+        let limits: [(Errno, &[&str]); 2] = [
+            (Errno::EAGAIN, &["no thread", "ulimit -u", "pids", "fewer workers"]),
+            (Errno::EMFILE, &["no further file", "ulimit -n"]),
+        ];
+        for (errno, remedy) in limits {
+            let why = std::io::Error::from_raw_os_error(errno as i32);
+            let error = no_connections(&why);
+            assert_eq!(error.exit_code(), 1);
+            let said = error.to_string();
+            assert!(
+                said.contains("connections to other processes") && said.contains(&why.to_string()),
+                "{said}"
+            );
+            for words in remedy {
+                assert!(said.contains(words), "{said}");
+            }
+            assert!(!said.contains("report it") && !said.contains("lost"), "{said}");
+        }
+        let reset = no_connections(&std::io::Error::from_raw_os_error(Errno::ECONNRESET as i32));
+        assert_eq!(reset.exit_code(), 75, "{reset}");
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fisherflow_curvature::{BlockPlan, LayerSides, Matrix, WeightJacobian};
 use fisherflow_network::DenseShape;
 use fisherflow_posterior::{DualLayout, DualSource, Factor};
-use fisherflow_store::{MatrixRows, MatrixSet, Output, StoredMatrix, WrittenFile};
+use fisherflow_store::{MatrixSet, Output, StoredMatrix, WrittenFile};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -66,13 +66,8 @@ pub(crate) fn write_rows(
     for (shape, sides) in plan.shapes.iter().zip(rows.layers()) {
         let both = [(Factor::Inputs, &sides.inputs), (Factor::Gradients, &sides.gradients)];
         for (factor, matrix) in both.into_iter().filter(|(_, matrix)| matrix.cols > 0) {
-            writer.append(&MatrixRows {
-                layer: &shape.name,
-                factor: factor.as_str(),
-                rows: matrix.rows,
-                cols: matrix.cols,
-                values: &matrix.values,
-            })?;
+            let whole = (matrix.cols, matrix.values.as_slice());
+            writer.append_tiles(&shape.name, factor.as_str(), matrix.rows, &[whole])?;
         }
     }
     context.output.check_run(&context.run_id)?;

@@ -20,7 +20,7 @@ pub enum RunError {
     Refused(String),
     /// What a stage left in the output is not as it was written.
     #[error(
-        "{output}: {damage}: nothing is made of it; `fisherflow {}` with the same run file makes it again, and so does `fisherflow run`",
+        "{output}: {damage}: nothing is made of it; run again: `fisherflow {}` with the same run file makes it anew, and so does `fisherflow run`",
         .step.command()
     )]
     Damaged {
@@ -31,10 +31,24 @@ pub enum RunError {
         /// What left it.
         step: Step,
     },
-    /// What the fit kept of a group for the prediction is damaged or gone. All that was made of the sums is taken back, so that the next run computes
-    /// that group again.
+    /// Before the commit, the output's files are not as they were written: by now they are taken back, with all that was made of them.
     #[error(
-        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, it computes that group again"
+        "{output}: {first}: the store did not keep what was written ({damaged} of {files} files), and nothing is committed: look at the store and run \
+         again, which makes them anew"
+    )]
+    NotKept {
+        /// The output.
+        output: String,
+        /// Which file is the first, and what is wrong with it.
+        first: Damage,
+        /// How many are.
+        damaged: usize,
+        /// Of how many.
+        files: usize,
+    },
+    /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run computes it anew.
+    #[error(
+        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, it goes on and computes it anew"
     )]
     KeptPart {
         /// Its index.
@@ -116,6 +130,16 @@ pub enum RunError {
         /// What the system says.
         why: String,
     },
+    /// The system lets this process open no further file.
+    #[error(
+        "no further file can be opened for {what} ({why}): raise the limit on open files (`ulimit -n`), or take fewer processes"
+    )]
+    NoFile {
+        /// What it was for.
+        what: String,
+        /// What the system says.
+        why: String,
+    },
     /// A defect of fisherflow.
     #[error("internal error, please report it: {0}")]
     Internal(String),
@@ -123,8 +147,8 @@ pub enum RunError {
 
 impl RunError {
     /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, found another catalogue,
-    /// was asked to end or given up by another, its port was taken, the store gave out or does not answer, or an object was replaced under a run that makes a
-    /// release. Where another process failed, that one's.
+    /// was asked to end or given up by another, its port was taken, the store gave out or does not answer, an object was replaced under a run that makes a
+    /// release, or what was left is not as it was written and is made anew. Where another process failed, that one's.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -132,7 +156,7 @@ impl RunError {
             Self::Network(error) | Self::NetworkFile { source: error, .. } if is_asked_wrongly(error) => 2,
             Self::Store(error) if is_misplaced(error) => 2,
             Self::AnotherRun { .. } => 2,
-            Self::Refused(_) | Self::Damaged { .. } | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
+            Self::Refused(_) | Self::NetworkFile { .. } | Self::Spectra(_) => 3,
             Self::Network(NetworkError::TrainingValue { .. }) => 3,
             Self::Store(error) if is_refusal(error) => 3,
             Self::PeerFailed { exit_code, .. } => *exit_code,
@@ -141,6 +165,8 @@ impl RunError {
             | Self::PeerLost(_)
             | Self::PortTaken(_)
             | Self::Interrupted(_)
+            | Self::Damaged { .. }
+            | Self::NotKept { .. }
             | Self::KeptPart { .. }
             | Self::ReplacedUnderRelease(_)
             | Self::Store(
@@ -173,11 +199,10 @@ impl RunError {
         }
     }
 
-    /// Whose work is not there as it was written, where that is what went wrong, and which file of the output it is, if it is one.
-    pub(crate) fn damaged(&self) -> Option<(Step, Option<&Damage>)> {
+    /// Whose work is not there as it was written, where that is what went wrong, and which file of the output it is.
+    pub(crate) fn damaged(&self) -> Option<(Step, &Damage)> {
         match self {
-            Self::Damaged { step, damage, .. } => Some((*step, Some(damage))),
-            Self::KeptPart { .. } => Some((Step::Sums, None)),
+            Self::Damaged { step, damage, .. } => Some((*step, damage)),
             Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().and_then(Self::damaged),
             _ => None,
         }
@@ -250,27 +275,4 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::BadVector { .. }
             | StoreError::Spectra(_)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_that_the_system_does_not_give_is_no_defect() {
-        let why = std::io::Error::from(std::io::ErrorKind::WouldBlock);
-        let error = RunError::no_thread("the output's claim", &why);
-        assert_eq!(error.exit_code(), 1);
-        let said = error.to_string();
-        for words in [
-            "the output's claim",
-            &why.to_string(),
-            "ulimit -u",
-            "pids",
-            "fewer workers",
-        ] {
-            assert!(said.contains(words), "{said}");
-        }
-        assert!(!said.contains("report it"), "{said}");
-    }
 }

@@ -88,12 +88,8 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
         }
         return done.map(|summary| Outcome::Done(Box::new(summary)));
     }
-    let (holding, overwrites, lost) = match claim::claim(&context, cluster)? {
-        Claimed::Held {
-            holding,
-            overwrites,
-            lost,
-        } => (holding, overwrites, lost),
+    let (holding, overwrites) = match claim::claim(&context, cluster)? {
+        Claimed::Held { holding, overwrites } => (holding, overwrites),
         Claimed::Complete(manifest) => {
             // Another run may wait for its processes, to overwrite it then.
             let is_free = || -> Result<bool, RunError> {
@@ -128,10 +124,8 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
     let overwriting = overwrites.then(|| holding.clone());
     let mut keeper = ClaimKeeper::start(holding, claim::beat(cluster.peer_timeout), &context.faults)?;
     context.faults.pass(FailPoint::Claimed);
-    let summary = read_back::take_back_lost(&context, &lost).and_then(|()| {
-        work(&context, stage, cluster, overwriting, |found, status| {
-            conclude(&context, stage, &found, Some((&mut keeper, status)), started)
-        })
+    let summary = work(&context, stage, cluster, overwriting, |found, status| {
+        conclude(&context, stage, &found, Some((&mut keeper, status)), started)
     });
     match summary {
         Ok(summary) if summary.complete => Ok(Outcome::Done(Box::new(summary))),
@@ -164,6 +158,7 @@ fn release_again(context: &Arc<Context>, cluster: &Cluster, manifest: &Manifest)
     context.faults.pass(FailPoint::Claimed);
     match released() {
         Ok(()) => {
+            context.faults.pass(FailPoint::Released);
             keeper.rest();
             Ok(true)
         }
@@ -213,11 +208,9 @@ fn work<T>(
         status.end(concluded.as_ref().err());
     }
     if let Some((step, damage)) = concluded.as_ref().err().and_then(RunError::damaged) {
-        // Where it fails, the next run finds the same damage.
-        if let Err(error) = stage_state::forget_damaged(context, step, damage) {
-            let of = damage.map_or("a group", |damage| damage.path.as_str());
-            tracing::warn!("{of} keeps what was made with it: {}", with_causes(&error));
-        }
+        // Where it fails, the next run would find the same damage: it is not told to come again for that.
+        stage_state::forget_damaged(context, step, damage)
+            .inspect_err(|_| tracing::warn!("{damage}: what was made with it stays"))?;
     }
     concluded
 }

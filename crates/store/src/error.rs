@@ -5,8 +5,8 @@ mod remedies;
 use fisherflow_spectra::SpectraError;
 use thiserror::Error;
 
-use crate::Cause;
 use crate::error::remedies::{cast, did_you_mean, made_good, of_bytes, reads_folder};
+use crate::{Cause, Claim};
 
 /// A failure that names its object and says what to do about it.
 #[derive(Debug, Error)]
@@ -404,19 +404,13 @@ pub enum StoreError {
     },
     /// The output belongs to another run.
     #[error(
-        "{output} is held by run {run_id} (process {pid} on {host}, since {started}): wait for it, or choose another output; a holder that has died is followed without more, one that hangs has to be ended"
+        "{output} is held by {claim}: wait for it, or choose another output; a holder that has died is followed without more, one that hangs has to be ended"
     )]
     Held {
         /// The output.
         output: String,
-        /// The run that holds it.
-        run_id: String,
-        /// Its host.
-        host: String,
-        /// Its process.
-        pid: u32,
-        /// When it started.
-        started: String,
+        /// Who holds it.
+        claim: Box<Claim>,
     },
     /// Another run left the output unfinished, and is at work no more.
     #[error(
@@ -433,20 +427,13 @@ pub enum StoreError {
     },
     /// Another process took the output over while this one seemed dead.
     #[error(
-        "{output} was taken over by run {run_id} (process {pid} on {host}, since {started}), to whom this process gave no sign of life: \
-         run again once that one has ended"
+        "{output} was taken over by {claim}, to whom this process gave no sign of life: run again once that one has ended"
     )]
     TakenOver {
         /// The output.
         output: String,
-        /// The run that holds it now.
-        run_id: String,
-        /// Its host.
-        host: String,
-        /// Its process.
-        pid: u32,
-        /// When it started.
-        started: String,
+        /// Who holds it now.
+        claim: Box<Claim>,
     },
     /// The claim of this process is gone, and nobody else has one.
     #[error(

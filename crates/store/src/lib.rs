@@ -49,7 +49,7 @@ pub use tables::blocks::BlockRow;
 pub use tables::intrinsic::IntrinsicRow;
 pub use tables::jacobians::{JacobianRows, JacobianSchema, JacobianWriter};
 pub use tables::marginal_variance::{MarginalRows, MarginalVarianceWriter};
-pub use tables::matrices::{MatrixRows, MatrixSet, MatrixWriter, StoredMatrices, StoredMatrix};
+pub use tables::matrices::{MatrixSet, MatrixWriter, StoredMatrices, StoredMatrix};
 pub use tables::npy::to_npy;
 pub use tables::output_hessian::{OutputHessianRows, OutputHessianSchema, OutputHessianValues, OutputHessianWriter};
 pub use tables::parquet_out::{FileMetadata, WrittenFile};

@@ -34,15 +34,7 @@ fn an_output_that_cannot_be_written_says_so() {
         let mut writer = output
             .matrices(MatrixSet::Hessian, "l", &FileMetadata::default())
             .unwrap();
-        writer
-            .append(&MatrixRows {
-                layer: "l",
-                factor: "dense",
-                rows: 1,
-                cols: 1,
-                values: &[1.0],
-            })
-            .unwrap();
+        conformance::append_one(&mut writer);
         let error = writer.finish().unwrap_err();
         assert!(matches!(error, StoreError::NotWritable { .. }), "{error:?}");
     }
@@ -56,15 +48,7 @@ fn a_file_that_is_given_up_leaves_nothing() {
     let mut writer = output
         .matrices(MatrixSet::Inverse, "l", &FileMetadata::default())
         .unwrap();
-    writer
-        .append(&MatrixRows {
-            layer: "l",
-            factor: "dense",
-            rows: 1,
-            cols: 1,
-            values: &[1.0],
-        })
-        .unwrap();
+    conformance::append_one(&mut writer);
     drop(writer);
     assert!(stores.list_all(output.uri()).unwrap().is_empty());
     // What a killed process leaves half written goes with the commit.
@@ -218,15 +202,7 @@ fn a_file_that_cannot_be_ended_is_an_error_and_no_panic() {
     let mut writer = output
         .matrices(MatrixSet::Inverse, "l", &FileMetadata::default())
         .unwrap();
-    writer
-        .append(&MatrixRows {
-            layer: "l",
-            factor: "dense",
-            rows: 1,
-            cols: 1,
-            values: &[1.0],
-        })
-        .unwrap();
+    conformance::append_one(&mut writer);
     std::fs::create_dir_all(place.join("posterior/inverse/l.parquet/taken")).unwrap();
     assert!(writer.finish().is_err());
     // Whatever an abort would do, it does on the I/O thread: one more request there comes after it.

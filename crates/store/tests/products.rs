@@ -333,35 +333,25 @@ fn matrices_come_back_bit_for_bit() {
     let (_directory, stores, output) = place();
     // Several record batches and a factor without rows.
     let (n, m) = (1500, 1001);
-    let big: Vec<f64> = (0..n * m).map(|i| (i as f64).sin() * 1e-300).collect();
-    let small = [f64::MIN_POSITIVE, -0.0, 3.5];
+    let matrix = |factor: &str, rows: usize, cols: usize, values: Vec<f64>| StoredMatrix {
+        layer: "layers.0".to_owned(),
+        factor: factor.to_owned(),
+        rows,
+        cols,
+        values,
+    };
     let written = [
-        MatrixRows {
-            layer: "layers.0",
-            factor: "kron_a",
-            rows: n,
-            cols: m,
-            values: &big,
-        },
-        MatrixRows {
-            layer: "layers.0",
-            factor: "empty",
-            rows: 0,
-            cols: 3,
-            values: &[],
-        },
-        MatrixRows {
-            layer: "layers.0",
-            factor: "a_eigenvalues",
-            rows: 1,
-            cols: 3,
-            values: &small,
-        },
+        matrix("kron_a", n, m, (0..n * m).map(|i| (i as f64).sin() * 1e-300).collect()),
+        matrix("empty", 0, 3, Vec::new()),
+        matrix("a_eigenvalues", 1, 3, vec![f64::MIN_POSITIVE, -0.0, 3.5]),
     ];
     let metadata = FileMetadata::default().with("fisherflow.block", "{}");
     let mut writer = output.matrices(MatrixSet::Inverse, "layers.0", &metadata).unwrap();
     for matrix in &written {
-        writer.append(matrix).unwrap();
+        let whole = (matrix.cols, matrix.values.as_slice());
+        writer
+            .append_tiles(&matrix.layer, &matrix.factor, matrix.rows, &[whole])
+            .unwrap();
     }
     let file = writer.finish().unwrap();
     assert_eq!(file.path, "posterior/inverse/layers.0.parquet");
@@ -370,8 +360,8 @@ fn matrices_come_back_bit_for_bit() {
     assert_eq!(read.matrices.len(), 3);
     for (a, b) in written.iter().zip(&read.matrices) {
         assert_eq!(
-            (a.layer, a.factor, a.rows, a.cols),
-            (b.layer.as_str(), b.factor.as_str(), b.rows, b.cols)
+            (&a.layer, &a.factor, a.rows, a.cols),
+            (&b.layer, &b.factor, b.rows, b.cols)
         );
         assert!(a.values.iter().zip(&b.values).all(|(a, b)| a.to_bits() == b.to_bits()));
         assert_eq!(b.values.len(), b.rows * b.cols);

@@ -80,6 +80,12 @@ fn an_output_that_the_catalogue_reads_is_refused_before_anything_is_written() {
         }
         assert!(!folder.path().join("catalogue/out").exists());
     }
+    // A folder with the name of an object is taken for one, as soon as there are tables in it.
+    for output in ["catalogue/out.parquet", "catalogue/out.parquet/below"] {
+        let file = RunFile::new(folder.path(), output).write(folder.path(), "named");
+        let place = of(output);
+        run(fisherflow().arg("plan").arg(&file)).expect(2, &["catalogue.uri", &place, "name an output outside of it"]);
+    }
     // A folder is read without those below it.
     let beside = RunFile::new(folder.path(), "catalogue/out").write(folder.path(), "beside");
     run(fisherflow().arg("plan").arg(&beside)).expect_done();

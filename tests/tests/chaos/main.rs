@@ -103,10 +103,11 @@ fn fails_at(place: &Place, case: Case, point: FailPoint, how: &str, rng: &mut Ch
 fn a_process_may_die_at_every_named_point() {
     let mut rng = choices("points");
     let place = Place::on_disk(&[Case::Kfac]);
-    for point in FailPoint::ALL {
+    // Without a line nothing is released: that point is the one before.
+    for point in FailPoint::ALL.into_iter().filter(|&point| point != FailPoint::Released) {
         fails_at(&place, Case::Kfac, point, "", &mut rng);
     }
-    println!("{} processes killed at named points", FailPoint::ALL.len());
+    println!("{} processes killed at named points", FailPoint::ALL.len() - 1);
 }
 
 /// Points at which the others, who give up a process that stands still, find something half made: the cluster, a group, a stage, a part, the commit.

@@ -177,8 +177,7 @@ impl Context {
         Ok(context)
     }
 
-    /// Refuses to write files into the folder of `--out`, by path in it, where a catalogue would read them, or take the folder, by its name, for an
-    /// object.
+    /// Refuses to write files into the folder of `--out`, by path in it, where a catalogue would read them, or take the folder for an object.
     pub(crate) fn check_out(&self, out: &Output, files: &[&str]) -> Result<(), RunError> {
         refuse_in_catalogue(&self.job, ("--out", out.uri()), |uri| {
             for file in files {
@@ -186,8 +185,7 @@ impl Context {
                     return Ok(true);
                 }
             }
-            let has_name_of_object = out.uri().trim_end_matches('/').ends_with(".parquet");
-            Ok(has_name_of_object && self.stores.reads(uri, out.uri())?)
+            self.stores.takes_for_object(uri, out.uri())
         })
     }
 }
@@ -209,10 +207,10 @@ impl GroupedCatalogue {
     }
 }
 
-/// Refuses a catalogue that would read what the run writes, and every later run with it.
+/// Refuses a catalogue that would read what the run writes, or take its folder for an object, and every later run with it.
 fn refuse_output_in_catalogue(stores: &Stores, job: &Job) -> Result<(), RunError> {
     refuse_in_catalogue(job, ("output.uri", &job.output), |uri| {
-        stores.reads_output(uri, &job.output)
+        Ok(stores.reads_output(uri, &job.output)? || stores.takes_for_object(uri, &job.output)?)
     })
 }
 

@@ -1,16 +1,21 @@
 //! What the curvature pass leaves for the prediction where one catalogue serves both: the photons' part of each row's covariance, and J_x.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fisherflow_spectra::Group;
 use fisherflow_store::{GroupArray, Purpose, StoreError, WrittenFile};
+use timely::worker::Worker;
 
 use super::budget::flux_part;
 use super::curvature::CURVATURE;
 use super::differentiated::Differentiated;
+use super::run;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files::JacobianPart;
 use crate::group_name::name_of;
+use crate::operators::{Conclude, Gather, owned};
 
 /// The key of the photons' part among a group's arrays.
 const FLUX: u64 = u64::MAX;
@@ -61,6 +66,24 @@ impl FluxPart {
     }
 }
 
+/// Whether all groups of the fit have left what they kept, as a listing tells: as the first worker finds it, for all. `sums`: digest of what decided
+/// the sums of the curvature pass.
+pub(crate) fn is_kept(worker: &mut Worker, context: &Arc<Context>, sums: &str) -> Result<bool, RunError> {
+    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
+    let (looking, sums) = (Arc::clone(context), sums.to_owned());
+    let found = run(worker, context, |scope, probe| {
+        Ok(owned(scope, mine)
+            .conclude("Kept", &context.faults, move |_, _| {
+                let groups = looking.fit.groups.iter();
+                let names: BTreeSet<String> = groups.map(|group| name(&looking, &sums, group)).collect();
+                Ok(looking.groups.finished(CURVATURE, &names)?.len() == names.len())
+            })
+            .gather(probe))
+    })?;
+    let is_kept = found.borrow_mut().remove(&0) == Some(true);
+    Ok(is_kept)
+}
+
 /// Reads a group's photons' part back, batch by batch.
 pub(crate) struct FluxPartReader {
     covariance: std::vec::IntoIter<f64>,
@@ -76,9 +99,7 @@ impl FluxPartReader {
         let k = context.network.n_labels();
         let lost = |source| RunError::KeptPart { group, source };
         let known = context.fit.groups.iter().find(|known| known.index == group);
-        let name = known
-            .map(|group| name_of(sums, group, context.excluded_in(group)))
-            .ok_or_else(foreign)?;
+        let name = known.map(|group| name(context, sums, group)).ok_or_else(foreign)?;
         let record = context.groups.record(CURVATURE, &name)?.ok_or_else(|| lost(None))?;
         let mut covariance = Vec::new();
         for slice in context.groups.read(CURVATURE, record.slices(FLUX).ok_or_else(foreign)?) {
@@ -103,6 +124,11 @@ impl FluxPartReader {
             Err(foreign())
         }
     }
+}
+
+/// Of what a group left in the curvature pass.
+fn name(context: &Context, sums: &str, group: &Group) -> String {
+    name_of(sums, group, context.excluded_in(group))
 }
 
 fn foreign() -> RunError {

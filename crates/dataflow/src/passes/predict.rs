@@ -12,7 +12,7 @@ use timely::worker::Worker;
 use super::budget::{flux_part, weights_part};
 use super::calibrate::Calibrated;
 use super::differentiated::{Differentiated, differentiate};
-use super::flux_part::FluxPartReader;
+use super::flux_part::{FluxPartReader, is_kept};
 use super::groups::{GroupPass, over_groups};
 use super::in_fit::{self, InFit, Smallest};
 use crate::bad_rows::BadRows;
@@ -65,12 +65,16 @@ pub(crate) fn predict(
     calibrated: &Calibrated,
     sums: &str,
 ) -> Result<Predicted, RunError> {
-    // The fit's own passes have left J_x and the photons' part where they serve here too.
-    let input_jacobian = if context.is_fused() {
-        InputJacobian::NotWanted
-    } else {
-        context.jacobian_of_predictions()
+    // The fit's own passes have left J_x and the photons' part where they serve here too. Where some of it is lost, it is computed again, the same bits:
+    // nothing else was made of it.
+    let kept = (context.is_fused() && is_kept(worker, context, sums)?).then_some(sums);
+    let input_jacobian = match kept {
+        Some(_) => InputJacobian::NotWanted,
+        None => context.jacobian_of_predictions(),
     };
+    if worker.index() == 0 && context.is_fused() && kept.is_none() {
+        tracing::warn!("what the fit kept of some groups for the prediction is gone: it is computed again");
+    }
     let pass = GroupPass {
         name: "predict",
         inputs: PassInputs::of_run(context, "predict"),
@@ -82,7 +86,7 @@ pub(crate) fn predict(
         context,
         &pass,
         move |batch| differentiate(&deriving, imputing.as_ref(), batch, input_jacobian),
-        Fold::new(context, population, calibrated, sums),
+        Fold::new(context, population, calibrated, kept),
         |_, _| Ok(()),
     )?;
     let mut total = Predicted::none(context);
@@ -123,7 +127,8 @@ struct Fold {
     population: Option<PixelPopulation>,
     /// C_intrinsic by cell, `[K, K]` each, label units.
     intrinsic: Vec<Vec<f64>>,
-    sums: String,
+    /// Digest of what decided the sums of the curvature pass, where its groups have kept the photons' part.
+    kept: Option<String>,
     open: Option<Part>,
     done: Predicted,
     /// Of the stars, those that may be looked up in the fit's catalogue.
@@ -138,12 +143,17 @@ struct Part {
 }
 
 impl Fold {
-    fn new(context: &Arc<Context>, population: Option<&PixelPopulation>, calibrated: &Calibrated, sums: &str) -> Self {
+    fn new(
+        context: &Arc<Context>,
+        population: Option<&PixelPopulation>,
+        calibrated: &Calibrated,
+        kept: Option<&str>,
+    ) -> Self {
         Self {
             context: Arc::clone(context),
             population: population.filter(|_| !context.is_fused()).cloned(),
             intrinsic: calibrated.by_cell(context.network.n_labels()),
-            sums: sums.to_owned(),
+            kept: kept.map(str::to_owned),
             open: None,
             done: Predicted::none(context),
             chosen: Smallest::of_group(context),
@@ -158,9 +168,10 @@ impl Fold {
                 jacobians: (context.job.predict.jacobians && !context.is_fused())
                     .then(|| JacobianPart::open(context, group))
                     .transpose()?,
-                flux: context
-                    .is_fused()
-                    .then(|| FluxPartReader::open(context, &self.sums, group))
+                flux: self
+                    .kept
+                    .as_ref()
+                    .map(|sums| FluxPartReader::open(context, sums, group))
                     .transpose()?,
             });
         }

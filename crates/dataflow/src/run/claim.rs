@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use fisherflow_store::{Claim, Damage, Held, Holding, Manifest, Output, SignOfLife, StoreError, now_utc};
+use fisherflow_store::{Claim, Held, Holding, Manifest, Output, SignOfLife, StoreError, now_utc};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -27,8 +27,6 @@ pub(crate) enum Claimed {
         holding: Holding,
         /// Whether what is there is to be removed, once all processes of the run are there.
         overwrites: bool,
-        /// Files of this very run that its commit lists and that were lost before its manifest was there.
-        lost: Vec<Damage>,
     },
     /// This very run is complete there.
     Complete(Box<Manifest>),
@@ -59,7 +57,6 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
                     return Ok(Claimed::Held {
                         holding,
                         overwrites: finished_by(output)?.is_some(),
-                        lost: Vec::new(),
                     });
                 }
                 None => found?,
@@ -83,14 +80,16 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
             let is_over = has_ended(context, &held, &own)?;
             return Err(refusal(context, held, is_over)?);
         }
-        let mut lost = Vec::new();
         if let (Some(manifest), true, None) = (&held.committed, is_same, &complete) {
             // Its holder died between its commit and the manifest.
-            lost = output.listed_damages(&manifest.files)?;
-            if lost.is_empty() {
+            let lost = output.listed_damages(&manifest.files)?;
+            let Some(first) = lost.first() else {
                 output.commit(manifest)?;
                 return Ok(Claimed::Complete(Box::new(manifest.clone())));
-            }
+            };
+            // It can never count. What is lost is found where it is looked for, as behind any other claim.
+            let (output, files) = (output.uri(), lost.len());
+            tracing::warn!(output, files, "{first}: lost behind the commit, made anew");
         }
         if is_at_work(output, &held, &own, &cluster.interrupt)? {
             return Err(held_by(context, held.claim).into());
@@ -99,13 +98,9 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         if !may_take()? {
             continue;
         }
-        let holding = if is_same && complete.is_none() && lost.is_empty() {
-            output.succeed(&held, &own)?
-        } else {
-            // Behind a commit too: one of which a file is lost can never count.
-            output.replace(&held, &own)?
+        let Some(holding) = output.succeed(&held, &own)? else {
+            continue;
         };
-        let Some(holding) = holding else { continue };
         if let Some(manifest) = finished(context)? {
             // Completed while this process looked.
             return Ok(Claimed::Complete(manifest));
@@ -114,11 +109,7 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         if !overwrites {
             tracing::info!(run_id = %context.run_id, output = %output.uri(), claim = holding.generation(), "goes on after the last finished stage");
         }
-        return Ok(Claimed::Held {
-            holding,
-            overwrites,
-            lost,
-        });
+        return Ok(Claimed::Held { holding, overwrites });
     }
 }
 
@@ -138,7 +129,7 @@ pub(crate) fn claim_to_release(context: &Context, cluster: &Cluster) -> Result<O
                     Err(held_by(context, held.claim).into())
                 };
             }
-            Some(held) => output.replace(&held, &own)?,
+            Some(held) => output.succeed(&held, &own)?,
         };
         let Some(holding) = holding else { continue };
         if finished(context)?.is_some() {
@@ -238,10 +229,7 @@ fn refusal(context: &Context, held: Held, is_over: bool) -> Result<RunError, Run
 fn held_by(context: &Context, claim: Claim) -> StoreError {
     StoreError::Held {
         output: context.output.uri().to_owned(),
-        run_id: claim.run_id,
-        host: claim.host,
-        pid: claim.pid,
-        started: claim.started,
+        claim: Box::new(claim),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Before the commit: the output's files are read back, for what the store did not keep must never be announced.
 //!
 //! A file that is not as it was written is removed, and so is what says that its stage is done, with all that was made of it: the same run,
-//! started again, makes them anew. So it does with a file that is lost between the commit and the manifest.
+//! started again, makes them anew.
 
 use fisherflow_store::{Damage, Output, WrittenFile};
 
@@ -27,32 +27,13 @@ pub(crate) fn read_back(
     let Some(first) = damages.first() else {
         return Ok(were_read);
     };
-    take_back(context, &damages, Some(fit), invert)?;
-    Err(RunError::Refused(format!(
-        "{}: {first}: the store did not keep what was written ({} of {} files), and nothing is committed: look at the store and run again, which \
-         makes them anew",
-        context.output.uri(),
-        damages.len(),
-        files.len()
-    )))
-}
-
-/// Takes back the files of a commit that were lost before its manifest was there, for this run to make anew.
-///
-/// # Errors
-/// The store fails, or the output is another's.
-pub(crate) fn take_back_lost(context: &Context, lost: &[Damage]) -> Result<(), RunError> {
-    let Some(first) = lost.first() else {
-        return Ok(());
-    };
-    tracing::warn!(
-        output = context.output.uri(),
-        files = lost.len(),
-        "{first}: lost behind the commit, made anew"
-    );
-    let fit: Option<FitState> = stage_state::left(context, Step::Fit)?;
-    let invert: Option<InvertState> = stage_state::left(context, Step::Invert)?;
-    take_back(context, lost, fit.as_ref(), invert.as_ref())
+    take_back(context, &damages, fit, invert)?;
+    Err(RunError::NotKept {
+        output: context.output.uri().to_owned(),
+        first: first.clone(),
+        damaged: damages.len(),
+        files: files.len(),
+    })
 }
 
 /// What is wrong with files of the output, and whether they were read for that.
@@ -70,12 +51,12 @@ fn compared(output: &Output, files: &[WrittenFile]) -> Result<(Vec<Damage>, bool
 fn take_back(
     context: &Context,
     damages: &[Damage],
-    fit: Option<&FitState>,
+    fit: &FitState,
     invert: Option<&InvertState>,
 ) -> Result<(), RunError> {
     context.check_claim()?;
     let is_damaged = |file: &WrittenFile| damages.iter().any(|damage| damage.path == file.path);
-    if fit.is_some_and(|fit| fit.files.iter().any(is_damaged)) {
+    if fit.files.iter().any(is_damaged) {
         stage_state::forget(context, Step::Sums)?;
     } else if invert.is_some_and(|invert| invert.files.iter().any(is_damaged)) {
         stage_state::forget(context, Step::Invert)?;

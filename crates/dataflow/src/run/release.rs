@@ -231,10 +231,10 @@ pub(crate) fn cut_short(context: &Context) -> Result<Option<(Output, String)>, R
         return Ok(None);
     };
     let output = Output::open(&context.stores, &release.line.release_uri(parent.release))?;
-    // The commit stays in the log until the last of them.
+    // Its commit, and the claims of those who came to end what it had begun, stay in the log until the last of them.
     let is_left = output
         .held()?
-        .is_some_and(|held| held.committed.is_some() && holder_runs(&held.claim) != Some(true));
+        .is_some_and(|held| held.generation > 1 && holder_runs(&held.claim) != Some(true));
     Ok(is_left.then(|| (output, parent.run_id.clone())))
 }
 

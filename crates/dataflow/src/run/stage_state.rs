@@ -146,13 +146,6 @@ pub(crate) fn find(context: &Context, step: Step) -> Result<Option<Vec<u8>>, Run
     Ok((owner.run_id == context.run_id).then_some(bytes))
 }
 
-/// What `step` left, if it belongs to this run, for one process alone.
-pub(crate) fn left<T: DeserializeOwned>(context: &Context, step: Step) -> Result<Option<T>, RunError> {
-    find(context, step)?
-        .map(|bytes| parse(context, step, &bytes))
-        .transpose()
-}
-
 /// What `step` left, from its bytes.
 pub(crate) fn parse<T: DeserializeOwned>(context: &Context, step: Step, bytes: &[u8]) -> Result<T, RunError> {
     serde_json::from_slice(bytes).map_err(|error| {
@@ -188,13 +181,10 @@ pub(crate) fn forget(context: &Context, from: Step) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Takes back all that was made with what `step` left damaged, and the file where it is one, so that the next run makes it again.
-pub(crate) fn forget_damaged(context: &Context, step: Step, damage: Option<&Damage>) -> Result<(), RunError> {
+/// Takes back all that was made with the file that `step` left and that is damaged, and the file, so that the next run makes it again.
+pub(crate) fn forget_damaged(context: &Context, step: Step, damage: &Damage) -> Result<(), RunError> {
     forget(context, step)?;
-    match damage {
-        Some(damage) => Ok(context.stores.delete(&context.output.child(&damage.path))?),
-        None => Ok(()),
-    }
+    Ok(context.stores.delete(&context.output.child(&damage.path))?)
 }
 
 fn uri(context: &Context, step: Step) -> String {

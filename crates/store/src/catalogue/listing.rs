@@ -114,6 +114,25 @@ impl Stores {
         Ok(false)
     }
 
+    /// Whether a folder, or one above it, has the name of an object that a URI names beside others: with tables in it, it would be refused as one.
+    ///
+    /// # Errors
+    /// One of them is no URI.
+    pub fn takes_for_object(&self, uri: &str, folder: &str) -> Result<bool, StoreError> {
+        let pattern = match parse(uri)?.key.contains('*') {
+            true => uri.to_owned(),
+            false => format!("{}/*.parquet", uri.trim_end_matches('/')),
+        };
+        let folder = folder.trim_end_matches('/');
+        let above = folder.match_indices('/').map(|(at, _)| &folder[..at]);
+        for folder in above.chain([folder]).filter(|folder| folder.ends_with(".parquet")) {
+            if self.reads(&pattern, folder)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether an object of that place would be one of those that a URI names, whether it is there yet or not.
     ///
     /// # Errors
@@ -459,6 +478,30 @@ mod tests {
             ("s3://survey/**/*.parquet", "s3://other/density.parquet", false),
         ] {
             assert_eq!(stores.reads(uri, object).unwrap(), is_read, "{uri}, {object}");
+        }
+    }
+
+    #[test]
+    fn a_catalogue_takes_a_folder_for_an_object_by_its_name_and_the_names_above_it() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        for (uri, folder, is_taken) in [
+            ("/io", "/io/out.parquet", true),
+            ("/io/", "/io/out.parquet/", true),
+            ("/io", "/io/out.parquet/a/b", true),
+            ("/io/*.parquet", "/io/../io/out.parquet/a", true),
+            ("/io/*", "/io/out.parquet", true),
+            ("s3://survey/*/*.parquet", "s3://survey/night/out.parquet/a", true),
+            ("/io", "/io/out", false),
+            ("/io/*", "/io/out", false),
+            ("/io", "/io/a/out.parquet", false),
+            ("/io/apStar-*.parquet", "/io/out.parquet", false),
+            ("/io", "/io/_out.parquet", false),
+            // The catalogue's own folder is none of its objects.
+            ("/io/night.parquet", "/io/night.parquet/out", false),
+            ("s3://survey/*.parquet", "s3://other/out.parquet", false),
+        ] {
+            let found = stores.takes_for_object(uri, folder).unwrap();
+            assert_eq!(found, is_taken, "{uri}, {folder}");
         }
     }
 

@@ -12,7 +12,9 @@ use crate::catalogue::listing::remedy;
 use crate::catalogue::object::{Opened, open_object, probed_pixels, shards};
 use crate::objects::async_reader::ObjectReader;
 use crate::objects::location::folder_of;
-use crate::{Catalogue, CatalogueSummary, KnownCatalogue, OnBadObject, SkippedObject, StoreError, Stores};
+use crate::{
+    Catalogue, CatalogueFacts, CatalogueSummary, KnownCatalogue, OnBadObject, SkippedObject, StoreError, Stores,
+};
 
 /// Footers read at a time.
 const FOOTERS: usize = 16;
@@ -74,48 +76,19 @@ impl Catalogue {
             );
         }
         let facts = known.and_then(|known| Some((known, known.facts_for(columns, n_pixels)?)));
-        let is_known = |version: &ObjectVersion| facts.is_some_and(|(known, _)| known.knows(version));
-        let (unchanged, to_open): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_known);
-        let mut unchanged = unchanged.into_iter();
-        let mut objects = look_into(stores, columns, to_open, n_pixels)?;
-        let is_as_known = |opened: &&Opened| facts.is_none_or(|(_, facts)| facts.fit(&opened.row_schema));
-        // Some are opened at least, until each column has shown its type.
-        let are_types_shown = |objects: &[LookedInto]| {
-            let agreed = Agreement::of(&usable(objects).filter(is_as_known).collect::<Vec<_>>());
-            facts.is_none_or(|(_, facts)| agreed.is_some_and(|agreed| facts.are_shown_by(&agreed.row_schema())))
-        };
-        let mut at_once = 1;
-        while !are_types_shown(&objects) {
-            let next: Vec<ObjectVersion> = unchanged.by_ref().take(at_once).collect();
-            if next.is_empty() {
-                break;
-            }
-            objects.extend(look_into(stores, columns, next, n_pixels)?);
-            at_once *= 2;
-        }
-        // What most objects have decides. That is what is known, unless too many are unlike it.
-        let unlike = usable(&objects).filter(|opened| !is_as_known(opened)).count();
-        let known_decides = 2 * unlike < usable(&objects).count() + unchanged.len();
-        if !known_decides {
-            objects.extend(look_into(stores, columns, unchanged.by_ref().collect(), n_pixels)?);
-        }
-        objects.sort_by(|(one, _), (other, _)| one.object().cmp(other.object()));
-        let deciding = usable(&objects).filter(|opened| !known_decides || is_as_known(opened));
-        let agreement = Agreement::of(&deciding.collect::<Vec<_>>());
-        let (mut summary, agreed) = bring_together(
-            uri,
-            columns,
-            on_bad_object,
+        let Decided {
             objects,
-            agreement.as_ref(),
-            unchanged.len(),
-        )?;
+            unopened,
+            agreement,
+        } = decide(stores, columns, listed, n_pixels, facts)?;
+        let (mut summary, agreed) =
+            bring_together(uri, columns, on_bad_object, objects, agreement.as_ref(), unopened.len())?;
         summary.leave_out(refused);
         let Some((row_schema, pixel_bits)) = agreed else {
             return Err(no_match(uri, &summary.skipped, None));
         };
         summary.n_pixels = n_pixels.unwrap_or(summary.n_pixels);
-        for version in unchanged {
+        for version in unopened {
             let bytes = facts.and_then(|(known, _)| known.row_group_bytes(&version));
             summary
                 .row_group_bytes
@@ -146,6 +119,55 @@ impl Catalogue {
 
 /// An object, and what it holds or why that cannot be said.
 type LookedInto = (ObjectReader, Result<Opened, StoreError>);
+
+/// What objects hold, and what those of them agree on that decide for all.
+struct Decided {
+    /// Those that were looked into, by path.
+    objects: Vec<LookedInto>,
+    /// Those that were not: they are as they are known.
+    unopened: Vec<ObjectVersion>,
+    /// `None` where no object can be used.
+    agreement: Option<Agreement>,
+}
+
+/// Looks into objects as far as is needed to say what they have in common. Who decides that:
+///
+/// - The number of pixels: the network, where there is one ([`look_into`] refuses an object that has another); else most objects.
+/// - The types of columns: most objects. Those that are as they are known count as like it without being looked into, but for some, until each column
+///   has shown its type. Where no more than half are like it, all are looked into, and what is known says nothing.
+fn decide(
+    stores: &Stores,
+    columns: &CatalogueColumns,
+    listed: Vec<ObjectVersion>,
+    n_pixels: Option<usize>,
+    facts: Option<(&KnownCatalogue<'_>, &CatalogueFacts)>,
+) -> Result<Decided, StoreError> {
+    let is_known = |version: &ObjectVersion| facts.is_some_and(|(known, _)| known.knows(version));
+    let (unchanged, to_open): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_known);
+    let mut unchanged = unchanged.into_iter();
+    let mut objects = look_into(stores, columns, to_open, n_pixels)?;
+    let is_as_known = |opened: &&Opened| facts.is_none_or(|(_, facts)| facts.fit(&opened.row_schema));
+    let mut at_once = 1;
+    loop {
+        objects.sort_by(|(one, _), (other, _)| one.object().cmp(other.object()));
+        let unlike = usable(&objects).filter(|opened| !is_as_known(opened)).count();
+        let known_decides = 2 * unlike < usable(&objects).count() + unchanged.len();
+        let deciding = usable(&objects).filter(|opened| !known_decides || is_as_known(opened));
+        let agreement = Agreement::of(&deciding.collect::<Vec<_>>());
+        let shows_known =
+            |agreement: &Agreement| facts.is_some_and(|(_, facts)| facts.are_shown_by(&agreement.row_schema()));
+        if unchanged.as_slice().is_empty() || (known_decides && agreement.as_ref().is_some_and(shows_known)) {
+            return Ok(Decided {
+                objects,
+                unopened: unchanged.collect(),
+                agreement,
+            });
+        }
+        let next: Vec<ObjectVersion> = unchanged.by_ref().take(at_once).collect();
+        objects.extend(look_into(stores, columns, next, n_pixels)?);
+        at_once *= 2;
+    }
+}
 
 /// Reads the footers of objects. `n_pixels`: of a spectrum, where that is known before.
 fn look_into(

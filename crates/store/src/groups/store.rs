@@ -247,8 +247,11 @@ impl GroupStore {
             Ok(found) => found.bytes().await,
             Err(error) => Err(error),
         };
+        let bytes = bytes.map_err(|error| self.stores.failed(&location, Action::Read, error));
         let is_damaged = match &bytes {
             Ok(bytes) => hex(&Sha256::digest(bytes)) != slice.sha256,
+            // Patience is spent once.
+            Err(StoreError::Exhausted { .. } | StoreError::Expired { .. }) => false,
             // Of an object that was cut off before the slice, a store says no more than that it cannot be read there.
             Err(_) => {
                 let found = location.store.head(&location.path).await;
@@ -262,7 +265,7 @@ impl GroupStore {
                 start: slice.start,
             });
         }
-        let bytes = bytes.map_err(|error| self.stores.failed(&location, Action::Read, error))?;
+        let bytes = bytes?;
         let (numbers, _) = bytes.as_chunks::<8>();
         Ok(numbers.iter().map(|number| f64::from_le_bytes(*number)).collect())
     }

@@ -109,7 +109,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Claim, GroupArray, GroupStore, Output, Patience, Purpose, StoreOptions};
+    use crate::{Claim, GroupArray, GroupStore, Output, Patience, Purpose, StoreOptions, StoredSlice};
 
     /// What a store makes of a conditional write.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,8 +271,8 @@ mod tests {
         request.into_inner().write_all(answer.as_bytes())
     }
 
-    #[test]
-    fn where_patience_is_spent_what_stands_there_is_looked_for_once() {
+    /// A bucket whose store [`answer`]s, and the methods of the requests to it.
+    fn busy() -> (Stores, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -297,22 +297,43 @@ mod tests {
             s3: s3.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
             ..StoreOptions::default()
         };
-        let stores = Stores::new(options, 1).unwrap();
+        (Stores::new(options, 1).unwrap(), asked)
+    }
+
+    fn is_spent(error: &StoreError) -> bool {
+        matches!(
+            error,
+            StoreError::Exhausted {
+                attempts: 3,
+                limit: "retries",
+                ..
+            }
+        )
+    }
+
+    #[test]
+    fn where_patience_is_spent_what_stands_there_is_looked_for_once() {
+        let (stores, asked) = busy();
         let error = stores
             .create_once("s3://survey/out/a.done", b"me".to_vec())
             .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                StoreError::Exhausted {
-                    attempts: 3,
-                    limit: "retries",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(is_spent(&error), "{error}");
         assert_eq!(*asked.lock().unwrap(), ["HEAD", "PUT", "PUT", "PUT", "GET"]);
+    }
+
+    #[test]
+    fn where_patience_is_spent_on_sums_their_size_is_not_asked_for() {
+        let (stores, asked) = busy();
+        let slice = StoredSlice {
+            object: "a-1.sums".to_owned(),
+            start: 0,
+            len: 2,
+            sha256: String::new(),
+        };
+        let mut read = GroupStore::new(&stores, "s3://survey/groups").read("pass", vec![slice]);
+        let error = read.next().unwrap().unwrap_err();
+        assert!(is_spent(&error), "{error}");
+        assert_eq!(*asked.lock().unwrap(), ["GET", "GET", "GET"]);
     }
 
     #[test]

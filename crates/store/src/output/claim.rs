@@ -42,6 +42,19 @@ pub struct Claim {
     pub beat: u64,
 }
 
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            run_id,
+            host,
+            pid,
+            started,
+            ..
+        } = self;
+        write!(f, "run {run_id} (process {pid} on {host}, since {started})")
+    }
+}
+
 /// An entry of the log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
@@ -113,22 +126,11 @@ impl Output {
         Err(error)
     }
 
-    /// Takes the place behind a holder; `None` where somebody else did, or the holder committed.
+    /// Takes the place behind a holder, or behind a commit; `None` where somebody else did.
     ///
     /// # Errors
     /// The output cannot be written.
     pub fn succeed(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
-        if held.committed.is_some() {
-            return Ok(None);
-        }
-        self.enter(held.generation + 1, claim)
-    }
-
-    /// Takes the place behind a holder, or a commit, whose output [`Holding::clear`] then removes; `None` where somebody else did.
-    ///
-    /// # Errors
-    /// The output cannot be written.
-    pub fn replace(&self, held: &Held, claim: &Claim) -> Result<Option<Holding>, StoreError> {
         self.enter(held.generation + 1, claim)
     }
 
@@ -229,10 +231,7 @@ impl Output {
     fn taken_over_by(&self, claim: Claim) -> StoreError {
         StoreError::TakenOver {
             output: self.uri().to_owned(),
-            run_id: claim.run_id,
-            host: claim.host,
-            pid: claim.pid,
-            started: claim.started,
+            claim: Box::new(claim),
         }
     }
 

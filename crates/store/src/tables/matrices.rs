@@ -32,21 +32,6 @@ pub enum MatrixSet {
     Bases,
 }
 
-/// One matrix to write.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MatrixRows<'a> {
-    /// Name of the layer or block.
-    pub layer: &'a str,
-    /// `dense`, `kron_a`, ...
-    pub factor: &'a str,
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of columns.
-    pub cols: usize,
-    /// `rows * cols` values, row after row.
-    pub values: &'a [f64],
-}
-
 /// One matrix as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredMatrix {
@@ -164,19 +149,11 @@ impl Output {
 }
 
 impl MatrixWriter {
-    /// Appends a matrix.
+    /// Appends a matrix of `rows` rows that is held as tiles side by side: columns, and values row after row, of each. `layer` may be a block's name;
+    /// `factor`: `dense`, `kron_a`, ...
     ///
     /// # Errors
     /// Its values do not fit its shape, or the store does not take it.
-    pub fn append(&mut self, matrix: &MatrixRows<'_>) -> Result<(), StoreError> {
-        let tile = (matrix.cols, matrix.values);
-        self.append_tiles(matrix.layer, matrix.factor, matrix.rows, &[tile])
-    }
-
-    /// Appends a matrix of `rows` rows that is held as tiles side by side: columns and values of each.
-    ///
-    /// # Errors
-    /// As [`MatrixWriter::append`].
     pub fn append_tiles(
         &mut self,
         layer: &str,

@@ -1,13 +1,16 @@
 //! Tiles of a matrix as objects of a folder: created whole or not at all, so that a run that was killed goes on from those that are there.
 //!
 //! An object holds `fftile02`, the SHA-256 of all that follows, the numbers of rows and columns as u64, and the values row after row as f64, all
-//! little-endian. One that is not as it was written is deleted where it is read: the run ends, and the next one computes that tile again.
+//! little-endian. Where one that is read is not as it was written, all such ones of the folder are deleted: the run ends, and the next one computes
+//! them again. One of another format has another name, so it is not there.
 
 use sha2::{Digest, Sha256};
 
 use crate::{Cause, Creation, StoreError, Stores};
 
 const MARK: &[u8; 8] = b"fftile02";
+/// How the names begin: with the same number.
+const NAME: &str = "tile02-";
 /// Bytes of the hash.
 const HASH: usize = 32;
 /// Bytes of the two sizes.
@@ -76,7 +79,7 @@ impl TileFolder {
     /// Reads a tile; `None` where it is not there.
     ///
     /// # Errors
-    /// It cannot be read, or is not as it was written ([`StoreError::LostTile`]): then it is deleted.
+    /// It cannot be read, or is not as it was written ([`StoreError::LostTile`]): then it is deleted, with all others of the folder that are not either.
     pub fn read(&self, row: usize, column: usize) -> Result<Option<StoredTile>, StoreError> {
         let uri = self.uri(row, column);
         let Some(bytes) = self.stores.read_if_there(&uri)? else {
@@ -84,7 +87,7 @@ impl TileFolder {
         };
         let tile = parse(&bytes);
         if tile.is_none() {
-            self.stores.delete(&uri)?;
+            self.delete_damaged()?;
             return Err(self.lost(row, column));
         }
         Ok(tile)
@@ -98,8 +101,22 @@ impl TileFolder {
         }
     }
 
+    /// Deletes the tiles that are not as they were written: where one is not, others may not be, and each would end a run.
+    fn delete_damaged(&self) -> Result<(), StoreError> {
+        let is_tile = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with(NAME));
+        for object in self.stores.list_all(&self.folder)? {
+            if is_tile(&object.path)
+                && let Some(bytes) = self.stores.read_if_there(&object.path)?
+                && parse(&bytes).is_none()
+            {
+                self.stores.delete(&object.path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn uri(&self, row: usize, column: usize) -> String {
-        format!("{}/tile-{row:05}-{column:05}", self.folder)
+        format!("{}/{NAME}{row:05}-{column:05}", self.folder)
     }
 }
 
@@ -157,8 +174,13 @@ mod tests {
         let mut other = tile.clone();
         other.values[0] = 2.0;
         assert!(folder.create(4, 1, &other).is_err());
-        let path = home.path().join("tiles/tile-00004-00001");
+        let path_of = |name: &str| home.path().join("tiles").join(name);
+        let path = path_of("tile02-00004-00001");
         let bytes = std::fs::read(&path).unwrap();
+        folder.create(4, 2, &tile).unwrap();
+        // Of an earlier format.
+        std::fs::write(path_of("tile-00004-00003"), "fftile01").unwrap();
+        assert!(!folder.has(4, 3).unwrap());
         for damage in [
             |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1),
             |bytes: &mut Vec<u8>| bytes.truncate(10),
@@ -169,12 +191,15 @@ mod tests {
         ] {
             let mut damaged = bytes.clone();
             damage(&mut damaged);
-            std::fs::write(&path, damaged).unwrap();
+            for path in [&path, &path_of("tile02-00004-00000")] {
+                std::fs::write(path, &damaged).unwrap();
+            }
             let error = folder.read(4, 1).unwrap_err();
             assert!(matches!(error, StoreError::LostTile { .. }), "{error}");
-            assert!(error.to_string().contains("tile-00004-00001"), "{error}");
-            // It is computed again.
-            assert!(!folder.has(4, 1).unwrap());
+            assert!(error.to_string().contains("tile02-00004-00001"), "{error}");
+            // It is computed again, and so is the other one.
+            let there = [0, 1, 2].map(|column| folder.has(4, column).unwrap());
+            assert_eq!(there, [false, false, true]);
             folder.create(4, 1, &tile).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
         }
