@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::curvature::precision_of;
-use super::differentiated::{Differentiated, differentiate};
-use super::{run, spectra_of_fit};
+use super::differentiated::Differentiated;
+use super::{gathered, spectra_of_fit, through_network};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::Job;
-use crate::operators::{Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Conclude, Expected, GroupFold, ReduceInGroupOrder};
 
 /// The largest relative error of a block's probed variances, and its part of the gradient: each where it is known.
 pub(crate) type BlockCheck = (Option<f64>, Option<NewtonStep>);
@@ -31,14 +31,11 @@ pub(crate) fn certify(
     noise: &[f64],
 ) -> Result<Vec<BlockCheck>, RunError> {
     let probes: Arc<[Vec<Probe>]> = probes.into();
-    let checks = run(worker, context, |scope, probe| {
-        let (deriving, population) = (Arc::clone(context), population.cloned());
+    let checks = gathered(worker, context, |scope| {
         let (concluding, asked) = (Arc::clone(context), Arc::clone(&probes));
         let bytes = gradient_bytes(&context.job, &context.blocks).sum();
-        Ok(spectra_of_fit(scope, context, bytes)
-            .differentiate(&context.faults, move |batch| {
-                differentiate(&deriving, population.as_ref(), batch, deriving.jacobian_of_sums())
-            })
+        let spectra = spectra_of_fit(scope, context, bytes);
+        through_network(spectra, context, population, context.jacobian_of_sums())
             .accumulate("Certify", &context.faults, Fold::new(context, probes, noise))
             .reduce_in_group_order(
                 &context.faults,
@@ -54,9 +51,8 @@ pub(crate) fn certify(
             .conclude("Check", &context.faults, move |block, sums| {
                 check(&concluding, block as usize, &asked[block as usize], &sums)
             })
-            .gather(probe))
     })?;
-    Ok(checks.take().into_values().collect())
+    Ok(checks.into_values().collect())
 }
 
 /// Bytes of a group's sums of each block: almost all of them are its part of the gradient.
