@@ -136,7 +136,7 @@ pub(crate) struct Context {
     /// Held by the worker that chooses the prior, or moves the network, for all of its process.
     choosing: Mutex<()>,
     /// Blocks in their eigenbases, while the prior is chosen by held-out spectra.
-    scans: Mutex<BTreeMap<u64, Arc<PriorScan>>>,
+    scans: Mutex<BTreeMap<usize, Arc<PriorScan>>>,
     /// The factors of the weights' part, where they are asked for and once they are known.
     label_scale: OnceLock<Vec<f64>>,
     /// What inputs may be, once the held-out spectra have told.

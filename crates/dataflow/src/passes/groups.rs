@@ -129,7 +129,6 @@ where
                 }
             })
             .probe_with(probe);
-        Ok(())
     })?;
 
     let (records, bytes_written) = committed.take();
@@ -167,7 +166,7 @@ where
             .assemble(&context.faults)
             .conclude("Conclude", &context.faults, conclude)
             .gather(probe);
-        Ok((found, concluded))
+        (found, concluded)
     })?;
     store.release();
     if is_first {

@@ -62,7 +62,8 @@ use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::job::SAMPLED;
 use crate::operators::{
-    Accumulate, Differentiate, Expected, Gather, GroupFold, GroupItem, Part, ReduceInGroupOrder, Waits, fetch,
+    Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, GroupItem, Part, ReduceInGroupOrder, Waits,
+    fetch, owned,
 };
 use crate::run::stages::begin_over;
 
@@ -70,13 +71,13 @@ use crate::run::stages::begin_over;
 ///
 /// # Errors
 /// The fault stays in the context, for the process to report: what comes back here only ends the worker.
-pub(crate) fn run<R>(
+fn run<R>(
     worker: &mut Worker,
     context: &Context,
-    build: impl FnOnce(Scope<'_, u64>, &ProbeHandle<u64>) -> Result<R, RunError>,
+    build: impl FnOnce(Scope<'_, u64>, &ProbeHandle<u64>) -> R,
 ) -> Result<R, RunError> {
     let probe = ProbeHandle::new();
-    let built = worker.dataflow::<u64, _, _>(|scope| build(scope, &probe))?;
+    let built = worker.dataflow::<u64, _, _>(|scope| build(scope, &probe));
     context.faults.pass(FailPoint::Planned);
     while !probe.done() {
         if context.faults.raised() {
@@ -97,8 +98,39 @@ fn gathered<P: ExchangeData + Clone>(
     context: &Context,
     build: impl FnOnce(Scope<'_, u64>) -> StreamVec<'_, u64, Part<P>>,
 ) -> Result<BTreeMap<u64, P>, RunError> {
-    let gathered = run(worker, context, |scope, probe| Ok(build(scope).gather(probe)))?;
+    let gathered = run(worker, context, |scope, probe| build(scope).gather(probe))?;
     Ok(gathered.take())
+}
+
+/// What comes of each key at its owner, on every worker; `keys`: those that this one owns.
+fn each<U: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Context,
+    name: &str,
+    keys: Vec<usize>,
+    mut what: impl FnMut(usize) -> Result<U, RunError> + 'static,
+) -> Result<BTreeMap<u64, U>, RunError> {
+    let keys = keys.into_iter().map(|key| key as u64).collect();
+    gathered(worker, context, |scope| {
+        owned(scope, keys).conclude(name, &context.faults, move |key, _| what(key as usize))
+    })
+}
+
+/// What the first worker finds, on every worker.
+fn by_first<U: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Context,
+    name: &str,
+    mut what: impl FnMut() -> Result<U, RunError> + 'static,
+) -> Result<U, RunError> {
+    let key = share_of(worker, 1);
+    let found = each(worker, context, name, key, move |_| what())?.into_values().next();
+    found.ok_or_else(|| RunError::Internal(format!("the first worker came to no end of {name}")))
+}
+
+/// Which of `n` keys are this worker's.
+fn share_of(worker: &Worker, n: usize) -> Vec<usize> {
+    (worker.index()..n).step_by(worker.peers()).collect()
 }
 
 /// The one total of all groups of the fit's sample, on every worker.
