@@ -228,6 +228,12 @@ impl Context {
         rows::is_in_sums(batch, row, &self.job)
     }
 
+    /// The rows of a batch that are.
+    pub(crate) fn rows_in_sums(&self, batch: &SpectrumBatch) -> Vec<usize> {
+        let rows = 0..batch.n_rows();
+        rows.filter(|&row| self.is_in_sums(batch, row)).collect()
+    }
+
     /// Whether a row of the fit's catalogue is kept out of the sums because something is fitted to its residuals.
     pub(crate) fn is_held_out(&self, batch: &SpectrumBatch, row: usize) -> bool {
         rows::is_kept_out(batch, row, &self.job)

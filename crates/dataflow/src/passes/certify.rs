@@ -3,15 +3,13 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{
-    BlockPlan, CurvatureKind, LabelPrecision, ProductSums, WeightJacobian, add_gradient, gradient_captures,
-};
+use fisherflow_curvature::{BlockPlan, ProductSums, WeightJacobian, add_gradient};
 use fisherflow_posterior::{NewtonStep, Probe, ProbeSums, newton_step};
 use fisherflow_spectra::PixelPopulation;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::curvature::precision_of;
+use super::curvature::{of_loss, precision_of};
 use super::differentiated::Differentiated;
 use super::{gathered, spectra_of_fit, through_network};
 use crate::context::Context;
@@ -104,9 +102,7 @@ impl GroupFold<Differentiated> for Fold {
 
     fn add(&mut self, _group: u64, all: Differentiated) -> Result<(), RunError> {
         let context = &self.context;
-        let training: Vec<usize> = (0..all.batch.n_rows())
-            .filter(|&row| context.is_in_sums(&all.batch, row))
-            .collect();
+        let training = context.rows_in_sums(&all.batch);
         if training.is_empty() {
             return Ok(());
         }
@@ -114,14 +110,8 @@ impl GroupFold<Differentiated> for Fold {
         let captures = all.captures_of(&training)?;
         let precision = precision_of(context, &self.noise, &all, &training)?;
         let residuals = all.normalised_residuals_of(&training, &context.network.labels().scale);
-        let gradients = match context.job.curvature.kind {
-            CurvatureKind::EmpiricalFisher => Some((
-                gradient_captures(&captures, &precision, &residuals)?,
-                LabelPrecision::constant(&[1.0], training.len())?,
-            )),
-            CurvatureKind::Ggn | CurvatureKind::Hessian => None,
-        };
-        let (summed, weights) = gradients
+        let of_loss = of_loss(context.job.curvature.kind, &captures, &precision, &residuals)?;
+        let (summed, weights) = of_loss
             .as_ref()
             .map_or((&captures, &precision), |(captures, one)| (captures, one));
         for ((plan, probes), sums) in context.blocks.iter().zip(self.probes.iter()).zip(&mut self.sums) {

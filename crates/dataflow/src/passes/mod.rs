@@ -266,12 +266,14 @@ fn chosen_by_hash<'scope>(
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     let open = move |group: &Group| reading.read_chosen(group, fraction);
     let readers = (&context.fit.readers, context.workers);
-    fetch(scope, &context.faults, groups, Waits::InMemory(0), readers, cores, open).differentiate(
-        &context.faults,
-        move |batch| {
-            let good = batch.select(&rows::chosen_by_hash(&batch, fraction))?;
-            selecting.progress.advance((batch.n_rows() - good.n_rows()) as u64);
-            Ok(good)
-        },
-    )
+    fetch(scope, &context.faults, groups, Waits::InMemory(0), readers, cores, open)
+        .differentiate(&context.faults, move |batch| {
+            select(&selecting, &batch, &rows::chosen_by_hash(&batch, fraction))
+        })
+}
+
+/// Some rows of a batch; the others count as done with it.
+fn select(context: &Context, batch: &SpectrumBatch, rows: &[usize]) -> Result<SpectrumBatch, RunError> {
+    context.progress.advance((batch.n_rows() - rows.len()) as u64);
+    Ok(batch.select(rows)?)
 }

@@ -5,16 +5,14 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{
-    CurvatureKind, LabelPrecision, ProductSums, add_ggn_products, add_hessian_products, gradient_captures,
-};
+use fisherflow_curvature::{CurvatureKind, ProductSums, add_ggn_products, add_hessian_products};
 use fisherflow_network::{DenseShape, WeightDirections};
 use fisherflow_spectra::PixelPopulation;
 use timely::worker::Worker;
 
-use super::curvature::precision_of;
+use super::curvature::{of_loss, precision_of};
 use super::differentiated::{Differentiated, differentiate_on_cpu};
-use super::{gathered, spectra_of_fit, sum_up};
+use super::{gathered, select, spectra_of_fit, sum_up};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::operators::{Conclude, Differentiate};
@@ -71,11 +69,7 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
         let deriving = Arc::clone(context);
         let population = loss.population.clone();
         let training = spectra_of_fit(scope, context, bytes).differentiate(&context.faults, move |batch| {
-            let rows: Vec<usize> = (0..batch.n_rows())
-                .filter(|&row| deriving.is_in_sums(&batch, row))
-                .collect();
-            let training = batch.select(&rows)?;
-            deriving.progress.advance((batch.n_rows() - rows.len()) as u64);
+            let training = select(&deriving, &batch, &deriving.rows_in_sums(&batch))?;
             differentiate_on_cpu(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
         });
         let (adding, loss) = (Arc::clone(context), loss.clone());
@@ -118,11 +112,12 @@ fn add(
     let captures = &training.backward.captures;
     let threads = network.arithmetic().threads;
     match loss.kind {
-        CurvatureKind::Ggn => add_ggn_products(captures, &precision, directions, sums, threads)?,
-        CurvatureKind::EmpiricalFisher => {
-            let captures = gradient_captures(captures, &precision, &residuals)?;
-            let one = LabelPrecision::constant(&[1.0], n)?;
-            add_ggn_products(&captures, &one, directions, sums, threads)?;
+        CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => {
+            let of_loss = of_loss(loss.kind, captures, &precision, &residuals)?;
+            let (captures, precision) = of_loss
+                .as_ref()
+                .map_or((captures, &precision), |(captures, one)| (captures, one));
+            add_ggn_products(captures, precision, directions, sums, threads)?;
         }
         CurvatureKind::Hessian => {
             let forward = network.forward(&network.flux_tensor(&training.batch.flux)?)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fisherflow_curvature::{
     CurvatureError, CurvatureKind, LabelPrecision, ProductSums, References, StructureKind, WeightJacobian,
-    add_hessian_products, gradient_captures,
+    add_hessian_products,
 };
 use fisherflow_network::{Backward, Forward, InputJacobian, LayerCapture, WeightDirections};
 use fisherflow_posterior::{
@@ -20,6 +20,7 @@ use fisherflow_spectra::{Group, ObjectVersion, PixelPopulation, Shard, SpectrumB
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
+use super::curvature::{of_loss, references_of};
 use super::differentiated::impute;
 use super::{gathered, spectra_of, sum_up};
 use crate::context::Context;
@@ -329,25 +330,18 @@ impl Subsetting {
             .map(|((label, predicted), scale)| (label - predicted) / scale)
             .collect();
 
-        let gradients = match kind {
-            CurvatureKind::EmpiricalFisher => Some((
-                gradient_captures(&captures, &precision, &residuals)?,
-                LabelPrecision::constant(&[1.0], rows.n)?,
-                self.references.of_gradients(context.network.dense_layers()),
-            )),
-            CurvatureKind::Ggn | CurvatureKind::Hessian => None,
-        };
-        let (summed, references) = match &gradients {
-            Some((captures, one, references)) => ((captures.as_slice(), one), references),
-            None => ((captures.as_slice(), &precision), &self.references),
-        };
+        let of_loss = of_loss(kind, &captures, &precision, &residuals)?;
+        let summed = of_loss
+            .as_ref()
+            .map_or((&captures[..], &precision), |(captures, one)| (&captures[..], one));
+        let (references, _) = references_of(context, &self.references);
         let subset = Subset {
             shapes: context.network.dense_layers(),
             plans: &context.blocks,
             prior_precisions: &self.prior_precisions,
             training: (&captures, &precision),
             summed,
-            references,
+            references: &references,
             stars,
             threads: context.cores,
         };
