@@ -136,7 +136,7 @@ pub(crate) struct Context {
     /// Held by the worker that chooses the prior, or moves the network, for all of its process.
     choosing: Mutex<()>,
     /// Blocks in their eigenbases, while the prior is chosen by held-out spectra.
-    scans: Mutex<BTreeMap<u64, Arc<PriorScan>>>,
+    scans: Mutex<BTreeMap<usize, Arc<PriorScan>>>,
     /// The factors of the weights' part, where they are asked for and once they are known.
     label_scale: OnceLock<Vec<f64>>,
     /// What inputs may be, once the held-out spectra have told.
@@ -226,6 +226,12 @@ impl Context {
     /// Whether a row of the fit's catalogue is counted in the sums.
     pub(crate) fn is_in_sums(&self, batch: &SpectrumBatch, row: usize) -> bool {
         rows::is_in_sums(batch, row, &self.job)
+    }
+
+    /// The rows of a batch that are.
+    pub(crate) fn rows_in_sums(&self, batch: &SpectrumBatch) -> Vec<usize> {
+        let rows = 0..batch.n_rows();
+        rows.filter(|&row| self.is_in_sums(batch, row)).collect()
     }
 
     /// Whether a row of the fit's catalogue is kept out of the sums because something is fitted to its residuals.

@@ -27,6 +27,23 @@ pub fn plan(job: Job, asked: &ClusterQuestion, json: bool) -> Result<(), CliErro
 
 fn page(plan: &RunPlan, workers: usize) -> Page {
     let mut page = Page::new();
+    page.facts(&facts(plan));
+    let grids = [Some(blocks(plan)), chosen(plan), corrections(plan), Some(stages(plan))];
+    for grid in grids.iter().flatten() {
+        page.gap().grid(grid);
+    }
+    page.line(said_of_memory(&plan.memory, workers));
+    if let Some(said) = large_row_groups(plan) {
+        page.line(said);
+    }
+    if let Some(dual) = &plan.dual {
+        page.gap().facts(&of_dual(dual));
+    }
+    page
+}
+
+/// What is computed, and from what.
+fn facts(plan: &RunPlan) -> Vec<(&'static str, String)> {
     let network = &plan.network;
     let mut facts = vec![
         ("output", format!("{}, {}", plan.output, bytes(plan.output_bytes))),
@@ -52,45 +69,48 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
                 .as_ref()
                 .map_or("the spectra of the fit, in the same passes".to_owned(), catalogue),
         ),
+        ("products", products(plan)),
     ]);
-    let mut products = plan.precision.clone();
+    facts.extend(plan.release.as_ref().map(|release| ("release", said_of(release))));
+    facts.push(("groups", groups(plan)));
+    let of_predict = plan.predict.iter().flat_map(|predict| &predict.skipped);
+    let skipped = plan.fit.skipped.iter().chain(of_predict);
+    facts.extend(skipped.map(|skipped| ("left out", format!("{}: {}", skipped.object, skipped.reason))));
+    facts
+}
+
+fn products(plan: &RunPlan) -> String {
+    let mut said = plan.precision.clone();
     if plan.kernel != plan.precision {
-        products += &format!(" ({})", plan.kernel);
+        said += &format!(" ({})", plan.kernel);
     }
     if plan.precision != plan.precision_asked {
-        products += &format!(
+        said += &format!(
             ": {} was asked for, and is not exact enough for this network and its spectra",
             plan.precision_asked
         );
     }
-    facts.push(("products", products));
-    if let Some(release) = &plan.release {
-        facts.push(("release", said_of(release)));
-    }
+    said
+}
+
+fn groups(plan: &RunPlan) -> String {
     let checkpoints = &plan.checkpoints;
-    let mut groups = format!(
+    let mut said = format!(
         "of {} spectra of the fit or more; each leaves sums of {} in the store until the run is complete, {} in all",
         count(checkpoints.group),
         bytes(checkpoints.bytes),
         bytes(checkpoints.all_bytes)
     );
     if checkpoints.eigenpairs > 0 {
-        groups += &format!(", and the passes for eigenpairs {}", bytes(checkpoints.eigenpairs));
+        said += &format!(", and the passes for eigenpairs {}", bytes(checkpoints.eigenpairs));
     }
-    facts.push(("groups", groups));
-    for skipped in plan
-        .fit
-        .skipped
-        .iter()
-        .chain(plan.predict.iter().flat_map(|p| &p.skipped))
-    {
-        facts.push(("left out", format!("{}: {}", skipped.object, skipped.reason)));
-    }
-    page.facts(&facts);
+    said
+}
 
-    let mut blocks = Grid::new(&["block", "structure", "weights", "sums", "sums FLOP", "inverse FLOP"]);
+fn blocks(plan: &RunPlan) -> Grid {
+    let mut grid = Grid::new(&["block", "structure", "weights", "sums", "sums FLOP", "inverse FLOP"]);
     for block in &plan.blocks {
-        blocks.row(vec![
+        grid.row(vec![
             block.layer.clone(),
             block.structure.to_owned(),
             count(block.n_weights),
@@ -99,67 +119,69 @@ fn page(plan: &RunPlan, workers: usize) -> Page {
             flop(block.inverse_flops),
         ]);
     }
-    page.gap().grid(&blocks);
+    grid
+}
 
-    if !plan.chosen.is_empty() {
-        let mut chosen = Grid::new(&["layer", "chosen by auto", "why"]);
-        for choice in &plan.chosen {
-            chosen.row(vec![
-                choice.layer.clone(),
-                choice.structure.to_owned(),
-                choice.why.clone(),
-            ]);
-        }
-        page.gap().grid(&chosen);
+/// The structures that `auto` chose, if it did.
+fn chosen(plan: &RunPlan) -> Option<Grid> {
+    let mut grid = Grid::new(&["layer", "chosen by auto", "why"]);
+    for choice in &plan.chosen {
+        grid.row(vec![
+            choice.layer.clone(),
+            choice.structure.to_owned(),
+            choice.why.clone(),
+        ]);
     }
+    (!plan.chosen.is_empty()).then_some(grid)
+}
 
-    let corrected: Vec<_> = plan
-        .blocks
-        .iter()
-        .filter_map(|block| Some((&block.layer, block.correction?)))
-        .collect();
-    if !corrected.is_empty() {
-        let mut second = Grid::new(&["second pass", "eigenbases", "eigenbases FLOP", "sums", "sums FLOP"]);
-        for (layer, facts) in corrected {
-            second.row(vec![
-                layer.clone(),
+/// The second pass over spectra, if there is one.
+fn corrections(plan: &RunPlan) -> Option<Grid> {
+    let mut grid = Grid::new(&["second pass", "eigenbases", "eigenbases FLOP", "sums", "sums FLOP"]);
+    for block in &plan.blocks {
+        if let Some(facts) = block.correction {
+            grid.row(vec![
+                block.layer.clone(),
                 bytes(facts.bases_bytes),
                 flop(facts.bases_flops),
                 bytes(facts.sums_bytes),
                 flop(facts.sums_flops),
             ]);
         }
-        page.gap().grid(&second);
     }
+    let is_there = plan.blocks.iter().any(|block| block.correction.is_some());
+    is_there.then_some(grid)
+}
 
-    let mut stages = Grid::new(&["stage", "FLOP", "memory"]);
+fn stages(plan: &RunPlan) -> Grid {
+    let (flops, memory) = (&plan.flops, &plan.memory);
+    let mut grid = Grid::new(&["stage", "FLOP", "memory"]);
     for (stage, operations, memory) in [
-        ("fit", plan.flops.fit, plan.memory.fit),
-        ("invert", plan.flops.invert, plan.memory.invert),
-        ("certificate", plan.flops.certificate, plan.memory.certify),
-        ("predict", plan.flops.predict, plan.memory.predict),
+        ("fit", flops.fit, memory.fit),
+        ("invert", flops.invert, memory.invert),
+        ("certificate", flops.certificate, memory.certify),
+        ("predict", flops.predict, memory.predict),
     ] {
-        stages.row(vec![stage.to_owned(), flop(operations), bytes(memory)]);
+        grid.row(vec![stage.to_owned(), flop(operations), bytes(memory)]);
     }
-    page.gap().grid(&stages).line(format!(
-        "memory is of one process with {} {}, beside {} for the program, the network and its spectra; {} of it for the batch of each worker: as \
+    grid
+}
+
+fn said_of_memory(memory: &MemoryPlan, workers: usize) -> String {
+    format!(
+        "memory is of one process with {}, beside {} for the program, the network and its spectra; {} of it for the batch of each worker: as \
          much less as compute.batch is{}",
-        workers,
-        if workers == 1 { "worker" } else { "workers" },
-        bytes(plan.memory.beside),
-        bytes(plan.memory.batch),
-        match plan.memory.kept_spectra {
+        counted(workers as u64, "worker", "workers"),
+        bytes(memory.beside),
+        bytes(memory.batch),
+        match memory.kept_spectra {
             0 => String::new(),
-            kept => format!(". Up to {} more keep spectra between passes (compute.kept_spectra)", bytes(kept)),
+            kept => format!(
+                ". Up to {} more keep spectra between passes (compute.kept_spectra)",
+                bytes(kept)
+            ),
         }
-    ));
-    if let Some(said) = large_row_groups(plan) {
-        page.line(said);
-    }
-    if let Some(dual) = &plan.dual {
-        page.gap().facts(&of_dual(dual));
-    }
-    page
+    )
 }
 
 /// What a run would do with what is at its output.

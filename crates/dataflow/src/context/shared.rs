@@ -186,7 +186,7 @@ impl Context {
     }
 
     /// Keeps a block in its eigenbasis for the workers of this process.
-    pub(crate) fn keep_scan(&self, block: u64, scan: PriorScan) {
+    pub(crate) fn keep_scan(&self, block: usize, scan: PriorScan) {
         let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
         scans.insert(block, Arc::new(scan));
     }

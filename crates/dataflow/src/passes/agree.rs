@@ -9,11 +9,10 @@ use fisherflow_store::WrittenFile;
 use serde::de::DeserializeOwned;
 use timely::worker::Worker;
 
-use super::run;
+use super::by_first;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::left_files;
-use crate::operators::{Conclude, Gather, owned};
 use crate::run::stage_state::{self, Step};
 
 /// What `step` left for this run, the same on every worker; `None` where it has not run.
@@ -22,14 +21,8 @@ pub(crate) fn left_by<T: DeserializeOwned>(
     context: &Arc<Context>,
     step: Step,
 ) -> Result<Option<T>, RunError> {
-    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
-    let found = run(worker, context, |scope, probe| {
-        let looking = Arc::clone(context);
-        Ok(owned(scope, mine)
-            .conclude("Agree", &context.faults, move |_, _| stage_state::find(&looking, step))
-            .gather(probe))
-    })?;
-    let found = found.borrow_mut().remove(&0).flatten();
+    let looking = Arc::clone(context);
+    let found = by_first(worker, context, "Agree", move || stage_state::find(&looking, step))?;
     found.map(|bytes| stage_state::parse(context, step, &bytes)).transpose()
 }
 
@@ -43,33 +36,21 @@ pub(crate) fn whole(
     step: Step,
     files: &[WrittenFile],
 ) -> Result<(), RunError> {
-    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
     let looking = Arc::clone(context);
     let files: Vec<WrittenFile> = files
         .iter()
         .filter(|file| file.path.starts_with("posterior/"))
         .cloned()
         .collect();
-    run(worker, context, |scope, probe| {
-        owned(scope, mine)
-            .conclude("Whole", &context.faults, move |_, _| {
-                left_files::whole(&looking.output, step, &files)
-            })
-            .gather(probe);
-        Ok(())
+    by_first(worker, context, "Whole", move || {
+        left_files::whole(&looking.output, step, &files)
     })
 }
 
 /// Takes back what `from` left and all that was made of it, before any worker makes it anew.
 pub(crate) fn forgotten(worker: &mut Worker, context: &Arc<Context>, from: Step) -> Result<(), RunError> {
-    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
     let forgetting = Arc::clone(context);
-    run(worker, context, |scope, probe| {
-        owned(scope, mine)
-            .conclude("Forget", &context.faults, move |_, _| {
-                stage_state::forget(&forgetting, from)
-            })
-            .gather(probe);
-        Ok(())
+    by_first(worker, context, "Forget", move || {
+        stage_state::forget(&forgetting, from)
     })
 }

@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::{flux_part, weights_part};
-use super::differentiated::{Differentiated, differentiate};
-use super::{held_out, run};
+use super::differentiated::Differentiated;
+use super::{held_out, through_network, total_of_sample};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// What is fitted to the held-out spectra, label units.
 #[derive(Clone, Debug)]
@@ -135,30 +134,24 @@ fn stars(
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
 ) -> Result<HeldOut, RunError> {
-    let total = run(worker, context, |scope, probe| {
-        let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(held_out(scope, context)
-            .differentiate(&context.faults, move |held_out| {
-                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::InBlocks)
-            })
-            .accumulate("HeldOut", &context.faults, Fold::new(context))
-            .reduce_in_group_order(
-                &context.faults,
-                Expected::of(&context.fit.sample, 1),
-                |total: &mut HeldOut, group| {
-                    let totals = total.by_cell.iter_mut().chain(&mut total.of_noise);
-                    for (total, group) in totals.zip(group.by_cell.iter().chain(&group.of_noise)) {
-                        total.merge(group)?;
-                    }
-                    total.labels.extend(group.labels);
-                    total.residuals.extend(group.residuals);
-                    Ok(())
-                },
-            )
-            .gather(probe))
-    })?;
-    let total = total.take().remove(&0);
-    Ok(total.unwrap_or_else(|| none(context)))
+    let (empty, adding) = (Arc::clone(context), Arc::clone(context));
+    total_of_sample(
+        worker,
+        context,
+        "HeldOut",
+        |scope| through_network(held_out(scope, context), context, population, InputJacobian::InBlocks),
+        move || none(&empty),
+        move |total, held_out| add(&adding, total, &held_out),
+        |total, group| {
+            let totals = total.by_cell.iter_mut().chain(&mut total.of_noise);
+            for (total, group) in totals.zip(group.by_cell.iter().chain(&group.of_noise)) {
+                total.merge(group)?;
+            }
+            total.labels.extend(group.labels);
+            total.residuals.extend(group.residuals);
+            Ok(())
+        },
+    )
 }
 
 fn none(context: &Context) -> HeldOut {
@@ -175,56 +168,34 @@ fn none(context: &Context) -> HeldOut {
     }
 }
 
-struct Fold {
-    context: Arc<Context>,
-    held_out: HeldOut,
-}
-
-impl Fold {
-    fn new(context: &Arc<Context>) -> Self {
-        Self {
-            context: Arc::clone(context),
-            held_out: none(context),
-        }
-    }
-}
-
-impl GroupFold<Differentiated> for Fold {
-    type Output = Vec<(u64, HeldOut)>;
-
-    fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
-        let flux = flux_part(&held_out)?;
-        let weights = weights_part(&self.context, &held_out)?.covariance;
-        let residuals = held_out.residuals();
-        let k = self.context.network.n_labels();
-        self.held_out.labels.extend_from_slice(&held_out.batch.labels);
-        self.held_out.residuals.extend_from_slice(&residuals);
-        // Without label columns there are no residuals.
-        for (star, residual) in residuals.chunks_exact(k).enumerate() {
-            let square = star * k * k..(star + 1) * k * k;
-            let own = held_out.batch.label_covariance.as_deref();
+/// Adds a batch.
+fn add(context: &Context, total: &mut HeldOut, held_out: &Differentiated) -> Result<(), RunError> {
+    let flux = flux_part(held_out)?;
+    let weights = weights_part(context, held_out)?.covariance;
+    let residuals = held_out.residuals();
+    let k = context.network.n_labels();
+    total.labels.extend_from_slice(&held_out.batch.labels);
+    total.residuals.extend_from_slice(&residuals);
+    // Without label columns there are no residuals.
+    for (star, residual) in residuals.chunks_exact(k).enumerate() {
+        let square = star * k * k..(star + 1) * k * k;
+        let own = held_out.batch.label_covariance.as_deref();
+        let known = KnownParts {
+            flux: Some(&flux[square.clone()]),
+            weights: Some(&weights[square.clone()]),
+            label_covariance: own.map(|own| &own[square]),
+        };
+        let cell = context.cells.cell_of(&held_out.labels[star * k..(star + 1) * k]);
+        total.by_cell[cell].push(residual, known)?;
+        if let Some(stars) = &mut total.of_noise {
+            let in_variables = context.job.calibration.errors_in_variables;
             let known = KnownParts {
-                flux: Some(&flux[square.clone()]),
-                weights: Some(&weights[square.clone()]),
-                label_covariance: own.map(|own| &own[square]),
+                flux: known.flux.filter(|_| in_variables),
+                weights: None,
+                ..known
             };
-            let cell = self.context.cells.cell_of(&held_out.labels[star * k..(star + 1) * k]);
-            self.held_out.by_cell[cell].push(residual, known)?;
-            if let Some(stars) = &mut self.held_out.of_noise {
-                let in_variables = self.context.job.calibration.errors_in_variables;
-                let known = KnownParts {
-                    flux: known.flux.filter(|_| in_variables),
-                    weights: None,
-                    ..known
-                };
-                stars.push(residual, known)?;
-            }
+            stars.push(residual, known)?;
         }
-        Ok(())
     }
-
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOut)>, RunError> {
-        let empty = none(&self.context);
-        Ok(vec![(0, std::mem::replace(&mut self.held_out, empty))])
-    }
+    Ok(())
 }

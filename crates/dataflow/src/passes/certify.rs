@@ -3,21 +3,19 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{
-    BlockPlan, CurvatureKind, LabelPrecision, ProductSums, WeightJacobian, add_gradient, gradient_captures,
-};
+use fisherflow_curvature::{BlockPlan, ProductSums, WeightJacobian, add_gradient};
 use fisherflow_posterior::{NewtonStep, Probe, ProbeSums, newton_step};
 use fisherflow_spectra::PixelPopulation;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::curvature::precision_of;
-use super::differentiated::{Differentiated, differentiate};
-use super::{run, spectra_of_fit};
+use super::curvature::{of_loss, precision_of};
+use super::differentiated::Differentiated;
+use super::{gathered, spectra_of_fit, through_network};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::Job;
-use crate::operators::{Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Accumulate, Conclude, Expected, GroupFold, ReduceInGroupOrder};
 
 /// The largest relative error of a block's probed variances, and its part of the gradient: each where it is known.
 pub(crate) type BlockCheck = (Option<f64>, Option<NewtonStep>);
@@ -31,14 +29,11 @@ pub(crate) fn certify(
     noise: &[f64],
 ) -> Result<Vec<BlockCheck>, RunError> {
     let probes: Arc<[Vec<Probe>]> = probes.into();
-    let checks = run(worker, context, |scope, probe| {
-        let (deriving, population) = (Arc::clone(context), population.cloned());
+    let checks = gathered(worker, context, |scope| {
         let (concluding, asked) = (Arc::clone(context), Arc::clone(&probes));
         let bytes = gradient_bytes(&context.job, &context.blocks).sum();
-        Ok(spectra_of_fit(scope, context, bytes)
-            .differentiate(&context.faults, move |batch| {
-                differentiate(&deriving, population.as_ref(), batch, deriving.jacobian_of_sums())
-            })
+        let spectra = spectra_of_fit(scope, context, bytes);
+        through_network(spectra, context, population, context.jacobian_of_sums())
             .accumulate("Certify", &context.faults, Fold::new(context, probes, noise))
             .reduce_in_group_order(
                 &context.faults,
@@ -54,9 +49,8 @@ pub(crate) fn certify(
             .conclude("Check", &context.faults, move |block, sums| {
                 check(&concluding, block as usize, &asked[block as usize], &sums)
             })
-            .gather(probe))
     })?;
-    Ok(checks.take().into_values().collect())
+    Ok(checks.into_values().collect())
 }
 
 /// Bytes of a group's sums of each block: almost all of them are its part of the gradient.
@@ -108,9 +102,7 @@ impl GroupFold<Differentiated> for Fold {
 
     fn add(&mut self, _group: u64, all: Differentiated) -> Result<(), RunError> {
         let context = &self.context;
-        let training: Vec<usize> = (0..all.batch.n_rows())
-            .filter(|&row| context.is_in_sums(&all.batch, row))
-            .collect();
+        let training = context.rows_in_sums(&all.batch);
         if training.is_empty() {
             return Ok(());
         }
@@ -118,14 +110,8 @@ impl GroupFold<Differentiated> for Fold {
         let captures = all.captures_of(&training)?;
         let precision = precision_of(context, &self.noise, &all, &training)?;
         let residuals = all.normalised_residuals_of(&training, &context.network.labels().scale);
-        let gradients = match context.job.curvature.kind {
-            CurvatureKind::EmpiricalFisher => Some((
-                gradient_captures(&captures, &precision, &residuals)?,
-                LabelPrecision::constant(&[1.0], training.len())?,
-            )),
-            CurvatureKind::Ggn | CurvatureKind::Hessian => None,
-        };
-        let (summed, weights) = gradients
+        let of_loss = of_loss(context.job.curvature.kind, &captures, &precision, &residuals)?;
+        let (summed, weights) = of_loss
             .as_ref()
             .map_or((&captures, &precision), |(captures, one)| (captures, one));
         for ((plan, probes), sums) in context.blocks.iter().zip(self.probes.iter()).zip(&mut self.sums) {

@@ -12,6 +12,7 @@ use timely::worker::Worker;
 use super::curvature::{Sums, references_of, structure_with, sums_of};
 use super::differentiated::{Differentiated, differentiate};
 use super::groups::{GroupPass, over_groups};
+use super::select;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files;
@@ -60,11 +61,7 @@ pub(crate) fn correction(
         context,
         &pass,
         move |batch| {
-            let rows: Vec<usize> = (0..batch.n_rows())
-                .filter(|&row| deriving.is_in_sums(&batch, row))
-                .collect();
-            let training = batch.select(&rows)?;
-            deriving.progress.advance((batch.n_rows() - training.n_rows()) as u64);
+            let training = select(&deriving, &batch, &deriving.rows_in_sums(&batch))?;
             differentiate(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
         },
         Fold(Sums::new(context, structures, noise)),

@@ -263,25 +263,34 @@ pub(super) struct Training {
 
 /// The training spectra of a batch; `noise`: `[K, K]`, normalised label units.
 pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -> Result<Training, RunError> {
-    let rows: Vec<usize> = (0..all.batch.n_rows())
-        .filter(|&row| context.is_in_sums(&all.batch, row))
-        .collect();
+    let rows = context.rows_in_sums(&all.batch);
     let precision = precision_of(context, noise, all, &rows)?;
     let captures = all.captures_of(&rows)?;
     let residuals = all.normalised_residuals_of(&rows, &context.network.labels().scale);
-    let (captures, precision) = match context.job.curvature.kind {
-        CurvatureKind::EmpiricalFisher => (
-            gradient_captures(&captures, &precision, &residuals)?,
-            LabelPrecision::constant(&[1.0], rows.len())?,
-        ),
-        CurvatureKind::Ggn | CurvatureKind::Hessian => (captures, precision),
-    };
+    let of_loss = of_loss(context.job.curvature.kind, &captures, &precision, &residuals)?;
+    let (captures, precision) = of_loss.unwrap_or((captures, precision));
     Ok(Training {
         rows,
         captures,
         precision,
         residuals,
     })
+}
+
+/// The captures and the precision of the loss, where the curvature is of its gradients and not of all K outputs: what is summed in their place.
+pub(super) fn of_loss(
+    kind: CurvatureKind,
+    captures: &[LayerCapture],
+    precision: &LabelPrecision,
+    residuals: &[f64],
+) -> Result<Option<(Vec<LayerCapture>, LabelPrecision)>, RunError> {
+    match kind {
+        CurvatureKind::EmpiricalFisher => Ok(Some((
+            gradient_captures(captures, precision, residuals)?,
+            LabelPrecision::constant(&[1.0], precision.batch())?,
+        ))),
+        CurvatureKind::Ggn | CurvatureKind::Hessian => Ok(None),
+    }
 }
 
 /// What each of some rows weighs in sums; one that would spoil them is named.

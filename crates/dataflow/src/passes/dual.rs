@@ -23,17 +23,16 @@ use fisherflow_posterior::{
     trace_of_inverse,
 };
 use fisherflow_store::WrittenFile;
-use timely::ExchangeData;
 use timely::worker::Worker;
 
-use super::run;
+use super::{by_first, each, run, share_of};
 use crate::context::Context;
 use crate::dual_files;
 use crate::dual_storage::{DualRows, DualStorage};
 use crate::error::RunError;
 use crate::files;
 use crate::job::Prior;
-use crate::operators::{Conclude, Gather, Part, deliver, owned};
+use crate::operators::{Part, deliver};
 
 /// Rows of a Gram matrix whose eigenvalues are computed: about 650 MB, and some minutes.
 pub(crate) const LARGEST_SPECTRUM: usize = 9_000;
@@ -79,7 +78,7 @@ pub(crate) fn spectrum(
     check_spectrum(layout.n_rows())?;
     let threads = context.network.arithmetic().threads;
     let mut parts = Vec::new();
-    for row in mine(worker, layout.n_chunks()) {
+    for row in share_of(worker, layout.n_chunks()) {
         for column in 0..=row {
             let tile = gram_tile(rows.rows(row)?.as_ref(), rows.rows(column)?.as_ref(), threads);
             parts.push(Part {
@@ -101,18 +100,13 @@ pub(crate) fn spectrum(
             Ok(())
         };
         deliver(scope, &context.faults, parts, receive, probe);
-        Ok(())
     })?;
     let solving = Arc::clone(context);
-    let found = each(worker, context, "Spectrum", 1, move |_| {
+    by_first(worker, context, "Spectrum", move || {
         let whole = whole.take();
         let whole = whole.ok_or_else(|| RunError::Internal("a Gram matrix is not with its owner".into()))?;
         Ok(whole.spectrum(solving.cores)?)
-    })?;
-    found
-        .into_values()
-        .next()
-        .ok_or_else(|| RunError::Internal("a Gram matrix has no eigenvalues".into()))
+    })
 }
 
 /// Factors `Q + delta I`, and writes what a prediction needs.
@@ -129,7 +123,8 @@ pub(crate) fn invert(
     let layout = storage.rows.layout.clone();
     let threads = context.network.arithmetic().threads;
     let (writing, concluding) = (Arc::clone(context), Arc::clone(storage));
-    let rows = each(worker, context, "Rows", layout.n_chunks(), move |chunk| {
+    let own = share_of(worker, layout.n_chunks());
+    let rows = each(worker, context, "Rows", own, move |chunk| {
         let storage = concluding.as_ref();
         let layout = &storage.rows.layout;
         let tile = storage.factor(chunk, chunk)?;
@@ -145,13 +140,13 @@ pub(crate) fn invert(
     }
     let info = layout.info(storage.prior_precision, &facts);
     let (writing, concluding) = (Arc::clone(context), Arc::clone(storage));
-    let variances = each(worker, context, "MarginalVariance", 1, move |_| {
+    let variances = by_first(worker, context, "MarginalVariance", move || {
         let layout = &concluding.rows.layout;
         let found = dual_marginal_variance(layout, concluding.as_ref(), concluding.prior_precision, writing.cores)?;
         let write = |variances: Vec<Matrix>| files::write_marginal_variance(&writing, &layout.plan, &variances);
         found.map(write).transpose()
     })?;
-    written.extend(variances.into_values().flatten());
+    written.extend(variances);
     Ok((info, written))
 }
 
@@ -161,7 +156,7 @@ fn factor(worker: &mut Worker, context: &Arc<Context>, storage: &Arc<DualStorage
     let (layout, n) = (&rows.layout, rows.layout.n_chunks());
     let processes = worker.peers() / context.workers.max(1);
     let at_once = rows.columns_at_once(1.0 / processes.max(1) as f64);
-    let own = mine(worker, n);
+    let own = share_of(worker, n);
     let gram = |row: usize, column: usize| -> Result<OpenTile, RunError> {
         let tile = gram_tile(rows.rows(row)?.as_ref(), rows.rows(column)?.as_ref(), threads);
         Ok(OpenTile::new(tile))
@@ -280,30 +275,7 @@ fn share(
             keeping.put(row as usize, column as usize, tile)
         };
         deliver(scope, &context.faults, parts, receive, probe);
-        Ok(())
     })
-}
-
-/// Something done with each of `n` keys by its owner, and what came of it brought to every worker.
-fn each<U: ExchangeData + Clone>(
-    worker: &mut Worker,
-    context: &Arc<Context>,
-    name: &str,
-    n: usize,
-    mut what: impl FnMut(usize) -> Result<U, RunError> + 'static,
-) -> Result<BTreeMap<u64, U>, RunError> {
-    let keys = mine(worker, n).into_iter().map(|key| key as u64).collect();
-    let gathered = run(worker, context, |scope, probe| {
-        Ok(owned(scope, keys)
-            .conclude(name, &context.faults, move |key, _| what(key as usize))
-            .gather(probe))
-    })?;
-    Ok(gathered.take())
-}
-
-/// Which of `n` rows of tiles, or of anything else, this worker owns.
-fn mine(worker: &Worker, n: usize) -> Vec<usize> {
-    (worker.index()..n).step_by(worker.peers()).collect()
 }
 
 fn sent(row: usize, column: usize, tile: &Matrix) -> Sent {

@@ -10,30 +10,21 @@ use fisherflow_spectra::Group;
 use fisherflow_store::Commit;
 use timely::worker::Worker;
 
-use super::run;
+use super::{each, share_of};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Conclude, Gather, owned};
 
 /// Looks them up for all workers.
 pub(crate) fn look_up(worker: &mut Worker, context: &Arc<Context>) -> Result<(), RunError> {
     if !context.looks_up_ids() {
         return Ok(());
     }
-    let groups = context.fit.groups.len() as u64;
-    let mine = (worker.index() as u64..groups).step_by(worker.peers()).collect();
-    let found = run(worker, context, |scope, probe| {
-        let (looking, known) = (Arc::clone(context), known(context));
-        Ok(owned(scope, mine)
-            .conclude("Exclusions", &context.faults, move |_, group: u64| {
-                match looking.fit.groups.get(group as usize) {
-                    Some(group) => of(&looking, &known, group, true),
-                    None => Ok(Vec::new()),
-                }
-            })
-            .gather(probe))
+    let (looking, known) = (Arc::clone(context), known(context));
+    let groups = share_of(worker, context.fit.groups.len());
+    let found = each(worker, context, "Exclusions", groups, move |group| {
+        of(&looking, &known, &looking.fit.groups[group], true)
     })?;
-    context.set_excluded(found.take().into_values().collect());
+    context.set_excluded(found.into_values().collect());
     Ok(())
 }
 

@@ -57,6 +57,9 @@ pub(crate) struct OverGroups<S, U> {
 /// Records of groups by their index; known to the first worker alone.
 type Records = BTreeMap<u64, GroupRecord>;
 
+/// What a group found, and the files that it left, by its place among the groups.
+type Found<S> = Part<(S, Vec<WrittenFile>)>;
+
 /// Runs a pass: `derive` on every batch, `fold` over the batches of a group, `conclude` on each total of the groups' sums.
 pub(crate) fn over_groups<T, S, U, F>(
     worker: &mut Worker,
@@ -72,45 +75,101 @@ where
     U: ExchangeData + Clone,
     F: GroupFold<T, Output = GroupSums<S>>,
 {
-    let digest = pass.inputs.digest();
-    let all = &(pass.over)(context).groups;
-    let excluded = |group: &Group| match pass.inputs.serves() {
-        Serves::EveryRun => context.excluded_in(group),
-        // Its name holds the run's, and that all exclusions.
-        Serves::ThisRun => &[],
-    };
-    let names: Rc<BTreeMap<u64, String>> = Rc::new(
-        all.iter()
-            .map(|group| (group.index, name_of(&digest, group, excluded(group))))
-            .collect(),
-    );
+    let n_groups = (pass.over)(context).groups.len();
     let store = context.groups_that_serve(pass.inputs.serves());
+    let names = names_of(context, pass);
     let is_first = worker.index() == 0;
     let resumed = if is_first {
         left(context, store, pass.name, &names)?
     } else {
         Records::new()
     };
-    let missing: Vec<Group> = all
-        .iter()
-        .filter(|group| is_first && !resumed.contains_key(&group.index))
-        .cloned()
-        .collect();
-    let spectra_left: u64 = all
-        .iter()
-        .filter(|group| resumed.contains_key(&group.index))
-        .map(Group::n_rows)
-        .sum();
-    context.progress.resume(resumed.len() as u64, spectra_left);
-    let name = pass.name;
-    let (n_resumed, committed) = (resumed.len(), Rc::new(RefCell::new((resumed, 0_u64))));
+    let n_resumed = resumed.len();
+    let (records, bytes_written) = compute_missing(worker, context, pass, names, resumed, derive, fold)?;
+    let (folds, found): (Vec<SliceFold>, Vec<Found<S>>) = if is_first {
+        folds_and_found(pass, records, n_groups, worker.peers())?
+    } else {
+        (Vec::new(), Vec::new())
+    };
+    let slices = folds.iter().flat_map(|fold| &fold.slices);
+    let bytes_read: u64 = slices.map(|slice| 8 * slice.len as u64).sum();
+    let (found, concluded) = run(worker, context, |scope, probe| {
+        let at_zero = |folds: Vec<SliceFold>| folds.into_iter().map(|fold| (0, fold)).collect();
+        let found = emit(scope, found.into_iter().map(|part| (0, part)).collect()).gather(probe);
+        let concluded = emit(scope, at_zero(folds))
+            .fold_slices(&context.faults, store, pass.name)
+            .assemble(&context.faults)
+            .conclude("Conclude", &context.faults, conclude)
+            .gather(probe);
+        (found, concluded)
+    })?;
+    store.release();
+    if is_first {
+        tracing::info!(
+            pass = pass.name,
+            groups = n_groups,
+            groups_computed = n_groups - n_resumed,
+            groups_resumed = n_resumed,
+            bytes_written,
+            bytes_read,
+            "groups done"
+        );
+    }
+    let (found, files): (Vec<S>, Vec<Vec<WrittenFile>>) = found.take().into_values().unzip();
+    Ok(OverGroups {
+        found,
+        files: files.concat(),
+        concluded: concluded.take(),
+        computed: (n_groups - n_resumed) as u64,
+    })
+}
 
+/// What each group of a pass is called in the store.
+fn names_of(context: &Context, pass: &GroupPass) -> BTreeMap<u64, String> {
+    let digest = pass.inputs.digest();
+    let excluded = |group: &Group| match pass.inputs.serves() {
+        Serves::EveryRun => context.excluded_in(group),
+        // Its name holds the run's, and that all exclusions.
+        Serves::ThisRun => &[],
+    };
+    let groups = (pass.over)(context).groups.iter();
+    groups
+        .map(|group| (group.index, name_of(&digest, group, excluded(group))))
+        .collect()
+}
+
+/// Computes the groups that are not `resumed`, each into the store: the records of all, and the bytes that were written.
+fn compute_missing<T, S, F>(
+    worker: &mut Worker,
+    context: &Arc<Context>,
+    pass: &GroupPass,
+    names: BTreeMap<u64, String>,
+    resumed: Records,
+    derive: impl FnMut(SpectrumBatch) -> Result<T, RunError> + 'static,
+    fold: F,
+) -> Result<(Records, u64), RunError>
+where
+    T: 'static,
+    S: Serialize + 'static,
+    F: GroupFold<T, Output = GroupSums<S>>,
+{
+    let is_first = worker.index() == 0;
+    let (done, missing): (Vec<Group>, Vec<Group>) = (pass.over)(context)
+        .groups
+        .iter()
+        .filter(|_| is_first)
+        .cloned()
+        .partition(|group| resumed.contains_key(&group.index));
+    let spectra_done = done.iter().map(Group::n_rows).sum();
+    context.progress.resume(done.len() as u64, spectra_done);
+    let store = context.groups_that_serve(pass.inputs.serves());
+    let (name, committed) = (pass.name, Rc::new(RefCell::new((resumed, 0_u64))));
     run(worker, context, |scope, probe| {
         let (into, faults) = (Rc::clone(&committed), Arc::clone(&context.faults));
         spectra_of(scope, context, missing, Waits::InStore, pass.over)
             .differentiate(&context.faults, derive)
-            .accumulate(pass.name, &context.faults, fold)
-            .commit(&context.faults, store, pass.name, Rc::clone(&names))
+            .accumulate(name, &context.faults, fold)
+            .commit(&context.faults, store, name, Rc::new(names))
             .exchange(|_: &CommittedGroup| 0)
             .inspect(move |done: &CommittedGroup| {
                 tracing::debug!(
@@ -129,65 +188,34 @@ where
                 }
             })
             .probe_with(probe);
-        Ok(())
     })?;
+    Ok(committed.take())
+}
 
-    let (records, bytes_written) = committed.take();
-    let (mut found, mut folds, mut bytes_read) = (Vec::new(), Vec::new(), 0);
-    if is_first {
-        if records.len() != all.len() {
-            return Err(RunError::Internal(format!(
-                "pass {} came to its end with {} of {} groups",
-                pass.name,
-                records.len(),
-                all.len()
-            )));
-        }
-        let records: Vec<GroupRecord> = records.into_values().collect();
-        folds = slice_folds(&records, worker.peers())?;
-        bytes_read = folds
-            .iter()
-            .flat_map(|fold| &fold.slices)
-            .map(|slice| 8 * slice.len as u64)
-            .sum();
-        for (at, record) in (0..).zip(records) {
-            let of_group: S = serde_json::from_value(record.found)
-                .map_err(|error| RunError::Internal(format!("what a group of pass {} found: {error}", pass.name)))?;
-            found.push(Part {
-                key: at,
-                value: (of_group, record.files),
-            });
-        }
+/// The slices to be summed, and what every group found.
+fn folds_and_found<S: DeserializeOwned>(
+    pass: &GroupPass,
+    records: Records,
+    n_groups: usize,
+    workers: usize,
+) -> Result<(Vec<SliceFold>, Vec<Found<S>>), RunError> {
+    if records.len() != n_groups {
+        return Err(RunError::Internal(format!(
+            "pass {} came to its end with {} of {n_groups} groups",
+            pass.name,
+            records.len()
+        )));
     }
-    let (found, concluded) = run(worker, context, |scope, probe| {
-        let at_zero = |folds: Vec<SliceFold>| folds.into_iter().map(|fold| (0, fold)).collect();
-        let found = emit(scope, found.into_iter().map(|part| (0, part)).collect()).gather(probe);
-        let concluded = emit(scope, at_zero(folds))
-            .fold_slices(&context.faults, store, pass.name)
-            .assemble(&context.faults)
-            .conclude("Conclude", &context.faults, conclude)
-            .gather(probe);
-        Ok((found, concluded))
-    })?;
-    store.release();
-    if is_first {
-        tracing::info!(
-            pass = pass.name,
-            groups = all.len(),
-            groups_computed = all.len() - n_resumed,
-            groups_resumed = n_resumed,
-            bytes_written,
-            bytes_read,
-            "groups done"
-        );
+    let records: Vec<GroupRecord> = records.into_values().collect();
+    let folds = slice_folds(&records, workers)?;
+    let mut found = Vec::with_capacity(n_groups);
+    for (key, record) in (0..).zip(records) {
+        let of_group = serde_json::from_value(record.found)
+            .map_err(|error| RunError::Internal(format!("what a group of pass {} found: {error}", pass.name)))?;
+        let value = (of_group, record.files);
+        found.push(Part { key, value });
     }
-    let (found, files): (Vec<S>, Vec<Vec<WrittenFile>>) = found.take().into_values().unzip();
-    Ok(OverGroups {
-        found,
-        files: files.concat(),
-        concluded: concluded.take(),
-        computed: (all.len() - n_resumed) as u64,
-    })
+    Ok((folds, found))
 }
 
 /// The groups that an earlier attempt finished, whose files are all there.

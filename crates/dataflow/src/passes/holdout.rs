@@ -10,11 +10,10 @@ use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
-use super::differentiated::{Differentiated, differentiate};
-use super::{chosen_by_hash, run};
+use super::differentiated::Differentiated;
+use super::{chosen_by_hash, through_network, total_of_sample};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// Held-out spectra that are plenty to choose a prior by: the standard deviation of so many pulls is good to 1 %.
 const PLENTY: f64 = 4096.0;
@@ -37,77 +36,51 @@ pub(crate) fn scan(
     let held_out = context.job.compute.holdout_fraction;
     let fraction = held_out * share(sampled as f64 * held_out);
     let none = ScannedStars::new(context.network.n_labels(), grid.len());
-    let total = run(worker, context, |scope, probe| {
-        let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(chosen_by_hash(scope, context, fraction)
-            .differentiate(&context.faults, move |held_out| {
-                differentiate(&deriving, population.as_ref(), held_out, InputJacobian::InBlocks)
-            })
-            .accumulate(
-                "Scan",
-                &context.faults,
-                Fold {
-                    context: Arc::clone(context),
-                    scans,
-                    grid: grid.to_vec(),
-                    stars: none.clone(),
-                },
-            )
-            .reduce_in_group_order(
-                &context.faults,
-                Expected::of(&context.fit.sample, 1),
-                |total: &mut ScannedStars, group| Ok(total.merge(&group)?),
-            )
-            .gather(probe))
-    })?;
-    let total = total.take().remove(&0);
-    Ok(total.unwrap_or(none).without_overwhelmed())
-}
-
-struct Fold {
-    context: Arc<Context>,
-    scans: Vec<Arc<PriorScan>>,
-    grid: Vec<f64>,
-    stars: ScannedStars,
-}
-
-impl Fold {
-    /// `[grid, n, K, K]`, label units: a block with a given prior precision is the same all along the grid.
-    fn weights(&self, held_out: &Differentiated) -> Result<Vec<f64>, RunError> {
-        let captures = &held_out.backward.captures;
-        let k = self.context.network.n_labels();
-        let mut total = vec![0.0; self.grid.len() * held_out.batch.n_rows() * k * k];
-        for (scan, given) in self.scans.iter().zip(&self.context.given_priors) {
-            let part = match given {
-                Some(delta) => scan.covariance_at(captures, &[*delta])?,
-                None => scan.covariance_at(captures, &self.grid)?,
+    let (adding, grid) = (Arc::clone(context), grid.to_vec());
+    let stars = total_of_sample(
+        worker,
+        context,
+        "Scan",
+        |scope| {
+            let spectra = chosen_by_hash(scope, context, fraction);
+            through_network(spectra, context, population, InputJacobian::InBlocks)
+        },
+        move || none.clone(),
+        move |stars, held_out| {
+            let flux = flux_part(&held_out)?;
+            let weights = weights(&adding, &scans, &grid, &held_out)?;
+            let known = KnownParts {
+                flux: Some(&flux),
+                weights: None,
+                label_covariance: held_out.batch.label_covariance.as_deref(),
             };
-            total
-                .iter_mut()
-                .zip(part.iter().cycle())
-                .for_each(|(total, part)| *total += part);
-        }
-        in_label_units(&mut total, &self.context.network.labels().scale)?;
-        Ok(total)
-    }
+            Ok(stars.push(&held_out.residuals(), known, &weights)?)
+        },
+        |total, group| Ok(total.merge(&group)?),
+    )?;
+    Ok(stars.without_overwhelmed())
 }
 
-impl GroupFold<Differentiated> for Fold {
-    type Output = Vec<(u64, ScannedStars)>;
-
-    fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
-        let flux = flux_part(&held_out)?;
-        let weights = self.weights(&held_out)?;
-        let known = KnownParts {
-            flux: Some(&flux),
-            weights: None,
-            label_covariance: held_out.batch.label_covariance.as_deref(),
+/// The weights' part at each precision of `grid`, `[grid, n, K, K]`, label units: a block with a given prior precision is the same all along it.
+fn weights(
+    context: &Context,
+    scans: &[Arc<PriorScan>],
+    grid: &[f64],
+    held_out: &Differentiated,
+) -> Result<Vec<f64>, RunError> {
+    let captures = &held_out.backward.captures;
+    let k = context.network.n_labels();
+    let mut total = vec![0.0; grid.len() * held_out.batch.n_rows() * k * k];
+    for (scan, given) in scans.iter().zip(&context.given_priors) {
+        let part = match given {
+            Some(delta) => scan.covariance_at(captures, &[*delta])?,
+            None => scan.covariance_at(captures, grid)?,
         };
-        Ok(self.stars.push(&held_out.residuals(), known, &weights)?)
+        total
+            .iter_mut()
+            .zip(part.iter().cycle())
+            .for_each(|(total, part)| *total += part);
     }
-
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, ScannedStars)>, RunError> {
-        let empty = ScannedStars::new(self.context.network.n_labels(), self.grid.len());
-        Ok(vec![(0, std::mem::replace(&mut self.stars, empty))])
-    }
+    in_label_units(&mut total, &context.network.labels().scale)?;
+    Ok(total)
 }

@@ -8,16 +8,15 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fisherflow_spectra::{SpectrumBatch, StarKey};
+use fisherflow_spectra::{Group, SpectrumBatch, StarKey};
 use fisherflow_store::with_causes;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::run;
+use super::{each, share_of};
 use crate::bad_rows::id_of;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Conclude, Gather, owned};
 use crate::run::stages::begin_over_fit;
 
 /// Of labelled stars so many are looked up at most: a share of them is known to 1 %.
@@ -136,20 +135,16 @@ pub(crate) fn look_up(
         return Ok(None);
     }
     begin_over_fit(context, "predicted stars in the fit");
-    let groups = context.fit.groups.len() as u64;
-    let mine = (worker.index() as u64..groups).step_by(worker.peers()).collect();
-    let found = run(worker, context, |scope, probe| {
-        let (looking, wanted) = (Arc::clone(context), Rc::clone(&chosen));
-        let mut is_known = true;
-        Ok(owned(scope, mine)
-            .conclude("InFit", &context.faults, move |_, group: u64| {
-                let found = is_known.then(|| in_group(&looking, group, &wanted)).flatten();
-                is_known = found.is_some();
-                Ok(found)
-            })
-            .gather(probe))
+    let (looking, wanted) = (Arc::clone(context), Rc::clone(&chosen));
+    let groups = share_of(worker, context.fit.groups.len());
+    let mut is_known = true;
+    let found = each(worker, context, "InFit", groups, move |group| {
+        let group = &looking.fit.groups[group];
+        let found = is_known.then(|| in_group(&looking, group, &wanted)).flatten();
+        is_known = found.is_some();
+        Ok(found)
     })?;
-    let of_groups: Option<Vec<BTreeSet<StarKey>>> = found.take().into_values().collect();
+    let of_groups: Option<Vec<BTreeSet<StarKey>>> = found.into_values().collect();
     Ok(Some(of_groups.map_or(InFit::UNKNOWN, |of_groups| {
         let found: BTreeSet<StarKey> = of_groups.into_iter().flatten().collect();
         InFit::of(chosen.len() as u64, found.len() as u64)
@@ -157,8 +152,7 @@ pub(crate) fn look_up(
 }
 
 /// Those that are in a group of the fit; `None` where it cannot be read.
-fn in_group(context: &Context, group: u64, wanted: &BTreeSet<StarKey>) -> Option<BTreeSet<StarKey>> {
-    let group = context.fit.groups.get(group as usize)?;
+fn in_group(context: &Context, group: &Group, wanted: &BTreeSet<StarKey>) -> Option<BTreeSet<StarKey>> {
     let mut found = BTreeSet::new();
     for shards in group.shards.chunk_by(|one, next| one.object == next.object) {
         match context.fit.catalogue.star_keys(shards) {

@@ -15,13 +15,12 @@ use fisherflow_store::WrittenFile;
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::{dual, run};
+use super::{dual, each};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::Prior;
-use crate::operators::{Conclude, Gather, owned};
 use crate::run::prior_choice::PriorChoice;
 use crate::run::stage_state::InvertState;
 
@@ -33,7 +32,7 @@ struct Inverted {
 }
 
 /// This worker's blocks, by their position in the run's plan.
-type Kept = Rc<RefCell<BTreeMap<u64, FactoredBlock>>>;
+type Kept = Rc<RefCell<BTreeMap<usize, FactoredBlock>>>;
 
 /// Every block factored, without a prior.
 pub(crate) struct Factored {
@@ -52,9 +51,9 @@ pub(crate) fn inverse(
 ) -> Result<InvertState, RunError> {
     let (inverting, by_block) = (Arc::clone(context), prior.by_block.clone());
     let blocks = each_block(worker, context, "Invert", move |block| {
-        let plan = &inverting.blocks[block as usize];
+        let plan = &inverting.blocks[block];
         let curvature = files::read_hessian(&inverting, plan, n_spectra)?;
-        let posterior = invert(plan, curvature, by_block[block as usize], inverting.cores)?;
+        let posterior = invert(plan, curvature, by_block[block], inverting.cores)?;
         write(&inverting, block, &posterior)
     })?;
     let blocks = with_dual(worker, context, blocks, prior)?;
@@ -66,7 +65,7 @@ pub(crate) fn factors(worker: &mut Worker, context: &Arc<Context>, n_spectra: u6
     let kept = Kept::default();
     let (factoring, keeping) = (Arc::clone(context), Rc::clone(&kept));
     let mut spectra = each_block(worker, context, "Factor", move |block| {
-        let plan = &factoring.blocks[block as usize];
+        let plan = &factoring.blocks[block];
         let curvature = files::read_hessian(&factoring, plan, n_spectra)?;
         let factored = factor(plan, curvature, factoring.cores)?;
         let spectrum = if factoring.job.prior == Prior::Holdout {
@@ -120,7 +119,7 @@ pub(crate) fn finish(
                 "block {block} is finished by a worker that has not factored it"
             ))
         })?;
-        write(&finishing, block, &factored.finish(by_block[block as usize])?)
+        write(&finishing, block, &factored.finish(by_block[block])?)
     })?;
     let blocks = with_dual(worker, context, blocks, prior)?;
     Ok(state(context, blocks, prior))
@@ -146,25 +145,20 @@ fn each_block<U: timely::ExchangeData + Clone>(
     worker: &mut Worker,
     context: &Arc<Context>,
     name: &str,
-    mut what: impl FnMut(u64) -> Result<U, RunError> + 'static,
+    what: impl FnMut(usize) -> Result<U, RunError> + 'static,
 ) -> Result<BTreeMap<u64, U>, RunError> {
     let mine = owners(context, worker.peers())
         .into_iter()
         .enumerate()
         .filter(|&(block, owner)| owner == worker.index() && context.blocks[block].structure.has_sums())
-        .map(|(block, _)| block as u64)
+        .map(|(block, _)| block)
         .collect();
-    let gathered = run(worker, context, |scope, probe| {
-        Ok(owned(scope, mine)
-            .conclude(name, &context.faults, move |block, _| what(block))
-            .gather(probe))
-    })?;
-    Ok(gathered.take())
+    each(worker, context, name, mine, what)
 }
 
 /// Writes a block's posterior.
-fn write(context: &Context, block: u64, posterior: &BlockPosterior) -> Result<Inverted, RunError> {
-    let plan = &context.blocks[block as usize];
+fn write(context: &Context, block: usize, posterior: &BlockPosterior) -> Result<Inverted, RunError> {
+    let plan = &context.blocks[block];
     context.faults.pass(FailPoint::BeforeInverse);
     let inverse = files::write_inverse(context, plan, &posterior.precision.inverse_matrices()?)?;
     context.faults.pass(FailPoint::InverseWritten);

@@ -13,12 +13,11 @@ use fisherflow_store::{GroupArray, Purpose};
 use serde_json::Value;
 use timely::worker::Worker;
 
+use super::by_first;
 use super::products::{Loss, Over, not_the_owner, products};
-use super::run;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::group_name::{PassInputs, Serves};
-use crate::operators::{Conclude, Gather, owned};
 
 /// The passes' folder among the groups: what each leaves is kept as that of one group is.
 const EIGENPAIRS: &str = "eigenpairs";
@@ -73,27 +72,20 @@ pub(crate) fn leading_pairs(
 
 /// Where an earlier run of this name came to, as the first worker finds it for all.
 fn left(worker: &mut Worker, context: &Arc<Context>, power: &Power) -> Result<Next, RunError> {
-    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
     let (looking, power) = (Arc::clone(context), Rc::clone(power));
-    let found = run(worker, context, |scope, probe| {
-        Ok(owned(scope, mine)
-            .conclude("Agree", &context.faults, move |_, _| -> Result<Next, RunError> {
-                let mut power = power.borrow_mut();
-                let power = power.as_mut().ok_or_else(not_the_owner)?;
-                let mut done = looking.job.curvature.low_rank.passes;
-                while done > 0 {
-                    if let Some(state) = kept(&looking, done)? {
-                        power.resume(done, &state);
-                        break;
-                    }
-                    done -= 1;
-                }
-                Ok((done, power.directions(), power.found()))
-            })
-            .gather(probe))
-    })?;
-    let found = found.borrow_mut().remove(&0);
-    found.ok_or_else(|| RunError::Internal("nobody looked for the eigenpairs' passes".into()))
+    by_first(worker, context, "Agree", move || {
+        let mut power = power.borrow_mut();
+        let power = power.as_mut().ok_or_else(not_the_owner)?;
+        let mut done = looking.job.curvature.low_rank.passes;
+        while done > 0 {
+            if let Some(state) = kept(&looking, done)? {
+                power.resume(done, &state);
+                break;
+            }
+            done -= 1;
+        }
+        Ok((done, power.directions(), power.found()))
+    })
 }
 
 /// What the state after a pass is called: the run alone decides it.

@@ -45,31 +45,39 @@ mod budget;
 mod flux_part;
 mod groups;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fisherflow_network::InputJacobian;
+use fisherflow_spectra::{Group, PixelPopulation, SpectrumBatch};
+use timely::ExchangeData;
 use timely::dataflow::{ProbeHandle, Scope, StreamVec};
 use timely::worker::Worker;
 
+use self::differentiated::{Differentiated, differentiate};
 use crate::context::{Context, GroupedCatalogue, PLENTY};
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
+use crate::fault::Faults;
 use crate::job::SAMPLED;
-use crate::operators::{Differentiate, GroupItem, Waits, fetch};
+use crate::operators::{
+    Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, GroupItem, Part, ReduceInGroupOrder, Waits,
+    fetch, owned,
+};
 use crate::run::stages::begin_over;
-use fisherflow_spectra::{Group, SpectrumBatch};
 
 /// Builds one dataflow and runs it to its end, on this worker together with all others.
 ///
 /// # Errors
 /// The fault stays in the context, for the process to report: what comes back here only ends the worker.
-pub(crate) fn run<R>(
+fn run<R>(
     worker: &mut Worker,
     context: &Context,
-    build: impl FnOnce(Scope<'_, u64>, &ProbeHandle<u64>) -> Result<R, RunError>,
+    build: impl FnOnce(Scope<'_, u64>, &ProbeHandle<u64>) -> R,
 ) -> Result<R, RunError> {
     let probe = ProbeHandle::new();
-    let built = worker.dataflow::<u64, _, _>(|scope| build(scope, &probe))?;
+    let built = worker.dataflow::<u64, _, _>(|scope| build(scope, &probe));
     context.faults.pass(FailPoint::Planned);
     while !probe.done() {
         if context.faults.raised() {
@@ -82,6 +90,118 @@ pub(crate) fn run<R>(
     } else {
         Ok(built)
     }
+}
+
+/// The totals of one dataflow by key, on every worker.
+fn gathered<P: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Context,
+    build: impl FnOnce(Scope<'_, u64>) -> StreamVec<'_, u64, Part<P>>,
+) -> Result<BTreeMap<u64, P>, RunError> {
+    let gathered = run(worker, context, |scope, probe| build(scope).gather(probe))?;
+    Ok(gathered.take())
+}
+
+/// What comes of each key at its owner, on every worker; `keys`: those that this one owns.
+fn each<U: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Context,
+    name: &str,
+    keys: Vec<usize>,
+    mut what: impl FnMut(usize) -> Result<U, RunError> + 'static,
+) -> Result<BTreeMap<u64, U>, RunError> {
+    let keys = keys.into_iter().map(|key| key as u64).collect();
+    gathered(worker, context, |scope| {
+        owned(scope, keys).conclude(name, &context.faults, move |key, _| what(key as usize))
+    })
+}
+
+/// What the first worker finds, on every worker.
+fn by_first<U: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Context,
+    name: &str,
+    mut what: impl FnMut() -> Result<U, RunError> + 'static,
+) -> Result<U, RunError> {
+    let key = share_of(worker, 1);
+    let found = each(worker, context, name, key, move |_| what())?.into_values().next();
+    found.ok_or_else(|| RunError::Internal(format!("the first worker came to no end of {name}")))
+}
+
+/// Which of `n` keys are this worker's.
+fn share_of(worker: &Worker, n: usize) -> Vec<usize> {
+    (worker.index()..n).step_by(worker.peers()).collect()
+}
+
+/// The one total of all groups of the fit's sample, on every worker.
+fn total_of_sample<T: 'static, S: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Context,
+    name: &str,
+    batches: impl FnOnce(Scope<'_, u64>) -> StreamVec<'_, u64, GroupItem<T>>,
+    empty: impl Fn() -> S + 'static,
+    add: impl FnMut(&mut S, T) -> Result<(), RunError> + 'static,
+    merge: impl FnMut(&mut S, S) -> Result<(), RunError> + 'static,
+) -> Result<S, RunError> {
+    let (none, groups) = (empty(), &context.fit.sample);
+    let total = gathered(worker, context, |scope| {
+        sum_up(batches(scope), &context.faults, name, groups, empty, add, merge)
+    })?;
+    Ok(total.into_values().next().unwrap_or(none))
+}
+
+/// One total: what is added up over the batches of each group, merged in the order of the groups.
+fn sum_up<'scope, T: 'static, S: ExchangeData>(
+    batches: StreamVec<'scope, u64, GroupItem<T>>,
+    faults: &Arc<Faults>,
+    name: &str,
+    groups: &[Group],
+    empty: impl Fn() -> S + 'static,
+    add: impl FnMut(&mut S, T) -> Result<(), RunError> + 'static,
+    merge: impl FnMut(&mut S, S) -> Result<(), RunError> + 'static,
+) -> StreamVec<'scope, u64, Part<S>> {
+    let begun: Option<S> = None;
+    batches
+        .accumulate(name, faults, Adding { begun, empty, add })
+        .reduce_in_group_order(faults, Expected::of(groups, 1), merge)
+}
+
+/// Adds up what each group contributes to the one total of a pass.
+struct Adding<S, E, A> {
+    /// Of the group at hand, from its first batch on.
+    begun: Option<S>,
+    empty: E,
+    add: A,
+}
+
+impl<T, S, E, A> GroupFold<T> for Adding<S, E, A>
+where
+    S: 'static,
+    E: Fn() -> S + 'static,
+    A: FnMut(&mut S, T) -> Result<(), RunError> + 'static,
+{
+    type Output = Vec<(u64, S)>;
+
+    fn add(&mut self, _group: u64, batch: T) -> Result<(), RunError> {
+        (self.add)(self.begun.get_or_insert_with(&self.empty), batch)
+    }
+
+    fn finish(&mut self, _group: u64) -> Result<Self::Output, RunError> {
+        Ok(vec![(0, self.begun.take().unwrap_or_else(&self.empty))])
+    }
+}
+
+/// Batches through the network.
+fn through_network<'scope>(
+    batches: StreamVec<'scope, u64, GroupItem<SpectrumBatch>>,
+    context: &Arc<Context>,
+    population: Option<&PixelPopulation>,
+    input_jacobian: InputJacobian,
+) -> StreamVec<'scope, u64, GroupItem<Differentiated>> {
+    let (deriving, population) = (Arc::clone(context), population.cloned());
+    batches.differentiate(&context.faults, move |batch| {
+        differentiate(&deriving, population.as_ref(), batch, input_jacobian)
+    })
 }
 
 /// Every spectrum of the fit's catalogue, each group at a worker that asked for one; `bytes` of what comes of each wait in memory.
@@ -146,12 +266,14 @@ fn chosen_by_hash<'scope>(
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     let open = move |group: &Group| reading.read_chosen(group, fraction);
     let readers = (&context.fit.readers, context.workers);
-    fetch(scope, &context.faults, groups, Waits::InMemory(0), readers, cores, open).differentiate(
-        &context.faults,
-        move |batch| {
-            let good = batch.select(&rows::chosen_by_hash(&batch, fraction))?;
-            selecting.progress.advance((batch.n_rows() - good.n_rows()) as u64);
-            Ok(good)
-        },
-    )
+    fetch(scope, &context.faults, groups, Waits::InMemory(0), readers, cores, open)
+        .differentiate(&context.faults, move |batch| {
+            select(&selecting, &batch, &rows::chosen_by_hash(&batch, fraction))
+        })
+}
+
+/// Some rows of a batch; the others count as done with it.
+fn select(context: &Context, batch: &SpectrumBatch, rows: &[usize]) -> Result<SpectrumBatch, RunError> {
+    context.progress.advance((batch.n_rows() - rows.len()) as u64);
+    Ok(batch.select(rows)?)
 }

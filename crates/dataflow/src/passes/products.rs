@@ -5,19 +5,17 @@
 
 use std::sync::Arc;
 
-use fisherflow_curvature::{
-    CurvatureKind, LabelPrecision, ProductSums, add_ggn_products, add_hessian_products, gradient_captures,
-};
+use fisherflow_curvature::{CurvatureKind, ProductSums, add_ggn_products, add_hessian_products};
 use fisherflow_network::{DenseShape, WeightDirections};
 use fisherflow_spectra::PixelPopulation;
 use timely::worker::Worker;
 
-use super::curvature::precision_of;
+use super::curvature::{of_loss, precision_of};
 use super::differentiated::{Differentiated, differentiate_on_cpu};
-use super::{run, spectra_of_fit};
+use super::{gathered, select, spectra_of_fit, sum_up};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Conclude, Differentiate};
 
 /// What a product is with.
 #[derive(Clone, Debug)]
@@ -67,35 +65,27 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
     let directions = WeightDirections::new(&over.layers, &over.shapes, &vectors, &context.network.arithmetic())?;
     let bytes = size_of_val(vectors.as_slice()) as u64;
     drop(vectors);
-    let concluded = run(worker, context, |scope, probe| {
+    let concluded = gathered(worker, context, |scope| {
         let deriving = Arc::clone(context);
         let population = loss.population.clone();
         let training = spectra_of_fit(scope, context, bytes).differentiate(&context.faults, move |batch| {
-            let rows: Vec<usize> = (0..batch.n_rows())
-                .filter(|&row| deriving.is_in_sums(&batch, row))
-                .collect();
-            let training = batch.select(&rows)?;
-            deriving.progress.advance((batch.n_rows() - rows.len()) as u64);
+            let training = select(&deriving, &batch, &deriving.rows_in_sums(&batch))?;
             differentiate_on_cpu(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
         });
-        let fold = Fold {
-            context: Arc::clone(context),
-            loss: loss.clone(),
-            over: over.clone(),
-            sums: None,
-            directions,
-        };
-        Ok(training
-            .accumulate("Products", &context.faults, fold)
-            .reduce_in_group_order(
-                &context.faults,
-                Expected::of(&context.fit.groups, 1),
-                |total: &mut ProductSums, group| Ok(total.merge(&group)?),
-            )
-            .conclude("Conclude", &context.faults, move |_, total| conclude(total))
-            .gather(probe))
+        let (adding, loss) = (Arc::clone(context), loss.clone());
+        let (over, n_vectors) = (over.clone(), directions.count());
+        sum_up(
+            training,
+            &context.faults,
+            "Products",
+            &context.fit.groups,
+            move || ProductSums::empty(&over.layers, &over.shapes, n_vectors),
+            move |sums, training| add(&adding, &loss, &directions, &training, sums),
+            |total, group| Ok(total.merge(&group)?),
+        )
+        .conclude("Conclude", &context.faults, move |_, total| conclude(total))
     })?;
-    let concluded = concluded.borrow_mut().remove(&0);
+    let concluded = concluded.into_values().next();
     concluded.ok_or_else(|| RunError::Internal("a pass of products came to no end".into()))
 }
 
@@ -104,60 +94,35 @@ pub(crate) fn not_the_owner() -> RunError {
     RunError::Internal("sums of products came to another worker than the first".into())
 }
 
-struct Fold {
-    context: Arc<Context>,
-    loss: Loss,
-    over: Over,
-    directions: WeightDirections,
-    /// Of the group that is under way.
-    sums: Option<ProductSums>,
-}
-
-impl Fold {
-    fn empty(&self) -> ProductSums {
-        ProductSums::empty(&self.over.layers, &self.over.shapes, self.directions.count())
+/// Adds a batch.
+fn add(
+    context: &Context,
+    loss: &Loss,
+    directions: &WeightDirections,
+    training: &Differentiated,
+    sums: &mut ProductSums,
+) -> Result<(), RunError> {
+    let (network, n) = (&context.network, training.batch.n_rows());
+    if n == 0 {
+        return Ok(());
     }
-}
-
-impl GroupFold<Differentiated> for Fold {
-    type Output = Vec<(u64, ProductSums)>;
-
-    fn add(&mut self, _group: u64, training: Differentiated) -> Result<(), RunError> {
-        let (network, n) = (&self.context.network, training.batch.n_rows());
-        if n == 0 {
-            return Ok(());
+    let rows: Vec<usize> = (0..n).collect();
+    let precision = precision_of(context, &loss.noise, training, &rows)?;
+    let residuals = training.normalised_residuals_of(&rows, &network.labels().scale);
+    let captures = &training.backward.captures;
+    let threads = network.arithmetic().threads;
+    match loss.kind {
+        CurvatureKind::Ggn | CurvatureKind::EmpiricalFisher => {
+            let of_loss = of_loss(loss.kind, captures, &precision, &residuals)?;
+            let (captures, precision) = of_loss
+                .as_ref()
+                .map_or((captures, &precision), |(captures, one)| (captures, one));
+            add_ggn_products(captures, precision, directions, sums, threads)?;
         }
-        let rows: Vec<usize> = (0..n).collect();
-        let precision = precision_of(&self.context, &self.loss.noise, &training, &rows)?;
-        let residuals = training.normalised_residuals_of(&rows, &network.labels().scale);
-        let captures = &training.backward.captures;
-        let (threads, directions) = (network.arithmetic().threads, &self.directions);
-        let mut sums = self.sums.take().unwrap_or_else(|| self.empty());
-        match self.loss.kind {
-            CurvatureKind::Ggn => add_ggn_products(captures, &precision, directions, &mut sums, threads)?,
-            CurvatureKind::EmpiricalFisher => {
-                let captures = gradient_captures(captures, &precision, &residuals)?;
-                let one = LabelPrecision::constant(&[1.0], n)?;
-                add_ggn_products(&captures, &one, directions, &mut sums, threads)?;
-            }
-            CurvatureKind::Hessian => {
-                let forward = network.forward(&network.flux_tensor(&training.batch.flux)?)?;
-                add_hessian_products(
-                    network,
-                    (&forward, captures),
-                    &precision,
-                    &residuals,
-                    directions,
-                    &mut sums,
-                )?;
-            }
+        CurvatureKind::Hessian => {
+            let forward = network.forward(&network.flux_tensor(&training.batch.flux)?)?;
+            add_hessian_products(network, (&forward, captures), &precision, &residuals, directions, sums)?;
         }
-        self.sums = Some(sums);
-        Ok(())
     }
-
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, ProductSums)>, RunError> {
-        let sums = self.sums.take().unwrap_or_else(|| self.empty());
-        Ok(vec![(0, sums)])
-    }
+    Ok(())
 }

@@ -12,12 +12,11 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
-use super::differentiated::{Differentiated, differentiate, overflow};
-use super::{chosen_by_hash, rows, run, sampled};
+use super::differentiated::{Differentiated, overflow};
+use super::{chosen_by_hash, rows, sampled, through_network, total_of_sample};
 use crate::bad_rows::id_of;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Differentiate, Expected, Gather, GroupFold, ReduceInGroupOrder};
 
 /// What the held-out spectra tell before the sums begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,33 +49,22 @@ fn look(
     population: Option<&PixelPopulation>,
     share: f64,
 ) -> Result<HeldOut, RunError> {
-    let input_jacobian = context.jacobian_of_sums();
-    let total = run(worker, context, |scope, probe| {
-        let (deriving, population) = (Arc::clone(context), population.cloned());
-        Ok(chosen_by_hash(scope, context, share)
-            .differentiate(&context.faults, move |held_out| {
-                differentiate(&deriving, population.as_ref(), held_out, input_jacobian)
-            })
-            .accumulate(
-                "HeldOut",
-                &context.faults,
-                Fold {
-                    context: Arc::clone(context),
-                    sums: HeldOut::none(context),
-                },
-            )
-            .reduce_in_group_order(
-                &context.faults,
-                Expected::of(&context.fit.sample, 1),
-                |total: &mut HeldOut, group| {
-                    total.references.merge(&group.references)?;
-                    Ok(total.stars.merge(&group.stars)?)
-                },
-            )
-            .gather(probe))
-    })?;
-    let total = total.borrow_mut().remove(&0);
-    Ok(total.unwrap_or_else(|| HeldOut::none(context)))
+    let (empty, adding) = (Arc::clone(context), Arc::clone(context));
+    total_of_sample(
+        worker,
+        context,
+        "HeldOut",
+        |scope| {
+            let spectra = chosen_by_hash(scope, context, share);
+            through_network(spectra, context, population, context.jacobian_of_sums())
+        },
+        move || HeldOut::none(&empty),
+        move |total, held_out| add(&adding, total, &held_out),
+        |total, group| {
+            total.references.merge(&group.references)?;
+            Ok(total.stars.merge(&group.stars)?)
+        },
+    )
 }
 
 impl HeldOut {
@@ -89,44 +77,24 @@ impl HeldOut {
     }
 }
 
-struct Fold {
-    context: Arc<Context>,
-    sums: HeldOut,
-}
-
-impl GroupFold<Differentiated> for Fold {
-    type Output = Vec<(u64, HeldOut)>;
-
-    fn add(&mut self, _group: u64, held_out: Differentiated) -> Result<(), RunError> {
-        if let Some(row) = held_out.first_that_overflows(0..held_out.batch.n_rows()) {
-            let id = id_of(&held_out.batch, row);
-            let is_held_out = rows::is_in_held_out_fraction(&held_out.batch, row, &self.context.job);
-            let which = if is_held_out { ", which is held out" } else { "" };
-            return Err(overflow(&self.context, format!("id {id}{which}")));
-        }
-        self.sums.references.accumulate(&held_out.backward.captures)?;
-        let label_covariance = held_out.batch.label_covariance.as_deref();
-        let flux = self
-            .context
-            .job
-            .calibration
-            .errors_in_variables
-            .then(|| flux_part(&held_out))
-            .transpose()?;
-        Ok(self.sums.stars.push(
-            &held_out.residuals(),
-            KnownParts {
-                flux: flux.as_deref(),
-                label_covariance,
-                ..KnownParts::default()
-            },
-        )?)
+/// Adds a batch.
+fn add(context: &Context, total: &mut HeldOut, held_out: &Differentiated) -> Result<(), RunError> {
+    if let Some(row) = held_out.first_that_overflows(0..held_out.batch.n_rows()) {
+        let id = id_of(&held_out.batch, row);
+        let is_held_out = rows::is_in_held_out_fraction(&held_out.batch, row, &context.job);
+        let which = if is_held_out { ", which is held out" } else { "" };
+        return Err(overflow(context, format!("id {id}{which}")));
     }
-
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, HeldOut)>, RunError> {
-        Ok(vec![(
-            0,
-            std::mem::replace(&mut self.sums, HeldOut::none(&self.context)),
-        )])
-    }
+    total.references.accumulate(&held_out.backward.captures)?;
+    let label_covariance = held_out.batch.label_covariance.as_deref();
+    let in_variables = context.job.calibration.errors_in_variables;
+    let flux = in_variables.then(|| flux_part(held_out)).transpose()?;
+    Ok(total.stars.push(
+        &held_out.residuals(),
+        KnownParts {
+            flux: flux.as_deref(),
+            label_covariance,
+            ..KnownParts::default()
+        },
+    )?)
 }

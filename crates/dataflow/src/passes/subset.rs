@@ -6,12 +6,11 @@
 //! In memory of that worker: the chosen spectra, and what [`Subset`] says.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_curvature::{
     CurvatureError, CurvatureKind, LabelPrecision, ProductSums, References, StructureKind, WeightJacobian,
-    add_hessian_products, gradient_captures,
+    add_hessian_products,
 };
 use fisherflow_network::{Backward, Forward, InputJacobian, LayerCapture, WeightDirections};
 use fisherflow_posterior::{
@@ -21,11 +20,12 @@ use fisherflow_spectra::{Group, ObjectVersion, PixelPopulation, Shard, SpectrumB
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
+use super::curvature::{of_loss, references_of};
 use super::differentiated::impute;
-use super::{run, spectra_of};
+use super::{gathered, spectra_of, sum_up};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Accumulate, Conclude, Expected, Gather, GroupFold, ReduceInGroupOrder, Waits};
+use crate::operators::{Conclude, Waits};
 use crate::run::stage_state::{FitState, InvertState};
 use crate::run::stages::begin_over;
 
@@ -74,10 +74,10 @@ pub(crate) fn subset(
     inverted: &InvertState,
     noise: &[f64],
 ) -> Result<Compared, RunError> {
-    let positions = Rc::new(Positions::new(context, fit));
+    let positions = Positions::new(context, fit);
     let groups = positions.groups(&context.fit.groups);
     begin_over(context, "subset", &groups);
-    let found = run(worker, context, |scope, probe| {
+    let found = gathered(worker, context, |scope| {
         let at_work = Subsetting {
             context: Arc::clone(context),
             references: fit.references.clone(),
@@ -85,25 +85,30 @@ pub(crate) fn subset(
             in_sums: fit.counts.in_sums,
             noise: noise.to_vec(),
         };
+        let choose = Choose {
+            context: Arc::clone(context),
+            population: fit.population.clone(),
+            positions,
+            held_out: fit.counts.held_out > 0,
+        };
         let of_subset = groups.clone();
-        Ok(
-            spectra_of(scope, context, of_subset, Waits::InMemory(0), |context| &context.fit)
-                .accumulate("Choose", &context.faults, Choose::new(context, fit, &positions))
-                .reduce_in_group_order(
-                    &context.faults,
-                    Expected::of(&groups, 1),
-                    |total: &mut Chosen, group| {
-                        total.training.append(group.training);
-                        total.stars.append(group.stars);
-                        Ok(())
-                    },
-                )
-                .conclude("Compare", &context.faults, move |_, chosen| at_work.compare(&chosen))
-                .gather(probe),
+        let spectra = spectra_of(scope, context, of_subset, Waits::InMemory(0), |context| &context.fit);
+        sum_up(
+            spectra,
+            &context.faults,
+            "Choose",
+            &groups,
+            Chosen::default,
+            move |chosen, batch| choose.add(chosen, batch),
+            |total, group| {
+                total.training.append(group.training);
+                total.stars.append(group.stars);
+                Ok(())
+            },
         )
+        .conclude("Compare", &context.faults, move |_, chosen| at_work.compare(&chosen))
     })?;
-    let found = found.borrow_mut().remove(&0);
-    Ok(found.unwrap_or_default())
+    Ok(found.into_values().next().unwrap_or_default())
 }
 
 impl Rows {
@@ -231,28 +236,13 @@ impl Positions {
 struct Choose {
     context: Arc<Context>,
     population: Option<PixelPopulation>,
-    positions: Rc<Positions>,
+    positions: Positions,
     /// Whether any good row is held out.
     held_out: bool,
-    chosen: Chosen,
 }
 
 impl Choose {
-    fn new(context: &Arc<Context>, fit: &FitState, positions: &Rc<Positions>) -> Self {
-        Self {
-            context: Arc::clone(context),
-            population: fit.population.clone(),
-            positions: Rc::clone(positions),
-            held_out: fit.counts.held_out > 0,
-            chosen: Chosen::default(),
-        }
-    }
-}
-
-impl GroupFold<SpectrumBatch> for Choose {
-    type Output = Vec<(u64, Chosen)>;
-
-    fn add(&mut self, _group: u64, mut batch: SpectrumBatch) -> Result<(), RunError> {
+    fn add(&self, chosen: &mut Chosen, mut batch: SpectrumBatch) -> Result<(), RunError> {
         impute(self.population.as_ref(), &mut batch)?;
         let start = self.positions.first(&batch.shard);
         for (row, in_shard) in batch.positions.iter().enumerate() {
@@ -264,18 +254,14 @@ impl GroupFold<SpectrumBatch> for Choose {
                 in_sums
             };
             if in_sums && self.positions.is_for_training(position) {
-                self.chosen.training.push(&batch, row, self.context.jacobian_of_sums());
+                chosen.training.push(&batch, row, self.context.jacobian_of_sums());
             }
             if is_star && !batch.is_bad(row) && self.positions.is_for_stars(position) {
-                self.chosen.stars.push(&batch, row, InputJacobian::NotWanted);
+                chosen.stars.push(&batch, row, InputJacobian::NotWanted);
             }
         }
         self.context.progress.advance(batch.n_rows() as u64);
         Ok(())
-    }
-
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, Chosen)>, RunError> {
-        Ok(vec![(0, std::mem::take(&mut self.chosen))])
     }
 }
 
@@ -344,25 +330,18 @@ impl Subsetting {
             .map(|((label, predicted), scale)| (label - predicted) / scale)
             .collect();
 
-        let gradients = match kind {
-            CurvatureKind::EmpiricalFisher => Some((
-                gradient_captures(&captures, &precision, &residuals)?,
-                LabelPrecision::constant(&[1.0], rows.n)?,
-                self.references.of_gradients(context.network.dense_layers()),
-            )),
-            CurvatureKind::Ggn | CurvatureKind::Hessian => None,
-        };
-        let (summed, references) = match &gradients {
-            Some((captures, one, references)) => ((captures.as_slice(), one), references),
-            None => ((captures.as_slice(), &precision), &self.references),
-        };
+        let of_loss = of_loss(kind, &captures, &precision, &residuals)?;
+        let summed = of_loss
+            .as_ref()
+            .map_or((&captures[..], &precision), |(captures, one)| (&captures[..], one));
+        let (references, _) = references_of(context, &self.references);
         let subset = Subset {
             shapes: context.network.dense_layers(),
             plans: &context.blocks,
             prior_precisions: &self.prior_precisions,
             training: (&captures, &precision),
             summed,
-            references,
+            references: &references,
             stars,
             threads: context.cores,
         };

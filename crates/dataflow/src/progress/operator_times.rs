@@ -76,11 +76,11 @@ impl Activity {
             "Differentiate" => Self::Differentiate,
             DATAFLOW | "Agree" | "Assign" | "Broadcast" | "Concatenate" | "Deliver" | "Exchange" | "Feedback"
             | "FlatMap" | "Gather" | "Inspect" | "OkErr" | "Plan" | "Probe" => Self::Exchange,
-            "Assemble" | "FoldSlices" | "List" | "ReduceInGroupOrder" => Self::Reduce,
+            "Assemble" | "FoldSlices" | "ReduceInGroupOrder" => Self::Reduce,
             "Compare" | "Factor" | "Finish" | "Invert" | "MarginalVariance" | "Rows" | "Spectrum" => Self::Invert,
             "Commit" | "Conclude" => Self::Write,
             "Certify" | "Check" | "Choose" | "HeldOut" | "Population" | "Products" | "Scan" | "correction"
-            | "curvature" | "dual" | "predict" => Self::Accumulate,
+            | "curvature" | "predict" => Self::Accumulate,
             _ => Self::Other,
         }
     }

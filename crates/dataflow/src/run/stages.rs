@@ -66,14 +66,15 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
     };
     take_over_limit(context, fit.population.as_ref());
     context.left_files.take_over(Step::Sums, &fit.files);
+    let mut found = Found {
+        fit,
+        invert: None,
+        certificate: None,
+        predict: None,
+        seconds,
+    };
     if stage == Stage::Fit {
-        return Ok(Found {
-            fit,
-            invert: None,
-            certificate: None,
-            predict: None,
-            seconds,
-        });
+        return Ok(found);
     }
     let inverted: Option<InvertState> = agree::left_by(worker, context, Step::Invert)?;
     let inverted = match (stage, inverted) {
@@ -91,36 +92,27 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
                 Step::Certificate
             };
             agree::forgotten(worker, context, begins)?;
-            timed(&mut seconds, "invert", || invert(worker, context, &fit))?
+            timed(&mut found.seconds, "invert", || invert(worker, context, &found.fit))?
         }
     };
     context.left_files.take_over(Step::Invert, &inverted.files);
     context.take_over_prior(&inverted);
     let certified = agree::left_by(worker, context, Step::Certificate)?;
-    let certificate = match (stage, certified) {
+    found.certificate = match (stage, certified) {
         (Stage::Run | Stage::Predict, Some(CertificateState { certificate, .. })) => Some(certificate),
-        _ if context.job.certificate.is_wanted() => Some(timed(&mut seconds, "certificate", || {
-            certificate(worker, context, &fit, &inverted)
+        _ if context.job.certificate.is_wanted() => Some(timed(&mut found.seconds, "certificate", || {
+            certificate(worker, context, &found.fit, &inverted)
         })?),
         _ => None,
     };
-    if stage == Stage::Invert {
-        return Ok(Found {
-            fit,
-            invert: Some(inverted),
-            certificate,
-            predict: None,
-            seconds,
+    if stage != Stage::Invert {
+        let predicted = timed(&mut found.seconds, "predict", || {
+            predict(worker, context, &found.fit, &inverted)
         });
+        found.predict = Some(predicted?);
     }
-    let predicted = timed(&mut seconds, "predict", || predict(worker, context, &fit, &inverted))?;
-    Ok(Found {
-        fit,
-        invert: Some(inverted),
-        certificate,
-        predict: Some(predicted),
-        seconds,
-    })
+    found.invert = Some(inverted);
+    Ok(found)
 }
 
 /// Says what goes where a stage that is done is asked for again; on the first worker alone.

@@ -174,6 +174,18 @@ pub(crate) fn of_no_intrinsic(context: &Context) -> String {
     format!("C_intrinsic is 0: {why}; error bars are not calibrated")
 }
 
+/// Of directions in which nothing is left for C_intrinsic.
+pub(crate) fn of_vanishing(intrinsic: &ScatterEstimate) -> Option<String> {
+    (intrinsic.vanishing > 0).then(|| {
+        format!(
+            "C_intrinsic vanishes in {} of {} directions: there the photons' part, the weights' part and the labels' own errors already \
+             explain the held-out residuals, or exceed them",
+            intrinsic.vanishing,
+            intrinsic.eigenvalues.len()
+        )
+    })
+}
+
 /// Of what was fitted to the held-out spectra beside C_intrinsic over all.
 pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
     let labels = &context.network.labels().names;

@@ -1,6 +1,6 @@
 //! What a reader should know of rows that gave nothing, in words.
 
-use fisherflow_spectra::RowFlags;
+use fisherflow_spectra::{PixelPopulation, RowFlags};
 
 use crate::bad_rows::BadRows;
 use crate::context::Context;
@@ -24,6 +24,25 @@ pub(crate) fn of_range(context: &Context, fit: &FitState) -> Option<String> {
     let limit = fit.population.as_ref().and_then(|population| population.input_limit);
     (limit.is_none() && context.job.compute.farthest_input.is_finite()).then(|| {
         "no spectrum is out of range but where it overflows: too few held-out spectra tell how far a flux may be (noise.farthest_input)".to_owned()
+    })
+}
+
+/// Of objects that are no part of their catalogue.
+pub(crate) fn of_left_out(context: &Context) -> Vec<String> {
+    let catalogues = [Some(&context.fit), context.predict.as_ref()].into_iter().flatten();
+    catalogues
+        .flat_map(|grouped| grouped.catalogue.skipped())
+        .map(|skipped| format!("object left out: {}: {}", skipped.object, skipped.reason))
+        .collect()
+}
+
+/// Of pixels that hardly any held-out spectrum tells of.
+pub(crate) fn of_borrowed(population: &PixelPopulation) -> Option<String> {
+    (population.borrowed > 0).then(|| {
+        format!(
+            "masked pixels: {} pixels are good in fewer than two held-out spectra and take the nearest pixel's mean and variance",
+            population.borrowed
+        )
     })
 }
 
