@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fisherflow_network::{Arithmetic, Description, Network, Precision};
 
-#[path = "../../crates/curvature/tests/curvature/npz.rs"]
+#[path = "npz.rs"]
 pub mod npz;
 
 use npz::Array;
