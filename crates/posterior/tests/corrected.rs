@@ -5,7 +5,6 @@
 #[expect(dead_code, reason = "the unit tests use the rest")]
 mod brute_force;
 #[path = "../../../tests/references/read.rs"]
-#[expect(dead_code, reason = "what lies beside the repository is read by other tests")]
 mod references;
 #[path = "support/two_passes.rs"]
 mod two_passes;
