@@ -1,12 +1,11 @@
-//! Reference outputs for tests: those of this folder, which are always there, and more of the same that may lie beside the repository.
+//! Reference outputs for tests.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use fisherflow_network::{Arithmetic, Description, Network, Precision};
 
-#[path = "../../crates/curvature/tests/curvature/npz.rs"]
+#[path = "npz.rs"]
 pub mod npz;
 
 use npz::Array;
@@ -14,7 +13,7 @@ use npz::Array;
 /// Arrays by name.
 pub type Arrays = BTreeMap<String, Array>;
 
-/// The arrays of a case of `networks` or `posteriors`, and of the cases before it where names are not its own.
+/// The arrays of a case of `networks`, `posteriors` or `peers`, and of the cases before it where names are not its own.
 pub fn of_cases(file: &str, cases: &[&str]) -> Arrays {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/references/{file}.npz"));
     let mut all = npz::read(&path);
@@ -28,26 +27,6 @@ pub fn of_cases(file: &str, cases: &[&str]) -> Arrays {
         found.extend(named);
     }
     found
-}
-
-/// The arrays of files beside the repository, an earlier file's before a later one's; where the first is absent, that is said past the capture of
-/// tests' output, and the test has nothing to compare with.
-pub fn beside_the_repository(files: &[&str]) -> Option<Arrays> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference");
-    let mut arrays = Arrays::new();
-    for file in files {
-        let path = folder.join(format!("{file}.npz"));
-        if arrays.is_empty() && !path.exists() {
-            let test = std::thread::current().name().unwrap_or_default().to_owned();
-            let line = format!("SKIPPED {test}: {} is absent\n", path.display());
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
-            return None;
-        }
-        for (name, array) in npz::read(&path) {
-            arrays.entry(name).or_insert(array);
-        }
-    }
-    Some(arrays)
 }
 
 /// The network of weights `W_0`, `b_0`, ... and the normalisation among the arrays; `without`: names of arrays that it is not to have.

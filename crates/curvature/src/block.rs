@@ -93,6 +93,16 @@ impl BlockPlan {
         self.shapes.iter().map(DenseShape::n_weights).sum()
     }
 
+    /// The name of the layer that one of the block's weights is in.
+    pub(crate) fn layer_of_weight(&self, weight: usize) -> &str {
+        let mut end = 0;
+        let layer = self.shapes.iter().find(|shape| {
+            end += shape.n_weights();
+            weight < end
+        });
+        layer.map_or("", |shape| shape.name.as_str())
+    }
+
     /// Terms of the Kronecker factors' sums that a spectrum has: its positions, where each is one
     /// ([`WeightSharing::Expand`]), else 1.
     #[must_use]

@@ -6,7 +6,7 @@ use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::products::Element;
-use crate::{CurvatureError, LabelPrecision};
+use crate::{BlockPlan, CurvatureError, LabelPrecision};
 
 /// The capture of the layer counted `layer`, its shapes and types checked: `[batch, shared, in]` and `[K, batch, shared, out]`.
 pub(crate) fn capture_of<'a>(
@@ -53,6 +53,18 @@ pub(crate) fn capture_of<'a>(
         });
     }
     Ok(capture)
+}
+
+/// The capture of a block's only layer, checked together with the precision.
+pub(crate) fn only_layer<'a>(
+    plan: &BlockPlan,
+    captures: &'a [LayerCapture],
+    precision: &LabelPrecision,
+    n_labels: usize,
+) -> Result<&'a LayerCapture, CurvatureError> {
+    let batch = precision.batch();
+    precision.check(n_labels, batch)?;
+    capture_of(captures, plan.layers[0], &plan.shapes[0], n_labels, batch)
 }
 
 /// A tensor's values in its own type, which is `T`, row-major.

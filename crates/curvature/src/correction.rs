@@ -18,11 +18,11 @@ use fisherflow_network::product::in_wide_registers;
 use fisherflow_network::scratch::Scratch;
 use fisherflow_network::{DenseShape, LayerCapture};
 
-use crate::captured_rows::{capture_of, whitened_gradients, with_values};
+use crate::captured_rows::{only_layer, whitened_gradients, with_values};
 use crate::products::Element;
 use crate::row_by_row::Borrowed;
 use crate::squared_gradients::{Sizes, add_squared_gradients, shared_rows_flops};
-use crate::structure::{CurvatureByRow, Structure, check_sums};
+use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, Matrix, References};
 
 /// The eigenbases of a layer's Kronecker factors, in f64; one copy serves all workers of a process.
@@ -240,49 +240,32 @@ impl Structure for Correction {
         self.plan.n_weights()
     }
 
-    fn accumulate(
+    fn add_batch(
         &self,
         captures: &[LayerCapture],
         precision: &LabelPrecision,
-        sums: &mut BlockSums,
+        sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
-        check_sums(self, sums)?;
-        let batch = precision.batch();
-        precision.check(self.n_labels, batch)?;
-        let capture = capture_of(
-            captures,
-            self.plan.layers[0],
-            &self.plan.shapes[0],
-            self.n_labels,
-            batch,
-        )?;
+        let capture = only_layer(&self.plan, captures, precision, self.n_labels)?;
         match capture.input.dtype() {
             DType::F32 => {
                 let [a_vectors, g_vectors] = self.bases.in_f32(self.plan.shapes[0].inputs, self.products);
                 let (a_vectors, g_vectors) = (Vectors::Packed(a_vectors), Vectors::Packed(g_vectors));
-                self.add(capture, precision, a_vectors, g_vectors, &mut sums.sums)?;
+                self.add(capture, precision, a_vectors, g_vectors, sums)
             }
             _ => {
                 let inputs = self.plan.shapes[0].inputs * self.bases.a_vectors.cols;
                 let a_vectors = Vectors::Plain(&self.bases.a_vectors.values[..inputs]);
                 let g_vectors = Vectors::Plain(&self.bases.g_vectors.values);
-                self.add(capture, precision, a_vectors, g_vectors, &mut sums.sums)?;
+                self.add(capture, precision, a_vectors, g_vectors, sums)
             }
         }
-        sums.n_spectra += batch as u64;
-        Ok(())
     }
 
     fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
-        if sums.sums.iter().any(|x| !x.is_finite()) {
-            return Err(CurvatureError::NonFiniteSums {
-                block: self.plan.name(),
-                layer: self.plan.shapes[0].name.clone(),
-                part: "corrected eigenvalues",
-                n_spectra: sums.n_spectra,
-            });
-        }
+        let part = "corrected eigenvalues";
+        check_finite(&self.plan, part, &sums.sums, |weight| weight, sums.n_spectra)?;
         let eigenvalues = Borrowed {
             cols: self.plan.shapes[0].columns(),
             values: &sums.sums,

@@ -16,7 +16,7 @@ use crate::pairs::{self, add_pairs};
 use crate::products::add_gram;
 use crate::row_by_row::Symmetric;
 use crate::squared_gradients::shared_rows_flops;
-use crate::structure::{CurvatureByRow, Structure, check_sums};
+use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision};
 
 /// Number of values of Jacobian rows formed at once (32 MiB): more spectra at once for a small block, one for a very large one.
@@ -67,19 +67,6 @@ impl Dense {
         let (products, with_pairs) = pairs::flops(shapes.map(|shape| (shape.outputs, shape.columns())));
         (one_position && with_pairs < self.flops_of_rows()).then_some(products)
     }
-
-    /// The layer whose weights the row `row` of H belongs to.
-    fn layer_of(&self, row: usize) -> String {
-        let mut end = 0;
-        self.plan
-            .shapes
-            .iter()
-            .find(|shape| {
-                end += shape.n_weights();
-                row < end
-            })
-            .map_or_else(String::new, |shape| shape.name.clone())
-    }
 }
 
 impl Structure for Dense {
@@ -91,13 +78,12 @@ impl Structure for Dense {
         packed_len(self.plan.n_weights())
     }
 
-    fn accumulate(
+    fn add_batch(
         &self,
         captures: &[LayerCapture],
         precision: &LabelPrecision,
-        sums: &mut BlockSums,
+        sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
-        check_sums(self, sums)?;
         let batch = precision.batch();
         precision.check(self.n_labels, batch)?;
         let mut layers = Vec::with_capacity(self.plan.shapes.len());
@@ -114,8 +100,7 @@ impl Structure for Dense {
             });
         }
         if self.flops_of_pairs().is_some() {
-            add_pairs(&layers, self.n_labels, &mut sums.sums, self.products);
-            sums.n_spectra += batch as u64;
+            add_pairs(&layers, self.n_labels, sums, self.products);
             return Ok(());
         }
         let width = self.plan.n_weights();
@@ -128,22 +113,14 @@ impl Structure for Dense {
                     layer.push_row(row, self.n_labels, &mut rows);
                 }
             }
-            add_gram(&rows, width, &mut sums.sums, self.products);
+            add_gram(&rows, width, sums, self.products);
         }
-        sums.n_spectra += batch as u64;
         Ok(())
     }
 
     fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
-        if let Some(at) = sums.sums.iter().position(|x| !x.is_finite()) {
-            return Err(CurvatureError::NonFiniteSums {
-                block: self.plan.name(),
-                layer: self.layer_of(row_of(at)),
-                part: "matrix",
-                n_spectra: sums.n_spectra,
-            });
-        }
+        check_finite(&self.plan, "matrix", &sums.sums, row_of, sums.n_spectra)?;
         let (stride, splits) = (self.plan.shapes[0].columns(), self.plan.options.split_bias);
         let has_bias = self.plan.shapes[0].bias;
         let is_bias = move |weight: usize| has_bias && weight % stride == stride - 1;

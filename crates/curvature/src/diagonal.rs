@@ -8,11 +8,11 @@ use candle_core::DType;
 use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
-use crate::captured_rows::{capture_of, values, whitened_gradients};
+use crate::captured_rows::{only_layer, values, whitened_gradients};
 use crate::products::{Element, add_cross_with_squares};
 use crate::row_by_row::Borrowed;
 use crate::squared_gradients::{Sizes, add_squared_gradients, shared_rows_flops, sums_of_squares};
-use crate::structure::{CurvatureByRow, Structure, check_sums};
+use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
 use crate::{BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision};
 
 /// The diagonal structure of one layer. Its sums are `[out, columns]`, the bias last where there is one.
@@ -37,29 +37,7 @@ impl Diagonal {
         captures: &'c [LayerCapture],
         precision: &LabelPrecision,
     ) -> Result<&'c LayerCapture, CurvatureError> {
-        let batch = precision.batch();
-        precision.check(self.n_labels, batch)?;
-        capture_of(
-            captures,
-            self.plan.layers[0],
-            &self.plan.shapes[0],
-            self.n_labels,
-            batch,
-        )
-    }
-
-    /// Adds a batch to `sums: [out, columns]`.
-    pub(crate) fn add_batch(
-        &self,
-        captures: &[LayerCapture],
-        precision: &LabelPrecision,
-        sums: &mut [f64],
-    ) -> Result<(), CurvatureError> {
-        let capture = self.check(captures, precision)?;
-        match capture.input.dtype() {
-            DType::F32 => self.add::<f32>(capture, precision, sums),
-            _ => self.add::<f64>(capture, precision, sums),
-        }
+        only_layer(&self.plan, captures, precision, self.n_labels)
     }
 
     /// Adds a batch whose captures are of type `T`.
@@ -111,28 +89,22 @@ impl Structure for Diagonal {
         self.plan.n_weights()
     }
 
-    fn accumulate(
+    fn add_batch(
         &self,
         captures: &[LayerCapture],
         precision: &LabelPrecision,
-        sums: &mut BlockSums,
+        sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
-        check_sums(self, sums)?;
-        self.add_batch(captures, precision, &mut sums.sums)?;
-        sums.n_spectra += precision.batch() as u64;
-        Ok(())
+        let capture = self.check(captures, precision)?;
+        match capture.input.dtype() {
+            DType::F32 => self.add::<f32>(capture, precision, sums),
+            _ => self.add::<f64>(capture, precision, sums),
+        }
     }
 
     fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
         check_sums(self, sums)?;
-        if sums.sums.iter().any(|x| !x.is_finite()) {
-            return Err(CurvatureError::NonFiniteSums {
-                block: self.plan.name(),
-                layer: self.plan.shapes[0].name.clone(),
-                part: "diagonal",
-                n_spectra: sums.n_spectra,
-            });
-        }
+        check_finite(&self.plan, "diagonal", &sums.sums, |weight| weight, sums.n_spectra)?;
         let diagonal = Borrowed {
             cols: self.plan.shapes[0].columns(),
             values: &sums.sums,

@@ -25,11 +25,11 @@ use fisherflow_network::LayerCapture;
 use fisherflow_network::product::in_wide_registers;
 use fisherflow_network::scratch::Scratch;
 
-use crate::captured_rows::{capture_of, whitened_gradients, with_values};
+use crate::captured_rows::{only_layer, whitened_gradients, with_values};
 use crate::packed::packed_len;
 use crate::products::{Element, add_gram, add_gram_elsewhere};
 use crate::row_by_row::{Form, RowByRow, Symmetric};
-use crate::structure::{CurvatureByRow, Structure, check_sums};
+use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
 use crate::weight_sharing::{mean_over_positions, sum_over_positions};
 use crate::{
     BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, References, WeightSharing,
@@ -322,36 +322,24 @@ impl Structure for Kfac {
         self.lengths().iter().sum()
     }
 
-    fn accumulate(
+    fn add_batch(
         &self,
         captures: &[LayerCapture],
         precision: &LabelPrecision,
-        sums: &mut BlockSums,
+        sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
-        check_sums(self, sums)?;
-        let batch = precision.batch();
-        precision.check(self.n_labels, batch)?;
-        let capture = capture_of(
-            captures,
-            self.plan.layers[0],
-            &self.plan.shapes[0],
-            self.n_labels,
-            batch,
-        )?;
-        let parts = self.parts_mut(&mut sums.sums);
+        let capture = only_layer(&self.plan, captures, precision, self.n_labels)?;
+        let parts = self.parts_mut(sums);
         match capture.input.dtype() {
-            _ if !capture.input.device().is_cpu() && self.plan.shapes[0].shared == 1 && batch > 0 => {
-                self.add_elsewhere(capture, precision, parts)
-                    .map_err(|source| CurvatureError::CaptureValues {
-                        layer: self.plan.shapes[0].name.clone(),
-                        source,
-                    })?;
-            }
-            DType::F32 => self.add::<f32>(capture, precision, parts)?,
-            _ => self.add::<f64>(capture, precision, parts)?,
+            _ if !capture.input.device().is_cpu() && self.plan.shapes[0].shared == 1 && precision.batch() > 0 => self
+                .add_elsewhere(capture, precision, parts)
+                .map_err(|source| CurvatureError::CaptureValues {
+                    layer: self.plan.shapes[0].name.clone(),
+                    source,
+                }),
+            DType::F32 => self.add::<f32>(capture, precision, parts),
+            _ => self.add::<f64>(capture, precision, parts),
         }
-        sums.n_spectra += batch as u64;
-        Ok(())
     }
 
     fn curvature_by_row<'a>(&'a self, sums: &'a BlockSums) -> Result<CurvatureByRow<'a>, CurvatureError> {
@@ -365,14 +353,7 @@ impl Structure for Kfac {
             ("sum of label precisions", parts.precision_sum),
             ("number of terms", parts.n_terms),
         ] {
-            if values.iter().any(|x| !x.is_finite()) {
-                return Err(CurvatureError::NonFiniteSums {
-                    block: self.plan.name(),
-                    layer: self.plan.shapes[0].name.clone(),
-                    part,
-                    n_spectra: sums.n_spectra,
-                });
-            }
+            check_finite(&self.plan, part, values, |_| 0, sums.n_spectra)?;
         }
         Ok(BlockCurvature {
             n_spectra: sums.n_spectra,

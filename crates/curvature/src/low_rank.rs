@@ -6,7 +6,7 @@ use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 
 use crate::diagonal::Diagonal;
-use crate::structure::{CurvatureByRow, Structure, check_sums};
+use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
 use crate::{
     BlockCurvature, BlockPlan, BlockSums, CurvatureError, CurvatureForm, LabelPrecision, LeadingPairs, Matrix,
 };
@@ -50,23 +50,20 @@ impl Structure for LowRank {
         self.plan.n_weights()
     }
 
-    fn accumulate(
+    fn add_batch(
         &self,
         captures: &[LayerCapture],
         precision: &LabelPrecision,
-        sums: &mut BlockSums,
+        mut sums: &mut [f64],
     ) -> Result<(), CurvatureError> {
-        check_sums(self, sums)?;
         for diagonal in &self.diagonals {
             diagonal.check(captures, precision)?;
         }
-        let mut rest = sums.sums.as_mut_slice();
         for diagonal in &self.diagonals {
-            let (own, after) = std::mem::take(&mut rest).split_at_mut(diagonal.sums_len());
-            rest = after;
+            let (own, after) = std::mem::take(&mut sums).split_at_mut(diagonal.sums_len());
+            sums = after;
             diagonal.add_batch(captures, precision, own)?;
         }
-        sums.n_spectra += precision.batch() as u64;
         Ok(())
     }
 
@@ -77,19 +74,7 @@ impl Structure for LowRank {
                 block: self.plan.name(),
             });
         };
-        if let Some(at) = sums.sums.iter().position(|x| !x.is_finite()) {
-            let mut end = 0;
-            let layer = self.plan.shapes.iter().find(|shape| {
-                end += shape.n_weights();
-                at < end
-            });
-            return Err(CurvatureError::NonFiniteSums {
-                block: self.plan.name(),
-                layer: layer.map_or_else(String::new, |shape| shape.name.clone()),
-                part: "diagonal",
-                n_spectra: sums.n_spectra,
-            });
-        }
+        check_finite(&self.plan, "diagonal", &sums.sums, |weight| weight, sums.n_spectra)?;
         let (p, rank) = (self.plan.n_weights(), pairs.values.len());
         let mut eigenvectors = Vec::with_capacity(p * rank);
         for weight in 0..p {

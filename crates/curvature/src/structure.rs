@@ -22,18 +22,35 @@ pub trait Structure: Send {
     /// Number of values in the block's sums.
     fn sums_len(&self) -> usize;
 
-    /// Adds a batch. `captures` are those of all layers (the block takes its own), `precision` has one `[K, K]` for each spectrum.
+    /// Adds a batch to the values of the block's sums, [`Structure::sums_len`] of them. `captures` are those of all layers (the block takes its own),
+    /// `precision` has one `[K, K]` for each spectrum.
     ///
     /// The sums have the same bits for any number of threads.
     ///
     /// # Errors
     /// Captures or precisions that do not fit the block or the batch; nothing is added then.
+    fn add_batch(
+        &self,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+        sums: &mut [f64],
+    ) -> Result<(), CurvatureError>;
+
+    /// Adds a batch to the block's sums and its spectra to their count.
+    ///
+    /// # Errors
+    /// Sums of another block; else as [`Structure::add_batch`].
     fn accumulate(
         &self,
         captures: &[LayerCapture],
         precision: &LabelPrecision,
         sums: &mut BlockSums,
-    ) -> Result<(), CurvatureError>;
+    ) -> Result<(), CurvatureError> {
+        check_sums(self, sums)?;
+        self.add_batch(captures, precision, &mut sums.sums)?;
+        sums.n_spectra += precision.batch() as u64;
+        Ok(())
+    }
 
     /// The curvature that the sums add up to, about no reference: 0 over no spectra. Its matrices are formed as their rows are asked for, as far
     /// as the structure allows.
@@ -105,7 +122,7 @@ pub fn structure_of(
 }
 
 /// Checks that the sums are of this block.
-pub(crate) fn check_sums(structure: &dyn Structure, sums: &BlockSums) -> Result<(), CurvatureError> {
+pub(crate) fn check_sums(structure: &(impl Structure + ?Sized), sums: &BlockSums) -> Result<(), CurvatureError> {
     let plan = structure.plan();
     if (sums.block, sums.structure, sums.sums.len()) == (plan.id, plan.structure, structure.sums_len()) {
         return Ok(());
@@ -118,4 +135,23 @@ pub(crate) fn check_sums(structure: &dyn Structure, sums: &BlockSums) -> Result<
         found_structure: sums.structure,
         found_length: sums.sums.len(),
     })
+}
+
+/// Checks that a part of a block's sums over `n_spectra` spectra is finite; `weight_of` gives the weight that a value belongs to.
+pub(crate) fn check_finite(
+    plan: &BlockPlan,
+    part: &'static str,
+    values: &[f64],
+    weight_of: impl Fn(usize) -> usize,
+    n_spectra: u64,
+) -> Result<(), CurvatureError> {
+    match values.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(CurvatureError::NonFiniteSums {
+            block: plan.name(),
+            layer: plan.layer_of_weight(weight_of(at)).to_owned(),
+            part,
+            n_spectra,
+        }),
+    }
 }

@@ -41,7 +41,7 @@ impl Network {
         if self.layers.iter().any(has_positions) {
             return self.diagonal_by_unit_vectors(forward);
         }
-        let curves = self.curves(forward, true)?;
+        let curves = self.curves(forward)?;
         let grads = self.gradients(forward, &self.unit_seeds(forward)?, &curves)?;
         let threads = self.arithmetic.threads;
         let mut diagonal = vec![0.0; self.n_labels() * self.n_weights()];

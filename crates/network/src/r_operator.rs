@@ -1,8 +1,7 @@
-//! Products of derivatives by the weights with directions: forward mode, and Pearlmutter's R-operator.
+//! Products of second derivatives by the weights with directions: Pearlmutter's R-operator.
 //!
-//! For a direction v of the weights, `R{x}` is the derivative of x along it. One forward pass carries `R{a}` beside every layer's input a
-//! (its last value is `J v`); one backward pass carries `R{g}` beside the gradient g of `F = sum_n sum_k seed_nk f_k(x_n)` at every
-//! pre-activation:
+//! For a direction v of the weights, `R{x}` is the derivative of x along it. One forward pass carries `R{a}` beside every layer's input a;
+//! one backward pass carries `R{g}` beside the gradient g of `F = sum_n sum_k seed_nk f_k(x_n)` at every pre-activation:
 //!
 //! ```text
 //! dense       R{y} = R{a} W^T + a V^T + v_b              R{g_a} = R{g_y} W + g_y V          a convolution: patch by patch
@@ -34,22 +33,6 @@ pub(crate) struct Curve {
 }
 
 impl Network {
-    /// `J v` of each direction, forward mode: the derivative of the outputs along it, `[n, batch, K]`, normalised label units.
-    ///
-    /// # Errors
-    /// A forward pass of another network, or directions of other sizes than its layers.
-    pub fn jvp(&self, forward: &Forward, directions: &WeightDirections) -> Result<Tensor, NetworkError> {
-        let curves = self.curves(forward, false)?;
-        let zero = forward.output().zeros_like()?;
-        let outputs = (0..directions.count())
-            .map(|direction| {
-                let tangents = self.tangents(forward, &curves, directions, direction)?;
-                Ok(tangents.into_iter().last().flatten().unwrap_or_else(|| zero.clone()))
-            })
-            .collect::<Result<Vec<_>, NetworkError>>()?;
-        Ok(Tensor::stack(&outputs, 0)?)
-    }
-
     /// The Hessian by the weights of each combination of outputs, `F_s = sum_n sum_k seeds_snk f_k(x_n)`, times each direction.
     ///
     /// `seeds: [S, batch, K]`. Gives `[S, n, out, columns]` (the bias last) for each dense layer that `directions` name: its rows of the whole
@@ -63,7 +46,7 @@ impl Network {
         seeds: &Tensor,
         directions: &WeightDirections,
     ) -> Result<BTreeMap<usize, Tensor>, NetworkError> {
-        let curves = self.curves(forward, true)?;
+        let curves = self.curves(forward)?;
         let grads = self.gradients(forward, seeds, &curves)?;
         let n_seeds = seeds.dims3()?.0;
         let mut products: BTreeMap<usize, Vec<Tensor>> = BTreeMap::new();
@@ -86,7 +69,7 @@ impl Network {
     }
 
     /// Each layer's derivatives at its input; `None` for all but activations, and for `linear`.
-    pub(crate) fn curves(&self, forward: &Forward, second: bool) -> Result<Vec<Option<Curve>>, NetworkError> {
+    pub(crate) fn curves(&self, forward: &Forward) -> Result<Vec<Option<Curve>>, NetworkError> {
         if forward.inputs.len() != self.layers.len() {
             return Err(NetworkError::ForeignForward {
                 found: forward.inputs.len(),
@@ -102,7 +85,7 @@ impl Network {
             | Layer::Activation(Activation::Linear) => Ok(None),
             Layer::Activation(activation) => Ok(Some(Curve {
                 slope: in_blocks(input, usize::MAX, threads, |_, x| activation.derivative(x))?,
-                bend: (second && !activation.is_piecewise_linear())
+                bend: (!activation.is_piecewise_linear())
                     .then(|| in_blocks(input, usize::MAX, threads, |_, x| activation.second_derivative(x)))
                     .transpose()?,
             })),
@@ -110,7 +93,7 @@ impl Network {
         self.layers.iter().zip(&forward.inputs).map(curve).collect()
     }
 
-    /// `R{a}` at the input of every layer and, last, at the output: `[batch, width]`; `None` where it is 0.
+    /// `R{a}` at the input of every layer, `[batch, width]`; `None` where it is 0.
     fn tangents(
         &self,
         forward: &Forward,
@@ -119,7 +102,7 @@ impl Network {
         direction: usize,
     ) -> Result<Vec<Option<Tensor>>, NetworkError> {
         let threads = self.arithmetic.threads;
-        let mut tangents = Vec::with_capacity(self.layers.len() + 1);
+        let mut tangents = Vec::with_capacity(self.layers.len());
         let mut tangent: Option<Tensor> = None;
         let mut index = 0;
         for ((layer, input), curve) in self.layers.iter().zip(&forward.inputs).zip(curves) {
@@ -150,7 +133,6 @@ impl Network {
                 (Layer::Activation(_), None) => tangent,
             };
         }
-        tangents.push(tangent);
         Ok(tangents)
     }
 

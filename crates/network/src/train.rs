@@ -139,30 +139,6 @@ pub fn train(
     descend(network, training, validation, recipe, progress)
 }
 
-/// Trains a network further, whatever its layers, as [`train`] does; its normalisation and labels stay. The recipe's hidden layers and
-/// activation are not looked at.
-///
-/// # Errors
-/// As [`train`].
-pub fn train_further(
-    network: &Network,
-    training: &TrainingSet,
-    validation: &TrainingSet,
-    recipe: &Recipe,
-    progress: &mut dyn FnMut(Epoch),
-) -> Result<(Network, TrainingReport), NetworkError> {
-    recipe.check(network.arithmetic().precision)?;
-    if training.n_spectra == 0 {
-        return Err(NetworkError::EmptyTrainingSet);
-    }
-    training.check("training", network.n_inputs(), network.n_labels())?;
-    if validation.n_spectra > 0 {
-        validation.check("validation", network.n_inputs(), network.n_labels())?;
-    }
-    let own = network.clone().with_weights(copied_weights(network)?);
-    descend(own, training, validation, recipe, progress)
-}
-
 /// Steps down from where `network` is, whose weights are moved in place.
 fn descend(
     network: Network,

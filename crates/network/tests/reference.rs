@@ -5,7 +5,6 @@ use fisherflow_network::{Backward, Forward, InputJacobian, Network, Precision};
 use references::{Arrays, network, of_cases};
 
 #[path = "../../../tests/references/read.rs"]
-#[expect(dead_code, reason = "what lies beside the repository is read by other tests")]
 mod references;
 
 fn values(tensor: &Tensor) -> Vec<f64> {

@@ -1,40 +1,35 @@
-//! Corrected eigenvalues (ekfac), and layers that share their weights, from captures to predictive covariances: against reference outputs of
-//! small networks in float64, and against dense inverses.
-//!
-//! The reference may lie beside the repository, in `../shared/reference`; where it is absent the tests that need it say that they were skipped.
+//! Corrected eigenvalues (ekfac), and layers that share their weights, from captures to predictive covariances: against exact blocks and dense
+//! inverses, of small networks whose weights and spectra are in `tests/references`.
 
 #[path = "../src/brute_force.rs"]
 #[expect(dead_code, reason = "the unit tests use the rest")]
 mod brute_force;
-#[path = "../../curvature/tests/curvature/conv_net.rs"]
-#[expect(dead_code, reason = "the tests of the sums use the rest")]
-mod conv_net;
 #[path = "../../../tests/references/read.rs"]
 mod references;
 #[path = "support/two_passes.rs"]
 mod two_passes;
 
 use brute_force::{gram, inverse, kron, predictive, relative_error, with_prior};
-use candle_core::DType;
-use conv_net::{ConvNet, jacobian};
+use candle_core::{DType, Tensor};
 use fisherflow_curvature::{
     BlockCurvature, BlockOptions, BlockPlan, CurvatureForm, LabelPrecision, ReferenceSums, References, StructureKind,
     WeightSharing,
 };
 use fisherflow_network::{DenseShape, InputJacobian, LayerCapture, Precision};
 use fisherflow_posterior::invert;
-use references::{Arrays, beside_the_repository, network, npz, of_cases};
+use references::{Arrays, network, of_cases};
 
 const K: usize = 3;
 const UNIT: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-
-/// Of one network.
-fn arrays(name: &str) -> Option<Arrays> {
-    match name {
-        "tiny_mlp" => beside_the_repository(&["tiny_mlp", "tiny_mlp_inverse"]),
-        _ => beside_the_repository(&[name]),
-    }
-}
+const CONVOLUTION: [&str; 7] = [
+    "input(10)",
+    "conv1d(stride=2)",
+    "tanh",
+    "conv1d",
+    "tanh",
+    "flatten(channels_first)",
+    "dense",
+];
 
 /// What one layer's captures of the training spectra add up to.
 struct Layers {
@@ -72,21 +67,6 @@ impl Layers {
         let plan = self.plan(structure, layer);
         let precision = LabelPrecision::constant(&UNIT, self.n_spectra).unwrap();
         two_passes::curvature(&plan, &self.references, &self.captures, &precision, threads)
-    }
-
-    /// The largest element of `sum over blocks of their parts - expected`, relative to the largest of a star.
-    fn predicts(&self, structure: StructureKind, prior: f64, probe: &[LayerCapture], expected: &[f64]) -> f64 {
-        let mut sum = vec![0.0; expected.len()];
-        for layer in 0..self.shapes.len() {
-            let curvature = self.curvature(structure, layer, 1);
-            let posterior = invert(&self.plan(structure, layer), curvature, prior, 1).unwrap();
-            let part = posterior.precision.covariance_of(probe).unwrap();
-            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-        }
-        sum.chunks_exact(K * K)
-            .zip(expected.chunks_exact(K * K))
-            .map(|(found, expected)| relative_error(found, expected))
-            .fold(0.0, f64::max)
     }
 }
 
@@ -126,71 +106,37 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }
 
-/// The network of a case with `between` its layers, and its captures of some spectra.
-fn captures(
-    arrays: &Arrays,
-    between: &str,
-    spectra: &str,
-    precision: Precision,
-) -> (Vec<DenseShape>, Vec<LayerCapture>) {
-    let layers = ["dense", between, "dense", between, "dense"];
-    let layers: Vec<&str> = layers.into_iter().filter(|name| !name.is_empty()).collect();
-    let network = network(arrays, &layers, "", precision);
+/// The network of a case's weights with these layers, and its captures of some of the case's spectra.
+fn captures(arrays: &Arrays, layers: &[&str], spectra: &str) -> (Vec<DenseShape>, Vec<LayerCapture>) {
+    let network = network(arrays, layers, "", Precision::F64);
     let flux = network.flux_tensor(&arrays[spectra].values).unwrap();
     let forward = network.forward(&flux).unwrap();
     let backward = network.backward(&forward, InputJacobian::NotWanted).unwrap();
     (network.dense_layers().to_vec(), backward.captures)
 }
 
-/// 1e-9, or what rounding makes of the eigenvectors of A where that is more: `eps |A|` over the smallest gap (Davis and Kahan 1970). In clip,
-/// whose inputs span five decades, that is 1.3e-5.
-fn tolerance(arrays: &Arrays, layer: usize) -> f64 {
-    let eigenvalues = &arrays[&format!("eigA_{layer}")].values;
-    let gaps = eigenvalues.windows(2).map(|pair| pair[1] - pair[0]);
-    let gap = gaps.fold(f64::INFINITY, f64::min);
-    (f64::EPSILON * eigenvalues.last().unwrap() / gap).max(1e-9)
-}
-
-/// Eigenvalues in ascending order of those of the factors, the matrix, and the predictive covariance.
-#[test]
-fn small_networks_have_their_reference_eigenvalues_and_errors() {
-    for (case, activation) in [
-        ("tiny_mlp", "relu"),
-        ("tiny_act_tanh", "tanh"),
-        ("tiny_act_gelu", "gelu"),
-        ("tiny_act_clip", "clipped_relu(9999)"),
-    ] {
-        let Some(arrays) = arrays(case) else { return };
-        let lam = arrays["lam"].values[0];
-        let (shapes, seen) = captures(&arrays, activation, "X", Precision::F64);
-        let net = Layers::new(shapes, seen);
-        for layer in 0..3 {
-            let found = net.curvature(StructureKind::Ekfac, layer, 1);
-            let CurvatureForm::Eigenbasis { eigenvalues, .. } = &found.form else {
-                panic!("{found:?}");
-            };
-            // In the last layer the eigenvalues of G repeat, and E does not depend on the basis.
-            let error = relative_error(&eigenvalues.values, &arrays[&format!("ekfac_E_{layer}")].values);
-            let tolerance = tolerance(&arrays, layer);
-            assert!(error < tolerance, "{case} {layer}: {error:e} {tolerance:e}");
-            if let Some(expected) = arrays.get(&format!("ekfac_dense_{layer}")) {
-                assert!(relative_error(&dense(&found), &expected.values) < 1e-9);
+/// Rows of the weight Jacobian, `[n * K]` of `[out, in + 1]`: `sum_t g_t (x) [a_t; 1]`.
+fn jacobian(capture: &LayerCapture) -> Vec<Vec<f64>> {
+    let values = |tensor: &Tensor| -> Vec<f64> { tensor.flatten_all().unwrap().to_vec1().unwrap() };
+    let (n, positions, inputs) = capture.input.dims3().unwrap();
+    let (k, outputs) = (capture.output_grad.dims()[0], capture.output_grad.dims()[3]);
+    let (input, grad) = (values(&capture.input), values(&capture.output_grad));
+    let mut rows = Vec::new();
+    for star in 0..n {
+        for label in 0..k {
+            let mut row = vec![0.0; outputs * (inputs + 1)];
+            for t in 0..positions {
+                let a = &input[(star * positions + t) * inputs..][..inputs];
+                let g = &grad[((label * n + star) * positions + t) * outputs..][..outputs];
+                for (row, g) in row.chunks_exact_mut(inputs + 1).zip(g) {
+                    row.iter_mut().zip(a).for_each(|(to, a)| *to += g * a);
+                    row[inputs] += g;
+                }
             }
-        }
-        let (_, probe) = captures(&arrays, activation, "X_test", Precision::F64);
-        let error = net.predicts(StructureKind::Ekfac, lam, &probe, &arrays["V_ekfac"].values);
-        let tolerance = (0..3).map(|layer| tolerance(&arrays, layer)).fold(0.0, f64::max);
-        assert!(error < tolerance, "{case}: {error:e} {tolerance:e}");
-
-        // Sums, products and prediction of a run in f32. Inputs of clip reach 1e5 times those of the others.
-        if case != "tiny_act_clip" {
-            let (shapes, seen) = captures(&arrays, activation, "X", Precision::F32);
-            let (_, probe) = captures(&arrays, activation, "X_test", Precision::F32);
-            let error =
-                Layers::new(shapes, seen).predicts(StructureKind::Ekfac, lam, &probe, &arrays["V_ekfac"].values);
-            assert!(error < 1e-4, "{case} in f32: {error:e}");
+            rows.push(row);
         }
     }
+    rows
 }
 
 /// Distances in the Frobenius norm of kfac and ekfac from the exact block, relative to the block's norm.
@@ -203,34 +149,28 @@ fn distances(net: &Layers, layer: usize) -> (f64, f64) {
 
 #[test]
 fn ekfac_is_closer_to_the_exact_block_than_kfac() {
-    for (case, activation) in [
-        ("tiny_mlp", "relu"),
-        ("tiny_act_tanh", "tanh"),
-        ("tiny_act_gelu", "gelu"),
-        ("tiny_act_clip", "clipped_relu(9999)"),
-    ] {
-        let Some(arrays) = arrays(case) else { return };
-        let (shapes, seen) = captures(&arrays, activation, "X", Precision::F64);
+    let arrays = of_cases("posteriors", &["dense"]);
+    for activation in ["relu", "tanh", "gelu", "clipped_relu(1.5)"] {
+        let layers = ["dense", activation, "dense", activation, "dense"];
+        let (shapes, seen) = captures(&arrays, &layers, "X");
         let net = Layers::new(shapes, seen);
         for layer in 0..2 {
             let (kfac, ekfac) = distances(&net, layer);
-            println!("{case} layer {layer}: kfac {kfac:.4} ekfac {ekfac:.4}");
-            assert!(ekfac < 0.99 * kfac, "{case} {layer}: {ekfac} {kfac}");
+            println!("{activation} layer {layer}: kfac {kfac:.4} ekfac {ekfac:.4}");
+            assert!(ekfac < 0.99 * kfac, "{activation} {layer}: {ekfac} {kfac}");
         }
         // The gradients of the last layer are constants: both are exact.
         let (kfac, ekfac) = distances(&net, 2);
-        assert!(kfac < 1e-13 && ekfac < 1e-13, "{case}: {ekfac} {kfac}");
+        assert!(kfac < 1e-13 && ekfac < 1e-13, "{activation}: {ekfac} {kfac}");
     }
-    let Some(arrays) = arrays("tiny_conv_valid") else {
-        return;
-    };
-    let conv = ConvNet::new(&arrays);
+    let arrays = of_cases("posteriors", &["convolution"]);
     for weight_sharing in [WeightSharing::Expand, WeightSharing::Reduce] {
-        let mut net = Layers::new(conv.shapes(), conv.captures(&arrays["X"], DType::F64));
+        let (shapes, seen) = captures(&arrays, &CONVOLUTION, "X");
+        let mut net = Layers::new(shapes, seen);
         net.options.weight_sharing = weight_sharing;
         for layer in 0..2 {
             let (kfac, ekfac) = distances(&net, layer);
-            println!("tiny_conv_valid layer {layer} {weight_sharing:?}: kfac {kfac:.4} ekfac {ekfac:.4}");
+            println!("convolution {layer} {weight_sharing:?}: kfac {kfac:.4} ekfac {ekfac:.4}");
             assert!(ekfac < 0.99 * kfac, "{layer} {weight_sharing:?}: {ekfac} {kfac}");
         }
     }
@@ -239,7 +179,7 @@ fn ekfac_is_closer_to_the_exact_block_than_kfac() {
 #[test]
 fn kfac_and_ekfac_of_a_deep_linear_network_are_its_exact_blocks() {
     let arrays = of_cases("posteriors", &["dense"]);
-    let (shapes, seen) = captures(&arrays, "", "X", Precision::F64);
+    let (shapes, seen) = captures(&arrays, &["dense", "dense", "dense"], "X");
     let net = Layers::new(shapes, seen);
     for layer in 0..3 {
         let (kfac, ekfac) = distances(&net, layer);
@@ -248,60 +188,34 @@ fn kfac_and_ekfac_of_a_deep_linear_network_are_its_exact_blocks() {
 }
 
 #[test]
-fn a_convolutional_network_has_its_reference_eigenvalues_and_errors() {
-    let Some(arrays) = arrays("tiny_conv_valid") else {
-        return;
-    };
-    let conv = ConvNet::new(&arrays);
-    for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
-        let net = Layers::new(conv.shapes(), conv.captures(&arrays["X"], dtype));
-        for layer in 0..2 {
-            let found = net.curvature(StructureKind::Ekfac, layer, 1);
-            assert_eq!(
-                found,
-                net.curvature(StructureKind::Ekfac, layer, 3),
-                "bits do not depend on threads"
-            );
-            if dtype == DType::F64 {
-                let CurvatureForm::Eigenbasis { eigenvalues, .. } = &found.form else {
-                    panic!("{found:?}");
-                };
-                let expected = &arrays[&format!("ekfac_E_{layer}")].values;
-                assert!(relative_error(&eigenvalues.values, expected) < tolerance);
-            }
-        }
-        let found = dense(&net.curvature(StructureKind::Ekfac, 0, 1));
-        assert!(relative_error(&found, &arrays["ekfac_dense_0"].values) < tolerance);
-
-        let probe = conv.captures(&arrays["X_test"], dtype);
-        let (lam, expected) = (arrays["lam"].values[0], &arrays["V_diag"].values);
-        let error = net.predicts(StructureKind::Diagonal, lam, &probe, expected);
-        assert!(error < tolerance, "V_diag {dtype:?}: {error:e}");
-        let last = net.curvature(StructureKind::Block, 3, 1);
-        let last = invert(&net.plan(StructureKind::Block, 3), last, lam, 1).unwrap();
-        let found = last.precision.covariance_of(&probe).unwrap();
-        assert!(relative_error(&found, &arrays["V_last1"].values) < tolerance);
-    }
-}
-
-#[test]
 fn a_star_s_error_is_that_of_its_summed_gradient() {
-    let Some(arrays) = arrays("tiny_conv_valid") else {
-        return;
-    };
-    let conv = ConvNet::new(&arrays);
-    let lam = arrays["lam"].values[0];
-    let probe = conv.captures(&arrays["X_test"], DType::F64);
-    let in_f32 = conv.captures(&arrays["X_test"], DType::F32);
+    let arrays = of_cases("posteriors", &["convolution"]);
+    let prior = arrays["prior"].values[0];
+    let (_, probe) = captures(&arrays, &CONVOLUTION, "X_test");
+    let rounded = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap();
+    let in_f32: Vec<LayerCapture> = probe
+        .iter()
+        .map(|capture| LayerCapture {
+            layer: capture.layer,
+            input: rounded(&capture.input),
+            output_grad: rounded(&capture.output_grad),
+        })
+        .collect();
     for weight_sharing in [WeightSharing::Expand, WeightSharing::Reduce] {
-        let mut net = Layers::new(conv.shapes(), conv.captures(&arrays["X"], DType::F64));
+        let (shapes, seen) = captures(&arrays, &CONVOLUTION, "X");
+        let mut net = Layers::new(shapes, seen);
         net.options.weight_sharing = weight_sharing;
         for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Ekfac] {
             for layer in 0..2 {
                 let curvature = net.curvature(structure, layer, 1);
-                let (m, log_det) = inverse(&with_prior(dense(&curvature), lam));
+                assert_eq!(
+                    curvature,
+                    net.curvature(structure, layer, 3),
+                    "bits do not depend on threads"
+                );
+                let (m, log_det) = inverse(&with_prior(dense(&curvature), prior));
                 let expected = predictive(&jacobian(&probe[layer]), &m, K);
-                let posterior = invert(&net.plan(structure, layer), curvature, lam, 1).unwrap();
+                let posterior = invert(&net.plan(structure, layer), curvature, prior, 1).unwrap();
                 let found = posterior.precision.covariance_of(&probe).unwrap();
                 let error = relative_error(&found, &expected);
                 assert!(error < 1e-10, "{structure} {layer} {weight_sharing:?}: {error:e}");
@@ -310,7 +224,7 @@ fn a_star_s_error_is_that_of_its_summed_gradient() {
                 let p = posterior.info.n_weights as f64;
                 assert!((posterior.info.log_det - log_det).abs() < 1e-10 * p);
                 let terms = match (structure, weight_sharing) {
-                    (StructureKind::Kfac, WeightSharing::Expand) => arrays[&format!("T_{layer}")].values[0] as u64,
+                    (StructureKind::Kfac, WeightSharing::Expand) => net.shapes[layer].shared as u64,
                     _ => 1,
                 };
                 assert_eq!(posterior.info.n_terms, posterior.info.n_spectra * terms);

@@ -5,7 +5,6 @@
 #[expect(dead_code, reason = "the unit tests use the rest")]
 mod brute_force;
 #[path = "../../../tests/references/read.rs"]
-#[expect(dead_code, reason = "what lies beside the repository is read by other tests")]
 mod references;
 #[path = "support/two_passes.rs"]
 mod two_passes;
@@ -207,48 +206,40 @@ fn laplace_torch() {
     }
 }
 
-/// What there is no array of: the two last layers as one block, and each as a block with its biases apart. With a ReLU between them they are a network
-/// in plain f64.
+/// What there is no array of: layers as blocks with their biases apart. The two last, with a ReLU between them, are a network in plain f64.
 #[test]
-fn last_layers_by_elimination() {
+fn biases_apart_by_elimination() {
     for mut case in Case::both("dense", &DENSE) {
         let mlp = Mlp {
             shapes: case.network.dense_layers()[1..].to_vec(),
             weights: (1..3).map(|l| case.network.weights_and_biases(l).unwrap()).collect(),
         };
-        let rows = |captures: &[LayerCapture], layers: &[usize]| {
+        let rows = |captures: &[LayerCapture], layer: usize| {
             let inputs = captures[1].input.to_dtype(DType::F64).unwrap();
             let inputs: Vec<f64> = inputs.flatten_all().unwrap().to_vec1().unwrap();
-            mlp.jacobian(&inputs, layers)
+            mlp.jacobian(&inputs, &[layer])
         };
         let (prior, probe) = (case.values("prior")[0], captures(&case.network, case.values("X_test")));
-        let covariances = |h: Vec<f64>, layers: &[usize]| {
-            let covariance = inverse(&with_prior(h, prior)).0;
-            predictive(&rows(&probe, layers), &covariance, K)
-        };
-        let joint = covariances(gram(&rows(&case.captures, &[0, 1])), &[0, 1]);
-        let mut apart = vec![0.0; joint.len()];
+        let mut apart = vec![0.0; case.arrays["X_test"].shape[0] * K * K];
         for (layer, shape) in mlp.shapes.iter().enumerate() {
-            let mut h = gram(&rows(&case.captures, &[layer]));
+            let mut h = gram(&rows(&case.captures, layer));
             let (p, is_bias) = (shape.n_weights(), |at: usize| at % shape.columns() == shape.inputs);
             for (at, value) in h.iter_mut().enumerate() {
                 if is_bias(at / p) != is_bias(at % p) {
                     *value = 0.0;
                 }
             }
-            let part = covariances(h, &[layer]);
+            let part = predictive(&rows(&probe, layer), &inverse(&with_prior(h, prior)).0, K);
             apart.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
-        for (name, values) in [("last_two", joint), ("block_split_bias", apart)] {
-            let shape = vec![values.len()];
-            case.arrays.insert(name.to_owned(), Array { shape, values });
-        }
-        let plain = BlockOptions::default();
+        let shape = vec![apart.len()];
+        let values = apart;
+        case.arrays
+            .insert("block_split_bias".to_owned(), Array { shape, values });
         let split_bias = BlockOptions {
             split_bias: true,
-            ..plain
+            ..BlockOptions::default()
         };
-        case.predicts("last_two", StructureKind::Full, &[vec![1, 2]], plain, &UNIT);
         let blocks = [vec![1], vec![2]];
         case.predicts("block_split_bias", StructureKind::Block, &blocks, split_bias, &UNIT);
     }

@@ -1,18 +1,15 @@
 //! A block in each peer's convention against what the peer itself returned, and scipy's against differences of the objective.
 //!
-//! The peers' arrays may lie beside the repository, in `../shared/reference`; where they are absent the tests that need them say that they were
-//! skipped. Where a peer's single factors are arbitrary (laplace-torch's depend on its backend), products of factors are compared.
+//! Where a peer's single factors are arbitrary (laplace-torch's depend on its backend), products of factors are compared.
 
 #[path = "../src/brute_force.rs"]
 #[expect(dead_code, reason = "the unit tests use the rest")]
 mod brute_force;
 #[path = "../../../tests/references/read.rs"]
-#[expect(dead_code, reason = "other tests read what is in the repository")]
+#[expect(dead_code, reason = "other tests read networks")]
 mod references;
 #[path = "support/two_passes.rs"]
 mod two_passes;
-
-use std::collections::BTreeMap;
 
 use brute_force::{Mlp, Numbers, gram, inverse, kron, relative_error};
 use candle_core::{DType, Device, Tensor};
@@ -21,42 +18,55 @@ use fisherflow_curvature::{
 };
 use fisherflow_network::{DenseShape, LayerCapture};
 use fisherflow_posterior::{Convention, NamedTensor, Peer, PosteriorError, Reduction, invert};
-use references::{beside_the_repository, npz::Array};
+use references::{Arrays, npz::Array, of_cases};
 
 const TOLERANCE: f64 = 1e-9;
 const K: usize = 3;
 const ALL: [usize; 3] = [0, 1, 2];
 
 struct Case {
-    arrays: BTreeMap<String, Array>,
+    arrays: Arrays,
     mlp: Mlp,
     /// Number of spectra.
     n: usize,
 }
 
 impl Case {
-    fn load() -> Option<Self> {
-        let arrays = beside_the_repository(&["tiny_mlp", "tiny_mlp_peers"])?;
+    fn load() -> Self {
+        let mut arrays = of_cases("peers", &["mlp"]);
         let (mut shapes, mut weights) = (Vec::new(), Vec::new());
+        // In torch's order, all of W before b, the places of our weights.
+        let (mut places, mut first) = (Vec::new(), 0);
         for l in ALL {
             let (w, b) = (&arrays[&format!("W_{l}")], &arrays[&format!("b_{l}")]);
-            let inputs = w.shape[1];
+            let (outputs, inputs) = (w.shape[0], w.shape[1]);
+            let columns = inputs + 1;
+            places.extend((0..outputs * inputs).map(|at| first + at / inputs * columns + at % inputs));
+            places.extend((0..outputs).map(|o| first + o * columns + inputs));
+            first += outputs * columns;
             let rows = w.values.chunks_exact(inputs).zip(&b.values);
             weights.push(rows.flat_map(|(row, b)| [row, &[*b]].concat()).collect());
             shapes.push(DenseShape {
                 name: format!("layers.{l}"),
                 inputs,
-                outputs: w.shape[0],
+                outputs,
                 bias: true,
                 shared: 1,
             });
         }
-        let n = arrays["X"].shape[0];
-        Some(Self {
+        let mlp = Mlp { shapes, weights };
+        let h = gram(&mlp.jacobian(&arrays["X"].values, &ALL));
+        let p = places.len();
+        let ggn = Array {
+            shape: vec![p, p],
+            values: (0..p * p).map(|at| h[places[at / p] * p + places[at % p]]).collect(),
+        };
+        arrays.insert("ggn".to_owned(), ggn);
+        Self {
+            n: arrays["X"].shape[0],
             arrays,
-            mlp: Mlp { shapes, weights },
-            n,
-        })
+            mlp,
+        }
     }
 
     fn of(&self, name: &str) -> &[f64] {
@@ -120,7 +130,7 @@ impl Tensors {
 
 #[test]
 fn laplace_torch() {
-    let Some(case) = Case::load() else { return };
+    let case = Case::load();
     let of = |structure, layers: &[usize]| case.exported(Peer::LaplaceTorch, Reduction::Sum, structure, layers);
     for backend in ["backpack", "curvlinops", "asdl"] {
         let name = |what: &str| format!("laplace_{backend}_{what}");
@@ -152,7 +162,7 @@ fn laplace_torch() {
     let ours = of(StructureKind::Kfac, &[0]);
     case.check("laplace_backpack_all_kron_A_0", ours.values("layers.0.weight.kron_a"));
     case.check("laplace_backpack_all_kron_G_0", ours.values("layers.0.weight.kron_g"));
-    // All weights, in torch's order: the reference's own GGN, of which the peer's is 1 times.
+    // All weights, in torch's order: the GGN itself, of which the peer's is 1 times.
     case.check(
         "ggn",
         of(StructureKind::Full, &ALL).values("layers.0+layers.1+layers.2.ggn"),
@@ -161,7 +171,7 @@ fn laplace_torch() {
 
 #[test]
 fn backpack() {
-    let Some(case) = Case::load() else { return };
+    let case = Case::load();
     let of = |structure, l| case.exported(Peer::Backpack, Reduction::Sum, structure, &[l]);
     let mut flat = Vec::new();
     for l in ALL {
@@ -187,7 +197,7 @@ fn backpack() {
 
 #[test]
 fn curvlinops() {
-    let Some(case) = Case::load() else { return };
+    let case = Case::load();
     for (reduction, name) in [(Reduction::Sum, "sum"), (Reduction::Mean, "mean")] {
         for l in ALL {
             let kfac = case.exported(Peer::Curvlinops, reduction, StructureKind::Kfac, &[l]);
@@ -251,7 +261,7 @@ fn in_bases([(a, inputs), (g, outputs)]: [(&[f64], usize); 2], d: &[f64]) -> Vec
 
 #[test]
 fn kronfluence() {
-    let Some(case) = Case::load() else { return };
+    let case = Case::load();
     assert_eq!(case.of("kronfluence_num_covariance_processed")[0], case.n as f64);
     // It was run on the empirical Fisher: one gradient a spectrum, that of the loss.
     let residual: Vec<f64> = case.of("f").iter().zip(case.of("Y")).map(|(f, y)| f - y).collect();
@@ -300,7 +310,7 @@ fn kronfluence() {
 /// `hess_inv` is the inverse of the GGN that curvlinops returned for the mean, with the prior of that objective.
 #[test]
 fn scipy_inverts_the_hessian_of_the_mean() {
-    let Some(case) = Case::load() else { return };
+    let case = Case::load();
     let prior = case.of("lam")[0];
     let convention = Convention::new(Peer::Scipy, Reduction::Mean, case.n as u64, K).unwrap();
     let plan = case.plan(StructureKind::Full, &ALL);
@@ -308,7 +318,7 @@ fn scipy_inverts_the_hessian_of_the_mean() {
     let posterior = invert(&plan, curvature, prior, 1).unwrap();
     let found = Tensors(convention.inverse(&plan, &*posterior.precision).unwrap());
     let p = plan.n_weights();
-    // The reference has no such array but the peers' factor on its GGN: 2 / (N K), with the prior times the same.
+    // There is no such array but the peers' factor on the GGN: 2 / (N K), with the prior times the same.
     let factor = 2.0 / (case.n * K) as f64;
     let mut objective: Vec<f64> = case.of("ggn").iter().map(|v| factor * v).collect();
     for i in 0..p {

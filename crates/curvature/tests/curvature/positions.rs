@@ -1,12 +1,15 @@
 //! Layers that use their weights at several positions of a spectrum, of drawn inputs and gradients, against plain sums over positions and over
 //! rows of the weight Jacobian: whatever the bias, the references, the label precisions and the options.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{
-    BlockPlan, CurvatureForm, KroneckerBases, LabelPrecision, Matrix, ProductSums, References, StructureKind,
-    WeightJacobian, WeightSharing, add_ggn_products, correction_flops, correction_of, structure_of,
+    BlockOptions, BlockPlan, CurvatureForm, KroneckerBases, LabelPrecision, Matrix, ProductSums, References,
+    StructureKind, WeightJacobian, WeightSharing, add_ggn_products, add_gradient, correction_flops, correction_of,
+    plan_blocks, structure_of,
 };
 use fisherflow_network::{Arithmetic, DenseShape, LayerCapture, Precision, WeightDirections};
 use rand::SeedableRng;
@@ -53,18 +56,26 @@ impl Case {
     }
 
     fn captures(&self) -> Vec<LayerCapture> {
+        vec![self.capture(0, DType::F64)]
+    }
+
+    /// As of the layer counted `layer`.
+    fn capture(&self, layer: usize, dtype: DType) -> LayerCapture {
         let DenseShape {
             inputs,
             outputs,
             shared,
             ..
         } = self.shape;
-        let tensor = |values: &[f64], dims: Vec<usize>| Tensor::from_slice(values, dims, &Device::Cpu).unwrap();
-        vec![LayerCapture {
-            layer: 0,
+        let tensor = |values: &[f64], dims: Vec<usize>| {
+            let tensor = Tensor::from_slice(values, dims, &Device::Cpu).unwrap();
+            tensor.to_dtype(dtype).unwrap()
+        };
+        LayerCapture {
+            layer,
             input: tensor(&self.input, vec![N, shared, inputs]),
             output_grad: tensor(&self.gradients, vec![K, N, shared, outputs]),
-        }]
+        }
     }
 
     /// `[a; 1]` of a position, or `a` where there is no bias.
@@ -94,17 +105,8 @@ impl Case {
         row
     }
 
-    /// `sum_n J_n^T Lam_n J_n`.
     fn ggn(&self) -> Matrix {
-        let p = self.shape.n_weights();
-        let mut h = square(p, vec![0.0; p * p]);
-        for star in 0..N {
-            let rows: Vec<Vec<f64>> = (0..K).map(|label| self.row(star, label)).collect();
-            for (at, lam) in self.precision.lam[star * K * K..][..K * K].iter().enumerate() {
-                add_outer(&mut h, *lam, &rows[at / K], &rows[at % K]);
-            }
-        }
-        h
+        ggn(&rows(std::slice::from_ref(self)), &self.precision)
     }
 
     /// Where each weight is a bias.
@@ -158,6 +160,25 @@ impl Case {
     fn batches(&self) -> Vec<(Vec<LayerCapture>, LabelPrecision)> {
         vec![(self.captures(), self.precision.clone())]
     }
+}
+
+/// Rows of the weight Jacobian of layers side by side, `[N * K]`.
+fn rows(layers: &[Case]) -> Vec<Vec<f64>> {
+    (0..N * K)
+        .map(|at| layers.iter().flat_map(|layer| layer.row(at / K, at % K)).collect())
+        .collect()
+}
+
+/// `sum_n J_n^T Lam_n J_n`.
+fn ggn(rows: &[Vec<f64>], precision: &LabelPrecision) -> Matrix {
+    let p = rows[0].len();
+    let mut h = square(p, vec![0.0; p * p]);
+    for (of_star, lam) in rows.chunks_exact(K).zip(precision.lam.chunks_exact(K * K)) {
+        for (at, lam) in lam.iter().enumerate() {
+            add_outer(&mut h, *lam, &of_star[at / K], &of_star[at % K]);
+        }
+    }
+    h
 }
 
 fn square(n: usize, values: Vec<f64>) -> Matrix {
@@ -280,6 +301,92 @@ fn exact_structures_are_of_the_rows_of_the_jacobian() {
     }
 }
 
+#[test]
+fn factors_do_not_depend_on_threads_or_the_cut_into_batches() {
+    let case = Case::new(100, true);
+    let precision = |stars: Range<usize>| {
+        let own = label_covariances(N, K, 72);
+        let own = &own[stars.start * K * K..stars.end * K * K];
+        LabelPrecision::per_spectrum(&NOISE, Some(own), stars.len()).unwrap()
+    };
+    let batch = |stars: Range<usize>| {
+        let at: Vec<u32> = stars.clone().map(|star| star as u32).collect();
+        let at = Tensor::new(at.as_slice(), &Device::Cpu).unwrap();
+        (vec![case.captures()[0].select(&at).unwrap()], precision(stars))
+    };
+    for sharing in [WeightSharing::Expand, WeightSharing::Reduce] {
+        let mut plan = case.plan(StructureKind::Kfac);
+        plan.options.weight_sharing = sharing;
+        let (one, structure) = sums(&plan, &case.batches(), &case.references, 1);
+        assert_eq!(one, sums(&plan, &case.batches(), &case.references, 3).0);
+        let cut = sums(&plan, &[batch(0..3), batch(3..N)], &case.references, 1).0;
+        let [expected, found] = [&one, &cut].map(|sums| structure.curvature(sums).unwrap());
+        assert!(relative_error(kronecker(&found).0, kronecker(&expected).0) < 1e-13);
+        assert!(relative_error(kronecker(&found).1, kronecker(&expected).1) < 1e-13);
+    }
+}
+
+/// Cross terms of a layer whose weights 100 positions share with one that has but one; products with so many directions that they are taken a few
+/// spectra at a time.
+#[test]
+fn layers_side_by_side_have_cross_terms_products_and_a_gradient() {
+    const TIMES: usize = 100;
+    for bias in [true, false] {
+        let layers = [Case::new(100, bias), Case::new(1, bias)];
+        let shapes: Vec<DenseShape> = layers.iter().map(|layer| layer.shape.clone()).collect();
+        let captures = |dtype| -> Vec<LayerCapture> {
+            let captures = layers.iter().enumerate();
+            captures.map(|(layer, case)| case.capture(layer, dtype)).collect()
+        };
+        let (rows, precision) = (rows(&layers), &layers[0].precision);
+        let (expected, p) = (ggn(&rows, precision), rows[0].len());
+        let batches = [(captures(DType::F64), precision.clone())];
+        let full = block(&shapes, StructureKind::Full, &[0, 1]);
+        let (summed, structure) = sums(&full, &batches, &References::zero(&shapes, K), 2);
+        assert!(relative_error(dense(&structure.curvature(&summed).unwrap()), &expected) < 1e-13);
+
+        let units: Vec<f64> = (0..TIMES * p * p)
+            .map(|at| f64::from(u8::from(at % (p * p) % (p + 1) == 0)))
+            .collect();
+        let residuals = normal(&mut ChaCha8Rng::seed_from_u64(75), N * K);
+        let mut gradient = Matrix {
+            rows: 1,
+            cols: p,
+            values: vec![0.0; p],
+        };
+        for (row, weight) in rows.iter().zip(precision.times(&residuals).unwrap()) {
+            add_outer(&mut gradient, weight, &[1.0], row);
+        }
+        for (dtype, of_network, tolerance) in [(DType::F64, Precision::F64, 1e-12), (DType::F32, Precision::F32, 1e-5)]
+        {
+            let captures = captures(dtype);
+            let arithmetic = Arithmetic {
+                precision: of_network,
+                threads: 1,
+            };
+            let directions = WeightDirections::new(&[0, 1], &shapes, &units, &arithmetic).unwrap();
+            let [found, again] = [1, 3].map(|threads| {
+                let mut products = ProductSums::empty(&[0, 1], &shapes, TIMES * p);
+                add_ggn_products(&captures, precision, &directions, &mut products, threads).unwrap();
+                products.products().unwrap()
+            });
+            assert!(found == again, "bits do not depend on threads");
+            for found in found.chunks_exact(p * p) {
+                let error = relative_error(&square(p, found.to_vec()), &expected);
+                assert!(error < tolerance, "{dtype:?} {bias}: {error:e}");
+            }
+            let mut sums = ProductSums::empty(&[0, 1], &shapes, 1);
+            add_gradient(&captures, precision, &residuals, &mut sums, 2).unwrap();
+            let found = Matrix {
+                values: sums.products().unwrap(),
+                ..gradient.clone()
+            };
+            let error = relative_error(&found, &gradient);
+            assert!(error < tolerance, "{dtype:?} {bias}: {error:e}");
+        }
+    }
+}
+
 /// `Lambda_ij = sum_n sum_kl Lam_n,kl (u_i . J_nk v_j) (u_i . J_nl v_j)`, the rows of the Jacobian as matrices `[out, columns]`.
 #[test]
 fn corrected_eigenvalues_are_those_of_the_rows_in_any_bases() {
@@ -308,15 +415,7 @@ fn corrected_eigenvalues_are_those_of_the_rows_in_any_bases() {
         let bases = Arc::new(KroneckerBases::new(v, u));
         let plan = case.plan(StructureKind::Ekfac);
         for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-5)] {
-            let captures: Vec<LayerCapture> = case
-                .captures()
-                .into_iter()
-                .map(|capture| LayerCapture {
-                    input: capture.input.to_dtype(dtype).unwrap(),
-                    output_grad: capture.output_grad.to_dtype(dtype).unwrap(),
-                    ..capture
-                })
-                .collect();
+            let captures = [case.capture(0, dtype)];
             let correction = correction_of(&plan, &case.references, Arc::clone(&bases), K, 1).unwrap();
             let mut summed = correction.empty().unwrap();
             correction.accumulate(&captures, &case.precision, &mut summed).unwrap();
@@ -350,6 +449,24 @@ fn kept_rows_have_the_ggn_for_their_gram_matrix() {
         }
         assert!(relative_error(&found, &case.ggn()) < 1e-13, "{:?}", case.shape);
     }
+}
+
+#[test]
+fn rows_of_a_large_shared_layer_are_refused() {
+    let shape = |inputs, shared| DenseShape {
+        name: "layers.0".to_owned(),
+        inputs,
+        outputs: 256,
+        bias: true,
+        shared,
+    };
+    let dual = |shape| plan_blocks(&[shape], StructureKind::Dual, &BTreeMap::new(), BlockOptions::default());
+    assert!(dual(shape(255, 9)).is_ok() && dual(shape(4000, 1)).is_ok());
+    let error = dual(shape(256, 9)).unwrap_err().to_string();
+    assert!(
+        error.contains("`layers.0` shares 65792 weights") && error.contains("hold it as kfac"),
+        "{error}"
+    );
 }
 
 /// 2 labels, 3 inputs with a bias and 4 outputs, by hand: of five positions each is summed over, or rotated, and rows of 16 weights are formed.

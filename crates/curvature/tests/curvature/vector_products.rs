@@ -1,4 +1,4 @@
-//! Products with vectors, gradients, the empirical Fisher and the true Hessian: against reference arrays, dense matrices and one another.
+//! Products with vectors, gradients, the empirical Fisher and the true Hessian: against differences, dense matrices and one another.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,7 @@ use fisherflow_network::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::brute_force::{
-    Between, Mlp, block, dense, diagonal, label_covariances, layers_of, normal, relative_error, spectra,
-};
-use crate::npz::Array;
-use crate::references::{Arrays, beside_the_repository};
+use crate::brute_force::{Between, Mlp, block, dense, label_covariances, layers_of, normal, relative_error, spectra};
 
 const IDENTITY: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
 
@@ -30,15 +26,20 @@ struct Case {
     residuals: Vec<f64>,
 }
 
-fn network(weights: &[(Array, Vec<f64>)], activation: &str, precision: Precision, threads: usize) -> Network {
-    let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = weights
+/// The network of an [`Mlp`]'s weights.
+fn network(mlp: &Mlp, activation: &str, precision: Precision, threads: usize) -> Network {
+    let tensors: Vec<(String, Vec<u8>, Vec<usize>)> = mlp
+        .layers
         .iter()
         .enumerate()
-        .flat_map(|(l, (weight, bias))| {
-            let bytes = |values: &[f64]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        .flat_map(|(l, layer)| {
+            let bytes = |values: Vec<f64>| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let rows = layer.weights.chunks_exact(layer.inputs + 1);
+            let weight = rows.clone().flat_map(|row| &row[..layer.inputs]).copied().collect();
+            let bias = rows.map(|row| row[layer.inputs]).collect();
             [
-                (format!("{l}.weight"), bytes(&weight.values), weight.shape.clone()),
-                (format!("{l}.bias"), bytes(bias), vec![bias.len()]),
+                (format!("{l}.weight"), bytes(weight), vec![layer.outputs, layer.inputs]),
+                (format!("{l}.bias"), bytes(bias), vec![layer.outputs]),
             ]
         })
         .collect();
@@ -47,7 +48,7 @@ fn network(weights: &[(Array, Vec<f64>)], activation: &str, precision: Precision
         (name, view)
     });
     let bytes = safetensors::serialize(views, None).unwrap();
-    let layers = ["dense", activation].repeat(weights.len());
+    let layers = ["dense", activation].repeat(mlp.layers.len());
     let said = Description {
         layers: Some(layers[..layers.len() - 1].iter().map(|&l| l.to_owned()).collect()),
         ..Description::default()
@@ -55,50 +56,36 @@ fn network(weights: &[(Array, Vec<f64>)], activation: &str, precision: Precision
     Network::from_safetensors(&bytes, &said, Arithmetic { precision, threads }).unwrap()
 }
 
-fn differentiated(network: Network, x: &[f64], labels: &[f64], precision: LabelPrecision) -> Case {
-    let forward = network.forward(&network.flux_tensor(x).unwrap()).unwrap();
-    let captures = network.backward(&forward, InputJacobian::NotWanted).unwrap().captures;
-    let outputs: Vec<f64> = forward.labels(&network).unwrap();
-    let residuals = labels.iter().zip(outputs).map(|(label, f)| label - f).collect();
-    Case {
-        network,
-        forward,
-        captures,
-        precision,
-        residuals,
-    }
-}
-
-/// The layers of an [`Mlp`] as a network takes them.
-fn weights_of(mlp: &Mlp) -> Vec<(Array, Vec<f64>)> {
-    mlp.layers
-        .iter()
-        .map(|layer| {
-            let rows = layer.weights.chunks_exact(layer.inputs + 1);
-            let weight = Array {
-                shape: vec![layer.outputs, layer.inputs],
-                values: rows.clone().flat_map(|row| &row[..layer.inputs]).copied().collect(),
-            };
-            (weight, rows.map(|row| row[layer.inputs]).collect())
-        })
-        .collect()
-}
-
 /// A random network of three layers, 9 spectra whose labels' precisions all differ, and residuals that are not small.
 fn random(activation: &str, precision: Precision, threads: usize) -> (Case, Mlp, Vec<Vec<f64>>) {
     let mlp = Mlp::random(&[7, 6, 5, 3], Between::Relu, 3);
-    let x = spectra(9, 7, 4);
-    let labels = normal(&mut ChaCha8Rng::seed_from_u64(5), 27);
-    let weights = LabelPrecision::per_spectrum(
-        &[0.4, 0.1, 0.0, 0.1, 0.5, 0.0, 0.0, 0.0, 0.6],
-        Some(&label_covariances(9, 3, 6)),
-        9,
-    );
-    let network = network(&weights_of(&mlp), activation, precision, threads);
-    (differentiated(network, &x.concat(), &labels, weights.unwrap()), mlp, x)
+    let case = Case::of(&mlp, activation, precision, threads);
+    (case, mlp, spectra(9, 7, 4))
 }
 
 impl Case {
+    /// With the weights of a network like that of [`random`].
+    fn of(mlp: &Mlp, activation: &str, precision: Precision, threads: usize) -> Self {
+        let network = network(mlp, activation, precision, threads);
+        let flux = network.flux_tensor(&spectra(9, 7, 4).concat()).unwrap();
+        let forward = network.forward(&flux).unwrap();
+        let captures = network.backward(&forward, InputJacobian::NotWanted).unwrap().captures;
+        let labels = normal(&mut ChaCha8Rng::seed_from_u64(5), 27);
+        let outputs = forward.labels(&network).unwrap();
+        let precision = LabelPrecision::per_spectrum(
+            &[0.4, 0.1, 0.0, 0.1, 0.5, 0.0, 0.0, 0.0, 0.6],
+            Some(&label_covariances(9, 3, 6)),
+            9,
+        );
+        Self {
+            network,
+            forward,
+            captures,
+            precision: precision.unwrap(),
+            residuals: labels.iter().zip(outputs).map(|(label, f)| label - f).collect(),
+        }
+    }
+
     fn directions(&self, layers: &[usize], values: &[f64]) -> (WeightDirections, ProductSums) {
         let shapes: Vec<_> = layers.iter().map(|&l| self.network.dense_layers()[l].clone()).collect();
         let directions = WeightDirections::new(layers, &shapes, values, &self.network.arithmetic()).unwrap();
@@ -192,77 +179,37 @@ fn error(found: &[f64], expected: &[f64]) -> f64 {
     relative_error(&row(found), &row(expected))
 }
 
-/// A reference network of some files with the Hessian in this crate's order of weights, and the order.
-fn reference(files: &[&str], activation: &str) -> Option<(Case, Arrays, Matrix, Vec<usize>)> {
-    let arrays = beside_the_repository(files)?;
-    let hessian = &arrays["hessian"];
-    let (mut places, mut start, mut weights) = (Vec::new(), 0, Vec::new());
-    for l in 0..3 {
-        let (w, b) = (&arrays[&format!("W_{l}")], &arrays[&format!("b_{l}")]);
-        let (outputs, inputs) = (w.shape[0], w.shape[1]);
-        for o in 0..outputs {
-            places.extend((0..inputs).map(|i| start + o * inputs + i));
-            places.push(start + outputs * inputs + o);
-        }
-        start += outputs * (inputs + 1);
-        let weight = Array {
-            shape: w.shape.clone(),
-            values: w.values.clone(),
-        };
-        weights.push((weight, b.values.clone()));
-    }
-    let p = places.len();
-    let values = places
-        .iter()
-        .flat_map(|i| places.iter().map(|j| hessian.values[i * p + j]).collect::<Vec<_>>());
-    let hessian = Matrix {
-        rows: p,
-        cols: p,
-        values: values.collect(),
-    };
-    let network = network(&weights, activation, Precision::F64, 1);
-    let n = arrays["X"].shape[0];
-    let precision = LabelPrecision::constant(&IDENTITY, n).unwrap();
-    let case = differentiated(network, &arrays["X"].values, &arrays["Y"].values, precision);
-    Some((case, arrays, hessian, places))
-}
-
+/// Central differences of the gradient `- sum_n J_n^T Lam_n r_n`, weight after weight.
 #[test]
-fn hessian_gradient_and_empirical_fisher_of_the_references() {
-    for (files, name) in [
-        (&["tiny_mlp", "tiny_mlp_inverse"][..], "relu"),
-        (&["tiny_act_tanh"], "tanh"),
-    ] {
-        let Some((case, arrays, hessian, places)) = reference(files, name) else {
-            return;
-        };
-        let p = hessian.rows;
-        assert!(
-            relative_error(&case.matrix(&[0, 1, 2], true), &hessian) < 1e-9,
-            "{name}"
-        );
-        let v = normal(&mut ChaCha8Rng::seed_from_u64(8), 3 * p);
-        assert!(
-            error(&case.hessian_products(&[0, 1, 2], &v), &times(&v, &hessian)) < 1e-9,
-            "{name}"
-        );
-
-        let in_order = |array: &str| -> Vec<f64> { places.iter().map(|&at| arrays[array].values[at]).collect() };
-        let gradient: Vec<f64> = case.gradient().iter().map(|g| -g).collect();
-        assert!(error(&gradient, &in_order("grad")) < 1e-9, "{name}");
-
-        let captures = gradient_captures(&case.captures, &case.precision, &case.residuals).unwrap();
-        let one = LabelPrecision::constant(&[1.0], case.precision.batch()).unwrap();
-        let shapes = case.network.dense_layers();
-        let mut found = Vec::new();
-        for layer in 0..3 {
-            let plan = block(shapes, StructureKind::Diagonal, &[layer]);
-            let structure = structure_of(&plan, &References::zero(shapes, 1), 1, 1).unwrap();
-            let mut sums = structure.empty().unwrap();
-            structure.accumulate(&captures, &one, &mut sums).unwrap();
-            found.extend(diagonal(&structure.curvature(&sums).unwrap()).values.clone());
+fn the_hessian_is_the_difference_of_the_gradient() {
+    const STEP: f64 = 1e-6;
+    for activation in ["tanh", "gelu", "relu"] {
+        let (case, mut mlp, _) = random(activation, Precision::F64, 1);
+        let mut values = Vec::new();
+        for layer in 0..mlp.layers.len() {
+            for weight in 0..mlp.layers[layer].weights.len() {
+                let here = mlp.layers[layer].weights[weight];
+                let [above, below] = [here + STEP, here - STEP].map(|moved| {
+                    mlp.layers[layer].weights[weight] = moved;
+                    Case::of(&mlp, activation, Precision::F64, 1).gradient()
+                });
+                mlp.layers[layer].weights[weight] = here;
+                values.extend(
+                    above
+                        .iter()
+                        .zip(below)
+                        .map(|(above, below)| (below - above) / (2.0 * STEP)),
+                );
+            }
         }
-        assert!(error(&found, &in_order("ef_diag")) < 1e-9, "{name}");
+        let hessian = case.matrix(&[0, 1, 2], true);
+        let differences = Matrix {
+            values,
+            ..hessian.clone()
+        };
+        let error = relative_error(&hessian, &differences);
+        assert!(error < 1e-7, "{activation}: {error:e}");
+        assert!(relative_error(&case.matrix(&[0, 1, 2], false), &differences) > 1e-3);
     }
 }
 

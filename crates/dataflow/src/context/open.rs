@@ -195,8 +195,7 @@ impl GroupedCatalogue {
     fn new(catalogue: Catalogue, group: u64, compute: &Compute, cells: &LabelCells) -> Self {
         let groups = plan_groups(catalogue.shards().iter().cloned(), group, catalogue.folder());
         let plenty = PLENTY * cells.n_cells().min(MANY_CELLS) as f64 / compute.sampled_fraction();
-        let every = ((catalogue.n_rows() as f64 / plenty) as usize).max(1);
-        let sample = sample_groups(&groups, groups.len().div_ceil(every), catalogue.folder());
+        let sample = sample_groups(&groups, plenty.ceil() as u64, catalogue.folder());
         Self {
             catalogue,
             groups,

@@ -1,6 +1,7 @@
 //! What a plan for a cluster is made of: the run's own sizes, or those of as many spectra as are asked about, in groups and bytes like these.
 
 use fisherflow_curvature::{CurvatureError, StructureKind};
+use fisherflow_spectra::Group;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::job::Prior;
@@ -68,7 +69,7 @@ pub(crate) fn cluster_sizes(
         fit: reading.held_out(2) + reading.all(fits),
         invert: if of_fit.share_scanned(job.compute.holdout_fraction) < 1.0 {
             // A choice among them, which no pass before has read.
-            scans * of_fit.sample_bytes
+            scans * of_fit.sample_bytes()
         } else {
             reading.held_out(scans)
         },
@@ -132,7 +133,8 @@ struct Scaled {
     row_groups: f64,
     bytes: u64,
     sample_groups: u64,
-    sample_bytes: u64,
+    /// The sample's share of the spectra.
+    sample_share: f64,
 }
 
 impl Scaled {
@@ -143,7 +145,7 @@ impl Scaled {
         let own = grouped.groups.len().max(1) as u64;
         let row_groups = catalogue.shards().len() as f64;
         let Some(spectra) = spectra else {
-            let share = grouped.sample.len() as f64 / own as f64;
+            let sampled: u64 = grouped.sample.iter().map(Group::n_rows).sum();
             return Self {
                 scale: 1.0,
                 spectra: catalogue.n_rows(),
@@ -151,33 +153,36 @@ impl Scaled {
                 row_groups,
                 bytes,
                 sample_groups: grouped.sample.len() as u64,
-                sample_bytes: (share * bytes as f64) as u64,
+                sample_share: sampled as f64 / n as f64,
             };
         };
         let scale = spectra as f64 / n as f64;
         // A catalogue of one group says nothing of how large a group is.
         let of_group = if own > 1 { (n / own).max(group.min(n)) } else { group };
         let groups = spectra.div_ceil(of_group.max(1)).max(1);
-        let every = ((spectra as f64 / grouped.plenty) as u64).max(1);
-        let bytes = (scale * bytes as f64) as u64;
-        let sample_groups = groups.div_ceil(every);
+        let share = (grouped.plenty / spectra as f64).min(1.0);
+        let sample_groups = (share * groups as f64).ceil();
         Self {
             scale,
             spectra,
             groups,
             row_groups: scale * row_groups,
-            bytes,
-            sample_groups,
-            sample_bytes: (bytes as f64 * sample_groups as f64 / groups as f64) as u64,
+            bytes: (scale * bytes as f64) as u64,
+            sample_groups: sample_groups as u64,
+            sample_share: sample_groups / groups as f64,
         }
     }
 }
 
 impl Scaled {
+    /// Of the groups of the sample.
+    fn sample_bytes(&self) -> u64 {
+        (self.sample_share * self.bytes as f64) as u64
+    }
+
     /// The share of the held-out spectra that a prior is chosen by.
     fn share_scanned(&self, holdout_fraction: f64) -> f64 {
-        let sampled = self.spectra as f64 * self.sample_groups as f64 / self.groups as f64;
-        holdout::share(sampled * holdout_fraction)
+        holdout::share(self.sample_share * self.spectra as f64 * holdout_fraction)
     }
 }
 
@@ -207,11 +212,13 @@ impl Reading {
             decoded,
             kept: 0.0,
         };
-        let sample = fit.sample_groups as f64 / fit.groups as f64;
         let decoded = sizes.decoded_bytes() as f64;
         Self {
             room: processes as f64 * sizes.job.compute.kept_spectra as f64,
-            held_out: stretch(fit.sample_bytes, sample * decoded * sizes.job.compute.holdout_fraction),
+            held_out: stretch(
+                fit.sample_bytes(),
+                fit.sample_share * decoded * sizes.job.compute.holdout_fraction,
+            ),
             all: stretch(fit.bytes, decoded),
             processes,
         }

@@ -4,4 +4,3 @@ mod derivatives;
 mod files;
 mod plain_layers;
 mod second_derivatives;
-mod training;

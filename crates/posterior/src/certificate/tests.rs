@@ -88,17 +88,25 @@ impl Nets {
         gram(&self.mlp.jacobian(&self.x, layers))
     }
 
-    fn kfac(&self, layer: usize, deltas: &[f64]) -> (f64, Vec<f64>) {
+    fn factors(&self, layer: usize, split_bias: bool) -> (Vec<f64>, Vec<f64>) {
+        let (mut a, g) = self.mlp.factors(&self.x, layer);
+        if split_bias {
+            split(&mut a, self.mlp.shapes[layer].columns());
+        }
+        (a, g)
+    }
+
+    fn kfac(&self, layer: usize, split_bias: bool, deltas: &[f64]) -> (f64, Vec<f64>) {
         let (shape, n) = (&self.mlp.shapes[layer], (self.x.len() / self.pixels) as f64);
-        let (a, g) = self.mlp.factors(&self.x, layer);
+        let (a, g) = self.factors(layer, split_bias);
         self.dense(&[layer], &kron(&g, shape.outputs, &a, shape.inputs + 1, n), deltas)
     }
 
     /// The exact block's diagonal in the eigenbases of its factors.
-    fn ekfac(&self, layer: usize, deltas: &[f64]) -> (f64, Vec<f64>) {
+    fn ekfac(&self, layer: usize, split_bias: bool, deltas: &[f64]) -> (f64, Vec<f64>) {
         let shape = &self.mlp.shapes[layer];
         let (inputs, outputs) = (shape.inputs + 1, shape.outputs);
-        let (a, g) = self.mlp.factors(&self.x, layer);
+        let (a, g) = self.factors(layer, split_bias);
         let square = |side, values| Matrix {
             rows: side,
             cols: side,
@@ -125,6 +133,17 @@ impl Nets {
     }
 }
 
+/// Takes the terms between weights and biases from a symmetric matrix over weights `[out, columns]`, or over the columns alone.
+fn split(values: &mut [f64], columns: usize) {
+    let side = values.len().isqrt();
+    let is_bias = |at: usize| at % columns == columns - 1;
+    for (at, value) in values.iter_mut().enumerate() {
+        if is_bias(at / side) != is_bias(at % side) {
+            *value = 0.0;
+        }
+    }
+}
+
 fn sum(parts: [(f64, Vec<f64>); 3]) -> (f64, Vec<f64>) {
     let gamma = parts.iter().map(|part| part.0).sum();
     let covariance = (0..parts[0].1.len())
@@ -142,11 +161,17 @@ fn close(found: Option<SigmaRatio>, expected: Option<SigmaRatio>) {
 
 impl Nets {
     /// A layer alone, held so.
-    fn layer(&self, structure: StructureKind, layer: usize, deltas: &[f64]) -> (f64, Vec<f64>) {
+    fn layer(&self, structure: StructureKind, layer: usize, split_bias: bool, deltas: &[f64]) -> (f64, Vec<f64>) {
         match structure {
-            StructureKind::Kfac => self.kfac(layer, deltas),
-            StructureKind::Ekfac => self.ekfac(layer, deltas),
-            StructureKind::Block => self.dense(&[layer], &self.hessian(&[layer]), deltas),
+            StructureKind::Kfac => self.kfac(layer, split_bias, deltas),
+            StructureKind::Ekfac => self.ekfac(layer, split_bias, deltas),
+            StructureKind::Block => {
+                let mut h = self.hessian(&[layer]);
+                if split_bias {
+                    split(&mut h, self.mlp.shapes[layer].columns());
+                }
+                self.dense(&[layer], &h, deltas)
+            }
             StructureKind::Diagonal => {
                 let mut h = self.hessian(&[layer]);
                 let p = h.len().isqrt();
@@ -169,10 +194,14 @@ impl Nets {
         );
         assert!((found.effective_parameters / exact.0 - 1.0).abs() < 1e-8);
 
-        let own = |layer: usize| self.layer(self.plans[layer].structure, layer, deltas);
+        let split_bias = self.plans[0].options.split_bias;
+        let own = |layer: usize| self.layer(self.plans[layer].structure, layer, split_bias, deltas);
         let mut expected = vec![("run".to_owned(), sum([0, 1, 2].map(own)))];
         for &structure in compare {
-            let layers = [0, 1, 2].map(|layer| self.layer(structure, layer, deltas));
+            // `block` beside other structures keeps its cross terms.
+            let splits = split_bias
+                && (structure != StructureKind::Block || self.plans.iter().all(|p| p.structure == structure));
+            let layers = [0, 1, 2].map(|layer| self.layer(structure, layer, splits, deltas));
             expected.push((structure.to_string(), sum(layers)));
         }
         assert_eq!(found.structures.len(), expected.len());
@@ -185,7 +214,7 @@ impl Nets {
             );
         }
         for layer in 0..3 {
-            let alone = self.layer(StructureKind::Block, layer, deltas);
+            let alone = self.layer(StructureKind::Block, layer, false, deltas);
             close(found.blocks[layer], SigmaRatio::of(&own(layer).1, &alone.1, K));
         }
     }
@@ -214,29 +243,17 @@ fn ratios_are_those_of_dense_posteriors() {
     Nets::of_pixels(26, 12, [Diagonal, Kfac, Kfac]).check_ratios(&[0.4; 3], &[Kfac]);
 }
 
-/// The run's structure over all layers is compared with its biases split off as the run's are; `block` beside it keeps its cross terms.
 #[test]
-fn a_structure_compared_has_the_runs_options() {
+fn what_is_compared_has_its_biases_split_off_as_the_run_has() {
     use StructureKind::{Block, Diagonal, Ekfac, Kfac};
-    let compared = |pixels: usize, own: StructureKind, split_bias: bool, with: StructureKind| {
-        let mut nets = Nets::of_pixels(pixels, 12, [own; 3]);
-        for plan in &mut nets.plans {
-            plan.options.split_bias = split_bias;
-        }
-        let found = nets.compare(&[0.1, 0.7, 3.0], &[with]).unwrap().structures;
-        [0, 1].map(|at: usize| (found[at].ratio, found[at].effective_parameters))
-    };
     for pixels in [WIDTHS[0], 26] {
-        for structure in [Kfac, Ekfac, Block, Diagonal] {
-            let [run, again] = compared(pixels, structure, true, structure);
-            assert_eq!(run, again, "{structure} of {pixels} pixels");
-            let [joint, _] = compared(pixels, structure, false, structure);
-            assert_eq!(run == joint, structure == Diagonal, "{structure} of {pixels} pixels");
+        for own in [Kfac, Ekfac, Block, Diagonal] {
+            let mut nets = Nets::of_pixels(pixels, 12, [own; 3]);
+            for plan in &mut nets.plans {
+                plan.options.split_bias = true;
+            }
+            nets.check_ratios(&[0.1, 0.7, 3.0], &[Kfac, Ekfac, Block]);
         }
-        assert_eq!(
-            compared(pixels, Kfac, true, Block)[1],
-            compared(pixels, Kfac, false, Block)[1]
-        );
     }
 }
 
@@ -318,16 +335,10 @@ fn blocks_of_weights_and_biases_apart_are_not_probed() {
     let (x, stars) = (draw(WIDTHS[0] * 90, 55), draw(WIDTHS[0] * 4, 56));
     for structure in [StructureKind::Block, StructureKind::Kfac] {
         let mut case = case(&mlp, &x, structure, &[1]);
-        let (p, columns) = (case.plan.n_weights(), case.plan.shapes[0].columns());
-        let cut = |m: &mut Matrix, side: usize| {
-            let is_bias = |at: usize| at % columns == columns - 1;
-            for at in (0..side * side).filter(|at| is_bias(at / side) != is_bias(at % side)) {
-                m.values[at] = 0.0;
-            }
-        };
+        let columns = case.plan.shapes[0].columns();
         match &mut case.curvature.form {
-            fisherflow_curvature::CurvatureForm::Dense(h) => cut(h, p),
-            fisherflow_curvature::CurvatureForm::Kronecker { a, .. } => cut(a, columns),
+            fisherflow_curvature::CurvatureForm::Dense(h) => split(&mut h.values, columns),
+            fisherflow_curvature::CurvatureForm::Kronecker { a, .. } => split(&mut a.values, columns),
             other => panic!("{other:?}"),
         }
         let posterior = invert(&case.plan, case.curvature, 0.3, 1).unwrap();

@@ -475,6 +475,33 @@ mod tests {
         }
     }
 
+    /// Fewer rows than weights, and elements of f32: at the lowest precision of a search, scan and curve are those of the inverse, though its
+    /// matrix has rounding's negative eigenvalues where they have 0.
+    #[test]
+    fn at_the_lowest_prior_of_a_search_a_dense_block_of_rounding_is_scanned_as_inverted() {
+        const STARS: usize = 8;
+        let mlp = Mlp::random(&[4, 6, K], 44);
+        let exact = case(&mlp, &draw(4 * STARS, 45), StructureKind::Full, &[0, 1]);
+        let captures = mlp.captures(&draw(4 * 2, 46), DType::F64);
+        let p = exact.plan.n_weights();
+        assert!(K * STARS < p);
+        let curvature = BlockCurvature {
+            n_spectra: STARS as u64,
+            form: CurvatureForm::Dense(matrix(p, exact.h.iter().map(|h| f64::from(*h as f32)).collect())),
+        };
+        let factored = factor(&exact.plan, curvature.clone(), 1).unwrap();
+        let scan = factored.prior_scan(DType::F64, 1).unwrap();
+        let spectrum = scan.spectrum();
+        let delta = holdout_grid(1e-15 * spectrum.largest(), spectrum.rounding())[0];
+        let scanned = scan.covariance_at(&captures, &[delta]).unwrap();
+        let inverted = invert(&exact.plan, curvature, delta, 1).unwrap();
+        let error = relative_error(&scanned, &inverted.precision.covariance_of(&captures).unwrap());
+        assert!(error < 0.15, "{error:e}");
+        let curve = spectrum.effective_parameters(delta);
+        let found = inverted.info.effective_parameters;
+        assert!((found - curve).abs() < 0.05 * curve, "{found} {curve}");
+    }
+
     /// A prior precision that is given need not be one that a search would find: beside a unit that is always off it decides, however small it is.
     #[test]
     fn behind_a_dead_unit_any_prior_of_a_dense_block_is_that_of_an_inverse() {

@@ -14,6 +14,10 @@ use crate::structures::cancellation::LOST;
 /// A product of `1 + lambda / delta` is brought to its logarithm where it is larger than this.
 const LARGE: f64 = 1e150;
 
+/// How often the most negative eigenvalue of a dense matrix goes into a prior precision that is seen: a scan, which has 0 there, and an inverse
+/// are within a ninth of each other.
+const SEEN: f64 = 10.0;
+
 /// The eigenvalues of a block: each of `scales` times each of `values`; by default of no weights.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spectrum {
@@ -50,12 +54,13 @@ impl Spectrum {
     }
 
     /// Of a dense matrix: its eigenvalues, ascending, of which `clipped` were below 0 and are 0 now, the least of them at `most_negative` of the
-    /// largest. Where there is rounding among them, a prior precision is seen that makes up for it and is no pivot of rounding.
+    /// largest. Where there is rounding among them, a prior precision is seen that is no pivot of rounding and tells a scan as much as an inverse:
+    /// a scan has `1 / delta` along an eigenvector whose inverse, of the matrix as it is, has `1 / (delta - |lambda|)`.
     pub(crate) fn dense(values: Vec<f64>, clipped: u64, most_negative: f64) -> Self {
         let relative = values.len() as f64 * f64::EPSILON;
         let rounding = match (values.first(), values.last()) {
             (Some(smallest), Some(largest)) if *smallest <= relative * largest => {
-                ((relative - most_negative) * largest).max(f64::MIN_POSITIVE)
+                ((relative - SEEN * most_negative) * largest).max(f64::MIN_POSITIVE)
             }
             _ => 0.0,
         };
@@ -185,7 +190,7 @@ mod tests {
         let rounding = |smallest: f64, below: f64| Spectrum::dense(vec![smallest, 1.0, 4.0], 0, below).rounding();
         assert_eq!(rounding(1e-3, 0.0), 0.0);
         assert_eq!(rounding(1e-17, 0.0), 4.0 * relative);
-        assert_eq!(rounding(0.0, -1e-7), 4.0 * (relative + 1e-7));
+        assert_eq!(rounding(0.0, -1e-7), 4.0 * (relative + 10.0 * 1e-7));
         assert_eq!(Spectrum::dense(vec![], 0, 0.0).rounding(), 0.0);
     }
 
