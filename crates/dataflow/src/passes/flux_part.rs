@@ -8,14 +8,13 @@ use fisherflow_store::{GroupArray, Purpose, StoreError, WrittenFile};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
+use super::by_first;
 use super::curvature::CURVATURE;
 use super::differentiated::Differentiated;
-use super::run;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::files::JacobianPart;
 use crate::group_name::name_of;
-use crate::operators::{Conclude, Gather, owned};
 
 /// The key of the photons' part among a group's arrays.
 const FLUX: u64 = u64::MAX;
@@ -69,19 +68,12 @@ impl FluxPart {
 /// Whether all groups of the fit have left what they kept, as a listing tells: as the first worker finds it, for all. `sums`: digest of what decided
 /// the sums of the curvature pass.
 pub(crate) fn is_kept(worker: &mut Worker, context: &Arc<Context>, sums: &str) -> Result<bool, RunError> {
-    let mine = if worker.index() == 0 { vec![0] } else { Vec::new() };
     let (looking, sums) = (Arc::clone(context), sums.to_owned());
-    let found = run(worker, context, |scope, probe| {
-        Ok(owned(scope, mine)
-            .conclude("Kept", &context.faults, move |_, _| {
-                let groups = looking.fit.groups.iter();
-                let names: BTreeSet<String> = groups.map(|group| name(&looking, &sums, group)).collect();
-                Ok(looking.groups.finished(CURVATURE, &names)?.len() == names.len())
-            })
-            .gather(probe))
-    })?;
-    let is_kept = found.borrow_mut().remove(&0) == Some(true);
-    Ok(is_kept)
+    by_first(worker, context, "Agree", move || {
+        let groups = looking.fit.groups.iter();
+        let names: BTreeSet<String> = groups.map(|group| name(&looking, &sums, group)).collect();
+        Ok(looking.groups.finished(CURVATURE, &names)?.len() == names.len())
+    })
 }
 
 /// Reads a group's photons' part back, batch by batch.
