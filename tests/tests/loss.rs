@@ -160,7 +160,7 @@ fn a_stopped_process_is_given_up_in_time() {
 fn a_process_asked_to_end_takes_all_along() {
     let survey = survey();
     let folder = survey.folder.path();
-    for (signal, asked) in [("TERM", 1), ("INT", 2)] {
+    for (signal, asked) in [("TERM", 0), ("INT", 2)] {
         let name = format!("{signal}-{asked}");
         let (mut processes, acted) = disturbed(folder, &name, three, |processes| {
             if !processes.has_ended(asked) {

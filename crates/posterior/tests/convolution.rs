@@ -67,7 +67,7 @@ impl Net {
     }
 
     fn curvature(&self, plan: &BlockPlan) -> BlockCurvature {
-        two_passes::curvature(plan, &self.references, &self.captures, &self.precision, 1)
+        two_passes::curvature(plan, &self.references, &self.captures, &self.precision)
     }
 
     fn dual(&self, layers: &[usize], prior: f64, threads: usize) -> BlockPosterior {

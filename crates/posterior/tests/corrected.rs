@@ -63,10 +63,10 @@ impl Layers {
         }
     }
 
-    fn curvature(&self, structure: StructureKind, layer: usize, threads: usize) -> BlockCurvature {
+    fn curvature(&self, structure: StructureKind, layer: usize) -> BlockCurvature {
         let plan = self.plan(structure, layer);
         let precision = LabelPrecision::constant(&UNIT, self.n_spectra).unwrap();
-        two_passes::curvature(&plan, &self.references, &self.captures, &precision, threads)
+        two_passes::curvature(&plan, &self.references, &self.captures, &precision)
     }
 }
 
@@ -143,7 +143,7 @@ fn jacobian(capture: &LayerCapture) -> Vec<Vec<f64>> {
 fn distances(net: &Layers, layer: usize) -> (f64, f64) {
     let exact = gram(&jacobian(&net.captures[layer]));
     let norm = distance(&exact, &vec![0.0; exact.len()]);
-    let away = |structure| distance(&dense(&net.curvature(structure, layer, 1)), &exact) / norm;
+    let away = |structure| distance(&dense(&net.curvature(structure, layer)), &exact) / norm;
     (away(StructureKind::Kfac), away(StructureKind::Ekfac))
 }
 
@@ -207,12 +207,7 @@ fn a_star_s_error_is_that_of_its_summed_gradient() {
         net.options.weight_sharing = weight_sharing;
         for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Ekfac] {
             for layer in 0..2 {
-                let curvature = net.curvature(structure, layer, 1);
-                assert_eq!(
-                    curvature,
-                    net.curvature(structure, layer, 3),
-                    "bits do not depend on threads"
-                );
+                let curvature = net.curvature(structure, layer);
                 let (m, log_det) = inverse(&with_prior(dense(&curvature), prior));
                 let expected = predictive(&jacobian(&probe[layer]), &m, K);
                 let posterior = invert(&net.plan(structure, layer), curvature, prior, 1).unwrap();

@@ -85,7 +85,7 @@ impl Case {
         if plan.structure == StructureKind::Dual {
             return exact_posterior(plan, &self.captures, &precision, prior, 1).unwrap();
         }
-        let curvature = two_passes::curvature(plan, &self.references, &self.captures, &precision, 1);
+        let curvature = two_passes::curvature(plan, &self.references, &self.captures, &precision);
         invert(plan, curvature, prior, 1).unwrap()
     }
 

@@ -90,7 +90,7 @@ impl Case {
             .map(|at| if at % (n_labels + 1) == 0 { 1.0 } else { 0.0 })
             .collect();
         let precision = LabelPrecision::constant(&identity, self.n).unwrap();
-        two_passes::curvature(plan, &references, captures, &precision, 1)
+        two_passes::curvature(plan, &references, captures, &precision)
     }
 
     fn exported(&self, peer: Peer, reduction: Reduction, structure: StructureKind, layers: &[usize]) -> Tensors {

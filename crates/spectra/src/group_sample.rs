@@ -3,8 +3,7 @@
 //! Every n-th group would not do: large objects are cut alike, and where n is a multiple of the groups of one, the sample would be of one stretch
 //! of every object, whose rows may be sorted by magnitude or by time.
 //!
-//! Groups are of as many rows as their objects' row groups have, so a group is drawn in proportion to its rows: in the order of `-ln(u) / n_rows`,
-//! u uniform (Efraimidis and Spirakis, Inf. Process. Lett. 97 (2006) 181).
+//! Every group has the same turn, whatever its size, so every row has about the same chance, and a mean over the sample's rows is one over all rows.
 
 use crate::Group;
 use crate::key_hash::hash64;
@@ -16,8 +15,7 @@ pub fn sample_groups(groups: &[Group], n_rows: u64, folder: &str) -> Vec<Group> 
     let turn = |group: &Group| {
         let last = group.shards.last();
         let name = last.map(|shard| format!("{} {}", shard.object.name_below(folder), shard.row_group));
-        let log = u128::from(minus_log2(!hash64(&name.unwrap_or_default())));
-        (log << 64) / u128::from(group.n_rows().max(1))
+        hash64(&name.unwrap_or_default())
     };
     let mut chosen: Vec<&Group> = groups.iter().collect();
     chosen.sort_by_cached_key(|group| (turn(group), group.index));
@@ -31,23 +29,6 @@ pub fn sample_groups(groups: &[Group], n_rows: u64, folder: &str) -> Vec<Group> 
     chosen.truncate(n);
     chosen.sort_by_key(|group| group.index);
     chosen.into_iter().cloned().collect()
-}
-
-/// `-log2(hash / 2^64)`, in units of `2^-32`: digit by digit, as the number is squared. In whole numbers, since every system's `ln` has other bits.
-fn minus_log2(hash: u64) -> u64 {
-    const DIGITS: u32 = 32;
-    let hash = hash.max(1);
-    let zeros = hash.leading_zeros();
-    // In [1, 2), times 2^63.
-    let mut mantissa = hash << zeros;
-    let mut log = 0;
-    for _ in 0..DIGITS {
-        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
-        let digit = square >> 64;
-        log = 2 * log + digit as u64;
-        mantissa = (square >> digit) as u64;
-    }
-    (u64::from(zeros + 1) << DIGITS) - log
 }
 
 #[cfg(test)]
@@ -105,7 +86,7 @@ mod tests {
 
     /// 5 groups of 50,000 rows hold two thirds of all, 125 of 1,000 the rest.
     #[test]
-    fn groups_are_drawn_in_proportion_to_their_rows_until_there_are_enough() {
+    fn every_row_has_the_same_chance_whatever_its_group_s_size() {
         let group = |index: u64, path: String, n_rows: u64| Group {
             index,
             shards: vec![Shard {
@@ -119,34 +100,22 @@ mod tests {
                 first_row: 0,
             }],
         };
-        let mut large_first = 0;
+        let mut taken = [0_u32; 2];
         for names in 0..300 {
             let large = (0..5).map(|i| (i, format!("/survey/{names}/large-{i:03}.parquet"), 50_000));
             let small = (0..125).map(|i| (5 + i, format!("/survey/{names}/small-{i:03}.parquet"), 1000));
             let all: Vec<Group> = large.chain(small).map(|(at, path, n)| group(at, path, n)).collect();
-            let rows: u64 = sample_groups(&all, 20_000, "/survey").iter().map(Group::n_rows).sum();
+            let sample = sample_groups(&all, 20_000, "/survey");
+            let rows: u64 = sample.iter().map(Group::n_rows).sum();
             assert!((20_000..20_000 + 50_000).contains(&rows), "{rows} of {names}");
-            let first = sample_groups(&all, 1, "/survey");
-            assert_eq!(first.len(), 1);
-            large_first += u64::from(first[0].n_rows() == 50_000);
+            for group in &sample {
+                taken[usize::from(group.n_rows() == 1000)] += 1;
+            }
         }
-        // Three standard deviations.
-        assert!((175..=225).contains(&large_first), "{large_first} of 300");
-    }
-
-    #[test]
-    fn a_logarithm_in_whole_numbers() {
-        let one = 1_u64 << 32;
-        assert_eq!(minus_log2(1 << 63), one);
-        assert_eq!(minus_log2(1 << 61), 3 * one);
-        assert_eq!(
-            (minus_log2(0), minus_log2(1), minus_log2(u64::MAX)),
-            (64 * one, 64 * one, 1)
+        let [large, small] = [f64::from(taken[0]) / 1500.0, f64::from(taken[1]) / 37_500.0];
+        assert!(
+            (large / small - 1.0).abs() < 0.25,
+            "a row's chance: {large} and {small}"
         );
-        for hash in [3 << 62, 12_345_678_901_234_567_890, 987_654_321] {
-            let found = minus_log2(hash) as f64 / one as f64;
-            let expected = 64.0 - (hash as f64).log2();
-            assert!((found - expected).abs() < 1e-8, "{found} {expected}");
-        }
     }
 }

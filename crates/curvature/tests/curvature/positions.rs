@@ -35,10 +35,14 @@ struct Case {
 
 impl Case {
     fn new(shared: usize, bias: bool) -> Self {
+        Self::of(3, 4, shared, bias)
+    }
+
+    fn of(inputs: usize, outputs: usize, shared: usize, bias: bool) -> Self {
         let shape = DenseShape {
             name: "layers.0".to_owned(),
-            inputs: 3,
-            outputs: 4,
+            inputs,
+            outputs,
             bias,
             shared,
         };
@@ -301,9 +305,10 @@ fn exact_structures_are_of_the_rows_of_the_jacobian() {
     }
 }
 
+/// Large enough for products to be shared among threads.
 #[test]
-fn factors_do_not_depend_on_threads_or_the_cut_into_batches() {
-    let case = Case::new(100, true);
+fn sums_do_not_depend_on_threads_or_the_cut_into_batches() {
+    let case = Case::of(40, 24, 100, true);
     let precision = |stars: Range<usize>| {
         let own = label_covariances(N, K, 72);
         let own = &own[stars.start * K * K..stars.end * K * K];
@@ -324,6 +329,18 @@ fn factors_do_not_depend_on_threads_or_the_cut_into_batches() {
         assert!(relative_error(kronecker(&found).0, kronecker(&expected).0) < 1e-13);
         assert!(relative_error(kronecker(&found).1, kronecker(&expected).1) < 1e-13);
     }
+    let corrected = |threads: usize| {
+        let bases = KroneckerBases::new(orthogonal(case.shape.columns(), 73), orthogonal(case.shape.outputs, 74));
+        let plan = case.plan(StructureKind::Ekfac);
+        let correction = correction_of(&plan, &case.references, Arc::new(bases), K, threads).unwrap();
+        let mut summed = correction.empty().unwrap();
+        for dtype in [DType::F64, DType::F32] {
+            let captures = [case.capture(0, dtype)];
+            correction.accumulate(&captures, &case.precision, &mut summed).unwrap();
+        }
+        summed
+    };
+    assert_eq!(corrected(1), corrected(3));
 }
 
 /// Cross terms of a layer whose weights 100 positions share with one that has but one; products with so many directions that they are taken a few
@@ -390,7 +407,11 @@ fn layers_side_by_side_have_cross_terms_products_and_a_gradient() {
 /// `Lambda_ij = sum_n sum_kl Lam_n,kl (u_i . J_nk v_j) (u_i . J_nl v_j)`, the rows of the Jacobian as matrices `[out, columns]`.
 #[test]
 fn corrected_eigenvalues_are_those_of_the_rows_in_any_bases() {
-    for case in cases() {
+    let mut unscaled = Case::new(POSITIONS, true);
+    for input in unscaled.input.chunks_exact_mut(unscaled.shape.inputs) {
+        input[0] *= 1e5;
+    }
+    for case in cases().chain([unscaled]) {
         let (columns, outputs) = (case.shape.columns(), case.shape.outputs);
         let (v, u) = (orthogonal(columns, 73), orthogonal(outputs, 74));
         let h = case.ggn();

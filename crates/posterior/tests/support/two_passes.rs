@@ -14,7 +14,6 @@ pub fn curvature(
     references: &References,
     captures: &[LayerCapture],
     precision: &LabelPrecision,
-    threads: usize,
 ) -> BlockCurvature {
     let sum = |structure: &dyn Structure| {
         let mut sums = structure.empty().unwrap();
@@ -22,10 +21,10 @@ pub fn curvature(
         structure.curvature(&sums).unwrap()
     };
     let k = precision.n_labels;
-    let first = sum(structure_of(plan, references, k, threads).unwrap().as_ref());
+    let first = sum(structure_of(plan, references, k, 1).unwrap().as_ref());
     if plan.structure != StructureKind::Ekfac {
         return first;
     }
-    let bases = Arc::new(kronecker_bases(plan, first, threads).unwrap());
-    sum(correction_of(plan, references, bases, k, threads).unwrap().as_ref())
+    let bases = Arc::new(kronecker_bases(plan, first, 1).unwrap());
+    sum(correction_of(plan, references, bases, k, 1).unwrap().as_ref())
 }

@@ -330,6 +330,8 @@ mod tests {
             len: 2,
             sha256: String::new(),
         };
+        // As whoever read the group's record has found it.
+        stores.locate("s3://survey/groups").unwrap();
         let mut read = GroupStore::new(&stores, "s3://survey/groups").read("pass", vec![slice]);
         let error = read.next().unwrap().unwrap_err();
         assert!(is_spent(&error), "{error}");
