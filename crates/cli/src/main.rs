@@ -29,6 +29,6 @@ fn main() -> std::process::ExitCode {
     let args: args::Args = clap::Parser::parse();
     let environment = environment::Environment::read();
     let terminal = logging::start(&args.logging, &environment);
-    let done = resolve::resolve(args.command, &environment).and_then(|task| commands::carry_out(task, &terminal));
+    let done = commands::carry_out(args.command, &environment, &terminal);
     exit_code::of(done, &terminal)
 }

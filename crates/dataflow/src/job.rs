@@ -94,7 +94,7 @@ impl Compute {
 }
 
 /// A network file, and what the run file says about it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NetworkSource {
     /// URI of the file.
     pub uri: String,
@@ -230,7 +230,7 @@ pub struct Calibration {
 }
 
 /// Arithmetic, batches and groups.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Compute {
     /// Arithmetic of the products, and a worker's own threads.
     pub arithmetic: Arithmetic,

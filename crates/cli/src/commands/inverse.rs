@@ -1,5 +1,7 @@
 //! `inverse`: elements, the diagonal and products of a layer's inverse Hessian, from the files of a complete output.
 
+use std::fmt;
+
 use fisherflow_dataflow::{Finished, FinishedLayer, RunError};
 use fisherflow_network::DenseShape;
 use fisherflow_store::{Stores, read_vector};
@@ -7,56 +9,102 @@ use serde_json::json;
 
 use super::answer::{Answer, AnswerFile, Size};
 use super::{output_at, stores};
+use crate::args::InverseArgs;
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Page, count, number};
-use crate::resolve::{Query, Question};
+use crate::resolve::{Place, threads};
 use crate::weights::Weights;
 
-/// Answers a query.
+/// What is asked.
+enum Question {
+    /// Elements.
+    Elements {
+        /// Of these weights,
+        rows: Weights,
+        /// with these.
+        cols: Weights,
+    },
+    /// The diagonal.
+    Diagonal,
+    /// `P^-1 v`, v from a file.
+    Solve(String),
+    /// `v^T P^-1 v`, v from a file.
+    Quadratic(String),
+}
+
+impl Question {
+    /// The one of the arguments: exactly one is among them.
+    fn of(args: &InverseArgs) -> Self {
+        match (&args.rows, &args.solve, &args.quadratic) {
+            (Some(rows), _, _) => Self::Elements {
+                rows: rows.clone(),
+                cols: args.cols.as_ref().unwrap_or(rows).clone(),
+            },
+            (None, Some(v), _) => Self::Solve(v.clone()),
+            (None, None, Some(v)) => Self::Quadratic(v.clone()),
+            (None, None, None) => Self::Diagonal,
+        }
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elements { rows, cols } => write!(f, "elements of P^-1: rows {rows}, columns {cols}"),
+            Self::Diagonal => f.write_str("the diagonal of P^-1"),
+            Self::Solve(uri) => write!(f, "P^-1 v, v = {uri}"),
+            Self::Quadratic(uri) => write!(f, "v^T P^-1 v, v = {uri}"),
+        }
+    }
+}
+
+/// Answers a question.
 ///
 /// # Errors
-/// There is no complete output, no such layer or weight, a vector does not fit, the answer is too large, or its file is there already
-/// or cannot be written.
-pub fn inverse(query: &Query, terminal: &Terminal) -> Result<(), CliError> {
-    let file = query.out.as_deref().map(AnswerFile::named).transpose()?;
-    let stores = stores(&query.output)?;
+/// The number of threads is wrong, there is no complete output, no such layer or weight, a vector does not fit, the answer is too large, or its
+/// file is there already or cannot be written.
+pub fn inverse(place: &Place, args: &InverseArgs, terminal: &Terminal) -> Result<(), CliError> {
+    let threads = threads(args.threads)?;
+    let question = Question::of(args);
+    let file = args.out.as_deref().map(AnswerFile::named).transpose()?;
+    let stores = stores(place)?;
     if let Some(file) = &file {
-        stores.check_new(file.uri, query.overwrite)?;
+        stores.check_new(file.uri, args.overwrite)?;
     }
-    let output = output_at(&stores, &query.output.uri)?;
+    let output = output_at(&stores, &place.uri)?;
     let finished = Finished::open(&stores, &output)?;
     // Before a block is read and worked on for what cannot be given.
-    let size = size(&query.question, &finished.shapes(&query.layer)?)?;
+    let size = size(&question, &finished.shapes(&args.layer)?)?;
     size.check_memory()?;
-    if file.is_none() && !query.json {
+    if file.is_none() && !args.json {
         size.check_screen()?;
     }
-    let layer = finished.layer(&query.layer, query.threads)?;
-    let answer = answer(&stores, &layer, &query.question)?;
+    let layer = finished.layer(&args.layer, threads)?;
+    let answer = answer(&stores, &layer, &question)?;
     let shapes = layer.posterior.shapes();
     let block = layer.posterior.block();
     if let Some(file) = &file {
         let metadata = layer
             .metadata
             .clone()
-            .with("fisherflow.layer", query.layer.as_str())
-            .with("fisherflow.query", query.question.to_string());
-        answer.write(&stores, file, query.overwrite, shapes, &metadata)?;
+            .with("fisherflow.layer", args.layer.as_str())
+            .with("fisherflow.query", question.to_string());
+        answer.write(&stores, file, args.overwrite, shapes, &metadata)?;
     }
     let mut page = Page::new();
-    if query.json {
+    if args.json {
         let mut said = json!({
             "output": output,
-            "layer": query.layer,
+            "layer": args.layer,
             "block": block.layers.join("+"),
             "structure": block.structure,
             "n_weights": layer.posterior.n_weights(),
             "n_spectra": block.n_spectra,
             "prior_precision": block.prior_precision,
-            "query": query.question.to_string(),
+            "query": question.to_string(),
         });
-        match &query.out {
+        match &args.out {
             Some(uri) => said["out"] = json!(uri),
             None => {
                 if let (Some(said), serde_json::Value::Object(found)) = (said.as_object_mut(), answer.json()) {
@@ -77,7 +125,7 @@ pub fn inverse(query: &Query, terminal: &Terminal) -> Result<(), CliError> {
                 "layer",
                 format!(
                     "{}{held}: {} weights, held as {}",
-                    query.layer,
+                    args.layer,
                     count(layer.posterior.n_weights() as u64),
                     block.structure
                 ),
@@ -90,16 +138,16 @@ pub fn inverse(query: &Query, terminal: &Terminal) -> Result<(), CliError> {
                     count(block.n_spectra)
                 ),
             ),
-            ("query", query.question.to_string()),
+            ("query", question.to_string()),
         ]);
-        match &query.out {
+        match &args.out {
             Some(uri) => {
                 page.line(format!("written to {uri}"));
             }
             None => answer.print_to(page.gap(), shapes),
         }
     }
-    if query.out.is_some() {
+    if args.out.is_some() {
         page.tell(terminal);
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Each command, from what is meant to what is printed.
+//! Each command, from what was typed to what is printed.
 
 mod answer;
 mod export;
@@ -22,49 +22,66 @@ mod verify;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fisherflow_dataflow::Meter;
+use fisherflow_dataflow::{Meter, Stage};
 use fisherflow_store::{Line, Resolved, Stores};
 
+use crate::args::{Command, StageArgs};
+use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::progress;
-use crate::resolve::{Place, Task};
+use crate::resolve::{self, Place};
 
 /// Threads that read and write where no run does.
 const IO_THREADS: usize = 4;
 
-/// Carries a command out.
+/// Carries a command out: all that it means is resolved before anything is done.
 ///
 /// # Errors
-/// Whatever ended it.
-pub fn carry_out(task: Task, terminal: &Terminal) -> Result<(), CliError> {
-    match task {
-        Task::Run {
-            job,
-            stage,
-            cluster,
-            metrics,
-        } => run::run(*job, stage, &cluster, &meter(terminal, metrics), terminal),
-        Task::Plan { job, question, json } => plan::plan(*job, &question, json),
-        Task::Spectrum {
-            job,
-            settings,
-            cluster,
-            metrics,
-        } => spectrum::spectrum(*job, settings, &cluster, &meter(terminal, metrics), terminal),
-        Task::OutputHessian { job, request } => {
-            output_hessian::output_hessian(*job, request, &meter(terminal, None), terminal)
+/// The run file, the arguments or the environment are wrong, or whatever ended it.
+pub fn carry_out(command: Command, environment: &Environment, terminal: &Terminal) -> Result<(), CliError> {
+    let place = |uri: &str| resolve::place(uri, [], environment);
+    let stage = |args: &StageArgs, stage: Stage| -> Result<(), CliError> {
+        let (job, cluster, metrics) = resolve::run(args, environment)?;
+        run::run(job, stage, &cluster, &meter(terminal, metrics), terminal)
+    };
+    match command {
+        Command::Run(args) => stage(&args, Stage::Run),
+        Command::Fit(args) => stage(&args, Stage::Fit),
+        Command::Invert(args) => stage(&args, Stage::Invert),
+        Command::Predict(args) => stage(&args, Stage::Predict),
+        Command::Plan(args) => {
+            let (job, question) = resolve::plan(&args, environment)?;
+            plan::plan(job, &question, args.json)
         }
-        Task::Train(training) => train::train(&training, terminal),
-        Task::Inspect(place) => inspect::inspect(&place),
-        Task::Verify(place) => verify::verify(&place),
-        Task::Status { place, json } => status::status(&place, json),
-        Task::Releases { place, json } => releases::releases(&place, json),
-        Task::Gc(place, args) => releases::gc(&place, &args, terminal),
-        Task::Simulate(place, args) => simulate::simulate(&place, &args, terminal),
-        Task::Report(asked) => output_page::report(&asked),
-        Task::Inverse(query) => inverse::inverse(&query, terminal),
-        Task::Export(what) => export::export(&what, terminal),
+        Command::Spectrum(args) => {
+            let (job, settings, cluster, metrics) = resolve::spectrum(&args, environment)?;
+            spectrum::spectrum(job, settings, &cluster, &meter(terminal, metrics), terminal)
+        }
+        Command::OutputHessian(args) => {
+            let (job, request) = resolve::output_hessian(args, environment)?;
+            output_hessian::output_hessian(job, request, &meter(terminal, None), terminal)
+        }
+        Command::Train(args) => train::train(&resolve::training(&args, environment)?, terminal),
+        Command::Inspect(args) => inspect::inspect(&place(&args.uri)?),
+        Command::Verify(args) => verify::verify(&place(&args.uri)?),
+        Command::Status(args) => status::status(&place(&args.uri)?, args.json),
+        Command::Releases(args) => releases::releases(&place(&args.uri)?, args.json),
+        Command::Gc(args) => releases::gc(&place(&args.uri)?, &args, terminal),
+        Command::Simulate(args) => simulate::simulate(&place(&args.out)?, &args, terminal),
+        Command::Report(mut args) => {
+            let output = resolve::place(&args.uri, &mut args.out, environment)?;
+            output_page::report(&output, &args)
+        }
+        Command::Inverse(mut args) => {
+            let files = [&mut args.solve, &mut args.quadratic, &mut args.out];
+            let output = resolve::place(&args.output, files.into_iter().flatten(), environment)?;
+            inverse::inverse(&output, &args, terminal)
+        }
+        Command::Export(mut args) => {
+            let output = resolve::place(&args.output, [&mut args.out], environment)?;
+            export::export(&output, &args, terminal)
+        }
     }
 }
 

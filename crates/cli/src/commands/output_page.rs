@@ -2,9 +2,10 @@
 
 use fisherflow_store::{Manifest, Output, Resolved, Stores};
 
+use crate::args::ReportArgs;
 use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
-use crate::resolve::Report;
+use crate::resolve::Place;
 
 use super::{findings, resolved, run, status, stores};
 
@@ -12,25 +13,25 @@ use super::{findings, resolved, run, status, stores};
 ///
 /// # Errors
 /// There is no output, it is not complete or cannot be read, or the page's file is there already or cannot be written.
-pub fn report(asked: &Report) -> Result<(), CliError> {
-    let stores = stores(&asked.output)?;
-    if let Some(out) = &asked.out {
-        stores.check_new(out, asked.overwrite)?;
+pub fn report(place: &Place, args: &ReportArgs) -> Result<(), CliError> {
+    let stores = stores(place)?;
+    if let Some(out) = &args.out {
+        stores.check_new(out, args.overwrite)?;
     }
-    let Resolved { uri, release } = resolved(&stores, &asked.output.uri)?;
+    let Resolved { uri, release } = resolved(&stores, &place.uri)?;
     let output = Output::open(&stores, &uri)?;
     let manifest = output.complete()?;
     let mut page = committed(&stores, &output, &manifest)?;
     let own = output.child(fisherflow_report::REPORT);
-    if asked.out.is_none() && release.is_some() && stores.exists(&own)? {
+    if args.out.is_none() && release.is_some() && stores.exists(&own)? {
         page.gap().line(format!(
             "report     {own}, as it was released; --out FILE draws it anew"
         ));
         return Ok(page.print()?);
     }
     let html = fisherflow_report::draw(&stores, output.uri())?.html.into_bytes();
-    let written = match &asked.out {
-        Some(out) => stores.write_new(out, html, asked.overwrite).map_err(CliError::from),
+    let written = match &args.out {
+        Some(out) => stores.write_new(out, html, args.overwrite).map_err(CliError::from),
         None => stores.write(&own, html).map_err(|source| CliError::NoPlaceForReport {
             uri: own.clone(),
             source: Box::new(source),
@@ -38,7 +39,7 @@ pub fn report(asked: &Report) -> Result<(), CliError> {
     };
     if written.is_ok() {
         page.gap()
-            .line(format!("report     {}", asked.out.as_ref().unwrap_or(&own)));
+            .line(format!("report     {}", args.out.as_ref().unwrap_or(&own)));
     }
     // What the output holds is told wherever its page can or cannot go.
     page.print()?;

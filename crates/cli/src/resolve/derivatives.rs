@@ -1,18 +1,32 @@
 //! What `spectrum` and `output-hessian` are asked for.
 
+use std::net::SocketAddr;
+
 use fisherflow_curvature::CurvatureKind;
-use fisherflow_dataflow::{Choice, Job, OutputHessianPart, OutputHessianRequest, SpectrumSettings, Visits};
+use fisherflow_dataflow::{Choice, Cluster, Job, OutputHessianPart, OutputHessianRequest, SpectrumSettings, Visits};
 use fisherflow_store::{Stores, read_vector};
 
-use super::current;
+use super::cluster::{cluster, metrics};
+use super::job::job;
+use super::{current, existing, folder};
 use crate::args::{OutputHessianArgs, SpectrumArgs};
+use crate::environment::Environment;
 use crate::exit_code::CliError;
+use crate::run_file::RunFile;
 
-/// How the eigenvalues of a run's curvature are looked for; `out`: where [`typed`] says.
+/// A run, how the eigenvalues of its curvature are looked for, where, and where the metrics are answered.
 ///
 /// # Errors
-/// A kind that is none.
-pub fn spectrum(args: &SpectrumArgs, out: Option<String>, job: &Job) -> Result<SpectrumSettings, CliError> {
+/// The run file, the arguments or the environment are wrong.
+pub fn spectrum(
+    args: &SpectrumArgs,
+    environment: &Environment,
+) -> Result<(Job, SpectrumSettings, Cluster, Option<SocketAddr>), CliError> {
+    let run_file = RunFile::read(&args.file)?;
+    let folder = folder(&args.file)?;
+    let out = typed(args.out.as_deref())?;
+    let existing = existing(args.overwrite);
+    let job = job(&run_file, &folder, &[out.as_deref()], existing, environment)?;
     let kinds = [
         CurvatureKind::Ggn,
         CurvatureKind::EmpiricalFisher,
@@ -25,27 +39,34 @@ pub fn spectrum(args: &SpectrumArgs, out: Option<String>, job: &Job) -> Result<S
             .find(|kind| kind.name() == said)
             .ok_or_else(|| CliError::Arguments(format!("--kind {said}: expected ggn, empirical_fisher or hessian")))?,
     };
-    Ok(SpectrumSettings {
+    let settings = SpectrumSettings {
         kind,
         probes: args.probes,
         steps: args.steps,
         seed: args.seed,
-        out: out.unwrap_or_else(|| beside(job, "-spectrum")),
-    })
+        out: out.unwrap_or_else(|| beside(&job, "-spectrum")),
+    };
+    let cluster = cluster(&args.cluster, environment)?;
+    let metrics = metrics(&args.cluster)?;
+    Ok((job, settings, cluster, metrics))
 }
 
-/// Whose second derivatives of the outputs, and which; `out` and the vector of a `product`: where [`typed`] says.
+/// A run, and which second derivatives of its network's outputs, of whose spectra.
 ///
 /// # Errors
-/// The vector of a product cannot be read.
+/// As [`spectrum`], or the vector of a product cannot be read.
 pub fn output_hessian(
     args: OutputHessianArgs,
-    out: Option<String>,
-    product: Option<&str>,
-    job: &Job,
-) -> Result<OutputHessianRequest, CliError> {
-    Ok(OutputHessianRequest {
-        out: out.unwrap_or_else(|| beside(job, "-output-hessian")),
+    environment: &Environment,
+) -> Result<(Job, OutputHessianRequest), CliError> {
+    let run_file = RunFile::read(&args.file)?;
+    let folder = folder(&args.file)?;
+    let out = typed(args.out.as_deref())?;
+    let product = typed(args.product.as_deref())?;
+    let (places, existing) = ([out.as_deref(), product.as_deref()], existing(args.overwrite));
+    let job = job(&run_file, &folder, &places, existing, environment)?;
+    let request = OutputHessianRequest {
+        out: out.unwrap_or_else(|| beside(&job, "-output-hessian")),
         spectra: Choice {
             ids: args.ids,
             file: args.of_file,
@@ -54,18 +75,19 @@ pub fn output_hessian(
         },
         labels: args.labels,
         part: match product {
-            Some(uri) => OutputHessianPart::Product(read_vector(&Stores::new(job.store.clone(), 1)?, uri)?),
+            Some(uri) => OutputHessianPart::Product(read_vector(&Stores::new(job.store.clone(), 1)?, &uri)?),
             None if args.dense => OutputHessianPart::Dense,
             None => OutputHessianPart::Diagonal,
         },
-    })
+    };
+    Ok((job, request))
 }
 
 /// A place as it was typed: its path starts from the folder of this process.
 ///
 /// # Errors
 /// That folder is gone.
-pub fn typed(uri: Option<&str>) -> Result<Option<String>, CliError> {
+fn typed(uri: Option<&str>) -> Result<Option<String>, CliError> {
     let Some(uri) = uri else { return Ok(None) };
     Ok(Some(current()?.locate(uri)))
 }
@@ -73,4 +95,59 @@ pub fn typed(uri: Option<&str>) -> Result<Option<String>, CliError> {
 /// A folder beside the run's output.
 fn beside(job: &Job, ending: &str) -> String {
     format!("{}{ending}", job.output.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    const TEXT: &str = r#"version = 1
+[network]
+uri = "n.safetensors"
+[catalogue]
+uri = "c.parquet"
+id = "id"
+flux = "flux"
+ivar = "ivar"
+labels = ["teff"]
+[prior]
+precision = 2
+[output]
+uri = "out"
+"#;
+
+    /// Where all but the output of these commands is on a disk.
+    #[test]
+    fn a_folder_on_s3_that_is_typed_is_reached_with_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        std::fs::write(&file, TEXT).unwrap();
+        let environment = Environment::of([("AWS_REGION".into(), "eu-west-1".into())]);
+        let store_of = |command: &str, more: &[&str]| {
+            let words = [&["fisherflow", command, file.to_str().unwrap()][..], more].concat();
+            match Args::try_parse_from(words).unwrap().command {
+                Command::Spectrum(args) => {
+                    let (job, settings, ..) = spectrum(&args, &environment).unwrap();
+                    (settings.out, job.store.s3)
+                }
+                Command::OutputHessian(args) => {
+                    let (job, request) = output_hessian(args, &environment).unwrap();
+                    (request.out, job.store.s3)
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let (nothing, star): ([&str; 0], _) = ([], ["--id", "star-1", "--diagonal"]);
+        for (command, more) in [("spectrum", &nothing[..]), ("output-hessian", &star[..])] {
+            let (out, s3) = store_of(command, &[more, &["--out", "s3://bucket/found"][..]].concat());
+            assert_eq!(out, "s3://bucket/found");
+            assert_eq!(s3, [("aws_region".to_owned(), "eu-west-1".to_owned())], "{command}");
+            let (out, s3) = store_of(command, more);
+            assert!(out.ends_with(&format!("/out-{command}")), "{out}");
+            assert!(s3.is_empty(), "{command}");
+        }
+    }
 }

@@ -1,13 +1,10 @@
 //! A run file into a [`Job`].
 
-use fisherflow_dataflow::{
-    Calibration, CatalogueSource, Compute, Curvature, ExistingOutput, Job, NetworkSource, Noise, Predict,
-};
-use fisherflow_network::{Arithmetic, Description, LabelsDescription};
+use fisherflow_dataflow::{Calibration, CatalogueSource, Compute, ExistingOutput, Job, NetworkSource, Noise, Predict};
 
 use crate::environment::Environment;
 use crate::exit_code::CliError;
-use crate::run_file::{CatalogueTable, ComputeTable, Folder, NetworkTable, RunFile};
+use crate::run_file::{Folder, RunFile};
 
 use super::object_store;
 
@@ -22,15 +19,17 @@ pub fn job(
     existing_output: ExistingOutput,
     environment: &Environment,
 ) -> Result<Job, CliError> {
-    let curvature = &run_file.curvature;
-    let network = network(&run_file.network, folder);
+    let network = NetworkSource {
+        uri: folder.locate(&run_file.network.uri),
+        ..run_file.network.clone()
+    };
     let fit = catalogue(&run_file.catalogue, folder);
     let predict = Predict {
         catalogue: run_file
             .predict
             .catalogue
             .as_ref()
-            .map(|table| catalogue(table, folder)),
+            .map(|written| catalogue(written, folder)),
         jacobians: run_file.predict.jacobians,
     };
     let prior = run_file.prior()?;
@@ -46,13 +45,7 @@ pub fn job(
     uris.extend(typed.iter().copied().flatten());
     let store = object_store::patient(environment, &uris, &run_file.store)?;
     Ok(Job {
-        curvature: Curvature {
-            structure: curvature.structure,
-            by_layer: curvature.layers.clone(),
-            kind: curvature.kind,
-            low_rank: curvature.low_rank,
-            options: curvature.options,
-        },
+        curvature: run_file.curvature.clone(),
         noise: match &run_file.noise.covariance {
             Some(covariance) => Noise::Covariance(covariance.clone()),
             None => Noise::Holdout,
@@ -65,21 +58,14 @@ pub fn job(
             label_scale: prior.label_scale,
         },
         compute: Compute {
-            arithmetic: arithmetic(&run_file.compute),
-            processor: run_file.compute.processor,
-            batch: run_file.compute.batch,
-            group: run_file.compute.group,
-            holdout_fraction: run_file.noise.holdout_fraction,
-            farthest_input: run_file.noise.farthest_input,
-            memory: curvature.dual_memory,
-            kept_spectra: run_file.compute.kept_spectra,
-            scratch: scratch.clone(),
+            scratch,
+            ..run_file.compute.clone()
         },
         certificate: run_file.certificate.clone(),
         network,
         catalogue: fit,
         predict,
-        basis: basis.clone(),
+        basis,
         output,
         releases: run_file.output()?.releases,
         existing_output,
@@ -88,39 +74,11 @@ pub fn job(
 }
 
 /// A catalogue at its place.
-pub fn catalogue(table: &CatalogueTable, folder: &Folder) -> CatalogueSource {
+pub fn catalogue(written: &CatalogueSource, folder: &Folder) -> CatalogueSource {
     CatalogueSource {
-        uri: folder.locate(&table.uri),
-        columns: table.columns.clone(),
-        on_bad_object: table.on_bad_object,
-        exclude: table.exclude.iter().map(|uri| folder.locate(uri)).collect(),
-    }
-}
-
-/// The arithmetic of a worker.
-pub fn arithmetic(compute: &ComputeTable) -> Arithmetic {
-    Arithmetic {
-        precision: compute.precision,
-        threads: compute.threads,
-    }
-}
-
-/// A network at its place, and what the run file says of it.
-fn network(table: &NetworkTable, folder: &Folder) -> NetworkSource {
-    let labels = &table.labels;
-    NetworkSource {
-        uri: folder.locate(&table.uri),
-        said: Description {
-            layers: table.layers.clone(),
-            input_mean: table.input_mean.clone(),
-            input_scale: table.input_scale.clone(),
-            labels: labels.count().map(|_| LabelsDescription {
-                names: labels.names.clone(),
-                units: labels.units.clone(),
-                mean: labels.mean.clone(),
-                scale: labels.scale.clone(),
-            }),
-        },
+        uri: folder.locate(&written.uri),
+        exclude: written.exclude.iter().map(|uri| folder.locate(uri)).collect(),
+        ..written.clone()
     }
 }
 

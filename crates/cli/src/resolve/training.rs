@@ -21,13 +21,14 @@ pub fn training(
     environment: &Environment,
 ) -> Result<TrainJob, CliError> {
     let recipe = run_file.train()?.clone();
-    let network = &run_file.network;
+    let said = &run_file.network.said;
+    let labels = said.labels.clone().unwrap_or_default();
     let found_out = [
-        ("network.layers", network.layers.is_some()),
-        ("network.input_mean", network.input_mean.is_some()),
-        ("network.input_scale", network.input_scale.is_some()),
-        ("network.labels.mean", network.labels.mean.is_some()),
-        ("network.labels.scale", network.labels.scale.is_some()),
+        ("network.layers", said.layers.is_some()),
+        ("network.input_mean", said.input_mean.is_some()),
+        ("network.input_scale", said.input_scale.is_some()),
+        ("network.labels.mean", labels.mean.is_some()),
+        ("network.labels.scale", labels.scale.is_some()),
     ];
     if let Some((key, _)) = found_out.iter().find(|(_, said)| *said) {
         return Err(not_for_training(
@@ -51,22 +52,20 @@ pub fn training(
             "is 0: training needs a validation set, give a share above 0",
         ));
     }
-    let mut arithmetic = job::arithmetic(&run_file.compute);
+    let mut arithmetic = run_file.compute.arithmetic;
     if let Some(said) = args.threads {
         arithmetic.threads = threads(said)?;
     }
-    let names = network.labels.names.clone();
-    let units = network.labels.units.clone();
     let catalogue = job::catalogue(&run_file.catalogue, folder);
-    let target = folder.locate(&network.uri);
+    let target = folder.locate(&run_file.network.uri);
     let mut uris = vec![target.as_str(), &catalogue.uri];
     uris.extend(catalogue.exclude.iter().map(String::as_str));
     Ok(TrainJob {
         store: object_store::patient(environment, &uris, &run_file.store)?,
         network: target,
         existing_network: existing(args.overwrite),
-        label_units: units.unwrap_or_else(|| vec![String::new(); columns.len()]),
-        label_names: names.unwrap_or_else(|| columns.clone()),
+        label_units: labels.units.unwrap_or_else(|| vec![String::new(); columns.len()]),
+        label_names: labels.names.unwrap_or_else(|| columns.clone()),
         catalogue,
         holdout_fraction: run_file.noise.holdout_fraction,
         farthest_input: run_file.noise.farthest_input,

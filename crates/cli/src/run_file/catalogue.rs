@@ -1,5 +1,6 @@
 //! `[catalogue]`, and the same keys in `[predict]`: which objects, and which column is what.
 
+use fisherflow_dataflow::CatalogueSource;
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, Mask};
 use fisherflow_store::OnBadObject;
 
@@ -58,19 +59,6 @@ pub struct CatalogueKeys {
     pub exclude: Option<Vec<String>>,
 }
 
-/// A catalogue, with every key said or defaulted; the URI as written.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CatalogueTable {
-    /// As written.
-    pub uri: String,
-    /// Which column is what.
-    pub columns: CatalogueColumns,
-    /// Whether a bad object ends the run.
-    pub on_bad_object: OnBadObject,
-    /// Tables of identifiers to leave out, as written.
-    pub exclude: Vec<String>,
-}
-
 impl CatalogueKeys {
     /// Reads the keys that are there.
     ///
@@ -122,11 +110,11 @@ impl CatalogueKeys {
         }
     }
 
-    /// Every key said or defaulted: `on_bad_object` is `"fail"`, and without `bad_bits` every bit of a mask is bad.
+    /// Every key said or defaulted, URIs as written: `on_bad_object` is `"fail"`, and without `bad_bits` every bit of a mask is bad.
     ///
     /// # Errors
     /// `uri`, `id`, `flux` or the flux errors are missing, or `bad_bits` has no mask.
-    pub fn complete(self, table: &Table<'_>, keep: Vec<String>) -> Result<CatalogueTable, RunFileError> {
+    pub fn complete(self, table: &Table<'_>, keep: Vec<String>) -> Result<CatalogueSource, RunFileError> {
         let need = |value: Option<String>, key: &str, remedy: &str| value.ok_or_else(|| table.missing(key, remedy));
         let mask = match (self.mask.flatten(), self.bad_bits) {
             (Some(column), bits) => Some(Mask {
@@ -141,7 +129,7 @@ impl CatalogueKeys {
             }
         };
         let remedy = "write sigma = \"<column>\" or ivar = \"<column>\", or exact_inputs = true where the flux has no errors at all";
-        Ok(CatalogueTable {
+        Ok(CatalogueSource {
             uri: need(self.uri, "uri", "write uri = \"catalogue/*.parquet\"")?,
             columns: CatalogueColumns {
                 id: need(self.id, "id", "name the column of identifiers")?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fisherflow_curvature::{BlockOptions, CurvatureKind, StructureKind, WeightSharing};
-use fisherflow_dataflow::{LowRankSettings, StructureChoice};
+use fisherflow_dataflow::{Curvature, LowRankSettings, StructureChoice};
 
 use super::entry::Entry;
 use super::error::RunFileError;
@@ -21,73 +21,55 @@ pub const KEYS: &[&str] = &[
     "split_bias",
 ];
 
-/// `[curvature]`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CurvatureTable {
-    /// Every layer not named below.
-    pub structure: StructureChoice,
-    /// By layer name.
-    pub layers: BTreeMap<String, StructureKind>,
-    /// Which curvature of the loss; left out: Gauss-Newton.
-    pub kind: CurvatureKind,
-    /// Of the layers held as `low_rank`.
-    pub low_rank: LowRankSettings,
-    /// Of every block.
-    pub options: BlockOptions,
-    /// Bytes that a process may take for a dual block, where the structure is given.
-    pub dual_memory: Option<u64>,
+/// Reads the table, and the bytes that a process may take for a dual block, where the structure is given.
+///
+/// # Errors
+/// Wrong values.
+pub fn read(table: &Table<'_>) -> Result<(Curvature, Option<u64>), RunFileError> {
+    let mut layers = BTreeMap::new();
+    if let Some(by_layer) = table.table("layers")? {
+        for (name, entry) in by_layer.entries() {
+            layers.insert(name, entry.choice(&STRUCTURES, &[])?);
+        }
+    }
+    let mut options = BlockOptions::default();
+    if let Some(entry) = table.get("weight_sharing") {
+        let known = [("expand", WeightSharing::Expand), ("reduce", WeightSharing::Reduce)];
+        options.weight_sharing = entry.choice(&known, &[])?;
+    }
+    if let Some(entry) = table.get("split_bias") {
+        options.split_bias = entry.boolean()?;
+    }
+    let given = table
+        .get("structure")
+        .map(|entry| structure(&entry))
+        .transpose()?
+        .flatten();
+    let held_as = |kind: StructureKind| given.iter().chain(layers.values()).any(|held| *held == kind);
+    let memory = memory(table, given.is_none() || held_as(StructureKind::Dual))?;
+    let auto = StructureChoice::Auto {
+        memory: memory.unwrap_or(StructureChoice::MEMORY),
+    };
+    let curvature = Curvature {
+        low_rank: low_rank(table, held_as(StructureKind::LowRank))?,
+        structure: given.map_or(auto, StructureChoice::Given),
+        by_layer: layers,
+        kind: match table.get("kind") {
+            Some(entry) => kind(&entry)?,
+            None => CurvatureKind::default(),
+        },
+        options,
+    };
+    Ok((curvature, memory.filter(|_| given.is_some())))
 }
 
-impl CurvatureTable {
-    /// Reads the table.
-    ///
-    /// # Errors
-    /// Wrong values.
-    pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
-        let mut layers = BTreeMap::new();
-        if let Some(by_layer) = table.table("layers")? {
-            for (name, entry) in by_layer.entries() {
-                layers.insert(name, entry.choice(&STRUCTURES, &[])?);
-            }
-        }
-        let mut options = BlockOptions::default();
-        if let Some(entry) = table.get("weight_sharing") {
-            let known = [("expand", WeightSharing::Expand), ("reduce", WeightSharing::Reduce)];
-            options.weight_sharing = entry.choice(&known, &[])?;
-        }
-        if let Some(entry) = table.get("split_bias") {
-            options.split_bias = entry.boolean()?;
-        }
-        let given = table
-            .get("structure")
-            .map(|entry| structure(&entry))
-            .transpose()?
-            .flatten();
-        let held_as = |kind: StructureKind| given.iter().chain(layers.values()).any(|held| *held == kind);
-        let memory = memory(table, given.is_none() || held_as(StructureKind::Dual))?;
-        let auto = StructureChoice::Auto {
-            memory: memory.unwrap_or(StructureChoice::MEMORY),
-        };
-        Ok(Self {
-            low_rank: low_rank(table, held_as(StructureKind::LowRank))?,
-            structure: given.map_or(auto, StructureChoice::Given),
-            layers,
-            kind: match table.get("kind") {
-                Some(entry) => kind(&entry)?,
-                None => CurvatureKind::default(),
-            },
-            options,
-            dual_memory: memory.filter(|_| given.is_some()),
-        })
-    }
-
-    /// Whether a block may be dual: it is said to be, or structures are to be chosen.
-    pub fn may_be_dual(&self) -> bool {
-        match self.structure {
-            StructureChoice::Auto { .. } => true,
-            StructureChoice::Given(kind) => {
-                kind == StructureKind::Dual || self.layers.values().any(|kind| *kind == StructureKind::Dual)
-            }
+/// Whether a block may be dual: it is said to be, or structures are to be chosen.
+pub fn may_be_dual(curvature: &Curvature) -> bool {
+    match curvature.structure {
+        StructureChoice::Auto { .. } => true,
+        StructureChoice::Given(kind) => {
+            let mut kinds = curvature.by_layer.values();
+            kind == StructureKind::Dual || kinds.any(|kind| *kind == StructureKind::Dual)
         }
     }
 }

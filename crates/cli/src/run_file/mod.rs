@@ -24,17 +24,13 @@ mod train;
 
 use std::path::Path;
 
-use fisherflow_dataflow::Certification;
+use fisherflow_dataflow::{CatalogueSource, Certification, Compute, Curvature, NetworkSource};
 use fisherflow_network::train::Recipe;
 use fisherflow_spectra::FluxError;
 use fisherflow_store::Patience;
 
-pub use catalogue::CatalogueTable;
-pub use compute::ComputeTable;
-pub use curvature::CurvatureTable;
 pub use error::{At, RunFileError};
 pub use location::Folder;
-pub use network::NetworkTable;
 pub use noise::NoiseTable;
 pub use output::OutputTable;
 pub use predict::PredictTable;
@@ -85,19 +81,19 @@ pub struct RunFile {
     /// The file as the user named it, and the line that errors about absent tables point at.
     pub at: At,
     /// `[network]`.
-    pub network: NetworkTable,
+    pub network: NetworkSource,
     /// `[catalogue]`.
-    pub catalogue: CatalogueTable,
+    pub catalogue: CatalogueSource,
     /// `[predict]`; left out: the catalogue itself, without Jacobians.
     pub predict: PredictTable,
     /// `[curvature]`; left out: `auto`.
-    pub curvature: CurvatureTable,
+    pub curvature: Curvature,
     /// `[noise]`; left out: from a holdout of a tenth.
     pub noise: NoiseTable,
     /// `[prior]`; training does without.
     pub prior: Option<PriorTable>,
-    /// `[compute]`; left out: f32, batches of 512, one thread, groups of 4,096.
-    pub compute: ComputeTable,
+    /// `[compute]`, with what `[noise]` and `[curvature]` say of it; left out: batches of 512, one thread, groups of 4,096.
+    pub compute: Compute,
     /// `[certificate]`; left out: a comparison on about 2,000 training spectra, and a pass over all of them.
     pub certificate: Certification,
     /// `[output]`; training does without.
@@ -134,7 +130,7 @@ impl RunFile {
         let tables = Tables { root: &root };
 
         let network = tables.required("network", network::KEYS)?;
-        let network = NetworkTable::read(&network)?;
+        let network = network::read(&network)?;
         let (catalogue, fit) = read_catalogue(&tables, &network)?;
         let mut predict = PredictTable::default();
         let predict_keys: Vec<&str> = [catalogue::KEYS, predict::OWN_KEYS].concat();
@@ -147,7 +143,7 @@ impl RunFile {
         }
         let fits = Fits {
             labels: match catalogue.columns.labels.len() {
-                0 => network.labels.count(),
+                0 => network::n_labels(&network),
                 n => Some(n),
             },
             label_errors: fit.label_errors.is_some(),
@@ -173,23 +169,28 @@ impl RunFile {
             Some(table) => Some(read_prior(&table, &noise, &catalogue)?),
             None => None,
         };
-        let curvature = tables
+        let (curvature, memory) = tables
             .optional("curvature", curvature::KEYS)?
-            .map_or_else(|| Ok(CurvatureTable::default()), |t| CurvatureTable::read(&t))?;
-        let dual = curvature.may_be_dual();
+            .map_or_else(|| Ok((Curvature::default(), None)), |t| curvature::read(&t))?;
+        let dual = curvature::may_be_dual(&curvature);
         let compute = tables
             .optional("compute", compute::KEYS)?
-            .map_or_else(|| Ok(ComputeTable::default()), |t| ComputeTable::read(&t, dual))?;
-        let precision = compute.precision;
+            .map_or_else(|| Ok(Compute::default()), |t| compute::read(&t, dual))?;
+        let precision = compute.arithmetic.precision;
         Ok(Self {
             at: root.at().clone(),
             network,
             catalogue,
             predict,
             curvature,
+            compute: Compute {
+                holdout_fraction: noise.holdout_fraction,
+                farthest_input: noise.farthest_input,
+                memory,
+                ..compute
+            },
             noise,
             prior,
-            compute,
             certificate: tables
                 .optional("certificate", certificate::KEYS)?
                 .map_or_else(|| Ok(Certification::default()), |t| certificate::read(&t))?,
@@ -275,7 +276,7 @@ fn check_version(root: &Table<'_>) -> Result<(), RunFileError> {
 }
 
 /// `[prior]`; what of it looks at held-out residuals needs some.
-fn read_prior(table: &Table<'_>, noise: &NoiseTable, catalogue: &CatalogueTable) -> Result<PriorTable, RunFileError> {
+fn read_prior(table: &Table<'_>, noise: &NoiseTable, catalogue: &CatalogueSource) -> Result<PriorTable, RunFileError> {
     let prior = PriorTable::read(table)?;
     let Some(entry) = prior.needs_holdout().and_then(|key| table.get(key)) else {
         return Ok(prior);
@@ -296,11 +297,11 @@ fn read_prior(table: &Table<'_>, noise: &NoiseTable, catalogue: &CatalogueTable)
 /// `[catalogue]`, and its keys as `[predict]` inherits them.
 fn read_catalogue(
     tables: &Tables<'_, '_>,
-    network: &NetworkTable,
-) -> Result<(CatalogueTable, CatalogueKeys), RunFileError> {
+    network: &NetworkSource,
+) -> Result<(CatalogueSource, CatalogueKeys), RunFileError> {
     let table = tables.required("catalogue", catalogue::KEYS)?;
     let keys = CatalogueKeys::read(&table)?;
-    if let (Some(columns), Some(labels), Some(k)) = (&keys.labels, table.get("labels"), network.labels.count())
+    if let (Some(columns), Some(labels), Some(k)) = (&keys.labels, table.get("labels"), network::n_labels(network))
         && columns.len() != k
     {
         return Err(labels.invalid(format!(
@@ -308,7 +309,8 @@ fn read_catalogue(
             columns.len()
         )));
     }
-    if let (Some(columns), Some(entry), Some(names)) = (&keys.labels, table.get("labels"), &network.labels.names)
+    let names = network.said.labels.as_ref().and_then(|labels| labels.names.as_ref());
+    if let (Some(columns), Some(entry), Some(names)) = (&keys.labels, table.get("labels"), names)
         && columns != names
         && columns.iter().all(|column| names.contains(column))
     {

@@ -1,5 +1,8 @@
 //! `[network]` and `[network.labels]`: the trained network, and what its file does not say itself.
 
+use fisherflow_dataflow::NetworkSource;
+use fisherflow_network::{Description, LabelsDescription};
+
 use super::entry::Entry;
 use super::error::RunFileError;
 use super::table::Table;
@@ -10,52 +13,24 @@ pub const KEYS: &[&str] = &["uri", "layers", "input_mean", "input_scale", "label
 /// Keys of `[network.labels]`.
 pub const LABEL_KEYS: &[&str] = &["names", "units", "mean", "scale"];
 
-/// `[network]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NetworkTable {
-    /// The file, as written: relative to the run file, or a URI.
-    pub uri: String,
-    /// Names of layers, in order; only where the file does not say.
-    pub layers: Option<Vec<String>>,
-    /// Flux units: network input = (flux - `input_mean`) / `input_scale`; one value, or one a pixel.
-    pub input_mean: Option<Vec<f64>>,
-    /// Flux units; one value, or one a pixel.
-    pub input_scale: Option<Vec<f64>>,
-    /// `[network.labels]`.
-    pub labels: LabelsTable,
-}
-
-/// `[network.labels]`: label = output * scale + mean.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LabelsTable {
-    /// Names, in the network's order.
-    pub names: Option<Vec<String>>,
-    /// Units.
-    pub units: Option<Vec<String>>,
-    /// In label units.
-    pub mean: Option<Vec<f64>>,
-    /// In label units.
-    pub scale: Option<Vec<f64>>,
-}
-
-impl NetworkTable {
-    /// Reads the table.
-    ///
-    /// # Errors
-    /// Missing, unknown or wrong keys.
-    pub fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
-        let uri = table
-            .get("uri")
-            .ok_or_else(|| table.missing("uri", "write uri = \"network.safetensors\""))?;
-        let labels = match table.table("labels")? {
-            Some(labels) => {
-                labels.only(LABEL_KEYS, super::TABLES)?;
-                LabelsTable::read(&labels)?
-            }
-            None => LabelsTable::default(),
-        };
-        Ok(Self {
-            uri: safetensors(&uri)?,
+/// Reads the table.
+///
+/// # Errors
+/// Missing, unknown or wrong keys.
+pub fn read(table: &Table<'_>) -> Result<NetworkSource, RunFileError> {
+    let uri = table
+        .get("uri")
+        .ok_or_else(|| table.missing("uri", "write uri = \"network.safetensors\""))?;
+    let labels = match table.table("labels")? {
+        Some(labels) => {
+            labels.only(LABEL_KEYS, super::TABLES)?;
+            read_labels(&labels)?
+        }
+        None => LabelsDescription::default(),
+    };
+    Ok(NetworkSource {
+        uri: safetensors(&uri)?,
+        said: Description {
             layers: table.get("layers").map(|e| layers(&e)).transpose()?,
             input_mean: table
                 .get("input_mean")
@@ -65,43 +40,46 @@ impl NetworkTable {
                 .get("input_scale")
                 .map(|e| per_pixel(&e, |x| x > 0.0, "above 0"))
                 .transpose()?,
-            labels,
-        })
-    }
+            // An empty table says as little as none, and both are one run.
+            labels: Some(labels).filter(|labels| *labels != LabelsDescription::default()),
+        },
+    })
 }
 
-impl LabelsTable {
-    fn read(table: &Table<'_>) -> Result<Self, RunFileError> {
-        let read = Self {
-            names: table.get("names").map(|e| e.distinct_strings()).transpose()?,
-            units: table.get("units").map(|e| units(&e)).transpose()?,
-            mean: table.get("mean").map(|e| e.numbers()).transpose()?,
-            scale: table.get("scale").map(|e| scales(&e)).transpose()?,
-        };
-        let lengths = [
-            ("names", read.names.as_ref().map(Vec::len)),
-            ("units", read.units.as_ref().map(Vec::len)),
-            ("mean", read.mean.as_ref().map(Vec::len)),
-            ("scale", read.scale.as_ref().map(Vec::len)),
-        ];
-        let mut given = lengths.iter().filter_map(|(key, n)| n.map(|n| (key, n)));
-        if let Some((first, n)) = given.next()
-            && let Some((other, m)) = given.find(|(_, m)| *m != n)
-            && let Some(entry) = table.get(other)
-        {
-            return Err(entry.invalid(format!(
-                "has {m} values, `network.labels.{first}` has {n}: one a label in each"
-            )));
-        }
-        Ok(read)
+fn read_labels(table: &Table<'_>) -> Result<LabelsDescription, RunFileError> {
+    let read = LabelsDescription {
+        names: table.get("names").map(|e| e.distinct_strings()).transpose()?,
+        units: table.get("units").map(|e| units(&e)).transpose()?,
+        mean: table.get("mean").map(|e| e.numbers()).transpose()?,
+        scale: table.get("scale").map(|e| scales(&e)).transpose()?,
+    };
+    let lengths = lengths(&read);
+    let mut given = lengths.iter().filter_map(|(key, n)| n.map(|n| (key, n)));
+    if let Some((first, n)) = given.next()
+        && let Some((other, m)) = given.find(|(_, m)| *m != n)
+        && let Some(entry) = table.get(other)
+    {
+        return Err(entry.invalid(format!(
+            "has {m} values, `network.labels.{first}` has {n}: one a label in each"
+        )));
     }
+    Ok(read)
+}
 
-    /// The number of labels, where the table says it.
-    pub fn count(&self) -> Option<usize> {
-        let lists = [&self.mean, &self.scale].map(|l| l.as_ref().map(Vec::len));
-        let names = [&self.names, &self.units].map(|l| l.as_ref().map(Vec::len));
-        names.into_iter().chain(lists).flatten().next()
-    }
+/// The number of labels, where the table says it.
+pub fn n_labels(network: &NetworkSource) -> Option<usize> {
+    let labels = network.said.labels.as_ref()?;
+    lengths(labels).into_iter().find_map(|(_, n)| n)
+}
+
+/// The lists by key, and how many labels each that is there is of.
+fn lengths(labels: &LabelsDescription) -> [(&'static str, Option<usize>); 4] {
+    [
+        ("names", labels.names.as_ref().map(Vec::len)),
+        ("units", labels.units.as_ref().map(Vec::len)),
+        ("mean", labels.mean.as_ref().map(Vec::len)),
+        ("scale", labels.scale.as_ref().map(Vec::len)),
+    ]
 }
 
 /// The URI of a safetensors file.

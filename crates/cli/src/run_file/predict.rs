@@ -1,8 +1,9 @@
 //! `[predict]`: whose error bars, and what is written with them.
 
+use fisherflow_dataflow::CatalogueSource;
 use fisherflow_spectra::FluxError;
 
-use super::catalogue::{CatalogueKeys, CatalogueTable};
+use super::catalogue::CatalogueKeys;
 use super::error::RunFileError;
 use super::table::Table;
 
@@ -13,7 +14,7 @@ pub const OWN_KEYS: &[&str] = &["jacobians", "keep_columns"];
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PredictTable {
     /// The catalogue; `None` where it is the one of the fit.
-    pub catalogue: Option<CatalogueTable>,
+    pub catalogue: Option<CatalogueSource>,
     /// Whether `jacobians/` is written.
     pub jacobians: bool,
     /// Columns that pass through to the predictions.
@@ -26,7 +27,7 @@ impl PredictTable {
     ///
     /// # Errors
     /// Wrong values.
-    pub fn read(table: &Table<'_>, fit: &CatalogueKeys, catalogue: &CatalogueTable) -> Result<Self, RunFileError> {
+    pub fn read(table: &Table<'_>, fit: &CatalogueKeys, catalogue: &CatalogueSource) -> Result<Self, RunFileError> {
         let jacobians = match table.get("jacobians") {
             Some(e) => e.boolean()?,
             None => false,

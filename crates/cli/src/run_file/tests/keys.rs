@@ -1,14 +1,13 @@
 //! What is read: every key, the defaults, and the reference that documents them.
 
 use fisherflow_curvature::{BlockOptions, StructureKind, WeightSharing};
-use fisherflow_dataflow::{Certification, Prior, StructureChoice};
-use fisherflow_network::{Activation, Precision, Processor};
+use fisherflow_dataflow::{Certification, Compute, Prior, StructureChoice};
+use fisherflow_network::{Activation, Description, Precision, Processor};
 use fisherflow_spectra::{FluxError, LabelErrors, Mask};
 use fisherflow_store::{OnBadObject, Patience};
 
 use super::*;
-use crate::run_file::network::LabelsTable;
-use crate::run_file::{ComputeTable, PredictTable, TABLES};
+use crate::run_file::{PredictTable, TABLES};
 
 #[test]
 fn patience_with_a_store_is_read() {
@@ -30,13 +29,15 @@ fn patience_with_a_store_is_read() {
 fn every_key_of_the_contract_is_read() {
     let run = parse(WHOLE).unwrap();
     assert_eq!(run.network.uri, "network.safetensors");
-    assert_eq!(run.network.layers.unwrap(), ["dense", "relu", "dense"]);
-    assert_eq!(run.network.input_mean.unwrap(), [1.0]);
-    assert_eq!(run.network.input_scale.unwrap(), [0.1]);
-    assert_eq!(run.network.labels.names.unwrap()[2], "fe_h");
-    assert_eq!(run.network.labels.units.unwrap()[0], "K");
-    assert_eq!(run.network.labels.mean.unwrap(), [4700.0, 2.3, -0.2]);
-    assert_eq!(run.network.labels.scale.unwrap(), [500.0, 0.8, 0.3]);
+    let said = run.network.said;
+    assert_eq!(said.layers.unwrap(), ["dense", "relu", "dense"]);
+    assert_eq!(said.input_mean.unwrap(), [1.0]);
+    assert_eq!(said.input_scale.unwrap(), [0.1]);
+    let labels = said.labels.unwrap();
+    assert_eq!(labels.names.unwrap()[2], "fe_h");
+    assert_eq!(labels.units.unwrap()[0], "K");
+    assert_eq!(labels.mean.unwrap(), [4700.0, 2.3, -0.2]);
+    assert_eq!(labels.scale.unwrap(), [500.0, 0.8, 0.3]);
 
     let columns = &run.catalogue.columns;
     assert_eq!(run.catalogue.uri, "s3://survey/training/*.parquet");
@@ -61,7 +62,7 @@ fn every_key_of_the_contract_is_read() {
 
     let curvature = run.curvature;
     assert_eq!(curvature.structure, StructureKind::Kfac.into());
-    assert_eq!(curvature.layers["layers.6"], StructureKind::Block);
+    assert_eq!(curvature.by_layer["layers.6"], StructureKind::Block);
     assert_eq!(curvature.options, BlockOptions::default());
     let chosen = with(
         WHOLE,
@@ -78,7 +79,7 @@ fn every_key_of_the_contract_is_read() {
     assert_eq!(run.noise.covariance, None);
     assert_eq!(run.noise.holdout_fraction, 0.2);
     assert_eq!(run.prior.unwrap().precision, Prior::Fixed(1.5));
-    assert_eq!(run.compute.precision, Precision::F32);
+    assert_eq!(run.compute.arithmetic.precision, Precision::F32);
     assert_eq!(run.compute.group, Some(2048));
     assert_eq!(run.output.unwrap().uri, "out/spex");
 
@@ -95,23 +96,26 @@ fn a_gpu_takes_larger_batches_unless_it_is_told() {
     let (cpu, gpu) = (compute("device = \"cpu\""), compute("device = \"cuda\""));
     assert_eq!((cpu.processor, cpu.batch), (Processor::Cpu, 512));
     assert_eq!((gpu.processor, gpu.batch), (Processor::Cuda, 4096));
-    assert_eq!((cpu.precision, gpu.precision), (Precision::Auto, Precision::F32));
+    let precisions = [&cpu, &gpu].map(|compute| compute.arithmetic.precision);
+    assert_eq!(precisions, [Precision::Auto, Precision::F32]);
     assert_eq!(compute("device = \"cuda\"\nbatch = 64").batch, 64);
 }
 
 #[test]
 fn defaults_are_the_documented_ones() {
     let run = parse(LEAST).unwrap();
-    assert_eq!(run.network.labels, LabelsTable::default());
+    assert_eq!(run.network.said, Description::default());
+    let empty = parse(&with(LEAST, "[catalogue]", "[network.labels]\n[catalogue]")).unwrap();
+    assert_eq!(empty.network.said, Description::default());
     assert_eq!(run.catalogue.columns.error, FluxError::Ivar("ivar".to_owned()));
     assert_eq!(run.catalogue.columns.label_errors, LabelErrors::None);
     assert_eq!(run.catalogue.on_bad_object, OnBadObject::Fail);
     assert_eq!(run.predict, PredictTable::default());
     assert_eq!(run.noise.holdout_fraction, 0.1);
     assert_eq!(run.prior.unwrap().precision, Prior::Fixed(0.0));
-    assert_eq!(run.compute, ComputeTable::default());
+    assert_eq!(run.compute, Compute::default());
     assert_eq!(
-        (run.compute.batch, run.compute.threads, run.compute.group),
+        (run.compute.batch, run.compute.arithmetic.threads, run.compute.group),
         (512, 1, None)
     );
     assert!(run.train.is_none());
@@ -119,16 +123,17 @@ fn defaults_are_the_documented_ones() {
 
 #[test]
 fn structures_are_chosen_unless_one_is_given() {
-    let curvature = |said: &str| parse(&with(LEAST, "structure = \"full\"", said)).unwrap().curvature;
+    let run = |said: &str| parse(&with(LEAST, "structure = \"full\"", said)).unwrap();
+    let curvature = |said: &str| run(said).curvature;
     let auto = |memory| StructureChoice::Auto { memory };
     assert_eq!(curvature("").structure, auto(8 << 30));
     assert_eq!(curvature("structure = \"auto\"").structure, auto(8 << 30));
-    let tight = curvature("memory = \"2 MiB\"\n[curvature.layers]\n\"layers.0\" = \"kfac\"");
-    assert_eq!((tight.structure, tight.dual_memory), (auto(2 << 20), None));
-    assert_eq!(tight.layers["layers.0"], StructureKind::Kfac);
-    let dual = curvature("structure = \"dual\"\nmemory = 1000");
+    let tight = run("memory = \"2 MiB\"\n[curvature.layers]\n\"layers.0\" = \"kfac\"");
+    assert_eq!((tight.curvature.structure, tight.compute.memory), (auto(2 << 20), None));
+    assert_eq!(tight.curvature.by_layer["layers.0"], StructureKind::Kfac);
+    let dual = run("structure = \"dual\"\nmemory = 1000");
     assert_eq!(
-        (dual.structure, dual.dual_memory),
+        (dual.curvature.structure, dual.compute.memory),
         (StructureKind::Dual.into(), Some(1000))
     );
     let without = parse(&LEAST.replace("[curvature]\nstructure = \"full\"\n", "")).unwrap();
@@ -255,7 +260,7 @@ fn the_reference_states_the_defaults() {
     let least = format!("{LEAST}[train]\nhidden = []\nepochs = 1\n");
     let run = parse(&least).unwrap();
     let train = run.train.unwrap();
-    assert_eq!(stated("threads"), run.compute.threads.to_string());
+    assert_eq!(stated("threads"), run.compute.arithmetic.threads.to_string());
     assert_eq!(run.compute.group, None);
     assert_eq!(stated("holdout_fraction"), run.noise.holdout_fraction.to_string());
     assert_eq!(stated("farthest_input"), format!("{:?}", run.noise.farthest_input));
