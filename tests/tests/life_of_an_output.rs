@@ -47,7 +47,7 @@ fn what_the_store_did_not_keep_is_not_committed() {
         damage(&output.join(path));
         stopped.signal(0, "CONT");
         let said = [path, "has SHA-256", "did not keep what was written", "run again"];
-        stopped.wait(0).expect(75, &said);
+        stopped.wait(0).expect(1, &said);
         assert!(!has_manifest(&output) && !is_marked(&output), "{path}");
         let again = fisherflow_on("run", &file, &[]);
         again.expect_done();
@@ -86,7 +86,7 @@ fn what_is_lost_between_the_commit_and_the_manifest_is_made_anew() {
         assert!(again.stderr.contains(path), "{again}");
         if again.code != Some(0) {
             // Found where it is read.
-            again.expect(75, &[path, "run again"]);
+            again.expect(1, &[path, "run again"]);
             again = fisherflow_on("run", &file, more);
         }
         again.expect_done();
@@ -110,7 +110,7 @@ fn so_it_is_where_who_followed_the_commit_died_too() {
             std::fs::remove_file(output.join(lost)).unwrap();
         }
     }
-    fisherflow_on("run", &file, &[]).expect(75, &[lost, "is missing", "run again"]);
+    fisherflow_on("run", &file, &[]).expect(1, &[lost, "is missing", "run again"]);
     fisherflow_on("run", &file, &[]).expect_done();
     assert_eq!(digests(&output), place.undisturbed());
 }
@@ -165,7 +165,7 @@ fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
             stopped.signal(0, "CONT");
             stopped
                 .wait(0)
-                .expect(75, &[path, "has SHA-256", "was written with", "run again"]);
+                .expect(1, &[path, "has SHA-256", "was written with", "run again"]);
             assert!(!has_manifest(&output), "{structure} {path}");
             fisherflow_on("run", &file, &[]).expect_done();
             assert_eq!(digests(&output), expected, "{structure} {path}");

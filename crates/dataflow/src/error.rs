@@ -148,7 +148,10 @@ pub enum RunError {
 impl RunError {
     /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, found another catalogue,
     /// was asked to end or given up by another, its port was taken, the store gave out or does not answer, an object was replaced under a run that makes a
-    /// release, or what was left is not as it was written and is made anew. Where another process failed, that one's.
+    /// release, or what a group left, or a tile, is damaged and computed anew. Where another process failed, that one's.
+    ///
+    /// A file of a stage that is damaged is made anew by another run too, and is 1: schedulers count that, and a store that loses what is written ends
+    /// their tries.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -165,8 +168,6 @@ impl RunError {
             | Self::PeerLost(_)
             | Self::PortTaken(_)
             | Self::Interrupted(_)
-            | Self::Damaged { .. }
-            | Self::NotKept { .. }
             | Self::KeptPart { .. }
             | Self::ReplacedUnderRelease(_)
             | Self::Store(
