@@ -143,32 +143,34 @@ fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
         let expected = digests(&output);
         // The first sums of an `ekfac` run leave a document too.
         let fit = if structure == "ekfac" { 2 } else { 1 };
+        let rows = |group: usize| format!("posterior/inverse/block-000-rows-{group:05}-000.parquet");
+        let of = |set: &str, block: usize| vec![format!("{set}/block-{block:03}.parquet")];
         let mut cases = match structure {
-            "dual" => vec![
-                (fit, "posterior/inverse/block-000-rows-00001-000.parquet"),
-                (fit + 2, "posterior/inverse/block-000-rows-00000-000.parquet"),
-            ],
+            // All that is damaged is found at once.
+            "dual" => vec![(fit, vec![rows(0), rows(1)]), (fit + 2, vec![rows(0)])],
             _ => vec![
-                (fit, "posterior/hessian/block-001.parquet"),
-                (fit + 1, "posterior/inverse/block-000.parquet"),
-                (fit + 2, "posterior/hessian/block-000.parquet"),
-                (fit + 2, "posterior/inverse/block-001.parquet"),
+                (fit, of("posterior/hessian", 1)),
+                (fit + 1, of("posterior/inverse", 0)),
+                (fit + 2, of("posterior/hessian", 0)),
+                (fit + 2, of("posterior/inverse", 1)),
             ],
         };
         if structure == "ekfac" {
-            cases.push((1, "stages/bases/block-001.parquet"));
+            cases.push((1, of("stages/bases", 1)));
         }
-        for (at, (left, path)) in cases.into_iter().enumerate() {
+        for (at, (left, paths)) in cases.into_iter().enumerate() {
             let (file, output) = named(&format!("{structure}-{at}"));
             let mut stopped = stopped_at(&format!("stage-left:{left}"), &file);
-            triple_last(&output.join(path));
+            for path in &paths {
+                triple_last(&output.join(path));
+            }
             stopped.signal(0, "CONT");
             stopped
                 .wait(0)
-                .expect(1, &[path, "has SHA-256", "was written with", "run again"]);
-            assert!(!has_manifest(&output), "{structure} {path}");
+                .expect(1, &[&paths[0], "has SHA-256", "was written with", "run again"]);
+            assert!(!has_manifest(&output), "{structure} {paths:?}");
             fisherflow_on("run", &file, &[]).expect_done();
-            assert_eq!(digests(&output), expected, "{structure} {path}");
+            assert_eq!(digests(&output), expected, "{structure} {paths:?}");
         }
     }
 }

@@ -20,15 +20,15 @@ pub enum RunError {
     Refused(String),
     /// What a stage left in the output is not as it was written.
     #[error(
-        "{output}: {damage}: nothing is made of it; run again: `fisherflow {}` with the same run file makes it anew, and so does `fisherflow run`",
-        .step.command()
+        "{output}: {}: nothing is made of it; run again: `fisherflow {}` with the same run file makes it anew, and so does `fisherflow run`",
+        first_of(.damages), .step.command()
     )]
     Damaged {
         /// The output.
         output: String,
-        /// Which of its files, and what is wrong with it.
-        damage: Damage,
-        /// What left it.
+        /// Which of its files, and what is wrong with each.
+        damages: Vec<Damage>,
+        /// What left them.
         step: Step,
     },
     /// Before the commit, the output's files are not as they were written: by now they are taken back, with all that was made of them.
@@ -200,10 +200,10 @@ impl RunError {
         }
     }
 
-    /// Whose work is not there as it was written, where that is what went wrong, and which file of the output it is.
-    pub(crate) fn damaged(&self) -> Option<(Step, &Damage)> {
+    /// Whose work is not there as it was written, where that is what went wrong, and which files of the output that is.
+    pub(crate) fn damaged(&self) -> Option<(Step, &[Damage])> {
         match self {
-            Self::Damaged { step, damage, .. } => Some((*step, damage)),
+            Self::Damaged { step, damages, .. } => Some((*step, damages.as_slice())),
             Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().and_then(Self::damaged),
             _ => None,
         }
@@ -215,6 +215,15 @@ impl RunError {
             self,
             Self::PeerLost(_) | Self::PeerFailed { .. } | Self::Interrupted(_) | Self::Stopped
         )
+    }
+}
+
+/// What is wrong with the first of some files, and how many there are.
+fn first_of(damages: &[Damage]) -> String {
+    match damages {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, ..] => format!("{first} (the first of {} such files)", damages.len()),
     }
 }
 
