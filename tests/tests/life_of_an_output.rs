@@ -175,6 +175,26 @@ fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
     }
 }
 
+/// A store that does not let go of it is no reason to say less of it.
+#[test]
+fn damage_is_told_with_its_remedy_where_it_cannot_be_taken_back() {
+    let place = place();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    let path = "posterior/hessian/block-001.parquet";
+    let mut stopped = stopped_at("stage-left", &file);
+    triple_last(&output.join(path));
+    // No object: it cannot be deleted as one.
+    let in_the_way = output.join("stages/sums.json");
+    std::fs::create_dir(&in_the_way).unwrap();
+    stopped.signal(0, "CONT");
+    let ended = stopped.wait(0);
+    ended.expect(1, &[path, "has SHA-256", "`fisherflow fit`"]);
+    assert!(ended.stderr.contains("sums.json"), "{ended}");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    fisherflow_on("run", &file, &[]).expect_done();
+    assert_eq!(digests(&output), place.undisturbed());
+}
+
 /// A stage that is asked for again takes what was made of what it left before with it.
 #[test]
 fn nothing_is_kept_that_was_made_of_what_a_stage_left_before() {
