@@ -46,9 +46,11 @@ pub enum RunError {
         /// Of how many.
         files: usize,
     },
-    /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run computes it anew.
+    /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run's prediction computes it anew, for all
+    /// groups.
     #[error(
-        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, it goes on and computes it anew"
+        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, its prediction computes the \
+         photons' part of all groups anew, and nothing before it"
     )]
     KeptPart {
         /// Its index.
