@@ -144,11 +144,19 @@ fn damage_kept(output: &Path) {
     }
 }
 
-/// Cuts the file of one finished group of the fit off, before what it kept.
+/// Cuts their files off, before what they kept.
 fn cut_off(output: &Path) {
-    let file = &of_curvature(output, "sums")[0];
-    let file = std::fs::File::options().write(true).open(file);
-    file.unwrap().set_len(8).unwrap();
+    for file in of_curvature(output, "sums") {
+        let file = std::fs::File::options().write(true).open(file);
+        file.unwrap().set_len(8).unwrap();
+    }
+}
+
+/// Removes their files, and not the records.
+fn remove_sums(output: &Path) {
+    for file in of_curvature(output, "sums") {
+        std::fs::remove_file(file).unwrap();
+    }
 }
 
 /// The files of the curvature pass with an extension.
@@ -168,10 +176,11 @@ fn what_a_group_kept_for_the_prediction_is_computed_again_where_it_is_damaged_or
     start("undisturbed", &[]).expect_done();
     let remove_record = |output: &Path| std::fs::remove_file(&of_curvature(output, "done")[0]).unwrap();
     type Damage<'a> = &'a dyn Fn(&Path);
-    // What a listing tells needs no second start.
-    let damages: [(&str, Damage<'_>, bool); 3] = [
+    // That a record is gone is what a listing tells: no second start.
+    let damages: [(&str, Damage<'_>, bool); 4] = [
         ("damaged", &damage_kept, true),
-        ("cut-off", &cut_off, false),
+        ("cut-off", &cut_off, true),
+        ("sums-gone", &remove_sums, true),
         ("gone", &remove_record, false),
     ];
     for (name, damage, is_read) in damages {

@@ -47,7 +47,7 @@ fn what_the_store_did_not_keep_is_not_committed() {
         damage(&output.join(path));
         stopped.signal(0, "CONT");
         let said = [path, "has SHA-256", "did not keep what was written", "run again"];
-        stopped.wait(0).expect(75, &said);
+        stopped.wait(0).expect(1, &said);
         assert!(!has_manifest(&output) && !is_marked(&output), "{path}");
         let again = fisherflow_on("run", &file, &[]);
         again.expect_done();
@@ -86,7 +86,7 @@ fn what_is_lost_between_the_commit_and_the_manifest_is_made_anew() {
         assert!(again.stderr.contains(path), "{again}");
         if again.code != Some(0) {
             // Found where it is read.
-            again.expect(75, &[path, "run again"]);
+            again.expect(1, &[path, "run again"]);
             again = fisherflow_on("run", &file, more);
         }
         again.expect_done();
@@ -110,7 +110,7 @@ fn so_it_is_where_who_followed_the_commit_died_too() {
             std::fs::remove_file(output.join(lost)).unwrap();
         }
     }
-    fisherflow_on("run", &file, &[]).expect(75, &[lost, "is missing", "run again"]);
+    fisherflow_on("run", &file, &[]).expect(1, &[lost, "is missing", "run again"]);
     fisherflow_on("run", &file, &[]).expect_done();
     assert_eq!(digests(&output), place.undisturbed());
 }
@@ -143,34 +143,56 @@ fn damage_between_stages_is_found_and_nothing_that_was_made_of_it_stays() {
         let expected = digests(&output);
         // The first sums of an `ekfac` run leave a document too.
         let fit = if structure == "ekfac" { 2 } else { 1 };
+        let rows = |group: usize| format!("posterior/inverse/block-000-rows-{group:05}-000.parquet");
+        let of = |set: &str, block: usize| vec![format!("{set}/block-{block:03}.parquet")];
         let mut cases = match structure {
-            "dual" => vec![
-                (fit, "posterior/inverse/block-000-rows-00001-000.parquet"),
-                (fit + 2, "posterior/inverse/block-000-rows-00000-000.parquet"),
-            ],
+            // All that is damaged is found at once.
+            "dual" => vec![(fit, vec![rows(0), rows(1)]), (fit + 2, vec![rows(0)])],
             _ => vec![
-                (fit, "posterior/hessian/block-001.parquet"),
-                (fit + 1, "posterior/inverse/block-000.parquet"),
-                (fit + 2, "posterior/hessian/block-000.parquet"),
-                (fit + 2, "posterior/inverse/block-001.parquet"),
+                (fit, of("posterior/hessian", 1)),
+                (fit + 1, of("posterior/inverse", 0)),
+                (fit + 2, of("posterior/hessian", 0)),
+                (fit + 2, of("posterior/inverse", 1)),
             ],
         };
         if structure == "ekfac" {
-            cases.push((1, "stages/bases/block-001.parquet"));
+            cases.push((1, of("stages/bases", 1)));
         }
-        for (at, (left, path)) in cases.into_iter().enumerate() {
+        for (at, (left, paths)) in cases.into_iter().enumerate() {
             let (file, output) = named(&format!("{structure}-{at}"));
             let mut stopped = stopped_at(&format!("stage-left:{left}"), &file);
-            triple_last(&output.join(path));
+            for path in &paths {
+                triple_last(&output.join(path));
+            }
             stopped.signal(0, "CONT");
             stopped
                 .wait(0)
-                .expect(75, &[path, "has SHA-256", "was written with", "run again"]);
-            assert!(!has_manifest(&output), "{structure} {path}");
+                .expect(1, &[&paths[0], "has SHA-256", "was written with", "run again"]);
+            assert!(!has_manifest(&output), "{structure} {paths:?}");
             fisherflow_on("run", &file, &[]).expect_done();
-            assert_eq!(digests(&output), expected, "{structure} {path}");
+            assert_eq!(digests(&output), expected, "{structure} {paths:?}");
         }
     }
+}
+
+/// A store that does not let go of it is no reason to say less of it.
+#[test]
+fn damage_is_told_with_its_remedy_where_it_cannot_be_taken_back() {
+    let place = place();
+    let (file, output) = (place.run_file("out"), place.path("out"));
+    let path = "posterior/hessian/block-001.parquet";
+    let mut stopped = stopped_at("stage-left", &file);
+    triple_last(&output.join(path));
+    // No object: it cannot be deleted as one.
+    let in_the_way = output.join("stages/sums.json");
+    std::fs::create_dir(&in_the_way).unwrap();
+    stopped.signal(0, "CONT");
+    let ended = stopped.wait(0);
+    ended.expect(1, &[path, "has SHA-256", "`fisherflow fit`"]);
+    assert!(ended.stderr.contains("sums.json"), "{ended}");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    fisherflow_on("run", &file, &[]).expect_done();
+    assert_eq!(digests(&output), place.undisturbed());
 }
 
 /// A stage that is asked for again takes what was made of what it left before with it.

@@ -14,8 +14,8 @@ use crate::weights::Weights;
 /// tree under crates/cli/, lists its keys.
 ///
 /// Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong,
-/// 3 data refused, 75 a process was lost, asked to end or given up, or what it
-/// left was damaged: run again.
+/// 3 data refused, 75 a process was lost, asked to end or given up, or sums
+/// that it left were damaged: run again.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fisherflow", version, verbatim_doc_comment)]
 pub struct Args {

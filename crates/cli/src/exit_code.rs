@@ -118,7 +118,7 @@ impl CliError {
     }
 
     /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost or asked to end, the store
-    /// gave out, or what was left was damaged.
+    /// gave out, or sums were damaged.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::RunFile(_)

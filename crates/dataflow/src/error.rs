@@ -20,15 +20,15 @@ pub enum RunError {
     Refused(String),
     /// What a stage left in the output is not as it was written.
     #[error(
-        "{output}: {damage}: nothing is made of it; run again: `fisherflow {}` with the same run file makes it anew, and so does `fisherflow run`",
-        .step.command()
+        "{output}: {}: nothing is made of it; run again: `fisherflow {}` with the same run file makes it anew, and so does `fisherflow run`",
+        first_of(.damages), .step.command()
     )]
     Damaged {
         /// The output.
         output: String,
-        /// Which of its files, and what is wrong with it.
-        damage: Damage,
-        /// What left it.
+        /// Which of its files, and what is wrong with each.
+        damages: Vec<Damage>,
+        /// What left them.
         step: Step,
     },
     /// Before the commit, the output's files are not as they were written: by now they are taken back, with all that was made of them.
@@ -46,9 +46,11 @@ pub enum RunError {
         /// Of how many.
         files: usize,
     },
-    /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run computes it anew.
+    /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run's prediction computes it anew, for all
+    /// groups.
     #[error(
-        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, it goes on and computes it anew"
+        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, its prediction computes the \
+         photons' part of all groups anew, and nothing before it"
     )]
     KeptPart {
         /// Its index.
@@ -148,7 +150,10 @@ pub enum RunError {
 impl RunError {
     /// 1 the run failed, 2 the run file or arguments are wrong, 3 data refused, 75 run again: a process was lost, never came, found another catalogue,
     /// was asked to end or given up by another, its port was taken, the store gave out or does not answer, an object was replaced under a run that makes a
-    /// release, or what was left is not as it was written and is made anew. Where another process failed, that one's.
+    /// release, or what a group left, or a tile, is damaged and computed anew. Where another process failed, that one's.
+    ///
+    /// A file of a stage that is damaged is made anew by another run too, and is 1: schedulers count that, and a store that loses what is written ends
+    /// their tries.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -165,8 +170,6 @@ impl RunError {
             | Self::PeerLost(_)
             | Self::PortTaken(_)
             | Self::Interrupted(_)
-            | Self::Damaged { .. }
-            | Self::NotKept { .. }
             | Self::KeptPart { .. }
             | Self::ReplacedUnderRelease(_)
             | Self::Store(
@@ -199,10 +202,10 @@ impl RunError {
         }
     }
 
-    /// Whose work is not there as it was written, where that is what went wrong, and which file of the output it is.
-    pub(crate) fn damaged(&self) -> Option<(Step, &Damage)> {
+    /// Whose work is not there as it was written, where that is what went wrong, and which files of the output that is.
+    pub(crate) fn damaged(&self) -> Option<(Step, &[Damage])> {
         match self {
-            Self::Damaged { step, damage, .. } => Some((*step, damage)),
+            Self::Damaged { step, damages, .. } => Some((*step, damages.as_slice())),
             Self::Posterior(PosteriorError::Source(source)) => source.downcast_ref::<Self>().and_then(Self::damaged),
             _ => None,
         }
@@ -214,6 +217,15 @@ impl RunError {
             self,
             Self::PeerLost(_) | Self::PeerFailed { .. } | Self::Interrupted(_) | Self::Stopped
         )
+    }
+}
+
+/// What is wrong with the first of some files, and how many there are.
+fn first_of(damages: &[Damage]) -> String {
+    match damages {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, ..] => format!("{first} (the first of {} such files)", damages.len()),
     }
 }
 

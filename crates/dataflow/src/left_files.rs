@@ -3,6 +3,7 @@
 //! A number made of a damaged file would be wrong, and nothing would show it once it is written too.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use fisherflow_store::{Output, WrittenFile};
@@ -27,10 +28,22 @@ impl LeftFiles {
     /// It is not ([`RunError::Damaged`]), or the store cannot be read.
     pub(crate) fn check(&self, output: &Output, path: &str) -> Result<(), RunError> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        match known {
-            Some((step, file)) => whole(output, step, &[file]),
-            None => Ok(()),
+        let Some((step, file)) = known else { return Ok(()) };
+        if output.damages(&[file])?.is_empty() {
+            return Ok(());
         }
+        // Where one is damaged others may be: all of them at once, or each costs a run.
+        whole(output, step, &self.beside(step, path))
+    }
+
+    /// The files that `step` left in the folder of one.
+    fn beside(&self, step: Step, path: &str) -> Vec<WrittenFile> {
+        let folder = Path::new(path).parent();
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let beside = known
+            .values()
+            .filter(|(by, file)| *by == step && Path::new(&file.path).parent() == folder);
+        beside.map(|(_, file)| file.clone()).collect()
     }
 }
 
@@ -39,12 +52,13 @@ impl LeftFiles {
 /// # Errors
 /// One is not ([`RunError::Damaged`]), or the store cannot be read.
 pub(crate) fn whole(output: &Output, step: Step, files: &[WrittenFile]) -> Result<(), RunError> {
-    match output.damages(files)?.into_iter().next() {
-        None => Ok(()),
-        Some(damage) => Err(RunError::Damaged {
-            output: output.uri().to_owned(),
-            step,
-            damage,
-        }),
+    let damages = output.damages(files)?;
+    if damages.is_empty() {
+        return Ok(());
     }
+    Err(RunError::Damaged {
+        output: output.uri().to_owned(),
+        step,
+        damages,
+    })
 }

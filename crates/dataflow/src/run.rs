@@ -207,10 +207,14 @@ fn work<T>(
     if let Some(status) = status {
         status.end(concluded.as_ref().err());
     }
-    if let Some((step, damage)) = concluded.as_ref().err().and_then(RunError::damaged) {
-        // Where it fails, the next run would find the same damage: it is not told to come again for that.
-        stage_state::forget_damaged(context, step, damage)
-            .inspect_err(|_| tracing::warn!("{damage}: what was made with it stays"))?;
+    if let Some((step, damages)) = concluded.as_ref().err().and_then(RunError::damaged)
+        && let Err(error) = stage_state::forget_damaged(context, step, damages)
+    {
+        // The next run finds the same damage, and tries again.
+        tracing::warn!(
+            "what is damaged stays, or what was made with it: {}",
+            with_causes(&error)
+        );
     }
     concluded
 }

@@ -520,9 +520,9 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
-    /// Sums of a finished group that are not those that were written.
+    /// Sums of a finished group that are gone, or are not those that were written.
     #[error(
-        "{uri} is damaged: its numbers from {start} on are not those that were written; the group counts as unfinished now: start the run \
+        "{uri} is damaged or gone: its numbers from {start} on are not those that were written; the group counts as unfinished now: start the run \
          again, it computes that group again and goes on where it was"
     )]
     DamagedSums {

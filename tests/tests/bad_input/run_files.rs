@@ -81,14 +81,22 @@ fn an_output_that_the_catalogue_reads_is_refused_before_anything_is_written() {
         assert!(!folder.path().join("catalogue/out").exists());
     }
     // A folder with the name of an object is taken for one, as soon as there are tables in it.
+    let taken = format!("output.uri: {} has the name", of("catalogue/out.parquet"));
     for output in ["catalogue/out.parquet", "catalogue/out.parquet/below"] {
         let file = RunFile::new(folder.path(), output).write(folder.path(), "named");
-        let place = of(output);
-        run(fisherflow().arg("plan").arg(&file)).expect(2, &["catalogue.uri", &place, "name an output outside of it"]);
+        let said = [taken.as_str(), "catalogue.uri", "name it without .parquet"];
+        run(fisherflow().arg("plan").arg(&file)).expect(2, &said);
     }
     // A folder is read without those below it.
     let beside = RunFile::new(folder.path(), "catalogue/out").write(folder.path(), "beside");
     run(fisherflow().arg("plan").arg(&beside)).expect_done();
+    // Where bad objects are left out, such a folder is, too.
+    let mut skipping = RunFile::new(folder.path(), "catalogue/out.parquet");
+    skipping.of_catalogue = "on_bad_object = \"skip\"".to_owned();
+    let skipping = skipping.write(folder.path(), "skipping");
+    for _ in 0..2 {
+        run(fisherflow().arg("run").arg(&skipping)).expect_done();
+    }
 }
 
 /// So does a table beside the spectra, and a folder of an object's name.
@@ -99,7 +107,10 @@ fn what_is_derived_from_a_run_is_not_written_among_its_spectra() {
     let catalogue = folder.path().join("catalogue");
     let before = std::fs::read_dir(&catalogue).unwrap().count();
     let hessian = ["output-hessian", "--diagonal", "--id", "nobody"];
-    for out in [catalogue.clone(), catalogue.join("derived.parquet")] {
+    for (out, remedy) in [
+        (catalogue.clone(), "name an output outside of it"),
+        (catalogue.join("derived.parquet"), "name it without .parquet"),
+    ] {
         for command in [&hessian[..], &["spectrum", "--steps", "2", "--probes", "1"]] {
             let ended = run(fisherflow()
                 .arg(command[0])
@@ -107,12 +118,7 @@ fn what_is_derived_from_a_run_is_not_written_among_its_spectra() {
                 .args(&command[1..])
                 .arg("--out")
                 .arg(&out));
-            let said = [
-                "catalogue.uri",
-                "--out",
-                out.to_str().unwrap(),
-                "name an output outside of it",
-            ];
+            let said = ["catalogue.uri", "--out", out.to_str().unwrap(), remedy];
             ended.expect(2, &said);
         }
     }

@@ -9,8 +9,8 @@ use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Pro
 use fisherflow_posterior::LabelCells;
 use fisherflow_spectra::{CatalogueColumns, plan_groups, sample_groups};
 use fisherflow_store::{
-    Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, StoreError, Stores, hex,
-    with_causes,
+    Catalogue, GroupStore, JacobianSchema, KnownCatalogue, OnBadObject, Output, PredictionSchema, StoreError, Stores,
+    hex, with_causes,
 };
 use sha2::{Digest, Sha256};
 
@@ -179,13 +179,13 @@ impl Context {
 
     /// Refuses to write files into the folder of `--out`, by path in it, where a catalogue would read them, or take the folder for an object.
     pub(crate) fn check_out(&self, out: &Output, files: &[&str]) -> Result<(), RunError> {
-        refuse_in_catalogue(&self.job, ("--out", out.uri()), |uri| {
+        refuse_in_catalogue(&self.stores, &self.job, ("--out", out.uri()), |uri| {
             for file in files {
                 if self.stores.reads(uri, &out.child(file))? {
                     return Ok(true);
                 }
             }
-            self.stores.takes_for_object(uri, out.uri())
+            Ok(false)
         })
     }
 }
@@ -208,13 +208,14 @@ impl GroupedCatalogue {
 
 /// Refuses a catalogue that would read what the run writes, or take its folder for an object, and every later run with it.
 fn refuse_output_in_catalogue(stores: &Stores, job: &Job) -> Result<(), RunError> {
-    refuse_in_catalogue(job, ("output.uri", &job.output), |uri| {
-        Ok(stores.reads_output(uri, &job.output)? || stores.takes_for_object(uri, &job.output)?)
+    refuse_in_catalogue(stores, job, ("output.uri", &job.output), |uri| {
+        stores.reads_output(uri, &job.output)
     })
 }
 
-/// Refuses a catalogue that `reads`, by its URI, what is to be written to a place; `key` names that.
+/// Refuses a catalogue that `reads`, by its URI, what is to be written to a place, or would be refused for the name of that; `key` names the place.
 fn refuse_in_catalogue(
+    stores: &Stores,
     job: &Job,
     (key, place): (&str, &str),
     reads: impl Fn(&str) -> Result<bool, StoreError>,
@@ -224,6 +225,15 @@ fn refuse_in_catalogue(
         if reads(&source.uri)? {
             return Err(RunError::Usage(format!(
                 "{table}.uri {} reads the files of {key} {place} as spectra, too: name an output outside of it, or a narrower {table}.uri",
+                source.uri
+            )));
+        }
+        // Else such a folder is left out.
+        if source.on_bad_object == OnBadObject::Fail
+            && let Some(folder) = stores.takes_for_object(&source.uri, place)?
+        {
+            return Err(RunError::Usage(format!(
+                "{key}: {folder} has the name of an object of {table}.uri {} and would be taken for one: name it without .parquet",
                 source.uri
             )));
         }

@@ -65,14 +65,14 @@ impl FluxPart {
     }
 }
 
-/// Whether all groups of the fit have left what they kept, as a listing tells: as the first worker finds it, for all. `sums`: digest of what decided
-/// the sums of the curvature pass.
+/// Whether all groups of the fit have left what they kept, as a listing tells: as the first worker finds it, for all. What is damaged is found where it
+/// is read. `sums`: digest of what decided the sums of the curvature pass.
 pub(crate) fn is_kept(worker: &mut Worker, context: &Arc<Context>, sums: &str) -> Result<bool, RunError> {
     let (looking, sums) = (Arc::clone(context), sums.to_owned());
     by_first(worker, context, "Agree", move || {
         let groups = looking.fit.groups.iter();
         let names: BTreeSet<String> = groups.map(|group| name(&looking, &sums, group)).collect();
-        Ok(looking.groups.finished(CURVATURE, &names)?.len() == names.len())
+        Ok(looking.groups.n_recorded(CURVATURE, &names)? == names.len() as u64)
     })
 }
 
@@ -96,7 +96,7 @@ impl FluxPartReader {
         let mut covariance = Vec::new();
         for slice in context.groups.read(CURVATURE, record.slices(FLUX).ok_or_else(foreign)?) {
             let mut slice = slice.map_err(|error| match error {
-                StoreError::DamagedSums { .. } | StoreError::NotFound { .. } => lost(Some(Box::new(error))),
+                StoreError::DamagedSums { .. } => lost(Some(Box::new(error))),
                 error => RunError::Store(error),
             })?;
             covariance.append(&mut slice);

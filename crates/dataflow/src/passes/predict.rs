@@ -65,15 +65,17 @@ pub(crate) fn predict(
     calibrated: &Calibrated,
     sums: &str,
 ) -> Result<Predicted, RunError> {
-    // The fit's own passes have left J_x and the photons' part where they serve here too. Where some of it is lost, it is computed again, the same bits:
-    // nothing else was made of it.
+    // The fit's own passes have left J_x and the photons' part where they serve here too. Where some of it is lost, all of it is computed again, the
+    // same bits: nothing else was made of it.
     let kept = (context.is_fused() && is_kept(worker, context, sums)?).then_some(sums);
     let input_jacobian = match kept {
         Some(_) => InputJacobian::NotWanted,
         None => context.jacobian_of_predictions(),
     };
     if worker.index() == 0 && context.is_fused() && kept.is_none() {
-        tracing::warn!("what the fit kept of some groups for the prediction is gone: it is computed again");
+        tracing::warn!(
+            "what the fit kept of some groups for the prediction is gone: the photons' part of all is computed again"
+        );
     }
     let pass = GroupPass {
         name: "predict",

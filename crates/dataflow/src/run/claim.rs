@@ -89,7 +89,11 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
             };
             // It can never count. What is lost is found where it is looked for, as behind any other claim.
             let (output, files) = (output.uri(), lost.len());
-            tracing::warn!(output, files, "{first}: lost behind the commit, made anew");
+            tracing::warn!(
+                output,
+                files,
+                "{first}: lost behind the commit; looked for again, and made anew where it is missed"
+            );
         }
         if is_at_work(output, &held, &own, &cluster.interrupt)? {
             return Err(held_by(context, held.claim).into());

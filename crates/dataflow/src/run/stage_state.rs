@@ -181,10 +181,13 @@ pub(crate) fn forget(context: &Context, from: Step) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Takes back all that was made with the file that `step` left and that is damaged, and the file, so that the next run makes it again.
-pub(crate) fn forget_damaged(context: &Context, step: Step, damage: &Damage) -> Result<(), RunError> {
+/// Takes back all that was made with the files that `step` left and that are damaged, and the files, so that the next run makes them again.
+pub(crate) fn forget_damaged(context: &Context, step: Step, damages: &[Damage]) -> Result<(), RunError> {
     forget(context, step)?;
-    Ok(context.stores.delete(&context.output.child(&damage.path))?)
+    for damage in damages {
+        context.stores.delete(&context.output.child(&damage.path))?;
+    }
+    Ok(())
 }
 
 fn uri(context: &Context, step: Step) -> String {

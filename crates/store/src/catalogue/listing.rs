@@ -114,11 +114,12 @@ impl Stores {
         Ok(false)
     }
 
-    /// Whether a folder, or one above it, has the name of an object that a URI names beside others: with tables in it, it would be refused as one.
+    /// A folder, or the one above it, that has the name of an object that a URI names beside others: with tables in it, it would be refused as one, or
+    /// left out.
     ///
     /// # Errors
     /// One of them is no URI.
-    pub fn takes_for_object(&self, uri: &str, folder: &str) -> Result<bool, StoreError> {
+    pub fn takes_for_object<'f>(&self, uri: &str, folder: &'f str) -> Result<Option<&'f str>, StoreError> {
         let pattern = match parse(uri)?.key.contains('*') {
             true => uri.to_owned(),
             false => format!("{}/*.parquet", uri.trim_end_matches('/')),
@@ -127,10 +128,10 @@ impl Stores {
         let above = folder.match_indices('/').map(|(at, _)| &folder[..at]);
         for folder in above.chain([folder]).filter(|folder| folder.ends_with(".parquet")) {
             if self.reads(&pattern, folder)? {
-                return Ok(true);
+                return Ok(Some(folder));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Whether an object of that place would be one of those that a URI names, whether it is there yet or not.
@@ -484,24 +485,32 @@ mod tests {
     #[test]
     fn a_catalogue_takes_a_folder_for_an_object_by_its_name_and_the_names_above_it() {
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-        for (uri, folder, is_taken) in [
-            ("/io", "/io/out.parquet", true),
-            ("/io/", "/io/out.parquet/", true),
-            ("/io", "/io/out.parquet/a/b", true),
-            ("/io/*.parquet", "/io/../io/out.parquet/a", true),
-            ("/io/*", "/io/out.parquet", true),
-            ("s3://survey/*/*.parquet", "s3://survey/night/out.parquet/a", true),
-            ("/io", "/io/out", false),
-            ("/io/*", "/io/out", false),
-            ("/io", "/io/a/out.parquet", false),
-            ("/io/apStar-*.parquet", "/io/out.parquet", false),
-            ("/io", "/io/_out.parquet", false),
+        for (uri, folder, taken) in [
+            ("/io", "/io/out.parquet", Some("/io/out.parquet")),
+            ("/io/", "/io/out.parquet/", Some("/io/out.parquet")),
+            ("/io", "/io/out.parquet/a/b", Some("/io/out.parquet")),
+            (
+                "/io/*.parquet",
+                "/io/../io/out.parquet/a",
+                Some("/io/../io/out.parquet"),
+            ),
+            ("/io/*", "/io/out.parquet", Some("/io/out.parquet")),
+            (
+                "s3://survey/*/*.parquet",
+                "s3://survey/night/out.parquet/a",
+                Some("s3://survey/night/out.parquet"),
+            ),
+            ("/io", "/io/out", None),
+            ("/io/*", "/io/out", None),
+            ("/io", "/io/a/out.parquet", None),
+            ("/io/apStar-*.parquet", "/io/out.parquet", None),
+            ("/io", "/io/_out.parquet", None),
             // The catalogue's own folder is none of its objects.
-            ("/io/night.parquet", "/io/night.parquet/out", false),
-            ("s3://survey/*.parquet", "s3://other/out.parquet", false),
+            ("/io/night.parquet", "/io/night.parquet/out", None),
+            ("s3://survey/*.parquet", "s3://other/out.parquet", None),
         ] {
             let found = stores.takes_for_object(uri, folder).unwrap();
-            assert_eq!(found, is_taken, "{uri}, {folder}");
+            assert_eq!(found, taken, "{uri}, {folder}");
         }
     }
 

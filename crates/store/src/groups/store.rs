@@ -7,7 +7,7 @@
 //!
 //! `<name>` is the hash of everything that decides the numbers: two that finish the same group find the same ones, and it is no matter whose
 //! `.done` is first. A `.done` that is already there may even be one's own, of a request whose answer was lost: what it says counts, and
-//! the arrays of the other attempt are deleted. A group without its `.done` was never finished. Where arrays are found to be damaged, when they
+//! the arrays of the other attempt are deleted. A group without its `.done` was never finished. Where arrays are found to be damaged or gone, when they
 //! are read, its `.done` is deleted: the run ends, and the next one computes that group again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -250,6 +250,7 @@ impl GroupStore {
         let bytes = bytes.map_err(|error| self.stores.failed(&location, Action::Read, error));
         let is_damaged = match &bytes {
             Ok(bytes) => hex(&Sha256::digest(bytes)) != slice.sha256,
+            Err(StoreError::NotFound { .. }) => true,
             // Patience is spent once.
             Err(StoreError::Exhausted { .. } | StoreError::Expired { .. }) => false,
             // Of an object that was cut off before the slice, a store says no more than that it cannot be read there.

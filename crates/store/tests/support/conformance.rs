@@ -110,6 +110,14 @@ fn groups(stores: &Stores, base: &str) {
     let finished = store.finished("pass", &names).unwrap();
     assert_eq!(finished.keys().collect::<Vec<_>>(), ["b"]);
     assert!(store.record("pass", "a").unwrap().is_none());
+    // So it is where they are read and no listing was asked.
+    let last = commit("a", "4", arrays());
+    store.release();
+    stores.delete(&format!("{base}/pass/a-4.sums")).unwrap();
+    let slices = last.record.slices(3).unwrap();
+    let error = store.read("pass", slices).next().unwrap().unwrap_err();
+    assert!(matches!(&error, StoreError::DamagedSums { start: 0, .. }), "{error}");
+    assert!(store.record("pass", "a").unwrap().is_none());
 }
 
 fn objects(stores: &Stores, base: &str) {
