@@ -20,7 +20,7 @@ most_restarts=8
 FISHERFLOW_CLUSTER_SECRET="$(head -c 32 /dev/urandom | base64 -w 0)"
 export FISHERFLOW_CLUSTER_SECRET
 
-# 1, 2 and 3 say that another try would end the same, and so do 126 and 127: the program cannot be started, or is not there. Who ends with one leaves
+# 1, 2 and 3 want somebody to look first, and so do 126 and 127: the program cannot be started, or is not there. Who ends with one leaves
 # it here, for srun tells the highest code of all, and the others are killed for it, or give it up with 75. In the folder of sbatch, which all nodes
 # see.
 final="slurm-$SLURM_JOB_ID.final"

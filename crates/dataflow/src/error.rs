@@ -31,7 +31,7 @@ pub enum RunError {
         /// What left them.
         step: Step,
     },
-    /// Before the commit, the output's files are not as they were written: by now they are taken back, with all that was made of them.
+    /// Before the commit, the output's files are not as they were written: they are taken back, with all that was made of them.
     #[error(
         "{output}: {first}: the store did not keep what was written ({damaged} of {files} files), and nothing is committed: look at the store and run \
          again, which makes them anew"
@@ -49,15 +49,14 @@ pub enum RunError {
     /// What the fit kept of a group for the prediction is damaged or gone, and no longer counts as left: the next run's prediction computes it anew, for all
     /// groups.
     #[error(
-        "what the fit kept of reduction group {group} for the prediction is damaged or gone: start the run again, its prediction computes the \
-         photons' part of all groups anew, and nothing before it"
+        "what the fit kept of reduction group {group} for the prediction in {object} is damaged or gone: start the run again, its prediction \
+         computes the photons' part of all groups anew, and nothing before it"
     )]
     KeptPart {
         /// Its index.
         group: u64,
-        /// What is wrong with it; none where nothing is there.
-        #[source]
-        source: Option<Box<StoreError>>,
+        /// Where it is, or was.
+        object: String,
     },
     /// A network file that cannot be used.
     #[error("{uri}: {source}")]
@@ -152,8 +151,8 @@ impl RunError {
     /// was asked to end or given up by another, its port was taken, the store gave out or does not answer, an object was replaced under a run that makes a
     /// release, or what a group left, or a tile, is damaged and computed anew. Where another process failed, that one's.
     ///
-    /// A file of a stage that is damaged is made anew by another run too, and is 1: schedulers count that, and a store that loses what is written ends
-    /// their tries.
+    /// A file of a stage that is damaged is made anew by another run too, and is 1: Kubernetes and systemd count that and come again, and a store that
+    /// loses what is written ends their tries.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

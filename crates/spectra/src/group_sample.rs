@@ -3,7 +3,8 @@
 //! Every n-th group would not do: large objects are cut alike, and where n is a multiple of the groups of one, the sample would be of one stretch
 //! of every object, whose rows may be sorted by magnitude or by time.
 //!
-//! Every group has the same turn, whatever its size, so every row has about the same chance, and a mean over the sample's rows is one over all rows.
+//! Every group has the same turn, whatever its size, so every row has about the same chance, and a mean over the sample's rows is one over all rows,
+//! as long as no group is larger than the sample.
 
 use crate::Group;
 use crate::key_hash::hash64;

@@ -89,14 +89,16 @@ impl FluxPartReader {
     /// What the group kept is damaged or gone ([`RunError::KeptPart`]), is of another catalogue, or cannot be read.
     pub(crate) fn open(context: &Context, sums: &str, group: u64) -> Result<Self, RunError> {
         let k = context.network.n_labels();
-        let lost = |source| RunError::KeptPart { group, source };
+        let lost = |object| RunError::KeptPart { group, object };
         let known = context.fit.groups.iter().find(|known| known.index == group);
         let name = known.map(|group| name(context, sums, group)).ok_or_else(foreign)?;
-        let record = context.groups.record(CURVATURE, &name)?.ok_or_else(|| lost(None))?;
+        let Some(record) = context.groups.record(CURVATURE, &name)? else {
+            return Err(lost(name));
+        };
         let mut covariance = Vec::new();
         for slice in context.groups.read(CURVATURE, record.slices(FLUX).ok_or_else(foreign)?) {
             let mut slice = slice.map_err(|error| match error {
-                StoreError::DamagedSums { .. } => lost(Some(Box::new(error))),
+                StoreError::DamagedSums { uri, .. } => lost(uri),
                 error => RunError::Store(error),
             })?;
             covariance.append(&mut slice);
