@@ -335,7 +335,7 @@ mod tests {
         let mut read = GroupStore::new(&stores, "s3://survey/groups").read("pass", vec![slice]);
         let error = read.next().unwrap().unwrap_err();
         assert!(is_spent(&error), "{error}");
-        assert_eq!(*asked.lock().unwrap(), ["GET", "GET", "GET"]);
+        assert_eq!(*asked.lock().unwrap(), ["HEAD", "GET", "GET", "GET"]);
     }
 
     #[test]
