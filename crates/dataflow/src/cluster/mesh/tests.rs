@@ -177,9 +177,9 @@ fn a_process_that_dies_before_the_others_came_may_come_again() {
         let second = scope.spawn(|| place.connect(&cluster(&hosts, 1, 3, 20), "run"));
         // Whoever has formed stays until all have.
         let formed = place.connect(&cluster(&hosts, 2, 3, 20), "run").unwrap();
-        second.join().unwrap().unwrap();
+        let second = second.join().unwrap().unwrap();
         waiting.join().unwrap().unwrap();
-        drop(formed);
+        drop((formed, second));
     });
 }
 
