@@ -1,9 +1,9 @@
 """The reference outputs that tests of networks and posteriors compare with: float64, by torch and the packages over it. README.md says what is in them.
 
     python3 -m venv venv && venv/bin/pip install -r ../peers/requirements.txt
-    venv/bin/python make.py                  # writes networks.npz and posteriors.npz beside this script
+    venv/bin/python make.py                  # writes networks.npz, posteriors.npz and peers.npz beside this script
 
-Every input is drawn here. Another version of torch changes the last digits.
+Every input of the first two is drawn here. Another version of torch, or another CPU, changes the last digits.
 """
 
 import pathlib
@@ -335,6 +335,111 @@ def posteriors():
     }
 
 
+def by_backends(model, x, y):
+    """Curvatures of laplace-torch by its three backends."""
+    from laplace import Laplace
+    from laplace.curvature.asdl import AsdlGGN
+    from laplace.curvature.backpack import BackPackGGN
+    from laplace.curvature.curvlinops import CurvlinopsGGN
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=len(x))
+    arrays = {}
+    for name, backend in (("backpack", BackPackGGN), ("curvlinops", CurvlinopsGGN), ("asdl", AsdlGGN)):
+        for subset, structure in (("all", "diag"), ("last_layer", "full"), ("all", "kron")):
+            fitted = Laplace(model(), "regression", subset_of_weights=subset, hessian_structure=structure, backend=backend)
+            fitted.fit(loader)
+            prefix = f"laplace_{name}_{subset}_{structure}"
+            if structure != "kron":
+                arrays[f"{prefix}_H"] = fitted.H
+                continue
+            # Of each layer those of the weights, then of the bias.
+            factors = fitted.H_facs.kfacs
+            for layer, ((g, a), (bias,)) in enumerate(zip(factors[::2], factors[1::2])):
+                arrays |= {f"{prefix}_G_{layer}": g, f"{prefix}_A_{layer}": a, f"{prefix}_bias_{layer}": bias}
+    return arrays
+
+
+def by_backpack(model, x, y):
+    from backpack import backpack, extend
+    from backpack.extensions import KFLR, DiagGGNExact
+
+    model, loss = extend(model()), extend(nn.MSELoss(reduction="sum"))
+    with backpack(KFLR(), DiagGGNExact()):
+        loss(model(x), y).backward()
+    arrays = {"backpack_diag_ggn_exact": torch.cat([weight.diag_ggn_exact.flatten() for weight in model.parameters()])}
+    for at, layer in enumerate(filter(has_weights, model)):
+        (g, a), (bias,) = layer.weight.kflr, layer.bias.kflr
+        arrays |= {f"backpack_kflr_G_{at}": g, f"backpack_kflr_A_{at}": a, f"backpack_kflr_bias_{at}": bias}
+    return arrays
+
+
+def by_curvlinops_alone(model, x, y, prior):
+    """KFAC and EKFAC, weights and bias joint: factors, corrected eigenvalues and, times their factor 2 on H, inverses with the prior."""
+    from curvlinops import EKFACLinearOperator, KFACInverseLinearOperator, KFACLinearOperator
+
+    options = {
+        "fisher_type": "type-2",
+        "separate_weight_and_bias": False,
+        "num_data": len(x),
+        "num_per_example_loss_terms": 1,
+        "check_deterministic": False,
+    }
+    arrays = {}
+    for reduction in ("sum", "mean"):
+        net = model()
+        names = [name for name, layer in net.named_children() if has_weights(layer)]
+        kfac, ekfac = (
+            kind(net, nn.MSELoss(reduction=reduction), list(net.parameters()), [(x, y)], **options)
+            for kind in (KFACLinearOperator, EKFACLinearOperator)
+        )
+        kfac.compute_kronecker_factors()
+        ekfac.compute_kronecker_factors()
+        ekfac.compute_eigenvalue_correction()
+        for at, name in enumerate(names):
+            arrays[f"curvlinops_{reduction}_A_{at}"] = kfac._input_covariances[name]
+            arrays[f"curvlinops_{reduction}_G_{at}"] = kfac._gradient_covariances[name]
+            arrays[f"curvlinops_{reduction}_ekfac_{at}"] = ekfac._corrected_eigenvalues[name]
+        if reduction == "mean":
+            continue
+        whole = torch.eye(kfac.shape[1])
+        of_kfac, of_ekfac = (
+            2 * (KFACInverseLinearOperator(operator, damping=2 * prior, use_exact_damping=True) @ whole)
+            for operator in (kfac, ekfac)
+        )
+        first = 0
+        for at, name in enumerate(names):
+            layer = net.get_submodule(name)
+            # A row of weights and its bias side by side.
+            n = layer.weight.numel()
+            joint = torch.cat([torch.arange(n).view_as(layer.weight), n + torch.arange(len(layer.bias))[:, None]], 1)
+            joint = first + joint.flatten()
+            first += len(joint)
+            arrays[f"curvlinops_ekfac_inv_{at}"] = of_ekfac[joint][:, joint]
+            if at == 1:
+                arrays["curvlinops_kfac_inv_exact_1"] = of_kfac[joint][:, joint]
+    return arrays
+
+
+def peers():
+    """What each package returns, in its own convention, of the network, spectra and labels in peers.npz. kronfluence, whose requirements are not among
+    ours, is not run again: what it returned is kept."""
+    with np.load(HERE / "peers.npz") as kept:
+        kept = {name.removeprefix("mlp/"): torch.from_numpy(values) for name, values in kept.items()}
+
+    def model():
+        net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+        for at, layer in enumerate(filter(has_weights, net)):
+            layer.weight.data, layer.bias.data = kept[f"W_{at}"].clone(), kept[f"b_{at}"].clone()
+        return net
+
+    x, y = kept["X"], kept["Y"]
+    made = by_backends(model, x, y) | by_backpack(model, x, y) | by_curvlinops_alone(model, x, y, kept["lam"].item())
+    made["f"] = model()(x)
+    for name, values in made.items():
+        torch.testing.assert_close(values.detach(), kept[name], rtol=1e-12, atol=1e-12, msg=lambda said: f"{name}: {said}")
+    return {"mlp": kept | made}
+
+
 def save(name, cases):
     arrays = {f"{case}/{array}": values.detach().numpy() for case, arrays in cases.items() for array, values in arrays.items()}
     np.savez_compressed(HERE / name, **arrays)
@@ -343,3 +448,4 @@ def save(name, cases):
 if __name__ == "__main__":
     save("networks.npz", networks())
     save("posteriors.npz", posteriors())
+    save("peers.npz", peers())
