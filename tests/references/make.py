@@ -274,6 +274,22 @@ def of_rows(model):
     return nn.Sequential(*layers).eval()
 
 
+def of_curvlinops(kind, model, reduction, data, **options):
+    """A curvature of curvlinops, weights and biases joint."""
+    return kind(
+        model,
+        nn.MSELoss(reduction=reduction),
+        list(model.parameters()),
+        data,
+        fisher_type="type-2",
+        separate_weight_and_bias=False,
+        num_data=sum(len(x) for x, _ in data),
+        num_per_example_loss_terms=1,
+        check_deterministic=False,
+        **options,
+    )
+
+
 def by_curvlinops(model, x, y, x_test):
     """Predictive covariances of curvlinops' KFAC and EKFAC, weights and bias joint. Its loss, the sum of squares, has twice our curvature: so twice the
     damping, and its inverse twice over."""
@@ -283,25 +299,13 @@ def by_curvlinops(model, x, y, x_test):
     if x.dim() == 3:
         model, x = of_rows(model), x[:, :, None, :]
     data = [(x[:9], y[:9]), (x[9:], y[9:])]
-    parameters = list(model.parameters())
     arrays = {}
     for name, kind, sharing in (
         ("kfac_expand", KFACLinearOperator, "expand"),
         ("kfac_reduce", KFACLinearOperator, "reduce"),
         ("ekfac", EKFACLinearOperator, "expand"),
     ):
-        operator = kind(
-            model,
-            nn.MSELoss(reduction="sum"),
-            parameters,
-            data,
-            fisher_type="type-2",
-            kfac_approx=sharing,
-            separate_weight_and_bias=False,
-            num_data=len(x),
-            num_per_example_loss_terms=1,
-            check_deterministic=False,
-        )
+        operator = of_curvlinops(kind, model, "sum", data, kfac_approx=sharing)
         matrix = operator @ torch.eye(operator.shape[1])
         inverse = torch.linalg.inv(matrix + 2 * PRIOR * torch.eye(len(matrix)))
         arrays[f"curvlinops_{name}"] = predictive(test, 2 * inverse.detach())
@@ -373,23 +377,16 @@ def by_backpack(model, x, y):
     return arrays
 
 
-def by_curvlinops_alone(model, x, y, prior):
+def factors_by_curvlinops(model, x, y, prior):
     """KFAC and EKFAC, weights and bias joint: factors, corrected eigenvalues and, times their factor 2 on H, inverses with the prior."""
     from curvlinops import EKFACLinearOperator, KFACInverseLinearOperator, KFACLinearOperator
 
-    options = {
-        "fisher_type": "type-2",
-        "separate_weight_and_bias": False,
-        "num_data": len(x),
-        "num_per_example_loss_terms": 1,
-        "check_deterministic": False,
-    }
     arrays = {}
     for reduction in ("sum", "mean"):
         net = model()
         names = [name for name, layer in net.named_children() if has_weights(layer)]
         kfac, ekfac = (
-            kind(net, nn.MSELoss(reduction=reduction), list(net.parameters()), [(x, y)], **options)
+            of_curvlinops(kind, net, reduction, [(x, y)])
             for kind in (KFACLinearOperator, EKFACLinearOperator)
         )
         kfac.compute_kronecker_factors()
@@ -433,7 +430,7 @@ def peers():
         return net
 
     x, y = kept["X"], kept["Y"]
-    made = by_backends(model, x, y) | by_backpack(model, x, y) | by_curvlinops_alone(model, x, y, kept["lam"].item())
+    made = by_backends(model, x, y) | by_backpack(model, x, y) | factors_by_curvlinops(model, x, y, kept["lam"].item())
     made["f"] = model()(x)
     for name, values in made.items():
         torch.testing.assert_close(values.detach(), kept[name], rtol=1e-12, atol=1e-12, msg=lambda said: f"{name}: {said}")

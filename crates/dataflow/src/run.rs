@@ -207,14 +207,8 @@ fn work<T>(
     if let Some(status) = status {
         status.end(concluded.as_ref().err());
     }
-    if let Some((step, damages)) = concluded.as_ref().err().and_then(RunError::damaged)
-        && let Err(error) = stage_state::forget_damaged(context, step, damages)
-    {
-        // The next run finds the same damage, and tries again.
-        tracing::warn!(
-            "what is damaged stays, or what was made with it: {}",
-            with_causes(&error)
-        );
+    if let Some((step, damages)) = concluded.as_ref().err().and_then(RunError::damaged) {
+        stage_state::warn_of_what_stays(stage_state::forget_damaged(context, step, damages));
     }
     concluded
 }

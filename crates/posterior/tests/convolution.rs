@@ -6,6 +6,8 @@
 mod brute_force;
 #[path = "../../../tests/references/read.rs"]
 mod references;
+#[path = "support/small_convolution.rs"]
+mod small_convolution;
 #[path = "support/two_passes.rs"]
 mod two_passes;
 
@@ -32,18 +34,9 @@ struct Net {
 impl Net {
     /// Two convolutions and a dense layer; `bias`: whether they have any.
     fn small(bias: bool) -> Self {
-        let layers = [
-            "input(10)",
-            "conv1d(stride=2)",
-            "tanh",
-            "conv1d",
-            "tanh",
-            "flatten(channels_first)",
-            "dense",
-        ];
         let arrays = of_cases("posteriors", &["convolution"]);
         let without = if bias { "" } else { "b_" };
-        let network = network(&arrays, &layers, without, Precision::F64);
+        let network = network(&arrays, &small_convolution::LAYERS, without, Precision::F64);
         let captures = captures(&network, &arrays["X"]);
         let mut means = ReferenceSums::empty(network.dense_layers(), K);
         means.accumulate(&captures).unwrap();

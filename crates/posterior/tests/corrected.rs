@@ -6,6 +6,8 @@
 mod brute_force;
 #[path = "../../../tests/references/read.rs"]
 mod references;
+#[path = "support/small_convolution.rs"]
+mod small_convolution;
 #[path = "support/two_passes.rs"]
 mod two_passes;
 
@@ -21,15 +23,6 @@ use references::{Arrays, network, of_cases};
 
 const K: usize = 3;
 const UNIT: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-const CONVOLUTION: [&str; 7] = [
-    "input(10)",
-    "conv1d(stride=2)",
-    "tanh",
-    "conv1d",
-    "tanh",
-    "flatten(channels_first)",
-    "dense",
-];
 
 /// What one layer's captures of the training spectra add up to.
 struct Layers {
@@ -165,7 +158,7 @@ fn ekfac_is_closer_to_the_exact_block_than_kfac() {
     }
     let arrays = of_cases("posteriors", &["convolution"]);
     for weight_sharing in [WeightSharing::Expand, WeightSharing::Reduce] {
-        let (shapes, seen) = captures(&arrays, &CONVOLUTION, "X");
+        let (shapes, seen) = captures(&arrays, &small_convolution::LAYERS, "X");
         let mut net = Layers::new(shapes, seen);
         net.options.weight_sharing = weight_sharing;
         for layer in 0..2 {
@@ -191,7 +184,7 @@ fn kfac_and_ekfac_of_a_deep_linear_network_are_its_exact_blocks() {
 fn a_star_s_error_is_that_of_its_summed_gradient() {
     let arrays = of_cases("posteriors", &["convolution"]);
     let prior = arrays["prior"].values[0];
-    let (_, probe) = captures(&arrays, &CONVOLUTION, "X_test");
+    let (_, probe) = captures(&arrays, &small_convolution::LAYERS, "X_test");
     let rounded = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap();
     let in_f32: Vec<LayerCapture> = probe
         .iter()
@@ -202,7 +195,7 @@ fn a_star_s_error_is_that_of_its_summed_gradient() {
         })
         .collect();
     for weight_sharing in [WeightSharing::Expand, WeightSharing::Reduce] {
-        let (shapes, seen) = captures(&arrays, &CONVOLUTION, "X");
+        let (shapes, seen) = captures(&arrays, &small_convolution::LAYERS, "X");
         let mut net = Layers::new(shapes, seen);
         net.options.weight_sharing = weight_sharing;
         for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Ekfac] {

@@ -6,6 +6,8 @@
 mod brute_force;
 #[path = "../../../tests/references/read.rs"]
 mod references;
+#[path = "support/small_convolution.rs"]
+mod small_convolution;
 #[path = "support/two_passes.rs"]
 mod two_passes;
 
@@ -22,15 +24,6 @@ use references::{Arrays, network, of_cases};
 const K: usize = 3;
 const UNIT: [f64; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
 const DENSE: [&str; 5] = ["dense", "tanh", "dense", "relu", "dense"];
-const CONVOLUTION: [&str; 7] = [
-    "input(10)",
-    "conv1d(stride=2)",
-    "tanh",
-    "conv1d",
-    "tanh",
-    "flatten(channels_first)",
-    "dense",
-];
 
 struct Case {
     arrays: Arrays,
@@ -177,7 +170,7 @@ fn dense_layers() {
 
 #[test]
 fn convolutions() {
-    for case in Case::both("convolution", &CONVOLUTION) {
+    for case in Case::both("convolution", &small_convolution::LAYERS) {
         case.every_structure_predicts();
     }
 }

@@ -3,7 +3,7 @@
 //! A file that is not as it was written is removed, and so is what says that its stage is done, with all that was made of it: the same run,
 //! started again, makes them anew.
 
-use fisherflow_store::{Damage, Output, WrittenFile, with_causes};
+use fisherflow_store::{Damage, Output, WrittenFile};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -27,13 +27,7 @@ pub(crate) fn read_back(
     let Some(first) = damages.first() else {
         return Ok(were_read);
     };
-    if let Err(error) = take_back(context, &damages, fit, invert) {
-        // The next run finds the same damage, and tries again.
-        tracing::warn!(
-            "what is damaged stays, or what was made with it: {}",
-            with_causes(&error)
-        );
-    }
+    stage_state::warn_of_what_stays(take_back(context, &damages, fit, invert));
     Err(RunError::NotKept {
         output: context.output.uri().to_owned(),
         first: first.clone(),

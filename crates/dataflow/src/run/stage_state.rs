@@ -5,7 +5,7 @@
 use fisherflow_curvature::References;
 use fisherflow_posterior::{BlockInfo, Certificate, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
-use fisherflow_store::{Damage, WrittenFile};
+use fisherflow_store::{Damage, WrittenFile, with_causes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +188,16 @@ pub(crate) fn forget_damaged(context: &Context, step: Step, damages: &[Damage]) 
         context.stores.delete(&context.output.child(&damage.path))?;
     }
     Ok(())
+}
+
+/// Where what is damaged, or was made with it, could not be taken back: the next run finds the same damage, and tries again.
+pub(crate) fn warn_of_what_stays(taken_back: Result<(), RunError>) {
+    if let Err(error) = taken_back {
+        tracing::warn!(
+            "what is damaged stays, or what was made with it: {}",
+            with_causes(&error)
+        );
+    }
 }
 
 fn uri(context: &Context, step: Step) -> String {
