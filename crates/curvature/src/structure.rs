@@ -81,14 +81,12 @@ pub trait Structure: Send {
     /// Sums that do not fit in memory.
     fn empty(&self) -> Result<BlockSums, CurvatureError> {
         let plan = self.plan();
-        let mut sums = Vec::new();
-        sums.try_reserve_exact(self.sums_len())
-            .map_err(|_| CurvatureError::TooLarge {
-                block: plan.name(),
-                structure: plan.structure,
-                bytes: self.bytes(),
-            })?;
-        sums.resize(self.sums_len(), 0.0);
+        // Zero as the system gives it: the threads that add to it are the first to touch it.
+        let sums = bytemuck::try_zeroed_vec(self.sums_len()).map_err(|()| CurvatureError::TooLarge {
+            block: plan.name(),
+            structure: plan.structure,
+            bytes: self.bytes(),
+        })?;
         Ok(BlockSums {
             block: plan.id,
             structure: plan.structure,
