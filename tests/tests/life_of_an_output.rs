@@ -365,7 +365,6 @@ fn nothing_is_made_of_damaged_files() {
     damaged("posterior/hessian/block-001.parquet", &|| export("curvlinops"));
     damaged("predictions/part-00001.parquet", &report);
     damaged("jacobians/part-00000.parquet", &report);
-    damaged("posterior/blocks.parquet", &report);
     // The others' damage is nobody's concern here.
     damage(&output.join("posterior/inverse/block-001.parquet"));
     inverse().expect_done();

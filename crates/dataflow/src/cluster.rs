@@ -8,7 +8,9 @@ pub(crate) mod terms;
 pub(crate) mod whereabouts;
 pub(crate) mod wire;
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::net::TcpStream;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use nix::errno::Errno;
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
-use timely::communication::{Config, Hooks};
+use timely::communication::{Config, Hooks, WorkerGuards};
 use timely::execute::execute_from;
 use timely::worker::Worker;
 
@@ -51,62 +53,102 @@ pub(crate) fn execute<T: Send + 'static, U>(
 ) -> Result<U, RunError> {
     let processes = cluster.processes;
     meter.is_process(cluster.process, processes);
-    let mut hearts = BTreeMap::new();
-    let (builders, others) = if processes > 1 {
-        let mesh = mesh::connect(cluster, terms, whereabouts)?;
-        cluster.fail_points.pass(FailPoint::Formed);
-        hearts = mesh.heartbeat;
-        quiet_communication_panics();
-        let local = ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
-        let (builders, guard) = initialize_networking_from_sockets(
-            local,
-            mesh.data,
-            cluster.process,
-            cluster.workers,
-            meter.on_the_wire().hooks(),
-        )
-        .map_err(|error| no_connections(&error))?;
-        (
-            builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
-            Box::new(guard) as Box<dyn std::any::Any + Send>,
-        )
-    } else {
-        Config::Process(cluster.workers)
-            .try_build()
-            .map_err(RunError::Internal)?
-    };
+    let ((builders, others), hearts) = connected(cluster, terms, whereabouts, meter)?;
     let names = (0..processes).map(|process| whereabouts.name(process)).collect();
     let heartbeat = Heartbeat::start(cluster, hearts, names, faults, meter)?;
     let (in_worker, counting) = (Arc::clone(faults), Arc::clone(meter));
     let _shown = repeated::shown(meter)?;
     let guards = execute_from(builders, others, WorkerConfig::default(), move |worker| {
         operator_times::observe(worker, counting.is_worker(worker.index()));
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| work(worker))).unwrap_or_else(|panic| {
-            let said = said(&*panic);
-            Err(if is_communication(&said) {
-                let seen = Instant::now();
-                while !in_worker.raised() && seen.elapsed() < WHO_WAS_IT {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                RunError::PeerLost(said)
-            } else {
-                RunError::Internal(said)
-            })
-        });
-        if outcome.is_err() {
-            for dataflow in worker.installed_dataflows() {
-                worker.drop_dataflow(dataflow);
-            }
-        }
-        outcome
-            .map_err(|error| {
-                if !matches!(error, RunError::Stopped) {
-                    in_worker.raise(error);
-                }
-            })
-            .ok()
+        outcome(worker, &work, &in_worker)
     })
     .map_err(|said| RunError::no_thread("the workers", &said))?;
+    let found = match joined(guards, faults, processes) {
+        Ok(found) => found,
+        Err(error) => return Err(told(error, faults, heartbeat)),
+    };
+    let Some(heartbeat) = heartbeat.rest() else {
+        return match faults.take() {
+            Some(fault) => Err(fault),
+            None => conclude(found),
+        };
+    };
+    match conclude(found) {
+        Ok(concluded) => {
+            heartbeat.finish();
+            Ok(concluded)
+        }
+        Err(error) => Err(told(error, faults, heartbeat)),
+    }
+}
+
+/// How the workers of this process reach one another and those of the others, with what must live as long as they do.
+type Connections = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
+
+/// The workers' connections and the heartbeat's, by process, once all processes are there.
+fn connected(
+    cluster: &Cluster,
+    terms: &Terms,
+    whereabouts: &Whereabouts,
+    meter: &Meter,
+) -> Result<(Connections, BTreeMap<usize, TcpStream>), RunError> {
+    if cluster.processes <= 1 {
+        let alone = Config::Process(cluster.workers)
+            .try_build()
+            .map_err(RunError::Internal)?;
+        return Ok((alone, BTreeMap::new()));
+    }
+    let mesh = mesh::connect(cluster, terms, whereabouts)?;
+    cluster.fail_points.pass(FailPoint::Formed);
+    quiet_communication_panics();
+    let local = ProcessBuilder::new_typed_vector(cluster.workers, Hooks::default().refill, None);
+    let (builders, guard) = initialize_networking_from_sockets(
+        local,
+        mesh.data,
+        cluster.process,
+        cluster.workers,
+        meter.on_the_wire().hooks(),
+    )
+    .map_err(|error| no_connections(&error))?;
+    let builders: Vec<_> = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
+    let others: Box<dyn Any + Send> = Box::new(guard);
+    Ok(((builders, others), mesh.heartbeat))
+}
+
+/// What `work` comes to on a worker; what it fails with, a panic too, is raised.
+fn outcome<T>(worker: &mut Worker, work: &impl Fn(&mut Worker) -> Result<T, RunError>, faults: &Faults) -> Option<T> {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| work(worker))).unwrap_or_else(|panic| {
+        let said = said(&*panic);
+        Err(if is_communication(&said) {
+            let seen = Instant::now();
+            while !faults.raised() && seen.elapsed() < WHO_WAS_IT {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            RunError::PeerLost(said)
+        } else {
+            RunError::Internal(said)
+        })
+    });
+    if outcome.is_err() {
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+    }
+    outcome
+        .map_err(|error| {
+            if !matches!(error, RunError::Stopped) {
+                faults.raise(error);
+            }
+        })
+        .ok()
+}
+
+/// What the first worker came to, once all have ended.
+fn joined<T: Send + 'static>(
+    guards: WorkerGuards<Option<T>>,
+    faults: &Faults,
+    processes: usize,
+) -> Result<T, RunError> {
     // The workers are joined one by one, and the communication threads only if all went well: joining those of a lost peer panics.
     let finished = loop {
         if faults.raised() || guards.guards().iter().all(std::thread::JoinHandle::is_finished) {
@@ -116,7 +158,7 @@ pub(crate) fn execute<T: Send + 'static, U>(
     };
     if !finished && processes > 1 {
         std::mem::forget(guards);
-        return Err(told(RunError::Stopped, faults, heartbeat));
+        return Err(RunError::Stopped);
     }
     let joining = std::thread::Builder::new().name("join".into()).spawn(move || {
         std::panic::catch_unwind(AssertUnwindSafe(move || {
@@ -133,7 +175,7 @@ pub(crate) fn execute<T: Send + 'static, U>(
         Some(results) => results.unwrap_or_else(Err),
         None => Ok(Ok(Vec::new())),
     };
-    let found = match results {
+    match results {
         _ if faults.raised() => Err(RunError::Stopped),
         Ok(Ok(results)) => results
             .into_iter()
@@ -142,23 +184,6 @@ pub(crate) fn execute<T: Send + 'static, U>(
             .ok_or_else(|| RunError::Internal("a worker stopped without a result".into())),
         Ok(Err(said)) => Err(RunError::Internal(said)),
         Err(panic) => Err(RunError::PeerLost(said(&*panic))),
-    };
-    let found = match found {
-        Ok(found) => found,
-        Err(error) => return Err(told(error, faults, heartbeat)),
-    };
-    let Some(heartbeat) = heartbeat.rest() else {
-        return match faults.take() {
-            Some(fault) => Err(fault),
-            None => conclude(found),
-        };
-    };
-    match conclude(found) {
-        Ok(concluded) => {
-            heartbeat.finish();
-            Ok(concluded)
-        }
-        Err(error) => Err(told(error, faults, heartbeat)),
     }
 }
 
@@ -184,7 +209,7 @@ fn told(error: RunError, faults: &Faults, heartbeat: Heartbeat) -> RunError {
         .unwrap_or_else(|| RunError::Internal("a worker stopped without a reason".into()))
 }
 
-fn said(panic: &(dyn std::any::Any + Send)) -> String {
+fn said(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<String>()
         .cloned()

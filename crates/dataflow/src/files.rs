@@ -4,14 +4,14 @@ use fisherflow_curvature::{
     BlockCurvature, BlockPlan, CurvatureByRow, CurvatureKind, KroneckerBases, Matrix, RowByRow,
 };
 use fisherflow_posterior::{
-    BlockInfo, CellScatter, Certificate, ComparedStructure, EvidencePoint, Factor, HoldoutPoint, HoldoutPrior,
-    NamedMatrix, Precision, ScatterEstimate, SigmaRatio, bases_from_matrices, bases_matrices, hessian_from_matrices,
-    hessian_matrices, precision_from_matrices,
+    BlockCertificate, BlockInfo, CellScatter, Certificate, ComparedStructure, EvidencePoint, Factor, HoldoutPoint,
+    HoldoutPrior, NamedMatrix, Precision, ScatterEstimate, SigmaRatio, bases_from_matrices, bases_matrices,
+    hessian_from_matrices, hessian_matrices, precision_from_matrices,
 };
 use fisherflow_spectra::SpectrumBatch;
 use fisherflow_store::{
-    BlockRow, Column, FileMetadata, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows, MatrixSet,
-    PredictionSchema, PredictionWriter, RowKeys, StoredMatrices, StoredMatrix, WrittenFile,
+    Column, FileMetadata, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows, MatrixSet, PredictionSchema,
+    PredictionWriter, RowKeys, StoredMatrices, StoredMatrix, WrittenFile,
 };
 
 use crate::context::Context;
@@ -278,41 +278,45 @@ pub(crate) fn write_marginal_variance(
     Ok(writer.finish()?)
 }
 
-/// Writes `posterior/blocks.parquet`.
+/// Writes `posterior/blocks.parquet`: what is known of each block, and how far it may be trusted.
 pub(crate) fn write_blocks(
     context: &Context,
     blocks: &[BlockInfo],
     certificate: Option<&Certificate>,
 ) -> Result<WrittenFile, RunError> {
-    let row = |(at, info): (usize, &BlockInfo)| {
-        let own = certificate
-            .and_then(|certificate| certificate.blocks.get(at))
-            .cloned()
-            .unwrap_or_default();
-        let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
-        BlockRow {
-            layer: info.layers.join("+"),
-            structure: info.structure.to_string(),
-            n_weights: info.n_weights,
-            n_spectra: info.n_spectra,
-            n_terms: info.n_terms,
-            prior_precision: info.prior_precision,
-            log_det: info.log_det,
-            effective_parameters: info.effective_parameters,
-            condition: info.condition,
-            clipped_eigenvalues: info.clipped_eigenvalues,
-            jitter: info.jitter,
-            sigma_ratio: or_nan(own.sigma_ratio.map(|ratio| ratio.median)),
-            sigma_ratio_p05: or_nan(own.sigma_ratio.map(|ratio| ratio.p05)),
-            sigma_ratio_p95: or_nan(own.sigma_ratio.map(|ratio| ratio.p95)),
-            answer_error: or_nan(own.answer_error),
-            gradient_norm: or_nan(own.newton.map(|step| step.gradient_norm)),
-            newton_decrement: or_nan(own.newton.map(|step| step.decrement)),
-            verdict: own.verdict.join("; "),
-        }
+    let certified = |at: usize| certificate.and_then(|certificate| certificate.blocks.get(at).cloned());
+    let certified: Vec<BlockCertificate> = (0..blocks.len()).map(|at| certified(at).unwrap_or_default()).collect();
+    let text = |value: fn(&BlockInfo) -> String| Column::Text(blocks.iter().map(value).collect());
+    let count = |value: fn(&BlockInfo) -> u64| Column::Count(blocks.iter().map(value).collect());
+    let number = |value: fn(&BlockInfo) -> f64| Column::Number(blocks.iter().map(value).collect());
+    let check = |value: fn(&BlockCertificate) -> Option<f64>| {
+        Column::Number(certified.iter().map(|own| value(own).unwrap_or(f64::NAN)).collect())
     };
-    let rows: Vec<BlockRow> = blocks.iter().enumerate().map(row).collect();
-    Ok(context.output.write_blocks(&rows, &metadata(context))?)
+    let columns = vec![
+        ("layer", text(|info| info.layers.join("+"))),
+        ("structure", text(|info| info.structure.to_string())),
+        ("n_weights", count(|info| info.n_weights)),
+        ("n_spectra", count(|info| info.n_spectra)),
+        ("n_terms", count(|info| info.n_terms)),
+        ("prior_precision", number(|info| info.prior_precision)),
+        ("log_det", number(|info| info.log_det)),
+        ("effective_parameters", number(|info| info.effective_parameters)),
+        ("condition", number(|info| info.condition)),
+        ("clipped_eigenvalues", count(|info| info.clipped_eigenvalues)),
+        ("jitter", number(|info| info.jitter)),
+        ("sigma_ratio", check(|own| Some(own.sigma_ratio?.median))),
+        ("sigma_ratio_p05", check(|own| Some(own.sigma_ratio?.p05))),
+        ("sigma_ratio_p95", check(|own| Some(own.sigma_ratio?.p95))),
+        ("answer_error", check(|own| own.answer_error)),
+        ("gradient_norm", check(|own| Some(own.newton?.gradient_norm))),
+        ("newton_decrement", check(|own| Some(own.newton?.decrement))),
+        (
+            "verdict",
+            Column::Text(certified.iter().map(|own| own.verdict.join("; ")).collect()),
+        ),
+    ];
+    let path = "posterior/blocks.parquet";
+    Ok(context.output.write_small_table(path, columns, &metadata(context))?)
 }
 
 /// Writes `posterior/certificate.parquet`: the exact posterior of the subset first, then the structures compared with it.

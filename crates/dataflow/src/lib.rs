@@ -34,7 +34,7 @@ pub use cluster::wire::WireCounts;
 pub use error::RunError;
 pub use fail_point::{FailAt, FailPoint, FailPoints, Failure};
 pub use finished::{Exported, Finished, FinishedLayer};
-pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction};
+pub use fisherflow_posterior::{NamedTensor, Peer, PosteriorPart, Reduction, clip_to_psd};
 pub use interrupt::{Interrupt, Wish};
 pub use job::{
     Calibration, CatalogueSource, Certification, Cluster, Compute, Curvature, ExistingOutput, Hosts, Job,

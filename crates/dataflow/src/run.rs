@@ -72,42 +72,12 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
         return Ok(Outcome::AlreadyComplete(manifest));
     }
     if cluster.process > 0 {
-        let before = context.output.manifest();
-        if let Some(manifest) = claim::finished(&context)? {
-            still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
-            return Ok(Outcome::AlreadyComplete(manifest));
-        }
-        let done = work(&context, stage, cluster, None, |found, _| {
-            conclude(&context, stage, &found, None, started)
-        });
-        // The first process may have ended well, and its word of it been lost.
-        if let (Err(RunError::PeerLost(_) | RunError::NotFormed(_)), Ok(before)) = (&done, &before)
-            && let Some(manifest) = claim::finished_since(&context, before.as_ref())
-        {
-            return Ok(Outcome::AlreadyComplete(manifest));
-        }
-        return done.map(|summary| Outcome::Done(Box::new(summary)));
+        return beside_the_first(&context, stage, cluster, started);
     }
     let (holding, overwrites) = match claim::claim(&context, cluster)? {
         Claimed::Held { holding, overwrites } => (holding, overwrites),
         Claimed::Complete(manifest) => {
-            // Another run may wait for its processes, to overwrite it then.
-            let is_free = || -> Result<bool, RunError> {
-                let held = context.output.held()?;
-                Ok(held.is_none_or(|held| held.generation == 1 || held.committed.is_some()))
-            };
-            // Its last steps may have been cut short; or else the other has begun to remove it.
-            if !context.output.is_marked()? {
-                if !is_free()? {
-                    claim::check_idle(&context, cluster)?;
-                }
-                still_there::check(&context.output, &manifest, &to_repair(&context)?)?;
-                context.output.commit(&manifest)?;
-            }
-            let is_ours = release_again(&context, cluster, &manifest)?;
-            if is_ours || is_free()? {
-                tidy_up(&context, &context.output, &context.run_id)?;
-            }
+            end_of_complete(&context, cluster, &manifest)?;
             return Ok(Outcome::AlreadyComplete(manifest));
         }
     };
@@ -134,6 +104,51 @@ pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>)
             other.map(|summary| Outcome::Done(Box::new(summary)))
         }
     }
+}
+
+/// A stage in any process but the first, which holds the output.
+fn beside_the_first(
+    context: &Arc<Context>,
+    stage: Stage,
+    cluster: &Cluster,
+    started: Instant,
+) -> Result<Outcome, RunError> {
+    let before = context.output.manifest();
+    if let Some(manifest) = claim::finished(context)? {
+        still_there::check(&context.output, &manifest, &to_repair(context)?)?;
+        return Ok(Outcome::AlreadyComplete(manifest));
+    }
+    let done = work(context, stage, cluster, None, |found, _| {
+        conclude(context, stage, &found, None, started)
+    });
+    // The first process may have ended well, and its word of it been lost.
+    if let (Err(RunError::PeerLost(_) | RunError::NotFormed(_)), Ok(before)) = (&done, &before)
+        && let Some(manifest) = claim::finished_since(context, before.as_ref())
+    {
+        return Ok(Outcome::AlreadyComplete(manifest));
+    }
+    done.map(|summary| Outcome::Done(Box::new(summary)))
+}
+
+/// The last steps of a run that is complete, which may have been cut short: its mark, its release, and what is to be tidied up behind it.
+fn end_of_complete(context: &Arc<Context>, cluster: &Cluster, manifest: &Manifest) -> Result<(), RunError> {
+    // Another run may wait for its processes, to overwrite it then.
+    let is_free = || -> Result<bool, RunError> {
+        let held = context.output.held()?;
+        Ok(held.is_none_or(|held| held.generation == 1 || held.committed.is_some()))
+    };
+    // Some are still to come; or else the other has begun to remove it.
+    if !context.output.is_marked()? {
+        if !is_free()? {
+            claim::check_idle(context, cluster)?;
+        }
+        still_there::check(&context.output, manifest, &to_repair(context)?)?;
+        context.output.commit(manifest)?;
+    }
+    if release_again(context, cluster, manifest)? || is_free()? {
+        tidy_up(context, &context.output, &context.run_id)?;
+    }
+    Ok(())
 }
 
 /// What brings a damaged output back: of a release that is complete and not committed, its removal, for no run overwrites one.

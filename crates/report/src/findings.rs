@@ -1,6 +1,6 @@
 //! All that the page is about, read from an output.
 
-use fisherflow_store::{BlockRow, Manifest, Output, Stores, WrittenFile};
+use fisherflow_store::{Manifest, Output, Stores, WrittenFile};
 
 use crate::ReportError;
 use crate::jacobians::{self, Jacobians};
@@ -18,8 +18,6 @@ pub(crate) struct Findings {
     pub settings: Settings,
     /// From `predictions/`.
     pub predictions: Predictions,
-    /// From `posterior/blocks.parquet`.
-    pub blocks: Vec<BlockRow>,
     /// From `jacobians/`, where there are any.
     pub jacobians: Option<Jacobians>,
 }
@@ -39,11 +37,6 @@ pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportE
     } else {
         Predictions::none(labels.len())
     };
-    let blocks = if holds("posterior/blocks.parquet") {
-        output.read_blocks()?
-    } else {
-        Vec::new()
-    };
     let jacobians = if holds("jacobians/") {
         Some(Jacobians::read(stores, &output.child("jacobians/"), labels)?)
     } else {
@@ -54,7 +47,6 @@ pub(crate) fn find(stores: &Stores, output: &Output) -> Result<Findings, ReportE
         manifest,
         settings,
         predictions,
-        blocks,
         jacobians,
     })
 }
@@ -72,7 +64,7 @@ fn check_whole(output: &Output, manifest: &Manifest, n_labels: usize) -> Result<
         if is_jacobian {
             rows += file.rows;
         }
-        if is_jacobian || file.path.starts_with("predictions/") || file.path == "posterior/blocks.parquet" {
+        if is_jacobian || file.path.starts_with("predictions/") {
             read.push(file.clone());
         }
     }

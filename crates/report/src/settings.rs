@@ -131,11 +131,15 @@ pub struct BlockCertificate {
     pub answer_error: Option<f64>,
     /// How far the minimum of the loss is; none without labels.
     pub newton: Option<Newton>,
+    /// What follows, in words.
+    pub verdict: Vec<String>,
 }
 
 /// How far the minimum of the loss is.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Newton {
+    /// Norm of the gradient of the loss with the prior, normalised label units.
+    pub gradient_norm: Option<f64>,
     /// In posterior standard deviations.
     pub decrement: Option<f64>,
 }
@@ -207,6 +211,8 @@ pub struct Block {
     pub structure: String,
     /// Number of weights, biases included.
     pub n_weights: u64,
+    /// Spectra summed over.
+    pub n_spectra: u64,
     /// `delta`.
     pub prior_precision: Option<f64>,
     /// `gamma`.
@@ -215,6 +221,10 @@ pub struct Block {
     pub log_det: Option<f64>,
     /// Largest over smallest eigenvalue of `P`.
     pub condition: Option<f64>,
+    /// Eigenvalues below zero that were set to zero.
+    pub clipped_eigenvalues: u64,
+    /// What was added to the diagonal to make it factorise.
+    pub jitter: Option<f64>,
 }
 
 /// Settings that have sections of their own.

@@ -8,8 +8,8 @@ use arrow_schema::{DataType, Field, Schema};
 use fisherflow_report::{ReportError, write};
 use fisherflow_spectra::RowFlags;
 use fisherflow_store::{
-    BlockRow, FileMetadata, JacobianRows, JacobianSchema, Manifest, ManifestInput, Output, PredictionRows,
-    PredictionSchema, RowKeys, SkippedObject, StoreOptions, Stores, WrittenFile,
+    FileMetadata, JacobianRows, JacobianSchema, Manifest, ManifestInput, Output, PredictionRows, PredictionSchema,
+    RowKeys, SkippedObject, StoreOptions, Stores, WrittenFile,
 };
 use serde_json::json;
 
@@ -22,6 +22,7 @@ struct Synthetic {
     stores: Stores,
     output: Output,
     files: Vec<WrittenFile>,
+    settings: serde_json::Value,
     folder: tempfile::TempDir,
 }
 
@@ -55,6 +56,10 @@ impl Synthetic {
             stores,
             output,
             files: Vec::new(),
+            settings: json!({
+                "network": { "weights": 4321, "labels": LABELS, "units": ["K", ""] },
+                "compute": { "batch": 16 },
+            }),
             folder,
         }
     }
@@ -141,38 +146,23 @@ impl Synthetic {
     }
 
     fn blocks(mut self) -> Self {
-        let block = BlockRow {
-            layer: "layers.0+layers.2".into(),
-            structure: "full".into(),
-            n_weights: 4321,
-            n_spectra: 100,
-            n_terms: 100,
-            prior_precision: 1.0,
-            log_det: 123.456,
-            effective_parameters: 250.0,
-            condition: 1e9,
-            clipped_eigenvalues: 17,
-            jitter: f64::NAN,
-            sigma_ratio: 0.57,
-            sigma_ratio_p05: 0.42,
-            sigma_ratio_p95: 0.72,
-            answer_error: 3e-7,
-            gradient_norm: 12.0,
-            newton_decrement: 2.5,
-            verdict: "too small".to_owned(),
-        };
-        let file = self.output.write_blocks(&[block], &FileMetadata::default()).unwrap();
-        self.files.push(file);
+        self.settings["blocks"] = json!([{
+            "layers": ["layers.0", "layers.2"], "structure": "full", "n_weights": 4321, "n_spectra": 100, "prior_precision": 1.0,
+            "log_det": 123.456, "effective_parameters": 250.0, "condition": 1e9, "clipped_eigenvalues": 17, "jitter": null,
+        }]);
+        self.settings["certificate"] = json!({
+            "blocks": [{
+                "sigma_ratio": { "median": 0.57, "p05": 0.42, "p95": 0.72, "spearman": 0.975 }, "answer_error": 3e-7,
+                "newton": { "gradient_norm": 12.0, "decrement": 2.5 }, "verdict": ["too small", "no minimum"],
+            }],
+            "verdict": [],
+        });
         self
     }
 
-    fn commit(self, more: serde_json::Value) -> Self {
-        let mut settings = json!({
-            "network": { "weights": 4321, "labels": LABELS, "units": ["K", ""] },
-            "compute": { "batch": 16 },
-        });
+    fn commit(mut self, more: serde_json::Value) -> Self {
         for (key, value) in more.as_object().unwrap() {
-            settings[key] = value.clone();
+            self.settings[key] = value.clone();
         }
         let manifest = Manifest {
             version: Manifest::VERSION,
@@ -194,7 +184,7 @@ impl Synthetic {
             }],
             counts: [("fit_in_sums".to_owned(), 77), ("another_count".to_owned(), 5)].into(),
             files: self.files.clone(),
-            settings,
+            settings: self.settings.clone(),
             notes: vec!["object left out: <part-9>".into()],
         };
         self.output.commit(&manifest).unwrap();
@@ -284,7 +274,7 @@ fn numbers_are_those_of_the_tables() {
             "3e-7",
             "12.0",
             "2.50",
-            "too small"
+            "too small; no minimum"
         ]
     );
     assert!(

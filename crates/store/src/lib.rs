@@ -45,7 +45,6 @@ pub use output::manifest::{Manifest, ManifestInput};
 pub use output::rendezvous::Rendezvous;
 pub use output::verify::{Damage, Verified};
 pub use tables::any_table::write_table;
-pub use tables::blocks::BlockRow;
 pub use tables::intrinsic::IntrinsicRow;
 pub use tables::jacobians::{JacobianRows, JacobianSchema, JacobianWriter};
 pub use tables::marginal_variance::{MarginalRows, MarginalVarianceWriter};

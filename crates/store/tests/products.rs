@@ -373,7 +373,7 @@ fn matrices_come_back_bit_for_bit() {
 }
 
 #[test]
-fn weights_blocks_and_stages_come_back() {
+fn weights_come_back() {
     let (_directory, stores, output) = place();
     let mut writer = output.marginal_variance("l", &FileMetadata::default()).unwrap();
     let layer = MarginalRows {
@@ -407,31 +407,6 @@ fn weights_blocks_and_stages_come_back() {
         [Some(2.0), Some(2.0), Some(3.0), Some(2.0), None, Some(4.0)]
     );
     assert_eq!(errors[6..], [Some(1.0), Some(5.0)]);
-
-    let block = BlockRow {
-        layer: "l".into(),
-        structure: "kfac".into(),
-        n_weights: 6,
-        n_spectra: 100,
-        n_terms: 700,
-        prior_precision: 1.5,
-        log_det: 3.0,
-        effective_parameters: 2.0,
-        condition: 1e6,
-        clipped_eigenvalues: 1,
-        jitter: 0.0,
-        sigma_ratio: 0.57,
-        sigma_ratio_p05: 0.42,
-        sigma_ratio_p95: 0.72,
-        answer_error: 3e-7,
-        gradient_norm: 12.0,
-        newton_decrement: 2.5,
-        verdict: "too small".to_owned(),
-    };
-    output
-        .write_blocks(std::slice::from_ref(&block), &FileMetadata::default())
-        .unwrap();
-    assert_eq!(output.read_blocks().unwrap(), [block]);
 }
 
 #[test]
@@ -441,7 +416,8 @@ fn small_tables_come_back() {
     let mut columns = vec![
         ("structure", Column::Text(vec!["kfac".into(), "block".into()])),
         ("layer", Column::TextOrNull(vec![None, Some("layers.0".into())])),
-        ("steps", Column::Count(vec![Some(7), None])),
+        ("steps", Column::CountOrNull(vec![Some(7), None])),
+        ("n_spectra", Column::Count(vec![100, 3])),
         ("log_evidence", Column::Number(vec![-3.0, f64::NEG_INFINITY])),
         ("prior_precision", Column::Finite(vec![0.1, 1e300])),
     ];
@@ -453,16 +429,17 @@ fn small_tables_come_back() {
     assert_eq!(texts("layer"), [None, Some("layers.0")]);
     let steps: Vec<_> = read["steps"].as_primitive::<Int64Type>().iter().collect();
     assert_eq!(steps, [Some(7), None]);
+    assert_eq!(read["n_spectra"].as_primitive::<Int64Type>().values()[..], [100, 3]);
     let numbers = |name: &str| read[name].as_primitive::<Float64Type>().iter().collect::<Vec<_>>();
     assert_eq!(numbers("log_evidence"), [Some(-3.0), None]);
     assert_eq!(numbers("prior_precision"), [Some(0.1), Some(1e300)]);
     let nullable: Vec<bool> = read.schema().fields().iter().map(|field| field.is_nullable()).collect();
-    assert_eq!(nullable, [false, true, true, true, false]);
+    assert_eq!(nullable, [false, true, true, false, true, false]);
 
-    columns[4].1 = Column::Finite(vec![0.1, f64::NAN]);
+    columns[5].1 = Column::Finite(vec![0.1, f64::NAN]);
     let refused = output.write_small_table(path, columns.clone(), &metadata).unwrap_err();
     assert!(refused.to_string().contains(path), "{refused}");
-    columns[4].1 = Column::Finite(vec![0.1]);
+    columns[5].1 = Column::Finite(vec![0.1]);
     let refused = output.write_small_table(path, columns, &metadata).unwrap_err();
     assert!(
         matches!(&refused, StoreError::Shape { what, found: 1, expected: 2 } if what.contains("prior_precision")),
@@ -525,7 +502,6 @@ fn the_verifier_agrees_with_the_writer() {
         beat: 0,
     };
     output.claim(&claim, false).unwrap();
-    let blocks = output.write_blocks(&[], &FileMetadata::default()).unwrap();
     let empty = vec![("prior_precision", Column::Finite(Vec::new()))];
     let evidence = output
         .write_small_table("posterior/evidence.parquet", empty, &FileMetadata::default())
@@ -537,7 +513,7 @@ fn the_verifier_agrees_with_the_writer() {
         created: now_utc(),
         inputs: vec![],
         counts: [].into(),
-        files: vec![blocks, evidence],
+        files: vec![evidence],
         settings: serde_json::Value::Null,
         notes: vec![],
     };

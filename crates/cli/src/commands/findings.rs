@@ -148,10 +148,10 @@ mod tests {
             "noise_estimate": { "covariance": [400.0], "n_spectra": 52, "clipped": 0 },
             "intrinsic_estimate": null,
             "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
-            "certificate": { "blocks": [{ "sigma_ratio": { "median": 0.917, "p05": 0.8, "p95": 1.1 }, "answer_error": 2e-7, "newton": { "decrement": null } }],
-                "verdict": ["errors are small"], "newton": null },
-            "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7,
-                "effective_parameters": 3.5, "log_det": 12.25, "condition": 1e4 }],
+            "certificate": { "blocks": [{ "sigma_ratio": { "median": 0.917, "p05": 0.8, "p95": 1.1 }, "answer_error": 2e-7,
+                "newton": { "decrement": null }, "verdict": [] }], "verdict": ["errors are small"], "newton": null },
+            "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7, "n_spectra": 52,
+                "clipped_eigenvalues": 0, "effective_parameters": 3.5, "log_det": 12.25, "condition": 1e4 }],
             "effective_parameters": { "all": 3.5, "by_layer": { "a+b": 3.5 }, "limit": 52, "of": "spectra" },
         });
         let mut page = Page::new();

@@ -1,6 +1,6 @@
 //! `[noise]`: the residual covariance R of the labels.
 
-use fisherflow_dataflow::Compute;
+use fisherflow_dataflow::{Compute, clip_to_psd};
 
 use super::entry::Entry;
 use super::error::RunFileError;
@@ -194,56 +194,18 @@ fn covariance(entry: &Entry<'_>, fits: Fits) -> Result<Vec<Vec<f64>>, RunFileErr
     Ok(rows)
 }
 
-/// The least eigenvalue of the correlation matrix, by cyclic Jacobi rotations; a label without variance counts as one of eigenvalue 0, and
-/// one that covaries all the same as negative.
+/// The least eigenvalue of the correlation matrix; a label without variance counts as one of eigenvalue 0, and one that covaries all the
+/// same as negative.
 fn least_correlation_eigenvalue(covariance: &[Vec<f64>]) -> f64 {
-    let k = covariance.len();
-    let mut a = vec![vec![0.0; k]; k];
-    for i in 0..k {
-        for j in 0..k {
-            let scale = (covariance[i][i] * covariance[j][j]).sqrt();
-            a[i][j] = match (scale > 0.0, covariance[i][j] == 0.0) {
-                (true, _) => covariance[i][j] / scale,
-                (false, true) => 0.0,
-                (false, false) => return -1.0,
-            };
+    let mut sigmas = Vec::with_capacity(covariance.len());
+    for (i, row) in covariance.iter().enumerate() {
+        if row[i] == 0.0 && row.iter().any(|&other| other != 0.0) {
+            return -1.0;
         }
+        sigmas.push(if row[i] > 0.0 { row[i].sqrt() } else { 1.0 });
     }
-    for _sweep in 0..50 {
-        let off: f64 = (0..k)
-            .flat_map(|i| (0..i).map(move |j| (i, j)))
-            .map(|(i, j)| a[i][j] * a[i][j])
-            .sum();
-        if off < 1e-30 {
-            break;
-        }
-        for p in 0..k {
-            for q in p + 1..k {
-                rotate(&mut a, p, q);
-            }
-        }
-    }
-    (0..k).map(|i| a[i][i]).fold(f64::INFINITY, f64::min)
-}
-
-/// The Jacobi rotation that makes `a[p][q]` zero, `p < q` (Golub and Van Loan, section 8.5).
-fn rotate(a: &mut [Vec<f64>], p: usize, q: usize) {
-    if a[p][q] == 0.0 {
-        return;
-    }
-    let theta = (a[q][q] - a[p][p]) / (2.0 * a[p][q]);
-    let t = theta.signum() / (theta.abs() + theta.hypot(1.0));
-    let c = 1.0 / t.hypot(1.0);
-    let s = t * c;
-    for row in a.iter_mut() {
-        let (x, y) = (row[p], row[q]);
-        row[p] = c * x - s * y;
-        row[q] = s * x + c * y;
-    }
-    let (above, below) = a.split_at_mut(q);
-    for (x, y) in above[p].iter_mut().zip(&mut below[0]) {
-        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
-    }
+    // Correlations beyond all numbers are of no covariance.
+    clip_to_psd(&covariance.concat(), &sigmas, 0.0, "noise.covariance").map_or(-1.0, |found| found.eigenvalues[0])
 }
 
 #[cfg(test)]

@@ -41,16 +41,12 @@ impl Context {
         progress: Arc<Meter>,
     ) -> Result<Self, RunError> {
         let asked = job.compute.arithmetic.precision;
-        let kernel_of = |precision: ProductPrecision| {
-            let kernel = precision.kernel();
-            kernel.map_err(|error| RunError::Refused(with_causes(&error)))
-        };
         kernel_of(asked)?;
         let stores = Stores::new(job.store.clone(), IO_THREADS)?;
         refuse_output_in_catalogue(&stores, &job)?;
         let bytes = stores.read(&job.network.uri)?;
-        let in_arithmetic = |arithmetic| Network::from_safetensors(&bytes, &job.network.said, arithmetic);
-        let network = in_arithmetic(job.compute.arithmetic).map_err(|source| RunError::NetworkFile {
+        let network = Network::from_safetensors(&bytes, &job.network.said, job.compute.arithmetic);
+        let network = network.map_err(|source| RunError::NetworkFile {
             uri: job.network.uri.clone(),
             source,
         })?;
@@ -58,37 +54,7 @@ impl Context {
         let known = release.as_ref().and_then(|release| release.parent.as_ref());
         let known = known.map(KnownCatalogue::of);
         let catalogue = opened(&stores, "catalogue", &job.catalogue, &network, known.as_ref())?;
-        let whole = plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder());
-        let all_threads = Arithmetic {
-            threads: workers.max(1) * job.compute.arithmetic.threads,
-            ..job.compute.arithmetic
-        };
-        let taken = exact_enough(all_threads, &catalogue, &whole, in_arithmetic)?;
-        let (mut kernel, network) = (
-            kernel_of(taken)?,
-            if taken == asked {
-                network
-            } else {
-                in_arithmetic(Arithmetic {
-                    precision: taken,
-                    ..job.compute.arithmetic
-                })?
-            },
-        );
-        let network = network.with_packed_weights();
-        if job.compute.processor != Processor::Cpu {
-            kernel = format!("{kernel} on {}", job.compute.processor);
-            // Whether it could be there.
-            let moved = network.on(&Device::Cpu);
-            moved.map_err(|error| RunError::Usage(format!("compute.device: {error}")))?;
-        }
-        let job = if taken == asked {
-            job
-        } else {
-            let mut slower = (*job).clone();
-            slower.compute.arithmetic.precision = taken;
-            Arc::new(slower)
-        };
+        let (job, network, kernel) = settle_precision(job, network, &bytes, &catalogue, workers)?;
         let (blocks, chosen) = plan_of(&job, &network, &catalogue)?;
         check_curvature(&job, &blocks)?;
         let checkpoint = Checkpoint::of(network.dense_layers(), network.n_labels(), &blocks)?;
@@ -188,6 +154,49 @@ impl Context {
             Ok(false)
         })
     }
+}
+
+/// What products of this precision are made by here.
+fn kernel_of(precision: ProductPrecision) -> Result<String, RunError> {
+    let kernel = precision.kernel();
+    kernel.map_err(|error| RunError::Refused(with_causes(&error)))
+}
+
+/// The job with the precision that is exact enough for the catalogue's first spectra, the network (of these bytes) in it, and what its products
+/// are made by.
+fn settle_precision(
+    job: Arc<Job>,
+    network: Network,
+    bytes: &[u8],
+    catalogue: &Catalogue,
+    workers: usize,
+) -> Result<(Arc<Job>, Network, String), RunError> {
+    let asked = job.compute.arithmetic;
+    let whole = plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder());
+    let all_threads = Arithmetic {
+        threads: workers.max(1) * asked.threads,
+        ..asked
+    };
+    let in_arithmetic = |arithmetic| Network::from_safetensors(bytes, &job.network.said, arithmetic);
+    let precision = exact_enough(all_threads, catalogue, &whole, in_arithmetic)?;
+    let (job, network) = if precision == asked.precision {
+        (job, network)
+    } else {
+        let slower = Arithmetic { precision, ..asked };
+        let network = in_arithmetic(slower)?;
+        let mut job = (*job).clone();
+        job.compute.arithmetic = slower;
+        (Arc::new(job), network)
+    };
+    let network = network.with_packed_weights();
+    let mut kernel = kernel_of(precision)?;
+    if job.compute.processor != Processor::Cpu {
+        kernel = format!("{kernel} on {}", job.compute.processor);
+        // Whether it could be there.
+        let moved = network.on(&Device::Cpu);
+        moved.map_err(|error| RunError::Usage(format!("compute.device: {error}")))?;
+    }
+    Ok((job, network, kernel))
 }
 
 impl GroupedCatalogue {

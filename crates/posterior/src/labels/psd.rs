@@ -1,12 +1,11 @@
 //! The nearest covariance to a small symmetric matrix that rounding or sampling made indefinite, and what that changed.
 
 use faer::{MatRef, Side};
-use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
 
 /// A covariance whose eigenvalues were raised to a floor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Clipped {
     /// `[K, K]` row-major, exactly symmetric; the matrix itself where nothing had to be raised.
     pub covariance: Vec<f64>,
@@ -14,8 +13,6 @@ pub struct Clipped {
     pub eigenvalues: Vec<f64>,
     /// How many of them were below the floor and were raised to it.
     pub clipped: usize,
-    /// The floor.
-    pub floor: f64,
 }
 
 /// Raises the eigenvalues of a symmetric `[K, K]` matrix to `floor` where they are below it.
@@ -73,7 +70,6 @@ pub fn clip_to_psd(
         covariance: result,
         eigenvalues,
         clipped,
-        floor,
     })
 }
 

@@ -1,18 +1,19 @@
 //! The blocks of the weights' posterior.
 
-use fisherflow_store::BlockRow;
-
 use crate::findings::Findings;
 use crate::html::{Cell, paragraph, table, warning};
 use crate::numbers::{count, counted, significant};
-use crate::settings::{Effective, SigmaRatio};
+use crate::settings::{Block, BlockCertificate, Effective, SigmaRatio};
 
 /// The section.
 pub(crate) fn blocks(findings: &Findings) -> String {
-    if findings.blocks.is_empty() {
+    let settings = &findings.settings;
+    if settings.blocks.is_empty() {
         return paragraph("The output has no blocks.");
     }
-    let rows: Vec<Vec<Cell>> = findings.blocks.iter().map(block).collect();
+    let certified = |at: usize| settings.certificate.as_ref().and_then(|found| found.blocks.get(at));
+    let of_block = |(at, of): (usize, &Block)| block(of, certified(at));
+    let rows: Vec<Vec<Cell>> = settings.blocks.iter().enumerate().map(of_block).collect();
     let header = [
         "layers",
         "structure",
@@ -33,23 +34,25 @@ pub(crate) fn blocks(findings: &Findings) -> String {
     table(&header, &rows) + &certificate(findings) + &effective(findings) + &noise(findings)
 }
 
-fn block(block: &BlockRow) -> Vec<Cell> {
+fn block(block: &Block, own: Option<&BlockCertificate>) -> Vec<Cell> {
+    let number = |value: Option<f64>, digits| Cell::Number(significant(value.unwrap_or(f64::NAN), digits));
+    let newton = own.and_then(|own| own.newton);
     vec![
-        Cell::text(block.layer.replace('+', " + ")),
+        Cell::text(block.layers.join(" + ")),
         Cell::text(block.structure.as_str()),
         Cell::Number(count(block.n_weights)),
         Cell::Number(count(block.n_spectra)),
-        Cell::Number(significant(block.prior_precision, 3)),
-        Cell::Number(significant(block.log_det, 5)),
-        Cell::Number(significant(block.effective_parameters, 4)),
-        Cell::Number(significant(block.condition, 3)),
+        number(block.prior_precision, 3),
+        number(block.log_det, 5),
+        number(block.effective_parameters, 4),
+        number(block.condition, 3),
         Cell::Number(count(block.clipped_eigenvalues)),
-        Cell::Number(significant(block.jitter, 2)),
-        Cell::Number(ratio(block.sigma_ratio, block.sigma_ratio_p05, block.sigma_ratio_p95)),
-        Cell::Number(significant(block.answer_error, 1)),
-        Cell::Number(significant(block.gradient_norm, 3)),
-        Cell::Number(significant(block.newton_decrement, 3)),
-        Cell::text(block.verdict.as_str()),
+        number(block.jitter, 2),
+        Cell::Number(ratio(own.and_then(|own| own.sigma_ratio))),
+        number(own.and_then(|own| own.answer_error), 1),
+        number(newton.and_then(|newton| newton.gradient_norm), 3),
+        number(newton.and_then(|newton| newton.decrement), 3),
+        Cell::text(own.map(|own| own.verdict.join("; ")).unwrap_or_default()),
     ]
 }
 
@@ -59,10 +62,10 @@ fn name(structure: &str) -> &str {
 }
 
 /// `0.57 (0.42 to 0.72)`: the median, and 5 to 95 %.
-fn ratio(median: f64, p05: f64, p95: f64) -> String {
-    if median.is_nan() {
-        return significant(median, 2);
-    }
+fn ratio(found: Option<SigmaRatio>) -> String {
+    let Some(SigmaRatio { median, p05, p95, .. }) = found else {
+        return significant(f64::NAN, 2);
+    };
     format!("{median:.2} ({p05:.2} to {p95:.2})")
 }
 
@@ -80,7 +83,7 @@ fn certificate(findings: &Findings) -> String {
         let row = |name: &str, found: Option<SigmaRatio>, effective: f64| {
             vec![
                 Cell::text(name),
-                Cell::Number(found.map_or_else(|| significant(f64::NAN, 2), |r| ratio(r.median, r.p05, r.p95))),
+                Cell::Number(ratio(found)),
                 Cell::Number(significant(found.and_then(|r| r.spearman).unwrap_or(f64::NAN), 3)),
                 Cell::Number(significant(effective, 4)),
             ]
@@ -109,10 +112,10 @@ fn certificate(findings: &Findings) -> String {
 
 /// Effective parameters against how many can be determined, which depends on the kind of the curvature.
 fn effective(findings: &Findings) -> String {
-    let Some(Effective { limit, of, .. }) = &findings.settings.effective_parameters else {
+    let Some(Effective { all, limit, of }) = &findings.settings.effective_parameters else {
         return String::new();
     };
-    let effective: f64 = findings.blocks.iter().map(|block| block.effective_parameters).sum();
+    let effective = all.unwrap_or(f64::NAN);
     let compared = format!(
         "All blocks together have {} effective parameters; {of} allow at most {}.",
         significant(effective, 4),

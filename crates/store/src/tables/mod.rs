@@ -1,7 +1,6 @@
 //! Results as Parquet, and read back: a file a table.
 
 pub(crate) mod any_table;
-pub(crate) mod blocks;
 pub(crate) mod column_list;
 pub(crate) mod columns;
 pub(crate) mod intrinsic;
