@@ -10,7 +10,8 @@ use futures::StreamExt;
 use crate::objects::destination::dangling_link;
 use crate::objects::location::{Location, Parsed, Place, parse};
 use crate::objects::stores::version;
-use crate::{StoreError, Stores};
+use crate::output::CLAIM;
+use crate::{Line, StoreError, Stores};
 
 /// Folders that are looked into for objects that a URI does not name.
 const FOLDERS: usize = 16;
@@ -22,7 +23,7 @@ const OF_AN_OUTPUT: [&str; 5] = [
     "predictions/part-00000.parquet",
     "jacobians/part-00000.parquet",
     "posterior/blocks.parquet",
-    "posterior/inverse/0.parquet",
+    "posterior/inverse/block-000.parquet",
     "manifest.json",
 ];
 
@@ -68,10 +69,10 @@ fn is_set_aside(part: &str) -> bool {
 }
 
 impl Listing {
-    /// The pattern that reads the `*.parquet` of folders which the URI does not reach; `None` where a short look finds none.
+    /// The pattern that reads the `*.parquet` of folders which the URI does not reach, outputs aside; `None` where a short look finds none.
     pub fn left_out_of(&self, uri: &str, stores: &Stores) -> Option<String> {
         let mut folders = self.folders.iter().take(FOLDERS);
-        let found = folders.any(|folder| stores.block_on(holds_parquet(folder)));
+        let found = folders.any(|folder| stores.block_on(holds_parquet(folder)) && !is_output(folder, stores));
         found.then(|| format!("{}/**/*.parquet", uri.trim_end_matches('/')))
     }
 }
@@ -356,6 +357,13 @@ async fn holds_parquet(folder: &Location) -> bool {
     false
 }
 
+/// Whether a folder is an output, or a line of them. A store that does not say is asked again where it matters.
+fn is_output(folder: &Location, stores: &Stores) -> bool {
+    let uri = folder.uri();
+    let releases = || Line::open(stores, &uri)?.releases();
+    stores.exists(&format!("{uri}/{CLAIM}")).unwrap_or(false) || releases().is_ok_and(|releases| !releases.is_empty())
+}
+
 fn fits(pattern: &glob::Pattern, name: &str) -> bool {
     let options = glob::MatchOptions {
         case_sensitive: true,
@@ -443,6 +451,7 @@ mod tests {
             ("/io/o*/predictions/*", "/io/out"),
             ("/io/out/predictions", "/io/out"),
             ("/io/out/posterior/", "/io/../io/out"),
+            ("/io/**/block-*.parquet", "/io/out"),
             ("/io/line/releases/*/*/*.parquet", "/io/line"),
             ("s3://survey/**/*.parquet", "s3://survey/errors"),
         ] {
@@ -568,6 +577,26 @@ mod tests {
         assert!(listing("").is_some());
         stores.delete(root.join("night=1/c.parquet").to_str().unwrap()).unwrap();
         assert!(listing("night=1").is_none());
+    }
+
+    #[test]
+    fn an_output_beside_the_objects_is_not_offered_as_more_of_them() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let offered = || {
+            let listing = stores.listing(&at("")).unwrap();
+            listing.left_out_of(&at(""), &stores).is_some()
+        };
+        for (table, sign) in [
+            ("out/predictions/part-00000.parquet", "out/claim.json"),
+            ("line/releases/1/predictions/part-00000.parquet", "line/commits/1.json"),
+        ] {
+            stores.write(&at(table), vec![1]).unwrap();
+            assert!(offered(), "{table}");
+            stores.write(&at(sign), b"{}".to_vec()).unwrap();
+            assert!(!offered(), "{table}");
+        }
     }
 
     #[cfg(unix)]
