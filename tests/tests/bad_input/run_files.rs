@@ -131,3 +131,40 @@ fn what_is_derived_from_a_run_is_not_written_among_its_spectra() {
         .arg(catalogue.join("derived")))
     .expect_done();
 }
+
+/// Nor is what is asked of its output.
+#[test]
+fn what_is_asked_of_an_output_is_not_written_among_the_spectra_of_its_run() {
+    let folder = prepared();
+    let catalogue = folder.path().join("catalogue");
+    let mut run_file = RunFile::new(folder.path(), "out");
+    run_file.catalogue = catalogue.join("*").to_str().unwrap().to_owned();
+    run(fisherflow().arg("run").arg(run_file.write(folder.path(), "run"))).expect_done();
+    let asked = |command: &[&str], file: std::path::PathBuf| {
+        run(fisherflow()
+            .arg(command[0])
+            .arg(folder.path().join("out"))
+            .args(&command[1..])
+            .arg("--out")
+            .arg(file))
+    };
+    for (command, name) in [
+        (
+            &["inverse", "--layer", "layers.0", "--diagonal"][..],
+            "diagonal.parquet",
+        ),
+        (&["export", "--to", "curvlinops"], "hessian.safetensors"),
+        (&["report"], "page.html"),
+    ] {
+        let file = catalogue.join(name);
+        let said = [
+            "--out",
+            file.to_str().unwrap(),
+            "catalogue.uri",
+            "name a file outside of it",
+        ];
+        asked(command, file.clone()).expect(2, &said);
+        assert!(!file.exists());
+        asked(command, folder.path().join(name)).expect_done();
+    }
+}

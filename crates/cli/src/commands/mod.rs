@@ -24,7 +24,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use fisherflow_dataflow::{Cluster, Job, Meter, Stage};
-use fisherflow_store::{Line, Resolved, Stores};
+use fisherflow_store::{Line, Output, Resolved, Stores};
 
 use crate::args::{Command, StageArgs};
 use crate::environment::Environment;
@@ -133,6 +133,22 @@ fn stores(place: &Place) -> Result<Stores, CliError> {
 /// The line has no such release.
 fn output_at(stores: &Stores, uri: &str) -> Result<String, CliError> {
     Ok(resolved(stores, uri)?.uri)
+}
+
+/// Refuses a file of `--out` that a catalogue of the complete output's run would read as spectra, and every later run with it.
+///
+/// # Errors
+/// It would, or there is no complete output.
+fn check_out(stores: &Stores, output: &str, out: &str) -> Result<(), CliError> {
+    for input in Output::open(stores, output)?.complete()?.inputs {
+        if input.etags_sha256.is_some() && stores.reads(&input.uri, out)? {
+            return Err(CliError::Arguments(format!(
+                "--out {out}: {}.uri {} of that output's run reads it as spectra, too: name a file outside of it",
+                input.role, input.uri
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The same, and of which line which release it is.
