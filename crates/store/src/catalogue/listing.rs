@@ -10,7 +10,7 @@ use futures::StreamExt;
 use crate::objects::destination::dangling_link;
 use crate::objects::location::{Location, Parsed, Place, parse};
 use crate::objects::stores::version;
-use crate::output::CLAIM;
+use crate::output::{CLAIM, MANIFEST};
 use crate::{Line, StoreError, Stores};
 
 /// Folders that are looked into for objects that a URI does not name.
@@ -35,6 +35,8 @@ pub(crate) struct Listing {
     /// What could be an object and cannot be read as one, by path, and what to say of it: links on a disk that lead nowhere, where a folder of objects
     /// could be, too; folders of objects that the URI does not name.
     pub refused: Vec<(String, StoreError)>,
+    /// Finished outputs that some of the objects are in, by URI; none that the URI names itself.
+    outputs: Vec<String>,
     /// The folders beside the objects, where the URI names the folder of them all.
     folders: Vec<Location>,
 }
@@ -69,6 +71,20 @@ fn is_set_aside(part: &str) -> bool {
 }
 
 impl Listing {
+    /// Refuses each finished output as one, in place of its files.
+    pub fn refuse_outputs(&mut self, uri: &str) {
+        for output in std::mem::take(&mut self.outputs) {
+            let folder = format!("{output}/");
+            self.objects.retain(|object| !object.path.starts_with(&folder));
+            let error = StoreError::OutputAmongObjects {
+                output: output.clone(),
+                uri: uri.to_owned(),
+            };
+            self.refused.push((output, error));
+        }
+        self.refused.sort_by(|(one, _), (other, _)| one.cmp(other));
+    }
+
     /// The pattern that reads the `*.parquet` of folders which the URI does not reach, outputs aside; `None` where a short look finds none.
     pub fn left_out_of(&self, uri: &str, stores: &Stores) -> Option<String> {
         let mut folders = self.folders.iter().take(FOLDERS);
@@ -226,6 +242,15 @@ impl Stores {
             .map(|meta| version(&base.place, meta))
             .collect();
         objects.sort();
+        let above: &str = base.path.as_ref();
+        let outputs = outputs_among(&all)
+            .filter(|folder| folder.len() > above.len())
+            .map(|folder| base.place.uri(folder));
+        let is_read = |output: &String| {
+            let folder = format!("{output}/");
+            objects.iter().any(|object| object.path.starts_with(&folder))
+        };
+        let outputs: Vec<String> = outputs.filter(is_read).collect();
         let mut links = Vec::new();
         if base.place == Place::Local {
             let folder = base.uri();
@@ -264,6 +289,7 @@ impl Stores {
         Ok(Listing {
             objects,
             refused,
+            outputs,
             folders,
         })
     }
@@ -317,6 +343,14 @@ fn is_marker(name: &str, all: &BTreeSet<&str>) -> bool {
     let folder = format!("{name}/");
     let next = all.range::<&str, _>(folder.as_str()..).next();
     next.is_some_and(|next| next.starts_with(&folder))
+}
+
+/// The finished outputs of a listing.
+fn outputs_among<'n>(all: &BTreeSet<&'n str>) -> impl Iterator<Item = &'n str> {
+    let folders = all
+        .iter()
+        .filter_map(|name| name.strip_suffix(MANIFEST)?.strip_suffix('/'));
+    folders.filter(move |folder| all.contains(format!("{folder}/{CLAIM}").as_str()))
 }
 
 /// The outermost folder above an object that is a table, unless the object is hidden or set aside in it.
