@@ -130,6 +130,10 @@ def main(paths):
         keys = {variable["name"]: variable.get("value") for variable in container["env"]}["AWS_SHARED_CREDENTIALS_FILE"]
         (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "s3-keys"]
         assert keys == f"{folder}/credentials" and all("secretRef" not in source for source in container["envFrom"]), "no keys in the environment"
+        (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "cluster-secret"]
+        (secret,) = [volume["secret"] for volume in pod["spec"]["volumes"] if volume["name"] == "cluster-secret"]
+        assert f"--secret-file={folder}/secret" in container["args"] and not secret.get("optional"), "no processes without their secret"
+        assert all("secretKeyRef" not in variable.get("valueFrom", {}) for variable in container["env"]), "no secret in the environment"
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
         jobs.setdefault(kind, []).append(container["args"])

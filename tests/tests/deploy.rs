@@ -134,17 +134,18 @@ fn pod_arguments_are_understood(arguments: &[&str]) {
     network(&path.join("network.safetensors"), &[40, 6, 3]);
     write_objects(&path.join("catalogue"), &simulated(40, 0, 60), 60);
     let file = RunFile::new(path, "out").write(path, "run");
+    let secret = path.join("secret");
+    std::fs::write(&secret, "hush").unwrap();
     let arguments = arguments.iter().map(|argument| match *argument {
         "/run-file/run.toml" => file.to_str().unwrap().to_owned(),
+        "--secret-file=/cluster-secret/secret" => format!("--secret-file={}", secret.display()),
         "--deadline=600" => "--deadline=2".to_owned(),
         "--log=json" => "--log=text".to_owned(),
         "--metrics=0.0.0.0:9464" => "--metrics=127.0.0.1:0".to_owned(),
         other => other.replace("$(JOB_NAME)", "night.invalid").replace("$(CPUS)", "1"),
     });
     let mut pod = fisherflow();
-    pod.args(arguments)
-        .env("JOB_COMPLETION_INDEX", "1")
-        .env("FISHERFLOW_CLUSTER_SECRET", "hush");
+    pod.args(arguments).env("JOB_COMPLETION_INDEX", "1");
     run(&mut pod).expect(
         75,
         &["missing: 0 at night.invalid-0.fisherflow:2101, 2 at night.invalid-2.fisherflow:2101, 3 at"],

@@ -273,6 +273,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::BadRowGroup { .. }
             | StoreError::DanglingObject { .. }
             | StoreError::FolderOfObjects { .. }
+            | StoreError::OutputAmongObjects { .. }
             | StoreError::MissingColumn { .. }
             | StoreError::RepeatedColumn { .. }
             | StoreError::ColumnType { .. }

@@ -185,6 +185,16 @@ pub enum StoreError {
         /// One that does; `None` where it would read objects of other names, too.
         pattern: Option<String>,
     },
+    /// A finished output below a catalogue's pattern that fits its files.
+    #[error(
+        "{output} is an output of fisherflow, whose files {uri} reads as spectra, too: move it elsewhere, or name a narrower pattern"
+    )]
+    OutputAmongObjects {
+        /// The output.
+        output: String,
+        /// The pattern.
+        uri: String,
+    },
     /// A file where a folder should be.
     #[error(
         "{uri} is a file, and an output is a folder: name a folder (the output.uri of a run file), or a place where none is yet"

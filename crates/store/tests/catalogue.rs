@@ -537,6 +537,33 @@ fn a_folder_named_as_an_object_is_not_passed_over() {
 }
 
 #[test]
+fn a_finished_output_below_a_pattern_is_refused_as_one() {
+    let place = Place::new();
+    place.write("survey/a.parquet", parquet(plain(0, 4, 3), 2));
+    // With the columns that it kept it would do for spectra.
+    place.write("survey/out/predictions/part-00000.parquet", parquet(plain(0, 4, 3), 2));
+    let open = |name: &str, on_bad_object| Catalogue::open(&place.stores, &place.uri(name), &columns(), on_bad_object);
+    let all = "survey/**/*.parquet";
+    assert_eq!(open(all, OnBadObject::Fail).unwrap().n_rows(), 8);
+    for document in ["claim.json", "manifest.json"] {
+        place.write(&format!("survey/out/{document}"), b"{}".to_vec());
+    }
+    let output = place.uri("survey/out");
+    let error = open(all, OnBadObject::Fail).unwrap_err();
+    assert!(matches!(error, StoreError::OutputAmongObjects { .. }), "{error}");
+    assert!(error.to_string().starts_with(&output), "{error}");
+    let catalogue = open(all, OnBadObject::Skip).unwrap();
+    let skipped = catalogue.skipped();
+    assert_eq!((catalogue.n_rows(), skipped.len()), (4, 1));
+    assert_eq!(skipped[0].object, output);
+    // It is read where it is named.
+    for uri in ["survey/out/**/*.parquet", "survey/out/predictions"] {
+        assert_eq!(open(uri, OnBadObject::Fail).unwrap().n_rows(), 4, "{uri}");
+    }
+    assert_eq!(Table::open(&place.stores, &place.uri(all)).unwrap().n_rows(), 8);
+}
+
+#[test]
 fn objects_that_are_no_parquet_are_told_apart() {
     let good = parquet(plain(0, 4, 3), 2);
     let cases: [(&str, Vec<u8>); 5] = [

@@ -80,23 +80,20 @@ fn an_output_that_the_catalogue_reads_is_refused_before_anything_is_written() {
         }
         assert!(!folder.path().join("catalogue/out").exists());
     }
-    // A folder with the name of an object is taken for one, as soon as there are tables in it.
+    // A folder with the name of an object is taken for one, as soon as there are tables in it, and one that is left out is named by every run.
     let taken = format!("output.uri: {} has the name", of("catalogue/out.parquet"));
     for output in ["catalogue/out.parquet", "catalogue/out.parquet/below"] {
-        let file = RunFile::new(folder.path(), output).write(folder.path(), "named");
-        let said = [taken.as_str(), "catalogue.uri", "name it without .parquet"];
-        run(fisherflow().arg("plan").arg(&file)).expect(2, &said);
+        for on_bad_object in ["fail", "skip"] {
+            let mut named = RunFile::new(folder.path(), output);
+            named.of_catalogue = format!("on_bad_object = \"{on_bad_object}\"");
+            let file = named.write(folder.path(), "named");
+            let said = [taken.as_str(), "catalogue.uri", "name it without .parquet"];
+            run(fisherflow().arg("plan").arg(&file)).expect(2, &said);
+        }
     }
     // A folder is read without those below it.
     let beside = RunFile::new(folder.path(), "catalogue/out").write(folder.path(), "beside");
     run(fisherflow().arg("plan").arg(&beside)).expect_done();
-    // Where bad objects are left out, such a folder is, too.
-    let mut skipping = RunFile::new(folder.path(), "catalogue/out.parquet");
-    skipping.of_catalogue = "on_bad_object = \"skip\"".to_owned();
-    let skipping = skipping.write(folder.path(), "skipping");
-    for _ in 0..2 {
-        run(fisherflow().arg("run").arg(&skipping)).expect_done();
-    }
 }
 
 /// So does a table beside the spectra, and a folder of an object's name.
@@ -133,4 +130,41 @@ fn what_is_derived_from_a_run_is_not_written_among_its_spectra() {
         .args(["--steps", "2", "--probes", "1", "--out"])
         .arg(catalogue.join("derived")))
     .expect_done();
+}
+
+/// Nor is what is asked of its output.
+#[test]
+fn what_is_asked_of_an_output_is_not_written_among_the_spectra_of_its_run() {
+    let folder = prepared();
+    let catalogue = folder.path().join("catalogue");
+    let mut run_file = RunFile::new(folder.path(), "out");
+    run_file.catalogue = catalogue.join("*").to_str().unwrap().to_owned();
+    run(fisherflow().arg("run").arg(run_file.write(folder.path(), "run"))).expect_done();
+    let asked = |command: &[&str], file: std::path::PathBuf| {
+        run(fisherflow()
+            .arg(command[0])
+            .arg(folder.path().join("out"))
+            .args(&command[1..])
+            .arg("--out")
+            .arg(file))
+    };
+    for (command, name) in [
+        (
+            &["inverse", "--layer", "layers.0", "--diagonal"][..],
+            "diagonal.parquet",
+        ),
+        (&["export", "--to", "curvlinops"], "hessian.safetensors"),
+        (&["report"], "page.html"),
+    ] {
+        let file = catalogue.join(name);
+        let said = [
+            "--out",
+            file.to_str().unwrap(),
+            "catalogue.uri",
+            "name a file outside of it",
+        ];
+        asked(command, file.clone()).expect(2, &said);
+        assert!(!file.exists());
+        asked(command, folder.path().join(name)).expect_done();
+    }
 }

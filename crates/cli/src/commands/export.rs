@@ -3,7 +3,7 @@
 use fisherflow_dataflow::{Finished, Reduction};
 use fisherflow_network::to_safetensors;
 
-use super::{output_at, stores};
+use super::{check_out, output_at, stores};
 use crate::args::{ExportArgs, LossReduction};
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -13,8 +13,8 @@ use crate::resolve::{Place, threads};
 /// Writes the file, and prints what is in it.
 ///
 /// # Errors
-/// The number of threads is wrong, there is no complete output, the program has no form for a block, or the file is there already or cannot be
-/// written.
+/// The number of threads is wrong, there is no complete output, the program has no form for a block, or the file is there already, would be read
+/// as spectra or cannot be written.
 pub fn export(place: &Place, args: &ExportArgs, terminal: &Terminal) -> Result<(), CliError> {
     let threads = threads(args.threads)?;
     if !args.out.to_lowercase().ends_with(".safetensors") {
@@ -26,6 +26,7 @@ pub fn export(place: &Place, args: &ExportArgs, terminal: &Terminal) -> Result<(
     let stores = stores(place)?;
     stores.check_new(&args.out, args.overwrite)?;
     let output = output_at(&stores, &place.uri)?;
+    check_out(&stores, &output, &args.out)?;
     let reduction = match args.reduction {
         Some(LossReduction::Sum) => Reduction::Sum,
         Some(LossReduction::Mean) => Reduction::Mean,

@@ -8,7 +8,7 @@ use fisherflow_store::{Stores, read_vector};
 use serde_json::json;
 
 use super::answer::{Answer, AnswerFile, Size};
-use super::{output_at, stores};
+use super::{check_out, output_at, stores};
 use crate::args::InverseArgs;
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
@@ -63,7 +63,7 @@ impl fmt::Display for Question {
 ///
 /// # Errors
 /// The number of threads is wrong, there is no complete output, no such layer or weight, a vector does not fit, the answer is too large, or its
-/// file is there already or cannot be written.
+/// file is there already, would be read as spectra or cannot be written.
 pub fn inverse(place: &Place, args: &InverseArgs, terminal: &Terminal) -> Result<(), CliError> {
     let threads = threads(args.threads)?;
     let question = Question::of(args);
@@ -73,6 +73,9 @@ pub fn inverse(place: &Place, args: &InverseArgs, terminal: &Terminal) -> Result
         stores.check_new(file.uri, args.overwrite)?;
     }
     let output = output_at(&stores, &place.uri)?;
+    if let Some(file) = &file {
+        check_out(&stores, &output, file.uri)?;
+    }
     let finished = Finished::open(&stores, &output)?;
     // Before a block is read and worked on for what cannot be given.
     let size = size(&question, &finished.shapes(&args.layer)?)?;

@@ -20,15 +20,17 @@ mod train;
 mod verify;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 
-use fisherflow_dataflow::{Meter, Stage};
-use fisherflow_store::{Line, Resolved, Stores};
+use fisherflow_dataflow::{Cluster, Job, Meter, Stage};
+use fisherflow_store::{Line, Output, Resolved, Stores};
 
 use crate::args::{Command, StageArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
+use crate::printing::counted;
 use crate::progress;
 use crate::resolve::{self, Place};
 
@@ -43,6 +45,7 @@ pub fn carry_out(command: Command, environment: &Environment, terminal: &Termina
     let place = |uri: &str| resolve::place(uri, [], environment);
     let stage = |args: &StageArgs, stage: Stage| -> Result<(), CliError> {
         let (job, cluster, metrics) = resolve::run(args, environment)?;
+        warn_beyond_cores(&job, &cluster);
         run::run(job, stage, &cluster, &meter(terminal, metrics), terminal)
     };
     match command {
@@ -56,6 +59,7 @@ pub fn carry_out(command: Command, environment: &Environment, terminal: &Termina
         }
         Command::Spectrum(args) => {
             let (job, settings, cluster, metrics) = resolve::spectrum(&args, environment)?;
+            warn_beyond_cores(&job, &cluster);
             spectrum::spectrum(job, settings, &cluster, &meter(terminal, metrics), terminal)
         }
         Command::OutputHessian(args) => {
@@ -97,6 +101,27 @@ fn meter(terminal: &Terminal, metrics: Option<SocketAddr>) -> Arc<Meter> {
     meter
 }
 
+/// Warns of more threads than this process may have cores, by its affinity and its container's limit too.
+fn warn_beyond_cores(job: &Job, cluster: &Cluster) {
+    let cores = std::thread::available_parallelism().map_or(usize::MAX, NonZero::get);
+    if let Some(said) = beyond_cores(cluster.workers, job.compute.arithmetic.threads, cores) {
+        tracing::warn!("{said}");
+    }
+}
+
+/// What to say of more threads than cores; `None` where there are none.
+fn beyond_cores(workers: usize, threads: usize, cores: usize) -> Option<String> {
+    let all = workers.saturating_mul(threads);
+    (all > cores).then(|| {
+        format!(
+            "-w {workers} with compute.threads = {threads} makes {}, and this process has {}: they wait for one another, and every worker takes \
+             memory; a worker a core, of one thread each, is enough",
+            counted(all as u64, "thread", "threads"),
+            counted(cores as u64, "core", "cores")
+        )
+    })
+}
+
 /// The stores of a place.
 fn stores(place: &Place) -> Result<Stores, CliError> {
     Ok(Stores::new(place.store.clone(), IO_THREADS)?)
@@ -110,6 +135,22 @@ fn output_at(stores: &Stores, uri: &str) -> Result<String, CliError> {
     Ok(resolved(stores, uri)?.uri)
 }
 
+/// Refuses a file of `--out` that a catalogue of the complete output's run would read as spectra, and every later run with it.
+///
+/// # Errors
+/// It would, or there is no complete output.
+fn check_out(stores: &Stores, output: &str, out: &str) -> Result<(), CliError> {
+    for input in Output::open(stores, output)?.complete()?.inputs {
+        if input.etags_sha256.is_some() && stores.reads(&input.uri, out)? {
+            return Err(CliError::Arguments(format!(
+                "--out {out}: {}.uri {} of that output's run reads it as spectra, too: name a file outside of it",
+                input.role, input.uri
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The same, and of which line which release it is.
 ///
 /// # Errors
@@ -120,4 +161,21 @@ fn resolved(stores: &Stores, uri: &str) -> Result<Resolved, CliError> {
         tracing::info!(line, release, "reads");
     }
     Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beyond_cores;
+
+    #[test]
+    fn more_threads_than_cores_are_told_with_both() {
+        for (workers, threads, cores) in [(1, 1, 1), (2, 8, 16), (16, 1, 16)] {
+            assert_eq!(beyond_cores(workers, threads, cores), None);
+        }
+        let said = beyond_cores(1000, 2, 16).unwrap();
+        let words = ["-w 1000", "compute.threads = 2", "2,000 threads", "16 cores"];
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(beyond_cores(1, 2, 1).unwrap().contains("1 core:"));
+        assert!(beyond_cores(usize::MAX, 2, 16).is_some());
+    }
 }

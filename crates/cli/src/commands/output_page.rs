@@ -7,18 +7,21 @@ use crate::exit_code::CliError;
 use crate::printing::{Grid, Page, bytes, count};
 use crate::resolve::Place;
 
-use super::{findings, resolved, run, status, stores};
+use super::{check_out, findings, resolved, run, status, stores};
 
 /// Prints what a complete output holds, and writes its page of plots: again, but for a release, which never changes.
 ///
 /// # Errors
-/// There is no output, it is not complete or cannot be read, or the page's file is there already or cannot be written.
+/// There is no output, it is not complete or cannot be read, or the page's file is there already, would be read as spectra or cannot be written.
 pub fn report(place: &Place, args: &ReportArgs) -> Result<(), CliError> {
     let stores = stores(place)?;
     if let Some(out) = &args.out {
         stores.check_new(out, args.overwrite)?;
     }
     let Resolved { uri, release } = resolved(&stores, &place.uri)?;
+    if let Some(out) = &args.out {
+        check_out(&stores, &uri, out)?;
+    }
     let output = Output::open(&stores, &uri)?;
     let manifest = output.complete()?;
     let mut page = committed(&stores, &output, &manifest)?;

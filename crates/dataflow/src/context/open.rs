@@ -9,8 +9,8 @@ use fisherflow_network::{Arithmetic, Network, Precision as ProductPrecision, Pro
 use fisherflow_posterior::LabelCells;
 use fisherflow_spectra::{CatalogueColumns, plan_groups, sample_groups};
 use fisherflow_store::{
-    Catalogue, GroupStore, JacobianSchema, KnownCatalogue, OnBadObject, Output, PredictionSchema, StoreError, Stores,
-    hex, with_causes,
+    Catalogue, GroupStore, JacobianSchema, KnownCatalogue, Output, PredictionSchema, StoreError, Stores, hex,
+    with_causes,
 };
 use sha2::{Digest, Sha256};
 
@@ -222,7 +222,8 @@ fn refuse_output_in_catalogue(stores: &Stores, job: &Job) -> Result<(), RunError
     })
 }
 
-/// Refuses a catalogue that `reads`, by its URI, what is to be written to a place, or would be refused for the name of that; `key` names the place.
+/// Refuses a catalogue that `reads`, by its URI, what is to be written to a place, or would have that, for its name, for an object that cannot be read:
+/// refused by every later run, or named by it among what it leaves out. `key` names the place.
 fn refuse_in_catalogue(
     stores: &Stores,
     job: &Job,
@@ -237,10 +238,7 @@ fn refuse_in_catalogue(
                 source.uri
             )));
         }
-        // Else such a folder is left out.
-        if source.on_bad_object == OnBadObject::Fail
-            && let Some(folder) = stores.takes_for_object(&source.uri, place)?
-        {
+        if let Some(folder) = stores.takes_for_object(&source.uri, place)? {
             return Err(RunError::Usage(format!(
                 "{key}: {folder} has the name of an object of {table}.uri {} and would be taken for one: name it without .parquet",
                 source.uri

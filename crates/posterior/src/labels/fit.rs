@@ -13,6 +13,8 @@ const FAR: f64 = 2.0;
 /// One star alone has a stray label where the gap is so many times the range of all others: labels may have a long tail, and the end of an exponential
 /// one over ten stars is beyond that in one catalogue of 165.
 const FAR_ALONE: f64 = 3.0;
+/// The same of a value that missing labels are given, which no star has by chance: a third of the gap from temperatures to -9999 is no wider than their range.
+const FAR_MISSING: f64 = 0.1;
 
 /// What the residuals of held-out stars say of one label, label units.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +33,8 @@ pub struct LabelFit {
     pub follows: Option<usize>,
 }
 
-/// A value of a label that is farther from all others than these are from one another; where one star alone has it, three times as far.
+/// A value of a label that is farther from all others than these are from one another; where one star alone has it, three times as far, and where it is
+/// one that missing labels are given (99.99, -999, -9999), a tenth as far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StrayLabel {
     /// Its value, label units.
@@ -42,11 +45,12 @@ pub struct StrayLabel {
 
 impl fmt::Display for StrayLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} in {} of them, farther from all other values than these are from one another",
-            self.value, self.n_spectra
-        )
+        let Self { value, n_spectra } = self;
+        let why = match stands_for_missing(*value) {
+            true => "far from all other values, as missing labels are given",
+            false => "farther from all other values than these are from one another",
+        };
+        write!(f, "{value} in {n_spectra} of them, {why}")
     }
 }
 
@@ -121,11 +125,22 @@ impl StrayLabel {
             let (first, last) = (others.first()?, others.last()?);
             let gap = (first - value).abs().min((last - value).abs());
             let n_spectra = (sorted.len() - others.len()) as u64;
-            let far = if n_spectra > 1 { 1.0 } else { FAR_ALONE };
+            let far = match n_spectra {
+                _ if stands_for_missing(value) => FAR_MISSING,
+                1 => FAR_ALONE,
+                _ => 1.0,
+            };
             let strays = others.len() > sorted.len() / 2 && last > first && gap > far * (last - first);
             strays.then_some(Self { value, n_spectra })
         })
     }
+}
+
+/// Whether a value is written in nothing but nines, two or more before the point.
+fn stands_for_missing(value: f64) -> bool {
+    // A column of single precision has 99.98999786 in place of 99.99.
+    let digits = (value.abs() as f32).to_string();
+    digits.starts_with("99") && digits.chars().all(|digit| matches!(digit, '9' | '.'))
 }
 
 /// The mean, and the standard deviation about it.
@@ -236,6 +251,27 @@ mod tests {
             (with(-9999.0, 10), with(-9999.0, 11)),
             (Some(10), None),
             "most are no strays"
+        );
+    }
+
+    #[test]
+    fn a_value_that_missing_labels_are_given_is_told_of_whatever_the_range_of_the_others() {
+        let teff: Vec<f64> = (0..=100).map(|i| 3500.0 + 45.0 * f64::from(i)).collect();
+        let with = |value: f64| StrayLabel::among(&[&teff[..], &[value]].concat()).map(|stray| stray.value);
+        for missing in [-9999.0, -999.0, -99.9, 99.0, f64::from(99.99_f32), 9999.0, -1e20] {
+            assert_eq!(with(missing), Some(missing));
+        }
+        // The tail of hot stars, and what no survey writes for a missing label.
+        for value in [9000.0, 15_000.0, 20_000.0, -1000.0, 9.99, 8100.0] {
+            assert_eq!(with(value), None, "{value}");
+        }
+        // Within the others, or hardly outside of them, it is one of them.
+        let near: Vec<f64> = (0..=100).map(|i| 98.0 - f64::from(i)).collect();
+        assert_eq!(StrayLabel::among(&[&near[..], &[99.0]].concat()), None);
+        let said = StrayLabel::among(&[&teff[..], &[-999.0]].concat()).unwrap().to_string();
+        assert!(
+            said.starts_with("-999 in 1 of them, far from all other values, as missing labels"),
+            "{said}"
         );
     }
 

@@ -10,7 +10,8 @@ use futures::StreamExt;
 use crate::objects::destination::dangling_link;
 use crate::objects::location::{Location, Parsed, Place, parse};
 use crate::objects::stores::version;
-use crate::{StoreError, Stores};
+use crate::output::{CLAIM, MANIFEST};
+use crate::{Line, StoreError, Stores};
 
 /// Folders that are looked into for objects that a URI does not name.
 const FOLDERS: usize = 16;
@@ -22,7 +23,7 @@ const OF_AN_OUTPUT: [&str; 5] = [
     "predictions/part-00000.parquet",
     "jacobians/part-00000.parquet",
     "posterior/blocks.parquet",
-    "posterior/inverse/0.parquet",
+    "posterior/inverse/block-000.parquet",
     "manifest.json",
 ];
 
@@ -34,6 +35,8 @@ pub(crate) struct Listing {
     /// What could be an object and cannot be read as one, by path, and what to say of it: links on a disk that lead nowhere, where a folder of objects
     /// could be, too; folders of objects that the URI does not name.
     pub refused: Vec<(String, StoreError)>,
+    /// Finished outputs that some of the objects are in, by URI; none that the URI names itself.
+    outputs: Vec<String>,
     /// The folders beside the objects, where the URI names the folder of them all.
     folders: Vec<Location>,
 }
@@ -68,10 +71,24 @@ fn is_set_aside(part: &str) -> bool {
 }
 
 impl Listing {
-    /// The pattern that reads the `*.parquet` of folders which the URI does not reach; `None` where a short look finds none.
+    /// Refuses each finished output as one, in place of its files.
+    pub fn refuse_outputs(&mut self, uri: &str) {
+        for output in std::mem::take(&mut self.outputs) {
+            let folder = format!("{output}/");
+            self.objects.retain(|object| !object.path.starts_with(&folder));
+            let error = StoreError::OutputAmongObjects {
+                output: output.clone(),
+                uri: uri.to_owned(),
+            };
+            self.refused.push((output, error));
+        }
+        self.refused.sort_by(|(one, _), (other, _)| one.cmp(other));
+    }
+
+    /// The pattern that reads the `*.parquet` of folders which the URI does not reach, outputs aside; `None` where a short look finds none.
     pub fn left_out_of(&self, uri: &str, stores: &Stores) -> Option<String> {
         let mut folders = self.folders.iter().take(FOLDERS);
-        let found = folders.any(|folder| stores.block_on(holds_parquet(folder)));
+        let found = folders.any(|folder| stores.block_on(holds_parquet(folder)) && !is_output(folder, stores));
         found.then(|| format!("{}/**/*.parquet", uri.trim_end_matches('/')))
     }
 }
@@ -225,6 +242,15 @@ impl Stores {
             .map(|meta| version(&base.place, meta))
             .collect();
         objects.sort();
+        let above: &str = base.path.as_ref();
+        let outputs = outputs_among(&all)
+            .filter(|folder| folder.len() > above.len())
+            .map(|folder| base.place.uri(folder));
+        let is_read = |output: &String| {
+            let folder = format!("{output}/");
+            objects.iter().any(|object| object.path.starts_with(&folder))
+        };
+        let outputs: Vec<String> = outputs.filter(is_read).collect();
         let mut links = Vec::new();
         if base.place == Place::Local {
             let folder = base.uri();
@@ -263,6 +289,7 @@ impl Stores {
         Ok(Listing {
             objects,
             refused,
+            outputs,
             folders,
         })
     }
@@ -318,6 +345,14 @@ fn is_marker(name: &str, all: &BTreeSet<&str>) -> bool {
     next.is_some_and(|next| next.starts_with(&folder))
 }
 
+/// The finished outputs of a listing.
+fn outputs_among<'n>(all: &BTreeSet<&'n str>) -> impl Iterator<Item = &'n str> {
+    let folders = all
+        .iter()
+        .filter_map(|name| name.strip_suffix(MANIFEST)?.strip_suffix('/'));
+    folders.filter(move |folder| all.contains(format!("{folder}/{CLAIM}").as_str()))
+}
+
 /// The outermost folder above an object that is a table, unless the object is hidden or set aside in it.
 fn table_above(name: &str, is_table: impl Fn(&str) -> bool) -> Option<&str> {
     let mut folders = name.match_indices('/').map(|(at, _)| name.split_at(at));
@@ -354,6 +389,13 @@ async fn holds_parquet(folder: &Location) -> bool {
         }
     }
     false
+}
+
+/// Whether a folder is an output, or a line of them. A store that does not say is asked again where it matters.
+fn is_output(folder: &Location, stores: &Stores) -> bool {
+    let uri = folder.uri();
+    let releases = || Line::open(stores, &uri)?.releases();
+    stores.exists(&format!("{uri}/{CLAIM}")).unwrap_or(false) || releases().is_ok_and(|releases| !releases.is_empty())
 }
 
 fn fits(pattern: &glob::Pattern, name: &str) -> bool {
@@ -443,6 +485,7 @@ mod tests {
             ("/io/o*/predictions/*", "/io/out"),
             ("/io/out/predictions", "/io/out"),
             ("/io/out/posterior/", "/io/../io/out"),
+            ("/io/**/block-*.parquet", "/io/out"),
             ("/io/line/releases/*/*/*.parquet", "/io/line"),
             ("s3://survey/**/*.parquet", "s3://survey/errors"),
         ] {
@@ -568,6 +611,26 @@ mod tests {
         assert!(listing("").is_some());
         stores.delete(root.join("night=1/c.parquet").to_str().unwrap()).unwrap();
         assert!(listing("night=1").is_none());
+    }
+
+    #[test]
+    fn an_output_beside_the_objects_is_not_offered_as_more_of_them() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let offered = || {
+            let listing = stores.listing(&at("")).unwrap();
+            listing.left_out_of(&at(""), &stores).is_some()
+        };
+        for (table, sign) in [
+            ("out/predictions/part-00000.parquet", "out/claim.json"),
+            ("line/releases/1/predictions/part-00000.parquet", "line/commits/1.json"),
+        ] {
+            stores.write(&at(table), vec![1]).unwrap();
+            assert!(offered(), "{table}");
+            stores.write(&at(sign), b"{}".to_vec()).unwrap();
+            assert!(!offered(), "{table}");
+        }
     }
 
     #[cfg(unix)]

@@ -31,9 +31,9 @@ impl Catalogue {
     /// Lists the objects of a catalogue and reads their footers, all of them: what is wrong with an object is told here, before any work.
     ///
     /// # Errors
-    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, a folder, empty, truncated, not
-    /// Parquet, a column missing, there twice or of another type, another number of pixels than most objects have. With `Skip`: no object is left, or
-    /// no more than half of them agree ([`StoreError::NoMajority`]).
+    /// No object matches, or, with [`OnBadObject::Fail`], an object that cannot be used: a link that leads nowhere, a folder, a finished output's,
+    /// empty, truncated, not Parquet, a column missing, there twice or of another type, another number of pixels than most objects have. With `Skip`:
+    /// no object is left, or no more than half of them agree ([`StoreError::NoMajority`]).
     pub fn open(
         stores: &Stores,
         uri: &str,
@@ -58,6 +58,7 @@ impl Catalogue {
     ) -> Result<Self, StoreError> {
         columns.validate()?;
         let mut listing = stores.listing(uri)?;
+        listing.refuse_outputs(uri);
         if on_bad_object == OnBadObject::Fail && !listing.refused.is_empty() {
             return Err(listing.refused.swap_remove(0).1);
         }

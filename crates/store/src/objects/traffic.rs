@@ -16,6 +16,7 @@ use object_store::{
 };
 
 use crate::objects::retries::Retries;
+use crate::objects::upload_parts::PartEnds;
 
 /// Bytes and requests since the stores were opened, over all of them.
 #[derive(Debug, Default)]
@@ -34,8 +35,8 @@ pub struct TrafficCounts {
     pub bytes_read: u64,
     /// Bytes that went.
     pub bytes_written: u64,
-    /// Reads, writes, listings, deletions and copies asked for, of an upload the start, each piece and the end; what a client asks for
-    /// again is not counted again.
+    /// Reads, writes, listings, deletions and copies asked for, of an upload the start, each part as S3 has them and the end; what a client asks
+    /// for again is not counted again.
     pub requests: u64,
     /// Requests that failed and were made again.
     pub retries: u64,
@@ -107,6 +108,7 @@ impl<S: ObjectStore> ObjectStore for Counted<S> {
         let upload = self.inner.put_multipart_opts(location, options).await?;
         Ok(Box::new(CountedUpload {
             upload,
+            parts: PartEnds::default(),
             traffic: Arc::clone(&self.traffic),
         }))
     }
@@ -181,15 +183,18 @@ impl<S: ObjectStore> ObjectStore for Counted<S> {
 #[derive(Debug)]
 struct CountedUpload {
     upload: Box<dyn MultipartUpload>,
+    parts: PartEnds,
     traffic: Arc<Traffic>,
 }
 
 #[async_trait]
 impl MultipartUpload for CountedUpload {
-    fn put_part(&mut self, part: PutPayload) -> UploadPart {
-        let (bytes, traffic) = (part.content_length(), Arc::clone(&self.traffic));
-        traffic.asked();
-        let put = self.upload.put_part(part);
+    fn put_part(&mut self, piece: PutPayload) -> UploadPart {
+        let (bytes, traffic) = (piece.content_length(), Arc::clone(&self.traffic));
+        if self.parts.push(bytes) {
+            traffic.asked();
+        }
+        let put = self.upload.put_part(piece);
         Box::pin(async move {
             put.await?;
             traffic.wrote(bytes);
@@ -198,6 +203,9 @@ impl MultipartUpload for CountedUpload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
+        if self.parts.rest() {
+            self.traffic.asked();
+        }
         self.traffic.asked();
         self.upload.complete().await
     }
@@ -210,7 +218,51 @@ impl MultipartUpload for CountedUpload {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::{StoreOptions, Stores};
+
+    /// An upload to nowhere.
+    #[derive(Debug)]
+    struct Nowhere;
+
+    #[async_trait]
+    impl MultipartUpload for Nowhere {
+        fn put_part(&mut self, _: PutPayload) -> UploadPart {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        async fn complete(&mut self) -> Result<PutResult> {
+            Ok(PutResult {
+                e_tag: None,
+                version: None,
+            })
+        }
+
+        async fn abort(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn pieces_that_go_in_one_part_are_one_request() {
+        let traffic: Arc<Traffic> = Arc::default();
+        let mut upload = CountedUpload {
+            upload: Box::new(Nowhere),
+            parts: PartEnds::default(),
+            traffic: Arc::clone(&traffic),
+        };
+        let piece = Bytes::from(vec![0; 16 << 20]);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            // The first 2,000 are a part each; two, two, and what is left at the end.
+            for _ in 0..2005 {
+                upload.put_part(PutPayload::from(piece.clone())).await.unwrap();
+            }
+            upload.complete().await.unwrap();
+        });
+        let counts = traffic.counts();
+        assert_eq!((counts.requests, counts.bytes_written), (2000 + 3 + 1, 2005 << 24));
+    }
 
     #[test]
     fn bytes_are_counted_where_they_pass() {

@@ -12,10 +12,43 @@ const EVERY: usize = 100;
 /// Parts that may be of any size.
 const SMALL: usize = 1800;
 
+/// Where parts end among the pieces.
+#[derive(Debug, Default)]
+pub(crate) struct PartEnds {
+    ended: usize,
+    waiting: usize,
+}
+
+impl PartEnds {
+    /// Takes a piece of so many bytes: whether the next part ends with it.
+    pub fn push(&mut self, bytes: usize) -> bool {
+        self.waiting += bytes;
+        let is_end = self.waiting >= least_bytes(self.ended);
+        if is_end {
+            self.end();
+        }
+        is_end
+    }
+
+    /// The end of the upload: whether something still waits, which is the last part.
+    pub fn rest(&mut self) -> bool {
+        let is_end = self.waiting > 0;
+        if is_end {
+            self.end();
+        }
+        is_end
+    }
+
+    fn end(&mut self) {
+        self.ended += 1;
+        self.waiting = 0;
+    }
+}
+
 /// What of an upload was made into parts, and what waits for more.
 #[derive(Debug, Default)]
 pub(crate) struct UploadParts {
-    begun: usize,
+    ends: PartEnds,
     waiting: PutPayloadMut,
 }
 
@@ -25,25 +58,26 @@ pub(crate) type Numbered = (usize, PutPayload);
 impl UploadParts {
     /// Takes a piece; the next part, where it is whole now.
     pub fn push(&mut self, piece: PutPayload) -> Option<Numbered> {
+        let is_end = self.ends.push(piece.content_length());
         for bytes in piece {
             self.waiting.push(bytes);
         }
-        (self.waiting.content_length() >= least_bytes(self.begun)).then(|| self.next())
+        is_end.then(|| self.last())
     }
 
     /// The last part, where something still waits.
     pub fn rest(&mut self) -> Option<Numbered> {
-        (!self.waiting.is_empty()).then(|| self.next())
+        self.ends.rest().then(|| self.last())
     }
 
     /// Parts so far.
     pub fn begun(&self) -> usize {
-        self.begun
+        self.ends.ended
     }
 
-    fn next(&mut self) -> Numbered {
-        self.begun += 1;
-        (self.begun - 1, std::mem::take(&mut self.waiting).freeze())
+    /// The part that has just ended.
+    fn last(&mut self) -> Numbered {
+        (self.ends.ended - 1, std::mem::take(&mut self.waiting).freeze())
     }
 }
 
