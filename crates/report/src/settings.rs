@@ -11,7 +11,7 @@ use crate::ReportError;
 pub struct Settings {
     /// The network.
     pub network: NetworkSettings,
-    /// Of each label; none where fewer than two unseen spectra have labels.
+    /// Of each label; none where fewer than two unseen spectra have labels, and errors that these can be compared with.
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are over: `held_out` or `predicted`.
     pub pulls_over: Option<String>,

@@ -42,13 +42,13 @@ pub(crate) fn pulls(findings: &Findings) -> String {
             paragraph(A_PULL)
                 + &paragraph(
                     "These pulls are over held-out spectra that the error bars are fitted to: no independent test. Of the predicted spectra \
-                     outside the sums fewer than two have labels.",
+                     outside the sums fewer than two have labels, and errors that these can be compared with.",
                 )
                 + &grid(findings, pulls)
         }
         (None, None) => warning(
-            "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels. Do not take them as \
-             calibrated.",
+            "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels, and errors that these can \
+             be compared with. Do not take them as calibrated.",
         ),
     };
     compared + &budget(findings) + &cells(findings)
