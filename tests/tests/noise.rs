@@ -57,6 +57,22 @@ fn spoil(network: &Network, spectrum: &mut Spectrum) -> bool {
     pixel.is_some()
 }
 
+fn is_out(spectrum: &Spectrum) -> bool {
+    is_held_out(holdout_hash(spectrum.id.as_ref().unwrap()), HELD_OUT)
+}
+
+/// 240 spectra, of which every other one of those held out is spoilt, and the identifiers of these.
+fn half_spoilt(network: &Network) -> (Vec<Spectrum>, Vec<Option<String>>) {
+    let mut spectra = labelled(network, 0, 240, |_| [200.0, 0.5, 0.3]);
+    let mut spoilt = Vec::new();
+    for spectrum in spectra.iter_mut().filter(|spectrum| is_out(spectrum)).step_by(2) {
+        if spoil(network, spectrum) {
+            spoilt.push(spectrum.id.clone());
+        }
+    }
+    (spectra, spoilt)
+}
+
 fn run_file(folder: &Path, output: &str) -> RunFile {
     let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
     run_file.curvature = "structure = \"block\"".to_owned();
@@ -126,7 +142,7 @@ fn errors_in_variables_weigh_as_a_computation_by_hand() {
         let (residual, part, a) = by_hand(&network, spectrum);
         let total: Vec<f64> = noise.iter().zip(&part).map(|(r, f)| r + f).collect();
         let weight = inverse(&total);
-        if is_held_out(holdout_hash(spectrum.id.as_ref().unwrap()), HELD_OUT) {
+        if is_out(spectrum) {
             let w: Vec<f64> = weight
                 .chunks_exact(K)
                 .map(|row| row.iter().zip(&residual).map(|(x, r)| x * r).sum())
@@ -367,16 +383,7 @@ fn spectra_that_tell_nothing_beside_their_own_errors_are_in_no_pulls() {
     let folder = folder.path();
     network(&folder.join("network.safetensors"), &WIDTHS);
     let network = he_normal(&WIDTHS);
-    let mut spectra = labelled(&network, 0, 240, |_| [200.0, 0.5, 0.3]);
-    let held_out = spectra
-        .iter_mut()
-        .filter(|spectrum| is_held_out(holdout_hash(spectrum.id.as_ref().unwrap()), HELD_OUT));
-    let mut spoilt = Vec::new();
-    for spectrum in held_out.step_by(2) {
-        if spoil(&network, spectrum) {
-            spoilt.push(spectrum.id.clone());
-        }
-    }
+    let (spectra, spoilt) = half_spoilt(&network);
     assert!(spoilt.len() > 5, "{}", spoilt.len());
     let others: Vec<Spectrum> = spectra.iter().filter(|s| !spoilt.contains(&s.id)).cloned().collect();
     write_objects(&folder.join("all"), &spectra, 60);
@@ -431,6 +438,33 @@ fn spectra_that_tell_nothing_beside_their_own_errors_are_in_no_pulls() {
     assert_eq!((pulls[0]["n_spectra"].as_u64(), left_out), (Some(40 - spoilt), spoilt));
     let said = format!("{spoilt} labelled spectra of [predict] are in no pulls");
     assert!(screen.contains(&said), "{screen}");
+}
+
+/// R is beyond the photons' part with errors in variables alone: else it is of all residuals, and the note of such spectra says so.
+#[test]
+fn whether_spectra_that_tell_nothing_are_in_r_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let (spectra, spoilt) = half_spoilt(&he_normal(&WIDTHS));
+    write_objects(&folder.join("catalogue"), &spectra, 60);
+    let held_out = spectra.iter().filter(|spectrum| is_out(spectrum)).count();
+    for (weighed, in_r) in [(false, held_out), (true, held_out - spoilt.len())] {
+        let output = format!("out-{weighed}");
+        let mut run_file = run_file(folder, &output);
+        run_file.predict = None;
+        run_file.noise = format!("holdout_fraction = {HELD_OUT}\nerrors_in_variables = {weighed}");
+        let ended = run(fisherflow().arg("run").arg(run_file.write(folder, &output)));
+        ended.expect_done();
+        let noise = &manifest(&folder.join(output))["settings"]["noise_estimate"];
+        assert_eq!(noise["n_spectra"], in_r);
+        let said = format!(
+            "{} held-out spectra are neither in C_intrinsic nor in the pulls",
+            spoilt.len()
+        );
+        assert!(ended.stdout.contains(&said), "{ended}");
+        assert_eq!(ended.stdout.contains("nor in the pulls (but in R"), !weighed, "{ended}");
+    }
 }
 
 /// The photons' part is in the sums of every structure: `dual`, and `low_rank` of all eigenpairs, give the error bars of `full`, and an `ekfac`

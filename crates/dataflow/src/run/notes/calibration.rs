@@ -6,7 +6,7 @@ use fisherflow_posterior::{
 };
 
 use crate::context::Context;
-use crate::job::Prior;
+use crate::job::{Noise, Prior};
 use crate::passes::calibrate::Calibrated;
 use crate::passes::in_fit::InFit;
 use crate::passes::predict::Predicted;
@@ -215,9 +215,15 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
     }
     if calibrated.overwhelmed > 0 {
+        let is_r_of_all = context.job.noise == Noise::Holdout && !context.job.calibration.errors_in_variables;
         notes.push(format!(
-            "{} held-out spectra are neither in C_intrinsic nor in the pulls: {}",
+            "{} held-out spectra are neither in C_intrinsic nor in the pulls{}: {}",
             calibrated.overwhelmed,
+            if is_r_of_all {
+                " (but in R, where the error is the photons')"
+            } else {
+                ""
+            },
             why_overwhelmed()
         ));
     }
