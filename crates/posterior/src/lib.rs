@@ -34,7 +34,7 @@ pub use labels::cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};
 pub use labels::error_budget::{in_label_units, total_covariance};
 pub use labels::fit::{LabelFit, StrayLabel};
 pub use labels::flux_covariance::{flux_covariance, flux_covariance_in_blocks};
-pub use labels::held_out::{HeldOutStars, KnownParts, OVERWHELMED};
+pub use labels::held_out::{HeldOutStars, KnownParts, OVERWHELMED, is_overwhelmed};
 pub use labels::predictive::{WeightsPart, weights_part_of_blocks};
 pub use labels::psd::{Clipped, clip_to_psd};
 pub use labels::pulls::{PullSums, Pulls};

@@ -11,7 +11,7 @@ use crate::ReportError;
 pub struct Settings {
     /// The network.
     pub network: NetworkSettings,
-    /// Of each label; none where fewer than two unseen spectra have labels.
+    /// Of each label; none where fewer than two unseen spectra have labels, and errors that these can be compared with.
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are over: `held_out` or `predicted`.
     pub pulls_over: Option<String>,
@@ -249,10 +249,16 @@ impl Settings {
         })
     }
 
-    /// Whether the pulls are known to test the error bars, as far as the fit's stars go.
+    /// Whether the pulls are over spectra of the fit's catalogue, held out from its sums, as they are where something is fitted to them.
+    #[must_use]
+    pub fn pulls_are_fitted(&self) -> bool {
+        self.pulls_over.as_deref() == Some("held_out")
+    }
+
+    /// Whether the pulls are known to test the error bars, as far as the fit's spectra and stars go.
     #[must_use]
     pub fn pulls_test(&self) -> bool {
-        self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
+        !self.pulls_are_fitted() && self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
     }
 
     /// The unit of a label; empty where it has none.

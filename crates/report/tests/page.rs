@@ -335,6 +335,28 @@ fn pulls_over_stars_of_the_fit_are_called_no_test() {
     assert!(!unseen.contains("no test of the error bars") && unseen.contains("as large as the errors scatter"));
 }
 
+/// As of a run without [predict]: near 1 by construction, they are called what the closing screen calls them.
+#[test]
+fn pulls_over_spectra_that_the_error_bars_are_fitted_to_are_called_no_test() {
+    let (mut settings, variances) = (pulls(), [4.0, 0.0, 0.0, 1.0]);
+    settings["pulls_over"] = json!("held_out");
+    settings["held_out_pulls"] = settings["pulls"].clone();
+    settings["intrinsic_estimate"] = json!({
+        "covariance": variances, "n_spectra": 400, "mean_residual": [0.0, 0.0], "residual_second_moment": variances,
+        "mean_flux": variances, "mean_weights": variances, "mean_label_covariance": variances,
+    });
+    let page = Synthetic::new().commit(settings).page();
+    assert!(
+        !page.contains("(1 is right)") && !page.contains("as large as the errors scatter"),
+        "{page}"
+    );
+    assert!(!page.contains("error bars are too small"), "{page}");
+    assert!(page.contains("scatter of the pulls (no test)"), "{page}");
+    let said = "held-out spectra that the error bars are fitted to, near 1 by construction: no test of the error bars";
+    let at = page.find(said).unwrap_or_else(|| panic!("{page}"));
+    assert_eq!(row(&page[at..], "teff")[1..], ["0.0100", "1.02", "69.0 %", "400"]);
+}
+
 /// As of a survey: labels are known of the training spectra alone.
 #[test]
 fn pulls_over_held_out_spectra_stand_for_those_of_spectra_without_labels() {

@@ -210,7 +210,7 @@ fn spectra_unlike_those_of_the_fit_are_told_of() {
         assert!(ended.stdout.contains(said) && ended.stderr.contains(said), "{ended}");
         assert!(ended.stdout.contains("(the first: id "), "{ended}");
     }
-    let (_, ended) = predict("uncertain", 60, [1.0, 1e5]);
+    let (_, ended) = predict("uncertain", 60, [1.0, 1e4]);
     let said = "residuals of 60 spectra of [predict]";
     assert!(ended.stdout.contains(said) && ended.stderr.contains(said), "{ended}");
 }

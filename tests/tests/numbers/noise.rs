@@ -6,7 +6,8 @@ use std::path::Path;
 use fisherflow_network::{InputJacobian, Network};
 use fisherflow_spectra::{holdout_hash, is_held_out};
 use fisherflow_tests::{
-    RunFile, Spectrum, Table, digests, fisherflow, he_normal, manifest, network, run, simulated, write_objects,
+    LABELS, RunFile, Spectrum, Table, counts, digests, fisherflow, he_normal, manifest, network, run, simulated,
+    toml_path, write_objects,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -39,6 +40,37 @@ fn flux(spectrum: &Spectrum) -> Vec<f64> {
 fn predictions(network: &Network, spectrum: &Spectrum) -> Vec<f64> {
     let forward = network.forward(&network.flux_tensor(&flux(spectrum)).unwrap()).unwrap();
     forward.labels(network).unwrap()
+}
+
+/// Gives a pixel that the labels depend on an error that stands for "bad"; whether there is such a pixel.
+fn spoil(network: &Network, spectrum: &mut Spectrum) -> bool {
+    let labels = predictions(network, spectrum);
+    let depends = |pixel: &usize| {
+        let mut other = spectrum.clone();
+        other.flux.as_mut().unwrap()[*pixel] += 1e-4;
+        predictions(network, &other) != labels
+    };
+    let pixel = (0..PIXELS).find(depends);
+    if let Some(pixel) = pixel {
+        spectrum.ivar.as_mut().unwrap()[pixel] = 1e-20;
+    }
+    pixel.is_some()
+}
+
+fn is_out(spectrum: &Spectrum) -> bool {
+    is_held_out(holdout_hash(spectrum.id.as_ref().unwrap()), HELD_OUT)
+}
+
+/// 240 spectra, of which every other one of those held out is spoilt, and the identifiers of these.
+fn half_spoilt(network: &Network) -> (Vec<Spectrum>, Vec<Option<String>>) {
+    let mut spectra = labelled(network, 0, 240, |_| [200.0, 0.5, 0.3]);
+    let mut spoilt = Vec::new();
+    for spectrum in spectra.iter_mut().filter(|spectrum| is_out(spectrum)).step_by(2) {
+        if spoil(network, spectrum) {
+            spoilt.push(spectrum.id.clone());
+        }
+    }
+    (spectra, spoilt)
 }
 
 fn run_file(folder: &Path, output: &str) -> RunFile {
@@ -110,7 +142,7 @@ fn errors_in_variables_weigh_as_a_computation_by_hand() {
         let (residual, part, a) = by_hand(&network, spectrum);
         let total: Vec<f64> = noise.iter().zip(&part).map(|(r, f)| r + f).collect();
         let weight = inverse(&total);
-        if is_held_out(holdout_hash(spectrum.id.as_ref().unwrap()), HELD_OUT) {
+        if is_out(spectrum) {
             let w: Vec<f64> = weight
                 .chunks_exact(K)
                 .map(|row| row.iter().zip(&residual).map(|(x, r)| x * r).sum())
@@ -341,6 +373,97 @@ fn an_error_that_is_none_is_told_of_with_the_spectrum_s_place() {
             asked.arg("--out").arg(folder.join("spectrum"));
         }
         run(&mut asked).expect(3, &[&place, "part-00001.parquet (row group 0)", "must be null"]);
+    }
+}
+
+/// Beside an error that stands for "bad" any residual is a pull near 0: pulls are those of the run without such spectra, and these are counted.
+#[test]
+fn spectra_that_tell_nothing_beside_their_own_errors_are_in_no_pulls() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let network = he_normal(&WIDTHS);
+    let (spectra, spoilt) = half_spoilt(&network);
+    assert!(spoilt.len() > 5, "{}", spoilt.len());
+    let others: Vec<Spectrum> = spectra.iter().filter(|s| !spoilt.contains(&s.id)).cloned().collect();
+    write_objects(&folder.join("all"), &spectra, 60);
+    write_objects(&folder.join("others"), &others, 60);
+    let run_file = |catalogue: &str, output: &str| {
+        let mut run_file = RunFile::new(folder, output);
+        run_file.catalogue = toml_path(&folder.join(catalogue));
+        run_file.curvature = "structure = \"diagonal\"".to_owned();
+        run_file.compute += "\nprecision = \"f64\"";
+        // A prior that leaves the weights next to nothing.
+        run_file.prior = "precision = 1e9".to_owned();
+        run_file.noise = format!("holdout_fraction = {HELD_OUT}");
+        run_file
+    };
+    let told = |output: &str, toml: String| {
+        let file = folder.join(format!("{output}.toml"));
+        fs::write(&file, toml).unwrap();
+        let ended = run(fisherflow().arg("run").arg(file));
+        ended.expect_done();
+        let output = folder.join(output);
+        let pulls = manifest(&output)["settings"]["pulls"].clone();
+        (pulls, counts(&output)["predict_overwhelmed"], ended.stdout)
+    };
+    let (found, left_out, screen) = told("of-all", run_file("all", "of-all").toml());
+    let (expected, none, _) = told("of-others", run_file("others", "of-others").toml());
+    assert_eq!((left_out, none), (spoilt.len() as u64, 0));
+    let said = format!(
+        "{} held-out spectra are neither in C_intrinsic nor in the pulls",
+        spoilt.len()
+    );
+    assert!(screen.contains(&said), "{screen}");
+    for k in 0..K {
+        let (found, expected) = (&found[k], &expected[k]);
+        assert_eq!(found["n_spectra"], expected["n_spectra"]);
+        let deviation = |pulls: &serde_json::Value| pulls["standard_deviation"].as_f64().unwrap();
+        let ratio = deviation(found) / deviation(expected);
+        assert!((ratio - 1.0).abs() < 1e-5, "label {k}: {found} for {expected}");
+    }
+
+    let mut stars = labelled(&network, 5000, 40, |_| [200.0, 0.5, 0.3]);
+    let spoilt: u64 = stars
+        .iter_mut()
+        .step_by(4)
+        .map(|star| u64::from(spoil(&network, star)))
+        .sum();
+    assert!(spoilt > 2, "{spoilt}");
+    write_objects(&folder.join("stars"), &stars, 40);
+    let labels = LABELS.map(|(name, _)| name);
+    let toml = run_file("others", "of-stars").predicting(folder, "stars").toml();
+    let toml = toml.replace("[predict]\n", &format!("[predict]\nlabels = {labels:?}\n"));
+    let (pulls, left_out, screen) = told("of-stars", toml);
+    assert_eq!((pulls[0]["n_spectra"].as_u64(), left_out), (Some(40 - spoilt), spoilt));
+    let said = format!("{spoilt} labelled spectra of [predict] are in no pulls");
+    assert!(screen.contains(&said), "{screen}");
+}
+
+/// R is beyond the photons' part with errors in variables alone: else it is of all residuals, and the note of such spectra says so.
+#[test]
+fn whether_spectra_that_tell_nothing_are_in_r_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let (spectra, spoilt) = half_spoilt(&he_normal(&WIDTHS));
+    write_objects(&folder.join("catalogue"), &spectra, 60);
+    let held_out = spectra.iter().filter(|spectrum| is_out(spectrum)).count();
+    for (weighed, in_r) in [(false, held_out), (true, held_out - spoilt.len())] {
+        let output = format!("out-{weighed}");
+        let mut run_file = run_file(folder, &output);
+        run_file.predict = None;
+        run_file.noise = format!("holdout_fraction = {HELD_OUT}\nerrors_in_variables = {weighed}");
+        let ended = run(fisherflow().arg("run").arg(run_file.write(folder, &output)));
+        ended.expect_done();
+        let noise = &manifest(&folder.join(output))["settings"]["noise_estimate"];
+        assert_eq!(noise["n_spectra"], in_r);
+        let said = format!(
+            "{} held-out spectra are neither in C_intrinsic nor in the pulls",
+            spoilt.len()
+        );
+        assert!(ended.stdout.contains(&said), "{ended}");
+        assert_eq!(ended.stdout.contains("nor in the pulls (but in R"), !weighed, "{ended}");
     }
 }
 

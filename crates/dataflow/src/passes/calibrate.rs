@@ -27,6 +27,8 @@ pub(crate) struct Calibrated {
     pub(crate) pulls: PullSums,
     /// R as it would be found today, where the sums are about a pinned one and the spectra have labels.
     pub(crate) noise_today: Option<ScatterEstimate>,
+    /// Root mean square of their residuals, `[K]`: beside much larger errors of its own a spectrum tells nothing. None where none has labels.
+    pub(crate) residual_rms: Option<Vec<f64>>,
     /// Number of them that are in nothing of this, because nothing can be learnt beside their own errors.
     pub(crate) overwhelmed: u64,
     /// Whether the network knows each label; empty where too few of them have labels.
@@ -64,6 +66,7 @@ pub(crate) fn calibrate(
         labels,
         residuals,
     } = stars(worker, context, population)?;
+    let has_residuals = by_cell.iter().any(|stars| stars.n_spectra() > 0);
     let rms = merged(context, &by_cell)?.residual_rms();
     let mut overwhelmed = 0;
     for stars in &mut by_cell {
@@ -96,6 +99,7 @@ pub(crate) fn calibrate(
         pulls: PullSums::new(context.network.n_labels()),
         // Nothing rests on it: residuals that are all 0 give none.
         noise_today: of_noise.and_then(|stars| stars.noise().ok()),
+        residual_rms: has_residuals.then_some(rms),
         overwhelmed,
         label_fits: LabelFit::of_labels(&labels, &residuals, context.network.n_labels())?,
     };

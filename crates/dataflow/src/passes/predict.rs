@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
-use fisherflow_posterior::{PullSums, WeightsPart, total_covariance};
+use fisherflow_posterior::{PullSums, WeightsPart, is_overwhelmed, total_covariance};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{PredictionRows, PredictionWriter, WrittenFile};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,8 @@ pub struct PredictCounts {
     pub weights_in_f32: u64,
     /// Predicted with [`RowFlags::UNLIKE_FIT`], where another catalogue than the fit's is predicted.
     pub unlike_fit: u64,
+    /// With labels and outside the sums, but in no pulls: nothing can be learnt beside their own errors.
+    pub overwhelmed: u64,
 }
 
 /// What [`RowFlags::UNLIKE_FIT`] is [beyond](PixelPopulation::distance): standard deviations, root mean square over a spectrum's pixels.
@@ -102,6 +104,7 @@ pub(crate) fn predict(
         total.counts.pixels_masked += counts.pixels_masked;
         total.counts.weights_in_f32 += counts.weights_in_f32;
         total.counts.unlike_fit += counts.unlike_fit;
+        total.counts.overwhelmed += counts.overwhelmed;
         total.pulls.merge(&pulls)?;
         chosen.merge(keys);
     }
@@ -129,6 +132,8 @@ struct Fold {
     population: Option<PixelPopulation>,
     /// C_intrinsic by cell, `[K, K]` each, label units.
     intrinsic: Vec<Vec<f64>>,
+    /// Of the fit's held-out residuals, `[K]`, where there are any.
+    residual_rms: Option<Vec<f64>>,
     /// Digest of what decided the sums of the curvature pass, where its groups have kept the photons' part.
     kept: Option<String>,
     open: Option<Part>,
@@ -155,6 +160,7 @@ impl Fold {
             context: Arc::clone(context),
             population: population.filter(|_| !context.is_fused()).cloned(),
             intrinsic: calibrated.by_cell(context.network.n_labels()),
+            residual_rms: calibrated.residual_rms.clone(),
             kept: kept.map(str::to_owned),
             open: None,
             done: Predicted::none(context),
@@ -227,7 +233,10 @@ impl GroupFold<Differentiated> for Fold {
         counts.unlike_fit += with(RowFlags::UNLIKE_FIT);
         counts.excluded += (0..flags.len()).filter(|&row| all.batch.is_excluded(row)).count() as u64;
         if all.batch.n_labels > 0 {
-            let unseen = unseen_residuals(&all, &flags);
+            let mut unseen = unseen_residuals(&all, &flags);
+            if let Some(rms) = &self.residual_rms {
+                counts.overwhelmed += leave_out_overwhelmed(&mut unseen, &all.batch, &flux, rms);
+            }
             self.done
                 .pulls
                 .accumulate(&unseen, &covariance, all.batch.label_covariance.as_deref())?;
@@ -304,4 +313,20 @@ fn unseen_residuals(all: &Differentiated, flags: &[RowFlags]) -> Vec<f64> {
         }
     }
     residuals
+}
+
+/// Makes NaN of the residuals that are nothing beside their spectrum's own errors, as what is fitted to held-out spectra leaves them out: a pull near 0 would
+/// stand for errors as small as that. Returns the number of spectra. `flux`: the photons' part, `[n, K, K]`; `rms`: `[K]`.
+fn leave_out_overwhelmed(residuals: &mut [f64], batch: &SpectrumBatch, flux: &[f64], rms: &[f64]) -> u64 {
+    let (k, mut left_out) = (rms.len(), 0);
+    for (row, residual) in residuals.chunks_exact_mut(k).enumerate() {
+        let square = row * k * k..(row + 1) * k * k;
+        let own = batch.label_covariance.as_deref().map(|own| &own[square.clone()]);
+        let has_pulls = batch.is_labelled(row) && residual.iter().all(|residual| residual.is_finite());
+        if has_pulls && is_overwhelmed(rms, &flux[square], own) {
+            residual.fill(f64::NAN);
+            left_out += 1;
+        }
+    }
+    left_out
 }

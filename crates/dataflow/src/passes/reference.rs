@@ -37,7 +37,7 @@ pub(crate) fn reference(
         |share| look(worker, context, population, share),
         |found| found.references.n == 0,
     )?;
-    // Calibration tells of them.
+    // Calibration tells of them. By their photons only where the sums weigh spectra by these: else R is of all residuals, as the sums are of all spectra.
     let rms = found.stars.residual_rms();
     found.stars.leave_out_overwhelmed(&rms)?;
     Ok(found)

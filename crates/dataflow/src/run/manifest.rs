@@ -30,6 +30,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         counts.insert("predict_pixels_masked".into(), predict.pixels_masked);
         counts.insert("predict_unlike_fit".into(), predict.unlike_fit);
         counts.insert("predict_weights_in_f32".into(), predict.weights_in_f32);
+        counts.insert("predict_overwhelmed".into(), predict.overwhelmed);
         if context.predicted().catalogue.excluded().is_some() {
             counts.insert("predict_excluded".into(), predict.excluded);
         }

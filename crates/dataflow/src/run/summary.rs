@@ -55,7 +55,7 @@ pub struct RunSummary {
     pub label_scale: Option<LabelScale>,
     /// Rows of the predictions; `None` before `predict`.
     pub predict: Option<PredictCounts>,
-    /// Pulls of each label over spectra that are not in the sums; `None` where fewer than two have labels.
+    /// Pulls of each label over spectra that are not in the sums; `None` where fewer than two have labels, and errors that these can be compared with.
     pub pulls: Option<Vec<Pulls>>,
     /// Which spectra those are.
     pub pulls_over: Option<PullsOver>,

@@ -140,12 +140,11 @@ impl HeldOutStars {
 
     /// Of each star, whether something can be learnt from it.
     pub(crate) fn not_overwhelmed(&self, rms: &[f64]) -> Vec<bool> {
-        let k = self.n_labels;
-        let most: Vec<f64> = rms.iter().map(|rms| (OVERWHELMED * rms).powi(2)).collect();
-        let stars = self.flux.chunks_exact((k * k).max(1));
+        let square = (self.n_labels * self.n_labels).max(1);
+        let stars = self.flux.chunks_exact(square);
         stars
-            .zip(self.label_covariance.chunks_exact((k * k).max(1)))
-            .map(|(flux, own)| (0..k).all(|i| flux[i * (k + 1)] + own[i * (k + 1)] <= most[i]))
+            .zip(self.label_covariance.chunks_exact(square))
+            .map(|(flux, own)| !is_overwhelmed(rms, flux, Some(own)))
             .collect()
     }
 
@@ -246,6 +245,18 @@ impl HeldOutStars {
             label_covariance: mean(&self.label_covariance, k * k),
         }
     }
+}
+
+/// Whether a star's own errors of some label are more than [`OVERWHELMED`] times `rms`, `[K]`: of `flux`, the photons' part, and the labels' own covariance
+/// together, `[K, K]` each.
+#[must_use]
+pub fn is_overwhelmed(rms: &[f64], flux: &[f64], label_covariance: Option<&[f64]>) -> bool {
+    let k = rms.len();
+    debug_assert!(flux.len() == k * k && label_covariance.is_none_or(|own| own.len() == k * k));
+    rms.iter().enumerate().any(|(i, rms)| {
+        let own = label_covariance.map_or(0.0, |own| own[i * (k + 1)]);
+        flux[i * (k + 1)] + own > (OVERWHELMED * rms).powi(2)
+    })
 }
 
 /// Keeps some rows of so many values.

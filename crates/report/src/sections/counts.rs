@@ -6,7 +6,7 @@ use crate::numbers::{count, percent};
 use crate::predictions::Flag;
 
 /// What the manifest's counts are called on the page, in its order; others follow under their own names.
-const NAMES: [(&str, &str); 12] = [
+const NAMES: [(&str, &str); 13] = [
     ("fit_spectra", "spectra in the catalogue of the fit"),
     ("fit_in_sums", "in the sums over spectra (the Hessian)"),
     ("fit_held_out", "held out from the sums"),
@@ -24,6 +24,10 @@ const NAMES: [(&str, &str); 12] = [
     (
         "predict_weights_in_f32",
         "predicted with the weights' part in f32: shorter numbers were not exact enough",
+    ),
+    (
+        "predict_overwhelmed",
+        "in no pulls: an error of their own is far beyond all residuals",
     ),
 ];
 

@@ -66,7 +66,7 @@ fn medians(findings: &Findings) -> String {
     }
     let scatter = match findings.settings.pulls_in_fit {
         Some(in_fit) if in_fit.looked_up == 0 => "scatter of the pulls (a test or not: unknown)",
-        Some(in_fit) if !in_fit.is_test => "scatter of the pulls (no test)",
+        _ if !findings.settings.pulls_test() => "scatter of the pulls (no test)",
         _ => "scatter of the pulls (1 is right)",
     };
     table(&["label", "unit", "median error bar", scatter], &rows)

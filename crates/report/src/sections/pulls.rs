@@ -28,20 +28,27 @@ pub(crate) fn pulls(findings: &Findings) -> String {
             } else {
                 over(findings)
             };
-            let known = settings.pulls_in_fit.map_or_else(String::new, known);
-            paragraph(A_PULL) + &known + &grid(findings, pulls) + &meaning
+            let seen = if settings.pulls_are_fitted() {
+                warning(
+                    "These pulls are over held-out spectra that the error bars are fitted to, near 1 by construction: no test of the error bars. A \
+                     catalogue of its own for the predictions, with labels, gives one.",
+                )
+            } else {
+                settings.pulls_in_fit.map_or_else(String::new, known)
+            };
+            paragraph(A_PULL) + &seen + &grid(findings, pulls) + &meaning
         }
         (None, Some(pulls)) => {
             paragraph(A_PULL)
                 + &paragraph(
                     "These pulls are over held-out spectra that the error bars are fitted to: no independent test. Of the predicted spectra \
-                     outside the sums fewer than two have labels.",
+                     outside the sums fewer than two have labels, and errors that these can be compared with.",
                 )
                 + &grid(findings, pulls)
         }
         (None, None) => warning(
-            "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels. Do not take them as \
-             calibrated.",
+            "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels, and errors that these can \
+             be compared with. Do not take them as calibrated.",
         ),
     };
     compared + &budget(findings) + &cells(findings)
@@ -92,13 +99,6 @@ fn in_words(findings: &Findings, pulls: &[Pulls]) -> String {
         ));
     }
     out.push_str("</ul>\n");
-    let same = findings.manifest.inputs.iter().all(|input| input.role != "predict");
-    if same && findings.settings.intrinsic_estimate.is_some() {
-        out.push_str(&paragraph(
-            "The intrinsic part was set from the same held-out spectra, so that in the mean it fits them by construction: a catalogue of its own \
-             for the predictions, with labels, is the sharper test.",
-        ));
-    }
     out + &over(findings)
 }
 

@@ -6,7 +6,7 @@ use fisherflow_posterior::{
 };
 
 use crate::context::Context;
-use crate::job::Prior;
+use crate::job::{Noise, Prior};
 use crate::passes::calibrate::Calibrated;
 use crate::passes::in_fit::InFit;
 use crate::passes::predict::Predicted;
@@ -25,6 +25,13 @@ pub(crate) fn of_predicted_pulls(context: &Context, predicted: &Predicted) -> Ve
         return Vec::new();
     }
     let mut notes = of_pulls(context, &predicted.pulls, PREDICTED);
+    let overwhelmed = predicted.counts.overwhelmed;
+    if overwhelmed > 0 {
+        notes.push(format!(
+            "{overwhelmed} labelled {PREDICTED} are in no pulls: {}",
+            why_overwhelmed()
+        ));
+    }
     let (to_predict, fit) = (context.predicted_uri(), &context.job.catalogue.uri);
     notes.extend(predicted.in_fit.and_then(|in_fit| of_in_fit(in_fit, to_predict, fit)));
     notes
@@ -208,11 +215,16 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
     }
     if calibrated.overwhelmed > 0 {
+        let is_r_of_all = context.job.noise == Noise::Holdout && !context.job.calibration.errors_in_variables;
         notes.push(format!(
-            "{} held-out spectra are neither in C_intrinsic nor in its pulls: their own error of a label is more than {OVERWHELMED:.0e} times the \
-             residuals'. Pixels whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for \
-             an inverse variance that is named as sigma",
-            calibrated.overwhelmed
+            "{} held-out spectra are neither in C_intrinsic nor in the pulls{}: {}",
+            calibrated.overwhelmed,
+            if is_r_of_all {
+                " (but in R, where the error is the photons')"
+            } else {
+                ""
+            },
+            why_overwhelmed()
         ));
     }
     notes.extend(calibrated.label_scale.iter().map(|found| of_label_scale(found, labels)));
@@ -232,6 +244,14 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
     }
     notes
+}
+
+/// Why nothing can be learnt of a spectrum's label, and the remedy.
+fn why_overwhelmed() -> String {
+    format!(
+        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra. Pixels whose error stands for \"bad\" must be \
+         masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an inverse variance that is named as sigma"
+    )
 }
 
 /// Of labels whose error bars are far larger than the residuals over `spectra`, which no scatter can mend.
