@@ -319,5 +319,7 @@ fn read_catalogue(
              taken for another label; name both in the outputs' order"
         )));
     }
-    Ok((keys.clone().complete(&table, Vec::new())?, keys))
+    let catalogue = keys.clone().complete(&table, Vec::new())?;
+    catalogue::refuse_named_twice(&catalogue.columns, &table)?;
+    Ok((catalogue, keys))
 }
