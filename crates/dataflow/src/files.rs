@@ -23,8 +23,8 @@ use crate::run::prior_choice::EvidenceOf;
 
 /// Of the files' columns and flags: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
 /// 3: WEIGHTS_IN_F32 and UNLIKE_FIT among the flags. 4: kept moments in microseconds.
-/// 5: n_terms of blocks.
-pub(crate) const SCHEMA_VERSION: &str = "5";
+/// 5: n_terms of blocks. 6: effective_parameters of holdout.parquet are of the blocks without a given prior precision, as those of evidence.parquet.
+pub(crate) const SCHEMA_VERSION: &str = "6";
 
 /// How the weights are laid out.
 pub(crate) const WEIGHTS: &str = "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in";
@@ -75,7 +75,9 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
     });
     let from = match context.job.prior {
         Prior::Fixed(_) => None,
-        Prior::Evidence => Some("by evidence: it maximises the marginal likelihood over all blocks"),
+        Prior::Evidence => {
+            Some("by evidence: it maximises the marginal likelihood over the blocks without a given one")
+        }
         Prior::EvidencePerBlock => {
             Some("by evidence, block by block: each maximises the marginal likelihood over its own weights")
         }
