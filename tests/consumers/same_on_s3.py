@@ -2,7 +2,8 @@
 
     python same_on_s3.py ENDPOINT BUCKET PREFIX OUTPUT
 
-The manifests list the same tables, and each has equal rows; the metadata differs in the run's id alone. Prints JSON with counts.
+The manifests list the same tables, and each has equal rows; the metadata differs in the run's id and the catalogues' etags alone. Prints JSON
+with counts.
 """
 
 import io
@@ -37,7 +38,8 @@ def main(endpoint, bucket, prefix, output):
         a, b = (pq.read_table(source, use_threads=False) for source in (output / name, io.BytesIO(remote(name))))
         assert a.schema.equals(b.schema) and a.equals(b), name
         differ = [k for k in a.schema.metadata if a.schema.metadata[k] != b.schema.metadata.get(k)]
-        assert set(differ) <= {b"fisherflow.run_id", b"fisherflow.catalogue_etags_sha256"}, (name, differ)
+        of_place = ["run_id", "catalogue_etags_sha256", "predict_etags_sha256"]
+        assert set(differ) <= {f"fisherflow.{key}".encode() for key in of_place}, (name, differ)
         tables += 1
     print(json.dumps({"tables": tables, "stars": here["counts"]["predict_spectra"]}))
 

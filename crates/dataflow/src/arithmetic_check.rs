@@ -1,8 +1,9 @@
 //! Whether the products asked for are exact enough for this network and these spectra; where they are not, which slower ones are.
 //!
-//! `bf16x3` and `bf16` are tried on the first usable rows of the catalogue's first row group before any pass: J_x and `J_x C_flux J_x^T` against
-//! f64. Every process tries the same rows on the same kernel, so all come to the same. A star's figure is its largest error; what counts
-//! is the figure that 95 % of the stars stay below, because a star whose argument of a relu is 0 but for rounding has two right answers.
+//! `bf16x3` and `bf16` are tried on the first usable rows of the catalogue, of as many row groups as hold them, before any pass: J_x and
+//! `J_x C_flux J_x^T` against f64. Every process tries the same rows on the same kernel, so all come to the same. A star's figure is its largest
+//! error; what counts is the figure that 95 % of the stars stay below, because a star whose argument of a relu is 0 but for rounding has two
+//! right answers. What nothing could be tried on is not trusted.
 //!
 //! A GPU's products are tried on the same spectra, against the CPU's: some multiply in a shorter type than they are asked to, some lack an operation.
 
@@ -41,16 +42,20 @@ fn slower(precision: Precision) -> Precision {
 pub(crate) fn exact_enough(
     arithmetic: Arithmetic,
     catalogue: &Catalogue,
-    groups: &[Group],
     open: impl Fn(Arithmetic) -> Result<Network, NetworkError>,
 ) -> Result<Precision, RunError> {
     let mut precision = arithmetic.precision;
     if tolerance(precision).is_none() {
         return Ok(precision);
     }
-    let spectra = Spectra::read(catalogue, groups)?;
-    if spectra.variance.is_empty() {
-        return Ok(precision);
+    let spectra = Spectra::read(catalogue)?;
+    if spectra.flux.is_empty() {
+        let taken = Precision::F32;
+        tracing::warn!(
+            asked = %precision, %taken, catalogue = catalogue.summary().uri.as_str(),
+            "no spectrum of the catalogue is usable, and these products cannot be tried: the run takes slower ones"
+        );
+        return Ok(taken);
     }
     let of = |precision| -> Result<Answer, RunError> {
         let network = open(Arithmetic {
@@ -82,15 +87,14 @@ fn apart_on_a_gpu(precision: Precision) -> f64 {
     if precision == Precision::F64 { 1e-10 } else { 3e-5 }
 }
 
-/// Refuses a processor where the network, moved there, says something else than here.
+/// Refuses a processor where the network, moved there, says something else than here, or where no spectrum is usable to ask it of.
 pub(crate) fn as_on_the_cpu(
     processor: Processor,
     moved: &Network,
     here: &Network,
     catalogue: &Catalogue,
-    groups: &[Group],
 ) -> Result<(), RunError> {
-    Spectra::read(catalogue, groups)?.said_alike(processor, moved, here)
+    Spectra::read(catalogue)?.said_alike(processor, moved, here)
 }
 
 /// Spectra without gaps.
@@ -102,30 +106,28 @@ struct Spectra {
 }
 
 impl Spectra {
-    /// The first usable rows of the first row group; a masked pixel has the means of its spectrum.
-    fn read(catalogue: &Catalogue, groups: &[Group]) -> Result<Self, RunError> {
+    /// The first usable rows of the catalogue, one row group after another; a masked pixel has the means of its spectrum.
+    fn read(catalogue: &Catalogue) -> Result<Self, RunError> {
         let mut read = Self {
             flux: Vec::new(),
             variance: Vec::new(),
         };
-        let first = groups.first().and_then(|group| group.shards.first());
-        let Some(shard) = first else {
-            return Ok(read);
-        };
-        let group = Group {
-            index: 0,
-            shards: vec![shard.clone()],
-        };
-        for batch in catalogue.fetch(&group, SPECTRA, PREFETCH_BYTES) {
-            let batch = batch?;
-            let d = batch.n_pixels;
-            for row in (0..batch.n_rows()).filter(|&row| !batch.is_bad(row)) {
-                let pixels = row * d..(row + 1) * d;
-                let good = &batch.good[pixels.clone()];
-                read.flux.extend(without_gaps(&batch.flux[pixels.clone()], good));
-                read.variance.extend(without_gaps(&batch.variance[pixels], good));
-                if read.flux.len() >= SPECTRA * d {
-                    return Ok(read);
+        for shard in catalogue.shards() {
+            let group = Group {
+                index: 0,
+                shards: vec![shard.clone()],
+            };
+            for batch in catalogue.fetch(&group, SPECTRA, PREFETCH_BYTES) {
+                let batch = batch?;
+                let d = batch.n_pixels;
+                for row in (0..batch.n_rows()).filter(|&row| !batch.is_bad(row)) {
+                    let pixels = row * d..(row + 1) * d;
+                    let good = &batch.good[pixels.clone()];
+                    read.flux.extend(without_gaps(&batch.flux[pixels.clone()], good));
+                    read.variance.extend(without_gaps(&batch.variance[pixels], good));
+                    if read.flux.len() >= SPECTRA * d {
+                        return Ok(read);
+                    }
                 }
             }
         }
@@ -149,8 +151,11 @@ impl Spectra {
 
     /// Refuses a network that says something else of them on a processor than here.
     fn said_alike(&self, processor: Processor, moved: &Network, here: &Network) -> Result<(), RunError> {
-        if self.variance.is_empty() {
-            return Ok(());
+        if self.flux.is_empty() {
+            return Err(RunError::Refused(format!(
+                "compute.device: no spectrum of the catalogue is usable, and `{processor}` cannot be compared with the CPU: look at `exclude` and the \
+                 columns of [catalogue]"
+            )));
         }
         let precision = here.arithmetic().precision;
         let (error, tolerance) = (
@@ -226,10 +231,32 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use candle_core::Device;
     use fisherflow_network::{Activation, Labels};
+    use fisherflow_spectra::Simulation;
+    use fisherflow_store::{OnBadObject, StoreOptions, Stores, simulated_columns, write_simulated};
 
     use super::*;
+
+    /// `[pixels, 6, 2]`, the first label times a factor.
+    fn network(pixels: usize, precision: Precision, seed: u64, factor: f64) -> Network {
+        let names = ["a", "b"].map(str::to_owned).to_vec();
+        let mut labels = Labels::unscaled(names, vec![String::new(); 2]);
+        labels.scale[0] = factor;
+        let arithmetic = Arithmetic { precision, threads: 1 };
+        let network = Network::he_normal(
+            &[pixels, 6, 2],
+            Activation::Tanh,
+            labels,
+            &[0.3],
+            &[0.5],
+            seed,
+            arithmetic,
+        );
+        network.unwrap().on(&Device::Cpu).unwrap()
+    }
 
     #[test]
     fn a_processor_that_says_something_else_is_refused() {
@@ -238,28 +265,15 @@ mod tests {
             flux: (0..n * pixels).map(|i| (i as f64).sin()).collect(),
             variance: (0..n * pixels).map(|i| 0.1 + (i % 3) as f64).collect(),
         };
-        let network = |precision, seed, factor: f64| {
-            let names = ["a", "b"].map(str::to_owned).to_vec();
-            let mut labels = Labels::unscaled(names, vec![String::new(); 2]);
-            labels.scale[0] = factor;
-            let arithmetic = Arithmetic { precision, threads: 1 };
-            let network = Network::he_normal(
-                &[pixels, 6, 2],
-                Activation::Tanh,
-                labels,
-                &[0.3],
-                &[0.5],
-                seed,
-                arithmetic,
-            );
-            network.unwrap().on(&Device::Cpu).unwrap()
-        };
         for precision in [Precision::F32, Precision::F64] {
-            let here = network(precision, 1, 1.0);
+            let here = network(pixels, precision, 1, 1.0);
             let says = |moved: &Network| spectra.said_alike(Processor::Cuda, moved, &here);
             says(&here.clone().with_packed_weights()).unwrap();
             // Another network; the same, off by as much as products of a shorter type are.
-            for moved in [network(precision, 2, 1.0), network(precision, 1, 1.0002)] {
+            for moved in [
+                network(pixels, precision, 2, 1.0),
+                network(pixels, precision, 1, 1.0002),
+            ] {
                 let error = says(&moved).unwrap_err().to_string();
                 assert!(
                     error.contains("on `cuda` in f") && error.contains("device = \"cpu\""),
@@ -267,15 +281,47 @@ mod tests {
                 );
             }
         }
-        let none = Spectra {
-            flux: Vec::new(),
-            variance: Vec::new(),
-        };
-        none.said_alike(
-            Processor::Cuda,
-            &network(Precision::F32, 2, 1.0),
-            &network(Precision::F32, 1, 1.0),
-        )
-        .unwrap();
+    }
+
+    /// 80 spectra in objects of 5, less those of the first objects.
+    fn simulated(folder: &Path, left_out: usize) -> Catalogue {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let uri = folder.to_str().unwrap();
+        write_simulated(&stores, uri, &Simulation::new(20, 7), 80, 5).unwrap();
+        let objects: Vec<String> = (0..left_out)
+            .map(|part| format!("{uri}/part-{part:05}.parquet"))
+            .collect();
+        let catalogue = Catalogue::open(&stores, uri, &simulated_columns(), OnBadObject::Fail).unwrap();
+        catalogue.excluding(&objects).unwrap()
+    }
+
+    #[test]
+    fn rows_are_looked_for_beyond_row_groups_that_have_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, moved) = (network(20, Precision::F32, 1, 1.0), network(20, Precision::F32, 2, 1.0));
+        for (left_out, found) in [(0, SPECTRA), (2, SPECTRA), (15, 5)] {
+            let catalogue = simulated(&folder.path().join(left_out.to_string()), left_out);
+            assert_eq!(Spectra::read(&catalogue).unwrap().flux.len(), 20 * found, "{left_out}");
+            as_on_the_cpu(Processor::Cuda, &here, &here, &catalogue).unwrap();
+            let error = as_on_the_cpu(Processor::Cuda, &moved, &here, &catalogue).unwrap_err();
+            assert!(error.to_string().contains("off those of the CPU"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_nothing_can_be_tried_on_is_not_trusted() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalogue = simulated(folder.path(), 16);
+        let here = network(20, Precision::F32, 1, 1.0);
+        let error = as_on_the_cpu(Processor::Cuda, &here, &here, &catalogue).unwrap_err();
+        assert!(
+            error.to_string().contains("no spectrum of the catalogue is usable"),
+            "{error}"
+        );
+        for precision in [Precision::Bf16, Precision::Bf16x3] {
+            let asked = Arithmetic { precision, threads: 1 };
+            let taken = exact_enough(asked, &catalogue, |_| unreachable!("there is nothing to try"));
+            assert_eq!(taken.unwrap(), Precision::F32);
+        }
     }
 }

@@ -173,8 +173,8 @@ impl Context {
                 return Ok(self.network.clone());
             }
             let moved = self.network.on(&device).map_err(refused)?;
-            let (processor, fit) = (self.job.compute.processor, &self.fit);
-            as_on_the_cpu(processor, &moved, &self.network, &fit.catalogue, &fit.groups)?;
+            let processor = self.job.compute.processor;
+            as_on_the_cpu(processor, &moved, &self.network, &self.fit.catalogue)?;
             Ok(moved)
         })
     }

@@ -228,7 +228,7 @@ fn first_of(damages: &[Damage]) -> String {
     }
 }
 
-/// Whether the run file asks of a network or of this machine what it cannot do, whatever the network's file holds.
+/// Whether the run file asks of a network or of this machine what it cannot do, or says of the network's file what that says otherwise.
 fn is_asked_wrongly(error: &NetworkError) -> bool {
     matches!(
         error,
@@ -236,6 +236,8 @@ fn is_asked_wrongly(error: &NetworkError) -> bool {
             | NetworkError::NotOnGpu { .. }
             | NetworkError::MissingKernel { .. }
             | NetworkError::Recipe { .. }
+            | NetworkError::Disagree { .. }
+            | NetworkError::LayersDisagree { .. }
     )
 }
 

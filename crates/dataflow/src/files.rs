@@ -23,8 +23,9 @@ use crate::run::prior_choice::EvidenceOf;
 
 /// Of the files' columns and flags: another number where they are others. 2: `file` and `row` in predictions and Jacobians.
 /// 3: WEIGHTS_IN_F32 and UNLIKE_FIT among the flags. 4: kept moments in microseconds.
-/// 5: n_terms of blocks.
-pub(crate) const SCHEMA_VERSION: &str = "5";
+/// 5: n_terms of blocks. 6: effective_parameters of holdout.parquet are of the blocks without a given prior precision, as those of evidence.parquet;
+/// every file has the hash of the fit's catalogue.
+pub(crate) const SCHEMA_VERSION: &str = "6";
 
 /// How the weights are laid out.
 pub(crate) const WEIGHTS: &str = "layer by layer [W | b], shape [out, columns], columns = in, and 1 more for the bias, last, where there is one; row-major: index = out * columns + in";
@@ -37,7 +38,7 @@ pub(crate) fn origin(context: &Context) -> FileMetadata {
         .with("fisherflow.model_sha256", context.network_sha256.as_str())
 }
 
-/// The metadata of every file: what run it is of, and every convention that its numbers follow.
+/// The metadata of every file: what run it is of, which catalogue its sums are over, and every convention that its numbers follow.
 pub(crate) fn metadata(context: &Context) -> FileMetadata {
     let labels = context.network.labels();
     let mut convention = serde_json::json!({
@@ -75,7 +76,9 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
     });
     let from = match context.job.prior {
         Prior::Fixed(_) => None,
-        Prior::Evidence => Some("by evidence: it maximises the marginal likelihood over all blocks"),
+        Prior::Evidence => {
+            Some("by evidence: it maximises the marginal likelihood over the blocks without a given one")
+        }
         Prior::EvidencePerBlock => {
             Some("by evidence, block by block: each maximises the marginal likelihood over its own weights")
         }
@@ -98,7 +101,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         .with("fisherflow.schema_version", SCHEMA_VERSION)
         .with(
             "fisherflow.catalogue_etags_sha256",
-            context.predicted().catalogue.etags_sha256(),
+            context.fit.catalogue.etags_sha256(),
         )
         .with("fisherflow.convention", convention.to_string())
         .with("fisherflow.labels", serde_json::json!(labels.names).to_string())
@@ -107,6 +110,12 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
             "fisherflow.ucds",
             serde_json::json!(labels.names.iter().map(|name| ucd(name)).collect::<Vec<_>>()).to_string(),
         )
+}
+
+/// The metadata of every file with a row a star: whose stars these are, too.
+fn metadata_of_stars(context: &Context) -> FileMetadata {
+    let predicted = &context.predicted().catalogue;
+    metadata(context).with("fisherflow.predict_etags_sha256", predicted.etags_sha256())
 }
 
 /// The formula of a kind of curvature.
@@ -448,7 +457,9 @@ pub(crate) fn row_keys<'b>(context: &Context, batch: &'b SpectrumBatch) -> RowKe
 pub(crate) fn predictions(context: &Context, group: u64) -> Result<PredictionWriter, RunError> {
     let rows = context.predicted().catalogue.row_schema();
     let schema = PredictionSchema::new(rows, &context.network.labels().names)?;
-    Ok(context.output.predictions(group, &schema, &metadata(context))?)
+    Ok(context
+        .output
+        .predictions(group, &schema, &metadata_of_stars(context))?)
 }
 
 /// A group's file of `jacobians/`.
@@ -459,7 +470,11 @@ impl JacobianPart {
     pub(crate) fn open(context: &Context, group: u64) -> Result<Self, RunError> {
         let rows = context.predicted().catalogue.row_schema();
         let schema = JacobianSchema::new(rows, &context.network.labels().names, context.network.n_inputs())?;
-        Ok(Self(context.output.jacobians(group, &schema, &metadata(context))?))
+        Ok(Self(context.output.jacobians(
+            group,
+            &schema,
+            &metadata_of_stars(context),
+        )?))
     }
 
     /// Appends a batch.

@@ -114,13 +114,10 @@ impl CatalogueColumns {
             }
             _ => {}
         }
-        let mut keys = BTreeMap::new();
-        for (key, column) in self.parts() {
-            if let Some(other) = keys.insert(column, key).filter(|other| *other != key) {
-                return refuse(format!(
-                    "column \"{column}\" is named in {other} and in {key}, and can be but one of them"
-                ));
-            }
+        if let Some((column, other, key)) = self.named_twice() {
+            return refuse(format!(
+                "column \"{column}\" is named in {other} and in {key}, and can be but one of them"
+            ));
         }
         if let Some(mask) = &self.mask
             && let Some(bit) = mask.bad_bits.iter().find(|&&bit| bit > 63)
@@ -128,6 +125,16 @@ impl CatalogueColumns {
             return refuse(format!("bad_bits holds {bit}: bits are 0 to 63"));
         }
         Ok(())
+    }
+
+    /// A column that is named by two keys of the run file, and can be but one of them, with the first and the second of these.
+    #[must_use]
+    pub fn named_twice(&self) -> Option<(&str, &'static str, &'static str)> {
+        let mut keys = BTreeMap::new();
+        self.parts().into_iter().find_map(|(key, column)| {
+            let other = keys.insert(column, key).filter(|other| *other != key)?;
+            Some((column, other, key))
+        })
     }
 
     /// Every column that is read, each once, in a fixed order.

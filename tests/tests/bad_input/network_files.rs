@@ -102,21 +102,35 @@ fn a_layer_that_is_not_there_is_refused_with_the_nearest() {
     refused(folder.path(), &run_file, 2, &["layer.2", "layers.2"]);
 }
 
+/// The run file is at fault: its line can go.
 #[test]
-fn labels_that_the_network_file_says_otherwise_are_refused() {
+fn what_the_network_file_says_otherwise_is_a_wrong_run_file() {
     let folder = prepared();
     let toml = RunFile::new(folder.path(), "out").toml();
-    let file = folder.path().join("units.toml");
-    let labels = "[network.labels]\nscale = [3.0, 3.0, 3.0]\n[catalogue]";
-    std::fs::write(&file, toml.replace("[catalogue]", labels)).unwrap();
-    let ended = run(fisherflow().arg("run").arg(&file));
-    ended.expect(
-        3,
-        &[
-            "network.safetensors",
-            "the network file says its labels.scale is",
-            "the run file says [3.0, 3.0, 3.0]; leave `labels.scale` out",
-        ],
-    );
-    assert!(!folder.path().join("out").exists());
+    let file = folder.path().join("otherwise.toml");
+    for (lines, said) in [
+        (
+            "[network.labels]\nscale = [3.0, 3.0, 3.0]",
+            [
+                "the network file says its labels.scale is",
+                "the run file says [3.0, 3.0, 3.0]; leave `labels.scale` out",
+            ],
+        ),
+        (
+            "[network.labels]\nnames = [\"a\", \"b\", \"c\"]",
+            [
+                "the network file says its labels.names is",
+                "the run file says [\"a\", \"b\", \"c\"]; leave `labels.names` out",
+            ],
+        ),
+        (
+            "layers = [\"dense\", \"gelu\", \"dense\"]",
+            ["the network file says its layers are", "leave `layers` out"],
+        ),
+    ] {
+        std::fs::write(&file, toml.replace("[catalogue]", &format!("{lines}\n[catalogue]"))).unwrap();
+        let ended = run(fisherflow().arg("run").arg(&file));
+        ended.expect(2, &["network.safetensors", said[0], said[1]]);
+        assert!(!folder.path().join("out").exists());
+    }
 }

@@ -21,6 +21,15 @@ fn a_wrong_run_file_is_refused_before_the_output_is_touched() {
             "batch = 0",
             ["wrong.toml:", "`compute.batch` is 0", "at least 1"],
         ),
+        (
+            "ivar = \"ivar\"",
+            "ivar = \"flux\"",
+            [
+                "wrong.toml:",
+                "`catalogue.ivar` names the column \"flux\", and so does `catalogue.flux`",
+                "but one of them",
+            ],
+        ),
     ] {
         assert!(toml.contains(part), "{part} is in\n{toml}");
         std::fs::write(&file, toml.replacen(part, by, 1)).unwrap();

@@ -299,10 +299,32 @@ fn a_prior_by_held_out_spectra_is_the_same_everywhere_and_what_its_curve_says() 
         }
     }
 
-    // A given layer keeps its precision while that of the others is looked for.
+    // A given layer keeps its precision while that of the others is looked for, and is in the effective parameters of neither curve.
     let mixed = "precision = \"holdout\"\n[prior.layers]\n\"layers.0\" = 3.0";
-    done(folder, "mixed", mixed, &["-w", "2"]);
-    assert_eq!(precisions(&folder.join("mixed"))["layers.0"], 3.0);
+    let settings = done(folder, "mixed", mixed, &["-w", "2"]);
+    let output = folder.join("mixed");
+    assert_eq!(precisions(&output)["layers.0"], 3.0);
+    let effective = |facts: &Value| facts.as_f64().unwrap();
+    let (found, expected) = (
+        effective(&settings["prior"]["holdout"]["effective_parameters"]),
+        effective(&settings["effective_parameters"]["by_layer"]["layers.2+layers.4"]),
+    );
+    assert!((found / expected - 1.0).abs() < 1e-8, "{found} {expected}");
+    let [by_holdout, by_evidence] = ["holdout", "evidence"].map(|curve| {
+        let table = Table::read(&output.join(format!("posterior/{curve}.parquet")));
+        let of = |column: &str, row: usize| table.number(column, row);
+        (0..table.len())
+            .map(|row| (of("prior_precision", row).to_bits(), of("effective_parameters", row)))
+            .collect::<BTreeMap<u64, f64>>()
+    });
+    let both: Vec<(f64, f64)> = by_holdout
+        .iter()
+        .filter_map(|(delta, found)| Some((*found, *by_evidence.get(delta)?)))
+        .collect();
+    assert!(both.len() > 9, "{both:?}");
+    for (found, expected) in both {
+        assert!((found / expected - 1.0).abs() < 1e-12, "{found} {expected}");
+    }
 }
 
 #[test]

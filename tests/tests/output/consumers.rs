@@ -1,6 +1,10 @@
 //! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it; a network of Keras, as README.md has it written.
 
-use fisherflow_tests::{RunFile, Table, consumer, fisherflow, network, repository, run, simulated, write_objects};
+use std::path::Path;
+
+use fisherflow_tests::{
+    RunFile, Table, consumer, fisherflow, manifest, network, repository, run, simulated, write_objects,
+};
 
 const PIXELS: usize = 30;
 
@@ -39,6 +43,40 @@ fn pandas_pyarrow_duckdb_and_polars_read_the_same() {
     assert_eq!(found["readers"], 4);
     assert_eq!(found["stars"], 70);
     assert_eq!(found["bad"], bad);
+}
+
+/// Sums are over the fit's catalogue, whatever is predicted.
+#[test]
+fn every_file_names_the_catalogue_of_the_fit_and_those_of_stars_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &[PIXELS, 8, 3]);
+    write_objects(&folder.join("catalogue"), &simulated(PIXELS, 0, 60), 30);
+    write_objects(&folder.join("stars"), &simulated(PIXELS, 9000, 20), 20);
+    for (own, run_file) in [
+        (false, RunFile::new(folder, "itself")),
+        (true, RunFile::new(folder, "apart").predicting(folder, "stars")),
+    ] {
+        run(fisherflow().arg("run").arg(run_file.write(folder, "run"))).expect_done();
+        let output = Path::new(&run_file.output);
+        let inputs = manifest(output)["inputs"].clone();
+        let etags = |input: usize| inputs[input]["etags_sha256"].as_str().unwrap().to_owned();
+        let (fit, predicted) = (etags(1), etags(if own { 2 } else { 1 }));
+        assert_eq!(fit != predicted, own, "{inputs}");
+        for (file, of_stars) in [
+            ("posterior/hessian/block-000.parquet", false),
+            ("posterior/inverse/block-000.parquet", false),
+            ("posterior/marginal_variance/block-000.parquet", false),
+            ("posterior/blocks.parquet", false),
+            ("predictions/part-00000.parquet", true),
+            ("jacobians/part-00000.parquet", true),
+        ] {
+            let metadata = Table::read(&output.join(file)).metadata;
+            assert_eq!(metadata["fisherflow.catalogue_etags_sha256"], fit, "{file}");
+            let stars = metadata.get("fisherflow.predict_etags_sha256");
+            assert_eq!(stars, of_stars.then_some(&predicted), "{file}");
+        }
+    }
 }
 
 #[test]

@@ -147,6 +147,26 @@ impl CatalogueKeys {
     }
 }
 
+/// Refuses a column that two keys name. One of them stands in `table`: no two that `[predict]` takes over name the same.
+///
+/// # Errors
+/// [`RunFileError::Invalid`] at the second of these keys that stands there.
+pub fn refuse_named_twice(columns: &CatalogueColumns, table: &Table<'_>) -> Result<(), RunFileError> {
+    let Some((column, first, second)) = columns.named_twice() else {
+        return Ok(());
+    };
+    let taken_over = |key: &str| format!("catalogue.{key}");
+    let (entry, other) = match (table.get(first), table.get(second)) {
+        (Some(other), Some(entry)) => (entry, other.key),
+        (None, Some(entry)) => (entry, taken_over(first)),
+        (Some(entry), None) => (entry, taken_over(second)),
+        (None, None) => return Ok(()),
+    };
+    Err(entry.invalid(format!(
+        "names the column \"{column}\", and so does `{other}`: it can be but one of them"
+    )))
+}
+
 /// Parquet, and nothing else yet.
 fn format(entry: &Entry<'_>) -> Result<(), RunFileError> {
     let said = entry.string()?;

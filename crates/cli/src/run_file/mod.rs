@@ -177,6 +177,9 @@ impl RunFile {
             .optional("compute", compute::KEYS)?
             .map_or_else(|| Ok(Compute::default()), |t| compute::read(&t, dual))?;
         let precision = compute.arithmetic.precision;
+        let certificate = tables
+            .optional("certificate", certificate::KEYS)?
+            .map_or_else(|| Ok(Certification::default()), |t| read_certificate(&t, &catalogue))?;
         Ok(Self {
             at: root.at().clone(),
             network,
@@ -191,9 +194,7 @@ impl RunFile {
             },
             noise,
             prior,
-            certificate: tables
-                .optional("certificate", certificate::KEYS)?
-                .map_or_else(|| Ok(Certification::default()), |t| certificate::read(&t))?,
+            certificate,
             output: tables
                 .optional("output", output::KEYS)?
                 .map(|t| OutputTable::read(&t))
@@ -294,6 +295,17 @@ fn read_prior(table: &Table<'_>, noise: &NoiseTable, catalogue: &CatalogueSource
     Ok(prior)
 }
 
+/// `[certificate]`; the true Hessian needs labels.
+fn read_certificate(table: &Table<'_>, catalogue: &CatalogueSource) -> Result<Certification, RunFileError> {
+    let certificate = certificate::read(table)?;
+    match table.get("hessian_steps") {
+        Some(entry) if certificate.hessian_steps > 0 && catalogue.columns.labels.is_empty() => Err(entry.invalid(
+            "looks at the true Hessian, which is made of the residuals of the labels: name the columns of labels in [catalogue], or leave it out",
+        )),
+        _ => Ok(certificate),
+    }
+}
+
 /// `[catalogue]`, and its keys as `[predict]` inherits them.
 fn read_catalogue(
     tables: &Tables<'_, '_>,
@@ -319,5 +331,7 @@ fn read_catalogue(
              taken for another label; name both in the outputs' order"
         )));
     }
-    Ok((keys.clone().complete(&table, Vec::new())?, keys))
+    let catalogue = keys.clone().complete(&table, Vec::new())?;
+    catalogue::refuse_named_twice(&catalogue.columns, &table)?;
+    Ok((catalogue, keys))
 }

@@ -3,7 +3,7 @@
 use fisherflow_dataflow::CatalogueSource;
 use fisherflow_spectra::FluxError;
 
-use super::catalogue::CatalogueKeys;
+use super::catalogue::{CatalogueKeys, refuse_named_twice};
 use super::error::RunFileError;
 use super::table::Table;
 
@@ -56,7 +56,9 @@ impl PredictTable {
         let catalogue = if truth.complete(table, Vec::new())? == *catalogue {
             None
         } else {
-            Some(whole.complete(table, keep_columns.clone())?)
+            let catalogue = whole.complete(table, keep_columns.clone())?;
+            refuse_named_twice(&catalogue.columns, table)?;
+            Some(catalogue)
         };
         Ok(Self {
             catalogue,

@@ -172,13 +172,12 @@ fn settle_precision(
     workers: usize,
 ) -> Result<(Arc<Job>, Network, String), RunError> {
     let asked = job.compute.arithmetic;
-    let whole = plan_groups(catalogue.shards().iter().cloned(), u64::MAX, catalogue.folder());
     let all_threads = Arithmetic {
         threads: workers.max(1) * asked.threads,
         ..asked
     };
     let in_arithmetic = |arithmetic| Network::from_safetensors(bytes, &job.network.said, arithmetic);
-    let precision = exact_enough(all_threads, catalogue, &whole, in_arithmetic)?;
+    let precision = exact_enough(all_threads, catalogue, in_arithmetic)?;
     let (job, network) = if precision == asked.precision {
         (job, network)
     } else {

@@ -153,14 +153,8 @@ impl PriorChoice {
         scanned: &ScannedStars,
     ) -> Result<Self, RunError> {
         let effective = |delta: f64| {
-            let blocks = given.iter().zip(spectra);
-            blocks
-                // A precision of 0 leaves every weight of the block to the data.
-                .map(|(given, spectrum)| match given.unwrap_or(delta) {
-                    0.0 => spectrum.n_weights() as f64,
-                    delta => spectrum.effective_parameters(delta),
-                })
-                .sum::<f64>()
+            let found = without_given(given, spectra);
+            found.map(|spectrum| spectrum.effective_parameters(delta)).sum::<f64>()
         };
         let grid = grid(given, spectra, &evidence);
         let holdout = prior_by_holdout(scanned, &grid, evidence.prior_precision, effective)
@@ -173,11 +167,16 @@ impl PriorChoice {
     }
 }
 
+/// The spectra of the blocks without a given precision.
+fn without_given<'s>(given: &'s [Option<f64>], spectra: &'s [Spectrum]) -> impl Iterator<Item = &'s Spectrum> {
+    let blocks = given.iter().zip(spectra);
+    blocks
+        .filter(|(given, _)| given.is_none())
+        .map(|(_, spectrum)| spectrum)
+}
+
 /// The prior precisions that held-out spectra are scanned at: such as every block without a given one can have.
 pub(crate) fn grid(given: &[Option<f64>], spectra: &[Spectrum], evidence: &Evidence) -> Vec<f64> {
-    let blocks = given.iter().zip(spectra);
-    let rounding = blocks
-        .filter(|(given, _)| given.is_none())
-        .map(|(_, spectrum)| spectrum.rounding());
+    let rounding = without_given(given, spectra).map(Spectrum::rounding);
     holdout_grid(evidence.prior_precision, rounding.fold(0.0, f64::max))
 }

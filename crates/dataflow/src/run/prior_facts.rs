@@ -61,7 +61,7 @@ pub struct EvidenceFacts {
     pub precision: f64,
     /// Up to a constant, which the curve has too.
     pub log_evidence: f64,
-    /// `gamma = sum lambda / (lambda + delta)` over the blocks.
+    /// `gamma = sum lambda / (lambda + delta)` over the blocks that the precision is found for.
     pub effective_parameters: f64,
     /// `|theta|^2` of all their weights, biases included: the precision is `gamma` over it, inside the curve.
     pub weights_squared: f64,
@@ -82,7 +82,7 @@ pub struct EvidenceFacts {
 pub struct HoldoutFacts {
     /// Log likelihood of the best.
     pub log_likelihood: f64,
-    /// `gamma` over all blocks at the precision taken.
+    /// `gamma` at the precision taken, over the blocks without a given one.
     pub effective_parameters: f64,
     /// First prior precision that these spectra cannot tell from the best (a log likelihood within 2), interpolated between the curve's points.
     pub indistinct_from: f64,

@@ -40,9 +40,9 @@ pub struct Evidence {
     pub prior_precision: f64,
     /// The log evidence there, up to constants that do not depend on `delta`: 0 where the data say nothing about weights that are 0.
     pub log_evidence: f64,
-    /// `gamma` there, over all blocks.
+    /// `gamma` there, over all blocks that it is the evidence of.
     pub effective_parameters: f64,
-    /// `|theta|^2` of all weights, biases included.
+    /// `|theta|^2` of all their weights, biases included.
     pub weights_squared: f64,
     /// Whether the curve still rises at the end that was taken: the optimum is beyond it, and is not trusted.
     pub at_edge: bool,

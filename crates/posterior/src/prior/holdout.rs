@@ -53,7 +53,7 @@ pub struct HoldoutPrior {
     pub prior_precision: f64,
     /// The profile log likelihood of the best point, at the vertex of its parabola where that is taken.
     pub log_likelihood: f64,
-    /// `gamma` at `prior_precision`, over all blocks.
+    /// `gamma` at `prior_precision`, over the blocks that have it.
     pub effective_parameters: f64,
     /// First and last precision that the stars cannot tell from the best: where the profile is 2 below it, or where the grid ends before.
     pub indistinct: (f64, f64),
@@ -74,7 +74,7 @@ pub struct HoldoutPoint {
     pub prior_precision: f64,
     /// Profile log likelihood.
     pub log_likelihood: f64,
-    /// `gamma`, over all blocks.
+    /// `gamma`, over the blocks that have it.
     pub effective_parameters: f64,
     /// Standard deviation of each label's pulls with the scatter C, `[K]`.
     pub pull_std: Vec<f64>,
@@ -182,7 +182,7 @@ impl ScannedStars {
 }
 
 /// Maximises the profile likelihood of held-out stars over the grid of prior precisions that they were scanned at, ascending; `evidence` is
-/// the precision that the evidence takes, `effective_parameters` the sum of `gamma` over all blocks.
+/// the precision that the evidence takes, `effective_parameters` the sum of `gamma` over the blocks that have a precision of the grid.
 ///
 /// # Errors
 /// If there are fewer than two stars, or the grid is not the scan's.

@@ -26,6 +26,25 @@ fn flux_errors_are_exactly_one() {
 }
 
 #[test]
+fn a_column_is_named_by_one_key() {
+    let error = refused("sigma = \"flux_err\"", "sigma = \"flux\"");
+    let n = line_of("sigma = ");
+    assert_eq!(
+        error,
+        format!(
+            "run.toml:{n}: `catalogue.sigma` names the column \"flux\", and so does `catalogue.flux`: it can be but one of them"
+        )
+    );
+    // Of what is taken over there is no line in the table.
+    let predict = |flux: &str| parse(&format!("{LEAST}[predict]\nflux = \"{flux}\"\n"));
+    let n = LEAST.lines().count() + 2;
+    let said = format!("run.toml:{n}: `predict.flux` names the column \"ivar\", and so does `catalogue.ivar`: ");
+    let error = predict("ivar").unwrap_err();
+    assert!(error.starts_with(&said), "{error}\nexpected {said}");
+    assert!(predict("teff").is_ok(), "labels are not taken over");
+}
+
+#[test]
 fn label_errors_are_columns_or_one_column_of_covariances() {
     let covariances = with(
         LEAST,

@@ -584,6 +584,13 @@ fn priors_and_noises_that_do_not_go_together_are_refused() {
     let by_holdout = with(&unlabelled, "precision = 0", "precision = \"holdout\"");
     let error = parse(&format!("{by_holdout}{given}")).unwrap_err();
     assert!(error.contains("name the columns of labels"), "{error}");
+    let steps = |steps: u32| parse(&format!("{unlabelled}{given}[certificate]\nhessian_steps = {steps}\n"));
+    let error = steps(50).unwrap_err();
+    assert!(
+        error.contains("`certificate.hessian_steps` looks at the true Hessian") && error.contains("name the columns"),
+        "{error}"
+    );
+    assert!(steps(0).is_ok());
 }
 
 #[test]

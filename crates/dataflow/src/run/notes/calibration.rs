@@ -69,7 +69,11 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
     let (mut notes, is_written) = (Vec::new(), pulls.is_some());
     for of in &choice.evidence {
         let block = of.block.and_then(|block| context.blocks.get(block));
-        let name = block.map(|block| format!("{}: ", block.name())).unwrap_or_default();
+        let name = match block {
+            Some(block) => format!("{}: ", block.name()),
+            None if context.job.prior_by_layer.is_empty() => String::new(),
+            None => "layers without a precision in [prior.layers]: ".to_owned(),
+        };
         let beside = choice.holdout.is_some();
         notes.extend(of_evidence(&of.evidence, &name, beside, is_written));
     }
