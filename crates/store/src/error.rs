@@ -138,6 +138,20 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The system lets this process open no further file.
+    #[error(
+        "{uri} could not be {action}: no further file can be opened; raise the limit on open files (`ulimit -n`), or take fewer workers, then start \
+         the run again: it goes on where it was"
+    )]
+    TooManyFiles {
+        /// The object.
+        uri: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// What the system says.
+        #[source]
+        source: Cause,
+    },
     /// A file is there that would be lost.
     #[error("{uri} is there already: name another place, or replace it with --overwrite")]
     Exists {
