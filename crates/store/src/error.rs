@@ -5,7 +5,7 @@ mod remedies;
 use fisherflow_spectra::SpectraError;
 use thiserror::Error;
 
-use crate::error::remedies::{at_fault, cast, did_you_mean, made_good, of_bytes, reads_folder};
+use crate::error::remedies::{at_fault, cast, did_you_mean, made_good, of_bytes, of_timeout, reads_folder};
 use crate::{Cause, Claim};
 
 /// A failure that names its object and says what to do about it.
@@ -219,8 +219,9 @@ pub enum StoreError {
     },
     /// The store failed again and again.
     #[error(
-        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; {}, then start the run again: it goes on where it was (more patience: [store] {limit})",
-        at_fault(.source)
+        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; {}, then start the run again: it goes on where it was (more patience: [store] {limit}{})",
+        at_fault(.source),
+        of_timeout(.source)
     )]
     Exhausted {
         /// The object.

@@ -19,6 +19,16 @@ pub(super) fn at_fault(said: &Cause) -> &'static str {
     }
 }
 
+/// What else allows more patience, by what was said at last: of a request that took too long each further one may.
+pub(super) fn of_timeout(said: &Cause) -> &'static str {
+    // As the client words it, of a request and of a connection that does not come about.
+    if said.text().contains("operation timed out") && !said.text().contains("(Connect)") {
+        ", and timeout_seconds where the connection is slow"
+    } else {
+        ""
+    }
+}
+
 /// What to do about a document of an output or a line that cannot be understood, by its place there.
 pub(super) fn made_good(uri: &str) -> &'static str {
     let (folder, name) = uri.rsplit_once('/').unwrap_or(("", uri));
@@ -95,6 +105,19 @@ mod tests {
         );
         let said = spent("503 Service Unavailable: <Code>SlowDown</Code>");
         assert!(!said.contains("clock") && said.contains("look at the store"), "{said}");
+    }
+
+    #[test]
+    fn where_patience_ends_over_requests_that_take_too_long_their_time_is_named_too() {
+        let said = spent("HTTP error: error sending request: operation timed out");
+        assert!(said.contains("retry_seconds, and timeout_seconds"), "{said}");
+        for other in [
+            "HTTP error: error sending request: client error (Connect): operation timed out",
+            "503 Service Unavailable: <Code>SlowDown</Code>",
+        ] {
+            let said = spent(other);
+            assert!(said.contains("retry_seconds)"), "{said}");
+        }
     }
 
     #[test]
