@@ -12,6 +12,7 @@ mod foreign_files;
 mod hostfile;
 mod logging;
 mod metrics;
+mod open_files;
 mod printing;
 mod process_times;
 mod progress;
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
     let args: args::Args = clap::Parser::parse();
     let environment = environment::Environment::read();
     let terminal = logging::start(&args.logging, &environment);
+    open_files::raise_limit();
     let done = commands::carry_out(args.command, &environment, &terminal);
     exit_code::of(done, &terminal)
 }

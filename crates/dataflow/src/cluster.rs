@@ -36,12 +36,15 @@ use crate::progress::repeated;
 
 /// How long a worker that only sees a connection close waits for the heartbeat to say whose it was.
 const WHO_WAS_IT: Duration = Duration::from_millis(300);
+/// How long a process that stands alone waits after a fault for its workers, which take back what they have half written as they stop.
+const LAST_STEPS: Duration = Duration::from_secs(3);
 
 /// Runs `work` on every worker of this process, and `conclude` on what the first of them returns: in the first process that is what makes the work
 /// count, and the others wait for it, and fail with it, before they come to their own.
 ///
 /// `terms` name the run that all processes must share. A panic in a worker, and in a cluster the loss of any peer at work, comes back as an
-/// error. After an error in a cluster its peers have been told of it, and the sockets are left as they are: the process is expected to exit.
+/// error. After an error the process is expected to exit: a worker in the middle of something is left at it, and in a cluster, whose other processes
+/// have been told, the sockets are left as they are.
 pub(crate) fn execute<T: Send + 'static, U>(
     cluster: &Cluster,
     terms: &Terms,
@@ -143,7 +146,7 @@ fn outcome<T>(worker: &mut Worker, work: &impl Fn(&mut Worker) -> Result<T, RunE
         .ok()
 }
 
-/// What the first worker came to, once all have ended.
+/// What the first worker came to, once all have ended; after a fault none is waited for long.
 fn joined<T: Send + 'static>(
     guards: WorkerGuards<Option<T>>,
     faults: &Faults,
@@ -167,8 +170,9 @@ fn joined<T: Send + 'static>(
     });
     let joining = joining.map_err(|error| RunError::no_thread("the end of the workers", &error))?;
     // A connection to a process that hangs is not closed: the heartbeat tells.
-    let is_lost = || processes > 1 && faults.raised();
-    while !(joining.is_finished() || is_lost()) {
+    let (waiting, patience) = (Instant::now(), if processes > 1 { Duration::ZERO } else { LAST_STEPS });
+    let is_over = || faults.raised() && waiting.elapsed() >= patience;
+    while !(joining.is_finished() || is_over()) {
         std::thread::sleep(Duration::from_millis(1));
     }
     let results = match joining.is_finished().then(|| joining.join()) {
@@ -237,7 +241,34 @@ fn quiet_communication_panics() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+
     use super::*;
+
+    #[test]
+    fn a_fault_waits_for_no_worker_that_is_in_the_middle_of_something() {
+        let (builders, others) = Config::Process(2).try_build().unwrap();
+        let faults = Arc::new(Faults::default());
+        let (release, released) = mpsc::channel::<()>();
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let (failing, released, ending) = (Arc::clone(&faults), Mutex::new(released), Arc::clone(&has_ended));
+        let guards = execute_from(builders, others, WorkerConfig::default(), move |worker| {
+            if worker.index() == 0 {
+                failing.raise(RunError::Refused("the disk is full".into()));
+            } else {
+                // Until the test lets it go; where that waits for this worker, it need not do so for ever.
+                let _ = released.lock().unwrap().recv_timeout(Duration::from_secs(30));
+                ending.store(true, Ordering::SeqCst);
+            }
+            None::<()>
+        });
+        let joined = joined(guards.unwrap(), &faults, 1);
+        assert!(matches!(joined, Err(RunError::Stopped)));
+        assert!(!has_ended.load(Ordering::SeqCst), "the other worker was waited for");
+        drop(release);
+    }
 
     #[test]
     fn a_limit_of_this_machine_is_no_lost_peer_and_no_defect() {

@@ -6,7 +6,7 @@ mod shared;
 mod terms;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::DType;
@@ -116,6 +116,8 @@ pub(crate) struct Context {
     pub(crate) workers: usize,
     /// Threads that one block's inverse may use while the process's other workers wait for theirs.
     pub(crate) cores: usize,
+    /// Whether a worker has failed at what it was to make for all of its process.
+    failed: AtomicBool,
     posterior: Mutex<Option<Posterior>>,
     /// During the correction pass.
     bases: Mutex<Option<Bases>>,

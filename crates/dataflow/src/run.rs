@@ -47,8 +47,8 @@ pub enum Outcome {
 /// Runs a stage, or all of them, on this process's workers together with those of the other processes.
 ///
 /// # Errors
-/// Whatever ended it; [`RunError::exit_code`] says with which code the process should end. After an error in a cluster of several
-/// processes the process must exit, so that the others learn of it.
+/// Whatever ended it; [`RunError::exit_code`] says with which code the process should end. After an error the process must exit: a worker may be
+/// left in the middle of something, and the other processes of a cluster learn of it by that.
 pub fn run(job: Arc<Job>, stage: Stage, cluster: &Cluster, progress: Arc<Meter>) -> Result<Outcome, RunError> {
     let started = Instant::now();
     let makes_release = job.releases;

@@ -5,7 +5,7 @@ mod remedies;
 use fisherflow_spectra::SpectraError;
 use thiserror::Error;
 
-use crate::error::remedies::{cast, did_you_mean, made_good, of_bytes, reads_folder};
+use crate::error::remedies::{at_fault, cast, did_you_mean, made_good, of_bytes, of_timeout, reads_folder};
 use crate::{Cause, Claim};
 
 /// A failure that names its object and says what to do about it.
@@ -138,6 +138,20 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The system lets this process open no further file.
+    #[error(
+        "{uri} could not be {action}: no further file can be opened; raise the limit on open files (`ulimit -n`), or take fewer workers, then start \
+         the run again: it goes on where it was"
+    )]
+    TooManyFiles {
+        /// The object.
+        uri: String,
+        /// `read`, `written`, ...
+        action: &'static str,
+        /// What the system says.
+        #[source]
+        source: Cause,
+    },
     /// A file is there that would be lost.
     #[error("{uri} is there already: name another place, or replace it with --overwrite")]
     Exists {
@@ -205,7 +219,9 @@ pub enum StoreError {
     },
     /// The store failed again and again.
     #[error(
-        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; look at the store, then start the run again: it goes on where it was (more patience: [store] {limit})"
+        "{uri}{bytes} could not be {action}: given up after {attempts} attempts in {seconds:.0} s; {}, then start the run again: it goes on where it was (more patience: [store] {limit}{})",
+        at_fault(.source),
+        of_timeout(.source)
     )]
     Exhausted {
         /// The object.

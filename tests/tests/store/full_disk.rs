@@ -1,4 +1,5 @@
-//! A disk that is full: one line names the file and the remedy, nothing half written stays, and with more room the same run goes on.
+//! A disk that is full: one line names the file and the remedy, nothing half written stays, and with more room the same run goes on. And what
+//! the system allows of files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,7 +47,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// The survey that both tests run over, in a folder of its own.
+/// The survey that the tests run over, in a folder of its own.
 fn prepared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     network(&folder.path().join("network.safetensors"), &[40, 12, 6, 3]);
@@ -56,20 +57,35 @@ fn prepared() -> tempfile::TempDir {
     folder
 }
 
+/// A run below a limit of the shell's.
+fn run_limited(limit: &str, file: &Path) -> Command {
+    let mut limited = Command::new("bash");
+    limited.arg("-c").arg(format!("{limit}; exec \"$0\" run \"$1\""));
+    limited.arg(fisherflow().get_program()).arg(file).env("NO_COLOR", "1");
+    limited
+}
+
 #[test]
 fn a_limit_on_the_size_of_files_is_told_as_an_error() {
     let folder = prepared();
     let folder = folder.path();
     let file = RunFile::new(folder, "limited").write(folder, "limited");
-    let binary = fisherflow().get_program().to_owned();
-    // Room for the claim, and for no table of Jacobians.
-    let mut limited = Command::new("bash");
-    limited.args(["-c", "ulimit -f 4; exec \"$0\" run \"$1\""]);
-    limited.arg(binary).arg(&file).env("NO_COLOR", "1");
     let output = folder.join("limited");
-    run(&mut limited).expect(1, &["there is no room for", output.to_str().unwrap(), "ile too large"]);
+    // Room for the claim, and for no table of Jacobians.
+    run(&mut run_limited("ulimit -f 4", &file))
+        .expect(1, &["there is no room for", output.to_str().unwrap(), "ile too large"]);
     run(fisherflow().arg("run").arg(&file)).expect_done();
     assert_eq!(digests(&output), digests(&folder.join("undisturbed")));
+}
+
+#[test]
+fn a_low_limit_on_open_files_that_may_be_raised_ends_no_run() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = RunFile::new(folder, "limited").write(folder, "limited");
+    // One file at a time.
+    run(&mut run_limited("ulimit -S -n 4", &file)).expect_done();
+    assert_eq!(digests(&folder.join("limited")), digests(&folder.join("undisturbed")));
 }
 
 #[test]

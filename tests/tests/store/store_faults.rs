@@ -223,7 +223,10 @@ fn a_store_that_stays_away_is_named_and_the_run_goes_on_later() {
     });
     proxy.add(On::any().after(40).times(1), partition);
     let ended = survey.run("partition", hasty, &proxy);
-    ended.expect(75, &["3 attempts", "start the run again"]);
+    ended.expect(
+        75,
+        &["3 attempts", "start the run again", "retries, and timeout_seconds"],
+    );
     survey.expect_to_go_on("partition");
 }
 

@@ -1,6 +1,6 @@
 //! Opens a run: network, catalogues, blocks and prior, and whether they fit one another.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::Device;
@@ -122,6 +122,7 @@ impl Context {
             holding: OnceLock::new(),
             faults,
             progress,
+            failed: AtomicBool::new(false),
             posterior: Mutex::default(),
             bases: Mutex::default(),
             dual_rows_made: AtomicUsize::new(0),

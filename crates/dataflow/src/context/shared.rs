@@ -1,7 +1,7 @@
 //! What one worker of a process loads, finds or chooses for all of them.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, StructureKind};
@@ -24,21 +24,22 @@ use crate::run::stage_state::{FitState, InvertState};
 impl Context {
     /// Loads the posterior of every block from the files that `invert` wrote; the first worker to ask reads them for all.
     pub(crate) fn load_posterior(&self, inverted: &InvertState) -> Result<(), RunError> {
-        let mut posterior = self.posterior.lock().unwrap_or_else(PoisonError::into_inner);
-        if posterior.is_none() {
-            let blocks = self.blocks.iter().zip(&inverted.blocks);
-            let loaded: Result<Vec<_>, _> = blocks
-                .map(|(plan, info)| {
-                    if plan.structure.has_sums() {
-                        files::read_inverse(self, plan, info.clone())
-                    } else {
-                        self.dual_precision(info.clone())
-                    }
-                })
-                .collect();
-            *posterior = Some(Arc::new(loaded?));
-        }
-        Ok(())
+        self.one_at_a_time(&self.posterior, |posterior| {
+            if posterior.is_none() {
+                let blocks = self.blocks.iter().zip(&inverted.blocks);
+                let loaded: Result<Vec<_>, _> = blocks
+                    .map(|(plan, info)| {
+                        if plan.structure.has_sums() {
+                            files::read_inverse(self, plan, info.clone())
+                        } else {
+                            self.dual_precision(info.clone())
+                        }
+                    })
+                    .collect();
+                *posterior = Some(Arc::new(loaded?));
+            }
+            Ok(())
+        })
     }
 
     /// The block that is held as dual, if there is one.
@@ -120,14 +121,15 @@ impl Context {
 
     /// The eigenbases that the curvature pass left; the first worker to ask reads them for all.
     pub(crate) fn load_bases(&self) -> Result<Bases, RunError> {
-        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = &*bases {
-            return Ok(Arc::clone(loaded));
-        }
-        let read = |(block, plan)| Ok((block, Arc::new(files::read_bases(self, plan)?)));
-        let loaded = Arc::new(self.corrected().map(read).collect::<Result<_, RunError>>()?);
-        *bases = Some(Arc::clone(&loaded));
-        Ok(loaded)
+        self.one_at_a_time(&self.bases, |bases| {
+            if let Some(loaded) = &*bases {
+                return Ok(Arc::clone(loaded));
+            }
+            let read = |(block, plan)| Ok((block, Arc::new(files::read_bases(self, plan)?)));
+            let loaded = Arc::new(self.corrected().map(read).collect::<Result<_, RunError>>()?);
+            *bases = Some(Arc::clone(&loaded));
+            Ok(loaded)
+        })
     }
 
     /// Lets go of the eigenbases once no worker of the process sums in them any more.
@@ -177,12 +179,30 @@ impl Context {
         if let Some(known) = cell.get() {
             return Ok(known);
         }
-        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = cell.get() {
-            return Ok(known);
+        self.one_at_a_time(&self.choosing, |_| {
+            if let Some(known) = cell.get() {
+                return Ok(known);
+            }
+            let made = make()?;
+            Ok(cell.get_or_init(|| made))
+        })
+    }
+
+    /// What a worker makes of what all of its process share, while the others wait. Once one has failed, those behind it stop: each would
+    /// only fail likewise, after all of the store's patience, or after a hash of the same large files.
+    fn one_at_a_time<T, U>(
+        &self,
+        shared: &Mutex<T>,
+        make: impl FnOnce(&mut T) -> Result<U, RunError>,
+    ) -> Result<U, RunError> {
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.faults.raised() || self.failed.load(Ordering::Acquire) {
+            return Err(RunError::Stopped);
         }
-        let made = make()?;
-        Ok(cell.get_or_init(|| made))
+        let made = make(&mut shared);
+        // Before the next one comes: a fault is raised only where its worker ends.
+        self.failed.fetch_or(made.is_err(), Ordering::Release);
+        made
     }
 
     /// Keeps a block in its eigenbasis for the workers of this process.
@@ -194,21 +214,22 @@ impl Context {
     /// Every block in its eigenbasis, of a Hessian over `n_spectra` spectra; the first worker to ask factors for all of its process what
     /// other processes have.
     pub(crate) fn scans(&self, n_spectra: u64) -> Result<Vec<Arc<PriorScan>>, RunError> {
-        let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
-        for (block, plan) in (0..).zip(&self.blocks) {
-            if let std::collections::btree_map::Entry::Vacant(missing) = scans.entry(block) {
-                let threads = self.network.arithmetic().threads;
-                let scan = if plan.structure.has_sums() {
-                    let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
-                    factored.prior_scan(self.captures(), threads)?
-                } else {
-                    let rows = self.dual_rows()?;
-                    dual_prior_scan(&rows.layout, rows.all()?, self.cores, threads)?
-                };
-                missing.insert(Arc::new(scan));
+        self.one_at_a_time(&self.scans, |scans| {
+            for (block, plan) in (0..).zip(&self.blocks) {
+                if let std::collections::btree_map::Entry::Vacant(missing) = scans.entry(block) {
+                    let threads = self.network.arithmetic().threads;
+                    let scan = if plan.structure.has_sums() {
+                        let factored = factor(plan, files::read_hessian(self, plan, n_spectra)?, self.cores)?;
+                        factored.prior_scan(self.captures(), threads)?
+                    } else {
+                        let rows = self.dual_rows()?;
+                        dual_prior_scan(&rows.layout, rows.all()?, self.cores, threads)?
+                    };
+                    missing.insert(Arc::new(scan));
+                }
             }
-        }
-        Ok(scans.values().cloned().collect())
+            Ok(scans.values().cloned().collect())
+        })
     }
 
     /// Lets the blocks in their eigenbases go.
@@ -266,5 +287,87 @@ impl Context {
     /// The factors of the weights' part, `[K]`, where they are asked for and once they are known.
     pub(crate) fn label_scale(&self) -> Option<&[f64]> {
         self.label_scale.get().map(Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use fisherflow_network::to_safetensors;
+    use fisherflow_spectra::Simulation;
+    use fisherflow_store::{StoreOptions, Stores, WrittenFile, simulated_columns, write_simulated};
+
+    use super::*;
+    use crate::job::{CatalogueSource, Job, Noise};
+    use crate::progress::meter::Meter;
+    use crate::run::stage_state::Step;
+
+    #[test]
+    fn what_one_worker_cannot_load_no_other_reads_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        write_simulated(&stores, &path("catalogue"), &Simulation::new(20, 7), 30, 30).unwrap();
+        let (weight, bias) = (vec![0.25; 60], [0.0; 3]);
+        let layer = [
+            ("layers.0.weight", &[3, 20_usize][..], &weight[..]),
+            ("layers.0.bias", &[3][..], &bias[..]),
+        ];
+        let network = to_safetensors(layer, HashMap::new()).unwrap();
+        std::fs::write(path("network.safetensors"), network).unwrap();
+        let catalogue = CatalogueSource::new(path("catalogue"), simulated_columns());
+        let mut job = Job::new(path("network.safetensors"), catalogue, Prior::Fixed(1.0), path("out"));
+        job.network.said.layers = Some(vec!["dense".to_owned()]);
+        job.curvature.structure = StructureKind::Kfac.into();
+        let unit: Vec<Vec<f64>> = (0..3).map(|k| (0..3).map(|l| f64::from(k == l)).collect()).collect();
+        job.noise = Noise::Covariance(unit);
+        let context = Context::open(Arc::new(job), (1, 4), Meter::silent()).unwrap();
+
+        // Not what was written.
+        let file = WrittenFile {
+            path: "posterior/inverse/block-000.parquet".to_owned(),
+            rows: 1,
+            bytes: 1000,
+            sha256: "0".repeat(64),
+        };
+        let uri = context.output.child(&file.path);
+        stores.write(&uri, vec![1; 1000]).unwrap();
+        context.left_files.take_over(Step::Invert, std::slice::from_ref(&file));
+        let inverted = InvertState {
+            run_id: context.run_id.clone(),
+            prior: context.prior_choice().unwrap().clone(),
+            blocks: vec![BlockInfo {
+                block: 0,
+                layers: vec!["layers.0".to_owned()],
+                structure: StructureKind::Kfac,
+                n_weights: 63,
+                n_spectra: 30,
+                n_terms: 30,
+                prior_precision: 1.0,
+                log_det: 0.0,
+                effective_parameters: 0.0,
+                smallest_eigenvalue: None,
+                largest_eigenvalue: None,
+                condition: 1.0,
+                clipped_eigenvalues: 0,
+                most_negative_eigenvalue: 0.0,
+                jitter: 0.0,
+                low_rank: None,
+            }],
+            files: vec![file],
+        };
+        let read = || context.stores.traffic().counts().bytes_read;
+        let before = read();
+        let error = context.load_posterior(&inverted).unwrap_err();
+        assert!(matches!(error, RunError::Damaged { .. }), "{error}");
+        let once = read();
+        assert!(once >= before + 1000, "{before} {once}");
+        // Those who waited for it, whether its fault is raised by then or not.
+        for _ in 1..4 {
+            let error = context.load_posterior(&inverted).unwrap_err();
+            assert!(matches!(error, RunError::Stopped), "{error}");
+        }
+        assert_eq!(read(), once);
     }
 }

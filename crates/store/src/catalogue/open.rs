@@ -346,6 +346,7 @@ fn is_about_the_object(error: &StoreError) -> bool {
             | StoreError::Exhausted { .. }
             | StoreError::Expired { .. }
             | StoreError::Replaced { .. }
+            | StoreError::TooManyFiles { .. }
             | StoreError::Spectra(_)
     )
 }

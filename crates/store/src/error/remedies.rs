@@ -1,9 +1,31 @@
 //! What errors say beyond what went wrong: what to do about it.
 
+use crate::Cause;
+use crate::objects::verdict::is_skewed;
+
 pub(super) fn of_bytes(bytes: u64) -> String {
     match bytes {
         0 => String::new(),
         bytes => format!(" ({bytes} bytes)"),
+    }
+}
+
+/// What to look at where a store failed again and again, by what it said at last.
+pub(super) fn at_fault(said: &Cause) -> &'static str {
+    if is_skewed(said) {
+        "set this machine's clock (the store says that it is wrong)"
+    } else {
+        "look at the store"
+    }
+}
+
+/// What else allows more patience, by what was said at last: of a request that took too long each further one may.
+pub(super) fn of_timeout(said: &Cause) -> &'static str {
+    // As the client words it, of a request and of a connection that does not come about.
+    if said.text().contains("operation timed out") && !said.text().contains("(Connect)") {
+        ", and timeout_seconds where the connection is slow"
+    } else {
+        ""
     }
 }
 
@@ -60,6 +82,43 @@ pub(super) fn did_you_mean(nearest: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use crate::{Cause, StoreError};
+
+    fn spent(said: &str) -> String {
+        let error = StoreError::Exhausted {
+            uri: "s3://b/out/a.parquet".to_owned(),
+            bytes: String::new(),
+            action: "written",
+            attempts: 3,
+            seconds: 180.0,
+            limit: "retry_seconds",
+            source: Cause::said(said),
+        };
+        error.to_string()
+    }
+
+    #[test]
+    fn where_patience_ends_over_a_wrong_clock_the_clock_is_named() {
+        let said = spent("403 Forbidden: <Code>RequestTimeTooSkewed</Code>");
+        assert!(
+            said.contains("this machine's clock") && !said.contains("look at the store"),
+            "{said}"
+        );
+        let said = spent("503 Service Unavailable: <Code>SlowDown</Code>");
+        assert!(!said.contains("clock") && said.contains("look at the store"), "{said}");
+    }
+
+    #[test]
+    fn where_patience_ends_over_requests_that_take_too_long_their_time_is_named_too() {
+        let said = spent("HTTP error: error sending request: operation timed out");
+        assert!(said.contains("retry_seconds, and timeout_seconds"), "{said}");
+        for other in [
+            "HTTP error: error sending request: client error (Connect): operation timed out",
+            "503 Service Unavailable: <Code>SlowDown</Code>",
+        ] {
+            let said = spent(other);
+            assert!(said.contains("retry_seconds)"), "{said}");
+        }
+    }
 
     #[test]
     fn a_document_that_cannot_be_understood_is_made_good_by_what_fits_it() {

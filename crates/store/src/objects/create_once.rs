@@ -99,6 +99,7 @@ mod tests {
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use async_trait::async_trait;
     use futures::stream::BoxStream;
@@ -241,8 +242,8 @@ mod tests {
         assert_eq!(groups.record("pass", "a").unwrap(), Some(committed.record));
     }
 
-    /// Answers a request to a store that is busy and has nothing, and notes its method.
-    fn answer(stream: TcpStream, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    /// Answers a request to a store that has nothing with `status`, or never, and notes its method. First contacts are always answered.
+    fn answer(stream: TcpStream, status: Option<&str>, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
         let mut request = BufReader::new(stream);
         let mut line = String::new();
         request.read_line(&mut line)?;
@@ -262,17 +263,28 @@ mod tests {
         }
         request.read_exact(&mut vec![0; length])?;
         asked.lock().unwrap().push(method.to_owned());
-        let status = if method == "HEAD" {
-            "404 Not Found"
-        } else {
-            "503 Slow Down"
+        let status = match (method, status) {
+            ("HEAD", _) => "404 Not Found",
+            (_, Some(status)) => status,
+            (_, None) => loop {
+                std::thread::park();
+            },
         };
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         request.into_inner().write_all(answer.as_bytes())
     }
 
-    /// A bucket whose store [`answer`]s, and the methods of the requests to it.
+    /// A bucket whose store is busy, and the methods of the requests to it.
     fn busy() -> (Stores, Arc<Mutex<Vec<String>>>) {
+        let patience = Patience {
+            retries: 2,
+            ..Patience::default()
+        };
+        answered(Some("503 Slow Down"), patience)
+    }
+
+    /// A bucket whose store [`answer`]s so, and the methods of the requests to it.
+    fn answered(status: Option<&'static str>, patience: Patience) -> (Stores, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -280,7 +292,7 @@ mod tests {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let noted = Arc::clone(&noted);
-                std::thread::spawn(move || answer(stream.unwrap(), &noted));
+                std::thread::spawn(move || answer(stream.unwrap(), status, &noted));
             }
         });
         let s3 = [
@@ -290,10 +302,7 @@ mod tests {
             ("endpoint", endpoint.as_str()),
         ];
         let options = StoreOptions {
-            patience: Patience {
-                retries: 2,
-                ..Patience::default()
-            },
+            patience,
             s3: s3.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
             ..StoreOptions::default()
         };
@@ -336,6 +345,20 @@ mod tests {
         let error = read.next().unwrap().unwrap_err();
         assert!(is_spent(&error), "{error}");
         assert_eq!(*asked.lock().unwrap(), ["HEAD", "GET", "GET", "GET"]);
+    }
+
+    #[test]
+    fn where_a_store_never_answers_the_time_of_a_request_is_named() {
+        let patience = Patience {
+            retries: 0,
+            timeout: Duration::from_secs(1),
+            ..Patience::default()
+        };
+        let (stores, asked) = answered(None, patience);
+        let error = stores.read("s3://survey/a").unwrap_err();
+        assert!(matches!(error, StoreError::Exhausted { .. }), "{error}");
+        assert!(error.to_string().contains("retries, and timeout_seconds"), "{error}");
+        assert_eq!(*asked.lock().unwrap(), ["HEAD", "GET"]);
     }
 
     #[test]

@@ -46,6 +46,13 @@ pub(crate) fn failed(
             source,
         };
     }
+    if location.place == Place::Local && is_one_too_many(&error) {
+        return StoreError::TooManyFiles {
+            uri,
+            action: action.done(),
+            source,
+        };
+    }
     if location.place == Place::Local && matches!(action, Action::Write | Action::Delete) {
         return match no_room(&error) {
             Some(bytes) => StoreError::NoRoom { uri, bytes, source },
@@ -172,9 +179,20 @@ fn is_of_the_disk(error: &object_store::Error) -> bool {
     let failed = |error: &std::io::Error| {
         (cfg!(unix) && error.raw_os_error() == Some(EIO)) || error.kind() == ErrorKind::StaleNetworkFileHandle
     };
-    chain(error)
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(failed)
+    of_the_system(error).any(failed)
+}
+
+/// Whether as many files are open as this process, or the whole system, may have.
+fn is_one_too_many(error: &object_store::Error) -> bool {
+    // On every Unix; they have no kind of their own.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    cfg!(unix) && of_the_system(error).any(|error| matches!(error.raw_os_error(), Some(ENFILE | EMFILE)))
+}
+
+/// What the system said.
+fn of_the_system(error: &object_store::Error) -> impl Iterator<Item = &std::io::Error> {
+    chain(error).filter_map(|cause| cause.downcast_ref())
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -225,6 +243,14 @@ mod tests {
             let said = error.to_string();
             assert!(said.contains("/out/claim.json") && said.contains(done), "{said}");
             assert!(!said.contains("directory"), "{said}");
+        }
+        // Of this process, and of the whole system.
+        for code in [24, 23] {
+            for (action, done) in [(Action::Write, "written"), (Action::Read, "read")] {
+                let said = of(action, code).to_string();
+                assert!(said.contains(done) && said.contains("ulimit -n"), "{said}");
+                assert!(!said.contains("choose an output"), "{said}");
+            }
         }
         // A folder that is not there, and one that is read alone.
         for code in [2, 30] {

@@ -14,6 +14,8 @@ const EXPIRED: [&str; 5] = [
 ];
 /// S3's names for what passes, beside every status from 500.
 const PASSING: [&str; 2] = ["RequestTimeout<", "SlowDown"];
+/// S3's name for a request that a wrong clock dated (403): that of a machine that was suspended is set right within minutes.
+const SKEWED: &str = "RequestTimeTooSkewed<";
 /// S3's names for a write that met another one at work (409): what came of that nobody knows yet.
 const CONFLICTS: [&str; 2] = ["ConditionalRequestConflict", "OperationAborted"];
 
@@ -45,6 +47,7 @@ pub(crate) fn verdict(error: &Error) -> Verdict {
     }
     let refused = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
     match status(error) {
+        _ if is_skewed(&said) => Verdict::Again,
         _ if says(&EXPIRED) => Verdict::Expired,
         _ if matches!(error, Error::Unauthenticated { .. }) => Verdict::Expired,
         _ if refused => Verdict::Refused,
@@ -55,6 +58,11 @@ pub(crate) fn verdict(error: &Error) -> Verdict {
         // The connection, or an answer that was cut short.
         None => Verdict::Again,
     }
+}
+
+/// Whether a store said that this machine's clock is wrong.
+pub(crate) fn is_skewed(said: &Cause) -> bool {
+    said.text().contains(SKEWED)
 }
 
 /// The status that the store answered with; `None` where no whole answer came.
@@ -113,5 +121,7 @@ mod tests {
         };
         assert_eq!(verdict(&denied("<Code>ExpiredToken</Code>")), Verdict::Expired);
         assert_eq!(verdict(&denied("<Code>AccessDenied</Code>")), Verdict::Refused);
+        let skewed = denied("403 Forbidden: <Code>RequestTimeTooSkewed</Code>");
+        assert_eq!(verdict(&skewed), Verdict::Again);
     }
 }

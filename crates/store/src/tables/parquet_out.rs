@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use crate::hex::hex;
 use crate::objects::async_reader::store_error;
 use crate::objects::failure::{Action, failed};
-use crate::objects::location::Location;
+use crate::objects::location::{Location, Place};
 use crate::objects::stores::start_waiter;
 use crate::{Cause, StoreError, Stores};
 
@@ -41,7 +41,7 @@ const ROW_GROUP_ROWS: usize = 65_536;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 /// Bytes of a part of an upload; a smaller file is one request.
 const PART: usize = 16 << 20;
-/// Parts that are on their way at a time: more hold more memory, and on a disk wait for one another.
+/// Parts that are on their way at a time: more hold more memory, share a connection that may be slow, and on a disk wait for one another.
 const UPLOADS: usize = 2;
 /// How long the end of the process waits for an upload to be aborted.
 const ABORT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -143,18 +143,8 @@ impl ParquetOut {
         bytes: usize,
     ) -> Result<Self, StoreError> {
         let uri = format!("{output}/{path}");
-        let location = stores.locate(&uri)?;
-        let digest = Arc::new(Mutex::new(Hashed::default()));
-        let writer = HashingWriter {
-            upload: BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), PART)
-                .with_max_concurrency(UPLOADS),
-            ending: false,
-            digest: Arc::clone(&digest),
-            hashing: None,
-            location,
-            secrets: stores.secrets(),
-            endpoint: stores.endpoint(),
-        };
+        let writer = HashingWriter::new(stores, stores.locate(&uri)?);
+        let digest = Arc::clone(&writer.digest);
         // Without the hint of the Arrow library: pyarrow then shows our metadata as the schema's.
         let options = ArrowWriterOptions::new()
             .with_properties(properties(schema, metadata, bytes))
@@ -310,6 +300,31 @@ impl std::fmt::Debug for ParquetOut {
 }
 
 impl HashingWriter {
+    fn new(stores: &Stores, location: Location) -> Self {
+        Self {
+            upload: BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), PART)
+                .with_max_concurrency(UPLOADS),
+            ending: false,
+            digest: Arc::default(),
+            hashing: None,
+            location,
+            secrets: stores.secrets(),
+            endpoint: stores.endpoint(),
+        }
+    }
+
+    /// Passes bytes on. The upload waits for parts on their way between two pieces, not within one: on S3 a piece is no more than a part.
+    async fn put(&mut self, mut bytes: Bytes) -> Result<(), object_store::Error> {
+        let most = match self.location.place {
+            Place::Local => bytes.len(),
+            Place::S3 { .. } => PART,
+        };
+        while bytes.len() > most {
+            self.upload.put(bytes.split_to(most)).await?;
+        }
+        self.upload.put(bytes).await
+    }
+
     /// Waits until all that was written is hashed.
     async fn hashed(&mut self) -> parquet::errors::Result<()> {
         match self.hashing.take() {
@@ -339,16 +354,19 @@ impl AsyncFileWriter for HashingWriter {
                 digest.hash.update(&hashed);
                 digest.bytes += hashed.len() as u64;
             }));
-            let put = self.upload.put(bytes).await;
+            let put = self.put(bytes).await;
             put.map_err(|error| self.failed(error))
         }
         .boxed()
     }
 
     fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
-        self.ending = true;
         async move {
             self.hashed().await?;
+            // The end sends what is left whether there is room or not: that is waited for here.
+            let room = self.put(Bytes::new()).await;
+            room.map_err(|error| self.failed(error))?;
+            self.ending = true;
             let closed = close(&mut self.upload).await;
             closed.map_err(|error| self.failed(error))
         }
@@ -422,4 +440,113 @@ fn float_leaves(field: &Field, path: &mut Vec<String>, found: &mut impl FnMut(&[
         _ => {}
     }
     path.pop();
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use object_store::path::Path;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+        PutOptions, PutPayload, PutResult, UploadPart,
+    };
+
+    use super::*;
+    use crate::StoreOptions;
+
+    /// Takes uploads in parts; how many parts are on their way, and were at a time, at most.
+    #[derive(Clone, Debug, Default)]
+    struct Uplink(Arc<Mutex<[usize; 2]>>);
+
+    #[async_trait]
+    impl MultipartUpload for Uplink {
+        fn put_part(&mut self, _: PutPayload) -> UploadPart {
+            let uplink = Arc::clone(&self.0);
+            let [now, most] = &mut *self.0.lock().unwrap();
+            *now += 1;
+            *most = (*most).max(*now);
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                uplink.lock().unwrap()[0] -= 1;
+                Ok(())
+            })
+        }
+
+        async fn complete(&mut self) -> object_store::Result<PutResult> {
+            Ok(PutResult {
+                e_tag: None,
+                version: None,
+            })
+        }
+
+        async fn abort(&mut self) -> object_store::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl std::fmt::Display for Uplink {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Uplink")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Uplink {
+        async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> object_store::Result<PutResult> {
+            unimplemented!()
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            _: &Path,
+            _: PutMultipartOptions,
+        ) -> object_store::Result<Box<dyn MultipartUpload>> {
+            Ok(Box::new(self.clone()))
+        }
+
+        async fn get_opts(&self, _: &Path, _: GetOptions) -> object_store::Result<GetResult> {
+            unimplemented!()
+        }
+
+        fn delete_stream(
+            &self,
+            _: BoxStream<'static, object_store::Result<Path>>,
+        ) -> BoxStream<'static, object_store::Result<Path>> {
+            unimplemented!()
+        }
+
+        fn list(&self, _: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+            unimplemented!()
+        }
+
+        async fn list_with_delimiter(&self, _: Option<&Path>) -> object_store::Result<ListResult> {
+            unimplemented!()
+        }
+
+        async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> object_store::Result<()> {
+            unimplemented!()
+        }
+    }
+
+    #[test]
+    fn no_more_parts_are_on_their_way_at_a_time_than_may_be() {
+        let uplink = Uplink::default();
+        let location = Location {
+            store: Arc::new(uplink.clone()),
+            path: "out/a.parquet".into(),
+            place: Place::S3 {
+                bucket: "survey".to_owned(),
+            },
+        };
+        let mut writer = HashingWriter::new(&Stores::new(StoreOptions::default(), 1).unwrap(), location);
+        // As a row group comes, whole, and what is left behind it.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            writer.write(Bytes::from(vec![0; 4 * PART])).await.unwrap();
+            writer.write(Bytes::from_static(b"footer")).await.unwrap();
+            writer.complete().await.unwrap();
+        });
+        assert_eq!(*uplink.0.lock().unwrap(), [0, UPLOADS]);
+    }
 }
