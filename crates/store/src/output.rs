@@ -29,6 +29,8 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUCCESS: &str = "_SUCCESS";
 /// The page of plots, which another crate writes.
 pub(crate) const REPORT: &str = "report.html";
+/// All folders of an output.
+const FOLDERS: [&str; 6] = [DATA[0], DATA[1], DATA[2], STAGES, CLAIMS, RENDEZVOUS];
 
 /// The place that a run writes to.
 #[derive(Clone, Debug)]
@@ -151,7 +153,7 @@ impl Output {
     /// The store cannot be listed.
     pub fn contents(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let start = self.child("");
-        let objects = self.stores.list_all(&self.uri)?;
+        let objects = self.objects()?;
         let relative = |path: &str| path.strip_prefix(&start).unwrap_or(path).to_owned();
         Ok(objects
             .iter()
@@ -216,19 +218,20 @@ impl Output {
         &self.stores
     }
 
-    /// Everything it holds, but where processes find one another: those of this very run may be there before its claim.
+    /// Everything it holds, but the markers of its folders on S3: no listing tells that of an empty one from a file.
     fn objects(&self) -> Result<Vec<ObjectVersion>, StoreError> {
-        let meeting = self.child(RENDEZVOUS) + "/";
         let mut objects = self.stores.list_all(&self.uri)?;
-        objects.retain(|object| !object.path.starts_with(&meeting));
+        let is_folder = |path: &str| FOLDERS.iter().any(|folder| path == self.child(folder));
+        objects.retain(|object| object.size > 0 || !is_folder(&object.path));
         Ok(objects)
     }
 
-    /// The error that a place gives which holds something but our claim.
+    /// The error that a place gives which holds something but our claim, and where processes find one another: those of this very run may be there
+    /// before it.
     pub(crate) fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
-        let claim = self.child(CLAIM);
-        let objects = self.objects()?;
-        let Some(object) = objects.into_iter().find(|object| object.path != claim) else {
+        let (claim, meeting) = (self.child(CLAIM), self.child(RENDEZVOUS) + "/");
+        let mut objects = self.objects()?.into_iter();
+        let Some(object) = objects.find(|object| object.path != claim && !object.path.starts_with(&meeting)) else {
             return Ok(None);
         };
         Ok(Some(match self.manifest()? {
