@@ -9,12 +9,15 @@ pub(crate) mod rendezvous;
 pub(crate) mod tidy;
 pub(crate) mod verify;
 
+use std::io::ErrorKind;
+
 use fisherflow_spectra::ObjectVersion;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
 use crate::line::own_folder;
+use crate::objects::location::Place;
 use crate::output::claim::CLAIMS;
 use crate::{Creation, GroupStore, Manifest, Rendezvous, StoreError, Stores, WrittenFile};
 
@@ -212,6 +215,28 @@ impl Output {
         self.clear_claims()?;
         self.clear_staged();
         Ok(())
+    }
+
+    /// Refuses a place that nobody holds and that no run could claim, whatever it may overwrite; touches nothing.
+    ///
+    /// # Errors
+    /// It holds what is not ours ([`StoreError::NotOurs`]), lies below a file ([`StoreError::NotWritable`]), or cannot be listed.
+    pub fn check_claimable(&self) -> Result<(), StoreError> {
+        let location = self.stores.locate(&self.uri)?;
+        if location.place == Place::Local
+            && let Err(error) = std::fs::metadata(location.uri())
+            && error.kind() == ErrorKind::NotADirectory
+        {
+            return Err(StoreError::NotWritable {
+                uri: self.child(CLAIM),
+                source: self.stores.cause(&error),
+            });
+        }
+        match self.foreign()? {
+            // Unless it is of whoever has claimed it since.
+            Some(error @ StoreError::NotOurs { .. }) if !self.stores.exists(&self.child(CLAIM))? => Err(error),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn stores(&self) -> &Stores {

@@ -17,6 +17,8 @@ fn an_output_that_cannot_be_written_is_named() {
         1,
         &["file/out", "cannot be written", "choose an output"],
     );
+    run(fisherflow().arg("plan").arg(run_file.write(folder.path(), "run")))
+        .expect(1, &["file/out", "cannot be written"]);
     assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"not a folder");
 }
 
@@ -155,8 +157,10 @@ fn what_is_not_ours_is_neither_written_to_nor_deleted() {
         &["not an output of fisherflow", "thesis.tex"],
     );
     let file = run_file.write(folder.path(), "run");
-    let forced = run(fisherflow().arg("run").arg(&file).arg("--overwrite"));
-    forced.expect(2, &["not an output of fisherflow", "thesis.tex"]);
+    for asked in [&["run", "--overwrite"][..], &["plan"]] {
+        let forced = run(fisherflow().args(asked).arg(&file));
+        forced.expect(2, &["not an output of fisherflow", "thesis.tex"]);
+    }
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
 }
 
