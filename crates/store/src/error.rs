@@ -485,6 +485,16 @@ pub enum StoreError {
         /// One of the objects there.
         object: String,
     },
+    /// In an output that is to make room for another run lies what no run wrote.
+    #[error(
+        "{object} is of no run, and lies in the output {output}, of which nothing was deleted: move it elsewhere, or choose another output"
+    )]
+    NotOfARun {
+        /// The output.
+        output: String,
+        /// One of the objects there.
+        object: String,
+    },
     /// The commit lost against another one.
     #[error("{output} was committed by run {run_id} {difference}: this run's result is not visible")]
     CommitConflict {

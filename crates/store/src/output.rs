@@ -9,12 +9,16 @@ pub(crate) mod rendezvous;
 pub(crate) mod tidy;
 pub(crate) mod verify;
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+
 use fisherflow_spectra::ObjectVersion;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
 use crate::line::own_folder;
+use crate::objects::location::Place;
 use crate::output::claim::CLAIMS;
 use crate::{Creation, GroupStore, Manifest, Rendezvous, StoreError, Stores, WrittenFile};
 
@@ -29,6 +33,25 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUCCESS: &str = "_SUCCESS";
 /// The page of plots, which another crate writes.
 pub(crate) const REPORT: &str = "report.html";
+/// The documents beside its folders.
+pub(crate) const DOCUMENTS: [&str; 4] = [CLAIM, MANIFEST, SUCCESS, REPORT];
+/// All folders of an output.
+const FOLDERS: [&str; 6] = [DATA[0], DATA[1], DATA[2], STAGES, CLAIMS, RENDEZVOUS];
+
+/// What of an output an object in it goes with, by path: a folder, with its `/`, or a document; `None`: no run writes such an object.
+fn part_of(path: &str) -> Option<&str> {
+    let Some((folder, below)) = path.split_once('/') else {
+        return DOCUMENTS.contains(&path).then_some(path);
+    };
+    let start = folder.len() + 1;
+    let end = match folder {
+        // The status is written while the others go: its folder must not.
+        STAGES => below.find('/').map_or(path.len(), |at| start + at + 1),
+        _ if FOLDERS.contains(&folder) => start,
+        _ => return None,
+    };
+    Some(&path[..end])
+}
 
 /// The place that a run writes to.
 #[derive(Clone, Debug)]
@@ -151,7 +174,7 @@ impl Output {
     /// The store cannot be listed.
     pub fn contents(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let start = self.child("");
-        let objects = self.stores.list_all(&self.uri)?;
+        let objects = self.objects()?;
         let relative = |path: &str| path.strip_prefix(&start).unwrap_or(path).to_owned();
         Ok(objects
             .iter()
@@ -212,23 +235,73 @@ impl Output {
         Ok(())
     }
 
+    /// Whether an object, of a URI as listings give it, lies where runs write, and delete what they find.
+    #[must_use]
+    pub fn is_place_of(&self, uri: &str) -> bool {
+        let path = uri.strip_prefix(&self.child(""));
+        path.is_some_and(|path| part_of(path).is_some())
+    }
+
+    /// Refuses to make room for another run where not all that is there is of runs; touches nothing.
+    ///
+    /// # Errors
+    /// It is not ([`StoreError::NotOfARun`]), or cannot be listed.
+    pub fn check_removable(&self) -> Result<(), StoreError> {
+        self.parts().map(drop)
+    }
+
+    /// The parts of all that is there, by path.
+    fn parts(&self) -> Result<BTreeSet<String>, StoreError> {
+        let contents = self.contents()?;
+        let parts = contents.iter().map(|(path, _)| {
+            part_of(path).map(str::to_owned).ok_or_else(|| StoreError::NotOfARun {
+                output: self.uri.clone(),
+                object: self.child(path),
+            })
+        });
+        parts.collect()
+    }
+
+    /// Refuses a place that nobody holds and that no run could claim, whatever it may overwrite; touches nothing.
+    ///
+    /// # Errors
+    /// It holds what is not ours ([`StoreError::NotOurs`]), lies below a file ([`StoreError::NotWritable`]), or cannot be listed.
+    pub fn check_claimable(&self) -> Result<(), StoreError> {
+        let location = self.stores.locate(&self.uri)?;
+        if location.place == Place::Local
+            && let Err(error) = std::fs::metadata(location.uri())
+            && error.kind() == ErrorKind::NotADirectory
+        {
+            return Err(StoreError::NotWritable {
+                uri: self.child(CLAIM),
+                source: self.stores.cause(&error),
+            });
+        }
+        match self.foreign()? {
+            // Unless it is of whoever has claimed it since.
+            Some(error @ StoreError::NotOurs { .. }) if !self.stores.exists(&self.child(CLAIM))? => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn stores(&self) -> &Stores {
         &self.stores
     }
 
-    /// Everything it holds, but where processes find one another: those of this very run may be there before its claim.
+    /// Everything it holds, but the markers of its folders on S3: no listing tells that of an empty one from a file.
     fn objects(&self) -> Result<Vec<ObjectVersion>, StoreError> {
-        let meeting = self.child(RENDEZVOUS) + "/";
         let mut objects = self.stores.list_all(&self.uri)?;
-        objects.retain(|object| !object.path.starts_with(&meeting));
+        let is_folder = |path: &str| FOLDERS.iter().any(|folder| path == self.child(folder));
+        objects.retain(|object| object.size > 0 || !is_folder(&object.path));
         Ok(objects)
     }
 
-    /// The error that a place gives which holds something but our claim.
+    /// The error that a place gives which holds something but our claim, and where processes find one another: those of this very run may be there
+    /// before it.
     pub(crate) fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
-        let claim = self.child(CLAIM);
-        let objects = self.objects()?;
-        let Some(object) = objects.into_iter().find(|object| object.path != claim) else {
+        let (claim, meeting) = (self.child(CLAIM), self.child(RENDEZVOUS) + "/");
+        let mut objects = self.objects()?.into_iter();
+        let Some(object) = objects.find(|object| object.path != claim && !object.path.starts_with(&meeting)) else {
             return Ok(None);
         };
         Ok(Some(match self.manifest()? {
@@ -252,6 +325,29 @@ impl Output {
 mod tests {
     use super::*;
     use crate::StoreOptions;
+
+    #[test]
+    fn what_runs_write_is_told_from_what_they_do_not() {
+        for (path, part) in [
+            ("claim.json", "claim.json"),
+            ("report.html", "report.html"),
+            ("claims/000002.json", "claims/"),
+            ("posterior/inverse/block-000.parquet", "posterior/"),
+            ("stages/status.json", "stages/status.json"),
+            ("stages/groups/curvature/c9.done", "stages/groups/"),
+        ] {
+            assert_eq!(part_of(path), Some(part), "{path}");
+        }
+        for path in [
+            "thesis.tex",
+            "network.safetensors",
+            "report.html/a",
+            "posteriors/a.parquet",
+            "mine/manifest.json",
+        ] {
+            assert_eq!(part_of(path), None, "{path}");
+        }
+    }
 
     #[test]
     fn a_claim_alone_is_told_from_what_was_begun() {

@@ -1,8 +1,9 @@
 //! Outputs that cannot be written, are another run's, or are complete.
 
 use std::fs;
+use std::path::Path;
 
-use fisherflow_tests::{Ended, Processes, RunFile, digests, fisherflow, has_manifest, run};
+use fisherflow_tests::{Ended, Processes, RunFile, digests, everything_in, fisherflow, has_manifest, run, toml_path};
 
 use crate::{carry_out, prepared, refused};
 
@@ -17,6 +18,8 @@ fn an_output_that_cannot_be_written_is_named() {
         1,
         &["file/out", "cannot be written", "choose an output"],
     );
+    run(fisherflow().arg("plan").arg(run_file.write(folder.path(), "run")))
+        .expect(1, &["file/out", "cannot be written"]);
     assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"not a folder");
 }
 
@@ -155,9 +158,90 @@ fn what_is_not_ours_is_neither_written_to_nor_deleted() {
         &["not an output of fisherflow", "thesis.tex"],
     );
     let file = run_file.write(folder.path(), "run");
-    let forced = run(fisherflow().arg("run").arg(&file).arg("--overwrite"));
-    forced.expect(2, &["not an output of fisherflow", "thesis.tex"]);
+    for asked in [&["run", "--overwrite"][..], &["plan"]] {
+        let forced = run(fisherflow().args(asked).arg(&file));
+        forced.expect(2, &["not an output of fisherflow", "thesis.tex"]);
+    }
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+/// Nor is what came into an output, finished or not, that is to make room for another run: the network of that run, as well.
+#[test]
+fn what_no_run_wrote_into_an_output_is_not_deleted() {
+    let folder = prepared();
+    let out = folder.path().join("out");
+    let file = RunFile::new(folder.path(), "out").write(folder.path(), "run");
+    let mut other = RunFile::new(folder.path(), "out");
+    other.compute = "batch = 32\ngroup = 50".to_owned();
+    let elsewhere = other.write(folder.path(), "elsewhere");
+    other.network = toml_path(&out.join("network.safetensors"));
+    let inside = other.write(folder.path(), "inside");
+    let overwriting = |file: &Path| run(fisherflow().arg("run").arg(file).arg("--overwrite"));
+    for stage in ["fit", "run"] {
+        run(fisherflow().arg(stage).arg(&file)).expect_done();
+        fs::write(out.join("thesis.tex"), "mine").unwrap();
+        let mut before = everything_in(&out);
+        overwriting(&elsewhere).expect(2, &["thesis.tex is of no run", "nothing was deleted"]);
+        assert_eq!(everything_in(&out), before, "{stage}");
+        fs::remove_file(out.join("thesis.tex")).unwrap();
+
+        fs::copy(
+            folder.path().join("network.safetensors"),
+            out.join("network.safetensors"),
+        )
+        .unwrap();
+        before = everything_in(&out);
+        overwriting(&inside).expect(2, &["network.safetensors is of no run", "nothing was deleted"]);
+        assert_eq!(everything_in(&out), before, "{stage}");
+        fs::remove_file(out.join("network.safetensors")).unwrap();
+    }
+    run(fisherflow().arg("verify").arg(&out)).expect_done();
+    overwriting(&elsewhere).expect_done();
+}
+
+/// What runs delete without a word is no place for what they read.
+#[test]
+fn an_input_among_the_files_of_the_output_is_refused() {
+    let folder = prepared();
+    let out = folder.path().join("out");
+    let run_file = RunFile::new(folder.path(), "out");
+    carry_out(folder.path(), &run_file).expect_done();
+    let (network, spectra) = (
+        out.join("posterior/network.safetensors"),
+        out.join("predictions/mine.parquet"),
+    );
+    fs::copy(folder.path().join("network.safetensors"), &network).unwrap();
+    fs::copy(folder.path().join("catalogue/part-00000.parquet"), &spectra).unwrap();
+    let of_network = RunFile {
+        network: toml_path(&network),
+        ..run_file.clone()
+    };
+    let of_catalogue = RunFile {
+        catalogue: toml_path(&spectra),
+        ..run_file.clone()
+    };
+    let of_predict = RunFile {
+        predict: Some(toml_path(&spectra)),
+        ..run_file.clone()
+    };
+    let of_exclude = RunFile {
+        of_catalogue: format!("exclude = \"{}\"", toml_path(&out.join("*/mine.parquet"))),
+        ..run_file
+    };
+    let before = everything_in(&out);
+    for (key, run_file) in [
+        ("network.uri", of_network),
+        ("catalogue.uri", of_catalogue),
+        ("predict.uri", of_predict),
+        ("catalogue.exclude", of_exclude),
+    ] {
+        let file = run_file.write(folder.path(), "reading");
+        for asked in [&["run", "--overwrite"][..], &["plan"]] {
+            let ended = run(fisherflow().args(asked).arg(&file));
+            ended.expect(2, &[key, "lies among the files of the output", "move it elsewhere"]);
+        }
+    }
+    assert_eq!(everything_in(&out), before);
 }
 
 /// Two runs on one output at the same time: one gets it, the other one refuses and changes nothing.

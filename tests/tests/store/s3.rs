@@ -112,6 +112,26 @@ fn a_run_on_s3_gives_what_a_run_on_disk_gives() {
     }
 }
 
+/// As the console of S3 makes them, and Hadoop.
+#[test]
+fn the_markers_of_folders_are_no_files_of_an_output() {
+    let Some(bucket) = Bucket::new(BUCKET) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    network(&folder.path().join("network.safetensors"), &[PIXELS, 6, 3]);
+    write_objects(&folder.path().join("catalogue"), &simulated(PIXELS, 0, 120), 60);
+    let mut run_file = RunFile::new(folder.path(), "out");
+    run_file.output = bucket.uri("out");
+    let file = run_file.write(folder.path(), "s3");
+    bucket.put("out/", b"");
+    assert_eq!(bucket.list("out"), ["out/"]);
+    run(on_s3(bucket.endpoint()).arg("run").arg(&file)).expect_done();
+    for marker in ["out/predictions/", "out/posterior/inverse/"] {
+        bucket.put(marker, b"");
+    }
+    run(on_s3(bucket.endpoint()).arg("verify").arg(bucket.uri("out"))).expect_done();
+    run(on_s3(bucket.endpoint()).arg("run").arg(&file).arg("--overwrite")).expect_done();
+}
+
 #[test]
 fn an_object_that_is_not_on_s3_is_named() {
     let Some(bucket) = Bucket::new(BUCKET) else { return };

@@ -28,6 +28,7 @@ use crate::plan::auto;
 use crate::plan::auto::ChosenStructure;
 use crate::plan::memory::Sizes;
 use crate::progress::meter::Meter;
+use crate::run::inputs;
 use crate::run::prior_choice;
 use crate::run::prior_choice::PriorChoice;
 use crate::run::release::Release;
@@ -137,6 +138,7 @@ impl Context {
             label_scale: OnceLock::new(),
             input_range: OnceLock::new(),
         };
+        inputs::check_apart(&context)?;
         let found_by = context.identity();
         context.basis = Pinned::find(&context, &found_by)?;
         context.run_id = context.identity();

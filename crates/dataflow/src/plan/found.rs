@@ -25,13 +25,17 @@ pub struct FoundRun {
 
 /// Whose run is there; `None`: nobody's, as what another run claimed and never began is once that is gone, and what is of a line and was never
 /// committed.
+///
+/// # Errors
+/// What is there is no run's, so that none could claim the place.
 pub(crate) fn found_run(context: &Context) -> Result<Option<FoundRun>, RunError> {
+    let Some(held) = context.output.held()? else {
+        context.output.check_claimable()?;
+        return Ok(None);
+    };
     if context.release.is_some() {
         return Ok(None);
     }
-    let Some(held) = context.output.held()? else {
-        return Ok(None);
-    };
     let manifest = held.committed.clone().or(context.output.manifest()?);
     let run_of = manifest.as_ref().map(|manifest| &manifest.run_id);
     let run_id = run_of.unwrap_or(&held.claim.run_id).clone();

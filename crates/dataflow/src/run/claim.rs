@@ -52,6 +52,10 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         }
         let found = output.held();
         let Ok(Some(held)) = found else {
+            // Told before it is claimed, and looked at again before anything goes.
+            if asked && matches!(finished_by(output), Ok(Some(_))) {
+                output.check_removable()?;
+            }
             match output.claim(&own, asked)? {
                 Some(holding) => {
                     return Ok(Claimed::Held {
@@ -101,6 +105,9 @@ pub(crate) fn claim(context: &Context, cluster: &Cluster) -> Result<Claimed, Run
         // Its holder may have begun, and ended, while this process looked whether it lives.
         if !may_take()? {
             continue;
+        }
+        if !is_same || complete.is_some() {
+            output.check_removable()?;
         }
         let Some(holding) = output.succeed(&held, &own)? else {
             continue;

@@ -55,6 +55,34 @@ fn catalogue(role: &str, uri: &str, grouped: &GroupedCatalogue) -> ManifestInput
     }
 }
 
+/// Refuses inputs that lie where the run writes its output: what it finds there goes, with `--overwrite` or before its commit.
+pub(crate) fn check_apart(context: &Context) -> Result<(), RunError> {
+    let job = &context.job;
+    let mut read = vec![("network.uri", folder_of(&job.network.uri)?)];
+    if let Some(uri) = &job.basis {
+        read.push(("noise.basis", folder_of(uri)?));
+    }
+    let fit = [("catalogue.uri", "catalogue.exclude", &job.catalogue, &context.fit)];
+    let predict = job.predict.catalogue.as_ref().zip(context.predict.as_ref());
+    let predict = predict.map(|(source, grouped)| ("predict.uri", "predict.exclude", source, grouped));
+    for (objects, exclude, source, grouped) in fit.into_iter().chain(predict) {
+        let summary = grouped.catalogue.summary();
+        read.extend(summary.objects.iter().map(|object| (objects, object.path.clone())));
+        for uri in &source.exclude {
+            let tables = context.stores.list(uri)?;
+            read.extend(tables.into_iter().map(|table| (exclude, table.path)));
+        }
+    }
+    match read.iter().find(|(_, object)| context.output.is_place_of(object)) {
+        None => Ok(()),
+        Some((key, object)) => Err(RunError::Usage(format!(
+            "{key}: {object} lies among the files of the output {}, where a run deletes what it did not write: move it elsewhere, or name another \
+             output",
+            context.output.uri()
+        ))),
+    }
+}
+
 /// Leaves word of what this run reads, for those who find its output unfinished.
 pub(crate) fn note(context: &Context) -> Result<(), RunError> {
     let noted = Noted {

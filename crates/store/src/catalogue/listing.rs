@@ -238,7 +238,6 @@ impl Stores {
         let mut objects: Vec<ObjectVersion> = metas
             .iter()
             .filter(|meta| is_named(meta.location.as_ref()))
-            .filter(|meta| meta.size > 0 || !is_marker(meta.location.as_ref(), &all))
             .map(|meta| version(&base.place, meta))
             .collect();
         objects.sort();
@@ -336,13 +335,6 @@ fn dangling_below(
             _ => {}
         }
     }
-}
-
-/// Whether an object without bytes is the marker of a folder (`night1.parquet/`, as the console of S3 makes it): the listing takes its slash away.
-fn is_marker(name: &str, all: &BTreeSet<&str>) -> bool {
-    let folder = format!("{name}/");
-    let next = all.range::<&str, _>(folder.as_str()..).next();
-    next.is_some_and(|next| next.starts_with(&folder))
 }
 
 /// The finished outputs of a listing.
@@ -555,19 +547,6 @@ mod tests {
             let found = stores.takes_for_object(uri, folder).unwrap();
             assert_eq!(found, taken, "{uri}, {folder}");
         }
-    }
-
-    #[test]
-    fn a_marker_of_a_folder_is_told_by_what_is_in_it() {
-        let all = BTreeSet::from([
-            "s/night1.parquet",
-            "s/night1.parquet.bak",
-            "s/night1.parquet/a.parquet",
-            "s/night2.parquet",
-        ]);
-        assert!(is_marker("s/night1.parquet", &all));
-        assert!(!is_marker("s/night2.parquet", &all));
-        assert!(!is_marker("s/night", &all));
     }
 
     #[test]

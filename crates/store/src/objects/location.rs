@@ -8,6 +8,11 @@ use object_store::path::Path;
 
 use crate::StoreError;
 
+/// Schemes of URIs, of whatever program, that a name on a disk is not likely to begin with.
+const SCHEMES: [&str; 14] = [
+    "s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "adl", "hdfs", "file", "http", "https", "ftp",
+];
+
 /// One place in one store.
 #[derive(Clone, Debug)]
 pub(crate) struct Location {
@@ -92,6 +97,15 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
     };
     let absolute = without_dots(&std::path::absolute(&path).map_err(|e| refuse(&e.to_string()))?);
     let key = absolute.to_str().ok_or_else(|| refuse("its name is not UTF-8"))?;
+    if let Some((begun, scheme)) = begun_as_uri(&absolute) {
+        return Err(StoreError::BadUri {
+            // What follows may be a key and its secret.
+            uri: format!("{begun}..."),
+            reason: format!(
+                "nothing is there under such a name, and a URI goes on with two slashes: write {scheme}://"
+            ),
+        });
+    }
     if let Some(part) = meant_for_a_shell(&absolute) {
         return Err(refuse(&format!(
             "nothing is there under the name {part}, and only a shell takes that for another: write out what it stands for"
@@ -141,6 +155,19 @@ fn meant_for_a_shell(path: &std::path::Path) -> Option<String> {
     })?;
     let name = part.file_name()?.to_str()?.to_owned();
     part.symlink_metadata().is_err().then_some(name)
+}
+
+/// A path up to the first colon behind which it could go on as a URI (`s3:/bucket`, `file:out`), and the scheme, where nothing has that very name.
+fn begun_as_uri(path: &std::path::Path) -> Option<(String, &'static str)> {
+    let begun = path.ancestors().filter_map(|part| {
+        let (said, _) = part.file_name()?.to_str()?.split_once(':')?;
+        let scheme = SCHEMES.iter().find(|scheme| said.eq_ignore_ascii_case(scheme))?;
+        let begun = part.with_file_name(format!("{said}:"));
+        part.symlink_metadata()
+            .is_err()
+            .then(|| (begun.display().to_string(), *scheme))
+    });
+    begun.last()
 }
 
 /// What the names of the objects of a URI start from: the folders before any `*`, absolute.
@@ -205,6 +232,35 @@ mod tests {
             parse(&uri).unwrap();
         }
         for uri in ["s3://survey/~/x", "/data/a~", "/data/~b", "/data/$1", "/data/a$b"] {
+            parse(uri).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_uri_without_its_slashes_is_no_folder_of_that_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, meant) in [
+            ("s3:/key:hunter2@survey/file:", "s3://"),
+            ("s3:survey", "s3://"),
+            ("S3A:/survey", "s3a://"),
+            ("gs:/survey", "gs://"),
+            ("file:out", "file://"),
+        ] {
+            let uri = format!("{}/{name}/x.parquet", folder.path().display());
+            let said = parse(&uri).unwrap_err().to_string();
+            assert!(said.contains(&format!("write {meant}")), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+            parse(&uri).unwrap();
+        }
+        assert!(parse("s3:survey/x.parquet").is_err());
+        for uri in [
+            "s3://survey/file:/x",
+            "/data/night=s3:1/x",
+            "/data/10:00/x",
+            "/data/s3/x",
+            "/data/s3",
+        ] {
             parse(uri).unwrap();
         }
     }

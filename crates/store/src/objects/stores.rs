@@ -1,6 +1,6 @@
 //! Objects by URI: plain paths, `file://` and `s3://`, over one runtime of I/O threads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::io::ErrorKind;
@@ -360,10 +360,13 @@ impl Stores {
         })
     }
 
-    /// Every object below a place, at any depth.
+    /// Every object below a place, at any depth, but for the markers of folders there.
     pub(crate) async fn list_under(&self, base: &Location) -> Result<Vec<ObjectMeta>, StoreError> {
         let prefix = (!base.path.is_root()).then_some(&base.path);
-        self.listed(base, base.store.list(prefix).try_collect().await)
+        let mut metas: Vec<ObjectMeta> = self.listed(base, base.store.list(prefix).try_collect().await)?;
+        let markers = markers(&metas, &base.path);
+        metas.retain(|meta| meta.size > 0 || !markers.contains(&meta.location));
+        Ok(metas)
     }
 
     /// The objects directly in a place, and the folders there.
@@ -381,6 +384,22 @@ impl Stores {
             found => found.map_err(|error| self.failed(base, Action::List, error)),
         }
     }
+}
+
+/// The markers of folders (`out/`, as the console of S3 and Hadoop make them) in a listing, which takes their slash away: of what has no bytes the
+/// place itself that was listed, and what others lie below.
+fn markers(metas: &[ObjectMeta], base: &Path) -> HashSet<Path> {
+    let all: BTreeSet<&str> = metas.iter().map(|meta| meta.location.as_ref()).collect();
+    let is_marker = |location: &Path| location == base || is_folder(location.as_ref(), &all);
+    let empty = metas.iter().filter(|meta| meta.size == 0).map(|meta| &meta.location);
+    empty.filter(|location| is_marker(location)).cloned().collect()
+}
+
+/// Whether some of a listing's names are below another one.
+fn is_folder(name: &str, all: &BTreeSet<&str>) -> bool {
+    let folder = format!("{name}/");
+    let next = all.range::<&str, _>(folder.as_str()..).next();
+    next.is_some_and(|next| next.starts_with(&folder))
 }
 
 pub(crate) fn version(place: &Place, meta: &ObjectMeta) -> ObjectVersion {
@@ -418,5 +437,32 @@ fn remove_if_empty(folder: &std::path::Path) -> std::io::Result<bool> {
         // Something came since.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_of_a_folder_is_told_by_what_is_in_it() {
+        let of = |name: &str, size: u64| ObjectMeta {
+            location: Path::from(name),
+            last_modified: SystemTime::UNIX_EPOCH.into(),
+            size,
+            e_tag: None,
+            version: None,
+        };
+        let metas = [
+            of("s", 0),
+            of("s/night1.parquet", 0),
+            of("s/night1.parquet.bak", 0),
+            of("s/night1.parquet/a.parquet", 1),
+            of("s/night2.parquet", 0),
+            of("s/night3.parquet", 1),
+            of("s/night3.parquet/a.parquet", 1),
+        ];
+        let found = markers(&metas, &Path::from("s"));
+        assert_eq!(found, HashSet::from(["s", "s/night1.parquet"].map(Path::from)));
     }
 }

@@ -8,8 +8,6 @@
 //! `claims/000001.alive` changes every few seconds while its claim is held, for those that cannot ask the holder's own machine.
 //! Once the output is complete only `claim.json` stays.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use crate::output::{CLAIM, DATA, MANIFEST, RENDEZVOUS, STAGES, SUCCESS};
@@ -306,29 +304,24 @@ impl Holding {
     }
 
     /// Deletes what others left in the output: all but the claims, the status and where the processes of this run find one another. The manifest
-    /// goes first, so that no reader takes for whole what is half gone.
+    /// goes first, so that no reader takes for whole what is half gone. Where something is there that no run wrote, nothing goes.
     ///
     /// # Errors
-    /// As [`Holding::check`], or something cannot be deleted.
+    /// As [`Holding::check`] or [`Output::check_removable`], or something cannot be deleted.
     pub fn clear(&self) -> Result<(), StoreError> {
         let (output, stores) = (&self.output, self.output.stores());
-        for mark in [SUCCESS, MANIFEST] {
-            self.check()?;
-            stores.delete(&output.child(mark))?;
+        let mut parts = output.parts()?;
+        for kept in [CLAIM, &format!("{CLAIMS}/"), &format!("{RENDEZVOUS}/"), Output::STATUS] {
+            parts.remove(kept);
         }
-        let kept = [CLAIM, &format!("{CLAIMS}/"), &format!("{RENDEZVOUS}/"), Output::STATUS];
-        let mut entries = BTreeSet::new();
-        for (path, _) in output.contents()? {
-            // The status is written while this goes on: its folder must not go.
-            let depth = if path.starts_with(STAGES) { 2 } else { 1 };
-            entries.insert(path.split_inclusive('/').take(depth).collect::<String>());
-        }
-        for entry in entries.iter().filter(|entry| !kept.contains(&entry.as_str())) {
+        let marks = [SUCCESS, MANIFEST];
+        let others = parts.iter().map(String::as_str).filter(|part| !marks.contains(part));
+        for part in marks.into_iter().chain(others) {
             // Whoever was followed meanwhile would delete what the other has made since.
             self.check()?;
-            match entry.strip_suffix('/') {
+            match part.strip_suffix('/') {
                 Some(folder) => stores.delete_prefix(&output.child(folder)).map(drop)?,
-                None => stores.delete(&output.child(entry))?,
+                None => stores.delete(&output.child(part))?,
             }
         }
         Ok(())

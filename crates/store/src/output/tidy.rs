@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::objects::location::Place;
-use crate::output::{CLAIM, DATA, MANIFEST, REPORT, SUCCESS};
+use crate::output::{DATA, DOCUMENTS};
 use crate::{Manifest, Output, StoreError, Stores, WrittenFile};
 
 /// Of the name of a file that was not yet at its place (`part-00000.parquet#1`), that which it was to have there.
@@ -77,9 +77,7 @@ impl Output {
         if location.place != Place::Local {
             return;
         }
-        let is_staged = |name: &str| {
-            half_written(name).is_some_and(|document| [CLAIM, MANIFEST, SUCCESS, REPORT].contains(&document))
-        };
+        let is_staged = |name: &str| half_written(name).is_some_and(|document| DOCUMENTS.contains(&document));
         for entry in std::fs::read_dir(location.uri()).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_file()

@@ -324,13 +324,12 @@ fn claims(stores: &Stores, base: &str) {
     assert_eq!(committed.committed.as_ref(), Some(&manifest));
     assert_eq!(committed.claim.pid, 43);
 
-    // Overwritten: nothing goes before it is time, and then everything but the log.
+    // Overwritten: nothing goes before it is time, nor beside what no run wrote, and then everything but the log.
     for path in [
         "predictions/part-00000.parquet",
         "stages/groups/a/b",
         "stages/fit.json",
         "manifest.json",
-        "notes.txt",
     ] {
         stores.write(&output.child(path), vec![1]).unwrap();
     }
@@ -338,7 +337,18 @@ fn claims(stores: &Stores, base: &str) {
     let third = output.succeed(&committed, &claim_of("another")).unwrap().unwrap();
     assert!(second.check().is_err() && second.clear().is_err());
     assert_eq!(output.contents().unwrap().len(), before + 1, "its entry in the log");
-    stores.write(&output.child(Output::STATUS), vec![1]).unwrap();
+    for path in [Output::STATUS, "notes.txt"] {
+        stores.write(&output.child(path), vec![1]).unwrap();
+    }
+    for refused in [output.check_removable(), third.clear()] {
+        let error = refused.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::NotOfARun { object, .. } if *object == output.child("notes.txt")),
+            "{error}"
+        );
+    }
+    assert_eq!(output.contents().unwrap().len(), before + 3);
+    stores.delete(&output.child("notes.txt")).unwrap();
     third.clear().unwrap();
     third.check().unwrap();
     assert!(stores.exists(&output.child(Output::STATUS)).unwrap());
