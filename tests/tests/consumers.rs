@@ -1,4 +1,4 @@
-//! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it; a network of Keras, as README.md has it written.
+//! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it; a network of Keras, and a table of FITS, as README.md has them written.
 
 use fisherflow_tests::{RunFile, Table, consumer, fisherflow, network, repository, run, simulated, write_objects};
 
@@ -39,6 +39,20 @@ fn pandas_pyarrow_duckdb_and_polars_read_the_same() {
     assert_eq!(found["readers"], 4);
     assert_eq!(found["stars"], 70);
     assert_eq!(found["bad"], bad);
+}
+
+#[test]
+fn the_recipe_for_fits_writes_nulls_where_values_are_missing() {
+    let Some(found) = consumer("fits_recipe.py", [repository().join("README.md")]) else {
+        return;
+    };
+    let expected = serde_json::json!({
+        "id": ["a", null, "c"],
+        "flux": [[1.0, 2.0], [null, 4.0], [5.0, 6.0]],
+        "bits": [[0, 1], [0, 0], [1, 0]],
+        "logg": [4, null, 5],
+    });
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -278,6 +278,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::RepeatedColumn { .. }
             | StoreError::ColumnType { .. }
             | StoreError::MaskBit { .. }
+            | StoreError::MaskedColumn { .. }
             | StoreError::PixelCount { .. }
             | StoreError::NetworkPixels { .. }
             | StoreError::NoMajority { .. }
