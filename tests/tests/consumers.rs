@@ -68,6 +68,7 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         "without beta",
         "with neither",
         "normalised first",
+        "of several kinds",
     ] {
         assert!(
             found[network].as_f64().is_some_and(|apart| apart < 1e-12),
@@ -86,7 +87,12 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         ("before all layers", "README says how it goes into the one after"),
         ("another layer", "prelu: PReLU has no counterpart"),
         ("normalised later", "normalization: Normalization has no counterpart"),
-        ("by numbers", "normalization: Normalization has no counterpart"),
+        ("normalised twice", "normalization: Normalization has no counterpart"),
+        ("normalised back", "normalization: Normalization has no counterpart"),
+        (
+            "with a threshold",
+            "relu: ReLU has no counterpart, or not with these settings",
+        ),
         ("rescaled", "rescaling: Rescaling has no counterpart"),
         ("added", "add: Add has no counterpart"),
         (
@@ -106,6 +112,18 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         );
     }
     let (weight, bias) = (serde_json::json!([2, 1, 3]), serde_json::json!([2]));
-    let expected = serde_json::json!({ "0.weight": weight, "0.bias": bias, "1.weight": weight, "1.bias": bias });
-    assert_eq!(found["convolutions"], expected);
+    let shapes = serde_json::json!({ "0.weight": weight, "0.bias": bias, "1.weight": weight, "1.bias": bias });
+    let layers = serde_json::json!([
+        "input(5)",
+        "conv1d(stride=1, padding=valid)",
+        "relu",
+        "average_pool1d(4, stride=2)",
+        "conv1d(stride=1, padding=same)",
+        "relu",
+        "flatten(channels_last)",
+    ]);
+    assert_eq!(found["convolutions"], serde_json::json!([shapes, layers]));
+    // One that is not known is refused where the file is read.
+    let further = serde_json::json!(["input(5)", "elu(0.5)", "leaky_relu(0.3)", "selu"]);
+    assert_eq!(found["further"], further);
 }
