@@ -147,7 +147,7 @@ pub fn say(error: &CliError, terminal: &Terminal) -> u8 {
     match terminal.format {
         LogFormat::Text => {
             // Where nobody listens the exit code has to do.
-            let _ = writeln!(std::io::stderr(), "error: {}", with_causes(error));
+            let _ = writeln!(std::io::stderr(), "error: {} (exit code {code})", with_causes(error));
         }
         LogFormat::Json => tracing::error!(exit_code = code, error = with_causes(error), "failed"),
     }

@@ -5,10 +5,8 @@ const NETWORKS: &[&str] = &["keras", "h5", "hdf5", "onnx", "pt", "pth", "ckpt", 
 /// Ends of names of catalogues.
 const CATALOGUES: &[&str] = &["fits", "fits.gz", "fit", "h5", "hdf5", "csv", "csv.gz", "tsv", "ecsv"];
 
-/// How tables of FITS become Parquet, in row groups of a size to read: astropy writes one.
-pub const FROM_FITS: &str = "convert it to .parquet, as with astropy: table = Table.read(\"spectra.fits\"); \
-                             table.convert_bytestring_to_unicode(); table.write(\"spectra.parquet\"); and pyarrow.parquet as pq: \
-                             pq.write_table(pq.read_table(\"spectra.parquet\"), \"spectra.parquet\", row_group_size=1000)";
+/// How tables of FITS become Parquet: astropy's own writer leaves values that are missing in it as numbers.
+pub const FROM_FITS: &str = "convert it to .parquet as README.md, \"Your own data\", says";
 
 /// What is said of a file that cannot be read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -281,6 +281,7 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::RepeatedColumn { .. }
             | StoreError::ColumnType { .. }
             | StoreError::MaskBit { .. }
+            | StoreError::MaskedColumn { .. }
             | StoreError::PixelCount { .. }
             | StoreError::NetworkPixels { .. }
             | StoreError::NoMajority { .. }

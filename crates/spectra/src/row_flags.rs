@@ -42,7 +42,7 @@ flags! {
     ERROR_NULL = 1, true, "the flux error is null";
     MASK_NULL = 2, true, "the mask is null";
     WRONG_LENGTH = 3, true, "the flux, its error or the mask does not have the catalogue's number of pixels";
-    FLUX_NOT_FINITE = 4, true, "the flux is not finite in a pixel that is not masked";
+    FLUX_NOT_FINITE = 4, true, "the flux is not finite in a pixel that is not masked (by mask, an error of 0 or NaN, or a null in place of the flux)";
     NO_GOOD_PIXEL = 5, true, "every pixel is masked";
     ID_NULL = 6, true, "the identifier is null";
     RESULT_NOT_FINITE = 7, true, "the prediction or its covariance is not finite, or a variance is below 0";

@@ -5,7 +5,7 @@ mod remedies;
 use fisherflow_spectra::SpectraError;
 use thiserror::Error;
 
-use crate::error::remedies::{at_fault, cast, did_you_mean, made_good, of_bytes, of_timeout, reads_folder};
+use crate::error::remedies::{at_fault, cast, did_you_mean, made_good, of_bytes, of_timeout, reads_folder, unmasked};
 use crate::{Cause, Claim};
 
 /// A failure that names its object and says what to do about it.
@@ -363,6 +363,19 @@ pub enum StoreError {
         bits: usize,
         /// The bit named.
         bit: u8,
+    },
+    /// A column whose masked values another column beside it tells of.
+    #[error(
+        "\"{column}.mask\" of {object} masks values of column \"{column}\", as astropy writes it, and what stands there would count: {}",
+        unmasked(.column, *.is_list)
+    )]
+    MaskedColumn {
+        /// The object.
+        object: String,
+        /// The column.
+        column: String,
+        /// Whether it is one of lists.
+        is_list: bool,
     },
     /// Two objects of one catalogue differ in their number of pixels.
     #[error(

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::Schema;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
 use fisherflow_tests::{
     RunFile, Spectrum, broken_parquet, counts, manifest, parquet_bytes, simulated, write_catalogue,
@@ -144,6 +144,25 @@ fn names_of_the_key_of_a_row_are_refused_before_any_work() {
             assert!(!folder.join("out").exists(), "{command}: nothing was written");
         }
     }
+}
+
+/// As astropy writes a column of which something is masked: all that it holds, and beside it which of that is none.
+#[test]
+fn a_label_that_another_column_masks_is_refused() {
+    let folder = prepared();
+    let whole = parquet_bytes(&simulated(PIXELS, 500, 20), 20);
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(whole)).unwrap();
+    let rows = reader.build().unwrap().next().unwrap().unwrap();
+    let (mut fields, mut columns) = (rows.schema().fields().to_vec(), rows.columns().to_vec());
+    fields.push(Arc::new(Field::new("logg.mask", DataType::Boolean, true)));
+    let is_masked: BooleanArray = (0..rows.num_rows()).map(|row| Some(row == 7)).collect();
+    columns.push(Arc::new(is_masked));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
+    writer.write(&rows).unwrap();
+    write(folder.path(), "part-00009.parquet", &writer.into_inner().unwrap());
+    let said = ["part-00009.parquet", "\"logg.mask\"", "write nulls in their place"];
+    refused(folder.path(), &RunFile::new(folder.path(), "out"), 3, &said);
 }
 
 /// An object of these spectra with another name for one of its columns.

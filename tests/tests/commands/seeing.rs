@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
-    Processes, RunFile, consumer, counts, fisherflow, free_addresses, has_manifest, manifest, network, run, simulated,
-    stages_left, wait_for_file, write_objects,
+    Processes, RunFile, broken_parquet, consumer, counts, fisherflow, free_addresses, has_manifest, manifest, network,
+    run, simulated, stages_left, wait_for_file, write_objects,
 };
 use serde_json::Value;
 
@@ -128,15 +128,33 @@ fn the_status_says_how_a_run_ended() {
     }
     let said = status(&output);
     assert!(
-        said.contains("ended: a process of the cluster was lost") && said.contains("run again"),
+        said.contains("ended with 75: a process of the cluster was lost") && said.contains("run again"),
         "{said}"
     );
 
     // Stages alone leave theirs, until the run is complete.
     run(fisherflow().arg("fit").arg(&file)).expect_done();
     assert!(status(&output).contains("`fisherflow fit` is done"));
+    assert_eq!(told(&output, |_| true)["ended_code"], 0);
     run(fisherflow().arg("run").arg(&file)).expect_done();
     assert_eq!(stages_left(&output), 0);
+}
+
+#[test]
+fn the_status_of_a_run_that_was_refused_says_its_exit_code() {
+    let folder = prepared();
+    let folder = folder.path();
+    let damaged = broken_parquet(&simulated(400, 5000, 120), 60, 1);
+    std::fs::write(folder.join("catalogue/part-00099.parquet"), damaged).unwrap();
+    let (file, output) = (RunFile::new(folder, "out").write(folder, "out"), folder.join("out"));
+    run(fisherflow().arg("run").arg(&file)).expect(3, &["row group 1 of", "write it again", "(exit code 3)\n"]);
+    let ended = run(fisherflow().arg("status").arg(&output).arg("--json"));
+    ended.expect_done();
+    let found: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(found["state"], "ended", "{ended}");
+    assert_eq!(found["told"]["ended_code"], 3, "{ended}");
+    let said = status(&output);
+    assert!(said.contains("ended with 3: row group 1 of"), "{said}");
 }
 
 /// From its last table to `_SUCCESS` a run that lives is committing, and never said to have ended or to have been cut short.

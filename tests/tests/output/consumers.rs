@@ -1,4 +1,4 @@
-//! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it; a network of Keras, as README.md has it written.
+//! An output with bad rows, as pandas, pyarrow, DuckDB and Polars read it; a network of Keras, and a table of FITS, as README.md has them written.
 
 use std::path::Path;
 
@@ -80,6 +80,20 @@ fn every_file_names_the_catalogue_of_the_fit_and_those_of_stars_their_own() {
 }
 
 #[test]
+fn the_recipe_for_fits_writes_nulls_where_values_are_missing() {
+    let Some(found) = consumer("fits_recipe.py", [repository().join("README.md")]) else {
+        return;
+    };
+    let expected = serde_json::json!({
+        "id": ["a", null, "c"],
+        "flux": [[1.0, 2.0], [null, 4.0], [5.0, 6.0]],
+        "bits": [[0, 1], [0, 0], [1, 0]],
+        "logg": [4, null, 5],
+    });
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
     let Some(found) = consumer("keras_recipe.py", [repository().join("README.md")]) else {
         return;
@@ -92,6 +106,7 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         "without beta",
         "with neither",
         "normalised first",
+        "of several kinds",
     ] {
         assert!(
             found[network].as_f64().is_some_and(|apart| apart < 1e-12),
@@ -110,7 +125,12 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         ("before all layers", "README says how it goes into the one after"),
         ("another layer", "prelu: PReLU has no counterpart"),
         ("normalised later", "normalization: Normalization has no counterpart"),
-        ("by numbers", "normalization: Normalization has no counterpart"),
+        ("normalised twice", "normalization: Normalization has no counterpart"),
+        ("normalised back", "normalization: Normalization has no counterpart"),
+        (
+            "with a threshold",
+            "relu: ReLU has no counterpart, or not with these settings",
+        ),
         ("rescaled", "rescaling: Rescaling has no counterpart"),
         ("added", "add: Add has no counterpart"),
         (
@@ -130,6 +150,18 @@ fn the_recipe_for_keras_writes_the_same_network_or_refuses_it() {
         );
     }
     let (weight, bias) = (serde_json::json!([2, 1, 3]), serde_json::json!([2]));
-    let expected = serde_json::json!({ "0.weight": weight, "0.bias": bias, "1.weight": weight, "1.bias": bias });
-    assert_eq!(found["convolutions"], expected);
+    let shapes = serde_json::json!({ "0.weight": weight, "0.bias": bias, "1.weight": weight, "1.bias": bias });
+    let layers = serde_json::json!([
+        "input(5)",
+        "conv1d(stride=1, padding=valid)",
+        "relu",
+        "average_pool1d(4, stride=2)",
+        "conv1d(stride=1, padding=same)",
+        "relu",
+        "flatten(channels_last)",
+    ]);
+    assert_eq!(found["convolutions"], serde_json::json!([shapes, layers]));
+    // One that is not known is refused where the file is read.
+    let further = serde_json::json!(["input(5)", "elu(0.5)", "leaky_relu(0.3)", "selu"]);
+    assert_eq!(found["further"], further);
 }

@@ -94,6 +94,28 @@ fn manifests_fit_their_schemas_and_one_another() {
     }
 }
 
+/// Kustomize puts everything into a namespace, and makes none.
+#[test]
+fn the_namespace_of_an_overlay_is_made_before_anything_is_made_in_it() {
+    let commands = std::fs::read_to_string(deploy("README.md")).unwrap();
+    let at = |command: &str| commands.lines().position(|line| line.trim_start().starts_with(command));
+    let mut named = 0;
+    for overlay in std::fs::read_dir(deploy("kubernetes/overlays")).unwrap() {
+        let overlay = std::fs::read_to_string(overlay.unwrap().path().join("kustomization.yaml")).unwrap();
+        let Some(namespace) = overlay.lines().find_map(|line| line.strip_prefix("namespace: ")) else {
+            continue;
+        };
+        let made = at(&format!("kubectl create namespace {namespace}"));
+        let used = at(&format!("kubectl -n {namespace} "));
+        assert!(
+            made.is_some() && used.is_some() && made < used,
+            "{namespace}: {made:?} {used:?}"
+        );
+        named += 1;
+    }
+    assert!(named > 0);
+}
+
 /// As the overlay of the survey, of the JobSet in place of the nightly run.
 #[test]
 fn an_overlay_of_the_jobset_refers_to_the_config_maps_that_it_makes() {

@@ -3,7 +3,7 @@
 use arrow_array::RecordBatch;
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, Schema};
-use fisherflow_spectra::CatalogueColumns;
+use fisherflow_spectra::{CatalogueColumns, Mask};
 use fisherflow_store::{Catalogue, OnBadObject, Stores, Table};
 
 use crate::exit_code::CliError;
@@ -74,15 +74,24 @@ fn columns(schema: &Schema, first: Option<&RecordBatch>) -> Grid {
     grid
 }
 
-/// The columns of spectra that the schema suggests: the first text or integer, and the first list of numbers; enough to count row groups and
-/// pixels.
+/// The columns of spectra that the schema suggests: the first text or integer, and the first list of numbers, with its mask where astropy wrote
+/// one; enough to count row groups and pixels.
 fn guessed_columns(schema: &Schema) -> Option<CatalogueColumns> {
     let named = |wanted: fn(&DataType) -> bool| {
         let field = schema.fields().iter().find(|f| wanted(f.data_type()))?;
         Some(field.name().clone())
     };
     let id = named(|t| t.is_integer() || matches!(t, DataType::Utf8 | DataType::LargeUtf8))?;
-    Some(CatalogueColumns::new(id, named(is_list_of_floats)?))
+    let flux = named(is_list_of_floats)?;
+    let mask = schema.field_with_name(&format!("{flux}.mask")).ok();
+    let mask = mask.filter(|field| element(field.data_type()) == Some(&DataType::Boolean));
+    Some(CatalogueColumns {
+        mask: mask.map(|field| Mask {
+            column: field.name().clone(),
+            bad_bits: Vec::new(),
+        }),
+        ..CatalogueColumns::new(id, flux)
+    })
 }
 
 /// Whether a column holds lists of floating-point numbers.
@@ -133,14 +142,19 @@ mod tests {
     #[test]
     fn columns_of_spectra_are_guessed_by_type() {
         let list = |t| DataType::List(Arc::new(Field::new("element", t, true)));
-        let schema = Schema::new(vec![
+        let mut fields = vec![
             Field::new("teff", DataType::Float64, true),
             Field::new("mask", list(DataType::Int64), true),
             Field::new("name", DataType::Utf8, false),
             Field::new("spectrum", list(DataType::Float32), true),
-        ]);
+        ];
+        let schema = Schema::new(fields.clone());
         let columns = guessed_columns(&schema).unwrap();
         assert_eq!((columns.id.as_str(), columns.flux.as_str()), ("name", "spectrum"));
+        assert_eq!(columns.mask, None);
+        fields.push(Field::new("spectrum.mask", list(DataType::Boolean), true));
+        let masked = guessed_columns(&Schema::new(fields)).unwrap();
+        assert_eq!(masked.mask.unwrap().column, "spectrum.mask");
         assert_eq!(type_name(schema.field(3).data_type()), "list<float>");
         assert!(guessed_columns(&Schema::empty()).is_none());
     }

@@ -71,7 +71,7 @@ impl Found {
     }
 
     /// In one word: `complete`, `cut_short` (of a commit, which the next run brings to its end), `running`, `silent` (dead, or
-    /// probably so), `ended` (`told.ended` says how), or `begun` (it has told nothing yet).
+    /// probably so), `ended` (`told.ended` and `told.ended_code` say how), or `begun` (it has told nothing yet).
     pub fn state(&self) -> &'static str {
         match (&self.manifest, &self.told) {
             (Some(_), _) if self.is_marked => "complete",
@@ -170,7 +170,7 @@ pub mod tests {
         }
     }
 
-    /// So many seconds ago, by a run that goes on or ended so.
+    /// So many seconds ago, by a run that goes on or ended so: where that is not well, with 75.
     pub fn told(age_s: i64, ended: Option<&str>) -> RunStatus {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let process = json!({
@@ -184,6 +184,7 @@ pub mod tests {
         let json = json!({
             "version": 1, "run_id": "r", "stage": "run", "host": "node-1", "pid": 7, "started": "", "written": "",
             "written_s": now.unwrap().as_secs() as i64 - age_s, "every_s": 10, "processes": 1, "ended": ended,
+            "ended_code": ended.map(|how| if how == "done" { 0 } else { 75 }),
             "standing": {
                 "pass": "curvature", "unit": "spectra", "done": 3000, "of": 9000, "groups": 3, "of_groups": 9, "seconds": 3.0,
                 "rate": 1000.0, "bytes_rate": 2048.0, "eta_s": 6.0, "slowest": null, "silent": 0, "processes": [process],

@@ -187,7 +187,10 @@ fn sign_of_life(told: Option<&RunStatus>, has_died: bool) -> String {
     let age = time(told.age_s() as f64);
     match &told.ended {
         Some(how) if how == "done" => format!("{age} ago: `fisherflow {}` is done", told.stage),
-        Some(how) => format!("{age} ago: ended: {how}"),
+        Some(how) => {
+            let with = told.ended_code.map_or_else(String::new, |code| format!(" with {code}"));
+            format!("{age} ago: ended{with}: {how}")
+        }
         None if has_died && told.is_silent() => {
             format!(
                 "silent for {age}: process {} on {} is no more, run again",
@@ -330,7 +333,7 @@ mod tests {
         let how = RunError::PeerLost("process 1 has ended".to_owned()).to_string();
         let lost = sign_of_life(Some(&told(4, Some(&how))));
         assert!(
-            lost.ends_with("ended: a process of the cluster was lost (process 1 has ended): run again"),
+            lost.ends_with("ended with 75: a process of the cluster was lost (process 1 has ended): run again"),
             "{lost}"
         );
         assert_eq!(lost.matches("run again").count(), 1, "{lost}");

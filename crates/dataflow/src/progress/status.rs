@@ -48,8 +48,10 @@ pub struct RunStatus {
     pub every_s: u64,
     /// Number of processes of the run.
     pub processes: u64,
-    /// How the run ended; `None` while it is at work.
+    /// How the run ended, in words; `None` while it is at work.
     pub ended: Option<String>,
+    /// With which exit code: 0 where what was asked for is done.
+    pub ended_code: Option<u8>,
     /// How far it is.
     pub standing: Standing,
 }
@@ -133,7 +135,10 @@ impl StatusWriter {
     /// The last one, which says how the run ended. Where that is by a fault, a store that does not take it in time goes without.
     pub(crate) fn end(mut self, error: Option<&RunError>) {
         self.writing.stop();
-        let ended = error.map_or_else(|| "done".to_owned(), ToString::to_string);
+        let ended = error.map_or_else(
+            || ("done".to_owned(), 0),
+            |error| (error.to_string(), error.exit_code()),
+        );
         let waiting = Instant::now();
         let is_fault = error.is_some();
         let source = Arc::clone(&self.source);
@@ -169,7 +174,9 @@ impl Source {
         }
     }
 
-    fn write(&self, ended: Option<String>) {
+    /// `ended`: the words and the exit code.
+    fn write(&self, ended: Option<(String, u8)>) {
+        let (ended, ended_code) = ended.unzip();
         let standing = self.meter.standing();
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), standing.pass.clone()));
         let status = RunStatus {
@@ -185,6 +192,7 @@ impl Source {
             every_s: EVERY.as_secs(),
             processes: self.meter.position().1 as u64,
             ended,
+            ended_code,
             standing,
         };
         let written = serde_json::to_vec_pretty(&status)
@@ -244,5 +252,6 @@ mod tests {
         writer.end(Some(&RunError::PeerLost("process 1 at b has ended".into())));
         let status = RunStatus::read(&stores, &output).unwrap().unwrap();
         assert!(status.ended.unwrap().contains("process 1 at b has ended"));
+        assert_eq!(status.ended_code, Some(75));
     }
 }

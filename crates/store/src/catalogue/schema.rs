@@ -34,18 +34,23 @@ pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueCol
         }
         FluxError::Exact => {}
     }
-    if let Some(mask) = &columns.mask {
-        check(&mask.column, is_mask_list, "a list of integers or booleans")?;
-        check_bad_bits(object, find(object, schema, &mask.column)?, &mask.bad_bits)?;
+    match &columns.mask {
+        Some(mask) => {
+            check(&mask.column, is_mask_list, "a list of integers or booleans")?;
+            check_bad_bits(object, find(object, schema, &mask.column)?, &mask.bad_bits)?;
+        }
+        None => check_not_masked(object, schema, &columns.flux)?,
     }
     for label in &columns.labels {
         check(label, is_number, "a number")?;
+        check_not_masked(object, schema, label)?;
     }
     match &columns.label_errors {
         LabelErrors::None => {}
         LabelErrors::Sigma(sigmas) => {
             for sigma in sigmas {
                 check(sigma, is_number, "a number")?;
+                check_not_masked(object, schema, sigma)?;
             }
         }
         LabelErrors::Covariance(column) => {
@@ -87,6 +92,24 @@ fn check_bad_bits(object: &str, mask: &Field, bad_bits: &[u8]) -> Result<(), Sto
             bit,
         }),
     }
+}
+
+/// Refuses a column beside which another says, as astropy writes it, what of it is masked: whatever number stands there would count.
+fn check_not_masked(object: &str, schema: &Schema, column: &str) -> Result<(), StoreError> {
+    let mask = format!("{column}.mask");
+    let is_mask = |field: &Arc<Field>| {
+        let found = field.data_type();
+        *field.name() == mask && *element(found).unwrap_or(found) == DataType::Boolean
+    };
+    if !schema.fields().iter().any(is_mask) {
+        return Ok(());
+    }
+    let is_list = find(object, schema, column).is_ok_and(|field| element(field.data_type()).is_some());
+    Err(StoreError::MaskedColumn {
+        object: object.to_owned(),
+        column: column.to_owned(),
+        is_list,
+    })
 }
 
 /// The identifier and the kept columns as they are written out again: all may be null, hints of other libraries are gone, and moments are in
@@ -273,6 +296,39 @@ mod tests {
             (DataType::Boolean, &[40]),
         ] {
             check(mask, bad_bits).unwrap();
+        }
+    }
+
+    /// As astropy writes masked columns: what they hold, and which of it is masked.
+    #[test]
+    fn a_column_that_another_masks_is_refused() {
+        let of_flux = Field::new("flux.mask", list(DataType::Boolean), true);
+        let refused = |field: &Field, columns: &CatalogueColumns| {
+            let checked = check_schema("/a", &with(vec![field.clone()]), columns);
+            checked.err().map(|error| error.to_string())
+        };
+        let said = refused(&Field::new("teff.mask", DataType::Boolean, true), &columns());
+        assert_eq!(
+            said.as_deref(),
+            Some(
+                "\"teff.mask\" of /a masks values of column \"teff\", as astropy writes it, and what stands there would count: write nulls in \
+                 their place, as README.md, \"Your own data\", says"
+            )
+        );
+        let said = refused(&of_flux, &columns()).unwrap();
+        assert!(said.contains(": write mask = \"flux.mask\", or write nulls"), "{said}");
+        // One that is named is read; of what is only kept, and of what is no mask, nothing is said.
+        let mut named = columns();
+        named.mask = Some(Mask {
+            column: "flux.mask".into(),
+            bad_bits: Vec::new(),
+        });
+        assert_eq!(refused(&of_flux, &named), None);
+        for field in [
+            Field::new("snr.mask", DataType::Boolean, true),
+            Field::new("teff.mask", DataType::Float64, true),
+        ] {
+            assert_eq!(refused(&field, &columns()), None, "{field}");
         }
     }
 

@@ -67,6 +67,15 @@ pub(super) fn cast(column: &str, found: &str, expected: &str) -> String {
     }
 }
 
+/// What to do about a column beside which another masks it.
+pub(super) fn unmasked(column: &str, is_list: bool) -> String {
+    let nulls = "write nulls in their place, as README.md, \"Your own data\", says";
+    match is_list {
+        true => format!("write mask = \"{column}.mask\", or {nulls}"),
+        false => nulls.to_owned(),
+    }
+}
+
 /// By what the objects in a folder named as an object are read. `pattern`: one that reads them beside the others.
 pub(super) fn reads_folder(folder: &str, pattern: Option<&str>) -> String {
     match pattern {

@@ -474,8 +474,8 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         (
             "format = \"parquet\"",
             "format = \"fits\"",
-            "`catalogue.format`: \"fits\" is not yet supported by this version of fisherflow; use \"parquet\": convert it to .parquet, as with \
-             astropy: table = Table.read(",
+            "`catalogue.format`: \"fits\" is not yet supported by this version of fisherflow; use \"parquet\": convert it to .parquet as \
+             README.md, \"Your own data\", says",
         ),
         (
             "format = \"parquet\"",
@@ -485,10 +485,8 @@ fn what_a_later_version_does_is_refused_and_not_ignored() {
         (
             "uri = \"s3://survey/training/*.parquet\"",
             "uri = \"apStar-*.fits\"",
-            "a .fits catalogue is not yet supported by this version of fisherflow; convert it to .parquet, as with astropy: \
-             table = Table.read(\"spectra.fits\"); table.convert_bytestring_to_unicode(); \
-             table.write(\"spectra.parquet\"); and pyarrow.parquet as pq: pq.write_table(pq.read_table(\"spectra.parquet\"), \
-             \"spectra.parquet\", row_group_size=1000)",
+            "a .fits catalogue is not yet supported by this version of fisherflow; convert it to .parquet as README.md, \
+             \"Your own data\", says",
         ),
         (
             "uri = \"network.safetensors\"",
