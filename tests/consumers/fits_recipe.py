@@ -40,6 +40,7 @@ class Table:
         yield masked("flux", [[1, 2], [np.nan, 4], [5, 6]], ">f4", [[False, False], [True, False], [False, False]])
         yield masked("bits", [[0, 1], [0, 0], [1, 0]], ">i4", False)
         yield masked("logg", [4, -9999, 5], ">i4", [False, True, False])
+        yield masked("covariance", np.arange(12).reshape(3, 2, 2), ">f8", False)
 
 
 astropy = types.ModuleType("astropy.table")

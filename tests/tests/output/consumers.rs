@@ -89,6 +89,7 @@ fn the_recipe_for_fits_writes_nulls_where_values_are_missing() {
         "flux": [[1.0, 2.0], [null, 4.0], [5.0, 6.0]],
         "bits": [[0, 1], [0, 0], [1, 0]],
         "logg": [4, null, 5],
+        "covariance": [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0]],
     });
     assert_eq!(found, expected);
 }

@@ -1,5 +1,5 @@
 //! Processes that die, hang or are asked to end: every process ends in time, with exit code 75 and one line that names the one; and
-//! the same run again writes the same bits.
+//! the same run again writes the same bits. A target of its own: how soon others end is bounded here, and what starves them of cores is no loss.
 
 use std::collections::BTreeMap;
 use std::path::Path;
