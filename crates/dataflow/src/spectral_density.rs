@@ -78,6 +78,8 @@ pub fn spectrum(
         let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
         context.stores.check_new(&out.child(SUMMARY), overwrite)?;
     }
+    // Before there are workers, of which only the first to ask would hear why it failed.
+    context.differentiating()?;
     let command = format!("spectrum {settings:?}");
     let terms = context.terms(format!("{} {command}", context.run_id), &command);
     let (working, asked) = (Arc::clone(&context), settings.clone());
