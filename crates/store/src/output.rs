@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
 use crate::line::own_folder;
-use crate::objects::location::Place;
+use crate::objects::location::{Place, without_links};
 use crate::output::claim::CLAIMS;
 use crate::{Creation, GroupStore, Manifest, Rendezvous, StoreError, Stores, WrittenFile};
 
@@ -235,11 +235,17 @@ impl Output {
         Ok(())
     }
 
-    /// Whether an object, of a URI as listings give it, lies where runs write, and delete what they find.
-    #[must_use]
-    pub fn is_place_of(&self, uri: &str) -> bool {
-        let path = uri.strip_prefix(&self.child(""));
-        path.is_some_and(|path| part_of(path).is_some())
+    /// Tells of an object, of a URI as listings give it, whether it lies where runs write, and delete what they find; on a disk by way of links, too.
+    pub fn place(&self) -> impl Fn(&str) -> bool {
+        let is_part = |folder: &str, object: &str| {
+            let path = object.strip_prefix(folder).and_then(|path| path.strip_prefix('/'));
+            path.is_some_and(|path| part_of(path).is_some())
+        };
+        let folder = self.uri.strip_prefix('/').map(without_links);
+        move |uri| {
+            let linked = folder.as_deref().zip(uri.strip_prefix('/'));
+            is_part(&self.uri, uri) || linked.is_some_and(|(folder, object)| is_part(folder, &without_links(object)))
+        }
     }
 
     /// Refuses to make room for another run where not all that is there is of runs; touches nothing.
@@ -346,6 +352,34 @@ mod tests {
             "mine/manifest.json",
         ] {
             assert_eq!(part_of(path), None, "{path}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_lies_in_an_output_is_known_behind_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::create_dir(at("disk")).unwrap();
+        std::os::unix::fs::symlink(at("disk"), at("data")).unwrap();
+        stores
+            .write(&at("disk/out/posterior/net.safetensors"), vec![1])
+            .unwrap();
+        std::os::unix::fs::symlink(at("disk/out/posterior/net.safetensors"), at("net.safetensors")).unwrap();
+        for uri in ["data/out", "disk/out"] {
+            let output = Output::open(&stores, &at(uri)).unwrap();
+            let is_in_it = output.place();
+            for object in [
+                "data/out/posterior/net.safetensors",
+                "disk/out/posterior/net.safetensors",
+                "net.safetensors",
+            ] {
+                assert!(is_in_it(&at(object)), "{object} is in {uri}");
+            }
+            for object in ["data/out/net.safetensors", "disk/posterior/net.safetensors"] {
+                assert!(!is_in_it(&at(object)), "{object} is not in {uri}");
+            }
         }
     }
 

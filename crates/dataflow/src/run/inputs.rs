@@ -73,7 +73,8 @@ pub(crate) fn check_apart(context: &Context) -> Result<(), RunError> {
             read.extend(tables.into_iter().map(|table| (exclude, table.path)));
         }
     }
-    match read.iter().find(|(_, object)| context.output.is_place_of(object)) {
+    let is_in_output = context.output.place();
+    match read.iter().find(|(_, object)| is_in_output(object)) {
         None => Ok(()),
         Some((key, object)) => Err(RunError::Usage(format!(
             "{key}: {object} lies among the files of the output {}, where a run deletes what it did not write: move it elsewhere, or name another \

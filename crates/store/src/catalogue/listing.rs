@@ -8,7 +8,7 @@ use fisherflow_spectra::ObjectVersion;
 use futures::StreamExt;
 
 use crate::objects::destination::dangling_link;
-use crate::objects::location::{Location, Parsed, Place, parse};
+use crate::objects::location::{Location, Parsed, Place, parse, without_links};
 use crate::objects::stores::version;
 use crate::output::{CLAIM, MANIFEST};
 use crate::{Line, StoreError, Stores};
@@ -292,18 +292,6 @@ impl Stores {
             folders,
         })
     }
-}
-
-/// A path on a disk, without its leading slash, with the links in the part of it that is there followed.
-fn without_links(key: &str) -> String {
-    let path = format!("/{key}");
-    let path = FilePath::new(&path);
-    let followed = path.ancestors().find_map(|there| {
-        let rest = path.strip_prefix(there).ok()?;
-        Some(there.canonicalize().ok()?.join(rest))
-    });
-    let followed = followed.as_deref().unwrap_or(path).to_string_lossy();
-    followed.trim_matches('/').to_owned()
 }
 
 /// Collects the links below a folder that lead nowhere, and what they lead to, where one of the patterns fits them. `linked`: folders that a link
