@@ -498,9 +498,10 @@ pub enum StoreError {
         /// One of the objects there.
         object: String,
     },
-    /// In an output that is to make room for another run lies what no run wrote.
+    /// In an output that is to make room for another run lies what is not of its runs.
     #[error(
-        "{object} is of no run, and lies in the output {output}, of which nothing was deleted: move it elsewhere, or choose another output"
+        "{object} is not among the files of this output's runs, and lies in {output}, of which nothing was deleted: move it elsewhere, or choose another \
+         output"
     )]
     NotOfARun {
         /// The output.
