@@ -10,7 +10,7 @@ use futures::StreamExt;
 use crate::objects::destination::dangling_link;
 use crate::objects::location::{Location, Parsed, Place, parse, without_links};
 use crate::objects::stores::version;
-use crate::output::{CLAIM, MANIFEST};
+use crate::output::{CLAIM, DATA, MANIFEST};
 use crate::{Line, StoreError, Stores};
 
 /// Folders that are looked into for objects that a URI does not name.
@@ -35,7 +35,7 @@ pub(crate) struct Listing {
     /// What could be an object and cannot be read as one, by path, and what to say of it: links on a disk that lead nowhere, where a folder of objects
     /// could be, too; folders of objects that the URI does not name.
     pub refused: Vec<(String, StoreError)>,
-    /// Finished outputs that some of the objects are in, by URI; none that the URI names itself.
+    /// Finished outputs that some of the objects are in, by URI; none that the URI names itself, or of which it names the folder of a table.
     outputs: Vec<String>,
     /// The folders beside the objects, where the URI names the folder of them all.
     folders: Vec<Location>,
@@ -242,8 +242,10 @@ impl Stores {
             .collect();
         objects.sort();
         let above: &str = base.path.as_ref();
+        // As in `runs/*/predictions/*.parquet`, which is to read tables of outputs.
+        let names_tables = parts[literal..].iter().any(|part| DATA.contains(part));
         let outputs = outputs_among(&all)
-            .filter(|folder| folder.len() > above.len())
+            .filter(|folder| folder.len() > above.len() && !names_tables)
             .map(|folder| base.place.uri(folder));
         let is_read = |output: &String| {
             let folder = format!("{output}/");
@@ -578,6 +580,28 @@ mod tests {
         assert!(listing("").is_some());
         stores.delete(root.join("night=1/c.parquet").to_str().unwrap()).unwrap();
         assert!(listing("night=1").is_none());
+    }
+
+    #[test]
+    fn tables_of_outputs_are_read_where_the_pattern_names_their_folder() {
+        let stores = with_bucket();
+        for name in ["claim.json", "manifest.json", "predictions/part-00000.parquet"] {
+            stores.write(&format!("s3://survey/runs/1/{name}"), vec![1]).unwrap();
+        }
+        for (pattern, outputs) in [
+            ("**/*.parquet", 1),
+            ("runs/*/*/*.parquet", 1),
+            ("runs/*/pred*/*.parquet", 1),
+            ("runs/*/predictions/*.parquet", 0),
+            ("**/predictions/**", 0),
+        ] {
+            let listing = stores.listing(&format!("s3://survey/{pattern}")).unwrap();
+            assert_eq!(
+                (listing.objects.len(), listing.outputs.len()),
+                (1, outputs),
+                "{pattern}"
+            );
+        }
     }
 
     #[test]
