@@ -6,6 +6,7 @@ use std::path::{Path as FilePath, PathBuf};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::StreamExt;
+use object_store::path::Path;
 
 use crate::objects::destination::dangling_link;
 use crate::objects::location::{Location, Parsed, Place, parse, without_links};
@@ -88,7 +89,8 @@ impl Listing {
     /// The pattern that reads the `*.parquet` of folders which the URI does not reach, outputs aside; `None` where a short look finds none.
     pub fn left_out_of(&self, uri: &str, stores: &Stores) -> Option<String> {
         let mut folders = self.folders.iter().take(FOLDERS);
-        let found = folders.any(|folder| stores.block_on(holds_parquet(folder)) && !is_output(folder, stores));
+        let holds_more = |folder| stores.block_on(holds_parquet_of_no_output(folder)) && !is_output(folder, stores);
+        let found = folders.any(holds_more);
         found.then(|| format!("{}/**/*.parquet", uri.trim_end_matches('/')))
     }
 }
@@ -358,19 +360,38 @@ async fn holding_parquet<'f>(folders: impl Iterator<Item = &'f Location>) -> Vec
 
 /// A store that does not say is asked again where it matters.
 async fn holds_parquet(folder: &Location) -> bool {
-    // The folder itself may be set aside, too.
-    let above = folder.path.parts().count().saturating_sub(1);
     let mut objects = folder.store.list(Some(&folder.path)).take(LOOKED_AT);
     while let Some(Ok(object)) = objects.next().await {
-        let name: &str = object.location.as_ref();
-        let mut parts = name.split('/').skip(above);
-        // Its own marker is none of what it holds.
-        let is_in_it = object.location != folder.path;
-        if is_in_it && object.location.extension() == Some("parquet") && !parts.any(is_unread) {
+        if is_parquet_in(folder, &object.location) {
             return true;
         }
     }
     false
+}
+
+/// The same, of those that are in no output below. A disk lists in no order: what tells of an output may come behind its tables.
+async fn holds_parquet_of_no_output(folder: &Location) -> bool {
+    let mut objects = folder.store.list(Some(&folder.path)).take(LOOKED_AT);
+    let mut found: Vec<Path> = Vec::new();
+    while let Some(Ok(object)) = objects.next().await {
+        found.push(object.location);
+    }
+    let names = found.iter().map(AsRef::<str>::as_ref);
+    let of_claims = names.filter_map(|name| name.strip_suffix(CLAIM));
+    let outputs: Vec<&str> = of_claims.filter(|folder| folder.ends_with('/')).collect();
+    let is_of_output = |name: &str| outputs.iter().any(|output| name.starts_with(output));
+    let mut tables = found.iter().filter(|object| is_parquet_in(folder, object));
+    tables.any(|table| !is_of_output(table.as_ref()))
+}
+
+/// Whether an object below a folder is of those `*.parquet` that patterns read there.
+fn is_parquet_in(folder: &Location, object: &Path) -> bool {
+    // The folder itself may be set aside, too.
+    let above = folder.path.parts().count().saturating_sub(1);
+    let name: &str = object.as_ref();
+    let mut parts = name.split('/').skip(above);
+    // Its own marker is none of what it holds.
+    *object != folder.path && object.extension() == Some("parquet") && !parts.any(is_unread)
 }
 
 /// Whether a folder is an output, or a line of them. A store that does not say is asked again where it matters.
@@ -616,12 +637,15 @@ mod tests {
         for (table, sign) in [
             ("out/predictions/part-00000.parquet", "out/claim.json"),
             ("line/releases/1/predictions/part-00000.parquet", "line/commits/1.json"),
+            ("runs/night/predictions/part-00000.parquet", "runs/night/claim.json"),
         ] {
             stores.write(&at(table), vec![1]).unwrap();
             assert!(offered(), "{table}");
             stores.write(&at(sign), b"{}".to_vec()).unwrap();
             assert!(!offered(), "{table}");
         }
+        stores.write(&at("runs/spectra.parquet"), vec![1]).unwrap();
+        assert!(offered());
     }
 
     #[cfg(unix)]
