@@ -314,10 +314,16 @@ impl Output {
     /// before it.
     pub(crate) fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
         let (claim, meeting) = (self.child(CLAIM), self.child(RENDEZVOUS) + "/");
-        let mut objects = self.objects()?.into_iter();
-        let Some(object) = objects.find(|object| object.path != claim && !object.path.starts_with(&meeting)) else {
-            return Ok(None);
+        let is_foreign = |object: &ObjectVersion| object.path != claim && !object.path.starts_with(&meeting);
+        // There may be millions, and one is enough. Which without bytes are markers of folders only all of them tell.
+        let found = self
+            .stores
+            .first_under(&self.uri, |object| object.size > 0 && is_foreign(object))?;
+        let found = match found {
+            Some(object) => Some(object),
+            None => self.objects()?.into_iter().find(is_foreign),
         };
+        let Some(object) = found else { return Ok(None) };
         Ok(Some(match self.manifest()? {
             Some(manifest) => StoreError::Complete {
                 output: self.uri.clone(),
