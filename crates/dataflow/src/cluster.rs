@@ -36,8 +36,9 @@ use crate::progress::repeated;
 
 /// How long a worker that only sees a connection close waits for the heartbeat to say whose it was.
 const WHO_WAS_IT: Duration = Duration::from_millis(300);
-/// How long a process that stands alone waits after a fault for its workers, which take back what they have half written as they stop.
-const LAST_STEPS: Duration = Duration::from_secs(3);
+/// How long a process that stands alone waits after a fault for its workers, which take back what they have half written as they stop: longer than
+/// the 5 s that this may take them of a file on its way to a store.
+const LAST_STEPS: Duration = Duration::from_secs(10);
 
 /// Runs `work` on every worker of this process, and `conclude` on what the first of them returns: in the first process that is what makes the work
 /// count, and the others wait for it, and fail with it, before they come to their own.
@@ -66,7 +67,9 @@ pub(crate) fn execute<T: Send + 'static, U>(
         outcome(worker, &work, &in_worker)
     })
     .map_err(|said| RunError::no_thread("the workers", &said))?;
-    let found = match joined(guards, faults, processes) {
+    // The other processes of a cluster are to hear of it at once.
+    let patience = (processes <= 1).then_some(LAST_STEPS);
+    let found = match joined(guards, faults, patience) {
         Ok(found) => found,
         Err(error) => return Err(told(error, faults, heartbeat)),
     };
@@ -146,11 +149,11 @@ fn outcome<T>(worker: &mut Worker, work: &impl Fn(&mut Worker) -> Result<T, RunE
         .ok()
 }
 
-/// What the first worker came to, once all have ended; after a fault none is waited for long.
+/// What the first worker came to, once all have ended; after a fault they have so much time for that, in a cluster (`None`) none.
 fn joined<T: Send + 'static>(
     guards: WorkerGuards<Option<T>>,
     faults: &Faults,
-    processes: usize,
+    patience: Option<Duration>,
 ) -> Result<T, RunError> {
     // The workers are joined one by one, and the communication threads only if all went well: joining those of a lost peer panics.
     let finished = loop {
@@ -159,7 +162,7 @@ fn joined<T: Send + 'static>(
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    if !finished && processes > 1 {
+    if !finished && patience.is_none() {
         std::mem::forget(guards);
         return Err(RunError::Stopped);
     }
@@ -170,7 +173,7 @@ fn joined<T: Send + 'static>(
     });
     let joining = joining.map_err(|error| RunError::no_thread("the end of the workers", &error))?;
     // A connection to a process that hangs is not closed: the heartbeat tells.
-    let (waiting, patience) = (Instant::now(), if processes > 1 { Duration::ZERO } else { LAST_STEPS });
+    let (waiting, patience) = (Instant::now(), patience.unwrap_or_default());
     let is_over = || faults.raised() && waiting.elapsed() >= patience;
     while !(joining.is_finished() || is_over()) {
         std::thread::sleep(Duration::from_millis(1));
@@ -264,7 +267,7 @@ mod tests {
             }
             None::<()>
         });
-        let joined = joined(guards.unwrap(), &faults, 1);
+        let joined = joined(guards.unwrap(), &faults, Some(Duration::from_millis(50)));
         assert!(matches!(joined, Err(RunError::Stopped)));
         assert!(!has_ended.load(Ordering::SeqCst), "the other worker was waited for");
         drop(release);

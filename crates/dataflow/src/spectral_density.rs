@@ -78,6 +78,8 @@ pub fn spectrum(
         let overwrite = context.job.existing_output == ExistingOutput::Overwrite;
         context.stores.check_new(&out.child(SUMMARY), overwrite)?;
     }
+    // Before there are workers, of which only the first to ask would hear why it failed.
+    context.differentiating()?;
     let command = format!("spectrum {settings:?}");
     let terms = context.terms(format!("{} {command}", context.run_id), &command);
     let (working, asked) = (Arc::clone(&context), settings.clone());
@@ -197,7 +199,7 @@ fn write(
     let nodes = vec![
         (
             "probe",
-            Column::CountOrNull(density.nodes.iter().map(|node| Some(node.probe as u64)).collect()),
+            Column::Count(density.nodes.iter().map(|node| node.probe as u64).collect()),
         ),
         (
             "value",
@@ -224,15 +226,15 @@ fn write(
             Column::Number(curve.iter().map(|point| point.cumulative).collect()),
         ),
     ];
-    let count = |n: usize| Column::CountOrNull(vec![Some(n as u64)]);
+    let count = |n: usize| Column::Count(vec![n as u64]);
     let number = |value: f64| Column::Number(vec![value]);
     let summary = vec![
         ("kind", Column::Text(vec![settings.kind.name().to_owned()])),
-        ("n_spectra", Column::CountOrNull(vec![Some(found.n_spectra)])),
+        ("n_spectra", Column::Count(vec![found.n_spectra])),
         ("n_weights", count(density.n_weights)),
         ("probes", count(settings.probes)),
         ("steps", count(found.steps)),
-        ("seed", Column::CountOrNull(vec![Some(settings.seed)])),
+        ("seed", Column::Count(vec![settings.seed])),
         ("largest", number(density.largest.value)),
         ("largest_residual", number(density.largest.residual)),
         ("smallest", number(density.smallest.value)),

@@ -367,15 +367,15 @@ pub enum StoreError {
     /// A column whose masked values another column beside it tells of.
     #[error(
         "\"{column}.mask\" of {object} masks values of column \"{column}\", as astropy writes it, and what stands there would count: {}",
-        unmasked(.column, *.is_list)
+        unmasked(.column, *.can_be_named)
     )]
     MaskedColumn {
         /// The object.
         object: String,
         /// The column.
         column: String,
-        /// Whether it is one of lists.
-        is_list: bool,
+        /// Whether `mask` could name what masks it: it is of pixels, and no other mask is named.
+        can_be_named: bool,
     },
     /// Two objects of one catalogue differ in their number of pixels.
     #[error(
@@ -498,9 +498,10 @@ pub enum StoreError {
         /// One of the objects there.
         object: String,
     },
-    /// In an output that is to make room for another run lies what no run wrote.
+    /// In an output that is to make room for another run lies what is not of its runs.
     #[error(
-        "{object} is of no run, and lies in the output {output}, of which nothing was deleted: move it elsewhere, or choose another output"
+        "{object} is not among the files of this output's runs, and lies in {output}, of which nothing was deleted: move it elsewhere, or choose another \
+         output"
     )]
     NotOfARun {
         /// The output.

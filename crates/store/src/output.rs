@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
 use crate::line::own_folder;
-use crate::objects::location::Place;
+use crate::objects::location::{Place, without_links};
 use crate::output::claim::CLAIMS;
 use crate::{Creation, GroupStore, Manifest, Rendezvous, StoreError, Stores, WrittenFile};
 
@@ -47,10 +47,16 @@ fn part_of(path: &str) -> Option<&str> {
     let end = match folder {
         // The status is written while the others go: its folder must not.
         STAGES => below.find('/').map_or(path.len(), |at| start + at + 1),
-        _ if FOLDERS.contains(&folder) => start,
+        _ if FOLDERS.contains(&folder) || is_of_tiles(folder) => start,
         _ => return None,
     };
     Some(&path[..end])
+}
+
+/// Whether a folder has the name of one of tiles, which are in the output itself where that is a run's scratch.
+fn is_of_tiles(folder: &str) -> bool {
+    let run = folder.strip_prefix(Output::TILES).unwrap_or_default();
+    run.len() == 16 && run.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// The place that a run writes to.
@@ -65,6 +71,8 @@ impl Output {
     pub const STATUS: &str = "stages/status.json";
     /// What a run reads: the first that it writes under its claim.
     pub const INPUTS: &str = "stages/inputs.json";
+    /// What the name of a folder of a run's tiles begins with, wherever its scratch is; the run's follows.
+    pub const TILES: &str = "fisherflow-";
 
     /// The output at a URI; touches nothing.
     ///
@@ -235,11 +243,17 @@ impl Output {
         Ok(())
     }
 
-    /// Whether an object, of a URI as listings give it, lies where runs write, and delete what they find.
-    #[must_use]
-    pub fn is_place_of(&self, uri: &str) -> bool {
-        let path = uri.strip_prefix(&self.child(""));
-        path.is_some_and(|path| part_of(path).is_some())
+    /// Tells of an object, of a URI as listings give it, whether it lies where runs write, and delete what they find; on a disk by way of links, too.
+    pub fn place(&self) -> impl Fn(&str) -> bool {
+        let is_part = |folder: &str, object: &str| {
+            let path = object.strip_prefix(folder).and_then(|path| path.strip_prefix('/'));
+            path.is_some_and(|path| part_of(path).is_some())
+        };
+        let folder = self.uri.strip_prefix('/').map(without_links);
+        move |uri| {
+            let linked = folder.as_deref().zip(uri.strip_prefix('/'));
+            is_part(&self.uri, uri) || linked.is_some_and(|(folder, object)| is_part(folder, &without_links(object)))
+        }
     }
 
     /// Refuses to make room for another run where not all that is there is of runs; touches nothing.
@@ -300,10 +314,16 @@ impl Output {
     /// before it.
     pub(crate) fn foreign(&self) -> Result<Option<StoreError>, StoreError> {
         let (claim, meeting) = (self.child(CLAIM), self.child(RENDEZVOUS) + "/");
-        let mut objects = self.objects()?.into_iter();
-        let Some(object) = objects.find(|object| object.path != claim && !object.path.starts_with(&meeting)) else {
-            return Ok(None);
+        let is_foreign = |object: &ObjectVersion| object.path != claim && !object.path.starts_with(&meeting);
+        // There may be millions, and one is enough. Which without bytes are markers of folders only all of them tell.
+        let found = self
+            .stores
+            .first_under(&self.uri, |object| object.size > 0 && is_foreign(object))?;
+        let found = match found {
+            Some(object) => Some(object),
+            None => self.objects()?.into_iter().find(is_foreign),
         };
+        let Some(object) = found else { return Ok(None) };
         Ok(Some(match self.manifest()? {
             Some(manifest) => StoreError::Complete {
                 output: self.uri.clone(),
@@ -335,6 +355,7 @@ mod tests {
             ("posterior/inverse/block-000.parquet", "posterior/"),
             ("stages/status.json", "stages/status.json"),
             ("stages/groups/curvature/c9.done", "stages/groups/"),
+            ("fisherflow-00c0ffee00c0ffee/prior-0/a", "fisherflow-00c0ffee00c0ffee/"),
         ] {
             assert_eq!(part_of(path), Some(part), "{path}");
         }
@@ -344,8 +365,37 @@ mod tests {
             "report.html/a",
             "posteriors/a.parquet",
             "mine/manifest.json",
+            "fisherflow-notes/a",
         ] {
             assert_eq!(part_of(path), None, "{path}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_lies_in_an_output_is_known_behind_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::create_dir(at("disk")).unwrap();
+        std::os::unix::fs::symlink(at("disk"), at("data")).unwrap();
+        stores
+            .write(&at("disk/out/posterior/net.safetensors"), vec![1])
+            .unwrap();
+        std::os::unix::fs::symlink(at("disk/out/posterior/net.safetensors"), at("net.safetensors")).unwrap();
+        for uri in ["data/out", "disk/out"] {
+            let output = Output::open(&stores, &at(uri)).unwrap();
+            let is_in_it = output.place();
+            for object in [
+                "data/out/posterior/net.safetensors",
+                "disk/out/posterior/net.safetensors",
+                "net.safetensors",
+            ] {
+                assert!(is_in_it(&at(object)), "{object} is in {uri}");
+            }
+            for object in ["data/out/net.safetensors", "disk/posterior/net.safetensors"] {
+                assert!(!is_in_it(&at(object)), "{object} is not in {uri}");
+            }
         }
     }
 

@@ -181,7 +181,7 @@ fn what_no_run_wrote_into_an_output_is_not_deleted() {
         run(fisherflow().arg(stage).arg(&file)).expect_done();
         fs::write(out.join("thesis.tex"), "mine").unwrap();
         let mut before = everything_in(&out);
-        overwriting(&elsewhere).expect(2, &["thesis.tex is of no run", "nothing was deleted"]);
+        overwriting(&elsewhere).expect(2, &["thesis.tex is not among the files", "nothing was deleted"]);
         assert_eq!(everything_in(&out), before, "{stage}");
         fs::remove_file(out.join("thesis.tex")).unwrap();
 
@@ -191,7 +191,10 @@ fn what_no_run_wrote_into_an_output_is_not_deleted() {
         )
         .unwrap();
         before = everything_in(&out);
-        overwriting(&inside).expect(2, &["network.safetensors is of no run", "nothing was deleted"]);
+        overwriting(&inside).expect(
+            2,
+            &["network.safetensors is not among the files", "nothing was deleted"],
+        );
         assert_eq!(everything_in(&out), before, "{stage}");
         fs::remove_file(out.join("network.safetensors")).unwrap();
     }

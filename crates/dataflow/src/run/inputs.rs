@@ -3,7 +3,7 @@
 //! A run that is at work keeps it in [`Output::INPUTS`], so that one that comes after it can be told why it is another.
 
 use fisherflow_store::in_words::bytes as bytes_in_words;
-use fisherflow_store::{Manifest, ManifestInput, Output, StoreError, folder_of, now_utc};
+use fisherflow_store::{ExcludeList, Manifest, ManifestInput, Output, StoreError, folder_of, now_utc};
 use serde::{Deserialize, Serialize};
 
 use crate::context::{Context, GroupedCatalogue};
@@ -62,18 +62,17 @@ pub(crate) fn check_apart(context: &Context) -> Result<(), RunError> {
     if let Some(uri) = &job.basis {
         read.push(("noise.basis", folder_of(uri)?));
     }
-    let fit = [("catalogue.uri", "catalogue.exclude", &job.catalogue, &context.fit)];
-    let predict = job.predict.catalogue.as_ref().zip(context.predict.as_ref());
-    let predict = predict.map(|(source, grouped)| ("predict.uri", "predict.exclude", source, grouped));
-    for (objects, exclude, source, grouped) in fit.into_iter().chain(predict) {
+    let fit = [("catalogue.uri", "catalogue.exclude", &context.fit)];
+    let predict = context.predict.as_ref();
+    let predict = predict.map(|grouped| ("predict.uri", "predict.exclude", grouped));
+    for (objects, exclude, grouped) in fit.into_iter().chain(predict) {
         let summary = grouped.catalogue.summary();
         read.extend(summary.objects.iter().map(|object| (objects, object.path.clone())));
-        for uri in &source.exclude {
-            let tables = context.stores.list(uri)?;
-            read.extend(tables.into_iter().map(|table| (exclude, table.path)));
-        }
+        let tables = grouped.catalogue.excluded().into_iter().flat_map(ExcludeList::objects);
+        read.extend(tables.map(|table| (exclude, table.clone())));
     }
-    match read.iter().find(|(_, object)| context.output.is_place_of(object)) {
+    let is_in_output = context.output.place();
+    match read.iter().find(|(_, object)| is_in_output(object)) {
         None => Ok(()),
         Some((key, object)) => Err(RunError::Usage(format!(
             "{key}: {object} lies among the files of the output {}, where a run deletes what it did not write: move it elsewhere, or name another \

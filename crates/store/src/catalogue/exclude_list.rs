@@ -20,6 +20,8 @@ const BATCH_ROWS: usize = 65_536;
 pub struct ExcludeList {
     ids: HashSet<String>,
     sha256: String,
+    /// Those that it was read from, by URI.
+    objects: Vec<String>,
 }
 
 impl ExcludeList {
@@ -35,9 +37,10 @@ impl ExcludeList {
         type_of_id: &DataType,
         catalogue: &str,
     ) -> Result<Self, StoreError> {
-        let mut ids = HashSet::new();
+        let (mut ids, mut objects) = (HashSet::new(), Vec::new());
         for uri in uris {
             let table = Table::open(stores, uri)?;
+            objects.extend(table.objects().iter().map(|object| object.path.clone()));
             let check =
                 |object: &str, found: &DataType| match is_key(found) && found.is_integer() == type_of_id.is_integer() {
                     true => Ok(()),
@@ -64,7 +67,10 @@ impl ExcludeList {
                 ids.extend(text.as_string::<i32>().iter().flatten().map(str::to_owned));
             }
         }
-        Ok(Self::of(ids))
+        Ok(Self {
+            objects,
+            ..Self::of(ids)
+        })
     }
 
     /// The list of given ids.
@@ -78,7 +84,11 @@ impl ExcludeList {
             hash.update(id);
         }
         let sha256 = hex(&hash.finalize());
-        Self { ids, sha256 }
+        Self {
+            ids,
+            sha256,
+            objects: Vec::new(),
+        }
     }
 
     /// Whether a spectrum of this identifier is left out.
@@ -97,6 +107,12 @@ impl ExcludeList {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// The objects that it was read from, by URI.
+    #[must_use]
+    pub fn objects(&self) -> &[String] {
+        &self.objects
     }
 
     /// SHA-256, in hexadecimal, of the identifiers in order: the same for the same ids, however many tables they stand in.

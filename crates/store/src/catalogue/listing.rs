@@ -6,11 +6,12 @@ use std::path::{Path as FilePath, PathBuf};
 
 use fisherflow_spectra::ObjectVersion;
 use futures::StreamExt;
+use object_store::path::Path;
 
 use crate::objects::destination::dangling_link;
-use crate::objects::location::{Location, Parsed, Place, parse};
+use crate::objects::location::{Location, Parsed, Place, parse, without_links};
 use crate::objects::stores::version;
-use crate::output::{CLAIM, MANIFEST};
+use crate::output::{CLAIM, DATA, MANIFEST};
 use crate::{Line, StoreError, Stores};
 
 /// Folders that are looked into for objects that a URI does not name.
@@ -35,7 +36,7 @@ pub(crate) struct Listing {
     /// What could be an object and cannot be read as one, by path, and what to say of it: links on a disk that lead nowhere, where a folder of objects
     /// could be, too; folders of objects that the URI does not name.
     pub refused: Vec<(String, StoreError)>,
-    /// Finished outputs that some of the objects are in, by URI; none that the URI names itself.
+    /// Finished outputs that some of the objects are in, by URI; none that the URI names itself, or of which it names the folder of a table.
     outputs: Vec<String>,
     /// The folders beside the objects, where the URI names the folder of them all.
     folders: Vec<Location>,
@@ -88,7 +89,8 @@ impl Listing {
     /// The pattern that reads the `*.parquet` of folders which the URI does not reach, outputs aside; `None` where a short look finds none.
     pub fn left_out_of(&self, uri: &str, stores: &Stores) -> Option<String> {
         let mut folders = self.folders.iter().take(FOLDERS);
-        let found = folders.any(|folder| stores.block_on(holds_parquet(folder)) && !is_output(folder, stores));
+        let holds_more = |folder| stores.block_on(holds_parquet_of_no_output(folder)) && !is_output(folder, stores);
+        let found = folders.any(holds_more);
         found.then(|| format!("{}/**/*.parquet", uri.trim_end_matches('/')))
     }
 }
@@ -242,8 +244,10 @@ impl Stores {
             .collect();
         objects.sort();
         let above: &str = base.path.as_ref();
+        // As in `runs/*/predictions/*.parquet`, which is to read tables of outputs.
+        let names_tables = parts[literal..].iter().any(|part| DATA.contains(part));
         let outputs = outputs_among(&all)
-            .filter(|folder| folder.len() > above.len())
+            .filter(|folder| folder.len() > above.len() && !names_tables)
             .map(|folder| base.place.uri(folder));
         let is_read = |output: &String| {
             let folder = format!("{output}/");
@@ -292,18 +296,6 @@ impl Stores {
             folders,
         })
     }
-}
-
-/// A path on a disk, without its leading slash, with the links in the part of it that is there followed.
-fn without_links(key: &str) -> String {
-    let path = format!("/{key}");
-    let path = FilePath::new(&path);
-    let followed = path.ancestors().find_map(|there| {
-        let rest = path.strip_prefix(there).ok()?;
-        Some(there.canonicalize().ok()?.join(rest))
-    });
-    let followed = followed.as_deref().unwrap_or(path).to_string_lossy();
-    followed.trim_matches('/').to_owned()
 }
 
 /// Collects the links below a folder that lead nowhere, and what they lead to, where one of the patterns fits them. `linked`: folders that a link
@@ -368,19 +360,38 @@ async fn holding_parquet<'f>(folders: impl Iterator<Item = &'f Location>) -> Vec
 
 /// A store that does not say is asked again where it matters.
 async fn holds_parquet(folder: &Location) -> bool {
-    // The folder itself may be set aside, too.
-    let above = folder.path.parts().count().saturating_sub(1);
     let mut objects = folder.store.list(Some(&folder.path)).take(LOOKED_AT);
     while let Some(Ok(object)) = objects.next().await {
-        let name: &str = object.location.as_ref();
-        let mut parts = name.split('/').skip(above);
-        // Its own marker is none of what it holds.
-        let is_in_it = object.location != folder.path;
-        if is_in_it && object.location.extension() == Some("parquet") && !parts.any(is_unread) {
+        if is_parquet_in(folder, &object.location) {
             return true;
         }
     }
     false
+}
+
+/// The same, of those that are in no output below. A disk lists in no order: what tells of an output may come behind its tables.
+async fn holds_parquet_of_no_output(folder: &Location) -> bool {
+    let mut objects = folder.store.list(Some(&folder.path)).take(LOOKED_AT);
+    let mut found: Vec<Path> = Vec::new();
+    while let Some(Ok(object)) = objects.next().await {
+        found.push(object.location);
+    }
+    let names = found.iter().map(AsRef::<str>::as_ref);
+    let of_claims = names.filter_map(|name| name.strip_suffix(CLAIM));
+    let outputs: Vec<&str> = of_claims.filter(|folder| folder.ends_with('/')).collect();
+    let is_of_output = |name: &str| outputs.iter().any(|output| name.starts_with(output));
+    let mut tables = found.iter().filter(|object| is_parquet_in(folder, object));
+    tables.any(|table| !is_of_output(table.as_ref()))
+}
+
+/// Whether an object below a folder is of those `*.parquet` that patterns read there.
+fn is_parquet_in(folder: &Location, object: &Path) -> bool {
+    // The folder itself may be set aside, too.
+    let above = folder.path.parts().count().saturating_sub(1);
+    let name: &str = object.as_ref();
+    let mut parts = name.split('/').skip(above);
+    // Its own marker is none of what it holds.
+    *object != folder.path && object.extension() == Some("parquet") && !parts.any(is_unread)
 }
 
 /// Whether a folder is an output, or a line of them. A store that does not say is asked again where it matters.
@@ -593,6 +604,28 @@ mod tests {
     }
 
     #[test]
+    fn tables_of_outputs_are_read_where_the_pattern_names_their_folder() {
+        let stores = with_bucket();
+        for name in ["claim.json", "manifest.json", "predictions/part-00000.parquet"] {
+            stores.write(&format!("s3://survey/runs/1/{name}"), vec![1]).unwrap();
+        }
+        for (pattern, outputs) in [
+            ("**/*.parquet", 1),
+            ("runs/*/*/*.parquet", 1),
+            ("runs/*/pred*/*.parquet", 1),
+            ("runs/*/predictions/*.parquet", 0),
+            ("**/predictions/**", 0),
+        ] {
+            let listing = stores.listing(&format!("s3://survey/{pattern}")).unwrap();
+            assert_eq!(
+                (listing.objects.len(), listing.outputs.len()),
+                (1, outputs),
+                "{pattern}"
+            );
+        }
+    }
+
+    #[test]
     fn an_output_beside_the_objects_is_not_offered_as_more_of_them() {
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -604,12 +637,15 @@ mod tests {
         for (table, sign) in [
             ("out/predictions/part-00000.parquet", "out/claim.json"),
             ("line/releases/1/predictions/part-00000.parquet", "line/commits/1.json"),
+            ("runs/night/predictions/part-00000.parquet", "runs/night/claim.json"),
         ] {
             stores.write(&at(table), vec![1]).unwrap();
             assert!(offered(), "{table}");
             stores.write(&at(sign), b"{}".to_vec()).unwrap();
             assert!(!offered(), "{table}");
         }
+        stores.write(&at("runs/spectra.parquet"), vec![1]).unwrap();
+        assert!(offered());
     }
 
     #[cfg(unix)]

@@ -34,23 +34,18 @@ pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueCol
         }
         FluxError::Exact => {}
     }
-    match &columns.mask {
-        Some(mask) => {
-            check(&mask.column, is_mask_list, "a list of integers or booleans")?;
-            check_bad_bits(object, find(object, schema, &mask.column)?, &mask.bad_bits)?;
-        }
-        None => check_not_masked(object, schema, &columns.flux)?,
+    if let Some(mask) = &columns.mask {
+        check(&mask.column, is_mask_list, "a list of integers or booleans")?;
+        check_bad_bits(object, find(object, schema, &mask.column)?, &mask.bad_bits)?;
     }
     for label in &columns.labels {
         check(label, is_number, "a number")?;
-        check_not_masked(object, schema, label)?;
     }
     match &columns.label_errors {
         LabelErrors::None => {}
         LabelErrors::Sigma(sigmas) => {
             for sigma in sigmas {
                 check(sigma, is_number, "a number")?;
-                check_not_masked(object, schema, sigma)?;
             }
         }
         LabelErrors::Covariance(column) => {
@@ -73,7 +68,7 @@ pub(crate) fn check_schema(object: &str, schema: &Schema, columns: &CatalogueCol
     for column in &columns.keep {
         find(object, schema, column)?;
     }
-    Ok(())
+    check_not_masked(object, schema, columns)
 }
 
 /// Refuses bits that the numbers of a mask do not have: they would mask nothing. A boolean has every bit.
@@ -94,22 +89,28 @@ fn check_bad_bits(object: &str, mask: &Field, bad_bits: &[u8]) -> Result<(), Sto
     }
 }
 
-/// Refuses a column beside which another says, as astropy writes it, what of it is masked: whatever number stands there would count.
-fn check_not_masked(object: &str, schema: &Schema, column: &str) -> Result<(), StoreError> {
-    let mask = format!("{column}.mask");
-    let is_mask = |field: &Arc<Field>| {
-        let found = field.data_type();
-        *field.name() == mask && *element(found).unwrap_or(found) == DataType::Boolean
-    };
-    if !schema.fields().iter().any(is_mask) {
-        return Ok(());
+/// Refuses a column beside which another, unless `mask` names that, says, as astropy writes it, what of it is masked: whatever stands there would
+/// count. What is only kept may be masked.
+fn check_not_masked(object: &str, schema: &Schema, columns: &CatalogueColumns) -> Result<(), StoreError> {
+    let named = columns.mask.as_ref().map(|mask| mask.column.as_str());
+    for column in columns.names() {
+        let Some(key) = columns.key_of(column) else { continue };
+        let is_of_pixels = ["flux", "sigma", "ivar"].contains(&key);
+        let mask = format!("{column}.mask");
+        let is_mask = |field: &Arc<Field>| {
+            let found = field.data_type();
+            *field.name() == mask && *element(found).unwrap_or(found) == DataType::Boolean
+        };
+        let is_read = is_of_pixels && named == Some(mask.as_str());
+        if !is_read && schema.fields().iter().any(is_mask) {
+            return Err(StoreError::MaskedColumn {
+                object: object.to_owned(),
+                column: column.to_owned(),
+                can_be_named: is_of_pixels && named.is_none(),
+            });
+        }
     }
-    let is_list = find(object, schema, column).is_ok_and(|field| element(field.data_type()).is_some());
-    Err(StoreError::MaskedColumn {
-        object: object.to_owned(),
-        column: column.to_owned(),
-        is_list,
-    })
+    Ok(())
 }
 
 /// The identifier and the kept columns as they are written out again: all may be null, hints of other libraries are gone, and moments are in
@@ -302,9 +303,11 @@ mod tests {
     /// As astropy writes masked columns: what they hold, and which of it is masked.
     #[test]
     fn a_column_that_another_masks_is_refused() {
-        let of_flux = Field::new("flux.mask", list(DataType::Boolean), true);
+        let of_pixels = |name: &str| Field::new(name, list(DataType::Boolean), true);
         let refused = |field: &Field, columns: &CatalogueColumns| {
-            let checked = check_schema("/a", &with(vec![field.clone()]), columns);
+            let group = Field::new("source", DataType::Int64, true);
+            let covariance = Field::new("e_teff", list(DataType::Float64), true);
+            let checked = check_schema("/a", &with(vec![group, covariance, field.clone()]), columns);
             checked.err().map(|error| error.to_string())
         };
         let said = refused(&Field::new("teff.mask", DataType::Boolean, true), &columns());
@@ -315,15 +318,34 @@ mod tests {
                  their place, as README.md, \"Your own data\", says"
             )
         );
-        let said = refused(&of_flux, &columns()).unwrap();
-        assert!(said.contains(": write mask = \"flux.mask\", or write nulls"), "{said}");
-        // One that is named is read; of what is only kept, and of what is no mask, nothing is said.
+        let mut all = columns();
+        all.holdout_group = Some("source".into());
+        all.label_errors = LabelErrors::Covariance("e_teff".into());
+        for field in [
+            Field::new("id.mask", DataType::Boolean, true),
+            Field::new("source.mask", DataType::Boolean, true),
+            of_pixels("e_teff.mask"),
+        ] {
+            let said = refused(&field, &all).unwrap();
+            assert!(said.contains(field.name()) && said.contains(": write nulls"), "{said}");
+            assert!(!said.contains("mask = "), "{said}");
+        }
+        // One that is named is read; another beside it is not.
         let mut named = columns();
-        named.mask = Some(Mask {
-            column: "flux.mask".into(),
-            bad_bits: Vec::new(),
-        });
-        assert_eq!(refused(&of_flux, &named), None);
+        for name in ["flux.mask", "flux_err.mask"] {
+            let said = refused(&of_pixels(name), &columns()).unwrap();
+            let remedy = format!("says, or, where every object has that column, mask = \"{name}\"");
+            assert!(said.contains(": write nulls") && said.ends_with(&remedy), "{said}");
+            named.mask = Some(Mask {
+                column: name.into(),
+                bad_bits: Vec::new(),
+            });
+            assert_eq!(refused(&of_pixels(name), &named), None);
+        }
+        let both = with(vec![of_pixels("flux.mask"), of_pixels("flux_err.mask")]);
+        let said = check_schema("/a", &both, &named).unwrap_err().to_string();
+        assert!(said.contains("\"flux.mask\"") && !said.contains("mask = "), "{said}");
+        // Of what is only kept, and of what is no mask, nothing is said.
         for field in [
             Field::new("snr.mask", DataType::Boolean, true),
             Field::new("teff.mask", DataType::Float64, true),

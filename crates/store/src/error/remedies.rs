@@ -67,11 +67,11 @@ pub(super) fn cast(column: &str, found: &str, expected: &str) -> String {
     }
 }
 
-/// What to do about a column beside which another masks it.
-pub(super) fn unmasked(column: &str, is_list: bool) -> String {
+/// What to do about a column beside which another masks it. astropy writes that only where something is masked.
+pub(super) fn unmasked(column: &str, can_be_named: bool) -> String {
     let nulls = "write nulls in their place, as README.md, \"Your own data\", says";
-    match is_list {
-        true => format!("write mask = \"{column}.mask\", or {nulls}"),
+    match can_be_named {
+        true => format!("{nulls}, or, where every object has that column, mask = \"{column}.mask\""),
         false => nulls.to_owned(),
     }
 }

@@ -102,7 +102,8 @@ mod tests {
     use std::time::Duration;
 
     use async_trait::async_trait;
-    use futures::stream::BoxStream;
+    use futures::StreamExt;
+    use futures::stream::{self, BoxStream};
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use object_store::{
@@ -120,6 +121,8 @@ mod tests {
         Careless,
         /// Its answer gets lost, however often it is asked for.
         Unheard,
+        /// As careful; its listings fail behind what is there.
+        Unlisted,
     }
 
     /// A store in memory.
@@ -155,7 +158,7 @@ mod tests {
             let is_unheard = self.manner == Manner::Unheard && options.mode == PutMode::Create;
             let options = match self.manner {
                 Manner::Careless => PutOptions::default(),
-                Manner::Careful | Manner::Unheard => options,
+                Manner::Careful | Manner::Unheard | Manner::Unlisted => options,
             };
             let put = self.inner.put_opts(location, payload, options).await?;
             match is_unheard {
@@ -187,7 +190,15 @@ mod tests {
         }
 
         fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-            self.inner.list(prefix)
+            let listed = self.inner.list(prefix);
+            if self.manner != Manner::Unlisted {
+                return listed;
+            }
+            let lost = Error::Generic {
+                store: "memory",
+                source: "the rest is lost".into(),
+            };
+            listed.chain(stream::iter([Err(lost)])).boxed()
         }
 
         async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
@@ -222,6 +233,16 @@ mod tests {
         assert!(error.to_string().contains("s3://careless/out"), "{error}");
         // The next run is told the same.
         assert_eq!(output.holder().unwrap(), None);
+    }
+
+    #[test]
+    fn a_place_is_listed_no_further_than_to_the_first_that_is_not_ours() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        Memory::bucket(&stores, "unlisted", Manner::Unlisted);
+        stores.write("s3://unlisted/out/thesis.tex", vec![1]).unwrap();
+        let output = Output::open(&stores, "s3://unlisted/out").unwrap();
+        let error = output.check_claimable().unwrap_err();
+        assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
     }
 
     #[test]

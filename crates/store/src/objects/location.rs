@@ -207,6 +207,18 @@ fn without_dots(path: &std::path::Path) -> PathBuf {
     clean
 }
 
+/// A path on a disk, without its leading slash, with the links in the part of it that is there followed.
+pub(crate) fn without_links(key: &str) -> String {
+    let path = format!("/{key}");
+    let path = std::path::Path::new(&path);
+    let followed = path.ancestors().find_map(|there| {
+        let rest = path.strip_prefix(there).ok()?;
+        Some(there.canonicalize().ok()?.join(rest))
+    });
+    let followed = followed.as_deref().unwrap_or(path).to_string_lossy();
+    followed.trim_matches('/').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

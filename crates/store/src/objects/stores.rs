@@ -191,6 +191,27 @@ impl Stores {
         self.list_sorted(uri, |object, _| object)
     }
 
+    /// The first of the objects under a URI that a listing comes upon and that `fits`, markers of folders among them; no further is listed.
+    pub(crate) fn first_under(
+        &self,
+        uri: &str,
+        fits: impl Fn(&ObjectVersion) -> bool,
+    ) -> Result<Option<ObjectVersion>, StoreError> {
+        let base = self.locate(uri)?;
+        let prefix = (!base.path.is_root()).then_some(&base.path);
+        let found = self.block_on(async {
+            let mut metas = base.store.list(prefix);
+            while let Some(meta) = metas.try_next().await? {
+                let object = version(&base.place, &meta);
+                if fits(&object) {
+                    return Ok(Some(object));
+                }
+            }
+            Ok(None)
+        });
+        self.listed(&base, found)
+    }
+
     /// Every object under a URI, at any depth, by path, and how long ago it was written.
     ///
     /// # Errors

@@ -29,12 +29,6 @@ pub(crate) fn counts(name: &str, values: impl Iterator<Item = u64>) -> NamedColu
     (Field::new(name, DataType::Int64, false), Arc::new(values))
 }
 
-/// Counts and positions; `None` is null.
-pub(crate) fn counts_or_null(name: &str, values: impl Iterator<Item = Option<u64>>) -> NamedColumn {
-    let values: Int64Array = values.map(|value| value.map(count)).collect();
-    (Field::new(name, DataType::Int64, true), Arc::new(values))
-}
-
 /// Numbers; what is not finite is null.
 pub(crate) fn numbers(name: &str, values: impl Iterator<Item = f64>) -> NamedColumn {
     numbers_or_null(name, values.map(|value| value.is_finite().then_some(value)))

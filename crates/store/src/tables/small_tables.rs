@@ -1,6 +1,6 @@
 //! Tables of results that no other module writes: named columns of text, counts and numbers.
 
-use crate::tables::columns::{NamedColumn, counts, counts_or_null, numbers, texts, texts_or_null};
+use crate::tables::columns::{NamedColumn, counts, numbers, texts, texts_or_null};
 use crate::tables::parquet_out::{FileMetadata, WrittenFile};
 use crate::tables::predictions::check_shapes;
 use crate::{Output, StoreError};
@@ -14,8 +14,6 @@ pub enum Column {
     TextOrNull(Vec<Option<String>>),
     /// Counts and positions.
     Count(Vec<u64>),
-    /// Counts and positions; `None` is null.
-    CountOrNull(Vec<Option<u64>>),
     /// Numbers; what is not finite is null.
     Number(Vec<f64>),
     /// Numbers; what is not finite is refused.
@@ -49,7 +47,6 @@ impl Column {
             Self::Text(values) => values.len(),
             Self::TextOrNull(values) => values.len(),
             Self::Count(values) => values.len(),
-            Self::CountOrNull(values) => values.len(),
             Self::Number(values) | Self::Finite(values) => values.len(),
         }
     }
@@ -59,7 +56,6 @@ impl Column {
             Self::Text(values) => texts(name, values.iter().map(String::as_str)),
             Self::TextOrNull(values) => texts_or_null(name, values.iter().map(Option::as_deref)),
             Self::Count(values) => counts(name, values.into_iter()),
-            Self::CountOrNull(values) => counts_or_null(name, values.into_iter()),
             Self::Number(values) => numbers(name, values.into_iter()),
             Self::Finite(values) => {
                 let (field, values) = numbers(name, values.into_iter());
