@@ -64,9 +64,13 @@ fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
     })
 }
 
-/// Of the prior; whether there are pulls, once it is known: the curves are written with the prediction that tells.
-pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bool>) -> Vec<String> {
-    let (mut notes, is_written) = (Vec::new(), pulls.is_some());
+/// Of the prior, and which pulls judge it, once these are known: the curves are written with the prediction.
+pub(crate) fn of_prior(
+    context: &Context,
+    choice: &PriorChoice,
+    found: Option<&(Calibrated, Predicted)>,
+) -> Vec<String> {
+    let (mut notes, is_written) = (Vec::new(), found.is_some());
     for of in &choice.evidence {
         let block = of.block.and_then(|block| context.blocks.get(block));
         let name = match block {
@@ -81,13 +85,9 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
         notes.extend(of_holdout(holdout, is_written));
     }
     if matches!(context.job.prior, Prior::Evidence | Prior::EvidencePerBlock) {
-        let judge = match pulls {
-            Some(true) => "the pulls decide",
-            Some(false) => {
-                "the pulls would decide, and none here are known to be over unseen spectra: nothing here checks the weights' part"
-            }
-            None => "the pulls that `predict` finds decide",
-        };
+        let judge = found.map_or("the pulls that `predict` finds decide", |(calibrated, predicted)| {
+            judge(context, calibrated, predicted)
+        });
         let which = if context.job.prior == Prior::Evidence {
             "one for all weights"
         } else {
@@ -103,6 +103,18 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
         ));
     }
     notes
+}
+
+/// Which pulls decide whether a prior by evidence serves: C_intrinsic hides a weights' part that is too small from held-out spectra, and none too large.
+fn judge(context: &Context, calibrated: &Calibrated, predicted: &Predicted) -> &'static str {
+    let is_test = predicted.in_fit.is_none_or(|in_fit| in_fit.is_test);
+    if !context.is_fused() && is_test && predicted.pulls.pulls().is_some() {
+        "the pulls over spectra of [predict] decide"
+    } else if context.job.keeps_out() && calibrated.pulls.pulls().is_some() {
+        "the pulls over held-out spectra decide where they are far from 1 (C_intrinsic is fitted to these: near 1 they prove nothing)"
+    } else {
+        "the pulls would decide, and none here are known to be over unseen spectra: nothing here checks the weights' part"
+    }
 }
 
 fn of_evidence(evidence: &Evidence, name: &str, beside: bool, is_written: bool) -> Vec<String> {
