@@ -265,8 +265,9 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
 /// Why nothing can be learnt of a spectrum's label, and the remedy.
 fn why_overwhelmed() -> String {
     format!(
-        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra. Pixels whose error stands for \"bad\" must be \
-         masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an inverse variance that is named as sigma"
+        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra (R's, where none of these has labels). Pixels \
+         whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an inverse variance that is \
+         named as sigma"
     )
 }
 
