@@ -478,7 +478,8 @@ fn spectra_that_tell_nothing_beside_a_given_r_are_in_no_pulls() {
     }
 }
 
-/// R is beyond the photons' part with errors in variables alone: else it is of all residuals, and the note of such spectra says so.
+/// R is beyond the photons' part with errors in variables alone: else it is of all residuals, and the note of such spectra says so, but for an R that was
+/// pinned without them.
 #[test]
 fn whether_spectra_that_tell_nothing_are_in_r_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -503,6 +504,19 @@ fn whether_spectra_that_tell_nothing_are_in_r_is_said() {
         assert!(ended.stdout.contains(&said), "{ended}");
         assert_eq!(ended.stdout.contains("nor in the pulls (but in R"), !weighed, "{ended}");
     }
+
+    let others: Vec<Spectrum> = spectra.iter().filter(|s| !spoilt.contains(&s.id)).cloned().collect();
+    write_objects(&folder.join("others"), &others, 60);
+    let mut before = RunFile::new(folder, "line");
+    before.catalogue = toml_path(&folder.join("others"));
+    let line = folder.join("line.toml");
+    fs::write(&line, format!("{}releases = true\n", before.toml())).unwrap();
+    run(fisherflow().arg("run").arg(line)).expect_done();
+    let mut later = RunFile::new(folder, "later");
+    later.noise += &format!("\nbasis = \"{}\"", toml_path(&folder.join("line/basis.json")));
+    let ended = run(fisherflow().arg("run").arg(later.write(folder, "later")));
+    ended.expect_done();
+    assert!(ended.stdout.contains("nor in the pulls: "), "{ended}");
 }
 
 /// The photons' part is in the sums of every structure: `dual`, and `low_rank` of all eigenpairs, give the error bars of `full`, and an `ekfac`

@@ -231,7 +231,9 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
     }
     if calibrated.overwhelmed > 0 {
-        let is_r_of_all = context.job.noise == Noise::Holdout && !context.job.calibration.errors_in_variables;
+        let is_found_here = context.basis.as_ref().is_none_or(|basis| basis.is_of(&context.run_id));
+        let is_r_of_all =
+            context.job.noise == Noise::Holdout && is_found_here && !context.job.calibration.errors_in_variables;
         notes.push(format!(
             "{} held-out spectra are neither in C_intrinsic nor in the pulls{}: {}",
             calibrated.overwhelmed,
