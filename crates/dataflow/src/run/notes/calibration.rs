@@ -88,10 +88,10 @@ pub(crate) fn of_prior(
         let judge = found.map_or("the pulls that `predict` finds decide", |(calibrated, predicted)| {
             judge(context, calibrated, predicted)
         });
-        let which = if context.job.prior == Prior::Evidence {
-            "one for all weights"
-        } else {
-            "one for each block"
+        let which = match context.job.prior {
+            Prior::EvidencePerBlock => "one for each block",
+            _ if context.job.prior_by_layer.is_empty() => "one for all weights",
+            _ => "one for all layers without a precision in [prior.layers]",
         };
         let curve = if is_written {
             ". The evidence's curve is posterior/evidence.parquet"
