@@ -335,25 +335,34 @@ fn pulls_over_stars_of_the_fit_are_called_no_test() {
     assert!(!unseen.contains("no test of the error bars") && unseen.contains("as large as the errors scatter"));
 }
 
-/// As of a run without [predict]: near 1 by construction, they are called what the closing screen calls them.
+/// As of a run without [predict]: what is fitted brings them to 1 where it can, and where they are far from it the error bars are wrong.
 #[test]
-fn pulls_over_spectra_that_the_error_bars_are_fitted_to_are_called_no_test() {
-    let (mut settings, variances) = (pulls(), [4.0, 0.0, 0.0, 1.0]);
-    settings["pulls_over"] = json!("held_out");
+fn pulls_over_spectra_that_the_error_bars_are_fitted_to_confirm_nothing_and_may_refute() {
+    let pull =
+        |std: f64| json!({ "n_spectra": 400, "mean": 0.01, "standard_deviation": std, "within_one_sigma": 0.69 });
+    let variances = [4.0, 0.0, 0.0, 1.0];
+    // The second label's as where the weights' part is larger than the errors: nothing is left for C_intrinsic.
+    let mut settings = json!({ "pulls": [pull(1.02), pull(0.69)], "pulls_over": "held_out" });
     settings["held_out_pulls"] = settings["pulls"].clone();
     settings["intrinsic_estimate"] = json!({
         "covariance": variances, "n_spectra": 400, "mean_residual": [0.0, 0.0], "residual_second_moment": variances,
         "mean_flux": variances, "mean_weights": variances, "mean_label_covariance": variances,
     });
-    let page = Synthetic::new().commit(settings).page();
+    let page = Synthetic::new().commit(settings.clone()).page();
     assert!(
         !page.contains("(1 is right)") && !page.contains("as large as the errors scatter"),
         "{page}"
     );
-    assert!(!page.contains("error bars are too small"), "{page}");
+    assert!(!page.contains("<strong>teff</strong>"), "{page}");
+    let large = "<strong>a&lt;b</strong>: the error bars are too large: the errors scatter only 0.69 times as much";
+    assert!(page.contains(large), "{page}");
+    settings["pulls"][1] = pull(1.8);
+    let small = "<strong>a&lt;b</strong>: the error bars are too small: the errors scatter 1.8 times as much";
+    assert!(Synthetic::new().commit(settings).page().contains(small));
     assert!(page.contains("scatter of the pulls (no test)"), "{page}");
-    let said = "held-out spectra that the error bars are fitted to, near 1 by construction: no test of the error bars";
+    let said = "held-out spectra that the error bars are fitted to: no independent test";
     let at = page.find(said).unwrap_or_else(|| panic!("{page}"));
+    assert!(page.contains("far from 1 the error bars are wrong") && !page.contains("by construction"));
     assert_eq!(row(&page[at..], "teff")[1..], ["0.0100", "1.02", "69.0 %", "400"]);
 }
 
@@ -370,7 +379,7 @@ fn pulls_over_held_out_spectra_stand_for_those_of_spectra_without_labels() {
     let at = page.find(said).unwrap_or_else(|| panic!("{page}"));
     assert_eq!(row(&page[at..], "teff")[1..], ["0", "1.03", "68.0 %", "262"]);
     assert!(page.contains("that of all cells"));
-    // They are near 1 by construction: no sentence says what that means.
+    // Near 1 they prove nothing: no sentence says what that means.
     assert!(!page.contains("compared with nothing") && !page.contains("as large as the errors scatter"));
     let nothing = Synthetic::new().commit(json!({ "intrinsic_cells": cells })).page();
     assert!(nothing.contains("compared with nothing") && nothing.contains("that of all cells"));

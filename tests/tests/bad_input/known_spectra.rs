@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use fisherflow_tests::{LABELS, RunFile, Spectrum, fisherflow, manifest, run, simulated, stopped_at, write_objects};
+use fisherflow_tests::{
+    LABELS, RunFile, Spectrum, counts, fisherflow, he_normal, manifest, run, simulated, stopped_at, write_objects,
+};
 
 use crate::{PIXELS, prepared};
 
@@ -76,6 +78,38 @@ fn visits_of_a_star_count_once() {
     let (screen, found) = told(folder.path(), "visits", &visits, "");
     assert!(screen.contains("note: 10 of 40 labelled stars of"), "{screen}");
     assert_eq!(found["is_test"].as_bool(), Some(false));
+}
+
+/// Beside errors that stand for "bad" they have no pulls: the test is that of the others.
+#[test]
+fn stars_of_the_fit_that_are_in_no_pulls_are_not_looked_up() {
+    let folder = prepared();
+    let folder = folder.path();
+    let network = he_normal(&[PIXELS, 6, 3]);
+    let predicted = |flux: &[f32]| {
+        let flux: Vec<f64> = flux.iter().copied().map(f64::from).collect();
+        let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+        forward.labels(&network).unwrap()
+    };
+    // Where every unit is off the labels do not depend on the flux.
+    let mut known = simulated(PIXELS, 0, 120);
+    known.retain(|star| predicted(star.flux.as_ref().unwrap()) != network.labels().mean);
+    known.truncate(10);
+    assert_eq!(known.len(), 10);
+    for star in &mut known {
+        star.ivar.as_mut().unwrap().fill(1e-20);
+    }
+    let stars = [&known[..], &simulated(PIXELS, 500, 30)[..]].concat();
+    let (screen, found) = told(folder, "stars", &stars, "");
+    assert_eq!(counts(&folder.join("of-stars"))["predict_overwhelmed"], 10);
+    assert_eq!(
+        (found["looked_up"].as_u64(), found["found"].as_u64()),
+        (Some(30), Some(0))
+    );
+    assert!(
+        screen.contains("a test, if the network was not trained on these"),
+        "{screen}"
+    );
 }
 
 /// Identifiers that count from 0 in each catalogue say nothing.

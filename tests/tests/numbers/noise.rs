@@ -440,7 +440,46 @@ fn spectra_that_tell_nothing_beside_their_own_errors_are_in_no_pulls() {
     assert!(screen.contains(&said), "{screen}");
 }
 
-/// R is beyond the photons' part with errors in variables alone: else it is of all residuals, and the note of such spectra says so.
+/// Beside a given R nothing need be known of held-out residuals, and the pulls of [predict] are the only ones: R tells then.
+#[test]
+fn spectra_that_tell_nothing_beside_a_given_r_are_in_no_pulls() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    network(&folder.join("network.safetensors"), &WIDTHS);
+    let network = he_normal(&WIDTHS);
+    let sigma = [200.0, 0.5, 0.3];
+    write_objects(&folder.join("catalogue"), &labelled(&network, 0, 240, |_| sigma), 60);
+    let mut stars = labelled(&network, 5000, 40, |_| sigma);
+    let spoilt: u64 = stars
+        .iter_mut()
+        .step_by(4)
+        .map(|star| u64::from(spoil(&network, star)))
+        .sum();
+    assert!(spoilt > 2, "{spoilt}");
+    write_objects(&folder.join("stars"), &stars, 40);
+    let labels = format!("labels = {:?}\n", LABELS.map(|(name, _)| name));
+    let of_r = "covariance = [[40000.0, 0.0, 0.0], [0.0, 0.25, 0.0], [0.0, 0.0, 0.09]]\nholdout_fraction";
+    for (output, of_fit, held_out) in [("none-held-out", labels.as_str(), 0.0), ("no-labels", "", HELD_OUT)] {
+        let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
+        run_file.curvature = "structure = \"diagonal\"".to_owned();
+        run_file.compute += "\nprecision = \"f64\"";
+        run_file.noise = format!("{of_r} = {held_out:?}");
+        let toml = run_file.toml().replace(&labels, of_fit);
+        let file = folder.join(format!("{output}.toml"));
+        fs::write(&file, toml.replace("[predict]\n", &format!("[predict]\n{labels}"))).unwrap();
+        let ended = run(fisherflow().arg("run").arg(file));
+        ended.expect_done();
+        let output = folder.join(output);
+        let pulls = &manifest(&output)["settings"]["pulls"];
+        assert_eq!(pulls[0]["n_spectra"], 40 - spoilt, "{ended}");
+        assert_eq!(counts(&output)["predict_overwhelmed"], spoilt);
+        let said = format!("{spoilt} labelled spectra of [predict] are in no pulls");
+        assert!(ended.stdout.contains(&said), "{ended}");
+    }
+}
+
+/// R is beyond the photons' part with errors in variables alone: else it is of all residuals, and the note of such spectra says so, but for an R that was
+/// pinned without them.
 #[test]
 fn whether_spectra_that_tell_nothing_are_in_r_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -465,6 +504,19 @@ fn whether_spectra_that_tell_nothing_are_in_r_is_said() {
         assert!(ended.stdout.contains(&said), "{ended}");
         assert_eq!(ended.stdout.contains("nor in the pulls (but in R"), !weighed, "{ended}");
     }
+
+    let others: Vec<Spectrum> = spectra.iter().filter(|s| !spoilt.contains(&s.id)).cloned().collect();
+    write_objects(&folder.join("others"), &others, 60);
+    let mut before = RunFile::new(folder, "line");
+    before.catalogue = toml_path(&folder.join("others"));
+    let line = folder.join("line.toml");
+    fs::write(&line, format!("{}releases = true\n", before.toml())).unwrap();
+    run(fisherflow().arg("run").arg(line)).expect_done();
+    let mut later = RunFile::new(folder, "later");
+    later.noise += &format!("\nbasis = \"{}\"", toml_path(&folder.join("line/basis.json")));
+    let ended = run(fisherflow().arg("run").arg(later.write(folder, "later")));
+    ended.expect_done();
+    assert!(ended.stdout.contains("nor in the pulls: "), "{ended}");
 }
 
 /// The photons' part is in the sums of every structure: `dual`, and `low_rank` of all eigenpairs, give the error bars of `full`, and an `ekfac`

@@ -192,6 +192,9 @@ fn each_layer_has_the_maximum_of_its_own_evidence() {
     // One for all of the others, beside a given one.
     let mixed = "precision = \"evidence\"\n[prior.layers]\n\"layers.0\" = 3.0";
     done(folder, "mixed", mixed, &[]);
+    let notes = manifest(&folder.join("mixed"))["notes"].to_string();
+    let said = "by evidence, one for all layers without a precision in [prior.layers], can be far from calibrated";
+    assert!(notes.contains(said), "{notes}");
     let mixed = precisions(&folder.join("mixed"));
     assert_eq!(mixed["layers.0"], 3.0);
     assert_eq!(mixed["layers.2+layers.4"], found["layers.2+layers.4"]);

@@ -27,8 +27,8 @@ pub(crate) struct Calibrated {
     pub(crate) pulls: PullSums,
     /// R as it would be found today, where the sums are about a pinned one and the spectra have labels.
     pub(crate) noise_today: Option<ScatterEstimate>,
-    /// Root mean square of their residuals, `[K]`: beside much larger errors of its own a spectrum tells nothing. None where none has labels.
-    pub(crate) residual_rms: Option<Vec<f64>>,
+    /// Root mean square of their residuals, `[K]`, by R where none has labels: beside much larger errors of its own a spectrum tells nothing.
+    pub(crate) residual_rms: Vec<f64>,
     /// Number of them that are in nothing of this, because nothing can be learnt beside their own errors.
     pub(crate) overwhelmed: u64,
     /// Whether the network knows each label; empty where too few of them have labels.
@@ -54,11 +54,12 @@ impl Calibrated {
     }
 }
 
-/// Fits the scatter beyond all known parts, and what else is asked for, to the held-out spectra.
+/// Fits the scatter beyond all known parts, and what else is asked for, to the held-out spectra. `noise`: R, `[K, K]`, label units.
 pub(crate) fn calibrate(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
+    noise: &[f64],
 ) -> Result<Calibrated, RunError> {
     let HeldOut {
         mut by_cell,
@@ -66,14 +67,13 @@ pub(crate) fn calibrate(
         labels,
         residuals,
     } = stars(worker, context, population)?;
-    let has_residuals = by_cell.iter().any(|stars| stars.n_spectra() > 0);
-    let rms = merged(context, &by_cell)?.residual_rms();
+    let residual_rms = residual_rms(context, &by_cell, noise)?;
     let mut overwhelmed = 0;
     for stars in &mut by_cell {
-        overwhelmed += stars.leave_out_overwhelmed(&rms)?;
+        overwhelmed += stars.leave_out_overwhelmed(&residual_rms)?;
     }
     if let Some(stars) = &mut of_noise {
-        stars.leave_out_overwhelmed(&rms)?;
+        stars.leave_out_overwhelmed(&residual_rms)?;
     }
     let label_scale = if context.job.calibration.label_scale {
         let found = merged(context, &by_cell)?.label_scale().map_err(|error| {
@@ -99,7 +99,7 @@ pub(crate) fn calibrate(
         pulls: PullSums::new(context.network.n_labels()),
         // Nothing rests on it: residuals that are all 0 give none.
         noise_today: of_noise.and_then(|stars| stars.noise().ok()),
-        residual_rms: has_residuals.then_some(rms),
+        residual_rms,
         overwhelmed,
         label_fits: LabelFit::of_labels(&labels, &residuals, context.network.n_labels())?,
     };
@@ -108,6 +108,18 @@ pub(crate) fn calibrate(
         stars.pulls(intrinsic, &mut calibrated.pulls)?;
     }
     Ok(calibrated)
+}
+
+/// Root mean square of each label's residuals over held-out spectra, `[K]`, or by R where there are none. Beside errors of the labels R may be 0: of such
+/// a label it tells nothing.
+fn residual_rms(context: &Context, by_cell: &[HeldOutStars], noise: &[f64]) -> Result<Vec<f64>, RunError> {
+    let all = merged(context, by_cell)?;
+    if all.n_spectra() > 0 {
+        return Ok(all.residual_rms());
+    }
+    let variances = noise.iter().step_by(context.network.n_labels() + 1);
+    let roots = variances.map(|&variance| if variance > 0.0 { variance.sqrt() } else { f64::INFINITY });
+    Ok(roots.collect())
 }
 
 /// The held-out spectra of all cells, cell after cell.

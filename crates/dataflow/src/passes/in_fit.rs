@@ -26,7 +26,7 @@ const KEPT: usize = 1 << 20;
 /// That a group keeps, where there are very many groups.
 const OF_A_GROUP: usize = 64;
 
-/// Labelled stars to predict, each once, however many spectra it has.
+/// Labelled stars to predict whose spectra have pulls, each once, however many spectra it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFit {
     /// That were looked up in the fit's catalogue; 0 where that could not be read.
@@ -84,14 +84,18 @@ impl Smallest {
         }
     }
 
-    /// With the labelled spectra of a batch.
-    pub(crate) fn add(&mut self, batch: &SpectrumBatch) {
+    /// With the labelled spectra of a batch whose `residuals`, `[n, K]`, have pulls: those that are finite.
+    pub(crate) fn add(&mut self, batch: &SpectrumBatch, residuals: &[f64]) {
         if self.limit == 0 {
             return;
         }
         let k = batch.n_labels;
-        let labelled = (0..batch.n_rows()).filter(|&row| batch.is_labelled(row));
-        for key in labelled.filter_map(|row| StarKey::of(&id_of(batch, row), &batch.labels[row * k..(row + 1) * k])) {
+        let has_pulls = |row: usize| {
+            let residual = &residuals[row * k..(row + 1) * k];
+            batch.is_labelled(row) && residual.iter().all(|residual| residual.is_finite())
+        };
+        let pulled = (0..batch.n_rows()).filter(|&row| has_pulls(row));
+        for key in pulled.filter_map(|row| StarKey::of(&id_of(batch, row), &batch.labels[row * k..(row + 1) * k])) {
             self.insert(key);
         }
     }

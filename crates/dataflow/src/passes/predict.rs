@@ -132,8 +132,8 @@ struct Fold {
     population: Option<PixelPopulation>,
     /// C_intrinsic by cell, `[K, K]` each, label units.
     intrinsic: Vec<Vec<f64>>,
-    /// Of the fit's held-out residuals, `[K]`, where there are any.
-    residual_rms: Option<Vec<f64>>,
+    /// [`Calibrated::residual_rms`].
+    residual_rms: Vec<f64>,
     /// Digest of what decided the sums of the curvature pass, where its groups have kept the photons' part.
     kept: Option<String>,
     open: Option<Part>,
@@ -234,13 +234,11 @@ impl GroupFold<Differentiated> for Fold {
         counts.excluded += (0..flags.len()).filter(|&row| all.batch.is_excluded(row)).count() as u64;
         if all.batch.n_labels > 0 {
             let mut unseen = unseen_residuals(&all, &flags);
-            if let Some(rms) = &self.residual_rms {
-                counts.overwhelmed += leave_out_overwhelmed(&mut unseen, &all.batch, &flux, rms);
-            }
+            counts.overwhelmed += leave_out_overwhelmed(&mut unseen, &all.batch, &flux, &self.residual_rms);
             self.done
                 .pulls
                 .accumulate(&unseen, &covariance, all.batch.label_covariance.as_deref())?;
-            self.chosen.add(&all.batch);
+            self.chosen.add(&all.batch, &unseen);
         }
         Ok(())
     }

@@ -39,10 +39,7 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
         notes.extend(blocks::of_effective(&EffectiveParameters::of(context, found)));
         notes.extend(blocks::of_missing_variance(context, inverted));
         if let Some(choice) = context.prior_choice() {
-            let pulls = found.predict.as_ref().map(|(_, predicted)| {
-                predicted.pulls.pulls().is_some() && predicted.in_fit.is_none_or(|in_fit| in_fit.is_test)
-            });
-            notes.extend(calibration::of_prior(context, choice, pulls));
+            notes.extend(calibration::of_prior(context, choice, found.predict.as_ref()));
         }
     }
     if let Some((calibrated, _)) = &found.predict {

@@ -438,7 +438,8 @@ fn predict(
     context.open_dual(fit);
     context.load_posterior(inverted)?;
     begin_over(context, "calibrate", &context.fit.sample);
-    let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref())?;
+    let noise = residual_covariance(context, fit.estimate.as_ref())?;
+    let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref(), &noise)?;
     if worker.index() == 0 {
         let of_labels = calibration::of_labels(context, &calibrated.label_fits);
         for note in

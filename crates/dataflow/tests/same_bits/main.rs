@@ -150,7 +150,8 @@ fn a_prior_by_evidence_is_the_same_everywhere_too() {
         .find(|file| file.path == "posterior/evidence.parquet")
         .unwrap();
     assert_eq!(curve.rows, facts.curve_points as u64);
-    for said in ["by evidence", "the pulls would decide"] {
+    // Those over [predict] are over the fit's own stars.
+    for said in ["by evidence", "the pulls over held-out spectra decide"] {
         assert!(one.notes.iter().any(|note| note.contains(said)), "{:?}", one.notes);
     }
     let stores = Stores::new(StoreOptions::default(), 1).unwrap();

@@ -15,6 +15,10 @@ const SHARE_TOLERANCE: f64 = 0.05;
 /// What a pull is.
 const A_PULL: &str = "A pull is (label - prediction) / error bar; the error bar holds the label's own error too, where the catalogue has one. Over \
                       right error bars pulls of spectra that are not in the sums have mean 0 and standard deviation 1, and 68.3 % lie within one.";
+/// What pulls are over spectra that something was fitted to. C_intrinsic makes up for errors larger than the other parts, and takes nothing away from
+/// parts that are too large.
+const FITTED: &str = "These pulls are over held-out spectra that the error bars are fitted to: no independent test. What is fitted brings their standard \
+                      deviation to 1, so that one near 1 proves nothing; where it is far from 1 the error bars are wrong all the same.";
 
 /// The section.
 pub(crate) fn pulls(findings: &Findings) -> String {
@@ -22,29 +26,22 @@ pub(crate) fn pulls(findings: &Findings) -> String {
     let tested = settings.pulls.as_deref().filter(|pulls| !pulls.is_empty());
     let fitted = settings.held_out_pulls.as_deref().filter(|pulls| !pulls.is_empty());
     let compared = match (tested, fitted) {
+        (Some(pulls), _) if settings.pulls_are_fitted() => {
+            let remedy = "A catalogue of its own for the predictions, with labels, gives a test.";
+            fitted_to(findings, pulls, remedy)
+        }
         (Some(pulls), _) => {
+            let known = settings.pulls_in_fit.map_or_else(String::new, known);
             let meaning = if settings.pulls_test() {
-                in_words(findings, pulls)
+                in_words(findings, pulls, |_| true)
             } else {
-                over(findings)
+                String::new()
             };
-            let seen = if settings.pulls_are_fitted() {
-                warning(
-                    "These pulls are over held-out spectra that the error bars are fitted to, near 1 by construction: no test of the error bars. A \
-                     catalogue of its own for the predictions, with labels, gives one.",
-                )
-            } else {
-                settings.pulls_in_fit.map_or_else(String::new, known)
-            };
-            paragraph(A_PULL) + &seen + &grid(findings, pulls) + &meaning
+            paragraph(A_PULL) + &known + &grid(findings, pulls) + &meaning + &over(findings)
         }
         (None, Some(pulls)) => {
-            paragraph(A_PULL)
-                + &paragraph(
-                    "These pulls are over held-out spectra that the error bars are fitted to: no independent test. Of the predicted spectra \
-                     outside the sums fewer than two have labels, and errors that these can be compared with.",
-                )
-                + &grid(findings, pulls)
+            let why = "Of the predicted spectra outside the sums fewer than two have labels, and errors that these can be compared with.";
+            fitted_to(findings, pulls, why)
         }
         (None, None) => warning(
             "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels, and errors that these can \
@@ -52,6 +49,12 @@ pub(crate) fn pulls(findings: &Findings) -> String {
         ),
     };
     compared + &budget(findings) + &cells(findings)
+}
+
+/// Pulls over spectra that the error bars are fitted to: they can refute error bars, and confirm none.
+fn fitted_to(findings: &Findings, pulls: &[Pulls], more: &str) -> String {
+    let said = warning(&format!("{FITTED} {more}"));
+    paragraph(A_PULL) + &said + &grid(findings, pulls) + &in_words(findings, pulls, is_far_from_one)
 }
 
 /// Whether pulls over spectra of [predict] are a test; of how many of their stars are in the fit's catalogue the notes tell.
@@ -87,19 +90,21 @@ fn grid(findings: &Findings, pulls: &[Pulls]) -> String {
     table(&["label", "mean", "standard deviation", "within one", "spectra"], &rows)
 }
 
-/// What pulls over spectra that test the error bars mean, and which spectra those are.
-fn in_words(findings: &Findings, pulls: &[Pulls]) -> String {
+/// What the pulls mean of the labels whose pulls tell.
+fn in_words(findings: &Findings, pulls: &[Pulls], tell: impl Fn(&Pulls) -> bool) -> String {
     let labels = &findings.settings.network.labels;
-    let mut out = "<ul>\n".to_owned();
-    for (name, pulls) in labels.iter().zip(pulls) {
-        out.push_str(&format!(
+    let mut said = String::new();
+    for (name, pulls) in labels.iter().zip(pulls).filter(|&(_, pulls)| tell(pulls)) {
+        said.push_str(&format!(
             "<li><strong>{}</strong>: {}</li>\n",
             escape(name),
             escape(&verdict(pulls))
         ));
     }
-    out.push_str("</ul>\n");
-    out + &over(findings)
+    if said.is_empty() {
+        return said;
+    }
+    format!("<ul>\n{said}</ul>\n")
 }
 
 /// Which spectra the pulls are over, and what they are over those that the error bars were fitted to.
@@ -162,6 +167,12 @@ fn cells(findings: &Findings) -> String {
     )
 }
 
+/// Whether the pulls of one label scatter otherwise than over right error bars, by more than twice the standard error for normal pulls.
+fn is_far_from_one(pulls: &Pulls) -> bool {
+    let of_scatter = TOLERANCE.max(2.0 / (2.0 * (pulls.n_spectra as f64 - 1.0)).sqrt());
+    (pulls.standard_deviation - 1.0).abs() > of_scatter
+}
+
 /// What the pulls of one label mean.
 fn verdict(pulls: &Pulls) -> String {
     let Pulls {
@@ -176,10 +187,9 @@ fn verdict(pulls: &Pulls) -> String {
     }
     let from = format!("(from {})", counted(n_spectra, "spectrum", "spectra"));
     // Twice the standard error of each, for normal pulls.
-    let of_scatter = TOLERANCE.max(2.0 / (2.0 * (n - 1.0)).sqrt());
     let of_mean = TOLERANCE.max(2.0 * scatter / n.sqrt());
     let of_share = SHARE_TOLERANCE.max(2.0 * (WITHIN_ONE * (1.0 - WITHIN_ONE) / n).sqrt());
-    let right = (scatter - 1.0).abs() <= of_scatter;
+    let right = !is_far_from_one(pulls);
     let mut says = if right {
         format!("the error bars are as large as the errors scatter, as far as these spectra can tell {from}")
     } else if scatter > 1.0 {

@@ -64,9 +64,13 @@ fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
     })
 }
 
-/// Of the prior; whether there are pulls, once it is known: the curves are written with the prediction that tells.
-pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bool>) -> Vec<String> {
-    let (mut notes, is_written) = (Vec::new(), pulls.is_some());
+/// Of the prior, and which pulls judge it, once these are known: the curves are written with the prediction.
+pub(crate) fn of_prior(
+    context: &Context,
+    choice: &PriorChoice,
+    found: Option<&(Calibrated, Predicted)>,
+) -> Vec<String> {
+    let (mut notes, is_written) = (Vec::new(), found.is_some());
     for of in &choice.evidence {
         let block = of.block.and_then(|block| context.blocks.get(block));
         let name = match block {
@@ -81,17 +85,13 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
         notes.extend(of_holdout(holdout, is_written));
     }
     if matches!(context.job.prior, Prior::Evidence | Prior::EvidencePerBlock) {
-        let judge = match pulls {
-            Some(true) => "the pulls decide",
-            Some(false) => {
-                "the pulls would decide, and none here are known to be over unseen spectra: nothing here checks the weights' part"
-            }
-            None => "the pulls that `predict` finds decide",
-        };
-        let which = if context.job.prior == Prior::Evidence {
-            "one for all weights"
-        } else {
-            "one for each block"
+        let judge = found.map_or("the pulls that `predict` finds decide", |(calibrated, predicted)| {
+            judge(context, calibrated, predicted)
+        });
+        let which = match context.job.prior {
+            Prior::EvidencePerBlock => "one for each block",
+            _ if context.job.prior_by_layer.is_empty() => "one for all weights",
+            _ => "one for all layers without a precision in [prior.layers]",
         };
         let curve = if is_written {
             ". The evidence's curve is posterior/evidence.parquet"
@@ -103,6 +103,18 @@ pub(crate) fn of_prior(context: &Context, choice: &PriorChoice, pulls: Option<bo
         ));
     }
     notes
+}
+
+/// Which pulls decide whether a prior by evidence serves: C_intrinsic hides a weights' part that is too small from held-out spectra, and none too large.
+fn judge(context: &Context, calibrated: &Calibrated, predicted: &Predicted) -> &'static str {
+    let is_test = predicted.in_fit.is_none_or(|in_fit| in_fit.is_test);
+    if !context.is_fused() && is_test && predicted.pulls.pulls().is_some() {
+        "the pulls over spectra of [predict] decide"
+    } else if context.job.keeps_out() && calibrated.pulls.pulls().is_some() {
+        "the pulls over held-out spectra decide where they are far from 1 (C_intrinsic is fitted to these: near 1 they prove nothing)"
+    } else {
+        "the pulls would decide, and none here are known to be over unseen spectra: nothing here checks the weights' part"
+    }
 }
 
 fn of_evidence(evidence: &Evidence, name: &str, beside: bool, is_written: bool) -> Vec<String> {
@@ -219,7 +231,9 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
         }
     }
     if calibrated.overwhelmed > 0 {
-        let is_r_of_all = context.job.noise == Noise::Holdout && !context.job.calibration.errors_in_variables;
+        let is_found_here = context.basis.as_ref().is_none_or(|basis| basis.is_of(&context.run_id));
+        let is_r_of_all =
+            context.job.noise == Noise::Holdout && is_found_here && !context.job.calibration.errors_in_variables;
         notes.push(format!(
             "{} held-out spectra are neither in C_intrinsic nor in the pulls{}: {}",
             calibrated.overwhelmed,
@@ -253,8 +267,9 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
 /// Why nothing can be learnt of a spectrum's label, and the remedy.
 fn why_overwhelmed() -> String {
     format!(
-        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra. Pixels whose error stands for \"bad\" must be \
-         masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an inverse variance that is named as sigma"
+        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra (R's, where none of these has labels). Pixels \
+         whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an inverse variance that is \
+         named as sigma"
     )
 }
 
