@@ -1,8 +1,8 @@
 //! Whether the products asked for are exact enough for this network and these spectra; where they are not, which slower ones are.
 //!
-//! `bf16x3` and `bf16` are tried on the first usable rows of the catalogue, of its first row groups, before any pass: J_x and
-//! `J_x C_flux J_x^T` against f64. Every process tries the same rows on the same kernel, so all come to the same. A star's figure is its largest
-//! error; what counts is the figure that 95 % of the stars stay below, because a star whose argument of a relu is 0 but for rounding has two
+//! `bf16x3` and `bf16` are tried on the first usable rows of the catalogue's first row group, and of others where that has not enough, before any pass:
+//! J_x and `J_x C_flux J_x^T` against f64. Every process tries the same rows on the same kernel, so all come to the same. A star's figure is its
+//! largest error; what counts is the figure that 95 % of the stars stay below, because a star whose argument of a relu is 0 but for rounding has two
 //! right answers. What nothing could be tried on is not trusted.
 //!
 //! A GPU's products are tried on the same spectra, against the CPU's: some multiply in a shorter type than they are asked to, some lack an operation.
@@ -17,7 +17,7 @@ use crate::error::RunError;
 
 /// Spectra that are tried.
 const SPECTRA: usize = 64;
-/// Row groups that are looked into for them, at most: nobody waits for a survey to be read before its first pass.
+/// Row groups that are looked into for them, at most, evenly over the catalogue: nobody waits for a survey to be read before its first pass.
 const ROW_GROUPS: usize = 64;
 
 /// Share of them that must be as exact as is asked.
@@ -55,7 +55,7 @@ pub(crate) fn exact_enough(
         let taken = Precision::F32;
         tracing::warn!(
             asked = %precision, %taken, catalogue = catalogue.summary().uri.as_str(),
-            "no spectrum of the catalogue's first row groups is usable, and these products cannot be tried: the run takes slower ones"
+            "no spectrum of the catalogue is usable in those row groups that were tried: the run takes slower products, which need no trial"
         );
         return Ok(taken);
     }
@@ -108,13 +108,14 @@ struct Spectra {
 }
 
 impl Spectra {
-    /// The first usable rows of the catalogue, in as few of its first row groups as have them; a masked pixel has the means of its spectrum.
+    /// The first usable rows of the first row group, and of others where that has not enough; a masked pixel has the means of its spectrum.
     fn read(catalogue: &Catalogue) -> Result<Self, RunError> {
         let mut read = Self {
             flux: Vec::new(),
             variance: Vec::new(),
         };
-        for shard in catalogue.shards().iter().take(ROW_GROUPS) {
+        let every = catalogue.shards().len().div_ceil(ROW_GROUPS).max(1);
+        for shard in catalogue.shards().iter().step_by(every) {
             let group = Group {
                 index: 0,
                 shards: vec![shard.clone()],
@@ -155,8 +156,8 @@ impl Spectra {
     fn said_alike(&self, processor: Processor, moved: &Network, here: &Network) -> Result<(), RunError> {
         if self.flux.is_empty() {
             return Err(RunError::Refused(format!(
-                "compute.device: no spectrum of the catalogue's first {ROW_GROUPS} row groups is usable, and `{processor}` cannot be compared with the CPU: look at \
-                 `exclude` and the columns of [catalogue]"
+                "compute.device: no spectrum of the catalogue is usable (in {ROW_GROUPS} row groups or all), and `{processor}` cannot be compared with \
+                 the CPU: look at `exclude` and the columns of [catalogue]"
             )));
         }
         let precision = here.arithmetic().precision;
@@ -316,7 +317,10 @@ mod tests {
         let catalogue = simulated(folder.path(), 16);
         let here = network(20, Precision::F32, 1, 1.0);
         let error = as_on_the_cpu(Processor::Cuda, &here, &here, &catalogue).unwrap_err();
-        assert!(error.to_string().contains("first 64 row groups is usable"), "{error}");
+        assert!(
+            error.to_string().contains("no spectrum of the catalogue is usable"),
+            "{error}"
+        );
         for precision in [Precision::Bf16, Precision::Bf16x3] {
             let asked = Arithmetic { precision, threads: 1 };
             let taken = exact_enough(asked, &catalogue, |_| unreachable!("there is nothing to try"));

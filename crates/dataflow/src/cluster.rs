@@ -37,8 +37,8 @@ use crate::progress::repeated;
 /// How long a worker that only sees a connection close waits for the heartbeat to say whose it was.
 const WHO_WAS_IT: Duration = Duration::from_millis(300);
 /// How long a process that stands alone waits after a fault for its workers, which take back what they have half written as they stop: longer than
-/// the 5 s that this may take them of a file on its way to a store.
-const LAST_STEPS: Duration = Duration::from_secs(10);
+/// the 5 s that each of two files on their way to a store may take them.
+const LAST_STEPS: Duration = Duration::from_secs(12);
 
 /// Runs `work` on every worker of this process, and `conclude` on what the first of them returns: in the first process that is what makes the work
 /// count, and the others wait for it, and fail with it, before they come to their own.

@@ -338,11 +338,10 @@ fn pulls_over_stars_of_the_fit_are_called_no_test() {
 /// As of a run without [predict]: what is fitted brings them to 1 where it can, and where they are far from it the error bars are wrong.
 #[test]
 fn pulls_over_spectra_that_the_error_bars_are_fitted_to_confirm_nothing_and_may_refute() {
-    let pull =
-        |std: f64| json!({ "n_spectra": 400, "mean": 0.01, "standard_deviation": std, "within_one_sigma": 0.69 });
+    let pull = |mean: f64, std: f64| json!({ "n_spectra": 400, "mean": mean, "standard_deviation": std, "within_one_sigma": 0.69 });
     let variances = [4.0, 0.0, 0.0, 1.0];
     // The second label's as where the weights' part is larger than the errors: nothing is left for C_intrinsic.
-    let mut settings = json!({ "pulls": [pull(1.02), pull(0.69)], "pulls_over": "held_out" });
+    let mut settings = json!({ "pulls": [pull(0.01, 1.02), pull(0.01, 0.69)], "pulls_over": "held_out" });
     settings["held_out_pulls"] = settings["pulls"].clone();
     settings["intrinsic_estimate"] = json!({
         "covariance": variances, "n_spectra": 400, "mean_residual": [0.0, 0.0], "residual_second_moment": variances,
@@ -354,11 +353,16 @@ fn pulls_over_spectra_that_the_error_bars_are_fitted_to_confirm_nothing_and_may_
         "{page}"
     );
     assert!(!page.contains("<strong>teff</strong>"), "{page}");
-    let large = "<strong>a&lt;b</strong>: the error bars are too large: the errors scatter only 0.69 times as much";
+    let large = "<strong>a&lt;b</strong>: the error bars are too large: in the root mean square the errors are 0.69 times as large";
     assert!(page.contains(large), "{page}");
-    settings["pulls"][1] = pull(1.8);
-    let small = "<strong>a&lt;b</strong>: the error bars are too small: the errors scatter 1.8 times as much";
-    assert!(Synthetic::new().commit(settings).page().contains(small));
+    let mut with = |mean: f64, std: f64| {
+        settings["pulls"][1] = pull(mean, std);
+        Synthetic::new().commit(settings.clone()).page()
+    };
+    let small = "<strong>a&lt;b</strong>: the error bars are too small: in the root mean square the errors are 1.8 times as large";
+    assert!(with(0.01, 1.8).contains(small));
+    // A bias takes its part of what was fitted, and leaves less to the scatter.
+    assert!(!with(0.6, 0.8).contains("the error bars are too"));
     assert!(page.contains("scatter of the pulls (no test)"), "{page}");
     let said = "held-out spectra that the error bars are fitted to: no independent test";
     let at = page.find(said).unwrap_or_else(|| panic!("{page}"));

@@ -47,16 +47,10 @@ fn part_of(path: &str) -> Option<&str> {
     let end = match folder {
         // The status is written while the others go: its folder must not.
         STAGES => below.find('/').map_or(path.len(), |at| start + at + 1),
-        _ if FOLDERS.contains(&folder) || is_of_tiles(folder) => start,
+        _ if FOLDERS.contains(&folder) => start,
         _ => return None,
     };
     Some(&path[..end])
-}
-
-/// Whether a folder has the name of one of tiles, which are in the output itself where that is a run's scratch.
-fn is_of_tiles(folder: &str) -> bool {
-    let run = folder.strip_prefix(Output::TILES).unwrap_or_default();
-    run.len() == 16 && run.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// The place that a run writes to.
@@ -71,8 +65,6 @@ impl Output {
     pub const STATUS: &str = "stages/status.json";
     /// What a run reads: the first that it writes under its claim.
     pub const INPUTS: &str = "stages/inputs.json";
-    /// What the name of a folder of a run's tiles begins with, wherever its scratch is; the run's follows.
-    pub const TILES: &str = "fisherflow-";
 
     /// The output at a URI; touches nothing.
     ///
@@ -355,7 +347,6 @@ mod tests {
             ("posterior/inverse/block-000.parquet", "posterior/"),
             ("stages/status.json", "stages/status.json"),
             ("stages/groups/curvature/c9.done", "stages/groups/"),
-            ("fisherflow-00c0ffee00c0ffee/prior-0/a", "fisherflow-00c0ffee00c0ffee/"),
         ] {
             assert_eq!(part_of(path), Some(part), "{path}");
         }
@@ -365,7 +356,8 @@ mod tests {
             "report.html/a",
             "posteriors/a.parquet",
             "mine/manifest.json",
-            "fisherflow-notes/a",
+            // Of any run whose scratch it is, and that may be at work.
+            "fisherflow-00c0ffee00c0ffee/prior-0/a",
         ] {
             assert_eq!(part_of(path), None, "{path}");
         }

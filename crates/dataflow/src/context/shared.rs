@@ -10,7 +10,6 @@ use fisherflow_posterior::{
     factor,
 };
 use fisherflow_spectra::InputRange;
-use fisherflow_store::Output;
 
 use super::{Bases, Context, Posterior};
 use crate::dual_storage::{DualRows, DualStorage};
@@ -62,7 +61,7 @@ impl Context {
     /// Where those of a run go outside of its output; `None`: they are in it.
     pub(crate) fn scratch_outside(&self, run_id: &str) -> Option<String> {
         let folder = self.job.compute.scratch.as_ref()?;
-        Some(format!("{}/{}{run_id}", folder.trim_end_matches('/'), Output::TILES))
+        Some(format!("{}/fisherflow-{run_id}", folder.trim_end_matches('/')))
     }
 
     /// Takes over the dual block's rows that the fit left, if there is one.

@@ -17,8 +17,8 @@ const A_PULL: &str = "A pull is (label - prediction) / error bar; the error bar 
                       right error bars pulls of spectra that are not in the sums have mean 0 and standard deviation 1, and 68.3 % lie within one.";
 /// What pulls are over spectra that something was fitted to. C_intrinsic makes up for errors larger than the other parts, and takes nothing away from
 /// parts that are too large.
-const FITTED: &str = "These pulls are over held-out spectra that the error bars are fitted to: no independent test. What is fitted brings their standard \
-                      deviation to 1, so that one near 1 proves nothing; where it is far from 1 the error bars are wrong all the same.";
+const FITTED: &str = "These pulls are over held-out spectra that the error bars are fitted to: no independent test. What is fitted brings their root mean \
+                      square to 1, so that one near 1 proves nothing; where it is far from 1 the error bars are wrong all the same.";
 
 /// The section.
 pub(crate) fn pulls(findings: &Findings) -> String {
@@ -33,7 +33,7 @@ pub(crate) fn pulls(findings: &Findings) -> String {
         (Some(pulls), _) => {
             let known = settings.pulls_in_fit.map_or_else(String::new, known);
             let meaning = if settings.pulls_test() {
-                in_words(findings, pulls, |_| true)
+                in_words(findings, pulls, |pulls| Some(verdict(pulls)))
             } else {
                 String::new()
             };
@@ -54,7 +54,7 @@ pub(crate) fn pulls(findings: &Findings) -> String {
 /// Pulls over spectra that the error bars are fitted to: they can refute error bars, and confirm none.
 fn fitted_to(findings: &Findings, pulls: &[Pulls], more: &str) -> String {
     let said = warning(&format!("{FITTED} {more}"));
-    paragraph(A_PULL) + &said + &grid(findings, pulls) + &in_words(findings, pulls, is_far_from_one)
+    paragraph(A_PULL) + &said + &grid(findings, pulls) + &in_words(findings, pulls, refuted)
 }
 
 /// Whether pulls over spectra of [predict] are a test; of how many of their stars are in the fit's catalogue the notes tell.
@@ -90,16 +90,18 @@ fn grid(findings: &Findings, pulls: &[Pulls]) -> String {
     table(&["label", "mean", "standard deviation", "within one", "spectra"], &rows)
 }
 
-/// What the pulls mean of the labels whose pulls tell.
-fn in_words(findings: &Findings, pulls: &[Pulls], tell: impl Fn(&Pulls) -> bool) -> String {
+/// What the pulls mean, of the labels of which they tell something.
+fn in_words(findings: &Findings, pulls: &[Pulls], tell: impl Fn(&Pulls) -> Option<String>) -> String {
     let labels = &findings.settings.network.labels;
     let mut said = String::new();
-    for (name, pulls) in labels.iter().zip(pulls).filter(|&(_, pulls)| tell(pulls)) {
-        said.push_str(&format!(
-            "<li><strong>{}</strong>: {}</li>\n",
-            escape(name),
-            escape(&verdict(pulls))
-        ));
+    for (name, pulls) in labels.iter().zip(pulls) {
+        if let Some(told) = tell(pulls) {
+            said.push_str(&format!(
+                "<li><strong>{}</strong>: {}</li>\n",
+                escape(name),
+                escape(&told)
+            ));
+        }
     }
     if said.is_empty() {
         return said;
@@ -167,10 +169,23 @@ fn cells(findings: &Findings) -> String {
     )
 }
 
-/// Whether the pulls of one label scatter otherwise than over right error bars, by more than twice the standard error for normal pulls.
-fn is_far_from_one(pulls: &Pulls) -> bool {
-    let of_scatter = TOLERANCE.max(2.0 / (2.0 * (pulls.n_spectra as f64 - 1.0)).sqrt());
-    (pulls.standard_deviation - 1.0).abs() > of_scatter
+/// Whether pulls are of another size than over right error bars, by more than twice the standard error for normal pulls.
+fn is_far_from_one(size: f64, n_spectra: u64) -> bool {
+    (size - 1.0).abs() > TOLERANCE.max(2.0 / (2.0 * (n_spectra as f64 - 1.0)).sqrt())
+}
+
+/// What is wrong with the error bars of one label by the pulls of spectra that they were fitted to, if anything. These were fitted about 0: a bias
+/// is an error like any other.
+fn refuted(pulls: &Pulls) -> Option<String> {
+    let size = pulls.mean.hypot(pulls.standard_deviation);
+    is_far_from_one(size, pulls.n_spectra).then(|| {
+        format!(
+            "the error bars are too {}: in the root mean square the errors are {} times as large (from {}).",
+            if size > 1.0 { "small" } else { "large" },
+            significant(size, 2),
+            counted(pulls.n_spectra, "spectrum", "spectra")
+        )
+    })
 }
 
 /// What the pulls of one label mean.
@@ -189,7 +204,7 @@ fn verdict(pulls: &Pulls) -> String {
     // Twice the standard error of each, for normal pulls.
     let of_mean = TOLERANCE.max(2.0 * scatter / n.sqrt());
     let of_share = SHARE_TOLERANCE.max(2.0 * (WITHIN_ONE * (1.0 - WITHIN_ONE) / n).sqrt());
-    let right = !is_far_from_one(pulls);
+    let right = !is_far_from_one(scatter, n_spectra);
     let mut says = if right {
         format!("the error bars are as large as the errors scatter, as far as these spectra can tell {from}")
     } else if scatter > 1.0 {

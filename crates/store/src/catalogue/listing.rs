@@ -244,14 +244,18 @@ impl Stores {
             .collect();
         objects.sort();
         let above: &str = base.path.as_ref();
-        // As in `runs/*/predictions/*.parquet`, which is to read tables of outputs.
-        let names_tables = parts[literal..].iter().any(|part| DATA.contains(part));
         let outputs = outputs_among(&all)
-            .filter(|folder| folder.len() > above.len() && !names_tables)
+            .filter(|folder| folder.len() > above.len())
             .map(|folder| base.place.uri(folder));
+        // As in `runs/*/predictions/*.parquet`, which is to read tables of outputs.
+        let names_table = |path: &str| {
+            let table = path.split_once('/').map_or("", |(table, _)| table);
+            DATA.contains(&table) && parts[literal..].contains(&table)
+        };
         let is_read = |output: &String| {
             let folder = format!("{output}/");
-            objects.iter().any(|object| object.path.starts_with(&folder))
+            let mut read = objects.iter().filter_map(|object| object.path.strip_prefix(&folder));
+            read.any(|path| !names_table(path))
         };
         let outputs: Vec<String> = outputs.filter(is_read).collect();
         let mut links = Vec::new();

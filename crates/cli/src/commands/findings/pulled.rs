@@ -12,8 +12,8 @@ pub fn pulled(settings: &Settings) -> Vec<String> {
     if let (Some(pulls), Some(over)) = (&settings.pulls, over) {
         lines.push(match over {
             "held_out" => format!(
-                "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them, but where their std is far \
-                 from 1 the error bars are wrong",
+                "pulls are over {} held-out spectra of the fit's catalogue: what is fitted to these is not tested by them, but where their root mean \
+                 square (of mean and std) is far from 1 the error bars are wrong",
                 number(pulls)
             ),
             _ => format!(

@@ -111,7 +111,7 @@ fn judge(context: &Context, calibrated: &Calibrated, predicted: &Predicted) -> &
     if !context.is_fused() && is_test && predicted.pulls.pulls().is_some() {
         "the pulls over spectra of [predict] decide"
     } else if context.job.keeps_out() && calibrated.pulls.pulls().is_some() {
-        "the pulls over held-out spectra decide where they are far from 1 (C_intrinsic is fitted to these: near 1 they prove nothing)"
+        "the pulls over held-out spectra decide where their root mean square is far from 1 (C_intrinsic is fitted to these: one near 1 proves nothing)"
     } else {
         "the pulls would decide, and none here are known to be over unseen spectra: nothing here checks the weights' part"
     }
