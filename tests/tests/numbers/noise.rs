@@ -73,6 +73,16 @@ fn half_spoilt(network: &Network) -> (Vec<Spectrum>, Vec<Option<String>>) {
     (spectra, spoilt)
 }
 
+/// Writes 40 labelled stars to predict, of which every fourth is spoilt; the number of these.
+fn write_spoilt_stars(folder: &Path, network: &Network) -> u64 {
+    let mut stars = labelled(network, 5000, 40, |_| [200.0, 0.5, 0.3]);
+    let every_fourth = stars.iter_mut().step_by(4);
+    let spoilt: u64 = every_fourth.map(|star| u64::from(spoil(network, star))).sum();
+    assert!(spoilt > 2, "{spoilt}");
+    write_objects(&folder.join("stars"), &stars, 40);
+    spoilt
+}
+
 fn run_file(folder: &Path, output: &str) -> RunFile {
     let mut run_file = RunFile::new(folder, output).predicting(folder, "stars");
     run_file.curvature = "structure = \"block\"".to_owned();
@@ -423,14 +433,7 @@ fn spectra_that_tell_nothing_beside_their_own_errors_are_in_no_pulls() {
         assert!((ratio - 1.0).abs() < 1e-5, "label {k}: {found} for {expected}");
     }
 
-    let mut stars = labelled(&network, 5000, 40, |_| [200.0, 0.5, 0.3]);
-    let spoilt: u64 = stars
-        .iter_mut()
-        .step_by(4)
-        .map(|star| u64::from(spoil(&network, star)))
-        .sum();
-    assert!(spoilt > 2, "{spoilt}");
-    write_objects(&folder.join("stars"), &stars, 40);
+    let spoilt = write_spoilt_stars(folder, &network);
     let labels = LABELS.map(|(name, _)| name);
     let toml = run_file("others", "of-stars").predicting(folder, "stars").toml();
     let toml = toml.replace("[predict]\n", &format!("[predict]\nlabels = {labels:?}\n"));
@@ -447,16 +450,9 @@ fn spectra_that_tell_nothing_beside_a_given_r_are_in_no_pulls() {
     let folder = folder.path();
     network(&folder.join("network.safetensors"), &WIDTHS);
     let network = he_normal(&WIDTHS);
-    let sigma = [200.0, 0.5, 0.3];
-    write_objects(&folder.join("catalogue"), &labelled(&network, 0, 240, |_| sigma), 60);
-    let mut stars = labelled(&network, 5000, 40, |_| sigma);
-    let spoilt: u64 = stars
-        .iter_mut()
-        .step_by(4)
-        .map(|star| u64::from(spoil(&network, star)))
-        .sum();
-    assert!(spoilt > 2, "{spoilt}");
-    write_objects(&folder.join("stars"), &stars, 40);
+    let spectra = labelled(&network, 0, 240, |_| [200.0, 0.5, 0.3]);
+    write_objects(&folder.join("catalogue"), &spectra, 60);
+    let spoilt = write_spoilt_stars(folder, &network);
     let labels = format!("labels = {:?}\n", LABELS.map(|(name, _)| name));
     let of_r = "covariance = [[40000.0, 0.0, 0.0], [0.0, 0.25, 0.0], [0.0, 0.0, 0.09]]\nholdout_fraction";
     for (output, of_fit, held_out) in [("none-held-out", labels.as_str(), 0.0), ("no-labels", "", HELD_OUT)] {

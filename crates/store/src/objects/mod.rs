@@ -10,6 +10,8 @@ pub(crate) mod disk;
 pub(crate) mod failure;
 pub(crate) mod int96;
 pub(crate) mod location;
+#[cfg(test)]
+pub(crate) mod memory;
 pub(crate) mod options;
 pub(crate) mod patience;
 pub(crate) mod patient;

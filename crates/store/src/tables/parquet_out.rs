@@ -444,102 +444,18 @@ fn float_leaves(field: &Field, path: &mut Vec<String>, found: &mut impl FnMut(&[
 
 #[cfg(test)]
 mod tests {
-    use async_trait::async_trait;
-    use futures::stream::BoxStream;
-    use object_store::path::Path;
-    use object_store::{
-        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-        PutOptions, PutPayload, PutResult, UploadPart,
-    };
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::StoreOptions;
-
-    /// Takes uploads in parts; how many parts are on their way, and were at a time, at most.
-    #[derive(Clone, Debug, Default)]
-    struct Uplink(Arc<Mutex<[usize; 2]>>);
-
-    #[async_trait]
-    impl MultipartUpload for Uplink {
-        fn put_part(&mut self, _: PutPayload) -> UploadPart {
-            let uplink = Arc::clone(&self.0);
-            let [now, most] = &mut *self.0.lock().unwrap();
-            *now += 1;
-            *most = (*most).max(*now);
-            Box::pin(async move {
-                tokio::task::yield_now().await;
-                uplink.lock().unwrap()[0] -= 1;
-                Ok(())
-            })
-        }
-
-        async fn complete(&mut self) -> object_store::Result<PutResult> {
-            Ok(PutResult {
-                e_tag: None,
-                version: None,
-            })
-        }
-
-        async fn abort(&mut self) -> object_store::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl std::fmt::Display for Uplink {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Uplink")
-        }
-    }
-
-    #[async_trait]
-    impl ObjectStore for Uplink {
-        async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> object_store::Result<PutResult> {
-            unimplemented!()
-        }
-
-        async fn put_multipart_opts(
-            &self,
-            _: &Path,
-            _: PutMultipartOptions,
-        ) -> object_store::Result<Box<dyn MultipartUpload>> {
-            Ok(Box::new(self.clone()))
-        }
-
-        async fn get_opts(&self, _: &Path, _: GetOptions) -> object_store::Result<GetResult> {
-            unimplemented!()
-        }
-
-        fn delete_stream(
-            &self,
-            _: BoxStream<'static, object_store::Result<Path>>,
-        ) -> BoxStream<'static, object_store::Result<Path>> {
-            unimplemented!()
-        }
-
-        fn list(&self, _: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-            unimplemented!()
-        }
-
-        async fn list_with_delimiter(&self, _: Option<&Path>) -> object_store::Result<ListResult> {
-            unimplemented!()
-        }
-
-        async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> object_store::Result<()> {
-            unimplemented!()
-        }
-    }
+    use crate::objects::memory::{Manner, Memory};
 
     #[test]
     fn no_more_parts_are_on_their_way_at_a_time_than_may_be() {
-        let uplink = Uplink::default();
-        let location = Location {
-            store: Arc::new(uplink.clone()),
-            path: "out/a.parquet".into(),
-            place: Place::S3 {
-                bucket: "survey".to_owned(),
-            },
-        };
-        let mut writer = HashingWriter::new(&Stores::new(StoreOptions::default(), 1).unwrap(), location);
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let parts = Memory::bucket(&stores, "survey", Manner::Careful);
+        let uri = "s3://survey/out/a.parquet";
+        let mut writer = HashingWriter::new(&stores, stores.locate(uri).unwrap());
         // As a row group comes, whole, and what is left behind it.
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
@@ -547,6 +463,7 @@ mod tests {
             writer.write(Bytes::from_static(b"footer")).await.unwrap();
             writer.complete().await.unwrap();
         });
-        assert_eq!(*uplink.0.lock().unwrap(), [0, UPLOADS]);
+        assert_eq!(parts.most.load(Ordering::Relaxed), UPLOADS);
+        assert_eq!(stores.read(uri).unwrap().len(), 4 * PART + 6);
     }
 }
