@@ -20,6 +20,16 @@ pub fn s3_endpoint() -> Option<String> {
     said("FISHERFLOW_TEST_S3_ENDPOINT")
 }
 
+/// Runs a script and leaves without taking the interpreter down: a thread of pyarrow that still holds a Python file at that moment aborts the
+/// process now and then, when the script has long ended (<https://github.com/apache/arrow/issues/39162>).
+const RUN: &str = "\
+import os, runpy, sys
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name='__main__')
+sys.stdout.flush()
+os._exit(0)
+";
+
 /// What a script of `tests/consumers` prints, as JSON; `None`, saying so, where there is no Python.
 ///
 /// # Panics
@@ -30,6 +40,7 @@ where
     I::Item: AsRef<OsStr>,
 {
     let output = Command::new(python()?)
+        .args(["-c", RUN])
         .arg(repository().join("tests/consumers").join(script))
         .args(arguments)
         .output()
