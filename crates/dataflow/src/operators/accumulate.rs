@@ -33,51 +33,39 @@ pub(crate) struct Accumulated<P> {
     pub(crate) under_way: UnderWay,
 }
 
-/// `accumulate` on the batches of a group.
-pub(crate) trait Accumulate<'scope, T> {
-    /// Folds each group with `fold`, and emits what it contributes when the group ends.
-    fn accumulate<F: GroupFold<T>>(
-        self,
-        name: &str,
-        faults: &Arc<Faults>,
-        fold: F,
-    ) -> StreamVec<'scope, u64, Accumulated<F::Output>>;
-}
-
-impl<'scope, T: 'static> Accumulate<'scope, T> for StreamVec<'scope, u64, GroupItem<T>> {
-    fn accumulate<F: GroupFold<T>>(
-        self,
-        name: &str,
-        faults: &Arc<Faults>,
-        mut fold: F,
-    ) -> StreamVec<'scope, u64, Accumulated<F::Output>> {
-        let faults = Arc::clone(faults);
-        self.unary(Pipeline, name, move |_, _| {
-            let mut held = Held::default();
-            move |input, output| {
-                input.for_each(|capability, items| {
-                    for GroupItem { group, what } in items.drain(..) {
-                        if faults.raised() {
-                            continue;
-                        }
-                        let done = match what {
-                            Piece::Batch(batch) => fold.add(group, batch),
-                            Piece::End(under_way) => fold.finish(group).map(|value| {
-                                // One message a group: contributions are large, and a container holds hundreds of records.
-                                output.session(&capability).give(Accumulated {
-                                    group,
-                                    value,
-                                    under_way,
-                                });
-                            }),
-                        };
-                        if let Err(error) = done {
-                            faults.raise(error);
-                        }
+/// Folds each group with `fold`, and emits what it contributes when the group ends.
+pub(crate) fn accumulate<'scope, T: 'static, F: GroupFold<T>>(
+    batches: StreamVec<'scope, u64, GroupItem<T>>,
+    name: &str,
+    faults: &Arc<Faults>,
+    mut fold: F,
+) -> StreamVec<'scope, u64, Accumulated<F::Output>> {
+    let faults = Arc::clone(faults);
+    batches.unary(Pipeline, name, move |_, _| {
+        let mut held = Held::default();
+        move |input, output| {
+            input.for_each(|capability, items| {
+                for GroupItem { group, what } in items.drain(..) {
+                    if faults.raised() {
+                        continue;
                     }
-                    held.keep(&faults, capability.retain_least(0));
-                });
-            }
-        })
-    }
+                    let done = match what {
+                        Piece::Batch(batch) => fold.add(group, batch),
+                        Piece::End(under_way) => fold.finish(group).map(|value| {
+                            // One message a group: contributions are large, and a container holds hundreds of records.
+                            output.session(&capability).give(Accumulated {
+                                group,
+                                value,
+                                under_way,
+                            });
+                        }),
+                    };
+                    if let Err(error) = done {
+                        faults.raise(error);
+                    }
+                }
+                held.keep(&faults, capability.retain_least(0));
+            });
+        }
+    })
 }

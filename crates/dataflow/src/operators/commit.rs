@@ -39,19 +39,6 @@ pub(crate) struct CommittedGroup {
     pub(crate) bytes: u64,
 }
 
-/// `commit` on what groups contribute.
-pub(crate) trait Commit<'scope> {
-    /// Writes what each group gives under its name, on the I/O threads: the groups are done once it is there. One group at a time; a worker
-    /// that has finished the next one waits, so that at most two are in its memory.
-    fn commit(
-        self,
-        faults: &Arc<Faults>,
-        store: &GroupStore,
-        pass: &'static str,
-        names: Rc<BTreeMap<u64, String>>,
-    ) -> StreamVec<'scope, u64, CommittedGroup>;
-}
-
 /// A group that is being written.
 struct Writing {
     capability: Capability<u64>,
@@ -61,78 +48,78 @@ struct Writing {
     _under_way: UnderWay,
 }
 
-impl<'scope, S: Serialize + 'static> Commit<'scope> for StreamVec<'scope, u64, Accumulated<GroupSums<S>>> {
-    fn commit(
-        self,
-        faults: &Arc<Faults>,
-        store: &GroupStore,
-        pass: &'static str,
-        names: Rc<BTreeMap<u64, String>>,
-    ) -> StreamVec<'scope, u64, CommittedGroup> {
-        let (faults, store) = (Arc::clone(faults), store.clone());
-        let scope = self.scope();
-        let me = scope.index() as u64;
-        self.unary(Pipeline, "Commit", move |_, info| {
-            let activator = scope.worker().sync_activator_for(info.address.to_vec());
-            let mut writing: Option<Writing> = None;
-            let mut held = Held::default();
-            move |input, output| {
-                let mut ended = Vec::new();
-                input.for_each(|capability, groups| {
-                    for done in groups.drain(..) {
-                        if faults.raised() {
-                            continue;
-                        }
-                        if let Some(before) = writing.take() {
-                            let committed = before.committing.wait();
-                            ended.push((before, committed));
-                        }
-                        let activator = activator.clone();
-                        let wake = move || {
-                            // A worker that is gone needs no waking.
-                            let _ = activator.activate();
-                        };
-                        let group = done.group;
-                        faults.pass(FailPoint::GroupSummed);
-                        let begun = begin(&store, pass, &names, (me, group), done.value, wake);
-                        match (begun, capability.retain_least(0)) {
-                            (Ok(committing), Some(capability)) => {
-                                writing = Some(Writing {
-                                    capability,
-                                    group,
-                                    committing,
-                                    _under_way: done.under_way,
-                                });
-                            }
-                            (Ok(_), None) => faults.raise(RunError::Internal("a group came at no time".into())),
-                            (Err(error), _) => faults.raise(error),
-                        }
+/// Writes what each group gives under its name, on the I/O threads: the groups are done once it is there. One group at a time; a worker
+/// that has finished the next one waits, so that at most two are in its memory.
+pub(crate) fn commit<'scope, S: Serialize + 'static>(
+    contributions: StreamVec<'scope, u64, Accumulated<GroupSums<S>>>,
+    faults: &Arc<Faults>,
+    store: &GroupStore,
+    pass: &'static str,
+    names: Rc<BTreeMap<u64, String>>,
+) -> StreamVec<'scope, u64, CommittedGroup> {
+    let (faults, store) = (Arc::clone(faults), store.clone());
+    let scope = contributions.scope();
+    let me = scope.index() as u64;
+    contributions.unary(Pipeline, "Commit", move |_, info| {
+        let activator = scope.worker().sync_activator_for(info.address.to_vec());
+        let mut writing: Option<Writing> = None;
+        let mut held = Held::default();
+        move |input, output| {
+            let mut ended = Vec::new();
+            input.for_each(|capability, groups| {
+                for done in groups.drain(..) {
+                    if faults.raised() {
+                        continue;
                     }
-                    held.keep(&faults, capability.retain_least(0));
-                });
-                if let Some(committed) = writing.as_ref().and_then(|at_work| at_work.committing.poll())
-                    && let Some(at_work) = writing.take()
-                {
-                    ended.push((at_work, committed));
+                    if let Some(before) = writing.take() {
+                        let committed = before.committing.wait();
+                        ended.push((before, committed));
+                    }
+                    let activator = activator.clone();
+                    let wake = move || {
+                        // A worker that is gone needs no waking.
+                        let _ = activator.activate();
+                    };
+                    let group = done.group;
+                    faults.pass(FailPoint::GroupSummed);
+                    let begun = begin(&store, pass, &names, (me, group), done.value, wake);
+                    match (begun, capability.retain_least(0)) {
+                        (Ok(committing), Some(capability)) => {
+                            writing = Some(Writing {
+                                capability,
+                                group,
+                                committing,
+                                _under_way: done.under_way,
+                            });
+                        }
+                        (Ok(_), None) => faults.raise(RunError::Internal("a group came at no time".into())),
+                        (Err(error), _) => faults.raise(error),
+                    }
                 }
-                for (of, committed) in ended {
-                    match committed
-                        .map_err(RunError::from)
-                        .and_then(|committed| told(of.group, &committed))
-                    {
-                        Ok(committed) => {
-                            faults.pass(FailPoint::GroupDone);
-                            output.session(&of.capability).give(committed);
-                        }
-                        Err(error) => {
-                            faults.raise(error);
-                            held.keep(&faults, Some(of.capability));
-                        }
+                held.keep(&faults, capability.retain_least(0));
+            });
+            if let Some(committed) = writing.as_ref().and_then(|at_work| at_work.committing.poll())
+                && let Some(at_work) = writing.take()
+            {
+                ended.push((at_work, committed));
+            }
+            for (of, committed) in ended {
+                match committed
+                    .map_err(RunError::from)
+                    .and_then(|committed| told(of.group, &committed))
+                {
+                    Ok(committed) => {
+                        faults.pass(FailPoint::GroupDone);
+                        output.session(&of.capability).give(committed);
+                    }
+                    Err(error) => {
+                        faults.raise(error);
+                        held.keep(&faults, Some(of.capability));
                     }
                 }
             }
-        })
-    }
+        }
+    })
 }
 
 fn begin<S: Serialize>(

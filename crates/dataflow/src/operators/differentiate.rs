@@ -10,46 +10,35 @@ use super::{GroupItem, Piece};
 use crate::error::RunError;
 use crate::fault::{Faults, Held};
 
-/// `differentiate` on the batches of a group.
-pub(crate) trait Differentiate<'scope, T> {
-    /// Applies `derive` to every batch, in order, on the worker that fetched it.
-    fn differentiate<U: 'static>(
-        self,
-        faults: &Arc<Faults>,
-        derive: impl FnMut(T) -> Result<U, RunError> + 'static,
-    ) -> StreamVec<'scope, u64, GroupItem<U>>;
-}
-
-impl<'scope, T: 'static> Differentiate<'scope, T> for StreamVec<'scope, u64, GroupItem<T>> {
-    fn differentiate<U: 'static>(
-        self,
-        faults: &Arc<Faults>,
-        mut derive: impl FnMut(T) -> Result<U, RunError> + 'static,
-    ) -> StreamVec<'scope, u64, GroupItem<U>> {
-        let faults = Arc::clone(faults);
-        self.unary(Pipeline, "Differentiate", move |_, _| {
-            let mut held = Held::default();
-            move |input, output| {
-                input.for_each(|capability, items| {
-                    let mut session = output.session(&capability);
-                    for GroupItem { group, what } in items.drain(..) {
-                        let derived = match what {
-                            Piece::End(under_way) => Piece::End(under_way),
-                            Piece::Batch(_) if faults.raised() => continue,
-                            Piece::Batch(batch) => match derive(batch) {
-                                Ok(derived) => Piece::Batch(derived),
-                                Err(error) => {
-                                    faults.raise(error);
-                                    continue;
-                                }
-                            },
-                        };
-                        session.give(GroupItem { group, what: derived });
-                    }
-                    drop(session);
-                    held.keep(&faults, capability.retain_least(0));
-                });
-            }
-        })
-    }
+/// Applies `derive` to every batch, in order, on the worker that fetched it.
+pub(crate) fn differentiate<'scope, T: 'static, U: 'static>(
+    batches: StreamVec<'scope, u64, GroupItem<T>>,
+    faults: &Arc<Faults>,
+    mut derive: impl FnMut(T) -> Result<U, RunError> + 'static,
+) -> StreamVec<'scope, u64, GroupItem<U>> {
+    let faults = Arc::clone(faults);
+    batches.unary(Pipeline, "Differentiate", move |_, _| {
+        let mut held = Held::default();
+        move |input, output| {
+            input.for_each(|capability, items| {
+                let mut session = output.session(&capability);
+                for GroupItem { group, what } in items.drain(..) {
+                    let derived = match what {
+                        Piece::End(under_way) => Piece::End(under_way),
+                        Piece::Batch(_) if faults.raised() => continue,
+                        Piece::Batch(batch) => match derive(batch) {
+                            Ok(derived) => Piece::Batch(derived),
+                            Err(error) => {
+                                faults.raise(error);
+                                continue;
+                            }
+                        },
+                    };
+                    session.give(GroupItem { group, what: derived });
+                }
+                drop(session);
+                held.keep(&faults, capability.retain_least(0));
+            });
+        }
+    })
 }

@@ -57,23 +57,6 @@ pub(crate) struct Total {
     pub(crate) values: Vec<f64>,
 }
 
-/// `fold_slices` on what is to be summed.
-pub(crate) trait FoldSlices<'scope> {
-    /// Brings each slice to its worker, and sums it there.
-    fn fold_slices(
-        self,
-        faults: &Arc<Faults>,
-        store: &GroupStore,
-        pass: &'static str,
-    ) -> StreamVec<'scope, u64, Part<Slice>>;
-}
-
-/// `assemble` on summed slices.
-pub(crate) trait Assemble<'scope> {
-    /// Brings the slices of a total to worker `key % workers`; emits each total once it is whole.
-    fn assemble(self, faults: &Arc<Faults>) -> StreamVec<'scope, u64, Part<Total>>;
-}
-
 struct Folding {
     capability: Capability<u64>,
     fold: SliceFold,
@@ -114,119 +97,120 @@ impl Folding {
     }
 }
 
-impl<'scope> FoldSlices<'scope> for StreamVec<'scope, u64, SliceFold> {
-    fn fold_slices(
-        self,
-        faults: &Arc<Faults>,
-        store: &GroupStore,
-        pass: &'static str,
-    ) -> StreamVec<'scope, u64, Part<Slice>> {
-        let (faults, store) = (Arc::clone(faults), store.clone());
-        let scope = self.scope();
-        self.unary(
-            Exchange::new(|fold: &SliceFold| fold.worker),
-            "FoldSlices",
-            move |_, info| {
-                let activator = scope.activator_for(info.address);
-                let mut pending: VecDeque<Folding> = VecDeque::new();
-                move |input, output| {
-                    input.for_each(|capability, folds| {
-                        if let Some(capability) = capability.retain_least(0) {
-                            pending.extend(folds.drain(..).map(|fold| Folding {
-                                capability: capability.clone(),
-                                fold,
-                                reader: None,
-                                sum: None,
-                                n: 0,
-                            }));
-                        }
-                    });
-                    if faults.raised() {
-                        // What is pending keeps its capabilities.
-                        return;
+/// Brings each slice to its worker, and sums it there.
+pub(crate) fn fold_slices<'scope>(
+    folds: StreamVec<'scope, u64, SliceFold>,
+    faults: &Arc<Faults>,
+    store: &GroupStore,
+    pass: &'static str,
+) -> StreamVec<'scope, u64, Part<Slice>> {
+    let (faults, store) = (Arc::clone(faults), store.clone());
+    let scope = folds.scope();
+    folds.unary(
+        Exchange::new(|fold: &SliceFold| fold.worker),
+        "FoldSlices",
+        move |_, info| {
+            let activator = scope.activator_for(info.address);
+            let mut pending: VecDeque<Folding> = VecDeque::new();
+            move |input, output| {
+                input.for_each(|capability, folds| {
+                    if let Some(capability) = capability.retain_least(0) {
+                        pending.extend(folds.drain(..).map(|fold| Folding {
+                            capability: capability.clone(),
+                            fold,
+                            reader: None,
+                            sum: None,
+                            n: 0,
+                        }));
                     }
-                    for next in pending.iter_mut().take(READ_AHEAD) {
-                        if next.reader.is_none() {
-                            next.reader = Some(store.read(pass, next.fold.slices.clone()));
-                        }
-                    }
-                    let Some(mut first) = pending.pop_front() else {
-                        return;
-                    };
-                    let stepped = first.step();
-                    faults.pass(FailPoint::Merged);
-                    match stepped {
-                        Ok(true) => {
-                            let value = Slice {
-                                n_spectra: first.fold.n_spectra,
-                                start: first.fold.start,
-                                of: first.fold.of,
-                                values: first.sum.take().unwrap_or_default(),
-                            };
-                            // One message a slice.
-                            output.session(&first.capability).give(Part {
-                                key: first.fold.key,
-                                value,
-                            });
-                        }
-                        Ok(false) => pending.push_front(first),
-                        Err(error) => {
-                            faults.raise(error);
-                            pending.push_front(first);
-                        }
-                    }
-                    activator.activate();
+                });
+                if faults.raised() {
+                    // What is pending keeps its capabilities.
+                    return;
                 }
-            },
-        )
-    }
+                for next in pending.iter_mut().take(READ_AHEAD) {
+                    if next.reader.is_none() {
+                        next.reader = Some(store.read(pass, next.fold.slices.clone()));
+                    }
+                }
+                let Some(mut first) = pending.pop_front() else {
+                    return;
+                };
+                let stepped = first.step();
+                faults.pass(FailPoint::Merged);
+                match stepped {
+                    Ok(true) => {
+                        let value = Slice {
+                            n_spectra: first.fold.n_spectra,
+                            start: first.fold.start,
+                            of: first.fold.of,
+                            values: first.sum.take().unwrap_or_default(),
+                        };
+                        // One message a slice.
+                        output.session(&first.capability).give(Part {
+                            key: first.fold.key,
+                            value,
+                        });
+                    }
+                    Ok(false) => pending.push_front(first),
+                    Err(error) => {
+                        faults.raise(error);
+                        pending.push_front(first);
+                    }
+                }
+                activator.activate();
+            }
+        },
+    )
 }
 
-impl<'scope> Assemble<'scope> for StreamVec<'scope, u64, Part<Slice>> {
-    fn assemble(self, faults: &Arc<Faults>) -> StreamVec<'scope, u64, Part<Total>> {
-        let faults = Arc::clone(faults);
-        self.unary_frontier(
-            Exchange::new(|part: &Part<Slice>| part.key),
-            "Assemble",
-            move |capability, _| {
-                let mut at_end = Some(capability);
-                let mut held = Held::default();
-                // Each with the numbers that are in it.
-                let mut totals: BTreeMap<u64, (usize, Total)> = BTreeMap::new();
-                move |(input, frontier), output| {
-                    input.for_each(|capability, parts| {
-                        for Part { key, value: slice } in parts.drain(..) {
-                            if faults.raised() {
-                                continue;
-                            }
-                            let (filled, total) = totals.entry(key).or_insert_with(|| {
-                                let (n_spectra, values) = (slice.n_spectra, vec![0.0; slice.of]);
-                                (0, Total { n_spectra, values })
-                            });
-                            let place = total.values.get_mut(slice.start..slice.start + slice.values.len());
-                            let Some(place) = place else {
-                                faults.raise(RunError::Internal(format!("a slice does not fit into total {key}")));
-                                continue;
-                            };
-                            place.copy_from_slice(&slice.values);
-                            *filled += slice.values.len();
-                            if *filled == slice.of
-                                && let Some((_, total)) = totals.remove(&key)
-                            {
-                                output.session(&capability).give(Part { key, value: total });
-                            }
+/// Brings the slices of a total to worker `key % workers`; emits each total once it is whole.
+pub(crate) fn assemble<'scope>(
+    slices: StreamVec<'scope, u64, Part<Slice>>,
+    faults: &Arc<Faults>,
+) -> StreamVec<'scope, u64, Part<Total>> {
+    let faults = Arc::clone(faults);
+    slices.unary_frontier(
+        Exchange::new(|part: &Part<Slice>| part.key),
+        "Assemble",
+        move |capability, _| {
+            let mut at_end = Some(capability);
+            let mut held = Held::default();
+            // Each with the numbers that are in it.
+            let mut totals: BTreeMap<u64, (usize, Total)> = BTreeMap::new();
+            move |(input, frontier), output| {
+                input.for_each(|capability, parts| {
+                    for Part { key, value: slice } in parts.drain(..) {
+                        if faults.raised() {
+                            continue;
                         }
-                        held.keep(&faults, capability.retain_least(0));
-                    });
-                    if frontier.is_empty() && !faults.raised() {
-                        if totals.is_empty() {
-                            at_end.take();
-                        } else {
-                            faults.raise(RunError::Internal("a total lacks a slice".into()));
+                        let (filled, total) = totals.entry(key).or_insert_with(|| {
+                            let (n_spectra, values) = (slice.n_spectra, vec![0.0; slice.of]);
+                            (0, Total { n_spectra, values })
+                        });
+                        let place = total.values.get_mut(slice.start..slice.start + slice.values.len());
+                        let Some(place) = place else {
+                            faults.raise(RunError::Internal(format!("a slice does not fit into total {key}")));
+                            continue;
+                        };
+                        place.copy_from_slice(&slice.values);
+                        *filled += slice.values.len();
+                        if *filled == slice.of
+                            && let Some((_, total)) = totals.remove(&key)
+                        {
+                            output.session(&capability).give(Part { key, value: total });
                         }
                     }
+                    held.keep(&faults, capability.retain_least(0));
+                });
+                if frontier.is_empty() && !faults.raised() {
+                    if totals.is_empty() {
+                        at_end.take();
+                    } else {
+                        faults.raise(RunError::Internal("a total lacks a slice".into()));
+                    }
                 }
-            },
-        )
-    }
+            }
+        },
+    )
 }

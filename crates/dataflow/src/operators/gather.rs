@@ -16,26 +16,23 @@ use super::Part;
 /// The totals of a pass by key, complete once the pass's probe is done.
 pub(crate) type Gathered<P> = Rc<RefCell<BTreeMap<u64, P>>>;
 
-/// `gather` on totals.
-pub(crate) trait Gather<'scope, P> {
-    /// Brings the totals to every worker.
-    fn gather(self, probe: &ProbeHandle<u64>) -> Gathered<P>;
-}
-
-impl<'scope, P: ExchangeData + Clone> Gather<'scope, P> for StreamVec<'scope, u64, Part<P>> {
-    fn gather(self, probe: &ProbeHandle<u64>) -> Gathered<P> {
-        let gathered: Gathered<P> = Rc::default();
-        let into = Rc::clone(&gathered);
-        self.broadcast()
-            .unary::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "Gather", move |_, _| {
-                move |input, _output| {
-                    input.for_each(|_, parts| {
-                        into.borrow_mut()
-                            .extend(parts.drain(..).map(|part| (part.key, part.value)));
-                    });
-                }
-            })
-            .probe_with(probe);
-        gathered
-    }
+/// Brings the totals to every worker.
+pub(crate) fn gather<P: ExchangeData + Clone>(
+    totals: StreamVec<'_, u64, Part<P>>,
+    probe: &ProbeHandle<u64>,
+) -> Gathered<P> {
+    let gathered: Gathered<P> = Rc::default();
+    let into = Rc::clone(&gathered);
+    totals
+        .broadcast()
+        .unary::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "Gather", move |_, _| {
+            move |input, _output| {
+                input.for_each(|_, parts| {
+                    into.borrow_mut()
+                        .extend(parts.drain(..).map(|part| (part.key, part.value)));
+                });
+            }
+        })
+        .probe_with(probe);
+    gathered
 }

@@ -26,17 +26,17 @@ mod gather;
 mod plan;
 mod reduce;
 
-pub(crate) use accumulate::{Accumulate, Accumulated, GroupFold};
+pub(crate) use accumulate::{Accumulated, GroupFold, accumulate};
 pub(crate) use assign::{Readers, Waits, assign, most_waiting};
-pub(crate) use commit::{Commit, CommittedGroup, GroupSums};
-pub(crate) use conclude::Conclude;
+pub(crate) use commit::{CommittedGroup, GroupSums, commit};
+pub(crate) use conclude::conclude;
 pub(crate) use deliver::deliver;
-pub(crate) use differentiate::Differentiate;
+pub(crate) use differentiate::differentiate;
 pub(crate) use fetch::{GroupReader, READ_AHEAD, fetch};
-pub(crate) use fold_slices::{Assemble, FoldSlices, SliceFold, Total};
-pub(crate) use gather::Gather;
+pub(crate) use fold_slices::{SliceFold, Total, assemble, fold_slices};
+pub(crate) use gather::gather;
 pub(crate) use plan::{emit, owned};
-pub(crate) use reduce::{Expected, ReduceInGroupOrder};
+pub(crate) use reduce::{Expected, reduce_in_group_order};
 
 use fisherflow_spectra::Group;
 use serde::{Deserialize, Serialize};
@@ -160,16 +160,17 @@ mod tests {
             let probe = ProbeHandle::new();
             let total = worker.dataflow::<u64, _, _>(|scope| {
                 let readers = Readers::default();
-                fetch(scope, &faults, groups(n), Waits::InMemory(0), (&readers, 1), 1, |_| {
+                let batches = fetch(scope, &faults, groups(n), Waits::InMemory(0), (&readers, 1), 1, |_| {
                     Box::new(std::iter::empty())
-                })
-                .differentiate(&faults, |_| Ok(()))
-                .accumulate("List", &faults, list)
-                .reduce_in_group_order(&faults, Expected::of(&groups(n), 1), |total, mut more| {
+                });
+                let batches = differentiate(batches, &faults, |_| Ok(()));
+                let lists = accumulate(batches, "List", &faults, list);
+                let expected = Expected::of(&groups(n), 1);
+                let total = reduce_in_group_order(lists, &faults, expected, |total: &mut Vec<u64>, mut more| {
                     total.append(&mut more);
                     Ok(())
-                })
-                .gather(&probe)
+                });
+                gather(total, &probe)
             });
             let started = Instant::now();
             while !probe.done() && !faults.raised() && started.elapsed() < patience {

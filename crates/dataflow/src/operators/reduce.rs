@@ -36,17 +36,6 @@ impl Expected {
     }
 }
 
-/// `reduce_in_group_order` on the contributions of groups.
-pub(crate) trait ReduceInGroupOrder<'scope, P> {
-    /// Sends each part to worker `key % workers` and merges the parts of a key in group order; emits each total at the end.
-    fn reduce_in_group_order(
-        self,
-        faults: &Arc<Faults>,
-        expected: Expected,
-        merge: impl FnMut(&mut P, P) -> Result<(), RunError> + 'static,
-    ) -> StreamVec<'scope, u64, Part<P>>;
-}
-
 /// A group's part of a total, on its way to the owner.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct OfGroup<P> {
@@ -83,72 +72,71 @@ impl<P> Sum<P> {
     }
 }
 
-impl<'scope, P: ExchangeData> ReduceInGroupOrder<'scope, P> for StreamVec<'scope, u64, Accumulated<Vec<(u64, P)>>> {
-    fn reduce_in_group_order(
-        self,
-        faults: &Arc<Faults>,
-        expected: Expected,
-        mut merge: impl FnMut(&mut P, P) -> Result<(), RunError> + 'static,
-    ) -> StreamVec<'scope, u64, Part<P>> {
-        let faults = Arc::clone(faults);
-        let scope = self.scope();
-        let (me, workers) = (scope.index() as u64, scope.peers() as u64);
-        let parts = self.unary(Pipeline, "Parts", |_, _| {
-            move |input, output| {
-                input.for_each(|capability, groups| {
-                    for Accumulated { group, value, .. } in groups.drain(..) {
-                        for (key, value) in value {
-                            // One message a part.
-                            let part = Part { key, value };
-                            output.session(&capability).give(OfGroup { group, part });
+/// Sends each part to worker `key % workers` and merges the parts of a key in group order; emits each total at the end.
+pub(crate) fn reduce_in_group_order<'scope, P: ExchangeData>(
+    contributions: StreamVec<'scope, u64, Accumulated<Vec<(u64, P)>>>,
+    faults: &Arc<Faults>,
+    expected: Expected,
+    mut merge: impl FnMut(&mut P, P) -> Result<(), RunError> + 'static,
+) -> StreamVec<'scope, u64, Part<P>> {
+    let faults = Arc::clone(faults);
+    let scope = contributions.scope();
+    let (me, workers) = (scope.index() as u64, scope.peers() as u64);
+    let parts = contributions.unary(Pipeline, "Parts", |_, _| {
+        move |input, output| {
+            input.for_each(|capability, groups| {
+                for Accumulated { group, value, .. } in groups.drain(..) {
+                    for (key, value) in value {
+                        // One message a part.
+                        let part = Part { key, value };
+                        output.session(&capability).give(OfGroup { group, part });
+                    }
+                }
+            });
+        }
+    });
+    parts.unary_frontier(
+        Exchange::new(|of: &OfGroup<P>| of.part.key),
+        "ReduceInGroupOrder",
+        move |capability, _| {
+            let mut at_end = Some(capability);
+            let mut held = Held::default();
+            let own = (0..expected.totals).filter(|key| key % workers == me);
+            let mut sums: BTreeMap<u64, Sum<P>> = own.map(|key| (key, Sum::none())).collect();
+            move |(input, frontier), output| {
+                input.for_each(|capability, parts| {
+                    for OfGroup { group, part } in parts.drain(..) {
+                        if faults.raised() {
+                            continue;
+                        }
+                        let added = match sums.get_mut(&part.key) {
+                            Some(sum) => sum.add(&expected.groups, group, part.value, &mut merge),
+                            None => Err(RunError::Internal(format!("there is no total {}", part.key))),
+                        };
+                        if let Err(error) = added {
+                            faults.raise(error);
                         }
                     }
+                    held.keep(&faults, capability.retain_least(0));
                 });
-            }
-        });
-        parts.unary_frontier(
-            Exchange::new(|of: &OfGroup<P>| of.part.key),
-            "ReduceInGroupOrder",
-            move |capability, _| {
-                let mut at_end = Some(capability);
-                let mut held = Held::default();
-                let own = (0..expected.totals).filter(|key| key % workers == me);
-                let mut sums: BTreeMap<u64, Sum<P>> = own.map(|key| (key, Sum::none())).collect();
-                move |(input, frontier), output| {
-                    input.for_each(|capability, parts| {
-                        for OfGroup { group, part } in parts.drain(..) {
-                            if faults.raised() {
-                                continue;
-                            }
-                            let added = match sums.get_mut(&part.key) {
-                                Some(sum) => sum.add(&expected.groups, group, part.value, &mut merge),
-                                None => Err(RunError::Internal(format!("there is no total {}", part.key))),
-                            };
-                            if let Err(error) = added {
-                                faults.raise(error);
-                            }
-                        }
-                        held.keep(&faults, capability.retain_least(0));
-                    });
-                    if faults.raised() || !frontier.is_empty() {
-                        // A total may lack a part: the capability keeps the pass from ending anywhere.
-                        return;
-                    }
-                    if sums.values().any(|sum| sum.n != expected.groups.len()) {
-                        faults.raise(RunError::Internal("a total lacks a group".into()));
-                        return;
-                    }
-                    if let Some(capability) = at_end.take() {
-                        for (key, sum) in std::mem::take(&mut sums) {
-                            if let Some(value) = sum.value {
-                                output.session(&capability).give(Part { key, value });
-                            }
+                if faults.raised() || !frontier.is_empty() {
+                    // A total may lack a part: the capability keeps the pass from ending anywhere.
+                    return;
+                }
+                if sums.values().any(|sum| sum.n != expected.groups.len()) {
+                    faults.raise(RunError::Internal("a total lacks a group".into()));
+                    return;
+                }
+                if let Some(capability) = at_end.take() {
+                    for (key, sum) in std::mem::take(&mut sums) {
+                        if let Some(value) = sum.value {
+                            output.session(&capability).give(Part { key, value });
                         }
                     }
                 }
-            },
-        )
-    }
+            }
+        },
+    )
 }
 
 impl<P> Sum<P> {

@@ -15,7 +15,7 @@ use super::{gathered, spectra_of_fit, through_network};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::job::Job;
-use crate::operators::{Accumulate, Conclude, Expected, GroupFold, ReduceInGroupOrder};
+use crate::operators::{Expected, GroupFold, accumulate, conclude, reduce_in_group_order};
 
 /// The largest relative error of a block's probed variances, and its part of the gradient: each where it is known.
 pub(crate) type BlockCheck = (Option<f64>, Option<NewtonStep>);
@@ -33,22 +33,25 @@ pub(crate) fn certify(
         let (concluding, asked) = (Arc::clone(context), Arc::clone(&probes));
         let bytes = gradient_bytes(&context.job, &context.blocks).sum();
         let spectra = spectra_of_fit(scope, context, bytes);
-        through_network(spectra, context, population, context.jacobian_of_sums())
-            .accumulate("Certify", &context.faults, Fold::new(context, probes, noise))
-            .reduce_in_group_order(
-                &context.faults,
-                Expected::of(&context.fit.groups, context.blocks.len()),
-                |total: &mut BlockSums, group| {
-                    total.probes.merge(&group.probes);
-                    match (&mut total.fit, group.fit) {
-                        (Some(total), Some(group)) => Ok(total.merge(&group)?),
-                        _ => Ok(()),
-                    }
-                },
-            )
-            .conclude("Check", &context.faults, move |block, sums| {
-                check(&concluding, block as usize, &asked[block as usize], &sums)
-            })
+        let derived = through_network(spectra, context, population, context.jacobian_of_sums());
+        let fold = Fold::new(context, probes, noise);
+        let contributions = accumulate(derived, "Certify", &context.faults, fold);
+        let expected = Expected::of(&context.fit.groups, context.blocks.len());
+        let totals = reduce_in_group_order(
+            contributions,
+            &context.faults,
+            expected,
+            |total: &mut BlockSums, group| {
+                total.probes.merge(&group.probes);
+                match (&mut total.fit, group.fit) {
+                    (Some(total), Some(group)) => Ok(total.merge(&group)?),
+                    _ => Ok(()),
+                }
+            },
+        );
+        conclude(totals, "Check", &context.faults, move |block, sums| {
+            check(&concluding, block as usize, &asked[block as usize], &sums)
+        })
     })?;
     Ok(checks.into_values().collect())
 }

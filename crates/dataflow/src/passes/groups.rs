@@ -28,8 +28,8 @@ use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::group_name::{PassInputs, Serves, name_of};
 use crate::operators::{
-    Accumulate, Assemble, Commit, CommittedGroup, Conclude, Differentiate, FoldSlices, Gather, GroupFold, GroupSums,
-    Part, SliceFold, Total, Waits, emit,
+    CommittedGroup, GroupFold, GroupSums, Part, SliceFold, Total, Waits, accumulate, assemble, commit, conclude,
+    differentiate, emit, fold_slices, gather,
 };
 
 /// Which pass, and what its groups are called.
@@ -60,14 +60,14 @@ type Records = BTreeMap<u64, GroupRecord>;
 /// What a group found, and the files that it left, by its place among the groups.
 type Found<S> = Part<(S, Vec<WrittenFile>)>;
 
-/// Runs a pass: `derive` on every batch, `fold` over the batches of a group, `conclude` on each total of the groups' sums.
+/// Runs a pass: `derive` on every batch, `fold` over the batches of a group, `conclusion` on each total of the groups' sums.
 pub(crate) fn over_groups<T, S, U, F>(
     worker: &mut Worker,
     context: &Arc<Context>,
     pass: &GroupPass,
     derive: impl FnMut(SpectrumBatch) -> Result<T, RunError> + 'static,
     fold: F,
-    conclude: impl FnMut(u64, Total) -> Result<U, RunError> + 'static,
+    conclusion: impl FnMut(u64, Total) -> Result<U, RunError> + 'static,
 ) -> Result<OverGroups<S, U>, RunError>
 where
     T: 'static,
@@ -95,13 +95,12 @@ where
     let bytes_read: u64 = slices.map(|slice| 8 * slice.len as u64).sum();
     let (found, concluded) = run(worker, context, |scope, probe| {
         let at_zero = |folds: Vec<SliceFold>| folds.into_iter().map(|fold| (0, fold)).collect();
-        let found = emit(scope, found.into_iter().map(|part| (0, part)).collect()).gather(probe);
-        let concluded = emit(scope, at_zero(folds))
-            .fold_slices(&context.faults, store, pass.name)
-            .assemble(&context.faults)
-            .conclude("Conclude", &context.faults, conclude)
-            .gather(probe);
-        (found, concluded)
+        let found = emit(scope, found.into_iter().map(|part| (0, part)).collect());
+        let found = gather(found, probe);
+        let slices = fold_slices(emit(scope, at_zero(folds)), &context.faults, store, pass.name);
+        let totals = assemble(slices, &context.faults);
+        let concluded = conclude(totals, "Conclude", &context.faults, conclusion);
+        (found, gather(concluded, probe))
     })?;
     store.release();
     if is_first {
@@ -166,10 +165,10 @@ where
     let (name, committed) = (pass.name, Rc::new(RefCell::new((resumed, 0_u64))));
     run(worker, context, |scope, probe| {
         let (into, faults) = (Rc::clone(&committed), Arc::clone(&context.faults));
-        spectra_of(scope, context, missing, Waits::InStore, pass.over)
-            .differentiate(&context.faults, derive)
-            .accumulate(name, &context.faults, fold)
-            .commit(&context.faults, store, name, Rc::new(names))
+        let spectra = spectra_of(scope, context, missing, Waits::InStore, pass.over);
+        let derived = differentiate(spectra, &context.faults, derive);
+        let sums = accumulate(derived, name, &context.faults, fold);
+        commit(sums, &context.faults, store, name, Rc::new(names))
             .exchange(|_: &CommittedGroup| 0)
             .inspect(move |done: &CommittedGroup| {
                 tracing::debug!(

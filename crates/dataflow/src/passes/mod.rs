@@ -55,15 +55,15 @@ use timely::ExchangeData;
 use timely::dataflow::{ProbeHandle, Scope, StreamVec};
 use timely::worker::Worker;
 
-use self::differentiated::{Differentiated, differentiate};
+use self::differentiated::Differentiated;
 use crate::context::{Context, GroupedCatalogue, PLENTY};
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::job::SAMPLED;
 use crate::operators::{
-    Accumulate, Conclude, Differentiate, Expected, Gather, GroupFold, GroupItem, Part, ReduceInGroupOrder, Waits,
-    fetch, owned,
+    Expected, GroupFold, GroupItem, Part, Waits, accumulate, conclude, differentiate, fetch, gather, owned,
+    reduce_in_group_order,
 };
 use crate::run::stages::begin_over;
 
@@ -98,7 +98,7 @@ fn gathered<P: ExchangeData + Clone>(
     context: &Context,
     build: impl FnOnce(Scope<'_, u64>) -> StreamVec<'_, u64, Part<P>>,
 ) -> Result<BTreeMap<u64, P>, RunError> {
-    let gathered = run(worker, context, |scope, probe| build(scope).gather(probe))?;
+    let gathered = run(worker, context, |scope, probe| gather(build(scope), probe))?;
     Ok(gathered.take())
 }
 
@@ -112,7 +112,9 @@ fn each<U: ExchangeData + Clone>(
 ) -> Result<BTreeMap<u64, U>, RunError> {
     let keys = keys.into_iter().map(|key| key as u64).collect();
     gathered(worker, context, |scope| {
-        owned(scope, keys).conclude(name, &context.faults, move |key, _| what(key as usize))
+        conclude(owned(scope, keys), name, &context.faults, move |key, _| {
+            what(key as usize)
+        })
     })
 }
 
@@ -161,9 +163,8 @@ fn sum_up<'scope, T: 'static, S: ExchangeData>(
     merge: impl FnMut(&mut S, S) -> Result<(), RunError> + 'static,
 ) -> StreamVec<'scope, u64, Part<S>> {
     let begun: Option<S> = None;
-    batches
-        .accumulate(name, faults, Adding { begun, empty, add })
-        .reduce_in_group_order(faults, Expected::of(groups, 1), merge)
+    let contributions = accumulate(batches, name, faults, Adding { begun, empty, add });
+    reduce_in_group_order(contributions, faults, Expected::of(groups, 1), merge)
 }
 
 /// Adds up what each group contributes to the one total of a pass.
@@ -199,8 +200,8 @@ fn through_network<'scope>(
     input_jacobian: InputJacobian,
 ) -> StreamVec<'scope, u64, GroupItem<Differentiated>> {
     let (deriving, population) = (Arc::clone(context), population.cloned());
-    batches.differentiate(&context.faults, move |batch| {
-        differentiate(&deriving, population.as_ref(), batch, input_jacobian)
+    differentiate(batches, &context.faults, move |batch| {
+        differentiated::differentiate(&deriving, population.as_ref(), batch, input_jacobian)
     })
 }
 
@@ -266,10 +267,10 @@ fn chosen_by_hash<'scope>(
     let (reading, selecting) = (Arc::clone(context), Arc::clone(context));
     let open = move |group: &Group| reading.read_chosen(group, fraction);
     let readers = (&context.fit.readers, context.workers);
-    fetch(scope, &context.faults, groups, Waits::InMemory(0), readers, cores, open)
-        .differentiate(&context.faults, move |batch| {
-            select(&selecting, &batch, &rows::chosen_by_hash(&batch, fraction))
-        })
+    let batches = fetch(scope, &context.faults, groups, Waits::InMemory(0), readers, cores, open);
+    differentiate(batches, &context.faults, move |batch| {
+        select(&selecting, &batch, &rows::chosen_by_hash(&batch, fraction))
+    })
 }
 
 /// Some rows of a batch; the others count as done with it.

@@ -15,7 +15,7 @@ use super::differentiated::{Differentiated, differentiate_on_cpu};
 use super::{gathered, select, spectra_of_fit, sum_up};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Conclude, Differentiate};
+use crate::operators::{conclude, differentiate};
 
 /// What a product is with.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
     loss: &Loss,
     over: &Over,
     vectors: Vec<f64>,
-    mut conclude: impl FnMut(ProductSums) -> Result<U, RunError> + 'static,
+    mut conclusion: impl FnMut(ProductSums) -> Result<U, RunError> + 'static,
 ) -> Result<U, RunError> {
     let directions = WeightDirections::new(&over.layers, &over.shapes, &vectors, &context.network.arithmetic())?;
     let bytes = size_of_val(vectors.as_slice()) as u64;
@@ -68,13 +68,14 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
     let concluded = gathered(worker, context, |scope| {
         let deriving = Arc::clone(context);
         let population = loss.population.clone();
-        let training = spectra_of_fit(scope, context, bytes).differentiate(&context.faults, move |batch| {
+        let spectra = spectra_of_fit(scope, context, bytes);
+        let training = differentiate(spectra, &context.faults, move |batch| {
             let training = select(&deriving, &batch, &deriving.rows_in_sums(&batch))?;
             differentiate_on_cpu(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
         });
         let (adding, loss) = (Arc::clone(context), loss.clone());
         let (over, n_vectors) = (over.clone(), directions.count());
-        sum_up(
+        let total = sum_up(
             training,
             &context.faults,
             "Products",
@@ -82,8 +83,8 @@ pub(crate) fn products<U: timely::ExchangeData + Clone>(
             move || ProductSums::empty(&over.layers, &over.shapes, n_vectors),
             move |sums, training| add(&adding, &loss, &directions, &training, sums),
             |total, group| Ok(total.merge(&group)?),
-        )
-        .conclude("Conclude", &context.faults, move |_, total| conclude(total))
+        );
+        conclude(total, "Conclude", &context.faults, move |_, total| conclusion(total))
     })?;
     let concluded = concluded.into_values().next();
     concluded.ok_or_else(|| RunError::Internal("a pass of products came to no end".into()))

@@ -25,7 +25,7 @@ use super::differentiated::impute;
 use super::{gathered, spectra_of, sum_up};
 use crate::context::Context;
 use crate::error::RunError;
-use crate::operators::{Conclude, Waits};
+use crate::operators::{Waits, conclude};
 use crate::run::stage_state::{FitState, InvertState};
 use crate::run::stages::begin_over;
 
@@ -93,7 +93,7 @@ pub(crate) fn subset(
         };
         let of_subset = groups.clone();
         let spectra = spectra_of(scope, context, of_subset, Waits::InMemory(0), |context| &context.fit);
-        sum_up(
+        let chosen = sum_up(
             spectra,
             &context.faults,
             "Choose",
@@ -105,8 +105,10 @@ pub(crate) fn subset(
                 total.stars.append(group.stars);
                 Ok(())
             },
-        )
-        .conclude("Compare", &context.faults, move |_, chosen| at_work.compare(&chosen))
+        );
+        conclude(chosen, "Compare", &context.faults, move |_, chosen| {
+            at_work.compare(&chosen)
+        })
     })?;
     Ok(found.into_values().next().unwrap_or_default())
 }
