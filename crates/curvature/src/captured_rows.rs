@@ -2,10 +2,9 @@
 
 use candle_core::{DType, Storage, Tensor};
 use fisherflow_network::product::in_wide_registers;
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::scratch::{Number, Scratch};
 use fisherflow_network::{DenseShape, LayerCapture};
 
-use crate::products::Element;
 use crate::{BlockPlan, CurvatureError, LabelPrecision};
 
 /// The capture of the layer counted `layer`, its shapes and types checked: `[batch, shared, in]` and `[K, batch, shared, out]`.
@@ -68,7 +67,7 @@ pub(crate) fn only_layer<'a>(
 }
 
 /// A tensor's values in its own type, which is `T`, row-major.
-pub(crate) fn values<T: Element>(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<T>, CurvatureError> {
+pub(crate) fn values<T: Number>(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<T>, CurvatureError> {
     tensor
         .flatten_all()
         .and_then(|flat| flat.to_vec1())
@@ -79,7 +78,7 @@ pub(crate) fn values<T: Element>(tensor: &Tensor, shape: &DenseShape) -> Result<
 }
 
 /// Hands over a tensor's values in its own type, which is `T`, row-major, without a copy where they lie together.
-pub(crate) fn with_values<T: Element, R>(
+pub(crate) fn with_values<T: Number, R>(
     tensor: &Tensor,
     shape: &DenseShape,
     read: impl FnOnce(&[T]) -> R,
@@ -106,7 +105,7 @@ pub(crate) fn values_f64(tensor: &Tensor, shape: &DenseShape) -> Result<Vec<f64>
 /// Whitened gradients, `[batch, shared, K, out]`: row j of spectrum n and position t is `sum_k F_n,kj (g_ntk - mean_k)`.
 ///
 /// `grad` is `[K, batch, shared, out]`, `mean` is `[K, out]` (none: 0). The sum is taken in f64 and rounded once to `T`.
-pub(crate) fn whitened_gradients<T: Element>(
+pub(crate) fn whitened_gradients<T: Number>(
     grad: &[T],
     outputs: usize,
     precision: &LabelPrecision,

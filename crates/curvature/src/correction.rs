@@ -15,11 +15,10 @@ use candle_core::DType;
 use faer::{MatMut, MatRef};
 use fisherflow_kernels::{Packed, Products, RowGroups, Start, multiply, multiply_packed_in_groups};
 use fisherflow_network::product::in_wide_registers;
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::scratch::{Number, Scratch};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::captured_rows::{only_layer, whitened_gradients, with_values};
-use crate::products::Element;
 use crate::row_by_row::Borrowed;
 use crate::squared_gradients::{Sizes, add_squared_gradients, shared_rows_flops};
 use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
@@ -164,7 +163,7 @@ enum Vectors<'a, T> {
 
 impl Correction {
     /// Adds a batch whose captures are of type `T`, as are the bases.
-    fn add<T: Element>(
+    fn add<T: Number>(
         &self,
         capture: &LayerCapture,
         precision: &LabelPrecision,
@@ -207,7 +206,7 @@ impl Correction {
     }
 
     /// `rows vectors`: rows of `width` values times vectors `[width, columns]`, `of_each` rows of every position of every spectrum.
-    fn rotated<T: Element>(&self, rows: &[T], width: usize, vectors: Vectors<'_, T>, of_each: usize) -> Scratch<T> {
+    fn rotated<T: Number>(&self, rows: &[T], width: usize, vectors: Vectors<'_, T>, of_each: usize) -> Scratch<T> {
         let (n, threads) = (rows.len() / width, self.products.threads);
         let side = match vectors {
             Vectors::Packed(vectors) => vectors.cols(),

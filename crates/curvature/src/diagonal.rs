@@ -7,9 +7,10 @@
 use candle_core::DType;
 use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
+use fisherflow_network::scratch::Number;
 
 use crate::captured_rows::{only_layer, values, whitened_gradients};
-use crate::products::{Element, add_cross_with_squares};
+use crate::products::add_cross_with_squares;
 use crate::row_by_row::Borrowed;
 use crate::squared_gradients::{Sizes, add_squared_gradients, shared_rows_flops, sums_of_squares};
 use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
@@ -41,7 +42,7 @@ impl Diagonal {
     }
 
     /// Adds a batch whose captures are of type `T`.
-    fn add<T: Element>(
+    fn add<T: Number>(
         &self,
         capture: &LayerCapture,
         precision: &LabelPrecision,

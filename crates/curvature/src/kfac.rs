@@ -23,11 +23,11 @@ use candle_core::{DType, Tensor};
 use fisherflow_kernels::Products;
 use fisherflow_network::LayerCapture;
 use fisherflow_network::product::in_wide_registers;
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::scratch::{Number, Scratch};
 
 use crate::captured_rows::{only_layer, whitened_gradients, with_values};
 use crate::packed::packed_len;
-use crate::products::{Element, add_gram, add_gram_elsewhere};
+use crate::products::{add_gram, add_gram_elsewhere};
 use crate::row_by_row::{Form, RowByRow, Symmetric};
 use crate::structure::{CurvatureByRow, Structure, check_finite, check_sums};
 use crate::weight_sharing::{mean_over_positions, sum_over_positions};
@@ -131,7 +131,7 @@ impl Kfac {
     }
 
     /// Adds a batch whose captures are of type `T`.
-    fn add<T: Element>(
+    fn add<T: Number>(
         &self,
         capture: &LayerCapture,
         precision: &LabelPrecision,
@@ -301,7 +301,7 @@ fn add_precisions(precision: &LabelPrecision, positions: usize, sum: &mut [f64],
 }
 
 /// `b = a - a0`, rounded to `T`, and its sum over the rows of `input`, which is added to `sum`.
-fn add_centred<T: Element>(input: &[T], mean: &[f64], centred: &mut [T], sum: &mut [f64]) {
+fn add_centred<T: Number>(input: &[T], mean: &[f64], centred: &mut [T], sum: &mut [f64]) {
     let width = mean.len().max(1);
     in_wide_registers(|| {
         for (to, from) in centred.chunks_exact_mut(width).zip(input.chunks_exact(width)) {

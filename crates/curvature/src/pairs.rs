@@ -10,8 +10,8 @@
 use std::ops::Range;
 
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::Products;
-use fisherflow_network::product::{in_wide_registers, multiply};
+use fisherflow_kernels::{Products, Start, multiply};
+use fisherflow_network::product::in_wide_registers;
 
 use crate::dense::LayerBatch;
 use crate::packed::packed_len;
@@ -93,6 +93,7 @@ impl LayerPair<'_> {
                 product.resize(n_outputs * n_inputs, 0.0);
                 multiply(
                     MatMut::from_row_major_slice_mut(&mut product, n_outputs, n_inputs),
+                    Start::Zero,
                     MatRef::from_row_major_slice(&outputs, outputs.len() / n_outputs, n_outputs).transpose(),
                     MatRef::from_row_major_slice(&inputs, inputs.len() / n_inputs, n_inputs),
                     products,

@@ -1,21 +1,16 @@
 //! Products over the spectra of a batch, added into f64 sums as soon as they are made: the same bits for any number of threads.
 
-use candle_core::{DType, Result, Tensor, WithDType};
+use candle_core::{DType, Result, Tensor};
 use faer::MatRef;
 use fisherflow_kernels::Products;
-use fisherflow_network::scratch::Scratchable;
+use fisherflow_network::scratch::Number;
 
 use crate::packed::packed_len;
-
-/// What a product is computed in: f32 or f64.
-pub(crate) trait Element: fisherflow_kernels::Element + Scratchable + WithDType {}
-impl Element for f32 {}
-impl Element for f64 {}
 
 /// Adds the lower triangle of `X^T X` to `packed`, where `x` is `X [rows, n]` row-major.
 ///
 /// Off the diagonal the product is in the element's arithmetic; the diagonal is a sum of squares in f64.
-pub(crate) fn add_gram<T: Element>(x: &[T], n: usize, packed: &mut [f64], products: impl Into<Products>) {
+pub(crate) fn add_gram<T: Number>(x: &[T], n: usize, packed: &mut [f64], products: impl Into<Products>) {
     debug_assert_eq!(packed.len(), packed_len(n));
     if x.is_empty() {
         return;
@@ -50,7 +45,7 @@ pub(crate) fn add_gram_elsewhere(x: &Tensor, packed: &mut [f64]) -> Result<()> {
 }
 
 /// Adds `X^T Y` to the first `m` columns of `sums`, where `x` is `X [rows, n]`, `y` is `Y [rows, m]` and `sums` is `[n, stride]`, row-major.
-pub(crate) fn add_cross<T: Element>(
+pub(crate) fn add_cross<T: Number>(
     x: &[T],
     n: usize,
     y: &[T],
@@ -70,7 +65,7 @@ pub(crate) fn add_cross<T: Element>(
 }
 
 /// Adds `X^T (Y o Y)`, likewise.
-pub(crate) fn add_cross_with_squares<T: Element>(
+pub(crate) fn add_cross_with_squares<T: Number>(
     x: &[T],
     n: usize,
     y: &[T],

@@ -5,12 +5,12 @@
 //! of whose terms are positive. With more, each spectrum's gradient is formed. Products are taken in the captures' type and added in f64.
 
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::Products;
+use fisherflow_kernels::{Products, Start, multiply};
 use fisherflow_network::DenseShape;
-use fisherflow_network::product::{in_wide_registers, multiply};
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::product::in_wide_registers;
+use fisherflow_network::scratch::{Number, Scratch};
 
-use crate::products::{Element, add_cross_with_squares};
+use crate::products::add_cross_with_squares;
 
 /// Sizes of a batch's inputs `[batch, shared, inputs]` and whitened gradients `[batch, shared, n_labels, outputs]`.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ pub(crate) fn shared_rows_flops(shape: &DenseShape, n_labels: usize) -> f64 {
 }
 
 /// Adds a batch to `sums`, `[outputs, inputs]`.
-pub(crate) fn add_squared_gradients<T: Element>(
+pub(crate) fn add_squared_gradients<T: Number>(
     input: &[T],
     whitened: &[T],
     sizes: Sizes,
@@ -66,6 +66,7 @@ pub(crate) fn add_squared_gradients<T: Element>(
             let rows = MatRef::from_row_major_slice_with_stride(&whitened[label * outputs..], shared, outputs, stride);
             multiply(
                 MatMut::from_row_major_slice_mut(&mut gradient, outputs, inputs),
+                Start::Zero,
                 rows.transpose(),
                 input,
                 products,
@@ -79,7 +80,7 @@ pub(crate) fn add_squared_gradients<T: Element>(
 }
 
 /// `sum_j d_nj^2`, `[batch, outputs]` in f64, from whitened gradients `[batch, n_labels, outputs]` of one position a spectrum.
-pub(crate) fn sums_of_squares<T: Element>(whitened: &[T], n_labels: usize, outputs: usize) -> Vec<f64> {
+pub(crate) fn sums_of_squares<T: Number>(whitened: &[T], n_labels: usize, outputs: usize) -> Vec<f64> {
     let mut squares = vec![0.0; whitened.len() / n_labels.max(1)];
     let spectra = whitened.chunks_exact((n_labels * outputs).max(1));
     in_wide_registers(|| {

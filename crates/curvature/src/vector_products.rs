@@ -17,11 +17,12 @@
 
 use candle_core::{DType, Tensor};
 use fisherflow_network::product::{product, product_plus_row};
+use fisherflow_network::scratch::Number;
 use fisherflow_network::{DenseShape, Forward, LayerCapture, Network, NetworkError, WeightDirections};
 use serde::{Deserialize, Serialize};
 
 use crate::captured_rows::{capture_of, values, values_f64};
-use crate::products::{Element, add_cross};
+use crate::products::add_cross;
 use crate::{CurvatureError, LabelPrecision};
 
 /// Numbers of the products with a layer's weights that are held at once, where positions of a spectrum share them.
@@ -336,7 +337,7 @@ fn add_transposed(
     Ok(())
 }
 
-fn add_layer<T: Element>(
+fn add_layer<T: Number>(
     capture: &LayerCapture,
     shape: &DenseShape,
     (k, batch): (usize, usize),

@@ -9,9 +9,8 @@
 //!
 //! With one position a spectrum, as in every dense layer on a vector, they are the same.
 
+use fisherflow_network::scratch::Number;
 use serde::{Deserialize, Serialize};
-
-use crate::products::Element;
 
 /// What a term of the Kronecker factors' sums is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,16 +24,16 @@ pub enum WeightSharing {
 }
 
 /// The means over positions of inputs `[batch, shared, width]`, in f64 rounded once: `[batch, width]`.
-pub(crate) fn mean_over_positions<T: Element>(values: &[T], shared: usize, width: usize) -> Vec<T> {
+pub(crate) fn mean_over_positions<T: Number>(values: &[T], shared: usize, width: usize) -> Vec<T> {
     over_positions(values, shared, width, shared as f64)
 }
 
 /// The sums over positions of gradients `[.., shared, width]`, in f64 rounded once: `[.., width]`.
-pub(crate) fn sum_over_positions<T: Element>(values: &[T], shared: usize, width: usize) -> Vec<T> {
+pub(crate) fn sum_over_positions<T: Number>(values: &[T], shared: usize, width: usize) -> Vec<T> {
     over_positions(values, shared, width, 1.0)
 }
 
-fn over_positions<T: Element>(values: &[T], shared: usize, width: usize, divisor: f64) -> Vec<T> {
+fn over_positions<T: Number>(values: &[T], shared: usize, width: usize, divisor: f64) -> Vec<T> {
     let mut result = Vec::with_capacity(values.len() / shared.max(1));
     let mut sum = vec![0.0; width];
     for positions in values.chunks_exact((shared * width).max(1)) {

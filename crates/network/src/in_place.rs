@@ -4,8 +4,8 @@
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
 
 use crate::blocks::contiguous_values;
-use crate::layers::row_map::Real;
 use crate::product::run_all;
+use crate::scratch::Number;
 
 /// Elements that a thread takes at a time.
 const BLOCK: usize = 64 * 1024;
@@ -16,7 +16,7 @@ pub(crate) trait Change: Sync {
     const NAME: &'static str;
 
     /// `to[i]` from itself and `from[i]`; `from` is empty where there is no other tensor.
-    fn apply<T: Real>(&self, to: &mut [T], from: &[T]);
+    fn apply<T: Number>(&self, to: &mut [T], from: &[T]);
 }
 
 /// Changes `to`, a contiguous tensor.
@@ -35,7 +35,7 @@ struct Changing<'a, C> {
 }
 
 impl<C: Change> Changing<'_, C> {
-    fn run<T: Real>(&self, to: &mut [T], from: &[T]) -> Result<()> {
+    fn run<T: Number>(&self, to: &mut [T], from: &[T]) -> Result<()> {
         let period = if from.is_empty() { to.len() } else { from.len() }.max(1);
         if !to.len().is_multiple_of(period) {
             bail!("{}: {} elements by {period}", C::NAME, to.len());
@@ -105,9 +105,9 @@ mod tests {
     impl Change for Add {
         const NAME: &'static str = "add";
 
-        fn apply<T: Real>(&self, to: &mut [T], from: &[T]) {
+        fn apply<T: Number>(&self, to: &mut [T], from: &[T]) {
             for (index, to) in to.iter_mut().enumerate() {
-                *to += from.get(index).copied().unwrap_or(T::of(1.0));
+                *to += from.get(index).copied().unwrap_or(T::from_f64(1.0));
             }
         }
     }

@@ -3,13 +3,12 @@
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 use faer::{MatMut, MatRef};
-use fisherflow_kernels::{
-    Element, Packed, Products, RowGroups, Start, multiplied_packed_in_groups, multiply_packed_in_groups,
-};
+use fisherflow_kernels::{Packed, Products, RowGroups, Start, multiplied_packed_in_groups, multiply_packed_in_groups};
 
 pub use fisherflow_kernels::{LentCores, lend, run_all, workspace_bytes};
 
 use crate::in_place::part;
+use crate::scratch::Number;
 
 /// `lhs rhs`, `[m, k]` by `[k, n]`, row-major; either may be a transposed view, and is then not copied.
 ///
@@ -63,7 +62,7 @@ fn check(row: Option<&Tensor>, lhs: &Tensor, (k2, n): (usize, usize), dtype: DTy
     Ok(())
 }
 
-fn on_cpu<T: WithDType + Element>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize) -> Result<Tensor> {
+fn on_cpu<T: Number>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tensor, threads: usize) -> Result<Tensor> {
     let rhs = dense_strides(rhs)?;
     let (storage, layout) = rhs.storage_and_layout();
     let rhs = matrix::<T>(&storage, layout)?;
@@ -73,7 +72,7 @@ fn on_cpu<T: WithDType + Element>(row: Option<&Tensor>, lhs: &Tensor, rhs: &Tens
 }
 
 /// The product `make(row, lhs)`, `[m, n]`.
-fn made<T: WithDType + Element>(
+fn made<T: Number>(
     row: Option<&Tensor>,
     lhs: &Tensor,
     n: usize,
@@ -122,7 +121,7 @@ impl PackedTensor {
         }
     }
 
-    fn of_gradients<T: WithDType + Element>(
+    fn of_gradients<T: Number>(
         packed: &Packed<T>,
         dtype: DType,
         gradients: &Tensor,
@@ -161,7 +160,7 @@ impl PackedTensor {
         })
     }
 
-    fn with<T: WithDType + Element>(
+    fn with<T: Number>(
         packed: &Packed<T>,
         dtype: DType,
         lhs: &Tensor,
@@ -184,7 +183,7 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn write<T: WithDType + Element>(&self, to: &mut [T], rhs: &Packed<T>) -> Result<()> {
+    fn write<T: Number>(&self, to: &mut [T], rhs: &Packed<T>) -> Result<()> {
         let (storage, layout) = self.gradients.storage_and_layout();
         let lhs = matrix::<T>(&storage, layout)?;
         let to = MatMut::from_row_major_slice_mut(to, lhs.nrows(), rhs.cols());
@@ -206,16 +205,6 @@ impl InplaceOp1 for Writing<'_> {
             _ => bail!("a product is written to a tensor of another type"),
         }
     }
-}
-
-/// `dst = lhs rhs` on matrices that are no tensors, with the same bits for any number of threads.
-pub fn multiply<T: Element>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, products: impl Into<Products>) {
-    fisherflow_kernels::multiply(dst, Start::Zero, lhs, rhs, products);
-}
-
-/// `dst += lhs rhs`, likewise.
-pub fn multiply_add<T: Element>(dst: MatMut<'_, T>, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) {
-    fisherflow_kernels::multiply(dst, Start::Kept, lhs, rhs, threads);
 }
 
 /// Marks the upper parts of the vector registers as unused.

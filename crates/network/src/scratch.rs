@@ -5,22 +5,25 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
+use candle_core::WithDType;
+use fisherflow_kernels::Element;
+
 /// Arrays of one type that a thread keeps.
 const KEPT: usize = 4;
 
 /// What a thread keeps of one type.
 type Shelf<T> = RefCell<Vec<Vec<T>>>;
 
-/// A number type that there is scratch of.
-pub trait Scratchable: Copy + Default + 'static {
-    /// This thread's arrays that nobody uses now.
+/// What networks, curvature and posterior are computed in: f32 or f64.
+pub trait Number: WithDType + Element {
+    /// This thread's arrays of such numbers that nobody uses now.
     #[doc(hidden)]
     fn shelf() -> &'static LocalKey<Shelf<Self>>;
 }
 
-macro_rules! scratchable {
+macro_rules! number {
     ($number:ty) => {
-        impl Scratchable for $number {
+        impl Number for $number {
             fn shelf() -> &'static LocalKey<Shelf<Self>> {
                 thread_local!(static SHELF: Shelf<$number> = const { RefCell::new(Vec::new()) });
                 &SHELF
@@ -29,16 +32,16 @@ macro_rules! scratchable {
     };
 }
 
-scratchable!(f32);
-scratchable!(f64);
+number!(f32);
+number!(f64);
 
 /// An array that goes back to its thread's shelf when it is dropped.
 #[derive(Debug)]
-pub struct Scratch<T: Scratchable> {
+pub struct Scratch<T: Number> {
     values: Vec<T>,
 }
 
-impl<T: Scratchable> Scratch<T> {
+impl<T: Number> Scratch<T> {
     /// `len` numbers of whatever value.
     #[must_use]
     pub fn new(len: usize) -> Self {
@@ -70,19 +73,19 @@ impl<T: Scratchable> Scratch<T> {
     }
 }
 
-impl<T: Scratchable> From<Vec<T>> for Scratch<T> {
+impl<T: Number> From<Vec<T>> for Scratch<T> {
     fn from(values: Vec<T>) -> Self {
         Self { values }
     }
 }
 
-impl<T: Scratchable> Clone for Scratch<T> {
+impl<T: Number> Clone for Scratch<T> {
     fn clone(&self) -> Self {
         Self::copy_of(self)
     }
 }
 
-impl<T: Scratchable> Drop for Scratch<T> {
+impl<T: Number> Drop for Scratch<T> {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.values);
         // A thread that ends has no shelf any more.
@@ -97,7 +100,7 @@ impl<T: Scratchable> Drop for Scratch<T> {
     }
 }
 
-impl<T: Scratchable> Deref for Scratch<T> {
+impl<T: Number> Deref for Scratch<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -105,7 +108,7 @@ impl<T: Scratchable> Deref for Scratch<T> {
     }
 }
 
-impl<T: Scratchable> DerefMut for Scratch<T> {
+impl<T: Number> DerefMut for Scratch<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.values
     }

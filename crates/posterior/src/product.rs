@@ -1,17 +1,9 @@
 //! Matrix products in f32 and f64, bitwise the same for any number of threads.
 
-use candle_core::WithDType;
 use faer::{MatMut, MatRef, Par};
 pub(crate) use fisherflow_curvature::dot;
-use fisherflow_kernels::{Element, Packed, RowGroups, Start, multiply_packed, multiply_packed_in_groups};
-use fisherflow_network::product::multiply;
-use fisherflow_network::scratch::{Scratch, Scratchable};
-
-/// A type that products are made in.
-pub(crate) trait Scalar: WithDType + Element + Scratchable {}
-
-impl Scalar for f32 {}
-impl Scalar for f64 {}
+use fisherflow_kernels::{Packed, RowGroups, Start, multiply, multiply_packed, multiply_packed_in_groups};
+use fisherflow_network::scratch::{Number, Scratch};
 
 /// What many batches are multiplied by: packed for products once, or as it is.
 #[derive(Clone, Copy)]
@@ -20,7 +12,7 @@ pub(crate) enum Right<'a, T> {
     Plain(MatRef<'a, T>),
 }
 
-impl<T: Scalar> Right<'_, T> {
+impl<T: Number> Right<'_, T> {
     /// `lhs` times this, row-major; `row` is added to every row of the product.
     pub(crate) fn product(self, lhs: MatRef<'_, T>, row: Option<&[T]>, threads: usize) -> Scratch<T> {
         let (m, n) = (
@@ -35,14 +27,14 @@ impl<T: Scalar> Right<'_, T> {
         let start = row.map_or(Start::Zero, Start::Row);
         match self {
             Self::Packed(packed) => multiply_packed(to, start, lhs, packed, threads),
-            Self::Plain(matrix) => fisherflow_kernels::multiply(to, start, lhs, matrix, threads),
+            Self::Plain(matrix) => multiply(to, start, lhs, matrix, threads),
         }
         out
     }
 }
 
 /// Gradients `[K * groups, k]` times a packed matrix, row-major: rows that are a multiple of `groups` apart are those of one spectrum.
-pub(crate) fn product_of_gradients<T: Scalar>(
+pub(crate) fn product_of_gradients<T: Number>(
     gradients: MatRef<'_, T>,
     groups: usize,
     by: &Packed<T>,
@@ -70,14 +62,15 @@ pub(crate) fn par(threads: usize) -> Par {
 }
 
 /// `lhs rhs`, row-major.
-pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) -> Vec<T> {
+pub(crate) fn product<T: Number>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, threads: usize) -> Vec<T> {
     let (m, k, n) = (lhs.nrows(), lhs.ncols(), rhs.ncols());
     debug_assert_eq!(k, rhs.nrows());
     let mut out = vec![T::ZERO; m * n];
     if m == 0 || n == 0 || k == 0 {
         return out;
     }
-    multiply(MatMut::from_row_major_slice_mut(&mut out, m, n), lhs, rhs, threads);
+    let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
+    multiply(to, Start::Zero, lhs, rhs, threads);
     out
 }
 
@@ -86,7 +79,7 @@ mod tests {
     use super::*;
     use crate::brute_force::Numbers;
 
-    fn check<T: Scalar>(m: usize, k: usize, n: usize, eps: f64) {
+    fn check<T: Number>(m: usize, k: usize, n: usize, eps: f64) {
         let mut numbers = Numbers::new((m * 1000 + k) as u64);
         let mut draw = |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(numbers.next())).collect() };
         let (a, b) = (draw(m * k), draw(k * n));

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::blocks::element_wise;
 use crate::in_place::{Change, change_by};
-use crate::layers::row_map::Real;
+use crate::scratch::Number;
 
 /// An element-wise nonlinearity. Its names are those of [`crate::LayerSpec`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -175,10 +175,10 @@ pub(crate) struct Relu;
 impl Change for Relu {
     const NAME: &'static str = "relu";
 
-    fn apply<T: Real>(&self, to: &mut [T], _: &[T]) {
+    fn apply<T: Number>(&self, to: &mut [T], _: &[T]) {
         for x in to {
             // As candle has it: a NaN becomes 0.
-            *x = if *x > T::of(0.0) { *x } else { T::of(0.0) };
+            *x = if *x > T::ZERO { *x } else { T::ZERO };
         }
     }
 }
@@ -189,9 +189,9 @@ struct TimesReluSlope;
 impl Change for TimesReluSlope {
     const NAME: &'static str = "derivative of relu";
 
-    fn apply<T: Real>(&self, grad: &mut [T], input: &[T]) {
+    fn apply<T: Number>(&self, grad: &mut [T], input: &[T]) {
         for (grad, x) in grad.iter_mut().zip(input) {
-            *grad *= if *x > T::of(0.0) { T::of(1.0) } else { T::of(0.0) };
+            *grad *= if *x > T::ZERO { T::from_f64(1.0) } else { T::ZERO };
         }
     }
 }
@@ -202,7 +202,7 @@ struct Times;
 impl Change for Times {
     const NAME: &'static str = "product with a slope";
 
-    fn apply<T: Real>(&self, grad: &mut [T], slope: &[T]) {
+    fn apply<T: Number>(&self, grad: &mut [T], slope: &[T]) {
         for (grad, slope) in grad.iter_mut().zip(slope) {
             *grad *= *slope;
         }

@@ -6,8 +6,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::layers::row_map::{Real, RowMap, map_rows, with_values};
+use crate::layers::row_map::{RowMap, map_rows, with_values};
 use crate::product::PackedTensor;
+use crate::scratch::Number;
 
 /// `input W^T + bias`, about the mean of each row; `row_sums`: `W 1`, `[out]`, `weight`: `W^T` packed.
 pub(crate) fn product_about_means(
@@ -62,7 +63,7 @@ impl RowMap for Means {
         Ok(1)
     }
 
-    fn apply<T: Real>(&self, _: usize, rows: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, _: usize, rows: &[T], out: &mut [T]) -> Result<()> {
         let width = rows.len() / out.len().max(1);
         for (row, mean) in rows.chunks_exact(width.max(1)).zip(out) {
             let mut lanes = [0.0; LANES];
@@ -73,7 +74,7 @@ impl RowMap for Means {
                     *lane += x.widen();
                 }
             }
-            *mean = T::of((lanes.iter().sum::<f64>() + rest) / width as f64);
+            *mean = T::from_f64((lanes.iter().sum::<f64>() + rest) / width as f64);
         }
         Ok(())
     }
@@ -90,11 +91,11 @@ impl RowMap for Less<'_> {
         Ok(self.width)
     }
 
-    fn apply<T: Real>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()> {
         let width = self.width.max(1);
         let rows = rows.chunks_exact(width).zip(&self.means[first..]);
         for ((row, mean), out) in rows.zip(out.chunks_exact_mut(width)) {
-            let mean = T::of(*mean);
+            let mean = T::from_f64(*mean);
             out.iter_mut().zip(row).for_each(|(out, x)| *out = *x - mean);
         }
         Ok(())
@@ -113,13 +114,13 @@ impl RowMap for Plus<'_> {
         Ok(self.row_sums.len())
     }
 
-    fn apply<T: Real>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()> {
         let width = self.row_sums.len().max(1);
         let rows = rows.chunks_exact(width).zip(&self.means[first..]);
         for ((row, mean), out) in rows.zip(out.chunks_exact_mut(width)) {
             let left = self.row_sums.iter().zip(self.bias);
             for ((out, x), (sum, bias)) in out.iter_mut().zip(row).zip(left) {
-                *out = T::of(x.widen() + (mean * sum + bias));
+                *out = T::from_f64(x.widen() + (mean * sum + bias));
             }
         }
         Ok(())

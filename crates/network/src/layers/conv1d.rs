@@ -7,11 +7,13 @@
 
 use candle_core::{Result, Tensor};
 use faer::{MatMut, MatRef};
+use fisherflow_kernels::{Start, multiply};
 
 use crate::layers::dense::Dense;
-use crate::layers::row_map::{Real, RowMap, map_rows};
+use crate::layers::row_map::{RowMap, map_rows};
 use crate::layers::window::Window;
-use crate::product::{matrix, multiply, multiply_add};
+use crate::product::matrix;
+use crate::scratch::Number;
 
 /// A convolution on signals of a known length.
 #[derive(Clone, Debug)]
@@ -66,7 +68,7 @@ impl Conv1d {
     }
 
     /// Writes the patches of some signals over zeros.
-    fn write_patches<T: Real>(&self, signals: &[T], patches: &mut [T]) {
+    fn write_patches<T: Number>(&self, signals: &[T], patches: &mut [T]) {
         let (channels, kernel) = (self.channels, self.window.size);
         let patches = patches.chunks_exact_mut(self.patches_width());
         for (signal, patches) in signals.chunks_exact(self.signal_width()).zip(patches) {
@@ -83,7 +85,7 @@ impl Conv1d {
     }
 
     /// Adds patches to the signals where they lie.
-    fn add_patches<T: Real>(&self, patches: &[T], signals: &mut [T]) {
+    fn add_patches<T: Number>(&self, patches: &[T], signals: &mut [T]) {
         let (channels, kernel) = (self.channels, self.window.size);
         let patches = patches.chunks_exact(self.patches_width());
         for (signal, patches) in signals.chunks_exact_mut(self.signal_width()).zip(patches) {
@@ -108,7 +110,7 @@ impl RowMap for Patches<'_> {
         Ok(self.0.patches_width())
     }
 
-    fn apply<T: Real>(&self, _: usize, signals: &[T], patches: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, _: usize, signals: &[T], patches: &mut [T]) -> Result<()> {
         self.0.write_patches(signals, patches);
         Ok(())
     }
@@ -126,7 +128,7 @@ impl RowMap for Convolved<'_> {
         self.0.patches_width()
     }
 
-    fn apply<T: Real>(&self, _: usize, signals: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, _: usize, signals: &[T], out: &mut [T]) -> Result<()> {
         let (conv, out_channels) = (self.0, self.0.out_channels()?);
         let (positions, width) = (out.len() / out_channels, conv.patch_width());
         let mut patches = vec![T::ZERO; positions * width];
@@ -138,8 +140,9 @@ impl RowMap for Convolved<'_> {
         }
         let (storage, layout) = conv.dense.weight.storage_and_layout();
         let weight = matrix::<T>(&storage, layout)?;
-        multiply_add(
+        multiply(
             MatMut::from_row_major_slice_mut(out, positions, out_channels),
+            Start::Kept,
             MatRef::from_row_major_slice(&patches, positions, width),
             weight.transpose(),
             1,
@@ -160,13 +163,14 @@ impl RowMap for PulledBack<'_> {
         self.0.patches_width()
     }
 
-    fn apply<T: Real>(&self, _: usize, output_grad: &[T], signals: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, _: usize, output_grad: &[T], signals: &mut [T]) -> Result<()> {
         let (conv, out_channels) = (self.0, self.0.out_channels()?);
         let (positions, width) = (output_grad.len() / out_channels, conv.patch_width());
         let mut patches = vec![T::ZERO; positions * width];
         let (storage, layout) = conv.dense.weight.storage_and_layout();
         multiply(
             MatMut::from_row_major_slice_mut(&mut patches, positions, width),
+            Start::Zero,
             MatRef::from_row_major_slice(output_grad, positions, out_channels),
             matrix::<T>(&storage, layout)?,
             1,

@@ -4,7 +4,8 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::layers::row_map::{Real, RowMap, map_rows};
+use crate::layers::row_map::{RowMap, map_rows};
+use crate::scratch::Number;
 
 /// Where channel c of position t lies among C channels of T positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl RowMap for Transposed {
         Ok(self.rows * self.columns)
     }
 
-    fn apply<T: Real>(&self, _: usize, matrices: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, _: usize, matrices: &[T], out: &mut [T]) -> Result<()> {
         let size = self.rows * self.columns;
         for (matrix, out) in matrices.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
             for (j, column) in out.chunks_exact_mut(self.rows).enumerate() {

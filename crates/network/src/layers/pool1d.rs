@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use crate::layers::row_map::{Real, RowMap, map_rows, with_values};
+use crate::layers::row_map::{RowMap, map_rows, with_values};
 use crate::layers::window::Window;
+use crate::scratch::Number;
 
 /// What a window makes of the numbers under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl Pool1d {
     }
 
     /// Where in a signal each channel has its maximum under the window at `t`: the first of equals, or a NaN.
-    fn find_maxima<T: Real>(&self, signal: &[T], t: usize, maxima: &mut [usize]) {
+    fn find_maxima<T: Number>(&self, signal: &[T], t: usize, maxima: &mut [usize]) {
         let covered = self.window.covered(t).1;
         for (c, maximum) in maxima.iter_mut().enumerate() {
             *maximum = covered.start * self.channels + c;
@@ -91,9 +92,9 @@ impl RowMap for Pooled<'_> {
         Ok(self.0.out_width())
     }
 
-    fn apply<T: Real>(&self, _: usize, signals: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, _: usize, signals: &[T], out: &mut [T]) -> Result<()> {
         let pool = self.0;
-        let share = T::of(1.0 / pool.window.size as f64);
+        let share = T::from_f64(1.0 / pool.window.size as f64);
         let mut maxima = vec![0; pool.channels];
         let pooled = out.chunks_exact_mut(pool.out_width());
         for (signal, pooled) in signals.chunks_exact(pool.signal_width()).zip(pooled) {
@@ -131,7 +132,7 @@ impl RowMap for AtMaxima<'_> {
         Ok(self.pool.out_width())
     }
 
-    fn apply<T: Real>(&self, first: usize, tangents: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, first: usize, tangents: &[T], out: &mut [T]) -> Result<()> {
         let (pool, width) = (self.pool, self.pool.signal_width());
         let rows = tangents.chunks_exact(width).zip(out.chunks_exact_mut(pool.out_width()));
         with_values::<T, _>(self.input, |signals| {
@@ -161,9 +162,9 @@ impl RowMap for PulledBack<'_> {
         Ok(self.pool.signal_width())
     }
 
-    fn apply<T: Real>(&self, first: usize, output_grad: &[T], out: &mut [T]) -> Result<()> {
+    fn apply<T: Number>(&self, first: usize, output_grad: &[T], out: &mut [T]) -> Result<()> {
         let (pool, width, batch) = (self.pool, self.pool.signal_width(), self.input.dims2()?.0);
-        let share = T::of(1.0 / pool.window.size as f64);
+        let share = T::from_f64(1.0 / pool.window.size as f64);
         let gradients = output_grad.chunks_exact(pool.out_width());
         with_values::<T, _>(self.input, |signals| {
             let mut maxima = vec![0; pool.channels];

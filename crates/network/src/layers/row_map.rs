@@ -6,25 +6,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Storage, Tensor, WithDType, bail};
-use fisherflow_kernels::Element;
 
 use crate::blocks::contiguous_values;
 use crate::product::run_all;
+use crate::scratch::Number;
 
 /// Numbers of a block, of whatever is widest: its rows, their images, or what is needed between them.
 const BLOCK: usize = 256 * 1024;
-
-/// A number type that networks compute in.
-pub(crate) trait Real: WithDType + Element {
-    /// The number nearest to `x`.
-    fn of(x: f64) -> Self {
-        <Self as WithDType>::from_f64(x)
-    }
-}
-
-impl Real for f32 {}
-
-impl Real for f64 {}
 
 /// A function of rows.
 pub(crate) trait RowMap: Sync {
@@ -37,7 +25,7 @@ pub(crate) trait RowMap: Sync {
     }
 
     /// The images of some whole rows, the first of which is row `first`; `out` is 0 before.
-    fn apply<T: Real>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()>;
+    fn apply<T: Number>(&self, first: usize, rows: &[T], out: &mut [T]) -> Result<()>;
 }
 
 /// The image of every row of `x`, `[rows, width]`.
@@ -52,7 +40,7 @@ pub(crate) fn map_rows(x: &Tensor, map: &impl RowMap, threads: usize) -> Result<
     }
 }
 
-fn on_cpu<T: Real>(x: &Tensor, map: &impl RowMap, threads: usize) -> Result<Tensor> {
+fn on_cpu<T: Number>(x: &Tensor, map: &impl RowMap, threads: usize) -> Result<Tensor> {
     let ((rows, width), out_width) = (x.dims2()?, map.out_width()?);
     let x = x.contiguous()?;
     let widest = width.max(out_width).max(map.scratch_width()).max(1);

@@ -8,11 +8,12 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 use faer::{MatMut, MatRef};
+use fisherflow_kernels::{Start, multiply};
 
 use crate::arithmetic::Precision;
 use crate::capture::LayerCapture;
 use crate::network::Network;
-use crate::product::{matrix_of_storage, multiply, run_all};
+use crate::product::{matrix_of_storage, run_all};
 
 /// Rows and columns of a tile of the gradient: small enough for a core's own cache.
 const TILE_ROWS: usize = 64;
@@ -188,7 +189,7 @@ fn step_weights<T: Element>(
                     let columns = TILE_COLUMNS.min(inputs - start);
                     let tile = &mut tile[..rows * columns];
                     let gradient = MatMut::from_row_major_slice_mut(tile, rows, columns);
-                    multiply(gradient, by_row, input.subcols(start, columns), 1);
+                    multiply(gradient, Start::Zero, by_row, input.subcols(start, columns), 1);
                     for (row, gradient) in tile.chunks_exact(columns).enumerate() {
                         let at = row * inputs + start..row * inputs + start + columns;
                         T::step(

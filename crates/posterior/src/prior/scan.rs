@@ -17,10 +17,10 @@
 use candle_core::{DType, WithDType};
 use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
 use fisherflow_network::LayerCapture;
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::scratch::{Number, Scratch};
 
 use crate::eigen::Eigenpairs;
-use crate::product::{Right, Scalar, as_f32, dot, product, rows};
+use crate::product::{Right, as_f32, dot, product, rows};
 use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction::{contract_read_off, covariance, weighted_squares};
 use crate::structures::dense::{JACOBIAN_BYTES, jacobian, sides_of};
@@ -57,7 +57,7 @@ struct Layer<T: Rotates> {
 }
 
 /// How inputs of one type are rotated.
-trait Rotates: Scalar {
+trait Rotates: Number {
     /// V, as the rotation takes it.
     type Basis;
 
@@ -122,7 +122,7 @@ impl Eigenvalues {
     }
 
     /// The points for all of `deltas`, the t that are read off them, and the values there, `[batch, points]`.
-    fn at_points<T: Scalar>(
+    fn at_points<T: Number>(
         &self,
         deltas: &[f64],
         sides: &Sides<T>,

@@ -1,14 +1,13 @@
 //! A layer's capture as row-major numbers of one type, checked against the layer's shape.
 
 use candle_core::{DType, Storage, Tensor};
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::scratch::{Number, Scratch};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::PosteriorError;
-use crate::product::Scalar;
 
 /// Both sides of a layer's weight Jacobian.
-pub(crate) struct Sides<T: Scalar> {
+pub(crate) struct Sides<T: Number> {
     /// Number of spectra.
     pub batch: usize,
     /// Number of positions of a spectrum that share the weights.
@@ -80,7 +79,7 @@ impl Wanted<'_> {
     }
 
     /// Both sides of the capture in `T`; converted if it is of the other type.
-    pub(crate) fn sides<T: Scalar>(&self, capture: &LayerCapture) -> Result<Sides<T>, PosteriorError> {
+    pub(crate) fn sides<T: Number>(&self, capture: &LayerCapture) -> Result<Sides<T>, PosteriorError> {
         let (batch, shared, inputs) = (capture.input.dims()[0], capture.input.dims()[1], self.shape.inputs);
         let input = with_values(&capture.input.to_dtype(T::DTYPE)?.contiguous()?, |a: &[T]| {
             let columns = self.shape.columns();

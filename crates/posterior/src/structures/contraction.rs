@@ -6,15 +6,15 @@
 //! `sum_t g_kt (x) a_t`: they are formed, one spectrum at a time, and `V_kl = sum_ij J_kij J_lij w_ji`.
 
 use candle_core::WithDType;
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::scratch::{Number, Scratch};
 
 use crate::labels::weighted_gram::WeightedGram;
-use crate::product::{Right, Scalar, dot, product, rows};
+use crate::product::{Right, dot, product, rows};
 use crate::structures::captures::Sides;
 use crate::structures::stieltjes::Reading;
 
 /// `V: [batch, K, K]` in f64 from both sides of the Jacobian in the bases of `inverse`, `[columns, out]`.
-pub(crate) fn covariance<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
+pub(crate) fn covariance<T: Number>(sides: &Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
     if sides.batch == 0 {
         Vec::new()
     } else if sides.shared == 1 {
@@ -28,7 +28,7 @@ pub(crate) fn covariance<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: us
 }
 
 /// The same where a row of the Jacobian is a sum over positions.
-fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
+fn contract_positions<T: Number>(sides: &Sides<T>, inverse: &[T], threads: usize) -> Vec<f64> {
     let Sides {
         batch,
         shared,
@@ -67,7 +67,7 @@ fn contract_positions<T: Scalar>(sides: &Sides<T>, inverse: &[T], threads: usize
 }
 
 /// `sum_j a_j^2 w_jx`, `[batch, columns of w]`, of one position a spectrum.
-pub(crate) fn weighted_squares<T: Scalar>(
+pub(crate) fn weighted_squares<T: Number>(
     input: &[T],
     batch: usize,
     weights: Right<'_, T>,
@@ -81,7 +81,7 @@ pub(crate) fn weighted_squares<T: Scalar>(
 }
 
 /// `V: [batch, K, K]` in f64 of h, `[batch, out]`, and `grad`, `[K, batch, out]`, one position a spectrum.
-pub(crate) fn contract<T: Scalar>(h: &[T], (batch, k): (usize, usize), grad: &[T]) -> Vec<f64> {
+pub(crate) fn contract<T: Number>(h: &[T], (batch, k): (usize, usize), grad: &[T]) -> Vec<f64> {
     let outputs = h.len() / batch.max(1);
     grams(batch, k, grad, outputs, |n, own| {
         own.copy_from_slice(&h[n * outputs..][..outputs])
@@ -89,7 +89,7 @@ pub(crate) fn contract<T: Scalar>(h: &[T], (batch, k): (usize, usize), grad: &[T
 }
 
 /// The same with every `h_i` read off `values`, `[batch, points]`.
-pub(crate) fn contract_read_off<T: Scalar>(
+pub(crate) fn contract_read_off<T: Number>(
     values: &[T],
     (batch, k): (usize, usize),
     grad: &[T],
@@ -105,7 +105,7 @@ pub(crate) fn contract_read_off<T: Scalar>(
 }
 
 /// `V_kl = sum_i g_ki g_li h_i` of every spectrum, whose h `write_h` gives.
-fn grams<T: Scalar>(
+fn grams<T: Number>(
     batch: usize,
     k: usize,
     grad: &[T],

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, WithDType};
 use fisherflow_curvature::{BlockPlan, Matrix};
+use fisherflow_network::scratch::Number;
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::certificate::diagonal_probes;
-use crate::product::Scalar;
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::Wanted;
 use crate::structures::contraction::covariance;
@@ -145,7 +145,7 @@ impl DiagonalPrecision {
         values
     }
 
-    fn predict<T: Scalar>(
+    fn predict<T: Number>(
         &self,
         wanted: &Wanted<'_>,
         capture: &LayerCapture,

@@ -23,13 +23,13 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Tensor};
 use fisherflow_curvature::{BlockPlan, Matrix};
 use fisherflow_kernels::{Packed, Products};
-use fisherflow_network::scratch::Scratch;
+use fisherflow_network::scratch::{Number, Scratch};
 use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::certificate::kronecker_probes;
 use crate::labels::predictive::WeightsPart;
 use crate::labels::weighted_gram::weighted_gram_elsewhere;
-use crate::product::{Right, Scalar, as_f32, product, product_of_gradients, rows};
+use crate::product::{Right, as_f32, product, product_of_gradients, rows};
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
@@ -208,7 +208,7 @@ impl KroneckerPrecision {
     }
 
     /// `U^T g`, `[K, batch, shared, out]`.
-    fn rotated_gradients<T: Scalar>(
+    fn rotated_gradients<T: Number>(
         &self,
         capture: &LayerCapture,
         vectors: Right<'_, T>,
@@ -226,7 +226,7 @@ impl KroneckerPrecision {
         })
     }
 
-    fn sides<T: Scalar>(&self, (batch, n_outputs): (usize, usize), input: Scratch<T>, grad: Scratch<T>) -> Sides<T> {
+    fn sides<T: Number>(&self, (batch, n_outputs): (usize, usize), input: Scratch<T>, grad: Scratch<T>) -> Sides<T> {
         Sides {
             batch,
             shared: self.shape.shared,

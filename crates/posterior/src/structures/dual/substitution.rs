@@ -5,7 +5,8 @@ use std::sync::Arc;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
 use faer::{MatMut, Par};
 use fisherflow_curvature::Matrix;
-use fisherflow_network::product::{multiply_add, release_wide_registers};
+use fisherflow_kernels::{Start, multiply};
+use fisherflow_network::product::release_wide_registers;
 
 use super::gram::view;
 use super::{DualLayout, DualSource, OpenTile};
@@ -51,7 +52,7 @@ pub(super) fn backward(
         for (column, left) in before.iter_mut().enumerate() {
             let tile = tile(layout, source, row, column)?;
             let to = MatMut::from_row_major_slice_mut(&mut left.values, sides, left.cols);
-            multiply_add(to, view(&negative), view(&tile), threads);
+            multiply(to, Start::Kept, view(&negative), view(&tile), threads);
         }
     }
     Ok(right)

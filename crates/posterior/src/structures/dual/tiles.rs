@@ -13,7 +13,8 @@ use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_s
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{MatMut, MatRef, Par};
 use fisherflow_curvature::{Matrix, WeightJacobian};
-use fisherflow_network::product::{multiply_add, release_wide_registers, run_all};
+use fisherflow_kernels::{Start, multiply};
+use fisherflow_network::product::{release_wide_registers, run_all};
 
 use super::gram::{gram_diagonal, view};
 use super::layout::DualLayout;
@@ -48,7 +49,7 @@ impl OpenTile {
         let Matrix { rows, cols, values } = &mut self.negative;
         debug_assert_eq!((*rows, *cols, row.cols), (row.rows, column.rows, column.cols));
         let to = MatMut::from_row_major_slice_mut(values, *rows, *cols);
-        multiply_add(to, view(row), view(column).transpose(), threads);
+        multiply(to, Start::Kept, view(row), view(column).transpose(), threads);
     }
 
     /// `L_ij`, from `L_jj`.
