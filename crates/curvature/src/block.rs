@@ -3,7 +3,7 @@
 use fisherflow_network::DenseShape;
 use serde::{Deserialize, Serialize};
 
-use crate::{CurvatureError, WeightSharing};
+use crate::WeightSharing;
 
 /// How a block of the GGN is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -124,11 +124,11 @@ impl BlockPlan {
     }
 }
 
-/// A block's sums over spectra: the only thing merged, sent and checkpointed.
+/// A block's sums over spectra: over those of a group, or of all groups.
 ///
-/// Always a sum with its count, never a mean: sums merge by addition. What `sums` holds, and about which reference, is the business
-/// of the block's structure.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Always a sum with its count, never a mean: sums of different spectra merge by addition of their numbers. What `sums` holds, and about which
+/// reference, is the business of the block's structure.
+#[derive(Clone, Debug, PartialEq)]
 pub struct BlockSums {
     /// The block's id.
     pub block: usize,
@@ -138,30 +138,6 @@ pub struct BlockSums {
     pub n_spectra: u64,
     /// The structure's own layout.
     pub sums: Vec<f64>,
-}
-
-impl BlockSums {
-    /// Adds the sums over other spectra of the same block. Floating-point addition is not associative: a run merges in a fixed order.
-    ///
-    /// # Errors
-    /// Sums of another block, structure or length; nothing is added then.
-    pub fn merge(&mut self, other: &Self) -> Result<(), CurvatureError> {
-        if (self.block, self.structure, self.sums.len()) != (other.block, other.structure, other.sums.len()) {
-            return Err(CurvatureError::SumsDiffer {
-                block: self.block,
-                structure: self.structure,
-                length: self.sums.len(),
-                found_block: other.block,
-                found_structure: other.structure,
-                found_length: other.sums.len(),
-            });
-        }
-        self.n_spectra += other.n_spectra;
-        for (sum, value) in self.sums.iter_mut().zip(&other.sums) {
-            *sum += value;
-        }
-        Ok(())
-    }
 }
 
 /// A dense matrix, row-major.

@@ -171,23 +171,23 @@ pub enum CurvatureError {
         /// Number of spectra summed over.
         n_spectra: u64,
     },
-    /// Sums of two different things were to be added.
+    /// Sums of another block than the structure's.
     #[error(
-        "sums of block {found_block} (`{found_structure}`, {found_length} values) cannot be added to sums of block {block} \
+        "sums of block {found_block} (`{found_structure}`, {found_length} values) are no sums of block {block} \
          (`{structure}`, {length} values); they come from another network or other settings"
     )]
     SumsDiffer {
-        /// Id of the block added to.
+        /// Id of the structure's block.
         block: usize,
         /// How it is held.
         structure: StructureKind,
-        /// Number of its values.
+        /// Number of values in its sums.
         length: usize,
-        /// Id of the block added.
+        /// Id of the block that the sums are of.
         found_block: usize,
         /// How that one is held.
         found_structure: StructureKind,
-        /// Number of its values.
+        /// Number of values in the sums.
         found_length: usize,
     },
     /// Reference sums of two different networks were to be added.

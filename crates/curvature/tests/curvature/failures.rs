@@ -93,12 +93,9 @@ fn sums_of_another_block_are_refused_everywhere() {
         } else {
             StructureKind::Kfac
         };
-        let mut short = mine.clone();
+        let mut short = mine;
         short.sums.pop();
         for mut other in [of_another, of_another_kind, short] {
-            let mut merged = mine.clone();
-            assert!(matches!(merged.merge(&other), Err(CurvatureError::SumsDiffer { .. })));
-            assert_eq!(merged, mine);
             assert!(matches!(
                 structure.curvature(&other),
                 Err(CurvatureError::SumsDiffer { .. })

@@ -235,7 +235,12 @@ fn conclude(workers: &mut [Worker]) -> Result<Vec<BlockCurvature>, Box<dyn Error
     };
     for other in others {
         for (total, sums) in total.sums.iter_mut().zip(std::mem::take(&mut other.sums)) {
-            total.merge(&sums)?;
+            total.n_spectra += sums.n_spectra;
+            total
+                .sums
+                .iter_mut()
+                .zip(sums.sums)
+                .for_each(|(sum, value)| *sum += value);
         }
     }
     let curvature = total
