@@ -99,7 +99,7 @@ fn eigen(matrix: &Matrix, threads: usize) -> Result<(f64, f64), Box<dyn Error>> 
     let start = Instant::now();
     let factored = factor(&plan, curvature, threads)?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok((seconds, factored.finish(0.0)?.info.log_det))
+    Ok((seconds, factored.finish(0.0)?.info().log_det))
 }
 
 fn cholesky(matrix: &Matrix, threads: usize) -> Result<(f64, f64), Box<dyn Error>> {
@@ -110,7 +110,7 @@ fn cholesky(matrix: &Matrix, threads: usize) -> Result<(f64, f64), Box<dyn Error
     let factored = factor(&plan(matrix, StructureKind::Full), curvature, threads)?;
     let start = Instant::now();
     let posterior = factored.finish(0.0)?;
-    Ok((start.elapsed().as_secs_f64(), posterior.info.log_det))
+    Ok((start.elapsed().as_secs_f64(), posterior.info().log_det))
 }
 
 fn read(path: &str) -> Result<Matrix, Box<dyn Error>> {

@@ -15,14 +15,6 @@ use crate::structures::matrices::single_layer;
 use crate::structures::matrix_set::MatrixSet;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
-/// A block's posterior.
-pub struct BlockPosterior {
-    /// `P = H + delta I`, factored.
-    pub precision: Box<dyn Precision>,
-    /// Its certificate.
-    pub info: BlockInfo,
-}
-
 /// Adds the prior precision `delta` to a block's curvature and inverts it: `P = H + delta I`.
 ///
 /// `prior_precision` is in normalised label units and on the scale of the SUM over spectra that the curvature is. Where no spectrum was
@@ -37,7 +29,7 @@ pub fn invert(
     curvature: BlockCurvature,
     prior_precision: f64,
     threads: usize,
-) -> Result<BlockPosterior, PosteriorError> {
+) -> Result<Box<dyn Precision>, PosteriorError> {
     check_prior(plan, prior_precision)?;
     factor(plan, curvature, threads)?.finish(prior_precision)
 }

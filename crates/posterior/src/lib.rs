@@ -29,7 +29,7 @@ pub use certificate::{
 };
 pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
 pub use error::PosteriorError;
-pub use invert::{BlockPosterior, invert, precision_from_matrices};
+pub use invert::{invert, precision_from_matrices};
 pub use labels::cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};
 pub use labels::error_budget::{in_label_units, total_covariance};
 pub use labels::fit::{LabelFit, StrayLabel};

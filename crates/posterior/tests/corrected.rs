@@ -204,18 +204,18 @@ fn a_star_s_error_is_that_of_its_summed_gradient() {
                 let (m, log_det) = inverse(&with_prior(dense(&curvature), prior));
                 let expected = predictive(&jacobian(&probe[layer]), &m, K);
                 let posterior = invert(&net.plan(structure, layer), curvature, prior, 1).unwrap();
-                let found = posterior.precision.covariance_of(&probe).unwrap();
+                let found = posterior.covariance_of(&probe).unwrap();
                 let error = relative_error(&found, &expected);
                 assert!(error < 1e-10, "{structure} {layer} {weight_sharing:?}: {error:e}");
-                let found = posterior.precision.covariance_of(&in_f32).unwrap();
+                let found = posterior.covariance_of(&in_f32).unwrap();
                 assert!(relative_error(&found, &expected) < 1e-5);
-                let p = posterior.info.n_weights as f64;
-                assert!((posterior.info.log_det - log_det).abs() < 1e-10 * p);
+                let p = posterior.info().n_weights as f64;
+                assert!((posterior.info().log_det - log_det).abs() < 1e-10 * p);
                 let terms = match (structure, weight_sharing) {
                     (StructureKind::Kfac, WeightSharing::Expand) => net.shapes[layer].shared as u64,
                     _ => 1,
                 };
-                assert_eq!(posterior.info.n_terms, posterior.info.n_spectra * terms);
+                assert_eq!(posterior.info().n_terms, posterior.info().n_spectra * terms);
             }
         }
     }

@@ -17,7 +17,7 @@ use fisherflow_curvature::{
     BlockOptions, BlockPlan, LabelPrecision, ReferenceSums, References, StructureKind, WeightSharing,
 };
 use fisherflow_network::{InputJacobian, LayerCapture, Network, Precision};
-use fisherflow_posterior::{BlockPosterior, exact_posterior, flux_covariance, invert};
+use fisherflow_posterior::{exact_posterior, flux_covariance, invert};
 use references::npz::Array;
 use references::{Arrays, network, of_cases};
 
@@ -71,7 +71,7 @@ impl Case {
     }
 
     /// The posterior of a block through its sums over the training spectra.
-    fn posterior(&self, plan: &BlockPlan, label_precision: &[f64]) -> BlockPosterior {
+    fn posterior(&self, plan: &BlockPlan, label_precision: &[f64]) -> Box<dyn fisherflow_posterior::Precision> {
         let prior = self.values("prior")[0];
         let n_spectra = self.arrays["X"].shape[0];
         let precision = LabelPrecision::constant(label_precision, n_spectra).unwrap();
@@ -95,7 +95,7 @@ impl Case {
         let mut sum = vec![0.0; self.arrays["X_test"].shape[0] * K * K];
         for layers in blocks {
             let posterior = self.posterior(&self.plan(structure, layers, options), label_precision);
-            let part = posterior.precision.covariance_of(&probe).unwrap();
+            let part = posterior.covariance_of(&probe).unwrap();
             sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
         let expected = self.values(name);

@@ -316,7 +316,7 @@ fn scipy_inverts_the_hessian_of_the_mean() {
     let plan = case.plan(StructureKind::Full, &ALL);
     let curvature = case.sums(&plan, &case.mlp.captures(case.of("X"), DType::F64), K);
     let posterior = invert(&plan, curvature, prior, 1).unwrap();
-    let found = Tensors(convention.inverse(&plan, &*posterior.precision).unwrap());
+    let found = Tensors(convention.inverse(&plan, &*posterior).unwrap());
     let p = plan.n_weights();
     // There is no such array but the peers' factor on the GGN: 2 / (N K), with the prior times the same.
     let factor = 2.0 / (case.n * K) as f64;
@@ -382,7 +382,7 @@ fn scipy_inverts_the_hessian_of_its_objective() {
     let posterior = invert(&plan, curvature, PRIOR, 1).unwrap();
     for (reduction, factor) in [(Reduction::Mean, 1.0), (Reduction::Sum, 1.0 / (N * K) as f64)] {
         let convention = Convention::new(Peer::Scipy, reduction, N as u64, K).unwrap();
-        let found = Tensors(convention.inverse(&plan, &*posterior.precision).unwrap());
+        let found = Tensors(convention.inverse(&plan, &*posterior).unwrap());
         let expected: Vec<f64> = expected.iter().map(|v| factor * v).collect();
         assert!(relative_error(found.values("layers.0.hess_inv"), &expected) < 1e-10);
     }

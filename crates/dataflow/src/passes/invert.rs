@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fisherflow_posterior::{
-    BlockInfo, BlockPosterior, FactoredBlock, Spectrum, factor, inverse_flops, invert, scan_flops, spectrum_flops,
+    BlockInfo, FactoredBlock, Precision, Spectrum, factor, inverse_flops, invert, scan_flops, spectrum_flops,
 };
 use fisherflow_store::WrittenFile;
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,7 @@ pub(crate) fn inverse(
         let plan = &inverting.blocks[block];
         let curvature = files::read_hessian(&inverting, plan, n_spectra)?;
         let posterior = invert(plan, curvature, by_block[block], inverting.cores)?;
-        write(&inverting, block, &posterior)
+        write(&inverting, block, posterior.as_ref())
     })?;
     let blocks = with_dual(worker, context, blocks, prior)?;
     Ok(state(context, blocks, prior))
@@ -119,7 +119,8 @@ pub(crate) fn finish(
                 "block {block} is finished by a worker that has not factored it"
             ))
         })?;
-        write(&finishing, block, &factored.finish(by_block[block])?)
+        let posterior = factored.finish(by_block[block])?;
+        write(&finishing, block, posterior.as_ref())
     })?;
     let blocks = with_dual(worker, context, blocks, prior)?;
     Ok(state(context, blocks, prior))
@@ -157,15 +158,15 @@ fn each_block<U: timely::ExchangeData + Clone>(
 }
 
 /// Writes a block's posterior.
-fn write(context: &Context, block: usize, posterior: &BlockPosterior) -> Result<Inverted, RunError> {
+fn write(context: &Context, block: usize, posterior: &dyn Precision) -> Result<Inverted, RunError> {
     let plan = &context.blocks[block];
     context.faults.pass(FailPoint::BeforeInverse);
-    let inverse = files::write_inverse(context, plan, &posterior.precision.inverse_matrices()?)?;
+    let inverse = files::write_inverse(context, plan, &posterior.inverse_matrices()?)?;
     context.faults.pass(FailPoint::InverseWritten);
-    let variance = files::write_marginal_variance(context, plan, &posterior.precision.marginal_variance()?)?;
+    let variance = files::write_marginal_variance(context, plan, &posterior.marginal_variance()?)?;
     context.progress.advance(1);
     Ok(Inverted {
-        info: posterior.info.clone(),
+        info: posterior.info().clone(),
         files: vec![inverse, variance],
     })
 }

@@ -197,7 +197,7 @@ impl Inputs {
             let info = BlockInfo {
                 structure: StructureKind::Kfac,
                 n_terms: 1,
-                ..invert(&diagonal, nothing, PRIOR_PRECISION, threads)?.info
+                ..invert(&diagonal, nothing, PRIOR_PRECISION, threads)?.info().clone()
             };
             let matrices = [
                 (Factor::AEigenvectors, reflection(&sides.a_reflector)),

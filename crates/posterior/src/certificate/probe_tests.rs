@@ -19,7 +19,7 @@ fn star_after_star_the_next_label_is_probed() {
     let stars = mlp.captures(&draw(WIDTHS[0] * STARS, 73), DType::F64);
     for structure in [StructureKind::Block, StructureKind::Diagonal] {
         let case = case(&mlp, &draw(WIDTHS[0] * 40, 72), structure, &[1]);
-        let posterior = invert(&case.plan, case.curvature, 0.3, 1).unwrap().precision;
+        let posterior = invert(&case.plan, case.curvature, 0.3, 1).unwrap();
         let probes = posterior.probes(&case.plan, &stars).unwrap();
         let covariance = posterior.covariance_of(&stars).unwrap();
         assert_eq!(probes.len(), STARS);
@@ -38,7 +38,7 @@ fn the_directions_that_carry_most_of_a_variance_are_probed() {
     let (mlp, layer, delta, n) = (Mlp::random(&WIDTHS, 74), 1, 0.05, 40);
     let case = case(&mlp, &draw(WIDTHS[0] * n, 75), StructureKind::Kfac, &[layer]);
     let captures = mlp.captures(&draw(WIDTHS[0] * STARS, 76), DType::F64);
-    let posterior = invert(&case.plan, case.curvature.clone(), delta, 1).unwrap().precision;
+    let posterior = invert(&case.plan, case.curvature.clone(), delta, 1).unwrap();
     let probes = posterior.probes(&case.plan, &captures).unwrap();
     let CurvatureForm::Kronecker { a, g } = case.curvature.form else {
         panic!("kfac is held as factors");

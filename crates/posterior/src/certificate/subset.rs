@@ -21,9 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::SigmaRatio;
 use super::span::InTheirSpan;
 use crate::structures::dual::exact_covariance;
-use crate::{
-    BlockPosterior, PosteriorError, Precision, exact_posterior, invert, kronecker_bases, weights_part_of_blocks,
-};
+use crate::{PosteriorError, Precision, exact_posterior, invert, kronecker_bases, weights_part_of_blocks};
 
 /// Spectra summed at once.
 const BATCH: usize = 512;
@@ -152,8 +150,8 @@ impl Subset<'_> {
     fn exact(&self, plan: &BlockPlan) -> Result<(f64, Vec<f64>), PosteriorError> {
         let (training, stars, prior_precision) = self.with_one_prior(plan)?;
         let posterior = self.exact_posterior(&jointly(plan), (&training, self.training.1), prior_precision)?;
-        let covariance = posterior.precision.covariance_of(&stars)?;
-        Ok((posterior.info.effective_parameters, covariance))
+        let covariance = posterior.covariance_of(&stars)?;
+        Ok((posterior.info().effective_parameters, covariance))
     }
 
     /// The covariances alone.
@@ -162,7 +160,7 @@ impl Subset<'_> {
         let (joint, spectra) = (jointly(plan), (training.as_slice(), self.training.1));
         if exact_form(&joint, rows_of(self.training.1)) == StructureKind::Full {
             let posterior = self.exact_posterior(&joint, spectra, prior_precision)?;
-            return posterior.precision.covariance_of(&stars);
+            return posterior.covariance_of(&stars);
         }
         exact_covariance(
             &in_form(&joint, StructureKind::Dual),
@@ -179,7 +177,7 @@ impl Subset<'_> {
         plan: &BlockPlan,
         (captures, precision): Spectra<'_>,
         prior_precision: f64,
-    ) -> Result<BlockPosterior, PosteriorError> {
+    ) -> Result<Box<dyn Precision>, PosteriorError> {
         let form = exact_form(plan, rows_of(precision));
         let plan = in_form(plan, form);
         if form == StructureKind::Dual {
@@ -201,17 +199,16 @@ impl Subset<'_> {
 
     fn posterior(&self, plan: &BlockPlan) -> Result<Box<dyn Precision>, PosteriorError> {
         let prior_precision = self.prior_precision(plan.layers.first().copied().unwrap_or_default());
-        let posterior = match plan.structure {
+        match plan.structure {
             StructureKind::Full | StructureKind::Block | StructureKind::Dual => {
-                self.exact_posterior(plan, self.summed, prior_precision)?
+                self.exact_posterior(plan, self.summed, prior_precision)
             }
             StructureKind::Kfac | StructureKind::Diagonal => {
-                invert(plan, self.sums(plan, self.summed)?, prior_precision, self.threads)?
+                invert(plan, self.sums(plan, self.summed)?, prior_precision, self.threads)
             }
-            StructureKind::Ekfac => invert(plan, self.corrected(plan)?, prior_precision, self.threads)?,
-            StructureKind::LowRank => return Err(PosteriorError::NoScan { block: plan.name() }),
-        };
-        Ok(posterior.precision)
+            StructureKind::Ekfac => invert(plan, self.corrected(plan)?, prior_precision, self.threads),
+            StructureKind::LowRank => Err(PosteriorError::NoScan { block: plan.name() }),
+        }
     }
 
     /// The curvature of an `ekfac` block over the subset.

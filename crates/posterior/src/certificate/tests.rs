@@ -312,7 +312,7 @@ fn an_answer_without_damage_has_no_error() {
         for layer in 0..3 {
             let case = case(&mlp, &x, structure, &[layer]);
             let posterior = invert(&case.plan, case.curvature, 0.3, 1).unwrap();
-            let (probes, sums) = probed(&mlp, &case.plan, posterior.precision.as_ref(), &x, &stars);
+            let (probes, sums) = probed(&mlp, &case.plan, posterior.as_ref(), &x, &stars);
             assert_eq!(probes.len(), if structure == StructureKind::Kfac { 32 } else { 16 });
             let error = sums.largest_error(&probes).unwrap();
             assert!(error < 1e-12, "{structure} {layer}: {error:e}");
@@ -321,7 +321,7 @@ fn an_answer_without_damage_has_no_error() {
     let dual = plan(&mlp, StructureKind::Dual, &[0, 1, 2]);
     let one = LabelPrecision::constant(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], 90).unwrap();
     let posterior = crate::exact_posterior(&dual, &mlp.captures(&x, DType::F64), &one, 0.3, 1).unwrap();
-    let (probes, sums) = probed(&mlp, &dual, posterior.precision.as_ref(), &x, &stars);
+    let (probes, sums) = probed(&mlp, &dual, posterior.as_ref(), &x, &stars);
     let error = sums.largest_error(&probes).unwrap();
     assert!(error < 1e-10, "dual: {error:e}");
     assert_eq!(ProbeSums::default().largest_error(&[]), None);
@@ -342,12 +342,12 @@ fn blocks_of_weights_and_biases_apart_are_not_probed() {
             other => panic!("{other:?}"),
         }
         let posterior = invert(&case.plan, case.curvature, 0.3, 1).unwrap();
-        let (probes, sums) = probed(&mlp, &case.plan, posterior.precision.as_ref(), &x, &stars);
+        let (probes, sums) = probed(&mlp, &case.plan, posterior.as_ref(), &x, &stars);
         let taken_for_damage = sums.largest_error(&probes).unwrap();
         assert!(taken_for_damage > 1e-2, "{structure}: {taken_for_damage:e}");
 
         case.plan.options.split_bias = true;
-        let (probes, sums) = probed(&mlp, &case.plan, posterior.precision.as_ref(), &x, &stars);
+        let (probes, sums) = probed(&mlp, &case.plan, posterior.as_ref(), &x, &stars);
         assert_eq!((probes.len(), sums.largest_error(&probes)), (0, None), "{structure}");
     }
 }
@@ -420,8 +420,8 @@ fn damage_on_the_gradients_side_and_in_dense_and_diagonal_blocks_is_seen() {
     let (x, stars) = (draw(WIDTHS[0] * 80, 72), draw(WIDTHS[0] * 16, 73));
     for structure in [StructureKind::Block, StructureKind::Kfac, StructureKind::Diagonal] {
         let case = case(&mlp, &x, structure, &[1]);
-        let mut posterior = invert(&case.plan, case.curvature, 1e-3, 1).unwrap();
-        let mut matrices = posterior.precision.inverse_matrices().unwrap();
+        let posterior = invert(&case.plan, case.curvature, 1e-3, 1).unwrap();
+        let mut matrices = posterior.inverse_matrices().unwrap();
         let damaged = match structure {
             StructureKind::Kfac => Factor::GEigenvalues,
             StructureKind::Diagonal => Factor::Diagonal,
@@ -429,8 +429,9 @@ fn damage_on_the_gradients_side_and_in_dense_and_diagonal_blocks_is_seen() {
         };
         let matrix = matrices.iter_mut().find(|named| named.factor == damaged).unwrap();
         matrix.matrix.values.iter_mut().for_each(|value| *value *= 1.01);
-        posterior.info.block = case.plan.id;
-        let again = crate::precision_from_matrices(&case.plan, matrices, posterior.info, 1).unwrap();
+        let mut info = posterior.info().clone();
+        info.block = case.plan.id;
+        let again = crate::precision_from_matrices(&case.plan, matrices, info, 1).unwrap();
         let (probes, sums) = probed(&mlp, &case.plan, again.as_ref(), &x, &stars);
         let error = sums.largest_error(&probes).unwrap();
         assert!(error > 1e-2 / 3.0 && error < 3e-2, "{structure}: {error:e}");
@@ -445,7 +446,7 @@ fn a_newton_step_is_that_of_the_dense_inverse() {
     let p = case.plan.n_weights();
     let (fit, theta) = (draw(p, 83), draw(p, 84));
     let posterior = invert(&case.plan, case.curvature, 0.7, 1).unwrap();
-    let found = newton_step(posterior.precision.as_ref(), &fit, &theta).unwrap();
+    let found = newton_step(posterior.as_ref(), &fit, &theta).unwrap();
     let g: Vec<f64> = fit.iter().zip(&theta).map(|(f, t)| 0.7 * t - f).collect();
     let inverse = inverse(&with_prior(case.h, 0.7)).0;
     let quadratic: f64 = (0..p)
@@ -453,8 +454,8 @@ fn a_newton_step_is_that_of_the_dense_inverse() {
         .sum();
     assert!((found.decrement / quadratic.sqrt() - 1.0).abs() < 1e-10);
     assert!((found.gradient_norm / g.iter().map(|g| g * g).sum::<f64>().sqrt() - 1.0).abs() < 1e-14);
-    assert!(newton_step(posterior.precision.as_ref(), &fit, &theta[1..]).is_err());
-    let overflown = newton_step(posterior.precision.as_ref(), &vec![f64::NAN; p], &theta).unwrap();
+    assert!(newton_step(posterior.as_ref(), &fit, &theta[1..]).is_err());
+    let overflown = newton_step(posterior.as_ref(), &vec![f64::NAN; p], &theta).unwrap();
     assert!(overflown.decrement.is_nan(), "what is not known is no minimum");
 
     let step = |gradient_norm, decrement| NewtonStep {
@@ -516,7 +517,7 @@ fn the_share_of_negative_curvature_is_that_of_the_spectrum() {
 fn what_follows_is_said() {
     let mlp = Mlp::random(&WIDTHS, 41);
     let case = case(&mlp, &draw(WIDTHS[0] * 20, 2), StructureKind::Kfac, &[0]);
-    let info = invert(&case.plan, case.curvature, 1.0, 1).unwrap().info;
+    let info = invert(&case.plan, case.curvature, 1.0, 1).unwrap().info().clone();
     let gamma = info.effective_parameters;
     let comparison = |median: f64| super::Comparison {
         n_spectra: 2000,

@@ -108,7 +108,7 @@ fn a_spectrum_has_the_determinant_and_effective_parameters_of_the_inverse() {
             .unwrap()
             .spectrum()
             .unwrap();
-        let info = invert(&case.plan, case.curvature, PRIOR, 1).unwrap().info;
+        let info = invert(&case.plan, case.curvature, PRIOR, 1).unwrap().info().clone();
         assert_eq!(spectrum.n_weights(), info.n_weights);
         assert!((spectrum.log_det(PRIOR) - info.log_det).abs() < 1e-10 * info.n_weights as f64);
         let gamma = spectrum.effective_parameters(PRIOR);

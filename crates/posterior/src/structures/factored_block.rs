@@ -11,7 +11,7 @@ use crate::structures::eigenbasis::Eigenbasis;
 use crate::structures::kronecker::KroneckerPrecision;
 use crate::structures::low_rank::{LowRankPrecision, Parts};
 use crate::structures::matrices::{check_curvature, check_factors};
-use crate::{BlockPosterior, Factor, PosteriorError, Precision, PriorScan, Spectrum};
+use crate::{Factor, PosteriorError, Precision, PriorScan, Spectrum};
 
 /// What of a block's posterior does not depend on the prior.
 pub struct FactoredBlock {
@@ -123,7 +123,7 @@ impl FactoredBlock {
     ///
     /// # Errors
     /// If the prior precision is negative or not finite; if `H + delta I` is singular, which names the block, the pivot and the remedy.
-    pub fn finish(self, prior_precision: f64) -> Result<BlockPosterior, PosteriorError> {
+    pub fn finish(self, prior_precision: f64) -> Result<Box<dyn Precision>, PosteriorError> {
         let Self {
             plan,
             n_spectra: n,
@@ -131,7 +131,7 @@ impl FactoredBlock {
             threads,
         } = self;
         check_prior(&plan, prior_precision)?;
-        let precision: Box<dyn Precision> = match factors {
+        Ok(match factors {
             Factors::Dense(h) => Box::new(DensePrecision::with_prior(&plan, n, h, prior_precision, threads)?),
             Factors::Kronecker(eigenbasis) => Box::new(KroneckerPrecision::with_prior(
                 &plan,
@@ -144,9 +144,7 @@ impl FactoredBlock {
             Factors::LowRank(parts) => {
                 Box::new(LowRankPrecision::with_prior(&plan, n, parts, prior_precision, threads)?)
             }
-        };
-        let info = precision.info().clone();
-        Ok(BlockPosterior { precision, info })
+        })
     }
 }
 
@@ -239,12 +237,17 @@ mod tests {
             (Some(Path::best()), 1e-10, 1e-6),
             (Path::bf16x3().ok(), 0.0, 1e-5),
         ] {
-            let info = posterior(input_factor(path)).unwrap().info;
+            let info = posterior(input_factor(path)).unwrap().info().clone();
             let share = -info.most_negative_eigenvalue;
             assert!((least..most).contains(&share), "{path:?}: {share:e}");
         }
         // 3e-4 of the largest less, along the difference of the two inputs that are one.
-        let largest = posterior(input_factor(None)).unwrap().info.largest_eigenvalue.unwrap() - 1.0;
+        let largest = posterior(input_factor(None))
+            .unwrap()
+            .info()
+            .largest_eigenvalue
+            .unwrap()
+            - 1.0;
         let (mut damaged, side) = (input_factor(None), INPUTS + 1);
         for (at, sign) in [(0, -1.0), (1, 1.0), (side, 1.0), (side + 1, -1.0)] {
             damaged.values[at] += sign * 1.5e-4 * largest;

@@ -24,8 +24,8 @@ fn elements_are_those_of_the_dense_inverse() {
         for (rows, cols) in [(&some.0[..], &some.1[..]), (&all, &all), (&[], &all)] {
             let expected = picked(&m, p, rows, cols);
             for found in [
-                posterior.precision.elements(rows, cols).unwrap(),
-                by_solving(&*posterior.precision, rows, cols).unwrap(),
+                posterior.elements(rows, cols).unwrap(),
+                by_solving(&*posterior, rows, cols).unwrap(),
             ] {
                 assert_eq!((found.rows, found.cols), (rows.len(), cols.len()));
                 for (found, expected) in found.values.iter().zip(&expected) {
@@ -33,7 +33,7 @@ fn elements_are_those_of_the_dense_inverse() {
                 }
             }
         }
-        let error = posterior.precision.elements(&[0], &[p]).unwrap_err();
+        let error = posterior.elements(&[0], &[p]).unwrap_err();
         assert!(
             matches!(error, PosteriorError::NoWeight { index, .. } if index == p),
             "{error}"
@@ -50,7 +50,7 @@ fn a_layer_of_a_block_has_its_own_rows_and_columns_of_the_inverse() {
         for shape in case.plan.shapes.clone() {
             let n = shape.n_weights();
             let posterior = invert(&case.plan, case.curvature.clone(), PRIOR, 1).unwrap();
-            let part = PosteriorPart::new(posterior.precision, start, vec![shape]).unwrap();
+            let part = PosteriorPart::new(posterior, start, vec![shape]).unwrap();
             assert_eq!(part.n_weights(), n);
             let own: Vec<usize> = (start..start + n).collect();
             let expected = picked(&m, p, &own, &own);
@@ -76,6 +76,6 @@ fn a_layer_of_a_block_has_its_own_rows_and_columns_of_the_inverse() {
             start += n;
         }
         let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
-        assert!(PosteriorPart::new(posterior.precision, 1, case.plan.shapes).is_err());
+        assert!(PosteriorPart::new(posterior, 1, case.plan.shapes).is_err());
     }
 }

@@ -40,9 +40,9 @@ fn without_spectra_the_posterior_is_the_prior() {
         let empty = BlockCurvature { n_spectra: 0, form };
         let p = case.plan.n_weights() as f64;
         let posterior = invert(&case.plan, empty.clone(), 4.0, 1).unwrap();
-        assert_eq!(posterior.info.effective_parameters, 0.0);
-        assert!((posterior.info.log_det - p * 4.0_f64.ln()).abs() < 1e-12 * p);
-        for variance in posterior.precision.marginal_variance().unwrap() {
+        assert_eq!(posterior.info().effective_parameters, 0.0);
+        assert!((posterior.info().log_det - p * 4.0_f64.ln()).abs() < 1e-12 * p);
+        for variance in posterior.marginal_variance().unwrap() {
             assert!(variance.values.iter().all(|v| (v - 0.25).abs() < 1e-14));
         }
         let error = invert(&case.plan, empty, 0.0, 1).err().unwrap().to_string();
@@ -84,11 +84,11 @@ fn an_indefinite_block_is_refused_until_the_prior_makes_it_positive() {
         (0..p).for_each(|i| h[i * p + i] += 60.0);
         h
     });
-    assert!(posterior.info.condition > 1e8);
+    assert!(posterior.info().condition > 1e8);
     let posterior = invert_at(60.0).ok().unwrap();
-    assert!((posterior.info.log_det - log_det).abs() < 1e-10);
+    assert!((posterior.info().log_det - log_det).abs() < 1e-10);
     let v = draw(p, 3);
-    let solved = posterior.precision.solve(&v).unwrap();
+    let solved = posterior.solve(&v).unwrap();
     let by_hand: Vec<f64> = expected
         .chunks(p)
         .map(|row| row.iter().zip(&v).map(|(a, b)| a * b).sum())
@@ -109,10 +109,10 @@ fn without_a_prior_a_regular_block_is_inverted_and_a_singular_one_refused() {
         let regular = case(&linear, &x, structure, &[0]);
         let (m, _) = inverse(&regular.h);
         let posterior = invert(&regular.plan, regular.curvature, 0.0, 1).unwrap();
-        let found: Vec<f64> = posterior.precision.marginal_variance().unwrap()[0].values.clone();
+        let found: Vec<f64> = posterior.marginal_variance().unwrap()[0].values.clone();
         let expected: Vec<f64> = (0..18).map(|i| m[i * 18 + i]).collect();
         assert!(relative_error(&found, &expected) < 1e-11);
-        assert!((posterior.info.effective_parameters - 18.0).abs() < 1e-12);
+        assert!((posterior.info().effective_parameters - 18.0).abs() < 1e-12);
     }
     // Two spectra do not determine the 6 weights that lead to an output.
     let few = case(&linear, &x[..10], StructureKind::Block, &[0]);
@@ -186,9 +186,9 @@ fn eigenvalues_of_rounding_are_none() {
 
     let diagonal = CurvatureForm::Diagonal(matrix(2, vec![4.0, 1.0, -1e-16, 2.0]));
     let posterior = of(diagonal, StructureKind::Diagonal, 0.5).unwrap();
-    let info = &posterior.info;
+    let info = posterior.info();
     assert_eq!((info.clipped_eigenvalues, info.most_negative_eigenvalue), (1, -2.5e-17));
-    let variances = &posterior.precision.marginal_variance().unwrap()[0].values;
+    let variances = &posterior.marginal_variance().unwrap()[0].values;
     assert_eq!(variances[..], [1.0 / 4.5, 1.0 / 1.5, 2.0, 1.0 / 2.5]);
     assert_eq!(
         (info.smallest_eigenvalue, info.largest_eigenvalue),
@@ -251,9 +251,9 @@ fn captures_that_do_not_fit_are_refused() {
         let posterior = invert(&case.plan, case.curvature, PRIOR, 1).unwrap();
         let fails = |change: &dyn Fn(&LayerCapture) -> LayerCapture| {
             let changed: Vec<LayerCapture> = good.iter().map(change).collect();
-            posterior.precision.covariance_of(&changed).unwrap_err()
+            posterior.covariance_of(&changed).unwrap_err()
         };
-        let error = posterior.precision.covariance_of(&[]).unwrap_err();
+        let error = posterior.covariance_of(&[]).unwrap_err();
         assert!(matches!(error, PosteriorError::MissingCapture { .. }));
         let error = fails(&|c| LayerCapture {
             layer: c.layer,
@@ -280,7 +280,7 @@ fn captures_that_do_not_fit_are_refused() {
 
         // A batch may be empty, and tensors may be views.
         let none: Vec<LayerCapture> = mlp.captures(&[], DType::F64);
-        let none = posterior.precision.covariance_of(&none).unwrap();
+        let none = posterior.covariance_of(&none).unwrap();
         assert!(none.is_empty());
         let views: Vec<LayerCapture> = good
             .iter()
@@ -297,8 +297,8 @@ fn captures_that_do_not_fit_are_refused() {
             })
             .collect();
         assert_eq!(
-            posterior.precision.covariance_of(&views).unwrap(),
-            posterior.precision.covariance_of(&good).unwrap()
+            posterior.covariance_of(&views).unwrap(),
+            posterior.covariance_of(&good).unwrap()
         );
     }
 }
@@ -345,7 +345,7 @@ fn a_low_rank_block_refuses_what_is_lost_to_cancellation() {
     let along = [0.5_f64.sqrt(); 2];
     for lambda in [1.0, 1e4, 1e8] {
         let posterior = at(lambda, along).unwrap();
-        let found = posterior.precision.covariance_of(&star(1.0)).unwrap()[0];
+        let found = posterior.covariance_of(&star(1.0)).unwrap()[0];
         let tolerance = 1e-14 * (lambda + delta) / delta;
         assert!(
             (found * (lambda + delta) / 2.0 - 1.0).abs() < tolerance,
@@ -354,9 +354,9 @@ fn a_low_rank_block_refuses_what_is_lost_to_cancellation() {
     }
     // Across u nothing cancels, whatever lambda; along it, nothing is left that is more than rounding.
     let posterior = at(1e13, along).unwrap();
-    let across = posterior.precision.covariance_of(&star(-1.0)).unwrap()[0];
+    let across = posterior.covariance_of(&star(-1.0)).unwrap()[0];
     assert!((across * delta / 2.0 - 1.0).abs() < 1e-12, "{across:e}");
-    let lost = posterior.precision.covariance_of(&star(1.0)).unwrap_err();
+    let lost = posterior.covariance_of(&star(1.0)).unwrap_err();
     let PosteriorError::Cancelled { value, .. } = lost else {
         panic!("{lost}")
     };
@@ -387,9 +387,9 @@ fn what_a_low_rank_block_says_of_itself_by_hand() {
     let p = [held[0] + 3.0 + delta, held[1], held[2], held[3] + delta];
     let determinant: f64 = p[0] * p[3] - p[1] * p[2];
     let variances = [p[3] / determinant, p[0] / determinant, 1.0 / (2.0 + delta)];
-    let found = &posterior.precision.marginal_variance().unwrap()[0].values;
+    let found = &posterior.marginal_variance().unwrap()[0].values;
     assert!(relative_error(found, &variances) < 1e-12, "{found:?}");
-    let info = &posterior.info;
+    let info = posterior.info();
     let gamma = 3.0 - delta * variances.iter().sum::<f64>();
     let close = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
     close(info.log_det, (determinant * (2.0 + delta)).ln());

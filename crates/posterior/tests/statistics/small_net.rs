@@ -126,7 +126,7 @@ impl SmallNet {
         let n = x.len() / self.shapes[0].inputs;
         let block = |plan: &BlockPlan| {
             let curvature = self.curvature(plan, &captures, n, known.sigma);
-            invert(plan, curvature, known.prior, 1).unwrap().precision
+            invert(plan, curvature, known.prior, 1).unwrap()
         };
         self.blocks(structure).iter().map(block).collect()
     }
@@ -157,7 +157,7 @@ impl SmallNet {
             }
             let curvature = self.curvature(plan, &captures, n, known.sigma);
             let step = |mu: f64| {
-                let damped = invert(plan, curvature.clone(), known.prior + mu, 1).unwrap().precision;
+                let damped = invert(plan, curvature.clone(), known.prior + mu, 1).unwrap();
                 damped.solve(&downhill).unwrap()
             };
             // The squared distance to the maximum, in standard deviations of the posterior.

@@ -8,7 +8,7 @@ use fisherflow_network::LayerCapture;
 use super::stored::InMemory;
 use super::{DualFacts, DualLayout, DualPrecision, OpenTile, gram_tile, trace_of_inverse};
 use crate::structures::factored_block::check_prior;
-use crate::{BlockPosterior, PosteriorError, Precision};
+use crate::{PosteriorError, Precision};
 
 /// The exact posterior of a block's weights given training spectra: jointly over all layers of the plan, whatever its structure; a plan
 /// of one layer gives that layer's alone, the others held fixed.
@@ -24,7 +24,7 @@ pub fn exact_posterior(
     precision: &LabelPrecision,
     prior_precision: f64,
     threads: usize,
-) -> Result<BlockPosterior, PosteriorError> {
+) -> Result<Box<dyn Precision>, PosteriorError> {
     let rows = WeightJacobian::new(plan, captures, precision)?;
     dual_posterior(plan, &rows, prior_precision, threads)
 }
@@ -35,17 +35,13 @@ pub(super) fn dual_posterior(
     rows: &WeightJacobian,
     prior_precision: f64,
     threads: usize,
-) -> Result<BlockPosterior, PosteriorError> {
+) -> Result<Box<dyn Precision>, PosteriorError> {
     let (layout, memory, mut facts) = factored(plan, rows, prior_precision, threads)?;
     for chunk in 0..layout.n_chunks() {
         facts.trace_of_inverse += trace_of_inverse(&layout, &memory, chunk, threads)?;
     }
     let info = layout.info(prior_precision, &facts);
-    let precision = DualPrecision::new(layout, info.clone(), Arc::new(memory), threads);
-    Ok(BlockPosterior {
-        precision: Box::new(precision),
-        info,
-    })
+    Ok(Box::new(DualPrecision::new(layout, info, Arc::new(memory), threads)))
 }
 
 /// The covariances of stars' labels under [`exact_posterior`], `[stars, K, K]`, without its effective parameters: those are twice the work of its
