@@ -76,6 +76,15 @@ impl Bucket {
         (status == 200).then_some(bytes)
     }
 
+    /// Deletes an object.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub fn delete(&self, key: &str) {
+        let (status, answer) = self.ask("DELETE", &format!("{}/{key}", self.root), &[]);
+        assert_eq!(status, 204, "{}", String::from_utf8_lossy(&answer));
+    }
+
     /// The keys that begin with `<folder>/`, in order.
     ///
     /// # Panics

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
-use fisherflow_dataflow::{FailAt, Peer};
+use fisherflow_dataflow::{FailAt, Peer, Reduction};
 use fisherflow_spectra::Simulation;
 
 use crate::weights::Weights;
@@ -414,8 +415,8 @@ pub struct ExportArgs {
     #[arg(long, value_name = "PEER")]
     pub to: Peer,
     /// Whether its loss sums or averages the squared residuals over spectra and labels [default: mean for scipy, sum for the others]
-    #[arg(long, value_enum, value_name = "R")]
-    pub reduction: Option<LossReduction>,
+    #[arg(long, value_parser = reduction(), value_name = "R")]
+    pub reduction: Option<Reduction>,
     /// The .safetensors file: a path, or the URI of an object store; EXPORT.md, in the source tree under crates/cli/, says what is in it
     #[arg(long, value_name = "FILE")]
     pub out: String,
@@ -428,12 +429,15 @@ pub struct ExportArgs {
 }
 
 /// How a loss takes spectra and labels together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LossReduction {
-    /// Their sum
-    Sum,
-    /// Their mean
-    Mean,
+fn reduction() -> impl TypedValueParser<Value = Reduction> {
+    let known = [
+        PossibleValue::new("sum").help("Their sum"),
+        PossibleValue::new("mean").help("Their mean"),
+    ];
+    PossibleValuesParser::new(known).map(|name| match name.as_str() {
+        "mean" => Reduction::Mean,
+        _ => Reduction::Sum,
+    })
 }
 
 #[cfg(test)]

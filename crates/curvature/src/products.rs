@@ -97,45 +97,6 @@ mod tests {
         (0..len).map(|_| f64::from(rng.random_range(-8i32..=8))).collect()
     }
 
-    fn uniform(len: usize, seed: u64) -> Vec<f32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..len).map(|_| rng.random_range(-1.0f32..1.0)).collect()
-    }
-
-    fn brute_force(x: &[f64], n: usize, y: &[f64], m: usize) -> Vec<f64> {
-        let mut product = vec![0.0; n * m];
-        for (x, y) in x.chunks_exact(n).zip(y.chunks_exact(m)) {
-            for (row, x) in product.chunks_exact_mut(m).zip(x) {
-                for (to, y) in row.iter_mut().zip(y) {
-                    *to += x * y;
-                }
-            }
-        }
-        product
-    }
-
-    const TILE: usize = 512;
-
-    const SIZES: [usize; 5] = [1, 7, TILE, TILE + 1, 2 * TILE + 133];
-
-    #[test]
-    fn gram_is_exact_on_whole_numbers_and_adds() {
-        for n in SIZES {
-            let x = whole_numbers(5 * n, n as u64);
-            let expected = brute_force(&x, n, &x, n);
-            let single: Vec<f32> = x.iter().map(|&v| v as f32).collect();
-            let mut sums = vec![0.0; packed_len(n)];
-            add_gram(&x, n, &mut sums, 1);
-            let lower = |times: f64| -> Vec<f64> {
-                let rows = (0..n).flat_map(|i| expected[i * n..=i * n + i].iter());
-                rows.map(|value| times * value).collect()
-            };
-            assert_eq!(sums, lower(1.0));
-            add_gram(&single, n, &mut sums, 2);
-            assert_eq!(sums, lower(2.0));
-        }
-    }
-
     #[test]
     fn gram_elsewhere_is_exact_on_whole_numbers_and_adds() {
         let (rows, n) = (2 * ROWS_ELSEWHERE + 30, 23);
@@ -148,37 +109,6 @@ mod tests {
             add_gram_elsewhere(&x.to_dtype(dtype).unwrap(), &mut sums).unwrap();
             assert_eq!(sums, expected);
         }
-    }
-
-    #[test]
-    fn cross_is_exact_on_whole_numbers_and_leaves_the_last_column() {
-        for (n, m) in [(1, 1), (3, 700), (700, 5), (TILE + 1, 2 * TILE + 9)] {
-            let (x, y) = (whole_numbers(4 * n, 1), whole_numbers(4 * m, 2));
-            let expected = brute_force(&x, n, &y, m);
-            let mut sums = vec![1.0; n * (m + 1)];
-            add_cross(&x, n, &y, m, &mut sums, m + 1, 2);
-            for (row, expected) in sums.chunks_exact(m + 1).zip(expected.chunks_exact(m)) {
-                assert!(row.iter().zip(expected).all(|(found, e)| *found == e + 1.0));
-                assert_eq!(row[m], 1.0);
-            }
-        }
-    }
-
-    #[test]
-    fn threads_do_not_change_a_bit() {
-        let n = 3 * TILE + 77;
-        let (x, y) = (uniform(64 * n, 3), uniform(64 * 600, 4));
-        let (mut gram, mut cross) = (Vec::new(), Vec::new());
-        for threads in [1, 2, 3, 8] {
-            let mut sums = vec![0.0; packed_len(n)];
-            add_gram(&x, n, &mut sums, threads);
-            gram.push(sums);
-            let mut sums = vec![0.0; n * 600];
-            add_cross(&x, n, &y, 600, &mut sums, 600, threads);
-            cross.push(sums);
-        }
-        assert!(gram.iter().all(|g| *g == gram[0]));
-        assert!(cross.iter().all(|c| *c == cross[0]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fisherflow_curvature::{Matrix, WeightJacobian};
 use fisherflow_posterior::{DualLayout, DualSource, PosteriorError};
-use fisherflow_store::{Output, StoreError, StoredTile, TileFolder};
+use fisherflow_store::{Output, StoreError, TileFolder};
 
 use crate::context::Context;
 use crate::dual_files::{self, DualChunk};
@@ -113,15 +113,10 @@ impl DualStorage {
     /// Keeps a tile.
     pub(crate) fn put(&self, row: usize, column: usize, tile: Matrix) -> Result<(), RunError> {
         let bytes = bytes_of(&tile);
-        let Some(folder) = &self.folder else {
-            self.known.insert((row, column), tile, bytes);
-            return Ok(());
-        };
-        let Matrix { rows, cols, values } = tile;
-        let tile = StoredTile { rows, cols, values };
-        folder.create(row, column, &tile)?;
-        let StoredTile { rows, cols, values } = tile;
-        self.known.insert((row, column), Matrix { rows, cols, values }, bytes);
+        if let Some(folder) = &self.folder {
+            folder.create(row, column, [tile.rows, tile.cols], &tile.values)?;
+        }
+        self.known.insert((row, column), tile, bytes);
         Ok(())
     }
 
@@ -129,7 +124,7 @@ impl DualStorage {
     fn tile(&self, row: usize, column: usize) -> Result<Arc<Matrix>, RunError> {
         self.known.get_or((row, column), || {
             if let Some(folder) = &self.folder
-                && let Some(StoredTile { rows, cols, values }) = folder.read(row, column)?
+                && let Some(([rows, cols], values)) = folder.read(row, column)?
             {
                 let tile = Matrix { rows, cols, values };
                 let bytes = bytes_of(&tile);

@@ -215,38 +215,46 @@ impl<T: Element> Sink<T> for Rectangle {
 
 #[cfg(test)]
 mod tests {
+    use faer::traits::math_utils::from_f64;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
     use crate::path::Path;
 
-    /// Whole numbers, whose products are exact in f32 too.
-    fn whole_numbers(len: usize, seed: u64) -> Vec<f32> {
+    fn drawn<T: Element>(len: usize, seed: u64, draw: impl Fn(&mut ChaCha8Rng) -> f64) -> Vec<T> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..len).map(|_| f32::from(rng.random_range(-8i8..=8))).collect()
+        (0..len).map(|_| from_f64(draw(&mut rng))).collect()
     }
 
-    fn brute_force(x: &[f32], n: usize, y: &[f32], m: usize, power: i32) -> Vec<f64> {
+    /// Whole numbers, whose products are exact in f32 too.
+    fn whole_numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
+        drawn(len, seed, |rng| f64::from(rng.random_range(-8i8..=8)))
+    }
+
+    fn brute_force<T: Element>(x: &[T], n: usize, y: &[T], m: usize, power: i32) -> Vec<f64> {
         let mut product = vec![0.0; n * m];
         for (x, y) in x.chunks_exact(n).zip(y.chunks_exact(m)) {
             for (row, x) in product.chunks_exact_mut(m).zip(x) {
                 for (to, y) in row.iter_mut().zip(y) {
-                    *to += f64::from(x * y.powi(power));
+                    *to += x.widen() * y.widen().powi(power);
                 }
             }
         }
         product
     }
 
+    fn paths() -> impl Iterator<Item = Path> {
+        Path::EXACT.into_iter().filter(|path| path.is_available())
+    }
+
     const SIZES: [(usize, usize); 6] = [(1, 1), (5, 7), (3, 14), (1300, 33), (9, 141), (40, 700)];
 
-    #[test]
-    fn the_triangle_is_exact_on_whole_numbers_and_adds() {
+    fn the_triangle_is_exact<T: Element>() {
         for (rows, n) in SIZES {
-            let x = whole_numbers(rows * n, n as u64);
+            let x = whole_numbers::<T>(rows * n, n as u64);
             let expected = brute_force(&x, n, &x, n, 1);
-            for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
+            for path in paths() {
                 let mut sums = vec![0.5; packed_len(n)];
                 add_gram(
                     MatRef::from_row_major_slice(&x, rows, n),
@@ -263,10 +271,15 @@ mod tests {
     }
 
     #[test]
-    fn the_rectangle_is_exact_on_whole_numbers_and_leaves_the_rest() {
+    fn the_triangle_is_exact_on_whole_numbers_and_adds() {
+        the_triangle_is_exact::<f32>();
+        the_triangle_is_exact::<f64>();
+    }
+
+    fn the_rectangle_is_exact<T: Element>() {
         for (rows, n) in SIZES {
             for m in [1, 31, 260] {
-                let (x, y) = (whole_numbers(rows * n, 1), whole_numbers(rows * m, 2));
+                let (x, y) = (whole_numbers::<T>(rows * n, 1), whole_numbers::<T>(rows * m, 2));
                 let (of_x, of_y) = (
                     MatRef::from_row_major_slice(&x, rows, n),
                     MatRef::from_row_major_slice(&y, rows, m),
@@ -289,21 +302,35 @@ mod tests {
     }
 
     #[test]
-    fn threads_and_paths_do_not_change_a_bit() {
-        let (rows, n) = (1100, 333);
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let x: Vec<f32> = (0..rows * n).map(|_| rng.random_range(-1.0..1.0)).collect();
+    fn the_rectangle_is_exact_on_whole_numbers_and_leaves_the_rest() {
+        the_rectangle_is_exact::<f32>();
+        the_rectangle_is_exact::<f64>();
+    }
+
+    fn nothing_changes_a_bit<T: Element>() {
+        let (rows, n, m) = (1100, 333, 150);
+        let draw = |rng: &mut ChaCha8Rng| rng.random_range(-1.0..1.0);
+        let (x, y) = (drawn::<T>(rows * n, 5, draw), drawn::<T>(rows * m, 6, draw));
         let x = MatRef::from_row_major_slice(&x, rows, n);
+        let y = MatRef::from_row_major_slice(&y, rows, m);
         let sums = |path: Path, threads: usize| {
-            let mut sums = vec![0.0; packed_len(n)];
-            add_gram(x, &mut sums, Products { path, threads });
-            sums
+            let products = Products { path, threads };
+            let (mut triangle, mut rectangle) = (vec![0.0; packed_len(n)], vec![0.0; n * m]);
+            add_gram(x, &mut triangle, products);
+            add_cross(x, y, &mut rectangle, m, products);
+            (triangle, rectangle)
         };
         let first = sums(Path::best(), 1);
-        for path in Path::EXACT.into_iter().filter(|path| path.is_available()) {
+        for path in paths() {
             for threads in [1, 2, 3, 8] {
                 assert!(sums(path, threads) == first, "{path} {threads}");
             }
         }
+    }
+
+    #[test]
+    fn threads_and_paths_do_not_change_a_bit() {
+        nothing_changes_a_bit::<f32>();
+        nothing_changes_a_bit::<f64>();
     }
 }

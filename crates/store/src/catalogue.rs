@@ -9,6 +9,7 @@ pub(crate) mod kept_spectra;
 pub(crate) mod listing;
 pub(crate) mod object;
 mod open;
+mod pattern;
 pub(crate) mod row_group;
 pub(crate) mod schema;
 pub(crate) mod simulated;

@@ -1,10 +1,10 @@
 //! `export`: the Hessian of a complete output in another program's convention, as a safetensors file.
 
-use fisherflow_dataflow::{Finished, Reduction};
+use fisherflow_dataflow::Finished;
 use fisherflow_network::to_safetensors;
 
 use super::{check_out, output_at, stores};
-use crate::args::{ExportArgs, LossReduction};
+use crate::args::ExportArgs;
 use crate::exit_code::CliError;
 use crate::logging::Terminal;
 use crate::printing::{Grid, Page};
@@ -27,11 +27,7 @@ pub fn export(place: &Place, args: &ExportArgs, terminal: &Terminal) -> Result<(
     stores.check_new(&args.out, args.overwrite)?;
     let output = output_at(&stores, &place.uri)?;
     check_out(&stores, &output, &args.out)?;
-    let reduction = match args.reduction {
-        Some(LossReduction::Sum) => Reduction::Sum,
-        Some(LossReduction::Mean) => Reduction::Mean,
-        None => args.to.reductions()[0],
-    };
+    let reduction = args.reduction.unwrap_or(args.to.reductions()[0]);
     let exported = Finished::open(&stores, &output)?.export(args.to, reduction, threads)?;
     let arrays = exported
         .tensors

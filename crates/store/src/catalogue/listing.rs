@@ -8,8 +8,9 @@ use fisherflow_spectra::ObjectVersion;
 use futures::StreamExt;
 use object_store::path::Path;
 
+use crate::catalogue::pattern::{Pattern, is_unread};
 use crate::objects::destination::dangling_link;
-use crate::objects::location::{Location, Parsed, Place, parse, without_links};
+use crate::objects::location::{Location, Parsed, Place, parse};
 use crate::objects::stores::version;
 use crate::output::{CLAIM, DATA, MANIFEST};
 use crate::{Line, StoreError, Stores};
@@ -18,15 +19,6 @@ use crate::{Line, StoreError, Stores};
 const FOLDERS: usize = 16;
 /// Objects of such a folder that are looked at.
 const LOOKED_AT: usize = 1000;
-
-/// Files of every kind that an output has, by path in it or in a release of it.
-const OF_AN_OUTPUT: [&str; 5] = [
-    "predictions/part-00000.parquet",
-    "jacobians/part-00000.parquet",
-    "posterior/blocks.parquet",
-    "posterior/inverse/block-000.parquet",
-    "manifest.json",
-];
 
 /// What a URI names.
 #[derive(Debug, Default)]
@@ -40,35 +32,6 @@ pub(crate) struct Listing {
     outputs: Vec<String>,
     /// The folders beside the objects, where the URI names the folder of them all.
     folders: Vec<Location>,
-}
-
-/// What a pattern does not read, though it fits: what has a part that [`is_set_aside`], unless the pattern has a part that begins so and fits it.
-struct SetAside {
-    /// Parts of the pattern before any `*`: these are named.
-    literal: usize,
-    named: Vec<glob::Pattern>,
-}
-
-impl SetAside {
-    fn of(pattern: &str) -> Result<Self, String> {
-        let parts: Vec<&str> = pattern.split('/').collect();
-        let literal = parts.iter().take_while(|part| !part.contains('*')).count();
-        let named = parts[literal..].iter().filter(|part| part.starts_with('_'));
-        Ok(Self {
-            literal,
-            named: named.map(|part| glob_pattern(part)).collect::<Result<_, _>>()?,
-        })
-    }
-
-    fn has(&self, name: &str) -> bool {
-        let mut parts = name.split('/').skip(self.literal);
-        parts.any(|part| is_set_aside(part) && !self.named.iter().any(|named| fits(named, part)))
-    }
-}
-
-/// Whether a file or folder is none of the table beside it, as Spark and pyarrow have it: `_temporary`, `_delta_log`. A column may begin so, too.
-fn is_set_aside(part: &str) -> bool {
-    part.starts_with('_') && !part.contains('=')
 }
 
 impl Listing {
@@ -116,77 +79,6 @@ impl Stores {
         Ok(self.listing(uri)?.objects)
     }
 
-    /// Whether the objects that a URI names would be, among others, those of an output at `output`, whether that is there yet or not.
-    ///
-    /// # Errors
-    /// One of them is no URI.
-    pub fn reads_output(&self, uri: &str, output: &str) -> Result<bool, StoreError> {
-        parse(output)?;
-        let output = output.trim_end_matches('/');
-        for folder in [output.to_owned(), format!("{output}/releases/1")] {
-            for file in OF_AN_OUTPUT {
-                if self.reads(uri, &format!("{folder}/{file}"))? {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// A folder, or the one above it, that has the name of an object that a URI names beside others: with tables in it, it would be refused as one, or
-    /// left out.
-    ///
-    /// # Errors
-    /// One of them is no URI.
-    pub fn takes_for_object<'f>(&self, uri: &str, folder: &'f str) -> Result<Option<&'f str>, StoreError> {
-        let pattern = match parse(uri)?.key.contains('*') {
-            true => uri.to_owned(),
-            false => format!("{}/*.parquet", uri.trim_end_matches('/')),
-        };
-        let folder = folder.trim_end_matches('/');
-        let above = folder.match_indices('/').map(|(at, _)| &folder[..at]);
-        for folder in above.chain([folder]).filter(|folder| folder.ends_with(".parquet")) {
-            if self.reads(&pattern, folder)? {
-                return Ok(Some(folder));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether an object of that place would be one of those that a URI names, whether it is there yet or not.
-    ///
-    /// # Errors
-    /// One of them is no URI.
-    pub fn reads(&self, uri: &str, object: &str) -> Result<bool, StoreError> {
-        let (named, object) = (parse(uri)?, parse(object)?);
-        if named.place != object.place {
-            return Ok(false);
-        }
-        let mut places = vec![(named.key.clone(), object.key.clone())];
-        if named.place == Place::Local {
-            places.push((without_links(&named.key), without_links(&object.key)));
-        }
-        for (named, object) in places {
-            if named == object {
-                return Ok(true);
-            }
-            let bad = |reason| StoreError::BadUri {
-                uri: uri.to_owned(),
-                reason,
-            };
-            let pattern = match named.contains('*') {
-                true => named,
-                false => format!("{named}/*.parquet"),
-            };
-            let set_aside = SetAside::of(&pattern).map_err(bad)?;
-            let pattern = glob_pattern(&pattern).map_err(bad)?;
-            if fits(&pattern, &object) && !set_aside.has(&object) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// What [`Stores::list`] finds, and what it leaves out.
     pub(crate) fn listing(&self, uri: &str) -> Result<Listing, StoreError> {
         let parsed = parse(uri)?;
@@ -211,21 +103,12 @@ impl Stores {
         self.matching(&uri, &parse(&uri)?)
     }
 
-    fn matching(&self, uri: &str, pattern: &Parsed) -> Result<Listing, StoreError> {
-        let parts: Vec<&str> = pattern.key.split('/').collect();
-        let literal = parts.iter().take_while(|part| !part.contains('*')).count();
-        let deep = literal + 1 < parts.len() || pattern.key.contains("**");
-        // Of the folders on the way, and last of the objects.
-        let patterns: Result<Vec<glob::Pattern>, String> = (literal + 1..=parts.len())
-            .map(|n| glob_pattern(&parts[..n].join("/")))
-            .collect();
-        let bad = |reason| StoreError::BadUri {
-            uri: uri.to_owned(),
-            reason,
-        };
-        let patterns = patterns.map_err(bad)?;
-        let set_aside = SetAside::of(&pattern.key).map_err(bad)?;
-        let base = self.locate(&pattern.place.uri(&parts[..literal].join("/")))?;
+    fn matching(&self, uri: &str, parsed: &Parsed) -> Result<Listing, StoreError> {
+        let pattern = Pattern::of(uri, &parsed.key)?;
+        let parts: Vec<&str> = parsed.key.split('/').collect();
+        let (literal, chosen) = parts.split_at(pattern.literal);
+        let deep = chosen.len() > 1 || parsed.key.contains("**");
+        let base = self.locate(&parsed.place.uri(&literal.join("/")))?;
         let (metas, folders) = if deep {
             (self.block_on(self.list_under(&base))?, Vec::new())
         } else {
@@ -235,11 +118,10 @@ impl Stores {
             .into_iter()
             .map(|path| Location { path, ..base.clone() })
             .collect();
-        let is_named = |name: &str| patterns.last().is_some_and(|objects| fits(objects, name)) && !set_aside.has(name);
         let all: BTreeSet<&str> = metas.iter().map(|meta| meta.location.as_ref()).collect();
         let mut objects: Vec<ObjectVersion> = metas
             .iter()
-            .filter(|meta| is_named(meta.location.as_ref()))
+            .filter(|meta| pattern.reads(meta.location.as_ref()))
             .map(|meta| version(&base.place, meta))
             .collect();
         objects.sort();
@@ -250,7 +132,7 @@ impl Stores {
         // As in `runs/*/predictions/*.parquet`, which is to read tables of outputs.
         let names_table = |path: &str| {
             let table = path.split_once('/').map_or("", |(table, _)| table);
-            DATA.contains(&table) && parts[literal..].contains(&table)
+            DATA.contains(&table) && chosen.contains(&table)
         };
         let is_read = |output: &String| {
             let folder = format!("{output}/");
@@ -263,10 +145,10 @@ impl Stores {
             let folder = base.uri();
             match dangling_link(FilePath::new(&folder)) {
                 Some(link) => links.push(link),
-                None => dangling_below(FilePath::new(&folder), &patterns, &mut HashSet::new(), &mut links),
+                None => dangling_below(FilePath::new(&folder), &pattern, &mut HashSet::new(), &mut links),
             }
         }
-        links.retain(|(link, _)| !set_aside.has(link.trim_start_matches('/')));
+        links.retain(|(link, _)| !pattern.sets_aside(link.trim_start_matches('/')));
         let dangling = links.into_iter().map(|(link, target)| {
             let error = StoreError::DanglingObject {
                 object: link.clone(),
@@ -276,10 +158,12 @@ impl Stores {
         });
         let mut refused: Vec<(String, StoreError)> = dangling.collect();
         // As Spark writes a table: the pattern reads files, and would pass over it.
-        let is_table = |folder: &str| folder.ends_with(".parquet") && is_named(folder);
+        let is_table = |folder: &str| folder.ends_with(".parquet") && pattern.reads(folder);
         let named = folders.iter().filter(|folder| is_table(folder.path.as_ref()));
         let mut tables: BTreeSet<&str> = self.block_on(holding_parquet(named)).into_iter().collect();
-        let unread = all.iter().filter(|name| name.ends_with(".parquet") && !is_named(name));
+        let unread = all
+            .iter()
+            .filter(|name| name.ends_with(".parquet") && !pattern.reads(name));
         tables.extend(unread.filter_map(|name| table_above(name, is_table)));
         // Where the pattern chooses names, one of all folders would read others, too.
         let beside = uri.strip_suffix("/*.parquet");
@@ -302,11 +186,11 @@ impl Stores {
     }
 }
 
-/// Collects the links below a folder that lead nowhere, and what they lead to, where one of the patterns fits them. `linked`: folders that a link
+/// Collects the links below a folder that lead nowhere, and what they lead to, where a pattern leads to them. `linked`: folders that a link
 /// has led to, each looked into once, for links may lead in circles.
 fn dangling_below(
     folder: &FilePath,
-    patterns: &[glob::Pattern],
+    pattern: &Pattern,
     linked: &mut HashSet<PathBuf>,
     found: &mut Vec<(String, String)>,
 ) {
@@ -316,18 +200,18 @@ fn dangling_below(
         let path = entry.path();
         let name = path.to_string_lossy();
         let name = name.trim_start_matches('/');
-        if !patterns.iter().any(|pattern| fits(pattern, name)) {
+        if !pattern.leads_to(name) {
             continue;
         }
         match entry.file_type() {
             Ok(kind) if kind.is_symlink() => match dangling_link(&path) {
                 Some(link) => found.push(link),
                 None if path.is_dir() && path.canonicalize().is_ok_and(|real| linked.insert(real)) => {
-                    dangling_below(&path, patterns, linked, found);
+                    dangling_below(&path, pattern, linked, found);
                 }
                 None => {}
             },
-            Ok(kind) if kind.is_dir() => dangling_below(&path, patterns, linked, found),
+            Ok(kind) if kind.is_dir() => dangling_below(&path, pattern, linked, found),
             _ => {}
         }
     }
@@ -346,11 +230,6 @@ fn table_above(name: &str, is_table: impl Fn(&str) -> bool) -> Option<&str> {
     let mut folders = name.match_indices('/').map(|(at, _)| name.split_at(at));
     let (table, rest) = folders.find(|(folder, _)| is_table(folder))?;
     (!rest.split('/').any(is_unread)).then_some(table)
-}
-
-/// Whether no pattern reads it but one that has it so.
-fn is_unread(part: &str) -> bool {
-    part.starts_with('.') || is_set_aside(part)
 }
 
 /// Those of the folders that hold `*.parquet`, by name.
@@ -405,31 +284,6 @@ fn is_output(folder: &Location, stores: &Stores) -> bool {
     stores.exists(&format!("{uri}/{CLAIM}")).unwrap_or(false) || releases().is_ok_and(|releases| !releases.is_empty())
 }
 
-fn fits(pattern: &glob::Pattern, name: &str) -> bool {
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    pattern.matches_with(name, options)
-}
-
-/// Only `*` is special: the other wildcards of the shell are ordinary characters of names.
-fn glob_pattern(key: &str) -> Result<glob::Pattern, String> {
-    let mut escaped = String::with_capacity(key.len());
-    for c in key.chars() {
-        match c {
-            '?' | '[' | ']' => {
-                escaped.push('[');
-                escaped.push(c);
-                escaped.push(']');
-            }
-            c => escaped.push(c),
-        }
-    }
-    glob::Pattern::new(&escaped).map_err(|error| error.msg.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -476,92 +330,6 @@ mod tests {
         let refused: Vec<&str> = listing.refused.iter().map(|(folder, _)| folder.as_str()).collect();
         assert_eq!(refused, ["s3://survey/night/b.parquet"]);
         assert!(stores.listing("s3://survey/**/*.parquet").unwrap().refused.is_empty());
-    }
-
-    #[test]
-    fn a_catalogue_that_reads_an_output_is_known_before_there_is_one() {
-        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-        let reads = |uri: &str, output: &str| stores.reads_output(uri, output).unwrap();
-        for (uri, output) in [
-            ("/io/**/*.parquet", "/io/out"),
-            ("/io/**/*.parquet", "/io/a/b/out/"),
-            ("/io/**", "/io"),
-            ("/io/**/_*/**/*.parquet", "/io/_out"),
-            ("/io/_out/**", "/io/_out"),
-            ("/io/*/*/*.parquet", "/io/out"),
-            ("/io/o*/predictions/*", "/io/out"),
-            ("/io/out/predictions", "/io/out"),
-            ("/io/out/posterior/", "/io/../io/out"),
-            ("/io/**/block-*.parquet", "/io/out"),
-            ("/io/line/releases/*/*/*.parquet", "/io/line"),
-            ("s3://survey/**/*.parquet", "s3://survey/errors"),
-        ] {
-            assert!(reads(uri, output), "{uri} reads {output}");
-        }
-        for (uri, output) in [
-            ("/io/*.parquet", "/io/out"),
-            ("/io", "/io/out"),
-            ("/io/", "/io"),
-            ("/io/*/*.parquet", "/io/out"),
-            ("/io/**/apStar-*.parquet", "/io/out"),
-            ("/io/**/*.parquet", "/io/_out"),
-            ("/io/spectra/**/*.parquet", "/io/out"),
-            ("/io/**/*.parquet", "/iota/out"),
-            ("s3://survey/**/*.parquet", "s3://other/errors"),
-            ("s3://survey/**/*.parquet", "/survey/errors"),
-        ] {
-            assert!(!reads(uri, output), "{uri} does not read {output}");
-        }
-    }
-
-    #[test]
-    fn a_catalogue_reads_a_file_that_its_uri_fits() {
-        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-        for (uri, object, is_read) in [
-            ("/io", "/io/density.parquet", true),
-            ("/io/a.parquet", "/io/../io/a.parquet", true),
-            ("/io/*.parquet", "/io/density.parquet", true),
-            ("s3://survey/**/*.parquet", "s3://survey/out/density.parquet", true),
-            ("/io", "/io/out/density.parquet", false),
-            ("/io/a.parquet", "/io/density.parquet", false),
-            ("/io/apStar-*.parquet", "/io/density.parquet", false),
-            ("/io/**/*.parquet", "/io/_out/density.parquet", false),
-            ("s3://survey/**/*.parquet", "s3://other/density.parquet", false),
-        ] {
-            assert_eq!(stores.reads(uri, object).unwrap(), is_read, "{uri}, {object}");
-        }
-    }
-
-    #[test]
-    fn a_catalogue_takes_a_folder_for_an_object_by_its_name_and_the_names_above_it() {
-        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-        for (uri, folder, taken) in [
-            ("/io", "/io/out.parquet", Some("/io/out.parquet")),
-            ("/io/", "/io/out.parquet/", Some("/io/out.parquet")),
-            ("/io", "/io/out.parquet/a/b", Some("/io/out.parquet")),
-            (
-                "/io/*.parquet",
-                "/io/../io/out.parquet/a",
-                Some("/io/../io/out.parquet"),
-            ),
-            ("/io/*", "/io/out.parquet", Some("/io/out.parquet")),
-            (
-                "s3://survey/*/*.parquet",
-                "s3://survey/night/out.parquet/a",
-                Some("s3://survey/night/out.parquet"),
-            ),
-            ("/io", "/io/out", None),
-            ("/io/*", "/io/out", None),
-            ("/io", "/io/a/out.parquet", None),
-            ("/io/apStar-*.parquet", "/io/out.parquet", None),
-            ("/io", "/io/_out.parquet", None),
-            // The catalogue's own folder is none of its objects.
-            ("/io/night.parquet", "/io/night.parquet/out", None),
-            ("s3://survey/*.parquet", "s3://other/out.parquet", None),
-        ] {
-            let found = stores.takes_for_object(uri, folder).unwrap();
-            assert_eq!(found, taken, "{uri}, {folder}");
-        }
     }
 
     #[test]
@@ -650,22 +418,5 @@ mod tests {
         }
         stores.write(&at("runs/spectra.parquet"), vec![1]).unwrap();
         assert!(offered());
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_catalogue_reads_an_output_behind_a_link() {
-        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::create_dir(at("disk")).unwrap();
-        std::os::unix::fs::symlink(at("disk"), at("scratch")).unwrap();
-        for (uri, output) in [
-            ("disk/**/*.parquet", "scratch/out"),
-            ("scratch/**/*.parquet", "disk/out"),
-        ] {
-            let [uri, output] = [uri, output].map(|name| at(name).to_str().unwrap().to_owned());
-            assert!(stores.reads_output(&uri, &output).unwrap(), "{uri} reads {output}");
-        }
     }
 }

@@ -70,7 +70,7 @@ pub fn write_simulated(
             let batch = out.batch(&schema, columns)?;
             out.write(&batch)?;
         }
-        files.push(out.finish(&FileMetadata::default())?);
+        files.push(out.finish()?);
     }
     Ok(files)
 }

@@ -27,7 +27,7 @@ pub struct CredentialsFile {
     pub profile: String,
 }
 
-/// The options' canonical spellings, for the nearest name.
+/// The options as their variables spell them, in lower case, for the nearest name.
 const KEYS: &[&str] = &[
     "aws_access_key_id",
     "aws_secret_access_key",
@@ -56,25 +56,18 @@ const KEYS: &[&str] = &[
     "aws_sse_kms_key_id",
     "aws_sse_bucket_key_enabled",
     "aws_sse_customer_key_base64",
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "region",
-    "endpoint",
-    "endpoint_url",
-    "skip_signature",
-    "allow_http",
-    "allow_invalid_certificates",
-    "connect_timeout",
-    "timeout",
-    "proxy_url",
-    "proxy_ca_certificate",
-    "proxy_excludes",
-    "pool_idle_timeout",
-    "pool_max_idle_per_host",
-    "http1_only",
-    "http2_only",
-    "user_agent",
+    "aws_allow_http",
+    "aws_allow_invalid_certificates",
+    "aws_connect_timeout",
+    "aws_timeout",
+    "aws_proxy_url",
+    "aws_proxy_ca_certificate",
+    "aws_proxy_excludes",
+    "aws_pool_idle_timeout",
+    "aws_pool_max_idle_per_host",
+    "aws_http1_only",
+    "aws_http2_only",
+    "aws_user_agent",
 ];
 
 impl StoreOptions {
@@ -156,12 +149,17 @@ mod tests {
 
     #[test]
     fn unknown_keys_name_the_nearest() {
-        let options = StoreOptions {
-            s3: vec![("aws_acces_key_id".into(), "x".into())],
-            ..StoreOptions::default()
-        };
-        let message = options.validate().unwrap_err().to_string();
-        assert!(message.contains("did you mean \"aws_access_key_id\"?"), "{message}");
+        for (key, nearest) in [
+            ("aws_acces_key_id", "aws_access_key_id"),
+            ("aws_alow_http", "aws_allow_http"),
+        ] {
+            let options = StoreOptions {
+                s3: vec![(key.into(), "x".into())],
+                ..StoreOptions::default()
+            };
+            let message = options.validate().unwrap_err().to_string();
+            assert!(message.contains(&format!("did you mean \"{nearest}\"?")), "{message}");
+        }
         assert!(KEYS.iter().all(|key| key.parse::<AmazonS3ConfigKey>().is_ok()));
     }
 

@@ -79,7 +79,7 @@ impl Stores {
                 bucket: bucket.to_owned(),
                 patience,
                 credentials: Arc::clone(credentials),
-                retries: Arc::clone(&self.inner.retries),
+                retries: Arc::clone(&self.traffic().retries),
                 secrets: self.secrets(),
             }),
         };

@@ -16,7 +16,6 @@ use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutPaylo
 use crate::objects::disk::Disk;
 use crate::objects::failure::{Action, failed, is_absent, is_nothing};
 use crate::objects::location::{Location, Place, parse, store_path};
-use crate::objects::retries::Retries;
 use crate::objects::traffic::{Counted, Traffic};
 use crate::timestamp::rfc3339;
 use crate::{Cause, StoreError, StoreOptions};
@@ -35,7 +34,6 @@ pub(crate) struct Inner {
     local: Arc<dyn ObjectStore>,
     traffic: Arc<Traffic>,
     pub(crate) s3: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
-    pub(crate) retries: Arc<Retries>,
     /// `None` only while it is dropped.
     runtime: Option<tokio::runtime::Runtime>,
     handle: tokio::runtime::Handle,
@@ -84,7 +82,6 @@ impl Stores {
                 secrets: Arc::new(options.secrets()),
                 options,
                 local: Arc::new(Counted::new(Disk::default(), &traffic)),
-                retries: Arc::clone(&traffic.retries),
                 traffic,
                 s3: Mutex::new(HashMap::new()),
                 handle: runtime.handle().clone(),
@@ -96,7 +93,7 @@ impl Stores {
     /// Requests that failed and were made again, so far.
     #[must_use]
     pub fn retries(&self) -> u64 {
-        self.inner.retries.count()
+        self.inner.traffic.retries.count()
     }
 
     /// The whole object.

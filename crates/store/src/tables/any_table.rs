@@ -30,5 +30,5 @@ pub fn write_table(
     for batch in batches {
         out.write(&batch)?;
     }
-    out.finish(&FileMetadata::default())
+    out.finish()
 }

@@ -57,6 +57,6 @@ impl Output {
         let mut out = ParquetOut::create(self.stores(), self.uri(), path, &schema, metadata)?;
         let batch = out.batch(&schema, columns)?;
         out.write(&batch)?;
-        out.finish(&FileMetadata::default())
+        out.finish()
     }
 }

@@ -102,7 +102,7 @@ impl JacobianWriter {
     /// # Errors
     /// The store does not take it.
     pub fn finish(self) -> Result<WrittenFile, StoreError> {
-        self.out.finish(&FileMetadata::default())
+        self.out.finish()
     }
 }
 

@@ -103,6 +103,6 @@ impl MarginalVarianceWriter {
     /// # Errors
     /// The store does not take it.
     pub fn finish(self) -> Result<WrittenFile, StoreError> {
-        self.out.finish(&FileMetadata::default())
+        self.out.finish()
     }
 }

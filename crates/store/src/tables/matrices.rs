@@ -219,7 +219,7 @@ impl MatrixWriter {
     /// The store does not take it.
     pub fn finish(self) -> Result<WrittenFile, StoreError> {
         let shapes = serde_json::to_string(&self.shapes).unwrap_or_default();
-        self.out.finish(&FileMetadata::default().with(SHAPES, shapes))
+        self.out.finish_with(FileMetadata::default().with(SHAPES, shapes))
     }
 }
 

@@ -165,6 +165,6 @@ impl OutputHessianWriter {
     /// # Errors
     /// The store does not take it.
     pub fn finish(self) -> Result<WrittenFile, StoreError> {
-        self.out.finish(&FileMetadata::default())
+        self.out.finish()
     }
 }

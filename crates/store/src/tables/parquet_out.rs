@@ -205,11 +205,16 @@ impl ParquetOut {
         Ok(())
     }
 
-    /// Ends the file, with some more metadata.
-    pub fn finish(mut self, more: &FileMetadata) -> Result<WrittenFile, StoreError> {
+    /// Ends the file.
+    pub fn finish(self) -> Result<WrittenFile, StoreError> {
+        self.finish_with(FileMetadata::default())
+    }
+
+    /// The same with some more metadata.
+    pub fn finish_with(mut self, more: FileMetadata) -> Result<WrittenFile, StoreError> {
         if let Some((sender, _)) = &self.encoder {
             // An encoder that has stopped says why when it is joined.
-            let _ = sender.blocking_send(Message::End(more.clone()));
+            let _ = sender.blocking_send(Message::End(more));
         }
         self.join()?;
         let mut digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);

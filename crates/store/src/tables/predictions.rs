@@ -181,7 +181,7 @@ impl PredictionWriter {
     /// # Errors
     /// The store does not take it.
     pub fn finish(self) -> Result<WrittenFile, StoreError> {
-        self.out.finish(&FileMetadata::default())
+        self.out.finish()
     }
 
     fn check(&self, rows: &PredictionRows<'_>, n: usize, k: usize) -> Result<(), StoreError> {

@@ -23,17 +23,6 @@ pub struct TileFolder {
     folder: String,
 }
 
-/// A tile as it was read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoredTile {
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of columns.
-    pub cols: usize,
-    /// `rows * cols` values, row after row.
-    pub values: Vec<f64>,
-}
-
 impl TileFolder {
     /// The folder at a URI; touches nothing.
     #[must_use]
@@ -52,35 +41,37 @@ impl TileFolder {
         self.stores.exists(&self.uri(row, column))
     }
 
-    /// Writes a tile, unless it is there.
+    /// Writes a tile `values [rows, cols]`, row after row, unless it is there.
     ///
     /// # Errors
     /// It cannot be written, or another one is there.
-    pub fn create(&self, row: usize, column: usize, tile: &StoredTile) -> Result<(), StoreError> {
+    pub fn create(&self, row: usize, column: usize, sizes: [usize; 2], values: &[f64]) -> Result<(), StoreError> {
         let uri = self.uri(row, column);
-        let mut bytes = Vec::with_capacity(MARK.len() + HASH + SIZES + 8 * tile.values.len());
+        let mut bytes = Vec::with_capacity(MARK.len() + HASH + SIZES + 8 * values.len());
         bytes.extend_from_slice(MARK);
         bytes.extend_from_slice(&[0; HASH]);
-        for size in [tile.rows, tile.cols] {
+        for size in sizes {
             bytes.extend_from_slice(&(size as u64).to_le_bytes());
         }
-        for value in &tile.values {
+        for value in values {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
         let (header, hashed) = bytes.split_at_mut(MARK.len() + HASH);
         header[MARK.len()..].copy_from_slice(&Sha256::digest(hashed));
         match self.stores.create_once(&uri, bytes)? {
             Creation::Created | Creation::Ours => Ok(()),
-            Creation::Others(found) if parse(&found).as_ref() == Some(tile) => Ok(()),
+            Creation::Others(found) if parse(&found).is_some_and(|(of, found)| of == sizes && found == values) => {
+                Ok(())
+            }
             Creation::Others(_) => Err(unlike(&uri, "another tile of the same run")),
         }
     }
 
-    /// Reads a tile; `None` where it is not there.
+    /// Reads a tile, its rows and columns and its values row after row; `None` where it is not there.
     ///
     /// # Errors
     /// It cannot be read, or is not as it was written ([`StoreError::LostTile`]): then it is deleted, with all others of the folder that are not either.
-    pub fn read(&self, row: usize, column: usize) -> Result<Option<StoredTile>, StoreError> {
+    pub fn read(&self, row: usize, column: usize) -> Result<Option<([usize; 2], Vec<f64>)>, StoreError> {
         let uri = self.uri(row, column);
         let Some(bytes) = self.stores.read_if_there(&uri)? else {
             return Ok(None);
@@ -120,7 +111,7 @@ impl TileFolder {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<StoredTile> {
+fn parse(bytes: &[u8]) -> Option<([usize; 2], Vec<f64>)> {
     let (hash, hashed) = bytes.strip_prefix(MARK)?.split_at_checked(HASH)?;
     if *hash != Sha256::digest(hashed)[..] {
         return None;
@@ -135,11 +126,7 @@ fn parse(bytes: &[u8]) -> Option<StoredTile> {
         return None;
     }
     let values = body.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
-    Some(StoredTile {
-        rows,
-        cols,
-        values: values.collect(),
-    })
+    Some(([rows, cols], values.collect()))
 }
 
 fn unlike(uri: &str, what: &str) -> StoreError {
@@ -159,25 +146,22 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
         let folder = TileFolder::new(&stores, home.path().join("tiles").to_str().unwrap());
-        let tile = StoredTile {
-            rows: 2,
-            cols: 3,
-            values: vec![1.0, -0.0, f64::MIN_POSITIVE, 3e300, 5.0, 1.0 / 3.0],
-        };
+        let (sizes, values) = ([2, 3], [1.0, -0.0, f64::MIN_POSITIVE, 3e300, 5.0, 1.0 / 3.0]);
         assert!(!folder.has(4, 1).unwrap());
         assert_eq!(folder.read(4, 1).unwrap(), None);
-        folder.create(4, 1, &tile).unwrap();
-        folder.create(4, 1, &tile).unwrap();
+        folder.create(4, 1, sizes, &values).unwrap();
+        folder.create(4, 1, sizes, &values).unwrap();
         assert!(folder.has(4, 1).unwrap() && !folder.has(1, 4).unwrap());
-        let bits = |tile: &StoredTile| tile.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&folder.read(4, 1).unwrap().unwrap()), bits(&tile));
-        let mut other = tile.clone();
-        other.values[0] = 2.0;
-        assert!(folder.create(4, 1, &other).is_err());
+        let (found_sizes, found) = folder.read(4, 1).unwrap().unwrap();
+        let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!((found_sizes, bits(&found)), (sizes, bits(&values)));
+        let mut other = values;
+        other[0] = 2.0;
+        assert!(folder.create(4, 1, sizes, &other).is_err());
         let path_of = |name: &str| home.path().join("tiles").join(name);
         let path = path_of("tile02-00004-00001");
         let bytes = std::fs::read(&path).unwrap();
-        folder.create(4, 2, &tile).unwrap();
+        folder.create(4, 2, sizes, &values).unwrap();
         // Of an earlier format.
         std::fs::write(path_of("tile-00004-00003"), "fftile01").unwrap();
         assert!(!folder.has(4, 3).unwrap());
@@ -200,7 +184,7 @@ mod tests {
             // It is computed again, and so is the other one.
             let there = [0, 1, 2].map(|column| folder.has(4, column).unwrap());
             assert_eq!(there, [false, false, true]);
-            folder.create(4, 1, &tile).unwrap();
+            folder.create(4, 1, sizes, &values).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
         }
     }
