@@ -36,11 +36,16 @@ fn of_settings(settings: &Value, page: &mut Page) {
 fn print(settings: &Settings, page: &mut Page) {
     let (noise, intrinsic) = (&settings.noise_estimate, &settings.intrinsic_estimate);
     let stars = intrinsic.as_ref().map(|intrinsic| intrinsic.n_spectra);
-    if let Some(stars) = stars.or(noise.as_ref().map(|noise| noise.n_spectra)) {
-        page.gap().grid(&labels(settings)).line(format!(
-            "noise to intrinsic: standard deviations over {} held-out spectra; pulls: their errors in units of the error bars",
-            count(stars)
-        ));
+    let stars = stars.or(noise.as_ref().map(|noise| noise.n_spectra));
+    let has_pulls = settings.pulls.is_some() || settings.held_out_pulls.is_some();
+    if stars.is_some() || has_pulls {
+        page.gap().grid(&labels(settings)).line(match stars {
+            Some(stars) => format!(
+                "noise to intrinsic: standard deviations over {} held-out spectra; pulls: their errors in units of the error bars",
+                count(stars)
+            ),
+            None => "pulls: errors in units of the error bars".to_owned(),
+        });
         for line in pulled::pulled(settings) {
             page.line(line);
         }
@@ -184,5 +189,23 @@ mod tests {
         let mut page = Page::new();
         of_settings(&json!({ "blocks": 3 }), &mut page);
         assert_eq!(page, Page::new());
+    }
+
+    /// With a given R, and no spectrum held out.
+    #[test]
+    fn pulls_are_told_where_neither_r_nor_c_intrinsic_was_estimated() {
+        let predicted = json!({
+            "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
+            "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+            "pulls_over": "predicted",
+        });
+        let mut page = Page::new();
+        of_settings(&predicted, &mut page);
+        let said = page.to_string();
+        assert!(
+            said.contains("0.100     1.050     0.680\n") && said.contains("pulls are over 52 spectra of [predict]"),
+            "{said}"
+        );
+        assert!(!said.contains("held-out"), "{said}");
     }
 }
