@@ -88,7 +88,17 @@ pub struct LabelCell {
     /// Number of held-out spectra.
     pub n_spectra: u64,
     /// Its own; none where there are too few.
-    pub own: Option<Noise>,
+    pub own: Option<Scatter>,
+}
+
+/// A C_intrinsic.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Scatter {
+    /// `[K, K]`, label units squared.
+    pub covariance: Vec<f64>,
+    /// Directions in which nothing is left for it.
+    #[serde(default)]
+    pub vanishing: usize,
 }
 
 /// One label's interval; open where there is no edge.
@@ -187,7 +197,8 @@ pub struct SigmaRatio {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Budget {
     /// C_intrinsic.
-    pub covariance: Vec<f64>,
+    #[serde(flatten)]
+    pub intrinsic: Scatter,
     /// Number of spectra.
     pub n_spectra: u64,
     /// `[K]`, label units: label minus prediction.
@@ -225,6 +236,21 @@ pub struct Block {
     pub clipped_eigenvalues: u64,
     /// What was added to the diagonal to make it factorise.
     pub jitter: Option<f64>,
+}
+
+impl Scatter {
+    /// The standard deviation of a label. 0 where nothing is left in any direction: what then stands in the covariance says where the climb to its
+    /// likelihood's maximum was cut off, and nothing of the spectra.
+    #[must_use]
+    pub fn standard_deviation(&self, label: usize) -> Option<f64> {
+        let k = self.covariance.len().isqrt();
+        let variance = self.covariance.get(label * (k + 1)).filter(|_| label < k)?;
+        Some(if self.vanishing < k {
+            variance.max(0.0).sqrt()
+        } else {
+            0.0
+        })
+    }
 }
 
 /// Settings that have sections of their own.

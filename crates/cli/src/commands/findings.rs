@@ -72,9 +72,10 @@ fn print(settings: &Settings, page: &mut Page) {
 /// A row a label.
 fn labels(settings: &Settings) -> Grid {
     let k = settings.network.labels.len();
+    let shown = |sigma: Option<f64>| sigma.map_or("-".to_owned(), |sigma| number(rounded(sigma)));
     let sigma = |covariance: Option<&Vec<f64>>, i: usize| {
         let variance = covariance.and_then(|c| c.get(i * k + i));
-        variance.map_or("-".to_owned(), |v| number(v.max(0.0).sqrt()))
+        shown(variance.map(|v| v.max(0.0).sqrt()))
     };
     let intrinsic = settings.intrinsic_estimate.as_ref();
     let mut grid = Grid::new(&[
@@ -98,13 +99,18 @@ fn labels(settings: &Settings) -> Grid {
             sigma(settings.noise_estimate.as_ref().map(|n| &n.covariance), i),
             sigma(intrinsic.map(|e| &e.mean_flux), i),
             sigma(intrinsic.map(|e| &e.mean_weights), i),
-            sigma(intrinsic.map(|e| &e.covariance), i),
+            shown(intrinsic.and_then(|e| e.intrinsic.standard_deviation(i))),
             pull(pulls.map(|p| p.mean)),
             pull(pulls.map(|p| p.standard_deviation)),
             pull(pulls.map(|p| p.within_one_sigma)),
         ]);
     }
     grid
+}
+
+/// To four digits: more are not known of some hundred spectra.
+fn rounded(x: f64) -> f64 {
+    format!("{x:.3e}").parse().unwrap_or(x)
 }
 
 /// A row a block.
@@ -207,5 +213,22 @@ mod tests {
             "{said}"
         );
         assert!(!said.contains("held-out"), "{said}");
+    }
+
+    #[test]
+    fn a_scatter_that_vanishes_is_0_and_none_has_digits_that_nobody_knows() {
+        let row = |vanishing: usize| {
+            let settings = json!({
+                "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
+                "intrinsic_estimate": { "covariance": [1e-20], "vanishing": vanishing, "n_spectra": 268, "mean_residual": [0.0],
+                    "residual_second_moment": [1.0], "mean_flux": [192_900.745_7], "mean_weights": [0.881], "mean_label_covariance": [0.0] },
+            });
+            let mut page = Page::new();
+            of_settings(&settings, &mut page);
+            let row = page.to_string().lines().nth(1).unwrap().to_owned();
+            row.split_whitespace().map(str::to_owned).collect::<Vec<_>>()[2..6].join(" ")
+        };
+        assert_eq!(row(1), "- 439.2 0.9386 0");
+        assert_eq!(row(0), "- 439.2 0.9386 1.0000e-10");
     }
 }

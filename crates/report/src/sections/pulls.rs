@@ -154,10 +154,7 @@ fn cells(findings: &Findings) -> String {
                 .collect();
             row.push(Cell::Number(count(cell.n_spectra)));
             row.extend((0..labels.len()).map(|label| match &cell.own {
-                Some(own) => {
-                    let variance = own.covariance.get(label * (labels.len() + 1));
-                    Cell::Number(significant(variance.copied().unwrap_or(f64::NAN).sqrt(), 3))
-                }
+                Some(own) => Cell::Number(significant(own.standard_deviation(label).unwrap_or(f64::NAN), 3)),
                 None => Cell::text("that of all cells"),
             }));
             row
@@ -255,6 +252,7 @@ fn budget(findings: &Findings) -> String {
                 let variance = of(budget).get(label * k + label).copied().unwrap_or(f64::NAN);
                 Cell::Number(significant(variance.sqrt(), 3))
             };
+            let intrinsic = budget.intrinsic.standard_deviation(label).unwrap_or(f64::NAN);
             let bias = budget.mean_residual.get(label).copied().unwrap_or(f64::NAN);
             vec![
                 Cell::text(super::with_unit(name, findings.settings.unit(label))),
@@ -263,7 +261,7 @@ fn budget(findings: &Findings) -> String {
                 root(|budget| &budget.mean_flux),
                 root(|budget| &budget.mean_weights),
                 root(|budget| &budget.mean_label_covariance),
-                root(|budget| &budget.covariance),
+                Cell::Number(significant(intrinsic, 3)),
             ]
         })
         .collect();
