@@ -5,8 +5,6 @@ use crate::html::{Cell, escape, paragraph, table, warning};
 use crate::numbers::{count, counted, percent, significant};
 use crate::settings::{Budget, InFit, Pulls};
 
-/// Share of a normal distribution within one standard deviation.
-const WITHIN_ONE: f64 = 0.6827;
 /// What is never called a deviation: a tenth of an error bar.
 const TOLERANCE: f64 = 0.1;
 /// Nor is a share this close.
@@ -185,6 +183,21 @@ fn refuted(pulls: &Pulls) -> Option<String> {
     })
 }
 
+/// The normal distribution's integral, to 1e-7: erf by Abramowitz and Stegun (1964), 7.1.26.
+fn normal_cdf(x: f64) -> f64 {
+    let z = x.abs() * std::f64::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let coefficients: [f64; 5] = [
+        1.061_405_429,
+        -1.453_152_027,
+        1.421_413_741,
+        -0.284_496_736,
+        0.254_829_592,
+    ];
+    let beyond = coefficients.iter().fold(0.0, |sum: f64, a| (sum + a) * t) * (-z * z).exp();
+    if x < 0.0 { 0.5 * beyond } else { 1.0 - 0.5 * beyond }
+}
+
 /// What the pulls of one label mean.
 fn verdict(pulls: &Pulls) -> String {
     let Pulls {
@@ -200,7 +213,9 @@ fn verdict(pulls: &Pulls) -> String {
     let from = format!("(from {})", counted(n_spectra, "spectrum", "spectra"));
     // Twice the standard error of each, for normal pulls.
     let of_mean = TOLERANCE.max(2.0 * scatter / n.sqrt());
-    let of_share = SHARE_TOLERANCE.max(2.0 * (WITHIN_ONE * (1.0 - WITHIN_ONE) / n).sqrt());
+    // Of normal pulls of this mean and scatter.
+    let expected = normal_cdf((1.0 - mean) / scatter) - normal_cdf((-1.0 - mean) / scatter);
+    let of_share = SHARE_TOLERANCE.max(2.0 * (expected * (1.0 - expected) / n).sqrt());
     let right = !is_far_from_one(scatter, n_spectra);
     let mut says = if right {
         format!("the error bars are as large as the errors scatter, as far as these spectra can tell {from}")
@@ -223,15 +238,16 @@ fn verdict(pulls: &Pulls) -> String {
             significant(mean.abs(), 2)
         ));
     }
-    if right && !biased && (within - WITHIN_ONE).abs() > of_share {
-        let shape = if within > WITHIN_ONE {
+    if right && !biased && (within - expected).abs() > of_share {
+        let shape = if within > expected {
             "most errors are smaller, and a few large ones make up the scatter"
         } else {
             "the errors are not normally distributed"
         };
         says.push_str(&format!(
-            "; {} lie within one error bar where 68.3 % are expected: {shape}",
-            percent(within)
+            "; {} lie within one error bar where {} are expected: {shape}",
+            percent(within),
+            percent(expected)
         ));
     }
     says + "."
@@ -297,6 +313,19 @@ mod tests {
     }
 
     #[test]
+    fn the_normal_distribution_is_that_of_tables() {
+        for (x, cdf) in [
+            (0.0, 0.5),
+            (1.0, 0.841_344_746),
+            (-1.0, 0.158_655_254),
+            (1.959_963_985, 0.975),
+        ] {
+            assert!((normal_cdf(x) - cdf).abs() < 2e-7, "{x}");
+        }
+        assert_eq!((normal_cdf(f64::INFINITY), normal_cdf(f64::NEG_INFINITY)), (1.0, 0.0));
+    }
+
+    #[test]
     fn pulls_in_words() {
         assert!(says(1000, 0.02, 1.03, 0.68).starts_with("the error bars are as large as the errors"));
         let small = says(1000, -0.6, 2.0, 0.4);
@@ -305,7 +334,12 @@ mod tests {
             "{small}"
         );
         assert!(says(1000, 0.0, 0.5, 0.95).contains("too large: the errors scatter only 0.50 times"));
-        assert!(says(1000, 0.0, 1.0, 0.80).contains("a few large ones"));
+        assert!(says(1000, 0.0, 1.0, 0.80).contains(
+            "80.0 % lie within one error bar where 68.3 % are expected: most errors are smaller, and a few large ones"
+        ));
+        // Normal pulls whose scatter is within a tenth of 1, and others.
+        assert!(!says(10_000, 0.0, 0.905, 0.731).contains("a few large ones"));
+        assert!(says(10_000, 0.0, 1.08, 0.72).contains("where 64.6 % are expected"));
         // Ten spectra cannot tell 1.3 from 1.
         assert!(says(10, 0.2, 1.3, 0.6).starts_with("the error bars are as large"));
         assert!(says(0, f64::NAN, f64::NAN, f64::NAN).starts_with("too few"));
