@@ -5,7 +5,7 @@
 mod pulled;
 
 use fisherflow_dataflow::RunSummary;
-use fisherflow_report::settings::Settings;
+use fisherflow_report::settings::{Settings, Shown};
 use fisherflow_store::Manifest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,8 +37,8 @@ fn print(settings: &Settings, page: &mut Page) {
     let (noise, intrinsic) = (&settings.noise_estimate, &settings.intrinsic_estimate);
     let stars = intrinsic.as_ref().map(|intrinsic| intrinsic.n_spectra);
     let stars = stars.or(noise.as_ref().map(|noise| noise.n_spectra));
-    let has_pulls = settings.pulls.is_some() || settings.held_out_pulls.is_some();
-    if stars.is_some() || has_pulls {
+    let shown = settings.shown();
+    if stars.is_some() || shown != Shown::Nothing {
         page.gap().grid(&labels(settings)).line(match stars {
             Some(stars) => format!(
                 "noise to intrinsic: standard deviations over {} held-out spectra; pulls: their errors in units of the error bars",
@@ -46,7 +46,7 @@ fn print(settings: &Settings, page: &mut Page) {
             ),
             None => "pulls: errors in units of the error bars".to_owned(),
         });
-        for line in pulled::pulled(settings) {
+        for line in pulled::pulled(shown) {
             page.line(line);
         }
     }
@@ -89,9 +89,9 @@ fn labels(settings: &Settings) -> Grid {
         "pull std",
         "within 1",
     ]);
+    let pulls = settings.shown().pulls();
     for (i, label) in settings.network.labels.iter().enumerate() {
-        let pulls = settings.pulls.as_ref().or(settings.held_out_pulls.as_ref());
-        let pulls = pulls.and_then(|pulls| pulls.get(i));
+        let pulls = pulls.get(i);
         let pull = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
         grid.row(vec![
             label.clone(),
@@ -159,6 +159,7 @@ mod tests {
             "noise_estimate": { "covariance": [400.0], "n_spectra": 52, "clipped": 0 },
             "intrinsic_estimate": null,
             "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+            "pulls_over": "predicted",
             "certificate": { "blocks": [{ "sigma_ratio": { "median": 0.917, "p05": 0.8, "p95": 1.1 }, "answer_error": 2e-7,
                 "newton": { "decrement": null }, "verdict": [] }], "verdict": ["errors are small"], "newton": null },
             "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7, "n_spectra": 52,
@@ -174,10 +175,10 @@ mod tests {
         );
         assert!(lines[2].contains("52 held-out spectra"));
         assert_eq!(
-            lines[5],
+            lines[6],
             "a+b    full             7      -        3.5     12.2      1.0e4      0.92      2e-7          -"
         );
-        assert_eq!(lines[6], "3.5 effective parameters in all; spectra allow at most 52");
+        assert_eq!(lines[7], "3.5 effective parameters in all; spectra allow at most 52");
         assert_eq!(lines.last().unwrap(), "certificate: errors are small");
         let fitted = json!({
             "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },

@@ -3,7 +3,7 @@
 use crate::findings::Findings;
 use crate::html::{Cell, escape, paragraph, table, warning};
 use crate::numbers::{count, counted, percent, significant};
-use crate::settings::{Budget, InFit, Pulls};
+use crate::settings::{Budget, Pulls, Shown};
 
 /// What is never called a deviation: a tenth of an error bar.
 const TOLERANCE: f64 = 0.1;
@@ -20,28 +20,32 @@ const FITTED: &str = "These pulls are over held-out spectra that the error bars 
 
 /// The section.
 pub(crate) fn pulls(findings: &Findings) -> String {
-    let settings = &findings.settings;
-    let tested = settings.pulls.as_deref().filter(|pulls| !pulls.is_empty());
-    let fitted = settings.held_out_pulls.as_deref().filter(|pulls| !pulls.is_empty());
-    let compared = match (tested, fitted) {
-        (Some(pulls), _) if settings.pulls_are_fitted() => {
-            let remedy = "A catalogue of its own for the predictions, with labels, gives a test.";
-            fitted_to(findings, pulls, remedy)
+    let compared = match findings.settings.shown() {
+        Shown::Fitted { pulls, are_predicted } => {
+            let more = if are_predicted {
+                "A catalogue of its own for the predictions, with labels, gives a test."
+            } else {
+                "Of the predicted spectra outside the sums fewer than two have labels, and errors that these can be compared with."
+            };
+            fitted_to(findings, pulls, more)
         }
-        (Some(pulls), _) => {
-            let known = settings.pulls_in_fit.map_or_else(String::new, known);
-            let meaning = if settings.pulls_test() {
+        Shown::Predicted {
+            pulls,
+            is_test,
+            held_out,
+        } => {
+            let meaning = if is_test == Some(true) {
                 in_words(findings, pulls, |pulls| Some(verdict(pulls)))
             } else {
                 String::new()
             };
-            paragraph(A_PULL) + &known + &grid(findings, pulls) + &meaning + &over(findings)
+            paragraph(A_PULL)
+                + &known(is_test)
+                + &grid(findings, pulls)
+                + &meaning
+                + &held_out.map_or_else(String::new, beside)
         }
-        (None, Some(pulls)) => {
-            let why = "Of the predicted spectra outside the sums fewer than two have labels, and errors that these can be compared with.";
-            fitted_to(findings, pulls, why)
-        }
-        (None, None) => warning(
+        Shown::Nothing => warning(
             "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels, and errors that these can \
              be compared with. Do not take them as calibrated.",
         ),
@@ -56,16 +60,16 @@ fn fitted_to(findings: &Findings, pulls: &[Pulls], more: &str) -> String {
 }
 
 /// Whether pulls over spectra of [predict] are a test; of how many of their stars are in the fit's catalogue the notes tell.
-fn known(in_fit: InFit) -> String {
-    match in_fit {
-        InFit { looked_up: 0, .. } => warning(
+fn known(is_test: Option<bool>) -> String {
+    match is_test {
+        None => warning(
             "These pulls are over spectra of [predict]. Whether they test the error bars is unknown: the run's notes say why.",
         ),
-        InFit { is_test: false, .. } => warning(
+        Some(false) => warning(
             "These pulls are over spectra of [predict], of too many stars that the fit has too, as the run's notes say: over these they are no test \
              of the error bars.",
         ),
-        _ => String::new(),
+        Some(true) => String::new(),
     }
 }
 
@@ -107,24 +111,18 @@ fn in_words(findings: &Findings, pulls: &[Pulls], tell: impl Fn(&Pulls) -> Optio
     format!("<ul>\n{said}</ul>\n")
 }
 
-/// Which spectra the pulls are over, and what they are over those that the error bars were fitted to.
-fn over(findings: &Findings) -> String {
-    let settings = &findings.settings;
-    match (settings.pulls_over.as_deref(), &settings.held_out_pulls) {
-        (Some("predicted"), Some(held_out)) => {
-            let stds: Vec<String> = held_out
-                .iter()
-                .map(|pulls| significant(pulls.standard_deviation, 3))
-                .collect();
-            let spectra = held_out.first().map_or(0, |pulls| pulls.n_spectra);
-            paragraph(&format!(
-                "These pulls are over spectra of [predict]. Over the {}, which the error bars are fitted to, their standard deviations are {}.",
-                counted(spectra, "held-out spectrum of the fit", "held-out spectra of the fit"),
-                stds.join(", ")
-            ))
-        }
-        _ => String::new(),
-    }
+/// Which spectra the pulls are over, and what they are over the held-out ones, which the error bars were fitted to.
+fn beside(held_out: &[Pulls]) -> String {
+    let stds: Vec<String> = held_out
+        .iter()
+        .map(|pulls| significant(pulls.standard_deviation, 3))
+        .collect();
+    let spectra = held_out.first().map_or(0, |pulls| pulls.n_spectra);
+    paragraph(&format!(
+        "These pulls are over spectra of [predict]. Over the {}, which the error bars are fitted to, their standard deviations are {}.",
+        counted(spectra, "held-out spectrum of the fit", "held-out spectra of the fit"),
+        stds.join(", ")
+    ))
 }
 
 /// C_intrinsic by cell of label space.
