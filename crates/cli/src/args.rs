@@ -15,8 +15,10 @@ use crate::weights::Weights;
 /// tree under crates/cli/, lists its keys.
 ///
 /// Exit codes: 0 done, 1 the run failed, 2 the run file or arguments are wrong,
-/// 3 data refused, 75 a process was lost, asked to end or given up, or sums
-/// that it left were damaged: run again.
+/// 3 data refused, 75 run again: the store gave out or does not answer, a
+/// process was lost, never came, was asked to end or given up, its port was
+/// taken, the processes found different data, an object was replaced under a
+/// release, or sums that were left are damaged.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fisherflow", version, verbatim_doc_comment)]
 pub struct Args {
@@ -451,6 +453,15 @@ mod tests {
     #[test]
     fn clap_accepts_the_definition() {
         <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn help_says_what_most_often_ends_with_75() {
+        let help = <Args as clap::CommandFactory>::command().render_long_help().to_string();
+        let (_, of_75) = help.split_once("75 run again: ").unwrap();
+        for said in ["store gave out or does not answer", "never came", "its port was"] {
+            assert!(of_75.contains(said), "{said}: {help}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) struct Spread {
 pub(crate) struct BinnedSpread {
     /// Median abscissa of the bin.
     pub x: f64,
+    /// Points in it.
+    pub n: usize,
     /// Of the ordinates.
     pub spread: Spread,
 }
@@ -62,7 +64,11 @@ pub(crate) fn binned(points: impl Iterator<Item = (f64, f64)>, bins: usize, min_
         let abscissae: Vec<f64> = bin.iter().map(|point| point.0).collect();
         let ordinates = spread(bin.iter().map(|point| point.1));
         if let (Some(x), Some(spread)) = (quantile(&abscissae, 0.5), ordinates) {
-            found.push(BinnedSpread { x, spread });
+            found.push(BinnedSpread {
+                x,
+                n: bin.len(),
+                spread,
+            });
         }
         start = end;
     }
@@ -88,7 +94,7 @@ mod tests {
         let found = binned(points, 10, 5);
         assert_eq!(found.len(), 10);
         for (bin, found) in found.iter().enumerate() {
-            assert_eq!(found.x, 10.0 * bin as f64 + 4.5);
+            assert_eq!((found.x, found.n), (10.0 * bin as f64 + 4.5, 10));
             assert_eq!(found.spread.median, bin as f64);
         }
     }

@@ -80,6 +80,29 @@ pub struct InFit {
     pub is_test: bool,
 }
 
+/// Pulls of each label by the spectra that they are over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shown<'s> {
+    /// There are none.
+    Nothing,
+    /// Spectra of the fit's catalogue, held out from its sums, as they are where the error bars are fitted to them.
+    Fitted {
+        /// Of each label.
+        pulls: &'s [Pulls],
+        /// Whether that catalogue is the one to predict; else too few of those to predict have pulls.
+        are_predicted: bool,
+    },
+    /// Spectra of a catalogue of their own.
+    Predicted {
+        /// Of each label.
+        pulls: &'s [Pulls],
+        /// Whether they test the error bars, as far as the fit's stars go; `None` where that is unknown.
+        is_test: Option<bool>,
+        /// Those over held-out spectra of the fit, which the error bars are fitted to.
+        held_out: Option<&'s [Pulls]>,
+    },
+}
+
 /// C_intrinsic of a cell of label space.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct LabelCell {
@@ -88,7 +111,17 @@ pub struct LabelCell {
     /// Number of held-out spectra.
     pub n_spectra: u64,
     /// Its own; none where there are too few.
-    pub own: Option<Noise>,
+    pub own: Option<Scatter>,
+}
+
+/// A C_intrinsic.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Scatter {
+    /// `[K, K]`, label units squared.
+    pub covariance: Vec<f64>,
+    /// Directions in which nothing is left for it.
+    #[serde(default)]
+    pub vanishing: usize,
 }
 
 /// One label's interval; open where there is no edge.
@@ -187,7 +220,8 @@ pub struct SigmaRatio {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Budget {
     /// C_intrinsic.
-    pub covariance: Vec<f64>,
+    #[serde(flatten)]
+    pub intrinsic: Scatter,
     /// Number of spectra.
     pub n_spectra: u64,
     /// `[K]`, label units: label minus prediction.
@@ -227,6 +261,32 @@ pub struct Block {
     pub jitter: Option<f64>,
 }
 
+impl<'s> Shown<'s> {
+    /// Of each label; empty where there are none.
+    #[must_use]
+    pub fn pulls(self) -> &'s [Pulls] {
+        match self {
+            Self::Nothing => &[],
+            Self::Fitted { pulls, .. } | Self::Predicted { pulls, .. } => pulls,
+        }
+    }
+}
+
+impl Scatter {
+    /// The standard deviation of a label. 0 where nothing is left in any direction: what then stands in the covariance says where the climb to its
+    /// likelihood's maximum was cut off, and nothing of the spectra.
+    #[must_use]
+    pub fn standard_deviation(&self, label: usize) -> Option<f64> {
+        let k = self.covariance.len().isqrt();
+        let variance = self.covariance.get(label * (k + 1)).filter(|_| label < k)?;
+        Some(if self.vanishing < k {
+            variance.max(0.0).sqrt()
+        } else {
+            0.0
+        })
+    }
+}
+
 /// Settings that have sections of their own.
 const ELSEWHERE: [&str; 9] = [
     "blocks",
@@ -249,16 +309,31 @@ impl Settings {
         })
     }
 
-    /// Whether the pulls are over spectra of the fit's catalogue, held out from its sums, as they are where something is fitted to them.
+    /// The pulls that page and screen show.
     #[must_use]
-    pub fn pulls_are_fitted(&self) -> bool {
-        self.pulls_over.as_deref() == Some("held_out")
-    }
-
-    /// Whether the pulls are known to test the error bars, as far as the fit's spectra and stars go.
-    #[must_use]
-    pub fn pulls_test(&self) -> bool {
-        !self.pulls_are_fitted() && self.pulls_in_fit.is_none_or(|in_fit| in_fit.is_test)
+    pub fn shown(&self) -> Shown<'_> {
+        let predicted = self.pulls.as_deref().filter(|pulls| !pulls.is_empty());
+        let held_out = self.held_out_pulls.as_deref().filter(|pulls| !pulls.is_empty());
+        match (predicted, held_out) {
+            (Some(pulls), _) if self.pulls_over.as_deref() == Some("held_out") => Shown::Fitted {
+                pulls,
+                are_predicted: true,
+            },
+            (Some(pulls), held_out) => Shown::Predicted {
+                pulls,
+                is_test: match self.pulls_in_fit {
+                    Some(InFit { looked_up: 0, .. }) => None,
+                    Some(in_fit) => Some(in_fit.is_test),
+                    None => Some(true),
+                },
+                held_out,
+            },
+            (None, Some(pulls)) => Shown::Fitted {
+                pulls,
+                are_predicted: false,
+            },
+            (None, None) => Shown::Nothing,
+        }
     }
 
     /// The unit of a label; empty where it has none.

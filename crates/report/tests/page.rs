@@ -383,6 +383,7 @@ fn pulls_over_held_out_spectra_stand_for_those_of_spectra_without_labels() {
     let at = page.find(said).unwrap_or_else(|| panic!("{page}"));
     assert_eq!(row(&page[at..], "teff")[1..], ["0", "1.03", "68.0 %", "262"]);
     assert!(page.contains("that of all cells"));
+    assert!(page.contains("scatter of the pulls (no test)") && !page.contains("(1 is right)"));
     // Near 1 they prove nothing: no sentence says what that means.
     assert!(!page.contains("compared with nothing") && !page.contains("as large as the errors scatter"));
     let nothing = Synthetic::new().commit(json!({ "intrinsic_cells": cells })).page();

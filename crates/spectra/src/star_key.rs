@@ -1,6 +1,7 @@
 //! What a labelled star is known by in whatever catalogue it stands: its identifier and its labels, the same for all its spectra.
 //!
-//! By identifiers alone the first rows of two catalogues that count theirs from 0 were the same spectra.
+//! By identifiers alone the first rows of two catalogues that count theirs from 0 were the same spectra: only where one of two has no labels are
+//! stars known by those.
 
 use serde::{Deserialize, Serialize};
 

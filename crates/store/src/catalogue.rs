@@ -267,7 +267,8 @@ impl Catalogue {
         Ok(read.iter().flatten().flat_map(RecordBatch::columns).cloned().collect())
     }
 
-    /// The keys of the spectra of shards that have all their labels and are not left out, in order: identifiers and labels alone are read.
+    /// The keys of the spectra of shards that have all their labels and are not left out, in order: identifiers and labels alone are read. Without
+    /// label columns they are of identifiers.
     ///
     /// # Errors
     /// An object cannot be read, or was replaced.

@@ -395,7 +395,11 @@ fn weights_come_back() {
     };
     writer.append(&without_bias).unwrap();
     assert_eq!(writer.finish().unwrap().rows, 8);
-    let read = one(&stores, &output.child("posterior/marginal_variance/l.parquet"));
+    let path = output.child("posterior/marginal_variance/l.parquet");
+    let table = Table::open(&stores, &path).unwrap();
+    let said = &table.metadata().0["fisherflow.marginal_variance"];
+    assert!(said.contains("value: the weight;") && said.contains("std_error: the root of its marginal variance"));
+    let read = one(&stores, &path);
     let inputs: Vec<_> = read["in_index"].as_primitive::<Int64Type>().iter().collect();
     assert_eq!(
         inputs,

@@ -127,6 +127,33 @@ fn other_spectra_of_the_same_ids_are_a_test() {
     );
 }
 
+/// The fit needs no labels beside a covariance; its stars are in the sums all the same.
+#[test]
+fn stars_of_a_fit_without_labels_are_known_by_id() {
+    let folder = prepared();
+    let folder = folder.path();
+    let file = predicting(folder, "copy", &simulated(PIXELS, 0, 120), "");
+    let labels = format!("labels = {:?}\n", LABELS.map(|(name, _)| name));
+    let given = "covariance = [[1e8, 0.0, 0.0], [0.0, 1e3, 0.0], [0.0, 0.0, 1e3]]\nholdout_fraction = 0.0";
+    let toml = std::fs::read_to_string(&file).unwrap();
+    // The first are those of [catalogue].
+    let toml = toml.replacen(&labels, "", 1).replace("holdout_fraction = 0.25", given);
+    assert_eq!(toml.matches("labels = ").count(), 1);
+    std::fs::write(&file, toml).unwrap();
+    let ended = run(fisherflow().arg("run").arg(&file));
+    ended.expect_done();
+    assert!(
+        ended.stdout.contains("in the fit's catalogue") && ended.stdout.contains("by id alone"),
+        "{ended}"
+    );
+    let output = folder.join("of-copy");
+    let found = &manifest(&output)["settings"]["pulls_in_fit"];
+    assert!(found["looked_up"].as_u64() > Some(0), "{found}");
+    assert_eq!(found["found"], found["looked_up"]);
+    let page = std::fs::read_to_string(output.join("report.html")).unwrap();
+    assert!(page.contains("no test of the error bars") && !page.contains("(1 is right)"));
+}
+
 /// Every prediction is there by then.
 #[test]
 fn a_fit_that_can_no_longer_be_read_leaves_it_unknown() {

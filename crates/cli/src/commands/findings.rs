@@ -5,7 +5,7 @@
 mod pulled;
 
 use fisherflow_dataflow::RunSummary;
-use fisherflow_report::settings::Settings;
+use fisherflow_report::settings::{Settings, Shown};
 use fisherflow_store::Manifest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,12 +36,17 @@ fn of_settings(settings: &Value, page: &mut Page) {
 fn print(settings: &Settings, page: &mut Page) {
     let (noise, intrinsic) = (&settings.noise_estimate, &settings.intrinsic_estimate);
     let stars = intrinsic.as_ref().map(|intrinsic| intrinsic.n_spectra);
-    if let Some(stars) = stars.or(noise.as_ref().map(|noise| noise.n_spectra)) {
-        page.gap().grid(&labels(settings)).line(format!(
-            "noise to intrinsic: standard deviations over {} held-out spectra; pulls: their errors in units of the error bars",
-            count(stars)
-        ));
-        for line in pulled::pulled(settings) {
+    let stars = stars.or(noise.as_ref().map(|noise| noise.n_spectra));
+    let shown = settings.shown();
+    if stars.is_some() || shown != Shown::Nothing {
+        page.gap().grid(&labels(settings)).line(match stars {
+            Some(stars) => format!(
+                "noise to intrinsic: standard deviations over {} held-out spectra; pulls: their errors in units of the error bars",
+                count(stars)
+            ),
+            None => "pulls: errors in units of the error bars".to_owned(),
+        });
+        for line in pulled::pulled(shown) {
             page.line(line);
         }
     }
@@ -67,9 +72,10 @@ fn print(settings: &Settings, page: &mut Page) {
 /// A row a label.
 fn labels(settings: &Settings) -> Grid {
     let k = settings.network.labels.len();
+    let shown = |sigma: Option<f64>| sigma.map_or("-".to_owned(), |sigma| number(rounded(sigma)));
     let sigma = |covariance: Option<&Vec<f64>>, i: usize| {
         let variance = covariance.and_then(|c| c.get(i * k + i));
-        variance.map_or("-".to_owned(), |v| number(v.max(0.0).sqrt()))
+        shown(variance.map(|v| v.max(0.0).sqrt()))
     };
     let intrinsic = settings.intrinsic_estimate.as_ref();
     let mut grid = Grid::new(&[
@@ -83,9 +89,9 @@ fn labels(settings: &Settings) -> Grid {
         "pull std",
         "within 1",
     ]);
+    let pulls = settings.shown().pulls();
     for (i, label) in settings.network.labels.iter().enumerate() {
-        let pulls = settings.pulls.as_ref().or(settings.held_out_pulls.as_ref());
-        let pulls = pulls.and_then(|pulls| pulls.get(i));
+        let pulls = pulls.get(i);
         let pull = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
         grid.row(vec![
             label.clone(),
@@ -93,13 +99,18 @@ fn labels(settings: &Settings) -> Grid {
             sigma(settings.noise_estimate.as_ref().map(|n| &n.covariance), i),
             sigma(intrinsic.map(|e| &e.mean_flux), i),
             sigma(intrinsic.map(|e| &e.mean_weights), i),
-            sigma(intrinsic.map(|e| &e.covariance), i),
+            shown(intrinsic.and_then(|e| e.intrinsic.standard_deviation(i))),
             pull(pulls.map(|p| p.mean)),
             pull(pulls.map(|p| p.standard_deviation)),
             pull(pulls.map(|p| p.within_one_sigma)),
         ]);
     }
     grid
+}
+
+/// To four digits: more are not known of some hundred spectra.
+fn rounded(x: f64) -> f64 {
+    format!("{x:.3e}").parse().unwrap_or(x)
 }
 
 /// A row a block.
@@ -148,6 +159,7 @@ mod tests {
             "noise_estimate": { "covariance": [400.0], "n_spectra": 52, "clipped": 0 },
             "intrinsic_estimate": null,
             "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+            "pulls_over": "predicted",
             "certificate": { "blocks": [{ "sigma_ratio": { "median": 0.917, "p05": 0.8, "p95": 1.1 }, "answer_error": 2e-7,
                 "newton": { "decrement": null }, "verdict": [] }], "verdict": ["errors are small"], "newton": null },
             "blocks": [{ "block": 0, "layers": ["a", "b"], "structure": "full", "n_weights": 7, "n_spectra": 52,
@@ -163,10 +175,10 @@ mod tests {
         );
         assert!(lines[2].contains("52 held-out spectra"));
         assert_eq!(
-            lines[5],
+            lines[6],
             "a+b    full             7      -        3.5     12.2      1.0e4      0.92      2e-7          -"
         );
-        assert_eq!(lines[6], "3.5 effective parameters in all; spectra allow at most 52");
+        assert_eq!(lines[7], "3.5 effective parameters in all; spectra allow at most 52");
         assert_eq!(lines.last().unwrap(), "certificate: errors are small");
         let fitted = json!({
             "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
@@ -184,5 +196,40 @@ mod tests {
         let mut page = Page::new();
         of_settings(&json!({ "blocks": 3 }), &mut page);
         assert_eq!(page, Page::new());
+    }
+
+    /// With a given R, and no spectrum held out.
+    #[test]
+    fn pulls_are_told_where_neither_r_nor_c_intrinsic_was_estimated() {
+        let predicted = json!({
+            "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
+            "pulls": [{ "n_spectra": 52, "mean": 0.1, "standard_deviation": 1.05, "within_one_sigma": 0.68 }],
+            "pulls_over": "predicted",
+        });
+        let mut page = Page::new();
+        of_settings(&predicted, &mut page);
+        let said = page.to_string();
+        assert!(
+            said.contains("0.100     1.050     0.680\n") && said.contains("pulls are over 52 spectra of [predict]"),
+            "{said}"
+        );
+        assert!(!said.contains("held-out"), "{said}");
+    }
+
+    #[test]
+    fn a_scatter_that_vanishes_is_0_and_none_has_digits_that_nobody_knows() {
+        let row = |vanishing: usize| {
+            let settings = json!({
+                "network": { "weights": 7, "labels": ["teff"], "units": ["K"] },
+                "intrinsic_estimate": { "covariance": [1e-20], "vanishing": vanishing, "n_spectra": 268, "mean_residual": [0.0],
+                    "residual_second_moment": [1.0], "mean_flux": [192_900.745_7], "mean_weights": [0.881], "mean_label_covariance": [0.0] },
+            });
+            let mut page = Page::new();
+            of_settings(&settings, &mut page);
+            let row = page.to_string().lines().nth(1).unwrap().to_owned();
+            row.split_whitespace().map(str::to_owned).collect::<Vec<_>>()[2..6].join(" ")
+        };
+        assert_eq!(row(1), "- 439.2 0.9386 0");
+        assert_eq!(row(0), "- 439.2 0.9386 1.0000e-10");
     }
 }

@@ -1,8 +1,8 @@
 //! In-fit pass: how many of the labelled stars to predict the fit's catalogue has too, whatever path leads to it: their pulls test nothing.
 //!
-//! A star is known by its identifier and labels ([`StarKey`]), the same for all its spectra. Of a large catalogue to predict some are looked up, those
-//! of the smallest keys ([`Smallest`]); of the fit's catalogue identifiers and labels alone are read, each worker's share of the groups. The predictions
-//! are complete by then: a group that cannot be read ends no run, it leaves the number unknown.
+//! A star is known by its identifier and labels ([`StarKey`]), the same for all its spectra; where the fit has no labels by its identifier. Of a large
+//! catalogue to predict some are looked up, those of the smallest keys ([`Smallest`]); of the fit's catalogue identifiers and labels alone are read, each
+//! worker's share of the groups. The predictions are complete by then: a group that cannot be read ends no run, it leaves the number unknown.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -69,11 +69,10 @@ impl Smallest {
     }
 
     /// Of a group of the catalogue to predict: so many that of all groups together there are plenty, unless the labelled spectra are in a few of very
-    /// many. None where that catalogue is the fit's own, or the fit has no labels.
+    /// many. None where that catalogue is the fit's own.
     pub(crate) fn of_group(context: &Context) -> Self {
-        let has_labels = !context.job.catalogue.columns.labels.is_empty();
-        let predict = context.predict.as_ref().filter(|_| has_labels);
-        Self::up_to(predict.map_or(0, |predict| of_each(predict.groups.len())))
+        let groups = context.predict.as_ref().map(|predict| predict.groups.len());
+        Self::up_to(groups.map_or(0, of_each))
     }
 
     fn up_to(limit: usize) -> Self {
@@ -85,7 +84,7 @@ impl Smallest {
     }
 
     /// With the labelled spectra of a batch whose `residuals`, `[n, K]`, have pulls: those that are finite.
-    pub(crate) fn add(&mut self, batch: &SpectrumBatch, residuals: &[f64]) {
+    pub(crate) fn add(&mut self, context: &Context, batch: &SpectrumBatch, residuals: &[f64]) {
         if self.limit == 0 {
             return;
         }
@@ -94,8 +93,10 @@ impl Smallest {
             let residual = &residuals[row * k..(row + 1) * k];
             batch.is_labelled(row) && residual.iter().all(|residual| residual.is_finite())
         };
-        let pulled = (0..batch.n_rows()).filter(|&row| has_pulls(row));
-        for key in pulled.filter_map(|row| StarKey::of(&id_of(batch, row), &batch.labels[row * k..(row + 1) * k])) {
+        // Those that the fit's catalogue has, too, name a star.
+        let named_by = if by_id_alone(context) { 0 } else { k };
+        let key = |row: usize| StarKey::of(&id_of(batch, row), &batch.labels[row * k..][..named_by]);
+        for key in (0..batch.n_rows()).filter(|&row| has_pulls(row)).filter_map(key) {
             self.insert(key);
         }
     }
@@ -121,6 +122,11 @@ impl Smallest {
             }
         }
     }
+}
+
+/// Whether stars of the fit are known by their identifiers alone: its catalogue has no labels.
+pub(crate) fn by_id_alone(context: &Context) -> bool {
+    context.job.catalogue.columns.labels.is_empty()
 }
 
 /// Keys that each of so many groups keeps.

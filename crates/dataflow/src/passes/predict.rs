@@ -238,7 +238,7 @@ impl GroupFold<Differentiated> for Fold {
             self.done
                 .pulls
                 .accumulate(&unseen, &covariance, all.batch.label_covariance.as_deref())?;
-            self.chosen.add(&all.batch, &unseen);
+            self.chosen.add(&context, &all.batch, &unseen);
         }
         Ok(())
     }

@@ -194,9 +194,37 @@ fn against(points: &[BinnedSpread], e: &str, x: &str, what: &str) -> Result<Opti
         &lines,
     )?;
     let caption = format!(
-        "T{}: median and middle 68 % of {} groups of equally many spectra.",
+        "T{}: median and middle 68 % of {}.",
         what.trim_start_matches('t'),
-        points.len()
+        groups(points)
     );
     Ok(Some(figure(&svg, &caption)))
+}
+
+/// How many spectra are behind the points of a line: not as many behind each where many share an abscissa.
+fn groups(points: &[BinnedSpread]) -> String {
+    let sizes = || points.iter().map(|point| point.n as u64);
+    let (fewest, most) = (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0));
+    if fewest == most {
+        return format!("{} groups of equally many spectra", points.len());
+    }
+    format!(
+        "{} groups of {} to {} spectra",
+        points.len(),
+        count(fewest),
+        count(most)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_many_that_share_an_abscissa_are_not_called_equal() {
+        let of = |x: fn(u32) -> u32| groups(&binned((0..240).map(|i| (f64::from(x(i)), 1.0)), 24, 10));
+        assert_eq!(of(|i| i), "24 groups of equally many spectra");
+        // Nine in ten have all their pixels.
+        assert_eq!(of(|i| i.min(24)), "3 groups of 10 to 220 spectra");
+    }
 }

@@ -4,6 +4,7 @@ use crate::findings::Findings;
 use crate::html::{Cell, escape, paragraph, table, warning};
 use crate::numbers::{count, counted, significant};
 use crate::quantiles::spread;
+use crate::settings::Shown;
 
 /// The head of the page.
 pub(crate) fn overview(findings: &Findings) -> String {
@@ -49,7 +50,8 @@ fn notes(findings: &Findings) -> String {
 
 fn medians(findings: &Findings) -> String {
     let labels = &findings.settings.network.labels;
-    let pulls = findings.settings.pulls.as_deref().unwrap_or_default();
+    let shown = findings.settings.shown();
+    let pulls = shown.pulls();
     let number = |value: Option<f64>| Cell::Number(significant(value.unwrap_or(f64::NAN), 3));
     let row = |(label, name): (usize, &String)| {
         let middle = spread(findings.predictions.errors(label));
@@ -64,10 +66,13 @@ fn medians(findings: &Findings) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let scatter = match findings.settings.pulls_in_fit {
-        Some(in_fit) if in_fit.looked_up == 0 => "scatter of the pulls (a test or not: unknown)",
-        _ if !findings.settings.pulls_test() => "scatter of the pulls (no test)",
-        _ => "scatter of the pulls (1 is right)",
+    let scatter = match shown {
+        Shown::Predicted { is_test: None, .. } => "scatter of the pulls (a test or not: unknown)",
+        Shown::Predicted {
+            is_test: Some(true), ..
+        } => "scatter of the pulls (1 is right)",
+        Shown::Predicted { .. } | Shown::Fitted { .. } => "scatter of the pulls (no test)",
+        Shown::Nothing => "scatter of the pulls",
     };
     table(&["label", "unit", "median error bar", scatter], &rows)
 }

@@ -3,10 +3,8 @@
 use crate::findings::Findings;
 use crate::html::{Cell, escape, paragraph, table, warning};
 use crate::numbers::{count, counted, percent, significant};
-use crate::settings::{Budget, InFit, Pulls};
+use crate::settings::{Budget, Pulls, Shown};
 
-/// Share of a normal distribution within one standard deviation.
-const WITHIN_ONE: f64 = 0.6827;
 /// What is never called a deviation: a tenth of an error bar.
 const TOLERANCE: f64 = 0.1;
 /// Nor is a share this close.
@@ -22,28 +20,32 @@ const FITTED: &str = "These pulls are over held-out spectra that the error bars 
 
 /// The section.
 pub(crate) fn pulls(findings: &Findings) -> String {
-    let settings = &findings.settings;
-    let tested = settings.pulls.as_deref().filter(|pulls| !pulls.is_empty());
-    let fitted = settings.held_out_pulls.as_deref().filter(|pulls| !pulls.is_empty());
-    let compared = match (tested, fitted) {
-        (Some(pulls), _) if settings.pulls_are_fitted() => {
-            let remedy = "A catalogue of its own for the predictions, with labels, gives a test.";
-            fitted_to(findings, pulls, remedy)
+    let compared = match findings.settings.shown() {
+        Shown::Fitted { pulls, are_predicted } => {
+            let more = if are_predicted {
+                "A catalogue of its own for the predictions, with labels, gives a test."
+            } else {
+                "Of the predicted spectra outside the sums fewer than two have labels, and errors that these can be compared with."
+            };
+            fitted_to(findings, pulls, more)
         }
-        (Some(pulls), _) => {
-            let known = settings.pulls_in_fit.map_or_else(String::new, known);
-            let meaning = if settings.pulls_test() {
+        Shown::Predicted {
+            pulls,
+            is_test,
+            held_out,
+        } => {
+            let meaning = if is_test == Some(true) {
                 in_words(findings, pulls, |pulls| Some(verdict(pulls)))
             } else {
                 String::new()
             };
-            paragraph(A_PULL) + &known + &grid(findings, pulls) + &meaning + &over(findings)
+            paragraph(A_PULL)
+                + &known(is_test)
+                + &grid(findings, pulls)
+                + &meaning
+                + &held_out.map_or_else(String::new, beside)
         }
-        (None, Some(pulls)) => {
-            let why = "Of the predicted spectra outside the sums fewer than two have labels, and errors that these can be compared with.";
-            fitted_to(findings, pulls, why)
-        }
-        (None, None) => warning(
+        Shown::Nothing => warning(
             "These error bars were compared with nothing: fewer than two predicted spectra outside the sums have labels, and errors that these can \
              be compared with. Do not take them as calibrated.",
         ),
@@ -58,16 +60,16 @@ fn fitted_to(findings: &Findings, pulls: &[Pulls], more: &str) -> String {
 }
 
 /// Whether pulls over spectra of [predict] are a test; of how many of their stars are in the fit's catalogue the notes tell.
-fn known(in_fit: InFit) -> String {
-    match in_fit {
-        InFit { looked_up: 0, .. } => warning(
+fn known(is_test: Option<bool>) -> String {
+    match is_test {
+        None => warning(
             "These pulls are over spectra of [predict]. Whether they test the error bars is unknown: the run's notes say why.",
         ),
-        InFit { is_test: false, .. } => warning(
+        Some(false) => warning(
             "These pulls are over spectra of [predict], of too many stars that the fit has too, as the run's notes say: over these they are no test \
              of the error bars.",
         ),
-        _ => String::new(),
+        Some(true) => String::new(),
     }
 }
 
@@ -109,24 +111,18 @@ fn in_words(findings: &Findings, pulls: &[Pulls], tell: impl Fn(&Pulls) -> Optio
     format!("<ul>\n{said}</ul>\n")
 }
 
-/// Which spectra the pulls are over, and what they are over those that the error bars were fitted to.
-fn over(findings: &Findings) -> String {
-    let settings = &findings.settings;
-    match (settings.pulls_over.as_deref(), &settings.held_out_pulls) {
-        (Some("predicted"), Some(held_out)) => {
-            let stds: Vec<String> = held_out
-                .iter()
-                .map(|pulls| significant(pulls.standard_deviation, 3))
-                .collect();
-            let spectra = held_out.first().map_or(0, |pulls| pulls.n_spectra);
-            paragraph(&format!(
-                "These pulls are over spectra of [predict]. Over the {}, which the error bars are fitted to, their standard deviations are {}.",
-                counted(spectra, "held-out spectrum of the fit", "held-out spectra of the fit"),
-                stds.join(", ")
-            ))
-        }
-        _ => String::new(),
-    }
+/// Which spectra the pulls are over, and what they are over the held-out ones, which the error bars were fitted to.
+fn beside(held_out: &[Pulls]) -> String {
+    let stds: Vec<String> = held_out
+        .iter()
+        .map(|pulls| significant(pulls.standard_deviation, 3))
+        .collect();
+    let spectra = held_out.first().map_or(0, |pulls| pulls.n_spectra);
+    paragraph(&format!(
+        "These pulls are over spectra of [predict]. Over the {}, which the error bars are fitted to, their standard deviations are {}.",
+        counted(spectra, "held-out spectrum of the fit", "held-out spectra of the fit"),
+        stds.join(", ")
+    ))
 }
 
 /// C_intrinsic by cell of label space.
@@ -154,10 +150,7 @@ fn cells(findings: &Findings) -> String {
                 .collect();
             row.push(Cell::Number(count(cell.n_spectra)));
             row.extend((0..labels.len()).map(|label| match &cell.own {
-                Some(own) => {
-                    let variance = own.covariance.get(label * (labels.len() + 1));
-                    Cell::Number(significant(variance.copied().unwrap_or(f64::NAN).sqrt(), 3))
-                }
+                Some(own) => Cell::Number(significant(own.standard_deviation(label).unwrap_or(f64::NAN), 3)),
                 None => Cell::text("that of all cells"),
             }));
             row
@@ -188,6 +181,21 @@ fn refuted(pulls: &Pulls) -> Option<String> {
     })
 }
 
+/// The normal distribution's integral, to 1e-7: erf by Abramowitz and Stegun (1964), 7.1.26.
+fn normal_cdf(x: f64) -> f64 {
+    let z = x.abs() * std::f64::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let coefficients: [f64; 5] = [
+        1.061_405_429,
+        -1.453_152_027,
+        1.421_413_741,
+        -0.284_496_736,
+        0.254_829_592,
+    ];
+    let beyond = coefficients.iter().fold(0.0, |sum: f64, a| (sum + a) * t) * (-z * z).exp();
+    if x < 0.0 { 0.5 * beyond } else { 1.0 - 0.5 * beyond }
+}
+
 /// What the pulls of one label mean.
 fn verdict(pulls: &Pulls) -> String {
     let Pulls {
@@ -203,7 +211,9 @@ fn verdict(pulls: &Pulls) -> String {
     let from = format!("(from {})", counted(n_spectra, "spectrum", "spectra"));
     // Twice the standard error of each, for normal pulls.
     let of_mean = TOLERANCE.max(2.0 * scatter / n.sqrt());
-    let of_share = SHARE_TOLERANCE.max(2.0 * (WITHIN_ONE * (1.0 - WITHIN_ONE) / n).sqrt());
+    // Of normal pulls of this mean and scatter.
+    let expected = normal_cdf((1.0 - mean) / scatter) - normal_cdf((-1.0 - mean) / scatter);
+    let of_share = SHARE_TOLERANCE.max(2.0 * (expected * (1.0 - expected) / n).sqrt());
     let right = !is_far_from_one(scatter, n_spectra);
     let mut says = if right {
         format!("the error bars are as large as the errors scatter, as far as these spectra can tell {from}")
@@ -226,15 +236,16 @@ fn verdict(pulls: &Pulls) -> String {
             significant(mean.abs(), 2)
         ));
     }
-    if right && !biased && (within - WITHIN_ONE).abs() > of_share {
-        let shape = if within > WITHIN_ONE {
+    if right && !biased && (within - expected).abs() > of_share {
+        let shape = if within > expected {
             "most errors are smaller, and a few large ones make up the scatter"
         } else {
             "the errors are not normally distributed"
         };
         says.push_str(&format!(
-            "; {} lie within one error bar where 68.3 % are expected: {shape}",
-            percent(within)
+            "; {} lie within one error bar where {} are expected: {shape}",
+            percent(within),
+            percent(expected)
         ));
     }
     says + "."
@@ -255,6 +266,7 @@ fn budget(findings: &Findings) -> String {
                 let variance = of(budget).get(label * k + label).copied().unwrap_or(f64::NAN);
                 Cell::Number(significant(variance.sqrt(), 3))
             };
+            let intrinsic = budget.intrinsic.standard_deviation(label).unwrap_or(f64::NAN);
             let bias = budget.mean_residual.get(label).copied().unwrap_or(f64::NAN);
             vec![
                 Cell::text(super::with_unit(name, findings.settings.unit(label))),
@@ -263,7 +275,7 @@ fn budget(findings: &Findings) -> String {
                 root(|budget| &budget.mean_flux),
                 root(|budget| &budget.mean_weights),
                 root(|budget| &budget.mean_label_covariance),
-                root(|budget| &budget.covariance),
+                Cell::Number(significant(intrinsic, 3)),
             ]
         })
         .collect();
@@ -299,6 +311,19 @@ mod tests {
     }
 
     #[test]
+    fn the_normal_distribution_is_that_of_tables() {
+        for (x, cdf) in [
+            (0.0, 0.5),
+            (1.0, 0.841_344_746),
+            (-1.0, 0.158_655_254),
+            (1.959_963_985, 0.975),
+        ] {
+            assert!((normal_cdf(x) - cdf).abs() < 2e-7, "{x}");
+        }
+        assert_eq!((normal_cdf(f64::INFINITY), normal_cdf(f64::NEG_INFINITY)), (1.0, 0.0));
+    }
+
+    #[test]
     fn pulls_in_words() {
         assert!(says(1000, 0.02, 1.03, 0.68).starts_with("the error bars are as large as the errors"));
         let small = says(1000, -0.6, 2.0, 0.4);
@@ -307,7 +332,12 @@ mod tests {
             "{small}"
         );
         assert!(says(1000, 0.0, 0.5, 0.95).contains("too large: the errors scatter only 0.50 times"));
-        assert!(says(1000, 0.0, 1.0, 0.80).contains("a few large ones"));
+        assert!(says(1000, 0.0, 1.0, 0.80).contains(
+            "80.0 % lie within one error bar where 68.3 % are expected: most errors are smaller, and a few large ones"
+        ));
+        // Normal pulls whose scatter is within a tenth of 1, and others.
+        assert!(!says(10_000, 0.0, 0.905, 0.731).contains("a few large ones"));
+        assert!(says(10_000, 0.0, 1.08, 0.72).contains("where 64.6 % are expected"));
         // Ten spectra cannot tell 1.3 from 1.
         assert!(says(10, 0.2, 1.3, 0.6).starts_with("the error bars are as large"));
         assert!(says(0, f64::NAN, f64::NAN, f64::NAN).starts_with("too few"));

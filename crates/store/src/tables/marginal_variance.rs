@@ -12,6 +12,10 @@ use crate::{Output, StoreError};
 /// Weights in one record batch, about.
 const CHUNK: usize = 65_536;
 
+/// What the columns are: `inverse --diagonal` has a `value` too, and there it is the variance.
+const COLUMNS: &str = "value: the weight; std_error: the root of its marginal variance, a diagonal element of P^-1, null where there is none; both as in the \
+                       network, whose outputs are normalised labels";
+
 /// The weights of one layer, `[W | b]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MarginalRows<'a> {
@@ -50,8 +54,9 @@ impl Output {
             Field::new("std_error", DataType::Float64, true),
         ]));
         let path = format!("posterior/marginal_variance/{name}.parquet");
+        let metadata = metadata.clone().with("fisherflow.marginal_variance", COLUMNS);
         Ok(MarginalVarianceWriter {
-            out: ParquetOut::create(self.stores(), self.uri(), &path, &schema, metadata)?,
+            out: ParquetOut::create(self.stores(), self.uri(), &path, &schema, &metadata)?,
             schema,
         })
     }

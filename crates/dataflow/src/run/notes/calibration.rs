@@ -8,7 +8,7 @@ use fisherflow_posterior::{
 use crate::context::Context;
 use crate::job::{Noise, Prior};
 use crate::passes::calibrate::Calibrated;
-use crate::passes::in_fit::InFit;
+use crate::passes::in_fit::{InFit, by_id_alone};
 use crate::passes::predict::Predicted;
 use crate::run::prior_choice::PriorChoice;
 
@@ -33,12 +33,21 @@ pub(crate) fn of_predicted_pulls(context: &Context, predicted: &Predicted) -> Ve
         ));
     }
     let (to_predict, fit) = (context.predicted_uri(), &context.job.catalogue.uri);
-    notes.extend(predicted.in_fit.and_then(|in_fit| of_in_fit(in_fit, to_predict, fit)));
+    let by = if by_id_alone(context) {
+        "id alone (other stars of the same ids are told apart where [catalogue] has labels, too)"
+    } else {
+        "id and labels"
+    };
+    notes.extend(
+        predicted
+            .in_fit
+            .and_then(|in_fit| of_in_fit(in_fit, to_predict, fit, by)),
+    );
     notes
 }
 
-/// Of labelled stars of another catalogue that the fit has too.
-fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
+/// Of labelled stars of another catalogue that the fit has too; `by` what they are known.
+fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str, by: &str) -> Option<String> {
     let InFit {
         looked_up,
         found,
@@ -58,7 +67,7 @@ fn of_in_fit(in_fit: InFit, to_predict: &str, fit: &str) -> Option<String> {
     let are = if found == 1 { "is" } else { "are" };
     (found > 0).then(|| {
         format!(
-            "{found} of {looked_up} labelled stars of {to_predict} that were looked up {are} in the fit's catalogue {fit}, too, by id and labels: \
+            "{found} of {looked_up} labelled stars of {to_predict} that were looked up {are} in the fit's catalogue {fit}, too, by {by}: \
              {tell}; predict.exclude leaves stars out"
         )
     })
@@ -478,9 +487,9 @@ mod tests {
 
     #[test]
     fn known_stars_are_told_and_judged_by_their_number() {
-        let note = |found| of_in_fit(InFit::of(60, found), "/new", "/old");
+        let note = |found| of_in_fit(InFit::of(60, found), "/new", "/old", "id and labels");
         assert_eq!(note(0), None);
-        let unknown = of_in_fit(InFit::UNKNOWN, "/new", "/old").unwrap();
+        let unknown = of_in_fit(InFit::UNKNOWN, "/new", "/old", "id alone").unwrap();
         assert!(unknown.contains("could not be looked up") && unknown.ends_with("is unknown"));
         assert_eq!(
             note(6).unwrap(),
