@@ -141,6 +141,30 @@ fn different_runs_do_not_form_a_cluster() {
     run(fisherflow().arg("run").arg(&first)).expect_done();
 }
 
+/// They would miss one another's sums behind the pass that made them, at every try.
+#[test]
+fn processes_that_do_not_reach_one_output_are_refused_before_any_pass() {
+    let folder = prepared(2, &[40, 8, 6, 3]);
+    let folder = folder.path();
+    let files = ["one", "other"].map(|output| run_file(folder, output).write(folder, output));
+    let mut processes = Processes::new(2);
+    for (process, file) in files.iter().enumerate() {
+        processes.spawn(process, file, 1, &["--deadline", "20"]);
+    }
+    for ended in processes.wait_all() {
+        ended.expect(
+            2,
+            &[
+                "output.uri: process 1 does not find at ",
+                "other/claim.json",
+                "all processes reach",
+            ],
+        );
+    }
+    assert!(!folder.join("one/stages/inputs.json").exists());
+    run(fisherflow().arg("run").arg(&files[0])).expect_done();
+}
+
 /// An object and another network come while the processes start: they end with what a scheduler tries again after, and the next try finds them alike.
 #[test]
 fn processes_that_found_other_inputs_form_a_cluster_at_the_next_try() {
