@@ -212,6 +212,7 @@ fn work<T>(
         move |worker| {
             // What is there goes only for a run that can end.
             reached::output(worker, &working, deadline)?;
+            reached::scratch(worker, &working, deadline)?;
             if worker.index() == 0 {
                 // No worker comes past its next agreement with this one before.
                 overwriting.as_ref().map_or(Ok(()), Holding::clear)?;

@@ -1,11 +1,11 @@
-//! Whether every process reaches the folder that all of them write to: what the first one wrote there is looked for by one worker of each other.
+//! Whether every process reaches the folders that all of them write to: what the first one wrote there is looked for by one worker of each other.
 //!
-//! Were it found out where sums of others are missed, that would be behind the pass that made them, and behind it again at every next try.
+//! Were it found out where sums or tiles of others are missed, that would be behind the pass that made them, and behind it again at every next try.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fisherflow_store::StoreError;
+use fisherflow_store::{StoreError, Stores};
 use timely::worker::Worker;
 
 use super::{by_first, each};
@@ -14,6 +14,8 @@ use crate::error::RunError;
 
 /// Longer than a network file system shows a machine a folder as it was before (NFS: `acdirmax`).
 const SHOWN_LATE: Duration = Duration::from_secs(75);
+/// What is written into the folder of tiles to try it.
+const PROBE: &str = "probe.json";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -26,6 +28,40 @@ pub(crate) fn output(worker: &mut Worker, context: &Arc<Context>, deadline: Dura
     let claim = by_first(worker, context, "Claim", move || claiming.claim_entry())?;
     let folder = context.output.uri().to_owned();
     folder_is_reached(worker, context, ("output.uri", folder), claim, deadline)
+}
+
+/// Tries where tiles are to go outside of the output: the first process writes there, and the others look for that.
+pub(crate) fn scratch(worker: &mut Worker, context: &Arc<Context>, deadline: Duration) -> Result<(), RunError> {
+    let Some(folder) = context.scratch_of_tiles() else {
+        return Ok(());
+    };
+    let (writing, probe) = (Arc::clone(context), format!("{folder}/{PROBE}"));
+    let at = probe.clone();
+    let written = by_first(worker, context, "Probe", move || {
+        let (_, claim) = writing.claim_entry()?;
+        write_probe(&writing.stores, &at, &claim)?;
+        Ok((PROBE.to_owned(), claim))
+    })?;
+    let reached = folder_is_reached(worker, context, ("compute.scratch", folder), written, deadline);
+    if worker.index() == 0 {
+        context.stores.delete(&probe)?;
+    }
+    reached
+}
+
+/// Writes as tiles are written, over what a process that was killed left.
+fn write_probe(stores: &Stores, uri: &str, bytes: &[u8]) -> Result<(), RunError> {
+    let written = stores
+        .delete(uri)
+        .and_then(|()| stores.create_once(uri, bytes.to_vec()));
+    match written {
+        Ok(_) => Ok(()),
+        Err(StoreError::NotWritable { uri, source }) => Err(RunError::Usage(format!(
+            "compute.scratch: {uri} cannot be written ({source}): name a folder that exists or can be made, and that may be written to, or leave it \
+             out: tiles go to the output then"
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Refuses a folder, which a key of the run file names, where a process does not find in it what the first one wrote: a path, and what stands there.
