@@ -253,6 +253,7 @@ fn is_misplaced(error: &StoreError) -> bool {
             | StoreError::InOutput { .. }
             | StoreError::NotAFolder { .. }
             | StoreError::IgnoresCondition { .. }
+            | StoreError::LacksCondition { .. }
             | StoreError::NotOurs { .. }
             | StoreError::NotOfARun { .. }
             | StoreError::Complete { .. }

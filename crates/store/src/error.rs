@@ -441,6 +441,18 @@ pub enum StoreError {
         /// The object that was written twice.
         uri: String,
     },
+    /// A store that says that it has no conditional writes.
+    #[error(
+        "the store of {uri} does not take a conditional write (If-None-Match), by which of several runs one alone takes an output: use a store \
+         that has conditional writes"
+    )]
+    LacksCondition {
+        /// The object.
+        uri: String,
+        /// What the store says.
+        #[source]
+        source: Cause,
+    },
     /// The output belongs to another run.
     #[error(
         "{output} is held by {claim}: wait for it, or choose another output; a holder that has died is followed without more, one that hangs has to be ended"
