@@ -254,6 +254,7 @@ fn is_misplaced(error: &StoreError) -> bool {
             | StoreError::NotAFolder { .. }
             | StoreError::IgnoresCondition { .. }
             | StoreError::LacksCondition { .. }
+            | StoreError::NoHardLinks { .. }
             | StoreError::NotOurs { .. }
             | StoreError::NotOfARun { .. }
             | StoreError::Complete { .. }

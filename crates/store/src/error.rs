@@ -124,6 +124,18 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// A file system on which a file cannot be created but by whoever comes first.
+    #[error(
+        "{uri} cannot be created: its file system makes no hard links, by which of several processes one alone creates a file: choose a place on \
+         another"
+    )]
+    NoHardLinks {
+        /// The file.
+        uri: String,
+        /// What the system says.
+        #[source]
+        source: Cause,
+    },
     /// The disk itself fails.
     #[error(
         "{uri} could not be {action}: its disk or file system failed; look at it (the system's log says more), then start the run again: it goes \

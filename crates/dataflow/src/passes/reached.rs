@@ -60,6 +60,7 @@ fn write_probe(stores: &Stores, uri: &str, bytes: &[u8]) -> Result<(), RunError>
             "compute.scratch: {uri} cannot be written ({source}): name a folder that exists or can be made, and that may be written to, or leave it \
              out: tiles go to the output then"
         ))),
+        Err(error @ StoreError::NoHardLinks { .. }) => Err(RunError::Usage(format!("compute.scratch: {error}"))),
         Err(error) => Err(error.into()),
     }
 }
