@@ -156,6 +156,16 @@ impl Context {
         self.holding.get().is_some()
     }
 
+    /// Where that claim is in the output, and what it holds.
+    pub(crate) fn claim_entry(&self) -> Result<(String, Vec<u8>), RunError> {
+        match self.holding.get() {
+            Some(holding) => Ok(holding.entry()?),
+            None => Err(RunError::Internal(
+                "its first process has not claimed the output".into(),
+            )),
+        }
+    }
+
     /// Looks whether the output is still this process's, before it writes what others build upon.
     pub(crate) fn check_claim(&self) -> Result<(), RunError> {
         match self.holding.get() {

@@ -253,6 +253,8 @@ fn is_misplaced(error: &StoreError) -> bool {
             | StoreError::InOutput { .. }
             | StoreError::NotAFolder { .. }
             | StoreError::IgnoresCondition { .. }
+            | StoreError::LacksCondition { .. }
+            | StoreError::NoHardLinks { .. }
             | StoreError::NotOurs { .. }
             | StoreError::NotOfARun { .. }
             | StoreError::Complete { .. }

@@ -27,6 +27,7 @@ use crate::error::RunError;
 use crate::fail_point::FailPoint;
 use crate::files;
 use crate::job::{Cluster, Job, Stage};
+use crate::passes::reached;
 use crate::progress::meter::Meter;
 use crate::progress::status::StatusWriter;
 use crate::run::claim::Claimed;
@@ -201,7 +202,7 @@ fn work<T>(
     let mut status = (cluster.process == 0)
         .then(|| StatusWriter::start(&context.progress, &context.output, stage, &claim::host()))
         .transpose()?;
-    let ending = &mut status;
+    let (ending, deadline) = (&mut status, cluster.deadline);
     let concluded = cluster::execute(
         cluster,
         &terms,
@@ -209,8 +210,11 @@ fn work<T>(
         &context.faults,
         &context.progress,
         move |worker| {
+            // What is there goes only for a run that can end.
+            reached::output(worker, &working, deadline)?;
+            reached::scratch(worker, &working, deadline)?;
             if worker.index() == 0 {
-                // No worker comes past its first agreement with this one before.
+                // No worker comes past its next agreement with this one before.
                 overwriting.as_ref().map_or(Ok(()), Holding::clear)?;
                 inputs::note(&working)?;
                 working.faults.pass(FailPoint::Begun);

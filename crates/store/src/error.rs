@@ -124,6 +124,18 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// A file system on which a file cannot be created but by whoever comes first.
+    #[error(
+        "{uri} cannot be created: its file system makes no hard links, by which of several processes one alone creates a file: choose a place on \
+         another"
+    )]
+    NoHardLinks {
+        /// The file.
+        uri: String,
+        /// What the system says.
+        #[source]
+        source: Cause,
+    },
     /// The disk itself fails.
     #[error(
         "{uri} could not be {action}: its disk or file system failed; look at it (the system's log says more), then start the run again: it goes \
@@ -440,6 +452,18 @@ pub enum StoreError {
     IgnoresCondition {
         /// The object that was written twice.
         uri: String,
+    },
+    /// A store that says that it has no conditional writes.
+    #[error(
+        "the store of {uri} does not take a conditional write (If-None-Match), by which of several runs one alone takes an output: use a store \
+         that has conditional writes"
+    )]
+    LacksCondition {
+        /// The object.
+        uri: String,
+        /// What the store says.
+        #[source]
+        source: Cause,
     },
     /// The output belongs to another run.
     #[error(

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fisherflow_tests::{
-    Processes, RunFile, counts, digests, fisherflow, has_manifest, network, run, simulated, wait_for_file,
+    Processes, RunFile, counts, digests, fisherflow, has_manifest, network, run, simulated, toml_path, wait_for_file,
     write_objects,
 };
 
@@ -139,6 +139,62 @@ fn different_runs_do_not_form_a_cluster() {
     assert!(!has_manifest(&folder.join("out")));
     // The claim is the first run's: it can be run now.
     run(fisherflow().arg("run").arg(&first)).expect_done();
+}
+
+/// They would miss one another's sums behind the pass that made them, at every try.
+#[test]
+fn processes_that_do_not_reach_one_output_are_refused_before_any_pass() {
+    let folder = prepared(2, &[40, 8, 6, 3]);
+    let folder = folder.path();
+    let files = ["one", "other"].map(|output| run_file(folder, output).write(folder, output));
+    let mut processes = Processes::new(2);
+    for (process, file) in files.iter().enumerate() {
+        processes.spawn(process, file, 1, &["--deadline", "20"]);
+    }
+    for ended in processes.wait_all() {
+        ended.expect(
+            2,
+            &[
+                "output.uri: process 1 does not find at ",
+                "other/claim.json",
+                "all processes reach",
+            ],
+        );
+    }
+    assert!(!folder.join("one/stages/inputs.json").exists());
+    run(fisherflow().arg("run").arg(&files[0])).expect_done();
+}
+
+/// So it is with tiles, and with a folder of them that takes none.
+#[test]
+fn a_scratch_that_is_of_one_process_or_takes_nothing_is_refused_before_any_pass() {
+    let folder = prepared(2, &[40, 8, 6, 3]);
+    let folder = folder.path();
+    let with_scratch = |scratch: &str| {
+        let mut run_file = RunFile::new(folder, "out");
+        run_file.curvature = "structure = \"dual\"\nmemory = \"64 KiB\"".to_owned();
+        let scratch_uri = toml_path(&folder.join(scratch));
+        run_file.compute = format!("batch = 16\ngroup = 50\nscratch = \"{scratch_uri}\"");
+        run_file.write(folder, &scratch.replace('/', "-"))
+    };
+    let mut processes = Processes::new(2);
+    for (process, scratch) in ["one", "other"].into_iter().enumerate() {
+        processes.spawn(process, &with_scratch(scratch), 1, &["--deadline", "20"]);
+    }
+    for ended in processes.wait_all() {
+        ended.expect(
+            2,
+            &["compute.scratch: process 1 does not find at ", "/other/fisherflow-"],
+        );
+    }
+    let below_a_file = with_scratch("network.safetensors/below");
+    run(fisherflow().arg("run").arg(below_a_file)).expect(2, &["compute.scratch: ", "/below/", "cannot be written"]);
+    assert!(!folder.join("out/stages/inputs.json").exists());
+
+    for ended in Processes::start(2, &with_scratch("one"), 1).wait_all() {
+        ended.expect_done();
+    }
+    assert_eq!(std::fs::read_dir(folder.join("one")).unwrap().count(), 0);
 }
 
 /// An object and another network come while the processes start: they end with what a scheduler tries again after, and the next try finds them alike.

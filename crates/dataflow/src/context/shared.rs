@@ -64,6 +64,12 @@ impl Context {
         Some(format!("{}/fisherflow-{run_id}", folder.trim_end_matches('/')))
     }
 
+    /// Where those of this run may go outside of it, as far as is known before its rows are.
+    pub(crate) fn scratch_of_tiles(&self) -> Option<String> {
+        let may_go = self.dual_plan().is_some() && self.job.compute.memory.is_some();
+        self.scratch_outside(&self.run_id).filter(|_| may_go)
+    }
+
     /// Takes over the dual block's rows that the fit left, if there is one.
     pub(crate) fn open_dual(&self, fit: &FitState) {
         if let Some(plan) = self.dual_plan() {

@@ -33,6 +33,7 @@ pub(crate) mod low_rank;
 pub(crate) mod population;
 pub(crate) mod predict;
 pub(crate) mod products;
+pub(crate) mod reached;
 pub(crate) mod reference;
 pub(crate) mod subset;
 pub(crate) mod unusable;

@@ -11,7 +11,7 @@ use crate::catalogue::agreement::Agreement;
 use crate::catalogue::listing::remedy;
 use crate::catalogue::object::{Opened, open_object, probed_pixels, shards};
 use crate::objects::async_reader::ObjectReader;
-use crate::objects::location::folder_of;
+use crate::objects::location::{folder_of, in_s3};
 use crate::{
     Catalogue, CatalogueFacts, CatalogueSummary, KnownCatalogue, OnBadObject, SkippedObject, StoreError, Stores,
 };
@@ -337,16 +337,65 @@ fn no_match(uri: &str, skipped: &[SkippedObject], unread: Option<&str>) -> Store
     }
 }
 
-/// Whether leaving the object out is an answer; a store that does not answer at all is none.
+/// Whether leaving the object out is an answer; to a store that does not answer at all, or a disk that fails, it is none.
 fn is_about_the_object(error: &StoreError) -> bool {
-    !matches!(
-        error,
+    match error {
         StoreError::Unreachable { .. }
-            | StoreError::NoCredentials { .. }
-            | StoreError::Exhausted { .. }
-            | StoreError::Expired { .. }
-            | StoreError::Replaced { .. }
-            | StoreError::TooManyFiles { .. }
-            | StoreError::Spectra(_)
-    )
+        | StoreError::NoCredentials { .. }
+        | StoreError::Exhausted { .. }
+        | StoreError::Expired { .. }
+        | StoreError::Replaced { .. }
+        | StoreError::DiskFailed { .. }
+        | StoreError::TooManyFiles { .. }
+        | StoreError::Spectra(_) => false,
+        // Of a disk: its server does not answer, memory is short, ...: at another time the object could be read.
+        StoreError::Transfer { uri, .. } => in_s3(uri).is_some(),
+        _ => true,
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Cause;
+    use crate::objects::disk::Disk;
+    use crate::objects::failure::{Action, failed};
+    use crate::objects::location::{Location, Place};
+
+    #[test]
+    fn where_a_disk_fails_no_object_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.parquet");
+        std::fs::write(&file, b"PAR1").unwrap();
+        let of = |code| {
+            let location = Location {
+                store: Arc::new(Disk::default()),
+                path: file.to_str().unwrap().trim_start_matches('/').into(),
+                place: Place::Local,
+            };
+            let error = object_store::Error::Generic {
+                store: "test",
+                source: std::io::Error::from_raw_os_error(code).into(),
+            };
+            failed(&location, Action::Read, error, &[], None)
+        };
+        // EIO, ESTALE, ETIMEDOUT, ENOTCONN, ENOMEM.
+        for code in [5, 116, 110, 107, 12] {
+            let error = of(code);
+            assert!(!is_about_the_object(&error), "{error:?}");
+        }
+        // EACCES.
+        let error = of(13);
+        assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+        assert!(is_about_the_object(&error));
+        // What a store will not give of one object, whoever asks.
+        let error = StoreError::Transfer {
+            uri: "s3://survey/a.parquet".to_owned(),
+            action: "read",
+            source: Cause::said("400 Bad Request"),
+        };
+        assert!(is_about_the_object(&error));
+    }
 }

@@ -129,6 +129,7 @@ impl Commit {
             && first.object != record.object
             && let Err(error) = self.sums.store.delete(&self.sums.path).await
         {
+            let error = self.stores.cause(&error);
             tracing::warn!(object = self.sums.uri(), %error, "sums that nobody needs stay");
         }
         Ok(Committed { record: first, bytes })
@@ -195,5 +196,79 @@ struct SliceBytes {
 impl AsRef<[u8]> for SliceBytes {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.arrays[self.array].values[self.numbers.clone()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Write};
+    use std::sync::Mutex;
+
+    use tracing::field::Field;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+    use crate::objects::memory::{Manner, Memory};
+    use crate::{Purpose, StoreOptions};
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<String>>);
+
+    impl Subscriber for Log {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut kept = self.0.lock().unwrap();
+            event.record(&mut |field: &Field, value: &dyn Debug| writeln!(kept, "{field}: {value:?}").unwrap());
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn why_sums_that_nobody_needs_stay_is_logged_without_the_credentials_that_the_store_repeats() {
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        Memory::bucket(&stores, "kept", Manner::Undeleted);
+        let commit = |attempt: &str| {
+            let object = format!("a-{attempt}.sums");
+            let commit = Commit {
+                stores: stores.clone(),
+                sums: stores.locate(&format!("s3://kept/groups/pass/{object}")).unwrap(),
+                done: stores.locate("s3://kept/groups/pass/a.done").unwrap(),
+                object,
+                on_written: OnWritten::default(),
+            };
+            let sums = GroupArray {
+                key: 0,
+                purpose: Purpose::Sum,
+                n_spectra: 1,
+                values: vec![1.0],
+            };
+            let running = commit.run(Arc::new(vec![sums]), Vec::new(), Value::Null);
+            stores.block_on(running).unwrap().record.object
+        };
+        let log = Log::default();
+        let counts = tracing::subscriber::with_default(log.clone(), || ["1", "2"].map(commit));
+        assert!(
+            counts.iter().all(|object| object.as_deref() == Some("a-1.sums")),
+            "{counts:?}"
+        );
+        let said = log.0.lock().unwrap().clone();
+        assert!(said.contains("sums that nobody needs stay"), "{said}");
+        assert!(said.contains("<Token-0>***") && !said.contains("FwoG"), "{said}");
     }
 }

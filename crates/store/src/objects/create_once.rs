@@ -9,6 +9,7 @@ use object_store::{Error, GetOptions, ObjectStore, PutMode, PutOptions, PutPaylo
 use crate::objects::failure::Action;
 use crate::objects::location::{Location, Place};
 use crate::objects::patient::Once;
+use crate::objects::verdict::lacks;
 use crate::{StoreError, Stores};
 
 /// Times that an object may appear and vanish under our hands.
@@ -51,6 +52,12 @@ impl Stores {
                 Err(error) => error,
             };
             let exists = matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. });
+            if lacks(&error) {
+                return Err(StoreError::LacksCondition {
+                    uri: location.uri(),
+                    source: self.cause(&error),
+                });
+            }
             let failed = self.failed(location, Action::Write, error);
             let mut reading = GetOptions::default();
             if !exists {
@@ -244,6 +251,21 @@ mod tests {
             .unwrap_err();
         assert!(is_spent(&error), "{error}");
         assert_eq!(*asked.lock().unwrap(), ["HEAD", "PUT", "PUT", "PUT", "GET"]);
+    }
+
+    #[test]
+    fn a_store_that_says_it_has_no_conditional_writes_is_asked_once() {
+        let (stores, asked) = answered(Some("501 Not Implemented"), Patience::default());
+        let error = stores
+            .create_once("s3://survey/out/claim.json", b"me".to_vec())
+            .unwrap_err();
+        assert!(matches!(error, StoreError::LacksCondition { .. }), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("s3://survey/out/claim.json") && said.contains("If-None-Match"),
+            "{said}"
+        );
+        assert_eq!(*asked.lock().unwrap(), ["HEAD", "PUT"]);
     }
 
     #[test]

@@ -46,6 +46,11 @@ pub(crate) struct NotWritten {
     pub source: std::io::Error,
 }
 
+/// A file system makes no hard links; within the error of the system.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NoHardLinks(std::io::Error);
+
 impl NotWritten {
     fn of(bytes: u64) -> impl Fn(std::io::Error) -> Error {
         move |source| Error::Generic {
@@ -205,6 +210,16 @@ fn remove(beside: &FilePath) {
 
 /// Writes a file, whole or not at all; with `create` only where there is none.
 fn write(file: &FilePath, payload: &PutPayload, create: bool) -> std::io::Result<()> {
+    write_by(file, payload, create, |from, to| std::fs::hard_link(from, to))
+}
+
+/// The same, where `link` makes a hard link.
+fn write_by(
+    file: &FilePath,
+    payload: &PutPayload,
+    create: bool,
+    link: impl FnOnce(&FilePath, &FilePath) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let (mut staged, beside) = staged(file)?;
     let written = payload
         .iter()
@@ -213,7 +228,7 @@ fn write(file: &FilePath, payload: &PutPayload, create: bool) -> std::io::Result
     drop(staged);
     let placed = written.and_then(|()| {
         if create {
-            std::fs::hard_link(&beside, file)
+            link(&beside, file).map_err(not_linked)
         } else {
             std::fs::rename(&beside, file)
         }
@@ -222,6 +237,18 @@ fn write(file: &FilePath, payload: &PutPayload, create: bool) -> std::io::Result
         remove(&beside);
     }
     placed.and_then(|()| flush_folder(file))
+}
+
+/// The error of a link. It is to a file of ours in its own folder: where that is not allowed, no link is.
+fn not_linked(error: std::io::Error) -> std::io::Error {
+    // On Linux; not everywhere of a kind of its own.
+    const EOPNOTSUPP: i32 = 95;
+    let is_unknown = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported)
+        || (cfg!(target_os = "linux") && error.raw_os_error() == Some(EOPNOTSUPP));
+    match is_unknown {
+        true => std::io::Error::new(error.kind(), NoHardLinks(error)),
+        false => error,
+    }
 }
 
 /// A new file beside `file`, its folders made where they are not there.
@@ -301,5 +328,37 @@ mod tests {
         // One in which no file can be is not made for ever.
         let error = staged_in(&home.path().join("nowhere/c9.sums"), |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_system_without_hard_links_is_told_from_a_place_that_takes_nothing() {
+        use crate::StoreError;
+        use crate::objects::failure::{Action, failed};
+        use crate::objects::location::{Location, Place};
+
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("claim.json");
+        let location = Location {
+            store: Arc::new(Disk::default()),
+            path: Path::from_filesystem_path(home.path()).unwrap().join("claim.json"),
+            place: Place::Local,
+        };
+        let of = |code| {
+            let link = |_: &FilePath, _: &FilePath| Err(std::io::Error::from_raw_os_error(code));
+            let error = write_by(&file, &PutPayload::from(vec![1_u8]), true, link).unwrap_err();
+            failed(&location, Action::Write, NotWritten::of(1)(error), &[], None)
+        };
+        // EPERM, ENOSYS, EOPNOTSUPP.
+        for code in [1, 38, 95] {
+            let error = of(code);
+            assert!(matches!(error, StoreError::NoHardLinks { .. }), "{error:?}");
+            let said = error.to_string();
+            assert!(said.contains("/claim.json") && said.contains("hard links"), "{said}");
+        }
+        // EIO, EROFS.
+        assert!(matches!(of(5), StoreError::DiskFailed { .. }));
+        assert!(matches!(of(30), StoreError::NotWritable { .. }));
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 }

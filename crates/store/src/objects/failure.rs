@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::ErrorKind;
 
-use crate::objects::disk::NotWritten;
+use crate::objects::disk::{NoHardLinks, NotWritten};
 use crate::objects::location::{Location, Place};
 use crate::objects::patient::GivenUp;
 use crate::objects::retries::in_words;
@@ -52,6 +52,9 @@ pub(crate) fn failed(
             action: action.done(),
             source,
         };
+    }
+    if location.place == Place::Local && has_no_links(&error) {
+        return StoreError::NoHardLinks { uri, source };
     }
     if location.place == Place::Local && matches!(action, Action::Write | Action::Delete) {
         return match no_room(&error) {
@@ -188,6 +191,11 @@ fn is_one_too_many(error: &object_store::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     cfg!(unix) && of_the_system(error).any(|error| matches!(error.raw_os_error(), Some(ENFILE | EMFILE)))
+}
+
+/// Whether it is a file system without hard links.
+fn has_no_links(error: &object_store::Error) -> bool {
+    of_the_system(error).any(|error| error.get_ref().is_some_and(|inner| inner.is::<NoHardLinks>()))
 }
 
 /// What the system said.

@@ -118,7 +118,7 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
 }
 
 /// What follows `s3://`, where a URI begins so.
-fn in_s3(uri: &str) -> Option<&str> {
+pub(crate) fn in_s3(uri: &str) -> Option<&str> {
     uri.strip_prefix("s3://").or_else(|| uri.strip_prefix("s3a://"))
 }
 

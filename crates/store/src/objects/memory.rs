@@ -26,6 +26,8 @@ pub(crate) enum Manner {
     Unheard,
     /// As careful; its listings fail behind what is there.
     Unlisted,
+    /// As careful; it deletes nothing, and repeats the credentials of who asks.
+    Undeleted,
 }
 
 /// A store in memory.
@@ -99,7 +101,7 @@ impl ObjectStore for Memory {
         let is_unheard = self.manner == Manner::Unheard && options.mode == PutMode::Create;
         let options = match self.manner {
             Manner::Careless => PutOptions::default(),
-            Manner::Careful | Manner::Unheard | Manner::Unlisted => options,
+            Manner::Careful | Manner::Unheard | Manner::Unlisted | Manner::Undeleted => options,
         };
         let put = self.inner.put_opts(location, payload, options).await?;
         match is_unheard {
@@ -124,7 +126,11 @@ impl ObjectStore for Memory {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        if self.manner != Manner::Undeleted {
+            return self.inner.delete_stream(locations);
+        }
+        let refused = |_| Err(lost("<Code>InvalidToken</Code><Token-0>FwoG</Token-0>"));
+        locations.map(refused).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

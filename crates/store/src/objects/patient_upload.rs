@@ -13,6 +13,7 @@ use object_store::path::Path;
 use object_store::{Error, MultipartUpload, ObjectStoreExt, PutPayload, PutResult, Result, UploadPart};
 use sha2::{Digest, Sha256};
 
+use crate::Cause;
 use crate::objects::patience::Attempts;
 use crate::objects::patient::{Link, Patient, request};
 use crate::objects::upload_parts::{Numbered, UploadParts};
@@ -47,6 +48,7 @@ impl Drop for PatientUpload {
         let (link, path, id) = (Arc::clone(&self.link), self.path.clone(), std::mem::take(&mut self.id));
         self.runtime.spawn(async move {
             if let Err(error) = abort(&link, &path, &id).await {
+                let error = Cause::new(&error, &link.secrets);
                 tracing::debug!(%error, %path, "an upload could not be aborted");
             }
         });

@@ -12,12 +12,15 @@ const EXPIRED: [&str; 5] = [
     "InvalidAccessKeyId",
     "RequestExpired",
 ];
-/// S3's names for what passes, beside every status from 500.
+/// S3's names for what passes, beside every status from 500 but 501.
 const PASSING: [&str; 2] = ["RequestTimeout<", "SlowDown"];
 /// S3's name for a request that a wrong clock dated (403): that of a machine that was suspended is set right within minutes.
 const SKEWED: &str = "RequestTimeTooSkewed<";
 /// S3's names for a write that met another one at work (409): what came of that nobody knows yet.
 const CONFLICTS: [&str; 2] = ["ConditionalRequestConflict", "OperationAborted"];
+
+/// S3's name for what a store does not have (501, as a rule).
+const LACKING: &str = "NotImplemented<";
 
 /// What comes without a status and would come again: a redirect to nowhere, and a deletion of several that the store refuses one of.
 const FINAL: [&str; 2] = ["without LOCATION", "(code: AccessDenied)"];
@@ -51,6 +54,7 @@ pub(crate) fn verdict(error: &Error) -> Verdict {
         _ if says(&EXPIRED) => Verdict::Expired,
         _ if matches!(error, Error::Unauthenticated { .. }) => Verdict::Expired,
         _ if refused => Verdict::Refused,
+        _ if lacks(error) => Verdict::Final,
         Some(408 | 429 | 500..) => Verdict::Again,
         Some(_) if says(&PASSING) => Verdict::Again,
         Some(_) => Verdict::Final,
@@ -63,6 +67,11 @@ pub(crate) fn verdict(error: &Error) -> Verdict {
 /// Whether a store said that this machine's clock is wrong.
 pub(crate) fn is_skewed(said: &Cause) -> bool {
     said.text().contains(SKEWED)
+}
+
+/// Whether a store said that it does not have what was asked of it.
+pub(crate) fn lacks(error: &Error) -> bool {
+    status(error) == Some(501) || Cause::new(error, &[]).text().contains(LACKING)
 }
 
 /// The status that the store answered with; `None` where no whole answer came.
@@ -88,6 +97,8 @@ mod tests {
         for (text, expected) in [
             ("503 Service Unavailable: <Code>SlowDown</Code>", Verdict::Again),
             ("500 Internal Server Error: ", Verdict::Again),
+            ("501 Not Implemented: ", Verdict::Final),
+            ("400 Bad Request: <Code>NotImplemented</Code>", Verdict::Final),
             ("429 Too Many Requests: ", Verdict::Again),
             ("400 Bad Request: <Code>RequestTimeout</Code>", Verdict::Again),
             ("400 Bad Request: <Code>ExpiredToken</Code>", Verdict::Expired),

@@ -63,6 +63,16 @@ struct Entry {
     committed: Option<Manifest>,
 }
 
+impl Entry {
+    /// Of a claim that committed nothing.
+    fn of(claim: &Claim) -> Self {
+        Self {
+            claim: claim.clone(),
+            committed: None,
+        }
+    }
+}
+
 /// The last entry of an output's log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
@@ -141,11 +151,7 @@ impl Output {
     }
 
     fn enter(&self, generation: u64, claim: &Claim) -> Result<Option<Holding>, StoreError> {
-        let entry = Entry {
-            claim: claim.clone(),
-            committed: None,
-        };
-        Ok(self.append(generation, &entry)?.then(|| Holding {
+        Ok(self.append(generation, &Entry::of(claim))?.then(|| Holding {
             output: self.clone(),
             generation,
             claim: claim.clone(),
@@ -243,6 +249,18 @@ impl Holding {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Its entry in the log: where that is in the output, and what it holds.
+    ///
+    /// # Errors
+    /// It is no document.
+    pub fn entry(&self) -> Result<(String, Vec<u8>), StoreError> {
+        let output = &self.output;
+        let document = output
+            .stores()
+            .document_bytes(&output.entry(self.generation), &Entry::of(&self.claim))?;
+        Ok((name(self.generation), document))
     }
 
     /// Whether the output is still held by this claim, or by its commit.
@@ -400,11 +418,7 @@ impl Output {
         let Some(held) = self.held()? else { return Ok(()) };
         if held.generation > 1 {
             let uri = self.entry(1);
-            let entry = Entry {
-                claim: held.claim,
-                committed: None,
-            };
-            let document = self.stores().document_bytes(&uri, &entry)?;
+            let document = self.stores().document_bytes(&uri, &Entry::of(&held.claim))?;
             self.stores().write(&uri, document)?;
         }
         self.stores().delete_prefix(&self.child(CLAIMS)).map(drop)

@@ -276,6 +276,7 @@ impl Encoder {
         if !inner.ending
             && let Err(error) = handle.block_on(inner.upload.abort())
         {
+            let error = self.stores.cause(&error);
             tracing::debug!(%error, "an upload could not be aborted");
         }
         failed.map_or(Ok(()), Err)
