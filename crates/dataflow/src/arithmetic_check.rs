@@ -138,7 +138,7 @@ impl Spectra {
     }
 
     fn answer(&self, network: &Network) -> Result<Answer, RunError> {
-        let forward = network.forward(&network.flux_tensor(&self.flux)?)?;
+        let forward = network.forward(&self.flux)?;
         let backward = network.backward(&forward, InputJacobian::Wanted)?;
         let jacobian = backward
             .input_jacobian

@@ -137,7 +137,7 @@ pub fn output_hessian(
         sizes: Vec::new(),
     };
     for star in &stars {
-        let forward = network.forward(&network.flux_tensor(&star.spectrum.flux)?)?;
+        let forward = network.forward(&star.spectrum.flux)?;
         match &request.part {
             OutputHessianPart::Diagonal => {
                 let all = network.output_hessian_diagonal(&forward)?;

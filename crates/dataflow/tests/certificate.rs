@@ -226,7 +226,7 @@ fn jacobian(folder: &Path, net: &Net, stars: &[(Vec<f64>, Vec<f64>)]) -> Vec<Vec
     let bytes = std::fs::read(folder.join("network.safetensors")).unwrap();
     let network = Network::from_safetensors(&bytes, &net.said(), arithmetic).unwrap();
     let flux: Vec<f64> = stars.iter().flat_map(|(x, _)| x).map(|x| x * 0.1 + 1.0).collect();
-    let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+    let forward = network.forward(&flux).unwrap();
     let captures = network.backward(&forward, InputJacobian::NotWanted).unwrap().captures;
     let sides: Vec<(Rows, Vec<Rows>)> = captures
         .iter()

@@ -283,14 +283,6 @@ pub enum NetworkError {
         /// Number of network inputs.
         inputs: usize,
     },
-    /// A tensor of spectra of another shape than `[batch, n_inputs]`.
-    #[error("the tensor of spectra has shape {found:?}, expected [batch, {inputs}]")]
-    FluxShape {
-        /// Its shape.
-        found: Vec<usize>,
-        /// Number of network inputs.
-        inputs: usize,
-    },
     /// Blocks of the input Jacobian are asked of a backward pass that was not made for them.
     #[error("the backward pass was not asked for the input Jacobian in blocks")]
     NoBlocks,

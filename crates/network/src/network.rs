@@ -232,11 +232,11 @@ impl Network {
         self
     }
 
-    /// Spectra `[batch * D]`, row-major, in flux units, as a tensor `[batch, D]` of the arithmetic's type.
+    /// The outputs of spectra `[batch * D]`, row-major, in flux units, with what the backward pass needs.
     ///
     /// # Errors
     /// A number of values that is no whole number of spectra.
-    pub fn flux_tensor(&self, flux: &[f64]) -> Result<Tensor, NetworkError> {
+    pub fn forward(&self, flux: &[f64]) -> Result<Forward, NetworkError> {
         let inputs = self.n_inputs();
         if inputs == 0 || !flux.len().is_multiple_of(inputs) {
             return Err(NetworkError::FluxLength {
@@ -245,29 +245,13 @@ impl Network {
             });
         }
         let shape = (flux.len() / inputs, inputs);
-        Ok(match self.arithmetic.precision {
+        let mut x = match self.arithmetic.precision {
             Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => {
-                Tensor::from_vec(flux.iter().map(|v| *v as f32).collect(), shape, &self.device)?
+                Tensor::from_vec(self.normalisation.apply::<f32>(flux), shape, &self.device)?
             }
-            Precision::F64 => Tensor::from_slice(flux, shape, &self.device)?,
-        })
-    }
-
-    /// The outputs of spectra `[batch, D]` in flux units, with what the backward pass needs.
-    ///
-    /// # Errors
-    /// A tensor of another shape.
-    pub fn forward(&self, flux: &Tensor) -> Result<Forward, NetworkError> {
-        let inputs = self.n_inputs();
-        if flux.rank() != 2 || flux.dims()[1] != inputs {
-            return Err(NetworkError::FluxShape {
-                found: flux.dims().to_vec(),
-                inputs,
-            });
-        }
-        let flux = flux.to_dtype(self.arithmetic.precision.dtype())?;
+            Precision::F64 => Tensor::from_vec(self.normalisation.apply::<f64>(flux), shape, &self.device)?,
+        };
         let threads = self.arithmetic.threads;
-        let mut x = self.normalisation.apply(&flux, threads)?;
         let mut kept = Vec::with_capacity(self.layers.len());
         let mut is_new = false;
         for layer in &self.layers {

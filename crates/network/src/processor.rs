@@ -77,7 +77,7 @@ mod tests {
         let network = network.with_packed_weights();
         let flux: Vec<f64> = (0..batch * 9).map(|i| (i as f64).sin()).collect();
         let said = |network: &Network| {
-            let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+            let forward = network.forward(&flux).unwrap();
             let backward = network.backward(&forward, InputJacobian::Wanted).unwrap();
             let mut said = vec![forward.labels(network).unwrap()];
             let captures = backward.captures.into_iter().flat_map(|of| [of.input, of.output_grad]);

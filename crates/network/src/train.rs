@@ -298,7 +298,7 @@ fn step(
     rows: &[usize],
 ) -> Result<f64, NetworkError> {
     let n_labels = network.n_labels();
-    let forward = network.forward(&gathered(network, set, rows.iter().copied())?)?;
+    let forward = network.forward(&gathered(set, rows.iter().copied()))?;
     let wanted: Vec<f64> = rows
         .iter()
         .flat_map(|row| &targets[row * n_labels..(row + 1) * n_labels])
@@ -320,7 +320,7 @@ fn loss(network: &Network, set: &TrainingSet, targets: &[f64]) -> Result<f64, Ne
     let mut squares = 0.0;
     for start in (0..set.n_spectra).step_by(VALIDATION_BATCH) {
         let end = (start + VALIDATION_BATCH).min(set.n_spectra);
-        let forward = network.forward(&gathered(network, set, start..end)?)?;
+        let forward = network.forward(&gathered(set, start..end))?;
         let residuals = residuals(forward.output(), &targets[start * n_labels..end * n_labels])?;
         squares += residuals.iter().map(|r| r * r).sum::<f64>();
     }
@@ -333,24 +333,10 @@ fn residuals(output: &Tensor, targets: &[f64]) -> Result<Vec<f64>, NetworkError>
     Ok(output.iter().zip(targets).map(|(f, y)| f - y).collect())
 }
 
-/// Some spectra of a set, `[rows, D]`, in the arithmetic's type.
-fn gathered(
-    network: &Network,
-    set: &TrainingSet,
-    rows: impl ExactSizeIterator<Item = usize>,
-) -> Result<Tensor, NetworkError> {
-    let shape = (rows.len(), set.n_pixels);
-    let mut flux = Vec::with_capacity(shape.0 * shape.1);
-    for row in rows {
-        flux.extend_from_slice(&set.flux[row * set.n_pixels..(row + 1) * set.n_pixels]);
-    }
-    let device = network.arithmetic().device();
-    Ok(match network.arithmetic().precision {
-        Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => {
-            Tensor::from_vec(flux, shape, &device)?
-        }
-        Precision::F64 => Tensor::from_vec(flux.into_iter().map(f64::from).collect(), shape, &device)?,
-    })
+/// Some spectra of a set, `[rows * D]`.
+fn gathered(set: &TrainingSet, rows: impl Iterator<Item = usize>) -> Vec<f64> {
+    let of_row = |row: usize| &set.flux[row * set.n_pixels..(row + 1) * set.n_pixels];
+    rows.flat_map(of_row).map(|flux| f64::from(*flux)).collect()
 }
 
 /// Whether all weights and biases are finite.

@@ -39,7 +39,7 @@ fn flux() -> Vec<f64> {
 }
 
 fn forward(network: &Network, flux: &[f64]) -> Forward {
-    network.forward(&network.flux_tensor(flux).unwrap()).unwrap()
+    network.forward(flux).unwrap()
 }
 
 fn backward(network: &Network, flux: &[f64]) -> Backward {
@@ -153,13 +153,11 @@ fn an_activation_before_the_first_dense_layer_is_in_the_jacobian() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let network = network(Activation::Relu, &[1.0], arithmetic(Precision::F64, 1));
-    let said = network.flux_tensor(&[1.0; 10]).unwrap_err().to_string();
+    let said = network.forward(&[1.0; 10]).unwrap_err().to_string();
     assert_eq!(
         said,
         "the spectra have 10 values, not a whole number of spectra of the network's 7 pixels"
     );
-    let narrow = Tensor::zeros((2, 6), DType::F64, &candle_core::Device::Cpu).unwrap();
-    assert!(matches!(network.forward(&narrow), Err(NetworkError::FluxShape { .. })));
     let other = Network::he_normal(
         &[7, 3],
         Activation::Relu,

@@ -9,17 +9,21 @@ const PIXELS: usize = 700;
 const SPECTRA: usize = 40;
 
 fn network(precision: Precision, scale: &[f64]) -> Network {
+    network_about(precision, 1.0, scale)
+}
+
+fn network_about(precision: Precision, mean: f64, scale: &[f64]) -> Network {
     let labels = Labels::unscaled(["a", "b", "c"].map(String::from).to_vec(), vec![String::new(); 3]);
     let arithmetic = Arithmetic { precision, threads: 2 };
     let layers = [PIXELS, 130, 33, 3];
-    Network::he_normal(&layers, Activation::Tanh, labels, &[1.0], scale, 1, arithmetic)
+    Network::he_normal(&layers, Activation::Tanh, labels, &[mean], scale, 1, arithmetic)
         .unwrap()
         .with_packed_weights()
 }
 
 /// Labels, and the Jacobian by flux.
 fn answers(network: &Network, flux: &[f64]) -> [Vec<f64>; 2] {
-    let forward = network.forward(&network.flux_tensor(flux).unwrap()).unwrap();
+    let forward = network.forward(flux).unwrap();
     let backward = network.backward(&forward, InputJacobian::Wanted).unwrap();
     let values = |tensor: &Tensor| {
         tensor
@@ -61,6 +65,20 @@ fn labels_and_jacobians_are_as_close_as_their_precision() {
             assert!(of_labels.contains(&errors.0), "{precision}: labels {errors:?}");
             assert!(of_jacobian.contains(&errors.1), "{precision}: Jacobian {errors:?}");
         }
+    }
+}
+
+/// An f32 next to a million is known to 0.03.
+#[test]
+fn flux_far_from_zero_is_normalised_before_it_is_rounded() {
+    const PEDESTAL: f64 = 1e6;
+    let flux: Vec<f64> = (0..SPECTRA * PIXELS)
+        .map(|i| PEDESTAL + 0.1 * (i as f64).sin())
+        .collect();
+    let of = |precision| answers(&network_about(precision, PEDESTAL, &[0.1]), &flux);
+    let (found, expected) = (of(Precision::F32), of(Precision::F64));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!(distance(found, expected) < 3e-6);
     }
 }
 

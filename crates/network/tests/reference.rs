@@ -18,8 +18,7 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 }
 
 fn passes(network: &Network, arrays: &Arrays) -> (Forward, Backward) {
-    let flux = network.flux_tensor(&arrays["X"].values).unwrap();
-    let forward = network.forward(&flux).unwrap();
+    let forward = network.forward(&arrays["X"].values).unwrap();
     let backward = network.backward(&forward, InputJacobian::Wanted).unwrap();
     (forward, backward)
 }

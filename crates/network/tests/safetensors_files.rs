@@ -59,11 +59,7 @@ fn refusal(tensors: &Tensors, said: &Description) -> String {
 }
 
 fn labels_of(network: &Network, flux: &[f64]) -> Vec<f64> {
-    network
-        .forward(&network.flux_tensor(flux).unwrap())
-        .unwrap()
-        .labels(network)
-        .unwrap()
+    network.forward(flux).unwrap().labels(network).unwrap()
 }
 
 const MLP: [&str; 3] = ["dense", "relu", "dense"];

@@ -74,7 +74,7 @@ fn n_weights() -> usize {
 
 fn forward(network: &Network, n: usize) -> Forward {
     let flux: Vec<f64> = random(n * WIDTHS[0], 5).iter().map(|x| 1.0 + x).collect();
-    network.forward(&network.flux_tensor(&flux).unwrap()).unwrap()
+    network.forward(&flux).unwrap()
 }
 
 fn directions(network: &Network, layers: &[usize], values: &[f64]) -> WeightDirections {

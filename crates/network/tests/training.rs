@@ -68,7 +68,7 @@ fn bytes(network: &Network) -> Vec<u8> {
 fn validation_loss(network: &Network, noise: f64) -> f64 {
     let set = linear_set(100, noise, 2);
     let flux: Vec<f64> = set.flux.iter().map(|f| f64::from(*f)).collect();
-    let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+    let forward = network.forward(&flux).unwrap();
     let output: Vec<f64> = forward
         .output()
         .to_dtype(DType::F64)

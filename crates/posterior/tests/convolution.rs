@@ -74,7 +74,7 @@ impl Net {
 }
 
 fn captures(network: &Network, spectra: &npz::Array) -> Vec<LayerCapture> {
-    let forward = network.forward(&network.flux_tensor(&spectra.values).unwrap()).unwrap();
+    let forward = network.forward(&spectra.values).unwrap();
     network.backward(&forward, InputJacobian::NotWanted).unwrap().captures
 }
 

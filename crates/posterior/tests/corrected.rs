@@ -102,8 +102,7 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 /// The network of a case's weights with these layers, and its captures of some of the case's spectra.
 fn captures(arrays: &Arrays, layers: &[&str], spectra: &str) -> (Vec<DenseShape>, Vec<LayerCapture>) {
     let network = network(arrays, layers, "", Precision::F64);
-    let flux = network.flux_tensor(&arrays[spectra].values).unwrap();
-    let forward = network.forward(&flux).unwrap();
+    let forward = network.forward(&arrays[spectra].values).unwrap();
     let backward = network.backward(&forward, InputJacobian::NotWanted).unwrap();
     (network.dense_layers().to_vec(), backward.captures)
 }

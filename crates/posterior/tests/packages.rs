@@ -157,7 +157,7 @@ impl Case {
 }
 
 fn captures(network: &Network, spectra: &[f64]) -> Vec<LayerCapture> {
-    let forward = network.forward(&network.flux_tensor(spectra).unwrap()).unwrap();
+    let forward = network.forward(spectra).unwrap();
     network.backward(&forward, InputJacobian::NotWanted).unwrap().captures
 }
 
@@ -246,9 +246,7 @@ fn photon_noise() {
     let variance: Vec<f64> = arrays["S"].values.iter().map(|sigma| sigma * sigma).collect();
     for (precision, tolerance) in [(Precision::F64, 1e-12), (Precision::F32, 1e-5)] {
         let network = network(&arrays, &layers, "", precision);
-        let forward = network
-            .forward(&network.flux_tensor(&arrays["X"].values).unwrap())
-            .unwrap();
+        let forward = network.forward(&arrays["X"].values).unwrap();
         let backward = network.backward(&forward, InputJacobian::Wanted).unwrap();
         let found = flux_covariance(&backward.input_jacobian.unwrap(), &variance).unwrap();
         let error = relative_error(&found, &arrays["P"].values);

@@ -67,8 +67,7 @@ impl Case {
     /// With the weights of a network like that of [`random`].
     fn of(mlp: &Mlp, activation: &str, precision: Precision, threads: usize) -> Self {
         let network = network(mlp, activation, precision, threads);
-        let flux = network.flux_tensor(&spectra(9, 7, 4).concat()).unwrap();
-        let forward = network.forward(&flux).unwrap();
+        let forward = network.forward(&spectra(9, 7, 4).concat()).unwrap();
         let captures = network.backward(&forward, InputJacobian::NotWanted).unwrap().captures;
         let labels = normal(&mut ChaCha8Rng::seed_from_u64(5), 27);
         let outputs = forward.labels(&network).unwrap();

@@ -362,7 +362,7 @@ impl Sums {
         }
         if self.context.job.curvature.kind == CurvatureKind::Hessian && !training.rows.is_empty() {
             let (network, spectra) = (&self.context.network, all.batch.select(&training.rows)?);
-            let forward = network.forward(&network.flux_tensor(&spectra.flux)?)?;
+            let forward = network.forward(&spectra.flux)?;
             let Training {
                 precision, residuals, ..
             } = &training;

@@ -159,8 +159,7 @@ fn differentiate_with(
     impute(population, &mut batch)?;
     // A product of nothing is none that every GPU makes.
     let network = if batch.n_rows() == 0 { &context.network } else { network };
-    let flux = network.flux_tensor(&batch.flux)?;
-    let forward = network.forward(&flux)?;
+    let forward = network.forward(&batch.flux)?;
     let labels = forward.labels(network)?;
     let backward = network.backward(&forward, input_jacobian)?;
     let flux_part = match (input_jacobian, &backward.input_jacobian) {

@@ -121,7 +121,7 @@ fn add(
             add_ggn_products(captures, precision, directions, sums, threads)?;
         }
         CurvatureKind::Hessian => {
-            let forward = network.forward(&network.flux_tensor(&training.batch.flux)?)?;
+            let forward = network.forward(&training.batch.flux)?;
             add_hessian_products(network, (&forward, captures), &precision, &residuals, directions, sums)?;
         }
     }

@@ -139,7 +139,7 @@ impl Rows {
     /// Through the network.
     fn differentiate(&self, context: &Context) -> Result<(Forward, Backward), RunError> {
         let network = &context.network;
-        let forward = network.forward(&network.flux_tensor(&self.flux)?)?;
+        let forward = network.forward(&self.flux)?;
         let jacobian = if self.variance.is_empty() {
             InputJacobian::NotWanted
         } else {

@@ -90,12 +90,12 @@ pub fn values(tensor: &Tensor) -> Vec<f64> {
 }
 
 fn labels(network: &Network, flux: &[f64]) -> Vec<f64> {
-    let forward = network.forward(&network.flux_tensor(flux).unwrap()).unwrap();
+    let forward = network.forward(flux).unwrap();
     forward.labels(network).unwrap()
 }
 
 pub fn backward(network: &Network, flux: &[f64]) -> Backward {
-    let forward = network.forward(&network.flux_tensor(flux).unwrap()).unwrap();
+    let forward = network.forward(flux).unwrap();
     network.backward(&forward, InputJacobian::Wanted).unwrap()
 }
 
@@ -295,7 +295,7 @@ fn the_two_orders_of_flattening_are_torchs_and_keras() {
 fn a_network_without_spectra_or_jacobian_keeps_its_shapes() {
     for plain in networks() {
         let network = plain.network(arithmetic(Precision::F32, 2)).unwrap();
-        let forward = network.forward(&network.flux_tensor(&[]).unwrap()).unwrap();
+        let forward = network.forward(&[]).unwrap();
         let none = network.backward(&forward, InputJacobian::Wanted).unwrap();
         assert_eq!(none.input_jacobian.unwrap().dims(), [LABELS, 0, PIXELS]);
         let layers = network.dense_layers().len();
@@ -303,7 +303,7 @@ fn a_network_without_spectra_or_jacobian_keeps_its_shapes() {
         for (capture, shape) in none.captures.iter().zip(network.dense_layers()) {
             assert_eq!(capture.output_grad.dims(), [LABELS, 0, shape.shared, shape.outputs]);
         }
-        let forward = network.forward(&network.flux_tensor(&flux(BATCH)).unwrap()).unwrap();
+        let forward = network.forward(&flux(BATCH)).unwrap();
         let with = network.backward(&forward, InputJacobian::Wanted).unwrap();
         let without = network.backward(&forward, InputJacobian::NotWanted).unwrap();
         assert!(without.input_jacobian.is_none());

@@ -93,7 +93,7 @@ fn a_round_trip_keeps_layers_shapes_and_every_bit() {
             assert_eq!(Some(names), layers.layers);
             let flux = random(2 * network.n_inputs(), 5);
             let output = |network: &Network| {
-                let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+                let forward = network.forward(&flux).unwrap();
                 forward.labels(network).unwrap()
             };
             assert_eq!(output(&again), output(&network));
@@ -285,7 +285,7 @@ fn a_file_without_biases_is_a_network_without_biases() {
     let network = read(&tensors, &said(&["dense", "tanh", "dense"])).unwrap();
     assert_eq!((network.n_inputs(), network.n_weights()), (5, 15 + 6));
     assert_eq!(network.weights_and_biases(1).unwrap(), tensors[1].2);
-    let forward = network.forward(&network.flux_tensor(&[0.0; 5]).unwrap()).unwrap();
+    let forward = network.forward(&[0.0; 5]).unwrap();
     assert_eq!(forward.labels(&network).unwrap(), [0.0, 0.0]);
     let bytes = network.to_safetensors().unwrap();
     let again = Network::from_safetensors(&bytes, &Description::default(), F64).unwrap();

@@ -13,7 +13,7 @@ fn build(plain: &PlainNetwork) -> Network {
 }
 
 fn forward(network: &Network, batch: usize) -> Forward {
-    network.forward(&network.flux_tensor(&flux(batch)).unwrap()).unwrap()
+    network.forward(&flux(batch)).unwrap()
 }
 
 fn directions(network: &Network, layers: &[usize], values: &[f64]) -> WeightDirections {

@@ -146,7 +146,7 @@ fn references(inputs: &Inputs) -> Result<References, Box<dyn Error>> {
     let network = &inputs.network;
     let mut sums = ReferenceSums::empty(network.dense_layers(), network.n_labels());
     if let Some(batch) = inputs.batches.first() {
-        let forward = network.forward(&network.flux_tensor(&batch.flux)?)?;
+        let forward = network.forward(&batch.flux)?;
         sums.accumulate(&network.backward(&forward, InputJacobian::NotWanted)?.captures)?;
     }
     Ok(sums.finish()?)
@@ -195,7 +195,7 @@ impl Shared<'_> {
     /// As `passes/differentiated.rs`, `passes/curvature.rs` and `passes/budget.rs` do.
     fn add(&self, index: usize, worker: &mut Worker) -> Fallible<()> {
         let (network, batch, work) = (self.network, &self.batches[index], self.work);
-        let forward = network.forward(&network.flux_tensor(&batch.flux)?)?;
+        let forward = network.forward(&batch.flux)?;
         let wanted = match (work.keeps_jacobian(), work.has_jacobian()) {
             (true, _) => InputJacobian::Wanted,
             (false, true) => InputJacobian::InBlocks,

@@ -163,7 +163,7 @@ mod tests {
             let arithmetic = Arithmetic::default();
             let network = Network::he_normal(&widths, Activation::Relu, labels, &[0.3], &scale, 1, arithmetic).unwrap();
             for network in [network.clone(), network.with_packed_weights()] {
-                let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+                let forward = network.forward(&flux).unwrap();
                 let whole = network.backward(&forward, InputJacobian::Wanted).unwrap();
                 let blocks = network.backward(&forward, InputJacobian::InBlocks).unwrap();
                 assert!(blocks.input_jacobian.is_none());

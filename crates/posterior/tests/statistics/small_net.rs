@@ -217,13 +217,12 @@ impl SmallNet {
 impl Fitted {
     /// `[n, K]`.
     pub fn outputs(&self, x: &[f64]) -> Vec<f64> {
-        let flux = self.network.flux_tensor(x).unwrap();
-        let forward = self.network.forward(&flux).unwrap();
+        let forward = self.network.forward(x).unwrap();
         forward.output().flatten_all().unwrap().to_vec1().unwrap()
     }
 
     fn captures(&self, x: &[f64]) -> Vec<LayerCapture> {
-        let forward = self.network.forward(&self.network.flux_tensor(x).unwrap()).unwrap();
+        let forward = self.network.forward(x).unwrap();
         self.network
             .backward(&forward, InputJacobian::NotWanted)
             .unwrap()
