@@ -56,6 +56,6 @@ pub use tables::predictions::{PredictionRows, PredictionSchema, PredictionWriter
 pub use tables::row_key::RowKeys;
 pub use tables::small_tables::Column;
 pub use tables::table::{Table, TableBatches};
-pub use tables::tiles::TileFolder;
+pub use tables::tiles::{Tile, TileFolder};
 pub use tables::vector::read_vector;
 pub use timestamp::now_utc;

@@ -88,7 +88,7 @@ fn stars_of_the_fit_that_are_in_no_pulls_are_not_looked_up() {
     let network = he_normal(&[PIXELS, 6, 3]);
     let predicted = |flux: &[f32]| {
         let flux: Vec<f64> = flux.iter().copied().map(f64::from).collect();
-        let forward = network.forward(&network.flux_tensor(&flux).unwrap()).unwrap();
+        let forward = network.forward(&flux).unwrap();
         forward.labels(&network).unwrap()
     };
     // Where every unit is off the labels do not depend on the flux.

@@ -30,7 +30,7 @@ struct Draws {
 }
 
 fn labels(network: &Network, flux: &[f64]) -> Vec<f64> {
-    let forward = network.forward(&network.flux_tensor(flux).unwrap()).unwrap();
+    let forward = network.forward(flux).unwrap();
     forward.labels(network).unwrap()
 }
 

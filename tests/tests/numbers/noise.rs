@@ -38,7 +38,7 @@ fn flux(spectrum: &Spectrum) -> Vec<f64> {
 }
 
 fn predictions(network: &Network, spectrum: &Spectrum) -> Vec<f64> {
-    let forward = network.forward(&network.flux_tensor(&flux(spectrum)).unwrap()).unwrap();
+    let forward = network.forward(&flux(spectrum)).unwrap();
     forward.labels(network).unwrap()
 }
 
@@ -102,7 +102,7 @@ fn inverse(m: &[f64]) -> [f64; K * K] {
 
 /// Residual, photons' part `J_x C_flux J_x^T` (label units), and `[a; 1]` of the last layer.
 fn by_hand(network: &Network, spectrum: &Spectrum) -> ([f64; K], [f64; K * K], Vec<f64>) {
-    let forward = network.forward(&network.flux_tensor(&flux(spectrum)).unwrap()).unwrap();
+    let forward = network.forward(&flux(spectrum)).unwrap();
     let backward = network.backward(&forward, InputJacobian::Wanted).unwrap();
     let jacobian: Vec<f64> = backward
         .input_jacobian

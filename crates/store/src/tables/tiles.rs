@@ -16,6 +16,9 @@ const HASH: usize = 32;
 /// Bytes of the two sizes.
 const SIZES: usize = 16;
 
+/// A tile's numbers of rows and of columns, and its values row after row.
+pub type Tile = ([usize; 2], Vec<f64>);
+
 /// A folder of tiles.
 #[derive(Clone, Debug)]
 pub struct TileFolder {
@@ -67,11 +70,11 @@ impl TileFolder {
         }
     }
 
-    /// Reads a tile, its rows and columns and its values row after row; `None` where it is not there.
+    /// Reads a tile; `None` where it is not there.
     ///
     /// # Errors
     /// It cannot be read, or is not as it was written ([`StoreError::LostTile`]): then it is deleted, with all others of the folder that are not either.
-    pub fn read(&self, row: usize, column: usize) -> Result<Option<([usize; 2], Vec<f64>)>, StoreError> {
+    pub fn read(&self, row: usize, column: usize) -> Result<Option<Tile>, StoreError> {
         let uri = self.uri(row, column);
         let Some(bytes) = self.stores.read_if_there(&uri)? else {
             return Ok(None);
@@ -111,7 +114,7 @@ impl TileFolder {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<([usize; 2], Vec<f64>)> {
+fn parse(bytes: &[u8]) -> Option<Tile> {
     let (hash, hashed) = bytes.strip_prefix(MARK)?.split_at_checked(HASH)?;
     if *hash != Sha256::digest(hashed)[..] {
         return None;
