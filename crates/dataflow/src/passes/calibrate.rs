@@ -25,6 +25,8 @@ pub(crate) struct Calibrated {
     pub(crate) label_scale: Option<LabelScale>,
     /// Pulls of the same spectra under all of this.
     pub(crate) pulls: PullSums,
+    /// The same by cell, where label space is cut into cells.
+    pub(crate) pulls_by_cell: Vec<PullSums>,
     /// R as it would be found today, where the sums are about a pinned one and the spectra have labels.
     pub(crate) noise_today: Option<ScatterEstimate>,
     /// Root mean square of their residuals, `[K]`, by R where none has labels: beside much larger errors of its own a spectrum tells nothing.
@@ -97,6 +99,7 @@ pub(crate) fn calibrate(
         },
         label_scale,
         pulls: PullSums::new(context.network.n_labels()),
+        pulls_by_cell: Vec::new(),
         // Nothing rests on it: residuals that are all 0 give none.
         noise_today: of_noise.and_then(|stars| stars.noise().ok()),
         residual_rms,
@@ -106,6 +109,11 @@ pub(crate) fn calibrate(
     let intrinsic = calibrated.by_cell(context.network.n_labels());
     for (stars, intrinsic) in by_cell.iter().zip(&intrinsic) {
         stars.pulls(intrinsic, &mut calibrated.pulls)?;
+        if context.cells.n_cells() > 1 {
+            let mut of_cell = PullSums::new(context.network.n_labels());
+            stars.pulls(intrinsic, &mut of_cell)?;
+            calibrated.pulls_by_cell.push(of_cell);
+        }
     }
     Ok(calibrated)
 }
@@ -124,11 +132,7 @@ fn residual_rms(context: &Context, by_cell: &[HeldOutStars], noise: &[f64]) -> R
 
 /// The held-out spectra of all cells, cell after cell.
 fn merged(context: &Context, by_cell: &[HeldOutStars]) -> Result<HeldOutStars, RunError> {
-    let mut all = HeldOutStars::new(context.network.n_labels());
-    for stars in by_cell {
-        all.merge(stars)?;
-    }
-    Ok(all)
+    Ok(HeldOutStars::merged(context.network.n_labels(), by_cell)?)
 }
 
 /// Held-out spectra, label units.

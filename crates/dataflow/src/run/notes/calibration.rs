@@ -213,7 +213,16 @@ pub(crate) fn of_vanishing(intrinsic: &ScatterEstimate) -> Option<String> {
 pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
     let labels = &context.network.labels().names;
     let mut notes = of_labels(context, &calibrated.label_fits);
-    notes.extend(of_pulls(context, &calibrated.pulls, HELD_OUT));
+    let of_all = of_pulls(context, &calibrated.pulls, HELD_OUT);
+    if of_all.is_empty() {
+        // Those of a cell with few stars are under the scatter of all, which says nothing of the other parts.
+        let cells = calibrated.cells.iter().zip(&calibrated.pulls_by_cell);
+        for (cell, pulls) in cells.filter(|(cell, _)| cell.own.is_some()) {
+            let spectra = format!("{HELD_OUT} of {}", cell_name(cell, labels));
+            notes.extend(of_pulls(context, pulls, &spectra));
+        }
+    }
+    notes.extend(of_all);
     if let Some(all) = &calibrated.intrinsic {
         notes.extend(of_climb("C_intrinsic", all));
         if all.n_spectra < FEWEST_STARS {
