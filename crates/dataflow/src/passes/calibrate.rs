@@ -78,7 +78,7 @@ pub(crate) fn calibrate(
         stars.leave_out_overwhelmed(&residual_rms)?;
     }
     let label_scale = if context.job.calibration.label_scale {
-        let found = merged(context, &by_cell)?.label_scale().map_err(|error| {
+        let found = LabelScale::of_cells(&by_cell).map_err(|error| {
             RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
         })?;
         context.set_label_scale(&found.scale);

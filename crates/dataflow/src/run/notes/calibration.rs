@@ -372,11 +372,24 @@ fn of_label(fit: &LabelFit, name: &str, unit: &str, columns: &[String]) -> Optio
 }
 
 fn of_label_scale(found: &LabelScale, labels: &[String]) -> String {
-    let factors = labels.iter().zip(&found.scale).zip(&found.at_limit);
-    let said: Vec<String> = factors
-        .map(|((label, scale), at_limit)| {
-            let limit = if *at_limit { " (not told)" } else { "" };
-            format!("{label} {}{limit}", rounded(*scale))
+    if found.not_told.iter().all(|not_told| *not_told) {
+        return format!(
+            "the weights' part is multiplied by 1, label by label: {} held-out spectra do not tell a factor from 1 (log likelihood within 2 of \
+             the best)",
+            found.n_spectra
+        );
+    }
+    let each = found.scale.iter().zip(&found.not_told).zip(&found.at_limit);
+    let said: Vec<String> = labels
+        .iter()
+        .zip(each)
+        .map(|(label, ((scale, not_told), at_limit))| {
+            let why = match (not_told, at_limit) {
+                (true, _) => " (kept: not told, log likelihood within 2 of the best)",
+                (false, true) => " (as far from 1 as a factor may be)",
+                (false, false) => "",
+            };
+            format!("{label} {}{why}", rounded(*scale))
         })
         .collect();
     format!(
@@ -482,6 +495,29 @@ mod tests {
         assert!(
             flat[0].contains("cannot tell the prior precision: all from 20 to 500")
                 && flat[0].ends_with("holdout.parquet")
+        );
+    }
+
+    #[test]
+    fn factors_are_told_with_what_the_stars_say_of_them() {
+        let labels = ["teff", "logg", "mh"].map(str::to_owned);
+        let mut found = LabelScale {
+            scale: vec![1.25, 1.0, 1e-3],
+            log_likelihood_gain: 12.34,
+            n_spectra: 150,
+            not_told: vec![false, true, false],
+            at_limit: vec![false, false, true],
+        };
+        assert_eq!(
+            of_label_scale(&found, &labels),
+            "the weights' part is multiplied, in standard deviations, by teff 1.25, logg 1 (kept: not told, log likelihood within 2 of the best), \
+             mh 0.001 (as far from 1 as a factor may be): so 150 held-out spectra are likeliest, by 12.3 in log likelihood"
+        );
+        found.not_told = vec![true; 3];
+        let none = of_label_scale(&found, &labels);
+        assert!(
+            none.contains("multiplied by 1, label by label: 150 held-out spectra do not tell"),
+            "{none}"
         );
     }
 
