@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::{flux_part, weights_part};
+use super::curvature::rms_of;
 use super::differentiated::Differentiated;
 use super::{held_out, through_network, total_of_sample};
 use crate::context::Context;
@@ -118,16 +119,13 @@ pub(crate) fn calibrate(
     Ok(calibrated)
 }
 
-/// Root mean square of each label's residuals over held-out spectra, `[K]`, or by R where there are none. Beside errors of the labels R may be 0: of such
-/// a label it tells nothing.
+/// Root mean square of each label's residuals over held-out spectra, `[K]`, or by R where there are none.
 fn residual_rms(context: &Context, by_cell: &[HeldOutStars], noise: &[f64]) -> Result<Vec<f64>, RunError> {
     let all = merged(context, by_cell)?;
     if all.n_spectra() > 0 {
         return Ok(all.residual_rms());
     }
-    let variances = noise.iter().step_by(context.network.n_labels() + 1);
-    let roots = variances.map(|&variance| if variance > 0.0 { variance.sqrt() } else { f64::INFINITY });
-    Ok(roots.collect())
+    Ok(rms_of(noise, context.network.n_labels()))
 }
 
 /// The held-out spectra of all cells, cell after cell.

@@ -20,7 +20,7 @@ use fisherflow_spectra::{Group, ObjectVersion, PixelPopulation, Shard, SpectrumB
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::curvature::{of_loss, references_of};
+use super::curvature::{of_loss, references_of, weighable};
 use super::differentiated::impute;
 use super::{gathered, spectra_of, sum_up};
 use crate::context::Context;
@@ -148,14 +148,19 @@ impl Rows {
     }
 
     /// What is known of the error of each row's labels, `[n, K, K]`, normalised label units.
-    fn own_covariance(&self, context: &Context, backward: &Backward) -> Result<Option<Vec<f64>>, RunError> {
+    fn own_covariance(
+        &self,
+        context: &Context,
+        noise: &[f64],
+        backward: &Backward,
+    ) -> Result<Option<Vec<f64>>, RunError> {
         let mut own = self.label_covariance.clone();
         if let Some(jacobian) = &backward.input_jacobian {
             let flux = flux_covariance(jacobian, &self.variance)?;
             own.resize(flux.len(), 0.0);
             own.iter_mut().zip(flux).for_each(|(own, flux)| *own += flux);
         }
-        (!own.is_empty()).then(|| context.in_normalised_units(own)).transpose()
+        (!own.is_empty()).then(|| weighable(context, noise, own)).transpose()
     }
 }
 
@@ -317,7 +322,7 @@ impl Subsetting {
     fn compare_training(&self, rows: &Rows, stars: &[LayerCapture], found: &mut Compared) -> Result<(), RunError> {
         let (context, kind) = (&self.context, self.context.job.curvature.kind);
         let (forward, backward) = rows.differentiate(context)?;
-        let own = rows.own_covariance(context, &backward)?;
+        let own = rows.own_covariance(context, &self.noise, &backward)?;
         let captures = backward.captures;
         let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), rows.n)?;
         let scale = &context.network.labels().scale;

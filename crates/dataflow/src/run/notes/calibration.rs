@@ -11,9 +11,14 @@ use crate::passes::calibrate::Calibrated;
 use crate::passes::in_fit::InFit;
 use crate::passes::predict::Predicted;
 use crate::run::prior_choice::PriorChoice;
+use crate::run::stage_state::FitCounts;
 
 /// Root mean square of a label's pulls over held-out spectra below which something is wrong with its error bars.
 const SMALL_PULLS: f64 = 0.2;
+
+/// The remedy where an error of a spectrum's own is far beyond all residuals.
+const MASK_THEM: &str = "Pixels whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an \
+                         inverse variance that is named as sigma";
 
 /// What pulls are over.
 pub(crate) const HELD_OUT: &str = "held-out spectra";
@@ -273,12 +278,20 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
     notes
 }
 
+/// Of training spectra that weigh nothing.
+pub(crate) fn of_weightless(counts: &FitCounts) -> Option<String> {
+    (counts.overwhelmed > 0).then(|| {
+        format!(
+            "{} of {} spectra in the sums weigh nothing (noise.errors_in_variables): their own error of a label is more than {OVERWHELMED:.0e} times R's. {MASK_THEM}",
+            counts.overwhelmed, counts.in_sums
+        )
+    })
+}
+
 /// Why nothing can be learnt of a spectrum's label, and the remedy.
 fn why_overwhelmed() -> String {
     format!(
-        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra (R's, where none of these has labels). Pixels \
-         whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an inverse variance that is \
-         named as sigma"
+        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra (R's, where none of these has labels). {MASK_THEM}"
     )
 }
 
