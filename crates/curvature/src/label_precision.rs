@@ -35,7 +35,8 @@ impl LabelPrecision {
         })
     }
 
-    /// `Lam_n = (R + S_n)^-1` of `batch` spectra, with `noise` = R (`[K, K]`) and `label_covariance` = the `S_n` (`[batch, K, K]`; none: 0).
+    /// `Lam_n = (R + S_n)^-1` of `batch` spectra, with `noise` = R (`[K, K]`) and `label_covariance` = the `S_n` (`[batch, K, K]`; none: 0). Where all of
+    /// `S_n` is infinite the spectrum has no weight.
     ///
     /// # Errors
     /// Sizes that do not agree, or an `R + S_n` that is not symmetric and positive definite; the error names the spectrum.
@@ -62,6 +63,12 @@ impl LabelPrecision {
             factor: Vec::with_capacity(own.len()),
         };
         for (spectrum, own) in own.chunks_exact(k * k).enumerate() {
+            if own.iter().all(|&value| value == f64::INFINITY) {
+                for values in [&mut precision.lam, &mut precision.factor] {
+                    values.resize(values.len() + k * k, 0.0);
+                }
+                continue;
+            }
             let covariance: Vec<f64> = noise.iter().zip(own).map(|(r, s)| r + s).collect();
             let (lam, factor) = invert(&covariance, k, spectrum)?;
             precision.lam.extend(lam);
@@ -250,6 +257,18 @@ mod tests {
         let rank_one = LabelPrecision::constant(&[4.0, 2.0, 2.0, 1.0], 1).unwrap();
         assert_close(&rank_one.factor, &[2.0, 0.0, 1.0, 0.0]);
         assert_eq!(LabelPrecision::constant(&[1.0], 0).unwrap().batch(), 0);
+    }
+
+    #[test]
+    fn a_spectrum_of_infinite_covariance_has_no_weight() {
+        let own = [[f64::INFINITY; 9], [0.0; 9]].concat();
+        let precision = LabelPrecision::per_spectrum(&R, Some(&own), 2).unwrap();
+        let other = LabelPrecision::per_spectrum(&R, None, 1).unwrap();
+        assert_eq!(precision.lam, [vec![0.0; 9], other.lam].concat());
+        assert_eq!(precision.factor, [vec![0.0; 9], other.factor].concat());
+        // Of one label alone it is no covariance.
+        let of_one = [f64::INFINITY, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        assert!(LabelPrecision::per_spectrum(&R, Some(&of_one), 1).is_err());
     }
 
     #[test]

@@ -7,9 +7,10 @@ use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use fisherflow_spectra::{PixelFlux, RowFlags, SpectrumBatch};
 use serde::{Deserialize, Serialize};
 
-/// What a finished group says of its rows: another number where it says it otherwise. 2: their position in the object, not in the row group;
+/// What a finished group says of its rows, and what they weigh: another number where it is otherwise. 2: their position in the object, not in the row group;
 /// 3: the pixel for which they are out of range; 4: the smallest of their keys, which are looked up in the fit's catalogue; 5: derivatives by tanh and
-/// gelu with all digits of f32; 6: those keys where the fit has no labels, too; flux is normalised before it is rounded to f32.
+/// gelu with all digits of f32; 6: those keys where the fit has no labels, too; flux is normalised before it is rounded to f32; how many weigh nothing
+/// beside their own errors.
 pub(crate) const ROWS_VERSION: &str = "6";
 
 /// Where a row of a catalogue is, and for which pixel it is out of range.

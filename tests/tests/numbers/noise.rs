@@ -349,41 +349,66 @@ fn a_label_that_the_network_does_not_have_makes_no_cells() {
     assert!(fs::read_dir(folder.join("out")).is_err());
 }
 
-/// One pixel's error that stands for "bad" leaves a star's labels no covariance to invert: told of with the star's place, whichever pass is the
-/// first to weigh it, and though a pass over training spectra alone has the star elsewhere in its batch.
+/// One pixel's error that stands for "bad" leaves a star's labels no covariance to invert: it weighs nothing, in whichever pass weighs it, and the sums
+/// are those of the run that does not have its labels.
 #[test]
-fn an_error_that_is_none_is_told_of_with_the_spectrum_s_place() {
+fn a_training_spectrum_that_tells_nothing_beside_its_own_errors_weighs_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     network(&folder.join("network.safetensors"), &WIDTHS);
     let network = he_normal(&WIDTHS);
     let mut spectra = labelled(&network, 0, 120, |_| [200.0, 0.5, 0.3]);
-    let is_out = |row: usize| is_held_out(holdout_hash(spectra[row].id.as_ref().unwrap()), HELD_OUT);
-    let depends = |row: usize| {
-        let mut other = spectra[row].clone();
-        other.flux.as_mut().unwrap()[5] += 0.01;
-        predictions(&network, &other) != predictions(&network, &spectra[row])
-    };
-    // Not the first of a batch.
-    let is_after_one = |row: usize| !(row - 60).is_multiple_of(16) && is_out(row - 1);
-    let row = (61..120).find(|&row| is_after_one(row) && !is_out(row) && depends(row));
+    let row = (60..120).find(|&row| !is_out(&spectra[row]) && spoil(&network, &mut spectra[row]));
     let row = row.unwrap();
-    spectra[row].ivar.as_mut().unwrap()[5] = 1e-20;
-    write_objects(&folder.join("catalogue"), &spectra, 60);
-    let place = format!("id {}, row {} of", spectra[row].id.as_ref().unwrap(), row - 60);
-    for (command, structure) in [("run", "block"), ("run", "low_rank"), ("spectrum", "block")] {
-        let mut run_file = run_file(folder, &format!("{command}-{structure}"));
+    write_objects(&folder.join("spoilt"), &spectra, 60);
+    spectra[row].labels = [None; K];
+    write_objects(&folder.join("unlabelled"), &spectra, 60);
+    let run_file = |catalogue: &str, output: &str, structure: &str| {
+        let mut run_file = run_file(folder, output);
+        run_file.catalogue = toml_path(&folder.join(catalogue));
         run_file.predict = None;
         run_file.curvature = format!("structure = \"{structure}\"");
         run_file.noise = format!("holdout_fraction = {HELD_OUT}\nerrors_in_variables = true");
-        let mut asked = fisherflow();
-        asked.arg(command).arg(run_file.write(folder, "refused"));
-        if command == "spectrum" {
-            asked.args(["--probes", "1", "--steps", "2"]);
-            asked.arg("--out").arg(folder.join("spectrum"));
-        }
-        run(&mut asked).expect(3, &[&place, "part-00001.parquet (row group 0)", "must be null"]);
+        run_file.write(folder, output)
+    };
+    let done = |catalogue: &str, structure: &str| {
+        let output = format!("{catalogue}-{structure}");
+        let ended = run(fisherflow().arg("run").arg(run_file(catalogue, &output, structure)));
+        ended.expect_done();
+        (folder.join(output), ended.stdout)
+    };
+    let (expected, _) = done("unlabelled", "block");
+    assert_eq!(counts(&expected)["fit_overwhelmed"], 0);
+    for structure in ["block", "low_rank", "dual"] {
+        let (found, screen) = done("spoilt", structure);
+        let counted = counts(&found);
+        assert_eq!(counted["fit_overwhelmed"], 1, "{structure}");
+        let said = format!("1 of {} spectra in the sums weigh nothing", counted["fit_in_sums"]);
+        assert!(screen.contains(&said), "{screen}");
+        assert_eq!(counted["fit_in_sums"], counts(&expected)["fit_in_sums"] + 1);
     }
+    for block in ["block-000", "block-001"] {
+        let [found, expected] = [&folder.join("spoilt-block"), &expected].map(|output| {
+            let table = Table::read(&output.join(format!("posterior/hessian/{block}.parquet")));
+            let rows = (0..table.len()).flat_map(|row| table.list("values", row));
+            rows.collect::<Vec<f64>>()
+        });
+        let largest = expected
+            .iter()
+            .fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() <= 1e-13 * largest,
+                "{block}: {found} {expected}"
+            );
+        }
+    }
+    let mut asked = fisherflow();
+    asked.arg("spectrum").arg(run_file("spoilt", "products", "block"));
+    asked.args(["--probes", "1", "--steps", "2"]);
+    asked.arg("--out").arg(folder.join("spectrum"));
+    run(&mut asked).expect_done();
 }
 
 /// Beside an error that stands for "bad" any residual is a pull near 0: pulls are those of the run without such spectra, and these are counted.

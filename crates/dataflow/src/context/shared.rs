@@ -168,7 +168,7 @@ impl Context {
     pub(crate) fn choose_by_holdout(
         &self,
         spectra: &[Spectrum],
-        scanned: &ScannedStars,
+        scanned: &[ScannedStars],
     ) -> Result<&PriorChoice, RunError> {
         let evidence = self.evidence_of_all(spectra)?;
         self.once(&self.prior, || {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::{flux_part, weights_part};
+use super::curvature::rms_of;
 use super::differentiated::Differentiated;
 use super::{held_out, through_network, total_of_sample};
 use crate::context::Context;
@@ -25,6 +26,8 @@ pub(crate) struct Calibrated {
     pub(crate) label_scale: Option<LabelScale>,
     /// Pulls of the same spectra under all of this.
     pub(crate) pulls: PullSums,
+    /// The same by cell, where label space is cut into cells.
+    pub(crate) pulls_by_cell: Vec<PullSums>,
     /// R as it would be found today, where the sums are about a pinned one and the spectra have labels.
     pub(crate) noise_today: Option<ScatterEstimate>,
     /// Root mean square of their residuals, `[K]`, by R where none has labels: beside much larger errors of its own a spectrum tells nothing.
@@ -76,7 +79,7 @@ pub(crate) fn calibrate(
         stars.leave_out_overwhelmed(&residual_rms)?;
     }
     let label_scale = if context.job.calibration.label_scale {
-        let found = merged(context, &by_cell)?.label_scale().map_err(|error| {
+        let found = LabelScale::of_cells(&by_cell).map_err(|error| {
             RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
         })?;
         context.set_label_scale(&found.scale);
@@ -97,6 +100,7 @@ pub(crate) fn calibrate(
         },
         label_scale,
         pulls: PullSums::new(context.network.n_labels()),
+        pulls_by_cell: Vec::new(),
         // Nothing rests on it: residuals that are all 0 give none.
         noise_today: of_noise.and_then(|stars| stars.noise().ok()),
         residual_rms,
@@ -106,29 +110,27 @@ pub(crate) fn calibrate(
     let intrinsic = calibrated.by_cell(context.network.n_labels());
     for (stars, intrinsic) in by_cell.iter().zip(&intrinsic) {
         stars.pulls(intrinsic, &mut calibrated.pulls)?;
+        if context.cells.n_cells() > 1 {
+            let mut of_cell = PullSums::new(context.network.n_labels());
+            stars.pulls(intrinsic, &mut of_cell)?;
+            calibrated.pulls_by_cell.push(of_cell);
+        }
     }
     Ok(calibrated)
 }
 
-/// Root mean square of each label's residuals over held-out spectra, `[K]`, or by R where there are none. Beside errors of the labels R may be 0: of such
-/// a label it tells nothing.
+/// Root mean square of each label's residuals over held-out spectra, `[K]`, or by R where there are none.
 fn residual_rms(context: &Context, by_cell: &[HeldOutStars], noise: &[f64]) -> Result<Vec<f64>, RunError> {
     let all = merged(context, by_cell)?;
     if all.n_spectra() > 0 {
         return Ok(all.residual_rms());
     }
-    let variances = noise.iter().step_by(context.network.n_labels() + 1);
-    let roots = variances.map(|&variance| if variance > 0.0 { variance.sqrt() } else { f64::INFINITY });
-    Ok(roots.collect())
+    Ok(rms_of(noise, context.network.n_labels()))
 }
 
 /// The held-out spectra of all cells, cell after cell.
 fn merged(context: &Context, by_cell: &[HeldOutStars]) -> Result<HeldOutStars, RunError> {
-    let mut all = HeldOutStars::new(context.network.n_labels());
-    for stars in by_cell {
-        all.merge(stars)?;
-    }
-    Ok(all)
+    Ok(HeldOutStars::merged(context.network.n_labels(), by_cell)?)
 }
 
 /// Held-out spectra, label units.

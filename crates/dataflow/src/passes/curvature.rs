@@ -14,7 +14,7 @@ use fisherflow_curvature::{
     StructureKind, add_residual_curvature, gradient_captures, structure_of,
 };
 use fisherflow_network::LayerCapture;
-use fisherflow_posterior::kronecker_bases;
+use fisherflow_posterior::{is_overwhelmed, kronecker_bases};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{GroupArray, MatrixSet, Purpose, WrittenFile};
 use timely::worker::Worker;
@@ -53,8 +53,8 @@ pub(crate) struct Fitted {
 pub(crate) const CURVATURE: &str = "curvature";
 
 /// Sums every block about `references`, each spectrum weighted by `(noise + S_n)^-1`, with errors in variables by
-/// `(noise + S_n + J_x C_flux J_x^T)^-1`; `noise`: `[K, K]`, normalised label units. `pairs` are those of the `low_rank` block, if there is
-/// one.
+/// `(noise + S_n + J_x C_flux J_x^T)^-1`, or by 0 where that is nothing beside R; `noise`: `[K, K]`, normalised label units. `pairs` are those of
+/// the `low_rank` block, if there is one.
 pub(crate) fn curvature(
     worker: &mut Worker,
     context: &Arc<Context>,
@@ -199,7 +199,7 @@ impl GroupFold<Differentiated> for Fold {
         if let Some(rows) = &mut self.rows {
             rows.add(group, &all)?;
         }
-        self.count(&all);
+        self.count(&all)?;
         if let Some(flux) = &mut self.flux {
             flux.add(group, &all)?;
         }
@@ -229,7 +229,14 @@ impl GroupFold<Differentiated> for Fold {
 
 impl Fold {
     /// What became of every row.
-    fn count(&mut self, all: &Differentiated) {
+    fn count(&mut self, all: &Differentiated) -> Result<(), RunError> {
+        if self.context.job.calibration.errors_in_variables {
+            let rows = self.context.rows_in_sums(&all.batch);
+            let errors = errors_of_rows(&self.context, &self.sums.noise, all, &rows)?;
+            let square = self.sums.noise.len();
+            let first = errors.iter().flat_map(|errors| errors.iter().step_by(square));
+            self.counts.overwhelmed += first.filter(|error| **error == f64::INFINITY).count() as u64;
+        }
         for row in 0..all.batch.n_rows() {
             self.counts.spectra += 1;
             let counter = if all.batch.is_excluded(row) {
@@ -246,6 +253,7 @@ impl Fold {
             };
             *counter += 1;
         }
+        Ok(())
     }
 }
 
@@ -303,8 +311,8 @@ pub(super) fn precision_of(
     if let Some(row) = all.first_that_overflows(rows.iter().copied()) {
         return Err(overflow(context, RowPlace::of(&all.batch, row)));
     }
-    let own = own_covariance(context, all, rows)?;
-    LabelPrecision::per_spectrum(noise, own.as_deref(), rows.len())
+    let errors = errors_of_rows(context, noise, all, rows)?;
+    LabelPrecision::per_spectrum(noise, errors.as_deref(), rows.len())
         .map_err(|error| of_a_spectrum(error, &all.batch, rows))
 }
 
@@ -394,18 +402,51 @@ impl Sums {
     }
 }
 
-/// What is known of the error of each row's labels, `[rows, K, K]`, normalised label units: its own label covariance and, with errors in
-/// variables, what its photon noise does to the prediction that they are compared with.
-fn own_covariance(context: &Context, all: &Differentiated, rows: &[usize]) -> Result<Option<Vec<f64>>, RunError> {
-    let mut own = all.label_covariance_of(rows);
-    if context.job.calibration.errors_in_variables {
-        let square = context.network.n_labels() * context.network.n_labels();
-        let flux = flux_part(all)?;
-        let of_rows = rows.iter().flat_map(|row| &flux[row * square..(row + 1) * square]);
-        match &mut own {
-            Some(own) => own.iter_mut().zip(of_rows).for_each(|(own, flux)| *own += flux),
-            None => own = Some(of_rows.copied().collect()),
+/// [`label_errors`] of rows of a batch.
+fn errors_of_rows(
+    context: &Context,
+    noise: &[f64],
+    all: &Differentiated,
+    rows: &[usize],
+) -> Result<Option<Vec<f64>>, RunError> {
+    let flux = if context.job.calibration.errors_in_variables {
+        let of_all = flux_part(all)?;
+        let of_row = |row: &usize| &of_all[row * noise.len()..][..noise.len()];
+        Some(rows.iter().flat_map(of_row).copied().collect())
+    } else {
+        None
+    };
+    label_errors(context, noise, all.label_covariance_of(rows), flux)
+}
+
+/// What is known of the errors of spectra's labels, `[n, K, K]`, normalised label units, from label units: `own`, their label covariances, and with errors
+/// in variables `flux`, what photon noise does to the predictions that they are compared with. Where that is beyond all measure beside R it is infinite:
+/// of a pixel's error that stands for "bad", rounding leaves no covariance.
+pub(super) fn label_errors(
+    context: &Context,
+    noise: &[f64],
+    own: Option<Vec<f64>>,
+    flux: Option<Vec<f64>>,
+) -> Result<Option<Vec<f64>>, RunError> {
+    let own = own.map(|own| context.in_normalised_units(own)).transpose()?;
+    let Some(flux) = flux else { return Ok(own) };
+    let mut errors = context.in_normalised_units(flux)?;
+    let rms = rms_of(noise, context.network.n_labels());
+    for flux in errors.chunks_exact_mut(noise.len()) {
+        if is_overwhelmed(&rms, flux, None) {
+            flux.fill(f64::INFINITY);
         }
     }
-    own.map(|own| context.in_normalised_units(own)).transpose()
+    if let Some(own) = own {
+        errors.iter_mut().zip(own).for_each(|(errors, own)| *errors += own);
+    }
+    Ok(Some(errors))
+}
+
+/// Root mean square of each label's residuals as R has it, `[K]`. Beside errors of the labels R may be 0: of such a label it tells nothing.
+pub(super) fn rms_of(noise: &[f64], n_labels: usize) -> Vec<f64> {
+    let variances = noise.iter().step_by(n_labels + 1);
+    variances
+        .map(|&variance| if variance > 0.0 { variance.sqrt() } else { f64::INFINITY })
+        .collect()
 }

@@ -23,21 +23,21 @@ pub(crate) fn share(held_out: f64) -> f64 {
     (PLENTY / held_out).min(1.0)
 }
 
-/// The held-out spectra at the prior precisions of `grid`, label units.
+/// The held-out spectra of each cell of label space at the prior precisions of `grid`, label units.
 pub(crate) fn scan(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
     n_spectra: u64,
     grid: &[f64],
-) -> Result<ScannedStars, RunError> {
+) -> Result<Vec<ScannedStars>, RunError> {
     let scans = context.scans(n_spectra)?;
     let sampled: u64 = context.fit.sample.iter().map(Group::n_rows).sum();
     let held_out = context.job.compute.holdout_fraction;
     let fraction = held_out * share(sampled as f64 * held_out);
-    let none = ScannedStars::new(context.network.n_labels(), grid.len());
+    let none = vec![ScannedStars::new(context.network.n_labels(), grid.len()); context.cells.n_cells()];
     let (adding, grid) = (Arc::clone(context), grid.to_vec());
-    let stars = total_of_sample(
+    let mut by_cell = total_of_sample(
         worker,
         context,
         "Scan",
@@ -46,19 +46,46 @@ pub(crate) fn scan(
             through_network(spectra, context, population, InputJacobian::InBlocks)
         },
         move || none.clone(),
-        move |stars, held_out| {
-            let flux = flux_part(&held_out)?;
+        move |by_cell, held_out| {
             let weights = weights(&adding, &scans, &grid, &held_out)?;
-            let known = KnownParts {
-                flux: Some(&flux),
-                weights: None,
-                label_covariance: held_out.batch.label_covariance.as_deref(),
-            };
-            Ok(stars.push(&held_out.residuals(), known, &weights)?)
+            add(&adding, by_cell, &held_out, &weights)
         },
-        |total, group| Ok(total.merge(&group)?),
+        |total, group| {
+            for (total, group) in total.iter_mut().zip(&group) {
+                total.merge(group)?;
+            }
+            Ok(())
+        },
     )?;
-    Ok(stars.without_overwhelmed())
+    ScannedStars::leave_out_overwhelmed(&mut by_cell)?;
+    Ok(by_cell)
+}
+
+/// Adds a batch, each star to its cell; `weights`: `[grid, n, K, K]`, label units.
+fn add(
+    context: &Context,
+    by_cell: &mut [ScannedStars],
+    held_out: &Differentiated,
+    weights: &[f64],
+) -> Result<(), RunError> {
+    let flux = flux_part(held_out)?;
+    let own = held_out.batch.label_covariance.as_deref();
+    let k = context.network.n_labels();
+    let at_one_prior = held_out.batch.n_rows() * k * k;
+    // Without label columns there are no residuals.
+    for (star, residual) in held_out.residuals().chunks_exact(k).enumerate() {
+        let square = star * k * k..(star + 1) * k * k;
+        let known = KnownParts {
+            flux: Some(&flux[square.clone()]),
+            weights: None,
+            label_covariance: own.map(|own| &own[square.clone()]),
+        };
+        let of_star = weights.chunks_exact(at_one_prior).flat_map(|of| &of[square.clone()]);
+        let of_star: Vec<f64> = of_star.copied().collect();
+        let cell = context.cells.cell_of(&held_out.labels[star * k..(star + 1) * k]);
+        by_cell[cell].push(residual, known, &of_star)?;
+    }
+    Ok(())
 }
 
 /// The weights' part at each precision of `grid`, `[grid, n, K, K]`, label units: a block with a given prior precision is the same all along it.

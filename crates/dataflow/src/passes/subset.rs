@@ -20,7 +20,7 @@ use fisherflow_spectra::{Group, ObjectVersion, PixelPopulation, Shard, SpectrumB
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
-use super::curvature::{of_loss, references_of};
+use super::curvature::{label_errors, of_loss, references_of};
 use super::differentiated::impute;
 use super::{gathered, spectra_of, sum_up};
 use crate::context::Context;
@@ -149,15 +149,19 @@ impl Rows {
         Ok((forward, backward))
     }
 
-    /// What is known of the error of each row's labels, `[n, K, K]`, normalised label units.
-    fn own_covariance(&self, context: &Context, backward: &Backward) -> Result<Option<Vec<f64>>, RunError> {
-        let mut own = self.label_covariance.clone();
-        if let Some(jacobian) = &backward.input_jacobian {
-            let flux = flux_covariance(jacobian, &self.variance)?;
-            own.resize(flux.len(), 0.0);
-            own.iter_mut().zip(flux).for_each(|(own, flux)| *own += flux);
-        }
-        (!own.is_empty()).then(|| context.in_normalised_units(own)).transpose()
+    /// [`label_errors`] of the rows.
+    fn label_errors(
+        &self,
+        context: &Context,
+        noise: &[f64],
+        backward: &Backward,
+    ) -> Result<Option<Vec<f64>>, RunError> {
+        let flux = backward.input_jacobian.as_ref();
+        let flux = flux
+            .map(|jacobian| flux_covariance(jacobian, &self.variance))
+            .transpose()?;
+        let own = (!self.label_covariance.is_empty()).then(|| self.label_covariance.clone());
+        label_errors(context, noise, own, flux)
     }
 }
 
@@ -319,9 +323,9 @@ impl Subsetting {
     fn compare_training(&self, rows: &Rows, stars: &[LayerCapture], found: &mut Compared) -> Result<(), RunError> {
         let (context, kind) = (&self.context, self.context.job.curvature.kind);
         let (forward, backward) = rows.differentiate(context)?;
-        let own = rows.own_covariance(context, &backward)?;
+        let errors = rows.label_errors(context, &self.noise, &backward)?;
         let captures = backward.captures;
-        let precision = LabelPrecision::per_spectrum(&self.noise, own.as_deref(), rows.n)?;
+        let precision = LabelPrecision::per_spectrum(&self.noise, errors.as_deref(), rows.n)?;
         let scale = &context.network.labels().scale;
         let predicted = forward.labels(&context.network)?;
         let residuals: Vec<f64> = rows

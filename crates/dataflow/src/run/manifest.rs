@@ -21,6 +21,9 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
         ("fit_bad".to_string(), summary.fit.bad),
         ("fit_unlabelled".to_string(), summary.fit.unlabelled),
     ]);
+    if job.calibration.errors_in_variables {
+        counts.insert("fit_overwhelmed".into(), summary.fit.overwhelmed);
+    }
     if context.fit.catalogue.excluded().is_some() {
         counts.insert("fit_excluded".into(), summary.fit.excluded);
     }

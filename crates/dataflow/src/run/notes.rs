@@ -20,6 +20,7 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
         notes.extend(calibration::of_predicted_pulls(context, predicted));
     }
     notes.extend(data::of_fit(context, &found.fit));
+    notes.extend(calibration::of_weightless(&found.fit.counts));
     notes.extend(data::of_range(context, &found.fit));
     notes.extend(exclusions::unmatched(context));
     if let (Some(pinned), Some((calibrated, _))) = (&found.fit.estimate, &found.predict)

@@ -150,7 +150,7 @@ impl PriorChoice {
         given: &[Option<f64>],
         spectra: &[Spectrum],
         evidence: Evidence,
-        scanned: &ScannedStars,
+        scanned: &[ScannedStars],
     ) -> Result<Self, RunError> {
         let effective = |delta: f64| {
             let found = without_given(given, spectra);

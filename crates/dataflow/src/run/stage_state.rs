@@ -67,6 +67,8 @@ pub struct FitCounts {
     pub spectra: u64,
     /// Counted in the sums.
     pub in_sums: u64,
+    /// Of these, such as weigh nothing: with errors in variables, beside errors of their own far beyond R.
+    pub overwhelmed: u64,
     /// Held out from the sums.
     pub held_out: u64,
     /// Without a prediction: see the flags.
@@ -124,6 +126,7 @@ impl FitCounts {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.spectra += other.spectra;
         self.in_sums += other.in_sums;
+        self.overwhelmed += other.overwhelmed;
         self.held_out += other.held_out;
         self.bad += other.bad;
         self.excluded += other.excluded;

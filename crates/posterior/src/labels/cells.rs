@@ -131,6 +131,29 @@ impl LabelCells {
     }
 }
 
+/// The scatter that counts in each cell, `[K, K]`: its own, or with fewer stars than [`FEWEST_STARS`] that of all cells.
+///
+/// # Errors
+/// If there is no star, or a scatter cannot be found.
+pub(crate) fn scatter_by_cell(n_labels: usize, by_cell: &[HeldOutStars]) -> Result<Vec<Vec<f64>>, PosteriorError> {
+    let has_own = |stars: &HeldOutStars| stars.n_spectra() >= FEWEST_STARS;
+    let of_all = if by_cell.iter().all(has_own) {
+        Vec::new()
+    } else {
+        HeldOutStars::merged(n_labels, by_cell)?.intrinsic()?.covariance
+    };
+    by_cell
+        .iter()
+        .map(|stars| {
+            if has_own(stars) {
+                Ok(stars.intrinsic()?.covariance)
+            } else {
+                Ok(of_all.clone())
+            }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -121,6 +121,18 @@ impl HeldOutStars {
         Ok(())
     }
 
+    /// The stars of several collections, one after another.
+    ///
+    /// # Errors
+    /// If one is of another number of labels.
+    pub fn merged<'a>(n_labels: usize, parts: impl IntoIterator<Item = &'a Self>) -> Result<Self, PosteriorError> {
+        let mut all = Self::new(n_labels);
+        for part in parts {
+            all.merge(part)?;
+        }
+        Ok(all)
+    }
+
     /// Root mean square of each label's residuals, `[K]`; 1 where all are 0.
     #[must_use]
     pub fn residual_rms(&self) -> Vec<f64> {

@@ -22,6 +22,9 @@ pub const NOISE_FLOOR: f64 = 1e-4;
 /// An eigenvalue below this, in the same units, counts as vanishing: the known parts explain the residuals in that direction.
 const VANISHING: f64 = 1e-3;
 
+/// A log likelihood this much below the best cannot be told from it.
+pub(crate) const INDISTINCT: f64 = 2.0;
+
 /// A scatter and what it was made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScatterEstimate {

@@ -1,10 +1,11 @@
 //! The prior precision that makes held-out stars likely: `"holdout"`.
 //!
 //! The weights' part `W_n(delta)` of a held-out star shrinks as `delta` grows, and differently from star to star. For every `delta` of a
-//! grid the scatter C beyond the photons' part, the weights' part and the labels' own errors is fitted by maximum likelihood, and
+//! grid the scatter C beyond the photons' part, the weights' part and the labels' own errors is fitted by maximum likelihood, one for each
+//! cell of label space as the error bars have it (cells with few stars have that of all), and
 //!
 //! ```text
-//! ln likelihood(delta) = max over C of  sum_n ln N(r_n; 0, C + W_n(delta) + K_n)
+//! ln likelihood(delta) = sum over cells, max over C of  sum_n ln N(r_n; 0, C + W_n(delta) + K_n)
 //! ```
 //!
 //! is the profile whose maximum is taken: at the vertex of the parabola in `ln delta` through the best point and its neighbours. What the
@@ -18,7 +19,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::labels::cells::scatter_by_cell;
 use crate::labels::held_out::retain_rows;
+use crate::labels::scatter::INDISTINCT;
 use crate::{HeldOutStars, KnownParts, PosteriorError, PullSums};
 
 /// Points of the grid in a decade.
@@ -29,9 +32,6 @@ const DECADES_BELOW: f64 = 4.0;
 
 /// Decades above it at which the grid ends.
 const DECADES_ABOVE: f64 = 6.0;
-
-/// A log likelihood this much below the best cannot be told from it.
-const INDISTINCT: f64 = 2.0;
 
 /// Fewest held-out stars that say anything of a scatter.
 const FEWEST: u64 = 2;
@@ -76,7 +76,7 @@ pub struct HoldoutPoint {
     pub log_likelihood: f64,
     /// `gamma`, over the blocks that have it.
     pub effective_parameters: f64,
-    /// Standard deviation of each label's pulls with the scatter C, `[K]`.
+    /// Standard deviation of each label's pulls with the scatter C of each star's cell, `[K]`.
     pub pull_std: Vec<f64>,
     /// The same without it: what photons, weights and the labels' own errors alone explain.
     pub pull_std_without: Vec<f64>,
@@ -162,14 +162,19 @@ impl ScannedStars {
         Ok(())
     }
 
-    /// Leaves out the stars of which nothing can be learnt, as [`HeldOutStars::leave_out_overwhelmed`].
-    #[must_use]
-    pub fn without_overwhelmed(mut self) -> Self {
-        let keeps = self.stars.not_overwhelmed(&self.stars.residual_rms());
-        let square = self.stars.n_labels() * self.stars.n_labels();
-        retain_rows(&mut self.weights, &keeps, self.n_priors * square);
-        self.stars.retain(&keeps);
-        self
+    /// Leaves out the stars of which nothing can be learnt beside the residuals of all cells, as [`HeldOutStars::leave_out_overwhelmed`].
+    ///
+    /// # Errors
+    /// If cells are of different numbers of labels.
+    pub fn leave_out_overwhelmed(by_cell: &mut [Self]) -> Result<(), PosteriorError> {
+        let k = n_labels(by_cell);
+        let rms = HeldOutStars::merged(k, by_cell.iter().map(|cell| &cell.stars))?.residual_rms();
+        for cell in by_cell {
+            let keeps = cell.stars.not_overwhelmed(&rms);
+            retain_rows(&mut cell.weights, &keeps, cell.n_priors * k * k);
+            cell.stars.retain(&keeps);
+        }
+        Ok(())
     }
 
     /// The stars at one prior precision of the grid.
@@ -181,27 +186,37 @@ impl ScannedStars {
     }
 }
 
-/// Maximises the profile likelihood of held-out stars over the grid of prior precisions that they were scanned at, ascending; `evidence` is
-/// the precision that the evidence takes, `effective_parameters` the sum of `gamma` over the blocks that have a precision of the grid.
+fn n_labels(by_cell: &[ScannedStars]) -> usize {
+    by_cell.first().map_or(0, |cell| cell.stars.n_labels())
+}
+
+/// Maximises the profile likelihood of held-out stars, cell by cell, over the grid of prior precisions that they were scanned at, ascending;
+/// `evidence` is the precision that the evidence takes, `effective_parameters` the sum of `gamma` over the blocks that have a precision of the grid.
 ///
 /// # Errors
 /// If there are fewer than two stars, or the grid is not the scan's.
 pub fn prior_by_holdout(
-    scanned: &ScannedStars,
+    by_cell: &[ScannedStars],
     grid: &[f64],
     evidence: f64,
     effective_parameters: impl Fn(f64) -> f64,
 ) -> Result<HoldoutPrior, PosteriorError> {
-    if scanned.stars.n_spectra() < FEWEST {
+    let n_spectra: u64 = by_cell.iter().map(|cell| cell.stars.n_spectra()).sum();
+    if n_spectra < FEWEST {
         return Err(PosteriorError::NoResiduals {
-            skipped: scanned.stars.skipped(),
+            skipped: by_cell.iter().map(|cell| cell.stars.skipped()).sum(),
         });
     }
-    crate::shape_checks::check_merge("prior precisions of a scan", scanned.n_priors, grid.len())?;
+    for cell in by_cell {
+        crate::shape_checks::check_merge("prior precisions of a scan", cell.n_priors, grid.len())?;
+    }
     let curve = grid
         .iter()
         .enumerate()
-        .map(|(at, &delta)| point(&scanned.at(at)?, delta, effective_parameters(delta)))
+        .map(|(at, &delta)| {
+            let cells: Result<Vec<_>, _> = by_cell.iter().map(|cell| cell.at(at)).collect();
+            point(n_labels(by_cell), &cells?, delta, effective_parameters(delta))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let best = (0..curve.len())
         .max_by(|&a, &b| curve[a].log_likelihood.total_cmp(&curve[b].log_likelihood))
@@ -232,18 +247,24 @@ pub fn prior_by_holdout(
         indistinct: ends,
         flat,
         at_edge: best == 0 || best == last,
-        n_spectra: scanned.stars.n_spectra(),
+        n_spectra,
         curve,
     })
 }
 
 /// The profile likelihood and pulls of one prior precision.
-fn point(stars: &HeldOutStars, delta: f64, effective_parameters: f64) -> Result<HoldoutPoint, PosteriorError> {
-    let k = stars.n_labels();
-    let scatter = stars.intrinsic()?.covariance;
-    let spread = |scatter: &[f64]| -> Result<Vec<f64>, PosteriorError> {
+fn point(
+    k: usize,
+    by_cell: &[HeldOutStars],
+    delta: f64,
+    effective_parameters: f64,
+) -> Result<HoldoutPoint, PosteriorError> {
+    let scatter = scatter_by_cell(k, by_cell)?;
+    let spread = |scatter: &[Vec<f64>]| -> Result<Vec<f64>, PosteriorError> {
         let mut sums = PullSums::new(k);
-        stars.pulls(scatter, &mut sums)?;
+        for (stars, scatter) in by_cell.iter().zip(scatter) {
+            stars.pulls(scatter, &mut sums)?;
+        }
         let pulls = sums.pulls();
         Ok((0..k)
             .map(|label| pulls.as_ref().map_or(f64::NAN, |pulls| pulls[label].standard_deviation))
@@ -251,10 +272,14 @@ fn point(stars: &HeldOutStars, delta: f64, effective_parameters: f64) -> Result<
     };
     Ok(HoldoutPoint {
         prior_precision: delta,
-        log_likelihood: stars.log_likelihood(&scatter),
+        log_likelihood: by_cell
+            .iter()
+            .zip(&scatter)
+            .map(|(stars, scatter)| stars.log_likelihood(scatter))
+            .sum(),
         effective_parameters,
         pull_std: spread(&scatter)?,
-        pull_std_without: spread(&vec![0.0; k * k])?,
+        pull_std_without: spread(&vec![vec![0.0; k * k]; by_cell.len()])?,
     })
 }
 
@@ -360,7 +385,7 @@ mod tests {
         let mut undetermined = 0.0;
         for _ in 0..repetitions {
             let (stars, grid, gamma) = linear_gaussian(delta, 800, &mut numbers);
-            let found = prior_by_holdout(&stars, &grid, 10.0 * delta, |_| 0.0).unwrap();
+            let found = prior_by_holdout(&[stars], &grid, 10.0 * delta, |_| 0.0).unwrap();
             assert!(!found.flat && !found.at_edge);
             logs.push((found.prior_precision / delta).ln());
             let nearest = found
@@ -401,7 +426,7 @@ mod tests {
         assert_eq!(merged.stars.n_spectra(), 32);
         assert!(more.push(&residual, KnownParts::default(), &weights[1..]).is_err());
         assert!(matches!(
-            prior_by_holdout(&ScannedStars::new(1, n), &grid, 1.0, |_| 0.0),
+            prior_by_holdout(&[ScannedStars::new(1, n)], &grid, 1.0, |_| 0.0),
             Err(PosteriorError::NoResiduals { .. })
         ));
     }
@@ -414,12 +439,12 @@ mod tests {
         let weights: Vec<f64> = grid.iter().flat_map(|delta| vec![1.0 / delta; 100]).collect();
         let residuals: Vec<f64> = (0..100).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
         stars.push(&residuals, KnownParts::default(), &weights).unwrap();
-        let within = prior_by_holdout(&stars, &grid, 10.0, |delta| delta).unwrap();
+        let within = prior_by_holdout(std::slice::from_ref(&stars), &grid, 10.0, |delta| delta).unwrap();
         assert!(within.flat);
         assert_eq!((within.prior_precision, within.effective_parameters), (10.0, 10.0));
         assert!((0.5..1.5).contains(&within.indistinct.0) && within.indistinct.1 == *grid.last().unwrap());
         // An evidence of 0.01 would make error bars ten times too large: the nearest that the stars allow.
-        let against = prior_by_holdout(&stars, &grid, 0.01, |_| 0.0).unwrap();
+        let against = prior_by_holdout(std::slice::from_ref(&stars), &grid, 0.01, |_| 0.0).unwrap();
         assert_eq!(against.prior_precision, against.indistinct.0);
         for point in &within.curve {
             if point.prior_precision > 1.0 {
@@ -447,7 +472,7 @@ mod tests {
     fn the_indistinct_are_those_within_2_of_the_best_likelihood() {
         let truth = 1.3;
         let (stars, grid) = sized(12, truth);
-        let found = prior_by_holdout(&stars, &grid, 10.0, |_| 0.0).unwrap();
+        let found = prior_by_holdout(&[stars], &grid, 10.0, |_| 0.0).unwrap();
         // Where no scatter is left: -1/2 sum ln(2 pi s / delta) + delta / truth.
         let logs: f64 = (0..12).map(|star| f64::from(star % 5) * 4.0_f64.ln()).sum();
         let no_scatter = |delta: f64| {
@@ -475,10 +500,42 @@ mod tests {
         assert!(!found.flat && !found.at_edge);
     }
 
+    /// Cool stars with residuals of 0.05 and hot ones with residuals of 1 and four times their weights' part, of whose size residuals show nothing: one
+    /// scatter for both would be taken for a weights' part that explains the difference, and cool stars' error bars be ten times too large.
+    #[test]
+    fn cells_of_different_scatter_are_no_sign_of_a_large_weights_part() {
+        let grid = holdout_grid(10.0, 0.0);
+        let of_cell = |scatter: f64, size: f64| {
+            let mut stars = ScannedStars::new(1, grid.len());
+            let weights: Vec<f64> = grid.iter().flat_map(|delta| vec![size / delta; 60]).collect();
+            let residuals: Vec<f64> = (0..60).map(|i| if i % 2 == 0 { scatter } else { -scatter }).collect();
+            stars.push(&residuals, KnownParts::default(), &weights).unwrap();
+            stars
+        };
+        let by_cell = [of_cell(0.05, 1.0), of_cell(1.0, 4.0)];
+        let found = prior_by_holdout(&by_cell, &grid, 10.0, |_| 0.0).unwrap();
+        assert!(found.flat && found.n_spectra == 120, "{found:?}");
+        assert!(found.prior_precision.recip() < 1.5 * 0.05_f64.powi(2), "{found:?}");
+        let mut merged = by_cell[0].clone();
+        merged.merge(&by_cell[1]).unwrap();
+        let pooled = prior_by_holdout(&[merged], &grid, 10.0, |_| 0.0).unwrap();
+        assert!(pooled.prior_precision.recip() > 0.1, "{pooled:?}");
+        // A cell with few stars has the scatter of all.
+        let mut few = ScannedStars::new(1, grid.len());
+        let weights: Vec<f64> = grid.iter().map(|delta| delta.recip()).collect();
+        few.push(&[0.05], KnownParts::default(), &weights).unwrap();
+        let with_few = prior_by_holdout(&[few, by_cell[1].clone()], &grid, 10.0, |_| 0.0).unwrap();
+        let of_star = |square: f64, scatter: f64| -0.5 * ((std::f64::consts::TAU * scatter).ln() + square / scatter);
+        let (cool, of_all) = (0.05 * 0.05, (60.0 + 0.05 * 0.05) / 61.0);
+        let expected = 60.0 * of_star(1.0, 1.0) + of_star(cool, of_all);
+        let found = with_few.curve.last().unwrap().log_likelihood;
+        assert!((found - expected).abs() < 1e-3, "{found} {expected}");
+    }
+
     #[test]
     fn the_likeliest_is_among_those_as_good_and_a_best_end_is_said() {
         let (stars, grid) = sized(2000, 1.3);
-        let found = prior_by_holdout(&stars, &grid, 10.0, |_| 0.0).unwrap();
+        let found = prior_by_holdout(&[stars], &grid, 10.0, |_| 0.0).unwrap();
         assert!(grid.iter().all(|delta| *delta != found.prior_precision) && !found.flat);
         let (from, to) = found.indistinct;
         assert!(from < found.prior_precision && found.prior_precision < to, "{found:?}");
@@ -486,7 +543,7 @@ mod tests {
         assert!((to / from).log10() < 1.0 / PER_DECADE, "{from} {to}");
 
         for (truth, end) in [(1e12, grid[grid.len() - 1]), (1e-12, grid[0])] {
-            let found = prior_by_holdout(&sized(50, truth).0, &grid, 10.0, |_| 0.0).unwrap();
+            let found = prior_by_holdout(&[sized(50, truth).0], &grid, 10.0, |_| 0.0).unwrap();
             let best = found
                 .curve
                 .iter()

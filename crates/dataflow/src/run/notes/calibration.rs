@@ -11,9 +11,14 @@ use crate::passes::calibrate::Calibrated;
 use crate::passes::in_fit::{InFit, by_id_alone};
 use crate::passes::predict::Predicted;
 use crate::run::prior_choice::PriorChoice;
+use crate::run::stage_state::FitCounts;
 
 /// Root mean square of a label's pulls over held-out spectra below which something is wrong with its error bars.
 const SMALL_PULLS: f64 = 0.2;
+
+/// The remedy where an error of a spectrum's own is far beyond all residuals.
+const MASK_THEM: &str = "Pixels whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an \
+                         inverse variance that is named as sigma";
 
 /// What pulls are over.
 pub(crate) const HELD_OUT: &str = "held-out spectra";
@@ -222,7 +227,16 @@ pub(crate) fn of_vanishing(intrinsic: &ScatterEstimate) -> Option<String> {
 pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<String> {
     let labels = &context.network.labels().names;
     let mut notes = of_labels(context, &calibrated.label_fits);
-    notes.extend(of_pulls(context, &calibrated.pulls, HELD_OUT));
+    let of_all = of_pulls(context, &calibrated.pulls, HELD_OUT);
+    if of_all.is_empty() {
+        // Those of a cell with few stars are under the scatter of all, which says nothing of the other parts.
+        let cells = calibrated.cells.iter().zip(&calibrated.pulls_by_cell);
+        for (cell, pulls) in cells.filter(|(cell, _)| cell.own.is_some()) {
+            let spectra = format!("{HELD_OUT} of {}", cell_name(cell, labels));
+            notes.extend(of_pulls(context, pulls, &spectra));
+        }
+    }
+    notes.extend(of_all);
     if let Some(all) = &calibrated.intrinsic {
         notes.extend(of_climb("C_intrinsic", all));
         if all.n_spectra < FEWEST_STARS {
@@ -273,12 +287,20 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
     notes
 }
 
+/// Of training spectra that weigh nothing.
+pub(crate) fn of_weightless(counts: &FitCounts) -> Option<String> {
+    (counts.overwhelmed > 0).then(|| {
+        format!(
+            "{} of {} spectra in the sums weigh nothing (noise.errors_in_variables): their own error of a label is more than {OVERWHELMED:.0e} times R's. {MASK_THEM}",
+            counts.overwhelmed, counts.in_sums
+        )
+    })
+}
+
 /// Why nothing can be learnt of a spectrum's label, and the remedy.
 fn why_overwhelmed() -> String {
     format!(
-        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra (R's, where none of these has labels). Pixels \
-         whose error stands for \"bad\" must be masked (an error of 0 or NaN, or a mask); where it is most spectra, look for an inverse variance that is \
-         named as sigma"
+        "their own error of a label is more than {OVERWHELMED:.0e} times the residuals' of held-out spectra (R's, where none of these has labels). {MASK_THEM}"
     )
 }
 
@@ -372,11 +394,24 @@ fn of_label(fit: &LabelFit, name: &str, unit: &str, columns: &[String]) -> Optio
 }
 
 fn of_label_scale(found: &LabelScale, labels: &[String]) -> String {
-    let factors = labels.iter().zip(&found.scale).zip(&found.at_limit);
-    let said: Vec<String> = factors
-        .map(|((label, scale), at_limit)| {
-            let limit = if *at_limit { " (not told)" } else { "" };
-            format!("{label} {}{limit}", rounded(*scale))
+    if found.not_told.iter().all(|not_told| *not_told) {
+        return format!(
+            "the weights' part is multiplied by 1, label by label: {} held-out spectra do not tell a factor from 1 (log likelihood within 2 of \
+             the best)",
+            found.n_spectra
+        );
+    }
+    let each = found.scale.iter().zip(&found.not_told).zip(&found.at_limit);
+    let said: Vec<String> = labels
+        .iter()
+        .zip(each)
+        .map(|(label, ((scale, not_told), at_limit))| {
+            let why = match (not_told, at_limit) {
+                (true, _) => " (kept: not told, log likelihood within 2 of the best)",
+                (false, true) => " (as far from 1 as a factor may be)",
+                (false, false) => "",
+            };
+            format!("{label} {}{why}", rounded(*scale))
         })
         .collect();
     format!(
@@ -482,6 +517,29 @@ mod tests {
         assert!(
             flat[0].contains("cannot tell the prior precision: all from 20 to 500")
                 && flat[0].ends_with("holdout.parquet")
+        );
+    }
+
+    #[test]
+    fn factors_are_told_with_what_the_stars_say_of_them() {
+        let labels = ["teff", "logg", "mh"].map(str::to_owned);
+        let mut found = LabelScale {
+            scale: vec![1.25, 1.0, 1e-3],
+            log_likelihood_gain: 12.34,
+            n_spectra: 150,
+            not_told: vec![false, true, false],
+            at_limit: vec![false, false, true],
+        };
+        assert_eq!(
+            of_label_scale(&found, &labels),
+            "the weights' part is multiplied, in standard deviations, by teff 1.25, logg 1 (kept: not told, log likelihood within 2 of the best), \
+             mh 0.001 (as far from 1 as a factor may be): so 150 held-out spectra are likeliest, by 12.3 in log likelihood"
+        );
+        found.not_told = vec![true; 3];
+        let none = of_label_scale(&found, &labels);
+        assert!(
+            none.contains("multiplied by 1, label by label: 150 held-out spectra do not tell"),
+            "{none}"
         );
     }
 
