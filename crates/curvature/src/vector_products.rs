@@ -72,6 +72,30 @@ impl ProductSums {
         Ok(())
     }
 
+    /// As many numbers as there are products: those of [`with`](Self::with).
+    #[must_use]
+    pub fn into_sums(self) -> Vec<f64> {
+        self.sums
+    }
+
+    /// The same products over so many spectra, with the sums of theirs.
+    ///
+    /// # Errors
+    /// Another number of sums.
+    pub fn with(self, n_spectra: u64, sums: Vec<f64>) -> Result<Self, CurvatureError> {
+        if sums.len() != self.sums.len() {
+            return Err(CurvatureError::ProductSumsDiffer {
+                expected: self.sums.len(),
+                found: sums.len(),
+            });
+        }
+        Ok(Self {
+            n_spectra,
+            sums,
+            ..self
+        })
+    }
+
     /// The products, `[n_directions, p]`: each as its direction, layer after layer `[W | b]`.
     ///
     /// # Errors

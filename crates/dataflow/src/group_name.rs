@@ -100,7 +100,8 @@ impl PassInputs {
         self.1
     }
 
-    fn numbers(&mut self, what: &str, values: &[f64]) {
+    /// With some numbers more, bit by bit.
+    pub(crate) fn numbers(&mut self, what: &str, values: &[f64]) {
         self.add(what, &values.len().to_string());
         for value in values {
             self.0.update(value.to_le_bytes());
@@ -114,7 +115,8 @@ impl PassInputs {
         }
     }
 
-    fn population(&mut self, population: Option<&PixelPopulation>) {
+    /// With what masked pixels are replaced with, and how far inputs may be from 0.
+    pub(crate) fn population(&mut self, population: Option<&PixelPopulation>) {
         match population {
             None => self.add("population", "none"),
             Some(population) => {
@@ -159,10 +161,12 @@ mod tests {
 
     use fisherflow_curvature::StructureKind;
     use fisherflow_network::{Activation, Arithmetic, Labels, Network, Precision};
+    use fisherflow_posterior::Probe;
     use fisherflow_spectra::{ObjectVersion, Shard, Simulation};
     use fisherflow_store::{StoreOptions, Stores, simulated_columns, write_simulated};
 
     use crate::job::{CatalogueSource, ExistingOutput, Job, Noise, Prior};
+    use crate::passes::certify;
     use crate::progress::meter::Meter;
 
     fn prepare(folder: &Path) {
@@ -294,6 +298,26 @@ mod tests {
         ] {
             assert_eq!(unchanged, same);
         }
+    }
+
+    #[test]
+    fn what_is_certified_is_named_by_the_answers_that_are_probed() {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
+        let context = Context::open(Arc::new(job(folder.path())), (1, 1), Meter::silent()).unwrap();
+        let digest = |answer: f64, noise: f64, n_blocks: usize| {
+            let probe = Probe::from_numbers(&[0.0, 1.0, 1.0, 1.0, answer]).unwrap();
+            let mut probes = vec![Vec::new(); n_blocks];
+            probes[0].push(probe);
+            certify::inputs(&context, None, &probes, &[noise]).digest()
+        };
+        let digests = [
+            digest(1.0, 1.0, 1),
+            digest(2.0, 1.0, 1),
+            digest(1.0, 2.0, 1),
+            digest(1.0, 1.0, 2),
+        ];
+        assert_eq!(digests.iter().collect::<BTreeSet<_>>().len(), digests.len());
     }
 
     #[test]

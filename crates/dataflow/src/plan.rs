@@ -24,6 +24,7 @@ use serde::Serialize;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::job::{Job, LowRankSettings, Prior};
+use crate::passes::certify::group_bytes;
 use crate::passes::dual::{LARGEST_SPECTRUM, needs_spectrum};
 use crate::passes::exclusions;
 use crate::plan::auto::ChosenStructure;
@@ -165,7 +166,7 @@ pub struct CataloguePlan {
 pub struct CheckpointPlan {
     /// Spectra of a group, at least.
     pub group: u64,
-    /// Bytes of one group's sums.
+    /// Bytes of one group's sums: of the Hessian, and of the gradient that the certificate checks.
     pub bytes: u64,
     /// Bytes of those of all groups.
     pub all_bytes: u64,
@@ -263,6 +264,10 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
         }
     });
     let memory = sizes.memory(&context.blocks)?;
+    let of_group = context
+        .checkpoint
+        .bytes()
+        .saturating_add(group_bytes(&context.job, &context.blocks));
     let pixels = if context.job.predict.jacobians {
         4 * n_labels * network.n_inputs()
     } else {
@@ -295,11 +300,8 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
             .map(|(source, grouped)| catalogue(&source.uri, grouped)),
         checkpoints: CheckpointPlan {
             group: context.group,
-            bytes: context.checkpoint.bytes(),
-            all_bytes: context
-                .checkpoint
-                .bytes()
-                .saturating_mul(context.fit.groups.len() as u64),
+            bytes: of_group,
+            all_bytes: of_group.saturating_mul(context.fit.groups.len() as u64),
             eigenpairs: context
                 .blocks
                 .iter()

@@ -229,9 +229,9 @@ fn an_overwritten_run_commits_nothing() {
     }
     let place = place();
     let parts = place.undisturbed();
-    // Curvature and predict pass have a group for each part: behind the last one the small tables are written.
+    // The passes for curvature, certificate and predictions have a group for each part: behind the last one the small tables are written.
     let groups = parts.keys().filter(|file| file.starts_with("predictions/")).count();
-    let last = format!("group-done:{}", 2 * groups);
+    let last = format!("group-done:{}", 3 * groups);
     for point in [
         "group-summed",
         "before-part:2",

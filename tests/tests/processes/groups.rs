@@ -80,6 +80,7 @@ fn go_on(is_fused: bool, passes: &[(&str, usize)]) {
     let folder = folder.path();
     run(fisherflow().arg("run").arg(run_file(folder, "undisturbed", is_fused))).expect_done();
     let expected: BTreeMap<String, String> = digests(&folder.join("undisturbed"));
+    let before_the_certificate = ["curvature", "correction"];
     for &(pass, of) in passes {
         let name = format!("killed-in-{pass}");
         let (file, output) = (run_file(folder, &name, is_fused), folder.join(&name));
@@ -93,6 +94,12 @@ fn go_on(is_fused: bool, passes: &[(&str, usize)]) {
             assert_eq!(logged(&ended.stderr, pass, "groups"), of);
             assert_eq!(logged(&ended.stderr, pass, "groups_resumed"), there);
             assert_eq!(logged(&ended.stderr, pass, "groups_computed"), of - there);
+            // Nor is what is made before it made again.
+            assert_eq!(
+                ended.stderr.contains("pass=\"subset\""),
+                before_the_certificate.contains(&pass),
+                "{name}: {ended}"
+            );
         }
         assert_eq!(digests(&output), expected, "{name}");
         assert_eq!(stages_left(&output), 0, "{name}");
@@ -103,7 +110,15 @@ fn go_on(is_fused: bool, passes: &[(&str, usize)]) {
 #[test]
 fn a_run_killed_in_any_pass_goes_on_with_the_missing_groups() {
     let [fit, stars] = GROUPS;
-    go_on(false, &[("curvature", fit), ("correction", fit), ("predict", stars)]);
+    go_on(
+        false,
+        &[
+            ("curvature", fit),
+            ("correction", fit),
+            ("certify", fit),
+            ("predict", stars),
+        ],
+    );
 }
 
 /// Changes a byte of the sums of one finished group of a pass.
@@ -208,5 +223,5 @@ fn what_a_group_kept_for_the_prediction_is_computed_again_where_it_is_damaged_or
 #[test]
 fn so_does_one_whose_passes_serve_both_fit_and_prediction() {
     let [fit, _] = GROUPS;
-    go_on(true, &[("curvature", fit), ("predict", fit)]);
+    go_on(true, &[("curvature", fit), ("certify", fit), ("predict", fit)]);
 }

@@ -119,7 +119,7 @@ fn checked(done: &RunSummary) -> String {
 
 /// Spectra that this try computed, in the pass with most of them: groups that were there already say nothing of how fast it was.
 fn computed(passes: &[PassCount]) -> u64 {
-    const OF_GROUPS: [&str; 3] = ["curvature", "correction", "predict"];
+    const OF_GROUPS: [&str; 4] = ["curvature", "correction", "certify", "predict"];
     let passes = passes.iter().filter(|pass| OF_GROUPS.contains(&pass.pass.as_str()));
     passes
         .map(|pass| pass.of.saturating_sub(pass.resumed))
@@ -276,6 +276,11 @@ mod tests {
         let resumed = pass("curvature", 900, 600);
         assert_eq!(computed(&[population.clone(), resumed.clone()]), 300);
         assert_eq!(computed(&[population.clone(), resumed, pass("predict", 400, 0)]), 400);
+        let certify = pass("certify", 900, 200);
+        assert_eq!(
+            computed(&[population.clone(), pass("curvature", 900, 900), certify]),
+            700
+        );
         assert_eq!(computed(&[population, pass("curvature", 900, 900)]), 0);
     }
 

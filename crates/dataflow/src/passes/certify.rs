@@ -6,16 +6,23 @@ use std::sync::Arc;
 use fisherflow_curvature::{BlockPlan, ProductSums, WeightJacobian, add_gradient};
 use fisherflow_posterior::{NewtonStep, Probe, ProbeSums, newton_step};
 use fisherflow_spectra::PixelPopulation;
-use serde::{Deserialize, Serialize};
+use fisherflow_store::{GroupArray, Purpose};
 use timely::worker::Worker;
 
 use super::curvature::{of_loss, precision_of};
-use super::differentiated::Differentiated;
-use super::{gathered, spectra_of_fit, through_network};
+use super::differentiated::{Differentiated, differentiate};
+use super::groups::{GroupPass, over_groups};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::group_name::PassInputs;
 use crate::job::Job;
-use crate::operators::{Expected, GroupFold, accumulate, conclude, reduce_in_group_order};
+use crate::operators::{GroupFold, GroupSums, Total};
+
+/// The pass's folder among the groups.
+pub(crate) const CERTIFY: &str = "certify";
+
+/// What is summed: another number where it is something else.
+const SUMS_VERSION: &str = "1";
 
 /// The largest relative error of a block's probed variances, and its part of the gradient: each where it is known.
 pub(crate) type BlockCheck = (Option<f64>, Option<NewtonStep>);
@@ -25,88 +32,114 @@ pub(crate) fn certify(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
-    probes: &[Vec<Probe>],
+    probes: Vec<Vec<Probe>>,
     noise: &[f64],
 ) -> Result<Vec<BlockCheck>, RunError> {
     let probes: Arc<[Vec<Probe>]> = probes.into();
-    let checks = gathered(worker, context, |scope| {
-        let (concluding, asked) = (Arc::clone(context), Arc::clone(&probes));
-        let bytes = gradient_bytes(&context.job, &context.blocks).sum();
-        let spectra = spectra_of_fit(scope, context, bytes);
-        let derived = through_network(spectra, context, population, context.jacobian_of_sums());
-        let fold = Fold::new(context, probes, noise);
-        let contributions = accumulate(derived, "Certify", &context.faults, fold);
-        let expected = Expected::of(&context.fit.groups, context.blocks.len());
-        let totals = reduce_in_group_order(
-            contributions,
-            &context.faults,
-            expected,
-            |total: &mut BlockSums, group| {
-                total.probes.merge(&group.probes);
-                match (&mut total.fit, group.fit) {
-                    (Some(total), Some(group)) => Ok(total.merge(&group)?),
-                    _ => Ok(()),
-                }
-            },
-        );
-        conclude(totals, "Check", &context.faults, move |block, sums| {
-            check(&concluding, block as usize, &asked[block as usize], &sums)
-        })
-    })?;
-    Ok(checks.into_values().collect())
+    let pass = GroupPass {
+        name: CERTIFY,
+        inputs: inputs(context, population, &probes, noise),
+        over: |context| &context.fit,
+    };
+    let (deriving, concluding, asked) = (Arc::clone(context), Arc::clone(context), Arc::clone(&probes));
+    let population = population.cloned();
+    let over = over_groups(
+        worker,
+        context,
+        &pass,
+        move |batch| differentiate(&deriving, population.as_ref(), batch, deriving.jacobian_of_sums()),
+        Fold {
+            context: Arc::clone(context),
+            probes,
+            noise: noise.to_vec(),
+            sums: None,
+        },
+        move |key, total| check(&concluding, &asked, key as usize, total),
+    )?;
+    let n_blocks = context.blocks.len() as u64;
+    let of = |key: u64| over.concluded.get(&key).copied().unwrap_or_default();
+    let checks = (0..n_blocks).map(|block| (of(n_blocks + block).0, of(block).1));
+    Ok(checks.collect())
 }
 
-/// Bytes of a group's sums of each block: almost all of them are its part of the gradient.
-pub(crate) fn gradient_bytes(job: &Job, blocks: &[BlockPlan]) -> impl Iterator<Item = u64> {
-    let of_weight = if has_gradient(job) { 8 } else { 0 };
-    blocks.iter().map(move |block| of_weight * block.n_weights() as u64)
+/// What decides the sums of a group: of the posterior they know the answers that are probed.
+pub(crate) fn inputs(
+    context: &Context,
+    population: Option<&PixelPopulation>,
+    probes: &[Vec<Probe>],
+    noise: &[f64],
+) -> PassInputs {
+    let mut inputs = PassInputs::of_run(context, CERTIFY);
+    inputs.add("sums", SUMS_VERSION);
+    inputs.numbers("noise", noise);
+    inputs.population(population);
+    for of_block in probes {
+        inputs.add("probes", &of_block.len().to_string());
+        for probe in of_block {
+            inputs.numbers("probe", &probe.to_numbers());
+        }
+    }
+    inputs
+}
+
+/// Bytes of the sums of a group: almost all of them are its part of the gradient.
+pub(crate) fn group_bytes(job: &Job, blocks: &[BlockPlan]) -> u64 {
+    if !job.certificate.full_pass || !has_gradient(job) {
+        return 0;
+    }
+    blocks.iter().map(|block| 8 * block.n_weights() as u64).sum()
 }
 
 fn has_gradient(job: &Job) -> bool {
     !job.catalogue.columns.labels.is_empty()
 }
 
-/// What streams past a block.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What streams past a block: an array of the gradient, under the block's number, and one of the probes, under so many more as there are blocks.
 struct BlockSums {
     probes: ProbeSums,
     /// `sum_n J_n^T Lam_n r_n`; `None` without labels.
     fit: Option<ProductSums>,
 }
 
-struct Fold {
-    context: Arc<Context>,
-    probes: Arc<[Vec<Probe>]>,
-    noise: Vec<f64>,
-    sums: Vec<BlockSums>,
-}
-
-impl Fold {
-    fn new(context: &Arc<Context>, probes: Arc<[Vec<Probe>]>, noise: &[f64]) -> Self {
+impl BlockSums {
+    fn empty(context: &Context, plan: &BlockPlan) -> Self {
         Self {
-            context: Arc::clone(context),
-            probes,
-            noise: noise.to_vec(),
-            sums: empty(context),
+            probes: ProbeSums::default(),
+            fit: has_gradient(&context.job).then(|| no_gradient(plan)),
         }
     }
 }
 
-fn empty(context: &Context) -> Vec<BlockSums> {
-    let sums = context.blocks.iter().map(|plan| BlockSums {
-        probes: ProbeSums::default(),
-        fit: has_gradient(&context.job).then(|| ProductSums::empty(&plan.layers, &plan.shapes, 1)),
-    });
-    sums.collect()
+fn no_gradient(plan: &BlockPlan) -> ProductSums {
+    ProductSums::empty(&plan.layers, &plan.shapes, 1)
+}
+
+struct Fold {
+    context: Arc<Context>,
+    probes: Arc<[Vec<Probe>]>,
+    noise: Vec<f64>,
+    /// Of the group at hand, from its first batch on: between groups there is nothing in memory.
+    sums: Option<Vec<BlockSums>>,
+}
+
+impl Fold {
+    fn begun(&mut self) -> Vec<BlockSums> {
+        let context = &self.context;
+        let empty = |plan| BlockSums::empty(context, plan);
+        let begun = self.sums.take();
+        begun.unwrap_or_else(|| context.blocks.iter().map(empty).collect())
+    }
 }
 
 impl GroupFold<Differentiated> for Fold {
-    type Output = Vec<(u64, BlockSums)>;
+    type Output = GroupSums<()>;
 
     fn add(&mut self, _group: u64, all: Differentiated) -> Result<(), RunError> {
+        let mut sums = self.begun();
         let context = &self.context;
         let training = context.rows_in_sums(&all.batch);
         if training.is_empty() {
+            self.sums = Some(sums);
             return Ok(());
         }
         let threads = context.network.arithmetic().threads;
@@ -117,7 +150,7 @@ impl GroupFold<Differentiated> for Fold {
         let (summed, weights) = of_loss
             .as_ref()
             .map_or((&captures, &precision), |(captures, one)| (captures, one));
-        for ((plan, probes), sums) in context.blocks.iter().zip(self.probes.iter()).zip(&mut self.sums) {
+        for ((plan, probes), sums) in context.blocks.iter().zip(self.probes.iter()).zip(&mut sums) {
             if !probes.is_empty() {
                 let rows = WeightJacobian::new(plan, summed, weights)?;
                 sums.probes.accumulate(plan, probes, &rows, threads)?;
@@ -126,27 +159,52 @@ impl GroupFold<Differentiated> for Fold {
                 add_gradient(&captures, &precision, &residuals, fit, threads)?;
             }
         }
+        self.sums = Some(sums);
         Ok(())
     }
 
-    fn finish(&mut self, _group: u64) -> Result<Vec<(u64, BlockSums)>, RunError> {
-        let sums = std::mem::replace(&mut self.sums, empty(&self.context));
-        Ok((0..).zip(sums).collect())
+    fn finish(&mut self, _group: u64) -> Result<GroupSums<()>, RunError> {
+        let n_blocks = self.context.blocks.len() as u64;
+        let mut arrays = Vec::new();
+        let mut keep = |key, n_spectra, values| {
+            arrays.push(GroupArray {
+                key,
+                purpose: Purpose::Sum,
+                n_spectra,
+                values,
+            });
+        };
+        for ((block, sums), probes) in (0..).zip(self.begun()).zip(self.probes.iter()) {
+            if let Some(fit) = sums.fit {
+                keep(block, fit.n_spectra, fit.into_sums());
+            }
+            if !probes.is_empty() {
+                let mut of_probes = sums.probes.sums;
+                // Of a group without a spectrum in the sums there are none yet.
+                of_probes.resize(probes.len(), 0.0);
+                keep(n_blocks + block, 0, of_probes);
+            }
+        }
+        Ok(GroupSums {
+            arrays,
+            files: Vec::new(),
+            found: (),
+        })
     }
 }
 
-/// A block's answers against all spectra.
-fn check(context: &Context, block: usize, probes: &[Probe], sums: &BlockSums) -> Result<BlockCheck, RunError> {
-    let newton = match &sums.fit {
-        None => None,
-        Some(fit) => {
-            let mut theta = Vec::new();
-            for &layer in &context.blocks[block].layers {
-                theta.extend(context.network.weights_and_biases(layer)?);
-            }
-            let posterior = context.posterior()?;
-            Some(newton_step(posterior[block].as_ref(), &fit.products()?, &theta)?)
-        }
+/// What a total says of its block.
+fn check(context: &Context, probes: &[Vec<Probe>], key: usize, total: Total) -> Result<BlockCheck, RunError> {
+    let Some(plan) = context.blocks.get(key) else {
+        let asked = &probes[key - context.blocks.len()];
+        return Ok((ProbeSums { sums: total.values }.largest_error(asked), None));
     };
-    Ok((sums.probes.largest_error(probes), newton))
+    let fit = no_gradient(plan).with(total.n_spectra, total.values)?;
+    let mut theta = Vec::new();
+    for &layer in &plan.layers {
+        theta.extend(context.network.weights_and_biases(layer)?);
+    }
+    let posterior = context.posterior()?;
+    let step = newton_step(posterior[key].as_ref(), &fit.products()?, &theta)?;
+    Ok((None, Some(step)))
 }

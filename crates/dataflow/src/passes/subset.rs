@@ -4,8 +4,10 @@
 //! Which rows: evenly spaced over the catalogue, by their position alone; row groups without any are not read. Stars are rows held out from the sums;
 //! where none is, training rows.
 //! In memory of that worker: the chosen spectra, and what [`Subset`] says.
+//!
+//! Where the certify pass follows, what was found is kept among the run's groups: a run that is killed in that pass does not compare again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fisherflow_curvature::{
@@ -17,20 +19,25 @@ use fisherflow_posterior::{
     Comparison, CurvatureShare, PosteriorError, Probe, Subset, curvature_share, flux_covariance,
 };
 use fisherflow_spectra::{Group, ObjectVersion, PixelPopulation, Shard, SpectrumBatch};
+use fisherflow_store::{GroupArray, Purpose};
 use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::curvature::{label_errors, of_loss, references_of};
 use super::differentiated::impute;
-use super::{gathered, spectra_of, sum_up};
+use super::{by_first, gathered, spectra_of, sum_up};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::group_name::{PassInputs, Serves};
 use crate::operators::{Waits, conclude};
 use crate::run::stage_state::{FitState, InvertState};
 use crate::run::stages::begin_over;
 
 /// Stars whose answers are probed.
 const PROBED: usize = 16;
+
+/// The folder of what was found, among the groups.
+pub(crate) const SUBSET: &str = "subset";
 
 /// What the worker that had the subset found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -74,6 +81,10 @@ pub(crate) fn subset(
     inverted: &InvertState,
     noise: &[f64],
 ) -> Result<Compared, RunError> {
+    let looking = Arc::clone(context);
+    if let Some(kept) = by_first(worker, context, "Agree", move || kept(&looking))? {
+        return Ok(kept);
+    }
     let positions = Positions::new(context, fit);
     let groups = positions.groups(&context.fit.groups);
     begin_over(context, "subset", &groups);
@@ -285,7 +296,12 @@ impl Subsetting {
     fn compare(&self, chosen: &Chosen) -> Result<Compared, RunError> {
         let catalogue = &self.context.fit.catalogue;
         catalogue.keep(0);
-        let compared = self.compared(chosen);
+        let compared = self.compared(chosen).and_then(|found| {
+            if self.context.job.certificate.full_pass {
+                keep(&self.context, &found)?;
+            }
+            Ok(found)
+        });
         catalogue.keep(self.context.job.compute.kept_spectra);
         compared
     }
@@ -420,6 +436,64 @@ impl Subsetting {
             Ok(sums.products()?)
         })
     }
+}
+
+/// Of [`Compared`] all but the probes, and how many of these each block has.
+type Kept = (Option<Comparison>, Option<String>, Option<CurvatureShare>, Vec<usize>);
+
+/// What is kept is called by the run alone: it is taken back with the posterior that it is of.
+fn name(context: &Context) -> String {
+    PassInputs::of_run(context, SUBSET).digest()[..32].to_owned()
+}
+
+/// Keeps what was found; the probes as numbers.
+fn keep(context: &Context, found: &Compared) -> Result<(), RunError> {
+    let store = context.groups_that_serve(Serves::ThisRun);
+    let arrays = (0..).zip(found.probes.iter().flatten()).map(|(key, probe)| GroupArray {
+        key,
+        purpose: Purpose::Keep,
+        n_spectra: 1,
+        values: probe.to_numbers(),
+    });
+    let of_blocks: Vec<usize> = found.probes.iter().map(Vec::len).collect();
+    let rest = serde_json::to_value((&found.comparison, &found.not_compared, &found.curvature, of_blocks));
+    let rest = rest.map_err(|error| RunError::Internal(error.to_string()))?;
+    let attempt = format!("{:016x}", rand::random::<u64>());
+    let what = (arrays.collect(), Vec::new(), rest);
+    store.commit(SUBSET, &name(context), &attempt, 0, what, || ())?.wait()?;
+    store.release();
+    Ok(())
+}
+
+/// What an earlier try kept, if it is there.
+fn kept(context: &Context) -> Result<Option<Compared>, RunError> {
+    let (store, name) = (context.groups_that_serve(Serves::ThisRun), name(context));
+    let mut finished = store.finished(SUBSET, &BTreeSet::from([name.clone()]))?;
+    let Some(record) = finished.remove(&name) else {
+        return Ok(None);
+    };
+    let Ok((comparison, not_compared, curvature, of_blocks)) = serde_json::from_value::<Kept>(record.found.clone())
+    else {
+        // JSON has no word for what is not a number: it is made again.
+        return Ok(None);
+    };
+    let mut all = Vec::with_capacity(record.arrays.len());
+    for array in &record.arrays {
+        let mut numbers = Vec::with_capacity(array.len);
+        for slice in store.read(SUBSET, record.slices(array.key).unwrap_or_default()) {
+            numbers.extend(slice?);
+        }
+        let probe = Probe::from_numbers(&numbers);
+        all.push(probe.ok_or_else(|| RunError::Internal("what is kept of a probe is none".into()))?);
+    }
+    let mut all = all.into_iter();
+    let probes = of_blocks.into_iter().map(|n| all.by_ref().take(n).collect());
+    Ok(Some(Compared {
+        comparison,
+        not_compared,
+        curvature,
+        probes: probes.collect(),
+    }))
 }
 
 /// The captures of at most `wanted` of `n` spectra, evenly spaced.

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, LEAST};
 use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
 use crate::operators::{READ_AHEAD, most_waiting};
-use crate::passes::certify::gradient_bytes;
+use crate::passes::certify::group_bytes;
 use crate::passes::dual::spectrum_is_needed;
 
 /// Bytes of the program and its buffers.
@@ -40,7 +40,8 @@ pub struct MemoryPlan {
     pub invert: u64,
     /// The posterior of all blocks, and the eigenbases of Kronecker blocks once more as products take them.
     pub predict: u64,
-    /// The comparison with the exact posterior, or the gradients of groups that wait for those of earlier ones, beside the posterior of all blocks.
+    /// The comparison with the exact posterior, or the gradients of two groups a worker, one at work and one on its way to the store, beside the
+    /// posterior of all blocks.
     pub certify: u64,
 }
 
@@ -267,13 +268,9 @@ impl<'a> Sizes<'a> {
         vectors.saturating_add(in_products).saturating_add(sums)
     }
 
-    /// What the pass over all spectra takes that follows the comparison.
-    fn full_pass(&self, blocks: &[BlockPlan]) -> u64 {
-        if !self.job.certificate.full_pass {
-            return 0;
-        }
-        let parts: Vec<u64> = gradient_bytes(self.job, blocks).collect();
-        self.in_group_order(&parts)
+    /// What of a group's sums of so many bytes is in the store's hands.
+    fn on_the_way(&self, sums: u64) -> u64 {
+        self.workers as u64 * sums.saturating_mul(2).min(IN_TRANSIT)
     }
 
     /// What a dual block takes.
@@ -311,7 +308,10 @@ impl<'a> Sizes<'a> {
         // A worker has a group's sums at work, and those of the group before on their way to the store or just there, where they stay until the
         // totals are made: of slices.
         let summing = 2 * self.workers as u64;
-        let on_the_way = |sums: u64| self.workers as u64 * sums.saturating_mul(2).min(IN_TRANSIT);
+        let gradients = group_bytes(self.job, blocks);
+        let certifying = gradients
+            .saturating_mul(summing)
+            .saturating_add(self.on_the_way(gradients));
         // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
         let eigenproblem = corrected().map(|block| 4 * bases_bytes(block)).max().unwrap_or(0);
         let bases: u64 = corrected().map(bases_bytes).sum();
@@ -355,10 +355,10 @@ impl<'a> Sizes<'a> {
                     sums.saturating_mul(1 + self.workers as u64)
                         .saturating_add(eigenproblem),
                 )
-                .saturating_add(on_the_way(sums))
+                .saturating_add(self.on_the_way(sums))
                 .saturating_add(self.workers as u64 * writing_rows)
                 .saturating_add(pairs)
-                .max(correcting + on_the_way(correction) + bases + in_products)
+                .max(correcting + self.on_the_way(correction) + bases + in_products)
                 .max(self.iterating(blocks)),
             invert: match self.job.prior {
                 Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),
@@ -374,7 +374,7 @@ impl<'a> Sizes<'a> {
             predict: kept.saturating_add(predicting),
             certify: kept
                 .saturating_add(predicting)
-                .saturating_add(self.comparison().max(self.full_pass(blocks))),
+                .saturating_add(self.comparison().max(certifying)),
         })
     }
 }

@@ -55,22 +55,21 @@ fn memory(sizes: &Sizes<'_>, structure: StructureKind) -> MemoryPlan {
 }
 
 #[test]
-fn gradients_that_wait_for_others_are_counted() {
+fn gradients_of_two_groups_a_worker_are_counted() {
     let (mut job, shapes) = (job(), shapes());
     let gradients = |job: &Job, processes, workers| {
         let memory = memory(&sizes(job, &shapes, processes, workers), StructureKind::Kfac);
         memory.certify - memory.predict
     };
-    let (first, all) = (8 * 7214 * 2048, 8 * (7214 * 2048 + 2049 * 3));
-    // One at work, the total, and what is added to it.
-    assert_eq!(gradients(&job, 1, 1), 3 * all);
-    // Of eight workers 16 groups may wait, of 64 in all 128: for the process that owns the first layer.
-    assert_eq!(gradients(&job, 1, 8), (8 + 16) * all);
-    assert_eq!(gradients(&job, 64, 1), 2 * all + 128 * first);
-    let mut few = sizes(&job, &shapes, 1, 8);
-    few.row_groups.n = 3;
-    let memory = memory(&few, StructureKind::Kfac);
-    assert_eq!(memory.certify - memory.predict, (3 + 3) * all);
+    let all = 8 * (7214 * 2048 + 2049 * 3);
+    // Wherever they are added up: they wait in the store.
+    for (processes, workers) in [(1, 1), (1, 8), (64, 1)] {
+        let each = 2 * all + IN_TRANSIT;
+        assert_eq!(gradients(&job, processes, workers), workers as u64 * each);
+    }
+    job.certificate.full_pass = false;
+    assert_eq!(gradients(&job, 1, 8), 0);
+    job.certificate.full_pass = true;
     job.catalogue.columns.labels.clear();
     assert_eq!(gradients(&job, 1, 8), 0);
 }

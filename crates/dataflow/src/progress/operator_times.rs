@@ -79,8 +79,8 @@ impl Activity {
             "Assemble" | "FoldSlices" | "ReduceInGroupOrder" => Self::Reduce,
             "Compare" | "Factor" | "Finish" | "Invert" | "MarginalVariance" | "Rows" | "Spectrum" => Self::Invert,
             "Commit" | "Conclude" => Self::Write,
-            "Certify" | "Check" | "Choose" | "HeldOut" | "Population" | "Products" | "Scan" | "correction"
-            | "curvature" | "predict" => Self::Accumulate,
+            "Choose" | "HeldOut" | "Population" | "Products" | "Scan" | "certify" | "correction" | "curvature"
+            | "predict" => Self::Accumulate,
             _ => Self::Other,
         }
     }

@@ -14,6 +14,8 @@ use crate::context::Context;
 use crate::dual_files::DualChunk;
 use crate::error::RunError;
 use crate::fail_point::FailPoint;
+use crate::passes::certify::CERTIFY;
+use crate::passes::subset::SUBSET;
 use crate::run::prior_choice::PriorChoice;
 
 /// The steps of a run that leave something, in order.
@@ -175,6 +177,14 @@ pub(crate) fn forget(context: &Context, from: Step) -> Result<(), RunError> {
         match step {
             Step::Predict => drop(context.stores.delete_prefix(&uri(context, step))?),
             _ => context.stores.delete(&uri(context, step))?,
+        }
+        if step == Step::Certificate {
+            // What is kept for one that is interrupted.
+            for pass in [CERTIFY, SUBSET] {
+                context
+                    .stores
+                    .delete_prefix(&context.output.child(&format!("stages/groups/{pass}")))?;
+            }
         }
         if step == Step::Invert && context.dual_plan().is_some() {
             // The tiles of the factor.

@@ -77,12 +77,15 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
         return Ok(found);
     }
     let inverted: Option<InvertState> = agree::left_by(worker, context, Step::Invert)?;
-    let inverted = match (stage, inverted) {
-        (Stage::Run | Stage::Predict, Some(inverted)) => {
-            agree::whole(worker, context, Step::Invert, &inverted.files)?;
-            inverted
-        }
+    let certified: Option<CertificateState> = agree::left_by(worker, context, Step::Certificate)?;
+    let is_certified = certified.is_some() || !context.job.certificate.is_wanted();
+    let (inverted, certified) = match (stage, inverted) {
         (Stage::Predict, None) => return Err(missing(context, "invert")),
+        // Of `invert` one that was interrupted in its certificate.
+        (stage, Some(inverted)) if stage != Stage::Invert || !is_certified => {
+            agree::whole(worker, context, Step::Invert, &inverted.files)?;
+            (inverted, certified)
+        }
         (_, done) => {
             // Likewise.
             let begins = if done.is_some() {
@@ -92,18 +95,18 @@ pub(crate) fn work(worker: &mut Worker, context: &Arc<Context>, stage: Stage) ->
                 Step::Certificate
             };
             agree::forgotten(worker, context, begins)?;
-            timed(&mut found.seconds, "invert", || invert(worker, context, &found.fit))?
+            let inverted = timed(&mut found.seconds, "invert", || invert(worker, context, &found.fit))?;
+            (inverted, None)
         }
     };
     context.left_files.take_over(Step::Invert, &inverted.files);
     context.take_over_prior(&inverted);
-    let certified = agree::left_by(worker, context, Step::Certificate)?;
-    found.certificate = match (stage, certified) {
-        (Stage::Run | Stage::Predict, Some(CertificateState { certificate, .. })) => Some(certificate),
-        _ if context.job.certificate.is_wanted() => Some(timed(&mut found.seconds, "certificate", || {
+    found.certificate = match certified {
+        Some(CertificateState { certificate, .. }) => Some(certificate),
+        None if context.job.certificate.is_wanted() => Some(timed(&mut found.seconds, "certificate", || {
             certificate(worker, context, &found.fit, &inverted)
         })?),
-        _ => None,
+        None => None,
     };
     if stage != Stage::Invert {
         let predicted = timed(&mut found.seconds, "predict", || {
@@ -408,8 +411,8 @@ fn certificate(
     let compared = subset::subset(worker, context, fit, inverted, &noise)?;
     let mut checks = Vec::new();
     if context.job.certificate.full_pass {
-        begin_over_fit(context, "certify");
-        checks = certify::certify(worker, context, fit.population.as_ref(), &compared.probes, &noise)?;
+        begin_over_fit(context, certify::CERTIFY);
+        checks = certify::certify(worker, context, fit.population.as_ref(), compared.probes, &noise)?;
     }
     context.progress.end();
     let certificate = Certificate::new(

@@ -54,10 +54,14 @@ enum Side {
     Diagonal,
 }
 
+/// By the number that stands for each in what is kept.
+const SIDES: [Side; 4] = [Side::Weights, Side::Inputs, Side::Gradients, Side::Diagonal];
+
 /// `x . S x` of each of a block's probes over spectra.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProbeSums {
-    sums: Vec<f64>,
+    /// One a probe; none before the first spectrum.
+    pub sums: Vec<f64>,
 }
 
 impl Probe {
@@ -69,6 +73,28 @@ impl Probe {
             scale,
             prior_precision,
         }
+    }
+
+    /// All of it as numbers: bit by bit what [`from_numbers`](Self::from_numbers) takes.
+    #[must_use]
+    pub fn to_numbers(&self) -> Vec<f64> {
+        let side = SIDES.iter().take_while(|&&side| side != self.side).count();
+        let mut numbers = vec![side as f64, self.scale, self.prior_precision, self.x_dot_z];
+        numbers.extend_from_slice(&self.x);
+        numbers
+    }
+
+    /// From its numbers; `None` where they are those of no probe.
+    #[must_use]
+    pub fn from_numbers(numbers: &[f64]) -> Option<Self> {
+        let (&[side, scale, prior_precision, x_dot_z], x) = numbers.split_first_chunk()?;
+        Some(Self {
+            side: *SIDES.get(side as usize)?,
+            x: x.to_vec(),
+            scale,
+            prior_precision,
+            x_dot_z,
+        })
     }
 
     /// `x . S x` of some spectra, from the rows of the block's Jacobian.
@@ -131,15 +157,6 @@ impl ProbeSums {
             *sum += probe.quadratic(of, threads)?;
         }
         Ok(())
-    }
-
-    /// Adds the sums over other spectra.
-    pub fn merge(&mut self, other: &Self) {
-        self.sums.resize(self.sums.len().max(other.sums.len()), 0.0);
-        self.sums
-            .iter_mut()
-            .zip(&other.sums)
-            .for_each(|(sum, other)| *sum += other);
     }
 
     /// The largest relative error of a probed variance, without its sign; `None` without probes.
