@@ -248,6 +248,7 @@ fn is_misplaced(error: &StoreError) -> bool {
         StoreError::BadUri { .. }
             | StoreError::UnknownOption { .. }
             | StoreError::SecretInUrl { .. }
+            | StoreError::UnusableOption { .. }
             | StoreError::BadOptions { .. }
             | StoreError::Exists { .. }
             | StoreError::InOutput { .. }

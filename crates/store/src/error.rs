@@ -37,6 +37,14 @@ pub enum StoreError {
         /// As given, without its value.
         key: String,
     },
+    /// A value of the S3 options that no request can be made of.
+    #[error("{} {fault}", .key.to_uppercase())]
+    UnusableOption {
+        /// As given, without its value.
+        key: String,
+        /// What is wrong with the value, and the remedy.
+        fault: &'static str,
+    },
     /// The S3 options contradict one another.
     #[error("the S3 options for {uri} cannot be used")]
     BadOptions {

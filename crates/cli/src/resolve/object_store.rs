@@ -24,7 +24,7 @@ pub fn patient(environment: &Environment, uris: &[&str], patience: &Patience) ->
 /// Other programs have `AWS_*` variables of their own, so one that the store does not know is no error; it is logged, by its name alone.
 ///
 /// # Errors
-/// A variable is not text.
+/// A variable is not text, or the store can make no request of what it says.
 pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions, CliError> {
     let reaches_s3 = uris
         .iter()
@@ -132,6 +132,20 @@ mod tests {
         let said = error.to_string();
         assert!(said.contains("aws_endpoint_url") && !said.contains("hush"), "{said}");
         assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_value_of_which_no_request_can_be_made_is_refused_by_its_name() {
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL", "minio.local:9000"),
+            ("AWS_SECRET_ACCESS_KEY", "hush\n"),
+        ] {
+            let environment = Environment::of([(name.into(), value.into())]);
+            let error = options(&environment, &["s3://b/k"]).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(name) && !said.contains("hush"), "{said}");
+            assert_eq!(error.exit_code(), 2);
+        }
     }
 
     #[test]
