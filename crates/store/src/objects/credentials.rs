@@ -242,7 +242,8 @@ fn keys_of(text: &str, profile: &str) -> std::result::Result<AwsCredential, Stri
             if let Some(fault) = fault_of_text(value) {
                 return Err(format!("{name} of profile [{profile}] {fault}"));
             }
-            *key = Some(value.to_owned());
+            // As in the environment, an empty one counts as none.
+            *key = Some(value.to_owned()).filter(|value| !value.is_empty());
         }
     }
     match (key_id, secret_key) {
@@ -273,6 +274,16 @@ mod tests {
         assert_eq!(keys_of(FILE, "default").unwrap().token, None);
         assert!(keys_of(FILE, "day").unwrap_err().contains("no profile [day]"));
         assert!(keys_of(FILE, "half").unwrap_err().contains("lacks"));
+    }
+
+    #[test]
+    fn an_empty_key_in_a_file_counts_as_none() {
+        let of = |key: &str| {
+            let text = format!("[night]\naws_access_key_id ={key}\naws_secret_access_key = s\naws_session_token =\n");
+            keys_of(&text, "night")
+        };
+        assert!(of("").unwrap_err().contains("lacks"));
+        assert_eq!(of("A").unwrap().token, None);
     }
 
     #[test]
