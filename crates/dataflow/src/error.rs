@@ -122,8 +122,8 @@ pub enum RunError {
     Stopped,
     /// The system lets this process start no further thread.
     #[error(
-        "no thread can be started for {what} ({why}): raise the limit on processes and threads (`ulimit -u`, or the container's on pids), or take \
-         fewer workers or threads"
+        "no thread can be started for {what} ({why}): raise the limit on processes and threads (`ulimit -u`, or the container's on pids) or, where \
+         there is one, on memory (`ulimit -v`), or take fewer workers or threads"
     )]
     NoThread {
         /// What was to run on it.

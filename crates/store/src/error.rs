@@ -56,7 +56,8 @@ pub enum StoreError {
     },
     /// The I/O threads could not be started.
     #[error(
-        "the threads for input and output could not be started: raise the limit on processes and threads (`ulimit -u`, or the container's on pids)"
+        "the threads for input and output could not be started: raise the limit on processes and threads (`ulimit -u`, or the container's on pids) or, \
+         where there is one, on memory (`ulimit -v`)"
     )]
     Runtime(#[source] std::io::Error),
     /// No object is there.
