@@ -7,7 +7,7 @@ use crate::slurm::SlurmStep;
 /// What the environment says.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    /// `AWS_*`, in the order of their names: credentials and endpoints of the object stores. Values are secrets.
+    /// `AWS_*` that are not empty, in the order of their names: credentials and endpoints of the object stores. Values are secrets.
     pub aws: Vec<(String, String)>,
     /// Names of `AWS_*` variables whose values are not text.
     pub unreadable: Vec<String>,
@@ -39,6 +39,8 @@ impl Environment {
             };
             if name.starts_with("AWS_") {
                 match value.into_string() {
+                    // As from an entry of a ConfigMap that says nothing.
+                    Ok(value) if value.is_empty() => {}
                     Ok(value) => read.aws.push((name, value)),
                     Err(_) => read.unreadable.push(name),
                 }

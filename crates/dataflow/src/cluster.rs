@@ -276,7 +276,11 @@ mod tests {
     #[test]
     fn a_limit_of_this_machine_is_no_lost_peer_and_no_defect() {
         let limits: [(Errno, &[&str]); 2] = [
-            (Errno::EAGAIN, &["no thread", "ulimit -u", "pids", "fewer workers"]),
+            // A stack that finds no room under a limit on memory is told alike.
+            (
+                Errno::EAGAIN,
+                &["no thread", "ulimit -u", "pids", "ulimit -v", "fewer workers"],
+            ),
             (Errno::EMFILE, &["no further file", "ulimit -n"]),
         ];
         for (errno, remedy) in limits {

@@ -122,8 +122,8 @@ pub enum RunError {
     Stopped,
     /// The system lets this process start no further thread.
     #[error(
-        "no thread can be started for {what} ({why}): raise the limit on processes and threads (`ulimit -u`, or the container's on pids), or take \
-         fewer workers or threads"
+        "no thread can be started for {what} ({why}): raise the limit on processes and threads (`ulimit -u`, or the container's on pids) or, where \
+         there is one, on memory (`ulimit -v`), or take fewer workers or threads"
     )]
     NoThread {
         /// What was to run on it.
@@ -248,6 +248,7 @@ fn is_misplaced(error: &StoreError) -> bool {
         StoreError::BadUri { .. }
             | StoreError::UnknownOption { .. }
             | StoreError::SecretInUrl { .. }
+            | StoreError::UnusableOption { .. }
             | StoreError::BadOptions { .. }
             | StoreError::Exists { .. }
             | StoreError::InOutput { .. }

@@ -37,6 +37,14 @@ pub enum StoreError {
         /// As given, without its value.
         key: String,
     },
+    /// A value of the S3 options that no request can be made of.
+    #[error("{} {fault}", .key.to_uppercase())]
+    UnusableOption {
+        /// As given, without its value.
+        key: String,
+        /// What is wrong with the value, and the remedy.
+        fault: &'static str,
+    },
     /// The S3 options contradict one another.
     #[error("the S3 options for {uri} cannot be used")]
     BadOptions {
@@ -48,7 +56,8 @@ pub enum StoreError {
     },
     /// The I/O threads could not be started.
     #[error(
-        "the threads for input and output could not be started: raise the limit on processes and threads (`ulimit -u`, or the container's on pids)"
+        "the threads for input and output could not be started: raise the limit on processes and threads (`ulimit -u`, or the container's on pids) or, \
+         where there is one, on memory (`ulimit -v`)"
     )]
     Runtime(#[source] std::io::Error),
     /// No object is there.

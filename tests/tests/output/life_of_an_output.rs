@@ -476,6 +476,22 @@ fn a_line_is_not_begun_in_an_output_of_its_own() {
     assert_eq!(everything_in(&output), before);
 }
 
+/// As `cp -p` and `rsync -a` write one: no time says which it is.
+#[test]
+fn of_a_copy_that_kept_its_time_is_told_what_to_look_for() {
+    let place = place();
+    let file = place.run_file("out");
+    fisherflow_on("run", &file, &["--fail-at", "stage-left"]);
+    let (object, copy) = (place.path("catalogue/part-00001.parquet"), place.path("copy"));
+    let written = std::fs::metadata(&object).unwrap().modified().unwrap();
+    std::fs::copy(&object, &copy).unwrap();
+    let writing = std::fs::File::options().write(true).open(&copy).unwrap();
+    writing.set_modified(written).unwrap();
+    std::fs::rename(&copy, &object).unwrap();
+    let said = ["left unfinished", "as many rows and bytes as then", "cp -p, rsync -a"];
+    fisherflow_on("run", &file, &[]).expect(2, &said);
+}
+
 /// Why the same run file is another run.
 #[test]
 fn what_makes_it_another_run_is_told() {

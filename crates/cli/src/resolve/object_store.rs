@@ -24,7 +24,7 @@ pub fn patient(environment: &Environment, uris: &[&str], patience: &Patience) ->
 /// Other programs have `AWS_*` variables of their own, so one that the store does not know is no error; it is logged, by its name alone.
 ///
 /// # Errors
-/// A variable is not text.
+/// A variable is not text, or the store can make no request of what it says.
 pub fn options(environment: &Environment, uris: &[&str]) -> Result<StoreOptions, CliError> {
     let reaches_s3 = uris
         .iter()
@@ -76,10 +76,10 @@ fn credentials_file(environment: &Environment) -> Option<CredentialsFile> {
     })
 }
 
-/// A variable that is set, and not empty.
+/// What a variable says, if it is set.
 fn said(environment: &Environment, wanted: &str) -> Option<String> {
     let found = environment.aws.iter().find(|(name, _)| name == wanted);
-    found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+    found.map(|(_, value)| value.clone())
 }
 
 /// A name that is one or two letters from one that the store knows is a slip, and worth a warning.
@@ -135,6 +135,20 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_which_no_request_can_be_made_is_refused_by_its_name() {
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL", "minio.local:9000"),
+            ("AWS_SECRET_ACCESS_KEY", "hush\n"),
+        ] {
+            let environment = Environment::of([(name.into(), value.into())]);
+            let error = options(&environment, &["s3://b/k"]).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(name) && !said.contains("hush"), "{said}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
     fn a_file_of_keys_has_a_profile() {
         let named = |profile: &str| {
             let variables = [("AWS_SHARED_CREDENTIALS_FILE", "/keys"), ("AWS_PROFILE", profile)];
@@ -145,6 +159,23 @@ mod tests {
         assert_eq!((file.path.as_str(), file.profile.as_str()), ("/keys", "night"));
         assert_eq!(named("").credentials_file.unwrap().profile, "default");
         assert!(named("night").s3.is_empty());
+    }
+
+    /// Or requests would be signed with an empty key, and the file of keys be hidden.
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let variables = [
+            ("AWS_ACCESS_KEY_ID", ""),
+            ("AWS_SECRET_ACCESS_KEY", ""),
+            ("AWS_SESSION_TOKEN", ""),
+            ("AWS_REGION", ""),
+            ("AWS_ENDPOINT_URL", ""),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/keys"),
+        ];
+        let environment = Environment::of(variables.map(|(k, v)| (k.into(), v.into())));
+        let options = options(&environment, &["s3://b/k"]).unwrap();
+        assert_eq!(options.s3, []);
+        assert_eq!(options.credentials_file.unwrap().path, "/keys");
     }
 
     #[test]

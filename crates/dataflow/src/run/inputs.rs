@@ -170,7 +170,13 @@ pub(crate) fn size(input: &ManifestInput) -> String {
 /// A catalogue of as many objects, bytes and rows, whose etags are others.
 fn touched(now: &ManifestInput, later: &[String]) -> String {
     let objects = match later {
-        [] => "an object".to_owned(),
+        [] => {
+            return format!(
+                "{} {} has as many rows and bytes as then, but an object's name or etag (on a disk its inode or time) is another, and none is dated \
+                 later than then: look for one that was renamed, or replaced by a copy that kept its time (cp -p, rsync -a)",
+                now.role, now.uri
+            );
+        }
         few if few.len() <= NAMED => few.join(", "),
         many => format!("{} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
     };

@@ -6,9 +6,13 @@ use crate::numbers::{count, percent};
 use crate::predictions::Flag;
 
 /// What the manifest's counts are called on the page, in its order; others follow under their own names.
-const NAMES: [(&str, &str); 13] = [
+const NAMES: [(&str, &str); 14] = [
     ("fit_spectra", "spectra in the catalogue of the fit"),
     ("fit_in_sums", "in the sums over spectra (the Hessian)"),
+    (
+        "fit_overwhelmed",
+        "of these without weight: their photons' errors are far beyond R",
+    ),
     ("fit_held_out", "held out from the sums"),
     ("fit_unlabelled", "without all labels: not in the sums"),
     ("fit_bad", "bad: not in the sums"),

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 use object_store::{CredentialProvider, Error, Result};
 
+use crate::objects::options::fault_of_text;
 use crate::{CredentialsFile, StoreError, StoreOptions, with_causes};
 
 /// Where the credentials come from; shown in messages.
@@ -231,13 +232,18 @@ fn keys_of(text: &str, profile: &str) -> std::result::Result<AwsCredential, Stri
             within = name.trim() == profile;
             found |= within;
         } else if let (true, Some((name, value))) = (within, line.split_once('=')) {
-            let value = value.trim().to_owned();
-            match name.trim() {
-                "aws_access_key_id" => key_id = Some(value),
-                "aws_secret_access_key" => secret_key = Some(value),
-                "aws_session_token" => token = Some(value),
-                _ => {}
+            let (name, value) = (name.trim(), value.trim());
+            let key = match name {
+                "aws_access_key_id" => &mut key_id,
+                "aws_secret_access_key" => &mut secret_key,
+                "aws_session_token" => &mut token,
+                _ => continue,
+            };
+            if let Some(fault) = fault_of_text(value) {
+                return Err(format!("{name} of profile [{profile}] {fault}"));
             }
+            // As in the environment, an empty one counts as none.
+            *key = Some(value.to_owned()).filter(|value| !value.is_empty());
         }
     }
     match (key_id, secret_key) {
@@ -268,6 +274,27 @@ mod tests {
         assert_eq!(keys_of(FILE, "default").unwrap().token, None);
         assert!(keys_of(FILE, "day").unwrap_err().contains("no profile [day]"));
         assert!(keys_of(FILE, "half").unwrap_err().contains("lacks"));
+    }
+
+    #[test]
+    fn an_empty_key_in_a_file_counts_as_none() {
+        let of = |key: &str| {
+            let text = format!("[night]\naws_access_key_id ={key}\naws_secret_access_key = s\naws_session_token =\n");
+            keys_of(&text, "night")
+        };
+        assert!(of("").unwrap_err().contains("lacks"));
+        assert_eq!(of("A").unwrap().token, None);
+    }
+
+    #[test]
+    fn a_key_that_no_header_can_carry_is_refused_and_not_repeated() {
+        let said = keys_of(
+            "[night]\naws_access_key_id = A\naws_secret_access_key = hu\rsh\n",
+            "night",
+        )
+        .unwrap_err();
+        assert!(said.starts_with("aws_secret_access_key of profile [night] "), "{said}");
+        assert!(said.contains("line break") && !said.contains("hu\r"), "{said}");
     }
 
     #[test]

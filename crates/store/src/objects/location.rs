@@ -72,6 +72,9 @@ pub(crate) fn parse(uri: &str) -> Result<Parsed, StoreError> {
         if bucket.is_empty() || bucket.contains('*') {
             return Err(refuse("the bucket must be named, as in s3://bucket/path"));
         }
+        if !bucket.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
+            return Err(refuse("the name of a bucket has letters, digits, -, . and _ alone"));
+        }
         return Ok(Parsed {
             place: Place::S3 {
                 bucket: bucket.to_owned(),
@@ -231,6 +234,10 @@ mod tests {
         assert_eq!(local.place.uri(&local.key), "/tmp/a.parquet");
         assert_eq!(parse("file:///tmp/a%20b").unwrap().key, "tmp/a b");
         assert!(parse("relative/x").unwrap().key.ends_with("relative/x"));
+        for bucket in ["su rv", "s%75rv", "süden", "surv\n"] {
+            let said = parse(&format!("s3://{bucket}/dr17")).unwrap_err().to_string();
+            assert!(said.contains("letters, digits"), "{said}");
+        }
     }
 
     #[test]

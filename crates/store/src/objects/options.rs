@@ -3,6 +3,8 @@
 use std::fmt;
 
 use object_store::aws::AmazonS3ConfigKey;
+use object_store::client::{HttpRequest, HttpRequestBody};
+use url::Url;
 
 use crate::nearest_name::nearest;
 use crate::{Patience, StoreError};
@@ -71,10 +73,10 @@ const KEYS: &[&str] = &[
 ];
 
 impl StoreOptions {
-    /// Checks that every key is one that S3 has.
+    /// Checks that every key is one that S3 has, and that requests can be made of its value.
     ///
     /// # Errors
-    /// The first unknown key, with the nearest one, or an endpoint that holds a user or a password. The bucket and the way of conditional writes are not options: the URI says the one, and
+    /// The first unknown key, with the nearest one, a value that cannot be used, or an endpoint that holds a user or a password. The bucket and the way of conditional writes are not options: the URI says the one, and
     /// the other is always by etag.
     pub fn validate(&self) -> Result<(), StoreError> {
         self.parsed().map(|_| ())
@@ -93,7 +95,13 @@ impl StoreOptions {
                 }),
                 // Addresses are said in messages. That of a proxy is not, and may need its secret.
                 Ok(_) if is_address(key) && value.contains('@') => Err(StoreError::SecretInUrl { key: key.clone() }),
-                Ok(known) => Ok((known, value.as_str())),
+                Ok(known) => match fault_of_text(value).or_else(|| fault_of(&known, key, value)) {
+                    Some(fault) => Err(StoreError::UnusableOption {
+                        key: key.clone(),
+                        fault,
+                    }),
+                    None => Ok((known, value.as_str())),
+                },
             })
             .collect()
     }
@@ -130,6 +138,37 @@ impl StoreOptions {
 /// Whether a key's value is an address that messages show.
 fn is_address(key: &str) -> bool {
     ["endpoint", "_uri"].iter().any(|part| key.contains(part))
+}
+
+/// Why no header can carry a text, where none can: the client panics at it.
+pub(crate) fn fault_of_text(value: &str) -> Option<&'static str> {
+    (value.trim() != value || value.contains(char::is_control)).then_some(
+        "begins or ends with a blank or a line break, or holds a control character: give the value alone (a file that `kubectl create secret \
+         --from-file` reads must end without a line break)",
+    )
+}
+
+/// Why no request can be sent to where a value says, where none can: the client panics at it.
+fn fault_of(known: &AmazonS3ConfigKey, key: &str, value: &str) -> Option<&'static str> {
+    let is_region = matches!(known, AmazonS3ConfigKey::Region | AmazonS3ConfigKey::DefaultRegion);
+    let in_name = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
+    if is_region && (value.is_empty() || !value.chars().all(in_name)) {
+        // Amazon's hosts are named after it.
+        return Some("is no region's name: write letters, digits and hyphens alone, as in us-east-1");
+    }
+    let is_url = key.contains("endpoint") || *known == AmazonS3ConfigKey::ContainerCredentialsFullUri;
+    (is_url && !is_of_web(value)).then_some(
+        "is no URL that can be asked: write http:// or https:// before the host, and a host, as in http://minio.local:9000",
+    )
+}
+
+/// Whether a value is a URL of the web, as it stands.
+fn is_of_web(value: &str) -> bool {
+    let of_web = |url: Url| matches!(url.scheme(), "http" | "https");
+    // `Url` mends what the client takes as it is, and does not take: a slash that lacks, a host in other letters.
+    let mut request = HttpRequest::new(HttpRequestBody::empty());
+    let taken = value.parse().map(|uri| *request.uri_mut() = uri);
+    taken.is_ok() && Url::parse(value).is_ok_and(of_web)
 }
 
 impl fmt::Debug for StoreOptions {
@@ -210,5 +249,79 @@ mod tests {
             proxy.secrets(),
             ["http://user:hunter2@proxy", "user:hunter2", "hunter2"]
         );
+    }
+
+    #[test]
+    fn a_value_that_no_request_can_be_made_of_is_refused_and_not_repeated() {
+        let said = |key: &str, value: &str| {
+            let options = StoreOptions {
+                s3: vec![(key.into(), value.into())],
+                ..StoreOptions::default()
+            };
+            options.validate().map_err(|error| error.to_string())
+        };
+        for value in [
+            "",
+            "minio.local",
+            "minio.local:9000",
+            "http://",
+            "http:/127.0.0.1:5127",
+            "http://[::1",
+            "http://host:99999",
+            "http://m\u{fc}nchen:9000",
+            "\"http://host\"",
+            "ftp://host",
+        ] {
+            for key in [
+                "aws_endpoint_url",
+                "aws_endpoint_url_s3",
+                "aws_endpoint_url_sts",
+                "aws_metadata_endpoint",
+                "aws_container_credentials_full_uri",
+            ] {
+                let said = said(key, value).unwrap_err();
+                assert!(
+                    said.starts_with(&key.to_uppercase()) && said.contains("write http:// or https:// before"),
+                    "{value}: {said}"
+                );
+            }
+        }
+        for value in ["", "us east-1", "\"us-east-1\"", "\u{e9}"] {
+            let said = said("aws_region", value).unwrap_err();
+            assert!(said.contains("AWS_REGION is no region's name"), "{value}: {said}");
+        }
+        for key in [
+            "aws_access_key_id",
+            "aws_secret_access_key",
+            "aws_session_token",
+            "aws_region",
+            "aws_endpoint_url",
+            "aws_web_identity_token_file",
+        ] {
+            for value in [
+                "http://hush\n",
+                "http://hush ",
+                " http://hush",
+                "http://hu\nsh",
+                "http://hu\tsh",
+            ] {
+                let said = said(key, value).unwrap_err();
+                assert!(
+                    said.starts_with(&key.to_uppercase()) && said.contains("line break"),
+                    "{value:?}: {said}"
+                );
+                assert!(!said.contains("http"), "{said}");
+            }
+        }
+        for (key, value) in [
+            ("aws_endpoint_url", "https://[::1]:9000/path/"),
+            ("aws_endpoint_url", "HTTP://MinIO_1.local:80"),
+            ("aws_container_credentials_full_uri", "http://localhost/a?b=c%20d"),
+            ("aws_container_credentials_relative_uri", "/v2/credentials"),
+            ("aws_region", "us-gov-west-1"),
+            ("aws_secret_access_key", "a+/= b"),
+        ] {
+            assert_eq!(said(key, value), Ok(()), "{key}");
+        }
     }
 }
