@@ -66,7 +66,7 @@ pub(crate) fn metadata(context: &Context) -> FileMetadata {
         "label_precision": format!(
             "{}, in normalised label units: R the noise, S_n the covariance of a spectrum's own label errors (0 without)",
             if context.job.calibration.errors_in_variables {
-                "Lam_n = (R + S_n + J_x C_flux J_x^T)^-1 (errors in variables), 0 where an own error is more than 1e5 times R's"
+                "Lam_n = (R + S_n + J_x C_flux J_x^T)^-1 (errors in variables), 0 where J_x C_flux J_x^T alone is more than 1e5 times R's standard deviation"
             } else {
                 "Lam_n = (R + S_n)^-1"
             }

@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::context::{Context, GroupedCatalogue};
 use crate::error::RunError;
 use crate::job::{Job, LowRankSettings, Prior};
-use crate::passes::certify::group_bytes;
+use crate::passes::certify::gradient_bytes;
 use crate::passes::dual::{LARGEST_SPECTRUM, needs_spectrum};
 use crate::passes::exclusions;
 use crate::plan::auto::ChosenStructure;
@@ -267,7 +267,7 @@ pub fn plan(job: Arc<Job>, asked: &ClusterQuestion) -> Result<RunPlan, RunError>
     let of_group = context
         .checkpoint
         .bytes()
-        .saturating_add(group_bytes(&context.job, &context.blocks));
+        .saturating_add(gradient_bytes(&context.job, &context.blocks).iter().sum());
     let pixels = if context.job.predict.jacobians {
         4 * n_labels * network.n_inputs()
     } else {

@@ -462,10 +462,10 @@ pub enum StoreError {
         /// The object that was written twice.
         uri: String,
     },
-    /// A store that says that it has no conditional writes.
+    /// A store that says that it lacks what a conditional write asks for.
     #[error(
-        "the store of {uri} does not take a conditional write (If-None-Match), by which of several runs one alone takes an output: use a store \
-         that has conditional writes"
+        "the store of {uri} lacks what a conditional write asks for: most often If-None-Match itself, by which of several runs one alone takes an output \
+         (use a store that has conditional writes), or the encryption or checksum that AWS_ variables name"
     )]
     LacksCondition {
         /// The object.

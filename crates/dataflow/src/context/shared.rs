@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::DType;
-use fisherflow_curvature::{BlockPlan, StructureKind};
+use fisherflow_curvature::{BlockPlan, StructureKind, WeightJacobian};
 use fisherflow_posterior::{
     BlockInfo, DualLayout, DualPrecision, Evidence, Precision, PriorScan, ScannedStars, Spectrum, dual_prior_scan,
     factor,
 };
-use fisherflow_spectra::InputRange;
+use fisherflow_spectra::{Group, InputRange};
 
 use super::{Bases, Context, Posterior};
 use crate::dual_storage::{DualRows, DualStorage};
@@ -64,10 +64,17 @@ impl Context {
         Some(format!("{}/fisherflow-{run_id}", folder.trim_end_matches('/')))
     }
 
-    /// Where those of this run may go outside of it, as far as is known before its rows are.
+    /// Where those of this run may go outside of it, as far as is known before its rows are: no more than the catalogue has.
     pub(crate) fn scratch_of_tiles(&self) -> Option<String> {
-        let may_go = self.dual_plan().is_some() && self.job.compute.memory.is_some();
-        self.scratch_outside(&self.run_id).filter(|_| may_go)
+        let (plan, memory) = (self.dual_plan()?, self.job.compute.memory?);
+        let n_spectra = self.fit.groups.iter().map(Group::n_rows).sum::<u64>();
+        let n_labels = self.network.n_labels();
+        let tiles = n_spectra
+            .saturating_mul(n_labels as u64)
+            .saturating_pow(2)
+            .saturating_mul(8);
+        let most = WeightJacobian::bytes(plan, n_labels, n_spectra).saturating_add(tiles);
+        self.scratch_outside(&self.run_id).filter(|_| memory < most)
     }
 
     /// Takes over the dual block's rows that the fit left, if there is one.

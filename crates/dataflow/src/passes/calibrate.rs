@@ -11,7 +11,7 @@ use timely::worker::Worker;
 use super::budget::{flux_part, weights_part};
 use super::curvature::rms_of;
 use super::differentiated::Differentiated;
-use super::{held_out, through_network, total_of_sample};
+use super::{by_first, held_out, through_network, total_of_sample};
 use crate::context::Context;
 use crate::error::RunError;
 
@@ -79,8 +79,11 @@ pub(crate) fn calibrate(
         stars.leave_out_overwhelmed(&residual_rms)?;
     }
     let label_scale = if context.job.calibration.label_scale {
-        let found = LabelScale::of_cells(&by_cell).map_err(|error| {
-            RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
+        let stars = by_cell.clone();
+        let found = by_first(worker, context, "LabelScale", move || {
+            LabelScale::of_cells(&stars).map_err(|error| {
+                RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
+            })
         })?;
         context.set_label_scale(&found.scale);
         for stars in &mut by_cell {

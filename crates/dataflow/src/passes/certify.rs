@@ -82,12 +82,12 @@ pub(crate) fn inputs(
     inputs
 }
 
-/// Bytes of the sums of a group: almost all of them are its part of the gradient.
-pub(crate) fn group_bytes(job: &Job, blocks: &[BlockPlan]) -> u64 {
+/// Bytes of a group's sums of each block, where there are some: almost all of them are its part of the gradient.
+pub(crate) fn gradient_bytes(job: &Job, blocks: &[BlockPlan]) -> Vec<u64> {
     if !job.certificate.full_pass || !has_gradient(job) {
-        return 0;
+        return Vec::new();
     }
-    blocks.iter().map(|block| 8 * block.n_weights() as u64).sum()
+    blocks.iter().map(|block| 8 * block.n_weights() as u64).collect()
 }
 
 fn has_gradient(job: &Job) -> bool {

@@ -56,10 +56,12 @@ fn write_probe(stores: &Stores, uri: &str, bytes: &[u8]) -> Result<(), RunError>
         .and_then(|()| stores.create_once(uri, bytes.to_vec()));
     match written {
         Ok(_) => Ok(()),
-        Err(StoreError::NotWritable { uri, source }) => Err(RunError::Usage(format!(
-            "compute.scratch: {uri} cannot be written ({source}): name a folder that exists or can be made, and that may be written to, or leave it \
+        Err(StoreError::NotWritable { uri, source } | StoreError::Denied { uri, source, .. }) => {
+            Err(RunError::Usage(format!(
+                "compute.scratch: {uri} cannot be written ({source}): name a folder that exists or can be made, and that may be written to, or leave it \
              out: tiles go to the output then"
-        ))),
+            )))
+        }
         Err(error @ StoreError::NoHardLinks { .. }) => Err(RunError::Usage(format!("compute.scratch: {error}"))),
         Err(error) => Err(error.into()),
     }

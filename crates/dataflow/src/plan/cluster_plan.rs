@@ -127,7 +127,7 @@ pub(crate) struct ClusterSizes {
     pub(crate) spectra: u64,
     /// Reduction groups of the fit.
     pub(crate) groups: u64,
-    /// Bytes of a group's sums: of each block, in the curvature pass and then in the second pass over `ekfac` blocks.
+    /// Bytes of a group's sums: of each block, in the curvature pass, then in the second pass over `ekfac` blocks, and in the certificate's.
     pub(crate) sums: Vec<Vec<u64>>,
     /// Bytes of spectra, by stage: what is read in all passes of it.
     pub(crate) read: StageValues<u64>,

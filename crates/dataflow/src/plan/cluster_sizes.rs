@@ -5,6 +5,7 @@ use fisherflow_spectra::Group;
 
 use crate::context::{Context, GroupedCatalogue};
 use crate::job::Prior;
+use crate::passes::certify::gradient_bytes;
 use crate::passes::holdout;
 use crate::plan::cluster_plan::{ClusterQuestion, ClusterSizes, Passes, StageValues};
 use crate::plan::memory::{RowGroups, Sizes};
@@ -88,7 +89,7 @@ pub(crate) fn cluster_sizes(
     Ok(ClusterSizes {
         spectra: of_fit.spectra,
         groups,
-        sums: vec![sums?, corrections],
+        sums: vec![sums?, corrections, gradient_bytes(job, &context.blocks)],
         read,
         flops: StageValues {
             fit: (flops.fit - bases) * of_fit.scale,

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, LEAST};
 use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
 use crate::operators::{READ_AHEAD, most_waiting};
-use crate::passes::certify::group_bytes;
+use crate::passes::certify::gradient_bytes;
 use crate::passes::dual::spectrum_is_needed;
 
 /// Bytes of the program and its buffers.
@@ -308,7 +308,7 @@ impl<'a> Sizes<'a> {
         // A worker has a group's sums at work, and those of the group before on their way to the store or just there, where they stay until the
         // totals are made: of slices.
         let summing = 2 * self.workers as u64;
-        let gradients = group_bytes(self.job, blocks);
+        let gradients: u64 = gradient_bytes(self.job, blocks).iter().sum();
         let certifying = gradients
             .saturating_mul(summing)
             .saturating_add(self.on_the_way(gradients));

@@ -79,8 +79,8 @@ impl Activity {
             "Assemble" | "FoldSlices" | "ReduceInGroupOrder" => Self::Reduce,
             "Compare" | "Factor" | "Finish" | "Invert" | "MarginalVariance" | "Rows" | "Spectrum" => Self::Invert,
             "Commit" | "Conclude" => Self::Write,
-            "Choose" | "HeldOut" | "Population" | "Products" | "Scan" | "certify" | "correction" | "curvature"
-            | "predict" => Self::Accumulate,
+            "Choose" | "HeldOut" | "LabelScale" | "Population" | "Products" | "Scan" | "certify" | "correction"
+            | "curvature" | "predict" => Self::Accumulate,
             _ => Self::Other,
         }
     }

@@ -53,17 +53,17 @@ impl LabelScale {
         let fit = Fit::new(k, groups(k, by_cell)?)?;
         let ones = vec![0.0; k];
         let mut not_told = vec![false; k];
-        let mut logs = fit.likeliest(&not_told, None);
+        let mut found = fit.likeliest(&not_told, None);
         let unscaled = fit.log_likelihood(&ones)?;
-        let mut reached = fit.log_likelihood(&logs)?;
+        let mut reached = fit.log_likelihood(&found)?;
         let is_told = |loss: f64| loss > INDISTINCT;
         if !is_told(reached - unscaled) {
             // Each alone loses no more than all.
-            (not_told, logs, reached) = (vec![true; k], ones, unscaled);
+            (not_told, found, reached) = (vec![true; k], ones, unscaled);
         } else if k > 1 {
             let loss_without = |label: usize| -> Result<(f64, usize), PosteriorError> {
                 let held: Vec<bool> = (0..k).map(|other| other == label).collect();
-                let left = fit.log_likelihood(&fit.likeliest(&held, Some(&logs)))?;
+                let left = fit.log_likelihood(&fit.likeliest(&held, Some(&found)))?;
                 Ok((reached - left, label))
             };
             let mut losses = (0..k).map(loss_without).collect::<Result<Vec<_>, _>>()?;
@@ -71,15 +71,16 @@ impl LabelScale {
             losses.sort_by(|a, b| a.0.total_cmp(&b.0));
             for (_, label) in losses {
                 not_told[label] = true;
-                let held = fit.likeliest(&not_told, Some(&logs));
+                let held = fit.likeliest(&not_told, Some(&found));
                 let left = fit.log_likelihood(&held)?;
                 if is_told(reached - left) {
                     not_told[label] = false;
                 } else {
-                    (logs, reached) = (held, left);
+                    (found, reached) = (held, left);
                 }
             }
         }
+        let logs = fit.logs(&found);
         Ok(Self {
             log_likelihood_gain: reached - unscaled,
             n_spectra: fit.n_spectra() as u64,
@@ -149,32 +150,33 @@ impl Fit {
         self.stars.iter().map(Vec::len).sum()
     }
 
-    /// `ln s` of the likeliest factors, climbed from 1 and from `near`; those of `held` labels are 0.
+    /// The likeliest scatters and factors: the lower factors of every group's C, and `ln s`, of `held` labels 0. Climbed from `near`, and from `s = 1`
+    /// where nothing is near or the stars are few.
     fn likeliest(&self, held: &[bool], near: Option<&[f64]>) -> Vec<f64> {
-        let from_one = vec![0.0; self.k];
-        let mut starts: Vec<Vec<f64>> = self
-            .starts
-            .iter()
-            .map(|factors| [&factors[..], &from_one].concat())
-            .collect();
-        if let (Some(near), Some(factors)) = (near, self.starts.first()) {
-            let logs: Vec<f64> = near
-                .iter()
-                .zip(held)
-                .map(|(u, held)| if *held { 0.0 } else { *u })
-                .collect();
-            starts.push([&factors[..], &logs].concat());
+        let mut starts: Vec<Vec<f64>> = near.into_iter().map(<[f64]>::to_vec).collect();
+        if near.is_none() || self.n_spectra() <= MOST_STARS {
+            let at_one = vec![0.0; self.k];
+            starts.extend(self.starts.iter().map(|factors| [&factors[..], &at_one].concat()));
+        }
+        for start in &mut starts {
+            let at = start.len() - self.k;
+            let of_held = start[at..].iter_mut().zip(held).filter(|(_, held)| **held);
+            of_held.for_each(|(u, _)| *u = 0.0);
         }
         let margin = 2.0 * HIGHER / self.n_spectra() as f64;
-        let (found, _) = lowest(starts, margin, |x| deviance(&self.stars, x, held));
+        lowest(starts, margin, |x| deviance(&self.stars, x, held)).0
+    }
+
+    /// `ln s` of what was climbed to.
+    fn logs(&self, found: &[f64]) -> Vec<f64> {
         let farthest = FARTHEST.ln();
         let logs = &found[found.len() - self.k..];
         logs.iter().map(|u| u.clamp(-farthest, farthest)).collect()
     }
 
-    /// The log likelihood with the factors of these logarithms and every group's likeliest scatter beside them.
-    fn log_likelihood(&self, logs: &[f64]) -> Result<f64, PosteriorError> {
-        let scale: Vec<f64> = logs.iter().map(|u| u.exp()).collect();
+    /// The log likelihood with the factors of what was climbed to, and every group's likeliest scatter beside them.
+    fn log_likelihood(&self, found: &[f64]) -> Result<f64, PosteriorError> {
+        let scale: Vec<f64> = self.logs(found).into_iter().map(f64::exp).collect();
         let mut sum = 0.0;
         for group in &self.groups {
             let mut scaled = group.clone();

@@ -291,7 +291,8 @@ pub(crate) fn of_calibration(context: &Context, calibrated: &Calibrated) -> Vec<
 pub(crate) fn of_weightless(counts: &FitCounts) -> Option<String> {
     (counts.overwhelmed > 0).then(|| {
         format!(
-            "{} of {} spectra in the sums weigh nothing (noise.errors_in_variables): their own error of a label is more than {OVERWHELMED:.0e} times R's. {MASK_THEM}",
+            "{} of {} spectra in the sums weigh nothing (noise.errors_in_variables): what photon noise does to a label is more than {OVERWHELMED:.0e} times R's standard \
+             deviation. {MASK_THEM}",
             counts.overwhelmed, counts.in_sums
         )
     })
