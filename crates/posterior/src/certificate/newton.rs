@@ -64,7 +64,7 @@ pub fn newton_step(precision: &dyn Precision, fit: &[f64], theta: &[f64]) -> Res
     }
     let delta = precision.info().prior_precision;
     let gradient: Vec<f64> = fit.iter().zip(theta).map(|(fit, theta)| delta * theta - fit).collect();
-    let square = dot(&gradient, &precision.solve(&gradient)?);
+    let square = precision.quadratic(&gradient)?;
     Ok(NewtonStep {
         gradient_norm: dot(&gradient, &gradient).sqrt(),
         // Below 0 from rounding; `max` would take what is not a number for 0, a minimum.

@@ -89,6 +89,9 @@ fn solve_undoes_the_precision_and_variances_are_its_diagonal() {
             .map(|row| row.iter().zip(&x).map(|(a, b)| a * b).sum())
             .collect();
         assert!(relative_error(&back, &v) < 1e-11);
+        let quadratic = posterior.quadratic(&v).unwrap();
+        let expected: f64 = v.iter().zip(&x).map(|(v, x)| v * x).sum();
+        assert!((quadratic / expected - 1.0).abs() < 1e-11, "{quadratic:e} {expected:e}");
 
         let variances = posterior.marginal_variance().unwrap();
         assert_eq!(variances.len(), case.plan.shapes.len());
@@ -98,7 +101,7 @@ fn solve_undoes_the_precision_and_variances_are_its_diagonal() {
         let found: Vec<f64> = variances.into_iter().flat_map(|m| m.values).collect();
         let expected: Vec<f64> = (0..p).map(|i| m[i * p + i]).collect();
         assert!(relative_error(&found, &expected) < 1e-12);
-        assert!(posterior.solve(&v[1..]).is_err());
+        assert!(posterior.solve(&v[1..]).is_err() && posterior.quadratic(&v[1..]).is_err());
     }
 }
 

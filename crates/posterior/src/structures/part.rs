@@ -2,12 +2,12 @@
 //!
 //! The other weights of the block are not fixed but integrated out: what is answered is of the part's own rows and columns of `P^-1`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use fisherflow_curvature::Matrix;
 use fisherflow_network::DenseShape;
 
-use crate::product::dot;
 use crate::{BlockInfo, PosteriorError, Precision};
 
 /// A block's posterior, asked about some layers that follow one another in it.
@@ -91,6 +91,23 @@ impl PosteriorPart {
     /// # Errors
     /// If `v` is of another length.
     pub fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
+        let solved = self.precision.solve(&self.in_block(v)?)?;
+        if solved.len() == v.len() {
+            return Ok(solved);
+        }
+        Ok(solved[self.range.clone()].to_vec())
+    }
+
+    /// `v^T P^-1 v`: the variance of `v . theta`.
+    ///
+    /// # Errors
+    /// If `v` is of another length.
+    pub fn quadratic(&self, v: &[f64]) -> Result<f64, PosteriorError> {
+        self.precision.quadratic(&self.in_block(v)?)
+    }
+
+    /// A vector over these weights as one over those of the block, 0 for all others.
+    fn in_block<'v>(&self, v: &'v [f64]) -> Result<Cow<'v, [f64]>, PosteriorError> {
         if v.len() != self.n_weights() {
             return Err(PosteriorError::Shape {
                 what: format!("the vector to multiply the inverse of {} by", self.name()),
@@ -100,19 +117,11 @@ impl PosteriorPart {
         }
         let n_block = self.precision.info().n_weights as usize;
         if n_block == v.len() {
-            return self.precision.solve(v);
+            return Ok(v.into());
         }
         let mut padded = vec![0.0; n_block];
         padded[self.range.clone()].copy_from_slice(v);
-        Ok(self.precision.solve(&padded)?[self.range.clone()].to_vec())
-    }
-
-    /// `v^T P^-1 v`: the variance of `v . theta`.
-    ///
-    /// # Errors
-    /// If `v` is of another length.
-    pub fn quadratic(&self, v: &[f64]) -> Result<f64, PosteriorError> {
-        Ok(dot(v, &self.solve(v)?))
+        Ok(padded.into())
     }
 
     fn name(&self) -> String {

@@ -5,6 +5,7 @@ use fisherflow_network::LayerCapture;
 
 use crate::certificate::of_weights;
 use crate::labels::predictive::WeightsPart;
+use crate::product::dot;
 use crate::structures::elements::by_solving;
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Probe};
 
@@ -18,6 +19,14 @@ pub trait Precision: Send + Sync {
     /// # Errors
     /// If `v` is not as long as the block has weights.
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError>;
+
+    /// `v^T P^-1 v`: the variance of `v^T theta`.
+    ///
+    /// # Errors
+    /// As of [`solve`](Self::solve).
+    fn quadratic(&self, v: &[f64]) -> Result<f64, PosteriorError> {
+        Ok(dot(v, &self.solve(v)?))
+    }
 
     /// Some elements of `P^-1`, `[rows, cols]`: those of the weights `rows` with the weights `cols`.
     ///
