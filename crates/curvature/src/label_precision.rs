@@ -83,6 +83,13 @@ impl LabelPrecision {
         self.lam.len() / (self.n_labels * self.n_labels)
     }
 
+    /// Number of spectra that weigh nothing: all of their `Lam_n` is 0.
+    #[must_use]
+    pub fn n_without_weight(&self) -> usize {
+        let each = self.lam.chunks_exact(self.n_labels * self.n_labels);
+        each.filter(|lam| lam.iter().all(|&value| value == 0.0)).count()
+    }
+
     /// `Lam_n r_n` of every spectrum; `residuals` and what is given back: `[batch, K]`.
     ///
     /// # Errors
@@ -266,6 +273,7 @@ mod tests {
         let other = LabelPrecision::per_spectrum(&R, None, 1).unwrap();
         assert_eq!(precision.lam, [vec![0.0; 9], other.lam].concat());
         assert_eq!(precision.factor, [vec![0.0; 9], other.factor].concat());
+        assert_eq!(precision.n_without_weight(), 1);
         // Of one label alone it is no covariance.
         let of_one = [f64::INFINITY, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         assert!(LabelPrecision::per_spectrum(&R, Some(&of_one), 1).is_err());

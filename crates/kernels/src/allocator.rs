@@ -16,8 +16,10 @@ const LEAST: usize = 1 << LEAST_LOG;
 const LEAST_LOG: u32 = 16;
 /// Bytes beyond which it is not, but comes from the system and goes back to it.
 const MOST: usize = 1 << 26;
-/// Bytes that are kept even where the program has never needed more than it does now.
+/// Bytes that are kept beyond what the program has needed at one time: an eighth of that, between these two. With none to spare, sizes that take
+/// turns push one another out.
 const LITTLE: usize = 32 << 20;
+const MUCH: usize = 128 << 20;
 /// Size classes from one power of two to the next: a buffer is at most an eighth larger than what was asked for.
 const STEPS: usize = 8;
 const CLASSES: usize = (MOST.ilog2() - LEAST_LOG) as usize * STEPS + 1;
@@ -109,7 +111,8 @@ impl Kept {
 
     /// A buffer that goes back to the system because all together take too much.
     fn surplus(&mut self) -> Option<(Class, *mut u8)> {
-        if self.bytes <= LITTLE.max(self.most - self.used) {
+        let spare = (self.most / 8).clamp(LITTLE, MUCH);
+        if self.used + self.bytes <= self.most + spare {
             return None;
         }
         for _ in 0..CLASSES {

@@ -9,7 +9,7 @@ use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::WrittenFile;
 use timely::worker::Worker;
 
-use super::curvature::{Sums, references_of, structure_with, sums_of};
+use super::curvature::{Sums, references_of, structure_with, sums_of, training};
 use super::differentiated::{Differentiated, differentiate};
 use super::groups::{GroupPass, over_groups};
 use super::select;
@@ -64,7 +64,11 @@ pub(crate) fn correction(
             let training = select(&deriving, &batch, &deriving.rows_in_sums(&batch))?;
             differentiate(&deriving, population.as_ref(), training, deriving.jacobian_of_sums())
         },
-        Fold(Sums::new(context, structures, noise)),
+        Fold {
+            context: Arc::clone(context),
+            noise: noise.to_vec(),
+            sums: Sums::new(context, structures),
+        },
         move |block, total| {
             let structure = structure_with(&owned, block)?;
             let sums = sums_of(structure.plan(), total);
@@ -75,18 +79,22 @@ pub(crate) fn correction(
     Ok((over.concluded.into_values().collect(), digest))
 }
 
-struct Fold(Sums);
+struct Fold {
+    context: Arc<Context>,
+    noise: Vec<f64>,
+    sums: Sums,
+}
 
 impl GroupFold<Differentiated> for Fold {
     type Output = GroupSums<()>;
 
-    fn add(&mut self, _group: u64, training: Differentiated) -> Result<(), RunError> {
-        self.0.add(&training)
+    fn add(&mut self, _group: u64, all: Differentiated) -> Result<(), RunError> {
+        self.sums.add(&all.batch, &training(&self.context, &self.noise, &all)?)
     }
 
     fn finish(&mut self, _group: u64) -> Result<GroupSums<()>, RunError> {
         Ok(GroupSums {
-            arrays: self.0.take()?,
+            arrays: self.sums.take()?,
             files: Vec::new(),
             found: (),
         })

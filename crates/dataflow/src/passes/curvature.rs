@@ -91,8 +91,9 @@ pub(crate) fn curvature(
     let (deriving, population) = (Arc::clone(context), population.cloned());
     let (writing, owned) = (Arc::clone(context), Rc::clone(&structures));
     let fold = Fold {
-        sums: Sums::new(context, structures, noise),
-        rows: context.dual_plan().map(|plan| Rows::new(context, plan, noise)),
+        noise: noise.to_vec(),
+        sums: Sums::new(context, structures),
+        rows: context.dual_plan().map(|plan| Rows::new(context, plan)),
         counts: FitCounts::default(),
         bad_rows: BadRows::default(),
         flux: context.is_fused().then(|| FluxPart::new(context)),
@@ -182,6 +183,7 @@ pub(super) fn sums_of(plan: &BlockPlan, total: Total) -> BlockSums {
 /// Everything that one group gives.
 struct Fold {
     context: Arc<Context>,
+    noise: Vec<f64>,
     sums: Sums,
     /// Of a dual block.
     rows: Option<Rows>,
@@ -195,11 +197,13 @@ impl GroupFold<Differentiated> for Fold {
     type Output = GroupSums<(FitCounts, BadRows, Vec<DualChunk>)>;
 
     fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
-        self.sums.add(&all)?;
+        let training = training(&self.context, &self.noise, &all)?;
+        self.sums.add(&all.batch, &training)?;
         if let Some(rows) = &mut self.rows {
-            rows.add(group, &all)?;
+            rows.add(group, &training)?;
         }
-        self.count(&all)?;
+        self.count(&all, &training);
+        drop(training);
         if let Some(flux) = &mut self.flux {
             flux.add(group, &all)?;
         }
@@ -229,14 +233,8 @@ impl GroupFold<Differentiated> for Fold {
 
 impl Fold {
     /// What became of every row.
-    fn count(&mut self, all: &Differentiated) -> Result<(), RunError> {
-        if self.context.job.calibration.errors_in_variables {
-            let rows = self.context.rows_in_sums(&all.batch);
-            let errors = errors_of_rows(&self.context, &self.sums.noise, all, &rows)?;
-            let square = self.sums.noise.len();
-            let first = errors.iter().flat_map(|errors| errors.iter().step_by(square));
-            self.counts.overwhelmed += first.filter(|error| **error == f64::INFINITY).count() as u64;
-        }
+    fn count(&mut self, all: &Differentiated, training: &Training) {
+        self.counts.overwhelmed += training.n_without_weight as u64;
         for row in 0..all.batch.n_rows() {
             self.counts.spectra += 1;
             let counter = if all.batch.is_excluded(row) {
@@ -253,7 +251,6 @@ impl Fold {
             };
             *counter += 1;
         }
-        Ok(())
     }
 }
 
@@ -265,6 +262,8 @@ pub(super) struct Training {
     pub(super) captures: Vec<LayerCapture>,
     /// The precision of what the captures are of.
     pub(super) precision: LabelPrecision,
+    /// Rows that weigh nothing.
+    n_without_weight: usize,
     /// `label - f`, `[n, K]`, normalised label units.
     residuals: Vec<f64>,
 }
@@ -273,6 +272,7 @@ pub(super) struct Training {
 pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -> Result<Training, RunError> {
     let rows = context.rows_in_sums(&all.batch);
     let precision = precision_of(context, noise, all, &rows)?;
+    let n_without_weight = precision.n_without_weight();
     let captures = all.captures_of(&rows)?;
     let residuals = all.normalised_residuals_of(&rows, &context.network.labels().scale);
     let of_loss = of_loss(context.job.curvature.kind, &captures, &precision, &residuals)?;
@@ -281,6 +281,7 @@ pub(super) fn training(context: &Context, noise: &[f64], all: &Differentiated) -
         rows,
         captures,
         precision,
+        n_without_weight,
         residuals,
     })
 }
@@ -311,7 +312,14 @@ pub(super) fn precision_of(
     if let Some(row) = all.first_that_overflows(rows.iter().copied()) {
         return Err(overflow(context, RowPlace::of(&all.batch, row)));
     }
-    let errors = errors_of_rows(context, noise, all, rows)?;
+    let flux = if context.job.calibration.errors_in_variables {
+        let of_all = flux_part(all)?;
+        let of_row = |row: &usize| &of_all[row * noise.len()..][..noise.len()];
+        Some(rows.iter().flat_map(of_row).copied().collect())
+    } else {
+        None
+    };
+    let errors = label_errors(context, noise, all.label_covariance_of(rows), flux)?;
     LabelPrecision::per_spectrum(noise, errors.as_deref(), rows.len())
         .map_err(|error| of_a_spectrum(error, &all.batch, rows))
 }
@@ -343,37 +351,34 @@ pub(super) fn references_of<'a>(context: &Context, references: &'a References) -
 pub(crate) struct Sums {
     context: Arc<Context>,
     structures: Rc<[Box<dyn Structure>]>,
-    noise: Vec<f64>,
     /// Of the group at hand, from its first batch on: between groups there is nothing in memory.
     sums: Option<Vec<BlockSums>>,
 }
 
 impl Sums {
-    pub(crate) fn new(context: &Arc<Context>, structures: Rc<[Box<dyn Structure>]>, noise: &[f64]) -> Self {
+    pub(crate) fn new(context: &Arc<Context>, structures: Rc<[Box<dyn Structure>]>) -> Self {
         Self {
             context: Arc::clone(context),
             structures,
-            noise: noise.to_vec(),
             sums: None,
         }
     }
 
-    /// Adds a batch.
-    pub(crate) fn add(&mut self, all: &Differentiated) -> Result<(), RunError> {
+    /// Adds what is summed of a batch.
+    pub(super) fn add(&mut self, batch: &SpectrumBatch, training: &Training) -> Result<(), RunError> {
         if self.structures.is_empty() {
             return Ok(());
         }
-        let training = training(&self.context, &self.noise, all)?;
         let mut sums = self.begun()?;
         for (structure, sums) in self.structures.iter().zip(&mut sums) {
             structure.accumulate(&training.captures, &training.precision, sums)?;
         }
         if self.context.job.curvature.kind == CurvatureKind::Hessian && !training.rows.is_empty() {
-            let (network, spectra) = (&self.context.network, all.batch.select(&training.rows)?);
+            let (network, spectra) = (&self.context.network, batch.select(&training.rows)?);
             let forward = network.forward(&spectra.flux)?;
             let Training {
                 precision, residuals, ..
-            } = &training;
+            } = training;
             for (structure, sums) in self.structures.iter().zip(&mut sums) {
                 add_residual_curvature(structure.plan(), network, &forward, precision, residuals, sums)?;
             }
@@ -400,23 +405,6 @@ impl Sums {
         let empty = self.structures.iter().map(|structure| structure.empty());
         Ok(empty.collect::<Result<_, _>>()?)
     }
-}
-
-/// [`label_errors`] of rows of a batch.
-fn errors_of_rows(
-    context: &Context,
-    noise: &[f64],
-    all: &Differentiated,
-    rows: &[usize],
-) -> Result<Option<Vec<f64>>, RunError> {
-    let flux = if context.job.calibration.errors_in_variables {
-        let of_all = flux_part(all)?;
-        let of_row = |row: &usize| &of_all[row * noise.len()..][..noise.len()];
-        Some(rows.iter().flat_map(of_row).copied().collect())
-    } else {
-        None
-    };
-    label_errors(context, noise, all.label_covariance_of(rows), flux)
 }
 
 /// What is known of the errors of spectra's labels, `[n, K, K]`, normalised label units, from label units: `own`, their label covariances, and with errors

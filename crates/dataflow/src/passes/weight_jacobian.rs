@@ -8,8 +8,7 @@ use fisherflow_posterior::DualLayout;
 use fisherflow_store::WrittenFile;
 use serde::{Deserialize, Serialize};
 
-use super::curvature::training;
-use super::differentiated::Differentiated;
+use super::curvature::Training;
 use super::dual;
 use crate::context::Context;
 use crate::dual_files::{self, DualChunk};
@@ -26,18 +25,16 @@ pub(crate) struct RowParts {
 pub(crate) struct Rows {
     context: Arc<Context>,
     plan: BlockPlan,
-    noise: Vec<f64>,
     waiting: WeightJacobian,
     done: RowParts,
 }
 
 impl Rows {
-    pub(crate) fn new(context: &Arc<Context>, plan: &BlockPlan, noise: &[f64]) -> Self {
+    pub(crate) fn new(context: &Arc<Context>, plan: &BlockPlan) -> Self {
         Self {
             context: Arc::clone(context),
             waiting: WeightJacobian::none(plan, context.network.n_labels()),
             plan: plan.clone(),
-            noise: noise.to_vec(),
             done: RowParts::default(),
         }
     }
@@ -57,9 +54,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Adds a batch of the group.
-    pub(crate) fn add(&mut self, group: u64, all: &Differentiated) -> Result<(), RunError> {
-        let training = training(&self.context, &self.noise, all)?;
+    /// Adds what is summed of a batch of the group.
+    pub(super) fn add(&mut self, group: u64, training: &Training) -> Result<(), RunError> {
         let n_labels = self.context.network.n_labels();
         let made = self.context.count_dual_rows(training.rows.len() * n_labels);
         // No sooner: no footer says how many spectra are good and have their labels.
