@@ -209,7 +209,7 @@ pub struct OutputHessianArgs {
 /// Processes and workers; the same for every process but for `--process`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ClusterArgs {
-    /// Number of processes of the run [default: 1, with --slurm SLURM_NTASKS]
+    /// Number of processes of the run [default: 1, with --slurm the step's tasks]
     #[arg(short = 'n', long, value_name = "N")]
     pub processes: Option<usize>,
     /// Which of them this one is, from 0 [default: JOB_COMPLETION_INDEX, with --slurm SLURM_PROCID]
@@ -250,7 +250,7 @@ pub struct HostsArgs {
     /// Their name, {} for the number of the process: 'fisherflow-{}.fisherflow' or with a port, 'fisherflow-{}.fisherflow:2101'
     #[arg(long, value_name = "PATTERN")]
     pub hosts: Option<String>,
-    /// The tasks of this Slurm step, from SLURM_JOB_NODELIST, SLURM_NTASKS and SLURM_PROCID, at ports 2101, 2102, ... of each node
+    /// The tasks of this Slurm step, from SLURM_STEP_NODELIST, SLURM_STEP_NUM_TASKS (else the job's) and SLURM_PROCID, at ports 2101, 2102, ... of each node
     #[arg(long)]
     pub slurm: bool,
     /// They find one another under the output: each leaves its address there. This one's, where it is not this machine's own

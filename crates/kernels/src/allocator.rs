@@ -48,7 +48,7 @@ struct Kept {
     bytes: usize,
     /// Bytes of the buffers that are in use, those too large to be kept among them.
     used: usize,
-    /// The most that were in use at one time.
+    /// The most that were in use at one time, up to when one was last given back.
     most: usize,
     /// Where room is made next: the classes take turns, so that sizes which nobody asks for any more go.
     turn: usize,
@@ -71,11 +71,16 @@ impl Kept {
     /// So many bytes more are in use.
     fn begin(&mut self, bytes: usize) {
         self.used += bytes;
-        self.most = self.most.max(self.used);
     }
 
     /// So many bytes are in use no more.
     fn end(&mut self, bytes: usize) {
+        self.most = self.most.max(self.used);
+        self.used -= bytes;
+    }
+
+    /// So many bytes that were to be in use are not: the system has none left.
+    fn refuse(&mut self, bytes: usize) {
         self.used -= bytes;
     }
 
@@ -111,10 +116,15 @@ impl Kept {
 
     /// A buffer that goes back to the system because all together take too much.
     fn surplus(&mut self) -> Option<(Class, *mut u8)> {
-        let spare = (self.most / 8).clamp(LITTLE, MUCH);
-        if self.used + self.bytes <= self.most + spare {
+        let most = self.most.max(self.used);
+        if self.used + self.bytes <= most + (most / 8).clamp(LITTLE, MUCH) {
             return None;
         }
+        self.any()
+    }
+
+    /// One of the buffers that wait.
+    fn any(&mut self) -> Option<(Class, *mut u8)> {
         for _ in 0..CLASSES {
             self.turn = (self.turn + 1) % CLASSES;
             let class = Class::at(self.turn);
@@ -155,15 +165,10 @@ impl Class {
         }
     }
 
-    /// New and zero; null where the system has none left.
-    fn fresh(self) -> *mut u8 {
-        pages::take(self.bytes)
-    }
-
     /// Gives a buffer of this class back.
     ///
     /// # Safety
-    /// It came from [`Class::fresh`], and nobody uses it.
+    /// It is of the class, and nobody uses it.
     unsafe fn give_back(self, buffer: *mut u8) {
         // SAFETY: as the caller's.
         unsafe { pages::give(buffer, self.bytes) }
@@ -223,13 +228,29 @@ impl Buffers {
         waiting
     }
 
-    /// New and zero, after none waited; null where the system has none left.
-    fn fresh(&self, class: Class) -> *mut u8 {
-        let new = class.fresh();
+    /// New and zero, of so many bytes that are counted as in use; null where the system has none left, even with all that waits here.
+    fn fresh(&self, bytes: usize) -> *mut u8 {
+        let mut new = pages::take(bytes);
+        if new.is_null() && self.give_back_all() {
+            new = pages::take(bytes);
+        }
         if new.is_null() {
-            self.kept().end(class.bytes);
+            self.kept().refuse(bytes);
         }
         new
+    }
+
+    /// Gives back what waits; whether anything did.
+    fn give_back_all(&self) -> bool {
+        let mut any = false;
+        loop {
+            // The lock is free again before the system is asked.
+            let waiting = self.kept().any();
+            let Some((class, buffer)) = waiting else { return any };
+            // SAFETY: it is in no list any more.
+            unsafe { class.give_back(buffer) };
+            any = true;
+        }
     }
 
     fn give_back_surplus<'a>(&'a self, mut kept: MutexGuard<'a, Kept>) {
@@ -244,11 +265,7 @@ impl Buffers {
     /// New and zero; null where the system has none left.
     fn large(&self, bytes: usize) -> *mut u8 {
         self.begin_large(bytes);
-        let new = pages::take(bytes);
-        if new.is_null() {
-            self.kept().end(bytes);
-        }
-        new
+        self.fresh(bytes)
     }
 
     fn begin_large(&self, bytes: usize) {
@@ -263,7 +280,7 @@ impl Buffers {
 unsafe impl GlobalAlloc for Buffers {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Owner::of(layout) {
-            Owner::Ours(class) => self.waiting(class).unwrap_or_else(|| self.fresh(class)),
+            Owner::Ours(class) => self.waiting(class).unwrap_or_else(|| self.fresh(class.bytes)),
             Owner::System => self.large(layout.size()),
             // SAFETY: as the caller's.
             Owner::Library => unsafe { System.alloc(layout) },
@@ -273,7 +290,7 @@ unsafe impl GlobalAlloc for Buffers {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match Owner::of(layout) {
             Owner::Ours(class) => match self.waiting(class) {
-                None => self.fresh(class),
+                None => self.fresh(class.bytes),
                 Some(buffer) => {
                     // SAFETY: it has so many bytes.
                     unsafe { buffer.write_bytes(0, layout.size()) };
@@ -293,7 +310,6 @@ unsafe impl GlobalAlloc for Buffers {
                 kept.end(class.bytes);
                 // SAFETY: the caller gives it away, and it was allocated as of this class.
                 unsafe { kept.keep(class, buffer) };
-                self.give_back_surplus(kept);
             }
             Owner::System => {
                 self.kept().end(layout.size());
@@ -314,7 +330,11 @@ unsafe impl GlobalAlloc for Buffers {
             (Owner::Ours(old), Owner::Ours(new)) if old == new => buffer,
             (Owner::System, Owner::System) => {
                 // SAFETY: as the caller's.
-                let moved = unsafe { pages::resize(buffer, layout.size(), bytes) };
+                let resize = || unsafe { pages::resize(buffer, layout.size(), bytes) };
+                let mut moved = resize();
+                if moved.is_null() && self.give_back_all() {
+                    moved = resize();
+                }
                 if !moved.is_null() {
                     self.kept().end(layout.size());
                     self.begin_large(bytes);

@@ -78,6 +78,21 @@ fn what_is_kept_adds_little_to_what_was_needed() {
 }
 
 #[test]
+fn what_waits_goes_back_before_memory_is_refused() {
+    let buffers = Buffers::new();
+    let (size, endless) = (layout(MOST, 8), layout(1 << 60, 8));
+    // SAFETY: the buffer is freed once, with its layout.
+    unsafe {
+        let buffer = buffers.alloc(size);
+        buffers.dealloc(buffer, size);
+        assert_eq!(buffers.kept().bytes, MOST);
+        assert!(buffers.alloc(endless).is_null());
+    }
+    let kept = buffers.kept();
+    assert_eq!((kept.bytes, kept.used, kept.most), (0, 0, MOST));
+}
+
+#[test]
 fn what_is_too_large_to_be_kept_moves_with_what_is_in_it() {
     let buffers = Buffers::new();
     let (size, larger) = (layout(MOST + 12_345, 128), layout(3 * MOST + 1, 128));

@@ -22,8 +22,7 @@ const WORTH_SHARING: usize = 1 << 18;
 
 /// Inner indices that are packed at a time: whole chains.
 pub(crate) const fn inner_block<T>() -> usize {
-    let whole = INNER_BYTES / size_of::<T>() / CHAIN * CHAIN;
-    if whole == 0 { CHAIN } else { whole }
+    INNER_BYTES / size_of::<T>() / CHAIN * CHAIN
 }
 
 /// Bytes that a thread holds for the packed operands of a product whose left side has `rows` rows.

@@ -101,7 +101,7 @@ fn add_cross_mapped<T: Element>(
     assert_eq!(x.nrows(), y.nrows(), "rows of a product over rows");
     let (n, m) = (x.ncols(), y.ncols());
     assert!(
-        m <= stride && sums.len() == n * stride,
+        m <= stride && n.checked_mul(stride) == Some(sums.len()),
         "sums [{n}, {stride}] of a product [{n}, {m}]"
     );
     let sink = Rectangle {

@@ -12,8 +12,9 @@ use crate::pack::Map;
 use crate::tile::{CHAIN, Tile};
 use crate::x86;
 
-const ROWS: usize = 14;
-const COLS: usize = 32;
+/// Those of the tile that these go by.
+const ROWS: usize = x86::AVX512_ROWS;
+const COLS: usize = x86::AVX512_COLS;
 const LANES: usize = 16;
 
 /// One product of bf16.

@@ -5,7 +5,7 @@
 //! [`covariance_of`](Precision::covariance_of) is the weights' part of a star's error, `J_theta P^-1 J_theta^T`. The photons' part is
 //! [`flux_covariance`]; what held-out residuals show beyond both is [`HeldOutStars::intrinsic`]; [`total_covariance`] adds the three.
 //!
-//! Everything here is arithmetic on arrays: no files, no threads of its own beyond those of the matrix products. Factorisations and
+//! Everything here is arithmetic on arrays: no files, no threads of its own beyond those of matrix products and eigenproblems. Factorisations and
 //! eigenproblems are always f64; the products of a prediction follow the captures' type.
 
 mod certificate;
