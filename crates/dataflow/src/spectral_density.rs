@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fisherflow_curvature::{CurvatureKind, SpectralDensity, SpectralProbes};
-use fisherflow_network::Precision;
 use fisherflow_store::{Column, FileMetadata, Output, WrittenFile};
 use timely::worker::Worker;
 
@@ -172,14 +171,7 @@ fn work(worker: &mut Worker, context: &Arc<Context>, settings: &SpectrumSettings
             context.job.catalogue.uri
         )));
     }
-    let precision = context.network.arithmetic().precision;
-    let rounding = match precision {
-        Precision::F32 | Precision::Auto => 1e-6,
-        Precision::Bf16x3 => 1e-5,
-        Precision::Bf16 => 4e-3,
-        Precision::F64 => 1e-12,
-    };
-    let density = probes.density(rounding)?;
+    let density = probes.density(context.network.arithmetic().precision.relative_rounding())?;
     Ok(Some(Found {
         density,
         n_spectra,

@@ -48,6 +48,17 @@ impl Precision {
             Self::F64 => DType::F64,
         }
     }
+
+    /// The error of a product of the curvature and a vector, relative to the largest eigenvalue.
+    #[must_use]
+    pub fn relative_rounding(self) -> f64 {
+        match self {
+            Self::F32 | Self::Auto => 1e-6,
+            Self::Bf16x3 => 1e-5,
+            Self::Bf16 => 4e-3,
+            Self::F64 => 1e-12,
+        }
+    }
 }
 
 impl Precision {

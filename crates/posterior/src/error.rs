@@ -296,8 +296,7 @@ pub enum PosteriorError {
     },
     /// Nothing was summed.
     #[error(
-        "no held-out spectrum with all its labels: {skipped} were left out because a label or a covariance is missing; raise \
-         noise.holdout_fraction"
+        "no held-out spectrum with all its labels: {skipped} were left out because a label or a covariance is missing"
     )]
     NoResiduals {
         /// How many were left out.

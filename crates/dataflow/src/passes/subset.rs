@@ -429,7 +429,8 @@ impl Subsetting {
             .zip(&deltas)
             .flat_map(|(shape, &delta)| std::iter::repeat_n(delta, shape.n_weights()))
             .collect();
-        curvature_share((scale, &prior), steps, |v| {
+        let rounding = network.arithmetic().precision.relative_rounding();
+        curvature_share((scale, &prior), steps, rounding, |v| {
             let directions = WeightDirections::new(&layers, shapes, v, &network.arithmetic())?;
             let mut sums = ProductSums::empty(&layers, shapes, 1);
             add_hessian_products(network, spectra, precision, residuals, &directions, &mut sums)?;

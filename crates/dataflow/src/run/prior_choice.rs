@@ -158,7 +158,7 @@ impl PriorChoice {
         };
         let grid = grid(given, spectra, &evidence);
         let holdout = prior_by_holdout(scanned, &grid, evidence.prior_precision, effective)
-            .map_err(|error| RunError::Refused(format!("no prior precision by held-out spectra: {error}")))?;
+            .map_err(|error| RunError::Refused(format!("no prior precision by held-out spectra: {error}; raise noise.holdout_fraction, or give prior.precision a number")))?;
         Ok(Self {
             by_block: given.iter().map(|g| g.unwrap_or(holdout.prior_precision)).collect(),
             evidence: vec![EvidenceOf { block: None, evidence }],

@@ -4,7 +4,7 @@
 //! `tau_i` weigh them: `sum_i tau_i^2 f(theta_i)` estimates `tr f(A) / p` (Ubaru, Chen and Saad 2017, doi:10.1137/16M1104974). With every vector
 //! orthogonalised against all before it; memory `m` vectors.
 
-use fisherflow_curvature::Lanczos;
+use fisherflow_curvature::{Lanczos, Ritz};
 use serde::{Deserialize, Serialize};
 
 use crate::PosteriorError;
@@ -14,7 +14,7 @@ use crate::PosteriorError;
 pub struct CurvatureShare {
     /// Lanczos steps taken.
     pub steps: u64,
-    /// Share of the spectral weight below zero.
+    /// Share of the spectral weight that is below zero by more than rounding.
     pub negative: f64,
     /// The lowest Ritz value: never below the lowest eigenvalue.
     pub lowest: f64,
@@ -22,13 +22,15 @@ pub struct CurvatureShare {
     pub highest: f64,
 }
 
-/// Of `scale A + diag(prior)`, by at most `steps` steps of Lanczos; `times` is `A v`. The start is always the same.
+/// Of `scale A + diag(prior)`, by at most `steps` steps of Lanczos; `times` is `A v`, whose error is `relative_rounding` of the largest eigenvalue.
+/// Most eigenvalues are the prior's, and where that is less than rounding it turns any of them below zero. The start is always the same.
 ///
 /// # Errors
 /// Whatever `times` fails with; eigenvalues that do not converge.
 pub fn curvature_share<E: From<PosteriorError>>(
     (scale, prior): (f64, &[f64]),
     steps: usize,
+    relative_rounding: f64,
     mut times: impl FnMut(&[f64]) -> Result<Vec<f64>, E>,
 ) -> Result<CurvatureShare, E> {
     let mut lanczos = Lanczos::new(start(prior.len()));
@@ -42,15 +44,15 @@ pub fn curvature_share<E: From<PosteriorError>>(
         lanczos.step(image);
     }
     let ritz = lanczos.ritz().map_err(PosteriorError::from)?;
+    let end = |ritz: Option<&Ritz>| ritz.map_or(0.0, |ritz| ritz.value);
+    let (lowest, highest) = (end(ritz.first()), end(ritz.last()));
+    let rounding = relative_rounding * lowest.abs().max(highest.abs());
+    let below = ritz.iter().filter(|ritz| ritz.value < -rounding);
     Ok(CurvatureShare {
         steps: lanczos.steps() as u64,
-        negative: ritz
-            .iter()
-            .filter(|ritz| ritz.value < 0.0)
-            .map(|ritz| ritz.weight)
-            .sum(),
-        lowest: ritz.first().map_or(0.0, |ritz| ritz.value),
-        highest: ritz.last().map_or(0.0, |ritz| ritz.value),
+        negative: below.map(|ritz| ritz.weight).sum(),
+        lowest,
+        highest,
     })
 }
 

@@ -494,10 +494,10 @@ fn the_share_of_negative_curvature_is_that_of_the_spectrum() {
     let (start, prior) = (super::curvature_share::start(p), vec![0.5; p]);
     let total: f64 = start.iter().map(|v| v * v).sum();
     let expected: f64 = start.iter().step_by(4).map(|v| v * v).sum::<f64>() / total;
-    let found = curvature_share((2.0, &prior), 60, times).unwrap();
+    let found = curvature_share((2.0, &prior), 60, 0.0, times).unwrap();
     assert!((found.negative - expected).abs() < 1e-2, "{found:?} {expected}");
     assert!(found.lowest > -1.99 - 1e-9 && found.highest < 402.0 + 1e-9, "{found:?}");
-    let whole = curvature_share((2.0, &prior), p, times).unwrap();
+    let whole = curvature_share((2.0, &prior), p, 0.0, times).unwrap();
     for (what, found, expected) in [
         ("share", whole.negative, expected),
         ("lowest", whole.lowest, -1.99),
@@ -506,13 +506,39 @@ fn the_share_of_negative_curvature_is_that_of_the_spectrum() {
         assert!((found - expected).abs() < 1e-9, "{what}: {found} {expected}");
     }
     let same = |v: &[f64]| -> Result<Vec<f64>, PosteriorError> { Ok(v.iter().map(|v| 2.0 * v).collect()) };
-    let one = curvature_share((1.0, &vec![0.0; p]), 5, same).unwrap();
+    let one = curvature_share((1.0, &vec![0.0; p]), 5, 0.0, same).unwrap();
     assert_eq!(
         (one.steps, one.negative),
         (1, 0.0),
         "the Krylov space of the unit matrix has one dimension"
     );
     assert!((one.lowest - 2.0).abs() < 1e-14);
+}
+
+/// A Gauss-Newton matrix of few spectra is never below zero; its products in f32 put the prior's eigenvalues there.
+#[test]
+fn what_rounding_turns_below_zero_is_not_counted() {
+    let (n, p) = (40, 600);
+    let rows: Vec<f32> = (0..n * p)
+        .map(|at| 1.0 + 0.05 * ((at * 7919 % 1009) as f32 / 504.5 - 1.0))
+        .collect();
+    let times = |v: &[f64]| -> Result<Vec<f64>, PosteriorError> {
+        let v: Vec<f32> = v.iter().map(|&v| v as f32).collect();
+        let mut product = vec![0.0_f32; p];
+        for row in rows.chunks_exact(p) {
+            let along: f32 = row.iter().zip(&v).map(|(x, v)| x * v).sum();
+            product.iter_mut().zip(row).for_each(|(sum, x)| *sum += along * x);
+        }
+        Ok(product.into_iter().map(f64::from).collect())
+    };
+    let prior = vec![1e-8; p];
+    let share = |relative_rounding| {
+        curvature_share((1e4, &prior), 20, relative_rounding, times)
+            .unwrap()
+            .negative
+    };
+    assert!(share(0.0) > 0.1, "{}", share(0.0));
+    assert_eq!(share(1e-6), 0.0);
 }
 
 #[test]

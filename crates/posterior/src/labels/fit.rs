@@ -92,7 +92,9 @@ impl LabelFit {
                 n_spectra: stars.len() as u64,
                 mean_residual: mean,
                 scatter,
-                r_squared: (spread > 0.0).then(|| 1.0 - square / (spread * spread * n)),
+                // Of equal labels the mean, summed, need not be their value.
+                r_squared: (labels[i].iter().any(|label| *label != labels[i][0]))
+                    .then(|| 1.0 - square / (spread * spread * n)),
                 stray: StrayLabel::among(&labels[i]),
                 follows: followed(&predicted[i], &labels, i),
             }
@@ -186,6 +188,15 @@ mod tests {
 
     fn of(labels: &[f64], residuals: &[f64]) -> Vec<LabelFit> {
         LabelFit::of_labels(labels, residuals, 2).unwrap()
+    }
+
+    /// 30 labels of -0.1 have a sum whose thirtieth part is not -0.1.
+    #[test]
+    fn equal_labels_have_no_r_squared() {
+        for (label, n) in [(-0.1, 30), (4.44, 200), (0.3, 10)] {
+            let fit = &LabelFit::of_labels(&vec![label; n], &vec![0.01; n], 1).unwrap()[0];
+            assert_eq!(fit.r_squared, None, "{n} times {label}");
+        }
     }
 
     #[test]

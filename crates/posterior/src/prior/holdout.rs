@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::labels::cells::scatter_by_cell;
 use crate::labels::held_out::retain_rows;
 use crate::labels::scatter::INDISTINCT;
+use crate::shape_checks::{check_batch, check_covariances, check_merge};
 use crate::{HeldOutStars, KnownParts, PosteriorError, PullSums};
 
 /// Points of the grid in a decade.
@@ -116,7 +117,15 @@ impl ScannedStars {
     /// If the sizes do not agree.
     pub fn push(&mut self, residual: &[f64], known: KnownParts<'_>, weights: &[f64]) -> Result<(), PosteriorError> {
         let k = self.stars.n_labels();
-        let (square, n) = (k * k, residual.len() / k.max(1));
+        let (square, n) = (k * k, check_batch("residuals", residual, k)?);
+        for (what, part) in [
+            ("flux covariances", known.flux),
+            ("label covariances", known.label_covariance),
+        ] {
+            if let Some(part) = part {
+                check_covariances(what, part, n, k)?;
+            }
+        }
         if weights.len() != self.n_priors * n * square {
             return Err(PosteriorError::Shape {
                 what: "weight covariances at every prior precision".to_owned(),
@@ -156,7 +165,7 @@ impl ScannedStars {
     /// # Errors
     /// If they are of another number of labels or prior precisions.
     pub fn merge(&mut self, other: &Self) -> Result<(), PosteriorError> {
-        crate::shape_checks::check_merge("scans", self.n_priors, other.n_priors)?;
+        check_merge("scans", self.n_priors, other.n_priors)?;
         self.stars.merge(&other.stars)?;
         self.weights.extend_from_slice(&other.weights);
         Ok(())
@@ -202,13 +211,19 @@ pub fn prior_by_holdout(
     effective_parameters: impl Fn(f64) -> f64,
 ) -> Result<HoldoutPrior, PosteriorError> {
     let n_spectra: u64 = by_cell.iter().map(|cell| cell.stars.n_spectra()).sum();
-    if n_spectra < FEWEST {
+    if n_spectra == 0 {
         return Err(PosteriorError::NoResiduals {
             skipped: by_cell.iter().map(|cell| cell.stars.skipped()).sum(),
         });
     }
+    if n_spectra < FEWEST {
+        return Err(PosteriorError::FewResiduals {
+            n: n_spectra,
+            n_labels: n_labels(by_cell),
+        });
+    }
     for cell in by_cell {
-        crate::shape_checks::check_merge("prior precisions of a scan", cell.n_priors, grid.len())?;
+        check_merge("prior precisions of a scan", cell.n_priors, grid.len())?;
     }
     let curve = grid
         .iter()
@@ -425,6 +440,11 @@ mod tests {
         merged.merge(&more).unwrap();
         assert_eq!(merged.stars.n_spectra(), 32);
         assert!(more.push(&residual, KnownParts::default(), &weights[1..]).is_err());
+        let short = KnownParts {
+            flux: Some(&[1.0]),
+            ..KnownParts::default()
+        };
+        assert!(more.push(&residual, short, &weights).is_err());
         assert!(matches!(
             prior_by_holdout(&[ScannedStars::new(1, n)], &grid, 1.0, |_| 0.0),
             Err(PosteriorError::NoResiduals { .. })

@@ -79,18 +79,23 @@ impl DualScan {
         let stars = unwhitened_rows(&self.layout.plan, captures)?;
         let (k, batch, n) = (stars.n_labels(), stars.n_spectra(), self.layout.n_rows());
         let mut covariance = vec![0.0; prior_precisions.len() * batch * k * k];
+        let (mut own, mut weighted) = (vec![0.0; k * k], Vec::with_capacity(n));
         for start in (0..batch).step_by(SPECTRA_AT_ONCE) {
             let some = stars.slice(start, SPECTRA_AT_ONCE.min(batch - start));
             let turned = self.turned(&some, n, threads);
             for star in 0..some.n_spectra() {
                 let row = |label: usize| &turned[(star * k + label) * n..][..n];
+                for (at, own) in own.iter_mut().enumerate().filter(|(at, _)| at % k <= at / k) {
+                    *own = own_product(&some, star, at / k, at % k);
+                }
                 for (at, &delta) in prior_precisions.iter().enumerate() {
                     let out = (at * batch + start + star) * k * k;
                     for i in 0..k {
                         let over = row(i).iter().zip(&self.pairs.values);
-                        let weighted: Vec<f64> = over.map(|(t, lambda)| t / (lambda + delta)).collect();
+                        weighted.clear();
+                        weighted.extend(over.map(|(t, lambda)| t / (lambda + delta)));
                         for j in 0..=i {
-                            let prior = own_product(&some, star, i, j);
+                            let prior = own[i * k + j];
                             let left = prior - dot(&weighted, row(j));
                             let value = left / delta;
                             if i == j && prior > 0.0 && is_lost(left, prior) {
