@@ -14,6 +14,7 @@ mod eigen;
 mod error;
 mod invert;
 mod labels;
+mod or_null;
 mod peers;
 mod prior;
 mod product;

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::product::dot;
-use crate::{PosteriorError, Precision};
+use crate::{PosteriorError, Precision, or_null};
 
 /// The gradient of E at theta.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,19 +18,6 @@ pub struct NewtonStep {
     /// `sqrt(g^T P^-1 g)`: posterior standard deviations to the minimum of the quadratic.
     #[serde(with = "or_null")]
     pub decrement: f64,
-}
-
-/// What is not a number is none: JSON has no word for it, and would write one that is not read back.
-mod or_null {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
-        Some(*value).filter(|value| !value.is_nan()).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-        Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
-    }
 }
 
 impl NewtonStep {

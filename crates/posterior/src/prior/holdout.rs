@@ -23,7 +23,7 @@ use crate::labels::cells::scatter_by_cell;
 use crate::labels::held_out::retain_rows;
 use crate::labels::scatter::INDISTINCT;
 use crate::shape_checks::{check_batch, check_covariances, check_merge};
-use crate::{HeldOutStars, KnownParts, PosteriorError, PullSums};
+use crate::{HeldOutStars, KnownParts, PosteriorError, PullSums, or_null};
 
 /// Points of the grid in a decade.
 const PER_DECADE: f64 = 4.0;
@@ -53,6 +53,7 @@ pub struct HoldoutPrior {
     /// `delta`, in normalised label units, on the scale of the sum over spectra.
     pub prior_precision: f64,
     /// The profile log likelihood of the best point, at the vertex of its parabola where that is taken.
+    #[serde(with = "or_null")]
     pub log_likelihood: f64,
     /// `gamma` at `prior_precision`, over the blocks that have it.
     pub effective_parameters: f64,
@@ -73,13 +74,16 @@ pub struct HoldoutPrior {
 pub struct HoldoutPoint {
     /// `delta`.
     pub prior_precision: f64,
-    /// Profile log likelihood.
+    /// Profile log likelihood; minus infinity where a star's covariance is none.
+    #[serde(with = "or_null")]
     pub log_likelihood: f64,
     /// `gamma`, over the blocks that have it.
     pub effective_parameters: f64,
-    /// Standard deviation of each label's pulls with the scatter C of each star's cell, `[K]`.
+    /// Standard deviation of each label's pulls with the scatter C of each star's cell, `[K]`; NaN where fewer than two stars have any.
+    #[serde(with = "or_null::each")]
     pub pull_std: Vec<f64>,
     /// The same without it: what photons, weights and the labels' own errors alone explain.
+    #[serde(with = "or_null::each")]
     pub pull_std_without: Vec<f64>,
 }
 
@@ -423,6 +427,21 @@ mod tests {
         assert!(spread < 1.5 * best, "{spread} against {best}");
         assert!(mean.abs() < 4.0 * best / n.sqrt(), "{mean} +- {}", spread / n.sqrt());
         assert!(pulls.iter().all(|std| (0.9..1.1).contains(std)), "{pulls:?}");
+    }
+
+    /// The state of a stage holds the curve, and a run that goes on reads it.
+    #[test]
+    fn a_point_without_a_likelihood_is_read_back() {
+        let point = HoldoutPoint {
+            prior_precision: 1.0,
+            log_likelihood: f64::NEG_INFINITY,
+            effective_parameters: 2.0,
+            pull_std: vec![f64::NAN, 1.5],
+            pull_std_without: vec![1.0, 1.5],
+        };
+        let read: HoldoutPoint = serde_json::from_str(&serde_json::to_string(&point).unwrap()).unwrap();
+        assert!(read.log_likelihood.is_nan() && read.pull_std[0].is_nan());
+        assert_eq!((read.pull_std[1], read.pull_std_without), (1.5, vec![1.0, 1.5]));
     }
 
     #[test]
