@@ -308,10 +308,14 @@ fn commit(
     context.faults.pass(FailPoint::Committed);
     release::commit(context, context.excluded(), &found.fit)?;
     context.faults.pass(FailPoint::Released);
-    keeper.rest();
     keeper.holding().check()?;
     // Before the stages go, which it is written to.
     end(status);
+    // Of thousands of objects: signs of life go on for as long as that takes.
+    clear_scratch(context, &context.run_id)?;
+    context.output.clear_stages()?;
+    keeper.rest();
+    keeper.holding().check()?;
     tidy_up(context, &context.output, &context.run_id)?;
     context.faults.pass(FailPoint::Cleared);
     summary.complete = true;
@@ -320,10 +324,15 @@ fn commit(
 
 /// What is left to do once a run's output is complete: also for a process before this one, that died in between.
 fn tidy_up(context: &Context, output: &Output, run_id: &str) -> Result<(), RunError> {
+    clear_scratch(context, run_id)?;
+    Ok(output.clear_working_files()?)
+}
+
+fn clear_scratch(context: &Context, run_id: &str) -> Result<(), RunError> {
     if let (Some(scratch), Some(_)) = (context.scratch_outside(run_id), context.dual_plan()) {
         context.stores.delete_prefix(&scratch)?;
     }
-    Ok(output.clear_working_files()?)
+    Ok(())
 }
 
 /// The same for the release before, whose process may have died behind its commit.
