@@ -36,7 +36,7 @@ pub(crate) use fetch::{GroupReader, READ_AHEAD, fetch};
 pub(crate) use fold_slices::{SliceFold, Total, assemble, fold_slices};
 pub(crate) use gather::gather;
 pub(crate) use plan::{emit, owned};
-pub(crate) use reduce::{Expected, reduce_in_group_order};
+pub(crate) use reduce::reduce_in_group_order;
 
 use fisherflow_spectra::Group;
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ mod tests {
     }
 
     impl GroupFold<()> for List {
-        type Output = Vec<(u64, Vec<u64>)>;
+        type Output = Vec<u64>;
 
         fn add(&mut self, _group: u64, (): ()) -> Result<(), RunError> {
             Ok(())
@@ -115,7 +115,7 @@ mod tests {
                 return Err(RunError::Stopped);
             }
             self.done.lock().unwrap().push((self.worker, group));
-            Ok(vec![(0, vec![group])])
+            Ok(vec![group])
         }
     }
 
@@ -165,8 +165,7 @@ mod tests {
                 });
                 let batches = differentiate(batches, &faults, |_| Ok(()));
                 let lists = accumulate(batches, "List", &faults, list);
-                let expected = Expected::of(&groups(n), 1);
-                let total = reduce_in_group_order(lists, &faults, expected, |total: &mut Vec<u64>, mut more| {
+                let total = reduce_in_group_order(lists, &faults, &groups(n), |total: &mut Vec<u64>, mut more| {
                     total.append(&mut more);
                     Ok(())
                 });

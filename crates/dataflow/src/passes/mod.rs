@@ -63,8 +63,7 @@ use crate::fail_point::FailPoint;
 use crate::fault::Faults;
 use crate::job::SAMPLED;
 use crate::operators::{
-    Expected, GroupFold, GroupItem, Part, Waits, accumulate, conclude, differentiate, fetch, gather, owned,
-    reduce_in_group_order,
+    GroupFold, GroupItem, Part, Waits, accumulate, conclude, differentiate, fetch, gather, owned, reduce_in_group_order,
 };
 use crate::run::stages::begin_over;
 
@@ -165,7 +164,7 @@ fn sum_up<'scope, T: 'static, S: ExchangeData>(
 ) -> StreamVec<'scope, u64, Part<S>> {
     let begun: Option<S> = None;
     let contributions = accumulate(batches, name, faults, Adding { begun, empty, add });
-    reduce_in_group_order(contributions, faults, Expected::of(groups, 1), merge)
+    reduce_in_group_order(contributions, faults, groups, merge)
 }
 
 /// Adds up what each group contributes to the one total of a pass.
@@ -182,14 +181,14 @@ where
     E: Fn() -> S + 'static,
     A: FnMut(&mut S, T) -> Result<(), RunError> + 'static,
 {
-    type Output = Vec<(u64, S)>;
+    type Output = S;
 
     fn add(&mut self, _group: u64, batch: T) -> Result<(), RunError> {
         (self.add)(self.begun.get_or_insert_with(&self.empty), batch)
     }
 
     fn finish(&mut self, _group: u64) -> Result<Self::Output, RunError> {
-        Ok(vec![(0, self.begun.take().unwrap_or_else(&self.empty))])
+        Ok(self.begun.take().unwrap_or_else(&self.empty))
     }
 }
 
