@@ -1,9 +1,14 @@
-//! Numbers that may not be finite, in documents: JSON has no word for them, writes null, and does not read that back as a number. It is NaN here.
+//! Numbers that may be none, in documents and messages: JSON has no word for what is not finite, and would write one that is not read back as a
+//! number. It is NaN then.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+fn known(value: f64) -> Option<f64> {
+    Some(value).filter(|value| !value.is_nan())
+}
+
 pub(crate) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
-    value.serialize(to)
+    known(*value).serialize(to)
 }
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
@@ -12,10 +17,14 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::
 
 /// The same of several.
 pub(crate) mod each {
-    use super::{Deserialize, Deserializer, Serialize, Serializer};
+    use super::{Deserialize, Deserializer, Serialize, Serializer, known};
 
     pub(crate) fn serialize<S: Serializer>(values: &[f64], to: S) -> Result<S::Ok, S::Error> {
-        values.serialize(to)
+        values
+            .iter()
+            .map(|&value| known(value))
+            .collect::<Vec<_>>()
+            .serialize(to)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f64>, D::Error> {
