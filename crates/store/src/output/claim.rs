@@ -269,16 +269,13 @@ impl Holding {
     /// It is not ([`StoreError::TakenOver`], [`StoreError::ClaimRemoved`]), or the store does not say.
     pub fn check(&self) -> Result<(), StoreError> {
         let after = match self.next()? {
+            None => return self.check_own(),
             Some(next) if next.committed.is_some() && next.claim == self.claim => {
                 self.output.document(&name(self.generation + 2))?
             }
             next => next,
         };
-        match after {
-            Some(next) => Err(self.taken_over_by(next.claim)),
-            // Its commit may stand in the log of another, who cleared this one's while the commit was on its way.
-            None => self.check_own(),
-        }
+        after.map_or(Ok(()), |next: Entry| Err(self.taken_over_by(next.claim)))
     }
 
     /// The entry behind this claim.
