@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use fisherflow_kernels::Products;
-use fisherflow_network::LayerCapture;
+use fisherflow_network::{DenseShape, LayerCapture};
 
 use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
 use crate::packed::{packed_len, row_of};
@@ -86,19 +86,10 @@ impl Structure for Dense {
     ) -> Result<(), CurvatureError> {
         let batch = precision.batch();
         precision.check(self.n_labels, batch)?;
-        let mut layers = Vec::with_capacity(self.plan.shapes.len());
-        for (&layer, shape) in self.plan.layers.iter().zip(&self.plan.shapes) {
-            let capture = capture_of(captures, layer, shape, self.n_labels, batch)?;
-            let gradients = values_f64(&capture.output_grad, shape)?;
-            layers.push(LayerBatch {
-                inputs: shape.inputs,
-                outputs: shape.outputs,
-                bias: shape.bias,
-                shared: shape.shared,
-                input: values_f64(&capture.input, shape)?,
-                gradients: whitened_gradients(&gradients, shape.outputs, precision, None).into_vec(),
-            });
-        }
+        let shapes = self.plan.layers.iter().zip(&self.plan.shapes);
+        let layers = shapes
+            .map(|(&layer, shape)| LayerBatch::new(layer, shape, captures, precision))
+            .collect::<Result<Vec<_>, _>>()?;
         if self.flops_of_pairs().is_some() {
             add_pairs(&layers, self.n_labels, sums, self.products);
             return Ok(());
@@ -147,12 +138,31 @@ impl Structure for Dense {
 }
 
 impl LayerBatch {
+    /// Of one of the layers that `captures` are of.
+    pub(crate) fn new(
+        layer: usize,
+        shape: &DenseShape,
+        captures: &[LayerCapture],
+        precision: &LabelPrecision,
+    ) -> Result<Self, CurvatureError> {
+        let capture = capture_of(captures, layer, shape, precision.n_labels, precision.batch())?;
+        let gradients = values_f64(&capture.output_grad, shape)?;
+        Ok(Self {
+            inputs: shape.inputs,
+            outputs: shape.outputs,
+            bias: shape.bias,
+            shared: shape.shared,
+            input: values_f64(&capture.input, shape)?,
+            gradients: whitened_gradients(&gradients, shape.outputs, precision, None).into_vec(),
+        })
+    }
+
     pub(crate) fn columns(&self) -> usize {
         self.inputs + usize::from(self.bias)
     }
 
     /// Appends `sum_t g_t (x) [a_t; 1]` (without a bias, `sum_t g_t (x) a_t`), with the whitened gradients of `row` = spectrum * K + j.
-    fn push_row(&self, row: usize, n_labels: usize, rows: &mut Vec<f64>) {
+    pub(crate) fn push_row(&self, row: usize, n_labels: usize, rows: &mut Vec<f64>) {
         let (spectrum, label) = (row / n_labels, row % n_labels);
         let first = rows.len();
         for position in spectrum * self.shared..(spectrum + 1) * self.shared {

@@ -7,7 +7,7 @@
 
 use fisherflow_network::{DenseShape, LayerCapture};
 
-use crate::captured_rows::{capture_of, values_f64, whitened_gradients};
+use crate::dense::LayerBatch;
 use crate::{BlockPlan, CurvatureError, LabelPrecision, Matrix};
 
 /// Weights of a layer that positions share, up to which its rows are kept: each spectrum has K rows of as many numbers.
@@ -80,14 +80,15 @@ impl WeightJacobian {
         let mut layers = Vec::with_capacity(plan.layers.len());
         for (&layer, shape) in plan.layers.iter().zip(&plan.shapes) {
             Self::check_layer(shape)?;
-            let capture = capture_of(captures, layer, shape, k, n)?;
-            let gradients = values_f64(&capture.output_grad, shape)?;
-            let gradients = whitened_gradients(&gradients, shape.outputs, precision, None).into_vec();
-            let inputs = values_f64(&capture.input, shape)?;
+            let batch = LayerBatch::new(layer, shape, captures, precision)?;
             let [in_width, out_width] = LayerSides::widths(shape);
             let (inputs, gradients) = match shape.shared {
-                1 => (inputs, gradients),
-                _ => (Vec::new(), summed_rows(shape, k, &inputs, &gradients)),
+                1 => (batch.input, batch.gradients),
+                _ => {
+                    let mut rows = Vec::with_capacity(n * k * out_width);
+                    (0..n * k).for_each(|row| batch.push_row(row, k, &mut rows));
+                    (Vec::new(), rows)
+                }
             };
             let (inputs, gradients) = (matrix(n, in_width, inputs), matrix(n * k, out_width, gradients));
             layers.push(LayerSides::new(shape, inputs, gradients));
@@ -232,25 +233,6 @@ impl WeightJacobian {
         let per_spectrum: usize = widths.map(|[inputs, gradients]| inputs + n_labels * gradients).sum();
         n_spectra.saturating_mul(8 * per_spectrum as u64)
     }
-}
-
-/// `sum_t g_nj,t (x) [a_nt; 1]`, `[n K, weights]`, of inputs `[n, shared, in]` and whitened gradients `[n, shared, K, out]`.
-fn summed_rows(shape: &DenseShape, k: usize, inputs: &[f64], gradients: &[f64]) -> Vec<f64> {
-    let (outputs, columns, p) = (shape.outputs, shape.columns(), shape.n_weights());
-    let n = gradients.len() / (shape.shared * k * outputs).max(1);
-    let mut rows = vec![0.0; n * k * p];
-    for (position, input) in inputs.chunks_exact(shape.inputs.max(1)).enumerate() {
-        for label in 0..k {
-            let gradient = &gradients[(position * k + label) * outputs..][..outputs];
-            let row = &mut rows[(position / shape.shared * k + label) * p..][..p];
-            for (row, g) in row.chunks_exact_mut(columns).zip(gradient) {
-                for (to, a) in row.iter_mut().zip(input.iter().chain(&[1.0])) {
-                    *to += g * a;
-                }
-            }
-        }
-    }
-    rows
 }
 
 fn matrix(rows: usize, cols: usize, values: Vec<f64>) -> Matrix {

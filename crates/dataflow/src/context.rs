@@ -340,9 +340,11 @@ impl Context {
 
     /// What effective parameters cannot exceed, in words and in number.
     pub(crate) fn effective_limit(&self, counts: &FitCounts) -> (&'static str, u64) {
+        // What photon noise drowns determines nothing.
+        let weighed = counts.in_sums - counts.overwhelmed;
         match self.job.curvature.kind {
-            CurvatureKind::Ggn => ("labels x spectra", counts.in_sums * self.network.n_labels() as u64),
-            CurvatureKind::EmpiricalFisher => ("spectra", counts.in_sums),
+            CurvatureKind::Ggn => ("labels x spectra", weighed * self.network.n_labels() as u64),
+            CurvatureKind::EmpiricalFisher => ("spectra", weighed),
             CurvatureKind::Hessian => ("weights", self.network.n_weights() as u64),
         }
     }

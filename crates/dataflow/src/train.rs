@@ -2,7 +2,7 @@
 
 use fisherflow_network::train::{Epoch, Recipe, TrainingReport, TrainingSet, train as fit_network};
 use fisherflow_network::{Arithmetic, Labels};
-use fisherflow_posterior::StrayLabel;
+use fisherflow_posterior::LabelEnds;
 use fisherflow_spectra::{
     InputRange, PixelPopulation, PixelSums, RowFlags, SpectraError, SpectrumBatch, is_held_out, plan_groups,
 };
@@ -124,11 +124,11 @@ fn warn_of_strays(names: &[String], sets: &[&TrainingSet]) {
         let values = sets
             .iter()
             .flat_map(|set| set.labels.iter().skip(label).step_by(names.len()));
-        let values: Vec<f64> = values.copied().collect();
-        if let Some(stray) = StrayLabel::among(&values) {
+        let ends = LabelEnds::of(values.copied());
+        if let Some(stray) = ends.stray() {
             tracing::warn!(
                 "label {name}: of {} spectra, {stray}: a missing label must be null, else the network learns it",
-                values.len()
+                ends.n_spectra()
             );
         }
     }

@@ -47,7 +47,7 @@ pub enum RowGroups {
 pub(crate) struct Terms<'a, T> {
     /// Number of terms of each chain.
     pub counts: &'a [u32],
-    /// Of each term, where the row of its inner index begins in a strip of the right operand; behind the last, [`AHEAD`] more.
+    /// Of each term, where the row of its inner index begins in a strip of the right operand; behind the last, [`AHEAD`] more of some row.
     pub offsets: &'a [u32],
     pub values: &'a [T],
 }
@@ -118,7 +118,7 @@ pub(crate) unsafe fn product<T: Element>(
     }
     for from in (0..lhs.ncols()).step_by(inner_block::<T>()) {
         let inner = inner_block::<T>().min(lhs.ncols() - from);
-        let left = groups.of_each(threads, |rows| OfGroup::new(rows, from..from + inner, tile.cols));
+        let left = groups.left(from..from + inner, tile.cols, threads);
         let right = Block {
             tile: &tile,
             values: rhs.block(from, inner),
@@ -129,11 +129,12 @@ pub(crate) unsafe fn product<T: Element>(
         let (strips, near) = (rhs.cols().div_ceil(tile.cols), right.near(at_once(groups.rows)));
         run_numbered(strips.div_ceil(near), threads, |job| {
             let strips = job * near..strips.min((job + 1) * near);
-            for (group, left) in left.iter().enumerate() {
+            for group in 0..groups.n {
                 for rows in parts(groups.rows) {
+                    let left = left[group / GROUPS_AT_ONCE].terms(group % GROUPS_AT_ONCE, &rows);
                     let to = dst.rows(groups.row(group, rows.start), groups.apart);
                     // SAFETY: the caller's promise; no other job has these strips.
-                    unsafe { right.times(left.terms(&rows), rows.len(), strips.clone(), &to) };
+                    unsafe { right.times(left, rows.len(), strips.clone(), &to) };
                 }
             }
         });
@@ -188,17 +189,13 @@ impl<'a, T: Element> Groups<'a, T> {
         group * self.between + row * self.apart
     }
 
-    /// What `make` makes of the rows of each group, in order.
-    fn of_each<R: Send + Default>(&self, threads: usize, make: impl Fn(&[&[T]]) -> R + Sync) -> Vec<R> {
-        let mut made: Vec<R> = (0..self.n).map(|_| R::default()).collect();
-        let make = &make;
-        let jobs = made.chunks_mut(GROUPS_AT_ONCE).enumerate().map(|(job, made)| {
-            move || {
-                for (group, made) in (job * GROUPS_AT_ONCE..).zip(made) {
-                    let rows = (0..self.rows).map(|row| self.lhs.row(self.row(group, row)).as_slice());
-                    *made = make(&rows.collect::<Vec<_>>());
-                }
-            }
+    /// What `make` makes of every [`GROUPS_AT_ONCE`] groups, in order.
+    fn of_some<R: Send + Default>(&self, threads: usize, make: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
+        let mut made: Vec<R> = Vec::new();
+        made.resize_with(self.n.div_ceil(GROUPS_AT_ONCE), R::default);
+        let jobs = made.iter_mut().enumerate().map(|(job, made)| {
+            let (make, from) = (&make, job * GROUPS_AT_ONCE);
+            move || *made = make(from..self.n.min(from + GROUPS_AT_ONCE))
         });
         run_on(jobs.collect(), threads);
         made
@@ -206,64 +203,99 @@ impl<'a, T: Element> Groups<'a, T> {
 
     /// The share of inner indices at which a group is not 0.
     fn share(&self, threads: usize) -> f64 {
-        let counts = self.of_each(threads, |rows| {
-            are_left(rows, 0..self.lhs.ncols()).filter(|&left| left).count()
+        let all = 0..self.lhs.ncols();
+        let counts = self.of_some(threads, |groups| {
+            let mut is_left = Vec::new();
+            groups
+                .map(|group| {
+                    self.look(group, all.clone(), &mut is_left);
+                    is_left.iter().filter(|&&left| left).count()
+                })
+                .sum::<usize>()
         });
-        counts.iter().sum::<usize>() as f64 / (self.n * self.lhs.ncols()) as f64
+        counts.iter().sum::<usize>() as f64 / (self.n * all.len()) as f64
     }
-}
 
-/// Of each inner index, whether any of some rows is not 0 there.
-fn are_left<T: Element>(rows: &[&[T]], block: Range<usize>) -> impl Iterator<Item = bool> {
-    let mut are_left = vec![false; block.len()];
-    for row in rows {
-        for (left, x) in are_left.iter_mut().zip(&row[block.clone()]) {
-            *left |= *x != T::ZERO;
+    /// What is left of all groups in a block of inner indices, for strips of so many columns.
+    fn left(&self, block: Range<usize>, cols: usize, threads: usize) -> Vec<Left<T>> {
+        self.of_some(threads, |groups| Left::new(self, groups, block.clone(), cols))
+    }
+
+    /// Of each inner index of a block, whether any of a group's rows is not 0 there.
+    fn look(&self, group: usize, block: Range<usize>, is_left: &mut Vec<bool>) {
+        is_left.clear();
+        is_left.resize(block.len(), false);
+        for row in 0..self.rows {
+            for (left, x) in is_left.iter_mut().zip(&self.values(group, row)[block.clone()]) {
+                *left |= *x != T::ZERO;
+            }
         }
     }
-    are_left.into_iter()
+
+    fn values(&self, group: usize, row: usize) -> &'a [T] {
+        self.lhs.row(self.row(group, row)).as_slice()
+    }
 }
 
-/// [`Terms`] of a group over a block of inner indices.
+/// [`Terms`] of some groups over a block of inner indices, of one after another: memory for each alone would be asked of the system anew for
+/// every product.
 #[derive(Default)]
-struct OfGroup<T> {
+struct Left<T> {
+    /// Of each group, as many as there are chains.
     counts: Vec<u32>,
+    chains: usize,
+    /// Of each group.
+    terms: Vec<Range<usize>>,
     offsets: Vec<u32>,
-    n: usize,
-    /// Part after part of the rows.
+    rows: usize,
+    /// Of each group, part after part of its rows.
     values: Vec<T>,
 }
 
-impl<T: Element> OfGroup<T> {
-    /// Of rows, and for strips of so many columns.
-    fn new(rows: &[&[T]], block: Range<usize>, cols: usize) -> Self {
-        let mut counts = vec![0; block.len().div_ceil(CHAIN)];
-        let mut left = Vec::with_capacity(block.len());
-        for (k, _) in are_left(rows, block.clone()).enumerate().filter(|(_, left)| *left) {
-            counts[k / CHAIN] += 1;
-            left.push(k);
+impl<T: Element> Left<T> {
+    fn new(of: &Groups<'_, T>, groups: Range<usize>, block: Range<usize>, cols: usize) -> Self {
+        let (chains, rows) = (block.len().div_ceil(CHAIN), of.rows);
+        let mut counts = vec![0; groups.len() * chains];
+        let mut terms = Vec::with_capacity(groups.len());
+        let (mut is_left, mut left) = (Vec::new(), Vec::new());
+        for (group, counts) in groups.clone().zip(counts.chunks_exact_mut(chains)) {
+            let first = left.len();
+            of.look(group, block.clone(), &mut is_left);
+            for (k, _) in is_left.iter().enumerate().filter(|(_, left)| **left) {
+                counts[k / CHAIN] += 1;
+                left.push(k as u32);
+            }
+            terms.push(first..left.len());
         }
-        let mut values = Vec::with_capacity(left.len() * rows.len());
-        for part in parts(rows.len()) {
-            for k in &left {
-                values.extend(rows[part.clone()].iter().map(|row| row[block.start + k]));
+        let mut values = Vec::with_capacity(left.len() * rows);
+        for (group, terms) in groups.zip(&terms) {
+            for part in parts(rows) {
+                for k in &left[terms.clone()] {
+                    let k = block.start + *k as usize;
+                    values.extend(part.clone().map(|row| of.values(group, row)[k]));
+                }
             }
         }
-        let ahead = std::iter::repeat_n(0, AHEAD);
+        left.iter_mut().for_each(|k| *k *= cols as u32);
+        left.extend([0; AHEAD]);
         Self {
             counts,
-            n: left.len(),
-            offsets: left.into_iter().chain(ahead).map(|k| (k * cols) as u32).collect(),
+            chains,
+            terms,
+            offsets: left,
+            rows,
             values,
         }
     }
 
-    /// Of some rows of the group.
-    fn terms(&self, rows: &Range<usize>) -> Terms<'_, T> {
+    /// Of some rows of one of the groups.
+    fn terms(&self, group: usize, rows: &Range<usize>) -> Terms<'_, T> {
+        let Range { start, end } = self.terms[group];
+        let (n, first) = (end - start, start * self.rows);
         Terms {
-            counts: &self.counts,
-            offsets: &self.offsets,
-            values: &self.values[self.n * rows.start..self.n * rows.end],
+            counts: &self.counts[group * self.chains..(group + 1) * self.chains],
+            offsets: &self.offsets[start..end + AHEAD],
+            values: &self.values[first + n * rows.start..first + n * rows.end],
         }
     }
 }

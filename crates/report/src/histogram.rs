@@ -4,6 +4,7 @@
 //! bounded by what a double can hold. For a plot neighbouring bins are put together.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Bins of a factor of two.
 const BINS_PER_OCTAVE: f64 = 64.0;
@@ -87,19 +88,22 @@ impl Histogram {
         };
         let width = (last.abs_diff(first) as usize + 1).div_ceil(max_bars.max(1)) as i32;
         let value = |bin: i32| (f64::from(bin) / BINS_PER_OCTAVE).exp2();
+        let count = |bins: Range<i32>| self.counts.range(bins).map(|(_, count)| count).sum::<u64>();
         let bars = (first..=last)
             .step_by(width as usize)
             .map(|start| Bar {
                 low: value(start),
                 high: value(start + width),
-                count: self
-                    .counts
-                    .range(start..(start + width).min(last + 1))
-                    .map(|(_, count)| count)
-                    .sum(),
+                count: count(start..start + width),
             })
             .collect();
-        Bars { bars, below, above }
+        // The last bar may reach beyond the last bin that had to be shown.
+        let end = first + (last - first + width) / width * width;
+        Bars {
+            bars,
+            below,
+            above: above - count(last + 1..end),
+        }
     }
 }
 
@@ -149,6 +153,13 @@ mod tests {
         let total: u64 = bars.bars.iter().map(|bar| bar.count).sum();
         assert_eq!(total + bars.below + bars.above, 10_002);
         assert!(bars.below >= 1 && bars.above >= 1);
+        // What lies under the last bar is counted in it.
+        for max_bars in 1..40 {
+            let bars = histogram.bars(max_bars, 0.1);
+            let end = bars.bars.last().unwrap().high;
+            let beyond = (0..10_000).filter(|&i| 1.0 + 1e-4 * f64::from(i) >= end).count() as u64;
+            assert_eq!(bars.above, beyond + 1, "{max_bars} bars");
+        }
     }
 
     #[test]

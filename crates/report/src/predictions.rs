@@ -103,9 +103,9 @@ impl Predictions {
         self.sample.column(3 + PER_LABEL * label + part)
     }
 
-    /// Rows of the sample, and of how many rows it keeps one.
+    /// Rows of the sample, and of how many rows it keeps one on average.
     pub fn sampled(&self) -> (u64, u64) {
-        (self.sample.len() as u64, self.sample.stride())
+        (self.sample.len() as u64, self.sample.one_in())
     }
 
     fn add(&mut self, uri: &str, batch: &RecordBatch, labels: &[String], errors: &[String]) -> Result<(), ReportError> {

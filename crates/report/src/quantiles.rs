@@ -53,12 +53,12 @@ pub(crate) fn binned(points: impl Iterator<Item = (f64, f64)>, bins: usize, min_
     let mut start = 0;
     while start < points.len() {
         let mut end = (start + size).min(points.len());
+        while end < points.len() && points[end].0 == points[end - 1].0 {
+            end += 1;
+        }
         // No bin of its own for a few points at the end.
         if points.len() - end < min_points {
             end = points.len();
-        }
-        while end < points.len() && points[end].0 == points[end - 1].0 {
-            end += 1;
         }
         let bin = &points[start..end];
         let abscissae: Vec<f64> = bin.iter().map(|point| point.0).collect();
@@ -104,6 +104,13 @@ mod tests {
         let points = (0..100).map(|i| (if i < 90 { 1.0 } else { 2.0 }, f64::from(i)));
         let found = binned(points, 10, 5);
         assert_eq!(found.iter().map(|bin| bin.x).collect::<Vec<_>>(), [1.0, 2.0]);
+        // One point that is left behind such a bin goes with it.
+        let crowded = [(3900.0, 14), (3950.0, 20), (4000.0, 300), (4001.0, 1)];
+        let points = crowded
+            .into_iter()
+            .flat_map(|(x, n)| (0..n).map(move |i| (x, f64::from(i))));
+        let found = binned(points, 24, 10);
+        assert_eq!(found.iter().map(|bin| bin.n).collect::<Vec<_>>(), [14, 20, 301]);
         let few = binned((0..3).map(|i| (f64::from(i), 1.0)), 10, 5);
         assert_eq!(few.len(), 1);
     }

@@ -50,8 +50,10 @@ pub(crate) fn label(value: f64, ticks: &[f64]) -> String {
     if !(1e-3..1e6).contains(&largest) {
         return exponential(value, ticks);
     }
-    // As many decimals as the closest ticks need to differ.
-    let decimals = (-(step * 1.000_001).log10().floor()).max(0.0) as usize;
+    // As many decimals as the closest ticks need to differ, from 0 too.
+    let from_zero = ticks.iter().map(|tick| tick.abs()).filter(|tick| *tick > 1e-9 * step);
+    let closest = from_zero.fold(step, f64::min);
+    let decimals = (-(closest * 1.000_001).log10().floor()).max(0.0) as usize;
     let text = format!("{value:.decimals$}");
     if text.contains('.') {
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -151,6 +153,7 @@ mod tests {
             labels(Scale::Linear, -2e-4, 2e-4),
             ["-2.0e-4", "-1.0e-4", "0", "1.0e-4", "2.0e-4"]
         );
+        assert_eq!(labels(Scale::Log, 1e-8, 1e5)[..2], ["0.00000001", "0.000001"]);
         assert_eq!(labels(Scale::Log, 0.5, 0.6).len(), 6);
         assert_eq!(labels(Scale::Linear, 2.0, 2.0), ["2.0"]);
     }

@@ -263,9 +263,9 @@ impl SpectrumBatchBuilder {
     }
 }
 
-/// `diag(sigma^2)`; `None` where a sigma is missing, negative or not finite.
+/// `diag(sigma^2)`; `None` where a sigma is missing or negative, or its square is not finite.
 fn sigma_covariance(sigma: &[f64], k: usize) -> Option<Vec<f64>> {
-    if sigma.len() != k || sigma.iter().any(|s| !s.is_finite() || *s < 0.0) {
+    if sigma.len() != k || sigma.iter().any(|s| !(s * s).is_finite() || *s < 0.0) {
         return None;
     }
     let mut covariance = vec![0.0; k * k];
@@ -291,7 +291,7 @@ fn checked_covariance(covariance: &[f64], k: usize) -> Option<Vec<f64>> {
         }
         for j in 0..i {
             let (lower, upper) = (covariance[i * k + j], covariance[j * k + i]);
-            let scale = (covariance[i * k + i] * covariance[j * k + j]).sqrt();
+            let scale = scale_of(covariance, k, i, j);
             if (lower - upper).abs() > ROUNDING * scale || lower.abs() > scale * (1.0 + ROUNDING) {
                 return None;
             }
@@ -311,13 +311,18 @@ fn checked_covariance(covariance: &[f64], k: usize) -> Option<Vec<f64>> {
     Some(checked)
 }
 
+/// What an element is a correlation times: the product of the variances may overflow.
+fn scale_of(covariance: &[f64], k: usize, i: usize, j: usize) -> f64 {
+    covariance[i * k + i].sqrt() * covariance[j * k + j].sqrt()
+}
+
 /// Whether the correlations of a symmetric matrix, `shift` added to their diagonal, have a Cholesky factor; a variance of 0 is one of 1 that
 /// nothing is correlated with.
 fn are_correlations_definite(covariance: &[f64], k: usize, shift: f64) -> bool {
     let mut factor = vec![0.0; k * k];
     for i in 0..k {
         for j in 0..=i {
-            let scale = (covariance[i * k + i] * covariance[j * k + j]).sqrt();
+            let scale = scale_of(covariance, k, i, j);
             let correlation = if i == j {
                 1.0 + shift
             } else if scale > 0.0 {

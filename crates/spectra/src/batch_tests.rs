@@ -180,8 +180,11 @@ fn a_spectrum_is_as_far_from_a_population_as_its_errors_say() {
     };
     let good = [true, true, true, false];
     // (0.5^2 / (0.04 + 0.21) + 0 / 0 + 0.9^2 / (0.09 + 0.0)) / 2, and a masked pixel.
-    let far = population.distance(&[1.5, 7.0, 3.9, 1e9], &[0.21, 0.0, 0.0, 1.0], &good);
+    let far = population.distance(&[1.5, 2.0, 3.9, 1e9], &[0.21, 0.0, 0.0, 1.0], &good);
     assert!((far - 5.0_f64.sqrt()).abs() < 1e-12, "{far}");
+    // A pixel that is the same in all spectra, and another here; beside an error of 2.5 it is two of them off.
+    let odd = |variance: f64| population.distance(&[1.0, 7.0, 3.0, 4.0], &[0.0, variance, 0.0, 0.0], &good);
+    assert_eq!((odd(0.0), odd(6.25)), (f64::INFINITY, (4.0_f64 / 3.0).sqrt()));
     assert_eq!(population.distance(&[0.0; 4], &[0.0; 4], &[false; 4]), 0.0);
 }
 
@@ -296,6 +299,12 @@ fn missing_labels_and_label_errors_are_flagged_and_nan() {
     assert_eq!(b.flags[0], RowFlags::LABEL_ERROR_MISSING);
     assert!(!b.is_bad(0) && !b.is_labelled(0), "a label of unknown error is none");
     assert!(b.label_covariance.unwrap().iter().all(|v| v.is_nan()));
+    // No variance says how large it is.
+    let b = one(RawRow {
+        label_error: &[50.0, 1e200],
+        ..GOOD
+    });
+    assert_eq!(b.flags[0], RowFlags::LABEL_ERROR_MISSING);
 }
 
 #[test]
@@ -313,6 +322,9 @@ fn label_covariances_are_checked() {
         // An exact label has no covariance with another.
         &[0.0, 1.0, 1.0, 9.0],
         &[4.0, 9.0],
+        // Where the product of the variances overflows, too.
+        &[1e160, 1e161, 1e161, 1e160],
+        &[1e160, 1e159, -1e159, 1e160],
     ] {
         assert_eq!(with(bad), RowFlags::LABEL_ERROR_MISSING, "{bad:?}");
     }

@@ -38,15 +38,17 @@ pub struct PixelPopulation {
 
 impl PixelPopulation {
     /// How far a spectrum is from the population: the root mean square, over its good pixels, of `flux - mean` in standard deviations of the
-    /// population and the pixel's own error together; 0 where no pixel says anything. `flux`, `variance`, `good`: `[D]`.
+    /// population and the pixel's own error together; 0 where no pixel says anything, infinite where one is off that never was in the population
+    /// and has no error. `flux`, `variance`, `good`: `[D]`.
     #[must_use]
     pub fn distance(&self, flux: &[f64], variance: &[f64], good: &[bool]) -> f64 {
         let pixels = flux.iter().zip(variance).zip(good);
         let (mut squares, mut n) = (0.0, 0_u64);
         for (((flux, own), good), (mean, spread)) in pixels.zip(self.mean.iter().zip(&self.variance)) {
-            let total = own + spread;
-            if *good && total > 0.0 {
-                squares += (flux - mean).powi(2) / total;
+            let (apart, total) = (flux - mean, own + spread);
+            // 0 of 0 says nothing.
+            if *good && (total > 0.0 || apart != 0.0) {
+                squares += apart.powi(2) / total;
                 n += 1;
             }
         }

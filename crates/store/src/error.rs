@@ -570,7 +570,7 @@ pub enum StoreError {
     /// A release that a line does not have.
     #[error(
         "{line} has no release {release}: {}",
-        latest.map_or("nothing is released there yet".to_owned(), |latest| format!("its last is {latest}; fisherflow releases {line} lists them"))
+        latest.map_or("nothing is released there yet".to_owned(), |latest| format!("its last is {latest}; fisherflow releases {line} lists those that are kept"))
     )]
     NoRelease {
         /// The line.

@@ -15,6 +15,8 @@ pub(crate) mod garbage;
 pub(crate) mod group_ids;
 pub(crate) mod known_catalogue;
 
+use serde::Deserialize;
+
 use crate::objects::destination::refuse_no_folder;
 use crate::{Commit, Creation, GroupStore, StoreError, Stores};
 
@@ -148,11 +150,11 @@ impl Line {
     ///
     /// # Errors
     /// Another basis is pinned already ([`StoreError::CommitConflict`]), or the store does not take it.
-    pub fn pin_basis(&self, bytes: Vec<u8>, run_id: &str) -> Result<(), StoreError> {
+    pub fn pin_basis(&self, bytes: Vec<u8>) -> Result<(), StoreError> {
         match self.stores.create_once(&self.basis_uri(), bytes)? {
-            Creation::Others(_) => Err(StoreError::CommitConflict {
+            Creation::Others(pinned) => Err(StoreError::CommitConflict {
                 output: self.basis_uri(),
-                run_id: run_id.to_owned(),
+                run_id: run_id_in(&pinned),
                 difference: "with another basis, in the meantime".to_owned(),
             }),
             Creation::Created | Creation::Ours => Ok(()),
@@ -276,4 +278,13 @@ fn release_of(uri: &str) -> Option<(&str, u64)> {
     let (folder, release) = uri.trim_end_matches('/').rsplit_once('/')?;
     let line = folder.strip_suffix(RELEASES)?.strip_suffix('/')?;
     Some((line, release.parse().ok()?))
+}
+
+/// The run that a document is of.
+fn run_id_in(document: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Of {
+        run_id: String,
+    }
+    serde_json::from_slice(document).map_or_else(|_| "another".to_owned(), |Of { run_id }| run_id)
 }

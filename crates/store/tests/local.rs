@@ -81,7 +81,7 @@ fn half_written_sums_of_a_line_go_once_they_are_old() {
     let directory = tempfile::tempdir().unwrap();
     let stores = Stores::new(StoreOptions::default(), 1).unwrap();
     let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     let folder = directory.path().join("line/groups/curvature");
     std::fs::create_dir_all(&folder).unwrap();
     let hour = std::time::Duration::from_secs(3600);
@@ -119,7 +119,7 @@ fn only_the_empty_folders_of_a_line_go() {
     let directory = tempfile::tempdir().unwrap();
     let stores = Stores::new(StoreOptions::default(), 1).unwrap();
     let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     let at = |name: &str| directory.path().join(name);
     for folder in [
         "elsewhere/empty",
@@ -149,7 +149,7 @@ fn beside_a_run_at_work_no_empty_folder_goes_but_those_of_releases_that_go() {
     let directory = tempfile::tempdir().unwrap();
     let stores = Stores::new(StoreOptions::default(), 1).unwrap();
     let line = Line::open(&stores, directory.path().join("line").to_str().unwrap()).unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     let at = |name: &str| directory.path().join("line").join(name);
     for folder in [
         "releases/1/stages",

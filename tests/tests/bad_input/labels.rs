@@ -119,13 +119,31 @@ fn missing_labels_that_are_numbers_are_counted() {
     let held_out: Vec<usize> = held_out.collect();
     let expected = held_out.iter().filter(|&row| row % 9 == 0).count();
     assert!(expected > 1);
-    assert!(said.len() == 1 && said[0].starts_with("label fe_h: "), "{said:?}");
-    assert!(said[0].contains(&format!("-9999 in {expected} of them")), "{said:?}");
+    // Those in the sums, and those that are held out from them.
+    let in_sums = (0..stars.len()).step_by(9).count() - expected;
+    assert!(in_sums > 1 && said.len() == 2, "{said:?}");
+    for (of, n) in [("in the sums", in_sums), ("held-out spectra", expected)] {
+        let said = said.iter().find(|note| note.contains(of)).unwrap();
+        assert!(
+            said.starts_with("label fe_h: ") && said.contains(&format!("-9999 in {n} of them")),
+            "{said}"
+        );
+    }
     // So is one alone.
-    let mut stars = good;
-    stars[held_out[0]].labels[2] = Some(-9999.0);
-    let (said, _) = notes(folder, "sentinel", &stars);
-    assert!(said.len() == 1 && said[0].contains("-9999 in 1 of them"), "{said:?}");
+    let is_held_out = |row: &usize| held_out.contains(row);
+    let summed = (0..stars.len()).find(|row| !is_held_out(row)).unwrap();
+    for (name, row, of) in [
+        ("sentinel", held_out[0], "held-out spectra"),
+        ("summed", summed, "spectra in the sums"),
+    ] {
+        let mut stars = good.clone();
+        stars[row].labels[2] = Some(-9999.0);
+        let (said, _) = notes(folder, name, &stars);
+        assert!(
+            said.len() == 1 && said[0].contains("-9999 in 1 of them") && said[0].contains(of),
+            "{said:?}"
+        );
+    }
 }
 
 /// Errors of the flux that no residual fills: in other units, and a column of inverse variances that is named as one of standard errors.

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
 use fisherflow_tests::{
-    RunFile, Spectrum, broken_parquet, counts, manifest, parquet_bytes, simulated, write_catalogue,
+    RunFile, Spectrum, broken_parquet, counts, manifest, parquet_bytes, simulated, toml_path, write_catalogue,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -163,6 +163,23 @@ fn a_label_that_another_column_masks_is_refused() {
     write(folder.path(), "part-00009.parquet", &writer.into_inner().unwrap());
     let said = ["part-00009.parquet", "\"logg.mask\"", "write nulls in their place"];
     refused(folder.path(), &RunFile::new(folder.path(), "out"), 3, &said);
+}
+
+/// The same of a table of spectra to leave out: what stands under the mask is no identifier.
+#[test]
+fn identifiers_that_another_column_masks_are_refused() {
+    let folder = prepared();
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["sim-1", "N/A"]));
+    let is_masked: ArrayRef = Arc::new(BooleanArray::from(vec![false, true]));
+    let rows = RecordBatch::try_from_iter([("id", ids), ("id.mask", is_masked)]).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
+    writer.write(&rows).unwrap();
+    let list = folder.path().join("list.parquet");
+    std::fs::write(&list, writer.into_inner().unwrap()).unwrap();
+    let mut run_file = RunFile::new(folder.path(), "out");
+    run_file.of_catalogue = format!("exclude = \"{}\"", toml_path(&list));
+    let said = ["list.parquet", "\"id.mask\"", "write nulls in their place"];
+    refused(folder.path(), &run_file, 3, &said);
 }
 
 /// An object of these spectra with another name for one of its columns.

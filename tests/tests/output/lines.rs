@@ -698,6 +698,39 @@ fn a_list_of_another_columns_ids_leaves_its_spectra_out() {
     assert_eq!(of_second["changes"]["excluded"], 12);
 }
 
+/// Which sums may be taken again hangs on them: they are known by their hash, and the catalogue has them all.
+#[test]
+fn kept_identifiers_that_are_damaged_are_read_from_the_catalogue_again() {
+    let (nights, mut run_file, line) = released();
+    let list = nights.path("list.parquet");
+    run_file.of_catalogue = format!("exclude = \"{}\"", toml_path(&list));
+    let file = nights.of_line(&run_file);
+    let mut ids = vec![id(0, 0)];
+    write_ids(&list, &ids);
+    fisherflow_on("run", &file, &[]).expect_done();
+    assert_eq!(counts(&line.join("releases/2"))["fit_excluded"], 1);
+    let folder = line.join("groups/ids");
+    let kept: Vec<PathBuf> = everything_in(&folder).iter().map(|name| folder.join(name)).collect();
+    let before = kept.iter().map(|file| sha256_of(file)).collect::<Vec<_>>();
+    assert!(kept.len() > 10, "{kept:?}");
+    for (at, file) in kept.iter().enumerate() {
+        match at % 3 {
+            // Parquet of other identifiers.
+            0 => write_ids(file, &[id(0, 0), id(1, 0)]),
+            1 => std::fs::write(file, &std::fs::read(file).unwrap()[..100]).unwrap(),
+            _ => std::fs::write(file, []).unwrap(),
+        }
+    }
+    ids.extend((0..OBJECTS).map(|place| id(place, 1)));
+    write_ids(&list, &ids);
+    let third = fisherflow_on("run", &file, &["--log", "json"]);
+    third.expect_done();
+    assert!(third.stderr.contains("are not what was written"), "{third}");
+    assert_eq!(counts(&line.join("releases/3"))["fit_excluded"], 1 + OBJECTS);
+    let after = kept.iter().map(|file| sha256_of(file)).collect::<Vec<_>>();
+    assert_eq!(after, before, "they are kept anew");
+}
+
 #[test]
 fn what_an_unfinished_first_run_pinned_is_not_the_next_runs_basis() {
     let nights = Nights::new();

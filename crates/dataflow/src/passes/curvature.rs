@@ -14,9 +14,10 @@ use fisherflow_curvature::{
     StructureKind, add_residual_curvature, gradient_captures, structure_of,
 };
 use fisherflow_network::LayerCapture;
-use fisherflow_posterior::{is_overwhelmed, kronecker_bases};
+use fisherflow_posterior::{LabelEnds, is_overwhelmed, kronecker_bases};
 use fisherflow_spectra::{PixelPopulation, RowFlags, SpectrumBatch};
 use fisherflow_store::{GroupArray, MatrixSet, Purpose, WrittenFile};
+use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
@@ -33,13 +34,22 @@ use crate::group_name::PassInputs;
 use crate::operators::{GroupFold, GroupSums, Total};
 use crate::run::stage_state::FitCounts;
 
-/// What the pass leaves beside the Hessian's files.
-pub(crate) struct Fitted {
+/// What the pass finds of some rows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RowsFound {
     pub(crate) counts: FitCounts,
-    /// What is wrong with the bad rows.
+    /// What is wrong with the bad ones.
     pub(crate) bad_rows: BadRows,
     /// The chunks of a dual block's rows.
     pub(crate) dual: Vec<DualChunk>,
+    /// Of each label, over the rows in the sums; none where the fit reads none, and of groups that a build before this kept.
+    #[serde(default)]
+    pub(crate) label_ends: Vec<LabelEnds>,
+}
+
+/// What the pass leaves beside the Hessian's files.
+pub(crate) struct Fitted {
+    pub(crate) rows: RowsFound,
     pub(crate) files: Vec<WrittenFile>,
     /// The eigenbases of `ekfac` blocks.
     pub(crate) bases: Vec<WrittenFile>,
@@ -94,8 +104,7 @@ pub(crate) fn curvature(
         noise: noise.to_vec(),
         sums: Sums::new(context, structures),
         rows: context.dual_plan().map(|plan| Rows::new(context, plan)),
-        counts: FitCounts::default(),
-        bad_rows: BadRows::default(),
+        found: RowsFound::default(),
         flux: context.is_fused().then(|| FluxPart::new(context)),
         context: Arc::clone(context),
     };
@@ -127,19 +136,13 @@ pub(crate) fn curvature(
         .into_values()
         .partition(|file| file.path.starts_with(bases));
     let mut fitted = Fitted {
-        counts: FitCounts::default(),
-        bad_rows: BadRows::default(),
-        dual: Vec::new(),
+        rows: RowsFound::default(),
         files: files.into_iter().chain(over.files).collect(),
         bases,
         sums: digest,
         computed: over.computed,
     };
-    for (counts, bad_rows, chunks) in over.found {
-        fitted.counts.merge(&counts);
-        fitted.bad_rows.merge(bad_rows);
-        fitted.dual.extend(chunks);
-    }
+    over.found.into_iter().for_each(|found| fitted.rows.append(found));
     Ok(fitted)
 }
 
@@ -187,14 +190,13 @@ struct Fold {
     sums: Sums,
     /// Of a dual block.
     rows: Option<Rows>,
-    counts: FitCounts,
-    bad_rows: BadRows,
+    found: RowsFound,
     /// Where the prediction needs it.
     flux: Option<FluxPart>,
 }
 
 impl GroupFold<Differentiated> for Fold {
-    type Output = GroupSums<(FitCounts, BadRows, Vec<DualChunk>)>;
+    type Output = GroupSums<RowsFound>;
 
     fn add(&mut self, group: u64, all: Differentiated) -> Result<(), RunError> {
         let training = training(&self.context, &self.noise, &all)?;
@@ -214,6 +216,7 @@ impl GroupFold<Differentiated> for Fold {
         let mut arrays = self.sums.take()?;
         let rows = self.rows.as_mut().map(|rows| rows.finish(group)).transpose()?;
         let RowParts { chunks, mut files } = rows.unwrap_or_default();
+        self.found.dual = chunks;
         if let Some(flux) = &mut self.flux {
             let (array, jacobians) = flux.finish()?;
             arrays.push(array);
@@ -222,11 +225,7 @@ impl GroupFold<Differentiated> for Fold {
         Ok(GroupSums {
             arrays,
             files,
-            found: (
-                std::mem::take(&mut self.counts),
-                std::mem::take(&mut self.bad_rows),
-                chunks,
-            ),
+            found: std::mem::take(&mut self.found),
         })
     }
 }
@@ -234,22 +233,51 @@ impl GroupFold<Differentiated> for Fold {
 impl Fold {
     /// What became of every row.
     fn count(&mut self, all: &Differentiated, training: &Training) {
-        self.counts.overwhelmed += training.n_without_weight as u64;
+        let RowsFound {
+            counts,
+            bad_rows,
+            label_ends,
+            ..
+        } = &mut self.found;
+        counts.overwhelmed += training.n_without_weight as u64;
         for row in 0..all.batch.n_rows() {
-            self.counts.spectra += 1;
+            counts.spectra += 1;
             let counter = if all.batch.is_excluded(row) {
-                &mut self.counts.excluded
+                &mut counts.excluded
             } else if all.batch.is_bad(row) {
-                self.bad_rows.add(&all.batch, row, all.batch.flags[row], RowFlags::BAD);
-                &mut self.counts.bad
+                bad_rows.add(&all.batch, row, all.batch.flags[row], RowFlags::BAD);
+                &mut counts.bad
             } else if self.context.is_in_sums(&all.batch, row) {
-                &mut self.counts.in_sums
+                &mut counts.in_sums
             } else if all.batch.n_labels > 0 && !all.batch.is_labelled(row) {
-                &mut self.counts.unlabelled
+                &mut counts.unlabelled
             } else {
-                &mut self.counts.held_out
+                &mut counts.held_out
             };
             *counter += 1;
+        }
+        let k = all.batch.n_labels;
+        label_ends.resize_with(k, LabelEnds::default);
+        for row in &training.rows {
+            let labels = &all.batch.labels[row * k..(row + 1) * k];
+            label_ends
+                .iter_mut()
+                .zip(labels)
+                .for_each(|(ends, label)| ends.add(*label));
+        }
+    }
+}
+
+impl RowsFound {
+    /// Adds what was found of the rows after these.
+    fn append(&mut self, other: Self) {
+        self.counts.merge(&other.counts);
+        self.bad_rows.merge(other.bad_rows);
+        self.dual.extend(other.dual);
+        let labels = self.label_ends.len().max(other.label_ends.len());
+        self.label_ends.resize_with(labels, LabelEnds::default);
+        for (ends, other) in self.label_ends.iter_mut().zip(&other.label_ends) {
+            ends.merge(other);
         }
     }
 }
@@ -437,4 +465,28 @@ pub(super) fn rms_of(noise: &[f64], n_labels: usize) -> Vec<f64> {
     variances
         .map(|&variance| if variance > 0.0 { variance.sqrt() } else { f64::INFINITY })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line goes on with what a build kept that knew nothing of labels' ends, and named nothing.
+    #[test]
+    fn what_an_earlier_build_found_of_rows_is_read() {
+        let now = RowsFound {
+            counts: FitCounts {
+                spectra: 7,
+                ..FitCounts::default()
+            },
+            label_ends: vec![LabelEnds::of([1.0, 2.0])],
+            ..RowsFound::default()
+        };
+        let then = serde_json::json!([now.counts, now.bad_rows, now.dual]);
+        let mut read: RowsFound = serde_json::from_value(then).unwrap();
+        assert_eq!((read.counts, read.label_ends.len()), (now.counts, 0));
+        let again: RowsFound = serde_json::from_value(serde_json::to_value(&now).unwrap()).unwrap();
+        read.append(again);
+        assert_eq!((read.counts.spectra, read.label_ends), (14, now.label_ends));
+    }
 }

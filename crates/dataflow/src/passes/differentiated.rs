@@ -120,10 +120,8 @@ pub(crate) fn impute(population: Option<&PixelPopulation>, batch: &mut SpectrumB
         batch.impute(population)?;
     } else if let Some(row) = batch.flags.iter().position(is_masked) {
         return Err(RunError::Refused(format!(
-            "id {}, in row group {} of {}, has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
-            id_of(batch, row),
-            batch.shard.row_group,
-            batch.shard.object.path
+            "id {} has masked pixels, and no held-out spectrum tells what to expect there: raise noise.holdout_fraction",
+            id_of(batch, row)
         )));
     }
     Ok(())

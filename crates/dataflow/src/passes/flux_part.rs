@@ -95,14 +95,11 @@ impl FluxPartReader {
         let Some(record) = context.groups.record(CURVATURE, &name)? else {
             return Err(lost(name));
         };
-        let mut covariance = Vec::new();
-        for slice in context.groups.read(CURVATURE, record.slices(FLUX).ok_or_else(foreign)?) {
-            let mut slice = slice.map_err(|error| match error {
-                StoreError::DamagedSums { uri, .. } => lost(uri),
-                error => RunError::Store(error),
-            })?;
-            covariance.append(&mut slice);
-        }
+        let kept = context.groups.read(CURVATURE, record.slices(FLUX).ok_or_else(foreign)?);
+        let covariance = kept.concat().map_err(|error| match error {
+            StoreError::DamagedSums { uri, .. } => lost(uri),
+            error => RunError::Store(error),
+        })?;
         Ok(Self {
             covariance: covariance.into_iter(),
             size: k * k,

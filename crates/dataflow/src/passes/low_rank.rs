@@ -123,9 +123,5 @@ fn kept(context: &Context, pass: usize) -> Result<Option<Vec<f64>>, RunError> {
     let Some(slices) = finished.remove(&name).and_then(|record| record.slices(0)) else {
         return Ok(None);
     };
-    let mut state = Vec::new();
-    for slice in store.read(EIGENPAIRS, slices) {
-        state.extend(slice?);
-    }
-    Ok(Some(state))
+    Ok(Some(store.read(EIGENPAIRS, slices).concat()?))
 }

@@ -480,11 +480,8 @@ fn kept(context: &Context) -> Result<Option<Compared>, RunError> {
     };
     let mut all = Vec::with_capacity(record.arrays.len());
     for array in &record.arrays {
-        let mut numbers = Vec::with_capacity(array.len);
-        for slice in store.read(SUBSET, record.slices(array.key).unwrap_or_default()) {
-            numbers.extend(slice?);
-        }
-        let probe = Probe::from_numbers(&numbers);
+        let slices = record.slices(array.key).unwrap_or_default();
+        let probe = Probe::from_numbers(&store.read(SUBSET, slices).concat()?);
         all.push(probe.ok_or_else(|| RunError::Internal("what is kept of a probe is none".into()))?);
     }
     let mut all = all.into_iter();

@@ -2,7 +2,7 @@
 //!
 //! A run that is at work keeps it in [`Output::INPUTS`], so that one that comes after it can be told why it is another.
 
-use fisherflow_store::in_words::bytes as bytes_in_words;
+use fisherflow_store::in_words::{bytes as bytes_in_words, count};
 use fisherflow_store::{ExcludeList, Manifest, ManifestInput, Output, StoreError, folder_of, now_utc};
 use serde::{Deserialize, Serialize};
 
@@ -132,15 +132,13 @@ fn told(context: &Context, then: &[ManifestInput], moment: &str) -> Result<Strin
             format!("{role} was {}, and is {}", then.uri, now.uri)
         } else if now.sha256.is_some() {
             format!("{role} {} has other bytes", now.uri)
-        } else if (then.objects, then.bytes, then.rows) != (now.objects, now.bytes, now.rows) {
-            format!("{role} {} was {}, and is {}", now.uri, size(then), size(now))
         } else {
             let grouped = if role == "predict" {
                 context.predicted()
             } else {
                 &context.fit
             };
-            touched(now, &grouped.catalogue.written_after(moment)?)
+            changed(then, now, &grouped.catalogue.written_after(moment)?)
         });
     }
     for gone in then.iter().filter(|then| all.iter().all(|now| now.role != then.role)) {
@@ -167,21 +165,61 @@ pub(crate) fn size(input: &ManifestInput) -> String {
     )
 }
 
-/// A catalogue of as many objects, bytes and rows, whose etags are others.
-fn touched(now: &ManifestInput, later: &[String]) -> String {
+/// A catalogue whose etags are others; `later`: its objects that were written since.
+fn changed(then: &ManifestInput, now: &ManifestInput, later: &[String]) -> String {
+    let catalogue = format!("{} {}", now.role, now.uri);
     let objects = match later {
-        [] => {
-            return format!(
-                "{} {} has as many rows and bytes as then, but an object's name or etag (on a disk its inode or time) is another, and none is dated \
-                 later than then: look for one that was renamed, or replaced by a copy that kept its time (cp -p, rsync -a)",
-                now.role, now.uri
-            );
-        }
-        few if few.len() <= NAMED => few.join(", "),
-        many => format!("{} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
+        [] => None,
+        few if few.len() <= NAMED => Some(few.join(", ")),
+        many => Some(format!("{} and {} more", many[..NAMED].join(", "), many.len() - NAMED)),
     };
-    format!(
-        "{} {} has as many rows and bytes as then, but {objects} was written or touched since (its etag, or on a disk its inode or time, is another)",
-        now.role, now.uri
-    )
+    if (then.objects, then.bytes, then.rows) != (now.objects, now.bytes, now.rows) {
+        let (mut was, mut is) = (size(then), size(now));
+        if was == is {
+            was += &format!(" ({} bytes)", count(then.bytes));
+            is += &format!(" ({} bytes)", count(now.bytes));
+        }
+        let since = objects.map_or_else(String::new, |objects| format!(": {objects} was written since"));
+        return format!("{catalogue} was {was}, and is {is}{since}");
+    }
+    match objects {
+        Some(objects) => format!(
+            "{catalogue} has as many rows and bytes as then, but {objects} was written or touched since (its etag, or on a disk its inode or time, is \
+             another)"
+        ),
+        None => format!(
+            "{catalogue} has as many rows and bytes as then, but an object's name or etag (on a disk its inode or time) is another, and none is dated \
+             later than then: look for one that was renamed, or replaced by a copy that kept its time (cp -p, rsync -a)"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_of_a_catalogue_is_told_where_words_are_too_round() {
+        let of = |bytes| ManifestInput {
+            role: "catalogue".into(),
+            uri: "cat".into(),
+            sha256: None,
+            etags_sha256: Some(String::new()),
+            objects: 2,
+            bytes,
+            rows: 9,
+            skipped: Vec::new(),
+        };
+        let (then, now) = (of(5_000_000), of(5_000_001));
+        let size = "9 rows in 2 objects, 4.8 MiB";
+        let both = format!("catalogue cat was {size} (5,000,000 bytes), and is {size} (5,000,001 bytes)");
+        assert_eq!(changed(&then, &now, &[]), both);
+        let said = changed(&then, &now, &["cat/b.parquet".into()]);
+        assert_eq!(said, format!("{both}: cat/b.parquet was written since"));
+        let other = changed(&then, &of(9_000_000), &[]);
+        assert_eq!(
+            other,
+            format!("catalogue cat was {size}, and is 9 rows in 2 objects, 8.6 MiB")
+        );
+    }
 }

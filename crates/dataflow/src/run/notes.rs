@@ -21,6 +21,7 @@ pub(crate) fn notes(context: &Context, found: &Found) -> Vec<String> {
     }
     notes.extend(data::of_fit(context, &found.fit));
     notes.extend(calibration::of_weightless(&found.fit.counts));
+    notes.extend(calibration::of_labels_in_sums(context, &found.fit));
     notes.extend(data::of_range(context, &found.fit));
     notes.extend(exclusions::unmatched(context));
     if let (Some(pinned), Some((calibrated, _))) = (&found.fit.estimate, &found.predict)

@@ -3,7 +3,7 @@
 //! Every step is made of what those before it left, so what one left is taken back with all that came after ([`forget`]).
 
 use fisherflow_curvature::References;
-use fisherflow_posterior::{BlockInfo, Certificate, ScatterEstimate};
+use fisherflow_posterior::{BlockInfo, Certificate, LabelEnds, ScatterEstimate};
 use fisherflow_spectra::PixelPopulation;
 use fisherflow_store::{Damage, WrittenFile, with_causes};
 use serde::de::DeserializeOwned;
@@ -50,6 +50,9 @@ pub(crate) struct FitState {
     /// The chunks of a dual block's rows, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) dual: Vec<DualChunk>,
+    /// Of each label, over the spectra in the sums.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) label_ends: Vec<LabelEnds>,
     /// Digest of what decided the groups' sums: with it their names in the store are known.
     pub(crate) sums: String,
     pub(crate) files: Vec<WrittenFile>,

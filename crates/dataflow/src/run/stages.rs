@@ -224,7 +224,7 @@ fn pin(worker: &Worker, context: &Context, bytes: impl FnOnce() -> Result<Vec<u8
         return Ok(());
     };
     let bytes = bytes()?;
-    match release.line.pin_basis(bytes.clone(), &context.run_id) {
+    match release.line.pin_basis(bytes.clone()) {
         Err(StoreError::CommitConflict { .. }) if release.parent.is_none() => {
             if !context.holds() {
                 // It makes no release.
@@ -282,10 +282,11 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
     begin_over_fit(context, "curvature");
     let fitted = curvature::curvature(worker, context, population.as_ref(), &references, &noise, pairs)?;
     context.progress.end();
-    if fitted.counts.in_sums == 0 {
+    let rows = fitted.rows;
+    if rows.counts.in_sums == 0 {
         return Err(RunError::Refused(format!(
             "no spectrum of {} can be counted in the Hessian: {} are bad, {} lack labels or their errors, {} are held out",
-            context.job.catalogue.uri, fitted.counts.bad, fitted.counts.unlabelled, fitted.counts.held_out
+            context.job.catalogue.uri, rows.counts.bad, rows.counts.unlabelled, rows.counts.held_out
         )));
     }
     let state = FitState {
@@ -293,15 +294,21 @@ fn sums(worker: &mut Worker, context: &Arc<Context>) -> Result<FitState, RunErro
         population,
         references,
         estimate,
-        counts: fitted.counts,
-        bad_rows: fitted.bad_rows,
-        dual: fitted.dual,
+        counts: rows.counts,
+        bad_rows: rows.bad_rows,
+        dual: rows.dual,
+        label_ends: rows.label_ends,
         sums: fitted.sums,
         files: fitted.files,
         bases: fitted.bases,
         correction: None,
         computed: fitted.computed,
     };
+    if worker.index() == 0 {
+        for note in calibration::of_labels_in_sums(context, &state) {
+            tracing::warn!("{note}");
+        }
+    }
     if worker.index() == 0 && context.corrected().next().is_some() {
         stage_state::write(context, Step::Sums, &state)?;
     }

@@ -56,10 +56,10 @@ impl Activation {
             Self::Sigmoid => sigmoid(x),
             // max(x, 0) + ln(1 + exp(-|x|)) does not overflow
             Self::Softplus => {
-                let tail = x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?.log()?;
-                x.relu()?.add(&tail)
+                let tail = |x: &Tensor| x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?.log();
+                x.relu()?.add(&in_f64(x, tail)?)
             }
-            Self::Elu { alpha } => x.elu(alpha),
+            Self::Elu { alpha } => in_f64(x, |x| x.elu(alpha)),
             Self::Gelu => x.mul(&normal_cdf(x)?),
             Self::Silu => x.mul(&sigmoid(x)?),
             Self::ClippedRelu { max } => x.clamp(0.0, max),
@@ -75,7 +75,10 @@ impl Activation {
         let dtype = x.dtype();
         Ok(match *self {
             Self::Relu => x.gt(0.0)?.to_dtype(dtype)?,
-            Self::LeakyRelu { slope } => x.gt(0.0)?.to_dtype(dtype)?.affine(1.0 - slope, slope)?,
+            Self::LeakyRelu { slope } => {
+                let one = x.ones_like()?;
+                x.gt(0.0)?.where_cond(&one, &one.affine(slope, 0.0)?)?
+            }
             // 4 s'(2 x), with the slope s' of sigmoid: of 1 - tanh^2 the tails are rounding
             Self::Tanh => Self::Sigmoid.derivative(&x.affine(2.0, 0.0)?)?.affine(4.0, 0.0)?,
             Self::Sigmoid => {
@@ -214,14 +217,16 @@ fn sigmoid(x: &Tensor) -> Result<Tensor> {
     x.neg()?.exp()?.affine(1.0, 1.0)?.recip()
 }
 
-/// `(1 + erf(x / sqrt 2)) / 2`, in f64: in f32 the sum is rounding below -5.
+/// `(1 + erf(x / sqrt 2)) / 2`.
 fn normal_cdf(x: &Tensor) -> Result<Tensor> {
-    let wide = x.to_dtype(DType::F64)?;
-    let cdf = wide
-        .affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?
-        .erf()?
-        .affine(0.5, 0.5)?;
-    cdf.to_dtype(x.dtype())
+    in_f64(x, |x| {
+        x.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)
+    })
+}
+
+/// `f` of numbers in f64, where it ends in a difference that in f32 is rounding: far below 0, or near it.
+fn in_f64(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    f(&x.to_dtype(DType::F64)?)?.to_dtype(x.dtype())
 }
 
 #[cfg(test)]
@@ -446,6 +451,20 @@ mod tests {
             let expected = x.cosh().powi(-2);
             assert!((slope / expected - 1.0).abs() < 1e-5, "{x}: {slope:e} {expected:e}");
         }
+        for (activation, x, expected) in [
+            (Activation::Softplus, -20.0, (-20_f64).exp().ln_1p()),
+            (Activation::Softplus, -9.5, (-9.5_f64).exp().ln_1p()),
+            (Activation::Elu { alpha: 0.7 }, -1e-5, 0.7 * (-1e-5_f64).exp_m1()),
+        ] {
+            let found = narrow(&[x], &|x| activation.value(x))[0];
+            assert!(
+                (found / expected - 1.0).abs() < 1e-6,
+                "{activation:?} at {x}: {found:e} {expected:e}"
+            );
+        }
+        let leaky = Activation::LeakyRelu { slope: 0.01 };
+        let slopes = narrow(&[2.0, -2.0], &|x| leaky.derivative(x));
+        assert_eq!(slopes, [1.0, f64::from(0.01_f32)]);
         // Beyond all roots.
         let tails: Vec<f64> = (6..=12).map(|i| 0.5 * f64::from(i)).flat_map(|x| [-x, x]).collect();
         for activation in ALL {

@@ -139,7 +139,7 @@ impl Subset<'_> {
         Ok(Comparison {
             n_spectra: n_spectra as u64,
             n_stars: (exact.1.len() / (n_labels * n_labels).max(1)) as u64,
-            effective_limit: (self.summed.1.n_labels * n_spectra) as f64,
+            effective_limit: (self.summed.1.n_labels * (n_spectra - self.training.1.n_without_weight())) as f64,
             effective_parameters: exact.0,
             structures,
             blocks,

@@ -1,21 +1,12 @@
 //! Does the network know these labels at all? Columns in another order than its outputs, other units, a missing normalisation and missing
 //! values that are written as numbers all leave error bars that look like error bars; the residuals of held-out stars tell.
 
-use std::fmt;
-
 use crate::PosteriorError;
+use crate::labels::stray::{FEWEST, LabelEnds, StrayLabel};
 use crate::shape_checks::{check_batch, check_merge};
 
-/// Fewer stars tell nothing.
-const FEWEST: usize = 10;
 /// A mean residual of so many times the residuals' scatter about it is no property of stars.
 const FAR: f64 = 2.0;
-/// One star alone has a stray label where the gap is so many times the range of all others: labels may have a long tail, and the end of an exponential
-/// one over ten stars is beyond that in one catalogue of 165.
-const FAR_ALONE: f64 = 3.0;
-/// The same of a value that missing labels are given, which no star has by chance: a third of the gap from temperatures to -9999 is no wider than their range.
-const FAR_MISSING: f64 = 0.1;
-
 /// What the residuals of held-out stars say of one label, label units.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelFit {
@@ -31,27 +22,6 @@ pub struct LabelFit {
     pub stray: Option<StrayLabel>,
     /// The label that the network's output follows more closely than its own, if there is one.
     pub follows: Option<usize>,
-}
-
-/// A value of a label that is farther from all others than these are from one another; where one star alone has it, three times as far, and where it is
-/// one that missing labels are given (99.99, -999, -9999), a tenth as far.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StrayLabel {
-    /// Its value, label units.
-    pub value: f64,
-    /// Number of stars that have it.
-    pub n_spectra: u64,
-}
-
-impl fmt::Display for StrayLabel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { value, n_spectra } = self;
-        let why = match stands_for_missing(*value) {
-            true => "far from all other values, as missing labels are given",
-            false => "farther from all other values than these are from one another",
-        };
-        write!(f, "{value} in {n_spectra} of them, {why}")
-    }
 }
 
 impl LabelFit {
@@ -70,7 +40,7 @@ impl LabelFit {
             .zip(residuals.chunks_exact(k))
             .filter(|(labels, residuals)| finite(labels) && finite(residuals))
             .collect();
-        if stars.len() < FEWEST {
+        if (stars.len() as u64) < FEWEST {
             return Ok(Vec::new());
         }
         let column = |i: usize, of: fn(&[f64], &[f64], usize) -> f64| -> Vec<f64> {
@@ -95,7 +65,7 @@ impl LabelFit {
                 // Of equal labels the mean, summed, need not be their value.
                 r_squared: (labels[i].iter().any(|label| *label != labels[i][0]))
                     .then(|| 1.0 - square / (spread * spread * n)),
-                stray: StrayLabel::among(&labels[i]),
+                stray: LabelEnds::of(labels[i].iter().copied()).stray(),
                 follows: followed(&predicted[i], &labels, i),
             }
         };
@@ -107,42 +77,6 @@ impl LabelFit {
     pub fn is_doubtful(&self) -> bool {
         self.r_squared.is_some_and(|r_squared| r_squared < 0.0) || self.mean_residual.abs() > FAR * self.scatter
     }
-}
-
-impl StrayLabel {
-    /// The lowest or the highest of the values of one label, where a wide gap is next to it. None among fewer than ten.
-    #[must_use]
-    pub fn among(values: &[f64]) -> Option<Self> {
-        if values.len() < FEWEST {
-            return None;
-        }
-        let mut sorted = values.to_vec();
-        sorted.sort_unstable_by(f64::total_cmp);
-        let (lowest, highest) = (*sorted.first()?, *sorted.last()?);
-        let above = sorted.partition_point(|&value| value <= lowest);
-        let below = sorted.partition_point(|&value| value < highest);
-        // What is left without the lowest, and without the highest.
-        let ends = [(lowest, &sorted[above..]), (highest, &sorted[..below])];
-        ends.into_iter().find_map(|(value, others)| {
-            let (first, last) = (others.first()?, others.last()?);
-            let gap = (first - value).abs().min((last - value).abs());
-            let n_spectra = (sorted.len() - others.len()) as u64;
-            let far = match n_spectra {
-                _ if stands_for_missing(value) => FAR_MISSING,
-                1 => FAR_ALONE,
-                _ => 1.0,
-            };
-            let strays = others.len() > sorted.len() / 2 && last > first && gap > far * (last - first);
-            strays.then_some(Self { value, n_spectra })
-        })
-    }
-}
-
-/// Whether a value is written in nothing but nines, two or more before the point.
-fn stands_for_missing(value: f64) -> bool {
-    // A column of single precision has 99.98999786 in place of 99.99.
-    let digits = (value.abs() as f32).to_string();
-    digits.starts_with("99") && digits.chars().all(|digit| matches!(digit, '9' | '.'))
 }
 
 /// The mean, and the standard deviation about it.
@@ -243,47 +177,6 @@ mod tests {
         let in_kilokelvin: Vec<f64> = labels.chunks_exact(2).flat_map(|l| [l[0] / 1e3, l[1]]).collect();
         let found = against(&in_kilokelvin);
         assert!(found[0].is_doubtful() && found[0].follows.is_none() && !found[1].is_doubtful());
-    }
-
-    #[test]
-    fn a_value_is_stray_where_few_stars_have_it_and_the_gap_is_wider_than_all_others() {
-        let others: Vec<f64> = (0..=10).map(f64::from).collect();
-        let with = |value: f64, n: usize| {
-            StrayLabel::among(&[&others[..], &vec![value; n]].concat()).map(|stray| stray.n_spectra)
-        };
-        assert_eq!(
-            (with(40.0, 1), with(41.0, 1), with(-9999.0, 1)),
-            (None, Some(1), Some(1)),
-            "one star may be the end of a tail"
-        );
-        assert_eq!(StrayLabel::among(&[0.0, 1.0, 1000.0]), None, "three stars tell nothing");
-        assert_eq!((with(18.0, 2), with(21.0, 2), with(-11.0, 3)), (None, Some(2), Some(3)));
-        assert_eq!(
-            (with(-9999.0, 10), with(-9999.0, 11)),
-            (Some(10), None),
-            "most are no strays"
-        );
-    }
-
-    #[test]
-    fn a_value_that_missing_labels_are_given_is_told_of_whatever_the_range_of_the_others() {
-        let teff: Vec<f64> = (0..=100).map(|i| 3500.0 + 45.0 * f64::from(i)).collect();
-        let with = |value: f64| StrayLabel::among(&[&teff[..], &[value]].concat()).map(|stray| stray.value);
-        for missing in [-9999.0, -999.0, -99.9, 99.0, f64::from(99.99_f32), 9999.0, -1e20] {
-            assert_eq!(with(missing), Some(missing));
-        }
-        // The tail of hot stars, and what no survey writes for a missing label.
-        for value in [9000.0, 15_000.0, 20_000.0, -1000.0, 9.99, 8100.0] {
-            assert_eq!(with(value), None, "{value}");
-        }
-        // Within the others, or hardly outside of them, it is one of them.
-        let near: Vec<f64> = (0..=100).map(|i| 98.0 - f64::from(i)).collect();
-        assert_eq!(StrayLabel::among(&[&near[..], &[99.0]].concat()), None);
-        let said = StrayLabel::among(&[&teff[..], &[-999.0]].concat()).unwrap().to_string();
-        assert!(
-            said.starts_with("-999 in 1 of them, far from all other values, as missing labels"),
-            "{said}"
-        );
     }
 
     /// Of two labels with given correlations with an output, by orthogonal patterns.

@@ -13,4 +13,5 @@ pub(crate) mod pulls;
 pub(crate) mod scale;
 pub(crate) mod scatter;
 pub(crate) mod small;
+pub(crate) mod stray;
 pub(crate) mod weighted_gram;

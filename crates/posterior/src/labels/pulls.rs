@@ -46,7 +46,7 @@ impl PullSums {
 
     /// Adds a batch: `residual = label - prediction`, `[n, K]`; `covariance`, C_total, `[n, K, K]`; `label_covariance`, S_y, `[n, K, K]`.
     ///
-    /// A star with a value that is not finite, or with no error at all, is left out.
+    /// A star with a value that is not finite, or with no error at all, or next to none (a pull beyond the range of f32), is left out.
     ///
     /// # Errors
     /// If the sizes do not agree.
@@ -68,7 +68,7 @@ impl PullSums {
                 residual[n * k + i] / (covariance[at] + label_covariance.map_or(0.0, |own| own[at])).sqrt()
             };
             let pulls: Vec<f64> = (0..k).map(pull).collect();
-            if !pulls.iter().all(|z| z.is_finite()) {
+            if !pulls.iter().all(|z| (*z as f32).is_finite()) {
                 continue;
             }
             self.n_spectra += 1;
@@ -130,6 +130,8 @@ mod tests {
         // Residuals 3, -6 and 30 under errors 3, sqrt(27 + 9) = 6 and 10; and a star without a label.
         sums.accumulate(&[3.0, -6.0], &[9.0, 27.0], Some(&[0.0, 9.0])).unwrap();
         sums.accumulate(&[f64::NAN, 30.0], &[1.0, 100.0], None).unwrap();
+        // The square of a pull of 1e160 would be infinite.
+        sums.accumulate(&[1.0, 1.0], &[0.0, 1e-320], None).unwrap();
         let pulls = sums.pulls().unwrap()[0];
         assert_eq!((pulls.n_spectra, pulls.mean, pulls.standard_deviation), (3, 1.0, 2.0));
         assert!((pulls.within_one_sigma - 2.0 / 3.0).abs() < 1e-15);

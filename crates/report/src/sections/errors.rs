@@ -20,7 +20,7 @@ const MIN_POINTS: usize = 10;
 /// The section.
 pub(crate) fn errors(findings: &Findings) -> Result<String, ReportError> {
     let predictions = &findings.predictions;
-    let (sampled, stride) = predictions.sampled();
+    let (sampled, one_in) = predictions.sampled();
     if sampled == 0 {
         return Ok(paragraph("No spectrum has an error bar."));
     }
@@ -28,9 +28,9 @@ pub(crate) fn errors(findings: &Findings) -> Result<String, ReportError> {
         "An error bar is the root of a variance with three parts: photon noise carried through the network (flux), what the training data \
          leave open of the network's weights (weights), and what held-out spectra show beyond both (intrinsic).",
     );
-    if stride > 1 {
+    if one_in > 1 {
         out.push_str(&paragraph(&format!(
-            "Quantiles and shares are those of one in {stride} spectra with an error bar, {} in all; histograms and ranges are over all.",
+            "Quantiles and shares are those of one in {one_in} spectra with an error bar, {} in all; histograms and ranges are over all.",
             count(sampled)
         )));
     }

@@ -7,7 +7,7 @@ use arrow_cast::cast::cast;
 use arrow_schema::DataType;
 use sha2::{Digest, Sha256};
 
-use crate::catalogue::schema::{find, is_key, type_name};
+use crate::catalogue::schema::{check_no_mask_beside, find, is_key, type_name};
 use crate::hex::hex;
 use crate::tables::table::Table;
 use crate::{StoreError, Stores};
@@ -52,6 +52,7 @@ impl ExcludeList {
                     }),
                 };
             check(uri, find(uri, table.schema(), id)?.data_type())?;
+            check_no_mask_beside(uri, table.schema(), id, false)?;
             let mut batches = table.batches(Some(&[id]), BATCH_ROWS)?;
             while let Some(batch) = batches.next() {
                 let batch = batch?;

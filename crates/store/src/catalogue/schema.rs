@@ -98,18 +98,29 @@ fn check_not_masked(object: &str, schema: &Schema, columns: &CatalogueColumns) -
         if is_of_pixels && columns.mask.is_some() {
             continue;
         }
-        let mask = format!("{column}.mask");
-        let is_mask = |field: &Arc<Field>| {
-            let found = field.data_type();
-            *field.name() == mask && *element(found).unwrap_or(found) == DataType::Boolean
-        };
-        if schema.fields().iter().any(is_mask) {
-            return Err(StoreError::MaskedColumn {
-                object: object.to_owned(),
-                column: column.to_owned(),
-                can_be_named: is_of_pixels,
-            });
-        }
+        check_no_mask_beside(object, schema, column, is_of_pixels)?;
+    }
+    Ok(())
+}
+
+/// `can_be_named`: whether `mask` could name what masks the column.
+pub(crate) fn check_no_mask_beside(
+    object: &str,
+    schema: &Schema,
+    column: &str,
+    can_be_named: bool,
+) -> Result<(), StoreError> {
+    let mask = format!("{column}.mask");
+    let is_mask = |field: &Arc<Field>| {
+        let found = field.data_type();
+        *field.name() == mask && *element(found).unwrap_or(found) == DataType::Boolean
+    };
+    if schema.fields().iter().any(is_mask) {
+        return Err(StoreError::MaskedColumn {
+            object: object.to_owned(),
+            column: column.to_owned(),
+            can_be_named,
+        });
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use object_store::buffered::BufWriter;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::groups::record::{GroupArray, GroupRecord, SLICE, StoredArray};
+use crate::groups::record::{GroupArray, GroupRecord, PIECE, StoredArray};
 use crate::hex::hex;
 use crate::objects::failure::Action;
 use crate::objects::location::Location;
@@ -143,11 +143,11 @@ impl Commit {
         let mut is_empty = true;
         for (at, array) in arrays.iter().enumerate() {
             let len = array.values.len();
-            let mut sha256 = Vec::with_capacity(len.div_ceil(SLICE));
-            let (mut slices, mut hashing) = ((0..len).step_by(SLICE), VecDeque::new());
+            let mut sha256 = Vec::with_capacity(len.div_ceil(PIECE));
+            let (mut pieces, mut hashing) = ((0..len).step_by(PIECE), VecDeque::new());
             loop {
-                for first in slices.by_ref().take(HASHES - hashing.len()) {
-                    let bytes = little_endian(&arrays, at, first..len.min(first + SLICE));
+                for first in pieces.by_ref().take(HASHES - hashing.len()) {
+                    let bytes = little_endian(&arrays, at, first..len.min(first + PIECE));
                     hashing.push_back(tokio::task::spawn_blocking(move || {
                         (hex(&Sha256::digest(&bytes)), bytes)
                     }));
@@ -173,10 +173,10 @@ impl Commit {
     }
 }
 
-/// A slice of an array as it lies in the object.
+/// A piece of an array as it lies in the object.
 fn little_endian(arrays: &Arc<Vec<GroupArray>>, array: usize, numbers: Range<usize>) -> Bytes {
     if cfg!(target_endian = "little") {
-        return Bytes::from_owner(SliceBytes {
+        return Bytes::from_owner(PieceBytes {
             arrays: Arc::clone(arrays),
             array,
             numbers,
@@ -186,14 +186,14 @@ fn little_endian(arrays: &Arc<Vec<GroupArray>>, array: usize, numbers: Range<usi
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// A slice of an array as bytes, without a copy.
-struct SliceBytes {
+/// A piece of an array as bytes, without a copy.
+struct PieceBytes {
     arrays: Arc<Vec<GroupArray>>,
     array: usize,
     numbers: Range<usize>,
 }
 
-impl AsRef<[u8]> for SliceBytes {
+impl AsRef<[u8]> for PieceBytes {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.arrays[self.array].values[self.numbers.clone()])
     }

@@ -6,8 +6,11 @@ use serde_json::Value;
 use crate::objects::location::Location;
 use crate::{StoreError, Stores, WrittenFile};
 
-/// Numbers of a slice: 4 MiB.
-pub const SLICE: usize = 1 << 19;
+/// Numbers that are hashed together: 4 MiB.
+pub(crate) const PIECE: usize = 1 << 19;
+
+/// Numbers of a slice, which is read by one request: 16 MiB. A store charges for each request, and one takes longer to begin than a piece takes to come.
+pub const SLICE: usize = 4 * PIECE;
 
 /// An array of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +59,7 @@ pub struct StoredArray {
     pub n_spectra: u64,
     /// Numbers in it.
     pub len: usize,
-    /// Of each slice of [`SLICE`] numbers.
+    /// Of each piece of 4 MiB.
     pub sha256: Vec<String>,
 }
 
@@ -69,8 +72,8 @@ pub struct StoredSlice {
     pub start: u64,
     /// Numbers.
     pub len: usize,
-    /// Of its bytes.
-    pub sha256: String,
+    /// Of each piece of its bytes.
+    pub sha256: Vec<String>,
 }
 
 impl GroupRecord {
@@ -87,13 +90,14 @@ impl GroupRecord {
         let mut start = 0;
         for array in &self.arrays {
             if array.key == key {
-                let slice = |(at, sha256): (usize, &String)| StoredSlice {
+                let pieces = array.sha256.chunks(SLICE / PIECE);
+                let slice = |(first, pieces): (usize, &[String])| StoredSlice {
                     object: object.clone(),
-                    start: start + (at * SLICE) as u64,
-                    len: SLICE.min(array.len - at * SLICE),
-                    sha256: sha256.clone(),
+                    start: start + first as u64,
+                    len: SLICE.min(array.len - first),
+                    sha256: pieces.to_vec(),
                 };
-                return Some(array.sha256.iter().enumerate().map(slice).collect());
+                return Some((0..array.len).step_by(SLICE).zip(pieces).map(slice).collect());
             }
             start += array.len as u64;
         }

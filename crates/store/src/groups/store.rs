@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/<pass>/<name>-<attempt>.sums    little-endian f64, array after array; written first, under a name nobody else uses
-//! <root>/<pass>/<name>.done              JSON: which arrays, the SHA-256 of each of their slices, what else the group gave; created once
+//! <root>/<pass>/<name>.done              JSON: which arrays, the SHA-256 of each of their pieces, what else the group gave; created once
 //! ```
 //!
 //! `<name>` is the hash of everything that decides the numbers: two that finish the same group find the same ones, and it is no matter whose
@@ -20,14 +20,14 @@ use sha2::{Digest, Sha256};
 
 use crate::groups::commit::{Commit, Committing, OnWritten, given_up};
 use crate::groups::kept_arrays::KeptArrays;
-use crate::groups::record::{GroupArray, GroupRecord, StoredSlice};
+use crate::groups::record::{GroupArray, GroupRecord, PIECE, StoredSlice};
 use crate::hex::hex;
 use crate::objects::disk::ReadOnce;
 use crate::objects::failure::Action;
 use crate::{StoreError, Stores, WrittenFile};
 
 /// Slices that are read ahead of their use by one reader.
-const READ_AHEAD: usize = 4;
+const READ_AHEAD: usize = 3;
 /// Documents that are read at a time.
 const PARALLEL: usize = 16;
 const DONE: &str = ".done";
@@ -248,22 +248,22 @@ impl GroupStore {
             Err(error) => Err(error),
         };
         let bytes = bytes.map_err(|error| self.stores.failed(&location, Action::Read, error));
-        let is_damaged = match &bytes {
-            Ok(bytes) => hex(&Sha256::digest(bytes)) != slice.sha256,
-            Err(StoreError::NotFound { .. }) => true,
+        let damaged = match &bytes {
+            Ok(bytes) => first_damaged(bytes, &slice.sha256),
+            Err(StoreError::NotFound { .. }) => Some(0),
             // Patience is spent once.
-            Err(StoreError::Exhausted { .. } | StoreError::Expired { .. }) => false,
+            Err(StoreError::Exhausted { .. } | StoreError::Expired { .. }) => None,
             // Of an object that was cut off before the slice, a store says no more than that it cannot be read there.
             Err(_) => {
                 let found = location.store.head(&location.path).await;
-                found.is_ok_and(|found| found.size < end)
+                found.is_ok_and(|found| found.size < end).then_some(0)
             }
         };
-        if is_damaged {
+        if let Some(piece) = damaged {
             self.forget_group_of(folder, &slice.object).await?;
             return Err(StoreError::DamagedSums {
                 uri,
-                start: slice.start,
+                start: slice.start + (piece * PIECE) as u64,
             });
         }
         let bytes = bytes?;
@@ -272,12 +272,33 @@ impl GroupStore {
     }
 }
 
+/// The first piece of a slice's bytes that is not what was written; all that there should be may not be there.
+fn first_damaged(bytes: &[u8], sha256: &[String]) -> Option<usize> {
+    let mut pieces = bytes.chunks(8 * PIECE);
+    sha256
+        .iter()
+        .position(|sha256| pieces.next().is_none_or(|piece| hex(&Sha256::digest(piece)) != *sha256))
+}
+
 /// Slices of arrays, in the order asked for; the calling thread blocks until the next one is there. Dropping it stops the reading.
 #[derive(Debug)]
 pub struct SliceReader {
     receiver: tokio::sync::mpsc::Receiver<Result<Vec<f64>, StoreError>>,
     /// Keeps the I/O threads.
     _stores: Stores,
+}
+
+impl SliceReader {
+    /// All that is still to be read, one slice after another.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn concat(mut self) -> Result<Vec<f64>, StoreError> {
+        self.try_fold(Vec::new(), |mut all, slice| {
+            all.append(&mut slice?);
+            Ok(all)
+        })
+    }
 }
 
 impl Iterator for SliceReader {

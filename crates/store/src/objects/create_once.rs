@@ -275,7 +275,7 @@ mod tests {
             object: "a-1.sums".to_owned(),
             start: 0,
             len: 2,
-            sha256: String::new(),
+            sha256: Vec::new(),
         };
         // As whoever read the group's record has found it.
         stores.locate("s3://survey/groups").unwrap();

@@ -292,9 +292,7 @@ impl Holding {
                 // What was completed is its own commit.
                 Some(holder) if holder == self.claim => Ok(()),
                 Some(holder) => Err(self.taken_over_by(holder)),
-                None => Err(StoreError::ClaimRemoved {
-                    output: self.output.uri().to_owned(),
-                }),
+                None => Err(self.removed()),
             },
         }
     }
@@ -350,16 +348,34 @@ impl Holding {
     /// # Errors
     /// The output was taken over ([`StoreError::TakenOver`]), or cannot be written.
     pub fn commit(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let first = self.first()?;
         // The log may be cleared since, and its next place free: by whoever completed the output.
         self.check_own()?;
+        self.commit_behind(first.as_ref(), manifest)
+    }
+
+    /// `first`: who made the log's first entry, at a moment before this claim was last seen in it.
+    fn commit_behind(&self, first: Option<&Claim>, manifest: &Manifest) -> Result<(), StoreError> {
         let entry = Entry {
             claim: self.claim.clone(),
             committed: Some(manifest.clone()),
         };
-        if self.output.append(self.generation + 1, &entry)? {
-            return Ok(());
+        if !self.output.append(self.generation + 1, &entry)? {
+            return self.check();
         }
-        self.check()
+        // Cleared only now: its first entry is the claim that completed the output, be it this one's, and what was made behind it no commit.
+        match self.first()? {
+            now if now.as_ref() == first || now.as_ref() == Some(&self.claim) => Ok(()),
+            now => {
+                self.output.stores().delete(&self.output.entry(self.generation + 1))?;
+                Err(now.map_or_else(|| self.removed(), |other| self.taken_over_by(other)))
+            }
+        }
+    }
+
+    /// Who made the log's first entry.
+    fn first(&self) -> Result<Option<Claim>, StoreError> {
+        Ok(self.output.document::<Entry>(CLAIM)?.map(|entry| entry.claim))
     }
 
     /// Whether an object is this claim's entry.
@@ -407,6 +423,12 @@ impl Holding {
     fn taken_over_by(&self, claim: Claim) -> StoreError {
         self.output.taken_over_by(claim)
     }
+
+    fn removed(&self) -> StoreError {
+        StoreError::ClaimRemoved {
+            output: self.output.uri().to_owned(),
+        }
+    }
 }
 
 impl Output {
@@ -449,15 +471,7 @@ mod tests {
         std::fs::write(folder.path().join("thesis.tex"), b"x").unwrap();
         let stores = Stores::new(StoreOptions::default(), 1).unwrap();
         let output = Output::open(&stores, folder.path().to_str().unwrap()).unwrap();
-        let claim = Claim {
-            run_id: "r".into(),
-            host: "here".into(),
-            pid: 1,
-            started: "2026-01-01T00:00:00Z".into(),
-            machine: String::new(),
-            born: 0,
-            beat: 0,
-        };
+        let claim = of_process(1);
         for overwrite in [false, true] {
             let error = output.claim(&claim, overwrite).unwrap_err();
             assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
@@ -466,5 +480,75 @@ mod tests {
         // What another holder has written since it claimed is no stranger's.
         std::fs::write(folder.path().join(CLAIM), b"{}").unwrap();
         assert!(output.claim(&claim, false).unwrap().is_none());
+    }
+
+    /// A process that slept between its look at the log and its commit, while others followed it, completed the output and cleared the log.
+    #[test]
+    fn a_commit_behind_a_cleared_log_is_none() {
+        for generation in [1, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+            let output = Output::open(&stores, folder.path().to_str().unwrap()).unwrap();
+            let mut sleeper = output.claim(&of_process(1), false).unwrap().unwrap();
+            if generation == 2 {
+                let held = output.held().unwrap().unwrap();
+                sleeper = output.succeed(&held, &of_process(2)).unwrap().unwrap();
+            }
+            let (first, held) = (sleeper.first().unwrap(), output.held().unwrap().unwrap());
+            sleeper.check().unwrap();
+            let other = output.succeed(&held, &of_process(9)).unwrap().unwrap();
+            other.commit(&manifest()).unwrap();
+            output.clear_claims().unwrap();
+
+            let error = sleeper.commit_behind(first.as_ref(), &manifest()).unwrap_err();
+            assert!(
+                matches!(&error, StoreError::TakenOver { claim, .. } if claim.pid == 9),
+                "{error}"
+            );
+            let left = output.held().unwrap().unwrap();
+            assert_eq!((left.generation, left.claim.pid, left.committed), (1, 9, None));
+            assert!(sleeper.check().is_err() && other.check().is_ok());
+        }
+    }
+
+    /// One that was completed by whoever came after its commit has committed.
+    #[test]
+    fn a_commit_that_others_completed_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let output = Output::open(&stores, folder.path().to_str().unwrap()).unwrap();
+        output.claim(&of_process(1), false).unwrap().unwrap();
+        let held = output.held().unwrap().unwrap();
+        let holding = output.succeed(&held, &of_process(2)).unwrap().unwrap();
+        let first = holding.first().unwrap();
+        holding.commit(&manifest()).unwrap();
+        output.clear_claims().unwrap();
+        holding.commit_behind(first.as_ref(), &manifest()).unwrap();
+    }
+
+    fn manifest() -> Manifest {
+        Manifest {
+            version: Manifest::VERSION,
+            fisherflow: String::new(),
+            run_id: "r".into(),
+            created: "2026-01-01T00:00:00Z".into(),
+            inputs: Vec::new(),
+            counts: [].into(),
+            files: Vec::new(),
+            settings: serde_json::Value::Null,
+            notes: Vec::new(),
+        }
+    }
+
+    fn of_process(pid: u32) -> Claim {
+        Claim {
+            run_id: "r".into(),
+            host: "here".into(),
+            pid,
+            started: "2026-01-01T00:00:00Z".into(),
+            machine: String::new(),
+            born: 0,
+            beat: 0,
+        }
     }
 }

@@ -71,40 +71,41 @@ fn groups(stores: &Stores, base: &str) {
     let object = format!("{base}/pass/c-1.sums");
     let written = stores.read(&object).unwrap();
     stores.write(&object, vec![0; written.len()]).unwrap();
-    let read: Result<Vec<_>, _> = store.read("pass", kept.slices(3).unwrap()).collect();
-    assert_eq!(read.unwrap().concat(), sums);
-    let read: Result<Vec<_>, _> = store.read("pass", kept.slices(9).unwrap()).collect();
-    assert_eq!(read.unwrap()[0][1].to_bits(), (-0.0_f64).to_bits());
+    assert_eq!(store.read("pass", kept.slices(3).unwrap()).concat().unwrap(), sums);
+    let read = store.read("pass", kept.slices(9).unwrap()).concat().unwrap();
+    assert_eq!(read[1].to_bits(), (-0.0_f64).to_bits());
     store.release();
     assert!(store.read("pass", kept.slices(3).unwrap()).next().unwrap().is_err());
 
     let slices = first.record.slices(3).unwrap();
     assert_eq!(slices.iter().map(|slice| slice.len).collect::<Vec<_>>(), [SLICE, 3]);
-    let read: Result<Vec<_>, _> = store.read("pass", slices).collect();
-    assert_eq!(read.unwrap().concat(), sums);
-    let kept: Vec<f64> = store
-        .read("pass", first.record.slices(9).unwrap())
-        .flat_map(Result::unwrap)
-        .collect();
+    assert_eq!(store.read("pass", slices).concat().unwrap(), sums);
+    let kept = store.read("pass", first.record.slices(9).unwrap()).concat().unwrap();
     assert!(kept[0].is_nan() && kept[1].to_bits() == (-0.0_f64).to_bits());
     assert!(first.record.slices(4).is_none());
 
     // Numbers that are not those that were written are never added up.
     let object = format!("{base}/pass/a-1.sums");
-    let mut bytes = stores.read(&object).unwrap();
-    bytes[11] ^= 1;
-    stores.write(&object, bytes).unwrap();
-    let error = store
-        .read("pass", first.record.slices(3).unwrap())
-        .next()
-        .unwrap()
-        .unwrap_err();
-    assert!(matches!(&error, StoreError::DamagedSums { start: 0, .. }), "{error}");
-    assert!(error.to_string().contains("a-1.sums"), "{error}");
-    assert!(store.record("pass", "a").unwrap().is_none(), "it is computed again");
+    let written = stores.read(&object).unwrap();
+    // A bit of the second of four pieces of a slice; all behind the first.
+    let (of_piece, mut bit) = (8 * SLICE / 4, written.clone());
+    bit[of_piece + 11] ^= 1;
+    for damaged in [bit, written[..of_piece].to_vec()] {
+        stores.write(&object, damaged).unwrap();
+        let error = store
+            .read("pass", first.record.slices(3).unwrap())
+            .concat()
+            .unwrap_err();
+        let StoreError::DamagedSums { start, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(8 * *start as usize, of_piece);
+        assert!(error.to_string().contains("a-1.sums"), "{error}");
+        assert!(store.record("pass", "a").unwrap().is_none(), "it is computed again");
+    }
     let again = commit("a", "3", arrays());
-    let read: Result<Vec<_>, _> = store.read("pass", again.record.slices(3).unwrap()).collect();
-    assert_eq!(read.unwrap().concat(), sums);
+    let read = store.read("pass", again.record.slices(3).unwrap()).concat();
+    assert_eq!(read.unwrap(), sums);
     // A group whose numbers are gone was never finished.
     stores.delete(&format!("{base}/pass/a-3.sums")).unwrap();
     let finished = store.finished("pass", &names).unwrap();

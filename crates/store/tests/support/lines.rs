@@ -111,11 +111,11 @@ fn a_uri_means_a_release(stores: &Stores, base: &str) {
     let line = Line::open(stores, base).unwrap();
     let resolved = |uri: &str| Line::resolve(stores, uri).map(|resolved| resolved.uri);
     assert_eq!(resolved(base).unwrap(), base, "an output of its own");
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     assert!(matches!(
-        line.pin_basis(b"other".to_vec(), "s"),
-        Err(StoreError::CommitConflict { .. })
+        line.pin_basis(b"other".to_vec()),
+        Err(StoreError::CommitConflict { run_id, .. }) if run_id == "another"
     ));
     assert!(matches!(resolved(base), Err(StoreError::NotComplete { .. })));
     for release in [1, 2, 10] {
@@ -157,7 +157,7 @@ fn a_uri_means_a_release(stores: &Stores, base: &str) {
 
 fn a_release_in_the_making_keeps_checkpoints(stores: &Stores, base: &str) {
     let line = Line::open(stores, base).unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     for release in [1, 2] {
         line.commit(&commit_of(release, "r")).unwrap();
         stores
@@ -231,7 +231,7 @@ fn a_release_in_the_making_keeps_checkpoints(stores: &Stores, base: &str) {
 /// Wherever the removal of an abandoned release is cut short, the next run may take the place, or finds it empty.
 fn what_is_left_of_a_removal_is_still_an_output(stores: &Stores, base: &str) {
     let line = Line::open(stores, base).unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     let output = Output::open(stores, &line.release_uri(1)).unwrap();
     output.claim(&super::claim_of("dead"), false).unwrap().unwrap();
     for path in ["posterior/blocks.parquet", "stages/fit.json", "zodiac/claim.json"] {
@@ -260,7 +260,7 @@ fn a_release_that_a_run_goes_on_with_is_not_removed(stores: &Stores, base: &str)
     };
     let abandoned = |name: &str| {
         let line = Line::open(stores, &format!("{base}/{name}")).unwrap();
-        line.pin_basis(b"basis".to_vec(), "r").unwrap();
+        line.pin_basis(b"basis".to_vec()).unwrap();
         let output = Output::open(stores, &line.release_uri(1)).unwrap();
         output.claim(&super::claim_of("dead"), false).unwrap().unwrap();
         output.put("stages/fit.json", vec![1]).unwrap();
@@ -311,7 +311,7 @@ fn a_release_that_a_run_goes_on_with_is_not_removed(stores: &Stores, base: &str)
 /// What a run had still to remove when it died behind its commit goes, and nothing else of its release: who made it stays known.
 fn what_a_run_left_behind_its_commit_goes(stores: &Stores, base: &str) {
     let line = Line::open(stores, base).unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     let output = Output::open(stores, &line.release_uri(1)).unwrap();
     output.claim(&super::claim_of("dead"), false).unwrap().unwrap();
     let held = output.held().unwrap().unwrap();
@@ -355,7 +355,7 @@ fn what_a_run_left_behind_its_commit_goes(stores: &Stores, base: &str) {
 
 fn a_release_is_as_it_was_committed(stores: &Stores, base: &str) {
     let line = Line::open(stores, base).unwrap();
-    line.pin_basis(b"basis".to_vec(), "r").unwrap();
+    line.pin_basis(b"basis".to_vec()).unwrap();
     let output = Output::open(stores, &line.release_uri(1)).unwrap();
     let manifest = super::manifest_of("r", vec![output.put("posterior/blocks.parquet", vec![1, 2]).unwrap()]);
     output.commit(&manifest).unwrap();

@@ -11,7 +11,7 @@ use crate::passes::calibrate::Calibrated;
 use crate::passes::in_fit::{InFit, by_id_alone};
 use crate::passes::predict::Predicted;
 use crate::run::prior_choice::PriorChoice;
-use crate::run::stage_state::FitCounts;
+use crate::run::stage_state::{FitCounts, FitState};
 
 /// Root mean square of a label's pulls over held-out spectra below which something is wrong with its error bars.
 const SMALL_PULLS: f64 = 0.2;
@@ -354,6 +354,20 @@ pub(crate) fn of_floor(noise: &ScatterEstimate) -> Option<String> {
             noise.eigenvalues.len()
         )
     })
+}
+
+/// Of labels in the sums that are hardly labels.
+pub(crate) fn of_labels_in_sums(context: &Context, fit: &FitState) -> Vec<String> {
+    let named = fit.label_ends.iter().zip(&context.network.labels().names);
+    named
+        .filter_map(|(ends, name)| {
+            let (n, stray) = (ends.n_spectra(), ends.stray()?);
+            Some(format!(
+                "label {name}: of {n} spectra in the sums, {stray}: a missing label must be null, else the gradient of the loss, and with kind = \
+                 \"empirical_fisher\" or \"hessian\" the Hessian too, takes it for an error of the network"
+            ))
+        })
+        .collect()
 }
 
 /// Of labels that the network does not know, or that are hardly labels.
