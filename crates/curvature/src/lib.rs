@@ -45,7 +45,7 @@ pub use dense_hessian::{add_residual_curvature, residual_flops};
 pub use error::CurvatureError;
 pub use kind::CurvatureKind;
 pub use label_precision::LabelPrecision;
-pub use lanczos::{Lanczos, Ritz};
+pub use lanczos::{Lanczos, Ritz, Tridiagonal};
 pub use low_rank::LowRank;
 pub use orthonormal::dot;
 pub use reference::{ReferenceSums, References};

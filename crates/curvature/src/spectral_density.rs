@@ -9,7 +9,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::CurvatureError;
-use crate::lanczos::{Lanczos, Ritz};
+use crate::lanczos::{Lanczos, Ritz, Tridiagonal};
 
 /// Width of the smoothing of [`SpectralDensity::curve`], in decades.
 const SMOOTHING: f64 = 0.1;
@@ -47,10 +47,12 @@ pub struct SpectralDensity {
     pub largest: Ritz,
     /// Values of no more than this size are rounding.
     pub rounding: f64,
-    /// Share of the eigenvalues that are negative beyond rounding.
+    /// Share of the eigenvalues that are negative beyond rounding: of the nodes, by their weights.
     pub negative_share: f64,
     /// Share of `sum |lambda|` that they have.
     pub negative_trace_share: f64,
+    /// Of each probe.
+    matrices: Vec<Tridiagonal>,
 }
 
 /// A point of the spectral density.
@@ -111,7 +113,13 @@ impl SpectralProbes {
     pub fn density(&self, relative_rounding: f64) -> Result<SpectralDensity, CurvatureError> {
         let mut nodes = Vec::new();
         for (probe, lanczos) in self.probes.iter().enumerate() {
-            nodes.extend(lanczos.ritz()?.into_iter().map(|ritz| Node { probe, ritz }));
+            nodes.extend(
+                lanczos
+                    .tridiagonal()
+                    .ritz()?
+                    .into_iter()
+                    .map(|ritz| Node { probe, ritz }),
+            );
         }
         let by_value = |a: &&Node, b: &&Node| a.ritz.value.total_cmp(&b.ritz.value);
         let (Some(smallest), Some(largest)) = (nodes.iter().min_by(by_value), nodes.iter().max_by(by_value)) else {
@@ -138,11 +146,31 @@ impl SpectralProbes {
             negative_share: 0.0 + negative().map(|node| node.ritz.weight).sum::<f64>() / n,
             negative_trace_share: if all > 0.0 { below / all } else { 0.0 },
             nodes,
+            matrices: self.probes.iter().map(|probe| probe.tridiagonal().clone()).collect(),
         })
     }
 }
 
 impl SpectralDensity {
+    /// The least and the most that the share of eigenvalues up to `x` can be by these steps of these probes: the mean over them. What is left is by
+    /// chance, as of the trace.
+    #[must_use]
+    pub fn share_up_to(&self, x: f64) -> [f64; 2] {
+        let n = self.matrices.len().max(1) as f64;
+        self.matrices.iter().fold([0.0, 0.0], |[least, most], matrix| {
+            // Where nothing can be told it is all or none.
+            let of_probe = matrix.share_up_to(x).unwrap_or([0.0, 1.0]);
+            [least + of_probe[0] / n, most + of_probe[1] / n]
+        })
+    }
+
+    /// The least and the most of the share of eigenvalues above `low` and up to `high`.
+    #[must_use]
+    pub fn share_between(&self, low: f64, high: f64) -> [f64; 2] {
+        let (below, up_to) = (self.share_up_to(low), self.share_up_to(high));
+        [(up_to[0] - below[1]).max(0.0), (up_to[1] - below[0]).max(0.0)]
+    }
+
     /// The density as a curve of `points` points, evenly spaced in the logarithm of the value on either side of 0.
     #[must_use]
     pub fn curve(&self, points: usize) -> Vec<DensityPoint> {
@@ -207,6 +235,9 @@ mod tests {
         assert!(density.trace_error.unwrap() < 1e-12);
         assert!((density.smallest.value + 2.0).abs() < 1e-12 && (density.largest.value - 3.0).abs() < 1e-12);
         assert!((density.negative_share - 0.1).abs() < 1e-12);
+        for share in density.share_up_to(-1e-9) {
+            assert!((share - 0.1).abs() < 1e-12);
+        }
         let size: f64 = values.iter().map(|v| v.abs()).sum();
         assert!((density.negative_trace_share - 10.0 / size).abs() < 1e-12);
         let curve = density.curve(400);

@@ -220,6 +220,7 @@ fn write(
     ];
     let count = |n: usize| Column::Count(vec![n as u64]);
     let number = |value: f64| Column::Number(vec![value]);
+    let negative = density.share_up_to(-density.rounding);
     let summary = vec![
         ("kind", Column::Text(vec![settings.kind.name().to_owned()])),
         ("n_spectra", Column::Count(vec![found.n_spectra])),
@@ -235,6 +236,8 @@ fn write(
         ("trace_std_error", number(density.trace_error.unwrap_or(f64::NAN))),
         ("rounding", number(density.rounding)),
         ("negative_share", number(density.negative_share)),
+        ("negative_share_least", number(negative[0])),
+        ("negative_share_most", number(negative[1])),
         ("negative_trace_share", number(density.negative_trace_share)),
     ];
     [(NODES, nodes), (DENSITY, curve), (SUMMARY, summary)]
@@ -249,6 +252,7 @@ fn metadata(context: &Context, settings: &SpectrumSettings, found: &Found) -> Fi
         "hessian": files::curvature_in_words(settings.kind),
         "nodes": "stochastic Lanczos quadrature: weight is the node's share of a probe (1 in all), residual |H u - value u|",
         "density": "mean over probes: share of the eigenvalues a decade of value, smoothed by a Gaussian of a tenth of a decade; within rounding of 0 the scale is linear",
+        "negative_share": "of the nodes; least and most: what the steps prove of the probes (Chebyshev, Markov and Stieltjes)",
         "rounding": "eigenvalues of no more than this size are not told from 0, and not counted as negative",
     });
     files::origin(context)

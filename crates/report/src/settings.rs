@@ -1,7 +1,7 @@
 //! What the manifest's settings say: the parts that have a place of their own on page and screen, and all others by name.
 
 use fisherflow_store::{Manifest, Output};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::ReportError;
@@ -24,6 +24,9 @@ pub struct Settings {
     pub intrinsic_cells: Vec<LabelCell>,
     /// How the labels' noise R came about; none where the run file gives it.
     pub noise_estimate: Option<Noise>,
+    /// Whether the Hessian weighs each spectrum by its photon noise too.
+    #[serde(default)]
+    pub errors_in_variables: bool,
     /// How far the error bars may be trusted; none where nothing was checked.
     pub certificate: Option<Certificate>,
     /// How C_intrinsic came about; none without labels.
@@ -203,14 +206,17 @@ pub struct ComparedStructure {
     pub effective_parameters: f64,
 }
 
-/// Quantiles over stars and labels.
+/// Quantiles over stars and labels; what is not finite is null in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct SigmaRatio {
     /// The middle.
+    #[serde(deserialize_with = "or_nan")]
     pub median: f64,
     /// 5 % are smaller.
+    #[serde(deserialize_with = "or_nan")]
     pub p05: f64,
     /// 5 % are larger.
+    #[serde(deserialize_with = "or_nan")]
     pub p95: f64,
     /// Rank correlation.
     pub spearman: Option<f64>,
@@ -354,6 +360,10 @@ pub(crate) fn others(settings: &Value) -> Vec<(String, String)> {
         }
     }
     found
+}
+
+fn or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 fn flatten(name: &str, value: &Value, found: &mut Vec<(String, String)>) {

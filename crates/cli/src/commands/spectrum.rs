@@ -35,6 +35,7 @@ pub fn spectrum(
 fn page(kind: &str, report: &SpectrumReport) -> Page {
     let density = &report.density;
     let (probes, steps) = report.done;
+    let negative = density.share_up_to(-density.rounding);
     let extreme = |ritz: &Ritz| format!("{}, residual {}", number(ritz.value), number(ritz.residual));
     let mut page = Page::new();
     page.facts(&[
@@ -62,20 +63,25 @@ fn page(kind: &str, report: &SpectrumReport) -> Page {
         (
             "negative",
             format!(
-                "{:.3} % of the eigenvalues, {:.3} % of the sum of their sizes (below -{}: beyond rounding)",
+                "{:.3} % of the eigenvalues by the nodes, {:.3} to {:.3} for certain, and {:.3} % of the sum of their sizes (below -{}: beyond rounding)",
                 100.0 * density.negative_share,
+                100.0 * negative[0],
+                100.0 * negative[1],
                 100.0 * density.negative_trace_share,
                 number(density.rounding)
             ),
         ),
         ("files", format!("{}: nodes, density, summary (parquet)", report.out)),
     ]);
-    page.line("shares of eigenvalues are those of the Lanczos nodes: near 0 they settle slowly, so compare with a run of several times the --steps");
+    page.line(
+        "shares of eigenvalues are those of the Lanczos nodes, and between what these steps prove for the probes: near 0 they settle slowly, so where \
+         that is too wide take more --steps",
+    );
     page.gap().grid(&decades(report));
     page
 }
 
-/// How many eigenvalues, about, are in each decade below the largest.
+/// How many eigenvalues, about, and at least and at most, are in each decade below the largest.
 fn decades(report: &SpectrumReport) -> Grid {
     let density = &report.density;
     let probes = report.done.0 as f64;
@@ -83,13 +89,16 @@ fn decades(report: &SpectrumReport) -> Grid {
         let nodes = density.nodes.iter().filter(|node| inside(node.ritz.value));
         nodes.map(|node| node.ritz.weight).sum::<f64>() / probes
     };
-    let mut grid = Grid::new(&["eigenvalues", "share %", "about"]);
-    let mut row = |name: String, share: f64| {
+    let mut grid = Grid::new(&["eigenvalues", "share %", "about", "at least", "at most"]);
+    let mut row = |name: String, share: f64, [least, most]: [f64; 2]| {
+        let counted = |share: f64| count((share * density.n_weights as f64).round() as u64);
         if share > 0.0 {
             grid.row(vec![
                 name,
                 format!("{:.3}", 100.0 * share),
-                count((share * density.n_weights as f64).round() as u64),
+                counted(share),
+                counted(least),
+                counted(most),
             ]);
         }
     };
@@ -101,10 +110,13 @@ fn decades(report: &SpectrumReport) -> Grid {
             row(
                 format!("{} to {}", number(low), number(high)),
                 share(&|v| v > low && v <= high),
+                density.share_between(low, high),
             );
         }
     }
-    row("0 to rounding".to_owned(), share(&|v| v.abs() <= rounding));
-    row("negative".to_owned(), share(&|v| v < -rounding));
+    let within = density.share_between(-rounding, rounding);
+    row("0 to rounding".to_owned(), share(&|v| v.abs() <= rounding), within);
+    let negative = density.share_up_to(-rounding);
+    row("negative".to_owned(), share(&|v| v < -rounding), negative);
     grid
 }

@@ -451,6 +451,9 @@ fn predict(
     let noise = residual_covariance(context, fit.estimate.as_ref())?;
     let calibrated = calibrate::calibrate(worker, context, fit.population.as_ref(), &noise)?;
     if worker.index() == 0 {
+        if calibrated.intrinsic.is_none() && !context.job.catalogue.columns.labels.is_empty() {
+            tracing::warn!("{}", calibration::of_no_intrinsic(context));
+        }
         let of_labels = calibration::of_labels(context, &calibrated.label_fits);
         for note in
             of_labels

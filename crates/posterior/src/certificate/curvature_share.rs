@@ -3,6 +3,9 @@
 //! `m` steps of Lanczos from a random unit vector v give a tridiagonal T, with eigenvalues `theta_i` and eigenvectors whose first components
 //! `tau_i` weigh them: `sum_i tau_i^2 f(theta_i)` estimates `tr f(A) / p` (Ubaru, Chen and Saad 2017, doi:10.1137/16M1104974). With every vector
 //! orthogonalised against all before it; memory `m` vectors.
+//!
+//! The share counted is the least that the steps leave possible ([`Tridiagonal::share_up_to`](fisherflow_curvature::Tridiagonal::share_up_to)): few of them
+//! have one node for all that is near 0, on whichever side.
 
 use fisherflow_curvature::{Lanczos, Ritz};
 use serde::{Deserialize, Serialize};
@@ -14,7 +17,7 @@ use crate::PosteriorError;
 pub struct CurvatureShare {
     /// Lanczos steps taken.
     pub steps: u64,
-    /// Share of the spectral weight that is below zero by more than rounding.
+    /// Share of the spectral weight that is below zero by more than rounding: no less than this.
     pub negative: f64,
     /// The lowest Ritz value: never below the lowest eigenvalue.
     pub lowest: f64,
@@ -43,14 +46,15 @@ pub fn curvature_share<E: From<PosteriorError>>(
         }
         lanczos.step(image);
     }
-    let ritz = lanczos.ritz().map_err(PosteriorError::from)?;
+    let ritz = lanczos.tridiagonal().ritz().map_err(PosteriorError::from)?;
     let end = |ritz: Option<&Ritz>| ritz.map_or(0.0, |ritz| ritz.value);
     let (lowest, highest) = (end(ritz.first()), end(ritz.last()));
     let rounding = relative_rounding * lowest.abs().max(highest.abs());
-    let below = ritz.iter().filter(|ritz| ritz.value < -rounding);
+    let below = lanczos.tridiagonal().share_up_to(-rounding);
+    let [negative, _] = below.map_err(PosteriorError::from)?;
     Ok(CurvatureShare {
         steps: lanczos.steps() as u64,
-        negative: below.map(|ritz| ritz.weight).sum(),
+        negative,
         lowest,
         highest,
     })

@@ -2,14 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Quantiles of `sigma / sigma_exact` over stars and labels, and whether both put the stars in the same order.
+/// Quantiles of `sigma / sigma_exact` over stars and labels, not a number where one of them is none, and whether both put the stars in the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SigmaRatio {
     /// The middle one.
+    #[serde(with = "crate::or_null")]
     pub median: f64,
     /// 5 % are smaller.
+    #[serde(with = "crate::or_null")]
     pub p05: f64,
     /// 5 % are larger.
+    #[serde(with = "crate::or_null")]
     pub p95: f64,
     /// Spearman's rank correlation over stars, of the label where it is lowest; `None` below three stars, or where all are the same.
     pub spearman: Option<f64>,
@@ -21,13 +24,17 @@ impl SigmaRatio {
     pub fn of(found: &[f64], exact: &[f64], n_labels: usize) -> Option<Self> {
         let sigma = |covariance: &[f64], label: usize| -> Vec<f64> {
             let stars = covariance.chunks_exact((n_labels * n_labels).max(1));
-            stars.map(|star| star[label * (n_labels + 1)].max(0.0).sqrt()).collect()
+            let sigma = |variance: f64| if variance < 0.0 { 0.0 } else { variance.sqrt() };
+            stars.map(|star| sigma(star[label * (n_labels + 1)])).collect()
         };
         let mut ratios = Vec::with_capacity(exact.len() / n_labels.max(1));
         let mut spearman: Option<f64> = None;
         for label in 0..n_labels {
             let (found, exact) = (sigma(found, label), sigma(exact, label));
-            let above_zero = found.iter().zip(&exact).filter(|(_, exact)| **exact > 0.0);
+            let above_zero = found
+                .iter()
+                .zip(&exact)
+                .filter(|(_, exact)| **exact > 0.0 || exact.is_nan());
             ratios.extend(above_zero.map(|(found, exact)| found / exact));
             if let Some(own) = rank_correlation(&found, &exact) {
                 spearman = Some(spearman.map_or(own, |lowest| lowest.min(own)));
@@ -47,6 +54,10 @@ impl SigmaRatio {
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let at = share * sorted.len().checked_sub(1)? as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    // Those that are no numbers are at the ends.
+    if sorted.first()?.is_nan() || sorted.last()?.is_nan() {
+        return Some(f64::NAN);
+    }
     Some(below + (above - below) * at.fract())
 }
 
@@ -70,7 +81,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     while first < order.len() {
         let same = order[first..]
             .iter()
-            .take_while(|&&at| values[at] == values[order[first]])
+            .take_while(|&&at| values[at].total_cmp(&values[order[first]]).is_eq())
             .count();
         for &at in &order[first..first + same] {
             ranks[at] = first as f64 + (same - 1) as f64 / 2.0;
@@ -140,6 +151,12 @@ mod tests {
 
     #[test]
     fn nothing_to_compare_is_no_ratio() {
+        for (found, exact) in [([1.0, f64::NAN], [1.0, 4.0]), ([1.0, 4.0], [f64::NAN, 4.0])] {
+            let ratio = SigmaRatio::of(&found, &exact, 1).unwrap();
+            assert!(ratio.median.is_nan() && ratio.p05.is_nan() && ratio.p95.is_nan());
+            let read: SigmaRatio = serde_json::from_value(serde_json::to_value(ratio).unwrap()).unwrap();
+            assert!(read.median.is_nan());
+        }
         assert_eq!(SigmaRatio::of(&[], &[], 3), None);
         assert_eq!(SigmaRatio::of(&[0.0], &[0.0], 1), None);
         assert_eq!(SigmaRatio::of(&[1.0, 4.0], &[1.0, 1.0], 1).unwrap().spearman, None);

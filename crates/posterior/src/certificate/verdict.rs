@@ -71,7 +71,7 @@ pub fn of_run(run: &Certificate) -> Vec<String> {
     said.extend(run.newton.and_then(|step| no_minimum(&step, run.effective_parameters)));
     said.extend(run.curvature.filter(|share| share.negative > NEGATIVE_SHARE).map(|share| {
         format!(
-            "{:.1} % of the spectrum of the true Hessian and the prior together is below zero, down to {:.1e}: theta is no minimum, or noise bends the loss",
+            "{:.1} % or more of the spectrum of the true Hessian and the prior together is below zero, down to {:.1e}: theta is no minimum, or noise bends the loss",
             100.0 * share.negative,
             share.lowest
         )

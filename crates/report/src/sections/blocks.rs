@@ -144,8 +144,12 @@ fn noise(findings: &Findings) -> String {
         text.trim_end().to_owned()
     };
     let sigmas: Vec<String> = labels.iter().enumerate().map(sigma).collect();
+    let beside = match findings.settings.errors_in_variables {
+        true => "each label's own errors and what photon noise does to it",
+        false => "each label's own errors",
+    };
     paragraph(&format!(
-        "The Hessian weighs the labels by R, beside each label's own errors, from the residuals of {}: {}.",
+        "The Hessian weighs the labels by R, beside {beside}, from the residuals of {}: {}.",
         counted(noise.n_spectra, "held-out spectrum", "held-out spectra"),
         sigmas.join(", ")
     ))
