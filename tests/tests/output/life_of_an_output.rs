@@ -538,10 +538,14 @@ fn what_makes_it_another_run_is_told() {
             "a setting of the run file",
         ],
     );
-    // More spectra.
-    write_objects(&place.path("catalogue"), &simulated(24, 0, 240), 60);
+    // An object of fewer spectra.
+    write_objects(&place.path("fewer"), &simulated(24, 60, 50), 60);
+    std::fs::copy(place.path("fewer/part-00000.parquet"), &touched).unwrap();
     touch(10_800);
     let since = format!("{name} was written since");
-    let said = ["120 rows in 2 objects", "240 rows in 4 objects", &since];
+    let said = ["120 rows in 2 objects", "110 rows in 2 objects", &since];
     fisherflow_on("run", &file, &[]).expect(2, &said);
+    // More spectra.
+    write_objects(&place.path("catalogue"), &simulated(24, 0, 240), 60);
+    fisherflow_on("run", &file, &[]).expect(2, &["120 rows in 2 objects", "240 rows in 4 objects"]);
 }

@@ -20,6 +20,8 @@ use crate::fault::{Faults, Held};
 
 /// Folds whose reading is under way in a worker: the one at hand, and the next.
 const READ_AHEAD: usize = 2;
+/// Slices that a worker holds at most: its readers', the sum, and the one that is added to it.
+pub(crate) const IN_HAND: usize = READ_AHEAD * SliceReader::HOLDS + 2;
 /// Slices that are added before other operators have their turn.
 const AT_ONCE: usize = 16;
 

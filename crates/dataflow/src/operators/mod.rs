@@ -33,6 +33,7 @@ pub(crate) use conclude::conclude;
 pub(crate) use deliver::deliver;
 pub(crate) use differentiate::differentiate;
 pub(crate) use fetch::{GroupReader, READ_AHEAD, fetch};
+pub(crate) use fold_slices::IN_HAND as SLICES_IN_HAND;
 pub(crate) use fold_slices::{SliceFold, Total, assemble, fold_slices};
 pub(crate) use gather::gather;
 pub(crate) use plan::{emit, owned};

@@ -26,7 +26,7 @@ const SLICE_BYTES: u64 = 8 * SLICE as u64;
 /// Bytes of messages for a group that is asked for, given out and told done.
 const GROUP_MESSAGES: u64 = 512;
 /// Bytes of messages that say where a slice of a group is, to the first worker and to the slice's own.
-const SLICE_RECORD: u64 = 256;
+const SLICE_RECORD: u64 = 400;
 
 /// What a plan for a cluster is asked about.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,19 +7,20 @@ use fisherflow_curvature::{
 use fisherflow_network::{DenseShape, Network, Precision, ROWS_OF_A_BLOCK, product};
 use fisherflow_posterior::{DualCost, DualLayout};
 use fisherflow_store::Catalogue;
+use fisherflow_store::SLICE;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, LEAST};
 use crate::context::PREFETCH_BYTES;
 use crate::job::{Job, Prior};
-use crate::operators::{READ_AHEAD, most_waiting};
+use crate::operators::{READ_AHEAD, SLICES_IN_HAND, most_waiting};
 use crate::passes::certify::gradient_bytes;
 use crate::passes::dual::spectrum_is_needed;
 
 /// Bytes of the program and its buffers.
 const PROGRAM: u64 = 100_000_000;
-/// Bytes of a worker's sums that are in the store's hands, on their way there or back.
-const IN_TRANSIT: u64 = 56 << 20;
+/// Bytes of a worker's sums that are on their way to the store, of which it asks for less, or back.
+const IN_TRANSIT: u64 = 8 * (SLICES_IN_HAND * SLICE) as u64;
 
 /// Memory of one process at the widest place of each stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

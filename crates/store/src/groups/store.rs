@@ -27,7 +27,7 @@ use crate::objects::failure::Action;
 use crate::{StoreError, Stores, WrittenFile};
 
 /// Slices that are read ahead of their use by one reader.
-const READ_AHEAD: usize = 3;
+const READ_AHEAD: usize = 2;
 /// Documents that are read at a time.
 const PARALLEL: usize = 16;
 const DONE: &str = ".done";
@@ -289,6 +289,9 @@ pub struct SliceReader {
 }
 
 impl SliceReader {
+    /// Slices that one holds at most: those read ahead, one that is handed over, and one that waits to be.
+    pub const HOLDS: usize = READ_AHEAD + 2;
+
     /// All that is still to be read, one slice after another.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use crate::objects::disk::{NoHardLinks, NotWritten};
 use crate::objects::location::{Location, Place};
 use crate::objects::patient::GivenUp;
 use crate::objects::retries::in_words;
+use crate::objects::verdict::{is_refused, status};
 use crate::{Cause, StoreError};
 
 /// What was being done when a store failed.
@@ -69,13 +70,11 @@ pub(crate) fn failed(
             planned: "the one whose reading began".to_owned(),
             found: "another".to_owned(),
         },
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            StoreError::Denied {
-                uri,
-                action: action.done(),
-                source,
-            }
-        }
+        _ if is_refused(&error) => StoreError::Denied {
+            uri,
+            action: action.done(),
+            source,
+        },
         _ if location.place == Place::Local => {
             // Below a file is nothing, whatever the system calls that.
             if action == Action::Read && is_nothing(location) {
@@ -96,18 +95,21 @@ pub(crate) fn failed(
         }
         error => match given_up(&error) {
             Some(given_up) => spent(uri, action, given_up, secrets),
-            None => s3_failed(uri, action, source, endpoint),
+            None => s3_failed(uri, action, (&error, source), endpoint),
         },
     }
 }
 
-fn s3_failed(uri: String, action: Action, source: Cause, endpoint: Option<&str>) -> StoreError {
-    if lacks_credentials(&source) {
+fn s3_failed(
+    uri: String,
+    action: Action,
+    (error, source): (&object_store::Error, Cause),
+    endpoint: Option<&str>,
+) -> StoreError {
+    let unreachable = ["error sending request", "onnection refused", "dns error", "onnect"];
+    if lacks_credentials(error, &source) {
         StoreError::NoCredentials { uri, source }
-    } else if says(
-        &source,
-        &["error sending request", "onnection refused", "dns error", "onnect"],
-    ) {
+    } else if status(error).is_none() && says(&source, &unreachable) {
         StoreError::Unreachable {
             uri,
             endpoint: endpoint.unwrap_or("the S3 endpoint of AWS").to_owned(),
@@ -132,7 +134,7 @@ fn spent(uri: String, action: Action, given_up: &GivenUp, secrets: &[String]) ->
             credentials: credentials.clone(),
             source,
         },
-        None if lacks_credentials(&source) => StoreError::NoCredentials { uri, source },
+        None if lacks_credentials(&given_up.last, &source) => StoreError::NoCredentials { uri, source },
         None => StoreError::Exhausted {
             uri,
             bytes: given_up
@@ -148,9 +150,10 @@ fn spent(uri: String, action: Action, given_up: &GivenUp, secrets: &[String]) ->
     }
 }
 
-fn lacks_credentials(source: &Cause) -> bool {
-    let parts = ["169.254.169.254", "/latest/api/token", "redential", "nstance metadata"];
-    says(source, &parts)
+fn lacks_credentials(error: &object_store::Error, source: &Cause) -> bool {
+    // With an answer of the store comes its URL, which may be called anything.
+    says(source, &["169.254.169.254", "/latest/api/token", "nstance metadata"])
+        || status(error).is_none() && says(source, &["redential"])
 }
 
 fn says(source: &Cause, parts: &[&str]) -> bool {

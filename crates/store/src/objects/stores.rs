@@ -20,6 +20,9 @@ use crate::objects::traffic::{Counted, Traffic};
 use crate::timestamp::rfc3339;
 use crate::{Cause, StoreError, StoreOptions};
 
+/// Objects that are deleted before it is asked whether the others may be.
+const AT_ONCE: usize = 512;
+
 /// Access to every object store of a run. Clones share connections and threads.
 ///
 /// Its methods block the calling thread until the I/O threads are done; they must not be called from an asynchronous runtime.
@@ -289,6 +292,18 @@ impl Stores {
     /// # Errors
     /// One cannot be deleted.
     pub fn delete_prefix(&self, uri: &str) -> Result<u64, StoreError> {
+        self.delete_prefix_while(uri, || Ok(()))
+    }
+
+    /// The same, as long as `may_go_on`, which is asked every few hundred objects: it may take minutes.
+    ///
+    /// # Errors
+    /// One cannot be deleted, or what `may_go_on` says.
+    pub(crate) fn delete_prefix_while(
+        &self,
+        uri: &str,
+        may_go_on: impl Fn() -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
         let base = self.locate(uri)?;
         if base.path.is_root() {
             return Err(StoreError::BadUri {
@@ -297,33 +312,36 @@ impl Stores {
             });
         }
         let objects = self.list_all(uri)?;
-        if base.place == Place::Local {
-            // Also takes what a killed process left half written, which no listing shows.
-            return match std::fs::remove_dir_all(base.uri()) {
-                Ok(()) => Ok(objects.len() as u64),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-                Err(error) => Err(StoreError::NotWritable {
-                    uri: base.uri(),
-                    source: self.cause(&error),
-                }),
-            };
-        }
-        let deletions = objects.iter().map(|object| {
-            let location = self.locate(&object.path);
-            async move {
-                let location = location?;
+        for some in objects.chunks(AT_ONCE) {
+            may_go_on()?;
+            let deletions = some.iter().map(|object| async {
+                let location = self.locate(&object.path)?;
                 match location.store.delete(&location.path).await {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                     Err(error) => Err(self.failed(&location, Action::Delete, error)),
                 }
+            });
+            let deletions: Vec<_> = deletions.collect();
+            self.block_on(
+                futures::stream::iter(deletions)
+                    .buffer_unordered(16)
+                    .try_collect::<()>(),
+            )?;
+        }
+        if base.place == Place::Local {
+            may_go_on()?;
+            // Also takes what a killed process left half written, which no listing shows.
+            match std::fs::remove_dir_all(base.uri()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(StoreError::NotWritable {
+                        uri: base.uri(),
+                        source: self.cause(&error),
+                    });
+                }
             }
-        });
-        let deletions: Vec<_> = deletions.collect();
-        self.block_on(
-            futures::stream::iter(deletions)
-                .buffer_unordered(16)
-                .try_collect::<()>(),
-        )?;
+        }
         Ok(objects.len() as u64)
     }
 
@@ -482,5 +500,29 @@ mod tests {
         ];
         let found = markers(&metas, &Path::from("s"));
         assert_eq!(found, HashSet::from(["s", "s/night1.parquet"].map(Path::from)));
+    }
+
+    /// Whoever lost an output while it deletes leaves the rest, which may be the other's.
+    #[test]
+    fn what_is_deleted_is_deleted_as_long_as_it_may_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = folder.path().join("out").display().to_string();
+        std::fs::create_dir_all(format!("{uri}/predictions")).unwrap();
+        for object in 0..2 * AT_ONCE {
+            std::fs::write(format!("{uri}/predictions/{object}"), b"x").unwrap();
+        }
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let asked = std::cell::Cell::new(0);
+        let lost = || {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                1 => Ok(()),
+                _ => Err(stores.locate("s3:///").unwrap_err()),
+            }
+        };
+        assert!(stores.delete_prefix_while(&uri, lost).is_err());
+        assert_eq!(stores.list_all(&uri).unwrap().len(), AT_ONCE);
+        assert_eq!(stores.delete_prefix(&uri).unwrap(), AT_ONCE as u64);
+        assert!(!folder.path().join("out").exists());
     }
 }

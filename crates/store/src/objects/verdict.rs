@@ -48,12 +48,12 @@ pub(crate) fn verdict(error: &Error) -> Verdict {
         _ if status(error) == Some(409) && says(&CONFLICTS) => return Verdict::Again,
         _ => return Verdict::Final,
     }
-    let refused = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
     match status(error) {
         _ if is_skewed(&said) => Verdict::Again,
         _ if says(&EXPIRED) => Verdict::Expired,
+        Some(401) => Verdict::Expired,
         _ if matches!(error, Error::Unauthenticated { .. }) => Verdict::Expired,
-        _ if refused => Verdict::Refused,
+        _ if is_refused(error) => Verdict::Refused,
         _ if lacks(error) => Verdict::Final,
         Some(408 | 429 | 500..) => Verdict::Again,
         Some(_) if says(&PASSING) => Verdict::Again,
@@ -72,6 +72,12 @@ pub(crate) fn is_skewed(said: &Cause) -> bool {
 /// Whether a store said that it does not have what was asked of it.
 pub(crate) fn lacks(error: &Error) -> bool {
     status(error) == Some(501) || Cause::new(error, &[]).text().contains(LACKING)
+}
+
+/// Whether a store said that it does not let us: for a listing the client has no error of its own.
+pub(crate) fn is_refused(error: &Error) -> bool {
+    let is_named = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
+    is_named || matches!(status(error), Some(401 | 403))
 }
 
 /// The status that the store answered with; `None` where no whole answer came.
@@ -104,6 +110,8 @@ mod tests {
             ("400 Bad Request: <Code>ExpiredToken</Code>", Verdict::Expired),
             ("400 Bad Request: <Code>InvalidArgument</Code>", Verdict::Final),
             ("416 Range Not Satisfiable: ", Verdict::Final),
+            ("403 Forbidden: <Code>AccessDenied</Code>", Verdict::Refused),
+            ("401 Unauthorized: ", Verdict::Expired),
         ] {
             assert_eq!(verdict(&said(text)), expected, "{text}");
         }

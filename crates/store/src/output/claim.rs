@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::{CLAIM, DATA, MANIFEST, RENDEZVOUS, STAGES, SUCCESS};
+use crate::output::{CLAIM, DATA, MANIFEST, RENDEZVOUS, REPORT, STAGES, SUCCESS};
 use crate::{Creation, Manifest, Output, StoreError};
 
 /// Where all claims but the first are, and the signs of life of all.
@@ -151,15 +151,16 @@ impl Output {
     }
 
     fn enter(&self, generation: u64, claim: &Claim) -> Result<Option<Holding>, StoreError> {
-        Ok(self.append(generation, &Entry::of(claim))?.then(|| Holding {
+        let is_ours = self.append(generation, &Entry::of(claim))?.is_none();
+        Ok(is_ours.then(|| Holding {
             output: self.clone(),
             generation,
             claim: claim.clone(),
         }))
     }
 
-    /// Whether the entry is the log's now: written by us, even where the answer to that got lost.
-    fn append(&self, generation: u64, entry: &Entry) -> Result<bool, StoreError> {
+    /// Writes the next entry of the log; another's that is there already, unless it is ours and the answer to that got lost.
+    fn append(&self, generation: u64, entry: &Entry) -> Result<Option<Entry>, StoreError> {
         let uri = self.entry(generation);
         let document = self.stores().document_bytes(&uri, entry)?;
         let created = self.stores().create_once(&uri, document.clone())?;
@@ -170,7 +171,10 @@ impl Output {
             self.stores().delete(&uri)?;
             return Err(error);
         }
-        Ok(!matches!(created, Creation::Others(_)))
+        match created {
+            Creation::Created | Creation::Ours => Ok(None),
+            Creation::Others(other) => self.stores().parse_document(&uri, &other).map(Some),
+        }
     }
 
     /// The last entry of the log; `None` where nobody has claimed the output.
@@ -320,7 +324,7 @@ impl Holding {
     }
 
     /// Deletes what others left in the output: all but the claims, the status and where the processes of this run find one another. The manifest
-    /// goes first, so that no reader takes for whole what is half gone. Where something is there that no run wrote, nothing goes.
+    /// and the page go first, so that no reader takes for whole what is half gone. Where something is there that no run wrote, nothing goes.
     ///
     /// # Errors
     /// As [`Holding::check`] or [`Output::check_removable`], or something cannot be deleted.
@@ -330,13 +334,15 @@ impl Holding {
         for kept in [CLAIM, &format!("{CLAIMS}/"), &format!("{RENDEZVOUS}/"), Output::STATUS] {
             parts.remove(kept);
         }
-        let marks = [SUCCESS, MANIFEST];
+        let marks = [SUCCESS, MANIFEST, REPORT];
         let others = parts.iter().map(String::as_str).filter(|part| !marks.contains(part));
         for part in marks.into_iter().chain(others) {
             // Whoever was followed meanwhile would delete what the other has made since.
             self.check()?;
             match part.strip_suffix('/') {
-                Some(folder) => stores.delete_prefix(&output.child(folder)).map(drop)?,
+                Some(folder) => stores
+                    .delete_prefix_while(&output.child(folder), || self.check())
+                    .map(drop)?,
                 None => stores.delete(&output.child(part))?,
             }
         }
@@ -360,8 +366,11 @@ impl Holding {
             claim: self.claim.clone(),
             committed: Some(manifest.clone()),
         };
-        if !self.output.append(self.generation + 1, &entry)? {
-            return self.check();
+        match self.output.append(self.generation + 1, &entry)? {
+            None => {}
+            // It has committed before.
+            Some(other) if other.claim == self.claim => return self.check(),
+            Some(other) => return Err(self.taken_over_by(other.claim)),
         }
         // Cleared only now: its first entry is the claim that completed the output, be it this one's, and what was made behind it no commit.
         match self.first()? {
