@@ -70,7 +70,7 @@ pub(crate) fn failed(
             planned: "the one whose reading began".to_owned(),
             found: "another".to_owned(),
         },
-        _ if is_refused(&error) => StoreError::Denied {
+        _ if given_up(&error).is_none() && is_refused(&error) => StoreError::Denied {
             uri,
             action: action.done(),
             source,
