@@ -250,7 +250,7 @@ pub struct HostsArgs {
     /// Their name, {} for the number of the process: 'fisherflow-{}.fisherflow' or with a port, 'fisherflow-{}.fisherflow:2101'
     #[arg(long, value_name = "PATTERN")]
     pub hosts: Option<String>,
-    /// The tasks of this Slurm step, from SLURM_STEP_NODELIST, SLURM_STEP_NUM_TASKS (else the job's) and SLURM_PROCID, at ports 2101, 2102, ... of each node
+    /// The tasks of this Slurm step, from SLURM_STEP_NODELIST, SLURM_STEP_NUM_TASKS (else the job's) and SLURM_PROCID, in blocks at ports 2101, 2102, ... of each node
     #[arg(long)]
     pub slurm: bool,
     /// They find one another under the output: each leaves its address there. This one's, where it is not this machine's own

@@ -60,6 +60,7 @@ impl Environment {
                 };
                 match name.as_str() {
                     "SLURM_PROCID" => read.slurm.process = number(&mut read.slurm),
+                    "SLURM_NODEID" => read.slurm.node = number(&mut read.slurm),
                     "SLURM_STEP_NODELIST" => read.slurm.nodes = value,
                     "SLURM_STEP_TASKS_PER_NODE" => read.slurm.tasks_per_node = value,
                     "SLURM_STEP_NUM_TASKS" => read.slurm.tasks = number(&mut read.slurm),

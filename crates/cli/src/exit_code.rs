@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use fisherflow_dataflow::RunError;
 use fisherflow_report::ReportError;
-use fisherflow_store::{StoreError, with_causes};
+use fisherflow_store::{StoreError, now_utc, with_causes};
+use serde_json::json;
 
 use crate::args::LogFormat;
 use crate::hostfile::HostfileError;
@@ -149,7 +150,14 @@ pub fn say(error: &CliError, terminal: &Terminal) -> u8 {
             // Where nobody listens the exit code has to do.
             let _ = writeln!(std::io::stderr(), "error: {} (exit code {code})", with_causes(error));
         }
-        LogFormat::Json => tracing::error!(exit_code = code, error = with_causes(error), "failed"),
+        LogFormat::Json if tracing::enabled!(tracing::Level::ERROR) => {
+            tracing::error!(exit_code = code, error = with_causes(error), "failed");
+        }
+        LogFormat::Json => {
+            // FISHERFLOW_LOG says nothing of this, and a failure without a word helps nobody.
+            let line = json!({ "timestamp": now_utc(), "level": "ERROR", "message": "failed", "exit_code": code, "error": with_causes(error) });
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
     }
     code
 }

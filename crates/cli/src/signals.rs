@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use fisherflow_dataflow::{Interrupt, RunError, Wish};
+#[cfg(unix)]
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::exit_code::{CliError, say};
 use crate::logging::Terminal;
@@ -12,23 +14,41 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// From SIGINT to the end by force.
 const QUIT: Duration = Duration::from_millis(800);
 
-/// Turns signals into wishes from now on. To be called before any other thread is started: they inherit what is blocked.
+/// Holds signals back until they are [heeded](heed). To be called before any other thread is started, the pools of libraries included: they inherit what
+/// is blocked.
+///
+/// # Errors
+/// The system refuses.
+#[cfg(unix)]
+pub fn hold_back() -> Result<(), CliError> {
+    // A file that grows beyond a limit (`ulimit -f`) is then an error of that write, and not the end of the process without a word.
+    let too_large = SigSet::from(Signal::SIGXFSZ);
+    for signals in [wishes(), too_large] {
+        signals.thread_block().map_err(|error| refused(error.into()))?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn wishes() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+#[cfg(unix)]
+fn refused(source: std::io::Error) -> CliError {
+    CliError::System {
+        what: "wait for signals",
+        source,
+    }
+}
+
+/// Turns signals that were [held back](hold_back) into wishes from now on.
 ///
 /// # Errors
 /// The system refuses.
 #[cfg(unix)]
 pub fn heed(interrupt: &Interrupt, terminal: &Terminal) -> Result<(), CliError> {
-    use nix::sys::signal::{SigSet, Signal};
-
-    let refused = |source: std::io::Error| CliError::System {
-        what: "wait for signals",
-        source,
-    };
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
-    signals.thread_block().map_err(|error| refused(error.into()))?;
-    // A file that grows beyond a limit (`ulimit -f`) is then an error of that write, and not the end of the process without a word.
-    let too_large = SigSet::from(Signal::SIGXFSZ);
-    too_large.thread_block().map_err(|error| refused(error.into()))?;
+    let signals = wishes();
     let (interrupt, terminal) = (interrupt.clone(), terminal.clone());
     let waiting = std::thread::Builder::new().name("signals".into()).spawn(move || {
         while let Ok(signal) = signals.wait() {
@@ -52,6 +72,12 @@ pub fn heed(interrupt: &Interrupt, terminal: &Terminal) -> Result<(), CliError> 
         }
     });
     waiting.map(drop).map_err(refused)
+}
+
+/// Nothing to hold back.
+#[cfg(not(unix))]
+pub fn hold_back() -> Result<(), CliError> {
+    Ok(())
 }
 
 /// Nothing to heed.

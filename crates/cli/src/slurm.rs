@@ -16,6 +16,8 @@ pub struct SlurmStep {
     pub tasks: Option<usize>,
     /// `SLURM_PROCID`.
     pub process: Option<usize>,
+    /// `SLURM_NODEID`: the place of this process's node in the list.
+    pub node: Option<usize>,
     /// Variables that should hold a number and do not, as `SLURM_NTASKS=four`.
     pub unreadable: Vec<String>,
 }
@@ -46,8 +48,14 @@ impl SlurmStep {
             None => vec![tasks.div_ceil(nodes.len().max(1)); nodes.len()],
         };
         let mut addresses: Vec<String> = Vec::with_capacity(tasks);
-        for (node, tasks) in nodes.iter().zip(on_node) {
+        for (place, (node, tasks)) in nodes.iter().zip(on_node).enumerate() {
             for task in 0..tasks {
+                if self.process == Some(addresses.len()) && self.node.is_some_and(|own| own != place) {
+                    return Err(wrong(&format!(
+                        "task {} is not on {node}, where it is if tasks follow one another on each node: start them with srun --distribution=block",
+                        addresses.len()
+                    )));
+                }
                 let port = u16::try_from(task).ok().and_then(|task| first_port.checked_add(task));
                 let port =
                     port.ok_or_else(|| wrong(&format!("{tasks} tasks on {node} need more ports than there are")))?;
@@ -208,6 +216,7 @@ mod tests {
             tasks_per_node: tasks_per_node.map(str::to_owned),
             tasks: Some(tasks),
             process: Some(0),
+            node: None,
             unreadable: Vec::new(),
         }
     }
@@ -219,6 +228,25 @@ mod tests {
         let uneven = step("n[1-3]", Some("2(x2),1"), 5).addresses(2101).unwrap();
         assert_eq!(uneven, ["n1:2101", "n1:2102", "n2:2101", "n2:2102", "n3:2101"]);
         assert_eq!(step("a,b", None, 3).addresses(9).unwrap(), ["a:9", "a:10", "b:9"]);
+    }
+
+    /// `--distribution=cyclic`: task 1 is the first of the second node, and would be looked for on the first.
+    #[test]
+    fn a_task_on_another_node_than_the_list_has_it_is_refused() {
+        let on = |process: usize, node: usize| {
+            let step = step("a,b", Some("2(x2)"), 4);
+            let (process, node) = (Some(process), Some(node));
+            SlurmStep { process, node, ..step }.addresses(2101)
+        };
+        for (process, node) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
+            assert_eq!(on(process, node).unwrap().len(), 4);
+        }
+        let error = on(1, 1).unwrap_err().to_string();
+        assert!(
+            error.contains("task 1 is not on a") && error.contains("--distribution=block"),
+            "{error}"
+        );
+        assert!(on(2, 0).is_err());
     }
 
     #[test]

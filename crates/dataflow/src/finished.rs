@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use fisherflow_curvature::{BlockOptions, BlockPlan, CurvatureError};
+use fisherflow_curvature::{BlockOptions, BlockPlan, CurvatureError, CurvatureKind};
 use fisherflow_network::{DenseShape, nearest_name};
 use fisherflow_posterior::{
     BlockInfo, Convention, DualLayout, NamedTensor, Peer, PosteriorPart, Precision, Reduction, dual_from_tiles,
@@ -21,6 +21,8 @@ use crate::files::{block_name, named_matrices};
 pub struct Finished {
     output: Output,
     run_id: String,
+    /// Of the curvature, by name.
+    kind: String,
     n_labels: usize,
     layers: Vec<DenseShape>,
     blocks: Vec<(BlockPlan, BlockInfo)>,
@@ -48,8 +50,15 @@ pub struct Exported {
 #[derive(Deserialize)]
 struct Settings {
     network: NetworkSettings,
-    curvature: BlockOptions,
+    curvature: CurvatureSettings,
     blocks: Vec<BlockInfo>,
+}
+
+#[derive(Deserialize)]
+struct CurvatureSettings {
+    kind: String,
+    #[serde(flatten)]
+    options: BlockOptions,
 }
 
 #[derive(Deserialize)]
@@ -87,13 +96,14 @@ impl Finished {
                 structure: info.structure,
                 shapes: places.iter().map(|&layer| layers[layer].clone()).collect(),
                 layers: places,
-                options: settings.curvature,
+                options: settings.curvature.options,
             };
             blocks.push((plan, info));
         }
         Ok(Self {
             output,
             run_id: manifest.run_id,
+            kind: settings.curvature.kind,
             n_labels: settings.network.labels.len(),
             layers,
             blocks,
@@ -168,14 +178,22 @@ impl Finished {
     /// All blocks in the convention of another program.
     ///
     /// # Errors
-    /// The program is never run with that reduction, has no form for a block's structure, or a block's matrices cannot be read.
+    /// The curvature is the empirical Fisher, the program is never run with that reduction, has no form for a block's structure, or a block's matrices cannot be read.
     pub fn export(&self, peer: Peer, reduction: Reduction, threads: usize) -> Result<Exported, RunError> {
+        if self.kind == CurvatureKind::EmpiricalFisher.name() {
+            return Err(RunError::Usage(format!(
+                "the curvature of {} is the empirical Fisher, whose gradients other programs scale otherwise than a Hessian (by the square of the \
+                 loss's factor, and not by it): only those of kind ggn and hessian are exported",
+                self.output.uri()
+            )));
+        }
         let n_spectra = self.blocks.iter().map(|(_, info)| info.n_spectra).max().unwrap_or(0);
         let convention = Convention::new(peer, reduction, n_spectra, self.n_labels).map_err(RunError::Usage)?;
         let mut facts = BTreeMap::from(
             [
                 ("fisherflow.version", env!("CARGO_PKG_VERSION").to_owned()),
                 ("fisherflow.run_id", self.run_id.clone()),
+                ("curvature", self.kind.clone()),
                 ("peer", peer.to_string()),
                 ("reduction", reduction.to_string()),
                 ("loss", convention.loss().to_owned()),

@@ -187,6 +187,11 @@ fn numbers_that_no_machine_has_are_refused() {
         (&["run", "run.toml", "-w", "20000"][..], "at most 1024"),
         (&["run", "run.toml", "-n", "100000", "-p", "0"], "at most 60000"),
         (&["plan", "run.toml", "-n", "0"], "-n takes at least 1"),
+        (
+            &["spectrum", "run.toml", "--probes", "18446744073709551615"],
+            "at most 1000000",
+        ),
+        (&["spectrum", "run.toml", "--steps", "0"], "--steps takes at least 1"),
         (&["plan", "run.toml", "-w", "20000"], "at most 1024"),
         (&["plan", "run.toml", "--spectra", "1e30"], "at most 1e12"),
         (
@@ -204,6 +209,28 @@ fn numbers_that_no_machine_has_are_refused() {
     let kept = place.asked(&["plan", "run.toml", "--spectra", "1e12"]);
     kept.expect_done();
     assert!(kept.stdout.contains("1,000,000,000,000 spectra"), "{kept}");
+}
+
+/// Whatever the log is asked for.
+#[test]
+fn a_failure_is_said_in_json_too() {
+    let place = Place::new();
+    for filter in ["fisherflow_store=debug", "off", "==bad"] {
+        let mut command = fisherflow();
+        command
+            .current_dir(place.path(""))
+            .env("FISHERFLOW_LOG", filter)
+            .args(["plan", "nope.toml", "--log", "json"]);
+        let failed = run(&mut command);
+        failed.expect(2, &["nope.toml"]);
+        let line = failed.stderr.lines().last().unwrap();
+        let said: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&said["level"], &said["exit_code"]),
+            (&"ERROR".into(), &2.into()),
+            "{said}"
+        );
+    }
 }
 
 /// Of memory that nothing takes nothing is said.

@@ -378,7 +378,15 @@ fn an_export_is_the_stored_sums_in_the_peers_convention() {
         ("kfac", "structure = \"kfac\""),
         ("full", "structure = \"full\""),
         ("diagonal", "structure = \"diagonal\""),
+        ("fisher", "structure = \"kfac\"\nkind = \"empirical_fisher\""),
     ]);
+    // Its factor is another one.
+    let mut of_fisher = fisherflow();
+    of_fisher
+        .arg("export")
+        .arg(&outputs[3])
+        .args(["--to", "curvlinops", "--out"]);
+    run(of_fisher.arg(folder.path().join("x.safetensors"))).expect(2, &["is the empirical Fisher"]);
     let export = |output: &Path, to: &str| {
         let file = folder.path().join(format!("{to}.safetensors"));
         run(fisherflow()

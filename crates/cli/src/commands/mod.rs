@@ -33,6 +33,7 @@ use crate::logging::Terminal;
 use crate::printing::counted;
 use crate::progress;
 use crate::resolve::{self, Place};
+use crate::signals;
 
 /// Threads that read and write where no run does.
 const IO_THREADS: usize = 4;
@@ -44,6 +45,7 @@ const IO_THREADS: usize = 4;
 pub fn carry_out(command: Command, environment: &Environment, terminal: &Terminal) -> Result<(), CliError> {
     let place = |uri: &str| resolve::place(uri, [], environment);
     let stage = |args: &StageArgs, stage: Stage| -> Result<(), CliError> {
+        signals::hold_back()?;
         let (job, cluster, metrics) = resolve::run(args, environment)?;
         warn_beyond_cores(&job, &cluster);
         run::run(job, stage, &cluster, &meter(terminal, metrics), terminal)
@@ -58,6 +60,7 @@ pub fn carry_out(command: Command, environment: &Environment, terminal: &Termina
             plan::plan(job, &question, args.json)
         }
         Command::Spectrum(args) => {
+            signals::hold_back()?;
             let (job, settings, cluster, metrics) = resolve::spectrum(&args, environment)?;
             warn_beyond_cores(&job, &cluster);
             spectrum::spectrum(job, settings, &cluster, &meter(terminal, metrics), terminal)

@@ -158,7 +158,13 @@ fn own_address() -> Ipv4Addr {
     });
     match found.map(|address| address.ip()) {
         Ok(std::net::IpAddr::V4(address)) => address,
-        _ => Ipv4Addr::LOCALHOST,
+        _ => {
+            tracing::warn!(
+                "no IPv4 route leads out of this machine: --rendezvous announces 127.0.0.1, where no other machine finds this process; \
+                 --rendezvous=HOST says how it is reached"
+            );
+            Ipv4Addr::LOCALHOST
+        }
     }
 }
 
@@ -204,7 +210,7 @@ pub fn processes(said: usize) -> Result<usize, CliError> {
     counted("-n", said, MOST_PROCESSES, "give each more workers, with -w")
 }
 
-fn counted(name: &str, said: usize, most: usize, remedy: &str) -> Result<usize, CliError> {
+pub(super) fn counted(name: &str, said: usize, most: usize, remedy: &str) -> Result<usize, CliError> {
     match said {
         0 => Err(CliError::Arguments(format!("{name} takes at least 1"))),
         said if said > most => Err(CliError::Arguments(format!(

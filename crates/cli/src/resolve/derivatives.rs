@@ -6,13 +6,16 @@ use fisherflow_curvature::CurvatureKind;
 use fisherflow_dataflow::{Choice, Cluster, Job, OutputHessianPart, OutputHessianRequest, SpectrumSettings, Visits};
 use fisherflow_store::{Stores, read_vector};
 
-use super::cluster::{cluster, metrics};
+use super::cluster::{cluster, counted, metrics};
 use super::job::job;
 use super::{current, existing, folder};
 use crate::args::{OutputHessianArgs, SpectrumArgs};
 use crate::environment::Environment;
 use crate::exit_code::CliError;
 use crate::run_file::RunFile;
+
+/// Most probes, and steps of each, of a spectrum: each is kept in memory and takes a product over all spectra.
+const MOST_PRODUCTS: usize = 1_000_000;
 
 /// A run, how the eigenvalues of its curvature are looked for, where, and where the metrics are answered.
 ///
@@ -41,8 +44,13 @@ pub fn spectrum(
     };
     let settings = SpectrumSettings {
         kind,
-        probes: args.probes,
-        steps: args.steps,
+        probes: counted(
+            "--probes",
+            args.probes,
+            MOST_PRODUCTS,
+            "their error falls with the root of their number",
+        )?,
+        steps: counted("--steps", args.steps, MOST_PRODUCTS, "there are no more than weights")?,
         seed: args.seed,
         out: out.unwrap_or_else(|| beside(&job, "-spectrum")),
     };

@@ -21,7 +21,7 @@ pub const KEYS: &[&str] = &[
     "split_bias",
 ];
 
-/// Reads the table, and the bytes that a process may take for a dual block, where the structure is given.
+/// Reads the table, and the bytes that a process may take for a dual block that the table names.
 ///
 /// # Errors
 /// Wrong values.
@@ -29,6 +29,7 @@ pub fn read(table: &Table<'_>) -> Result<(Curvature, Option<u64>), RunFileError>
     let mut layers = BTreeMap::new();
     if let Some(by_layer) = table.table("layers")? {
         for (name, entry) in by_layer.entries() {
+            by_name(&entry)?;
             layers.insert(name, entry.choice(&STRUCTURES, &[])?);
         }
     }
@@ -46,7 +47,8 @@ pub fn read(table: &Table<'_>) -> Result<(Curvature, Option<u64>), RunFileError>
         .transpose()?
         .flatten();
     let held_as = |kind: StructureKind| given.iter().chain(layers.values()).any(|held| *held == kind);
-    let memory = memory(table, given.is_none() || held_as(StructureKind::Dual))?;
+    let is_dual = held_as(StructureKind::Dual);
+    let memory = memory(table, given.is_none() || is_dual)?;
     let auto = StructureChoice::Auto {
         memory: memory.unwrap_or(StructureChoice::MEMORY),
     };
@@ -60,7 +62,21 @@ pub fn read(table: &Table<'_>) -> Result<(Curvature, Option<u64>), RunFileError>
         },
         options,
     };
-    Ok((curvature, memory.filter(|_| given.is_some())))
+    Ok((curvature, memory.filter(|_| is_dual)))
+}
+
+/// Refuses a table where a layer's value should be: `layers.4 = ...` is one, of a layer called `layers`.
+///
+/// # Errors
+/// It is one.
+pub fn by_name(entry: &Entry<'_>) -> Result<(), RunFileError> {
+    match entry.is_table() {
+        true => {
+            Err(entry
+                .invalid("is a table: the name of a layer that has a point goes in quotes, as in \"layers.4\" = ..."))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Whether a block may be dual: it is said to be, or structures are to be chosen.

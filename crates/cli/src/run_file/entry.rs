@@ -27,6 +27,11 @@ impl<'d> Entry<'d> {
         }
     }
 
+    /// Whether it is a table.
+    pub fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
     /// A string, empty or not.
     ///
     /// # Errors

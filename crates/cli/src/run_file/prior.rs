@@ -34,6 +34,7 @@ impl PriorTable {
         let mut layers = BTreeMap::new();
         if let Some(by_layer) = table.table("layers")? {
             for (name, entry) in by_layer.entries() {
+                super::curvature::by_name(&entry)?;
                 layers.insert(name, at_least_zero(&entry)?);
             }
         }

@@ -23,6 +23,9 @@ pub const KEYS: &[&str] = &[
     "seed",
 ];
 
+/// More units than any layer of spectra has.
+const WIDEST: usize = 1 << 24;
+
 /// Reads the table; what it does not say is as [`Recipe::default`] has it, but for `hidden` and `epochs`, which must be said. `precision`: of the
 /// weights' steps.
 ///
@@ -34,7 +37,10 @@ pub fn read(table: &Table<'_>, precision: Precision) -> Result<Recipe, RunFileEr
         hidden: need("hidden", "write hidden = [64, 32]: sizes of the hidden layers")?
             .array("an array of layer sizes")?
             .iter()
-            .map(|e| e.count(1))
+            .map(|e| match e.count(1)? {
+                width if width > WIDEST => Err(e.invalid(format!("is {width}: a layer has at most {WIDEST} units"))),
+                width => Ok(width),
+            })
             .collect::<Result<_, _>>()?,
         epochs: need(
             "epochs",

@@ -131,6 +131,8 @@ fn structures_are_chosen_unless_one_is_given() {
     let tight = run("memory = \"2 MiB\"\n[curvature.layers]\n\"layers.0\" = \"kfac\"");
     assert_eq!((tight.curvature.structure, tight.compute.memory), (auto(2 << 20), None));
     assert_eq!(tight.curvature.by_layer["layers.0"], StructureKind::Kfac);
+    let of_layer = run("memory = \"2 MiB\"\n[curvature.layers]\n\"layers.0\" = \"dual\"");
+    assert_eq!(of_layer.compute.memory, Some(2 << 20), "it is the named block's, too");
     let dual = run("structure = \"dual\"\nmemory = 1000");
     assert_eq!(
         (dual.curvature.structure, dual.compute.memory),

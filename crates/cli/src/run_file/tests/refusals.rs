@@ -700,6 +700,13 @@ fn elements_of_arrays_over_lines_have_their_own() {
 }
 
 #[test]
+fn a_layers_name_without_quotes_is_told() {
+    let unquoted = "structure = \"full\"\n[curvature.layers]\nlayers.4 = \"kfac\"";
+    let error = refused("structure = \"full\"", unquoted);
+    assert!(error.contains("goes in quotes, as in \"layers.4\" = "), "{error}");
+}
+
+#[test]
 fn a_memory_that_is_no_number_of_bytes_is_refused() {
     for (memory, said) in [
         ("\"lots\"", "expected bytes with a unit, as in \"8 GiB\""),
