@@ -702,7 +702,7 @@ fn elements_of_arrays_over_lines_have_their_own() {
 #[test]
 fn a_layers_name_without_quotes_is_told() {
     let unquoted = "structure = \"full\"\n[curvature.layers]\nlayers.4 = \"kfac\"";
-    let error = refused("structure = \"full\"", unquoted);
+    let error = parse(&with(LEAST, "structure = \"full\"", unquoted)).unwrap_err();
     assert!(error.contains("goes in quotes, as in \"layers.4\" = "), "{error}");
 }
 
