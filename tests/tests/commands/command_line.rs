@@ -222,8 +222,9 @@ fn a_failure_is_said_in_json_too() {
             .env("FISHERFLOW_LOG", filter)
             .args(["plan", "nope.toml", "--log", "json"]);
         let failed = run(&mut command);
-        failed.expect(2, &["nope.toml"]);
+        assert_eq!(failed.code, Some(2), "{failed}");
         let line = failed.stderr.lines().last().unwrap();
+        assert!(line.contains("nope.toml"), "{failed}");
         let said: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(
             (&said["level"], &said["exit_code"]),

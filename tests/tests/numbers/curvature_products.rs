@@ -167,7 +167,7 @@ fn the_spectrum_is_that_of_the_written_hessian() {
         .arg("--out")
         .arg(folder.join("ggn-1")));
     again.expect(2, &["summary.parquet is there already", "--overwrite"]);
-    run(fisherflow().arg("spectrum").arg(&file).args(["--probes", "0"])).expect(2, &["--probes and --steps"]);
+    run(fisherflow().arg("spectrum").arg(&file).args(["--probes", "0"])).expect(2, &["--probes takes at least 1"]);
     run(fisherflow().arg("spectrum").arg(&file).args(["--kind", "fisher"])).expect(2, &["--kind fisher", "ggn"]);
     run(fisherflow()
         .arg("spectrum")
