@@ -19,8 +19,10 @@ use crate::passes::dual::spectrum_is_needed;
 
 /// Bytes of the program and its buffers.
 const PROGRAM: u64 = 100_000_000;
-/// Bytes of a worker's sums that are on their way to the store, of which it asks for less, or back.
-const IN_TRANSIT: u64 = 8 * (SLICES_IN_HAND * SLICE) as u64;
+/// Bytes of a worker's sums that are on their way to the store.
+const TO_THE_STORE: u64 = 56 << 20;
+/// Bytes of them that are on their way back.
+const FROM_THE_STORE: u64 = 8 * (SLICES_IN_HAND * SLICE) as u64;
 
 /// Memory of one process at the widest place of each stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -269,9 +271,16 @@ impl<'a> Sizes<'a> {
         vectors.saturating_add(in_products).saturating_add(sums)
     }
 
-    /// What of a group's sums of so many bytes is in the store's hands.
-    fn on_the_way(&self, sums: u64) -> u64 {
-        self.workers as u64 * sums.saturating_mul(2).min(IN_TRANSIT)
+    /// What a pass takes that sums so many bytes a group. A worker has a group's sums at work, and those of the group before on their way to the store or
+    /// just there, where they stay until the totals are made of slices: then it has the latter, the totals, and what is `beside` them.
+    fn summing(&self, sums: u64, beside: u64) -> u64 {
+        let workers = self.workers as u64;
+        let on_the_way = |most: u64| workers * sums.saturating_mul(2).min(most);
+        let at_work = sums
+            .saturating_mul(2 * workers)
+            .saturating_add(on_the_way(TO_THE_STORE));
+        let totals = sums.saturating_mul(1 + workers).saturating_add(beside);
+        at_work.max(totals.saturating_add(on_the_way(FROM_THE_STORE)))
     }
 
     /// What a dual block takes.
@@ -306,13 +315,7 @@ impl<'a> Sizes<'a> {
         let largest = matrices().max().unwrap_or(0);
         let predicting = posterior.saturating_add(blocks.iter().map(|block| self.packed_bases(block)).sum());
         let corrected = || blocks.iter().filter(|block| block.structure == StructureKind::Ekfac);
-        // A worker has a group's sums at work, and those of the group before on their way to the store or just there, where they stay until the
-        // totals are made: of slices.
-        let summing = 2 * self.workers as u64;
-        let gradients: u64 = gradient_bytes(self.job, blocks).iter().sum();
-        let certifying = gradients
-            .saturating_mul(summing)
-            .saturating_add(self.on_the_way(gradients));
+        let certifying = self.summing(gradient_bytes(self.job, blocks).iter().sum(), 0);
         // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.
         let eigenproblem = corrected().map(|block| 4 * bases_bytes(block)).max().unwrap_or(0);
         let bases: u64 = corrected().map(bases_bytes).sum();
@@ -320,8 +323,7 @@ impl<'a> Sizes<'a> {
             Precision::F32 | Precision::Auto | Precision::Bf16x3 | Precision::Bf16 => bases / 2,
             Precision::F64 => 0,
         };
-        let correction = corrected().map(correction_bytes).sum::<u64>();
-        let correcting = correction * summing;
+        let correcting = self.summing(corrected().map(correction_bytes).sum(), 0);
         let dual = blocks.iter().find(|block| !block.structure.has_sums());
         let (kept, rows, gram) = dual.map_or((0, 0, 0), |block| {
             let cost = self.dual_cost(block);
@@ -350,16 +352,11 @@ impl<'a> Sizes<'a> {
             row_groups,
             kept_spectra: self.kept_spectra(),
             batch: self.batch(),
-            fit: sums
-                .saturating_mul(summing)
-                .max(
-                    sums.saturating_mul(1 + self.workers as u64)
-                        .saturating_add(eigenproblem),
-                )
-                .saturating_add(self.on_the_way(sums))
+            fit: self
+                .summing(sums, eigenproblem)
                 .saturating_add(self.workers as u64 * writing_rows)
                 .saturating_add(pairs)
-                .max(correcting + self.on_the_way(correction) + bases + in_products)
+                .max(correcting + bases + in_products)
                 .max(self.iterating(blocks)),
             invert: match self.job.prior {
                 Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),

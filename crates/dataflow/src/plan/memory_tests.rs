@@ -62,10 +62,18 @@ fn gradients_of_two_groups_a_worker_are_counted() {
         memory.certify - memory.predict
     };
     let all = 8 * (7214 * 2048 + 2049 * 3);
-    // Wherever they are added up: they wait in the store.
-    for (processes, workers) in [(1, 1), (1, 8), (64, 1)] {
-        let each = 2 * all + IN_TRANSIT;
-        assert_eq!(gradients(&job, processes, workers), workers as u64 * each);
+    // Wherever they are added up: they wait in the store. Few workers have most in memory when they read them back, many while they sum.
+    for (processes, workers, expected) in [
+        (1, 1, 2 * all + FROM_THE_STORE),
+        (1, 8, 9 * all + 8 * FROM_THE_STORE),
+        (1, 32, 32 * (2 * all + TO_THE_STORE)),
+        (64, 1, 2 * all + FROM_THE_STORE),
+    ] {
+        assert_eq!(
+            gradients(&job, processes, workers),
+            expected,
+            "{processes} of {workers}"
+        );
     }
     job.certificate.full_pass = false;
     assert_eq!(gradients(&job, 1, 8), 0);
