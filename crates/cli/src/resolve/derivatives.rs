@@ -50,7 +50,12 @@ pub fn spectrum(
             MOST_PRODUCTS,
             "their error falls with the root of their number",
         )?,
-        steps: counted("--steps", args.steps, MOST_PRODUCTS, "there are no more than weights")?,
+        steps: counted(
+            "--steps",
+            args.steps,
+            MOST_PRODUCTS,
+            "no more are needed than there are weights",
+        )?,
         seed: args.seed,
         out: out.unwrap_or_else(|| beside(&job, "-spectrum")),
     };
