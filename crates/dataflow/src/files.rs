@@ -11,7 +11,7 @@ use fisherflow_posterior::{
 use fisherflow_spectra::SpectrumBatch;
 use fisherflow_store::{
     Column, FileMetadata, IntrinsicRow, JacobianSchema, JacobianWriter, MarginalRows, MatrixSet, PredictionSchema,
-    PredictionWriter, RowKeys, StoredMatrices, StoredMatrix, WrittenFile,
+    PredictionWriter, RowKeys, StoredMatrices, StoredMatrix, TablePart, WrittenFile,
 };
 
 use crate::context::Context;
@@ -453,13 +453,21 @@ pub(crate) fn row_keys<'b>(context: &Context, batch: &'b SpectrumBatch) -> RowKe
     }
 }
 
+/// Which file of a table a group of the catalogue to predict has.
+fn part(context: &Context, group: u64) -> TablePart {
+    TablePart {
+        number: group,
+        of: context.predicted().groups.len() as u64,
+    }
+}
+
 /// Opens a group's file of `predictions/`.
 pub(crate) fn predictions(context: &Context, group: u64) -> Result<PredictionWriter, RunError> {
     let rows = context.predicted().catalogue.row_schema();
     let schema = PredictionSchema::new(rows, &context.network.labels().names)?;
     Ok(context
         .output
-        .predictions(group, &schema, &metadata_of_stars(context))?)
+        .predictions(part(context, group), &schema, &metadata_of_stars(context))?)
 }
 
 /// A group's file of `jacobians/`.
@@ -471,7 +479,7 @@ impl JacobianPart {
         let rows = context.predicted().catalogue.row_schema();
         let schema = JacobianSchema::new(rows, &context.network.labels().names, context.network.n_inputs())?;
         Ok(Self(context.output.jacobians(
-            group,
+            part(context, group),
             &schema,
             &metadata_of_stars(context),
         )?))

@@ -9,7 +9,7 @@ use fisherflow_report::{ReportError, write};
 use fisherflow_spectra::RowFlags;
 use fisherflow_store::{
     FileMetadata, JacobianRows, JacobianSchema, Manifest, ManifestInput, Output, PredictionRows, PredictionSchema,
-    RowKeys, SkippedObject, StoreOptions, Stores, WrittenFile,
+    RowKeys, SkippedObject, StoreOptions, Stores, TablePart, WrittenFile,
 };
 use serde_json::json;
 
@@ -28,6 +28,13 @@ struct Synthetic {
 
 fn labels() -> Vec<String> {
     LABELS.map(str::to_owned).to_vec()
+}
+
+fn part_of(number: usize, of: usize) -> TablePart {
+    TablePart {
+        number: number as u64,
+        of: of as u64,
+    }
 }
 
 fn ids(first: usize, n: usize) -> RecordBatch {
@@ -71,7 +78,11 @@ impl Synthetic {
             let n = per_part.min(rows - first);
             let mut writer = self
                 .output
-                .predictions(part as u64, &schema, &FileMetadata::default())
+                .predictions(
+                    part_of(part, rows.max(1).div_ceil(per_part)),
+                    &schema,
+                    &FileMetadata::default(),
+                )
                 .unwrap();
             let mut covariance = Vec::new();
             for i in first..first + n {
@@ -113,7 +124,10 @@ impl Synthetic {
     /// The derivative of label k at pixel p in row i is i (k + 1) where p is 7, and 0 elsewhere.
     fn jacobians(mut self, rows: usize) -> Self {
         let schema = JacobianSchema::new(&ids(0, 0).schema(), &labels(), PIXELS).unwrap();
-        let mut writer = self.output.jacobians(0, &schema, &FileMetadata::default()).unwrap();
+        let mut writer = self
+            .output
+            .jacobians(part_of(0, 1), &schema, &FileMetadata::default())
+            .unwrap();
         let mut jacobian = vec![0.0_f32; K * rows * PIXELS];
         for k in 0..K {
             for i in 0..rows {

@@ -52,6 +52,7 @@ pub use tables::matrices::{MatrixSet, MatrixWriter, StoredMatrices, StoredMatrix
 pub use tables::npy::to_npy;
 pub use tables::output_hessian::{OutputHessianRows, OutputHessianSchema, OutputHessianValues, OutputHessianWriter};
 pub use tables::parquet_out::{FileMetadata, WrittenFile};
+pub use tables::part::TablePart;
 pub use tables::predictions::{PredictionRows, PredictionSchema, PredictionWriter};
 pub use tables::row_key::RowKeys;
 pub use tables::small_tables::Column;

@@ -19,6 +19,10 @@ fn place() -> (TempDir, Stores, Output) {
     (directory, stores, output)
 }
 
+fn part(number: u64) -> TablePart {
+    TablePart { number, of: number + 1 }
+}
+
 fn rows() -> RecordBatch {
     let schema = Schema::new(vec![
         Field::new("apogee_id", DataType::Utf8, true),
@@ -64,7 +68,7 @@ fn predictions_have_the_columns_of_the_contract() {
     let (_directory, stores, output) = place();
     let schema = PredictionSchema::new(&rows().schema(), &labels()).unwrap();
     let metadata = FileMetadata::default().with("fisherflow.run_id", "r");
-    let mut writer = output.predictions(3, &schema, &metadata).unwrap();
+    let mut writer = output.predictions(part(3), &schema, &metadata).unwrap();
     let parts: [Vec<f64>; 3] = [
         [3.0, 0.5, 0.5, 1.0].repeat(3),
         [0.5, 0.25, 0.25, 2.0].repeat(3),
@@ -143,7 +147,7 @@ fn errors_and_correlations_are_those_of_the_covariance() {
     let (_directory, stores, output) = place();
     let labels: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
     let schema = PredictionSchema::new(&rows().schema(), &labels).unwrap();
-    let mut writer = output.predictions(0, &schema, &FileMetadata::default()).unwrap();
+    let mut writer = output.predictions(part(0), &schema, &FileMetadata::default()).unwrap();
     let regular = [4.0, 1.0, 3.0, 1.0, 16.0, -6.0, 3.0, -6.0, 9.0];
     let without_b = [4.0, 0.0, 3.0, 0.0, 0.0, 0.0, 3.0, 0.0, 9.0];
     let flux = [regular, without_b, [f64::NAN; 9]].concat();
@@ -179,7 +183,7 @@ fn errors_and_correlations_are_those_of_the_covariance() {
 fn a_variance_below_0_is_no_prediction() {
     let (_directory, _stores, output) = place();
     let schema = PredictionSchema::new(&rows().schema(), &labels()).unwrap();
-    let mut writer = output.predictions(0, &schema, &FileMetadata::default()).unwrap();
+    let mut writer = output.predictions(part(0), &schema, &FileMetadata::default()).unwrap();
     let flux = [1.0, 0.0, 0.0, 1.0].repeat(3);
     let weights = [[1.0, 0.0, 0.0, 1.0], [-2.0, 0.0, 0.0, 1.0], [-1.0, 0.0, 0.0, -1e-14]].concat();
     let total: Vec<f64> = flux.iter().zip(&weights).map(|(a, b)| a + b).collect();
@@ -253,7 +257,9 @@ fn a_files_name_is_stored_once() {
     let name = "n".repeat(1000);
     let size = |n_batches: u64, file: &str| {
         let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
-        let mut writer = output.jacobians(n_batches, &schema, &FileMetadata::default()).unwrap();
+        let mut writer = output
+            .jacobians(part(n_batches), &schema, &FileMetadata::default())
+            .unwrap();
         for batch in 0..n_batches {
             writer
                 .append(&JacobianRows {
@@ -290,7 +296,7 @@ fn a_files_name_is_stored_once() {
 fn jacobians_have_a_row_a_spectrum_and_label() {
     let (_directory, stores, output) = place();
     let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
-    let mut writer = output.jacobians(0, &schema, &FileMetadata::default()).unwrap();
+    let mut writer = output.jacobians(part(0), &schema, &FileMetadata::default()).unwrap();
     let jacobian: Vec<f32> = (0..24).map(|i| i as f32).collect();
     let flags = [RowFlags::NONE, RowFlags::NO_GOOD_PIXEL, RowFlags::HELD_OUT];
     writer
@@ -474,9 +480,11 @@ fn cells_read_back() {
 #[test]
 fn the_same_rows_make_the_same_bytes() {
     let (_directory, _stores, output) = place();
-    let write = |part| {
+    let write = |number| {
         let schema = JacobianSchema::new(&rows().schema(), &labels(), 4).unwrap();
-        let mut writer = output.jacobians(part, &schema, &FileMetadata::default()).unwrap();
+        let mut writer = output
+            .jacobians(part(number), &schema, &FileMetadata::default())
+            .unwrap();
         let rows = rows();
         let batch = JacobianRows {
             keys: KEYS,

@@ -7,6 +7,7 @@ mod conformance;
 #[allow(dead_code, reason = "every test file uses its own part of it")]
 mod support;
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fisherflow_store::*;
@@ -115,6 +116,24 @@ fn missing_credentials_are_told_with_the_remedy() {
         let said = with_causes(&error);
         assert!(said.contains("AWS_ACCESS_KEY_ID") && said.contains(named), "{said}");
     }
+}
+
+/// An instance whose metadata are switched off answers 403: that is not the bucket's word.
+#[test]
+fn credentials_that_are_refused_to_us_are_not_called_a_bucket_that_is() {
+    let metadata = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", metadata.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut connection in metadata.incoming().flatten() {
+            let mut asked = [0; 1024];
+            let _ = connection.read(&mut asked);
+            let _ = connection.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let options = options(&[("aws_region", "us-east-1"), ("aws_metadata_endpoint", &endpoint)]);
+    let stores = Stores::new(options, 1).unwrap();
+    let error = stores.read("s3://survey/network.safetensors").unwrap_err();
+    assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
 }
 
 #[test]

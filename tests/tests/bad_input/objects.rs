@@ -165,20 +165,24 @@ fn a_label_that_another_column_masks_is_refused() {
     refused(folder.path(), &RunFile::new(folder.path(), "out"), 3, &said);
 }
 
-/// The same of a table of spectra to leave out: what stands under the mask is no identifier.
+/// The same of a table of spectra to leave out, wherever it is in a folder of them: what stands under the mask is no identifier.
 #[test]
 fn identifiers_that_another_column_masks_are_refused() {
     let folder = prepared();
+    let lists = folder.path().join("lists");
+    std::fs::create_dir(&lists).unwrap();
     let ids: ArrayRef = Arc::new(StringArray::from(vec!["sim-1", "N/A"]));
     let is_masked: ArrayRef = Arc::new(BooleanArray::from(vec![false, true]));
-    let rows = RecordBatch::try_from_iter([("id", ids), ("id.mask", is_masked)]).unwrap();
-    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
-    writer.write(&rows).unwrap();
-    let list = folder.path().join("list.parquet");
-    std::fs::write(&list, writer.into_inner().unwrap()).unwrap();
+    let plain = RecordBatch::try_from_iter([("id", Arc::clone(&ids))]).unwrap();
+    let masked = RecordBatch::try_from_iter([("id", ids), ("id.mask", is_masked)]).unwrap();
+    for (name, rows) in [("a.parquet", plain), ("b.parquet", masked)] {
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
+        writer.write(&rows).unwrap();
+        std::fs::write(lists.join(name), writer.into_inner().unwrap()).unwrap();
+    }
     let mut run_file = RunFile::new(folder.path(), "out");
-    run_file.of_catalogue = format!("exclude = \"{}\"", toml_path(&list));
-    let said = ["list.parquet", "\"id.mask\"", "write nulls in their place"];
+    run_file.of_catalogue = format!("exclude = \"{}\"", toml_path(&lists));
+    let said = ["b.parquet", "\"id.mask\"", "write nulls in their place"];
     refused(folder.path(), &run_file, 3, &said);
 }
 

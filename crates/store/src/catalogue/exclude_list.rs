@@ -52,13 +52,13 @@ impl ExcludeList {
                     }),
                 };
             check(uri, find(uri, table.schema(), id)?.data_type())?;
-            check_no_mask_beside(uri, table.schema(), id, false)?;
             let mut batches = table.batches(Some(&[id]), BATCH_ROWS)?;
             while let Some(batch) = batches.next() {
                 let batch = batch?;
-                // Each table of a folder has types of its own.
-                let object = batches.object().unwrap_or(uri);
+                // Each table of a folder has columns and types of its own.
+                let (object, schema) = batches.object().unwrap_or((uri, table.schema()));
                 check(object, batch.column(0).data_type())?;
+                check_no_mask_beside(object, schema, id, false)?;
                 let text = cast(batch.column(0), &DataType::Utf8).map_err(|error| StoreError::ColumnType {
                     object: object.to_owned(),
                     column: id.to_owned(),

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use arrow_array::types::Float32Type;
 use arrow_array::{ArrayRef, Float64Array, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use fisherflow_spectra::{CatalogueColumns, FluxError, LabelErrors, SimulatedSpectrum, Simulation};
 
-use crate::tables::lists::{f32_lists, list_field};
+use crate::tables::lists::{list_field, lists};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::part::TablePart;
 use crate::{StoreError, Stores};
 
 /// Spectra made at a time.
@@ -51,7 +53,11 @@ pub fn write_simulated(
     let rows_per_file = rows_per_file.max(1);
     for (part, first) in (0..n).step_by(rows_per_file as usize).enumerate() {
         let last = (first + rows_per_file).min(n);
-        let path = format!("part-{part:05}.parquet");
+        let part = TablePart {
+            number: part as u64,
+            of: n.div_ceil(rows_per_file),
+        };
+        let path = part.file();
         let uri = uri.trim_end_matches('/');
         let mut out = ParquetOut::create(stores, uri, &path, &schema, &metadata)?;
         for start in (first..last).step_by(CHUNK as usize) {
@@ -60,15 +66,14 @@ pub fn write_simulated(
             let ids = range.map(|i| simulation.id(i));
             let mut columns: Vec<ArrayRef> = vec![
                 Arc::new(StringArray::from_iter_values(ids)),
-                f32_lists(spectra.iter().map(|s| Some(s.flux.as_slice()))),
-                f32_lists(spectra.iter().map(|s| Some(s.sigma.as_slice()))),
+                lists::<Float32Type>(spectra.iter().map(|s| Some(s.flux.as_slice()))),
+                lists::<Float32Type>(spectra.iter().map(|s| Some(s.sigma.as_slice()))),
             ];
             for label in 0..Simulation::LABELS.len() {
                 let values = spectra.iter().map(|s| s.labels[label]);
                 columns.push(Arc::new(Float64Array::from_iter_values(values)));
             }
-            let batch = out.batch(&schema, columns)?;
-            out.write(&batch)?;
+            out.write_columns(columns)?;
         }
         files.push(out.finish()?);
     }

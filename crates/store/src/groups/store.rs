@@ -23,14 +23,13 @@ use crate::groups::kept_arrays::KeptArrays;
 use crate::groups::record::{GroupArray, GroupRecord, PIECE, StoredSlice};
 use crate::hex::hex;
 use crate::objects::disk::ReadOnce;
-use crate::objects::failure::Action;
+use crate::objects::stores::REQUESTS;
 use crate::{StoreError, Stores, WrittenFile};
 
 /// Slices that are read ahead of their use by one reader.
 const READ_AHEAD: usize = 2;
-/// Documents that are read at a time.
-const PARALLEL: usize = 16;
-const DONE: &str = ".done";
+/// What the name of a finished group's record ends with.
+pub(crate) const DONE: &str = ".done";
 const SUMS: &str = ".sums";
 
 /// Where the groups of a run, or of several, leave what they gave.
@@ -78,7 +77,7 @@ impl GroupStore {
             .filter(|name| names.contains(*name))
             .collect();
         let reads = wanted.iter().map(|name| self.read_record(pass, name));
-        let read = futures::stream::iter(reads.collect::<Vec<_>>()).buffered(PARALLEL);
+        let read = futures::stream::iter(reads.collect::<Vec<_>>()).buffered(REQUESTS);
         let records: Vec<GroupRecord> = self.stores.block_on(read.try_collect())?;
         let mut finished = BTreeMap::new();
         for (name, record) in wanted.into_iter().zip(records) {
@@ -226,11 +225,8 @@ impl GroupStore {
     async fn forget_group_of(&self, folder: &str, object: &str) -> Result<(), StoreError> {
         let name = object.rsplit_once('-').map_or(object, |(name, _)| name);
         let done = self.stores.locate(&format!("{folder}/{name}{DONE}"))?;
-        match done.store.delete(&done.path).await {
-            // Another reader of the same arrays may have been faster.
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.stores.failed(&done, Action::Delete, error)),
-        }
+        // Another reader of the same arrays may have been faster.
+        self.stores.delete_at(&done).await
     }
 
     async fn read_slice(&self, folder: &str, slice: StoredSlice) -> Result<Vec<f64>, StoreError> {
@@ -243,11 +239,7 @@ impl GroupStore {
         let end = range.end;
         let mut options = GetOptions::new().with_range(Some(range));
         options.extensions.insert(ReadOnce);
-        let bytes = match location.store.get_opts(&location.path, options).await {
-            Ok(found) => found.bytes().await,
-            Err(error) => Err(error),
-        };
-        let bytes = bytes.map_err(|error| self.stores.failed(&location, Action::Read, error));
+        let bytes = self.stores.read_by(&location, options).await;
         let damaged = match &bytes {
             Ok(bytes) => first_damaged(bytes, &slice.sha256),
             Err(StoreError::NotFound { .. }) => Some(0),

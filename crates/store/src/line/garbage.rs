@@ -6,7 +6,7 @@
 //! On a disk the half-written checkpoints of killed processes go as well, which no listing shows.
 //!
 //! Removing takes long, and a run may go on with what looked abandoned. So a release that nobody committed is claimed before it goes, as a run would
-//! claim it, and only if nothing in it has changed; and before each checkpoint goes it is looked whether the next release has a claim.
+//! claim it, and only if nothing in it has changed; and before each few checkpoints go it is looked whether the next release has a claim.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 use fisherflow_spectra::ObjectVersion;
 use serde::Deserialize;
 
+use crate::groups::store::DONE;
 use crate::line::{COMMITS, GROUPS, RELEASES};
+use crate::objects::stores::REQUESTS;
 use crate::output::claim::CLAIMS;
 use crate::output::{CLAIM, MANIFEST, RENDEZVOUS, STAGES, SUCCESS};
 use crate::{Claim, Commit, Holding, Line, Output, StoreError};
@@ -137,6 +139,11 @@ impl Line {
             };
             named_by(&commit, &mut checkpoints, &mut ids);
         }
+        let numbers = if in_the_making.is_empty() {
+            self.numbers_of(&checkpoints)?
+        } else {
+            BTreeSet::new()
+        };
         let mut of_abandoned: BTreeMap<u64, Vec<(ObjectVersion, Duration)>> = BTreeMap::new();
         for (object, age) in &listed {
             if let Some(Part::OfRelease(release)) = object.path.strip_prefix(&start).map(part_of)
@@ -158,7 +165,7 @@ impl Line {
                 Part::Ids(membership) => in_the_making.is_empty() && !ids.contains(membership),
                 Part::Checkpoint(name) => {
                     in_the_making.is_empty()
-                        && (!checkpoints.contains(&name) || self.is_of_a_lost_attempt(path, &name)?)
+                        && (!checkpoints.contains(&name) || !(path.ends_with(DONE) || numbers.contains(path)))
                 }
                 Part::Other => false,
             };
@@ -230,12 +237,15 @@ impl Line {
         }
         let next = garbage.kept.iter().max().map_or(1, |last| last + 1);
         let claim = format!("{}/{CLAIM}", self.release_uri(next));
-        for (at, object) in of_groups.iter().enumerate() {
+        for (at, some) in of_groups.chunks(REQUESTS).enumerate() {
             if !removed.spared.is_empty() || self.stores().exists(&claim)? {
-                removed.checkpoints_spared = (of_groups.len() - at) as u64;
+                removed.checkpoints_spared = (of_groups.len() - at * REQUESTS) as u64;
                 break;
             }
-            self.remove_object(object, &mut removed)?;
+            self.stores()
+                .delete_each(some.iter().map(|(object, _)| object.as_str()))?;
+            removed.objects += some.len() as u64;
+            removed.bytes += some.iter().map(|(_, bytes)| bytes).sum::<u64>();
         }
         for &release in of_releases.keys().filter(|release| !removed.spared.contains(release)) {
             self.stores().remove_empty_folders(&self.release_uri(release))?;
@@ -321,18 +331,25 @@ impl Line {
         Ok(())
     }
 
-    /// Whether numbers of a group that is kept are those of an attempt that came too late.
-    fn is_of_a_lost_attempt(&self, path: &str, name: &str) -> Result<bool, StoreError> {
+    /// The objects of the line that hold the numbers of these checkpoints, as their records say. Others of their names are of attempts that came too late.
+    fn numbers_of(&self, checkpoints: &BTreeSet<String>) -> Result<BTreeSet<String>, StoreError> {
         #[derive(Deserialize)]
         struct Record {
             object: Option<String>,
         }
-        let Some(file) = path.rsplit('/').next().filter(|file| !file.ends_with(".done")) else {
-            return Ok(false);
-        };
-        let done = format!("{}/groups/{name}.done", self.uri());
-        let record: Option<Record> = self.stores().document(&done)?;
-        Ok(record.is_none_or(|record| record.object.as_deref() != Some(file)))
+        let records: Vec<String> = checkpoints
+            .iter()
+            .map(|name| format!("{}/{GROUPS}/{name}{DONE}", self.uri()))
+            .collect();
+        let mut numbers = BTreeSet::new();
+        for ((uri, name), bytes) in records.iter().zip(checkpoints).zip(self.stores().read_each(&records)?) {
+            let Some(bytes) = bytes else { continue };
+            let record: Record = self.stores().parse_document(uri, &bytes)?;
+            if let (Some((pass, _)), Some(object)) = (name.split_once('/'), record.object) {
+                numbers.insert(format!("{GROUPS}/{pass}/{object}"));
+            }
+        }
+        Ok(numbers)
     }
 }
 
@@ -380,7 +397,7 @@ fn part_of(path: &str) -> Part<'_> {
             }
             Some((pass, file)) => {
                 let name = file
-                    .strip_suffix(".done")
+                    .strip_suffix(DONE)
                     .or_else(|| file.rsplit_once('-').map(|(name, _)| name));
                 name.map(|name| Part::Checkpoint(format!("{pass}/{name}")))
             }

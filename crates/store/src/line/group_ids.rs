@@ -84,27 +84,30 @@ impl GroupIds {
         Ok(found)
     }
 
-    /// What is kept; `None` where it is not what was written.
+    /// What is kept; `None` where it is not what was written, or has no hash, as earlier builds wrote it.
     fn kept(&self, uri: &str) -> Result<Option<Vec<StringArray>>, StoreError> {
         let read = || -> Result<_, StoreError> {
             let table = Table::open(&self.stores, uri)?;
+            let Some(written) = table.metadata().0.get(IDS_SHA256) else {
+                return Ok((false, None));
+            };
             let batches = table.batches(None, BATCH_ROWS)?;
             let ids = batches
                 .map(|batch| text(uri, batch?.column(0)))
                 .collect::<Result<Vec<_>, _>>()?;
-            Ok((table.metadata().0.get(IDS_SHA256) == Some(&sha256_of(&ids))).then_some(ids))
+            Ok((true, (*written == sha256_of(&ids)).then_some(ids)))
         };
-        let ids = match read() {
+        let (says, ids) = match read() {
             Ok(ids) => ids,
             Err(
                 StoreError::EmptyObject { .. }
                 | StoreError::NotParquet { .. }
                 | StoreError::Truncated { .. }
                 | StoreError::BadRowGroup { .. },
-            ) => None,
+            ) => (true, None),
             Err(error) => return Err(error),
         };
-        if ids.is_none() {
+        if says && ids.is_none() {
             tracing::warn!(
                 object = uri,
                 "identifiers that a line keeps are not what was written: read from the catalogue again"

@@ -70,11 +70,13 @@ pub(crate) fn failed(
             planned: "the one whose reading began".to_owned(),
             found: "another".to_owned(),
         },
-        _ if given_up(&error).is_none() && is_refused(&error) => StoreError::Denied {
-            uri,
-            action: action.done(),
-            source,
-        },
+        _ if given_up(&error).is_none() && is_refused(&error) && !asked_for_credentials(&source) => {
+            StoreError::Denied {
+                uri,
+                action: action.done(),
+                source,
+            }
+        }
         _ if location.place == Place::Local => {
             // Below a file is nothing, whatever the system calls that.
             if action == Action::Read && is_nothing(location) {
@@ -152,8 +154,19 @@ fn spent(uri: String, action: Action, given_up: &GivenUp, secrets: &[String]) ->
 
 fn lacks_credentials(error: &object_store::Error, source: &Cause) -> bool {
     // With an answer of the store comes its URL, which may be called anything.
-    says(source, &["169.254.169.254", "/latest/api/token", "nstance metadata"])
-        || status(error).is_none() && says(source, &["redential"])
+    asked_for_credentials(source) || status(error).is_none() && says(source, &["redential"])
+}
+
+/// Whether it was not the store that was asked, but who gives credentials: an instance's metadata, a container's agent (Amazon's addresses for them).
+fn asked_for_credentials(source: &Cause) -> bool {
+    let asked = [
+        "169.254.169.254",
+        "/latest/api/token",
+        "nstance metadata",
+        "169.254.170.2",
+        "[fd00:ec2::",
+    ];
+    says(source, &asked)
 }
 
 fn says(source: &Cause, parts: &[&str]) -> bool {

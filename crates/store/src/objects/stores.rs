@@ -22,6 +22,8 @@ use crate::{Cause, StoreError, StoreOptions};
 
 /// Objects that are deleted before it is asked whether the others may be.
 const AT_ONCE: usize = 512;
+/// Small requests that are under way at once.
+pub(crate) const REQUESTS: usize = 16;
 
 /// Access to every object store of a run. Clones share connections and threads.
 ///
@@ -131,6 +133,22 @@ impl Stores {
             Ok((object.bytes().await?.to_vec(), written))
         })
         .map_err(|error| self.failed(&location, Action::Read, error))
+    }
+
+    /// Whole small objects, several at a time, in the order given; `None` for what is not there.
+    ///
+    /// # Errors
+    /// The store does not say, or one cannot be read.
+    pub(crate) fn read_each(&self, uris: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let reads = uris.iter().map(|uri| async {
+            match self.read_at(&self.locate(uri)?).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(StoreError::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        let reads = futures::stream::iter(reads.collect::<Vec<_>>()).buffered(REQUESTS);
+        self.block_on(reads.try_collect())
     }
 
     /// The whole object, on the I/O threads.
@@ -251,7 +269,7 @@ impl Stores {
             let found = location.store.head(&location.path).await.ok()?;
             Some((uri, rfc3339(written(&found))))
         });
-        let said = asked.buffered(16).filter_map(std::future::ready);
+        let said = asked.buffered(REQUESTS).filter_map(std::future::ready);
         Ok(self.block_on(said.collect::<Vec<_>>()))
     }
 
@@ -280,10 +298,24 @@ impl Stores {
     /// # Errors
     /// It cannot be deleted.
     pub fn delete(&self, uri: &str) -> Result<(), StoreError> {
-        let location = self.locate(uri)?;
-        match self.block_on(location.store.delete(&location.path)) {
+        self.block_on(self.delete_at(&self.locate(uri)?))
+    }
+
+    /// The same of several, a few at a time.
+    ///
+    /// # Errors
+    /// One cannot be deleted: whether others are is unknown.
+    pub(crate) fn delete_each<'u>(&self, uris: impl Iterator<Item = &'u str>) -> Result<(), StoreError> {
+        let deletions = uris.map(|uri| async { self.delete_at(&self.locate(uri)?).await });
+        let deletions = futures::stream::iter(deletions.collect::<Vec<_>>()).buffer_unordered(REQUESTS);
+        self.block_on(deletions.try_collect())
+    }
+
+    /// The same of one, on the I/O threads.
+    pub(crate) async fn delete_at(&self, location: &Location) -> Result<(), StoreError> {
+        match location.store.delete(&location.path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed(&location, Action::Delete, error)),
+            Err(error) => Err(self.failed(location, Action::Delete, error)),
         }
     }
 
@@ -312,37 +344,35 @@ impl Stores {
             });
         }
         let objects = self.list_all(uri)?;
+        if base.place == Place::Local {
+            self.delete_folder(&base.uri(), may_go_on)?;
+            return Ok(objects.len() as u64);
+        }
         for some in objects.chunks(AT_ONCE) {
             may_go_on()?;
-            let deletions = some.iter().map(|object| async {
-                let location = self.locate(&object.path)?;
-                match location.store.delete(&location.path).await {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                    Err(error) => Err(self.failed(&location, Action::Delete, error)),
-                }
-            });
-            let deletions: Vec<_> = deletions.collect();
-            self.block_on(
-                futures::stream::iter(deletions)
-                    .buffer_unordered(16)
-                    .try_collect::<()>(),
-            )?;
-        }
-        if base.place == Place::Local {
-            may_go_on()?;
-            // Also takes what a killed process left half written, which no listing shows.
-            match std::fs::remove_dir_all(base.uri()) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(StoreError::NotWritable {
-                        uri: base.uri(),
-                        source: self.cause(&error),
-                    });
-                }
-            }
+            self.delete_each(some.iter().map(|object| object.path.as_str()))?;
         }
         Ok(objects.len() as u64)
+    }
+
+    /// The same of a folder on a disk, with what a killed process left half written, which no listing shows. A link goes, and nothing that it leads to.
+    fn delete_folder(&self, folder: &str, may_go_on: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let failed = |error: std::io::Error| StoreError::NotWritable {
+            uri: folder.to_owned(),
+            source: self.cause(&error),
+        };
+        let gone = |deleted: std::io::Result<()>| match deleted {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        };
+        let mut files = Vec::new();
+        gone(add_files(std::path::Path::new(folder), &mut files))?;
+        for some in files.chunks(AT_ONCE) {
+            may_go_on()?;
+            some.iter().try_for_each(|file| gone(std::fs::remove_file(file)))?;
+        }
+        may_go_on()?;
+        gone(std::fs::remove_dir_all(folder))
     }
 
     /// What goes over the wire, over all clones.
@@ -451,6 +481,22 @@ fn written(meta: &ObjectMeta) -> u64 {
     u64::try_from(meta.last_modified.timestamp()).unwrap_or(0)
 }
 
+/// All that is in a folder and those below it and is no folder itself, links to folders included.
+fn add_files(folder: &std::path::Path, files: &mut Vec<std::path::PathBuf>) -> std::io::Result<()> {
+    if folder.is_symlink() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            add_files(&entry.path(), files)?;
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// Removes the empty folders below a folder, and then that, if nothing else is in it; whether it is gone.
 fn remove_if_empty(folder: &std::path::Path) -> std::io::Result<bool> {
     let is_gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
@@ -503,6 +549,26 @@ mod tests {
     }
 
     /// Whoever lost an output while it deletes leaves the rest, which may be the other's.
+    #[cfg(unix)]
+    #[test]
+    fn what_a_link_leads_to_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, archive) = (folder.path().join("out"), folder.path().join("archive"));
+        for folder in [&out, &archive, &archive.join("below")] {
+            std::fs::create_dir_all(folder).unwrap();
+            std::fs::write(folder.join("part"), b"x").unwrap();
+        }
+        let stores = Stores::new(StoreOptions::default(), 1).unwrap();
+        let uri = |path: &std::path::Path| path.display().to_string();
+        std::os::unix::fs::symlink(&archive, out.join("predictions")).unwrap();
+        stores.delete_prefix(&uri(&out.join("predictions"))).unwrap();
+        assert!(!out.join("predictions").is_symlink());
+        std::os::unix::fs::symlink(&archive, out.join("predictions")).unwrap();
+        stores.delete_prefix(&uri(&out)).unwrap();
+        assert!(!out.exists());
+        assert_eq!(stores.list_all(&uri(&archive)).unwrap().len(), 2);
+    }
+
     #[test]
     fn what_is_deleted_is_deleted_as_long_as_it_may_be() {
         let folder = tempfile::tempdir().unwrap();

@@ -55,8 +55,7 @@ impl Output {
         let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
         let schema = Arc::new(Schema::new(fields));
         let mut out = ParquetOut::create(self.stores(), self.uri(), path, &schema, metadata)?;
-        let batch = out.batch(&schema, columns)?;
-        out.write(&batch)?;
+        out.write_columns(columns)?;
         out.finish()
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow_array::BooleanArray;
+use arrow_array::types::Float64Type;
 use arrow_schema::{DataType, Field};
 
 use crate::tables::columns::{counts, numbers_or_null};
-use crate::tables::lists::{f64_lists, list_field};
+use crate::tables::lists::{list_field, lists};
 use crate::tables::parquet_out::{FileMetadata, WrittenFile};
 use crate::{Output, StoreError};
 
@@ -49,7 +50,7 @@ impl Output {
             columns.push(numbers_or_null(&format!("{label}_high"), edges().map(|(_, high)| high)));
         }
         let own: BooleanArray = rows.iter().map(|row| Some(row.own)).collect();
-        let covariances = f64_lists(rows.iter().map(|row| Some(row.covariance.as_slice())));
+        let covariances = lists::<Float64Type>(rows.iter().map(|row| Some(row.covariance.as_slice())));
         columns.push(counts("n_spectra", rows.iter().map(|row| row.n_spectra)));
         columns.push((Field::new("own", DataType::Boolean, false), Arc::new(own)));
         columns.push((list_field("covariance", DataType::Float64, false), covariances));

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use arrow_array::types::Float32Type;
 use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 use fisherflow_spectra::RowFlags;
 
 use crate::tables::column_list::{ColumnList, Role};
-use crate::tables::lists::{f32_lists, list_field};
+use crate::tables::lists::{list_field, lists};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::part::TablePart;
 use crate::tables::predictions::check_shapes;
 use crate::tables::row_key::{self, RowKeys};
 use crate::{Output, StoreError};
@@ -31,7 +33,6 @@ pub struct JacobianRows<'a> {
 #[derive(Debug)]
 pub struct JacobianWriter {
     out: ParquetOut,
-    schema: SchemaRef,
     labels: Vec<String>,
     n_pixels: usize,
 }
@@ -43,7 +44,7 @@ impl Output {
     /// The output cannot be written.
     pub fn jacobians(
         &self,
-        part: u64,
+        part: TablePart,
         columns: &JacobianSchema,
         metadata: &FileMetadata,
     ) -> Result<JacobianWriter, StoreError> {
@@ -57,10 +58,9 @@ impl Output {
                 "fisherflow.jacobian",
                 "d label / d flux of every pixel, label unit per flux unit",
             );
-        let path = format!("jacobians/part-{part:05}.parquet");
+        let path = format!("jacobians/{}", part.file());
         Ok(JacobianWriter {
             out: ParquetOut::create(self.stores(), self.uri(), &path, &columns.schema, &metadata)?,
-            schema: Arc::clone(&columns.schema),
             labels: columns.labels.clone(),
             n_pixels: columns.n_pixels,
         })
@@ -88,13 +88,12 @@ impl JacobianWriter {
         let labels: Vec<&str> = (0..n).flat_map(|_| self.labels.iter().map(String::as_str)).collect();
         let labels: ArrayRef = Arc::new(StringArray::from(labels));
         let order = (0..n).flat_map(|row| (0..k).map(move |label| (row, label)));
-        let jacobians = f32_lists(order.map(|(row, label)| {
+        let jacobians = lists::<Float32Type>(order.map(|(row, label)| {
             let start = (label * n + row) * d;
             let values = &rows.jacobian[start..start + d];
             (!rows.flags[row].is_bad() && values.iter().all(|v| v.is_finite())).then_some(values)
         }));
-        let batch = self.out.batch(&self.schema, vec![ids, file, row, labels, jacobians])?;
-        self.out.write(&batch)
+        self.out.write_columns(vec![ids, file, row, labels, jacobians])
     }
 
     /// Ends the part.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{Float32Builder, Float64Builder, ListBuilder};
-use arrow_array::{ArrayRef, Float64Array, ListArray};
+use arrow_array::builder::{ListBuilder, PrimitiveBuilder};
+use arrow_array::{ArrayRef, ArrowPrimitiveType, Float64Array, ListArray};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{ArrowError, DataType, Field};
 
@@ -12,9 +12,9 @@ pub(crate) fn list_field(name: &str, element: DataType, nullable: bool) -> Field
     Field::new(name, DataType::List(Arc::new(element_field(element))), nullable)
 }
 
-/// A column of lists of doubles; `None` = null.
-pub(crate) fn f64_lists<'a>(rows: impl Iterator<Item = Option<&'a [f64]>>) -> ArrayRef {
-    let mut builder = ListBuilder::new(Float64Builder::new()).with_field(element_field(DataType::Float64));
+/// A column of lists of numbers; `None` = null.
+pub(crate) fn lists<'a, T: ArrowPrimitiveType>(rows: impl Iterator<Item = Option<&'a [T::Native]>>) -> ArrayRef {
+    let mut builder = ListBuilder::new(PrimitiveBuilder::<T>::new()).with_field(element_field(T::DATA_TYPE));
     for row in rows {
         if let Some(values) = row {
             builder.values().append_slice(values);
@@ -34,18 +34,6 @@ pub(crate) fn f64_rows(values: Vec<f64>, width: usize) -> Result<ArrayRef, Arrow
         None,
     )?;
     Ok(Arc::new(lists))
-}
-
-/// A column of lists of floats; `None` = null.
-pub(crate) fn f32_lists<'a>(rows: impl Iterator<Item = Option<&'a [f32]>>) -> ArrayRef {
-    let mut builder = ListBuilder::new(Float32Builder::new()).with_field(element_field(DataType::Float32));
-    for row in rows {
-        if let Some(values) = row {
-            builder.values().append_slice(values);
-        }
-        builder.append(row.is_some());
-    }
-    Arc::new(builder.finish())
 }
 
 fn element_field(element: DataType) -> Field {

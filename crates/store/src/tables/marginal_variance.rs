@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, StringArray};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema};
 
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
 use crate::tables::predictions::check_shapes;
@@ -37,7 +37,6 @@ pub struct MarginalRows<'a> {
 #[derive(Debug)]
 pub struct MarginalVarianceWriter {
     out: ParquetOut,
-    schema: SchemaRef,
 }
 
 impl Output {
@@ -57,7 +56,6 @@ impl Output {
         let metadata = metadata.clone().with("fisherflow.marginal_variance", COLUMNS);
         Ok(MarginalVarianceWriter {
             out: ParquetOut::create(self.stores(), self.uri(), &path, &schema, &metadata)?,
-            schema,
         })
     }
 }
@@ -97,8 +95,7 @@ impl MarginalVarianceWriter {
                         .collect::<Float64Array>(),
                 ),
             ];
-            let batch = self.out.batch(&self.schema, columns)?;
-            self.out.write(&batch)?;
+            self.out.write_columns(columns)?;
         }
         Ok(())
     }

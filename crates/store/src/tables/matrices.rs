@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::tables::lists::{f64_rows, list_field};
@@ -60,7 +60,6 @@ pub struct StoredMatrices {
 #[derive(Debug)]
 pub struct MatrixWriter {
     out: ParquetOut,
-    schema: SchemaRef,
     shapes: Vec<MatrixShape>,
 }
 
@@ -105,7 +104,6 @@ impl Output {
         let path = set.path(name);
         Ok(MatrixWriter {
             out: ParquetOut::create_in_row_groups(self.stores(), self.uri(), &path, &schema, metadata, ROW_GROUP)?,
-            schema,
             shapes: Vec::new(),
         })
     }
@@ -201,8 +199,7 @@ impl MatrixWriter {
                 Arc::new(Int64Array::from_iter_values(first as i64..last as i64)),
                 lists,
             ];
-            let batch = self.out.batch(&self.schema, columns)?;
-            self.out.write(&batch)?;
+            self.out.write_columns(columns)?;
         }
         self.shapes.push(MatrixShape {
             layer: layer.to_owned(),

@@ -11,6 +11,7 @@ pub(crate) mod matrices;
 pub(crate) mod npy;
 pub(crate) mod output_hessian;
 pub(crate) mod parquet_out;
+pub(crate) mod part;
 pub(crate) mod predictions;
 pub(crate) mod row_key;
 pub(crate) mod small_tables;

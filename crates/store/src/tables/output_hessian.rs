@@ -156,8 +156,7 @@ impl OutputHessianWriter {
             ),
             values,
         ];
-        let batch = self.out.batch(&self.columns.schema, columns)?;
-        self.out.write(&batch)
+        self.out.write_columns(columns)
     }
 
     /// Ends the file.

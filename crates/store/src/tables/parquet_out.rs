@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -78,6 +78,7 @@ impl FileMetadata {
 /// One Parquet file being written.
 pub(crate) struct ParquetOut {
     stores: Stores,
+    schema: SchemaRef,
     /// `None` once the encoder has ended.
     encoder: Option<(mpsc::Sender<Message>, Ending)>,
     digest: Arc<Mutex<Hashed>>,
@@ -165,6 +166,7 @@ impl ParquetOut {
         start_waiter("fisherflow-enc", encode)?;
         Ok(Self {
             stores: stores.clone(),
+            schema: Arc::clone(schema),
             encoder: Some((sender, result)),
             digest,
             uri,
@@ -178,9 +180,10 @@ impl ParquetOut {
         &self.uri
     }
 
-    /// A record batch of the file's schema.
-    pub fn batch(&self, schema: &SchemaRef, columns: Vec<arrow_array::ArrayRef>) -> Result<RecordBatch, StoreError> {
-        RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| self.encoding(&error))
+    /// Appends rows, column by column.
+    pub fn write_columns(&mut self, columns: Vec<ArrayRef>) -> Result<(), StoreError> {
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(|error| self.encoding(&error))?;
+        self.write(&batch)
     }
 
     /// Rows that cannot be put into columns.

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
+use arrow_array::types::Float64Type;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use fisherflow_spectra::RowFlags;
 
 use crate::tables::column_list::{ColumnList, Role};
-use crate::tables::lists::{f64_lists, list_field};
+use crate::tables::lists::{list_field, lists};
 use crate::tables::parquet_out::{FileMetadata, ParquetOut, WrittenFile};
+use crate::tables::part::TablePart;
 use crate::tables::row_key::{self, RowKeys};
 use crate::{Output, StoreError};
 
@@ -108,12 +110,12 @@ impl Output {
     /// The output cannot be written.
     pub fn predictions(
         &self,
-        part: u64,
+        part: TablePart,
         columns: &PredictionSchema,
         metadata: &FileMetadata,
     ) -> Result<PredictionWriter, StoreError> {
         let metadata = described(metadata, &columns.labels);
-        let path = format!("predictions/part-{part:05}.parquet");
+        let path = format!("predictions/{}", part.file());
         Ok(PredictionWriter {
             out: ParquetOut::create(self.stores(), self.uri(), &path, &columns.schema, &metadata)?,
             columns: columns.clone(),
@@ -159,14 +161,13 @@ impl PredictionWriter {
         }
         for part in [rows.covariance, rows.flux, rows.weights, rows.intrinsic] {
             let matrix = |row: usize| (!bad[row]).then(|| &part[row * k * k..(row + 1) * k * k]);
-            columns.push(f64_lists((0..n).map(matrix)));
+            columns.push(lists::<Float64Type>((0..n).map(matrix)));
         }
         let good = rows.n_pix_good.iter().map(|&n| i32::try_from(n).unwrap_or(i32::MAX));
         columns.push(Arc::new(Int32Array::from_iter_values(good)));
         columns.push(Arc::new(Int64Array::from_iter_values(flags.iter().map(|f| f.bits()))));
         columns.push(Arc::new(BooleanArray::from(bad.clone())));
-        let batch = self.out.batch(&self.columns.schema, columns)?;
-        self.out.write(&batch)?;
+        self.out.write_columns(columns)?;
         Ok(flags)
     }
 

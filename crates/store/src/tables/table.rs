@@ -42,6 +42,8 @@ pub struct TableBatches {
 struct Reading {
     reader: ObjectReader,
     stream: ParquetRecordBatchStream<ObjectReader>,
+    /// All its columns.
+    schema: SchemaRef,
     /// Rows of each of its row groups.
     row_groups: Vec<u64>,
     /// Rows that were read.
@@ -171,9 +173,10 @@ impl Reading {
 }
 
 impl TableBatches {
-    /// The object that the last batch is of.
-    pub(crate) fn object(&self) -> Option<&str> {
-        self.current.as_ref().map(|reading| reading.reader.object())
+    /// The object that the last batch is of, and all its columns.
+    pub(crate) fn object(&self) -> Option<(&str, &Schema)> {
+        let reading = self.current.as_ref()?;
+        Some((reading.reader.object(), &reading.schema))
     }
 
     fn advance(&mut self) -> Result<Option<RecordBatch>, StoreError> {
@@ -192,6 +195,7 @@ impl TableBatches {
             for column in self.columns.iter().flatten() {
                 find(reader.object(), footer.schema(), column)?;
             }
+            let schema = plain(footer.schema());
             let groups = footer.metadata().row_groups().iter();
             let row_groups = groups.map(|group| group.num_rows().unsigned_abs()).collect();
             let mask = self.columns.as_ref().map(|columns| {
@@ -207,6 +211,7 @@ impl TableBatches {
             self.current = Some(Reading {
                 reader,
                 stream,
+                schema,
                 row_groups,
                 rows: 0,
             });
