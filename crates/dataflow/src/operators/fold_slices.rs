@@ -24,6 +24,8 @@ const READ_AHEAD: usize = 2;
 pub(crate) const IN_HAND: usize = READ_AHEAD * SliceReader::HOLDS + 2;
 /// Slices that are added before other operators have their turn.
 const AT_ONCE: usize = 16;
+/// Numbers of a summed slice in one message, 512 KiB: timely receives into buffers of 1 MiB, one a process, and makes them of twice the largest message.
+const MESSAGE: usize = 1 << 16;
 
 /// A slice of a total, to be summed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,7 +44,7 @@ pub(crate) struct SliceFold {
     pub(crate) slices: Vec<StoredSlice>,
 }
 
-/// A slice of a total, summed.
+/// Some of a slice of a total, summed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Slice {
     n_spectra: u64,
@@ -142,17 +144,19 @@ pub(crate) fn fold_slices<'scope>(
                 faults.pass(FailPoint::Merged);
                 match stepped {
                     Ok(true) => {
-                        let value = Slice {
-                            n_spectra: first.fold.n_spectra,
-                            start: first.fold.start,
-                            of: first.fold.of,
-                            values: first.sum.take().unwrap_or_default(),
-                        };
-                        // One message a slice.
-                        output.session(&first.capability).give(Part {
-                            key: first.fold.key,
-                            value,
-                        });
+                        let Folding {
+                            capability, fold, sum, ..
+                        } = first;
+                        for (n, values) in sum.unwrap_or_default().chunks(MESSAGE).enumerate() {
+                            let value = Slice {
+                                n_spectra: fold.n_spectra,
+                                start: fold.start + n * MESSAGE,
+                                of: fold.of,
+                                values: values.to_vec(),
+                            };
+                            // A message each.
+                            output.session(&capability).give(Part { key: fold.key, value });
+                        }
                     }
                     Ok(false) => pending.push_front(first),
                     Err(error) => {
