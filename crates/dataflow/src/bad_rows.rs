@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// What a finished group says of its rows, and what they weigh: another number where it is otherwise. 2: their position in the object, not in the row group;
 /// 3: the pixel for which they are out of range; 4: the smallest of their keys, which are looked up in the fit's catalogue; 5: derivatives by tanh and
 /// gelu with all digits of f32; 6: those keys where the fit has no labels, too; flux is normalised before it is rounded to f32; how many weigh nothing
-/// beside their own errors.
-pub(crate) const ROWS_VERSION: &str = "6";
+/// beside their own errors; 7: softplus, elu and leaky relu with all digits of f32.
+pub(crate) const ROWS_VERSION: &str = "7";
 
 /// Where a row of a catalogue is, and for which pixel it is out of range.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -342,8 +342,11 @@ impl Context {
     pub(crate) fn effective_limit(&self, counts: &FitCounts) -> (&'static str, u64) {
         // What photon noise drowns determines nothing.
         let weighed = counts.in_sums - counts.overwhelmed;
+        let of_labels = weighed * self.network.n_labels() as u64;
         match self.job.curvature.kind {
-            CurvatureKind::Ggn => ("labels x spectra", weighed * self.network.n_labels() as u64),
+            CurvatureKind::Ggn if counts.overwhelmed > 0 => ("labels x spectra that weigh", of_labels),
+            CurvatureKind::Ggn => ("labels x spectra", of_labels),
+            CurvatureKind::EmpiricalFisher if counts.overwhelmed > 0 => ("spectra that weigh", weighed),
             CurvatureKind::EmpiricalFisher => ("spectra", weighed),
             CurvatureKind::Hessian => ("weights", self.network.n_weights() as u64),
         }

@@ -293,7 +293,7 @@ mod tests {
             with(folder, |job| job.output += "-elsewhere"),
             with(folder, |job| job.compute.arithmetic.threads = 2),
             with(folder, |job| job.compute.group = Some(7)),
-            with(folder, |job| job.certificate.spectra = 3),
+            with(folder, |job| job.certificate.spectra = Some(3)),
             with(folder, |job| job.existing_output = ExistingOutput::Overwrite),
         ] {
             assert_eq!(unchanged, same);

@@ -277,8 +277,8 @@ impl Default for Compute {
 /// What is checked of a run's error bars before they are given out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Certification {
-    /// Training spectra of the comparison with the exact posterior, about; 0: none.
-    pub spectra: u64,
+    /// Training spectra of the comparison with the exact posterior, about; 0: none. `None`: [`Certification::n_spectra`] says.
+    pub spectra: Option<u64>,
     /// Held-out stars compared on, about.
     pub stars: u64,
     /// Structures compared beside the run's own, each over all layers.
@@ -292,7 +292,7 @@ pub struct Certification {
 impl Default for Certification {
     fn default() -> Self {
         Self {
-            spectra: 2000,
+            spectra: None,
             stars: 200,
             compare: Vec::new(),
             full_pass: true,
@@ -305,7 +305,32 @@ impl Certification {
     /// Whether anything is checked at all.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.spectra > 0 || self.full_pass
+        self.compares() || self.full_pass
+    }
+
+    /// Whether there is a comparison.
+    #[must_use]
+    pub fn compares(&self) -> bool {
+        self.spectra != Some(0)
+    }
+
+    /// The same with what is left open settled.
+    #[must_use]
+    pub fn settled(&self, n_labels: usize) -> Self {
+        Self {
+            spectra: Some(self.n_spectra(n_labels)),
+            ..self.clone()
+        }
+    }
+
+    /// Training spectra of the comparison, about. Where nothing is asked 2,000, and of more than three labels fewer: its matrices are of labels x spectra
+    /// on a side.
+    #[must_use]
+    pub fn n_spectra(&self, n_labels: usize) -> u64 {
+        const SPECTRA: u64 = 2000;
+        const ROWS: u64 = 3 * SPECTRA;
+        self.spectra
+            .unwrap_or_else(|| (ROWS / (n_labels as u64).max(1)).clamp(1, SPECTRA))
     }
 }
 

@@ -16,7 +16,8 @@ use fisherflow_curvature::{
 };
 use fisherflow_network::DenseShape;
 use fisherflow_posterior::{
-    ComparisonSizes, DualCost, bases_flops, inverse_flops, measured_product_rate, scan_flops, spectrum_flops,
+    ComparisonSizes, DualCost, bases_flops, dense_covariance_flops, inverse_flops, measured_product_rate, scan_flops,
+    spectrum_flops,
 };
 use fisherflow_store::{Changes, LargestRowGroup, SkippedObject};
 use serde::Serialize;
@@ -457,7 +458,7 @@ pub(crate) fn flops(context: &Context, blocks: &[BlockFacts]) -> Result<FlopPlan
 /// Operations of the comparison with the exact posterior; 0 where there is none. Second derivatives of its spectra are not counted.
 pub(crate) fn comparison_flops(sizes: &Sizes<'_>, blocks: &[BlockPlan]) -> Result<f64, CurvatureError> {
     let (asked, in_sums) = (&sizes.job.certificate, sizes.n_spectra());
-    let n_spectra = asked.spectra.min(in_sums);
+    let n_spectra = asked.n_spectra(sizes.n_labels).min(in_sums);
     let is_all = n_spectra == in_sums;
     let needs_all = sizes.job.curvature.kind == CurvatureKind::Hessian
         || blocks.iter().any(|block| block.structure == StructureKind::LowRank);
@@ -497,7 +498,7 @@ fn predictive_flops(block: &BlockPlan, rank: usize, k: f64) -> f64 {
     let formed = |shape: &DenseShape| 2.0 * k * shared(shape) * shape.n_weights() as f64;
     let all_formed = block.shapes.iter().map(formed).sum::<f64>();
     match block.structure {
-        StructureKind::Full | StructureKind::Block => 2.0 * k * p * p + all_formed,
+        StructureKind::Full | StructureKind::Block => dense_covariance_flops(block, k as usize) + all_formed,
         StructureKind::Diagonal => 2.0 * k * p + all_formed,
         StructureKind::Dual => 0.0,
         StructureKind::LowRank => block
@@ -545,7 +546,7 @@ mod tests {
         };
         let formed = 2.0 * 2.0 * 5.0 * 16.0;
         for (structure, alone, shared) in [
-            (StructureKind::Block, 1024.0, 1024.0 + formed),
+            (StructureKind::Block, 200.0, 1024.0 + formed),
             (StructureKind::Diagonal, 64.0, 64.0 + formed),
             (StructureKind::LowRank, 288.0, 5.0 * 288.0),
             (StructureKind::Kfac, 96.0 + 32.0, 5.0 * 96.0 + formed),

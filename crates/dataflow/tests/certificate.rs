@@ -380,7 +380,7 @@ fn ratio_and_newton_step_of_a_kfac_run_are_those_of_dense_matrices() {
     // A subset sums the structures itself, and every structure may be asked for. Nothing changes in what is predicted.
     let mut other = job(folder.path(), &net, StructureKind::Kfac, delta, "other");
     other.certificate = Certification {
-        spectra: 60,
+        spectra: Some(60),
         stars: 20,
         compare: vec![StructureKind::Kfac, StructureKind::Block, StructureKind::Diagonal],
         full_pass: false,
@@ -414,7 +414,7 @@ fn ratio_and_newton_step_of_a_kfac_run_are_those_of_dense_matrices() {
     );
 
     let mut none = job(folder.path(), &net, StructureKind::Kfac, delta, "none");
-    none.certificate.spectra = 0;
+    none.certificate.spectra = Some(0);
     none.certificate.full_pass = false;
     let none = done(none);
     assert_eq!(none.certificate, None);
@@ -481,7 +481,7 @@ fn exact_structures_agree_with_exact() {
     // Of all training spectra the run's own posterior is compared; of fewer, one of the same structure.
     for (spectra, output) in [(2000, "all"), (40, "some")] {
         let mut full = job(folder.path(), &net, StructureKind::Full, 0.7, output);
-        full.certificate.spectra = spectra;
+        full.certificate.spectra = Some(spectra);
         let certificate = done(full).certificate.unwrap();
         let comparison = certificate.comparison.unwrap();
         for ratio in [comparison.structures[0].ratio.unwrap(), comparison.blocks[0].unwrap()] {

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::DualLayout;
 use crate::product::{product, rows};
+use crate::structures::pairs::{self, at_one_position};
 
 /// Floating-point operations of a block's inverse and marginal variances, to leading order; 0 for a dual block, whose [`DualCost`](crate::DualCost) depends
 /// on the spectra.
@@ -56,6 +57,28 @@ pub fn spectrum_flops(plan: &BlockPlan) -> f64 {
         | StructureKind::Diagonal
         | StructureKind::LowRank
         | StructureKind::Dual => 0.0,
+    }
+}
+
+/// Floating-point operations of one star's covariance under a dense block: of its pairs of inputs, or of its K rows of the Jacobian where positions share
+/// weights.
+#[must_use]
+pub fn dense_covariance_flops(plan: &BlockPlan, n_labels: usize) -> f64 {
+    if at_one_position(plan) {
+        2.0 * pairs::numbers(plan) as f64
+    } else {
+        2.0 * n_labels as f64 * (plan.n_weights() as f64).powi(2)
+    }
+}
+
+/// Bytes of a block's inverse as covariances take it, beside the inverse itself; 0 for structures that have no such form.
+#[must_use]
+pub fn dense_covariance_bytes(plan: &BlockPlan) -> u64 {
+    let is_dense = matches!(plan.structure, StructureKind::Full | StructureKind::Block);
+    if is_dense && at_one_position(plan) {
+        8 * pairs::numbers(plan)
+    } else {
+        0
     }
 }
 

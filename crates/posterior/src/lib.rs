@@ -28,7 +28,10 @@ pub use certificate::{
     BlockCertificate, Certificate, ComparedStructure, Comparison, ComparisonSizes, CurvatureShare, NewtonStep, Probe,
     ProbeSums, SigmaRatio, Subset, curvature_share, newton_step, verdict,
 };
-pub use cost::{DualCost, bases_flops, inverse_flops, measured_product_rate, spectrum_flops};
+pub use cost::{
+    DualCost, bases_flops, dense_covariance_bytes, dense_covariance_flops, inverse_flops, measured_product_rate,
+    spectrum_flops,
+};
 pub use error::PosteriorError;
 pub use invert::{invert, precision_from_matrices};
 pub use labels::cells::{CellScatter, FEWEST_STARS, Interval, LabelCells};

@@ -63,7 +63,7 @@ fn page(kind: &str, report: &SpectrumReport) -> Page {
         (
             "negative",
             format!(
-                "{:.3} % of the eigenvalues by the nodes, {:.3} to {:.3} for certain, and {:.3} % of the sum of their sizes (below -{}: beyond rounding)",
+                "{:.3} % of the eigenvalues by the nodes, {:.3} to {:.3} by these probes, and {:.3} % of the sum of their sizes (below -{}: beyond rounding)",
                 100.0 * density.negative_share,
                 100.0 * negative[0],
                 100.0 * negative[1],

@@ -16,7 +16,7 @@ pub const KEYS: &[&str] = &["spectra", "stars", "compare", "full_pass", "hessian
 pub fn read(table: &Table<'_>) -> Result<Certification, RunFileError> {
     let mut read = Certification::default();
     if let Some(e) = table.get("spectra") {
-        read.spectra = e.integer(0)?;
+        read.spectra = Some(e.integer(0)?);
     }
     if let Some(e) = table.get("stars") {
         read.stars = e.integer(1)?;
@@ -50,7 +50,7 @@ pub fn read(table: &Table<'_>) -> Result<Certification, RunFileError> {
 
 /// Refuses what is said of a comparison, or of a check, that is not made.
 fn check_used(table: &Table<'_>, read: &Certification) -> Result<(), RunFileError> {
-    if read.spectra > 0 {
+    if read.compares() {
         return Ok(());
     }
     let compared = [

@@ -94,7 +94,7 @@ pub struct RunFile {
     pub prior: Option<PriorTable>,
     /// `[compute]`, with what `[noise]` and `[curvature]` say of it; left out: batches of 512, one thread, groups of 4,096.
     pub compute: Compute,
-    /// `[certificate]`; left out: a comparison on about 2,000 training spectra, and a pass over all of them.
+    /// `[certificate]`; left out: a comparison on about 2,000 training spectra, fewer of many labels, and a pass over all of them.
     pub certificate: Certification,
     /// `[output]`; training does without.
     pub output: Option<OutputTable>,

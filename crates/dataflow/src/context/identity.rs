@@ -80,7 +80,8 @@ impl Context {
         add("precision", &self.kernel);
         add("batch", &job.compute.batch.to_string());
         add("group", &self.group.to_string());
-        add("certificate", &format!("{:?}", job.certificate));
+        let certificate = job.certificate.settled(self.network.n_labels());
+        add("certificate", &format!("{certificate:?}"));
         add("holdout", &format!("{:?}", job.compute.holdout_fraction));
         add("farthest input", &format!("{:?}", job.compute.farthest_input));
         let found = hex(&hash.clone().finalize())[..16].to_owned();

@@ -83,7 +83,7 @@ impl Context {
             ("prior.label_scale", calibration.label_scale.to_string()),
             ("compute.device", compute.processor.to_string()),
             ("compute.batch", compute.batch.to_string()),
-            ("certificate.spectra", certificate.spectra.to_string()),
+            ("certificate.spectra", given(certificate.spectra.as_ref())),
             ("certificate.stars", certificate.stars.to_string()),
             ("certificate.compare", format!("{:?}", certificate.compare)),
             ("certificate.full_pass", certificate.full_pass.to_string()),

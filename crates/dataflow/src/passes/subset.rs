@@ -204,12 +204,12 @@ impl Positions {
         } else {
             counts.in_sums
         };
-        let stars = if settings.spectra > 0 { settings.stars } else { 0 };
+        let stars = if settings.compares() { settings.stars } else { 0 };
         Self {
             first,
             of: rows,
             wanted: (
-                positions(settings.spectra, counts.in_sums),
+                positions(settings.n_spectra(context.network.n_labels()), counts.in_sums),
                 positions(stars.max(PROBED as u64), among),
             ),
         }
@@ -330,7 +330,7 @@ impl Subsetting {
                 }
             }
         }
-        if context.job.certificate.spectra > 0 && chosen.training.n > 0 {
+        if context.job.certificate.compares() && chosen.training.n > 0 {
             self.compare_training(&chosen.training, &stars, &mut found)?;
         }
         Ok(found)

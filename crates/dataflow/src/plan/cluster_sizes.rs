@@ -263,7 +263,8 @@ fn compared_share(sizes: &Sizes<'_>, row_groups: f64) -> f64 {
     let (asked, n_rows) = (&sizes.job.certificate, sizes.n_rows as f64);
     let in_sums = sizes.n_spectra() as f64;
     let among_stars = if in_sums < n_rows { n_rows - in_sums } else { in_sums };
-    let positions = n_rows * (asked.spectra as f64 / in_sums.max(1.0) + asked.stars as f64 / among_stars.max(1.0));
+    let positions = n_rows
+        * (asked.n_spectra(sizes.n_labels) as f64 / in_sums.max(1.0) + asked.stars as f64 / among_stars.max(1.0));
     (positions / row_groups.max(1.0)).min(1.0)
 }
 

@@ -5,7 +5,7 @@ use fisherflow_curvature::{
     BlockPlan, BlockPower, CurvatureError, References, StructureKind, WeightJacobian, correction_bytes, structure_of,
 };
 use fisherflow_network::{DenseShape, Network, Precision, ROWS_OF_A_BLOCK, product};
-use fisherflow_posterior::{DualCost, DualLayout};
+use fisherflow_posterior::{DualCost, DualLayout, dense_covariance_bytes};
 use fisherflow_store::Catalogue;
 use fisherflow_store::SLICE;
 use serde::Serialize;
@@ -21,8 +21,6 @@ use crate::passes::dual::spectrum_is_needed;
 const PROGRAM: u64 = 100_000_000;
 /// Bytes of a worker's sums that are on their way to the store.
 const TO_THE_STORE: u64 = 56 << 20;
-/// Bytes of them that are on their way back.
-const FROM_THE_STORE: u64 = 8 * (SLICES_IN_HAND * SLICE) as u64;
 
 /// Memory of one process at the widest place of each stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,7 +39,7 @@ pub struct MemoryPlan {
     pub fit: u64,
     /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
-    /// The posterior of all blocks, and the eigenbases of Kronecker blocks once more as products take them.
+    /// The posterior of all blocks, and dense inverses and the eigenbases of Kronecker blocks once more as products take them.
     pub predict: u64,
     /// The comparison with the exact posterior, or the gradients of two groups a worker, one at work and one on its way to the store, beside the
     /// posterior of all blocks.
@@ -228,7 +226,7 @@ impl<'a> Sizes<'a> {
 
     /// The spectra of the comparison, their captures twice, and three matrices of their labels; with errors in variables their J_x.
     fn comparison(&self) -> u64 {
-        let n = self.job.certificate.spectra.min(self.n_spectra());
+        let n = self.job.certificate.n_spectra(self.n_labels).min(self.n_spectra());
         let captured: u64 = self.shapes.iter().map(|shape| self.captured(shape)).sum();
         let rows = n * self.n_labels as u64;
         let jacobian = if self.job.calibration.errors_in_variables {
@@ -275,12 +273,12 @@ impl<'a> Sizes<'a> {
     /// just there, where they stay until the totals are made of slices: then it has the latter, the totals, and what is `beside` them.
     fn summing(&self, sums: u64, beside: u64) -> u64 {
         let workers = self.workers as u64;
-        let on_the_way = |most: u64| workers * sums.saturating_mul(2).min(most);
-        let at_work = sums
-            .saturating_mul(2 * workers)
-            .saturating_add(on_the_way(TO_THE_STORE));
+        let to_the_store = workers * sums.saturating_mul(2).min(TO_THE_STORE);
+        // A slice of each of some groups' sums.
+        let from_the_store = workers * SLICES_IN_HAND as u64 * sums.min(8 * SLICE as u64);
+        let at_work = sums.saturating_mul(2 * workers).saturating_add(to_the_store);
         let totals = sums.saturating_mul(1 + workers).saturating_add(beside);
-        at_work.max(totals.saturating_add(on_the_way(FROM_THE_STORE)))
+        at_work.max(totals.saturating_add(from_the_store))
     }
 
     /// What a dual block takes.
@@ -313,7 +311,10 @@ impl<'a> Sizes<'a> {
         let matrices = || blocks.iter().map(|block| matrix_bytes(block, rank));
         let posterior = matrices().fold(0, u64::saturating_add);
         let largest = matrices().max().unwrap_or(0);
-        let predicting = posterior.saturating_add(blocks.iter().map(|block| self.packed_bases(block)).sum());
+        let as_taken = blocks
+            .iter()
+            .map(|block| self.packed_bases(block).saturating_add(dense_covariance_bytes(block)));
+        let predicting = posterior.saturating_add(as_taken.sum());
         let corrected = || blocks.iter().filter(|block| block.structure == StructureKind::Ekfac);
         let certifying = self.summing(gradient_bytes(self.job, blocks).iter().sum(), 0);
         // Beside the sums that are being reduced, the factor of the largest eigenproblem, its vectors and as much workspace again.

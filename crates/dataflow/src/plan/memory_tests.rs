@@ -25,7 +25,7 @@ fn job() -> Job {
     let catalogue = CatalogueSource::new(String::new(), columns);
     let mut job = Job::new(String::new(), catalogue, Prior::Fixed(1.0), String::new());
     job.compute.arithmetic.precision = Precision::F32;
-    job.certificate.spectra = 0;
+    job.certificate.spectra = Some(0);
     job
 }
 
@@ -62,12 +62,13 @@ fn gradients_of_two_groups_a_worker_are_counted() {
         memory.certify - memory.predict
     };
     let all = 8 * (7214 * 2048 + 2049 * 3);
+    let from_the_store = 8 * (SLICES_IN_HAND * SLICE) as u64;
     // Wherever they are added up: they wait in the store. Few workers have most in memory when they read them back, many while they sum.
     for (processes, workers, expected) in [
-        (1, 1, 2 * all + FROM_THE_STORE),
-        (1, 8, 9 * all + 8 * FROM_THE_STORE),
+        (1, 1, 2 * all + from_the_store),
+        (1, 8, 9 * all + 8 * from_the_store),
         (1, 32, 32 * (2 * all + TO_THE_STORE)),
-        (64, 1, 2 * all + FROM_THE_STORE),
+        (64, 1, 2 * all + from_the_store),
     ] {
         assert_eq!(
             gradients(&job, processes, workers),
@@ -77,6 +78,11 @@ fn gradients_of_two_groups_a_worker_are_counted() {
     }
     job.certificate.full_pass = false;
     assert_eq!(gradients(&job, 1, 8), 0);
+    // Of sums that are less than a slice, those of as many groups as are in hand.
+    assert_eq!(
+        sizes(&job, &shapes, 1, 2).summing(1000, 0),
+        3 * 1000 + 2 * SLICES_IN_HAND as u64 * 1000
+    );
     job.certificate.full_pass = true;
     job.catalogue.columns.labels.clear();
     assert_eq!(gradients(&job, 1, 8), 0);

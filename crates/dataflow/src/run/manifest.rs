@@ -82,7 +82,7 @@ pub(crate) fn manifest(context: &Context, summary: &RunSummary) -> Result<Manife
             "group": context.group,
         },
         "certification": {
-            "spectra": job.certificate.spectra,
+            "spectra": job.certificate.n_spectra(context.network.n_labels()),
             "stars": job.certificate.stars,
             "compare": job.certificate.compare,
             "full_pass": job.certificate.full_pass,

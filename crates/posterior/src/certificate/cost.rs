@@ -9,7 +9,7 @@ use fisherflow_network::DenseShape;
 
 use super::span::{narrow, wide_layers};
 use super::subset::{compared_options, exact_form, in_form, joint_options, jointly};
-use crate::cost::{DualCost, bases_flops, inverse_flops};
+use crate::cost::{DualCost, bases_flops, dense_covariance_flops, inverse_flops};
 
 /// Sizes that a [`Subset`](super::Subset) is compared at.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ impl ComparisonSizes<'_> {
     /// The stars' covariances under it.
     fn of_stars(&self, plan: &BlockPlan) -> f64 {
         let of_one = if self.form(plan) == StructureKind::Full {
-            2.0 * self.n_labels as f64 * (plan.n_weights() as f64).powi(2)
+            dense_covariance_flops(plan, self.n_labels)
         } else {
             self.dual(plan).predict_flops
         };

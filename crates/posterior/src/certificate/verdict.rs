@@ -36,6 +36,12 @@ pub fn of_block(block: &BlockCertificate, info: &BlockInfo) -> Vec<String> {
     said
 }
 
+/// Whether effective parameters are more than there can be. A block that is determined whole may be above its limit by rounding.
+#[must_use]
+pub fn exceeds_limit(effective_parameters: f64, limit: f64) -> bool {
+    effective_parameters > limit * (1.0 + 1e-9)
+}
+
 /// What follows of a run's numbers.
 #[must_use]
 pub fn of_run(run: &Certificate) -> Vec<String> {
@@ -43,7 +49,7 @@ pub fn of_run(run: &Certificate) -> Vec<String> {
     if let Some(comparison) = &run.comparison {
         let own = comparison.structures.first().and_then(|own| own.ratio);
         said.extend(own.map(|ratio| {
-            let remedy = if (ratio.median - 1.0).abs() <= WILL_DO {
+            let remedy = if ratio.median.is_nan() || (ratio.median - 1.0).abs() <= WILL_DO {
                 ""
             } else {
                 "; use structure = \"dual\" or prior.precision = \"holdout\""
@@ -60,8 +66,7 @@ pub fn of_run(run: &Certificate) -> Vec<String> {
             .as_ref()
             .map(|why| format!("not compared with the exact posterior: {why}")),
     );
-    // A block that is determined whole may be above it by rounding.
-    if run.effective_parameters > run.effective_limit * (1.0 + 1e-9) {
+    if exceeds_limit(run.effective_parameters, run.effective_limit) {
         said.push(format!(
             "effective parameters {:.0} exceed the {:.0} that the spectra can determine: the structure counts information that is not there",
             run.effective_parameters, run.effective_limit
@@ -81,6 +86,9 @@ pub fn of_run(run: &Certificate) -> Vec<String> {
 
 /// `are 0.57 of exact (5 to 95 %: 0.42 to 0.72): too small`.
 fn compared(ratio: &SigmaRatio) -> String {
+    if ratio.median.is_nan() {
+        return "cannot be compared with exact: the variance of some star is no number".to_owned();
+    }
     let off = ratio.median - 1.0;
     let spread = format!("5 to 95 %: {:.2} to {:.2}", ratio.p05, ratio.p95);
     if off.abs() <= AGREES {
@@ -135,6 +143,7 @@ mod tests {
             (1.1, 0.8, 1.2, "somewhat large"),
             (0.79, 0.5, 1.0, "too small"),
             (1.21, 1.0, 1.5, "too large"),
+            (f64::NAN, f64::NAN, f64::NAN, "cannot be compared"),
         ] {
             let ratio = SigmaRatio {
                 median,

@@ -7,6 +7,7 @@ use crate::shape_checks::{check_batch, check_merge};
 
 /// A mean residual of so many times the residuals' scatter about it is no property of stars.
 const FAR: f64 = 2.0;
+
 /// What the residuals of held-out stars say of one label, label units.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelFit {

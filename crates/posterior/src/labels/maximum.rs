@@ -9,11 +9,12 @@
 //! one in up to one case in a hundred. So of up to [`MOST_STARS`] stars it is climbed from several points, and the likeliest end counts.
 
 use faer::{MatRef, Side};
+use fisherflow_network::product::in_wide_registers;
 
 use crate::PosteriorError;
 use crate::labels::climb::lowest;
 use crate::labels::held_out::HeldOutStars;
-use crate::labels::small::{add_outer, cholesky, cholesky_into, dot, product, solve_columns_in_place, transposed};
+use crate::labels::small::{Inversion, add_outer, cholesky, dot, product, transposed};
 
 /// More stars than these are climbed from one point only: what several take would grow with their number, and hardly any case is left.
 pub(crate) const MOST_STARS: usize = 500;
@@ -107,25 +108,26 @@ fn is_above(covariance: &[f64], variance: f64, k: usize) -> bool {
 
 /// `-2 ln likelihood / n` and its gradient by the lower factor of C; infinite where a T_n is not positive definite.
 fn deviance(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, Vec<f64>) {
+    in_wide_registers(|| deviance_of(stars, factor, k))
+}
+
+#[inline(always)]
+fn deviance_of(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, Vec<f64>) {
     let c = product(factor, &transposed(factor, k), k);
-    let identity: Vec<f64> = (0..k * k).map(|i| f64::from(u8::from(i / k == i % k))).collect();
     let (mut value, mut slope) = (0.0, vec![0.0; k * k]);
-    let [mut total, mut root, mut inverse] = [(); 3].map(|()| vec![0.0; k * k]);
-    let mut weighted = vec![0.0; k];
+    let (mut total, mut weighted, mut inversion) = (vec![0.0; k * k], vec![0.0; k], Inversion::new(k));
     for (residual, known) in stars {
         for ((total, c), known) in total.iter_mut().zip(&c).zip(known) {
             *total = c + known;
         }
-        if !cholesky_into(&total, k, &mut root) {
+        let Some(log_det) = inversion.of(&total) else {
             return (f64::INFINITY, vec![0.0; k * k]);
-        }
-        inverse.copy_from_slice(&identity);
-        solve_columns_in_place(&root, &mut inverse, k);
-        for (weighted, row) in weighted.iter_mut().zip(inverse.chunks_exact(k)) {
+        };
+        for (weighted, row) in weighted.iter_mut().zip(inversion.inverse.chunks_exact(k)) {
             *weighted = dot(row, residual);
         }
-        value += 2.0 * (0..k).map(|i| root[i * k + i].ln()).sum::<f64>() + dot(residual, &weighted);
-        slope.iter_mut().zip(&inverse).for_each(|(s, v)| *s += v);
+        value += log_det + dot(residual, &weighted);
+        slope.iter_mut().zip(&inversion.inverse).for_each(|(s, v)| *s += v);
         add_outer(&mut slope, &weighted, -1.0);
     }
     let n = stars.len() as f64;

@@ -14,6 +14,7 @@
 //! likelihood with `s_k = 1`, at the maximum over everything else, is within [`INDISTINCT`] of the best. Of several such labels that of the smallest loss is
 //! held first, and each after it against what is left.
 
+use fisherflow_network::product::in_wide_registers;
 use serde::{Deserialize, Serialize};
 
 use crate::labels::cells::FEWEST_STARS;
@@ -21,7 +22,7 @@ use crate::labels::climb::lowest;
 use crate::labels::maximum::{HIGHER, MOST_STARS, factor_near};
 use crate::labels::psd::scale_of;
 use crate::labels::scatter::INDISTINCT;
-use crate::labels::small::{add_outer, cholesky, dot, product, solve_columns, transposed};
+use crate::labels::small::{Inversion, add_outer, dot, product, transposed};
 use crate::{HeldOutStars, PosteriorError};
 
 /// No factor is beyond this, either way: further away the likelihood does not change any more.
@@ -202,36 +203,41 @@ fn in_units(covariance: &[f64], unit: &[f64]) -> Vec<f64> {
 
 /// `-2 ln likelihood / n` and its gradient by the lower factors of each group's C and by `ln s`; by those of `held` labels it is 0, so that they stay.
 fn deviance(groups: &[Vec<Star>], x: &[f64], held: &[bool]) -> (f64, Vec<f64>) {
+    in_wide_registers(|| deviance_of(groups, x, held))
+}
+
+#[inline(always)]
+fn deviance_of(groups: &[Vec<Star>], x: &[f64], held: &[bool]) -> (f64, Vec<f64>) {
     let k = held.len();
     let (factors, logs) = x.split_at(x.len() - k);
     // Beyond the farthest factor nothing changes.
     let farthest = FARTHEST.ln();
     let scale: Vec<f64> = logs.iter().map(|u| u.clamp(-farthest, farthest).exp()).collect();
-    let identity: Vec<f64> = (0..k * k).map(|i| f64::from(u8::from(i / k == i % k))).collect();
+    let scales: Vec<f64> = (0..k * k).map(|at| scale[at / k] * scale[at % k]).collect();
     let n = groups.iter().map(Vec::len).sum::<usize>() as f64;
     let (mut value, mut by_scale, mut gradient) = (0.0, vec![0.0; k], Vec::with_capacity(x.len()));
+    let [mut weights, mut total] = [(); 2].map(|()| vec![0.0; k * k]);
+    let (mut weighted, mut inversion) = (vec![0.0; k], Inversion::new(k));
     for (stars, factor) in groups.iter().zip(factors.chunks_exact((k * k).max(1))) {
         let c = product(factor, &transposed(factor, k), k);
         let mut slope = vec![0.0; k * k];
         for star in stars {
-            let weights: Vec<f64> = star
-                .weights
-                .iter()
-                .enumerate()
-                .map(|(i, w)| w * scale[i / k] * scale[i % k])
-                .collect();
-            let total: Vec<f64> = (0..k * k).map(|i| c[i] + star.others[i] + weights[i]).collect();
-            let Some(root) = cholesky(&total, k) else {
+            for (i, total) in total.iter_mut().enumerate() {
+                weights[i] = star.weights[i] * scales[i];
+                *total = c[i] + star.others[i] + weights[i];
+            }
+            let Some(log_det) = inversion.of(&total) else {
                 return (f64::INFINITY, vec![0.0; x.len()]);
             };
-            let mut g = solve_columns(&root, &identity, k);
-            let weighted: Vec<f64> = g.chunks_exact(k).map(|row| dot(row, &star.residual)).collect();
-            value += 2.0 * (0..k).map(|i| root[i * k + i].ln()).sum::<f64>() + dot(&star.residual, &weighted);
-            add_outer(&mut g, &weighted, -1.0);
-            slope.iter_mut().zip(&g).for_each(|(sum, g)| *sum += g);
-            for (label, sum) in by_scale.iter_mut().enumerate() {
-                let row = label * k..(label + 1) * k;
-                *sum += 2.0 * dot(&g[row.clone()], &weights[row]);
+            let g = &mut inversion.inverse;
+            for (weighted, row) in weighted.iter_mut().zip(g.chunks_exact(k)) {
+                *weighted = dot(row, &star.residual);
+            }
+            value += log_det + dot(&star.residual, &weighted);
+            add_outer(g, &weighted, -1.0);
+            slope.iter_mut().zip(&*g).for_each(|(sum, g)| *sum += g);
+            for (sum, (g, weights)) in by_scale.iter_mut().zip(g.chunks_exact(k).zip(weights.chunks_exact(k))) {
+                *sum += 2.0 * dot(g, weights);
             }
         }
         let by_factor = product(&slope, factor, k);

@@ -4,7 +4,7 @@
 //! diagonal in between:
 //!
 //! ```text
-//! dense      T = J V,                                (J P^-1 J^T)_kl = sum_i T_ki T_li / (lambda_i + delta)
+//! dense      T = J V,                                (J P^-1 J^T)_kl = sum_i T_ki T_li / (lambda_i + delta), all delta in one product
 //! Kronecker  a~ = V^T [a; 1],  g~_k = U^T g_k,        (J P^-1 J^T)_kl = sum_i g~_ki g~_li sum_j a~_j^2 / (lambda_ij + delta)
 //!            a product's lambda_ij = s_j t_i: all prior precisions together are one more product, with few columns (structures/stieltjes.rs)
 //! diagonal   the same with a and g themselves
@@ -15,22 +15,29 @@
 //! inputs are rotated as those of predictions are, with the leading columns of V apart (structures/input_side.rs).
 
 use candle_core::{DType, WithDType};
+use faer::{MatMut, MatRef};
 use fisherflow_curvature::{BlockPlan, Matrix, StructureKind};
+use fisherflow_kernels::{Start, multiply};
 use fisherflow_network::LayerCapture;
 use fisherflow_network::scratch::{Number, Scratch};
 
 use crate::eigen::Eigenpairs;
-use crate::product::{Right, as_f32, dot, product, rows};
+use crate::product::{Right, as_f32, product, rows};
 use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction::{contract_read_off, covariance, weighted_squares};
 use crate::structures::dense::{JACOBIAN_BYTES, jacobian, sides_of};
+use crate::structures::diagonal::ends;
 use crate::structures::dual::DualScan;
 use crate::structures::eigenbasis::{Eigenbasis, check_seen};
 use crate::structures::factored_block::check_prior;
 use crate::structures::input_side::{Rotation, Vectors};
 use crate::structures::matrices::single_layer;
+use crate::structures::pairs::at_one_position;
 use crate::structures::stieltjes::Points;
 use crate::{PosteriorError, Spectrum};
+
+/// Eigenvectors of a dense block that a star's rows are multiplied by at a time: so many of each row stay in a core's cache.
+const VECTORS_AT_ONCE: usize = 1024;
 
 /// A block's curvature in its eigenbasis, ready for any prior precision.
 pub struct PriorScan {
@@ -283,30 +290,98 @@ impl PriorScan {
         else {
             return Ok(Vec::new());
         };
-        let mut covariance = vec![0.0; prior_precisions.len() * batch * k * k];
-        let mut weighted = vec![0.0; p];
+        let n_priors = prior_precisions.len();
+        let mut covariance = vec![0.0; n_priors * batch * k * k];
+        // `1 / (lambda + delta)`, `[p, prior precisions]`.
+        let inverse = pairs
+            .values
+            .iter()
+            .flat_map(|lambda| prior_precisions.iter().map(move |delta| 1.0 / (lambda + delta)));
+        let inverse: Vec<f64> = inverse.collect();
+        let labels: Vec<(usize, usize)> = (0..k).flat_map(|i| (0..=i).map(move |j| (i, j))).collect();
         let chunk = (JACOBIAN_BYTES / (16 * p * k).max(1)).max(1);
+        let mut sums = vec![0.0; labels.len() * n_priors];
         for start in (0..batch).step_by(chunk) {
             let len = chunk.min(batch - start);
-            let jacobian = jacobian(&layers, &self.plan, start, len, p);
-            let turned = product(rows(&jacobian, len * k, p), rows(&pairs.vectors, p, p), self.threads);
-            for (at, &delta) in prior_precisions.iter().enumerate() {
-                for (n, star) in turned.chunks_exact(k * p).enumerate() {
-                    let out = (at * batch + start + n) * k * k;
-                    for (i, row) in star.chunks_exact(p).enumerate() {
-                        for ((w, t), lambda) in weighted.iter_mut().zip(row).zip(&pairs.values) {
-                            *w = t / (lambda + delta);
-                        }
-                        for (j, other) in star.chunks_exact(p).take(i + 1).enumerate() {
-                            let sum = dot(&weighted, other);
-                            covariance[out + i * k + j] = sum;
-                            covariance[out + j * k + i] = sum;
-                        }
+            let turned = self.turned(&layers, pairs, start, len);
+            for (n, star) in turned.chunks_exact(k * p).enumerate() {
+                sums.fill(0.0);
+                for from in (0..p).step_by(VECTORS_AT_ONCE) {
+                    let some = VECTORS_AT_ONCE.min(p - from);
+                    let mut products = Scratch::new(labels.len() * some);
+                    for (to, &(i, j)) in products.chunks_exact_mut(some).zip(&labels) {
+                        let [a, b] = [i, j].map(|label| &star[label * p + from..][..some]);
+                        to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (a, b))| *to = a * b);
+                    }
+                    multiply(
+                        MatMut::from_row_major_slice_mut(&mut sums, labels.len(), n_priors),
+                        Start::Kept,
+                        rows(&products, labels.len(), some),
+                        rows(&inverse, p, n_priors).subrows(from, some),
+                        self.threads,
+                    );
+                }
+                for (&(i, j), sums) in labels.iter().zip(sums.chunks_exact(n_priors.max(1))) {
+                    for (at, sum) in sums.iter().enumerate() {
+                        let out = (at * batch + start + n) * k * k;
+                        covariance[out + i * k + j] = *sum;
+                        covariance[out + j * k + i] = *sum;
                     }
                 }
             }
         }
         Ok(covariance)
+    }
+
+    /// `J V` of `len` stars from `start` on, `[len, K, p]`. At one position a row of J is the layers' `g_k (x) a`, and V meets the inputs first: `2 p^2`
+    /// operations a star, for all K rows.
+    fn turned(&self, layers: &[Sides<f64>], pairs: &Eigenpairs, start: usize, len: usize) -> Vec<f64> {
+        let (p, k) = (pairs.values.len(), layers.first().map_or(0, |sides| sides.n_outputs));
+        if !at_one_position(&self.plan) {
+            let jacobian = jacobian(layers, &self.plan, start, len, p);
+            return product(rows(&jacobian, len * k, p), rows(&pairs.vectors, p, p), self.threads);
+        }
+        let mut turned = vec![0.0; len * k * p];
+        let mut first = 0;
+        for (sides, shape) in layers.iter().zip(&self.plan.shapes) {
+            let (columns, outputs, batch) = (shape.columns(), shape.outputs, sides.batch);
+            let input = rows(&sides.input[start * columns..][..len * columns], len, columns);
+            let vectors = rows(
+                &pairs.vectors[first * p..][..columns * outputs * p],
+                columns * outputs,
+                p,
+            );
+            let at_once = (JACOBIAN_BYTES / (8 * outputs * len)).clamp(1, VECTORS_AT_ONCE.min(p));
+            // `a V` of every output, `[out, len, vectors]`.
+            let mut of_inputs = Scratch::new(outputs * len * at_once);
+            for from in (0..p).step_by(at_once) {
+                let n = at_once.min(p - from);
+                for (o, to) in of_inputs.chunks_exact_mut(len * n).take(outputs).enumerate() {
+                    let of_output = vectors.submatrix(o * columns, from, columns, n);
+                    multiply(
+                        MatMut::from_row_major_slice_mut(to, len, n),
+                        Start::Zero,
+                        input,
+                        of_output,
+                        self.threads,
+                    );
+                }
+                for star in 0..len {
+                    // By columns: faer 0.24.4 takes the strides of a mutable row-major slice the wrong way round.
+                    let to = &mut turned[star * k * p + from..];
+                    let gradients = &sides.grad[(start + star) * outputs..];
+                    multiply(
+                        MatMut::from_column_major_slice_with_stride_mut(to, n, k, p).transpose_mut(),
+                        Start::Kept,
+                        MatRef::from_row_major_slice_with_stride(gradients, k, outputs, batch * outputs),
+                        MatRef::from_row_major_slice_with_stride(&of_inputs[star * n..], outputs, n, len * n),
+                        self.threads,
+                    );
+                }
+            }
+            first += columns * outputs;
+        }
+        turned
     }
 
     fn of_layer<T: Rotates>(
@@ -368,13 +443,6 @@ pub fn scan_flops(plan: &BlockPlan) -> f64 {
     }
 }
 
-fn ends(eigenvalues: &[f64]) -> (f64, f64) {
-    (
-        eigenvalues.iter().copied().fold(f64::INFINITY, f64::min),
-        eigenvalues.iter().copied().fold(0.0, f64::max),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,6 +483,26 @@ mod tests {
                     spectrum.effective_parameters(0.3),
                 );
                 assert!((gamma - expected).abs() < 1e-10 * expected);
+            }
+        }
+    }
+
+    /// More weights than eigenvectors are taken at a time, in one layer and with another.
+    #[test]
+    fn a_large_dense_block_at_every_prior_is_that_of_an_inverse_of_its_own() {
+        let mlp = Mlp::random(&[30, 40, 5, K], 61);
+        let (x, priors) = (draw(30 * 7, 62), [0.3, 7.0]);
+        for (structure, layers) in [(StructureKind::Block, vec![0]), (StructureKind::Full, vec![0, 1, 2])] {
+            let large = case(&mlp, &draw(30 * 500, 63), structure, &layers);
+            assert!(large.plan.n_weights() > VECTORS_AT_ONCE);
+            let captures = mlp.captures(&x, DType::F64);
+            let factored = factor(&large.plan, large.curvature.clone(), 2).unwrap();
+            let found = factored.prior_scan(DType::F64, 2).unwrap();
+            let found = found.covariance_at(&captures, &priors).unwrap();
+            for (delta, found) in priors.iter().zip(found.chunks_exact(7 * K * K)) {
+                let posterior = invert(&large.plan, large.curvature.clone(), *delta, 2).unwrap();
+                let error = relative_error(found, &posterior.covariance_of(&captures).unwrap());
+                assert!(error < 1e-10, "{structure} {delta}: {error:e}");
             }
         }
     }

@@ -1,7 +1,9 @@
 //! A dense block: `P = H + delta I` by Cholesky, and its inverse held explicitly.
 //!
-//! For `full` (several layers, cross terms included) and `block` (one layer). `covariance_of` builds the rows of `J_theta` for as many
-//! spectra as fit in a bounded buffer, in f64, and multiplies them by the inverse.
+//! For `full` (several layers, cross terms included) and `block` (one layer). `covariance_of` multiplies pairs of a star's inputs by the inverse; where
+//! positions share a layer's weights, it builds the rows of `J_theta` for as many spectra as fit in a bounded buffer. Both in f64.
+
+use std::sync::OnceLock;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{LltError, cholesky_in_place, cholesky_in_place_scratch};
@@ -15,7 +17,8 @@ use crate::eigen::extremes;
 use crate::product::{dot, par, product, rows};
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted};
-use crate::structures::elements::check_weights;
+use crate::structures::elements::{check_vector, check_weights};
+use crate::structures::pairs::{InverseByPairs, at_one_position};
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision};
 
 /// What the rows of `J_theta` and their products with the inverse may take together, in bytes.
@@ -27,6 +30,8 @@ pub(crate) struct DensePrecision {
     info: BlockInfo,
     /// `P^-1`, `[p, p]`, exactly symmetric.
     inverse: Matrix,
+    /// The same for covariances, once one is asked for.
+    by_pairs: OnceLock<InverseByPairs>,
     threads: usize,
 }
 
@@ -73,6 +78,7 @@ impl DensePrecision {
             plan: plan.clone(),
             info,
             inverse,
+            by_pairs: OnceLock::new(),
             threads,
         }
     }
@@ -81,13 +87,7 @@ impl DensePrecision {
 impl Precision for DensePrecision {
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
         let p = self.inverse.rows;
-        if v.len() != p {
-            return Err(PosteriorError::Shape {
-                what: format!("the vector to solve block {} for", self.plan.name()),
-                expected: vec![p],
-                found: vec![v.len()],
-            });
-        }
+        check_vector(&self.info, v)?;
         Ok(product(rows(&self.inverse.values, p, p), rows(v, p, 1), self.threads))
     }
 
@@ -105,6 +105,12 @@ impl Precision for DensePrecision {
     fn covariance_of(&self, captures: &[LayerCapture]) -> Result<Vec<f64>, PosteriorError> {
         let p = self.inverse.rows;
         let layers = sides_of(&self.plan, captures)?;
+        if at_one_position(&self.plan) {
+            let by_pairs = self
+                .by_pairs
+                .get_or_init(|| InverseByPairs::of(&self.plan, &self.inverse));
+            return Ok(by_pairs.covariance(&layers, self.threads));
+        }
         let Some(first) = layers.first() else {
             return Ok(Vec::new());
         };

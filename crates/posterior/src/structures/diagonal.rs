@@ -11,7 +11,7 @@ use crate::certificate::diagonal_probes;
 use crate::structures::block_info::Certificate;
 use crate::structures::captures::Wanted;
 use crate::structures::contraction::covariance;
-use crate::structures::elements::check_weights;
+use crate::structures::elements::{check_vector, check_weights};
 use crate::structures::matrices::single_layer;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision, Probe};
 
@@ -158,13 +158,7 @@ impl DiagonalPrecision {
 
 impl Precision for DiagonalPrecision {
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
-        if v.len() != self.variance.values.len() {
-            return Err(PosteriorError::Shape {
-                what: format!("the vector to solve block {} for", self.shape.name),
-                expected: vec![self.variance.values.len()],
-                found: vec![v.len()],
-            });
-        }
+        check_vector(&self.info, v)?;
         Ok(v.iter()
             .zip(&self.variance.values)
             .map(|(v, variance)| v * variance)

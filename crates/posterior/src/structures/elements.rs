@@ -32,6 +32,19 @@ pub(crate) fn check_weights<'a>(
     }
 }
 
+/// Refuses a vector that has not a number for each weight of the block.
+pub(crate) fn check_vector(info: &BlockInfo, v: &[f64]) -> Result<(), PosteriorError> {
+    if v.len() as u64 == info.n_weights {
+        Ok(())
+    } else {
+        Err(PosteriorError::Shape {
+            what: format!("the vector to solve block {} for", info.layers.join("+")),
+            expected: vec![info.n_weights as usize],
+            found: vec![v.len()],
+        })
+    }
+}
+
 /// `[rows, cols]` of `P^-1`, a unit vector a column.
 pub(crate) fn by_solving<P: Precision + ?Sized>(
     precision: &P,

@@ -35,7 +35,7 @@ use crate::structures::block_info::Certificate;
 use crate::structures::captures::{Sides, Wanted, with_values};
 use crate::structures::contraction::{contract, contract_read_off, covariance};
 use crate::structures::eigenbasis::{Eigenbasis, check_seen};
-use crate::structures::elements::{check_weights, in_eigenbases};
+use crate::structures::elements::{check_vector, check_weights, in_eigenbases};
 use crate::structures::input_side::{InputSide, Rotation, Vectors, Weights};
 use crate::structures::matrices::single_layer;
 use crate::structures::stieltjes::{Points, Reading};
@@ -249,13 +249,7 @@ impl KroneckerPrecision {
     /// `U^T v V` of a vector over the weights, as a matrix `[out, columns]`.
     fn turned(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
         let (inputs, outputs) = self.eigenbasis.sides();
-        if v.len() != inputs * outputs {
-            return Err(PosteriorError::Shape {
-                what: format!("the vector to solve block {} for", self.shape.name),
-                expected: vec![inputs * outputs],
-                found: vec![v.len()],
-            });
-        }
+        check_vector(&self.info, v)?;
         let (u, vectors) = self.bases();
         let turned = product(u.transpose(), rows(v, outputs, inputs), self.products.threads);
         Ok(product(rows(&turned, outputs, inputs), vectors, self.products.threads))

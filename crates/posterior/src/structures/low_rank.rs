@@ -20,6 +20,7 @@ use crate::structures::block_info::{Certificate, LowRankFacts};
 use crate::structures::cancellation::is_lost;
 use crate::structures::captures::{Sides, Wanted};
 use crate::structures::contraction;
+use crate::structures::elements::check_vector;
 use crate::{BlockInfo, Factor, NamedMatrix, PosteriorError, Precision, Probe};
 
 /// Bytes that the products of some spectra with Z may take.
@@ -228,13 +229,7 @@ fn widths(sides: &Sides<f64>) -> (usize, usize) {
 impl Precision for LowRankPrecision {
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
         let (p, rank) = (self.correction.rows, self.correction.cols);
-        if v.len() != p {
-            return Err(PosteriorError::Shape {
-                what: format!("the vector to solve block {} for", self.plan.name()),
-                expected: vec![p],
-                found: vec![v.len()],
-            });
-        }
+        check_vector(&self.info, v)?;
         let mut solved: Vec<f64> = v.iter().zip(&self.inverse).map(|(v, inverse)| v * inverse).collect();
         if rank > 0 {
             let z = rows(&self.correction.values, p, rank);

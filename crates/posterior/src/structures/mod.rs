@@ -20,6 +20,7 @@ pub(crate) mod kronecker;
 pub(crate) mod low_rank;
 pub(crate) mod matrices;
 pub(crate) mod matrix_set;
+pub(crate) mod pairs;
 pub(crate) mod part;
 pub(crate) mod precision;
 #[cfg(test)]

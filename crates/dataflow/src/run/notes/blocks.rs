@@ -1,6 +1,7 @@
 //! What a reader should know of the blocks' posteriors, in words.
 
 use fisherflow_posterior::BlockInfo;
+use fisherflow_posterior::verdict::exceeds_limit;
 
 use crate::context::Context;
 use crate::files;
@@ -41,7 +42,7 @@ pub(crate) fn of_low_rank(info: &BlockInfo) -> Option<String> {
 /// Of more parameters than there can be.
 pub(crate) fn of_effective(parameters: &EffectiveParameters) -> Option<String> {
     let EffectiveParameters { all, limit, of, .. } = parameters;
-    (*all > *limit as f64).then(|| {
+    exceeds_limit(*all, *limit as f64).then(|| {
         format!(
             "effective parameters {all:.0} exceed {of} = {limit}: the structure counts information that is not there, and the \
              weights' part is too small"

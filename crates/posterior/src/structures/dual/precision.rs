@@ -12,6 +12,7 @@ use super::{DualLayout, DualSource, OpenTile, stored};
 use crate::product::{dot, product, rows as row_major};
 use crate::structures::cancellation::is_lost;
 use crate::structures::captures::Wanted;
+use crate::structures::elements::check_vector;
 use crate::{BlockInfo, NamedMatrix, PosteriorError, Precision};
 
 /// Rows of predicted spectra that are solved for at once: the same in memory and out of it, as the bits of a product follow its shape.
@@ -98,13 +99,7 @@ pub(super) fn unwhitened_rows(plan: &BlockPlan, captures: &[LayerCapture]) -> Re
 impl Precision for DualPrecision {
     fn solve(&self, v: &[f64]) -> Result<Vec<f64>, PosteriorError> {
         let (layout, threads) = (&self.layout, self.threads);
-        if v.len() != layout.plan.n_weights() {
-            return Err(PosteriorError::Shape {
-                what: format!("the vector to solve block {} for", layout.plan.name()),
-                expected: vec![layout.plan.n_weights()],
-                found: vec![v.len()],
-            });
-        }
+        check_vector(&self.info, v)?;
         let right = |chunk| {
             let rows = self.source.rows(chunk)?;
             Ok(OpenTile::new(Matrix {
