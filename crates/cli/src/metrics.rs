@@ -43,7 +43,7 @@ pub fn serve(meter: &Arc<Meter>, address: SocketAddr) -> std::io::Result<SocketA
 }
 
 /// Answers on a thread of its own, unless too many are at it.
-fn answer_aside(stream: TcpStream, meter: &Arc<Meter>, open: &Arc<AtomicUsize>) {
+fn answer_aside(mut stream: TcpStream, meter: &Arc<Meter>, open: &Arc<AtomicUsize>) {
     if open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS {
         open.fetch_sub(1, Ordering::SeqCst);
         return;
@@ -53,19 +53,21 @@ fn answer_aside(stream: TcpStream, meter: &Arc<Meter>, open: &Arc<AtomicUsize>) 
         .name("metrics-answer".into())
         .spawn(move || {
             let asked = Instant::now();
-            if let Err(error) = answer(stream, &meter) {
+            if let Err(error) = answer(&mut stream, &meter) {
                 tracing::debug!(%error, took = ?asked.elapsed(), "a request for metrics was not answered");
             }
+            // Before it is closed: who sees that may ask again.
             counted.fetch_sub(1, Ordering::SeqCst);
+            drop(stream);
         });
     if answering.is_err() {
         open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-fn answer(mut stream: TcpStream, meter: &Meter) -> std::io::Result<()> {
+fn answer(stream: &mut TcpStream, meter: &Meter) -> std::io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let head = head(&mut stream)?;
+    let head = head(stream)?;
     let (status, kind, body) = response(&head, || exposition(meter));
     let allow = if status.starts_with("405") {
         "Allow: GET\r\n"

@@ -9,12 +9,12 @@
 //! one in up to one case in a hundred. So of up to [`MOST_STARS`] stars it is climbed from several points, and the likeliest end counts.
 
 use faer::{MatRef, Side};
-use fisherflow_network::product::in_wide_registers;
 
 use crate::PosteriorError;
 use crate::labels::climb::lowest;
+use crate::labels::deviance::{Residuals, by_lower_factor, deviance};
 use crate::labels::held_out::HeldOutStars;
-use crate::labels::small::{Inversion, add_outer, cholesky, dot, product, transposed};
+use crate::labels::small::{add_outer, cholesky, product, transposed};
 
 /// More stars than these are climbed from one point only: what several take would grow with their number, and hardly any case is left.
 pub(crate) const MOST_STARS: usize = 500;
@@ -52,7 +52,7 @@ pub(crate) fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> Result<
     }
     // The second moment is the scatter if nothing is known, and an upper start if something is.
     let first = factor_near(&second_moment, k);
-    if deviance(&stars, &first, k).0 == f64::INFINITY {
+    if deviance_at(&stars, &first, k).0 == f64::INFINITY {
         return Err(PosteriorError::NoCovariance);
     }
     let mut starts = vec![first];
@@ -60,7 +60,7 @@ pub(crate) fn maximum_likelihood(stars: &HeldOutStars, scale: &[f64]) -> Result<
         starts.extend(small_starts(&second_moment, k)?);
     }
     let margin = 2.0 * HIGHER / stars.len() as f64;
-    let (factor, iterations) = lowest(starts, margin, |factor| deviance(&stars, factor, k));
+    let (factor, iterations) = lowest(starts, margin, |factor| deviance_at(&stars, factor, k));
     Ok((product(&factor, &transposed(&factor, k), k), iterations))
 }
 
@@ -106,36 +106,32 @@ fn is_above(covariance: &[f64], variance: f64, k: usize) -> bool {
     cholesky(&rest, k).is_some()
 }
 
-/// `-2 ln likelihood / n` and its gradient by the lower factor of C; infinite where a T_n is not positive definite.
-fn deviance(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, Vec<f64>) {
-    in_wide_registers(|| deviance_of(stars, factor, k))
+/// `T_n = C + K_n` of stars with a residual and `K_n` each.
+struct Beside<'c>(&'c [f64]);
+
+impl Residuals for Beside<'_> {
+    type Star = (Vec<f64>, Vec<f64>);
+
+    fn residual<'s>(&self, star: &'s Self::Star) -> &'s [f64] {
+        &star.0
+    }
+
+    #[inline(always)]
+    fn covariance(&self, star: &Self::Star, to: &mut [f64]) {
+        for ((to, c), known) in to.iter_mut().zip(self.0).zip(&star.1) {
+            *to = c + known;
+        }
+    }
 }
 
-#[inline(always)]
-fn deviance_of(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, Vec<f64>) {
+/// `-2 ln likelihood / n` and its gradient by the lower factor of C; infinite where a T_n is not positive definite.
+fn deviance_at(stars: &[(Vec<f64>, Vec<f64>)], factor: &[f64], k: usize) -> (f64, Vec<f64>) {
     let c = product(factor, &transposed(factor, k), k);
-    let (mut value, mut slope) = (0.0, vec![0.0; k * k]);
-    let (mut total, mut weighted, mut inversion) = (vec![0.0; k * k], vec![0.0; k], Inversion::new(k));
-    for (residual, known) in stars {
-        for ((total, c), known) in total.iter_mut().zip(&c).zip(known) {
-            *total = c + known;
-        }
-        let Some(log_det) = inversion.of(&total) else {
-            return (f64::INFINITY, vec![0.0; k * k]);
-        };
-        for (weighted, row) in weighted.iter_mut().zip(inversion.inverse.chunks_exact(k)) {
-            *weighted = dot(row, residual);
-        }
-        value += log_det + dot(residual, &weighted);
-        slope.iter_mut().zip(&inversion.inverse).for_each(|(s, v)| *s += v);
-        add_outer(&mut slope, &weighted, -1.0);
-    }
+    let Some(sums) = deviance(&Beside(&c), stars, k, 0) else {
+        return (f64::INFINITY, vec![0.0; k * k]);
+    };
     let n = stars.len() as f64;
-    let mut gradient = product(&slope, factor, k);
-    for (i, g) in gradient.iter_mut().enumerate() {
-        *g = if i % k <= i / k { 2.0 * *g / n } else { 0.0 };
-    }
-    (value / n, gradient)
+    (sums.value / n, by_lower_factor(&sums.slope, factor, k, n).collect())
 }
 
 #[cfg(test)]
@@ -143,6 +139,7 @@ mod tests {
     use super::*;
     use crate::KnownParts;
     use crate::brute_force::{Numbers, inverse};
+    use crate::labels::small::dot;
 
     /// Residuals of a few stars, `[n][K]`, and their known covariances, `[n][K, K]`: sizes from a seventh to seven times one another's.
     type Stars = Vec<(Vec<f64>, Vec<f64>)>;

@@ -2,6 +2,7 @@
 
 pub(crate) mod cells;
 pub(crate) mod climb;
+pub(crate) mod deviance;
 pub(crate) mod error_budget;
 pub(crate) mod fit;
 pub(crate) mod flux_covariance;

@@ -14,15 +14,15 @@
 //! likelihood with `s_k = 1`, at the maximum over everything else, is within [`INDISTINCT`] of the best. Of several such labels that of the smallest loss is
 //! held first, and each after it against what is left.
 
-use fisherflow_network::product::in_wide_registers;
 use serde::{Deserialize, Serialize};
 
 use crate::labels::cells::FEWEST_STARS;
 use crate::labels::climb::lowest;
+use crate::labels::deviance::{Residuals, by_lower_factor, deviance};
 use crate::labels::maximum::{HIGHER, MOST_STARS, factor_near};
 use crate::labels::psd::scale_of;
 use crate::labels::scatter::INDISTINCT;
-use crate::labels::small::{Inversion, add_outer, dot, product, transposed};
+use crate::labels::small::{add_outer, product, transposed};
 use crate::{HeldOutStars, PosteriorError};
 
 /// No factor is beyond this, either way: further away the likelihood does not change any more.
@@ -165,7 +165,7 @@ impl Fit {
             of_held.for_each(|(u, _)| *u = 0.0);
         }
         let margin = 2.0 * HIGHER / self.n_spectra() as f64;
-        lowest(starts, margin, |x| deviance(&self.stars, x, held)).0
+        lowest(starts, margin, |x| deviance_at(&self.stars, x, held)).0
     }
 
     /// `ln s` of what was climbed to.
@@ -201,13 +201,41 @@ fn in_units(covariance: &[f64], unit: &[f64]) -> Vec<f64> {
     values.map(|(i, v)| v / (unit[i / k] * unit[i % k])).collect()
 }
 
-/// `-2 ln likelihood / n` and its gradient by the lower factors of each group's C and by `ln s`; by those of `held` labels it is 0, so that they stay.
-fn deviance(groups: &[Vec<Star>], x: &[f64], held: &[bool]) -> (f64, Vec<f64>) {
-    in_wide_registers(|| deviance_of(groups, x, held))
+/// `T_n = C + K_n + S W_n S`.
+struct Scaled<'c> {
+    c: &'c [f64],
+    /// `s_k s_l`, `[K, K]`.
+    scales: &'c [f64],
 }
 
-#[inline(always)]
-fn deviance_of(groups: &[Vec<Star>], x: &[f64], held: &[bool]) -> (f64, Vec<f64>) {
+impl Residuals for Scaled<'_> {
+    type Star = Star;
+
+    fn residual<'s>(&self, star: &'s Star) -> &'s [f64] {
+        &star.residual
+    }
+
+    #[inline(always)]
+    fn covariance(&self, star: &Star, to: &mut [f64]) {
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = self.c[i] + star.others[i] + star.weights[i] * self.scales[i];
+        }
+    }
+
+    /// By `ln s`.
+    #[inline(always)]
+    fn add_more(&self, star: &Star, g: &[f64], more: &mut [f64]) {
+        let k = more.len();
+        for (label, sum) in more.iter_mut().enumerate() {
+            let row = label * k..(label + 1) * k;
+            let weights = star.weights[row.clone()].iter().zip(&self.scales[row.clone()]);
+            *sum += 2.0 * weights.zip(&g[row]).map(|((w, s), g)| w * s * g).sum::<f64>();
+        }
+    }
+}
+
+/// `-2 ln likelihood / n` and its gradient by the lower factors of each group's C and by `ln s`; by those of `held` labels it is 0, so that they stay.
+fn deviance_at(groups: &[Vec<Star>], x: &[f64], held: &[bool]) -> (f64, Vec<f64>) {
     let k = held.len();
     let (factors, logs) = x.split_at(x.len() - k);
     // Beyond the farthest factor nothing changes.
@@ -216,33 +244,15 @@ fn deviance_of(groups: &[Vec<Star>], x: &[f64], held: &[bool]) -> (f64, Vec<f64>
     let scales: Vec<f64> = (0..k * k).map(|at| scale[at / k] * scale[at % k]).collect();
     let n = groups.iter().map(Vec::len).sum::<usize>() as f64;
     let (mut value, mut by_scale, mut gradient) = (0.0, vec![0.0; k], Vec::with_capacity(x.len()));
-    let [mut weights, mut total] = [(); 2].map(|()| vec![0.0; k * k]);
-    let (mut weighted, mut inversion) = (vec![0.0; k], Inversion::new(k));
     for (stars, factor) in groups.iter().zip(factors.chunks_exact((k * k).max(1))) {
         let c = product(factor, &transposed(factor, k), k);
-        let mut slope = vec![0.0; k * k];
-        for star in stars {
-            for (i, total) in total.iter_mut().enumerate() {
-                weights[i] = star.weights[i] * scales[i];
-                *total = c[i] + star.others[i] + weights[i];
-            }
-            let Some(log_det) = inversion.of(&total) else {
-                return (f64::INFINITY, vec![0.0; x.len()]);
-            };
-            let g = &mut inversion.inverse;
-            for (weighted, row) in weighted.iter_mut().zip(g.chunks_exact(k)) {
-                *weighted = dot(row, &star.residual);
-            }
-            value += log_det + dot(&star.residual, &weighted);
-            add_outer(g, &weighted, -1.0);
-            slope.iter_mut().zip(&*g).for_each(|(sum, g)| *sum += g);
-            for (sum, (g, weights)) in by_scale.iter_mut().zip(g.chunks_exact(k).zip(weights.chunks_exact(k))) {
-                *sum += 2.0 * dot(g, weights);
-            }
-        }
-        let by_factor = product(&slope, factor, k);
-        let lower = |(i, g): (usize, f64)| if i % k <= i / k { 2.0 * g / n } else { 0.0 };
-        gradient.extend(by_factor.into_iter().enumerate().map(lower));
+        let of = Scaled { c: &c, scales: &scales };
+        let Some(sums) = deviance(&of, stars, k, k) else {
+            return (f64::INFINITY, vec![0.0; x.len()]);
+        };
+        value += sums.value;
+        by_scale.iter_mut().zip(&sums.more).for_each(|(sum, part)| *sum += part);
+        gradient.extend(by_lower_factor(&sums.slope, factor, k, n));
     }
     let moves = |u: f64, held: bool| !held && u.abs() < farthest;
     let by_log = by_scale.iter().zip(logs.iter().zip(held));
@@ -306,15 +316,15 @@ mod tests {
                 .collect::<Vec<_>>()
         });
         let x = [0.9, 0.0, 0.3, 0.7, 0.5, 0.0, -0.1, 0.6, 0.2, -0.4];
-        let (_, gradient) = deviance(&groups, &x, &[false; 2]);
-        let (_, held) = deviance(&groups, &x, &[true, false]);
+        let (_, gradient) = deviance_at(&groups, &x, &[false; 2]);
+        let (_, held) = deviance_at(&groups, &x, &[true, false]);
         assert_eq!((&held[..8], held[8], held[9]), (&gradient[..8], 0.0, gradient[9]));
         for at in [0, 2, 3, 4, 6, 7, 8, 9] {
             let h = 1e-6;
             let moved = |by: f64| {
                 let mut x = x;
                 x[at] += by;
-                deviance(&groups, &x, &[false; 2]).0
+                deviance_at(&groups, &x, &[false; 2]).0
             };
             let numeric = (moved(h) - moved(-h)) / (2.0 * h);
             assert!((gradient[at] - numeric).abs() < 1e-7 * (1.0 + numeric.abs()), "{at}");

@@ -9,14 +9,20 @@
 //! over all pairs of layers, and M is the star's pairs of inputs times the inverse. Within a layer half of the pairs of inputs, and of outputs, are
 //! enough: `p^2 / 2` operations a star whatever K, where its rows take `2 K p^2`.
 
+use std::ops::Range;
+
+use faer::MatMut;
 use fisherflow_curvature::{BlockPlan, Matrix};
+use fisherflow_kernels::{Start, multiply};
 use fisherflow_network::scratch::Scratch;
 
-use crate::product::{dot, product, rows};
+use crate::product::{dot, rows};
 use crate::structures::captures::Sides;
 
-/// What a batch's pairs of inputs, and what they are multiplied to, may take together, in bytes.
-const PAIRS_BYTES: usize = 64 << 20;
+/// Pairs of inputs, and of outputs, that are multiplied at a time, about.
+const AT_ONCE: usize = 4096;
+/// Numbers of some stars that are in memory at a time, 64 MiB: pairs of both, and their gradients' products.
+const NUMBERS: usize = 8 << 20;
 
 /// Whether no position shares the weights of a block's layers with another.
 pub(crate) fn at_one_position(plan: &BlockPlan) -> bool {
@@ -34,8 +40,8 @@ struct LayerPair {
     other: usize,
     /// `[pairs of outputs, pairs of inputs]`.
     inverse: Vec<f64>,
-    n_outputs: usize,
-    n_inputs: usize,
+    outputs: Partners,
+    inputs: Partners,
 }
 
 /// One side of a pair: its place among the layers, its first weight, outputs and columns.
@@ -70,10 +76,10 @@ impl InverseByPairs {
 
     /// `J P^-1 J^T` of every star of a batch: `[batch, K, K]`, exactly symmetric.
     pub(crate) fn covariance(&self, layers: &[Sides<f64>], threads: usize) -> Vec<f64> {
-        self.some_at_once(layers, PAIRS_BYTES, threads)
+        self.some_at_once(layers, AT_ONCE, threads)
     }
 
-    fn some_at_once(&self, layers: &[Sides<f64>], bytes: usize, threads: usize) -> Vec<f64> {
+    fn some_at_once(&self, layers: &[Sides<f64>], at_once: usize, threads: usize) -> Vec<f64> {
         let Some(&Sides {
             batch, n_outputs: k, ..
         }) = layers.first()
@@ -86,7 +92,7 @@ impl InverseByPairs {
                 &layers[part.layer],
                 &layers[part.other],
                 &mut covariance,
-                bytes,
+                at_once,
                 threads,
             );
         }
@@ -104,71 +110,55 @@ impl InverseByPairs {
 impl LayerPair {
     fn of(side: Side, other: Side, inverse: &Matrix) -> Self {
         let (p, same) = (inverse.cols, side.layer == other.layer);
+        let outputs = Partners::new(same, side.outputs, other.outputs);
+        let inputs = Partners::new(same, side.columns, other.columns);
         let row = |weight: usize, first: usize| &inverse.values[weight * p + first..][..other.columns];
-        let mut values = Vec::with_capacity(
-            partners(side.outputs, other.outputs, same) * partners(side.columns, other.columns, same),
-        );
-        for o in 0..side.outputs {
-            for q in 0..if same { o + 1 } else { other.outputs } {
-                let first = other.first + q * other.columns;
-                for i in 0..side.columns {
-                    let own = row(side.first + o * side.columns + i, first);
-                    if !same {
-                        values.extend_from_slice(own);
-                        continue;
-                    }
-                    // With (o, j), (q, i): the transpose of (q, i), (o, j), and that is in row (q, i).
-                    let mirrored = row(side.first + q * side.columns + i, side.first + o * side.columns);
-                    values.extend(own[..i].iter().zip(mirrored).map(|(a, b)| a + b));
-                    values.push(own[i]);
+        let mut values = Vec::with_capacity(outputs.all() * inputs.all());
+        for (o, q) in (0..side.outputs).flat_map(|o| (0..outputs.of(o)).map(move |q| (o, q))) {
+            let first = other.first + q * other.columns;
+            for i in 0..side.columns {
+                let own = row(side.first + o * side.columns + i, first);
+                if !same {
+                    values.extend_from_slice(own);
+                    continue;
                 }
+                // With (o, j), (q, i): the transpose of (q, i), (o, j), and that is in row (q, i).
+                let mirrored = row(side.first + q * side.columns + i, side.first + o * side.columns);
+                values.extend(own[..i].iter().zip(mirrored).map(|(a, b)| a + b));
+                values.push(own[i]);
             }
         }
         Self {
             layer: side.layer,
             other: other.layer,
             inverse: values,
-            n_outputs: partners(side.outputs, other.outputs, same),
-            n_inputs: partners(side.columns, other.columns, same),
+            outputs,
+            inputs,
         }
     }
 
     /// Adds what this pair of layers gives to the lower triangles of `[batch, K, K]`.
-    fn add(&self, side: &Sides<f64>, other: &Sides<f64>, covariance: &mut [f64], bytes: usize, threads: usize) {
-        let (batch, k, same) = (side.batch, side.n_outputs, self.layer == self.other);
-        if batch == 0 || k == 0 {
-            return;
-        }
-        let columns = [side, other].map(|side| side.input.len() / batch);
-        let outputs = [side, other].map(|side| side.grad.len() / (batch * k));
-        let inverse = rows(&self.inverse, self.n_outputs, self.n_inputs).transpose();
-        let at_once = (bytes / (8 * (self.n_inputs + self.n_outputs)).max(1)).clamp(1, batch);
-        let mut turned = vec![0.0; k * outputs[0]];
-        for first in (0..batch).step_by(at_once) {
-            let len = at_once.min(batch - first);
-            let mut pairs = Scratch::new(len * self.n_inputs);
-            for (pairs, star) in pairs.chunks_exact_mut(self.n_inputs).zip(first..) {
-                let [a, b] = [(side, columns[0]), (other, columns[1])].map(|(of, n)| &of.input[star * n..][..n]);
-                let mut to = pairs;
-                for (i, a) in a.iter().enumerate() {
-                    let (own, rest) = to.split_at_mut(if same { i + 1 } else { b.len() });
-                    own.iter_mut().zip(b).for_each(|(to, b)| *to = a * b);
-                    to = rest;
-                }
-            }
-            let between = product(rows(&pairs, len, self.n_inputs), inverse, threads);
-            for (m, star) in between.chunks_exact(self.n_outputs).zip(first..) {
-                let own = |label: usize| &side.grad[(label * batch + star) * outputs[0]..][..outputs[0]];
-                for (label, turned) in turned.chunks_exact_mut(outputs[0]).enumerate() {
-                    let g = &other.grad[(label * batch + star) * outputs[1]..][..outputs[1]];
-                    if same {
-                        times_symmetric(m, g, turned);
-                    } else {
-                        let products = m.chunks_exact(outputs[1]).map(|row| dot(row, g));
-                        turned.iter_mut().zip(products).for_each(|(to, product)| *to = product);
+    fn add(&self, side: &Sides<f64>, other: &Sides<f64>, covariance: &mut [f64], at_once: usize, threads: usize) {
+        let (batch, k, same) = (side.batch, side.n_outputs, self.outputs.same);
+        let (outputs, others) = (self.outputs.own, self.outputs.others);
+        let stars = (NUMBERS / (k * outputs + 2 * at_once)).clamp(1, batch.max(1));
+        for first in (0..batch).step_by(stars) {
+            let stars = first..batch.min(first + stars);
+            // M g' of every star and label.
+            let mut turned = vec![0.0; stars.len() * k * outputs];
+            for range in self.outputs.ranges(at_once) {
+                let between = self.between(side, other, (stars.clone(), range.clone()), at_once, threads);
+                let n = self.outputs.pairs(&range);
+                for (at, (star, turned)) in stars.clone().zip(turned.chunks_exact_mut(k * outputs)).enumerate() {
+                    for (label, turned) in turned.chunks_exact_mut(outputs).enumerate() {
+                        let g = &other.grad[(label * batch + star) * others..][..others];
+                        add_product(&between[at * n..(at + 1) * n], self.outputs, range.clone(), g, turned);
                     }
                 }
-                let turned = |label: usize| &turned[label * outputs[0]..][..outputs[0]];
+            }
+            for (star, turned) in stars.clone().zip(turned.chunks_exact(k * outputs)) {
+                let own = |label: usize| &side.grad[(label * batch + star) * outputs..][..outputs];
+                let turned = |label: usize| &turned[label * outputs..][..outputs];
                 for i in 0..k {
                     for j in 0..=i {
                         let mirrored = if same { 0.0 } else { dot(own(j), turned(i)) };
@@ -178,21 +168,102 @@ impl LayerPair {
             }
         }
     }
+
+    /// M of some stars, `[stars, pairs of outputs]`, of the pairs of a range of outputs.
+    fn between(
+        &self,
+        side: &Sides<f64>,
+        other: &Sides<f64>,
+        (stars, outputs): (Range<usize>, Range<usize>),
+        at_once: usize,
+        threads: usize,
+    ) -> Scratch<f64> {
+        let (columns, others) = (self.inputs.own, self.inputs.others);
+        let n_outputs = self.outputs.pairs(&outputs);
+        let inverse = rows(&self.inverse, self.outputs.all(), self.inputs.all());
+        let inverse = inverse.subrows(self.outputs.before(outputs.start), n_outputs);
+        let mut between = Scratch::new(stars.len() * n_outputs);
+        for range in self.inputs.ranges(at_once) {
+            let n = self.inputs.pairs(&range);
+            let mut pairs = Scratch::new(stars.len() * n);
+            for (mut to, star) in pairs.chunks_exact_mut(n).zip(stars.clone()) {
+                let a = &side.input[star * columns..][range.clone()];
+                let b = &other.input[star * others..][..others];
+                for (i, a) in range.clone().zip(a) {
+                    let (own, rest) = to.split_at_mut(self.inputs.of(i));
+                    own.iter_mut().zip(b).for_each(|(to, b)| *to = a * b);
+                    to = rest;
+                }
+            }
+            multiply(
+                MatMut::from_row_major_slice_mut(&mut between, stars.len(), n_outputs),
+                if range.start == 0 { Start::Zero } else { Start::Kept },
+                rows(&pairs, stars.len(), n),
+                inverse.subcols(self.inputs.before(range.start), n).transpose(),
+                threads,
+            );
+        }
+        between
+    }
 }
 
-/// Pairs of `own` with `others`, or with themselves.
-fn partners(own: usize, others: usize, same: bool) -> usize {
-    if same { own * (own + 1) / 2 } else { own * others }
+/// What each output or input of a layer is paired with: those up to itself, or all of another layer.
+#[derive(Clone, Copy)]
+struct Partners {
+    same: bool,
+    own: usize,
+    others: usize,
 }
 
-/// A symmetric matrix, its lower triangle row by row, times a vector.
-fn times_symmetric(mut lower: &[f64], v: &[f64], to: &mut [f64]) {
-    for i in 0..v.len() {
-        let (row, rest) = lower.split_at(i + 1);
-        let (before, at) = to.split_at_mut(i);
-        at[0] = dot(row, &v[..=i]);
-        before.iter_mut().zip(row).for_each(|(to, m)| *to += m * v[i]);
-        lower = rest;
+impl Partners {
+    fn new(same: bool, own: usize, others: usize) -> Self {
+        Self { same, own, others }
+    }
+
+    /// How many one has.
+    fn of(self, one: usize) -> usize {
+        if self.same { one + 1 } else { self.others }
+    }
+
+    /// Pairs of those before one.
+    fn before(self, one: usize) -> usize {
+        if self.same {
+            one * (one + 1) / 2
+        } else {
+            one * self.others
+        }
+    }
+
+    fn all(self) -> usize {
+        self.before(self.own)
+    }
+
+    fn pairs(self, range: &Range<usize>) -> usize {
+        self.before(range.end) - self.before(range.start)
+    }
+
+    /// All, in ranges of about `at_once` pairs.
+    fn ranges(self, at_once: usize) -> impl Iterator<Item = Range<usize>> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let start = next;
+            while next < self.own && (next == start || self.before(next + 1) - self.before(start) <= at_once) {
+                next += 1;
+            }
+            (next > start).then_some(start..next)
+        })
+    }
+}
+
+/// Adds the product of M with a vector: some of its rows, each a row of pairs; of a layer with itself half of M stands for all of it.
+fn add_product(mut m: &[f64], pairs: Partners, range: Range<usize>, v: &[f64], to: &mut [f64]) {
+    for o in range {
+        let (row, rest) = m.split_at(pairs.of(o));
+        to[o] += dot(row, &v[..row.len()]);
+        if pairs.same {
+            to[..o].iter_mut().zip(row).for_each(|(to, m)| *to += m * v[o]);
+        }
+        m = rest;
     }
 }
 
@@ -281,7 +352,7 @@ mod tests {
                 values,
             };
             let by_pairs = InverseByPairs::of(&plan, &inverse);
-            for at_once in [PAIRS_BYTES, 1, 4000] {
+            for at_once in [AT_ONCE, 1, 11] {
                 assert_eq!(
                     by_pairs.some_at_once(&layers, at_once, 2),
                     expected,
