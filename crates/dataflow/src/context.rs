@@ -41,7 +41,7 @@ pub(crate) const PREFETCH_BYTES: usize = 64 << 20;
 pub(crate) const PLENTY: f64 = 16_384.0;
 
 /// Cells of label space that are given plenty each. More of them share what so many have: held-out spectra stand in memory.
-const MANY_CELLS: usize = 8;
+pub(crate) const MANY_CELLS: usize = 8;
 
 /// How the groups of a sample are chosen: another number where they are others. 3: by hash, until their rows are enough.
 const SAMPLE_VERSION: &str = "3";

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::DType;
 use fisherflow_curvature::{BlockPlan, StructureKind, WeightJacobian};
 use fisherflow_posterior::{
-    BlockInfo, DualLayout, DualPrecision, Evidence, Precision, PriorScan, ScannedStars, Spectrum, dual_prior_scan,
-    factor,
+    BlockInfo, DualLayout, DualPrecision, Evidence, Precision, PriorScan, Spectrum, dual_prior_scan, factor,
 };
 use fisherflow_spectra::{Group, InputRange};
 
@@ -171,16 +170,9 @@ impl Context {
         })
     }
 
-    /// The prior by held-out spectra; likewise.
-    pub(crate) fn choose_by_holdout(
-        &self,
-        spectra: &[Spectrum],
-        scanned: &[ScannedStars],
-    ) -> Result<&PriorChoice, RunError> {
-        let evidence = self.evidence_of_all(spectra)?;
-        self.once(&self.prior, || {
-            PriorChoice::by_holdout(&self.given_priors, spectra, evidence.clone(), scanned)
-        })
+    /// Keeps a prior that was chosen elsewhere.
+    pub(crate) fn keep_prior(&self, prior: PriorChoice) -> Result<&PriorChoice, RunError> {
+        self.once(&self.prior, || Ok(prior))
     }
 
     /// What a cell holds; the first worker to ask makes it for all of its process.

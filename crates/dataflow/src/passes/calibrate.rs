@@ -11,12 +11,12 @@ use timely::worker::Worker;
 use super::budget::{flux_part, weights_part};
 use super::curvature::rms_of;
 use super::differentiated::Differentiated;
-use super::{by_first, held_out, through_network, total_of_sample};
+use super::{concluded_of_sample, held_out, through_network};
 use crate::context::Context;
 use crate::error::RunError;
 
 /// What is fitted to the held-out spectra, label units.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Calibrated {
     /// C_intrinsic over all of them; none where none has labels.
     pub(crate) intrinsic: Option<ScatterEstimate>,
@@ -64,12 +64,47 @@ pub(crate) fn calibrate(
     population: Option<&PixelPopulation>,
     noise: &[f64],
 ) -> Result<Calibrated, RunError> {
+    let (empty, adding, fitting, noise) = (
+        Arc::clone(context),
+        Arc::clone(context),
+        Arc::clone(context),
+        noise.to_vec(),
+    );
+    let calibrated = concluded_of_sample(
+        worker,
+        context,
+        ("HeldOut", |scope| {
+            through_network(held_out(scope, context), context, population, InputJacobian::InBlocks)
+        }),
+        move || none(&empty),
+        (
+            move |total: &mut HeldOut, held_out: Differentiated| add(&adding, total, &held_out),
+            |total: &mut HeldOut, group: HeldOut| {
+                let totals = total.by_cell.iter_mut().chain(&mut total.of_noise);
+                for (total, group) in totals.zip(group.by_cell.iter().chain(&group.of_noise)) {
+                    total.merge(group)?;
+                }
+                total.labels.extend(group.labels);
+                total.residuals.extend(group.residuals);
+                Ok(())
+            },
+        ),
+        move |held_out| fitted(&fitting, &noise, held_out),
+    )?;
+    if let Some(found) = &calibrated.label_scale {
+        context.set_label_scale(&found.scale);
+    }
+    Ok(calibrated)
+}
+
+/// What the held-out spectra say.
+fn fitted(context: &Context, noise: &[f64], held_out: HeldOut) -> Result<Calibrated, RunError> {
     let HeldOut {
         mut by_cell,
         mut of_noise,
         labels,
         residuals,
-    } = stars(worker, context, population)?;
+    } = held_out;
     let residual_rms = residual_rms(context, &by_cell, noise)?;
     let mut overwhelmed = 0;
     for stars in &mut by_cell {
@@ -79,13 +114,9 @@ pub(crate) fn calibrate(
         stars.leave_out_overwhelmed(&residual_rms)?;
     }
     let label_scale = if context.job.calibration.label_scale {
-        let stars = by_cell.clone();
-        let found = by_first(worker, context, "LabelScale", move || {
-            LabelScale::of_cells(&stars).map_err(|error| {
-                RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
-            })
+        let found = LabelScale::of_cells(&by_cell).map_err(|error| {
+            RunError::Refused(format!("no factors of the weights' part (prior.label_scale): {error}"))
         })?;
-        context.set_label_scale(&found.scale);
         for stars in &mut by_cell {
             stars.scale_weights(&found.scale)?;
         }
@@ -147,32 +178,6 @@ struct HeldOut {
     labels: Vec<f64>,
     /// `label - prediction`, `[n, K]`.
     residuals: Vec<f64>,
-}
-
-/// The held-out spectra with what is known of their errors.
-fn stars(
-    worker: &mut Worker,
-    context: &Arc<Context>,
-    population: Option<&PixelPopulation>,
-) -> Result<HeldOut, RunError> {
-    let (empty, adding) = (Arc::clone(context), Arc::clone(context));
-    total_of_sample(
-        worker,
-        context,
-        "HeldOut",
-        |scope| through_network(held_out(scope, context), context, population, InputJacobian::InBlocks),
-        move || none(&empty),
-        move |total, held_out| add(&adding, total, &held_out),
-        |total, group| {
-            let totals = total.by_cell.iter_mut().chain(&mut total.of_noise);
-            for (total, group) in totals.zip(group.by_cell.iter().chain(&group.of_noise)) {
-                total.merge(group)?;
-            }
-            total.labels.extend(group.labels);
-            total.residuals.extend(group.residuals);
-            Ok(())
-        },
-    )
 }
 
 fn none(context: &Context) -> HeldOut {

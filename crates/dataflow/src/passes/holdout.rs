@@ -5,60 +5,72 @@
 use std::sync::Arc;
 
 use fisherflow_network::InputJacobian;
-use fisherflow_posterior::{KnownParts, PriorScan, ScannedStars, in_label_units};
+use fisherflow_posterior::{Evidence, KnownParts, PriorScan, ScannedStars, Spectrum, in_label_units};
 use fisherflow_spectra::{Group, PixelPopulation};
 use timely::worker::Worker;
 
 use super::budget::flux_part;
 use super::differentiated::Differentiated;
-use super::{chosen_by_hash, through_network, total_of_sample};
+use super::{chosen_by_hash, concluded_of_sample, through_network};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::run::prior_choice::PriorChoice;
 
 /// Held-out spectra that are plenty to choose a prior by: the standard deviation of so many pulls is good to 1 %.
-const PLENTY: f64 = 4096.0;
+pub(crate) const PLENTY: f64 = 4096.0;
 
 /// Of so many held-out spectra the share that is looked at.
 pub(crate) fn share(held_out: f64) -> f64 {
     (PLENTY / held_out).min(1.0)
 }
 
-/// The held-out spectra of each cell of label space at the prior precisions of `grid`, label units.
-pub(crate) fn scan(
+/// The prior precision of every block by held-out spectra, at those of `grid`; `spectra` and `evidence` of all blocks.
+pub(crate) fn choose(
     worker: &mut Worker,
     context: &Arc<Context>,
     population: Option<&PixelPopulation>,
     n_spectra: u64,
     grid: &[f64],
-) -> Result<Vec<ScannedStars>, RunError> {
+    (spectra, evidence): (&[Spectrum], &Evidence),
+) -> Result<PriorChoice, RunError> {
     let scans = context.scans(n_spectra)?;
     let sampled: u64 = context.fit.sample.iter().map(Group::n_rows).sum();
     let held_out = context.job.compute.holdout_fraction;
     let fraction = held_out * share(sampled as f64 * held_out);
     let none = vec![ScannedStars::new(context.network.n_labels(), grid.len()); context.cells.n_cells()];
-    let (adding, grid) = (Arc::clone(context), grid.to_vec());
-    let mut by_cell = total_of_sample(
+    let (adding, choosing, grid) = (Arc::clone(context), Arc::clone(context), grid.to_vec());
+    // The first worker chooses.
+    let spectra = if worker.index() == 0 {
+        spectra.to_vec()
+    } else {
+        Vec::new()
+    };
+    let evidence = evidence.clone();
+    concluded_of_sample(
         worker,
         context,
-        "Scan",
-        |scope| {
+        ("Scan", |scope| {
             let spectra = chosen_by_hash(scope, context, fraction);
             through_network(spectra, context, population, InputJacobian::InBlocks)
-        },
+        }),
         move || none.clone(),
-        move |by_cell, held_out| {
-            let weights = weights(&adding, &scans, &grid, &held_out)?;
-            add(&adding, by_cell, &held_out, &weights)
+        (
+            move |by_cell: &mut Vec<ScannedStars>, held_out: Differentiated| {
+                let weights = weights(&adding, &scans, &grid, &held_out)?;
+                add(&adding, by_cell, &held_out, &weights)
+            },
+            |total: &mut Vec<ScannedStars>, group: Vec<ScannedStars>| {
+                for (total, group) in total.iter_mut().zip(&group) {
+                    total.merge(group)?;
+                }
+                Ok(())
+            },
+        ),
+        move |mut by_cell| {
+            ScannedStars::leave_out_overwhelmed(&mut by_cell)?;
+            PriorChoice::by_holdout(&choosing.given_priors, &spectra, evidence.clone(), &by_cell)
         },
-        |total, group| {
-            for (total, group) in total.iter_mut().zip(&group) {
-                total.merge(group)?;
-            }
-            Ok(())
-        },
-    )?;
-    ScannedStars::leave_out_overwhelmed(&mut by_cell)?;
-    Ok(by_cell)
+    )
 }
 
 /// Adds a batch, each star to its cell; `weights`: `[grid, n, K, K]`, label units.

@@ -47,6 +47,7 @@ mod flux_part;
 mod groups;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,11 +146,39 @@ fn total_of_sample<T: 'static, S: ExchangeData + Clone>(
     add: impl FnMut(&mut S, T) -> Result<(), RunError> + 'static,
     merge: impl FnMut(&mut S, S) -> Result<(), RunError> + 'static,
 ) -> Result<S, RunError> {
-    let (none, groups) = (empty(), &context.fit.sample);
-    let total = gathered(worker, context, |scope| {
-        sum_up(batches(scope), &context.faults, name, groups, empty, add, merge)
+    concluded_of_sample(worker, context, (name, batches), empty, (add, merge), Ok)
+}
+
+/// What the first worker concludes from that total, on every worker: the total itself, which may be large, stays with the first.
+fn concluded_of_sample<T: 'static, S: ExchangeData, U: ExchangeData + Clone>(
+    worker: &mut Worker,
+    context: &Context,
+    (name, batches): (&str, impl FnOnce(Scope<'_, u64>) -> StreamVec<'_, u64, GroupItem<T>>),
+    empty: impl Fn() -> S + 'static,
+    (add, merge): (
+        impl FnMut(&mut S, T) -> Result<(), RunError> + 'static,
+        impl FnMut(&mut S, S) -> Result<(), RunError> + 'static,
+    ),
+    conclusion: impl Fn(S) -> Result<U, RunError> + 'static,
+) -> Result<U, RunError> {
+    let (none, conclusion) = (empty(), Rc::new(conclusion));
+    let concluded = gathered(worker, context, |scope| {
+        let total = sum_up(
+            batches(scope),
+            &context.faults,
+            name,
+            &context.fit.sample,
+            empty,
+            add,
+            merge,
+        );
+        let conclusion = Rc::clone(&conclusion);
+        conclude(total, name, &context.faults, move |_, total| conclusion(total))
     })?;
-    Ok(total.into_values().next().unwrap_or(none))
+    match concluded.into_values().next() {
+        Some(concluded) => Ok(concluded),
+        None => conclusion(none),
+    }
 }
 
 /// One total: what is added up over the batches of each group, merged in the order of the groups.

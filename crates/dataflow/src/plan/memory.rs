@@ -11,14 +11,17 @@ use fisherflow_store::SLICE;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, LEAST};
-use crate::context::PREFETCH_BYTES;
+use crate::context::{MANY_CELLS, PLENTY, PREFETCH_BYTES};
 use crate::job::{Job, Prior};
 use crate::operators::{READ_AHEAD, SLICES_IN_HAND, most_waiting};
 use crate::passes::certify::gradient_bytes;
 use crate::passes::dual::spectrum_is_needed;
+use crate::passes::holdout;
 
 /// Bytes of the program and its buffers.
 const PROGRAM: u64 = 100_000_000;
+/// Prior precisions at which held-out spectra are looked at: four a decade, of ten.
+const PRIORS: u64 = 41;
 /// Bytes of a worker's sums that are on their way to the store.
 const TO_THE_STORE: u64 = 56 << 20;
 
@@ -39,7 +42,7 @@ pub struct MemoryPlan {
     pub fit: u64,
     /// The largest block: its curvature, factors and inverse; beside all others, where the prior is to be found.
     pub invert: u64,
-    /// The posterior of all blocks, and dense inverses and the eigenbases of Kronecker blocks once more as products take them.
+    /// The posterior of all blocks, and dense inverses and the eigenbases of Kronecker blocks once more as products take them; the held-out spectra beside.
     pub predict: u64,
     /// The comparison with the exact posterior, or the gradients of two groups a worker, one at work and one on its way to the store, beside the
     /// posterior of all blocks.
@@ -212,6 +215,40 @@ impl<'a> Sizes<'a> {
         }
     }
 
+    /// Held-out spectra that are in memory with their residuals and what is known of their covariances.
+    fn n_held_out(&self) -> u64 {
+        let cells = if self.job.calibration.intrinsic_bins.is_empty() {
+            1
+        } else {
+            MANY_CELLS as u64
+        };
+        let held_out = self.job.compute.holdout_fraction * self.n_rows as f64;
+        (held_out as u64).min(PLENTY as u64 * cells)
+    }
+
+    /// Numbers of one of them: three covariances and the residuals.
+    fn of_star(&self) -> u64 {
+        let k = self.n_labels as u64;
+        3 * k * k + k
+    }
+
+    /// Those that the noise is found by, at each worker.
+    fn finding_noise(&self) -> u64 {
+        8 * self.workers as u64 * self.n_held_out().saturating_mul(self.of_star())
+    }
+
+    /// Those that the error bars are compared with, at the first worker: of each cell, of all together, and as likelihoods are climbed.
+    pub(crate) fn calibrating(&self) -> u64 {
+        8 * 3 * self.n_held_out().saturating_mul(self.of_star())
+    }
+
+    /// Those that the prior is chosen by, with their weights' part at every precision: all, and those of a group on their way.
+    fn scanning(&self) -> u64 {
+        let k = self.n_labels as u64;
+        let stars = self.n_held_out().min(holdout::PLENTY as u64);
+        8 * stars.saturating_mul(2 * PRIORS * k * k + 2 * self.of_star())
+    }
+
     /// The captures of a batch of each worker, and of the largest layer's twice more.
     fn batch(&self) -> u64 {
         let batch = self.n_rows.min(self.job.compute.batch as u64);
@@ -358,6 +395,7 @@ impl<'a> Sizes<'a> {
                 .saturating_add(self.workers as u64 * writing_rows)
                 .saturating_add(pairs)
                 .max(correcting + bases + in_products)
+                .max(self.finding_noise())
                 .max(self.iterating(blocks)),
             invert: match self.job.prior {
                 Prior::Fixed(_) => largest.saturating_mul(4).saturating_add(kept),
@@ -367,10 +405,11 @@ impl<'a> Sizes<'a> {
                 // The eigenbases beside.
                 Prior::Holdout => posterior
                     .saturating_mul(2)
+                    .saturating_add(self.scanning())
                     .saturating_add(largest.saturating_mul(3))
                     .saturating_add(kept.max(gram.saturating_mul(3).saturating_add(rows))),
             },
-            predict: kept.saturating_add(predicting),
+            predict: kept.saturating_add(predicting).saturating_add(self.calibrating()),
             certify: kept
                 .saturating_add(predicting)
                 .saturating_add(self.comparison().max(certifying)),

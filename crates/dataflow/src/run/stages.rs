@@ -387,9 +387,10 @@ fn invert(worker: &mut Worker, context: &Arc<Context>, fit: &FitState) -> Result
             let evidence = context.evidence_of_all(&factored.spectra)?;
             let grid = prior_choice::grid(&context.given_priors, &factored.spectra, evidence);
             begin_over(context, "holdout", &context.fit.sample);
-            let scanned = holdout::scan(worker, context, fit.population.as_ref(), n_spectra, &grid)?;
+            let known = (&*factored.spectra, evidence);
+            let prior = holdout::choose(worker, context, fit.population.as_ref(), n_spectra, &grid, known)?;
             context.drop_scans();
-            let prior = context.choose_by_holdout(&factored.spectra, &scanned)?;
+            let prior = context.keep_prior(prior)?;
             context.progress.begin("invert", n_blocks);
             invert::finish(worker, context, factored, prior)?
         }

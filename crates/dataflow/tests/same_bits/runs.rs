@@ -155,7 +155,7 @@ fn what_auto_chooses_is_the_run_that_names_it() {
         .widest();
     let tight =
         |more| fisherflow_dataflow::plan(Arc::new(auto("tight", least + more)), &ClusterQuestion::of(1, 1)).unwrap();
-    let structures: Vec<&str> = tight(60_000).chosen.iter().map(|layer| layer.structure).collect();
+    let structures: Vec<&str> = tight(400_000).chosen.iter().map(|layer| layer.structure).collect();
     assert_eq!(structures[2], "block", "{structures:?}");
     assert_ne!(structures[0], "block", "{structures:?}");
     assert!(tight(0).chosen.iter().all(|layer| layer.structure == "diagonal"));

@@ -1,6 +1,8 @@
 //! Does the network know these labels at all? Columns in another order than its outputs, other units, a missing normalisation and missing
 //! values that are written as numbers all leave error bars that look like error bars; the residuals of held-out stars tell.
 
+use serde::{Deserialize, Serialize};
+
 use crate::PosteriorError;
 use crate::labels::stray::{FEWEST, LabelEnds, StrayLabel};
 use crate::shape_checks::{check_batch, check_merge};
@@ -9,7 +11,7 @@ use crate::shape_checks::{check_batch, check_merge};
 const FAR: f64 = 2.0;
 
 /// What the residuals of held-out stars say of one label, label units.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LabelFit {
     /// Number of stars.
     pub n_spectra: u64,

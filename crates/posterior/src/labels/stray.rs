@@ -14,7 +14,7 @@ const FAR_MISSING: f64 = 0.1;
 
 /// A value of a label that is farther from all others than these are from one another; where one star alone has it, three times as far, and where it is
 /// one that missing labels are given (99.99, -999, -9999), a tenth as far.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StrayLabel {
     /// Its value, label units.
     pub value: f64,
